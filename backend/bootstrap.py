@@ -1,0 +1,84 @@
+"""Settings -> Context: the one place where adapters are put together, the database is migrated and secrets are made."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from functools import lru_cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from backend.artifacts import Artifacts
+from backend.db.engine import Database
+from backend.queue import JobQueue
+from backend.services.context import Context, Policy
+from backend.settings import Settings
+
+MIGRATIONS = Path(__file__).parent / "db" / "migrations"
+
+
+def build_context(settings: Settings, *, migrate: bool = True) -> Context:
+    """Build everything a service needs, migrating the database first unless told not to."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    if migrate:
+        migrate_database(settings)
+    return Context(
+        db=Database(settings.database_url),
+        queue=JobQueue(settings.broker_url),
+        artifacts=Artifacts(settings.artifacts),
+        secret=read_secret(settings.home),
+        policy=Policy(
+            lease_s=settings.lease_s,
+            cancel_grace_s=settings.cancel_grace_s,
+            max_attempts=settings.max_attempts,
+            keep_free_bytes=settings.keep_free_mb * 2**20,
+            max_upload_bytes=settings.max_upload_mb * 2**20,
+        ),
+        gateway_url=settings.public_gateway_url or f"http://{_reachable(settings.host)}:{settings.gateway_port}",
+        pages_url=f"http://{_reachable(settings.host)}:{settings.port}",
+        sign_in=not settings.is_loopback,
+        data_path=settings.data_path,
+        model_path=settings.model_path,
+    )
+
+
+@lru_cache(maxsize=1)
+def get_context() -> Context:
+    """Return this process's context, built from the environment at the first call."""
+    return build_context(Settings())
+
+
+def migrate_database(settings: Settings) -> None:
+    """Bring the database to the newest revision, one process at a time."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "migrate.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command.upgrade(alembic_config(settings.database_url), "head")
+
+
+def alembic_config(url: str) -> Config:
+    """Return Alembic's configuration for a database URL."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = url
+    return config
+
+
+def read_secret(home: Path) -> bytes:
+    """Return the installation's signing key, making it (mode 0600) at the first call."""
+    path = home / "secret.key"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    with os.fdopen(fd, "wb") as file:
+        key = secrets.token_hex(32).encode()
+        file.write(key)
+    return key
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104

@@ -1,0 +1,108 @@
+"""Datasets, tokenizers, architectures, checkpoints."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from backend.db.base import Table, new_id, utc_now
+
+
+class Dataset(Table):
+    """A named collection of immutable versions."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    notes: Mapped[str] = mapped_column(Text, default="")
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    archived_at: Mapped[datetime | None]
+    versions: Mapped[list[DatasetVersion]] = relationship(back_populates="dataset", order_by="DatasetVersion.number")
+
+
+class DatasetVersion(Table):
+    """Rows that never change: one folder of Parquet files named by their content hash.
+
+    Exists from the moment an import is asked for; `content_hash` and counts are filled when its job finishes.
+    """
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (UniqueConstraint("dataset_id", "number"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    number: Mapped[int]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    content_hash: Mapped[str | None] = mapped_column(String(64), index=True)
+    folder: Mapped[str | None] = mapped_column(String(300))
+    source: Mapped[str] = mapped_column(String(400), default="")
+    mapping: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    rows: Mapped[int] = mapped_column(default=0)
+    train_rows: Mapped[int] = mapped_column(default=0)
+    val_rows: Mapped[int] = mapped_column(default=0)
+    rejected_rows: Mapped[int] = mapped_column(default=0)
+    rejected: Mapped[list[Any]] = mapped_column(default=list)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    dataset: Mapped[Dataset] = relationship(back_populates="versions")
+
+
+class Tokenizer(Table):
+    """A tokenizer in a folder that any Hugging Face tool loads."""
+
+    __tablename__ = "tokenizers"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    vocab_size: Mapped[int | None]
+    folder: Mapped[str | None] = mapped_column(String(300))
+    dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Architecture(Table):
+    """A stored ArchitectureConfig."""
+
+    __tablename__ = "architectures"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    config: Mapped[dict[str, Any]]
+    parameters: Mapped[int] = mapped_column(BigInteger)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    archived_at: Mapped[datetime | None]
+
+
+class Checkpoint(Table):
+    """Weights in a folder. `origin`: `run` (written by training) or `added` (a base brought in)."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("run_id", "step"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(160), unique=True)
+    origin: Mapped[str] = mapped_column(String(10))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
+    step: Mapped[int | None]
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    folder: Mapped[str | None] = mapped_column(String(300))
+    source: Mapped[str] = mapped_column(String(400), default="")
+    family: Mapped[str] = mapped_column(String(40), default="")
+    parameters: Mapped[int | None] = mapped_column(BigInteger)
+    is_adapter: Mapped[bool] = mapped_column(default=False)
+    is_final: Mapped[bool] = mapped_column(default=False)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    notes: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    archived_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]

@@ -1,0 +1,147 @@
+"""Evaluations and blind human votes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db.base import Table, new_id, utc_now
+
+
+class Evaluation(Table):
+    """One benchmark on one checkpoint. `metric` family: `perplexity`, `multiple_choice` or `generation`."""
+
+    __tablename__ = "evaluations"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    dataset_version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    fingerprint: Mapped[str] = mapped_column(String(64), default="")
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Score(Table):
+    """An evaluation's number, with its standard error and interval."""
+
+    __tablename__ = "scores"
+    __table_args__ = (UniqueConstraint("evaluation_id", "metric"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"))
+    metric: Mapped[str] = mapped_column(String(40))
+    value: Mapped[float] = mapped_column(Float)
+    stderr: Mapped[float | None] = mapped_column(Float)
+    low: Mapped[float | None] = mapped_column(Float)
+    high: Mapped[float | None] = mapped_column(Float)
+    n: Mapped[int]
+    method: Mapped[str] = mapped_column(String(60), default="")
+
+
+class EvaluationItem(Table):
+    """What happened on one item: the join key of paired comparisons is `item_hash`."""
+
+    __tablename__ = "evaluation_items"
+    __table_args__ = (UniqueConstraint("evaluation_id", "item_hash"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"), index=True)
+    item_hash: Mapped[str] = mapped_column(String(64))
+    position: Mapped[int]
+    values: Mapped[dict[str, Any]]
+    shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Campaign(Table):
+    """A set of prompts, contestants, raters and a stopping rule."""
+
+    __tablename__ = "campaigns"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"))
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    closed_at: Mapped[datetime | None]
+
+
+class Contestant(Table):
+    """A checkpoint entered in a campaign."""
+
+    __tablename__ = "contestants"
+    __table_args__ = (UniqueConstraint("campaign_id", "checkpoint_id"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class CampaignPrompt(Table):
+    """One prompt of a campaign, as messages."""
+
+    __tablename__ = "campaign_prompts"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
+    position: Mapped[int]
+    messages: Mapped[list[Any]]
+
+
+class Completion(Table):
+    """What a contestant answered to a prompt."""
+
+    __tablename__ = "completions"
+    __table_args__ = (UniqueConstraint("prompt_id", "contestant_id"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    prompt_id: Mapped[str] = mapped_column(ForeignKey("campaign_prompts.id"), index=True)
+    contestant_id: Mapped[str] = mapped_column(ForeignKey("contestants.id"), index=True)
+    text: Mapped[str] = mapped_column(Text)
+    tokens: Mapped[int] = mapped_column(default=0)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Rater(Table):
+    """Who votes: a signed-in user, the person on loopback, or the holder of a link (only the hash of its secret is kept)."""
+
+    __tablename__ = "raters"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(80))
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), unique=True)
+    campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"))
+    link_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Battle(Table):
+    """One prompt, two completions, sides shuffled. `completion_a_id` is what was shown as side a."""
+
+    __tablename__ = "battles"
+    __table_args__ = (Index("ix_battles_campaign_rater", "campaign_id", "rater_id"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
+    prompt_id: Mapped[str] = mapped_column(ForeignKey("campaign_prompts.id"))
+    completion_a_id: Mapped[str] = mapped_column(ForeignKey("completions.id"))
+    completion_b_id: Mapped[str] = mapped_column(ForeignKey("completions.id"))
+    rater_id: Mapped[str] = mapped_column(ForeignKey("raters.id"))
+    sampling_probability: Mapped[float] = mapped_column(Float)
+    served_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Vote(Table):
+    """An append-only verdict on a battle. A correction is a new row that names the one it supersedes; undo is label UNDONE."""
+
+    __tablename__ = "votes"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    battle_id: Mapped[str] = mapped_column(ForeignKey("battles.id"), index=True)
+    rater_id: Mapped[str] = mapped_column(ForeignKey("raters.id"), index=True)
+    label: Mapped[str] = mapped_column(String(10))
+    supersedes_id: Mapped[str | None] = mapped_column(ForeignKey("votes.id"), unique=True)
+    duration_ms: Mapped[int | None]
+    note: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,138 @@
+"""Jobs and what they report: runs, metric points, log lines, samples, workers, slots."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db.base import Table, new_id, utc_now
+
+
+class Job(Table):
+    """One queued piece of work. This row, not the broker's message, decides what runs."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_queue_status", "queue", "status", "priority", "created_at"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    kind: Mapped[str] = mapped_column(String(30))
+    queue: Mapped[str] = mapped_column(String(20))
+    title: Mapped[str] = mapped_column(String(200), default="")
+    status: Mapped[str] = mapped_column(String(12), default="queued")
+    priority: Mapped[int] = mapped_column(default=5)
+    device_request: Mapped[str] = mapped_column(String(8), default="auto")  # auto | cpu | gpu
+    payload: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    attempt: Mapped[int] = mapped_column(default=0)
+    lost: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int] = mapped_column(default=3)
+    restarts_forever: Mapped[bool] = mapped_column(default=False)
+    idempotency_key: Mapped[str | None] = mapped_column(String(80), unique=True)
+    depends_on_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    stop_request: Mapped[str | None] = mapped_column(String(20))
+    stop_requested_at: Mapped[datetime | None]
+    owner: Mapped[str | None] = mapped_column(String(120))
+    device: Mapped[str | None] = mapped_column(String(20))
+    lease_until: Mapped[datetime | None]
+    not_before: Mapped[datetime | None]
+    published_at: Mapped[datetime | None]
+    events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Run(Table):
+    """One experiment: one config, one set of curves. Its status is that of its newest job."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120))
+    objective: Mapped[str] = mapped_column(String(20))
+    config: Mapped[dict[str, Any]]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
+    architecture_id: Mapped[str | None] = mapped_column(ForeignKey("architectures.id"))
+    tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"))
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True))
+    tags: Mapped[list[str]] = mapped_column(default=list)
+    notes: Mapped[str] = mapped_column(Text, default="")
+    last_step: Mapped[int] = mapped_column(default=0)
+    summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    archived_at: Mapped[datetime | None]
+
+
+class MetricName(Table):
+    """Dictionary of metric names, so that a point is four numbers."""
+
+    __tablename__ = "metric_names"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(60), unique=True)
+
+
+class MetricPoint(Table):
+    """(run, name, step, value, time). Append-only; a resumed run drops the points after its checkpoint first."""
+
+    __tablename__ = "metric_points"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    name_id: Mapped[int] = mapped_column(ForeignKey("metric_names.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[float] = mapped_column(Float)
+    time: Mapped[float] = mapped_column(Float)
+
+
+class LogLine(Table):
+    """One line of a job's log."""
+
+    __tablename__ = "log_lines"
+    __table_args__ = (Index("ix_log_lines_job", "job_id", "id"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    attempt: Mapped[int]
+    time: Mapped[float] = mapped_column(Float)
+    text: Mapped[str] = mapped_column(Text)
+
+
+class Sample(Table):
+    """A completion that a run wrote at a step, for one of its fixed prompts."""
+
+    __tablename__ = "samples"
+    __table_args__ = (Index("ix_samples_run_step", "run_id", "step"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"))
+    step: Mapped[int]
+    prompt: Mapped[str] = mapped_column(Text)
+    completion: Mapped[str] = mapped_column(Text)
+
+
+class Worker(Table):
+    """A Celery process that said it lives, and what its machine looks like."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    host: Mapped[str] = mapped_column(String(80))
+    pid: Mapped[int]
+    queues: Mapped[list[str]]
+    concurrency: Mapped[int] = mapped_column(default=1)
+    devices: Mapped[list[str]] = mapped_column(default=list)
+    gauges: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    heartbeat_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Slot(Table):
+    """A GPU of a machine that a job holds. The primary key is what keeps two jobs off one GPU."""
+
+    __tablename__ = "slots"
+    host: Mapped[str] = mapped_column(String(80), primary_key=True)
+    device: Mapped[str] = mapped_column(String(20), primary_key=True)
+    job_id: Mapped[str | None] = mapped_column(String(12))
+    lease_until: Mapped[datetime]

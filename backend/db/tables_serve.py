@@ -1,0 +1,99 @@
+"""Endpoints, deployments, replicas, usage and conversations."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Float, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db.base import Table, new_id, utc_now
+
+
+class Endpoint(Table):
+    """The public name that clients put in `model=`."""
+
+    __tablename__ = "endpoints"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Deployment(Table):
+    """An endpoint bound to a checkpoint with a number of replicas. History is kept: a new deployment stops the one before."""
+
+    __tablename__ = "deployments"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), index=True)
+    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    num_replicas: Mapped[int] = mapped_column(default=1)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    stopped_at: Mapped[datetime | None]
+
+
+class Replica(Table):
+    """One process holding weights: starting, ready, draining, dead. Its job carries lease and restarts."""
+
+    __tablename__ = "replicas"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    status: Mapped[str] = mapped_column(String(12), default="starting")
+    url: Mapped[str | None] = mapped_column(String(200))
+    internal_token: Mapped[str] = mapped_column(String(64))
+    gauges: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    ready_at: Mapped[datetime | None]
+
+
+class Usage(Table):
+    """One request through the gateway."""
+
+    __tablename__ = "usage"
+    __table_args__ = (Index("ix_usage_endpoint_time", "endpoint_id", "created_at"),)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("endpoints.id"))
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    replica_id: Mapped[str | None] = mapped_column(String(12))
+    prompt_tokens: Mapped[int] = mapped_column(default=0)
+    completion_tokens: Mapped[int] = mapped_column(default=0)
+    ttft_ms: Mapped[float | None] = mapped_column(Float)
+    total_ms: Mapped[float | None] = mapped_column(Float)
+    status: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Conversation(Table):
+    """A chat that somebody keeps. Belongs to a user, or to nobody on a loopback installation."""
+
+    __tablename__ = "conversations"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
+    title: Mapped[str] = mapped_column(String(160), default="")
+    endpoint: Mapped[str] = mapped_column(String(80))
+    other_endpoint: Mapped[str | None] = mapped_column(String(80))
+    system_prompt: Mapped[str] = mapped_column(Text, default="")
+    sampling: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+    deleted_at: Mapped[datetime | None]
+
+
+class Message(Table):
+    """One turn. `branch` is 0 for the main line and the left answer, 1 for the right answer of a side-by-side turn."""
+
+    __tablename__ = "messages"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id"), index=True)
+    position: Mapped[int]
+    branch: Mapped[int] = mapped_column(default=0)
+    role: Mapped[str] = mapped_column(String(12))
+    content: Mapped[str] = mapped_column(Text)
+    endpoint: Mapped[str | None] = mapped_column(String(80))
+    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
+    usage: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    vote: Mapped[str | None] = mapped_column(String(10))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,55 @@
+"""The error tree of Roundhouse.
+
+    RoundhouseError              everything a user can act on; `message` says what happened, `remedy` what to do
+    ├── InvalidInput             a value the user gave can't be used (names the value)
+    ├── NotFound                 no such dataset, run, checkpoint, endpoint, ...
+    ├── Conflict                 the object is in a state that forbids the action (in use, already finished, name taken)
+    ├── NotAllowed               the person may not do this
+    ├── Unavailable              something we depend on does not answer (broker, replica, hub, disk)
+    └── JobFailed                work on a worker ended badly; raised inside a room
+
+Anything else that is raised is our own mistake and is left to crash at one of three edges: page frame, job runner, gateway.
+"""
+
+from __future__ import annotations
+
+
+class RoundhouseError(Exception):
+    """Say what happened, with which value, and what to do about it.
+
+    `message` is one or two sentences. `remedy` is the next action, empty when the message already contains it.
+    `field` names the input at fault, when there is one.
+    """
+
+    def __init__(self, message: str, *, remedy: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class InvalidInput(RoundhouseError):
+    """A value that was given can't be used."""
+
+
+class NotFound(RoundhouseError):
+    """The named object does not exist."""
+
+
+class Conflict(RoundhouseError):
+    """The object's present state forbids the action."""
+
+
+class NotAllowed(RoundhouseError):
+    """The person who asks may not do this."""
+
+
+class Unavailable(RoundhouseError):
+    """A part that this needs does not answer."""
+
+
+class JobFailed(RoundhouseError):
+    """Work on a worker ended badly, for a reason that can be put in words."""

@@ -1,0 +1,77 @@
+"""The broker, seen from the sending side. A message is a wake-up with a queue's name in it; the jobs table decides what runs.
+
+Knows Celery's wire format only through a producer without tasks, so that pages never import the workers' code.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import redis
+from celery import Celery
+
+log = logging.getLogger(__name__)
+
+TASK = "roundhouse.work"
+SOCKET_TIMEOUT_S = 3.0
+TRANSPORT: dict[str, Any] = {
+    "socket_timeout": SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": 2.0,
+    "max_retries": 1,
+    "visibility_timeout": 3600,
+}
+
+
+def make_celery(url: str) -> Celery:
+    """Return a Celery application with the settings every process of an installation shares."""
+    app = Celery("roundhouse", broker=url, set_as_current=False)
+    app.conf.update(
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_acks_late=False,  # a late ack duplicates every job that outlives the visibility timeout
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # without it a worker hoards one job behind the running one
+        worker_hijack_root_logger=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=TRANSPORT,
+        task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_max": 0.2},
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        task_create_missing_queues=True,
+    )
+    return app
+
+
+class JobQueue:
+    """Sends wake-ups. Never raises for a broker that is down: the sweep sends again."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._celery = make_celery(url)
+        self._redis = redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=2.0)
+
+    def publish(self, queue: str) -> bool:
+        """Send one wake-up to a queue. Returns False when the broker does not answer."""
+        try:
+            self._celery.send_task(TASK, args=[queue], queue=queue)
+        except Exception as error:  # kombu wraps broker errors in many types; the row is committed, so nothing is lost
+            log.warning("broker does not answer, the sweep will send again: %s", error)
+            return False
+        return True
+
+    def waiting(self, queue: str) -> int | None:
+        """Return how many wake-ups lie in a queue, or None when the broker does not answer."""
+        try:
+            return int(self._redis.llen(queue))
+        except redis.RedisError:
+            return None
+
+    def is_alive(self) -> bool:
+        """Whether the broker answers."""
+        try:
+            return bool(self._redis.ping())
+        except redis.RedisError:
+            return False

@@ -1,0 +1,63 @@
+"""What every service is handed: the adapters and the rules of this installation. Built by backend.bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from backend.artifacts import Artifacts
+from backend.db.base import utc_now
+from backend.db.engine import Database
+from backend.queue import JobQueue
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Numbers that an operator sets."""
+
+    lease_s: float = 15.0
+    cancel_grace_s: float = 20.0
+    max_attempts: int = 3
+    keep_free_bytes: int = 512 * 2**20
+    max_upload_bytes: int = 1024 * 2**20
+
+
+@dataclass(frozen=True)
+class Context:
+    """Adapters and policy. `now` is a parameter so that tests can turn the clock."""
+
+    db: Database
+    queue: JobQueue
+    artifacts: Artifacts
+    secret: bytes = field(repr=False)
+    policy: Policy = Policy()
+    now: Callable[[], datetime] = utc_now
+    gateway_url: str = "http://127.0.0.1:8100"
+    pages_url: str = "http://127.0.0.1:8501"
+    sign_in: bool = False
+    data_path: Path | None = None
+    model_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who acts. On loopback without sign-in this is `LOCAL`, who may do everything."""
+
+    id: str | None
+    name: str
+    role: str = "admin"
+
+    @property
+    def may_build(self) -> bool:
+        """Whether the person may launch, deploy and delete."""
+        return self.role in {"admin", "lead", "engineer"}
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the person may manage accounts and keys."""
+        return self.role == "admin"
+
+
+LOCAL = Person(id=None, name="you")

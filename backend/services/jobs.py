@@ -1,0 +1,341 @@
+"""Jobs: create, claim, renew, stop, end. The database decides; the broker only wakes.
+
+Every write on behalf of a running attempt goes through `renew` or `end_job`, which match id, attempt and owner. A write from an
+older attempt finds no row and raises Fenced, so a process that comes back from the dead spoils nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, cast
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from backend.db.tables import Job, Slot
+from backend.domain.job_states import ACTIVE, QUEUE_OF, TERMINAL, JobKind, Status, restart_delay_s
+from backend.errors import Conflict, NotFound
+from backend.services.context import Context
+
+StopHow = Literal["cancel", "stop_and_save"]
+
+
+class Fenced(Exception):
+    """This attempt no longer owns the job: its lease ran out and another attempt took over, or the job ended."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's hold on one attempt of a job."""
+
+    job_id: str
+    attempt: int
+    owner: str
+    kind: JobKind
+    payload: dict[str, Any]
+    device: str | None
+    events_offset: int
+    restarts_forever: bool
+    host: str
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as pages and the command line see it."""
+
+    id: str
+    kind: str
+    queue: str
+    title: str
+    status: Status
+    priority: int
+    attempt: int
+    device: str | None
+    owner: str | None
+    progress: dict[str, Any]
+    error: dict[str, Any]
+    result: dict[str, Any]
+    stop_request: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the job is queued, running or being stopped."""
+        return self.status in ACTIVE
+
+
+def view(job: Job) -> JobView:
+    """Copy a row into a view that outlives the session."""
+    return JobView(
+        id=job.id, kind=job.kind, queue=job.queue, title=job.title, status=Status(job.status), priority=job.priority,
+        attempt=job.attempt, device=job.device, owner=job.owner, progress=dict(job.progress or {}), error=dict(job.error or {}),
+        result=dict(job.result or {}), stop_request=job.stop_request, created_at=job.created_at, started_at=job.started_at,
+        finished_at=job.finished_at,
+    )  # fmt: skip
+
+
+def add_job(
+    session: Session,
+    ctx: Context,
+    *,
+    kind: JobKind,
+    title: str,
+    payload: dict[str, Any],
+    priority: int = 5,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    idempotency_key: str | None = None,
+    depends_on: str | None = None,
+    restarts_forever: bool = False,
+    created_by: str | None = None,
+) -> Job:
+    """Insert a queued job inside the caller's transaction. Call `wake(ctx, job.queue)` after the commit."""
+    job = Job(
+        kind=kind.value, queue=QUEUE_OF[kind], title=title, payload=payload, priority=priority, device_request=device,
+        idempotency_key=idempotency_key, depends_on_id=depends_on, restarts_forever=restarts_forever,
+        max_attempts=ctx.policy.max_attempts, created_by=created_by, created_at=ctx.now(),
+    )  # fmt: skip
+    session.add(job)
+    session.flush()
+    return job
+
+
+def wake(ctx: Context, queue: str) -> None:
+    """Tell one worker of a queue that there is work. A broker that is down is no error: the sweep sends again."""
+    ctx.queue.publish(queue)
+
+
+def get_job(ctx: Context, job_id: str) -> JobView:
+    """Return one job. Raises NotFound."""
+    with ctx.db.read() as session:
+        job = session.get(Job, job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id!r}.")
+        return view(job)
+
+
+def _eligible(now: datetime) -> Any:
+    """Queued, its time has come, and what it depends on is finished."""
+    before = aliased(Job)
+    done = select(before.id).where(before.id == Job.depends_on_id, before.status == Status.FINISHED).exists()
+    return and_(
+        Job.status == Status.QUEUED,
+        or_(Job.not_before.is_(None), Job.not_before <= now),
+        or_(Job.depends_on_id.is_(None), done),
+    )
+
+
+def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()) -> Claim | None:
+    """Take the best eligible job of a queue, and a free GPU with it where the job wants one.
+
+    On a machine without devices, jobs that ask for `gpu` stay queued. Returns None when nothing can be taken.
+    """
+    now = ctx.now()
+    try:
+        with ctx.db.write() as session:
+            free = _free_devices(session, host, devices, now)
+            wanted = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
+            candidate = session.scalars(
+                select(Job)
+                .where(_eligible(now), Job.queue == queue, Job.device_request.in_(wanted))
+                .order_by(Job.priority, Job.created_at, Job.id)
+                .limit(1)
+                .with_for_update(skip_locked=True, of=Job)
+            ).first()
+            if candidate is None:
+                return None
+            device = free[0] if devices and candidate.device_request != "cpu" else None
+            return _take(session, ctx, candidate, owner=owner, host=host, device=device)
+    except IntegrityError:  # another worker of this host took the slot in the same moment (PostgreSQL)
+        return None
+
+
+def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim | None:
+    """Take one named job, on the CPU, for the command line where no worker runs. None if somebody else has it."""
+    with ctx.db.write() as session:
+        job = session.scalars(select(Job).where(Job.id == job_id, _eligible(ctx.now()))).first()
+        return _take(session, ctx, job, owner=owner, host=host, device=None) if job else None
+
+
+def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: datetime) -> list[str]:
+    held = set(session.scalars(select(Slot.device).where(Slot.host == host, Slot.lease_until > now)))
+    return [device for device in devices if device not in held]
+
+
+def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None) -> Claim | None:
+    now = ctx.now()
+    lease = now + timedelta(seconds=ctx.policy.lease_s)
+    result = session.execute(
+        update(Job)
+        .where(Job.id == job.id, Job.status == Status.QUEUED)
+        .values(
+            status=Status.RUNNING,
+            attempt=Job.attempt + 1,
+            owner=owner,
+            lease_until=lease,
+            device=device,
+            error={},
+            started_at=func.coalesce(Job.started_at, now),
+            stop_request=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    if result.rowcount != 1:  # type: ignore[attr-defined]
+        return None
+    if device is not None:
+        stale = session.get(Slot, (host, device))
+        if stale is not None:
+            session.delete(stale)
+            session.flush()
+        session.add(Slot(host=host, device=device, job_id=job.id, lease_until=lease))
+    session.flush()
+    session.refresh(job)
+    return Claim(
+        job_id=job.id, attempt=job.attempt, owner=owner, kind=JobKind(job.kind), payload=dict(job.payload), device=device,
+        events_offset=job.events_offset, restarts_forever=job.restarts_forever, host=host,
+    )  # fmt: skip
+
+
+def renew(session: Session, ctx: Context, claim: Claim, **values: Any) -> None:
+    """Extend the lease of an attempt, writing `values` with it. Raises Fenced if the attempt no longer owns the job."""
+    lease = ctx.now() + timedelta(seconds=ctx.policy.lease_s)
+    result = session.execute(
+        update(Job)
+        .where(
+            Job.id == claim.job_id,
+            Job.attempt == claim.attempt,
+            Job.owner == claim.owner,
+            Job.status.in_([Status.RUNNING, Status.CANCELLING]),
+        )
+        .values(lease_until=lease, **values)
+        .execution_options(synchronize_session=False)
+    )
+    if result.rowcount != 1:  # type: ignore[attr-defined]
+        raise Fenced(f"attempt {claim.attempt} of job {claim.job_id} is over")
+    if claim.device is not None:
+        held = session.execute(
+            update(Slot).where(Slot.host == claim.host, Slot.device == claim.device, Slot.job_id == claim.job_id).values(lease_until=lease)
+        )
+        if held.rowcount != 1:  # type: ignore[attr-defined]
+            raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
+
+
+def stop_request(ctx: Context, claim: Claim) -> tuple[StopHow | None, datetime | None]:
+    """Return what the user asked of a running job, and when."""
+    with ctx.db.read() as session:
+        row = session.execute(select(Job.stop_request, Job.stop_requested_at).where(Job.id == claim.job_id)).one()
+        return cast("StopHow | None", row[0]), row[1]
+
+
+def end_job(
+    session: Session,
+    ctx: Context,
+    claim: Claim,
+    status: Status,
+    *,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+) -> None:
+    """Write the terminal status of an attempt once, and free its slot. Raises Fenced."""
+    renew(session, ctx, claim)
+    now = ctx.now()
+    session.execute(
+        update(Job)
+        .where(Job.id == claim.job_id, Job.attempt == claim.attempt)
+        .values(
+            status=status,
+            result=result or {},
+            error=error or {},
+            finished_at=now,
+            lease_until=None,
+            owner=None,
+            device=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    release_slot(session, claim)
+
+
+def requeue(session: Session, ctx: Context, claim: Claim, *, error: dict[str, Any], lasted_s: float) -> None:
+    """Put a replica back in its queue with backoff; a start that held for a minute forgives the failures before it."""
+    renew(session, ctx, claim)
+    job = session.get_one(Job, claim.job_id, populate_existing=True)
+    job.lost = 0 if lasted_s > 60 else job.lost + 1
+    job.status, job.owner, job.lease_until, job.device, job.error = Status.QUEUED, None, None, None, error
+    job.not_before = ctx.now() + timedelta(seconds=restart_delay_s(job.lost))
+    release_slot(session, claim)
+
+
+def release_slot(session: Session, claim: Claim) -> None:
+    """Give a claim's GPU back."""
+    if claim.device is not None:
+        slot = session.get(Slot, (claim.host, claim.device))
+        if slot is not None and slot.job_id == claim.job_id:
+            session.delete(slot)
+
+
+def request_stop(ctx: Context, job_id: str, how: StopHow = "cancel") -> JobView:
+    """Ask a job to stop. A queued job is cancelled at once; a running one is told and becomes `cancelling`.
+
+    Asking again with `cancel` after `stop_and_save` hardens the request. Raises NotFound, or Conflict if the job has ended.
+    """
+    with ctx.db.write() as session:
+        job = session.get(Job, job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id!r}.")
+        if Status(job.status) in TERMINAL:
+            raise Conflict(f"This job is already {job.status}.")
+        now = ctx.now()
+        if job.status in (Status.QUEUED, Status.PAUSED):
+            job.status, job.finished_at, job.stop_request = Status.CANCELLED, now, how
+        else:
+            job.status = Status.CANCELLING
+            job.stop_request, job.stop_requested_at = how, now
+        session.flush()
+        return view(job)
+
+
+def queue_ahead(ctx: Context, job_id: str) -> list[JobView]:
+    """Return the jobs that run or wait before a queued job in its queue, in order. Empty when it isn't queued."""
+    with ctx.db.read() as session:
+        job = session.get(Job, job_id)
+        if job is None or job.status != Status.QUEUED:
+            return []
+        rows = session.scalars(
+            select(Job)
+            .where(
+                Job.queue == job.queue,
+                or_(
+                    Job.status.in_([Status.RUNNING, Status.CANCELLING]),
+                    and_(
+                        Job.status == Status.QUEUED,
+                        or_(
+                            Job.priority < job.priority,
+                            and_(
+                                Job.priority == job.priority,
+                                or_(
+                                    Job.created_at < job.created_at,
+                                    and_(Job.created_at == job.created_at, Job.id < job.id),
+                                ),
+                            ),
+                        ),
+                    ),
+                ),
+            )
+            .order_by(Job.status.desc(), Job.priority, Job.created_at)
+        )
+        return [view(row) for row in rows]
+
+
+def list_jobs(ctx: Context, *, statuses: tuple[Status, ...] = (), queue: str | None = None, limit: int = 100) -> list[JobView]:
+    """Return jobs, newest first."""
+    with ctx.db.read() as session:
+        query = select(Job).order_by(Job.created_at.desc()).limit(limit)
+        if statuses:
+            query = query.where(Job.status.in_(statuses))
+        if queue:
+            query = query.where(Job.queue == queue)
+        return [view(job) for job in session.scalars(query)]

@@ -1,0 +1,132 @@
+"""Metric points: written in batches by the worker, read as curves that keep their extremes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+from tsdownsample import MinMaxLTTBDownsampler
+
+from backend.db.engine import Database
+from backend.db.tables import MetricName, MetricPoint
+from backend.services.context import Context
+
+MAX_POINTS = 1500
+_name_ids: dict[tuple[str, str], int] = {}  # (database url, name) -> id; rows are never changed or removed
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one metric of one run, ascending in step. `total` counts the points before downsampling."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    total: int
+
+
+def add_points(session: Session, database: Database, run_id: str, rows: list[dict[str, Any]]) -> None:
+    """Insert points inside the caller's transaction. `rows`: {"step", "time", "values": {name: value}}; repeating a step replaces it."""
+    points = [
+        {
+            "run_id": run_id,
+            "name_id": _name_id(session, database, name),
+            "step": row["step"],
+            "value": float(value),
+            "time": row["time"],
+        }
+        for row in rows
+        for name, value in row["values"].items()
+        if value is not None and np.isfinite(value)
+    ]
+    if not points:
+        return
+    insert = (sqlite.insert if database.is_sqlite else postgresql.insert)(MetricPoint)
+    for start in range(0, len(points), 500):
+        statement = insert.values(points[start : start + 500])
+        session.execute(
+            statement.on_conflict_do_update(
+                index_elements=["run_id", "name_id", "step"],
+                set_={"value": statement.excluded.value, "time": statement.excluded.time},
+            )
+        )
+
+
+def drop_points_after(session: Session, run_id: str, step: int) -> None:
+    """Forget the points that a resumed run will write again."""
+    session.execute(delete(MetricPoint).where(MetricPoint.run_id == run_id, MetricPoint.step > step))
+
+
+def _name_id(session: Session, database: Database, name: str) -> int:
+    key = (database.url, name)
+    known = _name_ids.get(key)
+    if known is not None:
+        return known
+    with _lock:
+        found = session.scalar(select(MetricName.id).where(MetricName.name == name))
+        if found is None:
+            insert = (sqlite.insert if database.is_sqlite else postgresql.insert)(MetricName)
+            session.execute(insert.values(name=name).on_conflict_do_nothing())
+            found = session.scalar(select(MetricName.id).where(MetricName.name == name))
+            return int(found or 0)  # cached only once it is known to be committed
+        _name_ids[key] = found
+        return found
+
+
+def metric_names(ctx: Context, run_id: str) -> list[str]:
+    """Return the names of the metrics a run has points of."""
+    with ctx.db.read() as session:
+        held = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
+        return list(session.scalars(select(MetricName.name).where(held).order_by(MetricName.name)))
+
+
+def read_curve(ctx: Context, run_id: str, name: str, *, after: int = -1, max_points: int = MAX_POINTS) -> Curve:
+    """Return the points of a metric after a step, downsampled by MinMaxLTTB when there are more than `max_points`.
+
+    Minima and maxima survive (Van Der Donckt et al. 2023, arXiv 2305.00332).
+    """
+    with ctx.db.read() as session:
+        name_id = session.scalar(select(MetricName.id).where(MetricName.name == name))
+        if name_id is None:
+            return Curve(name, (), (), 0)
+        rows = session.execute(
+            select(MetricPoint.step, MetricPoint.value)
+            .where(MetricPoint.run_id == run_id, MetricPoint.name_id == name_id, MetricPoint.step > after)
+            .order_by(MetricPoint.step)
+        ).all()
+    steps = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+    values = np.fromiter((row[1] for row in rows), dtype=np.float64, count=len(rows))
+    kept = downsample(steps, values, max_points)
+    return Curve(name, tuple(steps[kept].tolist()), tuple(values[kept].tolist()), len(rows))
+
+
+def downsample(steps: np.ndarray, values: np.ndarray, max_points: int) -> np.ndarray:
+    """Return the indices to keep, first and last point included."""
+    if len(steps) <= max_points:
+        return np.arange(len(steps))
+    kept = MinMaxLTTBDownsampler().downsample(steps, values, n_out=max_points)
+    return np.asarray(kept, dtype=np.int64)
+
+
+def last_values(ctx: Context, run_id: str) -> dict[str, tuple[int, float]]:
+    """Return each metric's newest (step, value)."""
+    with ctx.db.read() as session:
+        newest = (
+            select(MetricPoint.name_id, func.max(MetricPoint.step).label("step"))
+            .where(MetricPoint.run_id == run_id)
+            .group_by(MetricPoint.name_id)
+            .subquery()
+        )
+        rows = session.execute(
+            select(MetricName.name, MetricPoint.step, MetricPoint.value)
+            .join(newest, (newest.c.name_id == MetricPoint.name_id) & (newest.c.step == MetricPoint.step))
+            .join(MetricName, MetricName.id == MetricPoint.name_id)
+            .where(MetricPoint.run_id == run_id)
+        )
+        return {name: (step, value) for name, step, value in rows}

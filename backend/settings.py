@@ -1,0 +1,69 @@
+"""The environment of an installation, read here and nowhere else. Every field is a row of docs/settings.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Settings(BaseSettings):
+    """Read from the environment and from `.env` beside `pyproject.toml`."""
+
+    model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True)
+
+    home: Path = Field(
+        default=PROJECT / ".roundhouse",
+        description="Folder of everything that is not the database: artifacts, logs, keys, broker files.",
+    )
+    database_url: str = Field(
+        default=f"sqlite:///{PROJECT / 'models.db'}",
+        validation_alias="DATABASE_URL",
+        description="SQLAlchemy URL; PostgreSQL as postgresql+psycopg://...",
+    )
+    redis_url: str | None = Field(
+        default=None,
+        validation_alias="REDIS_URL",
+        description="Broker; when unset, `roundhouse up` starts a Valkey server of its own.",
+    )
+    data_path: Path | None = Field(default=None, validation_alias="DATA_PATH", description="A folder of data files offered for import.")
+    model_path: Path | None = Field(default=None, validation_alias="MODEL_PATH", description="A folder of checkpoints offered as bases.")
+
+    host: str = Field(default="127.0.0.1", description="Where pages and gateway listen. Beyond loopback an account must exist first.")
+    port: int = Field(default=8501, ge=1, le=65535, description="Port of the pages.")
+    gateway_port: int = Field(default=8100, ge=1, le=65535, description="Port of the OpenAI-compatible gateway.")
+    redis_port: int = Field(default=6390, ge=1, le=65535, description="Port of the built-in broker, on loopback.")
+    public_gateway_url: str | None = Field(
+        default=None, description="The gateway's address as clients see it, when a proxy stands before it."
+    )
+    trust_proxy: bool = Field(default=False, description="Believe X-Forwarded-For for rate limits (only behind a proxy that sets it).")
+
+    lease_s: float = Field(default=15.0, gt=0, description="How long a worker's claim on a job holds without a heartbeat.")
+    sweep_s: float = Field(default=4.0, gt=0, description="Seconds between sweeps for lost jobs.")
+    cancel_grace_s: float = Field(default=20.0, gt=0, description="Time between asking a job to stop and forcing it.")
+    max_attempts: int = Field(default=3, ge=1, description="How often a job is tried when its worker is lost.")
+    devices: str = Field(default="auto", description="auto: every visible GPU; a list such as 0,1 names them; none: CPU only.")
+    cpu_jobs: int = Field(default=1, ge=1, description="Training jobs at once on a machine without a GPU.")
+    replica_slots: int = Field(default=8, ge=1, description="Replicas that one worker machine may hold.")
+    train_nice: int = Field(default=10, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay usable.")
+    max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
+    keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
+    admin_password: SecretStr | None = Field(default=None, description="For containers: creates the account `admin` at the first start.")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach us."""
+        return self.host in {"127.0.0.1", "localhost", "::1"}
+
+    @property
+    def broker_url(self) -> str:
+        """The Redis URL in force: the one given, or the built-in server's."""
+        return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+
+    @property
+    def artifacts(self) -> Path:
+        """Root of datasets, tokenizers, checkpoints and job folders; shared between machines."""
+        return self.home / "artifacts"

@@ -1,0 +1,65 @@
+"""What this machine has: GPUs by nvidia-smi (no torch in a worker), CPU and memory by psutil."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from typing import Any
+
+import psutil
+
+
+@lru_cache(maxsize=4)
+def visible_devices(setting: str) -> tuple[str, ...]:
+    """Return the GPUs that jobs may hold, as CUDA_VISIBLE_DEVICES spells them.
+
+    `auto` asks nvidia-smi (within CUDA_VISIBLE_DEVICES, if set), `none` hides them, and a list such as `0,1` is taken at its word.
+    """
+    if setting == "none":
+        return ()
+    if setting != "auto":
+        return tuple(part.strip() for part in setting.split(",") if part.strip())
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return tuple(part.strip() for part in allowed.split(",") if part.strip())
+    return tuple(gpu["index"] for gpu in read_gpus())
+
+
+def read_gpus() -> list[dict[str, Any]]:
+    """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    fields = "index,name,utilization.gpu,memory.used,memory.total"
+    try:
+        output = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    gpus = []
+    for line in output.strip().splitlines():
+        index, name, utilisation, used, total = (part.strip() for part in line.split(","))
+        gpus.append(
+            {
+                "index": index,
+                "name": name,
+                "utilisation_percent": float(utilisation) if utilisation.replace(".", "").isdigit() else None,
+                "memory_used_bytes": int(float(used) * 2**20),
+                "memory_total_bytes": int(float(total) * 2**20),
+            }
+        )
+    return gpus
+
+
+def read_gauges() -> dict[str, Any]:
+    """Return CPU load (percent since the last call), memory (bytes) and GPUs of this machine."""
+    memory = psutil.virtual_memory()
+    return {
+        "cpu_percent": psutil.cpu_percent(interval=None),
+        "cpu_count": psutil.cpu_count(),
+        "memory_used_bytes": memory.total - memory.available,
+        "memory_total_bytes": memory.total,
+        "gpus": read_gpus(),
+    }

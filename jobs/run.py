@@ -1,0 +1,80 @@
+"""The child process of a job: `python -m jobs.run JOB`.
+
+With `--child FOLDER` (how a worker starts it) it reads `job.json`, runs the room's entry and reports through files alone.
+With a job id only, it is its own worker: it claims the job, supervises a child and waits. The command line uses that where no
+worker runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from backend.domain.job_states import JobKind
+from backend.errors import RoundhouseError
+from jobs.reporter import FileReporter, JobSpec
+
+ROOMS: dict[JobKind, str] = {
+    JobKind.TRAIN: "jobs.training.run",
+    JobKind.EVALUATE: "jobs.evaluation.run",
+    JobKind.GENERATE: "jobs.evaluation.run_generate",
+    JobKind.LOGLIKELIHOOD: "jobs.evaluation.run_loglikelihood",
+    JobKind.REPLICA: "jobs.serving.replica",
+    JobKind.IMPORT_DATASET: "jobs.data.run",
+    JobKind.TRAIN_TOKENIZER: "jobs.modeling.run_tokenizer",
+    JobKind.ADD_BASE: "jobs.modeling.run_base",
+    JobKind.EXPORT: "jobs.modeling.run_export",
+}
+EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
+
+
+def run_child(folder: Path) -> int:
+    """Run one attempt. Its folder holds `job.json`; results and errors leave as events. Returns the exit status."""
+    data = json.loads((folder / "job.json").read_text())
+    spec = JobSpec(
+        id=data["id"],
+        attempt=data["attempt"],
+        kind=data["kind"],
+        payload=data["payload"],
+        artifacts=Path(data["artifacts"]),
+        folder=Path(data["job_folder"]),
+    )
+    reporter = FileReporter(folder / "events.jsonl", folder / "control")
+    try:
+        room = importlib.import_module(ROOMS[JobKind(spec.kind)])
+        result: dict[str, Any] = room.run(spec, reporter)
+    except RoundhouseError as error:
+        reporter.event("error", cause=error.message, remedy=error.remedy, field=error.field)
+        return EXIT_FAILED
+    except MemoryError:
+        reporter.event("error", cause="The machine ran out of memory.", remedy="Choose a smaller micro-batch, context or network.")
+        return EXIT_FAILED
+    except Exception as error:  # the job runner's edge: anything unforeseen is our own mistake, shown with its traceback in the log
+        traceback.print_exc()
+        reporter.event("error", cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.")
+        return EXIT_CRASHED
+    usage = os.times()
+    reporter.event("result", result=result, cpu_s=usage.user + usage.system, reporter_cpu_s=reporter.cpu_s)
+    reporter.close()
+    return EXIT_DONE
+
+
+def main(arguments: list[str]) -> int:
+    """Entry of `python -m jobs.run`."""
+    if len(arguments) == 2 and arguments[0] == "--child":
+        return run_child(Path(arguments[1]))
+    if len(arguments) == 1 and not arguments[0].startswith("-"):
+        from jobs.runner import run_foreground  # only the parent needs the database
+
+        return run_foreground(arguments[0])
+    sys.stderr.write("usage: python -m jobs.run JOB | --child FOLDER\n")
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

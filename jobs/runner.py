@@ -1,0 +1,287 @@
+"""The parent of a job: starts the child in its own process group, tails its events into the database, renews the lease, passes
+on stop requests, and ends the group if the lease is lost. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from sqlalchemy.exc import OperationalError
+
+from backend.bootstrap import get_context
+from backend.domain.job_states import JobKind, Status
+from backend.services import outcomes
+from backend.services.context import Context
+from backend.services.jobs import Claim, Fenced, claim_job, end_job, get_job, renew, requeue, stop_request
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+PR_SET_PDEATHSIG = 1
+NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.TRAIN_TOKENIZER})
+MAX_BATCH_BYTES = 4 * 2**20
+
+
+@dataclass
+class Ended:
+    """How a child ended."""
+
+    code: int
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    stopped_by: str | None
+    lasted_s: float
+
+
+def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
+    """Run a claimed job to its end. Returns the terminal status, or None when the attempt was fenced off or put back."""
+    folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}"
+    folder.mkdir(parents=True, exist_ok=True)
+    child: subprocess.Popen[bytes] | None = None
+    try:
+        _take_over_leftovers(ctx, claim)
+        child = _start_child(ctx, claim, folder, nice=nice)
+        ended = _Watch(ctx, claim, folder, child).until_exit()
+        return _record_end(ctx, claim, folder, ended)
+    except Fenced:
+        log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
+        return None
+    finally:
+        if child is not None:
+            kill_group(child)
+
+
+def run_foreground(job_id: str) -> int:
+    """Claim one job here and wait for its end. Returns an exit status: 0 finished, 1 anything else."""
+    ctx = get_context()
+    host = socket.gethostname()
+    claim = claim_job(ctx, job_id, owner=f"{host}-cli-{os.getpid()}", host=host)
+    if claim is None:
+        sys.stderr.write(f"Job {job_id} is {get_job(ctx, job_id).status}; it can't be started here.\n")
+        return 1
+    return 0 if execute(ctx, claim) is Status.FINISHED else 1
+
+
+def _die_with_parent() -> None:
+    """Run in the child before exec: if the parent dies, so does the child (a killed worker must leave no orphan on a GPU)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
+    spec = {
+        "id": claim.job_id,
+        "attempt": claim.attempt,
+        "kind": claim.kind.value,
+        "payload": claim.payload,
+        "artifacts": str(ctx.artifacts.root),
+        "job_folder": str(ctx.artifacts.job_folder(claim.job_id)),
+    }
+    (folder / "job.json").write_text(json.dumps(spec))
+    (folder / "control").unlink(missing_ok=True)
+    environment = dict(os.environ)
+    environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    command = [sys.executable, "-m", "jobs.run", "--child", str(folder)]
+    if nice and claim.kind in NICED:
+        command = ["nice", "-n", str(nice), *command]
+    with (folder / "output.log").open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment,
+            cwd=Path(__file__).resolve().parent.parent,
+            preexec_fn=_die_with_parent,
+        )
+
+
+def kill_group(child: subprocess.Popen[bytes], *, grace_s: float = 2.0) -> None:
+    """End a child and everything it started: SIGTERM to the group, then SIGKILL."""
+    if child.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            log.warning("process %s ignored SIGTERM", child.pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+class _Tail:
+    """Reads complete lines of a growing file by byte offset."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path, self.offset = path, offset
+        self._file: IO[bytes] | None = None
+
+    def read(self) -> list[bytes]:
+        if self._file is None:
+            if not self.path.exists():
+                return []
+            self._file = self.path.open("rb")
+        self._file.seek(self.offset)
+        block = self._file.read(MAX_BATCH_BYTES)
+        complete = block.rfind(b"\n") + 1
+        self.offset += complete
+        return block[:complete].splitlines()
+
+
+def _parse(lines: list[bytes]) -> list[dict[str, Any]]:
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a torn line of a killed child
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+def _take_over_leftovers(ctx: Context, claim: Claim) -> None:
+    """Record what the attempt before wrote to its file but its parent never read, so that no step is missing."""
+    path = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt - 1}" / "events.jsonl"
+    tail = _Tail(path, claim.events_offset)
+    while events := _parse(tail.read()):
+        wanted = [
+            event for event in events if event.get("type") in {"metrics", "sample", "log", "checkpoint", "checkpoint_removed", "item"}
+        ]
+        with ctx.db.write() as session:
+            renew(session, ctx, claim)
+            outcomes.record_events(session, ctx, claim, wanted)
+    with ctx.db.write() as session:
+        renew(session, ctx, claim, events_offset=0)
+
+
+class _Watch:
+    """One child under supervision."""
+
+    def __init__(self, ctx: Context, claim: Claim, folder: Path, child: subprocess.Popen[bytes]) -> None:
+        self.ctx, self.claim, self.folder, self.child = ctx, claim, folder, child
+        self.events = _Tail(folder / "events.jsonl")
+        self.output = _Tail(folder / "output.log")
+        self.result: dict[str, Any] | None = None
+        self.error: dict[str, Any] | None = None
+        self.stopped_by: str | None = None
+        self.last_renewal = 0.0
+
+    def until_exit(self) -> Ended:
+        """Tail and renew until the child is gone and its last line is read."""
+        started = time.monotonic()
+        while True:
+            exited = self.child.poll() is not None
+            if not self._ship() and exited:
+                break
+            self._pass_on_stop()
+            if not exited:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.child.wait(TICK_S)
+        return Ended(self.child.returncode, self.result, self.error, self.stopped_by, time.monotonic() - started)
+
+    def _ship(self) -> bool:
+        """Write what is new. Returns whether there was anything. A database that is busy or away is waited for, within the lease."""
+        before = (self.events.offset, self.output.offset)
+        events = _parse(self.events.read())
+        for line in self.output.read():
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                events.append({"type": "log", "text": text, "time": time.time()})
+        now = time.monotonic()
+        if not events and now - self.last_renewal < self.ctx.policy.lease_s / 4:
+            return False
+        try:
+            with self.ctx.db.write() as session:
+                renew(session, self.ctx, self.claim, events_offset=self.events.offset)
+                progress = outcomes.record_events(session, self.ctx, self.claim, events)
+                if progress:
+                    renew(session, self.ctx, self.claim, progress=progress)
+        except OperationalError as error:
+            log.warning("database does not take writes, trying again: %s", error.orig)
+            self.events.offset, self.output.offset = before
+            time.sleep(TICK_S)
+            return True
+        for event in events:
+            if event.get("type") == "result":
+                self.result = {**event.get("result", {}), "cpu_s": event.get("cpu_s"), "reporter_cpu_s": event.get("reporter_cpu_s")}
+            elif event.get("type") == "error":
+                self.error = {key: event.get(key) for key in ("cause", "remedy", "field")}
+        self.last_renewal = now
+        return bool(events)
+
+    def _pass_on_stop(self) -> None:
+        try:
+            how, asked_at = stop_request(self.ctx, self.claim)
+        except OperationalError:
+            return
+        if how is None or asked_at is None:
+            return
+        if how != self.stopped_by:
+            self.stopped_by = how
+            (self.folder / "control").write_text(how)
+        waited = (self.ctx.now() - asked_at).total_seconds()
+        grace = self.ctx.policy.cancel_grace_s * (4 if how == "stop_and_save" else 1)
+        if waited > grace and self.child.poll() is None:
+            log.warning("job %s did not stop within %.0f s; ending its processes", self.claim.job_id, grace)
+            kill_group(self.child)
+
+
+def _record_end(ctx: Context, claim: Claim, folder: Path, ended: Ended) -> Status | None:
+    stopped = ended.stopped_by
+    for attempt in range(40):  # the database may be locked for a while; the child's work must not be lost for that
+        try:
+            with ctx.db.write() as session:
+                if ended.code == 0 and ended.result is not None:
+                    outcomes.record_finish(session, ctx, claim, ended.result)
+                    status = Status.CANCELLED if stopped else Status.FINISHED
+                    end_job(session, ctx, claim, status, result=ended.result)
+                elif stopped:
+                    outcomes.record_bad_end(session, ctx, claim, {})
+                    end_job(session, ctx, claim, Status.CANCELLED, error={"cause": "Stopped on request."})
+                    status = Status.CANCELLED
+                else:
+                    error = ended.error or explain_exit(ended.code, folder)
+                    outcomes.record_bad_end(session, ctx, claim, error)
+                    if claim.restarts_forever:
+                        requeue(session, ctx, claim, error=error, lasted_s=ended.lasted_s)
+                        return None
+                    end_job(session, ctx, claim, Status.FAILED, error=error)
+                    status = Status.FAILED
+            return status
+        except OperationalError as error:
+            log.warning("can't record the end of job %s yet (%s), try %s", claim.job_id, error.orig, attempt)
+            time.sleep(0.5)
+    return None
+
+
+def explain_exit(code: int, folder: Path) -> dict[str, Any]:
+    """Put a child's death into words, from its exit status and the end of its output."""
+    path = folder / "output.log"
+    tail = path.read_bytes()[-2000:].decode("utf-8", "replace") if path.exists() else ""
+    if code == -signal.SIGKILL:
+        cause, remedy = (
+            "The process was killed (SIGKILL), most often because the machine ran out of memory.",
+            "Try a smaller micro-batch or context.",
+        )
+    elif code < 0:
+        cause, remedy = f"The process died of signal {signal.Signals(-code).name}.", "See the end of the log; try again."
+    else:
+        cause, remedy = f"The process ended with status {code} without a result.", "See the end of the log."
+    return {"cause": cause, "remedy": remedy, "exit": code, "tail": tail}
