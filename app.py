@@ -1,0 +1,34 @@
+"""The pages' server: `streamlit run app.py`. Puts script, routes and middleware together; no logic."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+from starlette.middleware import Middleware
+
+from backend.bootstrap import get_context
+from backend.live import live_routes
+from backend.settings import Settings
+from backend.sign_in import SecurityHeaders, SignInGate, sign_in_routes
+
+
+@asynccontextmanager
+async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
+    """Migrate before the first visitor, then take everything imported so far out of the garbage collector's sight."""
+    get_context()
+    gc.collect()
+    gc.freeze()
+    yield {}
+
+
+app = st.App(
+    Path(__file__).parent / "pages" / "shell.py",
+    lifespan=lifespan,
+    routes=[*live_routes(get_context), *sign_in_routes(get_context, trust_proxy=Settings().trust_proxy)],
+    middleware=[Middleware(SecurityHeaders), Middleware(SignInGate, get_context=get_context)],
+)

@@ -1,0 +1,12 @@
+"""`roundhouse NOUN VERB`: what the pages do, from a shell. Every command is built on the same services."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def main() -> None:
+    """Entry of the `roundhouse` script."""
+    app()

@@ -1,0 +1,38 @@
+"""Waiting for a job from the command line. Where no worker serves its queue, the work is done here, in a child process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from backend.cli.output import note
+from backend.domain.job_states import TERMINAL, Status
+from backend.errors import JobFailed
+from backend.services.context import Context
+from backend.services.jobs import JobView, get_job
+from backend.services.workers import has_worker
+
+POLL_S = 0.3
+
+
+def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
+    """Return the job once it has ended. Raises JobFailed with its cause unless it finished."""
+    job = get_job(ctx, job_id)
+    if not has_worker(ctx, job.queue) and job.status is Status.QUEUED:
+        note(f"No worker serves the queue `{job.queue}`: doing the work here.")
+        subprocess.run([sys.executable, "-m", "jobs.run", job_id], check=False, stdout=sys.stderr)
+        job = get_job(ctx, job_id)
+    shown = ""
+    while job.status not in TERMINAL:
+        progress = job.progress
+        line = f"{job.status}: {progress.get('done', 0):g} of {progress.get('total', 0):g} {progress.get('unit', '')}" if progress else str(job.status)
+        if line != shown and not quiet:
+            note(line)
+            shown = line
+        time.sleep(POLL_S)
+        job = get_job(ctx, job_id)
+    if job.status is not Status.FINISHED:
+        cause = job.error.get("cause") or f"The job is {job.status}."
+        raise JobFailed(str(cause), remedy=str(job.error.get("remedy") or ""))
+    return job

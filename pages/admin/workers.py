@@ -1,0 +1,6 @@
+"""Workers."""
+
+from pages.components.frame import page_frame
+
+with page_frame("Workers"):
+    pass

@@ -1,0 +1,6 @@
+"""Ballot."""
+
+from pages.components.frame import page_frame
+
+with page_frame("Ballot"):
+    pass

@@ -1,0 +1,6 @@
+"""Evaluations."""
+
+from pages.components.frame import page_frame
+
+with page_frame("Evaluations"):
+    pass

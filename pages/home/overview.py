@@ -1,0 +1,6 @@
+"""Overview."""
+
+from pages.components.frame import page_frame
+
+with page_frame("Overview"):
+    pass

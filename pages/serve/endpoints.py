@@ -1,0 +1,6 @@
+"""Endpoints."""
+
+from pages.components.frame import page_frame
+
+with page_frame("Endpoints"):
+    pass

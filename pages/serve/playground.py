@@ -1,0 +1,6 @@
+"""Playground."""
+
+from pages.components.frame import page_frame
+
+with page_frame("Playground"):
+    pass

@@ -1,0 +1,82 @@
+"""The script that the server runs for every visitor: who is it, which pages are there. Nothing is drawn before the gate.
+
+No `pages/` folder lies beside this file, so the server can't run a page without running this first.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from pages.components.services import context, current_person, link_rater
+
+st.set_page_config(page_title="Roundhouse", page_icon=":material/train:", layout="wide", initial_sidebar_state="auto")
+
+
+def _page(path: str, title: str, icon: str, url: str, *, default: bool = False, hidden: bool = False) -> st.navigation:  # type: ignore[valid-type]
+    return st.Page(
+        path,
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=None if default else url,
+        default=default,
+        visibility="hidden" if hidden else "visible",
+    )
+
+
+BALLOT = ("evaluate/ballot.py", "Ballot", "how_to_vote", "ballot")
+
+
+def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
+    """Return every page by section. The last argument is the address."""
+    return {
+        "": [_page("home/overview.py", "Overview", "home", "", default=True)],
+        "Build": [
+            _page("build/datasets.py", "Datasets", "database", "datasets"),
+            _page("build/architectures.py", "Architectures", "schema", "architectures"),
+            _page("build/tokenizers.py", "Tokenizers", "match_word", "tokenizers"),
+            _page("build/launch.py", "Launch", "rocket_launch", "launch"),
+            _page("build/runs.py", "Runs", "show_chart", "runs"),
+            _page("build/run.py", "Run", "monitoring", "run", hidden=True),
+            _page("build/checkpoints.py", "Checkpoints", "deployed_code", "checkpoints"),
+        ],
+        "Evaluate": [
+            _page("evaluate/evaluations.py", "Evaluations", "grading", "evaluations"),
+            _page("evaluate/battles.py", "Battles", "swords", "battles"),
+            _page(*BALLOT, hidden=True),
+        ],
+        "Serve": [
+            _page("serve/endpoints.py", "Endpoints", "dns", "endpoints"),
+            _page("serve/playground.py", "Playground", "chat", "playground"),
+        ],
+        "Operate": [
+            _page("admin/workers.py", "Workers", "memory", "workers"),
+            _page("admin/people.py", "People and keys", "key", "people"),
+        ],
+    }
+
+
+def main() -> None:
+    """Pass the gate, then run the page."""
+    if link_rater() is not None or "link" in st.query_params:
+        st.navigation([_page(*BALLOT, default=False)], position="hidden").run()
+        return
+    person = current_person()
+    if person is None:
+        st.title("Roundhouse")
+        st.write("Sign in to go on.")
+        st.link_button("Sign in", "/auth/login", type="primary")
+        return
+    if person.role == "rater":
+        st.navigation([_page(*BALLOT, default=False)], position="hidden").run()
+        return
+    page = st.navigation(page_table(), expanded=True)
+    with st.sidebar:
+        if not context().queue.is_alive():
+            st.warning("The broker does not answer. Work stays queued and starts when it is back.", icon=":material/cloud_off:")
+        if context().sign_in:
+            st.caption(f"Signed in as {person.name}")
+            st.link_button("Sign out", "/auth/logout", width="stretch")
+    page.run()
+
+
+main()
