@@ -19,7 +19,7 @@ from backend.services.jobs import claim_next
 from backend.services.sweep import sweep
 from backend.services.workers import beat
 from backend.settings import Settings
-from jobs.devices import read_gauges, visible_devices
+from backend.devices import read_gauges, visible_devices
 from jobs.runner import execute
 
 log = logging.getLogger(__name__)

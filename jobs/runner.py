@@ -24,7 +24,7 @@ from backend.bootstrap import get_context
 from backend.domain.job_states import JobKind, Status
 from backend.services import outcomes
 from backend.services.context import Context
-from backend.services.jobs import Claim, Fenced, claim_job, end_job, get_job, renew, requeue, stop_request
+from backend.services.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,11 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
         return None
+    except SystemExit:  # the worker is being stopped: put the job back at once, uncounted, instead of letting its lease lapse
+        if child is not None:
+            kill_group(child)
+        give_back(ctx, claim)
+        raise
     finally:
         if child is not None:
             kill_group(child)

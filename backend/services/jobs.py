@@ -269,6 +269,21 @@ def requeue(session: Session, ctx: Context, claim: Claim, *, error: dict[str, An
     release_slot(session, claim)
 
 
+def give_back(ctx: Context, claim: Claim) -> None:
+    """Put an interrupted job back in its queue, as its worker's shutdown is no fault of the job. A stop request is carried out."""
+    with ctx.db.write() as session:
+        try:
+            renew(session, ctx, claim)
+        except Fenced:
+            return
+        job = session.get_one(Job, claim.job_id, populate_existing=True)
+        cancelling = job.status == Status.CANCELLING
+        job.status = Status.CANCELLED if cancelling else Status.QUEUED
+        job.finished_at = ctx.now() if cancelling else None
+        job.owner, job.lease_until, job.device = None, None, None
+        release_slot(session, claim)
+
+
 def release_slot(session: Session, claim: Claim) -> None:
     """Give a claim's GPU back."""
     if claim.device is not None:

@@ -1,0 +1,49 @@
+# The two commands: `make run` and `make test`. Everything else is a step of theirs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: run install test check lint browser clean down
+
+run: $(STAMP)
+	@exec $(BIN)/roundhouse up
+
+down: $(STAMP)
+	@$(BIN)/roundhouse down
+
+install: $(STAMP)
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "Roundhouse needs Python 3.11 or newer, and '$(PYTHON)' is not here. Install it, or run: make run PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { echo "Roundhouse needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Run: make run PYTHON=/path/to/python3.11"; exit 1; }
+	@free=$$(df -Pk . | awk 'NR==2 {print $$4}'); [ "$$free" -gt 5000000 ] || { echo "Installing needs 5 GB of disk, and $$((free / 1024)) MB are free here. Free some space and try again."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+$(STAMP): pyproject.toml | $(VENV)/bin/python
+	@echo "Installing (a few minutes, once) ..."
+	@$(BIN)/pip install --quiet -e . || { echo "The installation failed; the lines above say why. Check the network and the disk, then run make again."; exit 1; }
+	@touch $(STAMP)
+
+$(DEV_STAMP): pyproject.toml | $(VENV)/bin/python
+	@$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $(DEV_STAMP) $(STAMP)
+
+browser:
+	@.ci/browser
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(DEV_STAMP) browser
+	$(MAKE) check
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,180 @@
+"""`roundhouse doctor`: everything that can keep an installation from starting, each with its cure."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import redis
+import typer
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.bootstrap import build_context
+from backend.cli.output import FAILED, JsonFlag, command, emit
+from backend.cli.processes import broker_binary
+from backend.devices import read_gpus, visible_devices
+from backend.errors import RoundhouseError
+from backend.services.people import count_users
+from backend.settings import Settings
+
+MIN_FREE_BYTES = 2 * 2**30
+app = typer.Typer()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. `cure` is empty when all is well."""
+
+    name: str
+    state: Literal["ok", "warning", "problem"]
+    detail: str
+    cure: str = ""
+
+
+def check_python() -> Finding:
+    """The Python that runs this."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):
+        return Finding("python", "problem", f"Python {version} is too old.", "Install Python 3.11 or newer and run `make run` again.")
+    return Finding("python", "ok", f"Python {version}")
+
+
+def check_disk(settings: Settings) -> Finding:
+    """Space under the home folder."""
+    folder = settings.home
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    needed = max(MIN_FREE_BYTES, settings.keep_free_mb * 2**20)
+    detail = f"{free / 2**30:.1f} GB free under {settings.home}"
+    if not os.access(folder, os.W_OK):
+        return Finding("disk", "problem", f"{folder} can't be written.", "Make it writable or set ROUNDHOUSE_HOME to a folder that is.")
+    if free < settings.keep_free_mb * 2**20:
+        return Finding("disk", "problem", f"The disk is full: {detail}.", "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk.")
+    if free < needed:
+        return Finding("disk", "warning", f"Little space: {detail}.", "Checkpoints need room; free some space soon.")
+    return Finding("disk", "ok", detail)
+
+
+def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") -> Finding:
+    """Whether a port can be listened on, and who has it otherwise."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            holder = _holder(port)
+            who = f" by {holder}" if holder else f" ({error.strerror})"
+            return Finding(f"port {port}", "problem", f"Port {port}, for the {name}, is taken{who}.", f"Stop it, or set {variable} to a free port.")
+    return Finding(f"port {port}", "ok", f"free, for the {name}")
+
+
+def _holder(port: int) -> str:
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except (psutil.Error, PermissionError):
+        return ""
+    return ""
+
+
+def check_broker(settings: Settings) -> Finding:
+    """The broker that REDIS_URL names, or the server that would be started."""
+    if settings.redis_url is None:
+        try:
+            return Finding("broker", "ok", f"built in: {Path(broker_binary()).name}")
+        except RoundhouseError as error:
+            return Finding("broker", "problem", error.message, error.remedy)
+    try:
+        redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=2).ping()
+    except (redis.RedisError, ValueError) as error:
+        return Finding("broker", "problem", f"REDIS_URL does not answer: {error}.", "Start that server, or unset REDIS_URL to use the built-in one.")
+    return Finding("broker", "ok", "REDIS_URL answers")
+
+
+def check_database(settings: Settings) -> Finding:
+    """Whether the database can be opened."""
+    try:
+        engine = create_engine(settings.database_url, connect_args={"connect_timeout": 3} if "postgres" in settings.database_url else {})
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+        engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        return Finding(
+            "database", "problem", f"The database can't be opened: {str(error).splitlines()[0]}", "Check DATABASE_URL, and that its server runs."
+        )
+    return Finding("database", "ok", settings.database_url.split("@")[-1])
+
+
+def check_exposure(settings: Settings) -> Finding:
+    """Beyond loopback nothing starts without an account."""
+    if settings.is_loopback:
+        return Finding("sign-in", "ok", "loopback only, no sign-in needed")
+    if count_users(build_context(settings)) == 0 and settings.admin_password is None:
+        return Finding(
+            "sign-in", "problem", f"ROUNDHOUSE_HOST={settings.host} is reachable from elsewhere, and there is no account.",
+            "Make one first: roundhouse user add NAME --role admin",
+        )  # fmt: skip
+    return Finding("sign-in", "ok", "accounts exist")
+
+
+def check_packages() -> Finding:
+    """What the workers need."""
+    missing = [name for name in ("torch", "transformers", "peft", "trl", "celery", "streamlit") if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("packages", "problem", f"Missing: {', '.join(missing)}.", "Run `make install`.")
+    return Finding("packages", "ok", "all there")
+
+
+def check_devices(settings: Settings) -> Finding:
+    """What training will run on."""
+    gpus = read_gpus()
+    held = visible_devices(settings.devices)
+    if not held:
+        return Finding("devices", "ok", f"no GPU; {psutil.cpu_count()} CPU cores")
+    return Finding("devices", "ok", ", ".join(gpu["name"] for gpu in gpus if gpu["index"] in held) or f"GPUs {', '.join(held)} (as set)")
+
+
+def start_checks(settings: Settings) -> list[Finding]:
+    """Return the checks that `up` makes before it starts anything."""
+    findings = [
+        check_python(),
+        check_packages(),
+        check_disk(settings),
+        check_port("pages", settings.port, "ROUNDHOUSE_PORT", host=settings.host),
+        check_port("gateway", settings.gateway_port, "ROUNDHOUSE_GATEWAY_PORT", host=settings.host),
+    ]
+    if settings.redis_url is None:
+        findings.append(check_port("built-in broker", settings.redis_port, "ROUNDHOUSE_REDIS_PORT"))
+    findings += [check_broker(settings), check_devices(settings)]
+    if all(finding.state != "problem" for finding in findings if finding.name == "disk"):
+        findings += [check_database(settings), check_exposure(settings)]
+    return findings
+
+
+@app.command()
+@command
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check Python, packages, disk, ports, broker, database, devices and sign-in."""
+    from backend.cli.up import running_pid  # a running installation holds its own ports
+
+    settings = Settings()
+    running = running_pid(settings)
+    findings = [f for f in start_checks(settings) if running is None or not f.name.startswith("port ")]
+    if running is not None:
+        findings.insert(0, Finding("installation", "ok", f"running (process {running}) at http://{settings.host}:{settings.port}"))
+    bad = any(finding.state == "problem" for finding in findings)
+    marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
+    text_ = "\n".join(f"{marks[f.state]}  {f.name:<12} {f.detail}{f'  -> {f.cure}' if f.cure else ''}" for f in findings)
+    emit({"ok": not bad, "findings": [asdict(f) for f in findings]}, as_json=as_json, text=text_)
+    if bad:
+        raise typer.Exit(FAILED)

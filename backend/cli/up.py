@@ -1,0 +1,202 @@
+"""`roundhouse up`, `down`, `worker`: start everything under one supervisor, and stop all of it, children included."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from backend.bootstrap import build_context
+from backend.cli.doctor import start_checks
+from backend.cli.output import FAILED, JsonFlag, command, emit, fail, note
+from backend.cli.processes import Program, broker_program, supervisor_config, web_programs, worker_programs
+from backend.domain.job_states import QUEUES
+from backend.errors import RoundhouseError
+from backend.services.people import add_user, count_users
+from backend.services.starter import ensure_starter_content
+from backend.settings import PROJECT, Settings
+
+app = typer.Typer()
+READY_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 40.0
+
+
+def pid_file(settings: Settings) -> Path:
+    """Where the running installation's process id is kept."""
+    return settings.home / "run" / "up.pid"
+
+
+def running_pid(settings: Settings) -> int | None:
+    """Return the process id of the installation that runs from this home folder, or None."""
+    try:
+        pid, created = pid_file(settings).read_text().split()
+        process = psutil.Process(int(pid))
+        return process.pid if abs(process.create_time() - float(created)) < 2 else None
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+@app.command()
+@command
+def up(as_json: JsonFlag = False) -> None:
+    """Start broker, workers, gateway and pages, print the address, and stay until Ctrl-C."""
+    settings = Settings()
+    if (pid := running_pid(settings)) is not None:
+        fail(f"Roundhouse already runs here (process {pid}): {page_url(settings)}. Stop it with `roundhouse down`.", as_json=as_json)
+    problems = [finding for finding in start_checks(settings) if finding.state == "problem"]
+    if problems:
+        fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems), as_json=as_json)
+    prepare(settings)
+    programs = [] if settings.redis_url else [broker_program(settings)]
+    programs += [*web_programs(settings), *worker_programs(settings)]
+    pid_path = pid_file(settings)
+    pid_path.parent.mkdir(parents=True, exist_ok=True)
+    pid_path.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
+    try:
+        supervise(programs, settings, name="supervisord", on_ready=lambda: _announce(settings, as_json=as_json))
+    finally:
+        pid_path.unlink(missing_ok=True)
+
+
+def prepare(settings: Settings) -> None:
+    """Migrate the database, make the first account where the environment names its password, and queue the starter content."""
+    first = "sqlite" in settings.database_url and not Path(settings.database_url.removeprefix("sqlite:///")).exists()
+    ctx = build_context(settings)
+    if first:
+        note("First start: made the database.")
+    if settings.admin_password is not None and count_users(ctx) == 0:
+        add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin")
+    ensure_starter_content(ctx)
+    ctx.db.engine.dispose()
+
+
+def page_url(settings: Settings) -> str:
+    """Return the address to open."""
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::", "localhost"} else settings.host  # noqa: S104
+    return f"http://{host}:{settings.port}"
+
+
+def _announce(settings: Settings, *, as_json: bool) -> None:
+    address = page_url(settings)
+    emit({"url": address, "gateway": f"{address.rsplit(':', 1)[0]}:{settings.gateway_port}/v1"}, as_json=as_json, text=f"\n  Roundhouse is ready: {address}\n  (Ctrl-C stops everything)\n")
+    sys.stdout.flush()
+
+
+def supervise(programs: list[Program], settings: Settings, *, name: str, on_ready: Any = None) -> None:
+    """Run supervisord with these programs until a signal arrives or it ends, then see that everything is gone."""
+    run_folder, logs = settings.home / "run", settings.home / "logs"
+    config = run_folder / f"{name}.conf"
+    text = supervisor_config(programs, folder=run_folder, logs=logs).replace("supervisord.pid", f"{name}.pid")
+    config.write_text(text)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(PROJECT), "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
+        cwd=PROJECT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C reaches us alone, and we stop the rest in order
+        preexec_fn=_end_with_parent,
+    )
+    stopping = False
+
+    def stop(_signum: int, _frame: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, stop)
+    try:
+        if on_ready is not None and _wait_ready(settings, child, lambda: stopping):
+            on_ready()
+        while not stopping and child.poll() is None:
+            time.sleep(0.2)
+    finally:
+        _stop_tree(child, quiet=not stopping)
+    if not stopping:
+        fail(f"The supervisor ended. See {logs / 'supervisor.log'}.")
+
+
+def _end_with_parent() -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _wait_ready(settings: Settings, child: subprocess.Popen[bytes], stopping: Any) -> bool:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline and child.poll() is None and not stopping():
+        try:
+            with urllib.request.urlopen(f"{page_url(settings)}/healthz", timeout=2):  # noqa: S310 - our own address
+                return True
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.15)
+    if child.poll() is None and not stopping():
+        note(f"The pages do not answer after {READY_TIMEOUT_S:.0f} s. See {settings.home / 'logs' / 'pages.log'}.")
+    return False
+
+
+def _stop_tree(child: subprocess.Popen[bytes], *, quiet: bool) -> None:
+    if not quiet:
+        note("Stopping ...")
+    descendants: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        descendants = psutil.Process(child.pid).children(recursive=True)
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    _gone, alive = psutil.wait_procs(descendants, timeout=1)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    if not quiet:
+        note("Stopped.")
+
+
+@app.command()
+@command
+def down(as_json: JsonFlag = False) -> None:
+    """Stop the installation that runs from this home folder."""
+    settings = Settings()
+    pid = running_pid(settings)
+    if pid is None:
+        emit({"stopped": False}, as_json=as_json, text="Nothing runs here.")
+        return
+    process = psutil.Process(pid)
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S + 5)
+    except psutil.TimeoutExpired:
+        fail(f"Process {pid} does not stop. End it with `kill -9 {pid}`.", as_json=as_json, status=FAILED)
+    emit({"stopped": True}, as_json=as_json, text="Stopped.")
+
+
+@app.command()
+@command
+def worker(
+    queues: Annotated[str, typer.Option(help="Queues to serve, separated by commas.")] = ",".join(QUEUES),
+    as_json: JsonFlag = False,
+) -> None:
+    """Serve queues on this machine. Needs DATABASE_URL, REDIS_URL and ROUNDHOUSE_HOME (the shared artifacts) of the installation."""
+    settings = Settings()
+    wanted = [part.strip() for part in queues.split(",") if part.strip()]
+    unknown = [part for part in wanted if part not in QUEUES]
+    if unknown:
+        fail(f"There is no queue {unknown[0]!r}. Choose from {', '.join(QUEUES)}.", as_json=as_json, status=2)
+    if not build_context(settings).queue.is_alive():
+        raise RoundhouseError("The broker does not answer.", remedy="Set REDIS_URL to the installation's broker, and check that this machine reaches it.")
+    programs = [program for program in worker_programs(settings) if program.name.removeprefix("worker-") in wanted]
+    note(f"Serving {', '.join(wanted)}. Ctrl-C stops.")
+    supervise(programs, settings, name=f"worker-{os.getpid()}")

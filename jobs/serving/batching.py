@@ -1,0 +1,207 @@
+"""The default engine: transformers' continuous batching, on CPU or GPU, every request with its own sampling.
+
+The library samples a whole batch one way (`do_sample` is a property of the batch), so it is told to take the argmax, and a
+logits processor of our own, which sees each row's request, prepares scores whose argmax is that row's choice (`sampling.py`).
+Batches run synchronously and without CUDA graphs, because such a processor runs Python between network and argmax.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessor,
+    ContinuousBatchingLogitsProcessorList,
+)
+
+from backend.domain.chat import SamplingParams
+from backend.errors import Unavailable
+from jobs.serving.detokenize import Decoder
+from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.sampling import Row, Sampling, prepare_scores
+
+PAGE_TOKENS = 64
+CACHE_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}
+
+
+class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
+    """Hands each row's request to `prepare_scores`. The library calls `prepare_tensor_args` and then the sampler, on one thread."""
+
+    supported_kwargs: dict[str, type] = {"sampling": Sampling}  # noqa: RUF012 - the base class declares it so
+    ignored_kwargs: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        """Fill the unused tensor argument of a row."""
+        int32_tensor.zero_()
+
+    def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
+        """Remember the requests behind the rows of the coming batch."""
+        states = [request.state for request in requests_with_new_token]
+        # A request that lost its cache starts again with its own tokens as prompt, so the sum, not the part, is its position.
+        self._rows = [
+            Row(
+                sampling=state.logit_processor_kwargs["sampling"],
+                position=len(state.initial_tokens) + len(state.generated_tokens),
+                generated=[*state.initial_tokens[state._true_initial_tokens :], *state.generated_tokens]
+                if state._true_initial_tokens
+                else state.generated_tokens,
+            )
+            for state in states
+        ]
+        return torch.zeros(len(states), dtype=torch.int32)
+
+    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        """Return scores [rows, vocabulary] whose argmax is each row's next token."""
+        return prepare_scores(scores, self._rows)
+
+
+class BatchingEngine:
+    """Continuous batching over a loaded causal network. Raises whatever the library raises for a network that it refuses."""
+
+    name = "batching"
+
+    def __init__(self, network: Any, tokenizer: Decoder, *, max_running: int = 16, max_waiting: int = 64, max_batch_tokens: int = 512) -> None:
+        self._limits = read_limits(network, tokenizer)
+        self.context_length = self._limits.context_length
+        self._decoder = tokenizer
+        self._max_open = max_running + max_waiting
+        self._open: dict[str, Generation] = {}
+        self._lock = threading.Lock()
+        self._ids = itertools.count()
+        self._rate = RateMeter()
+        self._closed = threading.Event()
+        config = ContinuousBatchingConfig(
+            page_size=PAGE_TOKENS,
+            num_blocks=_num_blocks(network, self.context_length, max_running),
+            max_batch_tokens=max_batch_tokens,
+            max_requests_per_batch=max_running,
+            use_async_batching=False,
+            use_cuda_graph=False,
+            auto_switch_to_flash=False,
+        )
+        # Only limits and eos matter to the manager; a checkpoint's own sampling defaults must not reach it.
+        generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=self.context_length)
+        self._manager = network.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
+        sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler()]))
+        sampler.tensors_required = 1
+        self._manager.logit_processor = sampler
+        with torch.inference_mode():
+            self._manager.start()
+        self._dispatcher = threading.Thread(target=self._dispatch, name="engine-results", daemon=True)
+        self._dispatcher.start()
+
+    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent) -> Generation:
+        """Queue a prompt; see Engine.submit."""
+        max_tokens = self._limits.check(ids, params)
+        generation = Generation(
+            request_id=f"r{next(self._ids)}",
+            prompt=list(ids),
+            params=params,
+            max_tokens=max_tokens,
+            end_ids=self._limits.end_ids,
+            decoder=self._decoder,
+            on_event=on_event,
+            abort=self._abort,
+        )
+        with self._lock:
+            if len(self._open) >= self._max_open:
+                raise QueueFull(f"{len(self._open)} requests are already being answered or waiting.", remedy="Try again in a moment.")
+            self._open[generation.request_id] = generation
+        accepted = self._manager.add_request(
+            generation.prompt,
+            request_id=generation.request_id,
+            max_new_tokens=max_tokens,
+            streaming=True,
+            eos_token_id=generation.stop_ids or -1,
+            sampling=generation.sampling,
+        )
+        if accepted is None:
+            self._forget(generation)
+            raise Unavailable("The engine has stopped.", remedy="It is started again by itself; try again in a few seconds.")
+        return generation
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters."""
+        processor = self._manager.batch_processor
+        running = len(processor.scheduler.active_requests) if processor is not None else 0
+        with self._lock:
+            num_open = len(self._open)
+        return EngineStats(
+            running=min(running, num_open),
+            waiting=max(0, num_open - running),
+            tokens_per_second=self._rate.per_second(),
+            steps=getattr(self._manager, "current_batch", 0),
+            generated_tokens=self._rate.total,
+            last_token_age_s=self._rate.last_age_s(),
+        )
+
+    def is_alive(self) -> bool:
+        """Return False once the generation thread has died or was closed."""
+        return not self._closed.is_set() and self._manager.is_running()
+
+    def close(self) -> None:
+        """Cancel every request and join the library's threads."""
+        if self._closed.is_set():
+            return
+        with self._lock:
+            waiting = list(self._open.values())
+        for generation in waiting:
+            generation.cancel()
+        self._closed.set()
+        self._manager.stop(block=True, timeout=30, hard_stop=True)
+        self._dispatcher.join(timeout=5)
+
+    def _abort(self, generation: Generation) -> None:
+        self._manager.cancel_request(generation.request_id)
+        self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        with self._lock:
+            self._open.pop(generation.request_id, None)
+
+    def _dispatch(self) -> None:
+        """Turn the library's results into events until the engine closes or its generation thread dies."""
+        while not self._closed.is_set():
+            output = self._manager.get_result(timeout=0.2)
+            if output is not None:
+                self._deliver(output)
+            elif not self._manager.is_running():
+                break
+        with self._lock:
+            left = list(self._open.values())
+            self._open.clear()
+        for generation in left:
+            generation.fail("The engine stopped before this completion was done.")
+
+    def _deliver(self, output: Any) -> None:
+        with self._lock:
+            generation = self._open.get(output.request_id)
+        if generation is None:
+            return  # cancelled meanwhile
+        if output.error is not None:
+            generation.fail(f"The engine gave up on this request: {output.error}")
+        else:
+            new = output.generated_tokens[generation.num_generated :]
+            self._rate.add(len(new))
+            generation.accept(new)
+        if generation.is_over or output.is_finished():
+            self._forget(generation)
+
+
+def _num_blocks(network: Any, context_length: int, max_running: int) -> int:
+    """Return the cache's size in pages: the full context for every running request, or as much as the memory budget holds."""
+    config = network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    page_bytes = 2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize * PAGE_TOKENS
+    pages_per_request = -(-context_length // PAGE_TOKENS) + 1
+    affordable = CACHE_BYTES.get(network.device.type, CACHE_BYTES["cpu"]) // page_bytes
+    return int(max(pages_per_request, min(pages_per_request * max_running, affordable)))

@@ -1,0 +1,82 @@
+"""Turn a stream of token ids into a stream of text that never shows half a character or the beginning of a stop string."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+REPLACEMENT = "\ufffd"
+MAX_PENDING = 8  # tokens; a byte-level character takes at most 4, so what is still undecodable after 8 is shown as it is
+
+
+class Decoder(Protocol):
+    """The one method of a tokenizer that this needs."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of tokens."""
+
+
+class TextStream:
+    """Incremental text of one completion.
+
+    Decodes a short window that starts at a character border, as vLLM and TGI do, so the cost per token does not grow with the
+    completion and tokenizers that swallow a leading space still give the whole text.
+    """
+
+    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = ()) -> None:
+        self._decoder = decoder
+        self._stop = stop
+        self._ids: list[int] = []
+        self._prefix = 0  # start of the window
+        self._read = 0  # tokens whose text has been taken
+        self._held = ""  # decoded, but possibly the beginning of a stop string
+        self.stopped = False
+
+    def push(self, token_ids: list[int]) -> str:
+        """Add tokens; return the text that is now certain. After a stop string `stopped` is True and nothing more comes."""
+        if self.stopped:
+            return ""
+        self._ids.extend(token_ids)
+        return self._release(self._decode_new(final=False), final=False)
+
+    def finish(self) -> str:
+        """Return what was held back, once no more tokens come."""
+        if self.stopped:
+            return ""
+        return self._release(self._decode_new(final=True), final=True)
+
+    def _decode(self, start: int, end: int) -> str:
+        return self._decoder.decode(self._ids[start:end], skip_special_tokens=True)
+
+    def _decode_new(self, *, final: bool) -> str:
+        if self._read == len(self._ids):
+            return ""
+        before = self._decode(self._prefix, self._read)
+        after = self._decode(self._prefix, len(self._ids))
+        incomplete = after.endswith(REPLACEMENT) and len(self._ids) - self._read < MAX_PENDING
+        if (incomplete or len(after) < len(before)) and not final:
+            return ""
+        self._prefix, self._read = self._read, len(self._ids)
+        return after[len(before) :]
+
+    def _release(self, text: str, *, final: bool) -> str:
+        text = self._held + text
+        self._held = ""
+        if not self._stop:
+            return text
+        found = [(position, stop) for stop in self._stop if (position := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)[0]]
+        if final:
+            return text
+        keep = max(_overlap(text, stop) for stop in self._stop)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that begins `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-size:]):
+            return size
+    return 0

@@ -1,0 +1,223 @@
+"""The engine interface, and what every engine shares: limits, text, stop strings, timing.
+
+An engine takes token ids and parameters and calls back with events. What differs between engines is how tokens are made; that a
+completion's text is whole, stops where it should and is counted once is decided here, in `Generation`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from backend.domain.chat import (
+    ErrorEvent,
+    FinishEvent,
+    FinishReason,
+    GenerationEvent,
+    SamplingParams,
+    TokenEvent,
+    TokenUsage,
+)
+from backend.errors import InvalidInput, Unavailable
+from jobs.serving.detokenize import Decoder, TextStream
+from jobs.serving.sampling import Sampling
+
+OnEvent = Callable[[GenerationEvent], None]
+RATE_WINDOW_S = 5.0
+
+
+class PromptTooLong(InvalidInput):
+    """The prompt leaves no room for a single token in the network's context."""
+
+    code = "context_length_exceeded"
+
+
+class QueueFull(Unavailable):
+    """The engine holds as many waiting requests as it may."""
+
+    code = "queue_full"
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """What an engine is doing. `tokens_per_second` over the last seconds; `steps` and `generated_tokens` since the start."""
+
+    running: int
+    waiting: int
+    tokens_per_second: float
+    steps: int
+    generated_tokens: int
+    last_token_age_s: float | None
+
+
+class Handle(Protocol):
+    """A submitted request."""
+
+    def cancel(self) -> None:
+        """Stop generating within one step. Safe to call twice, from any thread, and after the end."""
+
+
+class Engine(Protocol):
+    """What generates inside a replica."""
+
+    name: str
+    context_length: int
+
+    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent) -> Handle:
+        """Queue a prompt. Events arrive on the engine's thread: tokens, then exactly one finish or error.
+
+        Raises PromptTooLong, InvalidInput (a token id outside the vocabulary, an empty prompt) and QueueFull.
+        """
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters."""
+
+    def is_alive(self) -> bool:
+        """Return False once the engine can generate no more."""
+
+    def close(self) -> None:
+        """End every request and free the weights' memory."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a network can take."""
+
+    context_length: int
+    vocab_size: int
+    end_ids: frozenset[int]
+
+    def check(self, ids: Sequence[int], params: SamplingParams) -> int:
+        """Return how many tokens may be generated, or raise for a prompt that can't be used."""
+        if not ids:
+            raise InvalidInput("The prompt holds no token.", remedy="Write at least one character.", field="prompt")
+        if len(ids) >= self.context_length:
+            raise PromptTooLong(
+                f"The prompt has {len(ids)} tokens; this network's context holds {self.context_length}, answer included.",
+                remedy="Shorten the prompt or the conversation.",
+                field="messages",
+            )
+        wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
+        if wrong is not None:
+            raise InvalidInput(f"Token id {wrong} is outside the vocabulary of {self.vocab_size}.", field="prompt")
+        room = self.context_length - len(ids)
+        return min(params.max_tokens or room, room)
+
+
+class RateMeter:
+    """Tokens per second over the last seconds, and the age of the last token. One writer, any reader."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, int]] = deque(maxlen=4096)
+        self._last: float | None = None
+        self.total = 0
+
+    def add(self, count: int) -> None:
+        """Count tokens that were just made."""
+        self._last = time.monotonic()
+        self._recent.append((self._last, count))
+        self.total += count
+
+    def per_second(self) -> float:
+        """Return the recent rate."""
+        since = time.monotonic() - RATE_WINDOW_S
+        return sum(count for at, count in list(self._recent) if at >= since) / RATE_WINDOW_S
+
+    def last_age_s(self) -> float | None:
+        """Return seconds since the last token, None before the first."""
+        return None if self._last is None else time.monotonic() - self._last
+
+
+@dataclass
+class Generation:
+    """One request on its way through an engine. The engine calls `accept` and `fail` on its own thread, anyone `cancel`."""
+
+    request_id: str
+    prompt: list[int]
+    params: SamplingParams
+    max_tokens: int
+    end_ids: frozenset[int]
+    decoder: Decoder
+    on_event: OnEvent
+    abort: Callable[[Generation], None]
+    created: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.sampling = Sampling.of(self.params)
+        self.num_generated = 0
+        self.is_over = False
+        self._text = TextStream(self.decoder, self.params.stop)
+        self._first: float | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Return the token ids that end this request."""
+        return [] if self.params.ignore_end else sorted(self.end_ids)
+
+    def accept(self, token_ids: list[int]) -> None:
+        """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is reached."""
+        with self._lock:
+            if self.is_over or not token_ids:
+                return
+            self._first = self._first or time.perf_counter()
+            text = self._text.push(token_ids)
+            self.on_event(TokenEvent(text=text, token_ids=tuple(token_ids), index=self.num_generated))
+            self.num_generated += len(token_ids)
+            ended = not self.params.ignore_end and token_ids[-1] in self.end_ids
+            if ended or self._text.stopped:
+                self._finish(FinishReason.STOP)
+            elif self.num_generated >= self.max_tokens:
+                self._finish(FinishReason.LENGTH)
+        if self._text.stopped:
+            self.abort(self)  # the engine does not know stop strings and would go on
+
+    def cancel(self) -> None:
+        """Stop this request."""
+        with self._lock:
+            was_over = self.is_over
+            if not was_over:
+                self._finish(FinishReason.CANCELLED)
+        if not was_over:
+            self.abort(self)
+
+    def fail(self, message: str) -> None:
+        """End this request with an error."""
+        with self._lock:
+            if not self.is_over:
+                self.is_over = True
+                self.on_event(ErrorEvent(message=message))
+
+    def _finish(self, reason: FinishReason) -> None:
+        self.is_over = True
+        rest = "" if reason is FinishReason.CANCELLED else self._text.finish()
+        if rest:
+            self.on_event(TokenEvent(text=rest, token_ids=(), index=self.num_generated))
+        if self._text.stopped:  # a stop string may have been completed by the text held back
+            reason = FinishReason.STOP
+        now = time.perf_counter()
+        decode_s = now - self._first if self._first else 0.0
+        self.on_event(
+            FinishEvent(
+                finish_reason=reason,
+                usage=TokenUsage(prompt_tokens=len(self.prompt), completion_tokens=self.num_generated),
+                ttft_ms=None if self._first is None else round((self._first - self.created) * 1000, 2),
+                tok_per_sec=round((self.num_generated - 1) / decode_s, 2) if self.num_generated > 1 and decode_s > 0 else None,
+            )
+        )
+
+
+def read_limits(network: Any, tokenizer: Any) -> Limits:
+    """Read context, vocabulary and end tokens from a loaded network and its tokenizer."""
+    config = network.config.get_text_config()
+    context = next((int(value) for name in ("max_position_embeddings", "n_positions") if (value := getattr(config, name, None))), 2048)
+    end_ids: set[int] = set()
+    for source in (getattr(network, "generation_config", None), config, tokenizer):
+        value = getattr(source, "eos_token_id", None)
+        end_ids.update(value if isinstance(value, (list, tuple)) else () if value is None else (value,))
+    vocab_size = int(network.get_input_embeddings().weight.shape[0])
+    return Limits(context_length=context, vocab_size=vocab_size, end_ids=frozenset(i for i in end_ids if i >= 0))

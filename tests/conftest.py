@@ -1,0 +1,58 @@
+"""What every test may use: a fresh installation on a real SQLite file, with a broker that is not there unless asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.artifacts import Artifacts
+from backend.bootstrap import build_context
+from backend.services.context import Context
+from backend.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One migrated database that tests copy: migrating takes longer than copying."""
+    home = tmp_path_factory.mktemp("template")
+    context = build_context(make_settings(home))
+    with context.db.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    context.db.dispose()
+    return home / "models.db"
+
+
+def make_settings(home: Path, **values: object) -> Settings:
+    """Settings of a test's own installation; the broker's port is closed."""
+    defaults: dict[str, object] = {
+        "home": home,
+        "database_url": f"sqlite:///{home / 'models.db'}",
+        "redis_url": "redis://127.0.0.1:1/0",
+        "keep_free_mb": 16,
+    }
+    return Settings(_env_file=None, **{**defaults, **values})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated_database: Path) -> Path:
+    """The folder of a fresh installation, database included."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "models.db").write_bytes(migrated_database.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def ctx(home: Path) -> Iterator[Context]:
+    """A context whose broker does not answer: what is submitted stays queued until a test runs it."""
+    context = build_context(make_settings(home), migrate=False)
+    yield context
+    context.db.engine.dispose()
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    """An empty artifacts folder."""
+    return Artifacts(tmp_path / "artifacts")
