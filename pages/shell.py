@@ -5,11 +5,15 @@ No `pages/` folder lies beside this file, so the server can't run a page without
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from pages.components.services import context, current_person, link_rater
 
-st.set_page_config(page_title="Roundhouse", page_icon=":material/train:", layout="wide", initial_sidebar_state="auto")
+ICON = str(Path(__file__).parent / "components" / "icon.png")
+
+st.set_page_config(page_title="Roundhouse", page_icon=ICON, layout="wide", initial_sidebar_state="auto")
 
 
 def _page(path: str, title: str, icon: str, url: str, *, default: bool = False, hidden: bool = False) -> st.navigation:  # type: ignore[valid-type]

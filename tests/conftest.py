@@ -9,8 +9,10 @@ import pytest
 
 from backend.artifacts import Artifacts
 from backend.bootstrap import build_context
+from backend.db.tables import Table
 from backend.services.context import Context
 from backend.settings import Settings
+from tests.postgres import find_binaries, run_postgres
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +58,35 @@ def ctx(home: Path) -> Iterator[Context]:
 def artifacts(tmp_path: Path) -> Artifacts:
     """An empty artifacts folder."""
     return Artifacts(tmp_path / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A running PostgreSQL server; skipped where none is installed."""
+    if find_binaries() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    with run_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_ctx(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]:
+    """A context on each of the two databases, empty."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("ctx_sqlite")
+        return
+    settings = make_settings(tmp_path / "pg-home", database_url=request.getfixturevalue("postgres_url"))
+    context = build_context(settings)
+    yield context
+    with context.db.engine.begin() as connection:
+        for table in reversed(Table.metadata.sorted_tables):
+            connection.execute(table.delete())
+    context.db.engine.dispose()
+
+
+@pytest.fixture
+def ctx_sqlite(home: Path) -> Iterator[Context]:
+    """The SQLite half of `any_ctx`, so that a test may call its own fixture `ctx`."""
+    context = build_context(make_settings(home), migrate=False)
+    yield context
+    context.db.engine.dispose()

@@ -68,7 +68,9 @@ class BatchingEngine:
 
     name = "batching"
 
-    def __init__(self, network: Any, tokenizer: Decoder, *, max_running: int = 16, max_waiting: int = 64, max_batch_tokens: int = 512) -> None:
+    def __init__(
+        self, network: Any, tokenizer: Decoder, *, max_running: int = 16, max_waiting: int = 64, max_batch_tokens: int = 512
+    ) -> None:
         self._limits = read_limits(network, tokenizer)
         self.context_length = self._limits.context_length
         self._decoder = tokenizer

@@ -1,6 +1,100 @@
-"""Workers."""
+"""Workers: who is alive, what each is doing, how busy its machine is, and how to add another."""
 
-from pages.components.frame import page_frame
+from __future__ import annotations
 
-with page_frame("Workers"):
-    pass
+from collections import defaultdict
+
+import streamlit as st
+
+from backend.services.context import Context
+from backend.services.workers import WorkerView, list_slots, list_workers
+from pages.components.frame import empty_state, page_frame, plain
+
+
+def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]]) -> None:
+    """Draw one machine: its gauges, its GPUs, its workers."""
+    gauges = next((worker.gauges for worker in workers if worker.gauges), {})
+    with st.container(border=True):
+        st.subheader(plain(host), anchor=False)
+        columns = st.columns(4)
+        cpu = gauges.get("cpu_percent")
+        columns[0].metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.get('cpu_count', '?')} cores")
+        total = gauges.get("memory_total_bytes")
+        if total:
+            columns[1].metric("Memory", f"{gauges['memory_used_bytes'] / 2**30:.1f} GB", help=f"of {total / 2**30:.1f} GB")
+        columns[2].metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
+        devices = sorted({device for worker in workers for device in worker.devices})
+        held = {device: job for slot_host, device, job in slots if slot_host == host}
+        columns[3].metric("GPUs", f"{len(held)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
+        for gpu in gauges.get("gpus", []):
+            used, size = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
+            busy = "busy" if gpu["index"] in held else "free"
+            st.progress(
+                min(1.0, used / max(1, size)),
+                text=f"GPU {gpu['index']} · {plain(str(gpu['name']))} · {busy} · {used / 2**30:.1f} of {size / 2**30:.1f} GB",
+            )
+        titles = {job_id: title for worker in workers for job_id, title, _ in worker.jobs}
+        for device in (d for d in devices if not gauges.get("gpus")):
+            doing = titles.get(held.get(device) or "", "a job") if device in held else "free"
+            st.caption(f"Slot {plain(device)}: {plain(doing)}")
+        st.dataframe(
+            [
+                {
+                    "Queue": ", ".join(worker.queues),
+                    "State": "alive" if worker.is_alive else "silent",
+                    "Doing": ", ".join(title for _, title, _ in worker.jobs) or "waiting for work",
+                    "Slots": worker.concurrency,
+                    "Since": worker.started_at,
+                    "Last heartbeat": worker.heartbeat_at,
+                }
+                for worker in workers
+            ],
+            hide_index=True,
+            width="stretch",
+            key=f"workers_{host}",
+            column_config={
+                "Since": st.column_config.DatetimeColumn(format="distance"),
+                "Last heartbeat": st.column_config.DatetimeColumn(format="distance"),
+            },
+        )
+
+
+@st.fragment(run_every=2)
+def draw_workers(ctx: Context) -> None:
+    """Draw every machine, fresh every two seconds."""
+    workers = list_workers(ctx)
+    if not workers:
+        empty_state("No worker has reported yet. `make run` starts them; they need a few seconds.")
+        return
+    machines: dict[str, list[WorkerView]] = defaultdict(list)
+    for worker in workers:
+        machines[worker.host].append(worker)
+    slots = list_slots(ctx)
+    for host, group in machines.items():
+        draw_machine(host, group, slots)
+
+
+def draw_how_to_add(ctx: Context) -> None:
+    """Explain how another machine joins."""
+    with st.expander("Add a worker on another machine", icon=":material/add_circle:", expanded=False):
+        st.markdown(
+            "On the other machine, install Roundhouse, mount the same artifacts folder, and start a worker with the two URLs of this "
+            "installation. It shows up here within seconds."
+        )
+        st.code(
+            "export DATABASE_URL=postgresql+psycopg://USER:PASSWORD@DATABASE_HOST/roundhouse\n"
+            "export REDIS_URL=redis://BROKER_HOST:6379/0\n"
+            f"export ROUNDHOUSE_HOME=/shared/roundhouse   # here: {ctx.artifacts.root.parent}\n"
+            ".venv/bin/roundhouse worker --queues train,eval,serve,cpu",
+            language="bash",
+        )
+        if ctx.db.is_sqlite:
+            st.info(
+                "This installation runs on SQLite, which serves one machine. Set DATABASE_URL to a PostgreSQL database first.",
+                icon=":material/info:",
+            )
+
+
+with page_frame("Workers", "The processes that do the work, and the machines they run on.") as (context_, person_):
+    draw_workers(context_)
+    draw_how_to_add(context_)

@@ -121,12 +121,12 @@ PICNIC: Plot = (
     (
         "{A} brought {food}, and {B} brought {bfood}.",
         "\"I will bring {food},\" said {A}. \"Then I will bring {bfood},\" said {B}.",
-        "{A} packed {food} into {his} {colour} {tool}.",
+        "{A} packed {food} and took {his} {colour} {tool} along.",
     ),
     (
         "{pet} the {kind} and {bpet} the {bkind} came along too.",
         "They walked past the {home} and past the {bhome} until they came to the {place}.",
-        "{B} carried {bhis} {bcolour} {btool} and sang all the way.",
+        "{B} had {bhis} {bcolour} {btool} with {bhim} and told stories all the way.",
     ),
     (
         "They sat down beside the {thing} and listened to the {sound}.",
@@ -194,8 +194,8 @@ RACE: Plot = (
         "{pet} the {kind} ran beside {A}, and {bpet} the {bkind} ran beside {B}.",
     ),
     (
-        "First {A} was ahead. {His} {colour} {tool} was on {his} back, but {he} did not feel it.",
-        "First {B} was ahead. {Bhis} {bcolour} {btool} jumped up and down.",
+        "First {A} was ahead. {His} {colour} {tool} stayed at home, so {he} was quick.",
+        "First {B} was ahead. \"A {bjob} has fast legs!\" {bhe} shouted.",
     ),
     (
         "Then {B} slipped on a wet stone and hurt {bhis} knee.",

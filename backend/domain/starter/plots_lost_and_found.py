@@ -109,7 +109,7 @@ BROKEN_TOOL: Plot = (
     (
         "{B} looked at the pieces for a long time and said, \"Hm.\"",
         "{B} was just eating {bfood}, but {bhe} got up at once.",
-        "{B} took a nail, a rope and a little wax out of {bhis} {bcolour} {btool}." ,
+        "{B} put {bhis} {bcolour} {btool} aside and found a nail, a rope and a little wax.",
     ),
     (
         "They worked until the sun went down.",
@@ -140,7 +140,7 @@ SICK_FRIEND: Plot = (
         "{A} asked {C}, the {cjob}, what to do. \"Bring something nice to eat,\" said {C}.",
     ),
     (
-        "{B}'s favourite food is {bfood}, so {A} made a big pot of it.",
+        "{B}'s favourite food is {bfood}, so {A} made a lot of it.",
         "On the way {he} got some {bfood}, because {B} loves {bfood}.",
         "{A} knew that {B} likes {bfood} best, and packed as much as {he} could carry.",
     ),
@@ -157,7 +157,7 @@ SICK_FRIEND: Plot = (
     ),
     (
         "{B} ate two plates and felt warm inside.",
-        "After one spoon {B} smiled. After ten spoons {bhe} sat up.",
+        "After one bite {B} smiled. After ten bites {bhe} sat up.",
         "Soon {B}'s cheeks were pink again.",
     ),
     (
@@ -186,7 +186,7 @@ STRANGE_BABY: Plot = (
     (
         "In the morning {he} went to {B}, who lives in the {bhome} and has a {bkind} called {bpet}.",
         "So {he} asked {B} for help, because {B}'s {bkind}, {bpet}, had once been small too.",
-        "{B} the {bjob} came from the {bhome} with {a_bcolour} {btool} full of hay.",
+        "{B} the {bjob} came from the {bhome} with {a_bcolour} {btool} and some warm hay.",
     ),
     (
         "\"It needs warm milk and a quiet place,\" said {B}.",

@@ -11,7 +11,7 @@ FEAR: Plot = (
         "One {time}, {A} did not want to leave the {home}. {He} is afraid of {fear}.",
     ),
     (
-        "\"What if there is {fear} in the {place}?\" {he} asked.",
+        "\"It makes me think of {fear},\" {he} said to {pet} the {kind}.",
         "{He} pulled the blanket over {his} head and held {his} {colour} {tool} tight.",
         "{pet} the {kind} looked at {him} and did not understand.",
     ),
@@ -122,7 +122,7 @@ LESSON: Plot = (
         "\"First you must stand very still,\" said {A}. \"Then you must not think of anything.\"",
     ),
     (
-        "{B} tried, but it went wrong. {bpet} the {bkind} hid under {a_bcolour} {btool}.",
+        "{B} tried, but it went wrong. {bpet} the {bkind} hid behind the {bcolour} {btool}.",
         "{B} tried it once, twice, three times. \"I am only good at {bhobbying},\" {bhe} said.",
         "{B} tried, and {pet} the {kind} put its head to one side.",
     ),
@@ -230,7 +230,7 @@ RIDDLE: Plot = (
         "{A} asked {pet} the {kind}, but {pet} is not good at riddles. Then {he} knew. \"{B}!\"",
     ),
     (
-        "{He} ran to the {bhome} with {his} {colour} {tool} under {his} arm.",
+        "{He} ran to the {bhome}, and {pet} the {kind} ran after {him}.",
         "At the {bhome} stood {B}, and {bhe} had a letter too.",
     ),
     (

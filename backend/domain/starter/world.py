@@ -21,7 +21,7 @@ HOBBIES = {
 FEARS = ("thunder", "the dark", "geese", "spiders", "deep water", "high places", "ghosts", "bees", "wolves", "loud bells")
 TOOLS = {
     "baker": "basket", "fisher": "boat", "miller": "cart", "gardener": "wheelbarrow", "clockmaker": "lantern", "painter": "ladder",
-    "postman": "bicycle", "shepherd": "scarf", "beekeeper": "hat", "potter": "apron", "carpenter": "toolbox", "tailor": "coat",
+    "messenger": "bicycle", "shepherd": "scarf", "beekeeper": "hat", "potter": "apron", "carpenter": "toolbox", "tailor": "coat",
     "cook": "kettle", "singer": "drum", "doctor": "bag", "teacher": "book", "weaver": "blanket", "toymaker": "sledge",
     "cobbler": "stool", "lamplighter": "umbrella",
 }  # fmt: skip

@@ -1,0 +1,141 @@
+"""What an evaluation is asked to do, and which settings decide its number. Pure rules, no I/O.
+
+Two evaluations may be compared item by item only if everything but the checkpoint was the same: `unlike_settings` says what was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCORING_VERSION = 1
+"""Raised whenever scoring changes a number, so that old and new scores are never compared silently."""
+
+PREFIX_POLICY = "bos, else eos, once at the start of each document"
+
+
+class EvaluationKind(StrEnum):
+    """How a benchmark is scored."""
+
+    PERPLEXITY = "perplexity"
+    MULTIPLE_CHOICE = "multiple_choice"
+    GENERATION = "generation"
+
+
+KIND_LABEL: dict[EvaluationKind, str] = {
+    EvaluationKind.PERPLEXITY: "Perplexity and bits per byte",
+    EvaluationKind.MULTIPLE_CHOICE: "Multiple choice",
+    EvaluationKind.GENERATION: "Generation",
+}
+
+METRIC_LABEL: dict[str, str] = {
+    "nll_per_token": "loss, nats per token",
+    "perplexity": "perplexity per token",
+    "bits_per_byte": "bits per byte",
+    "acc": "accuracy",
+    "acc_norm": "accuracy, per byte",
+    "exact_match": "exact match",
+    "contains": "answer contained",
+    "numeric": "number right",
+}
+
+MAIN_METRIC: dict[EvaluationKind, str] = {
+    EvaluationKind.PERPLEXITY: "bits_per_byte",
+    EvaluationKind.MULTIPLE_CHOICE: "acc",
+    EvaluationKind.GENERATION: "exact_match",
+}
+
+LOWER_IS_BETTER = frozenset({"nll_per_token", "perplexity", "bits_per_byte"})
+
+
+class EvaluationConfig(BaseModel):
+    """How one benchmark is asked of a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["auto", "perplexity", "multiple_choice", "generation"] = Field(
+        default="auto", description="auto: by what the dataset's rows hold."
+    )
+    split: Literal["auto", "all", "train", "val"] = Field(
+        default="auto", description="auto: every row of a benchmark; of anything else the validation split where there is one."
+    )
+    limit: int | None = Field(default=None, ge=1, description="Score only so many items, drawn with the seed. Empty: all of them.")
+    seed: int = Field(default=1, ge=0, description="Draws the items when there is a limit, and the examples shown before a question.")
+    shots: int = Field(default=0, ge=0, le=64, description="Solved examples shown before each question; they are not scored themselves.")
+    chat: Literal["auto", "on", "off"] = Field(
+        default="auto", description="auto: use the checkpoint's chat template, if it has one, for rows in chat form."
+    )
+    max_tokens: int = Field(default=64, ge=1, le=8192, description="Generation: longest answer, in tokens.")
+    numeric: bool = Field(default=False, description="Generation: also compare the last number of the answer.")
+    batch_size: int = Field(default=16, ge=1, le=4096, description="Sequences in one forward pass. Changes speed, not scores.")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if self.shots and self.kind == EvaluationKind.PERPLEXITY:
+            raise ValueError("perplexity shows no examples: shots must be 0")
+        return self
+
+
+def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str) -> dict[str, Any]:
+    """Return everything that decides a score apart from the checkpoint, with what plays no part for this kind left out."""
+    settings: dict[str, Any] = {
+        "scoring_version": SCORING_VERSION,
+        "kind": kind.value,
+        "dataset_hash": dataset_hash,
+        "split": split,
+        "limit": config.limit,
+        "chat": config.chat,
+    }
+    if config.limit is not None or config.shots:
+        settings["seed"] = config.seed
+    if kind is EvaluationKind.PERPLEXITY:
+        settings["prefix"] = PREFIX_POLICY
+    else:
+        settings["shots"] = config.shots
+    if kind is EvaluationKind.GENERATION:
+        settings["max_tokens"] = config.max_tokens
+        settings["numeric"] = config.numeric
+    return settings
+
+
+def fingerprint_of(settings: dict[str, Any], *, checkpoint: str) -> str:
+    """Return the SHA-256 of settings and checkpoint: equal fingerprints mean equal scores."""
+    text = json.dumps({"checkpoint": checkpoint, **settings}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+SETTING_WORDS: dict[str, str] = {
+    "scoring_version": "the version of the scoring",
+    "kind": "the way of scoring",
+    "dataset_hash": "the benchmark or its version",
+    "split": "the split",
+    "limit": "the number of items",
+    "seed": "the seed that draws items",
+    "chat": "the use of the chat template",
+    "prefix": "the prefix of each document",
+    "shots": "the number of examples shown",
+    "max_tokens": "the longest answer allowed",
+    "numeric": "the comparison of numbers",
+    "used_chat_template": "whether questions went through a chat template",
+}
+
+
+def unlike_settings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Return, in words, every setting in which two evaluations differ. Empty: they may be compared."""
+    names = [name for name in SETTING_WORDS if first.get(name) != second.get(name)]
+    return [
+        SETTING_WORDS[name]
+        if name == "dataset_hash"
+        else f"{SETTING_WORDS[name]} ({_shown(first.get(name))} and {_shown(second.get(name))})"
+        for name in names
+    ]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "all"
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,33 @@
+"""What names may look like, and what somebody who mistyped one probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from backend.errors import InvalidInput, NotFound
+
+
+def clean_name(text: str, *, what: str, limit: int = 120) -> str:
+    """Return a name without spaces around it. Raises InvalidInput if it is empty, too long, or holds `@` or control characters.
+
+    `@` is kept for versions: `stories@3`.
+    """
+    name = " ".join(text.split())
+    if not name:
+        raise InvalidInput(f"{what} needs a name.", field="name")
+    if len(name) > limit:
+        raise InvalidInput(f"The name has {len(name)} characters.", remedy=f"Use at most {limit}.", field="name")
+    if "@" in name or not name.isprintable():
+        raise InvalidInput(f"The name {name!r} holds a character that names can't have.", remedy="Leave out `@`.", field="name")
+    return name
+
+
+def not_found(what: str, name: str, known: Iterable[str], *, remedy: str = "") -> NotFound:
+    """Return the error for a name that nothing has, with the names that are near it."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near += [other for other in names if other not in near and name.lower() in other.lower()]
+    if near:
+        remedy = "Did you mean " + ", ".join(f"“{other}”" for other in near[:3]) + "?"
+    return NotFound(f"There is no {what} “{name}”.", remedy=remedy, field=what)

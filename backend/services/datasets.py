@@ -1,0 +1,384 @@
+"""Datasets: named collections of immutable versions. An import is a job; its result fills the version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.domain.job_states import JobKind, Status
+from backend.domain.names import clean_name, not_found
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import Context, Person
+from backend.services.jobs import Claim, add_job, wake
+from backend.services.references import refuse_while_used, users_of_dataset, users_of_versions
+from backend.services.uploads import copy_into_uploads
+
+KINDS: dict[str, str] = {
+    "text": "Running text to pre-train on.",
+    "instruction": "Instructions with answers.",
+    "chat": "Conversations, turn by turn.",
+    "preference": "Prompts with a chosen and a rejected answer.",
+    "multiple_choice": "A benchmark: questions, choices, the right one.",
+    "generation": "A benchmark: questions and the answers that count.",
+    "prompts": "Prompts alone, for battles.",
+}
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """One version. Counts are zero and `folder` is None until its import has finished; `status` is that of the import's job."""
+
+    id: str
+    dataset_id: str
+    dataset: str
+    kind: str
+    number: int
+    status: Status
+    job_id: str | None
+    error: dict[str, Any]
+    progress: dict[str, Any]
+    content_hash: str | None
+    folder: str | None
+    source: str
+    mapping: dict[str, Any]
+    rows: int
+    train_rows: int
+    val_rows: int
+    rejected_rows: int
+    rejected: tuple[dict[str, Any], ...]
+    bytes: int
+    facts: dict[str, Any]
+    provenance: dict[str, Any]
+    created_at: datetime
+    reused: bool = False  # an import found the content already there
+
+    @property
+    def label(self) -> str:
+        """`name@3`, as configs refer to it."""
+        return f"{self.dataset}@{self.number}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the rows are there."""
+        return self.folder is not None
+
+    @property
+    def is_importing(self) -> bool:
+        """Whether its job is still to end."""
+        return self.folder is None and self.status in {Status.QUEUED, Status.RUNNING, Status.CANCELLING}
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A dataset with its versions, newest first."""
+
+    id: str
+    name: str
+    kind: str
+    notes: str
+    created_at: datetime
+    archived_at: datetime | None
+    versions: tuple[VersionView, ...]
+
+    @property
+    def newest(self) -> VersionView | None:
+        """The newest version whose rows are there, or the newest at all."""
+        return next((v for v in self.versions if v.is_ready), self.versions[0] if self.versions else None)
+
+
+def import_dataset(
+    ctx: Context,
+    *,
+    name: str,
+    kind: str,
+    person: Person,
+    mapping: dict[str, Any] | None = None,
+    upload: str | None = None,
+    source_path: Path | None = None,
+    hub: str | None = None,
+    val_fraction: float = 0.05,
+    seed: int = 1,
+    idempotency_key: str | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> VersionView:
+    """Ask for a new version of a dataset, made when it is not there, from one source.
+
+    `upload` is what `save_upload` returned, `source_path` a file on this machine, `hub` a dataset id. The same
+    `idempotency_key` gives the same version. Raises InvalidInput, Conflict if the name belongs to another kind, NotAllowed.
+    """
+    require_builder(person)
+    name = clean_name(name, what="A dataset")
+    _check_import(kind=kind, val_fraction=val_fraction, sources=[upload, source_path, hub])
+    if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
+        return again
+    shown = hub or (source_path.name if source_path else Path(str(upload)).name)
+    if source_path is not None:
+        upload = copy_into_uploads(ctx, source_path, person=person)
+    payload = {
+        "source": upload, "hub": hub, "kind": kind, "mapping": mapping or {}, "val_fraction": val_fraction, "seed": seed,
+        "out_root": "datasets",
+    }  # fmt: skip
+    with ctx.db.write() as session:
+        dataset = _dataset_for_import(session, ctx, name=name, kind=kind, person=person)
+        job = add_job(
+            session, ctx, kind=JobKind.IMPORT_DATASET, title=f"Import {name}"[:200], payload=payload, device="cpu", priority=3,
+            idempotency_key=idempotency_key, created_by=person.id,
+        )  # fmt: skip
+        taken = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
+        version = DatasetVersion(
+            dataset_id=dataset.id, number=taken + 1, job_id=job.id, source=shown[:400], mapping=mapping or {},
+            provenance=provenance or {}, created_at=ctx.now(),
+        )  # fmt: skip
+        session.add(version)
+        session.flush()
+        result = _version_view(version, dataset, job)
+    wake(ctx, "cpu")
+    return result
+
+
+def add_rows_dataset(
+    ctx: Context,
+    *,
+    name: str,
+    kind: str,
+    rows: Sequence[dict[str, Any]],
+    provenance: dict[str, Any],
+    person: Person,
+    val_fraction: float = 0.05,
+    idempotency_key: str | None = None,
+) -> VersionView:
+    """Ask for a dataset from rows made here, such as a preference set from votes. Same path as any other import."""
+    if not rows:
+        raise InvalidInput("There are no rows to make a dataset of.")
+    folder = ctx.artifacts.folder("uploads", new_id())
+    path = folder / "rows.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return import_dataset(
+        ctx, name=name, kind=kind, upload=ctx.artifacts.relative(path), provenance=provenance, person=person,
+        val_fraction=val_fraction, idempotency_key=idempotency_key,
+    )  # fmt: skip
+
+
+def list_datasets(ctx: Context, *, kinds: tuple[str, ...] = (), archived: bool = False, ready: bool = False) -> list[DatasetView]:
+    """Return datasets, newest first. `kinds` and `ready` narrow the list to what a form can offer."""
+    with ctx.db.read() as session:
+        query = select(Dataset).order_by(Dataset.created_at.desc(), Dataset.name)
+        query = query.where(Dataset.archived_at.is_not(None) if archived else Dataset.archived_at.is_(None))
+        if kinds:
+            query = query.where(Dataset.kind.in_(kinds))
+        views = [_dataset_view(session, dataset) for dataset in session.scalars(query)]
+    return [view for view in views if not ready or (view.newest is not None and view.newest.is_ready)]
+
+
+def get_dataset(ctx: Context, name_or_id: str) -> DatasetView:
+    """Return a dataset by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        return _dataset_view(session, _find(session, name_or_id))
+
+
+def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> VersionView:
+    """Return the version that `name`, `name@3` or a version's id means; without a number the newest whose rows are there.
+
+    Raises NotFound, or Conflict if its import has failed or, unless `ready=False`, is not done yet.
+    """
+    with ctx.db.read() as session:
+        row = session.get(DatasetVersion, reference)
+        if row is not None:
+            version = _version_view(row, session.get_one(Dataset, row.dataset_id), _job(session, row))
+        else:
+            name, _, number = reference.partition("@")
+            view = _dataset_view(session, _find(session, name.strip()))
+            version = _pick_version(view, number)
+    if not version.is_ready and not version.is_importing:
+        cause = version.error.get("cause") or "it was stopped"
+        raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy="Import it again.", field="dataset")
+    if ready and not version.is_ready:
+        raise Conflict(f"{version.label} is still being imported.", remedy="Wait until its import has finished.", field="dataset")
+    return version
+
+
+def version_of_job(ctx: Context, job_id: str) -> VersionView:
+    """Return the version that an import makes, or, when its content was there already, the one that has it (`reused`)."""
+    with ctx.db.read() as session:
+        job = session.get(Job, job_id)
+        version = session.scalar(select(DatasetVersion).where(DatasetVersion.job_id == job_id))
+        reused = version is None
+        if version is None and job is not None:
+            version = session.get(DatasetVersion, str(job.result.get("version_id", "")))
+        if version is None:
+            raise NotFound("There is no such import.", remedy="It may have been removed; import the file again.")
+        own = job if not reused else _job(session, version)
+        view = _version_view(version, session.get_one(Dataset, version.dataset_id), own)
+    return VersionView(**{**view.__dict__, "reused": reused})
+
+
+def rename_dataset(ctx: Context, dataset_id: str, name: str, *, person: Person) -> None:
+    """Give a dataset another name. Raises Conflict if it is taken."""
+    require_builder(person)
+    name = clean_name(name, what="A dataset")
+    with ctx.db.write() as session:
+        dataset = _find(session, dataset_id)
+        holder = session.scalar(select(Dataset.id).where(Dataset.name == name))
+        if holder not in (None, dataset.id):
+            raise Conflict(f"There is already a dataset “{name}”.", field="name")
+        dataset.name = name
+
+
+def set_dataset_notes(ctx: Context, dataset_id: str, notes: str, *, person: Person) -> None:
+    """Replace a dataset's notes."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        _find(session, dataset_id).notes = notes[:20_000]
+
+
+def archive_dataset(ctx: Context, dataset_id: str, *, person: Person, archived: bool = True) -> None:
+    """Take a dataset out of the lists, or put it back. Nothing is deleted."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        _find(session, dataset_id).archived_at = ctx.now() if archived else None
+
+
+def delete_dataset(ctx: Context, dataset_id: str, *, person: Person) -> None:
+    """Delete a dataset with its files. Raises Conflict, naming the users, while anything refers to it."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        dataset = _find(session, dataset_id)
+        users = users_of_dataset(session, dataset.id)
+        refuse_while_used("dataset", dataset.name, users, remedy="Archive it instead: that keeps the history.")
+        versions = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
+        for version in versions:
+            job = _job(session, version)
+            if job is not None and version.folder is None and job.status in (Status.QUEUED, Status.RUNNING, Status.CANCELLING):
+                raise Conflict(f"“{dataset.name}” is being imported.", remedy="Wait for the import, or stop it first.")
+        folders = {version.folder for version in versions if version.folder}
+        for version in versions:
+            session.delete(version)
+        session.flush()
+        session.delete(dataset)
+        kept = set(session.scalars(select(DatasetVersion.folder).where(DatasetVersion.folder.in_(folders))))
+    for folder in folders - kept:
+        ctx.artifacts.remove(folder)
+
+
+def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Fill the version with what the import found.
+
+    Content that another version of the dataset already has makes no new version: the row goes and the job's result names the
+    old one (`version_id`, `version`, `reused`).
+    """
+    version = session.scalars(select(DatasetVersion).where(DatasetVersion.job_id == claim.job_id)).one()
+    twin = session.scalar(
+        select(DatasetVersion).where(
+            DatasetVersion.dataset_id == version.dataset_id, DatasetVersion.content_hash == result["content_hash"], DatasetVersion.id != version.id
+        )
+    )
+    if twin is not None and not users_of_versions(session, [version.id]):
+        session.delete(version)
+        result.update(version_id=twin.id, version=twin.number, reused=True)
+    else:
+        version.content_hash, version.folder = result["content_hash"], result["folder"]
+        version.rows, version.train_rows, version.val_rows = result["rows"], result["train_rows"], result["val_rows"]
+        version.rejected_rows, version.rejected = result["rejected_rows"], list(result["rejected"])
+        version.bytes, version.facts = result["bytes"], dict(result["facts"])
+        version.mapping = dict(result.get("mapping") or version.mapping)
+        result.update(version_id=version.id, version=version.number, reused=False)
+    source = claim.payload.get("source")
+    if source:
+        ctx.artifacts.remove(str(Path(source).parent))  # the rows are in Parquet now
+
+
+def require_builder(person: Person) -> None:
+    """Raise NotAllowed unless the person may change what others build on."""
+    if not person.may_build:
+        raise NotAllowed(f"{person.name} may not do this.", remedy="Ask an admin for the role of an engineer.")
+
+
+def _check_import(*, kind: str, val_fraction: float, sources: list[Any]) -> None:
+    if kind not in KINDS:
+        raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
+    if not 0 <= val_fraction <= 0.5:
+        raise InvalidInput(f"The validation share {val_fraction:g} is not between 0 and 0.5.", field="val_fraction")
+    if sum(source is not None for source in sources) != 1:
+        raise InvalidInput("An import needs one source.", remedy="Choose a file or a Hub id.")
+
+
+def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str, person: Person) -> Dataset:
+    """Return the dataset of a name, made if needed. Failed imports that nothing refers to make way for the new one."""
+    dataset = session.scalar(select(Dataset).where(Dataset.name == name))
+    if dataset is None:
+        dataset = Dataset(name=name, kind=kind, created_by=person.id, created_at=ctx.now())
+        session.add(dataset)
+        session.flush()
+        return dataset
+    for version in session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.folder.is_(None))).all():
+        job = _job(session, version)
+        if (job is None or job.status in (Status.FAILED, Status.CANCELLED)) and not users_of_versions(session, [version.id]):
+            session.delete(version)
+    session.flush()
+    has_versions = session.scalar(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id).limit(1)) is not None
+    if dataset.kind != kind and has_versions:
+        raise Conflict(
+            f"“{name}” is a dataset of kind {dataset.kind}, and this would be {kind}.", remedy="Give the new one another name.", field="name"
+        )
+    dataset.kind, dataset.archived_at = kind, None
+    return dataset
+
+
+def _version_of_key(ctx: Context, key: str) -> VersionView | None:
+    with ctx.db.read() as session:
+        job_id = session.scalar(select(Job.id).where(Job.idempotency_key == key))
+    return version_of_job(ctx, job_id) if job_id else None
+
+
+def _find(session: Session, name_or_id: str) -> Dataset:
+    dataset = session.get(Dataset, name_or_id) or session.scalar(select(Dataset).where(Dataset.name == name_or_id))
+    if dataset is None:
+        known = session.scalars(select(Dataset.name).where(Dataset.archived_at.is_(None)).order_by(Dataset.name))
+        raise not_found("dataset", name_or_id, known, remedy="See `roundhouse data list`, or import one on the Datasets page.")
+    return dataset
+
+
+def _pick_version(view: DatasetView, number: str) -> VersionView:
+    if not number:
+        if view.newest is None:
+            raise NotFound(f"“{view.name}” has no version.", remedy="Import one on the Datasets page.", field="dataset")
+        return view.newest
+    for version in view.versions:
+        if str(version.number) == number:
+            return version
+    have = ", ".join(str(v.number) for v in reversed(view.versions)) or "none"
+    raise NotFound(f"“{view.name}” has no version {number}.", remedy=f"It has {have}.", field="dataset")
+
+
+def _job(session: Session, version: DatasetVersion) -> Job | None:
+    return session.get(Job, version.job_id) if version.job_id else None
+
+
+def _dataset_view(session: Session, dataset: Dataset) -> DatasetView:
+    rows = session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id).order_by(DatasetVersion.number.desc()))
+    return DatasetView(
+        id=dataset.id, name=dataset.name, kind=dataset.kind, notes=dataset.notes, created_at=dataset.created_at,
+        archived_at=dataset.archived_at, versions=tuple(_version_view(row, dataset, _job(session, row)) for row in rows),
+    )  # fmt: skip
+
+
+def _version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> VersionView:
+    return VersionView(
+        id=row.id, dataset_id=dataset.id, dataset=dataset.name, kind=dataset.kind, number=row.number,
+        status=Status.FINISHED if row.folder or job is None else Status(job.status), job_id=row.job_id,
+        error=dict(job.error or {}) if job else {}, progress=dict(job.progress or {}) if job else {}, content_hash=row.content_hash,
+        folder=row.folder, source=row.source, mapping=dict(row.mapping), rows=row.rows, train_rows=row.train_rows, val_rows=row.val_rows,
+        rejected_rows=row.rejected_rows, rejected=tuple(row.rejected), bytes=row.bytes, facts=dict(row.facts),
+        provenance=dict(row.provenance), created_at=row.created_at,
+    )  # fmt: skip

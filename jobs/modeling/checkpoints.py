@@ -1,0 +1,212 @@
+"""Checkpoints on disk: written beside, synced, hashed, renamed; read from safetensors alone.
+
+A checkpoint is a folder that any Hugging Face tool loads, plus `roundhouse.json`. An adapter's folder names its base there, as a path
+relative to itself. Nothing here unpickles, and no code that comes with a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from backend.errors import InvalidInput, JobFailed, NotFound
+from jobs.modeling.chat import ensure_template
+
+CARD = "roundhouse.json"
+STATE_FOLDER = "training_state"
+UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    meta: dict[str, Any],
+    write_more: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
+    """Publish a checkpoint at `folder` atomically, replacing what was there; return the card that was written.
+
+    `meta` (lineage, metrics, ...) goes into the card beside file hashes and versions. `write_more` may add files, such as the
+    training state, before the rename. Raises JobFailed if the disk is full.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        partial.mkdir()
+        _write_model(model, partial)
+        tokenizer.save_pretrained(partial)
+        if write_more is not None:
+            write_more(partial)
+        card = write_card(partial, meta=meta)
+        publish(partial, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise JobFailed(
+                f"The disk is full: checkpoint {folder.name} could not be written.", remedy="Free space, then resume: earlier checkpoints are intact."
+            ) from error
+        raise
+    return card
+
+
+def _write_model(model: torch.nn.Module, folder: Path) -> None:
+    if isinstance(model, peft.PeftModel):
+        # no look-up of the base on the hub, which "auto" would make
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # a form to fill in, not documentation
+        return
+    assert isinstance(model, PreTrainedModel)
+    model.save_pretrained(folder)
+
+
+def write_card(folder: Path, *, meta: dict[str, Any]) -> dict[str, Any]:
+    """Write `roundhouse.json`: what was given, the SHA-256 and size of every file, and library versions."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != CARD:
+            files[name] = {"sha256": hash_file(path), "bytes": path.stat().st_size}
+    card = {
+        **meta,
+        "format": 1,
+        "files": files,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True, default=str) + "\n")
+    return card
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Make a finished folder appear under its name in one step, its bytes on disk before."""
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    replaced = None
+    if folder.exists():
+        replaced = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.replaced"
+        folder.rename(replaced)
+    partial.rename(folder)
+    _sync(folder.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the contents of `roundhouse.json`; empty where there is none (a checkpoint from elsewhere)."""
+    try:
+        data = json.loads((folder / CARD).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InvalidInput(f"{folder.name}/{CARD} is damaged: {error}") from error
+    return data if isinstance(data, dict) else {}
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint's card is there and every file that it lists has its size."""
+    card = read_card(folder)
+    files = card.get("files", {})
+    return bool(files) and all((folder / name).is_file() and (folder / name).stat().st_size == file["bytes"] for name, file in files.items())
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds low-rank adapters instead of a whole network."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise NotFound or InvalidInput, in words, unless the folder holds weights that can be read without running anything."""
+    if not folder.is_dir():
+        raise NotFound(f"There is no checkpoint folder {folder}.")
+    config = folder / ("adapter_config.json" if is_adapter(folder) else "config.json")
+    if not config.is_file():
+        raise InvalidInput(f"{folder} holds no config.json.", remedy="Give the folder of a Hugging Face checkpoint.")
+    try:
+        data = json.loads(config.read_text())
+    except ValueError as error:
+        raise InvalidInput(f"{config.name} of {folder.name} is not JSON: {error}") from error
+    if data.get("auto_map"):
+        raise InvalidInput(
+            f"{folder.name} wants to run its own code (auto_map in config.json).",
+            remedy="Roundhouse runs no code from a checkpoint. Use an architecture that transformers knows.",
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    unsafe = sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE_ENDINGS)
+    if unsafe:
+        raise InvalidInput(
+            f"{folder.name} holds its weights as {', '.join(unsafe[:3])}, a format that can run code when it is read.",
+            remedy="Convert it to safetensors where you trust it (model.save_pretrained writes them), then add that.",
+        )
+    raise InvalidInput(f"{folder.name} holds no weights (*.safetensors).")
+
+
+def base_folder_of(folder: Path) -> Path:
+    """Return the folder of an adapter's base, as its card names it."""
+    base = read_card(folder).get("base_path")
+    if not isinstance(base, str):
+        raise InvalidInput(f"{folder.name} is an adapter, and its base is unknown.", remedy="Merge it into its base where it was made, and add the result.")
+    return (folder / base).resolve()
+
+
+def load_network(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, merge_adapter: bool = True
+) -> PreTrainedModel:
+    """Load a checkpoint's network in evaluation mode; an adapter is put on its base and, by default, folded in.
+
+    Raises NotFound or InvalidInput (see `check_folder`), or InvalidInput if the weights don't fit the config.
+    """
+    check_folder(folder)
+    transformers.utils.logging.disable_progress_bar()
+    if is_adapter(folder):
+        base = load_network(base_folder_of(folder), device=device, dtype=dtype)
+        network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
+        return (network.merge_and_unload() if merge_adapter else network).eval()  # type: ignore[no-any-return]
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"
+        )
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {error}") from error
+    return network.to(device).eval()  # type: ignore[no-any-return]
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer with its chat template; a bare base's gets the plain template."""
+    if not folder.is_dir():
+        raise NotFound(f"There is no tokenizer folder {folder}.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, use_fast=True)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise InvalidInput(f"The tokenizer in {folder.name} can't be loaded: {error}") from error
+    ensure_template(tokenizer)
+    return tokenizer  # type: ignore[no-any-return]

@@ -1,0 +1,41 @@
+"""Which device, number format and how many threads a room computes with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from backend.errors import JobFailed
+
+
+def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device:
+    """Return the GPU that this process may see, or the CPU.
+
+    Raises JobFailed if a GPU was demanded and none is visible.
+    """
+    visible = torch.cuda.is_available()
+    if setting == "gpu" and not visible:
+        raise JobFailed("The run asks for a GPU, and this worker sees none.", remedy="Choose device auto or cpu, or add a worker with a GPU.", field="device")
+    return torch.device("cuda" if visible and setting != "cpu" else "cpu")
+
+
+def pick_autocast(precision: Literal["auto", "fp32", "bf16"], *, device: torch.device) -> torch.dtype | None:
+    """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that has it, fp32 on the CPU."""
+    if precision == "fp32":
+        return None
+    if precision == "bf16":
+        return torch.bfloat16
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+
+
+def pick_inference_dtype(*, device: torch.device) -> torch.dtype:
+    """Return the type that weights are held in for scoring and generation: bf16 on a GPU that has it, else fp32."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def set_threads(count: int | None) -> int:
+    """Let torch compute with `count` threads (None leaves its choice); return the number in force."""
+    if count is not None:
+        torch.set_num_threads(max(1, count))
+    return torch.get_num_threads()

@@ -1,0 +1,113 @@
+"""One replica: loads a checkpoint, serves it on a loopback port until it is asked to stop, and says how it is doing.
+
+Its job carries the lease, restarts and placement; this knows only files, a reporter and HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+import torch
+import uvicorn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from backend.errors import JobFailed
+from jobs.reporter import JobSpec, Reporter
+from jobs.serving.replica_app import STALL_S, Replica, create_replica_app
+from jobs.serving.start import start_engine
+
+DRAIN_S = 10.0
+GAUGE_S = 2.0
+POLL_S = 0.1
+
+
+def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
+
+    Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine (default auto), max_running,
+    max_waiting. Events: `ready` {url, engine, context_length, load_s} and `gauge` {running, waiting, tokens_per_second}. Raises JobFailed when the
+    engine dies or stalls, so that the job is started again.
+    """
+    payload = spec.payload
+    # One thread a replica: at these sizes more threads spin at barriers, and more replicas use the cores better.
+    torch.set_num_threads(int(payload.get("threads") or 1))
+    started = time.monotonic()
+    network, tokenizer = _load(spec)
+    engine = start_engine(
+        network,
+        tokenizer,
+        kind=payload.get("engine", "auto"),
+        max_running=int(payload.get("max_running", 16)),
+        max_waiting=int(payload.get("max_waiting", 64)),
+    )
+    replica = Replica(engine, tokenizer, name=payload["name"])
+    try:
+        details = {"engine": engine.name, "context_length": engine.context_length, "load_s": round(time.monotonic() - started, 2)}
+        stopped = asyncio.run(_serve(replica, reporter, internal_token=payload["internal_token"], details=details))
+    finally:
+        engine.close()
+    return {"stopped": stopped, "requests": replica.num_served, "generated_tokens": engine.stats().generated_tokens}
+
+
+def _load(spec: JobSpec) -> tuple[Any, Any]:
+    """Load network and tokenizer from safetensors: float32 on a CPU, the checkpoint's own precision on a GPU."""
+    folder = spec.path(spec.payload["checkpoint"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32 if device == "cpu" else "auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return network.to(device).eval(), tokenizer
+
+
+async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, details: dict[str, Any]) -> str:
+    app = create_replica_app(replica, internal_token=internal_token)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        reporter.event("ready", url=url, **details)
+        try:
+            stopped = await _watch(replica, reporter, serving)
+            await _drain(replica)
+        finally:
+            server.should_exit = True
+            await serving
+    return stopped
+
+
+async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[None]) -> str:
+    """Report gauges until somebody asks to stop; return the request."""
+    next_gauge = 0.0
+    while not serving.done():
+        if (request := reporter.should_stop()) is not None:
+            return request
+        if not replica.engine.is_alive():
+            raise JobFailed("The engine of this replica died.", remedy="It is started again by itself; its log has the cause.")
+        if replica.stall_s() > STALL_S:
+            raise JobFailed(f"This replica made no token for {replica.stall_s():.0f} s.", remedy="It is started again by itself.")
+        if time.monotonic() >= next_gauge:
+            stats = replica.engine.stats()
+            reporter.event("gauge", running=stats.running, waiting=stats.waiting, tokens_per_second=round(stats.tokens_per_second, 2))
+            next_gauge = time.monotonic() + GAUGE_S
+        await asyncio.sleep(POLL_S)
+    return "signal"
+
+
+async def _drain(replica: Replica) -> None:
+    """Refuse new requests and let the open ones end, for a limited time."""
+    replica.is_draining = True
+    deadline = time.monotonic() + DRAIN_S
+    while replica.num_open and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)

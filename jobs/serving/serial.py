@@ -1,0 +1,137 @@
+"""The fallback engine: `network.generate`, one request at a time, for networks that continuous batching refuses."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from backend.domain.chat import SamplingParams
+from backend.errors import Unavailable
+from jobs.serving.detokenize import Decoder
+from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.sampling import Row, prepare_scores
+
+
+class _Sampler(LogitsProcessor):  # type: ignore[misc]
+    """Prepares scores whose argmax is the next token of the one request that runs."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ids = input_ids[0].tolist()
+        row = Row(sampling=self._generation.sampling, position=len(ids), generated=ids[len(self._generation.prompt) :])
+        return prepare_scores(scores.float(), [row])
+
+
+class _Watch(StoppingCriteria):  # type: ignore[misc]
+    """Hands each token over as it is made and stops once the request is over."""
+
+    def __init__(self, generation: Generation, rate: RateMeter) -> None:
+        self._generation, self._rate = generation, rate
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self._rate.add(1)
+        self._generation.accept([int(input_ids[0, -1])])
+        return torch.tensor([self._generation.is_over], device=input_ids.device)
+
+
+class SerialEngine:
+    """Serves requests one after another. Same events, limits and sampling as the batching engine, without its throughput."""
+
+    name = "serial"
+
+    def __init__(self, network: Any, tokenizer: Decoder, *, max_waiting: int = 64) -> None:
+        self._limits = read_limits(network, tokenizer)
+        self.context_length = self._limits.context_length
+        self._network, self._decoder = network, tokenizer
+        # `generate` fills what a config leaves open from this one; a checkpoint's own sampling defaults must not reach it.
+        network.generation_config = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
+        self._max_waiting = max_waiting
+        self._queue: queue.Queue[Generation | None] = queue.Queue()
+        self._current: Generation | None = None
+        self._ids = itertools.count()
+        self._rate = RateMeter()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent) -> Generation:
+        """Queue a prompt; see Engine.submit."""
+        max_tokens = self._limits.check(ids, params)
+        if not self.is_alive():
+            raise Unavailable("The engine has stopped.", remedy="It is started again by itself; try again in a few seconds.")
+        if self._queue.qsize() >= self._max_waiting:
+            raise QueueFull(f"{self._queue.qsize()} requests are already waiting.", remedy="Try again in a moment.")
+        generation = Generation(
+            request_id=f"r{next(self._ids)}",
+            prompt=list(ids),
+            params=params,
+            max_tokens=max_tokens,
+            end_ids=self._limits.end_ids,
+            decoder=self._decoder,
+            on_event=on_event,
+            abort=lambda _: None,  # `_Watch` sees `is_over` at the next token
+        )
+        self._queue.put(generation)
+        return generation
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters; each step makes one token."""
+        return EngineStats(
+            running=int(self._current is not None),
+            waiting=self._queue.qsize(),
+            tokens_per_second=self._rate.per_second(),
+            steps=self._rate.total,
+            generated_tokens=self._rate.total,
+            last_token_age_s=self._rate.last_age_s(),
+        )
+
+    def is_alive(self) -> bool:
+        """Return False once the generating thread has ended."""
+        return not self._closed.is_set() and self._thread.is_alive()
+
+    def close(self) -> None:
+        """Cancel the running request, fail the waiting ones and join the thread."""
+        self._closed.set()
+        if (current := self._current) is not None:
+            current.cancel()
+        self._queue.put(None)
+        self._thread.join(timeout=30)
+
+    def _work(self) -> None:
+        try:
+            while (generation := self._queue.get()) is not None and not self._closed.is_set():
+                if generation.is_over:
+                    continue
+                self._current = generation
+                self._generate(generation)
+                self._current = None
+        finally:
+            self._closed.set()
+            self._fail_waiting()
+
+    def _fail_waiting(self) -> None:
+        left = [self._current] if self._current is not None else []
+        while not self._queue.empty():
+            if (waiting := self._queue.get_nowait()) is not None:
+                left.append(waiting)
+        for generation in left:
+            generation.fail("The engine stopped before this completion was done.")
+
+    @torch.inference_mode()
+    def _generate(self, generation: Generation) -> None:
+        ids = torch.tensor([generation.prompt], device=self._network.device)
+        self._network.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=generation.max_tokens,
+            logits_processor=LogitsProcessorList([_Sampler(generation)]),
+            stopping_criteria=StoppingCriteriaList([_Watch(generation, self._rate)]),
+        )

@@ -1,0 +1,58 @@
+"""Choose an engine for a network and prove by one real token that it generates."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Literal
+
+from backend.domain.chat import ErrorEvent, GenerationEvent, SamplingParams
+from backend.errors import JobFailed
+from jobs.serving.batching import BatchingEngine
+from jobs.serving.detokenize import Decoder
+from jobs.serving.engine import Engine
+from jobs.serving.serial import SerialEngine
+
+logger = logging.getLogger(__name__)
+EngineKind = Literal["auto", "batching", "serial"]
+WARM_UP_S = 300.0
+
+
+def start_engine(network: Any, tokenizer: Decoder, *, kind: EngineKind = "auto", max_running: int = 16, max_waiting: int = 64) -> Engine:
+    """Return a warm engine. `auto` tries continuous batching and falls back to one request at a time.
+
+    Raises JobFailed when the network can't generate a single token.
+    """
+    if kind in ("auto", "batching"):
+        engine: Engine | None = None
+        try:
+            engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting)
+            generate_one_token(engine)
+            return engine
+        except Exception as error:  # a refusal has no type of its own: the library raises whatever first goes wrong
+            if engine is not None:
+                engine.close()
+            if kind == "batching":
+                raise JobFailed(f"Continuous batching refuses this network: {error}", remedy="Deploy it with engine: auto.") from error
+            logger.warning("Continuous batching refuses this network (%s); requests are answered one at a time.", error)
+    serial = SerialEngine(network, tokenizer, max_waiting=max_waiting)
+    generate_one_token(serial)
+    return serial
+
+
+def generate_one_token(engine: Engine, *, timeout_s: float = WARM_UP_S) -> None:
+    """Generate one greedy token, or raise JobFailed."""
+    done = threading.Event()
+    last: list[GenerationEvent] = []
+
+    def on_event(event: GenerationEvent) -> None:
+        if event.type != "token":
+            last.append(event)
+            done.set()
+
+    handle = engine.submit([0], SamplingParams(max_tokens=1, temperature=0), on_event)
+    if not done.wait(timeout_s):
+        handle.cancel()
+        raise JobFailed(f"The engine made no token within {timeout_s:.0f} s.", remedy="Look at the machine's load and memory.")
+    if isinstance(last[0], ErrorEvent):
+        raise JobFailed(last[0].message, remedy="The log of this job has the details.")
