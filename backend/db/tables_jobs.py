@@ -64,6 +64,7 @@ class Run(Table):
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)
     summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    curve_resets: Mapped[int] = mapped_column(default=0)  # how often points were dropped: a browser that saw fewer asks for all again
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]

@@ -281,6 +281,7 @@ def upgrade() -> None:
     sa.Column('notes', sa.Text(), nullable=False),
     sa.Column('last_step', sa.Integer(), nullable=False),
     sa.Column('summary', sa.JSON(), nullable=False),
+    sa.Column('curve_resets', sa.Integer(), nullable=False),
     sa.Column('created_by', sa.String(length=12), nullable=True),
     sa.Column('created_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
     sa.Column('archived_at', backend.db.base.UtcDateTime(timezone=True), nullable=True),

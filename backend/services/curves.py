@@ -1,0 +1,143 @@
+"""Curves for browsers: one shared cache a process, so that many viewers cost one query.
+
+Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer says which step it has of
+each metric and gets what came after; a newcomer gets the whole curve, downsampled to at most 1,500 points with its extremes kept.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from sqlalchemy import select
+
+from backend.db.tables import MetricName, MetricPoint, Run
+from backend.services.context import Context
+from backend.services.metrics import MAX_POINTS, downsample
+
+FRESH_S = 0.2
+MAX_RUNS = 64
+
+
+@dataclass
+class _Trace:
+    """All points of one metric of one run, ascending in step."""
+
+    steps: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+    times: array[float] = field(default_factory=lambda: array("d"))
+    whole: tuple[int, str] | None = None  # (number of points, JSON of the downsampled curve)
+
+    def extend(self, rows: list[tuple[int, float, float]]) -> None:
+        steps, values, times = zip(*rows, strict=True)
+        self.steps.extend(steps)
+        self.values.extend(values)
+        self.times.extend(times)
+
+    def after(self, step: int, started: float) -> str | None:
+        """Return the JSON of what came after a step; None if nothing did."""
+        first = bisect_right(self.steps, step)
+        if first == len(self.steps):
+            return None
+        if len(self.steps) - first > MAX_POINTS:
+            return self.all(started)
+        return _to_json(self.steps[first:], self.values[first:], self.times[first:], started, is_whole=first == 0)
+
+    def all(self, started: float) -> str:
+        """Return the JSON of the downsampled curve, made once per length."""
+        if self.whole is None or self.whole[0] != len(self.steps):
+            steps = np.array(self.steps, dtype=np.int64)
+            values = np.array(self.values, dtype=np.float64)
+            kept = downsample(steps, values, MAX_POINTS)
+            times = np.array(self.times, dtype=np.float64)[kept]
+            text = _to_json(steps[kept].tolist(), values[kept].tolist(), times.tolist(), started, is_whole=True)
+            self.whole = (len(self.steps), text)
+        return self.whole[1]
+
+
+@dataclass
+class _RunCurves:
+    """The traces of one run, and when they were last brought up to date."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    resets: int = -1
+    refreshed: float = -1e9
+    started: float = 0.0
+    traces: dict[str, _Trace] = field(default_factory=dict)
+
+
+class CurveCache:
+    """Curves of the runs that somebody looks at. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[tuple[str, str], _RunCurves] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def points_json(self, ctx: Context, run_id: str, *, after: Mapping[str, int], resets: int | None) -> str:
+        """Return {"resets", "started", "metrics": {name: {"whole", "steps", "values", "times"}}} as JSON.
+
+        `after` holds the last step that the viewer has of each metric, and `resets` the count it saw with them: if points were
+        dropped since (a run resumed from an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
+        """
+        entry = self._entry(ctx, run_id)
+        with entry.lock:
+            now = time.monotonic()
+            if now - entry.refreshed >= FRESH_S:
+                _refresh(ctx, run_id, entry)
+                entry.refreshed = now
+            same = resets == entry.resets
+            parts: list[str] = []
+            for name, trace in entry.traces.items():
+                known = after.get(name) if same else None
+                text = trace.all(entry.started) if known is None else trace.after(known, entry.started)
+                if text is not None:
+                    parts.append(f"{json.dumps(name)}:{text}")
+            return f'{{"resets":{entry.resets},"started":{entry.started:.1f},"metrics":{{{",".join(parts)}}}}}'
+
+    def _entry(self, ctx: Context, run_id: str) -> _RunCurves:
+        key = (ctx.db.url, run_id)
+        with self._lock:
+            entry = self._runs.setdefault(key, _RunCurves())
+            self._runs.move_to_end(key)
+            while len(self._runs) > MAX_RUNS:
+                self._runs.popitem(last=False)
+            return entry
+
+
+def _refresh(ctx: Context, run_id: str, entry: _RunCurves) -> None:
+    """Read what is new since the last look, in one read transaction so that a resume is seen whole or not at all."""
+    with ctx.db.read() as session:
+        resets = session.scalar(select(Run.curve_resets).where(Run.id == run_id))
+        if resets is None:
+            return
+        if resets != entry.resets:
+            entry.traces, entry.resets = {}, resets
+        held = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
+        names = session.execute(select(MetricName.id, MetricName.name).where(held).order_by(MetricName.id)).all()
+        for name_id, name in names:
+            trace = entry.traces.setdefault(name, _Trace())
+            last = trace.steps[-1] if trace.steps else -1
+            rows = session.execute(
+                select(MetricPoint.step, MetricPoint.value, MetricPoint.time)
+                .where(MetricPoint.run_id == run_id, MetricPoint.name_id == name_id, MetricPoint.step > last)
+                .order_by(MetricPoint.step)
+            ).all()
+            if rows:
+                trace.extend([(row[0], row[1], row[2]) for row in rows])
+    firsts = [trace.times[0] for trace in entry.traces.values() if trace.times]
+    entry.started = min(firsts, default=0.0)
+
+
+def _to_json(steps: Iterable[int], values: Iterable[float], times: Iterable[float], started: float, *, is_whole: bool) -> str:
+    """Write points with six significant digits, which is more than a screen shows."""
+    shown = ",".join(f"{value:.6g}" for value in values)
+    moments = ",".join(f"{moment - started:.1f}" for moment in times)
+    places = ",".join(map(str, steps))
+    return f'{{"whole":{"true" if is_whole else "false"},"steps":[{places}],"values":[{shown}],"times":[{moments}]}}'
