@@ -2,20 +2,119 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from backend.errors import InvalidInput, NotAllowed, RoundhouseError
 from backend.services.context import Context
+from backend.services.curves import CurveCache
+from backend.services.live_runs import RunState, active_run_ids, queue_counts, run_states, runs_of_token
+
+NEVER_STORED = {"cache-control": "no-store"}
+FOREVER = "public, max-age=31536000, immutable"
+MAX_RUNS = 60
+
+
+@lru_cache(maxsize=1)
+def plotly_bundle() -> tuple[bytes, bytes, str]:
+    """Return plotly.js as the plotly wheel carries it: plain, gzipped, and the hash that its address is made with."""
+    plain = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    return plain, gzip.compress(plain, 6, mtime=0), hashlib.sha256(plain).hexdigest()[:16]
 
 
 def live_routes(get_context: Callable[[], Context]) -> list[Route]:
     """Return the routes, which ask for the context at the first request."""
+    curves = CurveCache()
 
     def health(_request: Request) -> Response:
         ctx = get_context()
         return JSONResponse({"status": "ok", "broker": ctx.queue.is_alive()})
 
-    return [Route("/healthz", health)]
+    def points(request: Request) -> Response:
+        return _answer(lambda: _points(get_context(), curves, request))
+
+    def overview(request: Request) -> Response:
+        return _answer(lambda: _overview(get_context(), request))
+
+    return [
+        Route("/healthz", health),
+        Route("/live/points", points),
+        Route("/live/overview", overview),
+        Route("/assets/plotly.min.js", plotly_asset),
+    ]
+
+
+def plotly_asset(request: Request) -> Response:
+    """Serve plotly.js, compressed once in memory and kept by browsers for good: its address carries its hash."""
+    plain, packed, digest = plotly_bundle()
+    headers = {"cache-control": FOREVER, "etag": f'"{digest}"', "vary": "accept-encoding"}
+    if request.headers.get("if-none-match") == f'"{digest}"':
+        return Response(status_code=304, headers=headers)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(packed, media_type="text/javascript", headers={**headers, "content-encoding": "gzip"})
+    return Response(plain, media_type="text/javascript", headers=headers)
+
+
+def _answer(body: Callable[[], str]) -> Response:
+    try:
+        return Response(body(), media_type="application/json", headers=NEVER_STORED)
+    except NotAllowed as error:
+        return JSONResponse({"error": str(error)}, status_code=403, headers=NEVER_STORED)
+    except RoundhouseError as error:
+        return JSONResponse({"error": str(error)}, status_code=422, headers=NEVER_STORED)
+
+
+def _points(ctx: Context, curves: CurveCache, request: Request) -> str:
+    """Answer /live/points?token=...&after={run: {"resets": n, "metrics": {name: step}}}."""
+    run_ids = runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS]
+    seen = _seen(request.query_params.get("after", "{}"))
+    states = run_states(ctx, run_ids)
+    parts = []
+    for run_id in run_ids:
+        state = states.get(run_id)
+        if state is None:
+            continue
+        resets, after = seen.get(run_id, (None, {}))
+        points = curves.points_json(ctx, run_id, after=after, resets=resets)
+        parts.append(f'{json.dumps(run_id)}:{{"state":{json.dumps(_state(state))},"curves":{points}}}')
+    return f'{{"now":{ctx.now().timestamp():.1f},"runs":{{{",".join(parts)}}}}}'
+
+
+def _overview(ctx: Context, request: Request) -> str:
+    """Answer /live/overview?token=...: the state of the runs in the token, which runs are active, and how many jobs wait."""
+    states = run_states(ctx, runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS], with_spark=True)
+    answer = {
+        "runs": {run_id: _state(state) for run_id, state in states.items()},
+        "active": active_run_ids(ctx),
+        "queues": queue_counts(ctx),
+    }
+    return json.dumps(answer, separators=(",", ":"))
+
+
+def _seen(text: str) -> dict[str, tuple[int | None, dict[str, int]]]:
+    try:
+        data = json.loads(text)
+        return {
+            str(run): (int(item["resets"]), {str(name): int(step) for name, step in item["metrics"].items()}) for run, item in data.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidInput("`after` is not what this route was asked with.", field="after") from error
+
+
+def _state(state: RunState) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "name": state.name, "status": state.status, "active": state.is_active, "line": state.line, "share": state.share,
+        "step": state.last_step, "last": state.last,
+    }  # fmt: skip
+    if state.spark is not None:
+        answer["spark"] = [round(value, 5) for value in state.spark]
+    return answer

@@ -1,0 +1,177 @@
+"""What a run is made of: the rows behind a config's names, and whether they fit together and fit the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
+from backend.domain.architecture import ArchitectureConfig, describe
+from backend.domain.run_config import Objective, RunConfig, validation_message
+from backend.errors import Conflict, InvalidInput
+from backend.services.architectures import get_architecture
+from backend.services.checkpoints import CheckpointView, resolve_checkpoint
+from backend.services.context import Context
+from backend.services.datasets import VersionView, resolve_version
+from backend.services.jobs import Claim
+from backend.services.tokenizers import TokenizerView, get_tokenizer
+
+KINDS_OF: dict[Objective, tuple[str, ...]] = {
+    Objective.PRETRAIN: ("text",),
+    Objective.SFT: ("instruction", "chat"),
+    Objective.DPO: ("preference",),
+}
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """A config's names, resolved. `wait_for` is the job that still makes one of them."""
+
+    version: VersionView
+    architecture: ArchitectureConfig | None
+    architecture_id: str | None
+    tokenizer: TokenizerView | None
+    base: CheckpointView | None
+    wait_for: str | None
+
+
+def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
+    """Find what a config names and check that it fits together.
+
+    Raises NotFound for an unknown name, InvalidInput for parts that don't fit, Conflict for parts that are not there yet and that
+    one job can't wait for.
+    """
+    version = resolve_version(ctx, config.dataset, ready=False)
+    _check_kind(config, version)
+    architecture, architecture_id = _architecture(ctx, config)
+    tokenizer = get_tokenizer(ctx, config.tokenizer) if config.objective is Objective.PRETRAIN and config.tokenizer else None
+    base = resolve_checkpoint(ctx, config.base) if config.objective is not Objective.PRETRAIN and config.base else None
+    _check_tokenizer(architecture, tokenizer)
+    _check_context(config, architecture, base)
+    return RunParts(version, architecture, architecture_id, tokenizer, base, _job_to_wait_for(version, tokenizer))
+
+
+def training_payload(run_id: str, config: RunConfig, parts: RunParts) -> dict[str, Any]:
+    """Return what the training room is handed. Folders of parts that are still being made are filled in when the job starts."""
+    return {
+        "run_id": run_id,
+        "config": config.model_dump(mode="json"),
+        "architecture": parts.architecture.model_dump(mode="json") if parts.architecture else None,
+        "tokenizer": parts.tokenizer.folder if parts.tokenizer else None,
+        "tokenizer_id": parts.tokenizer.id if parts.tokenizer else None,
+        "dataset": parts.version.folder,
+        "dataset_version_id": parts.version.id,
+        "dataset_kind": parts.version.kind,
+        "base": parts.base.folder if parts.base else None,
+        "base_id": parts.base.id if parts.base else None,
+        "run_folder": f"runs/{run_id}",
+        "threads": 0,
+    }
+
+
+def fill_payload(session: Session, ctx: Context, claim: Claim) -> dict[str, Any]:
+    """Return a claim's payload with the folders of parts that were still being made at the launch."""
+    payload = dict(claim.payload)
+    if payload.get("dataset") is None and payload.get("dataset_version_id"):
+        version = session.get(DatasetVersion, payload["dataset_version_id"])
+        if version is not None:
+            payload["dataset"], payload["dataset_kind"] = version.folder, session.get_one(Dataset, version.dataset_id).kind
+    if payload.get("tokenizer") is None and payload.get("tokenizer_id"):
+        tokenizer = session.get(Tokenizer, payload["tokenizer_id"])
+        payload["tokenizer"] = tokenizer.folder if tokenizer is not None else None
+    session.get_one(Job, claim.job_id).payload = payload
+    return payload
+
+
+def require_disk(ctx: Context, config: RunConfig, parts: RunParts) -> None:
+    """Raise Unavailable unless the checkpoints that the run keeps at once fit the disk."""
+    stored, trained = _parameters(config, parts)
+    one = 4 * stored + 8 * trained + 2_000_000
+    planned = -(-config.max_steps // config.checkpoint_every)
+    kept = min(planned, config.keep_last + 1) + 1
+    ctx.artifacts.require_free(one * kept, keep=ctx.policy.keep_free_bytes, purpose=f"Keeping {kept} checkpoints of this run")
+
+
+def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
+    """Return (numbers stored, numbers trained) of a checkpoint."""
+    if parts.architecture is not None:
+        report = describe(parts.architecture)
+        return report.parameters, report.trainable_parameters
+    whole = (parts.base.parameters if parts.base else None) or 0
+    if config.method == "lora":
+        adapters = min(whole, whole // 20 + 1)  # a rank that trains more than a twentieth is unusual; the room checks exactly
+        return adapters, adapters
+    return whole, whole
+
+
+def _check_kind(config: RunConfig, version: VersionView) -> None:
+    fitting = KINDS_OF[config.objective]
+    if version.kind not in fitting:
+        raise InvalidInput(
+            f"{config.objective} learns from a dataset of kind {' or '.join(fitting)}, and “{version.dataset}” is of kind {version.kind}.",
+            remedy="Choose another dataset or another objective.",
+            field="dataset",
+        )
+    if version.is_ready and version.train_rows == 0:
+        raise InvalidInput(f"{version.label} has no rows to train on.", remedy="Import more rows.", field="dataset")
+
+
+def _architecture(ctx: Context, config: RunConfig) -> tuple[ArchitectureConfig | None, str | None]:
+    if config.objective is not Objective.PRETRAIN or config.architecture is None:
+        return None, None
+    if isinstance(config.architecture, ArchitectureConfig):
+        return config.architecture, None
+    stored = get_architecture(ctx, config.architecture)
+    return stored.config, stored.id
+
+
+def _check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: TokenizerView | None) -> None:
+    if architecture is None or tokenizer is None:
+        return
+    if tokenizer.folder is None and tokenizer.error:
+        cause = tokenizer.error.get("cause") or "its training was stopped"
+        raise Conflict(f"The tokenizer “{tokenizer.name}” is not there: {cause}", remedy="Train it again.", field="tokenizer")
+    if tokenizer.vocab_size is not None and tokenizer.vocab_size > architecture.vocab_size:
+        raise InvalidInput(
+            f"The tokenizer “{tokenizer.name}” has {tokenizer.vocab_size:,} tokens, and the architecture's vocabulary holds "
+            f"{architecture.vocab_size:,}.",
+            remedy=f"Give the architecture a vocab_size of {tokenizer.vocab_size:,} or more, or choose a smaller tokenizer.",
+            field="tokenizer",
+        )
+
+
+def _check_context(config: RunConfig, architecture: ArchitectureConfig | None, base: CheckpointView | None) -> None:
+    limit, what = (
+        (architecture.context, "the architecture") if architecture else ((base.facts.get("context") if base else None), "the base")
+    )
+    if limit and config.context > int(limit):
+        raise InvalidInput(
+            f"A context of {config.context:,} tokens is longer than {what} can read, which is {int(limit):,}.",
+            remedy=f"Choose a context of at most {int(limit):,}.",
+            field="context",
+        )
+
+
+def _job_to_wait_for(version: VersionView, tokenizer: TokenizerView | None) -> str | None:
+    """Return the one job that makes what is missing. A tokenizer waits for its own dataset, so its job covers both."""
+    wait_for_data = None if version.is_ready else version.job_id
+    if tokenizer is None or tokenizer.is_ready:
+        return wait_for_data
+    if wait_for_data is not None and tokenizer.dataset_version_id != version.id:
+        raise Conflict(
+            f"{version.label} is still being imported, and the tokenizer “{tokenizer.name}” is made of other data.",
+            remedy="Launch the run when one of the two is done.",
+            field="dataset",
+        )
+    return tokenizer.job_id
+
+
+def parse_config(values: dict[str, Any]) -> RunConfig:
+    """Return a config from a form's values. Raises InvalidInput naming field, value and bound."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"This run can't be launched: {validation_message(error)}.") from error
