@@ -129,17 +129,6 @@ def parse_event(line: bytes | str) -> GenerationEvent:
     return _EVENT.validate_json(line)
 
 
-def plain_transcript(messages: tuple[ChatMessage, ...] | list[ChatMessage]) -> str:
-    """Return a chat as plain text for a checkpoint without a chat template.
-
-    A lone user message is returned as it is, so that a base network simply continues it.
-    """
-    if len(messages) == 1 and messages[0].role is Role.USER:
-        return messages[0].content
-    parts = [m.content if m.role is Role.SYSTEM else f"{m.role.value.capitalize()}: {m.content}" for m in messages]
-    return "\n".join([*parts, "Assistant:"])
-
-
 def first_problem(errors: list[Any]) -> tuple[str, str]:
     """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as `messages.0.content`."""
     error = errors[0]

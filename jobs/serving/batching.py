@@ -26,6 +26,7 @@ from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, Rat
 from jobs.serving.sampling import Row, Sampling, prepare_scores
 
 PAGE_TOKENS = 64
+MAX_BATCH_TOKENS = 512  # a longer prompt is prefilled in parts, so that others keep getting tokens meanwhile
 CACHE_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}
 
 
@@ -69,7 +70,7 @@ class BatchingEngine:
     name = "batching"
 
     def __init__(
-        self, network: Any, tokenizer: Decoder, *, max_running: int = 16, max_waiting: int = 64, max_batch_tokens: int = 512
+        self, network: Any, tokenizer: Decoder, *, max_running: int = 16, max_waiting: int = 64, cache_tokens: int | None = None
     ) -> None:
         self._limits = read_limits(network, tokenizer)
         self.context_length = self._limits.context_length
@@ -80,10 +81,11 @@ class BatchingEngine:
         self._ids = itertools.count()
         self._rate = RateMeter()
         self._closed = threading.Event()
+        self._has_ended = threading.Event()
         config = ContinuousBatchingConfig(
             page_size=PAGE_TOKENS,
-            num_blocks=_num_blocks(network, self.context_length, max_running),
-            max_batch_tokens=max_batch_tokens,
+            num_blocks=_num_pages(network, cache_tokens or self.context_length * max_running, self.context_length),
+            max_batch_tokens=MAX_BATCH_TOKENS,
             max_requests_per_batch=max_running,
             use_async_batching=False,
             use_cuda_graph=False,
@@ -147,7 +149,7 @@ class BatchingEngine:
 
     def is_alive(self) -> bool:
         """Return False once the generation thread has died or was closed."""
-        return not self._closed.is_set() and self._manager.is_running()
+        return not self._has_ended.is_set() and self._manager.is_running()
 
     def close(self) -> None:
         """Cancel every request and join the library's threads."""
@@ -171,17 +173,20 @@ class BatchingEngine:
 
     def _dispatch(self) -> None:
         """Turn the library's results into events until the engine closes or its generation thread dies."""
-        while not self._closed.is_set():
-            output = self._manager.get_result(timeout=0.2)
-            if output is not None:
-                self._deliver(output)
-            elif not self._manager.is_running():
-                break
-        with self._lock:
-            left = list(self._open.values())
-            self._open.clear()
-        for generation in left:
-            generation.fail("The engine stopped before this completion was done.")
+        try:
+            while not self._closed.is_set():
+                output = self._manager.get_result(timeout=0.2)
+                if output is not None:
+                    self._deliver(output)
+                elif not self._manager.is_running():
+                    break
+        finally:
+            self._has_ended.set()
+            with self._lock:
+                left = list(self._open.values())
+                self._open.clear()
+            for generation in left:
+                generation.fail("The engine stopped before this completion was done.")
 
     def _deliver(self, output: Any) -> None:
         with self._lock:
@@ -198,12 +203,11 @@ class BatchingEngine:
             self._forget(generation)
 
 
-def _num_blocks(network: Any, context_length: int, max_running: int) -> int:
-    """Return the cache's size in pages: the full context for every running request, or as much as the memory budget holds."""
+def _num_pages(network: Any, tokens: int, context_length: int) -> int:
+    """Return the cache's size in pages: room for `tokens`, as far as the memory budget goes, and always for one full context."""
     config = network.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     page_bytes = 2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize * PAGE_TOKENS
-    pages_per_request = -(-context_length // PAGE_TOKENS) + 1
     affordable = CACHE_BYTES.get(network.device.type, CACHE_BYTES["cpu"]) // page_bytes
-    return int(max(pages_per_request, min(pages_per_request * max_running, affordable)))
+    return int(max(-(-context_length // PAGE_TOKENS) + 1, min(-(-tokens // PAGE_TOKENS), affordable)))

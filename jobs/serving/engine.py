@@ -165,7 +165,7 @@ class Generation:
             if self.is_over or not token_ids:
                 return
             self._first = self._first or time.perf_counter()
-            text = self._text.push(token_ids)
+            text = self._text.push([i for i in token_ids if i not in self.end_ids])
             self.on_event(TokenEvent(text=text, token_ids=tuple(token_ids), index=self.num_generated))
             self.num_generated += len(token_ids)
             ended = not self.params.ignore_end and token_ids[-1] in self.end_ids

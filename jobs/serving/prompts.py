@@ -1,29 +1,27 @@
-"""From a request to token ids: the checkpoint's chat template, or plain text where it has none."""
+"""From a request to token ids: the chat template that lies in the checkpoint, raw text, or ids as they came."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from backend.domain.chat import GenerateRequest, plain_transcript
-from backend.errors import InvalidInput
+from backend.domain.chat import GenerateRequest
+from backend.errors import InvalidInput, RoundhouseError
+from jobs.modeling.chat import encode_prompt
 
 
 def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
     """Return the prompt's token ids. Raises InvalidInput where the chat template refuses the messages.
 
-    Templates come with checkpoints, so they are untrusted; transformers renders them in Jinja's immutable sandbox.
+    Templates come with checkpoints and are untrusted; transformers renders them in Jinja's immutable sandbox.
     """
     if request.token_ids is not None:
         return list(request.token_ids)
     if request.prompt is not None:
-        return list(tokenizer(request.prompt)["input_ids"])
-    messages = request.messages or ()
-    if not getattr(tokenizer, "chat_template", None):
-        return list(tokenizer(plain_transcript(messages))["input_ids"])
-    turns = [{"role": m.role.value, "content": m.content} for m in messages]
+        return list(tokenizer(request.prompt, verbose=False)["input_ids"])
+    messages = [{"role": message.role.value, "content": message.content} for message in request.messages or ()]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template may raise anything; what it says is about the messages
-        raise InvalidInput(f"The checkpoint's chat template refuses these messages: {error}", field="messages") from error
-    # The template writes its own special tokens; adding the tokenizer's again would begin the prompt twice.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(encode_prompt(tokenizer, messages))
+    except RoundhouseError as error:
+        raise InvalidInput(error.message, remedy=error.remedy, field="messages") from error
+    except Exception as error:  # a template is somebody else's program and may fail in any way
+        raise InvalidInput(f"The checkpoint's chat template fails on these messages: {error}", field="messages") from error

@@ -10,11 +10,11 @@ import socket
 import time
 from typing import Any
 
-import torch
 import uvicorn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.errors import JobFailed
+from jobs.modeling.checkpoints import load_network, load_tokenizer
+from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.replica_app import STALL_S, Replica, create_replica_app
 from jobs.serving.start import start_engine
@@ -27,15 +27,18 @@ POLL_S = 0.1
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
-    Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine (default auto), max_running,
-    max_waiting. Events: `ready` {url, engine, context_length, load_s} and `gauge` {running, waiting, tokens_per_second}. Raises JobFailed when the
-    engine dies or stalls, so that the job is started again.
+    Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
+    max_running, max_waiting. Events: `ready` {url, engine, context_length, load_s} and `gauge` {running, waiting, tokens_per_second}.
+    Raises JobFailed when the engine dies or stalls, so that the job is started again.
     """
     payload = spec.payload
     # One thread a replica: at these sizes more threads spin at barriers, and more replicas use the cores better.
-    torch.set_num_threads(int(payload.get("threads") or 1))
+    set_threads(int(payload.get("threads") or 1))
     started = time.monotonic()
-    network, tokenizer = _load(spec)
+    folder = spec.path(payload["checkpoint"])
+    device = pick_device(payload.get("device", "auto"))
+    network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
+    tokenizer = load_tokenizer(folder)
     engine = start_engine(
         network,
         tokenizer,
@@ -50,21 +53,6 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     finally:
         engine.close()
     return {"stopped": stopped, "requests": replica.num_served, "generated_tokens": engine.stats().generated_tokens}
-
-
-def _load(spec: JobSpec) -> tuple[Any, Any]:
-    """Load network and tokenizer from safetensors: float32 on a CPU, the checkpoint's own precision on a GPU."""
-    folder = spec.path(spec.payload["checkpoint"])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32 if device == "cpu" else "auto",
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return network.to(device).eval(), tokenizer
 
 
 async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, details: dict[str, Any]) -> str:

@@ -170,7 +170,8 @@ class Answer(Response):
             await send({"type": "http.response.body", "body": lines.encode(), "more_body": more})
 
     async def _collect(self) -> Response:
-        text, ids = [], []
+        text: list[str] = []
+        ids: list[int] = []
         while True:
             for event in await self._events.next_batch():
                 if isinstance(event, TokenEvent):

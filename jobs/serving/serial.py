@@ -107,11 +107,12 @@ class SerialEngine:
 
     def _work(self) -> None:
         try:
-            while (generation := self._queue.get()) is not None and not self._closed.is_set():
-                if generation.is_over:
-                    continue
+            while (generation := self._queue.get()) is not None:
                 self._current = generation
-                self._generate(generation)
+                if self._closed.is_set():
+                    break
+                if not generation.is_over:
+                    self._generate(generation)
                 self._current = None
         finally:
             self._closed.set()

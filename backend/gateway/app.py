@@ -1,0 +1,177 @@
+"""The gateway: the OpenAI-compatible door to every endpoint. Holds no weights and keeps no state that a restart would lose."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse, Response
+
+from backend.gateway.answers import Kind, collect_answer, stream_answer
+from backend.gateway.bodies import ChatBody, CompletionBody, parse_body
+from backend.gateway.connection import LimitBody, StreamedAnswer, WholeAnswer
+from backend.gateway.directory import Directory, ModelEntry, Principal
+from backend.gateway.errors import ApiError, invalid_key
+from backend.gateway.metrics import GatewayMetrics
+from backend.gateway.relay import Relay, Trace
+from backend.gateway.usage import UsageWriter
+from backend.replicas import ReplicaClient
+
+logger = logging.getLogger(__name__)
+MAX_BODY_BYTES = 4 * 2**20
+HEALTH_S = 5.0
+
+
+def create_gateway(
+    directory: Directory,
+    *,
+    client: ReplicaClient | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    allowed_hosts: Sequence[str] = ("*",),
+) -> FastAPI:
+    """Return the gateway's app over a directory.
+
+    Give `allowed_hosts` where no key is asked for (["127.0.0.1", "localhost"]), or any web page could reach the gateway through a
+    name that it points at this machine.
+    """
+    routes = Gateway(directory, client=client or ReplicaClient())
+    app = FastAPI(
+        title="Roundhouse gateway",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=routes.lifespan,
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False),
+            Middleware(LimitBody, max_bytes=max_body_bytes),
+        ],
+    )
+    app.add_route("/v1/models", routes.list_models, methods=["GET"])
+    app.add_route("/v1/models/{name:path}", routes.show_model, methods=["GET"])
+    app.add_route("/v1/chat/completions", routes.chat, methods=["POST"])
+    app.add_route("/v1/completions", routes.complete, methods=["POST"])
+    app.add_route("/health", routes.health, methods=["GET"])
+    app.add_route("/metrics", routes.show_metrics, methods=["GET"])
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(Exception, _answer_crash)
+    return app
+
+
+class Gateway:
+    """The routes and what they share."""
+
+    def __init__(self, directory: Directory, *, client: ReplicaClient) -> None:
+        self._directory, self._client = directory, client
+        self._metrics = GatewayMetrics()
+        self._usage = UsageWriter(directory)
+        self._relay = Relay(directory, client=client, metrics=self._metrics, usage=self._usage)
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Write usage while the app runs, and what is left of it at the end."""
+        del app
+        self._usage.start()
+        yield
+        await self._usage.stop()
+        await self._client.close()
+
+    async def list_models(self, request: Request) -> Response:
+        """Answer GET /v1/models."""
+        await self._authenticate(request)
+        models = await asyncio.to_thread(self._directory.list_models)
+        return JSONResponse({"object": "list", "data": [_describe(model) for model in models]})
+
+    async def show_model(self, request: Request) -> Response:
+        """Answer GET /v1/models/NAME."""
+        await self._authenticate(request)
+        name = request.path_params["name"]
+        for model in await asyncio.to_thread(self._directory.list_models):
+            if model.name == name:
+                return JSONResponse(_describe(model))
+        raise ApiError(404, f"The model {name!r} does not exist here.", code="model_not_found", param="model")
+
+    async def chat(self, request: Request) -> Response:
+        """Answer POST /v1/chat/completions."""
+        principal = await self._authenticate(request)
+        return self._answer(parse_body(await _read_json(request), ChatBody), kind="chat", principal=principal)
+
+    async def complete(self, request: Request) -> Response:
+        """Answer POST /v1/completions."""
+        principal = await self._authenticate(request)
+        return self._answer(parse_body(await _read_json(request), CompletionBody), kind="text", principal=principal)
+
+    async def health(self, request: Request) -> Response:
+        """Answer 200 if the directory answers. Says nothing else, because it asks for no key."""
+        del request
+        try:
+            await asyncio.wait_for(asyncio.to_thread(self._directory.list_models), HEALTH_S)
+        except Exception:  # the gateway's edge: whatever is wrong, the answer is "not healthy"
+            logger.exception("The directory does not answer.")
+            return JSONResponse({"status": "unavailable"}, status_code=503)
+        return JSONResponse({"status": "ok"})
+
+    async def show_metrics(self, request: Request) -> Response:
+        """Answer GET /metrics, for whoever may use /v1."""
+        await self._authenticate(request)
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _answer(self, body: ChatBody | CompletionBody, *, kind: Kind, principal: Principal | None) -> Response:
+        trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if kind == "chat" else "cmpl")
+        events = self._relay.generate(body.to_request(), trace)
+        if body.stream:
+            return StreamedAnswer(stream_answer(events, kind=kind, trace=trace, include_usage=body.include_usage))
+
+        async def build() -> Response:
+            return JSONResponse(await collect_answer(events, kind=kind, trace=trace))
+
+        return WholeAnswer(build)
+
+    async def _authenticate(self, request: Request) -> Principal | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        key = key.strip()
+        principal = None
+        if scheme.lower() == "bearer" and key:
+            principal = await asyncio.to_thread(self._directory.authenticate, key)
+        if principal is None and (key or self._directory.keys_required):
+            raise invalid_key()  # a wrong key is refused even where none is needed: the client would not notice otherwise
+        return principal
+
+
+async def _read_json(request: Request) -> bytes:
+    # A page elsewhere can make a browser post text/plain here, but not this type without asking first.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "Send the body with Content-Type: application/json.", code="unsupported_media_type")
+    return await request.body()
+
+
+def _describe(model: ModelEntry) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": int(model.created.timestamp()), "owned_by": model.owned_by}
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    del request
+    return error.response() if isinstance(error, ApiError) else await _answer_crash_body()
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        return ApiError(404, f"There is no {request.method} {request.url.path} here.", code="unknown_url").response()
+    return ApiError(status, str(getattr(error, "detail", error)), code=None).response()
+
+
+async def _answer_crash(request: Request, error: Exception) -> Response:
+    del request, error  # the server logs the traceback; a client learns nothing of our inside
+    return await _answer_crash_body()
+
+
+async def _answer_crash_body() -> Response:
+    return ApiError(500, "The gateway failed on this request; its log has the cause.", code="internal_error").response()

@@ -1,0 +1,83 @@
+"""Which replica takes the next request: the one with the fewest open ones, counted here, ties at random.
+
+Counts are this process's own, never polled: a polled count is stale when it matters. A replica that fails five times in a row is left
+alone for ten seconds. Refusals of the client's request (4xx) say nothing about the replica and do not count.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backend.gateway.directory import ReplicaAddress
+
+MAX_FAILURES = 5
+REST_S = 10.0
+FORGET_S = 600.0
+
+
+@dataclass
+class _Record:
+    outstanding: int = 0
+    failures: int = 0
+    rests_until: float = 0.0
+    last_used: float = 0.0
+
+
+class Balancer:
+    """Outstanding requests and health of every replica this process has spoken to."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._records: dict[tuple[str, str], _Record] = {}
+
+    def acquire(self, replicas: Sequence[ReplicaAddress]) -> ReplicaAddress | None:
+        """Choose a replica and count a request on it; None when all rest or there is none. Each must be released once."""
+        now = self._clock()
+        ready = [replica for replica in replicas if self._record(replica).rests_until <= now]
+        if not ready:
+            return None
+        fewest = min(self._record(replica).outstanding for replica in ready)
+        chosen = self._rng.choice([replica for replica in ready if self._record(replica).outstanding == fewest])
+        record = self._record(chosen)
+        record.outstanding += 1
+        record.last_used = now
+        return chosen
+
+    def release(self, replica: ReplicaAddress) -> None:
+        """Take a request off a replica's count."""
+        record = self._record(replica)
+        record.outstanding = max(0, record.outstanding - 1)
+        self._forget_old()
+
+    def succeeded(self, replica: ReplicaAddress) -> None:
+        """Note that a replica answered."""
+        self._record(replica).failures = 0
+
+    def failed(self, replica: ReplicaAddress) -> None:
+        """Note that a replica could not be reached, broke or fell silent. After a rest, one more failure sends it to rest again."""
+        record = self._record(replica)
+        record.failures += 1
+        if record.failures >= MAX_FAILURES:
+            record.rests_until = self._clock() + REST_S
+
+    def outstanding(self, replica: ReplicaAddress) -> int:
+        """Return how many requests a replica is answering for this process."""
+        return self._record(replica).outstanding
+
+    def num_resting(self) -> int:
+        """Return how many replicas are being left alone."""
+        now = self._clock()
+        return sum(record.rests_until > now for record in self._records.values())
+
+    def _record(self, replica: ReplicaAddress) -> _Record:
+        # By address too: a replica that was started again is a new process, and its past says nothing about it.
+        return self._records.setdefault((replica.id, replica.url), _Record(last_used=self._clock()))
+
+    def _forget_old(self) -> None:
+        before = self._clock() - FORGET_S
+        for key in [k for k, r in self._records.items() if r.outstanding == 0 and r.last_used < before]:
+            del self._records[key]

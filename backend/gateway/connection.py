@@ -1,0 +1,119 @@
+"""Responses that stop working when the client leaves, and the middleware around every route: plain ASGI, so streams stay streams."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend.gateway.answers import sse
+from backend.gateway.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+
+class _WhileConnected(Response):
+    """Runs `_answer` and cancels it when the client disconnects; the server tells nobody of that by itself in time."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as ASGI asks."""
+        work = asyncio.create_task(self._answer(scope, receive, send))
+        watch = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watch.cancel()
+            if not work.done():
+                work.cancel()
+            await asyncio.wait({work, watch})
+        if not work.cancelled():
+            work.result()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("a subclass answers")
+
+
+class WholeAnswer(_WhileConnected):
+    """Awaits a response, or answers with the ApiError that it raises."""
+
+    def __init__(self, build: Callable[[], Awaitable[Response]]) -> None:
+        super().__init__()
+        self._build = build
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._build()
+        except ApiError as error:
+            response = error.response()
+        await response(scope, receive, send)
+
+
+class StreamedAnswer(_WhileConnected):
+    """Server-sent events. The status waits for the first chunk, so an early error is a plain error; a later one is the last event."""
+
+    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+        super().__init__()
+        self._chunks = chunks
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._chunks) as chunks:
+            try:
+                chunk = await anext(chunks)
+            except ApiError as error:
+                await error.response()(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            try:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except ApiError as error:
+                await send({"type": "http.response.body", "body": sse(error.body()), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+_SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class LimitBody:
+    """Refuses bodies over a size, by their declared length and by what really arrives."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app, self._max = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max:
+            await self._too_large().response()(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"The body is larger than {self._max} bytes.", code="body_too_large")

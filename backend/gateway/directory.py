@@ -1,0 +1,77 @@
+"""What the gateway needs to know, as a protocol that services fulfil: endpoints, replicas, keys, and where usage goes.
+
+The methods may block (they ask a database); the gateway calls each of them in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+UsageStatus = Literal["finished", "aborted", "lost", "refused"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """An endpoint as `/v1/models` shows it."""
+
+    name: str
+    created: datetime
+    owned_by: str = "roundhouse"
+
+
+@dataclass(frozen=True)
+class ReplicaAddress:
+    """Where a ready replica listens, and the token that it asks for."""
+
+    id: str
+    url: str
+    token: str
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who holds a key."""
+
+    key_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class UsageRecord:
+    """One request through the gateway. `status`: finished; aborted (the client left); lost (no replica brought it to an end);
+    refused (the request can't be answered)."""
+
+    id: str
+    endpoint: str
+    key_id: str | None
+    replica_id: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_ms: float | None
+    total_ms: float
+    status: UsageStatus
+    finish_reason: str | None
+    created_at: datetime
+
+
+class Directory(Protocol):
+    """The gateway's view of the installation."""
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether `/v1` asks for a key. False only where nobody else can reach the gateway."""
+
+    def authenticate(self, key: str) -> Principal | None:
+        """Return who holds a key, None for an unknown or revoked one."""
+
+    def list_models(self) -> Sequence[ModelEntry]:
+        """Return the endpoints that are deployed."""
+
+    def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
+        """Return the ready replicas of an endpoint, possibly none. Raises NotFound for an unknown endpoint."""
+
+    def record_usage(self, records: Sequence[UsageRecord]) -> None:
+        """Store usage. Called a few times a second at most; the same record may come again after an error, with the same id."""

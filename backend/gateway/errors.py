@@ -1,0 +1,70 @@
+"""Errors in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from backend.errors import NotFound
+from backend.replicas import ReplicaRefused
+
+
+class ApiError(Exception):
+    """An answer other than 200, with OpenAI's four fields and, for 429 and 503, the seconds after which to try again."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON document."""
+        return {"error": {"message": self.message, "type": _type_of(self.status), "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        """Return the HTTP response."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.body(), status_code=self.status, headers=headers)
+
+
+def _type_of(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def invalid_key() -> ApiError:
+    """Return the answer to a missing, unknown or revoked key; it never repeats the key."""
+    return ApiError(401, "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`.", code="invalid_api_key")
+
+
+def unknown_model(error: NotFound, *, name: str) -> ApiError:
+    """Return the answer to a `model` that is no endpoint."""
+    del error
+    return ApiError(
+        404, f"The model {name!r} does not exist here. GET /v1/models lists those that do.", code="model_not_found", param="model"
+    )
+
+
+def no_replica(endpoint: str) -> ApiError:
+    """Return the answer when no replica is healthy."""
+    return ApiError(503, f"No replica of {endpoint!r} is ready. Deploy it, or try again in a moment.", code="no_replica", retry_after_s=5)
+
+
+def replica_lost() -> ApiError:
+    """Return the answer when every replica that was tried broke."""
+    return ApiError(502, "The replica broke off before the answer was complete.", code="replica_lost")
+
+
+def from_refusal(error: ReplicaRefused) -> ApiError:
+    """Return a replica's refusal as the client sees it."""
+    if error.status == 429:
+        return ApiError(429, "Every replica's queue is full. Try again in a moment.", code="queue_full", retry_after_s=1)
+    return ApiError(error.status, error.message, code=error.code, param=error.field)

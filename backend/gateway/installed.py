@@ -1,0 +1,77 @@
+"""The directory of a real installation: endpoints, replicas, keys and usage from the services."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from backend.errors import NotFound
+from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, UsageRecord
+from backend.services.context import Context
+from backend.services.deployments import Target, list_endpoints, ready_targets
+from backend.services.people import check_key
+from backend.services.usage import UsageRow, add_usage
+
+FRESH_S = 0.4
+KEY_FRESH_S = 5.0
+
+
+class InstalledDirectory:
+    """Fulfils `Directory` over a context. Placement is read at most every 0.4 s, keys every 5 s, however many requests come."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._lock = threading.Lock()
+        self._targets: dict[str, list[Target]] = {}
+        self._read_at = 0.0
+        self._keys: dict[str, tuple[float, Principal | None]] = {}
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether the gateway can be reached from elsewhere."""
+        return self._ctx.sign_in
+
+    def authenticate(self, key: str) -> Principal | None:
+        """Return who holds a key."""
+        now = time.monotonic()
+        known = self._keys.get(key)
+        if known is not None and now - known[0] < KEY_FRESH_S:
+            return known[1]
+        key_id = check_key(self._ctx, key)
+        principal = Principal(key_id=key_id, name="key") if key_id else None
+        if len(self._keys) > 1000:
+            self._keys.clear()
+        self._keys[key] = (now, principal)
+        return principal
+
+    def list_models(self) -> Sequence[ModelEntry]:
+        """Return the endpoints that are deployed, ready or not."""
+        return [ModelEntry(name=e.name, created=e.deployed_at) for e in list_endpoints(self._ctx, include_stopped=False)]
+
+    def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
+        """Return the replicas of an endpoint that answer now. Raises NotFound."""
+        targets = self._fresh().get(endpoint)
+        if targets is None:
+            raise NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
+        return [ReplicaAddress(id=t.replica_id, url=t.url, token=t.internal_token) for t in targets]
+
+    def record_usage(self, records: Sequence[UsageRecord]) -> None:
+        """Store usage; a record that comes twice is stored once."""
+        add_usage(
+            self._ctx,
+            [
+                UsageRow(
+                    request_id=r.id, endpoint=r.endpoint, key_id=r.key_id, replica_id=r.replica_id, prompt_tokens=r.prompt_tokens,
+                    completion_tokens=r.completion_tokens, ttft_ms=r.ttft_ms, total_ms=r.total_ms, status=r.status,
+                )
+                for r in records
+            ],
+        )  # fmt: skip
+
+    def _fresh(self) -> dict[str, list[Target]]:
+        with self._lock:
+            if time.monotonic() - self._read_at > FRESH_S:
+                self._targets = ready_targets(self._ctx)
+                self._read_at = time.monotonic()
+            return self._targets

@@ -1,0 +1,166 @@
+"""One request's way through the gateway: choose a replica, try another before the first token, relay, account once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from backend.domain.chat import ErrorEvent, FinishEvent, FinishReason, GenerateRequest, GenerationEvent, TokenEvent
+from backend.errors import NotFound
+from backend.gateway.balancer import Balancer
+from backend.gateway.directory import Directory, Principal, ReplicaAddress, UsageRecord, UsageStatus
+from backend.gateway.errors import ApiError, from_refusal, no_replica, replica_lost, unknown_model
+from backend.gateway.metrics import GatewayMetrics
+from backend.gateway.usage import UsageWriter
+from backend.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
+
+MAX_RETRIES = 2
+ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
+
+
+@dataclass
+class Trace:
+    """What is known about a request so far; becomes its usage record."""
+
+    endpoint: str
+    principal: Principal | None
+    prefix: str
+    id: str = ""
+    started: float = field(default_factory=time.perf_counter)
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    replica_id: str | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    num_tokens: int = 0
+    finish: FinishEvent | None = None
+    status: UsageStatus = "aborted"
+
+    def __post_init__(self) -> None:
+        self.id = f"{self.prefix}-{uuid4().hex[:24]}"
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Return milliseconds from the request's arrival to its first token."""
+        return None if self.first_token is None else round((self.first_token - self.started) * 1000, 2)
+
+    def timings(self) -> dict[str, float | None]:
+        """Return what the non-standard field `timings` of an answer carries."""
+        return {"ttft_ms": self.ttft_ms, "tok_per_sec": self.finish.tok_per_sec if self.finish else None}
+
+    def usage_record(self) -> UsageRecord:
+        """Return the row to be stored. A request that was cut off counts the tokens that were relayed."""
+        return UsageRecord(
+            id=self.id,
+            endpoint=self.endpoint,
+            key_id=self.principal.key_id if self.principal else None,
+            replica_id=self.replica_id,
+            prompt_tokens=self.finish.usage.prompt_tokens if self.finish else 0,
+            completion_tokens=self.finish.usage.completion_tokens if self.finish else self.num_tokens,
+            ttft_ms=self.ttft_ms,
+            total_ms=round((time.perf_counter() - self.started) * 1000, 2),
+            status=self.status,
+            finish_reason=self.finish.finish_reason.value if self.finish else None,
+            created_at=self.created_at,
+        )
+
+
+class Relay:
+    """Relays generations from replicas and accounts for them."""
+
+    def __init__(self, directory: Directory, *, client: ReplicaClient, metrics: GatewayMetrics, usage: UsageWriter) -> None:
+        self._directory, self._client, self._metrics, self._usage = directory, client, metrics, usage
+        self.balancer = Balancer()
+
+    async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[TokenEvent | FinishEvent, None]:
+        """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the generation."""
+        try:
+            replicas = list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
+        except NotFound as error:
+            raise unknown_model(error, name=trace.endpoint) from error
+        running = self._metrics.running.labels(trace.endpoint)
+        running.inc()
+        try:
+            async with aclosing(self._try_replicas(replicas, request, trace)) as events:
+                async for event in events:
+                    self._note(event, trace)
+                    yield event
+            trace.status = "finished"
+        except ApiError as error:
+            trace.status = "lost" if error.status >= 500 else "refused"
+            self._metrics.failed.labels(trace.endpoint, error.code or "").inc()
+            raise
+        finally:
+            running.dec()
+            self._account(trace)
+
+    async def _try_replicas(
+        self, replicas: list[ReplicaAddress], request: GenerateRequest, trace: Trace
+    ) -> AsyncGenerator[TokenEvent | FinishEvent, None]:
+        last: ApiError = no_replica(trace.endpoint)
+        for attempt in range(MAX_RETRIES + 1):
+            replica = self.balancer.acquire(replicas)
+            if replica is None:
+                break
+            if attempt:
+                self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
+            trace.replica_id = replica.id
+            try:
+                async with aclosing(self._client.stream(replica.url, token=replica.token, request=request)) as events:
+                    async for event in events:
+                        yield _checked(event)
+                self.balancer.succeeded(replica)
+                return
+            except ReplicaLost as error:
+                self.balancer.failed(replica)
+                last = replica_lost()
+                if trace.first_token is not None:
+                    raise last from error
+            except ReplicaRefused as error:
+                self.balancer.succeeded(replica)
+                last = from_refusal(error)
+                if error.code not in ELSEWHERE:
+                    raise last from error
+            finally:
+                self.balancer.release(replica)
+            replicas = [other for other in replicas if other != replica]
+        raise last
+
+    def _note(self, event: TokenEvent | FinishEvent, trace: Trace) -> None:
+        now = time.perf_counter()
+        if isinstance(event, FinishEvent):
+            trace.finish = event
+            return
+        if trace.first_token is None:
+            trace.first_token = now
+            self._metrics.ttft.labels(trace.endpoint).observe(now - trace.started)
+        elif trace.last_token is not None:
+            self._metrics.inter_token.labels(trace.endpoint).observe(now - trace.last_token)
+        trace.last_token = now
+        trace.num_tokens += len(event.token_ids)
+
+    def _account(self, trace: Trace) -> None:
+        record = trace.usage_record()
+        self._usage.add(record)
+        name, metrics = trace.endpoint, self._metrics
+        metrics.prompt_tokens.labels(name).inc(record.prompt_tokens)
+        metrics.generation_tokens.labels(name).inc(record.completion_tokens)
+        metrics.resting.set(self.balancer.num_resting())
+        if record.status == "finished":
+            metrics.success.labels(name, record.finish_reason or "").inc()
+            metrics.e2e.labels(name).observe(record.total_ms / 1000)
+        elif record.status != "refused":
+            metrics.aborted.labels(name, "client" if record.status == "aborted" else "replica").inc()
+
+
+def _checked(event: GenerationEvent) -> TokenEvent | FinishEvent:
+    """Return an event that a client may see; a replica that gave up or was stopped is a lost one."""
+    if isinstance(event, ErrorEvent):
+        raise ReplicaLost(event.message, reason="failed")
+    if isinstance(event, FinishEvent) and event.finish_reason is FinishReason.CANCELLED:
+        raise ReplicaLost("The replica was stopped in the middle of its answer.", reason="stopped")
+    return event

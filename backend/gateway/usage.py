@@ -1,0 +1,55 @@
+"""Usage rows, written in batches beside the requests, so that no client waits for the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from backend.gateway.directory import Directory, UsageRecord
+
+logger = logging.getLogger(__name__)
+FLUSH_S = 0.5
+MAX_KEPT = 10_000
+BATCH = 500
+
+
+class UsageWriter:
+    """Collects records and hands them to the directory twice a second; keeps them while the database does not take them."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._waiting: deque[UsageRecord] = deque(maxlen=MAX_KEPT)
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, record: UsageRecord) -> None:
+        """Queue a record."""
+        if len(self._waiting) == MAX_KEPT:
+            logger.error("Usage of request %s is lost: %d records wait for the database.", self._waiting[0].id, MAX_KEPT)
+        self._waiting.append(record)
+
+    def start(self) -> None:
+        """Begin writing, on the running event loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write what is left."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._flush()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await asyncio.shield(self._flush())
+
+    async def _flush(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            try:
+                await asyncio.to_thread(self._directory.record_usage, batch)
+            except Exception:  # the gateway's edge: answering goes on whatever the database says
+                logger.exception("Usage could not be stored; it is tried again.")
+                self._waiting.extendleft(reversed(batch))
+                return
