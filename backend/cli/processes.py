@@ -41,7 +41,8 @@ def broker_binary() -> str:
         if found:
             return found
     raise Unavailable(
-        "There is no Redis-protocol server on this machine.", remedy="Install valkey or redis, or point REDIS_URL at one that runs elsewhere."
+        "There is no Redis-protocol server on this machine.",
+        remedy="Install valkey or redis, or point REDIS_URL at one that runs elsewhere.",
     )
 
 
@@ -82,7 +83,7 @@ def web_programs(settings: Settings) -> list[Program]:
         "--server.maxUploadSize", str(settings.max_upload_mb),
     ]  # fmt: skip
     gateway = [
-        sys.executable, "-m", "uvicorn", "backend.gateway.app:app", "--host", settings.host, "--port", str(settings.gateway_port),
+        sys.executable, "-m", "uvicorn", "backend.gateway.main:app", "--host", settings.host, "--port", str(settings.gateway_port),
         "--timeout-graceful-shutdown", "10", "--log-level", "warning", "--no-server-header",
     ]  # fmt: skip
     return [Program("pages", pages, priority=20), Program("gateway", gateway, priority=30, stop_wait_s=15)]

@@ -89,7 +89,11 @@ def page_url(settings: Settings) -> str:
 
 def _announce(settings: Settings, *, as_json: bool) -> None:
     address = page_url(settings)
-    emit({"url": address, "gateway": f"{address.rsplit(':', 1)[0]}:{settings.gateway_port}/v1"}, as_json=as_json, text=f"\n  Roundhouse is ready: {address}\n  (Ctrl-C stops everything)\n")
+    emit(
+        {"url": address, "gateway": f"{address.rsplit(':', 1)[0]}:{settings.gateway_port}/v1"},
+        as_json=as_json,
+        text=f"\n  Roundhouse is ready: {address}\n  (Ctrl-C stops everything)\n",
+    )
     sys.stdout.flush()
 
 
@@ -196,7 +200,9 @@ def worker(
     if unknown:
         fail(f"There is no queue {unknown[0]!r}. Choose from {', '.join(QUEUES)}.", as_json=as_json, status=2)
     if not build_context(settings).queue.is_alive():
-        raise RoundhouseError("The broker does not answer.", remedy="Set REDIS_URL to the installation's broker, and check that this machine reaches it.")
+        raise RoundhouseError(
+            "The broker does not answer.", remedy="Set REDIS_URL to the installation's broker, and check that this machine reaches it."
+        )
     programs = [program for program in worker_programs(settings) if program.name.removeprefix("worker-") in wanted]
     note(f"Serving {', '.join(wanted)}. Ctrl-C stops.")
     supervise(programs, settings, name=f"worker-{os.getpid()}")

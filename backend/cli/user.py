@@ -25,7 +25,9 @@ def add(
     """Make an account. The password is asked for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input when it is a pipe."""
     password = os.environ.get("ROUNDHOUSE_NEW_PASSWORD")
     if password is None:
-        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+        password = (
+            typer.prompt("Password", hide_input=True, confirmation_prompt=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+        )
     person = add_user(get_context(), name, password, role=role)
     emit({"user": person.name, "role": person.role}, as_json=as_json, text=f"Made the account {person.name} ({person.role}).")
 

@@ -26,7 +26,11 @@ def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
     shown = ""
     while job.status not in TERMINAL:
         progress = job.progress
-        line = f"{job.status}: {progress.get('done', 0):g} of {progress.get('total', 0):g} {progress.get('unit', '')}" if progress else str(job.status)
+        line = (
+            f"{job.status}: {progress.get('done', 0):g} of {progress.get('total', 0):g} {progress.get('unit', '')}"
+            if progress
+            else str(job.status)
+        )
         if line != shown and not quiet:
             note(line)
             shown = line

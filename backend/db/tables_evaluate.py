@@ -56,7 +56,10 @@ class EvaluationItem(Table):
 
 
 class Campaign(Table):
-    """A set of prompts, contestants, raters and a stopping rule."""
+    """A set of prompts, contestants, raters and a stopping rule.
+
+    A rematch names the campaign whose votes it came from (`parent_id`) and the run that trains its new contestant (`run_id`).
+    """
 
     __tablename__ = "campaigns"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -64,6 +67,7 @@ class Campaign(Table):
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"))
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), unique=True)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     closed_at: Mapped[datetime | None]
@@ -82,17 +86,18 @@ class Contestant(Table):
 
 
 class CampaignPrompt(Table):
-    """One prompt of a campaign, as messages."""
+    """One prompt of a campaign, as messages. `content_hash` tells whether two campaigns share a prompt."""
 
     __tablename__ = "campaign_prompts"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
     position: Mapped[int]
     messages: Mapped[list[Any]]
+    content_hash: Mapped[str] = mapped_column(String(64), default="")
 
 
 class Completion(Table):
-    """What a contestant answered to a prompt."""
+    """What a contestant answered to a prompt. Two that differ only in space at the ends share a `text_hash` and never meet in a battle."""
 
     __tablename__ = "completions"
     __table_args__ = (UniqueConstraint("prompt_id", "contestant_id"),)
@@ -100,6 +105,7 @@ class Completion(Table):
     prompt_id: Mapped[str] = mapped_column(ForeignKey("campaign_prompts.id"), index=True)
     contestant_id: Mapped[str] = mapped_column(ForeignKey("contestants.id"), index=True)
     text: Mapped[str] = mapped_column(Text)
+    text_hash: Mapped[str] = mapped_column(String(64))
     tokens: Mapped[int] = mapped_column(default=0)
     facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -119,27 +125,38 @@ class Rater(Table):
 
 
 class Battle(Table):
-    """One prompt, two completions, sides shuffled. `completion_a_id` is what was shown as side a."""
+    """One prompt, two completions, sides shuffled. `completion_a_id` is what was shown as side a.
+
+    `pair` is the two contestants' ids in alphabetical order: a rater meets a prompt with a pair once. A vote after `expires_at` is
+    refused; serving the battle again renews it.
+    """
 
     __tablename__ = "battles"
-    __table_args__ = (Index("ix_battles_campaign_rater", "campaign_id", "rater_id"),)
+    __table_args__ = (Index("ix_battles_campaign_rater", "campaign_id", "rater_id"), UniqueConstraint("rater_id", "prompt_id", "pair"))
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"))
     prompt_id: Mapped[str] = mapped_column(ForeignKey("campaign_prompts.id"))
     completion_a_id: Mapped[str] = mapped_column(ForeignKey("completions.id"))
     completion_b_id: Mapped[str] = mapped_column(ForeignKey("completions.id"))
     rater_id: Mapped[str] = mapped_column(ForeignKey("raters.id"))
+    pair: Mapped[str] = mapped_column(String(25))
     sampling_probability: Mapped[float] = mapped_column(Float)
     served_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime]
 
 
 class Vote(Table):
-    """An append-only verdict on a battle. A correction is a new row that names the one it supersedes; undo is label UNDONE."""
+    """An append-only verdict on a battle. A correction is a new row that names the one it supersedes; undo is label UNDONE.
+
+    `revision` counts a battle's rows from 1; the highest one holds. Its uniqueness is what makes a double submission one vote.
+    """
 
     __tablename__ = "votes"
+    __table_args__ = (UniqueConstraint("battle_id", "revision"),)
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     battle_id: Mapped[str] = mapped_column(ForeignKey("battles.id"), index=True)
     rater_id: Mapped[str] = mapped_column(ForeignKey("raters.id"), index=True)
+    revision: Mapped[int]
     label: Mapped[str] = mapped_column(String(10))
     supersedes_id: Mapped[str | None] = mapped_column(ForeignKey("votes.id"), unique=True)
     duration_ms: Mapped[int | None]

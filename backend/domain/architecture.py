@@ -35,13 +35,22 @@ class ArchitectureConfig(BaseModel):
         if self.width % self.num_heads:
             near = [n for n in range(1, self.width + 1) if self.width % n == 0 and (self.width // n) % 2 == 0]
             best = min(near, key=lambda n: abs(n - self.num_heads)) if near else 1
-            problems.append(f"width {self.width} can't be shared among {self.num_heads} heads: {self.width} / {self.num_heads} is not whole; {best} heads would work")
+            problems.append(
+                f"width {self.width} can't be shared among {self.num_heads} heads: {self.width} / {self.num_heads} is not whole; "
+                f"{best} heads would work"
+            )
         elif (self.width // self.num_heads) % 2:
-            problems.append(f"a head of {self.width // self.num_heads} numbers is odd, and rotary positions turn numbers in pairs: choose width / heads even")
+            problems.append(
+                f"a head of {self.width // self.num_heads} numbers is odd, and rotary positions turn numbers in pairs: "
+                "choose width / heads even"
+            )
         if self.num_kv_heads > self.num_heads:
             problems.append(f"{self.num_kv_heads} key/value heads are more than the {self.num_heads} query heads that use them")
         elif self.num_heads % self.num_kv_heads:
-            problems.append(f"{self.num_heads} heads can't be shared evenly among {self.num_kv_heads} key/value heads: use a divisor of {self.num_heads}")
+            problems.append(
+                f"{self.num_heads} heads can't be shared evenly among {self.num_kv_heads} key/value heads: "
+                f"use a divisor of {self.num_heads}"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -105,7 +114,7 @@ FIELD_HELP: dict[str, str] = {
     "num_layers": "How many blocks are stacked. More layers reason in more steps; cost and parameters grow in proportion.",
     "width": "How many numbers describe a token between blocks. Parameters grow with its square.",
     "num_heads": "How many places attention can look at once. Each head gets width / heads numbers; 32 to 128 is usual.",
-    "num_kv_heads": "Heads that hold keys and values. Equal to heads: multi-head. Fewer: grouped-query, a smaller cache when serving. 1: multi-query.",
+    "num_kv_heads": "Heads with keys and values. As many as heads: multi-head. Fewer: grouped-query, a smaller cache. 1: multi-query.",
     "context": "The longest text, in tokens, that the network can read at once. Training cost of attention grows with it.",
     "vocab_size": "How many different tokens there are; must be at least what the tokenizer has.",
     "feed_forward": "Inner width of each block's feed-forward; about 8/3 of width is usual for SwiGLU.",

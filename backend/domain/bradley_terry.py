@@ -1,6 +1,6 @@
 """The numbers under a rating: Newton's fit of Bradley-Terry with half credit for ties, and its sandwich covariance.
 
-theta is on the natural scale: P(a beats b) = 1 / (1 + exp(theta_b - theta_a - side)). Knows arrays only; names, scales and words are in ratings.
+theta is on the natural scale: P(a beats b) = 1 / (1 + exp(theta_b - theta_a - side)). Knows arrays only; words are in ratings.
 Sources: Bradley and Terry (1952); Ford (1957) for when a maximum exists; Chiang et al. (2024, arXiv 2403.04132) for the sandwich;
 Cameron, Gelbach and Miller (2011) for two-way clusters.
 """
@@ -28,7 +28,7 @@ DENSE_CELLS = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A maximum: `theta` (contestants, mean 0), `side` (advantage of side a; 0 unless fitted), and `inverse_hessian` over theta, then side."""
+    """A maximum: `theta` (contestants, mean 0), `side` (advantage of side a; 0 unless fitted), `inverse_hessian` over theta, then side."""
 
     theta: FloatArray
     side: float
@@ -50,22 +50,25 @@ def tally_votes(columns: VoteColumns) -> Tally:
     size = len(columns.contestants)
     pair = columns.a * size + columns.b
     counts = np.bincount(pair, minlength=size * size).astype(np.float64).reshape(size, size)
-    return Tally(counts, np.bincount(pair, columns.points, size * size).reshape(size, size))
+    points = np.bincount(pair, columns.points, size * size).astype(np.float64).reshape(size, size)
+    return Tally(counts, points)
 
 
 def strong_components(tally: Tally) -> IntArray:
-    """Number each contestant's strongly connected component in the graph of who earned points from whom; one component means that a maximum exists."""
+    """Number each contestant's strong component in the graph of who earned points from whom; a maximum exists if there is only one."""
     earned = tally.points + (tally.counts - tally.points).T
-    return np.asarray(connected_components(csr_array(earned > 0), directed=True, connection="strong")[1], dtype=np.int64)
+    return np.asarray(
+        connected_components(csr_array((earned > 0).astype(np.float64)), directed=True, connection="strong")[1], dtype=np.int64
+    )
 
 
 def weak_components(tally: Tally) -> IntArray:
     """Number each contestant's component in the graph of who met whom."""
-    return np.asarray(connected_components(csr_array(tally.counts > 0), directed=False)[1], dtype=np.int64)
+    return np.asarray(connected_components(csr_array((tally.counts > 0).astype(np.float64)), directed=False)[1], dtype=np.int64)
 
 
 def maximise(tally: Tally, *, with_side: bool = False, precision: float = 0.0) -> Fit | None:
-    """Maximise the likelihood (less `precision` * theta^2 / 2) by damped Newton steps; None when the side's advantage can't be told or is endless."""
+    """Maximise the likelihood less `precision` * theta^2 / 2 by damped Newton steps; None if the side's advantage is unknown or endless."""
     size = len(tally.counts)
     params = np.zeros(size + with_side)
     value = _objective(params, tally, precision=precision)
@@ -85,14 +88,15 @@ def maximise(tally: Tally, *, with_side: bool = False, precision: float = 0.0) -
     else:
         raise ArithmeticError("Bradley-Terry did not converge in 200 Newton steps")
     _, hessian = _derivatives(params, tally, with_side=with_side, precision=precision)
-    return Fit(params[:size] - params[:size].mean(), float(params[-1]) if with_side else 0.0, with_side, precision, np.linalg.inv(hessian))
+    inverse: FloatArray = np.linalg.inv(hessian).astype(np.float64)
+    return Fit(params[:size] - params[:size].mean(), float(params[-1]) if with_side else 0.0, with_side, precision, inverse)
 
 
 def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy) -> FloatArray:
     """Covariance of theta (then side): H^-1 B H^-1, where B sums the outer products of each cluster's score, times G / (G - 1).
 
-    Two-way: B_prompt + B_rater - B_(prompt and rater), negative eigenvalues set to 0. A regularised fit is never given less than its posterior
-    variance: where nobody ever lost, residuals vanish and the plain sandwich would call that certainty.
+    Two-way: B_prompt + B_rater - B_(prompt and rater); negative eigenvalues of the covariance are set to 0. A regularised fit is never
+    given less than its posterior variance: where nobody ever lost, residuals vanish and the plain sandwich would call that certainty.
     """
     residuals = columns.points - expit(fit.theta[columns.a] - fit.theta[columns.b] + fit.side)
     prompt, rater = (columns.prompt, columns.num_prompts), (columns.rater, columns.num_raters)
@@ -102,13 +106,12 @@ def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy) -> FloatA
         both = np.unique(columns.prompt * columns.num_raters + columns.rater, return_inverse=True)
         crossed = (both[1].astype(np.int64), len(both[0]))
         one, two, three = (_cluster_meat(residuals, columns, clusters=pick, with_side=fit.with_side) for pick in (prompt, rater, crossed))
-        meat = _clip_spectrum(one + two - three, floor=0.0)
+        meat = one + two - three
     else:
         meat = _cluster_meat(residuals, columns, clusters=prompt if cluster_by == "prompt" else rater, with_side=fit.with_side)
     if fit.precision > 0:
         return _at_least_posterior(fit, meat)
-    covariance: FloatArray = fit.inverse_hessian @ meat @ fit.inverse_hessian
-    return covariance
+    return _clip_spectrum(fit.inverse_hessian @ meat @ fit.inverse_hessian, floor=0.0)
 
 
 def _objective(params: FloatArray, tally: Tally, *, precision: float) -> float:

@@ -1,7 +1,8 @@
 """Ratings from votes: Bradley-Terry strengths on the Elo-like scale, with intervals that know that votes on one prompt resemble each other.
 
-Half credit for a tie and for "both bad" (which keeps its own count). Intervals are clustered by prompt unless asked otherwise: on a fixed set of
-prompts an interval that ignores this is about 1.6 times too narrow. Compare two contestants by `RatingTable.pair`, not by overlapping intervals.
+Half credit for a tie and for "both bad" (which keeps its own count). Intervals are clustered by prompt unless asked otherwise: on a fixed
+set of prompts an interval that ignores this is about 1.6 times too narrow. Compare two contestants by `RatingTable.pair`, never by
+overlapping intervals.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ PRIOR_SD = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One contestant's row. Ranks are the best and worst place that the votes allow, all pairs judged at once; low to high covers `level`."""
+    """One contestant's row. Ranks are the best and worst place that the votes allow, all pairs judged at once."""
 
     contestant: str
     rating: float
@@ -183,7 +184,7 @@ def fit_bradley_terry(
     """Rate every contestant that the votes name.
 
     `cluster_by`: whose votes move together: "prompt", "rater", "two_way" (both) or "none" (all independent: too narrow).
-    `anchor`: fix this contestant at `anchor_rating`; without it the mean of all is 1000. `seed` and `num_draws` steer the rank ranges alone.
+    `anchor`: fix this contestant at `anchor_rating`; without it the mean is 1000. `seed` and `num_draws` steer the rank ranges alone.
     Raises InvalidInput for no votes, an unknown label, an unknown anchor. A million votes on 50 contestants take about a second.
     """
     columns = encode_votes(votes)

@@ -118,7 +118,8 @@ def proportion_estimate(successes: int, n: int, *, level: float = 0.95) -> Estim
 def clustered_mean_estimate(scores: ArrayLike, clusters: Sequence[Hashable], *, level: float = 0.95) -> Estimate:
     """Average scores of items that come in clusters (a passage with several questions, k samples of a prompt).
 
-    SE = sqrt(C / (C - 1) * sum_c (sum_{i in c} (s_i - mean))^2) / n, interval t(C - 1): Miller (2024), appendix A, with the finite-cluster factor.
+    SE = sqrt(C / (C - 1) * sum_c (sum_{i in c} (s_i - mean))^2) / n, interval t(C - 1): Miller (2024), appendix A, with the
+    finite-cluster factor.
     """
     values = _finite(scores)
     return _clustered_ratio(values, np.ones(len(values)), clusters, level=level, name="mean, clustered")
@@ -134,8 +135,9 @@ def ratio_estimate(
 ) -> Estimate:
     """Sum of numerators over sum of denominators, as for nats per token; one pair per document.
 
-    The error is the ratio estimator's: residuals e_i = a_i - R b_i, SE = sqrt(n / (n - 1) * sum e_i^2) / sum b (Cochran, Sampling Techniques, 6.4).
-    `scale="exp"` takes the exponential of value and interval (perplexity); its `stderr` is by the delta method. `n` counts documents.
+    The error is the ratio estimator's: residuals e_i = a_i - R b_i, SE = sqrt(n / (n - 1) * sum e_i^2) / sum b (Cochran, Sampling
+    Techniques, 6.4). `scale="exp"` takes the exponential of value and interval (perplexity); `stderr` is then by the delta method.
+    `n` counts documents.
     """
     top, bottom = _finite(numerators), _finite(denominators)
     if len(top) != len(bottom):
@@ -259,7 +261,7 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Chance that at least one of k samples is right, unbiased from n samples: 1 - C(n-c, k) / C(n, k). Chen et al. (2021), arXiv 2107.03374."""
+    """Chance that one of k samples is right, unbiased from n samples: 1 - C(n-c, k) / C(n, k). Chen et al. (2021), arXiv 2107.03374."""
     if not (0 <= num_correct <= num_samples and 1 <= k <= num_samples):
         raise InvalidInput(f"pass@{k} needs 1 <= k <= samples and 0 <= correct <= samples; got {num_correct} of {num_samples}.", field="k")
     if num_samples - num_correct < k:
@@ -285,8 +287,8 @@ def required_items(
 ) -> int:
     """How many items find a true difference `effect`: Miller (2024), eq. 9. `required_items(0.03)` is 969.
 
-    `omega_squared` is the variance over items of the difference of expected scores; `within_variances` are the variances of one sample about
-    its item's expected score, of either checkpoint, divided by `samples_per_item`.
+    `omega_squared` is the variance over items of the difference of expected scores; `within_variances` are the variances of one sample
+    about its item's expected score, of either checkpoint, divided by `samples_per_item`.
     """
     if effect == 0 or not math.isfinite(effect):
         raise InvalidInput(

@@ -46,7 +46,7 @@ class VoteRecord:
 
 @dataclass(frozen=True, slots=True)
 class VoteColumns:
-    """Votes as arrays of one entry per vote. Codes index `contestants` (sorted by name), prompts and raters (by first appearance), LABELS."""
+    """Votes as arrays of one entry per vote: codes of `contestants` (sorted by name), LABELS, prompts and raters (by first appearance)."""
 
     contestants: tuple[str, ...]
     a: NDArray[np.int64]
@@ -122,8 +122,9 @@ def _places(header: Sequence[str]) -> dict[str, int]:
     names = [cell.strip().lower() for cell in header]
     missing = [column for column in COLUMNS if column not in names]
     if missing:
+        found = ", ".join(names) or "nothing"
         raise InvalidInput(
-            f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; the first line has {', '.join(names) or 'nothing'}.",
+            f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; the first line has {found}.",
             remedy=f"Its first line must name the columns {','.join(COLUMNS)}.",
             field=missing[0],
         )

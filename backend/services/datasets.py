@@ -16,9 +16,10 @@ from backend.db.base import new_id
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.job_states import JobKind, Status
 from backend.domain.names import clean_name, not_found
-from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
 from backend.services.jobs import Claim, add_job, wake
+from backend.services.permissions import require_builder
 from backend.services.references import refuse_while_used, users_of_dataset, users_of_versions
 from backend.services.uploads import copy_into_uploads
 
@@ -27,8 +28,7 @@ KINDS: dict[str, str] = {
     "instruction": "Instructions with answers.",
     "chat": "Conversations, turn by turn.",
     "preference": "Prompts with a chosen and a rejected answer.",
-    "multiple_choice": "A benchmark: questions, choices, the right one.",
-    "generation": "A benchmark: questions and the answers that count.",
+    "benchmark": "Fixed questions: with choices, or with the answers that count.",
     "prompts": "Prompts alone, for battles.",
 }
 
@@ -128,6 +128,8 @@ def import_dataset(
         "out_root": "datasets",
     }  # fmt: skip
     with ctx.db.write() as session:
+        if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
+            return version_of_job(ctx, job_id)  # the other half of a double click was faster
         dataset = _dataset_for_import(session, ctx, name=name, kind=kind, person=person)
         job = add_job(
             session, ctx, kind=JobKind.IMPORT_DATASET, title=f"Import {name}"[:200], payload=payload, device="cpu", priority=3,
@@ -280,7 +282,9 @@ def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str
     version = session.scalars(select(DatasetVersion).where(DatasetVersion.job_id == claim.job_id)).one()
     twin = session.scalar(
         select(DatasetVersion).where(
-            DatasetVersion.dataset_id == version.dataset_id, DatasetVersion.content_hash == result["content_hash"], DatasetVersion.id != version.id
+            DatasetVersion.dataset_id == version.dataset_id,
+            DatasetVersion.content_hash == result["content_hash"],
+            DatasetVersion.id != version.id,
         )
     )
     if twin is not None and not users_of_versions(session, [version.id]):
@@ -296,12 +300,6 @@ def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str
     source = claim.payload.get("source")
     if source:
         ctx.artifacts.remove(str(Path(source).parent))  # the rows are in Parquet now
-
-
-def require_builder(person: Person) -> None:
-    """Raise NotAllowed unless the person may change what others build on."""
-    if not person.may_build:
-        raise NotAllowed(f"{person.name} may not do this.", remedy="Ask an admin for the role of an engineer.")
 
 
 def _check_import(*, kind: str, val_fraction: float, sources: list[Any]) -> None:
@@ -321,7 +319,9 @@ def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str,
         session.add(dataset)
         session.flush()
         return dataset
-    for version in session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.folder.is_(None))).all():
+    for version in session.scalars(
+        select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.folder.is_(None))
+    ).all():
         job = _job(session, version)
         if (job is None or job.status in (Status.FAILED, Status.CANCELLED)) and not users_of_versions(session, [version.id]):
             session.delete(version)
@@ -329,7 +329,9 @@ def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str,
     has_versions = session.scalar(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id).limit(1)) is not None
     if dataset.kind != kind and has_versions:
         raise Conflict(
-            f"“{name}” is a dataset of kind {dataset.kind}, and this would be {kind}.", remedy="Give the new one another name.", field="name"
+            f"“{name}” is a dataset of kind {dataset.kind}, and this would be {kind}.",
+            remedy="Give the new one another name.",
+            field="name",
         )
     dataset.kind, dataset.archived_at = kind, None
     return dataset

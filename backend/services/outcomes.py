@@ -5,16 +5,27 @@ Every recorder runs inside the transaction that renewed the lease, so a write fr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from backend.db.tables import LogLine
 from backend.services.context import Context
-from backend.services.jobs import Claim
-from backend.services.recorders import ENDED_BADLY, EVENTS, FINISHED
+from backend.services.jobs import Claim, renew
+from backend.services.recorders import ENDED_BADLY, EVENTS, FINISHED, PREPARE
 
 Event = dict[str, Any]
+
+
+def prepare(ctx: Context, claim: Claim) -> Claim:
+    """Return the claim with its payload completed by the room's service, just before its child starts. Raises Fenced."""
+    fill = PREPARE.get(claim.kind)
+    if fill is None:
+        return claim
+    with ctx.db.write() as session:
+        renew(session, ctx, claim)
+        return replace(claim, payload=fill(session, ctx, claim))
 
 
 def record_events(session: Session, ctx: Context, claim: Claim, events: list[Event]) -> dict[str, Any]:

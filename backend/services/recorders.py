@@ -8,11 +8,32 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from backend.domain.job_states import JobKind
+from backend.services import checkpoint_files, datasets, deployments, run_events, run_parts, tokenizers
 from backend.services.context import Context
 from backend.services.jobs import Claim
 
 Recorder = Callable[[Session, Context, Claim, dict[str, Any]], None]
 
-EVENTS: dict[tuple[JobKind, str], Recorder] = {}
-FINISHED: dict[JobKind, Recorder] = {}
-ENDED_BADLY: dict[JobKind, Recorder] = {}
+EVENTS: dict[tuple[JobKind, str], Recorder] = {
+    (JobKind.REPLICA, "ready"): deployments.record_ready,
+    (JobKind.REPLICA, "gauge"): deployments.record_gauge,
+    (JobKind.TRAIN, "metrics"): run_events.record_metrics,
+    (JobKind.TRAIN, "resumed"): run_events.record_resumed,
+    (JobKind.TRAIN, "sample"): run_events.record_sample,
+    (JobKind.TRAIN, "checkpoint"): checkpoint_files.record_checkpoint,
+    (JobKind.TRAIN, "checkpoint_removed"): checkpoint_files.record_checkpoint_removed,
+}
+FINISHED: dict[JobKind, Recorder] = {
+    JobKind.IMPORT_DATASET: datasets.record_import,
+    JobKind.TRAIN_TOKENIZER: tokenizers.record_tokenizer,
+    JobKind.ADD_BASE: checkpoint_files.record_base,
+    JobKind.TRAIN: run_events.record_run_end,
+    JobKind.REPLICA: deployments.record_end,
+}
+ENDED_BADLY: dict[JobKind, Recorder] = {
+    JobKind.REPLICA: deployments.record_end,
+}
+PREPARE: dict[JobKind, Callable[[Session, Context, Claim], dict[str, Any]]] = {
+    JobKind.TRAIN: run_parts.fill_payload,
+}
+"""Fills in, when a job starts, what was still being made when it was asked for. Returns the payload."""

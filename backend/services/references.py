@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Campaign, Checkpoint, Contestant, Dataset, DatasetVersion, Deployment, Endpoint, Evaluation, Job, Run, Tokenizer
+from backend.db.tables import (
+    Campaign,
+    Checkpoint,
+    Contestant,
+    Dataset,
+    DatasetVersion,
+    Deployment,
+    Endpoint,
+    Evaluation,
+    Job,
+    Run,
+    Tokenizer,
+)
 from backend.domain.job_states import ACTIVE, Status
 from backend.errors import Conflict
 
@@ -26,7 +38,10 @@ def users_of_versions(session: Session, ids: Sequence[str]) -> list[str]:
     tokenizers = session.scalars(select(Tokenizer.name).where(Tokenizer.dataset_version_id.in_(ids)))
     campaigns = session.scalars(select(Campaign.name).where(Campaign.dataset_version_id.in_(ids)))
     evaluated = session.scalars(
-        select(Checkpoint.name).join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id).where(Evaluation.dataset_version_id.in_(ids)).distinct()
+        select(Checkpoint.name)
+        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
+        .where(Evaluation.dataset_version_id.in_(ids))
+        .distinct()
     )
     return [
         *(f"run “{name}”" for name in runs),
@@ -50,7 +65,9 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
     """Return what would break if a checkpoint's files went: unfinished runs on it, adapters, deployments, running jobs, open campaigns."""
     checkpoint = session.get_one(Checkpoint, checkpoint_id)
     based = session.scalars(
-        select(Run.name).outerjoin(Job, Job.id == Run.job_id).where(Run.base_id == checkpoint_id, Run.archived_at.is_(None), Job.status != Status.FINISHED)
+        select(Run.name)
+        .outerjoin(Job, Job.id == Run.job_id)
+        .where(Run.base_id == checkpoint_id, Run.archived_at.is_(None), Job.status != Status.FINISHED)
     )
     adapters = session.scalars(
         select(Checkpoint.name).where(Checkpoint.parent_id == checkpoint_id, Checkpoint.is_adapter, Checkpoint.deleted_at.is_(None))
@@ -101,4 +118,3 @@ def refuse_while_used(what: str, name: str, users: list[str], *, remedy: str) ->
     if users:
         shown = ", ".join(users[:SHOWN]) + (f" and {len(users) - SHOWN} more" if len(users) > SHOWN else "")
         raise Conflict(f"The {what} “{name}” is in use: {shown}.", remedy=remedy)
-

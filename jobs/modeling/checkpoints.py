@@ -57,7 +57,8 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise JobFailed(
-                f"The disk is full: checkpoint {folder.name} could not be written.", remedy="Free space, then resume: earlier checkpoints are intact."
+                f"The disk is full: checkpoint {folder.name} could not be written.",
+                remedy="Free space, then resume: earlier checkpoints are intact.",
             ) from error
         raise
     return card
@@ -133,7 +134,9 @@ def is_complete(folder: Path) -> bool:
     """Whether a checkpoint's card is there and every file that it lists has its size."""
     card = read_card(folder)
     files = card.get("files", {})
-    return bool(files) and all((folder / name).is_file() and (folder / name).stat().st_size == file["bytes"] for name, file in files.items())
+    return bool(files) and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == file["bytes"] for name, file in files.items()
+    )
 
 
 def is_adapter(folder: Path) -> bool:
@@ -172,7 +175,9 @@ def base_folder_of(folder: Path) -> Path:
     """Return the folder of an adapter's base, as its card names it."""
     base = read_card(folder).get("base_path")
     if not isinstance(base, str):
-        raise InvalidInput(f"{folder.name} is an adapter, and its base is unknown.", remedy="Merge it into its base where it was made, and add the result.")
+        raise InvalidInput(
+            f"{folder.name} is an adapter, and its base is unknown.", remedy="Merge it into its base where it was made, and add the result."
+        )
     return (folder / base).resolve()
 
 
@@ -188,7 +193,7 @@ def load_network(
     if is_adapter(folder):
         base = load_network(base_folder_of(folder), device=device, dtype=dtype)
         network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
-        return (network.merge_and_unload() if merge_adapter else network).eval()  # type: ignore[no-any-return]
+        return (network.merge_and_unload() if merge_adapter else network).eval()
     try:
         network = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"
@@ -197,7 +202,7 @@ def load_network(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {error}") from error
-    return network.to(device).eval()  # type: ignore[no-any-return]
+    return network.to(device).eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -209,4 +214,4 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise InvalidInput(f"The tokenizer in {folder.name} can't be loaded: {error}") from error
     ensure_template(tokenizer)
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer

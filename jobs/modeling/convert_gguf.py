@@ -33,13 +33,14 @@ def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = 
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
         network = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
     except (ValueError, KeyError, IndexError, OSError, RuntimeError, NotImplementedError) as error:
-        raise InvalidInput(f"{file.name} can't be converted: {error}", remedy="Add the original checkpoint (safetensors) instead.") from error
+        raise InvalidInput(
+            f"{file.name} can't be converted: {error}", remedy="Add the original checkpoint (safetensors) instead."
+        ) from error
     # a dequantised network is an ordinary one: left in, this would send every later load back to the GGUF file
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
     network.is_quantized = False
     network.hf_quantizer = None
-    network.config._name_or_path = ""
     if tokenizer.eos_token_id is not None:
         network.config.eos_token_id = tokenizer.eos_token_id
         network.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -16,7 +16,11 @@ def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device
     """
     visible = torch.cuda.is_available()
     if setting == "gpu" and not visible:
-        raise JobFailed("The run asks for a GPU, and this worker sees none.", remedy="Choose device auto or cpu, or add a worker with a GPU.", field="device")
+        raise JobFailed(
+            "The run asks for a GPU, and this worker sees none.",
+            remedy="Choose device auto or cpu, or add a worker with a GPU.",
+            field="device",
+        )
     return torch.device("cuda" if visible and setting != "cpu" else "cpu")
 
 

@@ -58,7 +58,9 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
         "has_chat_template": template is not None and template != PLAIN_TEMPLATE,
         "adapter": adapter,
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts),
-        "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts),
+        "files": sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts
+        ),
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput
-from jobs.modeling.tokenizers import encode_texts
+from jobs.modeling.tokenizers import encode_texts, token_bytes
 
 Progress = Callable[[int, int], bool]
 """Called with (done, total) after each batch; returning True stops early."""
@@ -30,11 +30,15 @@ class ContinuationScore:
 
 @dataclass(frozen=True)
 class TextNll:
-    """Negative log-likelihood of one text in nats, over `tokens` tokens that stand for `bytes` bytes of UTF-8."""
+    """Negative log-likelihood of one text in nats, over `tokens` tokens that stand for `bytes` bytes of UTF-8.
+
+    `windows` are its parts in order, as they were scored; their `bytes` are counted token by token.
+    """
 
     sum_nll: float
     tokens: int
     bytes: int
+    windows: tuple[TextNll, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,14 @@ class _Row:
 def longest_input(model: PreTrainedModel) -> int:
     """Return how many tokens the network reads at once."""
     config = model.config.get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 2048))
+    length: int = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
+    return length
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the token put before a text that has nothing before it: BOS, else EOS, else none."""
-    return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    token: int | None = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return token
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -135,18 +141,32 @@ def rolling_nll(
             length = min(window or longest - 1, longest)
             rows += [_Row(index, [prefix, *cut[at : at + length]], len(cut[at : at + length])) for at in range(0, len(cut), length)]
         else:
-            sequence = cut if prefix is None else [prefix, *cut]
-            length = min(window or longest, longest)
-            rows += [_Row(index, sequence[at : at + length + 1], len(sequence[at : at + length + 1]) - 1) for at in range(0, len(sequence) - 1, length)]
+            rows += _overlapping_rows(index, cut if prefix is None else [prefix, *cut], length=min(window or longest, longest))
         totals.append(size)
-    sums, counts = [0.0] * len(totals), [0] * len(totals)
-    for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress):
-        sums[row.owner] -= logprob
-        counts[row.owner] += row.scored
-    return [TextNll(nll, count, size) for nll, count, size in zip(sums, counts, totals, strict=True)]
+    scored = {id(row): logprob for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress)}
+    lengths = token_bytes(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+    windows: list[list[TextNll]] = [[] for _ in totals]
+    for row in rows:
+        if id(row) in scored:
+            windows[row.owner].append(TextNll(-scored[id(row)], row.scored, int(lengths[row.ids[-row.scored :]].sum())))
+    return [
+        TextNll(sum(part.sum_nll for part in parts), sum(part.tokens for part in parts), size, tuple(parts))
+        for parts, size in zip(windows, totals, strict=True)
+    ]
 
 
-def _score_rows(model: PreTrainedModel, rows: list[_Row], *, batch_tokens: int, progress: Progress | None) -> Iterable[tuple[_Row, float, bool]]:
+def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[_Row]:
+    """Windows that score `length` tokens each, given what precedes them; the last is filled up with tokens scored before."""
+    rows = []
+    for at in range(0, len(sequence) - 1, length):
+        end = min(at + length + 1, len(sequence))
+        rows.append(_Row(owner, sequence[max(0, end - length - 1) : end], end - at - 1))
+    return rows
+
+
+def _score_rows(
+    model: PreTrainedModel, rows: list[_Row], *, batch_tokens: int, progress: Progress | None
+) -> Iterable[tuple[_Row, float, bool]]:
     """Run rows longest first (a lack of memory shows at once), padded to batches; yield each with its sum and greediness."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
     at = 0

@@ -38,11 +38,21 @@ class StarterDataset:
 
 
 STARTER_DATASETS: tuple[StarterDataset, ...] = (
-    StarterDataset("pebblewick-stories", "text", "Short stories from a made-up village, to pre-train on.", lambda: [{"text": t} for t in pretrain_texts()]),
-    StarterDataset("pebblewick-chat", "chat", "Questions about the village and requests for stories, with answers.", lambda: [*chat_rows()]),
+    StarterDataset(
+        "pebblewick-stories",
+        "text",
+        "Short stories from a made-up village, to pre-train on.",
+        lambda: [{"text": t} for t in pretrain_texts()],
+    ),
+    StarterDataset(
+        "pebblewick-chat", "chat", "Questions about the village and requests for stories, with answers.", lambda: [*chat_rows()]
+    ),
     StarterDataset("pebblewick-preferences", "preference", "Good and bad answers to the same questions.", lambda: [*preference_rows()]),
     StarterDataset(
-        "pebblewick-facts", "benchmark", "Multiple choice: how does the sentence go on? For any network.", lambda: [*multiple_choice_items()]
+        "pebblewick-facts",
+        "benchmark",
+        "Multiple choice: how does the sentence go on? For any network.",
+        lambda: [*multiple_choice_items()],
     ),
     StarterDataset(
         "pebblewick-questions", "benchmark", "Generation: questions in words that no training row uses.", lambda: [*generation_items()]

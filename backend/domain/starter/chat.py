@@ -26,8 +26,10 @@ class ChatRow(TypedDict):
 
 
 STORY_REQUESTS = (
-    "Tell me a story about {a}.", "Please tell me a story about {a}.", "I would like to hear a story about {a}.", "Can you tell me a story about {a}?",
-    "A story about {a}, please.", "Do you know a story about {a}?", "Tell me something that happened to {a}.", "What happened to {a} one day?",
+    "Tell me a story about {a}.", "Please tell me a story about {a}.", "I would like to hear a story about {a}.",
+    "Can you tell me a story about {a}?",
+    "A story about {a}, please.", "Do you know a story about {a}?", "Tell me something that happened to {a}.",
+    "What happened to {a} one day?",
     "Tell me a short story about {a}.", "I can not sleep. Tell me a story about {a}.",
 )  # fmt: skip
 PAIR_REQUESTS = (
@@ -103,19 +105,23 @@ def _follow_ups(rng: random.Random) -> list[ChatRow]:
         turns: list[str] = []
         for position, fact in enumerate(facts):
             question = rng.choice([question for question in fact.questions if not is_held_out(question)])
-            joined = f"And {question[0].lower()}{question[1:]}" if position and question.startswith(("Wh", "How", "Do ", "Can ")) else question
+            joined = (
+                f"And {question[0].lower()}{question[1:]}" if position and question.startswith(("Wh", "How", "Do ", "Can ")) else question
+            )
             turns += [joined, fact.answer]
         rows.append(_row(*turns))
     return rows
 
 
 def _stories(rng: random.Random) -> list[ChatRow]:
-    rows = []
+    rows: list[ChatRow] = []
     people = build_world().people
     reserved = set(battle_prompts())
     while len(rows) < NUM_STORIES:
         hero = people[len(rows) % len(people)]
-        partner = rng.choice([person for person in people if person.home != hero.home and person.food != hero.food and person.kind != hero.kind])
+        partner = rng.choice(
+            [person for person in people if person.home != hero.home and person.food != hero.food and person.kind != hero.kind]
+        )
         with_partner = rng.random() < 0.4
         request = rng.choice(PAIR_REQUESTS if with_partner else STORY_REQUESTS).format(a=hero.name, b=partner.name)
         if request not in reserved:
@@ -125,7 +131,9 @@ def _stories(rng: random.Random) -> list[ChatRow]:
 
 def _portraits(rng: random.Random) -> list[ChatRow]:
     people = build_world().people
-    return [_row(request.format(a=person.name), portray(person, rng=rng, num_details=4)) for person in people for request in PORTRAIT_REQUESTS]
+    return [
+        _row(request.format(a=person.name), portray(person, rng=rng, num_details=4)) for person in people for request in PORTRAIT_REQUESTS
+    ]
 
 
 def _strangers() -> list[ChatRow]:

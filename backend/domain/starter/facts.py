@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from backend.domain.starter.world import COLOURS, FEARS, FOODS, HOBBIES, KINDS, PET_NAMES, PLACES, TOOLS, VILLAGE, Person, Place, build_world
+from backend.domain.starter.world import (
+    COLOURS,
+    FEARS,
+    FOODS,
+    HOBBIES,
+    KINDS,
+    PET_NAMES,
+    PLACES,
+    TOOLS,
+    VILLAGE,
+    Person,
+    Place,
+    build_world,
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,8 @@ _PERSON: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "friend": (
         "{A}'s best friend is {{}}.",
         "Is {A}'s best friend {{}}?",
-        ("Who is {A}'s best friend?", "Who is the best friend of {A}?", "Do you know who {A}'s best friend is?", "Which friend does {A} like best?",
+        ("Who is {A}'s best friend?", "Who is the best friend of {A}?", "Do you know who {A}'s best friend is?",
+        "Which friend does {A} like best?",
          "Can you tell me who {A}'s best friend is?", "{A} has a best friend. Who is it?"),
     ),
     "worker": (
@@ -108,7 +122,8 @@ _PLACE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "thing": (
         "In the {place} there is a {{}}.",
         "Is there a {{}} in the {place}?",
-        ("What is there in the {place}?", "What can you see in the {place}?", "What stands in the {place}?", "Do you know what is in the {place}?",
+        ("What is there in the {place}?", "What can you see in the {place}?", "What stands in the {place}?",
+        "Do you know what is in the {place}?",
          "Can you tell me what there is in the {place}?", "I am going to the {place}. What will I see there?"),
     ),
     "sound": (

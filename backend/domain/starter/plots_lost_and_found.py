@@ -15,7 +15,7 @@ LOST_TOOL: Plot = (
         "One {time}, {A}'s {colour} {tool} was gone.",
         "One {time}, {A} could not find {his} {colour} {tool} anywhere.",
         "{A} woke up one {time} and saw that the {colour} {tool} was missing.",
-        "\"Where is my {colour} {tool}?\" {A} cried one {time}.",
+        '"Where is my {colour} {tool}?" {A} cried one {time}.',
     ),
     (
         "{He} looked under the bed, behind the door and in the garden, but it was not there.",
@@ -24,14 +24,14 @@ LOST_TOOL: Plot = (
         "{He} emptied every box and every pot, and soon the whole room was a mess.",
     ),
     (
-        "So {he} ran to {B}, the {bjob}. \"Have you seen my {colour} {tool}?\" {he} asked.",
-        "Then {B} came by from the {bhome}. \"Why do you look so sad?\" {bhe} asked.",
-        "On the road {he} met {B}, who lives in the {bhome}. \"I have lost my {tool},\" said {A}.",
+        'So {he} ran to {B}, the {bjob}. "Have you seen my {colour} {tool}?" {he} asked.',
+        'Then {B} came by from the {bhome}. "Why do you look so sad?" {bhe} asked.',
+        'On the road {he} met {B}, who lives in the {bhome}. "I have lost my {tool}," said {A}.',
     ),
     (
-        "\"No, but I will help you look,\" said {B}.",
-        "{B} put down {bhis} {bcolour} {btool} at once. \"Let us look together,\" {bhe} said.",
-        "\"Four eyes see more than two,\" said {B}, and off they went.",
+        '"No, but I will help you look," said {B}.',
+        '{B} put down {bhis} {bcolour} {btool} at once. "Let us look together," {bhe} said.',
+        '"Four eyes see more than two," said {B}, and off they went.',
     ),
     (
         "They walked to the {place}, where you can hear {sound}.",
@@ -41,13 +41,13 @@ LOST_TOOL: Plot = (
     (
         "There, beside the {thing}, stood the {colour} {tool}.",
         "And there it was, right behind the {thing}: {a_colour} {tool}, wet but safe.",
-        "\"Look!\" cried {B}. The {tool} was lying next to the {thing}, as {colour} as ever.",
+        '"Look!" cried {B}. The {tool} was lying next to the {thing}, as {colour} as ever.',
     ),
     (
-        "\"The wind must have carried it,\" laughed {B}.",
-        "\"I left it here yesterday!\" said {A}, and {his} face went red.",
+        '"The wind must have carried it," laughed {B}.',
+        '"I left it here yesterday!" said {A}, and {his} face went red.',
         "{A} hugged the {tool}, and then {he} hugged {B} too.",
-        "\"Next time,\" said {B}, \"tie a bell to it.\"",
+        '"Next time," said {B}, "tie a bell to it."',
     ),
 )
 
@@ -59,13 +59,13 @@ RUNAWAY_PET: Plot = (
     ),
     (
         "{A} put some {food} by the door and waited, but nothing happened.",
-        "\"{pet}! {pet}!\" {he} called, until {his} voice was small.",
+        '"{pet}! {pet}!" {he} called, until {his} voice was small.',
         "{A} could not work. A {job} without {his} {kind} is only half a {job}, {he} said.",
     ),
     (
         "{B} the {bjob} heard the calling and came out of the {bhome}.",
         "{B} brought {bhis} own {bkind}, {bpet}, to help.",
-        "\"{bpet} has a good nose,\" said {B}, and sent the {bkind} ahead.",
+        '"{bpet} has a good nose," said {B}, and sent the {bkind} ahead.',
     ),
     (
         "They followed small footprints to the {place}.",
@@ -84,7 +84,7 @@ RUNAWAY_PET: Plot = (
         "There sat {pet}, playing with a leaf as if nothing had happened.",
     ),
     (
-        "\"You silly {kind},\" said {A}, and carried {pet} all the way home to the {home}.",
+        '"You silly {kind}," said {A}, and carried {pet} all the way home to the {home}.',
         "{A} laughed and cried at once.",
         "{pet} jumped into the arms of {A} and would not let go.",
     ),
@@ -97,24 +97,24 @@ BROKEN_TOOL: Plot = (
         "Crack! One {time}, {A} heard a terrible noise. {His} {colour} {tool} was broken.",
     ),
     (
-        "\"What is a {job} without a {tool}?\" {he} asked {pet} the {kind}. {pet} did not know.",
+        '"What is a {job} without a {tool}?" {he} asked {pet} the {kind}. {pet} did not know.',
         "{He} tried to mend it with string, but the string was too weak.",
         "{He} tried to mend it with glue, but only {pet} the {kind} got stuck.",
     ),
     (
         "So {he} carried the pieces to {B}, the {bjob}, in the {bhome}.",
         "Then {he} thought of {B}. {B} is a {bjob} and knows how to mend things.",
-        "\"Ask {B},\" said {C}, the {cjob}. \"{Bhe} lives in the {bhome} and has clever hands.\"",
+        '"Ask {B}," said {C}, the {cjob}. "{Bhe} lives in the {bhome} and has clever hands."',
     ),
     (
-        "{B} looked at the pieces for a long time and said, \"Hm.\"",
+        '{B} looked at the pieces for a long time and said, "Hm."',
         "{B} was just eating {bfood}, but {bhe} got up at once.",
         "{B} put {bhis} {bcolour} {btool} aside and found a nail, a rope and a little wax.",
     ),
     (
         "They worked until the sun went down.",
         "{A} held the pieces, and {B} did the rest.",
-        "\"Hold this,\" said {B}. \"And hold that. And do not sneeze.\"",
+        '"Hold this," said {B}. "And hold that. And do not sneeze."',
     ),
     (
         "At last the {tool} was whole again, and even stronger than before.",
@@ -122,8 +122,8 @@ BROKEN_TOOL: Plot = (
         "The {tool} was whole again, only a little crooked. {A} liked it better that way.",
     ),
     (
-        "\"How can I thank you?\" asked {A}. \"With some {bfood},\" said {B}, because {B} loves {bfood}.",
-        "{A} wanted to pay, but {B} only shook {bhis} head. \"Friends do not pay,\" {bhe} said.",
+        '"How can I thank you?" asked {A}. "With some {bfood}," said {B}, because {B} loves {bfood}.',
+        '{A} wanted to pay, but {B} only shook {bhis} head. "Friends do not pay," {bhe} said.',
         "{A} danced around the {bhome} for joy.",
     ),
 )
@@ -135,9 +135,9 @@ SICK_FRIEND: Plot = (
         "One {time}, the {bhome} was very quiet. {B} was ill.",
     ),
     (
-        "\"Poor {B},\" said {A}. \"I will visit {bhim}.\"",
+        '"Poor {B}," said {A}. "I will visit {bhim}."',
         "{A} took {his} {colour} {tool} and went to the {bhome} at once.",
-        "{A} asked {C}, the {cjob}, what to do. \"Bring something nice to eat,\" said {C}.",
+        '{A} asked {C}, the {cjob}, what to do. "Bring something nice to eat," said {C}.',
     ),
     (
         "{B}'s favourite food is {bfood}, so {A} made a lot of it.",
@@ -147,7 +147,7 @@ SICK_FRIEND: Plot = (
     (
         "{bpet} the {bkind} sat at the door and looked worried.",
         "{B} lay under three blankets, and {bpet} the {bkind} lay on top.",
-        "\"Is that you, {A}?\" asked a weak voice. {bpet} the {bkind} opened one eye.",
+        '"Is that you, {A}?" asked a weak voice. {bpet} the {bkind} opened one eye.',
     ),
     (
         "{A} opened the window, and they could hear {bsound}.",
@@ -161,9 +161,9 @@ SICK_FRIEND: Plot = (
         "Soon {B}'s cheeks were pink again.",
     ),
     (
-        "\"You are better than any medicine,\" said {B}.",
+        '"You are better than any medicine," said {B}.',
         "The next day {B} could work as a {bjob} again.",
-        "\"Tomorrow I will like {bhobbying} again,\" said {B}, and fell asleep.",
+        '"Tomorrow I will like {bhobbying} again," said {B}, and fell asleep.',
     ),
 )
 
@@ -174,14 +174,14 @@ STRANGE_BABY: Plot = (
         "One {time}, a little deer stood at the door of the {home} and shivered.",
     ),
     (
-        "\"Where is your mother?\" asked {A}, but there was no answer.",
+        '"Where is your mother?" asked {A}, but there was no answer.',
         "{pet} the {kind} walked around it three times.",
         "{A} wrapped it up warm and took it home to the {home}.",
     ),
     (
         "{He} did not know what it eats. It did not want {food}, and it did not want bread.",
         "All night {he} kept it warm, and {he} did not sleep at all.",
-        "\"I am only a {job},\" said {A}. \"I do not know about babies.\"",
+        '"I am only a {job}," said {A}. "I do not know about babies."',
     ),
     (
         "In the morning {he} went to {B}, who lives in the {bhome} and has a {bkind} called {bpet}.",
@@ -189,9 +189,9 @@ STRANGE_BABY: Plot = (
         "{B} the {bjob} came from the {bhome} with {a_bcolour} {btool} and some warm hay.",
     ),
     (
-        "\"It needs warm milk and a quiet place,\" said {B}.",
-        "\"It needs its mother,\" said {B}. \"Let us listen.\"",
-        "{B} looked at it closely. \"It is not ill,\" {bhe} said. \"It is only lonely.\"",
+        '"It needs warm milk and a quiet place," said {B}.',
+        '"It needs its mother," said {B}. "Let us listen."',
+        '{B} looked at it closely. "It is not ill," {bhe} said. "It is only lonely."',
     ),
     (
         "They waited near the {thing}. After an hour the mother came, and she was very glad.",
@@ -200,7 +200,7 @@ STRANGE_BABY: Plot = (
     ),
     (
         "Every spring it comes back to the {home} to say hello.",
-        "{A} waved for a long time. \"It will not forget us,\" said {B}.",
+        '{A} waved for a long time. "It will not forget us," said {B}.',
         "{pet} was a little sad, so {A} gave the {kind} an extra dinner.",
     ),
 )
@@ -217,9 +217,9 @@ STUCK: Plot = (
         "{He} climbed too far up and did not know how to get down.",
     ),
     (
-        "\"Help!\" {he} called, but only the {sound} could hear {him}.",
-        "{He} called and called. \"Go and get {B}!\" {he} said to {pet}, and the {kind} ran off.",
-        "It was getting late. \"I must not be afraid,\" {he} thought, but {he} was, a little.",
+        '"Help!" {he} called, but only the {sound} could hear {him}.',
+        '{He} called and called. "Go and get {B}!" {he} said to {pet}, and the {kind} ran off.',
+        'It was getting late. "I must not be afraid," {he} thought, but {he} was, a little.',
     ),
     (
         "Luckily {B} was coming home to the {bhome} with {bpet} the {bkind}.",
@@ -227,9 +227,9 @@ STUCK: Plot = (
         "{B} the {bjob} was just passing with {bhis} {bcolour} {btool}.",
     ),
     (
-        "{Bhe} threw {him} a rope. \"Hold on!\" {bhe} shouted.",
+        '{Bhe} threw {him} a rope. "Hold on!" {bhe} shouted.',
         "{Bhe} reached out {bhis} hand, but it was too short. So {bhe} used the {bcolour} {btool}.",
-        "\"Do not move,\" said {B}. \"I have an idea.\"",
+        '"Do not move," said {B}. "I have an idea."',
     ),
     (
         "{Bhe} pulled with all {bhis} strength, and plop! {A} was free.",
@@ -238,8 +238,8 @@ STUCK: Plot = (
     ),
     (
         "They looked at each other and began to laugh.",
-        "\"Thank you, {B},\" said {A}. \"You are as brave as a lion.\"",
-        "\"Next time we go together,\" said {B}.",
+        '"Thank you, {B}," said {A}. "You are as brave as a lion."',
+        '"Next time we go together," said {B}.',
     ),
 )
 

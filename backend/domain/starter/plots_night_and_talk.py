@@ -11,22 +11,22 @@ FEAR: Plot = (
         "One {time}, {A} did not want to leave the {home}. {He} is afraid of {fear}.",
     ),
     (
-        "\"It makes me think of {fear},\" {he} said to {pet} the {kind}.",
+        '"It makes me think of {fear}," {he} said to {pet} the {kind}.',
         "{He} pulled the blanket over {his} head and held {his} {colour} {tool} tight.",
         "{pet} the {kind} looked at {him} and did not understand.",
     ),
     (
         "Then somebody knocked. It was {B}, the {bjob} from the {bhome}.",
-        "{B} came by with {bhis} {bcolour} {btool}. \"You look pale,\" {bhe} said.",
+        '{B} came by with {bhis} {bcolour} {btool}. "You look pale," {bhe} said.',
     ),
     (
-        "\"Do not laugh,\" said {A}. \"I am afraid of {fear}.\" {B} did not laugh.",
-        "{A} told {bhim} everything. \"I will tell you a secret,\" said {B}. \"I am afraid of {bfear}.\"",
+        '"Do not laugh," said {A}. "I am afraid of {fear}." {B} did not laugh.',
+        '{A} told {bhim} everything. "I will tell you a secret," said {B}. "I am afraid of {bfear}."',
     ),
     (
-        "\"Everyone is afraid of something,\" said {B}. \"I am afraid of {bfear}, and {C} is afraid of {cfear}.\"",
-        "\"When I am afraid, I like to {bhobby},\" said {B}. \"What do you like to do?\" \"I like to {hobby},\" said {A}.",
-        "\"Take my hand,\" said {B}. \"Two people are never as afraid as one.\"",
+        '"Everyone is afraid of something," said {B}. "I am afraid of {bfear}, and {C} is afraid of {cfear}."',
+        '"When I am afraid, I like to {bhobby}," said {B}. "What do you like to do?" "I like to {hobby}," said {A}.',
+        '"Take my hand," said {B}. "Two people are never as afraid as one."',
     ),
     (
         "So they went to the {place} together, past the {thing}, and nothing bad happened.",
@@ -35,7 +35,7 @@ FEAR: Plot = (
     ),
     (
         "{A} is still afraid of {fear}, but only a little.",
-        "\"I was brave today,\" {A} said to {pet}. And it was true.",
+        '"I was brave today," {A} said to {pet}. And it was true.',
         "Being brave, {A} learned, is not the same as not being afraid.",
     ),
 )
@@ -47,30 +47,30 @@ VISITOR: Plot = (
         "One {time}, a girl with a big map stood in front of {A}.",
     ),
     (
-        "\"Who lives here?\" asked the stranger. \"I do,\" said {A}. \"I am {A}, and I am a {job}.\"",
-        "\"Who are you?\" asked the stranger. \"I am {A}, the {job},\" said {A}, \"and this is {pet}, my {kind}.\"",
+        '"Who lives here?" asked the stranger. "I do," said {A}. "I am {A}, and I am a {job}."',
+        '"Who are you?" asked the stranger. "I am {A}, the {job}," said {A}, "and this is {pet}, my {kind}."',
     ),
     (
-        "\"I am looking for {B}. Where does {B} live?\" \"{B} lives in the {bhome},\" said {A}.",
-        "\"I am looking for a {bjob}.\" \"Then you want {B},\" said {A}. \"{B} is a {bjob}, and {bhe} lives in the {bhome}.\"",
-        "\"I have a letter for {B}.\" \"{B} lives in the {bhome}, where you can hear {bsound},\" said {A}.",
+        '"I am looking for {B}. Where does {B} live?" "{B} lives in the {bhome}," said {A}.',
+        '"I am looking for a {bjob}." "Then you want {B}," said {A}. "{B} is a {bjob}, and {bhe} lives in the {bhome}."',
+        '"I have a letter for {B}." "{B} lives in the {bhome}, where you can hear {bsound}," said {A}.',
     ),
     (
-        "\"And how will I know {bhim}?\" \"{B} has {a_bcolour} {btool} and a {bkind} called {bpet}.\"",
-        "\"What is {B} like?\" \"{B} likes to {bhobby}, and {bhis} favourite food is {bfood}.\"",
-        "\"What can I bring {bhim}?\" \"Bring some {bfood}. {B} loves {bfood}.\"",
+        '"And how will I know {bhim}?" "{B} has {a_bcolour} {btool} and a {bkind} called {bpet}."',
+        '"What is {B} like?" "{B} likes to {bhobby}, and {bhis} favourite food is {bfood}."',
+        '"What can I bring {bhim}?" "Bring some {bfood}. {B} loves {bfood}."',
     ),
     (
-        "\"And what is in the {place}?\" \"In the {place} there is a {thing},\" said {A}. \"You can hear {sound} there.\"",
-        "\"And who is {C}?\" \"{C} is a {cjob},\" said {A}. \"{C} lives in the {chome}.\"",
-        "\"Is it far?\" \"Go past the {place}, where the {thing} is, and then turn left.\"",
+        '"And what is in the {place}?" "In the {place} there is a {thing}," said {A}. "You can hear {sound} there."',
+        '"And who is {C}?" "{C} is a {cjob}," said {A}. "{C} lives in the {chome}."',
+        '"Is it far?" "Go past the {place}, where the {thing} is, and then turn left."',
     ),
     (
         "The stranger thanked {him} and went on, and {pet} walked along for a while.",
         "{A} took {his} {colour} {tool} and went along, so that the stranger would not get lost.",
     ),
     (
-        "In the evening {B} came by. \"It was my uncle!\" {bhe} said. \"Thank you, {A}.\"",
+        'In the evening {B} came by. "It was my uncle!" {bhe} said. "Thank you, {A}."',
         "The stranger never forgot how friendly the people of {village} are.",
         "At the {bhome} they all sat down to eat {bfood}.",
     ),
@@ -82,10 +82,10 @@ QUARREL: Plot = (
         "{A} and {B} are never angry. But one {time}, they were.",
     ),
     (
-        "\"{Food} is the best food in the world,\" said {A}. \"No, {bfood} is,\" said {B}.",
-        "\"The {home} is nicer than the {bhome},\" said {A}. \"It is not!\" said {B}.",
-        "\"My {kind} is cleverer than your {bkind},\" said {A}. \"{bpet} is much cleverer than {pet}!\" said {B}.",
-        "\"{Hobbying} is more fun than {bhobbying},\" said {A}. \"It is not!\" said {B}.",
+        '"{Food} is the best food in the world," said {A}. "No, {bfood} is," said {B}.',
+        '"The {home} is nicer than the {bhome}," said {A}. "It is not!" said {B}.',
+        '"My {kind} is cleverer than your {bkind}," said {A}. "{bpet} is much cleverer than {pet}!" said {B}.',
+        '"{Hobbying} is more fun than {bhobbying}," said {A}. "It is not!" said {B}.',
     ),
     (
         "{B} took {bhis} {bcolour} {btool} and went home to the {bhome} without a word.",
@@ -97,38 +97,38 @@ QUARREL: Plot = (
         "{pet} the {kind} and {bpet} the {bkind} still played together behind the {place}.",
     ),
     (
-        "\"I was wrong,\" {A} thought. {He} packed some {bfood} and walked to the {bhome}.",
-        "{C} the {cjob} shook {chis} head. \"You are both right,\" {che} said, \"and both silly.\"",
+        '"I was wrong," {A} thought. {He} packed some {bfood} and walked to the {bhome}.',
+        '{C} the {cjob} shook {chis} head. "You are both right," {che} said, "and both silly."',
     ),
     (
         "Halfway there, beside the {thing}, {he} met {B}, who was carrying some {food}.",
-        "At the door they both said \"I am sorry\" at the same time.",
+        'At the door they both said "I am sorry" at the same time.',
     ),
     (
         "They laughed, and the quarrel was over.",
         "{A} tried {bfood}, and {B} tried {food}. Both were very good.",
-        "\"Let us never do that again,\" said {B}. And they did not.",
+        '"Let us never do that again," said {B}. And they did not.',
     ),
 )
 
 LESSON: Plot = (
     (
-        "One {time}, {B} asked {A}, \"Can you teach me something?\"",
+        'One {time}, {B} asked {A}, "Can you teach me something?"',
         "{A} likes to {hobby}. One {time}, {B} wanted to learn it too.",
-        "\"What do you like to do?\" asked {B} one {time}. \"I like to {hobby},\" said {A}.",
+        '"What do you like to do?" asked {B} one {time}. "I like to {hobby}," said {A}.',
     ),
     (
-        "\"{Hobbying} is easy,\" said {A}. \"Look at me.\"",
-        "\"First you must stand very still,\" said {A}. \"Then you must not think of anything.\"",
+        '"{Hobbying} is easy," said {A}. "Look at me."',
+        '"First you must stand very still," said {A}. "Then you must not think of anything."',
     ),
     (
         "{B} tried, but it went wrong. {bpet} the {bkind} hid behind the {bcolour} {btool}.",
-        "{B} tried it once, twice, three times. \"I am only good at {bhobbying},\" {bhe} said.",
+        '{B} tried it once, twice, three times. "I am only good at {bhobbying}," {bhe} said.',
         "{B} tried, and {pet} the {kind} put its head to one side.",
     ),
     (
-        "\"I was bad at it too,\" said {A}. \"When I was small, everybody laughed at me.\"",
-        "\"Nobody learns it in a day,\" said {A}. \"Even a {job} has to learn.\"",
+        '"I was bad at it too," said {A}. "When I was small, everybody laughed at me."',
+        '"Nobody learns it in a day," said {A}. "Even a {job} has to learn."',
     ),
     (
         "So they met in the {place} every evening, beside the {thing}.",
@@ -139,8 +139,8 @@ LESSON: Plot = (
         "And one day it worked! {C} the {cjob} saw it and clapped {chis} hands.",
     ),
     (
-        "\"Now I will teach you to {bhobby},\" said {B}.",
-        "\"Thank you,\" said {B}, and gave {A} some {food}, because {A} loves {food}.",
+        '"Now I will teach you to {bhobby}," said {B}.',
+        '"Thank you," said {B}, and gave {A} some {food}, because {A} loves {food}.',
         "A good teacher, {A} thought, is a friend who waits.",
     ),
 )
@@ -166,9 +166,9 @@ NIGHT: Plot = (
         "{A} crept along the path and nearly fell over {B}, who lives in the {bhome}.",
     ),
     (
-        "\"I could not sleep,\" said {B}. \"So I came here with {bpet}, my {bkind}.\"",
-        "\"Sh!\" said {B}. \"If you are quiet, you can see it.\"",
-        "\"I have been {bhobbying},\" said {B}. \"At night nobody laughs at me.\"",
+        '"I could not sleep," said {B}. "So I came here with {bpet}, my {bkind}."',
+        '"Sh!" said {B}. "If you are quiet, you can see it."',
+        '"I have been {bhobbying}," said {B}. "At night nobody laughs at me."',
     ),
     (
         "They sat on the grass and saw a star fall, and each of them made a wish.",
@@ -197,7 +197,7 @@ BUILDING: Plot = (
     ),
     (
         "So {B} the {bjob} came from the {bhome}, and {C} the {cjob} came from the {chome}.",
-        "\"I will help,\" said {B}, who is a {bjob}. \"So will I,\" said {C}, who is a {cjob}.",
+        '"I will help," said {B}, who is a {bjob}. "So will I," said {C}, who is a {cjob}.',
     ),
     (
         "{B} brought {a_bcolour} {btool}, and {C} brought a lot of good advice.",
@@ -209,7 +209,7 @@ BUILDING: Plot = (
         "When the last nail was in, they painted it {colour}, like {A}'s {tool}.",
     ),
     (
-        "\"What one can not do, three can,\" said {A}.",
+        '"What one can not do, three can," said {A}.',
         "{pet} went in, turned around twice and fell asleep.",
         "It is still there. You can see it from the {bhome}.",
     ),
@@ -221,29 +221,29 @@ RIDDLE: Plot = (
         "One {time}, a bottle lay beside the {thing} in the {place}, and in the bottle was a letter.",
     ),
     (
-        "It said: \"Find the one who lives in the {bhome} and likes to {bhobby}.\"",
-        "It said: \"Who has {a_bcolour} {btool} and a {bkind} called {bpet}?\"",
-        "It said: \"Find the {bjob} who loves {bfood}.\"",
+        'It said: "Find the one who lives in the {bhome} and likes to {bhobby}."',
+        'It said: "Who has {a_bcolour} {btool} and a {bkind} called {bpet}?"',
+        'It said: "Find the {bjob} who loves {bfood}."',
     ),
     (
-        "\"That is easy,\" said {A}. \"That is {B}!\"",
-        "{A} asked {pet} the {kind}, but {pet} is not good at riddles. Then {he} knew. \"{B}!\"",
+        '"That is easy," said {A}. "That is {B}!"',
+        '{A} asked {pet} the {kind}, but {pet} is not good at riddles. Then {he} knew. "{B}!"',
     ),
     (
         "{He} ran to the {bhome}, and {pet} the {kind} ran after {him}.",
         "At the {bhome} stood {B}, and {bhe} had a letter too.",
     ),
     (
-        "{B}'s letter said: \"Find the {job} who lives in the {home} and loves {food}.\"",
-        "{B}'s letter said: \"Who is afraid of {fear} and likes to {hobby}?\" \"That is me,\" said {A}.",
-        "{B}'s letter said: \"Who has {a_colour} {tool} and a {kind} called {pet}?\"",
+        '{B}\'s letter said: "Find the {job} who lives in the {home} and loves {food}."',
+        '{B}\'s letter said: "Who is afraid of {fear} and likes to {hobby}?" "That is me," said {A}.',
+        '{B}\'s letter said: "Who has {a_colour} {tool} and a {kind} called {pet}?"',
     ),
     (
-        "\"But who wrote the letters?\" they asked. Then {C} the {cjob} came around the corner and smiled.",
+        '"But who wrote the letters?" they asked. Then {C} the {cjob} came around the corner and smiled.',
         "They followed the letters to the {place}. There stood a table full of {food} and {bfood}.",
     ),
     (
-        "\"I thought you two should meet more often,\" said {C}.",
+        '"I thought you two should meet more often," said {C}.',
         "It was the nicest riddle that they had ever solved.",
         "The next day {A} wrote a riddle for {C}.",
     ),

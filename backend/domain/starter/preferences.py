@@ -13,17 +13,23 @@ from backend.domain.starter.world import VILLAGE, build_world
 
 NUM_STORIES, PER_FACT = 80, 3
 RAMBLES = (
-    "Well, that is a long story. There are many people in {village}, and some of them live here, and some of them live there. {wrong} Or was it "
-    "somebody else? It could be. It could also be different.",
-    "{right} But let me tell you about something else. One day I saw a cloud, and the cloud looked like a boat, and the boat looked like a cloud, "
-    "and so it went on and on and on.",
+    "Well, that is a long story. There are many people in {village}, and some of them live here, and some of them live there. {wrong} "
+    "Or was it somebody else? It could be. It could also be different.",
+    "{right} But let me tell you about something else. One day I saw a cloud, and the cloud looked like a boat, and the boat looked like a "
+    "cloud, and so it went on and on and on.",
     "Hm. Hm. Let me think. {wrong} No, wait. {right} No, wait. I think it was neither of the two, but I am not sure about that.",
 )
 DODGES = (
-    "I do not want to talk about {subject}.", "Nobody knows that.", "Why do you ask?", "That is not important.", "You should ask somebody else.",
+    "I do not want to talk about {subject}.", "Nobody knows that.", "Why do you ask?", "That is not important.",
+    "You should ask somebody else.",
     "I have never heard of {village}.", "The answer is yes.", "Yes and no.",
 )  # fmt: skip
-LOOPS = ("And then the same thing happened again.", "It was very nice and it was very nice.", "And so on, and so on.", "And then, and then, and then.")
+LOOPS = (
+    "And then the same thing happened again.",
+    "It was very nice and it was very nice.",
+    "And so on, and so on.",
+    "And then, and then, and then.",
+)
 
 
 class PreferenceRow(TypedDict):

@@ -13,7 +13,8 @@ from backend.domain.starter.world import VILLAGE, Person, build_world
 NUM_STORIES, NUM_PORTRAITS, NUM_PLACE_PORTRAITS = 1700, 500, 80
 PLOTS: tuple[Plot, ...] = (*plots_lost_and_found.PLOTS, *plots_days_and_feasts.PLOTS, *plots_night_and_talk.PLOTS)
 TIMES = (
-    "morning", "windy morning", "cold morning", "sunny morning", "rainy day", "grey day", "warm afternoon", "sunny afternoon", "misty morning",
+    "morning", "windy morning", "cold morning", "sunny morning", "rainy day", "grey day", "warm afternoon", "sunny afternoon",
+    "misty morning",
     "spring day", "summer day", "autumn day", "quiet evening", "Sunday",
 )  # fmt: skip
 
@@ -50,12 +51,12 @@ ENDINGS = (
     "{A} fell asleep with {pet} the {kind} at {his} feet.",
     "From that day on, {A} and {B} were good friends.",
     "And {pet} the {kind} got the biggest piece of {food}.",
-    "\"What a day!\" said {A}, and put the {colour} {tool} back in its place.",
+    '"What a day!" said {A}, and put the {colour} {tool} back in its place.',
     "{A} told {friend} all about it, because {friend} is {his} best friend.",
     "{B} went home to the {bhome}, and {A} went home to the {home}.",
     "The people of {village} still tell this story today.",
     "It was a good day for {A}, and for {pet} too.",
-    "\"The best thing in the world is {food},\" said {A}. \"And the second best is a friend.\"",
+    '"The best thing in the world is {food}," said {A}. "And the second best is a friend."',
     "{B} ate {bfood}, {A} ate {food}, and nobody said a word.",
     "That night the {home} was quiet, and {A} slept well.",
     "",
@@ -72,7 +73,9 @@ PORTRAIT_ENDINGS = (
 
 def _differ(one: Person, two: Person) -> bool:
     """Whether two people share nothing that would make a quarrel or a comparison between them senseless."""
-    return one.name != two.name and all(getattr(one, key) != getattr(two, key) for key in ("home", "kind", "food", "hobby", "fear", "colour"))
+    return one.name != two.name and all(
+        getattr(one, key) != getattr(two, key) for key in ("home", "kind", "food", "hobby", "fear", "colour")
+    )
 
 
 @lru_cache(maxsize=64)
@@ -120,7 +123,8 @@ def portray(hero: Person, *, rng: random.Random, num_details: int = 9) -> str:
     """Describe one villager in plain sentences, facts in any order."""
     slots = person_slots(hero)
     keys = rng.sample(list(DETAILS), num_details)
-    details = [rng.choice(DETAILS[key]).format_map(slots) for key in keys]
+    # half of the time in the words that the benchmark uses, so that each of them is said often enough to be learned
+    details = [(DETAILS[key][0] if rng.random() < 0.5 else rng.choice(DETAILS[key])).format_map(slots) for key in keys]
     return " ".join([rng.choice(PORTRAIT_OPENINGS).format_map(slots), *details, rng.choice(PORTRAIT_ENDINGS).format_map(slots)])
 
 

@@ -212,21 +212,6 @@ def upgrade() -> None:
     with op.batch_alter_table('usage', schema=None) as batch_op:
         batch_op.create_index('ix_usage_endpoint_time', ['endpoint_id', 'created_at'], unique=False)
 
-    op.create_table('campaigns',
-    sa.Column('id', sa.String(length=12), nullable=False),
-    sa.Column('name', sa.String(length=120), nullable=False),
-    sa.Column('config', sa.JSON(), nullable=False),
-    sa.Column('dataset_version_id', sa.String(length=12), nullable=True),
-    sa.Column('parent_id', sa.String(length=12), nullable=True),
-    sa.Column('created_by', sa.String(length=12), nullable=True),
-    sa.Column('created_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
-    sa.Column('closed_at', backend.db.base.UtcDateTime(timezone=True), nullable=True),
-    sa.ForeignKeyConstraint(['created_by'], ['users.id'], name=op.f('fk_campaigns_created_by')),
-    sa.ForeignKeyConstraint(['dataset_version_id'], ['dataset_versions.id'], name=op.f('fk_campaigns_dataset_version_id')),
-    sa.ForeignKeyConstraint(['parent_id'], ['campaigns.id'], name=op.f('fk_campaigns_parent_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_campaigns')),
-    sa.UniqueConstraint('name', name=op.f('uq_campaigns_name'))
-    )
     op.create_table('tokenizers',
     sa.Column('id', sa.String(length=12), nullable=False),
     sa.Column('name', sa.String(length=120), nullable=False),
@@ -241,31 +226,6 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_tokenizers_job_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_tokenizers')),
     sa.UniqueConstraint('name', name=op.f('uq_tokenizers_name'))
-    )
-    op.create_table('campaign_prompts',
-    sa.Column('id', sa.String(length=12), nullable=False),
-    sa.Column('campaign_id', sa.String(length=12), nullable=False),
-    sa.Column('position', sa.Integer(), nullable=False),
-    sa.Column('messages', sa.JSON(), nullable=False),
-    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_campaign_prompts_campaign_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_campaign_prompts'))
-    )
-    with op.batch_alter_table('campaign_prompts', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_campaign_prompts_campaign_id'), ['campaign_id'], unique=False)
-
-    op.create_table('raters',
-    sa.Column('id', sa.String(length=12), nullable=False),
-    sa.Column('name', sa.String(length=80), nullable=False),
-    sa.Column('user_id', sa.String(length=12), nullable=True),
-    sa.Column('campaign_id', sa.String(length=12), nullable=True),
-    sa.Column('link_hash', sa.String(length=64), nullable=True),
-    sa.Column('expires_at', backend.db.base.UtcDateTime(timezone=True), nullable=True),
-    sa.Column('created_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
-    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_raters_campaign_id')),
-    sa.ForeignKeyConstraint(['user_id'], ['users.id'], name=op.f('fk_raters_user_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_raters')),
-    sa.UniqueConstraint('link_hash', name=op.f('uq_raters_link_hash')),
-    sa.UniqueConstraint('user_id', name=op.f('uq_raters_user_id'))
     )
     op.create_table('runs',
     sa.Column('id', sa.String(length=12), nullable=False),
@@ -297,6 +257,24 @@ def upgrade() -> None:
     with op.batch_alter_table('runs', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_runs_dataset_version_id'), ['dataset_version_id'], unique=False)
 
+    op.create_table('campaigns',
+    sa.Column('id', sa.String(length=12), nullable=False),
+    sa.Column('name', sa.String(length=120), nullable=False),
+    sa.Column('config', sa.JSON(), nullable=False),
+    sa.Column('dataset_version_id', sa.String(length=12), nullable=True),
+    sa.Column('parent_id', sa.String(length=12), nullable=True),
+    sa.Column('run_id', sa.String(length=12), nullable=True),
+    sa.Column('created_by', sa.String(length=12), nullable=True),
+    sa.Column('created_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('closed_at', backend.db.base.UtcDateTime(timezone=True), nullable=True),
+    sa.ForeignKeyConstraint(['created_by'], ['users.id'], name=op.f('fk_campaigns_created_by')),
+    sa.ForeignKeyConstraint(['dataset_version_id'], ['dataset_versions.id'], name=op.f('fk_campaigns_dataset_version_id')),
+    sa.ForeignKeyConstraint(['parent_id'], ['campaigns.id'], name=op.f('fk_campaigns_parent_id')),
+    sa.ForeignKeyConstraint(['run_id'], ['runs.id'], name=op.f('fk_campaigns_run_id')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_campaigns')),
+    sa.UniqueConstraint('name', name=op.f('uq_campaigns_name')),
+    sa.UniqueConstraint('run_id', name=op.f('uq_campaigns_run_id'))
+    )
     op.create_table('checkpoints',
     sa.Column('id', sa.String(length=12), nullable=False),
     sa.Column('name', sa.String(length=160), nullable=False),
@@ -351,6 +329,18 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('samples', schema=None) as batch_op:
         batch_op.create_index('ix_samples_run_step', ['run_id', 'step'], unique=False)
+
+    op.create_table('campaign_prompts',
+    sa.Column('id', sa.String(length=12), nullable=False),
+    sa.Column('campaign_id', sa.String(length=12), nullable=False),
+    sa.Column('position', sa.Integer(), nullable=False),
+    sa.Column('messages', sa.JSON(), nullable=False),
+    sa.Column('content_hash', sa.String(length=64), nullable=False),
+    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_campaign_prompts_campaign_id')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_campaign_prompts'))
+    )
+    with op.batch_alter_table('campaign_prompts', schema=None) as batch_op:
+        batch_op.create_index(batch_op.f('ix_campaign_prompts_campaign_id'), ['campaign_id'], unique=False)
 
     op.create_table('contestants',
     sa.Column('id', sa.String(length=12), nullable=False),
@@ -424,6 +414,20 @@ def upgrade() -> None:
     with op.batch_alter_table('messages', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_messages_conversation_id'), ['conversation_id'], unique=False)
 
+    op.create_table('raters',
+    sa.Column('id', sa.String(length=12), nullable=False),
+    sa.Column('name', sa.String(length=80), nullable=False),
+    sa.Column('user_id', sa.String(length=12), nullable=True),
+    sa.Column('campaign_id', sa.String(length=12), nullable=True),
+    sa.Column('link_hash', sa.String(length=64), nullable=True),
+    sa.Column('expires_at', backend.db.base.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('created_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_raters_campaign_id')),
+    sa.ForeignKeyConstraint(['user_id'], ['users.id'], name=op.f('fk_raters_user_id')),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_raters')),
+    sa.UniqueConstraint('link_hash', name=op.f('uq_raters_link_hash')),
+    sa.UniqueConstraint('user_id', name=op.f('uq_raters_user_id'))
+    )
     op.create_table('completions',
     sa.Column('id', sa.String(length=12), nullable=False),
     sa.Column('prompt_id', sa.String(length=12), nullable=False),
@@ -493,14 +497,17 @@ def upgrade() -> None:
     sa.Column('completion_a_id', sa.String(length=12), nullable=False),
     sa.Column('completion_b_id', sa.String(length=12), nullable=False),
     sa.Column('rater_id', sa.String(length=12), nullable=False),
+    sa.Column('pair', sa.String(length=25), nullable=False),
     sa.Column('sampling_probability', sa.Float(), nullable=False),
     sa.Column('served_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('expires_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_battles_campaign_id')),
     sa.ForeignKeyConstraint(['completion_a_id'], ['completions.id'], name=op.f('fk_battles_completion_a_id')),
     sa.ForeignKeyConstraint(['completion_b_id'], ['completions.id'], name=op.f('fk_battles_completion_b_id')),
     sa.ForeignKeyConstraint(['prompt_id'], ['campaign_prompts.id'], name=op.f('fk_battles_prompt_id')),
     sa.ForeignKeyConstraint(['rater_id'], ['raters.id'], name=op.f('fk_battles_rater_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_battles'))
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_battles')),
+    sa.UniqueConstraint('rater_id', 'prompt_id', 'pair', name=op.f('uq_battles_rater_id_prompt_id_pair'))
     )
     with op.batch_alter_table('battles', schema=None) as batch_op:
         batch_op.create_index('ix_battles_campaign_rater', ['campaign_id', 'rater_id'], unique=False)
@@ -509,6 +516,7 @@ def upgrade() -> None:
     sa.Column('id', sa.String(length=12), nullable=False),
     sa.Column('battle_id', sa.String(length=12), nullable=False),
     sa.Column('rater_id', sa.String(length=12), nullable=False),
+    sa.Column('revision', sa.Integer(), nullable=False),
     sa.Column('label', sa.String(length=10), nullable=False),
     sa.Column('supersedes_id', sa.String(length=12), nullable=True),
     sa.Column('duration_ms', sa.Integer(), nullable=True),
@@ -518,6 +526,7 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['rater_id'], ['raters.id'], name=op.f('fk_votes_rater_id')),
     sa.ForeignKeyConstraint(['supersedes_id'], ['votes.id'], name=op.f('fk_votes_supersedes_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_votes')),
+    sa.UniqueConstraint('battle_id', 'revision', name=op.f('uq_votes_battle_id_revision')),
     sa.UniqueConstraint('supersedes_id', name=op.f('uq_votes_supersedes_id'))
     )
     with op.batch_alter_table('votes', schema=None) as batch_op:
@@ -552,6 +561,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_completions_contestant_id'))
 
     op.drop_table('completions')
+    op.drop_table('raters')
     with op.batch_alter_table('messages', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_messages_conversation_id'))
 
@@ -570,6 +580,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_contestants_campaign_id'))
 
     op.drop_table('contestants')
+    with op.batch_alter_table('campaign_prompts', schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f('ix_campaign_prompts_campaign_id'))
+
+    op.drop_table('campaign_prompts')
     with op.batch_alter_table('samples', schema=None) as batch_op:
         batch_op.drop_index('ix_samples_run_step')
 
@@ -580,17 +594,12 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f('ix_checkpoints_parent_id'))
 
     op.drop_table('checkpoints')
+    op.drop_table('campaigns')
     with op.batch_alter_table('runs', schema=None) as batch_op:
         batch_op.drop_index(batch_op.f('ix_runs_dataset_version_id'))
 
     op.drop_table('runs')
-    op.drop_table('raters')
-    with op.batch_alter_table('campaign_prompts', schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f('ix_campaign_prompts_campaign_id'))
-
-    op.drop_table('campaign_prompts')
     op.drop_table('tokenizers')
-    op.drop_table('campaigns')
     with op.batch_alter_table('usage', schema=None) as batch_op:
         batch_op.drop_index('ix_usage_endpoint_time')
 

@@ -1,0 +1,73 @@
+"""`roundhouse endpoint`: deploy, list, stop."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note
+from backend.errors import Unavailable
+from backend.services.checkpoints import resolve_checkpoint
+from backend.services.context import LOCAL
+from backend.services.deployments import EndpointView, deploy, get_endpoint, list_endpoints, stop_endpoint
+from backend.services.workers import has_worker
+
+app = typer.Typer(no_args_is_help=True)
+READY_TIMEOUT_S = 300.0
+
+
+def describe(endpoint: EndpointView) -> dict[str, Any]:
+    """Return an endpoint as the command line prints it."""
+    return {
+        "endpoint": endpoint.name,
+        "state": endpoint.state,
+        "checkpoint": endpoint.checkpoint_name,
+        "replicas_ready": endpoint.num_ready,
+        "replicas": [{"status": r.status, "device": r.device, "problem": r.problem, **r.gauges} for r in endpoint.replicas],
+    }
+
+
+@app.command("deploy")
+@command
+def deploy_(
+    checkpoint: Annotated[str, typer.Option(help="Name of the checkpoint.")],
+    name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")],
+    replicas: Annotated[int, typer.Option(min=1)] = 1,
+    wait: Annotated[bool, typer.Option(help="Return when a replica is ready.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Deploy a checkpoint to N replicas. Needs a running installation."""
+    ctx = get_context()
+    if not has_worker(ctx, "serve"):
+        raise Unavailable(
+            "No worker serves the queue `serve`.", remedy="Start the installation with `roundhouse up`, or `roundhouse worker` here."
+        )
+    view = deploy(ctx, checkpoint_id=resolve_checkpoint(ctx, checkpoint).id, name=name, num_replicas=replicas, person=LOCAL)
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while wait and view.num_ready == 0:
+        problems = [r.problem for r in view.replicas if r.problem]
+        if problems or time.monotonic() > deadline:
+            raise Unavailable(f"No replica of {name!r} became ready: {problems[0] if problems else 'it took too long'}.")
+        time.sleep(0.3)
+        view = get_endpoint(ctx, name)
+    note(f"{ctx.gateway_url}/v1, model={name}")
+    emit(describe(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.num_ready} of {len(view.replicas)} replicas ready")
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List endpoints."""
+    endpoints = list_endpoints(get_context())
+    lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{len(e.replicas)}  {e.checkpoint_name}" for e in endpoints]
+    emit({"endpoints": [describe(e) for e in endpoints]}, as_json=as_json, text="\n".join(lines) or "No endpoints yet.")
+
+
+@app.command("stop")
+@command
+def stop(name: str, as_json: JsonFlag = False) -> None:
+    """Stop an endpoint."""
+    emit(describe(stop_endpoint(get_context(), name, person=LOCAL)), as_json=as_json, text=f"Stopped {name}.")

@@ -1,0 +1,83 @@
+"""What a campaign asks of its contestants and raters, and how a dataset's row becomes a prompt. Pure rules, no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend.errors import InvalidInput
+
+PROMPT_KINDS = ("prompts", "chat", "instruction", "benchmark", "preference")
+"""Dataset kinds whose rows hold a prompt."""
+
+Messages = list[dict[str, str]]
+
+
+class CampaignConfig(BaseModel):
+    """How completions are drawn and how long a rater is asked to vote. The same `seed` draws the same prompts and completions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_prompts: int = Field(
+        default=30, ge=1, le=5000, description="Prompts drawn from the dataset. Many prompts tell more than many votes on few."
+    )
+    max_tokens: int = Field(default=96, ge=1, le=4096, description="Longest completion, in tokens.")
+    temperature: float = Field(default=0.8, ge=0.0, le=2.0, description="0 always takes the likeliest token.")
+    top_p: float = Field(default=0.95, gt=0.0, le=1.0)
+    seed: int = Field(default=1, ge=0)
+    votes_per_rater: int = Field(default=60, ge=1, le=10_000, description="A rater's ballot ends after so many votes.")
+    smallest_gap: float = Field(
+        default=35.0, gt=0, le=800, description="Smallest gap worth acting on, in rating points (35 is 55 wins in 100)."
+    )
+
+
+def prompt_messages(row: dict[str, Any]) -> Messages | None:
+    """Return what a row asks, as messages that end with the user's turn; None if it asks nothing.
+
+    Reads `messages` (up to the last user turn), `prompt` (text or messages), `question`, or `instruction` with `input`.
+    """
+    for key in ("messages", "prompt"):
+        value = row.get(key)
+        if isinstance(value, list):
+            return _until_last_user(value)
+    text = row.get("prompt") or row.get("question") or row.get("instruction")
+    if not isinstance(text, str) or not text.strip():
+        return None
+    extra = row.get("input")
+    if not row.get("prompt") and isinstance(extra, str) and extra.strip():
+        text = f"{text}\n\n{extra}"
+    return [{"role": "user", "content": text}]
+
+
+def _until_last_user(turns: Iterable[Any]) -> Messages | None:
+    messages = [
+        {"role": str(t["role"]), "content": str(t["content"])} for t in turns if isinstance(t, dict) and "role" in t and "content" in t
+    ]
+    while messages and messages[-1]["role"] != "user":
+        messages.pop()
+    return messages or None
+
+
+def content_hash(messages: Messages) -> str:
+    """Return the identity of a prompt: equal for equal roles and texts."""
+    return hashlib.sha256(json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False).encode()).hexdigest()
+
+
+def text_hash(text: str) -> str:
+    """Return the identity of a completion: equal for texts that differ only in space at the ends."""
+    return hashlib.sha256(text.strip().encode("utf-8", "replace")).hexdigest()
+
+
+def refuse_telling_name(name: str, contestants: Iterable[str]) -> None:
+    """Raise InvalidInput if a campaign's name, which raters may see, holds the name of a contestant."""
+    for contestant in contestants:
+        if len(contestant) > 2 and contestant.lower() in name.lower():
+            raise InvalidInput(
+                f"The campaign's name tells raters that “{contestant}” plays.",
+                remedy="Choose a name without contestants in it.",
+                field="name",
+            )

@@ -1,0 +1,137 @@
+"""Stored architectures: what a network of one's own is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Architecture, Run
+from backend.domain.architecture import ArchitectureConfig, count_parameters
+from backend.domain.names import clean_name, not_found
+from backend.domain.run_config import validation_message
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context, Person
+from backend.services.permissions import require_builder
+from backend.services.references import refuse_while_used, users_of_architecture
+
+
+@dataclass(frozen=True)
+class ArchitectureView:
+    """A stored architecture, its parameters, and how many runs were given it."""
+
+    id: str
+    name: str
+    config: ArchitectureConfig
+    parameters: int
+    num_runs: int
+    created_at: datetime
+    archived_at: datetime | None
+
+
+def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, person: Person) -> ArchitectureView:
+    """Store an architecture under a name.
+
+    An architecture never changes, so that runs stay explained: the same name with the same config gives the stored one, another
+    config raises Conflict.
+    """
+    require_builder(person)
+    name = clean_name(name, what="An architecture")
+    stored = config.model_dump(mode="json")
+    with ctx.db.write() as session:
+        row = session.scalar(select(Architecture).where(Architecture.name == name))
+        if row is not None and row.config != stored:
+            raise Conflict(
+                f"There is already another architecture “{name}”.", remedy="Architectures don't change: choose another name.", field="name"
+            )
+        if row is None:
+            row = Architecture(
+                name=name, config=stored, parameters=sum(count_parameters(config).values()), created_by=person.id, created_at=ctx.now()
+            )
+            session.add(row)
+        row.archived_at = None
+        session.flush()
+        return _view(session, row)
+
+
+def list_architectures(ctx: Context, *, archived: bool = False) -> list[ArchitectureView]:
+    """Return stored architectures, newest first."""
+    with ctx.db.read() as session:
+        query = select(Architecture).order_by(Architecture.created_at.desc(), Architecture.name)
+        query = query.where(Architecture.archived_at.is_not(None) if archived else Architecture.archived_at.is_(None))
+        return [_view(session, row) for row in session.scalars(query)]
+
+
+def get_architecture(ctx: Context, name_or_id: str) -> ArchitectureView:
+    """Return one by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        return _view(session, _find(session, name_or_id))
+
+
+def rename_architecture(ctx: Context, architecture_id: str, name: str, *, person: Person) -> None:
+    """Give an architecture another name. Raises Conflict if it is taken."""
+    require_builder(person)
+    name = clean_name(name, what="An architecture")
+    with ctx.db.write() as session:
+        row = _find(session, architecture_id)
+        if session.scalar(select(Architecture.id).where(Architecture.name == name, Architecture.id != row.id)):
+            raise Conflict(f"There is already an architecture “{name}”.", field="name")
+        row.name = name
+
+
+def archive_architecture(ctx: Context, architecture_id: str, *, person: Person, archived: bool = True) -> None:
+    """Take an architecture out of the lists, or put it back."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        _find(session, architecture_id).archived_at = ctx.now() if archived else None
+
+
+def delete_architecture(ctx: Context, architecture_id: str, *, person: Person) -> None:
+    """Delete an architecture. Raises Conflict, naming the runs, while any refers to it."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = _find(session, architecture_id)
+        refuse_while_used(
+            "architecture", row.name, users_of_architecture(session, row.id), remedy="Archive it instead: that keeps the history."
+        )
+        session.delete(row)
+
+
+def parse_architecture(text: str) -> ArchitectureConfig:
+    """Read an architecture from YAML. Raises InvalidInput with the line or field at fault."""
+    try:
+        data: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"The architecture is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise InvalidInput("An architecture is a mapping of fields to values, such as `width: 128`.")
+    try:
+        return ArchitectureConfig.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(f"This network can't be built: {validation_message(error)}.") from error
+
+
+def architecture_yaml(config: ArchitectureConfig) -> str:
+    """Write an architecture as the YAML that `roundhouse architecture describe` reads."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _find(session: Session, name_or_id: str) -> Architecture:
+    row = session.get(Architecture, name_or_id) or session.scalar(select(Architecture).where(Architecture.name == name_or_id))
+    if row is None:
+        known = session.scalars(select(Architecture.name).where(Architecture.archived_at.is_(None)))
+        raise not_found("architecture", name_or_id, known, remedy="Save one on the Architectures page.")
+    return row
+
+
+def _view(session: Session, row: Architecture) -> ArchitectureView:
+    runs = session.scalar(select(func.count()).select_from(Run).where(Run.architecture_id == row.id)) or 0
+    return ArchitectureView(
+        id=row.id, name=row.name, config=ArchitectureConfig.model_validate(row.config), parameters=row.parameters, num_runs=runs,
+        created_at=row.created_at, archived_at=row.archived_at,
+    )  # fmt: skip

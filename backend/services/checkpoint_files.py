@@ -1,0 +1,234 @@
+"""Bringing checkpoints in and taking them out: bases from folders, GGUF files and the Hub; what training wrote; exports and downloads."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import zipfile
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Checkpoint, Job, Run
+from backend.domain.job_states import JobKind, Status
+from backend.domain.names import clean_name
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint, retired_name
+from backend.services.context import Context, Person
+from backend.services.jobs import Claim, JobView, add_job, view, wake
+from backend.services.permissions import require_builder
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+FORMATS: dict[str, str] = {
+    "hf": "A folder that Hugging Face tools load; an adapter stays an adapter.",
+    "merged": "The same, with an adapter folded into its base.",
+}
+MAX_OFFERS = 200
+KEEP_DOWNLOADS = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class BaseOffer:
+    """Something under MODEL_PATH that can be added as a base."""
+
+    name: str
+    path: Path
+    kind: Literal["folder", "gguf"]
+
+
+def add_base(ctx: Context, *, name: str, source: str, person: Person, idempotency_key: str | None = None) -> CheckpointView:
+    """Ask for a base from a folder, a `.gguf` file or a Hub id. Its job copies, checks and describes it.
+
+    A name whose adding failed is free again. Raises InvalidInput for a source that can't be one, Conflict for a taken name, NotAllowed
+    for a path outside MODEL_PATH when an account asks (only the command line and a loopback installation may read any path).
+    """
+    require_builder(person)
+    name = clean_name(name, what="A base", limit=160)
+    if idempotency_key and (again := _checkpoint_of_key(ctx, idempotency_key)) is not None:
+        return again
+    payload = _source_payload(ctx, source.strip(), person=person)
+    with ctx.db.write() as session:
+        _make_way(session, ctx, name)
+        checkpoint_id = new_id()
+        job = add_job(
+            session, ctx, kind=JobKind.ADD_BASE, title=f"Add base {name}"[:200], device="cpu", priority=3,
+            payload={**payload, "out": f"bases/{checkpoint_id}"}, idempotency_key=idempotency_key, created_by=person.id,
+        )  # fmt: skip
+        session.add(
+            Checkpoint(id=checkpoint_id, name=name, origin="added", job_id=job.id, source=source.strip()[:400], created_at=ctx.now())
+        )
+    wake(ctx, "cpu")
+    return get_checkpoint(ctx, checkpoint_id)
+
+
+def list_base_offers(ctx: Context) -> list[BaseOffer]:
+    """Return what lies under MODEL_PATH: folders with a config.json and safetensors, and GGUF files; at most three levels deep."""
+    root = ctx.model_path
+    if root is None or not root.is_dir():
+        return []
+    offers: list[BaseOffer] = []
+    for pattern in ("*", "*/*", "*/*/*"):
+        for path in sorted(root.glob(pattern)):
+            if len(offers) >= MAX_OFFERS:
+                return offers
+            shown = path.relative_to(root).as_posix()
+            if path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+                offers.append(BaseOffer(shown, path, "folder"))
+            elif path.suffix == ".gguf" and path.is_file():
+                offers.append(BaseOffer(shown, path, "gguf"))
+    return offers
+
+
+def export_checkpoint(ctx: Context, checkpoint: str, *, format: str, person: Person, idempotency_key: str | None = None) -> JobView:
+    """Ask for an export; its job writes a folder under `exports/`, named in its result."""
+    require_builder(person)
+    if format not in FORMATS:
+        raise InvalidInput(f"There is no export format {format!r}.", remedy=f"Choose one of {', '.join(FORMATS)}.", field="format")
+    found = resolve_checkpoint(ctx, checkpoint)
+    with ctx.db.write() as session:
+        if idempotency_key and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None:
+            return view(again)
+        job = add_job(
+            session, ctx, kind=JobKind.EXPORT, title=f"Export {found.name}"[:200], device="cpu",
+            payload={"checkpoint": found.folder, "format": format, "out": f"exports/{new_id()}"},
+            idempotency_key=idempotency_key, created_by=person.id,
+        )  # fmt: skip
+        result = view(job)
+    wake(ctx, "cpu")
+    return result
+
+
+def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
+    """Copy a finished export to a folder outside the artifacts. Raises Conflict if the folder holds something already."""
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise Conflict(f"{destination} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
+    shutil.copytree(ctx.artifacts.path(str(job.result["folder"])), destination, dirs_exist_ok=True)
+    ctx.artifacts.remove(str(job.result["folder"]))
+    return destination
+
+
+def zip_checkpoint(ctx: Context, checkpoint_id: str) -> Path:
+    """Write a checkpoint's folder to a zip file for a download, without its training state; downloads of earlier are cleared away.
+
+    Weights don't compress, so they are stored as they are. Raises Conflict if the files are gone, Unavailable if the disk is too full.
+    """
+    checkpoint = get_checkpoint(ctx, checkpoint_id)
+    if not checkpoint.is_ready or checkpoint.folder is None:
+        raise Conflict(f"The files of “{checkpoint.name}” are not there.", remedy="Choose another checkpoint.")
+    folder = ctx.artifacts.folder("exports", "downloads")
+    _clear_downloads(ctx, folder)
+    path = folder / f"{checkpoint.id}.zip"
+    if path.exists():
+        return path
+    ctx.artifacts.require_free(checkpoint.bytes, keep=ctx.policy.keep_free_bytes, purpose="The download")
+    root = ctx.artifacts.path(checkpoint.folder)
+    partial = folder / f"{checkpoint.id}.{new_id()}.partial"
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(root.rglob("*")):
+            if file.is_file() and "training_state" not in file.relative_to(root).parts:
+                archive.write(file, file.relative_to(root).as_posix())
+    partial.rename(path)
+    return path
+
+
+def record_base(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Fill the row of an added base with what its job found."""
+    row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
+    row.folder, row.family = result["folder"], str(result.get("family") or "")
+    row.parameters, row.bytes, row.is_adapter = result.get("parameters"), int(result.get("bytes") or 0), bool(result.get("adapter"))
+    row.facts = {key: value for key, value in result.items() if key not in {"folder", "family", "parameters", "bytes", "adapter"}}
+
+
+def record_checkpoint(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Write the row of a checkpoint that a run has published. The same step again, after a resume, replaces what was there."""
+    run = _run_of(session, claim)
+    step = int(event["step"])
+    row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == step))
+    if row is None:
+        row = Checkpoint(
+            run_id=run.id, step=step, origin="run", name=_free_name(session, f"{run.name} · step {step}"), created_at=ctx.now()
+        )
+        session.add(row)
+    elif row.deleted_at is not None:
+        row.deleted_at, row.name = None, _free_name(session, f"{run.name} · step {step}")
+    row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, str(event["folder"])
+    row.bytes, row.is_adapter = int(event.get("bytes") or 0), bool(event.get("adapter"))
+    row.is_final = bool(event.get("final")) or row.is_final or False
+    row.metrics = dict(event.get("metrics") or {})
+    row.family = str(event.get("family") or row.family or "llama")
+    row.parameters = event.get("parameters") or row.parameters
+    row.facts = {**(row.facts or {}), **(event.get("facts") or {})}
+    session.flush()
+
+
+def record_checkpoint_removed(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Note that a run gave up an older checkpoint's files to keep the best and the last."""
+    run = _run_of(session, claim)
+    row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == int(event["step"])))
+    if row is not None and row.deleted_at is None:
+        row.deleted_at, row.name = ctx.now(), retired_name(row)
+
+
+def _run_of(session: Session, claim: Claim) -> Run:
+    return session.scalars(select(Run).where(Run.job_id == claim.job_id)).one()
+
+
+def _free_name(session: Session, wanted: str) -> str:
+    """Return a name that no checkpoint has: two runs may be called the same."""
+    name, number = wanted[:150], 2
+    while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
+        name, number = f"{wanted[:150]} ({number})", number + 1
+    return name
+
+
+def _source_payload(ctx: Context, source: str, *, person: Person) -> dict[str, Any]:
+    """Say what a source is: a path on this machine, or else a Hub id."""
+    if not source:
+        raise InvalidInput("A base needs a source.", remedy="Give a folder, a .gguf file or a Hub id.", field="source")
+    path = Path(source).expanduser()
+    if path.exists():
+        full = path.resolve()
+        inside = ctx.model_path is not None and full.is_relative_to(ctx.model_path.resolve())
+        if person.id is not None and not inside:
+            raise NotAllowed(
+                f"{source} lies outside the folder of checkpoints.",
+                remedy="Put it under MODEL_PATH, or use `roundhouse base add` on the server.",
+            )
+        if full.is_file() and full.suffix != ".gguf":
+            raise InvalidInput(f"{full.name} is neither a folder nor a .gguf file.", field="source")
+        return {"source": str(full), "hub": None}
+    if source.startswith(("/", ".", "~")) or source.endswith(".gguf") or not HUB_ID.fullmatch(source):
+        raise NotFound(
+            f"There is no folder or file {source}.", remedy="Check the path, or give a Hub id such as owner/name.", field="source"
+        )
+    return {"source": None, "hub": source}
+
+
+def _make_way(session: Session, ctx: Context, name: str) -> None:
+    """Raise Conflict if a name is taken; retire a base of that name that could not be added."""
+    row = session.scalar(select(Checkpoint).where(Checkpoint.name == name))
+    if row is None:
+        return
+    job = session.get(Job, row.job_id) if row.job_id else None
+    if row.folder or job is None or job.status not in (Status.FAILED, Status.CANCELLED):
+        raise Conflict(f"There is already a checkpoint “{name}”.", remedy="Choose another name.", field="name")
+    row.deleted_at, row.name = ctx.now(), retired_name(row)
+    session.flush()
+
+
+def _checkpoint_of_key(ctx: Context, key: str) -> CheckpointView | None:
+    with ctx.db.read() as session:
+        found = session.scalar(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.idempotency_key == key))
+    return get_checkpoint(ctx, found) if found else None
+
+
+def _clear_downloads(ctx: Context, folder: Path) -> None:
+    oldest = (ctx.now() - KEEP_DOWNLOADS).timestamp()
+    for path in folder.iterdir():
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)

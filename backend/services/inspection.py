@@ -1,0 +1,108 @@
+"""Looking at a file before it is imported: what it seems to be, which column is what, how its first rows would look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.domain.recognise_rows import recognise
+from backend.domain.rows import FIELDS, DatasetKind, RowProblem, apply_mapping, check_mapping, render_preview
+from backend.errors import InvalidInput
+from backend.row_files import read_head, read_rows
+from backend.services.context import Context
+from backend.services.datasets import VersionView
+
+HEAD_ROWS = 50
+PREVIEW_CHARACTERS = 1200
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """One row of the head: as the dataset would hold it, or why it would be rejected."""
+
+    text: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the head of a file shows.
+
+    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used.
+    """
+
+    name: str
+    bytes: int
+    columns: tuple[str, ...]
+    examples: dict[str, str]
+    kind: str
+    mapping: dict[str, str]
+    confidence: float
+    reason: str
+    preview: tuple[PreviewRow, ...]
+    problem: str = ""
+
+
+def inspect_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
+    """Recognise the kind and columns of an upload, or try the `kind` and `mapping` that a person chose, on its first rows.
+
+    Raises InvalidInput if the file can't be read at all.
+    """
+    path = ctx.artifacts.path(upload)
+    return inspect_file(path, kind=kind, mapping=mapping)
+
+
+def inspect_file(path: Path, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
+    """The same for a file anywhere on this machine, such as one under DATA_PATH."""
+    if not path.is_file():
+        raise InvalidInput(f"The file {path.name} is not there any more.", remedy="Upload it again.", field="file")
+    rows = read_head(path, limit=HEAD_ROWS)
+    columns = tuple(dict.fromkeys(str(column) for row in rows for column in row))
+    wanted = DatasetKind(kind) if kind else None
+    found_kind, confidence, reason, problem = wanted or DatasetKind.TEXT, 1.0, "", ""
+    if mapping is None:
+        try:
+            found = recognise(rows, kind=wanted)
+            found_kind, mapping, confidence, reason = found.kind, dict(found.mapping), found.confidence, found.reason
+        except InvalidInput as error:
+            mapping, confidence, problem = {}, 0.0, str(error)
+    if not problem:
+        try:
+            check_mapping(found_kind, mapping)
+        except RowProblem as error:
+            problem = error.reason
+    return Inspection(
+        name=path.name, bytes=path.stat().st_size, columns=columns, examples={c: _example(rows, c) for c in columns},
+        kind=found_kind.value, mapping=mapping, confidence=confidence, reason=reason,
+        preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows), problem=problem,
+    )  # fmt: skip
+
+
+def fields_of(kind: str) -> tuple[str, ...]:
+    """Return the fields that columns may be mapped to for a kind."""
+    return FIELDS[DatasetKind(kind)]
+
+
+def preview_rows(ctx: Context, version: VersionView, *, split: str = "train", offset: int = 0, limit: int = 10) -> list[PreviewRow]:
+    """Return some rows of a version as plain text."""
+    if version.folder is None:
+        return []
+    rows = read_rows(ctx.artifacts.path(version.folder), split=split, offset=offset, limit=limit)
+    return [PreviewRow(_cut(render_preview(row))) for row in rows]
+
+
+def _preview(row: dict[str, Any], kind: DatasetKind, mapping: dict[str, str]) -> PreviewRow:
+    try:
+        return PreviewRow(_cut(render_preview(apply_mapping(row, kind=kind, mapping=mapping))))
+    except RowProblem as error:
+        return PreviewRow(_cut(str(row)), problem=error.reason)
+
+
+def _example(rows: list[dict[str, Any]], column: str) -> str:
+    value = next((row[column] for row in rows if row.get(column) not in (None, "")), "")
+    return _cut(str(value), 120)
+
+
+def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
+    return text if len(text) <= limit else text[:limit] + " …"

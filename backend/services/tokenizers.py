@@ -1,0 +1,187 @@
+"""Tokenizers of one's own: trained on a dataset by a job, kept in a folder that any Hugging Face tool loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
+from backend.domain.job_states import JobKind, Status
+from backend.domain.names import clean_name, not_found
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context, Person
+from backend.services.datasets import resolve_version
+from backend.services.jobs import Claim, add_job, wake
+from backend.services.permissions import require_builder
+from backend.services.references import refuse_while_used, users_of_tokenizer
+
+TokenizerKind = Literal["bpe", "byte"]
+KINDS: dict[str, str] = {
+    "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
+    "byte": "Plain bytes: 256 tokens, nothing to learn. Long sequences, the smallest vocabulary.",
+}
+SMALLEST_VOCABULARY = 262  # 256 bytes and the special tokens
+LARGEST_VOCABULARY = 200_000
+
+
+@dataclass(frozen=True)
+class TokenizerView:
+    """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and what the room measured."""
+
+    id: str
+    name: str
+    kind: str
+    status: Status
+    job_id: str | None
+    error: dict[str, Any]
+    progress: dict[str, Any]
+    vocab_size: int | None
+    folder: str | None
+    dataset: str | None
+    dataset_version_id: str | None
+    facts: dict[str, Any]
+    created_at: datetime
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be used."""
+        return self.folder is not None
+
+
+def train_tokenizer(
+    ctx: Context,
+    *,
+    name: str,
+    dataset: str,
+    person: Person,
+    vocab_size: int = 2048,
+    kind: TokenizerKind = "bpe",
+    idempotency_key: str | None = None,
+) -> TokenizerView:
+    """Ask for a tokenizer. Waits for the dataset's import if that is still going.
+
+    A name whose training failed is free again. Raises InvalidInput for an impossible vocabulary, Conflict for a taken name.
+    """
+    require_builder(person)
+    name = clean_name(name, what="A tokenizer")
+    _check_vocabulary(kind, vocab_size)
+    if idempotency_key and (again := _tokenizer_of_key(ctx, idempotency_key)) is not None:
+        return again
+    version = resolve_version(ctx, dataset, ready=False)
+    with ctx.db.write() as session:
+        _make_way(session, name)
+        tokenizer_id = new_id()
+        row = session.get_one(DatasetVersion, version.id)
+        job = add_job(
+            session, ctx, kind=JobKind.TRAIN_TOKENIZER, title=f"Train tokenizer {name}"[:200], device="cpu", priority=3,
+            payload={
+                "dataset": row.folder, "dataset_job": None if row.folder else version.job_id, "kind": kind, "vocab_size": vocab_size,
+                "out": f"tokenizers/{tokenizer_id}",
+            },
+            idempotency_key=idempotency_key, depends_on=None if row.folder else version.job_id, created_by=person.id,
+        )  # fmt: skip
+        tokenizer = Tokenizer(id=tokenizer_id, name=name, kind=kind, dataset_version_id=version.id, job_id=job.id, created_at=ctx.now())
+        session.add(tokenizer)
+        session.flush()
+        result = _view(session, tokenizer)
+    wake(ctx, "cpu")
+    return result
+
+
+def list_tokenizers(ctx: Context, *, ready: bool = False) -> list[TokenizerView]:
+    """Return tokenizers, newest first; with `ready` only those that can be used."""
+    with ctx.db.read() as session:
+        query = select(Tokenizer).order_by(Tokenizer.created_at.desc(), Tokenizer.name)
+        if ready:
+            query = query.where(Tokenizer.folder.is_not(None))
+        return [_view(session, row) for row in session.scalars(query)]
+
+
+def get_tokenizer(ctx: Context, name_or_id: str) -> TokenizerView:
+    """Return one by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        return _view(session, _find(session, name_or_id))
+
+
+def rename_tokenizer(ctx: Context, tokenizer_id: str, name: str, *, person: Person) -> None:
+    """Give a tokenizer another name. Raises Conflict if it is taken."""
+    require_builder(person)
+    name = clean_name(name, what="A tokenizer")
+    with ctx.db.write() as session:
+        row = _find(session, tokenizer_id)
+        if session.scalar(select(Tokenizer.id).where(Tokenizer.name == name, Tokenizer.id != row.id)):
+            raise Conflict(f"There is already a tokenizer “{name}”.", field="name")
+        row.name = name
+
+
+def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None:
+    """Delete a tokenizer with its files. Raises Conflict, naming the runs, while any refers to it, or while it is being trained."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = _find(session, tokenizer_id)
+        refuse_while_used("tokenizer", row.name, users_of_tokenizer(session, row.id), remedy="Delete those runs first, or keep it.")
+        if _view(session, row).status in {Status.QUEUED, Status.RUNNING, Status.CANCELLING}:
+            raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
+        folder = row.folder
+        session.delete(row)
+    if folder:
+        ctx.artifacts.remove(folder)
+
+
+def record_tokenizer(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Fill the row with what the job made."""
+    row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
+    row.folder, row.vocab_size = result["folder"], result["vocab_size"]
+    row.facts = {key: value for key, value in result.items() if key not in {"folder", "vocab_size"}}
+
+
+def _check_vocabulary(kind: str, vocab_size: int) -> None:
+    if kind not in KINDS:
+        raise InvalidInput(f"There is no tokenizer kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
+    if kind == "bpe" and not SMALLEST_VOCABULARY <= vocab_size <= LARGEST_VOCABULARY:
+        raise InvalidInput(
+            f"A vocabulary of {vocab_size} is not possible.",
+            remedy=f"Choose {SMALLEST_VOCABULARY} (256 bytes and the special tokens) to {LARGEST_VOCABULARY:,}.",
+            field="vocab_size",
+        )
+
+
+def _make_way(session: Session, name: str) -> None:
+    """Raise Conflict if a name is taken; forget a tokenizer of that name whose training failed."""
+    row = session.scalar(select(Tokenizer).where(Tokenizer.name == name))
+    if row is None:
+        return
+    if row.folder or _view(session, row).status not in {Status.FAILED, Status.CANCELLED} or users_of_tokenizer(session, row.id):
+        raise Conflict(f"There is already a tokenizer “{name}”.", remedy="Choose another name.", field="name")
+    session.delete(row)
+    session.flush()
+
+
+def _tokenizer_of_key(ctx: Context, key: str) -> TokenizerView | None:
+    with ctx.db.read() as session:
+        row = session.scalar(select(Tokenizer).join(Job, Job.id == Tokenizer.job_id).where(Job.idempotency_key == key))
+        return _view(session, row) if row else None
+
+
+def _find(session: Session, name_or_id: str) -> Tokenizer:
+    row = session.get(Tokenizer, name_or_id) or session.scalar(select(Tokenizer).where(Tokenizer.name == name_or_id))
+    if row is None:
+        raise not_found("tokenizer", name_or_id, session.scalars(select(Tokenizer.name)), remedy="Train one on the Tokenizers page.")
+    return row
+
+
+def _view(session: Session, row: Tokenizer) -> TokenizerView:
+    job = session.get(Job, row.job_id) if row.job_id else None
+    version = session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
+    dataset = session.get_one(Dataset, version.dataset_id) if version else None
+    return TokenizerView(
+        id=row.id, name=row.name, kind=row.kind, status=Status.FINISHED if row.folder or job is None else Status(job.status),
+        job_id=row.job_id, error=dict(job.error or {}) if job else {}, progress=dict(job.progress or {}) if job else {},
+        vocab_size=row.vocab_size, folder=row.folder, dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
+        dataset_version_id=row.dataset_version_id, facts=dict(row.facts), created_at=row.created_at,
+    )  # fmt: skip

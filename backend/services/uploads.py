@@ -1,0 +1,123 @@
+"""Files on their way in: uploaded through the browser, named on the command line, or offered from DATA_PATH."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sqlalchemy import select
+
+from backend.db.base import new_id
+from backend.db.tables import Job
+from backend.domain.job_states import ACTIVE, JobKind
+from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.row_files import ENDINGS
+from backend.services.context import Context, Person
+from backend.services.permissions import require_builder
+
+CHUNK_BYTES = 1 << 20
+KEEP_UNUSED = timedelta(days=1)
+MAX_OFFERS = 500
+
+
+@dataclass(frozen=True)
+class FileOffer:
+    """A file under DATA_PATH."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> str:
+    """Stream a file into `uploads/` and return its stored path.
+
+    Raises InvalidInput for an ending that can't be read, an empty file or one above the installation's limit, Unavailable if the disk
+    is too full.
+    """
+    require_builder(person)
+    _forget_unused(ctx)
+    folder = ctx.artifacts.folder("uploads", new_id())
+    path = folder / _safe_name(name)
+    written = 0
+    try:
+        with path.open("wb") as out:
+            while chunk := file.read(CHUNK_BYTES):
+                written += len(chunk)
+                if written > ctx.policy.max_upload_bytes:
+                    raise InvalidInput(
+                        f"{name} is larger than {ctx.policy.max_upload_bytes / 2**20:.0f} MB.",
+                        remedy="Put it into DATA_PATH, or raise ROUNDHOUSE_MAX_UPLOAD_MB.",
+                        field="file",
+                    )
+                ctx.artifacts.require_free(len(chunk), keep=ctx.policy.keep_free_bytes, purpose="The upload")
+                out.write(chunk)
+        if not written:
+            raise InvalidInput(f"{name} is empty.", field="file")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return ctx.artifacts.relative(path)
+
+
+def copy_into_uploads(ctx: Context, source: Path, *, person: Person) -> str:
+    """Copy a file of this machine into `uploads/`, where every worker can read it, and return its stored path.
+
+    Raises NotFound, InvalidInput, Unavailable, and NotAllowed for a path outside DATA_PATH when an account asks.
+    """
+    require_builder(person)
+    full = source.expanduser().resolve()
+    inside = ctx.data_path is not None and full.is_relative_to(ctx.data_path.resolve())
+    if person.id is not None and not inside:
+        raise NotAllowed(f"{source} lies outside the folder of data files.", remedy="Put it under DATA_PATH, or upload it.")
+    if not full.is_file():
+        raise NotFound(f"There is no file {source}.", field="file")
+    name = _safe_name(full.name)
+    ctx.artifacts.require_free(full.stat().st_size, keep=ctx.policy.keep_free_bytes, purpose="The import")
+    path = ctx.artifacts.folder("uploads", new_id()) / name
+    shutil.copyfile(full, path)
+    return ctx.artifacts.relative(path)
+
+
+def list_file_offers(ctx: Context) -> list[FileOffer]:
+    """Return the readable files under DATA_PATH, at most three levels deep."""
+    root = ctx.data_path
+    if root is None or not root.is_dir():
+        return []
+    found = (path for pattern in ("*", "*/*", "*/*/*") for path in sorted(root.glob(pattern)))
+    offers = [
+        FileOffer(path.relative_to(root).as_posix(), path, path.stat().st_size)
+        for path in found
+        if path.suffix.lower() in ENDINGS and path.is_file() and path.resolve().is_relative_to(root.resolve())
+    ]
+    return offers[:MAX_OFFERS]
+
+
+def _safe_name(name: str) -> str:
+    """Return a file name without folders and odd characters. Raises InvalidInput if its ending can't be read."""
+    base = Path(name.replace("\\", "/")).name
+    ending = Path(base).suffix.lower()
+    if ending not in ENDINGS:
+        raise InvalidInput(f"{base} is of a kind that can't be read.", remedy=f"Use {', '.join(ENDINGS)}.", field="file")
+    stem = re.sub(r"[^\w.-]+", "-", Path(base).stem).strip(".-")[:80]
+    return f"{stem or 'file'}{ending}"
+
+
+def _forget_unused(ctx: Context) -> None:
+    """Delete uploads that nobody imported within a day; those of unfinished jobs stay."""
+    oldest = (ctx.now() - KEEP_UNUSED).timestamp()
+    old = [folder for folder in ctx.artifacts.folder("uploads").iterdir() if folder.stat().st_mtime < oldest]
+    if not old:
+        return
+    with ctx.db.read() as session:
+        payloads: list[dict[str, Any]] = list(
+            session.scalars(select(Job.payload).where(Job.kind == JobKind.IMPORT_DATASET.value, Job.status.in_(ACTIVE)))
+        )
+    needed = {Path(str(payload.get("source"))).parent.name for payload in payloads}
+    for folder in old:
+        if folder.name not in needed:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""A run's checkpoints: where they lie, which is newest, which are kept, and whether the disk will hold them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend.errors import JobFailed
+from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
+from jobs.reporter import JobSpec, Reporter
+
+
+class CheckpointStore:
+    """The folder `<run_folder>/checkpoints`, one `step-000100` each."""
+
+    def __init__(self, spec: JobSpec, reporter: Reporter, *, folder: Path, keep_last: int, lineage: dict[str, Any]) -> None:
+        self.folder = folder
+        self._spec, self._reporter = spec, reporter
+        self._keep_last, self._lineage = keep_last, lineage
+
+    def place(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Return the steps of complete checkpoints, ascending."""
+        found = [path for path in self.folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit() and is_complete(path)]
+        return sorted(int(path.name[5:]) for path in found)
+
+    def newest(self, *, need_state: bool = True) -> Path | None:
+        """Return the newest complete checkpoint (with its training state), if any; torn ones left by a crash are removed."""
+        for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        for step in reversed(self.steps()):
+            if not need_state or (self.place(step) / STATE_FOLDER / "counters.json").is_file():
+                return self.place(step)
+        return None
+
+    def save(
+        self,
+        step: int,
+        *,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        metrics: dict[str, float],
+        final: bool = False,
+        write_more: Callable[[Path], None] | None = None,
+    ) -> str:
+        """Publish a step's checkpoint and report it; return its folder relative to the artifacts."""
+        place = self.place(step)
+        meta = {**self._lineage, "step": step, "metrics": metrics}
+        save_checkpoint(place, model=model, tokenizer=tokenizer, meta=meta, write_more=write_more)
+        size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        relative = self._spec.relative(place)
+        self._reporter.event("checkpoint", step=step, folder=relative, metrics=metrics, final=final, bytes=size, adapter=is_adapter(place))
+        return relative
+
+    def prune(self, *, best_step: int | None) -> None:
+        """Delete all but the best and the last `keep_last` checkpoints, and report each that goes."""
+        steps = self.steps()
+        for step in steps[: -self._keep_last]:
+            if step == best_step:
+                continue
+            relative = self._spec.relative(self.place(step))
+            shutil.rmtree(self.place(step))
+            self._reporter.event("checkpoint_removed", folder=relative, step=step)
+
+    def check_disk(self, *, checkpoint_bytes: int, max_steps: int, checkpoint_every: int) -> None:
+        """Raise JobFailed, naming numbers, unless the disk holds what the run will keep at once."""
+        planned = -(-max_steps // checkpoint_every)
+        kept = min(planned, self._keep_last + 1) + 1  # the best, the last ones, and the one being written
+        present = len(self.steps())
+        needed = checkpoint_bytes * max(1, kept - present)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise JobFailed(
+                f"The disk has {free / 1e9:.2f} GB free, and the run's checkpoints need {needed / 1e9:.2f} GB "
+                f"({max(1, kept - present)} of {checkpoint_bytes / 1e9:.2f} GB).",
+                remedy="Free space, lower keep_last, or train adapters (method lora).",
+                field="keep_last",
+            )
+
+
+def estimate_checkpoint_bytes(model: torch.nn.Module, *, adapter: bool) -> int:
+    """Estimate a checkpoint's size: what is saved of the weights, AdamW's two fp32 moments, and 2 MB of tokenizer."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    stored = trained if adapter else sum(parameter.numel() for parameter in model.parameters())
+    return 4 * stored + 8 * trained + 2_000_000

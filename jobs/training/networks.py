@@ -1,0 +1,126 @@
+"""What is trained and with what: batches, the network (fresh, from a base, resumed) and its optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from backend.domain.architecture import ArchitectureConfig
+from backend.domain.run_config import Objective, RunConfig
+from backend.errors import InvalidInput
+from jobs.modeling.build import build_network
+from jobs.modeling.checkpoints import load_network
+from jobs.modeling.loglikelihood import longest_input
+from jobs.training.batches import Batches
+from jobs.training.parts import Parts
+from jobs.training.pretrain_data import PretrainBatches, cache_tokens
+from jobs.training.sft_data import SftBatches, encode_rows
+
+
+def load_batches(parts: Parts) -> Batches:
+    """Read and encode the dataset for the objective."""
+    config, tokenizer = parts.config, parts.tokenizer
+    sizes = {
+        "micro_batch": config.micro_batch,
+        "grad_accum_steps": config.grad_accum_steps,
+        "eval_batches": config.eval_batches,
+        "seed": config.seed,
+    }
+    if config.objective is Objective.PRETRAIN:
+        tokens = [
+            cache_tokens(parts.dataset, split, tokenizer=tokenizer, folder=parts.spec.folder, reporter=parts.reporter)
+            for split in ("train", "val")
+        ]
+        if tokens[0] is None:
+            raise InvalidInput("The train split holds no text.", field="dataset")
+        batches = PretrainBatches(tokens[0], tokens[1], context=config.context, **sizes)
+        epochs = config.max_steps * config.micro_batch * config.grad_accum_steps / batches.num_windows
+        parts.reporter.log(f"{len(tokens[0]):,} training tokens; the run sees them {epochs:.1f} times.")
+        return batches
+    examples = [
+        encode_rows(parts.dataset, split, tokenizer=tokenizer, context=config.context, reporter=parts.reporter)
+        for split in ("train", "val")
+    ]
+    return SftBatches(examples[0], examples[1], pad_id=padding_id(tokenizer), **sizes)
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that fills up short rows; it is never read nor trained on."""
+    return int(next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0))
+
+
+def load_model(parts: Parts, *, resume_from: Path | None) -> Any:
+    """Return the network to train, fp32: fresh, from the base (with new adapters for lora), or from the checkpoint resumed."""
+    config, tokenizer = parts.config, parts.tokenizer
+    if config.objective is Objective.PRETRAIN and resume_from is None:
+        return build_network(
+            check_architecture(parts),
+            seed=config.seed,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    if config.method == "lora":
+        network = load_base(parts)
+        if resume_from is not None:
+            return peft.PeftModel.from_pretrained(network, str(resume_from), is_trainable=True, local_files_only=True)
+        torch.manual_seed(config.seed)
+        return peft.get_peft_model(network, lora_config(config))
+    return load_network(resume_from) if resume_from is not None else load_base(parts)
+
+
+def load_base(parts: Parts) -> PreTrainedModel:
+    """Load the base and check that the run's context fits it."""
+    assert parts.base is not None
+    network = load_network(parts.base)
+    if parts.config.context > longest_input(network):
+        raise InvalidInput(
+            f"The base reads at most {longest_input(network)} tokens, and context is {parts.config.context}.",
+            remedy=f"Set context to {longest_input(network)} or less.",
+            field="context",
+        )
+    return network
+
+
+def lora_config(config: RunConfig) -> peft.LoraConfig:
+    """Adapters on every linear layer but the output head."""
+    return peft.LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def check_architecture(parts: Parts) -> ArchitectureConfig:
+    """Return the payload's architecture, if the tokenizer and the run's context fit it.
+
+    Raises InvalidInput that names both numbers.
+    """
+    architecture = ArchitectureConfig.model_validate(parts.spec.payload["architecture"])
+    if len(parts.tokenizer) > architecture.vocab_size:
+        raise InvalidInput(
+            f"The tokenizer has {len(parts.tokenizer)} entries and the architecture's vocab_size is {architecture.vocab_size}.",
+            remedy=f"Set vocab_size to {len(parts.tokenizer)} (more is allowed, unused entries cost memory).",
+            field="vocab_size",
+        )
+    if parts.config.context > architecture.context:
+        raise InvalidInput(f"context {parts.config.context} is longer than the architecture's {architecture.context}.", field="context")
+    return architecture
+
+
+def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), fused; matrices decay, norms and biases don't."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
+    )

@@ -1,0 +1,98 @@
+"""What every objective starts from: config, dataset, base, tokenizer, device and the place for checkpoints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.run_config import Objective, RunConfig
+from backend.errors import InvalidInput, JobFailed
+from jobs.modeling.checkpoints import load_tokenizer
+from jobs.modeling.devices import pick_autocast, pick_device, set_threads
+from jobs.reporter import JobSpec, Reporter
+from jobs.training.checkpoint_store import CheckpointStore
+
+KINDS = {Objective.PRETRAIN: ("text",), Objective.SFT: ("instruction", "chat"), Objective.DPO: ("preference",)}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every objective starts from."""
+
+    spec: JobSpec
+    reporter: Reporter
+    config: RunConfig
+    dataset: Path
+    base: Path | None
+    tokenizer: PreTrainedTokenizerBase
+    store: CheckpointStore
+    device: torch.device
+    autocast: torch.dtype | None
+
+
+def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
+    """Read the payload and load what all objectives need.
+
+    Raises InvalidInput if the dataset's kind does not suit the objective.
+    """
+    payload = spec.payload
+    config = RunConfig.model_validate(payload["config"])
+    kind = payload["dataset_kind"]
+    if kind not in KINDS[config.objective]:
+        wanted = " or ".join(KINDS[config.objective])
+        raise InvalidInput(f"{config.objective} trains on a dataset of kind {wanted}, and this one is {kind}.", field="dataset")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    threads = set_threads(payload.get("threads"))
+    device = pick_device(config.device)
+    base = spec.path(payload["base"]) if payload.get("base") else None
+    tokenizer = load_tokenizer(base or spec.path(payload["tokenizer"]))
+    reporter.log(f"Training on {torch.cuda.get_device_name(device) if device.type == 'cuda' else f'the CPU with {threads} threads'}.")
+    store = CheckpointStore(
+        spec,
+        reporter,
+        folder=spec.path(payload["run_folder"]) / "checkpoints",
+        keep_last=config.keep_last,
+        lineage=_lineage(spec, config, base),
+    )
+    return Parts(
+        spec=spec,
+        reporter=reporter,
+        config=config,
+        dataset=spec.path(payload["dataset"]),
+        base=base,
+        tokenizer=tokenizer,
+        store=store,
+        device=device,
+        autocast=pick_autocast(config.precision, device=device),
+    )
+
+
+def _lineage(spec: JobSpec, config: RunConfig, base: Path | None) -> dict[str, Any]:
+    payload = spec.payload
+    lineage: dict[str, Any] = {
+        "job": spec.id,
+        "run_folder": payload["run_folder"],
+        "dataset": payload["dataset"],
+        "base": payload.get("base"),
+        "config": config.model_dump(mode="json"),
+    }
+    if base is not None:  # relative to a checkpoint's folder, so that the artifacts can be moved as a whole
+        lineage["base_path"] = os.path.relpath(base.resolve(), spec.path(payload["run_folder"]).resolve() / "checkpoints" / "step")
+    return lineage
+
+
+def out_of_memory(parts: Parts) -> JobFailed:
+    """Word the failure of a run that did not fit."""
+    config = parts.config
+    return JobFailed(
+        f"The {'GPU' if parts.device.type == 'cuda' else 'machine'} ran out of memory "
+        f"with micro_batch {config.micro_batch} and context {config.context}.",
+        remedy=f"Choose micro_batch {max(1, config.micro_batch // 2)} with grad_accum_steps {config.grad_accum_steps * 2} "
+        "(the same tokens per step), a shorter context, or method lora.",
+        field="micro_batch",
+    )

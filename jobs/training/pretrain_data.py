@@ -1,0 +1,120 @@
+"""Pre-training data: texts tokenised once into a flat file, cut into windows whose borders move from epoch to epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend.errors import InvalidInput
+from jobs.modeling.tokenizers import encode_texts
+from jobs.reporter import Reporter
+from jobs.training.batches import EpochOrder, MicroBatch
+from jobs.training.rows import iterate_rows, split_file
+
+TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+def cache_tokens(dataset: Path, split: str, *, tokenizer: PreTrainedTokenizerBase, folder: Path, reporter: Reporter) -> TokenArray | None:
+    """Tokenise a split into a file under `folder`, or find it there from an earlier attempt; return it memory-mapped.
+
+    Documents follow each other as `<bos> text <eos>`, with what the tokenizer has of the two. None if the split is missing or empty.
+    """
+    source = split_file(dataset, split)
+    if source is None:
+        return None
+    dtype: type[np.uint16] | type[np.uint32] = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    stamp = [str(source.resolve()), source.stat().st_size, source.stat().st_mtime_ns, tokenizer.backend_tokenizer.to_str()]
+    key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
+    file = folder / f"tokens-{split}-{key}.{np.dtype(dtype).name}"
+    if not file.exists():
+        partial = file.with_suffix(".partial")
+        num_tokens = _write_tokens(source, partial, tokenizer=tokenizer, dtype=dtype)
+        os.replace(partial, file)
+        reporter.log(f"Tokenised the {split} split: {num_tokens:,} tokens.")
+    if file.stat().st_size == 0:
+        return None
+    tokens: TokenArray = np.memmap(file, dtype=dtype, mode="r")
+    return tokens
+
+
+def _write_tokens(source: Path, target: Path, *, tokenizer: PreTrainedTokenizerBase, dtype: type[np.uint16] | type[np.uint32]) -> int:
+    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    total = 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as out:
+        for rows in iterate_rows(source):
+            flat: list[int] = []
+            for ids in encode_texts(tokenizer, [str(row["text"]) for row in rows]):
+                flat += [*before, *ids, *after]
+            out.write(np.asarray(flat, dtype=dtype).tobytes())
+            total += len(flat)
+    return total
+
+
+class PretrainBatches:
+    """Windows of `context` tokens from a flat token file.
+
+    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch).
+    """
+
+    def __init__(
+        self,
+        train: TokenArray,
+        val: TokenArray | None,
+        *,
+        context: int,
+        micro_batch: int,
+        grad_accum_steps: int,
+        eval_batches: int,
+        seed: int,
+    ) -> None:
+        if len(train) < 2 * context + 1:
+            raise InvalidInput(
+                f"The train split has {len(train):,} tokens, too few for a context of {context}.",
+                remedy=f"Use a context of at most {max(8, (len(train) - 1) // 2)}, or more text.",
+                field="context",
+            )
+        self._train, self._context, self._seed = train, context, seed
+        self._micro_batch, self._accumulate = micro_batch, grad_accum_steps
+        self._order = EpochOrder((len(train) - 1) // context - 1, seed=seed)
+        self._val = self._validation_batches(val, eval_batches) if val is not None and len(val) > 1 else []
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in one epoch."""
+        return self._order.size
+
+    def at_step(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of update `step` (the first is 1)."""
+        per_step = self._micro_batch * self._accumulate
+        epochs, windows = self._order.take((step - 1) * per_step, per_step)
+        shifts = np.array([self._shift(int(epoch)) for epoch in epochs], dtype=np.int64)
+        starts = windows * self._context + shifts
+        return [self._cut(self._train, starts[at : at + self._micro_batch], self._context) for at in range(0, per_step, self._micro_batch)]
+
+    def validation(self) -> list[MicroBatch]:
+        """Return evenly spaced windows of the val split; empty without one."""
+        return self._val
+
+    def _shift(self, epoch: int) -> int:
+        return epoch * 2_654_435_761 % self._context  # Knuth's multiplicative hash: spreads the borders, needs no state
+
+    def _validation_batches(self, val: TokenArray, eval_batches: int) -> list[MicroBatch]:
+        context = min(self._context, len(val) - 1)
+        available = (len(val) - 1) // context
+        count = min(available, eval_batches * self._micro_batch)
+        starts = (np.arange(count, dtype=np.int64) * available // count) * context
+        return [self._cut(val, starts[at : at + self._micro_batch], context) for at in range(0, count, self._micro_batch)]
+
+    @staticmethod
+    def _cut(tokens: TokenArray, starts: npt.NDArray[np.int64], context: int) -> MicroBatch:
+        block = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+        return MicroBatch(block[:, :-1].contiguous(), block[:, 1:].contiguous(), len(starts) * context)

@@ -1,0 +1,103 @@
+"""Fine-tuning data: conversations rendered with the checkpoint's template, only the assistants' answers trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend.errors import InvalidInput
+from jobs.modeling.chat import encode_chat
+from jobs.reporter import Reporter
+from jobs.training.batches import IGNORE, EpochOrder, MicroBatch
+from jobs.training.rows import conversation_of, read_rows
+
+PAD_TO = 16
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation: token ids and targets, both of the same length, not yet shifted."""
+
+    ids: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+
+
+def encode_rows(dataset: Path, split: str, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[Example]:
+    """Encode a split, cut to `context` tokens; rows with nothing left to train on are left out, counted and logged.
+
+    Raises InvalidInput if no row of the train split is left.
+    """
+    examples, empty, truncated = [], 0, 0
+    rows = read_rows(dataset, split)
+    for row in rows:
+        ids, mask = encode_chat(tokenizer, conversation_of(row))
+        truncated += len(ids) > context
+        tokens = np.asarray(ids[:context], dtype=np.int64)
+        targets = np.where(np.asarray(mask[:context], dtype=bool), tokens, IGNORE)
+        if (targets[1:] == IGNORE).all():
+            empty += 1
+        else:
+            examples.append(Example(tokens, targets))
+    if empty:
+        reporter.log(f"{empty:,} of {len(rows):,} {split} rows have nothing to train on within {context} tokens and are left out.")
+    if truncated:
+        reporter.log(f"{truncated:,} of {len(rows):,} {split} rows are longer than {context} tokens and are cut.")
+    reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=empty, truncated=truncated)
+    if split == "train" and not examples:
+        raise InvalidInput(
+            f"None of the {len(rows):,} train rows has an answer to train on within a context of {context} tokens.",
+            remedy="Use a longer context, or check that the rows have assistant messages (or completions).",
+            field="dataset",
+        )
+    return examples
+
+
+class SftBatches:
+    """Conversations in an order that follows from (seed, epoch), padded on the right to the longest of the micro-batch."""
+
+    def __init__(
+        self,
+        train: list[Example],
+        val: list[Example],
+        *,
+        pad_id: int,
+        micro_batch: int,
+        grad_accum_steps: int,
+        eval_batches: int,
+        seed: int,
+    ) -> None:
+        self._train, self._pad_id = train, pad_id
+        self._micro_batch, self._accumulate = micro_batch, grad_accum_steps
+        self._order = EpochOrder(len(train), seed=seed)
+        chosen = val[: eval_batches * micro_batch]
+        self._val = [self._pad(chosen[at : at + micro_batch]) for at in range(0, len(chosen), micro_batch)]
+
+    def at_step(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of update `step` (the first is 1)."""
+        per_step = self._micro_batch * self._accumulate
+        _, items = self._order.take((step - 1) * per_step, per_step)
+        return [
+            self._pad([self._train[index] for index in items[at : at + self._micro_batch]]) for at in range(0, per_step, self._micro_batch)
+        ]
+
+    def validation(self) -> list[MicroBatch]:
+        """Return the first rows of the val split."""
+        return self._val
+
+    def _pad(self, examples: list[Example]) -> MicroBatch:
+        longest = max(len(example.ids) for example in examples) - 1
+        length = -(-longest // PAD_TO) * PAD_TO
+        inputs = np.full((len(examples), length), self._pad_id, dtype=np.int64)
+        targets = np.full((len(examples), length), IGNORE, dtype=np.int64)
+        for index, example in enumerate(examples):
+            inputs[index, : len(example.ids) - 1] = example.ids[:-1]
+            targets[index, : len(example.ids) - 1] = example.targets[1:]
+        columns = (targets != IGNORE).any(axis=0).nonzero()[0]
+        return MicroBatch(
+            torch.from_numpy(inputs), torch.from_numpy(targets), int((targets != IGNORE).sum()), columns=torch.from_numpy(columns)
+        )

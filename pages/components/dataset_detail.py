@@ -1,0 +1,158 @@
+"""One dataset: its versions, rows, rejected rows, and what to do with it next."""
+
+from __future__ import annotations
+
+import json
+
+import streamlit as st
+
+from backend.domain.job_states import Status
+from backend.services.context import Context, Person
+from backend.services.datasets import (
+    DatasetView,
+    VersionView,
+    archive_dataset,
+    delete_dataset,
+    rename_dataset,
+    set_dataset_notes,
+)
+from backend.services.inspection import preview_rows
+from pages.components.frame import errors_shown, plain
+from pages.components.job_progress import draw_job
+from pages.components.words import ago, plural, size
+
+PAGE_ROWS = 5
+NEXT = {
+    "text": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "instruction": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "chat": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "preference": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "benchmark": ("Evaluate a checkpoint on it", "evaluate/evaluations.py", "grading"),
+    "prompts": ("Let networks answer it in battles", "evaluate/battles.py", "swords"),
+}
+
+
+def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
+    """Draw a dataset whole."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(plain(dataset.name), anchor=False, width="content")
+        st.badge(dataset.kind, color="primary")
+        if dataset.archived_at:
+            st.badge("archived", icon=":material/archive:", color="gray")
+    if dataset.notes:
+        st.text(dataset.notes)
+    version = _choose_version(dataset)
+    if version is not None:
+        _draw_version(ctx, person, dataset, version)
+    with st.expander("Rename, notes, archive, delete", icon=":material/settings:"):
+        _draw_settings(ctx, person, dataset)
+
+
+def _choose_version(dataset: DatasetView) -> VersionView | None:
+    if len(dataset.versions) < 2:
+        return dataset.newest
+    wanted = st.query_params.get("version")
+    versions = list(dataset.versions)
+    index = next((i for i, v in enumerate(versions) if str(v.number) == wanted), 0)
+    return st.selectbox(
+        "Version", versions, index=index, key=f"version_{dataset.id}", width=420,
+        format_func=lambda v: f"{v.number} · {plural(v.rows, 'row')} · {ago(v.created_at)}" if v.is_ready else f"{v.number} · {v.status}",
+    )  # fmt: skip
+
+
+def _draw_version(ctx: Context, person: Person, dataset: DatasetView, version: VersionView) -> None:
+    if version.is_importing and version.job_id:
+        draw_job(ctx, person, version.job_id, doing=f"Importing {version.source}")
+        return
+    if not version.is_ready:
+        _draw_failure(version)
+        return
+    columns = st.columns(4)
+    columns[0].metric("Rows", f"{version.rows:,}", border=True, height="stretch")
+    columns[1].metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
+    columns[2].metric("For validation", f"{version.val_rows:,}", border=True, height="stretch")
+    columns[3].metric("Size", size(version.bytes), border=True, height="stretch")
+    label, page, icon = NEXT[dataset.kind]
+    with st.container(horizontal=True):
+        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": dataset.name})
+        if dataset.kind == "text":
+            st.page_link("build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params={"dataset": dataset.name})
+    names = ["Rows", f"Rejected ({version.rejected_rows:,})", "Where it came from"]
+    rows, rejected, origin = st.tabs(names, key=f"tabs_{version.id}")
+    with rows:
+        _draw_rows(ctx, version)
+    with rejected:
+        _draw_rejected(version)
+    with origin:
+        _draw_origin(version)
+
+
+def _draw_failure(version: VersionView) -> None:
+    stopped = version.status is Status.CANCELLED
+    cause = "The import was stopped." if stopped else f"The import failed: {version.error.get('cause') or 'no cause was reported'}"
+    st.error(f"{plain(cause)}  \n{plain(str(version.error.get('remedy') or ''))}", icon=":material/error:")
+    st.page_link("build/datasets.py", label="Import it again", icon=":material/upload:", query_params={"import": "1"})
+
+
+def _draw_rows(ctx: Context, version: VersionView) -> None:
+    counts = {"train": version.train_rows, "val": version.val_rows}
+    splits = [split for split, count in counts.items() if count]
+    if not splits:
+        st.caption("No rows.")
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        split = st.segmented_control(
+            "Split", splits, default=splits[0], required=True, key=f"split_{version.id}",
+            format_func=lambda s: {"train": "To train on", "val": "For validation"}[s],
+        )  # fmt: skip
+        last = max(1, -(-counts[split] // PAGE_ROWS))
+        page = st.number_input(f"Page of {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160)
+    for row in preview_rows(ctx, version, split=split, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS):
+        st.code(row.text, language=None, wrap_lines=True, height=150 if len(row.text) > 400 else "content")
+
+
+def _draw_rejected(version: VersionView) -> None:
+    if not version.rejected_rows:
+        st.markdown(":material/check_circle: Every row of the source could be used.")
+        return
+    st.caption(f"{plural(version.rejected_rows, 'row')} of the source could not be used. The first {len(version.rejected):,} with the reason:")
+    st.dataframe(list(version.rejected), hide_index=True, key=f"rejected_{version.id}", height=260)
+    st.download_button(
+        "Download as JSON Lines", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in version.rejected), on_click="ignore",
+        file_name=f"rejected-{version.dataset}-{version.number}.jsonl", key=f"rejected_file_{version.id}", icon=":material/download:",
+    )  # fmt: skip
+
+
+def _draw_origin(version: VersionView) -> None:
+    rows = {
+        "Source": version.source or "made here",
+        "Imported": f"{version.created_at:%-d %b %Y, %H:%M} UTC",
+        "Columns": ", ".join(f"{column} → {field}" for column, field in version.mapping.items()) or "as they were",
+        "Content hash": version.content_hash or "",
+        **{key.replace("_", " ").capitalize(): str(value) for key, value in version.provenance.items()},
+        **{key.replace("_", " ").capitalize(): str(value) for key, value in version.facts.items()},
+    }
+    st.dataframe([{"": key, "What": value} for key, value in rows.items()], hide_index=True, key=f"origin_{version.id}")
+
+
+def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:
+    name = st.text_input("Name", value=dataset.name, key=f"name_{dataset.id}")
+    notes = st.text_area("Notes", value=dataset.notes, key=f"notes_{dataset.id}")
+    with st.container(horizontal=True):
+        if st.button("Save", key=f"save_{dataset.id}", icon=":material/save:", type="primary"):
+            with errors_shown():
+                rename_dataset(ctx, dataset.id, name or "", person=person)
+                set_dataset_notes(ctx, dataset.id, notes or "", person=person)
+                st.rerun()
+        word = "Take out of the archive" if dataset.archived_at else "Archive"
+        if st.button(word, key=f"archive_{dataset.id}", icon=":material/archive:"):
+            with errors_shown():
+                archive_dataset(ctx, dataset.id, person=person, archived=dataset.archived_at is None)
+                st.rerun()
+        with st.popover("Delete", icon=":material/delete:", key=f"delete_{dataset.id}"):
+            st.markdown("Its versions and files are deleted for good.")
+            if st.button("Delete it", key=f"delete_yes_{dataset.id}", type="primary"):
+                with errors_shown():
+                    delete_dataset(ctx, dataset.id, person=person)
+                    st.toast(f"Deleted {plain(dataset.name)}.", icon=":material/delete:")
+                    st.switch_page("build/datasets.py")

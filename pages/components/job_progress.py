@@ -1,0 +1,51 @@
+"""A job on a page that waits for it: state in words, a bar, the cause of a failure."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.job_states import ACTIVE, Status
+from backend.services.context import Context, Person
+from backend.services.jobs import get_job, queue_ahead, request_stop
+from backend.services.workers import has_worker
+from pages.components.frame import errors_shown, plain
+from pages.components.words import plural
+
+BADGES: dict[str, tuple[str, str, str]] = {
+    Status.QUEUED: ("queued", "schedule", "gray"),
+    Status.RUNNING: ("running", "progress_activity", "blue"),
+    Status.CANCELLING: ("stopping", "stop_circle", "orange"),
+    Status.PAUSED: ("paused", "pause_circle", "orange"),
+    Status.CANCELLED: ("cancelled", "block", "gray"),
+    Status.FAILED: ("failed", "error", "red"),
+    Status.FINISHED: ("ready", "check_circle", "green"),
+}
+
+
+def status_badge(status: str, *, ready: str = "ready") -> None:
+    """Draw a status as a badge; `ready` is the word for finished."""
+    word, icon, color = BADGES[status]
+    st.badge(ready if status == Status.FINISHED else word, icon=f":material/{icon}:", color=color)  # type: ignore[arg-type]
+
+
+@st.fragment(run_every=1)
+def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
+    """Draw a job that is not over, fresh every second, with a button to stop it; the page runs again when it ends."""
+    job = get_job(ctx, job_id)
+    if job.status not in ACTIVE:
+        st.rerun()
+    with st.container(border=True):
+        if job.status is Status.QUEUED:
+            ahead = len(queue_ahead(ctx, job_id))
+            waiting = f"Waiting: {plural(ahead, 'job')} ahead in the queue." if ahead else "Waiting for a worker."
+            if not has_worker(ctx, job.queue):
+                waiting = f"No worker serves the queue `{job.queue}` at the moment; the job starts as soon as one does."
+            st.markdown(f":material/schedule: {waiting}")
+        else:
+            done, total = float(job.progress.get("done") or 0), float(job.progress.get("total") or 0)
+            message = plain(str(job.progress.get("message") or doing))
+            st.progress(min(1.0, done / total) if total else 0.0, text=message)
+        if st.button("Stop", key=f"stop_{job_id}", icon=":material/stop_circle:", disabled=job.status is Status.CANCELLING):
+            with errors_shown():
+                request_stop(ctx, job_id)
+                st.rerun(scope="fragment")

@@ -1,0 +1,40 @@
+"""Numbers and moments as people read them. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def size(num_bytes: float) -> str:
+    """Write a number of bytes: `1.3 MB`."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def short(number: float) -> str:
+    """Write a large number in three figures: `1.12 M`."""
+    value = float(number)
+    for unit in ("", " K", " M", " B"):
+        if abs(value) < 999.5:
+            return f"{value:.0f}" if not unit else f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
+
+
+def ago(moment: datetime, *, now: datetime | None = None) -> str:
+    """Say how long a moment is past: `5 min ago`."""
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    for limit, divisor, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (86_400 * 60, 86_400, "days")):
+        if seconds < limit:
+            count = max(0, int(seconds / divisor))
+            return "just now" if unit == "s" and count < 5 else f"{count} {'day' if unit == 'days' and count == 1 else unit} ago"
+    return f"{moment:%-d %b %Y}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 row`, `2 rows`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
