@@ -43,6 +43,7 @@ def save_checkpoint(
     `meta` (lineage, metrics, ...) goes into the card beside file hashes and versions. `write_more` may add files, such as the
     training state, before the rename. Raises JobFailed if the disk is full.
     """
+    transformers.utils.logging.disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
     try:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.errors import JobFailed
 from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
+from jobs.modeling.loglikelihood import longest_input
 from jobs.reporter import JobSpec, Reporter
 
 
@@ -57,7 +58,19 @@ class CheckpointStore:
         save_checkpoint(place, model=model, tokenizer=tokenizer, meta=meta, write_more=write_more)
         size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         relative = self._spec.relative(place)
-        self._reporter.event("checkpoint", step=step, folder=relative, metrics=metrics, final=final, bytes=size, adapter=is_adapter(place))
+        config: Any = model.config
+        self._reporter.event(
+            "checkpoint",
+            step=step,
+            folder=relative,
+            metrics=metrics,
+            final=final,
+            bytes=size,
+            adapter=is_adapter(place),
+            family=config.model_type,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            facts={"context": longest_input(model), "vocab_size": config.vocab_size},
+        )
         return relative
 
     def prune(self, *, best_step: int | None) -> None:

@@ -199,6 +199,8 @@ class ReportingCallback(TrainerCallback):  # type: ignore[misc]
         self._started = self._step_started = time.perf_counter()
         self._first_step = self._final_step = state.global_step
         if self._resumed_from is None:
+            if self._parts.spec.attempt > 1:  # what an earlier attempt reported before its first checkpoint is reported again
+                self._parts.reporter.event("resumed", step=0, folder=None)
             return
         for entry in state.log_history:
             self._remember(entry)

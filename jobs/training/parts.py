@@ -47,7 +47,7 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
         wanted = " or ".join(KINDS[config.objective])
         raise InvalidInput(f"{config.objective} trains on a dataset of kind {wanted}, and this one is {kind}.", field="dataset")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    threads = set_threads(payload.get("threads"))
+    threads = set_threads(payload.get("threads") or None)
     device = pick_device(config.device)
     base = spec.path(payload["base"]) if payload.get("base") else None
     tokenizer = load_tokenizer(base or spec.path(payload["tokenizer"]))

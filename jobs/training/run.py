@@ -58,6 +58,8 @@ def train(parts: Parts) -> dict[str, Any]:
     if resume_from is not None:
         counters = load_state(resume_from, optimizer=optimizer)
         parts.reporter.event("resumed", step=counters.step, folder=parts.spec.relative(resume_from))
+    elif parts.spec.attempt > 1:  # what an earlier attempt reported before its first checkpoint is reported again
+        parts.reporter.event("resumed", step=0, folder=None)
     is_text = config.objective is Objective.PRETRAIN
     if not batches.validation():
         parts.reporter.log("The dataset has no val split, so val_loss is not measured.")

@@ -26,7 +26,7 @@ def sample_completion(
     room = min(max_tokens, context - step_input.shape[1])
     cache, written = None, []
     for _ in range(room):
-        output = model(input_ids=step_input, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        output = model(input_ids=step_input, cache=cache, use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
         probabilities = (output.logits[0, -1].float().cpu() / TEMPERATURE).softmax(-1)
         token = int(torch.multinomial(probabilities, 1, generator=generator))

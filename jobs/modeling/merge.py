@@ -1,0 +1,22 @@
+"""Fold an adapter into its base, for exports and for tools that know no adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backend.errors import InvalidInput
+from jobs.modeling.checkpoints import is_adapter, load_network, load_tokenizer, read_card, save_checkpoint
+
+
+def merge_adapter(folder: Path, out_folder: Path) -> dict[str, Any]:
+    """Write the adapter's network as a whole one, fp32, with its tokenizer; return the new card.
+
+    Raises InvalidInput if the folder is no adapter.
+    """
+    if not is_adapter(folder):
+        raise InvalidInput(f"{folder.name} is not an adapter: there is nothing to merge.", remedy="Export it with format hf.")
+    card = read_card(folder)
+    meta = {key: value for key, value in card.items() if key not in ("files", "versions", "base_path", "format")}
+    meta["merged_from"] = {"step": card.get("step"), "run_folder": card.get("run_folder")}
+    return save_checkpoint(out_folder, model=load_network(folder), tokenizer=load_tokenizer(folder), meta=meta)
