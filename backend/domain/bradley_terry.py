@@ -92,23 +92,27 @@ def maximise(tally: Tally, *, with_side: bool = False, precision: float = 0.0) -
     return Fit(params[:size] - params[:size].mean(), float(params[-1]) if with_side else 0.0, with_side, precision, inverse)
 
 
-def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy) -> FloatArray:
+def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy, dense_cells: int = DENSE_CELLS) -> FloatArray:
     """Covariance of theta (then side): H^-1 B H^-1, where B sums the outer products of each cluster's score, times G / (G - 1).
 
     Two-way: B_prompt + B_rater - B_(prompt and rater); negative eigenvalues of the covariance are set to 0. A regularised fit is never
     given less than its posterior variance: where nobody ever lost, residuals vanish and the plain sandwich would call that certainty.
     """
     residuals = columns.points - expit(fit.theta[columns.a] - fit.theta[columns.b] + fit.side)
-    prompt, rater = (columns.prompt, columns.num_prompts), (columns.rater, columns.num_raters)
+
+    def meat_of(codes: IntArray, count: int) -> FloatArray:
+        is_dense = count * (len(fit.theta) + fit.with_side) <= dense_cells
+        return _cluster_meat(residuals, columns, codes=codes, count=count, with_side=fit.with_side, is_dense=is_dense)
+
     if cluster_by == "none":
         meat = _vote_meat(residuals, columns, with_side=fit.with_side)
-    elif cluster_by == "two_way":
-        both = np.unique(columns.prompt * columns.num_raters + columns.rater, return_inverse=True)
-        crossed = (both[1].astype(np.int64), len(both[0]))
-        one, two, three = (_cluster_meat(residuals, columns, clusters=pick, with_side=fit.with_side) for pick in (prompt, rater, crossed))
-        meat = one + two - three
+    elif cluster_by == "prompt":
+        meat = meat_of(columns.prompt, columns.num_prompts)
+    elif cluster_by == "rater":
+        meat = meat_of(columns.rater, columns.num_raters)
     else:
-        meat = _cluster_meat(residuals, columns, clusters=prompt if cluster_by == "prompt" else rater, with_side=fit.with_side)
+        cells, crossed = np.unique(columns.prompt * columns.num_raters + columns.rater, return_inverse=True)
+        meat = meat_of(columns.prompt, columns.num_prompts) + meat_of(columns.rater, columns.num_raters) - meat_of(crossed, len(cells))
     if fit.precision > 0:
         return _at_least_posterior(fit, meat)
     return _clip_spectrum(fit.inverse_hessian @ meat @ fit.inverse_hessian, floor=0.0)
@@ -137,10 +141,11 @@ def _derivatives(params: FloatArray, tally: Tally, *, with_side: bool, precision
     return gradient, hessian
 
 
-def _cluster_meat(residuals: FloatArray, columns: VoteColumns, *, clusters: tuple[IntArray, int], with_side: bool) -> FloatArray:
-    codes, count = clusters
+def _cluster_meat(
+    residuals: FloatArray, columns: VoteColumns, *, codes: IntArray, count: int, with_side: bool, is_dense: bool
+) -> FloatArray:
     width = len(columns.contestants) + with_side
-    if count * width <= DENSE_CELLS:
+    if is_dense:
         flat = np.bincount(codes * width + columns.a, residuals, count * width) - np.bincount(
             codes * width + columns.b, residuals, count * width
         )

@@ -202,7 +202,7 @@ def fit_bradley_terry(
     covariance = sandwich(fit, columns, cluster_by=cluster_by)
     gap_errors, own_errors, floored = _errors(fit, covariance, anchor_at=anchor_at)
     if floored:
-        notes.append("Votes on some pairs never differ; there the intervals rest on the number of votes alone.")
+        notes.append("Some votes never differ or are too few to show their spread; there the intervals rest on the number of votes alone.")
     bias = _position_bias(tally, columns, cluster_by=cluster_by, precision=fit.precision, df=df, level=level)
     if bias is None:
         notes.append("The advantage of a side can't be told from these votes.")
@@ -287,7 +287,7 @@ def _list(names: list[str]) -> str:
 
 
 def _errors(fit: Fit, covariance: FloatArray, *, anchor_at: int | None) -> tuple[FloatArray, FloatArray, bool]:
-    """Standard errors of all differences and of each rating, natural units; where the sandwich is empty (only ties), the model's own."""
+    """Standard errors of all differences and of each rating, natural units; where the sandwich is empty (only ties), the model's."""
     size = len(fit.theta)
 
     def variances(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -299,9 +299,9 @@ def _errors(fit: Fit, covariance: FloatArray, *, anchor_at: int | None) -> tuple
         return np.maximum(gaps, 0.0), np.maximum(own, 0.0)
 
     (gaps, own), (model_gaps, model_own) = variances(covariance), variances(fit.inverse_hessian)
-    empty = gaps < 1e-9 * model_gaps
-    own = np.where(own < 1e-9 * model_own, model_own, own)
-    return np.sqrt(np.where(empty, model_gaps, gaps)), np.sqrt(own), bool(empty[~np.eye(size, dtype=bool)].any())
+    empty_gaps, empty_own = gaps < 1e-9 * model_gaps, own < 1e-9 * model_own
+    gap_errors, own_errors = np.sqrt(np.where(empty_gaps, model_gaps, gaps)), np.sqrt(np.where(empty_own, model_own, own))
+    return gap_errors, own_errors, bool(empty_gaps.any() or empty_own.any())
 
 
 def _position_bias(
