@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,45 +19,7 @@ from backend.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, Replica
 from jobs.reporter import FileReporter, JobSpec
 from jobs.serving.replica import run
 from tests.jobs.serving_networks import make_llama, make_tokenizer, save_checkpoint
-
-TOKEN = "internal-token-of-the-test"
-
-
-def eventually(condition: Callable[[], Any], *, timeout_s: float = 20.0) -> Any:
-    """Wait for a condition and return its value."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError("the condition never held")
-
-
-class RunningReplica:
-    """A replica in a thread, spoken to through files and HTTP as a worker and a gateway do."""
-
-    def __init__(self, folder: Path, **payload: Any) -> None:
-        self.folder = folder
-        values = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": TOKEN, "device": "cpu", **payload}
-        spec = JobSpec(id="j", attempt=1, kind="replica", payload=values, artifacts=folder, folder=folder)
-        self.reporter = FileReporter(folder / "events.jsonl", folder / "control")
-        self.result: dict[str, Any] = {}
-        self.thread = threading.Thread(target=lambda: self.result.update(run(spec, self.reporter)), daemon=True)
-        self.thread.start()
-        self.url = eventually(lambda: self.events("ready"), timeout_s=60)[0]["url"]
-
-    def events(self, type_: str) -> list[dict[str, Any]]:
-        lines = (self.folder / "events.jsonl").read_text().splitlines()
-        return [event for line in lines if (event := json.loads(line))["type"] == type_]
-
-    def stats(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.url}/stats", headers={"Authorization": f"Bearer {TOKEN}"}).json())
-
-    def stop(self) -> dict[str, Any]:
-        (self.folder / "control").write_text("cancel")
-        self.thread.join(30)
-        assert not self.thread.is_alive()
-        return self.result
+from tests.jobs.serving_replica import TOKEN, RunningReplica, eventually
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +127,18 @@ def test_eight_clients_share_the_engines_steps(replica: RunningReplica) -> None:
 
 
 def test_more_clients_than_it_may_hold_are_told_so(replica: RunningReplica) -> None:
-    held = [stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000)) for _ in range(10)]
+    held = [stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000)) for _ in range(8)]
     for stream in held:
         next(stream)
-    with pytest.raises(ReplicaRefused) as caught:
-        answer(replica, ask())
-    assert (caught.value.status, caught.value.code) == (429, "queue_full")
-    for stream in held:
-        stream.close()  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(2) as pool:
+        queued = [pool.submit(answer, replica, ask(max_tokens=1)) for _ in range(2)]
+        eventually(lambda: replica.stats()["waiting"] == 2)
+        with pytest.raises(ReplicaRefused) as caught:
+            answer(replica, ask())
+        assert (caught.value.status, caught.value.code) == (429, "queue_full")
+        for stream in held:
+            stream.close()  # type: ignore[attr-defined]
+        assert all(isinstance(f.result(20)[-1], FinishEvent) for f in queued)
     eventually(lambda: replica.stats()["running"] == 0)
 
 

@@ -1,0 +1,62 @@
+"""A replica's real process is killed while it answers: the client is told, and the next request finds the other replica."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+
+from backend.gateway.directory import ReplicaAddress
+from tests.backend.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
+from tests.jobs.serving_networks import make_llama, save_checkpoint
+
+pytestmark = pytest.mark.faults
+
+
+@contextmanager
+def replica_process(root: Path, name: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A replica started as a worker starts it, killed at the end whatever happens."""
+    folder = root / name
+    folder.mkdir()
+    payload = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": "t", "device": "cpu"}
+    spec = {"id": name, "attempt": 1, "kind": "replica", "payload": payload, "artifacts": str(root), "job_folder": str(folder)}
+    (folder / "job.json").write_text(json.dumps(spec))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "jobs.run", "--child", str(folder)], env=environment)
+    try:
+        events = folder / "events.jsonl"
+        eventually(lambda: (events.exists() and '"ready"' in events.read_text()) or process.poll() is not None, timeout_s=90)
+        url = next(e["url"] for line in events.read_text().splitlines() if (e := json.loads(line))["type"] == "ready")
+        yield process, url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_replica_ends_its_streams_with_an_error_and_the_other_takes_over(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=4096))
+    with ExitStack() as stack:
+        started = [stack.enter_context(replica_process(tmp_path, name)) for name in ("a", "b")]
+        addresses = [ReplicaAddress(id=str(i), url=url, token="t") for i, (_, url) in enumerate(started)]
+        directory = MemoryDirectory({"tiny": addresses[:1]}, keys_required=False)
+        base = stack.enter_context(gateway(directory))
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0, timeout=60)
+        stream = client.completions.create(model="tiny", prompt="x", max_tokens=4000, temperature=0.8, seed=1, stream=True)
+        pieces = iter(stream)
+        next(pieces)
+        started[0][0].send_signal(signal.SIGKILL)
+        with pytest.raises(openai.APIError, match="broke off"):
+            list(pieces)
+        directory.endpoints["tiny"] = addresses  # the dead one is still listed, as until its lease runs out
+        for _ in range(4):
+            assert client.completions.create(model="tiny", prompt="x", max_tokens=3).choices[0].text is not None
+        eventually(lambda: [u.status for u in directory.usage].count("finished") == 4)
+        assert [u.status for u in directory.usage].count("lost") == 1

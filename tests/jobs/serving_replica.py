@@ -1,0 +1,54 @@
+"""A replica running in a thread of the test, through its room's own entry."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jobs.reporter import FileReporter, JobSpec
+from jobs.serving.replica import run
+
+TOKEN = "internal-token-of-the-test"
+
+
+def eventually(condition: Callable[[], Any], *, timeout_s: float = 20.0) -> Any:
+    """Wait for a condition and return its value."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError("the condition never held")
+
+
+class RunningReplica:
+    """A replica in a thread, spoken to through files and HTTP as a worker and a gateway do."""
+
+    def __init__(self, folder: Path, **payload: Any) -> None:
+        self.folder = folder
+        values = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": TOKEN, "device": "cpu", **payload}
+        spec = JobSpec(id="j", attempt=1, kind="replica", payload=values, artifacts=folder, folder=folder)
+        self.reporter = FileReporter(folder / "events.jsonl", folder / "control")
+        self.result: dict[str, Any] = {}
+        self.thread = threading.Thread(target=lambda: self.result.update(run(spec, self.reporter)), daemon=True)
+        self.thread.start()
+        self.url = eventually(lambda: self.events("ready"), timeout_s=60)[0]["url"]
+
+    def events(self, type_: str) -> list[dict[str, Any]]:
+        lines = (self.folder / "events.jsonl").read_text().splitlines()
+        return [event for line in lines if (event := json.loads(line))["type"] == type_]
+
+    def stats(self) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.url}/stats", headers={"Authorization": f"Bearer {TOKEN}"}).json())
+
+    def stop(self) -> dict[str, Any]:
+        (self.folder / "control").write_text("cancel")
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        return self.result
