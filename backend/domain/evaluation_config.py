@@ -15,7 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SCORING_VERSION = 1
 """Raised whenever scoring changes a number, so that old and new scores are never compared silently."""
 
-PREFIX_POLICY = "bos, else eos, once at the start of each document"
+PREFIX_POLICY: dict[str, str] = {
+    "each_window": "every window of the context's length begins after the begin token (or the end token, where there is none) alone",
+    "first_window": "the begin token stands before each document only; later windows begin after the token before them",
+}
 
 
 class EvaluationKind(StrEnum):
@@ -67,7 +70,12 @@ class EvaluationConfig(BaseModel):
     seed: int = Field(default=1, ge=0, description="Draws the items when there is a limit, and the examples shown before a question.")
     shots: int = Field(default=0, ge=0, le=64, description="Solved examples shown before each question; they are not scored themselves.")
     chat: Literal["auto", "on", "off"] = Field(
-        default="auto", description="auto: use the checkpoint's chat template, if it has one, for rows in chat form."
+        default="auto",
+        description="auto: use the checkpoint's chat template for answers and conversations, if it has one and was taught it.",
+    )
+    windows: Literal["each_window", "first_window"] = Field(
+        default="each_window",
+        description="Perplexity: what a document longer than the context is cut into. first_window is what lm-evaluation-harness does.",
     )
     max_tokens: int = Field(default=64, ge=1, le=8192, description="Generation: longest answer, in tokens.")
     numeric: bool = Field(default=False, description="Generation: also compare the last number of the answer.")
@@ -75,7 +83,7 @@ class EvaluationConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
-        if self.shots and self.kind == EvaluationKind.PERPLEXITY:
+        if self.shots and self.kind == "perplexity":
             raise ValueError("perplexity shows no examples: shots must be 0")
         return self
 
@@ -93,7 +101,7 @@ def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash:
     if config.limit is not None or config.shots:
         settings["seed"] = config.seed
     if kind is EvaluationKind.PERPLEXITY:
-        settings["prefix"] = PREFIX_POLICY
+        settings["windows"] = config.windows
     else:
         settings["shots"] = config.shots
     if kind is EvaluationKind.GENERATION:
@@ -116,11 +124,13 @@ SETTING_WORDS: dict[str, str] = {
     "limit": "the number of items",
     "seed": "the seed that draws items",
     "chat": "the use of the chat template",
-    "prefix": "the prefix of each document",
+    "windows": "the windows that documents are cut into",
     "shots": "the number of examples shown",
     "max_tokens": "the longest answer allowed",
     "numeric": "the comparison of numbers",
-    "used_chat_template": "whether questions went through a chat template",
+    "used_chat_template": "whether text went through a chat template",
+    "unit": "what counts as one item",
+    "number_format": "the number format of the weights",
 }
 
 

@@ -1,0 +1,162 @@
+"""Completions of prompts, batched: the same prompt and seed give the same text, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from backend.errors import InvalidInput
+from jobs.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written: text without special tokens, its tokens (an end token counts), and why it ended.
+
+    `cut` counts the tokens that the prompt lost at its beginning, because it left no room for the answer.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    finish_reason: Literal["stop", "length"]
+    cut: int = 0
+
+
+def complete(
+    subject: Subject,
+    prompts: Sequence[list[int]],
+    *,
+    sampling: Sampling,
+    batch_size: int = 16,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Iterator[list[tuple[int, Answer]]]:
+    """Write a completion for each prompt of token ids, yielding (index, answer) batch by batch, similar lengths together.
+
+    A prompt that leaves no room for `max_tokens` in the context loses its beginning. `check_stop` may raise to end the work; it is
+    called with each token. Raises InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
+    """
+    room = subject.context - sampling.max_tokens
+    if room < 1:
+        raise InvalidInput(
+            f"{sampling.max_tokens} tokens of answer leave no room for the prompt in a context of {subject.context}.",
+            remedy=f"Ask for at most {subject.context - 1}.",
+            field="max_tokens",
+        )
+    if any(not ids for ids in prompts):
+        raise InvalidInput("A prompt holds no token.", remedy="Write at least one character.", field="prompt")
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for at in range(0, len(order), batch_size):
+        check_stop()
+        chosen = order[at : at + batch_size]
+        answers = _complete_batch(subject, [prompts[index][-room:] for index in chosen], sampling=sampling, check_stop=check_stop)
+        yield [
+            (index, Answer(text, tokens, min(len(prompts[index]), room), reason, max(0, len(prompts[index]) - room)))
+            for index, (text, tokens, reason) in zip(chosen, answers, strict=True)
+        ]
+
+
+@torch.inference_mode()
+def _complete_batch(
+    subject: Subject, prompts: list[list[int]], *, sampling: Sampling, check_stop: Callable[[], None]
+) -> list[tuple[str, int, Literal["stop", "length"]]]:
+    network, ends = subject.network, end_tokens(subject)
+    longest = max(len(ids) for ids in prompts)
+    pad = subject.tokenizer.pad_token_id if subject.tokenizer.pad_token_id is not None else 0
+    inputs = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=network.device)
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=network.device)
+    plain = GenerationConfig(
+        do_sample=False, max_new_tokens=sampling.max_tokens, eos_token_id=sorted(ends) or None, pad_token_id=pad, use_cache=True
+    )
+    network.generation_config = plain  # a checkpoint's own defaults (penalties, sampling) must not reach the answer
+    output = network.generate(
+        inputs,
+        attention_mask=mask,
+        generation_config=plain,
+        logits_processor=LogitsProcessorList([_Draw(prompts, sampling)] if sampling.temperature > 0 else []),
+        stopping_criteria=StoppingCriteriaList([_CheckStop(check_stop)]),
+    )
+    return [_read(subject.tokenizer, ids, row.tolist(), ends) for ids, row in zip(prompts, output[:, longest:], strict=True)]
+
+
+def end_tokens(subject: Subject) -> frozenset[int]:
+    """Return the tokens that end an answer: the tokenizer's, and those that the checkpoint's config names."""
+    named = getattr(subject.network.config, "eos_token_id", None)
+    ids = {subject.tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named]), *subject.configured_ends}
+    return frozenset(int(i) for i in ids if i is not None)
+
+
+def _read(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int], ends: frozenset[int]
+) -> tuple[str, int, Literal["stop", "length"]]:
+    """Cut an answer at its end token. Decoded behind its prompt, since some tokenizers drop a space at the beginning of a text."""
+    stop = next((index for index, token in enumerate(new) if token in ends), None)
+    kept = new if stop is None else new[:stop]
+    before = tokenizer.decode(prompt, skip_special_tokens=True)
+    both = tokenizer.decode([*prompt, *kept], skip_special_tokens=True)
+    text = both[len(before) :] if both.startswith(before) else tokenizer.decode(kept, skip_special_tokens=True)
+    return text, len(kept) + (stop is not None), "length" if stop is None else "stop"
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Turns logits into scores whose argmax is a draw from softmax(logits / temperature) within `top_p`, by Gumbel noise.
+
+    Each row has its own generator, seeded by the run's seed and the prompt, so a row's draws do not depend on its neighbours.
+    """
+
+    def __init__(self, prompts: list[list[int]], sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._generators = []
+        for ids in prompts:
+            digest = hashlib.sha256(f"{sampling.seed} {ids}".encode()).digest()
+            self._generators.append(torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores of shape [rows, vocabulary]."""
+        scores = scores.float() / max(self._sampling.temperature, 1e-4)
+        if self._sampling.top_p < 1.0:
+            ordered, order = torch.sort(scores, descending=True, dim=-1)
+            shares = torch.softmax(ordered, dim=-1)
+            beyond = shares.cumsum(-1) - shares >= self._sampling.top_p  # the token that crosses top_p stays
+            scores = scores.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+        noise = torch.stack(
+            [
+                torch.empty(scores.shape[-1]).exponential_(generator=generator).clamp_min_(1e-30).log_().neg_()
+                for generator in self._generators
+            ]
+        )
+        return scores + noise.to(scores)
+
+
+class _CheckStop(StoppingCriteria):  # type: ignore[misc]
+    """Lets a stop request end a long answer: the check raises."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        """Return False for every row."""
+        self._check()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,92 @@
+"""The items of an evaluation: which rows are asked, and which are shown as solved examples. Knows no network."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from backend.domain.rows import canonical_json
+from backend.errors import InvalidInput, NotFound
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row to score. `hash` is that of its content, so evaluations of different checkpoints can be joined on it."""
+
+    hash: str
+    position: int
+    row: Row
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came out for one item: its numbers, and what a person should see of it."""
+
+    hash: str
+    position: int
+    values: dict[str, float]
+    shown: dict[str, Any]
+
+
+def read_items(folder: Path, *, split: str) -> list[Item]:
+    """Read a split (`train`, `val`, or `all` of both). A row that occurs again gets a hash of its own, by its number."""
+    seen: Counter[str] = Counter()
+    items = []
+    for position, row in enumerate(_rows(folder, split)):
+        digest = hashlib.sha256(canonical_json(row).encode()).hexdigest()
+        seen[digest] += 1
+        if seen[digest] > 1:
+            digest = hashlib.sha256(f"{digest} {seen[digest]}".encode()).hexdigest()
+        items.append(Item(digest, position, row))
+    if not items:
+        raise InvalidInput("The benchmark has no rows in this split.", remedy="Choose another split.", field="split")
+    return items
+
+
+def _rows(folder: Path, split: str) -> Iterator[Row]:
+    files = [folder / f"{name}.parquet" for name in (("train", "val") if split == "all" else (split,))]
+    present = [file for file in files if file.is_file()]
+    if not present:
+        raise NotFound(f"The dataset has no split {split!r}.", remedy="Choose another split, or import the dataset again.", field="split")
+    for file in present:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=512):
+            for row in batch.to_pylist():
+                yield {name: value for name, value in row.items() if value is not None}
+
+
+def choose_items(items: list[Item], *, shots: int, limit: int | None, seed: int) -> tuple[list[Item], list[Item]]:
+    """Return (examples, items to score), both drawn with the seed; no example is scored. Items stay in the dataset's order.
+
+    Raises InvalidInput if nothing is left to score.
+    """
+    if shots >= len(items):
+        raise InvalidInput(f"{shots} examples of {len(items)} items leave nothing to score.", remedy="Show fewer examples.", field="shots")
+    order = random.Random(f"examples {seed}").sample(range(len(items)), shots)
+    rest = [item for index, item in enumerate(items) if index not in set(order)]
+    if limit is not None and limit < len(rest):
+        rest = sorted(random.Random(f"items {seed}").sample(rest, limit), key=lambda item: item.position)
+    return [items[index] for index in order], rest
+
+
+def conversation_of(row: Row) -> list[dict[str, str]] | None:
+    """Return a chat, instruction or preference row as messages (of a preference the chosen answer); None for a row of another kind."""
+    if "messages" in row:
+        return _messages(row["messages"])
+    if "chosen" in row:
+        return [*_messages(row.get("prompt") or []), *_messages(row["chosen"])]
+    if "completion" in row:
+        return [{"role": "user", "content": str(row["prompt"])}, {"role": "assistant", "content": str(row["completion"])}]
+    return None
+
+
+def _messages(value: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{"role": str(message["role"]), "content": str(message["content"] or "")} for message in value]

@@ -1,0 +1,65 @@
+"""What an evaluation has scored so far: reported item by item, and kept in the job's folder, so that a lost worker costs one batch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from backend.errors import JobFailed
+from jobs.evaluation.items import Scored
+from jobs.reporter import Reporter
+
+
+class Ledger:
+    """Scored items of one job. `file` outlives the attempt; its items are not scored again."""
+
+    def __init__(self, file: Path, reporter: Reporter, *, fingerprint: str) -> None:
+        self._file, self._reporter, self._fingerprint = file, reporter, fingerprint
+        self.values: dict[str, dict[str, float]] = {}
+        self.total = 0
+        self._read()
+        self._at_start = len(self.values)
+        self._started = time.monotonic()
+
+    def _read(self) -> None:
+        if not self._file.is_file():
+            return
+        for line in self._file.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # torn when the attempt before was killed
+            if record.get("fingerprint") == self._fingerprint:
+                self.values[record["hash"]] = record["values"]
+
+    def expect(self, total: int) -> None:
+        """Say how many items there are."""
+        self.total = total
+        self._report(0.0)
+
+    def add(self, scored: Iterable[Scored]) -> None:
+        """Report a batch and remember it."""
+        with self._file.open("a") as file:
+            for item in scored:
+                if item.hash in self.values:
+                    continue
+                self._reporter.event("item", item_hash=item.hash, position=item.position, values=item.values, shown=item.shown)
+                file.write(json.dumps({"fingerprint": self._fingerprint, "hash": item.hash, "values": item.values}) + "\n")
+                self.values[item.hash] = item.values
+        elapsed = time.monotonic() - self._started
+        self._report((len(self.values) - self._at_start) / elapsed if elapsed > 0 else 0.0)
+
+    def _report(self, rate: float) -> None:
+        self._reporter.progress(len(self.values), max(self.total, len(self.values)), unit="items", rate=rate or None)
+
+    def check_stop(self) -> None:
+        """Raise JobFailed if somebody asked the job to stop; scored items stay recorded."""
+        check_stop(self._reporter)
+
+
+def check_stop(reporter: Reporter) -> None:
+    """Raise JobFailed if somebody asked the job to stop."""
+    if reporter.should_stop() is not None:
+        raise JobFailed("The work was stopped on request before its end.")

@@ -1,0 +1,130 @@
+"""Perplexity and bits per byte: how well a network predicts texts, or the answers in conversations."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from backend.domain.rows import row_text
+from backend.errors import InvalidInput
+from jobs.evaluation.items import Item, Scored, conversation_of
+from jobs.evaluation.subject import Subject
+from jobs.modeling.chat import Message, render_chat
+from jobs.modeling.loglikelihood import TextNll, rolling_nll, score_continuations
+
+FEW_DOCUMENTS = 8
+"""Below this many documents an interval over documents means little, so windows are the items."""
+SHOWN_CHARACTERS = 600
+BATCH_TOKENS = 4096
+
+CheckStop = Callable[[], None]
+
+
+def counts_windows(items: Sequence[Item]) -> bool:
+    """Whether windows, not documents, are the items of these texts."""
+    return len(items) < FEW_DOCUMENTS
+
+
+def score_texts(
+    subject: Subject,
+    items: Sequence[Item],
+    *,
+    windows: Literal["each_window", "first_window"],
+    batch_size: int,
+    check_stop: CheckStop,
+) -> Iterator[list[Scored]]:
+    """Score the whole text of each item, batch by batch. Values: sum_nll (nats), tokens, bytes, and their two quotients."""
+
+    def go_on(done: int, total: int) -> bool:
+        check_stop()
+        return False
+
+    by_window = counts_windows(items)
+    for batch in _batches(items, 1 if by_window else batch_size):
+        texts = [row_text(item.row) for item in batch]
+        results = rolling_nll(subject.network, subject.tokenizer, texts, policy=windows, batch_tokens=BATCH_TOKENS, progress=go_on)
+        scored: list[Scored] = []
+        for item, text, result in zip(batch, texts, results, strict=True):
+            scored += _window_items(item, text, result) if by_window else [_document_item(item, text, result)]
+        yield scored
+
+
+def _document_item(item: Item, text: str, result: TextNll) -> Scored:
+    return Scored(item.hash, item.position, _values(result), {"text": _shorten(text)})
+
+
+def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
+    """Make an item of each window; its hash names the bytes that it covers, so equal tokenizers give equal items."""
+    data, start, scored = text.encode(), 0, []
+    for number, part in enumerate(result.windows):
+        digest = hashlib.sha256(f"{item.hash} {start} {part.bytes}".encode()).hexdigest()
+        shown = {"text": _shorten(data[start : start + part.bytes].decode(errors="ignore"))}
+        scored.append(Scored(digest, item.position * 1_000_000 + number, _values(part), shown))
+        start += part.bytes
+    return scored
+
+
+def score_conversations(subject: Subject, items: Sequence[Item], *, batch_size: int, check_stop: CheckStop) -> Iterator[list[Scored]]:
+    """Score the assistants' answers, end token included, each given what came before it through the chat template.
+
+    The bytes are those of the answers' text. Raises InvalidInput for a row without an answer.
+    """
+    for batch in _batches(items, batch_size):
+        check_stop()
+        pairs: list[tuple[str, str]] = []
+        owners: list[int] = []
+        sizes: list[int] = []
+        for index, item in enumerate(batch):
+            messages = conversation_of(item.row) or []
+            turns = answer_pairs(subject, messages)
+            if not turns:
+                raise InvalidInput(f"Row {item.position + 1} has no answer to score.", remedy="Remove such rows and import again.")
+            pairs += turns
+            owners += [index] * len(turns)
+            sizes.append(sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant"))
+        results = score_continuations(subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS)
+        scored = []
+        for index, item in enumerate(batch):
+            own = [result for owner, result in zip(owners, results, strict=True) if owner == index]
+            total = TextNll(-sum(part.sum_logprob for part in own), sum(part.tokens for part in own), sizes[index])
+            scored.append(Scored(item.hash, item.position, _values(total), {"text": _shorten(row_text(item.row))}))
+        yield scored
+
+
+def answer_pairs(subject: Subject, messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Return (what came before, the answer with its end token) of each assistant turn, as rendered text."""
+    pairs = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = render_chat(subject.tokenizer, messages[:index], generation_prompt=True)
+        upto = render_chat(subject.tokenizer, messages[: index + 1])
+        if not upto.startswith(before):
+            continue  # the template renders an answer differently once it stands in the history
+        answer = upto[len(before) :]
+        end = subject.tokenizer.eos_token
+        at = answer.rfind(end) if end else -1
+        answer = answer[: at + len(end)] if at >= 0 else answer
+        if answer:
+            pairs.append((before, answer))
+    return pairs
+
+
+def _values(result: TextNll) -> dict[str, float]:
+    values: dict[str, float] = {"sum_nll": result.sum_nll, "tokens": result.tokens, "bytes": result.bytes}
+    if result.tokens:
+        values["nll_per_token"] = result.sum_nll / result.tokens
+    if result.bytes:
+        values["bits_per_byte"] = result.sum_nll / result.bytes / math.log(2)
+    return values
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]

@@ -1,0 +1,68 @@
+"""Entry of a generation job: completions of one checkpoint for a list of prompts.
+
+Payload: `checkpoint` (folder), `prompts` [{id, messages}], `max_tokens`, `temperature`, `top_p`, `seed`, `chat` (auto, on, off).
+Reports a `completion` event for each prompt; the result counts them. All are also kept in the job's folder, where
+a new attempt finds those of the attempt before.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jobs.evaluation.completing import Sampling, complete
+from jobs.evaluation.ledger import check_stop
+from jobs.evaluation.subject import load_subject
+from jobs.modeling.devices import set_threads
+from jobs.reporter import JobSpec, Reporter
+
+FILE = "completions.jsonl"
+
+
+def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Write the completions; see the module's first lines. Raises RoundhouseError subclasses."""
+    payload = spec.payload
+    set_threads(payload.get("threads"))
+    file = spec.folder / FILE
+    done: dict[str, dict[str, Any]] = _read_done(spec)
+    prompts = [prompt for prompt in payload["prompts"] if prompt["id"] not in done]
+    reporter.progress(len(done), len(payload["prompts"]), unit="completions", message="Loading the network")
+    subject = load_subject(spec.path(payload["checkpoint"]))
+    chat = subject.uses_chat(payload.get("chat", "auto"))
+    sampling = Sampling(
+        max_tokens=int(payload.get("max_tokens", 128)),
+        temperature=float(payload.get("temperature", 0.0)),
+        top_p=float(payload.get("top_p", 1.0)),
+        seed=int(payload.get("seed", 0)),
+    )
+    ids = [subject.prompt_ids(prompt["messages"], chat=chat) for prompt in prompts]
+    for record in done.values():
+        reporter.event("completion", **record)  # the parent of the attempt before may not have read them; recording twice is harmless
+    for batch in complete(subject, ids, sampling=sampling, check_stop=lambda: check_stop(reporter)):
+        with file.open("a") as out:
+            for index, answer in batch:
+                record = {
+                    "prompt_id": prompts[index]["id"],
+                    "text": answer.text,
+                    "tokens": answer.tokens,
+                    "prompt_tokens": answer.prompt_tokens,
+                    "finish_reason": answer.finish_reason,
+                }
+                reporter.event("completion", **record)
+                out.write(json.dumps(record) + "\n")
+                done[record["prompt_id"]] = record
+        reporter.progress(len(done), len(payload["prompts"]), unit="completions")
+    tokens = sum(record["tokens"] for record in done.values())
+    return {"count": len(done), "tokens": tokens, "used_chat_template": chat, "file": spec.relative(file) if file.exists() else None}
+
+
+def _read_done(spec: JobSpec) -> dict[str, dict[str, Any]]:
+    file = spec.folder / FILE
+    done: dict[str, dict[str, Any]] = {}
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # torn when the attempt before was killed
+        done[record["prompt_id"]] = record
+    return done

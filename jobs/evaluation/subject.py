@@ -1,0 +1,66 @@
+"""The checkpoint under test: its network and tokenizer, and whether it is spoken to through its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from backend.domain.chat_template import PLAIN_TEMPLATE
+from jobs.modeling.chat import Message, render_chat
+from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
+from jobs.modeling.devices import pick_device, pick_inference_dtype
+from jobs.modeling.loglikelihood import longest_input
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured. `taught_chat`: it has a chat template of its own and was trained beyond plain text.
+
+    `configured_ends` are the end tokens that its generation config names.
+    """
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    taught_chat: bool
+    configured_ends: tuple[int, ...] = ()
+
+    @property
+    def context(self) -> int:
+        """Tokens that the network reads at once."""
+        return longest_input(self.network)
+
+    @property
+    def number_format(self) -> str:
+        """The weights' number format, such as `float32`."""
+        return str(self.network.dtype).removeprefix("torch.")
+
+    def uses_chat(self, setting: Literal["auto", "on", "off"]) -> bool:
+        """Whether the chat template is used under a setting."""
+        return self.taught_chat if setting == "auto" else setting == "on"
+
+    def prompt_ids(self, messages: Sequence[Message], *, chat: bool) -> list[int]:
+        """Return the ids after which an answer is written: through the template, or the bare text after the begin token."""
+        if chat:
+            text = render_chat(self.tokenizer, messages, generation_prompt=True)
+            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        text = "\n\n".join(message["content"] for message in messages)
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        begin = self.tokenizer.bos_token_id
+        return [begin, *ids] if begin is not None and ids[:1] != [begin] else ids
+
+
+def load_subject(folder: Path) -> Subject:
+    """Load a checkpoint for scoring: fp32 on the CPU. Raises NotFound or InvalidInput if the folder can't be used."""
+    device = pick_device()
+    tokenizer = load_tokenizer(folder)
+    network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
+    named = network.generation_config.eos_token_id if network.generation_config is not None else None
+    ends = tuple(named) if isinstance(named, list | tuple) else (named,) if named is not None else ()
+    own_template = bool(tokenizer.chat_template) and tokenizer.chat_template != PLAIN_TEMPLATE
+    config = read_card(folder).get("config")
+    only_text = isinstance(config, dict) and config.get("objective") == "pretrain"
+    return Subject(network, tokenizer, own_template and not only_text, ends)
