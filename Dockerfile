@@ -17,7 +17,7 @@ COPY --chown=roundhouse:roundhouse .streamlit ./.streamlit
 COPY --chown=roundhouse:roundhouse app.py ./
 RUN chown roundhouse:roundhouse /app && mkdir /data && chown roundhouse:roundhouse /data
 
-USER roundhouse
+USER 10001:10001
 RUN make install
 
 # Reachable from outside the container, so nothing starts until an account exists:
@@ -28,5 +28,5 @@ ENV PATH="/app/.venv/bin:$PATH" \
     DATABASE_URL=sqlite:////data/models.db
 VOLUME /data
 EXPOSE 8501 8100
-HEALTHCHECK --interval=15s --timeout=5s --start-period=90s CMD curl -fsS http://127.0.0.1:8501/healthz || exit 1
+HEALTHCHECK --interval=15s --timeout=5s --start-period=90s CMD ["curl", "-fsS", "http://127.0.0.1:8501/healthz"]
 CMD ["roundhouse", "up"]

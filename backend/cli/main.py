@@ -15,3 +15,7 @@ app.add_typer(user.app, name="user", help="Accounts.")
 def main() -> None:
     """Entry of the `roundhouse` script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

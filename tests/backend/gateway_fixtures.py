@@ -64,6 +64,7 @@ class ScriptedReplica:
         self.script = "finish"  # finish | break | refuse:STATUS:CODE | mute
         self.tokens = 3
         self.delay_s = 0.0
+        self.word: str | None = None
         self.seen = 0
         self.left = 0
         self.bodies: list[dict[str, Any]] = []
@@ -79,7 +80,8 @@ class ScriptedReplica:
     async def _events(self) -> Any:
         try:
             for index in range(self.tokens):
-                yield json.dumps({"type": "token", "text": f"w{index} ", "token_ids": [index], "index": index}) + "\n"
+                text = self.word or f"w{index} "
+                yield json.dumps({"type": "token", "text": text, "token_ids": [index], "index": index}, ensure_ascii=False) + "\n"
                 await asyncio.sleep(self.delay_s)
             if self.script == "mute":
                 await asyncio.sleep(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from backend.domain.chat import GenerateRequest, TokenEvent
 from backend.gateway.balancer import MAX_FAILURES, REST_S, Balancer
 from backend.gateway.directory import ReplicaAddress
-from backend.replicas import ReplicaClient, ReplicaTimeouts
+from backend.replicas import ReplicaClient, ReplicaTimeouts, stream_blocking
 from tests.backend.gateway_fixtures import MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -139,6 +141,18 @@ def test_a_client_that_leaves_closes_the_replicas_stream(scene: Scene) -> None:
         httpx.post(f"{scene.url}/v1/chat/completions", json=BODY, timeout=0.2)
     eventually(lambda: sum(replica.left for replica in scene.replicas) == 2, timeout_s=1.0)
     assert scene.directory.last(2).status == "aborted"
+
+
+def test_line_separators_in_a_text_break_no_line_of_the_stream(scene: Scene) -> None:
+    separators = "a\x85b\u2028c\u2029d\ne"
+    for replica in scene.replicas:
+        replica.word = separators
+    for line in scene.post(stream=True).text.splitlines():
+        assert line in ("", "data: [DONE]") or json.loads(line.removeprefix("data: "))
+    address = scene.directory.endpoints["m"][0]
+    events = list(stream_blocking(address.url, token="t", request=GenerateRequest(prompt="x")))
+    assert isinstance(events[0], TokenEvent)
+    assert events[0].text == separators
 
 
 def test_a_body_over_the_cap_is_413_declared_or_not(scene: Scene) -> None:

@@ -1,0 +1,335 @@
+"""Rows in their many spellings become the six canonical forms, and a broken one says what is wrong with it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from backend.domain.recognise_rows import recognise
+from backend.domain.row_readers import iter_rows_of, sniff_bytes, sniff_parquet
+from backend.domain.rows import DatasetKind, RowProblem, apply_mapping, canonical_json, check_mapping, render_preview, row_text
+from backend.errors import InvalidInput
+
+USER = {"role": "user", "content": "Where is Mira?"}
+GOOD = {"role": "assistant", "content": "In the tower."}
+BAD = {"role": "assistant", "content": "Who knows."}
+PREFERENCE = {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}
+
+SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
+    ("text", {"text": "A story."}, "text", {"text": "A story."}),
+    ("text under another name", {"id": 3, "content": "A story."}, "text", {"text": "A story."}),
+    ("alpaca", {"instruction": "Add.", "input": "1 + 1", "output": "2"}, "instruction", {"prompt": "Add.\n\n1 + 1", "completion": "2"}),
+    ("alpaca without input", {"instruction": "Hi", "input": "", "output": "Ho"}, "instruction", {"prompt": "Hi", "completion": "Ho"}),
+    ("prompt and completion", {"prompt": "a", "completion": "b"}, "instruction", {"prompt": "a", "completion": "b"}),
+    ("prompt and response", {"Prompt": "a", "Response": "b"}, "instruction", {"prompt": "a", "completion": "b"}),
+    ("openai messages", {"messages": [USER, GOOD]}, "chat", {"messages": [USER, GOOD]}),
+    (
+        "content parts",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Where is Mira?"}]}, GOOD]},
+        "chat",
+        {"messages": [USER, GOOD]},
+    ),
+    (
+        "sharegpt with a system column",
+        {"conversations": [{"from": "human", "value": "Where is Mira?"}, {"from": "gpt", "value": "In the tower."}], "system": "Be brief."},
+        "chat",
+        {"messages": [{"role": "system", "content": "Be brief."}, USER, GOOD]},
+    ),
+    ("messages as JSON in a cell", {"messages": json.dumps([USER, GOOD])}, "chat", {"messages": [USER, GOOD]}),
+    ("preference strings", {"prompt": "Where is Mira?", "chosen": "In the tower.", "rejected": "Who knows."}, "preference", PREFERENCE),
+    ("preference messages", PREFERENCE, "preference", PREFERENCE),
+    ("whole conversations", {"chosen": [USER, GOOD], "rejected": [USER, BAD]}, "preference", PREFERENCE),
+    (
+        "a prompt and whole conversations",
+        {"prompt": "Where is Mira?", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        "preference",
+        PREFERENCE,
+    ),
+    (
+        "hh-rlhf transcripts",
+        {
+            "chosen": "\n\nHuman: Where is Mira?\n\nAssistant: In the tower.",
+            "rejected": "\n\nHuman: Where is Mira?\n\nAssistant: Who knows.",
+        },
+        "preference",
+        PREFERENCE,
+    ),
+    (
+        "LLaMA-Factory",
+        {
+            "conversations": [{"from": "human", "value": "Where is Mira?"}],
+            "chosen": {"from": "gpt", "value": "In the tower."},
+            "rejected": {"from": "gpt", "value": "Who knows."},
+        },
+        "preference",
+        PREFERENCE,
+    ),
+    (
+        "instruction with two outputs",
+        {"instruction": "Where is", "input": "Mira?", "chosen": "In the tower.", "rejected": "Who knows."},
+        "preference",
+        {**PREFERENCE, "prompt": [{"role": "user", "content": "Where is\n\nMira?"}]},
+    ),
+    (
+        "choices and index",
+        {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1},
+        "benchmark",
+        {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1},
+    ),
+    (
+        "ARC",
+        {"question": "2 + 2?", "choices": {"text": ["three", "four"], "label": ["A", "B"]}, "answerKey": "B"},
+        "benchmark",
+        {"question": "2 + 2?", "choices": ["three", "four"], "answer": 1},
+    ),
+    (
+        "HellaSwag",
+        {"ctx": "She opens", "endings": ["a door", "a cloud"], "label": "0"},
+        "benchmark",
+        {"question": "She opens", "choices": ["a door", "a cloud"], "answer": 0},
+    ),
+    (
+        "numbered choice columns",
+        {"question": "2 + 2?", "choice0": "three", "choice1": "four", "answer": "1"},
+        "benchmark",
+        {"question": "2 + 2?", "choices": ["three", "four"], "answer": 1},
+    ),
+    (
+        "lettered choice columns",
+        {"question": "2 + 2?", "A": "three", "B": "four", "answer": "B"},
+        "benchmark",
+        {"question": "2 + 2?", "choices": ["three", "four"], "answer": 1},
+    ),
+    (
+        "answers counted from one",
+        {"sentence": "_ is big", "option1": "it", "option2": "she", "answer": "2"},
+        "benchmark",
+        {"question": "_ is big", "choices": ["it", "she"], "answer": 1},
+    ),
+    (
+        "accepted answers",
+        {"question": "Who?", "answers": ["Mira", "She"]},
+        "benchmark",
+        {"question": "Who?", "answers": ["Mira", "She"]},
+    ),
+    (
+        "GSM8K",
+        {"question": "How many?", "answer": "She has 2 and 3.\n2 + 3 = 5\n#### 5"},
+        "benchmark",
+        {"question": "How many?", "answers": ["5"]},
+    ),
+    ("BIG-bench", {"input": "not True is", "target": "False"}, "benchmark", {"question": "not True is", "answers": ["False"]}),
+    ("prompts", {"id": 1, "prompt": "Tell me."}, "prompts", {"prompt": "Tell me."}),
+    ("MT-bench turns", {"question_id": 1, "turns": ["Tell me.", "Again."]}, "prompts", {"prompt": "Tell me."}),
+]
+
+
+@pytest.mark.parametrize(("row", "kind", "canonical"), [case[1:] for case in SPELLINGS], ids=[case[0] for case in SPELLINGS])
+def test_a_common_spelling_is_recognised_and_converted(row: dict[str, Any], kind: str, canonical: dict[str, Any]) -> None:
+    recognition = recognise([row])
+    assert recognition.kind == kind
+    assert recognition.reason
+    assert apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping) == canonical
+
+
+@pytest.mark.parametrize("canonical", [case[3] for case in SPELLINGS], ids=[case[0] for case in SPELLINGS])
+def test_a_canonical_row_stays_as_it_is(canonical: dict[str, Any]) -> None:
+    recognition = recognise([canonical])
+    assert apply_mapping(canonical, kind=recognition.kind, mapping=recognition.mapping) == canonical
+
+
+def test_truthfulqa_puts_the_best_answer_among_the_wrong_ones() -> None:
+    row = {"Question": "Seeds?", "Best Answer": "Nothing happens", "Correct Answers": "Nothing", "Incorrect Answers": "You grow; You fly"}
+    recognition = recognise([row])
+    item = apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping)
+    assert sorted(item["choices"]) == ["Nothing happens", "You fly", "You grow"]
+    assert item["choices"][item["answer"]] == "Nothing happens"
+
+
+def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
+    mapping = {"instruction": "prompt", "output": "completion"}
+    with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `response`\)"):
+        apply_mapping({"instruction": "a", "response": "b"}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "mapping", "reason"),
+    [
+        ({"text": 12}, "text", {"text": "text"}, "`text` holds a int (12) where text is expected"),
+        ({"text": "  "}, "text", {"text": "text"}, "`text` is empty"),
+        ({"text": None}, "text", {"text": "text"}, "`text` holds nothing"),
+        ({"text": "a\x00b"}, "text", {"text": "text"}, "NUL character"),
+        ({"text": "half \ud83d"}, "text", {"text": "text"}, "lone surrogate"),
+        ({"m": [USER]}, "chat", {"m": "messages"}, "no answer of the assistant"),
+        ({"m": [GOOD]}, "chat", {"m": "messages"}, "no turn of the user"),
+        ({"m": [{"role": "king", "content": "x"}]}, "chat", {"m": "messages"}, "unknown role 'king'"),
+        ({"m": [{"role": "user", "content": None}, GOOD]}, "chat", {"m": "messages"}, "turn 1 of `messages` has no text"),
+        ({"m": ["x"]}, "chat", {"m": "messages"}, "turn 1 of `messages` is a str"),
+        ({"m": []}, "chat", {"m": "messages"}, "holds no turns"),
+        ({"c": "same", "r": "same", "p": "q"}, "preference", {"p": "prompt", "c": "chosen", "r": "rejected"}, "are the same"),
+        ({"c": "one", "r": "two"}, "preference", {"c": "chosen", "r": "rejected"}, "nothing says what was asked"),
+        ({"q": "?", "c": ["a", "b"], "a": 7}, "benchmark", {"q": "question", "c": "choices", "a": "answer"}, "none of the 2 choices"),
+        ({"q": "?", "c": ["a"], "a": 0}, "benchmark", {"q": "question", "c": "choices", "a": "answer"}, "at least 2 are needed"),
+    ],
+)
+def test_a_row_that_can_not_be_used_says_why(row: dict[str, Any], kind: str, mapping: dict[str, str], reason: str) -> None:
+    with pytest.raises(RowProblem) as caught:
+        apply_mapping(row, kind=DatasetKind(kind), mapping=mapping)
+    assert reason in caught.value.reason
+
+
+def test_a_mapping_that_lacks_a_field_says_which_fields_are_needed() -> None:
+    with pytest.raises(RowProblem, match="needs `prompt` \\+ `completion`; mapped so far: prompt"):
+        check_mapping(DatasetKind.INSTRUCTION, {"instruction": "prompt"})
+    with pytest.raises(RowProblem, match="no field `answer`"):
+        check_mapping(DatasetKind.TEXT, {"a": "answer"})
+    with pytest.raises(RowProblem, match="mapped from 2 columns"):
+        check_mapping(DatasetKind.TEXT, {"a": "text", "b": "text"})
+    check_mapping(DatasetKind.BENCHMARK, {"q": "question", "a": "choices", "b": "choices", "c": "answer"})
+
+
+def test_a_person_may_ask_for_another_kind_than_the_recognised_one() -> None:
+    rows = [{"instruction": "Where is Mira?", "output": "In the tower."}]
+    recognition = recognise(rows, kind=DatasetKind.CHAT)
+    assert apply_mapping(rows[0], kind=DatasetKind.CHAT, mapping=recognition.mapping) == {"messages": [USER, GOOD]}
+    assert recognise(rows, kind=DatasetKind.PROMPTS).mapping == {"instruction": "prompt"}
+    with pytest.raises(InvalidInput, match="as kind preference \\(found: `instruction`, `output`\\)"):
+        recognise(rows, kind=DatasetKind.PREFERENCE)
+
+
+def test_a_few_broken_rows_do_not_hide_what_the_others_are() -> None:
+    rows: list[dict[str, Any]] = [{"messages": [USER, GOOD]}] * 8 + [{"messages": "oops"}, {"other": 1}]
+    assert recognise(rows).kind == "chat"
+
+
+def test_long_answers_to_questions_are_lessons_and_short_ones_an_examination() -> None:
+    assert recognise([{"question": "Why?", "answer": "Because of this. " * 20}]).kind == "instruction"
+    assert recognise([{"question": "Why?", "answer": "Because."}]).kind == "benchmark"
+
+
+def test_previews_are_plain_text_with_the_right_choice_marked() -> None:
+    assert render_preview({"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}) == "2 + 2?\n  A. 3\n* B. 4"
+    assert render_preview({"messages": [USER, GOOD]}) == "user: Where is Mira?\nassistant: In the tower."
+    assert "[rejected] assistant: Who knows." in render_preview(PREFERENCE)
+    assert render_preview({"prompt": "a", "completion": "b"}) == "prompt: a\ncompletion: b"
+    assert row_text(PREFERENCE) == "Where is Mira?\nIn the tower.\nWho knows."
+
+
+@given(text=st.text(min_size=1), column=st.text(min_size=1, max_size=10))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_either_kept_exactly_or_refused_with_a_reason(text: str, column: str) -> None:
+    try:
+        row = apply_mapping({column: text}, kind=DatasetKind.TEXT, mapping={column: "text"})
+    except RowProblem as problem:
+        assert problem.reason
+    else:
+        assert row == {"text": text}
+        assert json.loads(canonical_json(row).encode()) == row
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "text", "x"]), inner),
+    max_leaves=12,
+)
+columns = st.sampled_from(["text", "messages", "prompt", "chosen", "rejected", "question", "choices", "answer", "A", "B", "output", "turns"])
+
+
+@given(rows=st.lists(st.dictionaries(columns, json_values, max_size=5), min_size=1, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_no_shape_of_rows_crashes_recognition_or_conversion(rows: list[dict[str, Any]]) -> None:
+    for kind in (None, *DatasetKind):
+        try:
+            recognition = recognise(rows, kind=kind)
+        except InvalidInput:
+            continue
+        for row in rows:
+            try:
+                converted = apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping)
+            except RowProblem:
+                continue
+            assert isinstance(render_preview(converted), str)
+            canonical_json(converted).encode()
+
+
+def test_the_head_of_each_format_gives_rows() -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+    lines = "\n".join(json.dumps(row) for row in rows).encode()
+    assert sniff_bytes("x.jsonl", lines) == rows
+    assert sniff_bytes("x.JSON", json.dumps(rows).encode()) == rows
+    assert sniff_bytes("x.json", lines) == rows
+    assert sniff_bytes("x.json", json.dumps({"version": 1, "data": rows}).encode()) == rows
+    assert sniff_bytes("x.csv", b"\xef\xbb\xbfprompt,completion\r\na,b\r\nc,d\r\n") == rows
+    assert sniff_bytes("x.tsv", b"prompt\tcompletion\na\tb\nc\td\n") == rows
+    assert sniff_bytes("x.jsonl.gz", gzip.compress(lines)) == rows
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    assert sniff_parquet(io.BytesIO(file.getvalue())) == rows
+
+
+def test_a_head_that_is_cut_off_gives_the_whole_rows_before_the_cut() -> None:
+    rows = [{"text": f"row {i} \u00e4"} for i in range(10)]
+    assert sniff_bytes("x.jsonl", "\n".join(map(json.dumps, rows)).encode()[:-5]) == rows[:-1]
+    assert sniff_bytes("x.json", json.dumps(rows).encode()[:-5]) == rows[:-1]
+    assert sniff_bytes("x.json", json.dumps({"canary": "x", "examples": rows}).encode()[:-9]) == rows[:-1]
+    assert sniff_bytes("x.txt", "na\u00efve".encode()[:3]) == [{"text": "na"}]
+    compressed = gzip.compress("\n".join(map(json.dumps, rows)).encode())
+    assert sniff_bytes("x.jsonl.gz", compressed[:-12])[0] == rows[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "words"),
+    [
+        ("x.pkl", b"...", "ends in '.pkl'"),
+        ("noend", b"...", "ends in 'nothing'"),
+        ("x.jsonl", b" \n", "is empty"),
+        ("x.jsonl", "{}".encode("utf-16"), "UTF-16"),
+        ("x.txt", "{}".encode("utf-16"), "UTF-16"),
+        ("x.csv.gz", b"plainly not", "not compressed by gzip"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_refused_in_words(name: str, head: bytes, words: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        sniff_bytes(name, head)
+    assert words in caught.value.message
+
+
+def test_something_that_is_no_parquet_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="not readable as Parquet"):
+        sniff_parquet(io.BytesIO(b"PAR1 but not really"))
+
+
+def test_a_table_without_a_header_is_read_from_its_first_row() -> None:
+    rows = sniff_bytes("mmlu.csv", b'"What is 2 + 2, really?",3,4,5,6,B\n"And 3 + 3?",3,4,5,6,D\n')
+    recognition = recognise(rows)
+    item = apply_mapping(rows[0], kind=recognition.kind, mapping=recognition.mapping)
+    assert item == {"question": "What is 2 + 2, really?", "choices": ["3", "4", "5", "6"], "answer": 1}
+
+
+@given(rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), min_size=1), min_size=1, max_size=6), cut=st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_json_is_read_the_same_in_whatever_pieces_it_arrives(rows: list[dict[str, str]], cut: int) -> None:
+    data = json.dumps(rows, ensure_ascii=True, indent=1).encode()
+    pieces = [data[i : i + cut] for i in range(0, len(data), cut)]
+    assert [row for _, row in iter_rows_of(".json", pieces)] == rows
+    lines = "\n".join(json.dumps(row) for row in rows).encode()
+    assert [row for _, row in iter_rows_of(".jsonl", [lines[i : i + cut] for i in range(0, len(lines), cut)])] == rows
+
+
+@given(data=st.binary(max_size=300), suffix=st.sampled_from([".txt", ".jsonl", ".json", ".csv", ".tsv"]))
+@settings(max_examples=300, deadline=None)
+def test_no_bytes_crash_a_reader(data: bytes, suffix: str) -> None:
+    try:
+        for number, row in iter_rows_of(suffix, [data]):
+            assert number >= 1
+            assert isinstance(row, dict | RowProblem)
+    except InvalidInput as error:
+        assert "UTF-16" in error.message

@@ -1,0 +1,125 @@
+"""Starting says what is wrong; stopping leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backend.domain.job_states import Status
+from backend.services.context import LOCAL
+from backend.services.datasets import add_rows_dataset, resolve_version
+from backend.services.jobs import get_job
+from backend.services.run_views import get_run
+from backend.services.runs import launch_run
+from backend.services.tokenizers import train_tokenizer
+from backend.services.workers import list_slots
+from tests.faults.conftest import tiny_run
+from tests.installation import PROJECT, Installation, wait_until
+
+pytestmark = pytest.mark.faults
+
+
+def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}", **environment}
+    command = [sys.executable, "-m", "backend.cli.main", *arguments]
+    return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=60)
+
+
+def prepare_run(installation: Installation) -> None:
+    rows = [{"text": f"Engine {n} rolls onto the turntable. " * 12} for n in range(40)]
+    add_rows_dataset(installation.ctx, name="lines", kind="text", rows=rows, provenance={}, person=LOCAL)
+    train_tokenizer(installation.ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL)
+    wait_until(lambda: resolve_version(installation.ctx, "lines", ready=False).folder, what="the import")
+
+
+def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "home").start()
+    try:
+        prepare_run(installation)
+        run = launch_run(installation.ctx, tiny_run("interrupted", max_steps=600, checkpoint_every=40), person=LOCAL).id
+        wait_until(lambda: get_run(installation.ctx, run).last_step > 60, timeout_s=90, what="some steps")
+        processes = installation.processes()
+        assert len(processes) > 6
+        installation.stop(how=signal.SIGINT)
+        alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        assert alive == []
+        assert installation.processes() == []
+        again = Installation(installation.home)
+        installation = again.start()
+        wait_until(lambda: get_run(installation.ctx, run).status is Status.FINISHED, timeout_s=120, what="the end of the run")
+        job = get_job(installation.ctx, get_run(installation.ctx, run).job_id or "")
+        assert job.attempt == 2
+    finally:
+        installation.stop()
+
+
+def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "home", ROUNDHOUSE_DEVICES="0,1").start()
+    try:
+        prepare_run(installation)
+        runs = [launch_run(installation.ctx, tiny_run(f"run {n}", max_steps=150), person=LOCAL).id for n in range(4)]
+        seen: list[dict[str, str]] = []
+
+        def all_done() -> bool:
+            children = [p for p in installation.processes("--child") if "nice" not in p.name()]
+            devices = {}
+            for child in children:
+                try:
+                    device = child.environ().get("CUDA_VISIBLE_DEVICES", "")
+                    folder = child.cmdline()[-1]
+                except psutil.Error:
+                    continue
+                if device:
+                    devices[folder] = device
+            seen.append(devices)
+            return all(get_run(installation.ctx, run).status is Status.FINISHED for run in runs)
+
+        wait_until(all_done, timeout_s=180, what="the end of four runs")
+        assert any(len(devices) == 2 for devices in seen), "both GPUs were used at once"
+        assert all(len(set(devices.values())) == len(devices) for devices in seen), "one job a GPU"
+        assert list_slots(installation.ctx) == []
+    finally:
+        installation.stop()
+
+
+def test_a_taken_port_is_named_with_its_cure(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = roundhouse("up", home=tmp_path, ROUNDHOUSE_PORT=str(port))
+    assert result.returncode == 1
+    assert f"Port {port}" in result.stderr
+    assert "ROUNDHOUSE_PORT" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_nothing_starts_beyond_loopback_without_an_account(tmp_path: Path) -> None:
+    result = roundhouse("up", home=tmp_path, ROUNDHOUSE_HOST="0.0.0.0")
+    assert result.returncode == 1
+    assert "roundhouse user add" in result.stderr
+
+
+def test_doctor_reports_a_broker_that_does_not_answer_as_json(tmp_path: Path) -> None:
+    result = roundhouse("doctor", "--json", home=tmp_path, REDIS_URL="redis://127.0.0.1:1/0")
+    assert result.returncode == 1
+    report = json.loads(result.stdout)
+    broker = next(finding for finding in report["findings"] if finding["name"] == "broker")
+    assert broker["state"] == "problem"
+    assert "REDIS_URL" in broker["cure"]
+
+
+def test_an_account_is_made_from_a_pipe_and_a_second_one_of_its_name_is_refused(tmp_path: Path) -> None:
+    made = roundhouse("user", "add", "maya", "--role", "admin", "--json", home=tmp_path, ROUNDHOUSE_NEW_PASSWORD="a long password")
+    assert json.loads(made.stdout) == {"user": "maya", "role": "admin"}
+    again = roundhouse("user", "add", "maya", home=tmp_path, ROUNDHOUSE_NEW_PASSWORD="a long password")
+    assert again.returncode == 2
+    assert "'maya'" in again.stderr

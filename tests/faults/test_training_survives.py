@@ -1,0 +1,118 @@
+"""Workers are killed, the broker is emptied, the database is locked: no work is lost and the curve does not show it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import time
+
+import psutil
+import pytest
+
+from backend.domain.job_states import Status
+from backend.services.context import LOCAL
+from backend.services.jobs import get_job
+from backend.services.metrics import read_curve
+from backend.services.run_views import get_run
+from backend.services.runs import launch_run, stop_run
+from tests.faults.conftest import tiny_run
+from tests.installation import Installation, wait_until
+
+pytestmark = pytest.mark.faults
+
+
+def curve(installation: Installation, run_id: str) -> dict[int, float]:
+    points = read_curve(installation.ctx, run_id, "train_loss", max_points=100_000)
+    return dict(zip(points.steps, points.values, strict=True))
+
+
+def wait_for_step(installation: Installation, run_id: str, step: int) -> None:
+    wait_until(lambda: max(curve(installation, run_id), default=0) >= step, timeout_s=90, what=f"step {step}")
+
+
+def wait_for_end(installation: Installation, run_id: str, *, timeout_s: float = 120) -> Status:
+    def ended() -> Status | None:
+        status = get_run(installation.ctx, run_id).status
+        return status if status in (Status.FINISHED, Status.FAILED, Status.CANCELLED) else None
+
+    status: Status = wait_until(ended, timeout_s=timeout_s, what="the end of the run")
+    return status
+
+
+def launch(installation: Installation, name: str, **values: object) -> str:
+    return launch_run(installation.ctx, tiny_run(name, **values), person=LOCAL).id
+
+
+def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed_run(installation: Installation) -> None:
+    quiet = launch(installation, "quiet")
+    assert wait_for_end(installation, quiet) is Status.FINISHED
+    killed = launch(installation, "killed")
+    wait_for_step(installation, killed, 130)
+    children = installation.processes("jobs.run")
+    assert children, "the training child runs"
+    for worker in installation.processes("-Q train"):
+        worker.send_signal(signal.SIGKILL)
+    died_at = time.monotonic()
+    wait_until(
+        lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children),
+        timeout_s=5,
+        what="the orphan's death",
+    )
+    job_id = get_run(installation.ctx, killed).job_id or ""
+    wait_until(lambda: get_job(installation.ctx, job_id).attempt == 2, timeout_s=60, what="the second attempt")
+    assert time.monotonic() - died_at < 60
+    assert wait_for_end(installation, killed) is Status.FINISHED
+    first, second = curve(installation, quiet), curve(installation, killed)
+    assert list(second) == list(range(1, 401)), "no gap and no double step"
+    assert second == first, "fp32 on the CPU is exact"
+
+
+def test_stop_and_save_keeps_a_checkpoint_and_ends_as_cancelled(installation: Installation) -> None:
+    run = launch(installation, "stopped", max_steps=100_000, checkpoint_every=50_000)
+    wait_for_step(installation, run, 60)
+    stop_run(installation.ctx, run, how="stop_and_save", person=LOCAL)
+    assert wait_for_end(installation, run, timeout_s=60) is Status.CANCELLED
+    last = max(curve(installation, run))
+    folder = installation.ctx.artifacts.run_folder(run) / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == [f"step-{last:06d}"]
+
+
+def test_a_broker_that_is_killed_and_comes_back_empty_loses_no_queued_run(installation: Installation) -> None:
+    first = launch(installation, "before the broker dies", max_steps=150)
+    second = launch(installation, "waits behind it", max_steps=20)
+    for process in installation.processes("valkey-server"):
+        process.send_signal(signal.SIGKILL)
+    shutil.rmtree(installation.home / "broker", ignore_errors=True)
+    (installation.home / "broker").mkdir(exist_ok=True)
+    third = launch(installation, "launched while there is no broker", max_steps=20)
+    for run in (first, second, third):
+        assert wait_for_end(installation, run) is Status.FINISHED
+
+
+def test_a_database_locked_by_another_writer_is_waited_for(installation: Installation) -> None:
+    run = launch(installation, "locked out", max_steps=300)
+    wait_for_step(installation, run, 20)
+    with sqlite3.connect(installation.home / "models.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        held_until = time.monotonic() + 4.0  # shorter than the lease: nothing may be taken for lost
+        while time.monotonic() < held_until:
+            other.execute("SELECT 1")
+            time.sleep(0.2)
+        other.execute("ROLLBACK")
+    assert wait_for_end(installation, run) is Status.FINISHED
+    assert list(curve(installation, run)) == list(range(1, 301))
+    assert get_job(installation.ctx, get_run(installation.ctx, run).job_id or "").attempt == 1
+
+
+def test_a_child_that_is_killed_fails_the_run_with_a_cause_in_words(installation: Installation) -> None:
+    run = launch(installation, "killed child", max_steps=100_000)
+    wait_for_step(installation, run, 10)
+    for child in installation.processes("jobs.run"):
+        if "--child" in child.cmdline():
+            os.kill(child.pid, signal.SIGKILL)
+    assert wait_for_end(installation, run, timeout_s=30) is Status.FAILED
+    error = get_job(installation.ctx, get_run(installation.ctx, run).job_id or "").error
+    assert "killed" in error["cause"]
+    assert "smaller" in error["remedy"]
