@@ -114,7 +114,7 @@ def stream_blocking(
         ):
             if response.status_code != 200:
                 raise _refusal(response.status_code, response.read())
-            for line in response.iter_lines():
+            for line in _lines(response):
                 event = parse_event(line)
                 yield event
                 if event.type != "token":
@@ -126,6 +126,14 @@ def stream_blocking(
     except ValidationError as error:
         raise ReplicaLost("The replica answered with something that is no event.", reason="protocol") from error
     raise ReplicaLost("The replica broke off in the middle of its answer.", reason="broken")
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """Yield lines ended by a line feed alone; httpx would also break at U+2028 and others inside a JSON string."""
+    rest = b""
+    for piece in response.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
 
 
 def _refusal(status: int, body: bytes) -> ReplicaRefused | ReplicaLost:

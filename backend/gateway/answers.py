@@ -11,13 +11,18 @@ from backend.domain.chat import FinishEvent, TokenEvent, TokenUsage
 from backend.gateway.relay import Trace
 
 Kind = Literal["chat", "text"]
+_LINE_SEPARATORS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 DONE = b"data: [DONE]\n\n"
 Events = AsyncGenerator[TokenEvent | FinishEvent, None]
 
 
 def sse(document: dict[str, Any]) -> bytes:
-    """Return one server-sent event."""
-    return b"data: " + json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """Return one server-sent event.
+
+    The line separators that JSON may leave bare are escaped: many clients split a stream at them as at any line end.
+    """
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_LINE_SEPARATORS)
+    return f"data: {text}\n\n".encode()
 
 
 async def stream_answer(events: Events, *, kind: Kind, trace: Trace, include_usage: bool) -> AsyncGenerator[bytes, None]:
