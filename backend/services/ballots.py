@@ -13,22 +13,24 @@ from itertools import combinations
 from random import Random, SystemRandom
 from statistics import median
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Vote
-from backend.domain.campaign import CampaignConfig
+from backend.domain.campaign import CampaignConfig, Messages, content_hash, text_hash
 from backend.domain.job_states import ACTIVE
 from backend.domain.pairing import Candidate, Pair, PairCount, choose_battle, pair_of
 from backend.domain.vote_records import Label
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.campaign_views import UNDONE, HeldVote, find_campaign, held_votes
-from backend.services.context import Context
-from backend.services.raters import RaterView
+from backend.services.campaigns import add_completion, enter, insert_campaign, usable_checkpoint
+from backend.services.context import Context, Person
+from backend.services.raters import RaterView, rater_for
 
 BATTLE_HOURS = 12
 MAX_UNDO = 10
+PLAYGROUND = "Playground"
 
 
 @dataclass(frozen=True)
@@ -59,18 +61,22 @@ def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random
     Raises NotAllowed for a rater of another campaign or an expired link, Conflict for a closed campaign.
     """
     try:
-        with ctx.db.write() as session:
-            campaign = _admit(session, ctx, campaign_id, rater)
-            state = _read_state(session, ctx, campaign, rater)
-            battle = state.open_battle
-            if battle is None and state.fresh and state.num_cast < state.quota:
-                battle = _serve(session, ctx, campaign, rater, state, rng=rng or SystemRandom())
-            if battle is None:
-                return None
+        return _next_battle(ctx, campaign_id, rater, rng=rng or SystemRandom())
+    except IntegrityError:  # the same rater's other tab was served the same battle in the same moment: it is open now
+        return _next_battle(ctx, campaign_id, rater, rng=rng or SystemRandom())
+
+
+def _next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random) -> BallotView | None:
+    with ctx.db.write() as session:
+        campaign = _admit(session, ctx, campaign_id, rater)
+        state = _read_state(session, ctx, campaign, rater)
+        battle = state.open_battle
+        if battle is not None:
             battle.expires_at = ctx.now() + timedelta(hours=BATTLE_HOURS)
             return _ballot_view(session, battle, state.progress())
-    except IntegrityError:  # the same rater's other tab was served the same battle in the same moment: it is open now
-        return next_battle(ctx, campaign_id, rater, rng=rng)
+        if not state.fresh or state.num_cast >= state.quota:
+            return None
+        return _ballot_view(session, _serve(session, ctx, campaign, rater, state, rng=rng), state.progress())
 
 
 def ballot_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotProgress:
@@ -85,24 +91,32 @@ def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, dur
     Raises InvalidInput for an unknown label, NotFound for a battle that was not served to this rater, Conflict for one that is expired,
     voted on already with another label, or of a closed campaign.
     """
+    _check_label(label)
+    try:
+        return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
+    except IntegrityError:  # the other half of a double submission won, and is found now
+        return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
+
+
+def _check_label(label: str) -> None:
     if label not in Label.__members__:
         raise InvalidInput(f"There is no vote {label!r}.", remedy=f"Vote {', '.join(Label)}.", field="label")
-    try:
-        with ctx.db.write() as session:
-            battle = session.get(Battle, battle_id)
-            if battle is None or battle.rater_id != rater.id:
-                raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
-            _admit(session, ctx, battle.campaign_id, rater)
-            last = _last_vote(session, battle.id)
-            if last is not None and last.label != UNDONE:
-                if last.label == label:
-                    return last.id
-                raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
-            if battle.expires_at <= ctx.now():
-                raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and look at it again.")
-            return _append(session, ctx, battle, rater, label=label, last=last, duration_ms=duration_ms).id
-    except IntegrityError:  # the other half of a double submission won
-        return cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
+
+
+def _cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None) -> str:
+    with ctx.db.write() as session:
+        battle = session.get(Battle, battle_id)
+        if battle is None or battle.rater_id != rater.id:
+            raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
+        _admit(session, ctx, battle.campaign_id, rater)
+        last = _last_vote(session, battle.id)
+        if last is not None and last.label != UNDONE:
+            if last.label == label:
+                return last.id
+            raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
+        if battle.expires_at <= ctx.now():
+            raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and look at it again.")
+        return _append(session, ctx, battle, rater, label=label, last=last, duration_ms=duration_ms).id
 
 
 def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
@@ -123,6 +137,80 @@ def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
             return battle.id
     except IntegrityError as error:  # two presses at once took back the same vote
         raise Conflict("That vote is taken back already.") from error
+
+
+def record_side_by_side_vote(
+    ctx: Context,
+    *,
+    messages: Messages,
+    answer_a: str,
+    answer_b: str,
+    checkpoint_a: str,
+    checkpoint_b: str,
+    label: str,
+    person: Person,
+) -> str:
+    """Store a vote on two answers that stood side by side in the playground, and return its id.
+
+    It goes into the standing campaign "Playground". The same person's vote on the same texts again is no second vote: an equal label
+    changes nothing, another one supersedes. Raises InvalidInput for an unknown label or one checkpoint on both sides.
+    """
+    _check_label(label)
+    if checkpoint_a == checkpoint_b:
+        raise InvalidInput("Both answers come from the same checkpoint, so a vote would say nothing.", remedy="Compare two endpoints.")
+    rater = rater_for(ctx, person)
+    with ctx.db.write() as session:
+        campaign = _playground(session, ctx, person)
+        sides = [enter(session, ctx, campaign, usable_checkpoint(session, one)) for one in (checkpoint_a, checkpoint_b)]
+        battle = _same_battle(session, campaign, rater, messages, (answer_a, answer_b), sides)
+        if battle is None:
+            place = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign.id)) or 0
+            prompt = CampaignPrompt(campaign_id=campaign.id, position=place, messages=messages, content_hash=content_hash(messages))
+            session.add(prompt)
+            session.flush()
+            ids = [
+                add_completion(session, ctx, prompt, side, text=text, facts={"from": "playground"}).id
+                for side, text in zip(sides, (answer_a, answer_b), strict=True)
+            ]
+            battle = add_battle(
+                session, ctx, campaign, rater_id=rater.id, prompt_id=prompt.id, pair=pair_of(sides[0].id, sides[1].id),
+                completions=(ids[0], ids[1]), probability=1.0,
+            )  # fmt: skip
+        last = _last_vote(session, battle.id)
+        if last is not None and last.label == label:
+            return last.id
+        return _append(session, ctx, battle, rater, label=label, last=last, duration_ms=None).id
+
+
+def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
+    found = session.scalar(select(Campaign).where(Campaign.name == PLAYGROUND))
+    if found is not None:
+        return found
+    config = CampaignConfig()
+    return insert_campaign(session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True)
+
+
+def _same_battle(
+    session: Session, campaign: Campaign, rater: RaterView, messages: Messages, answers: tuple[str, str], sides: list[Contestant]
+) -> Battle | None:
+    """The battle that already holds exactly these texts of these contestants for this rater."""
+    side_a, side_b = aliased(Completion), aliased(Completion)
+    return session.scalar(
+        select(Battle)
+        .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
+        .join(side_a, side_a.id == Battle.completion_a_id)
+        .join(side_b, side_b.id == Battle.completion_b_id)
+        .where(
+            Battle.campaign_id == campaign.id,
+            Battle.rater_id == rater.id,
+            CampaignPrompt.content_hash == content_hash(messages),
+            side_a.text_hash == text_hash(answers[0]),
+            side_b.text_hash == text_hash(answers[1]),
+            side_a.contestant_id == sides[0].id,
+            side_b.contestant_id == sides[1].id,
+        )
+        .limit(1)
+    )
 
 
 @dataclass(frozen=True)
@@ -152,8 +240,14 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
     never = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
     unvoted = list(session.scalars(select(Battle).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, ~never)))
     waiting = [*undone, *unvoted]
-    seen = set(session.execute(select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id)).tuples())
-    writing = select(Job.id).join(Contestant, Contestant.job_id == Job.id).where(Contestant.campaign_id == campaign.id, Job.status.in_(ACTIVE))
+    seen = set(
+        session.execute(
+            select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id)
+        ).tuples().all()
+    )
+    writing = (
+        select(Job.id).join(Contestant, Contestant.job_id == Job.id).where(Contestant.campaign_id == campaign.id, Job.status.in_(ACTIVE))
+    )
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
     return _State(
         open_battle=waiting[0] if waiting else None,
@@ -168,7 +262,9 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
     )
 
 
-def _candidates(session: Session, ctx: Context, campaign: Campaign, votes: list[HeldVote], *, seen: set[tuple[str, str]]) -> list[Candidate]:
+def _candidates(
+    session: Session, ctx: Context, campaign: Campaign, votes: list[HeldVote], *, seen: set[tuple[str, str]]
+) -> list[Candidate]:
     """Every (prompt, pair) with two different completions that the rater has not met. Battles open elsewhere count as votes."""
     rows = session.execute(
         select(Completion.prompt_id, Completion.contestant_id, Completion.text_hash)
@@ -180,7 +276,7 @@ def _candidates(session: Session, ctx: Context, campaign: Campaign, votes: list[
         answers[prompt_id][contestant_id] = digest
     voted = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
     in_flight = select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.expires_at > ctx.now(), ~voted)
-    busy = Counter((vote.prompt_id, pair_key(pair_of(vote.a, vote.b))) for vote in votes) + Counter(session.execute(in_flight).tuples())
+    busy = Counter((vote.prompt_id, pair_key(pair_of(vote.a, vote.b))) for vote in votes) + Counter(session.execute(in_flight).tuples().all())
     per_prompt = Counter[str]()
     for (prompt_id, _), number in busy.items():
         per_prompt[prompt_id] += number
@@ -206,7 +302,9 @@ def _serve(session: Session, ctx: Context, campaign: Campaign, rater: RaterView,
     ids = {
         contestant: completion
         for completion, contestant in session.execute(
-            select(Completion.id, Completion.contestant_id).where(Completion.prompt_id == chosen.prompt, Completion.contestant_id.in_(sides))
+            select(Completion.id, Completion.contestant_id).where(
+                Completion.prompt_id == chosen.prompt, Completion.contestant_id.in_(sides)
+            )
         )
     }
     return add_battle(
@@ -269,7 +367,7 @@ def _undone(session: Session, campaign_id: str, rater: RaterView) -> list[Battle
         session.scalars(
             select(Battle)
             .join(Vote, Vote.battle_id == Battle.id)
-            .where(Battle.campaign_id == campaign_id, Battle.rater_id == rater.id, Vote.label == UNDONE, or_(Vote.id.not_in(later)))
+            .where(Battle.campaign_id == campaign_id, Battle.rater_id == rater.id, Vote.label == UNDONE, Vote.id.not_in(later))
             .order_by(Vote.created_at.desc(), Vote.revision.desc(), Battle.served_at)
         )
     )

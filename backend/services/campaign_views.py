@@ -120,7 +120,7 @@ def held_votes(session: Session, campaign_id: str, *, rater_id: str | None = Non
     )  # fmt: skip
     if rater_id is not None:
         query = query.where(Battle.rater_id == rater_id)
-    return [HeldVote(*row) for row in session.execute(query)]
+    return [HeldVote(*tuple(row)) for row in session.execute(query)]
 
 
 def _holds() -> ColumnElement[bool]:
@@ -186,7 +186,7 @@ def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]
             .join(Contestant, Contestant.id == Completion.contestant_id)
             .where(Contestant.campaign_id == campaign_id)
             .group_by(Completion.contestant_id)
-        ).tuples()
+        ).tuples().all()
     )
     rows = session.execute(
         select(Contestant, Checkpoint.name)

@@ -14,14 +14,15 @@ from backend.domain.campaign import PROMPT_KINDS, CampaignConfig, Messages, cont
 from backend.domain.job_states import ACTIVE, QUEUE_OF, JobKind
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput
+from backend.row_files import read_rows
 from backend.services.campaign_views import CampaignView, campaign_view, find_campaign
 from backend.services.context import Context, Person
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
-from backend.services.rows import read_rows
 
 MAX_CONTESTANTS = 20
+MAX_ROWS = 100_000
 
 
 def create_campaign(
@@ -45,7 +46,7 @@ def create_campaign(
     if len(set(checkpoint_ids)) > MAX_CONTESTANTS:
         raise InvalidInput(f"{len(set(checkpoint_ids))} contestants are too many.", remedy=f"Choose at most {MAX_CONTESTANTS}.")
     version = resolve_version(ctx, dataset)
-    prompts = draw_prompts(read_prompts(ctx, version), num=config.num_prompts, seed=config.seed)
+    prompts = draw_prompts(read_prompts(ctx, version, enough=config.num_prompts), num=config.num_prompts, seed=config.seed)
     with ctx.db.write() as session:
         checkpoints = [usable_checkpoint(session, checkpoint_id) for checkpoint_id in dict.fromkeys(checkpoint_ids)]
         refuse_telling_name(name, [checkpoint.name for checkpoint in checkpoints])
@@ -57,19 +58,25 @@ def create_campaign(
     return result
 
 
-def read_prompts(ctx: Context, version: VersionView) -> list[Messages]:
-    """Return the different prompts of a dataset's rows, in order. Raises InvalidInput if its rows ask nothing."""
-    if version.kind not in PROMPT_KINDS:
+def read_prompts(ctx: Context, version: VersionView, *, enough: int) -> list[Messages]:
+    """Return the different prompts of a dataset's rows: of its validation split, and of the training split too if those are not enough.
+
+    Raises InvalidInput if its rows ask nothing.
+    """
+    if version.kind not in PROMPT_KINDS or version.folder is None:
         raise InvalidInput(
             f"“{version.dataset}” is a dataset of kind {version.kind}, whose rows ask nothing.",
             remedy=f"Choose one of kind {', '.join(PROMPT_KINDS)}.",
             field="dataset",
         )
     found: dict[str, Messages] = {}
-    for row in read_rows(ctx, version):
-        messages = prompt_messages(row)
-        if messages is not None:
-            found.setdefault(content_hash(messages), messages)
+    for split in ("val", "train"):
+        for row in read_rows(ctx.artifacts.path(version.folder), split=split, limit=MAX_ROWS):
+            messages = prompt_messages(row)
+            if messages is not None:
+                found.setdefault(content_hash(messages), messages)
+        if len(found) >= enough:
+            break
     if not found:
         raise InvalidInput(f"No row of “{version.label}” holds a prompt.", remedy="Choose another dataset.", field="dataset")
     return list(found.values())

@@ -8,13 +8,26 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from backend.domain.job_states import JobKind
-from backend.services import checkpoint_files, datasets, deployments, run_events, run_parts, tokenizers
+from backend.services import campaigns, checkpoint_files, datasets, deployments, evaluations, preference_sets, run_events, run_parts, tokenizers
 from backend.services.context import Context
 from backend.services.jobs import Claim
 
 Recorder = Callable[[Session, Context, Claim, dict[str, Any]], None]
 
+
+def in_turn(*recorders: Recorder) -> Recorder:
+    """Return a recorder that calls several, in order."""
+
+    def record(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+        for recorder in recorders:
+            recorder(session, ctx, claim, event)
+
+    return record
+
+
 EVENTS: dict[tuple[JobKind, str], Recorder] = {
+    (JobKind.EVALUATE, "item"): evaluations.record_item,
+    (JobKind.GENERATE, "completion"): campaigns.record_completion,
     (JobKind.REPLICA, "ready"): deployments.record_ready,
     (JobKind.REPLICA, "gauge"): deployments.record_gauge,
     (JobKind.TRAIN, "metrics"): run_events.record_metrics,
@@ -27,7 +40,9 @@ FINISHED: dict[JobKind, Recorder] = {
     JobKind.IMPORT_DATASET: datasets.record_import,
     JobKind.TRAIN_TOKENIZER: tokenizers.record_tokenizer,
     JobKind.ADD_BASE: checkpoint_files.record_base,
-    JobKind.TRAIN: run_events.record_run_end,
+    JobKind.TRAIN: in_turn(run_events.record_run_end, preference_sets.enter_rematch),
+    JobKind.EVALUATE: evaluations.record_scores,
+    JobKind.GENERATE: campaigns.record_generated,
     JobKind.REPLICA: deployments.record_end,
 }
 ENDED_BADLY: dict[JobKind, Recorder] = {

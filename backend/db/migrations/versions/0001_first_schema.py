@@ -433,6 +433,7 @@ def upgrade() -> None:
     sa.Column('prompt_id', sa.String(length=12), nullable=False),
     sa.Column('contestant_id', sa.String(length=12), nullable=False),
     sa.Column('text', sa.Text(), nullable=False),
+    sa.Column('text_hash', sa.String(length=64), nullable=False),
     sa.Column('tokens', sa.Integer(), nullable=False),
     sa.Column('facts', sa.JSON(), nullable=False),
     sa.Column('created_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
