@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,11 @@ class _Sample:
 
 
 def _is_turns(value: Any) -> bool:
+    if isinstance(value, str) and value.lstrip().startswith("[{"):  # a list written into a cell of a table
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
@@ -101,7 +107,7 @@ def _answer_field(sample: _Sample, *, answer: str, num_choices: int) -> str:
     """Tell answers counted from 1 from answers counted from 0, by what occurs."""
     seen = {str(value).strip() for value in sample.values(answer)}
     counted = all(value.isdecimal() for value in seen) and bool(seen)
-    return "answer_from_1" if counted and "0" not in seen and (str(num_choices) in seen or {"1", "2"} == seen) else "answer"
+    return "answer_from_1" if counted and "0" not in seen and str(num_choices) in seen else "answer"
 
 
 def _multiple_choice(sample: _Sample) -> Recognition | None:
@@ -148,7 +154,7 @@ def _chat(sample: _Sample) -> Recognition | None:
             return None
         return Recognition(DatasetKind.CHAT, {transcript: "messages"}, 0.8, f"`{transcript}` is a dialogue of Human and Assistant")
     system = sample.find(SYSTEM_NAMES)
-    sharegpt = sample.all(column, lambda turns: isinstance(turns, list) and "from" in turns[0])
+    sharegpt = sample.all(column, lambda turns: isinstance(turns, list) and isinstance(turns[0], dict) and "from" in turns[0])
     spelling = "ShareGPT's from/value" if sharegpt else "role/content"
     return Recognition(
         DatasetKind.CHAT, {column: "messages", **({system: "system"} if system else {})}, 0.95, f"`{column}` holds turns ({spelling})"

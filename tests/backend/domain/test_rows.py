@@ -225,14 +225,14 @@ def test_previews_are_plain_text_with_the_right_choice_marked() -> None:
 
 @given(text=st.text(min_size=1), column=st.text(min_size=1, max_size=10))
 @settings(max_examples=200, deadline=None)
-def test_any_text_is_either_kept_exactly_or_refused_with_a_reason(text: str, column: str) -> None:
+def test_any_text_is_kept_exactly_unless_it_is_blank_or_holds_a_nul(text: str, column: str) -> None:
     try:
         row = apply_mapping({column: text}, kind=DatasetKind.TEXT, mapping={column: "text"})
-    except RowProblem as problem:
-        assert problem.reason
-    else:
-        assert row == {"text": text}
-        assert json.loads(canonical_json(row).encode()) == row
+    except RowProblem:
+        assert not text.strip() or "\x00" in text
+        return
+    assert row == {"text": text}
+    assert json.loads(canonical_json(row).encode()) == row
 
 
 json_values = st.recursive(
@@ -240,11 +240,13 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "text", "x"]), inner),
     max_leaves=12,
 )
-columns = st.sampled_from(["text", "messages", "prompt", "chosen", "rejected", "question", "choices", "answer", "A", "B", "output", "turns"])
+columns = st.sampled_from(
+    ["text", "messages", "prompt", "chosen", "rejected", "question", "choices", "answer", "A", "B", "output", "turns"]
+)
 
 
 @given(rows=st.lists(st.dictionaries(columns, json_values, max_size=5), min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_no_shape_of_rows_crashes_recognition_or_conversion(rows: list[dict[str, Any]]) -> None:
     for kind in (None, *DatasetKind):
         try:
@@ -314,7 +316,9 @@ def test_a_table_without_a_header_is_read_from_its_first_row() -> None:
     assert item == {"question": "What is 2 + 2, really?", "choices": ["3", "4", "5", "6"], "answer": 1}
 
 
-@given(rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), min_size=1), min_size=1, max_size=6), cut=st.integers(1, 40))
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), min_size=1), min_size=1, max_size=6), cut=st.integers(1, 40)
+)
 @settings(max_examples=150, deadline=None)
 def test_json_is_read_the_same_in_whatever_pieces_it_arrives(rows: list[dict[str, str]], cut: int) -> None:
     data = json.dumps(rows, ensure_ascii=True, indent=1).encode()
@@ -327,9 +331,10 @@ def test_json_is_read_the_same_in_whatever_pieces_it_arrives(rows: list[dict[str
 @given(data=st.binary(max_size=300), suffix=st.sampled_from([".txt", ".jsonl", ".json", ".csv", ".tsv"]))
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_crash_a_reader(data: bytes, suffix: str) -> None:
-    try:
-        for number, row in iter_rows_of(suffix, [data]):
-            assert number >= 1
-            assert isinstance(row, dict | RowProblem)
-    except InvalidInput as error:
-        assert "UTF-16" in error.message
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        with pytest.raises(InvalidInput, match="UTF-16"):
+            list(iter_rows_of(suffix, [data]))
+        return
+    for number, row in iter_rows_of(suffix, [data]):
+        assert number >= 1
+        assert isinstance(row, dict | RowProblem)

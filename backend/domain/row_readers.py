@@ -1,0 +1,252 @@
+"""Parse rows out of bytes: .txt .jsonl .json .csv .tsv, as many as a stream or the head of an upload holds. Opens no file.
+
+Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place; the number is the line (json:
+the element) it began at. Memory is bounded by the longest row allowed, never by the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from backend.domain.json_stream import iter_json_rows, parse_json
+from backend.domain.row_problem import RowProblem
+from backend.errors import InvalidInput
+
+NumberedRow = tuple[int, dict[str, Any] | RowProblem]
+
+SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+END_OF_TEXT = b"<|endoftext|>"
+MAX_ROW_BYTES = 8 * 2**20
+MAX_DOCUMENT_BYTES = 64 * 2**20  # a longer document is cut into several at a line break
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_HEADER_NAMES = frozenset(
+    [
+        "text",
+        "prompt",
+        "instruction",
+        "input",
+        "output",
+        "completion",
+        "response",
+        "question",
+        "answer",
+        "messages",
+        "conversations",
+        "chosen",
+        "rejected",
+        "id",
+        "content",
+    ]
+)
+
+
+def suffix_of(name: str) -> tuple[str, bool]:
+    """Return the suffix that decides how a file is read, and whether it is compressed (`.gz`). Raises InvalidInput if unknown."""
+    lower = name.lower()
+    packed = lower.endswith(".gz")
+    bare = lower.removesuffix(".gz")
+    suffix = next((known for known in SUFFIXES if bare.endswith(known)), None)
+    if suffix is None or (packed and suffix == ".parquet"):
+        ending = re.search(r"(\.\w+)*$", lower)
+        raise InvalidInput(
+            f"A file that ends in {ending.group(0) if ending and ending.group(0) else 'nothing'!r} can't be read ({name[:120]!r}).",
+            remedy=f"Give one of {', '.join(SUFFIXES)}; all but .parquet may also end in .gz.",
+            field="source",
+        )
+    return suffix, packed
+
+
+def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Drop a UTF-8 byte order mark; refuse UTF-16, in which every line would be a problem of its own."""
+    first = True
+    for chunk in chunks:
+        if first and chunk:
+            first = False
+            if chunk.startswith(_UTF16):
+                raise InvalidInput("The file is encoded as UTF-16.", remedy="Save it as UTF-8 and import it again.", field="source")
+            chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+        yield chunk
+
+
+def iter_lines(chunks: Iterable[bytes], *, longest: int = MAX_ROW_BYTES) -> Iterator[tuple[int, bytes | RowProblem]]:
+    """Split chunks into numbered lines without their line ends; a line over `longest` bytes is a problem and is skipped."""
+    number, rest, skipping = 1, b"", False
+    too_long = RowProblem(f"the line is longer than {longest / 2**20:g} MB")
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield number, too_long if skipping or len(line) > longest else line.removesuffix(b"\r")
+            skipping = False
+            number += 1
+        if len(rest) > longest:
+            skipping, rest = True, b""
+    if rest or skipping:
+        yield number, too_long if skipping else rest.removesuffix(b"\r")
+
+
+def _decode(line: bytes) -> str:
+    """Decode a line. Raises RowProblem naming the byte at fault."""
+    if b"\x00" in line:
+        raise RowProblem(f"the line contains a NUL character (column {line.index(0) + 1})")
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowProblem(f"the line is not UTF-8 (byte 0x{line[error.start]:02X} at column {error.start + 1})") from None
+
+
+def _iter_jsonl(chunks: Iterable[bytes]) -> Iterator[NumberedRow]:
+    for number, line in iter_lines(chunks):
+        if isinstance(line, RowProblem):
+            yield number, line
+        elif line.strip():
+            try:
+                yield number, parse_json(_decode(line))
+            except RowProblem as problem:
+                yield number, problem
+
+
+def _iter_txt(chunks: Iterable[bytes]) -> Iterator[NumberedRow]:
+    """One row per document; a line `<|endoftext|>` ends a document."""
+    start, parts, size = 1, list[str](), 0
+    for number, line in iter_lines(chunks, longest=MAX_DOCUMENT_BYTES):
+        ends = isinstance(line, bytes) and line.strip() == END_OF_TEXT
+        if ends or size > MAX_DOCUMENT_BYTES:
+            if any(part.strip() for part in parts):
+                yield start, {"text": "\n".join(parts).strip("\n")}
+            start, parts, size = (number + 1 if ends else number), [], 0
+        if ends:
+            continue
+        try:
+            if isinstance(line, RowProblem):
+                raise line
+            parts.append(_decode(line))
+            size += len(line) + 1
+        except RowProblem as problem:
+            yield number, problem
+    if any(part.strip() for part in parts):
+        yield start, {"text": "\n".join(parts).strip("\n")}
+
+
+def _iter_prompt_lines(chunks: Iterable[bytes]) -> Iterator[NumberedRow]:
+    for number, line in iter_lines(chunks):
+        try:
+            if isinstance(line, RowProblem):
+                raise line
+            text = _decode(line).strip()
+            if text:
+                yield number, {"prompt": text}
+        except RowProblem as problem:
+            yield number, problem
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Tell a header from a first row of data (the CSV files of MMLU have none)."""
+    names = [field.strip() for field in fields]
+    if any(name.lower() in _HEADER_NAMES for name in names):
+        return True
+    if len(set(names)) < len(names) or any(not name or len(name) > 64 or re.fullmatch(r"[\d.,+-]+", name) for name in names):
+        return False
+    return not (len(names) >= 4 and re.fullmatch("[A-H]", names[-1]))
+
+
+def _iter_csv(chunks: Iterable[bytes], *, delimiter: str) -> Iterator[NumberedRow]:
+    csv.field_size_limit(MAX_ROW_BYTES)
+    too_long = "\udcff"  # stands for a line that was skipped; no decoded text looks like it alone
+
+    def lines() -> Iterator[str]:
+        for _, line in iter_lines(chunks):
+            # bytes that are not UTF-8 become lone surrogates, so that quotes around them still match
+            yield (too_long if isinstance(line, RowProblem) else line.decode("utf-8", "surrogateescape")) + "\n"
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, RowProblem(f"the row can't be read: {error} (is a quotation mark missing or too many?)")
+            continue
+        if not fields:
+            continue
+        if header is None:
+            has_header = _is_header(fields)
+            header = [name.strip() for name in fields] if has_header else [f"column{i + 1}" for i in range(len(fields))]
+            if has_header:
+                continue
+        yield number, _csv_row(fields, header=header, too_long=too_long)
+
+
+def _csv_row(fields: list[str], *, header: list[str], too_long: str) -> dict[str, Any] | RowProblem:
+    whole = "".join(fields)
+    if whole.strip("\n") == too_long:
+        return RowProblem(f"the line is longer than {MAX_ROW_BYTES / 2**20:g} MB")
+    if "\x00" in whole:
+        return RowProblem("the row contains a NUL character")
+    bad = re.search("[\udc80-\udcff]", whole)
+    if bad:
+        return RowProblem(f"the row is not UTF-8 (byte 0x{ord(bad.group(0)) - 0xDC00:02X})")
+    if len(fields) != len(header):
+        return RowProblem(f"the row has {len(fields)} fields, the header has {len(header)} ({', '.join(header)[:200]})")
+    return dict(zip(header, fields, strict=True))
+
+
+def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False) -> Iterator[NumberedRow]:
+    """Parse rows out of a stream of bytes.
+
+    `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are not text.
+    """
+    checked = _checked(chunks)
+    if suffix == ".txt":
+        return _iter_prompt_lines(checked) if lines_are_prompts else _iter_txt(checked)
+    if suffix in (".jsonl", ".ndjson"):
+        return _iter_jsonl(checked)
+    if suffix == ".json":
+        return iter_json_rows(checked, longest=MAX_ROW_BYTES)
+    if suffix in (".csv", ".tsv"):
+        return _iter_csv(checked, delimiter="," if suffix == ".csv" else "\t")
+    raise InvalidInput(f"A {suffix} file is not text and can't be read as a stream.", field="source")
+
+
+def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, Any]]:
+    """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
+
+    Broken rows are left out, and so is a last one that is cut off. Parquet keeps its index at the end: use `sniff_parquet`.
+    Raises InvalidInput for an unknown suffix, an empty head or UTF-16.
+    """
+    suffix, packed = suffix_of(name)
+    if not head.strip():
+        raise InvalidInput(f"The file {name[:120]!r} is empty.", field="source")
+    if packed:
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, 16 * 2**20)
+        except zlib.error as error:
+            raise InvalidInput(f"The file {name[:120]!r} is not compressed by gzip ({error}).", field="source") from None
+    if suffix == ".txt":  # a character may be cut in two at the end
+        head = head.decode("utf-8", "ignore").encode() if not head.startswith(_UTF16) else head
+    rows: list[dict[str, Any]] = []
+    for _, row in iter_rows_of(suffix, [head]):
+        if isinstance(row, dict):
+            rows.append(row)
+            if len(rows) == limit:
+                break
+    return rows
+
+
+def sniff_parquet(file: BinaryIO, *, limit: int = 50) -> list[dict[str, Any]]:
+    """Return the first rows of a Parquet file object that can seek. Raises InvalidInput if it is none."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        batches = parquet.ParquetFile(file).iter_batches(batch_size=limit)
+        rows: list[dict[str, Any]] = next((batch.to_pylist() for batch in batches), [])
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The file is not readable as Parquet: {error}", field="source") from None
+    return rows[:limit]

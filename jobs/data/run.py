@@ -1,0 +1,50 @@
+"""The job `import_dataset`: from a file or the Hub to a folder of Parquet files.
+
+Payload: `source` (path below the artifacts, or None), `hub` (an id, or {"id", "config", "split"}, or None), `kind`, `mapping`, `val_fraction`,
+`seed`, `out_root` (path below the artifacts). The result is the ImportResult with `folder` relative to the artifacts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backend.errors import InvalidInput
+from jobs.data.importer import import_dataset
+from jobs.reporter import JobSpec, Reporter
+
+
+def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Import one dataset version. Raises what `import_dataset` and `download_hub_dataset` raise."""
+    payload = spec.payload
+    hub = payload.get("hub")
+    if bool(hub) == bool(payload.get("source")):
+        raise InvalidInput("An import needs either a file or a Hub dataset, and not both.", field="source")
+    fetched = _fetch(spec, reporter, hub={"id": hub} if isinstance(hub, str) else hub) if hub else None
+    try:
+        result = import_dataset(
+            fetched or spec.path(payload["source"]),
+            kind=payload.get("kind") or None,
+            mapping=payload.get("mapping") or None,
+            val_fraction=float(payload.get("val_fraction", 0.1)),
+            seed=int(payload.get("seed", 0)),
+            out_root=spec.path(payload.get("out_root", "datasets")),
+            reporter=reporter,
+        )
+    finally:
+        if fetched:
+            fetched.unlink(missing_ok=True)
+    return {**result.as_dict(), "folder": spec.relative(result.folder)}
+
+
+def _fetch(spec: JobSpec, reporter: Reporter, *, hub: dict[str, Any]) -> Path:
+    from jobs.data.hub import download_hub_dataset  # slow to import, and files need none of it
+
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    return download_hub_dataset(
+        str(hub["id"]),
+        config=hub.get("config") or None,
+        split=hub.get("split") or "train",
+        target=spec.folder / "fetched.jsonl",
+        reporter=reporter,
+    )
