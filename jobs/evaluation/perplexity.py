@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from backend.domain.rows import row_text
@@ -58,7 +59,9 @@ def _document_item(item: Item, text: str, result: TextNll) -> Scored:
 def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
     """Make an item of each window; its hash names the bytes that it covers, so equal tokenizers give equal items."""
     data, start, scored = text.encode(), 0, []
+    extra = sum(part.bytes for part in result.windows) - result.bytes  # a space that some tokenizers put before the first word
     for number, part in enumerate(result.windows):
+        part = replace(part, bytes=part.bytes - extra) if number == 0 else part
         digest = hashlib.sha256(f"{item.hash} {start} {part.bytes}".encode()).hexdigest()
         shown = {"text": _shorten(data[start : start + part.bytes].decode(errors="ignore"))}
         scored.append(Scored(digest, item.position * 1_000_000 + number, _values(part), shown))

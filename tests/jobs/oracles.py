@@ -67,7 +67,9 @@ def chain_bigram(text: str, *, rest: float = 1e-4) -> np.ndarray:
 def save_random(folder: Path, *, seed: int = 3, context: int = 64) -> Path:
     """Save a small random network with attention, for comparisons with other programs."""
     tokenizer = byte_tokenizer(context=context)
-    config = ArchitectureConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=context, vocab_size=len(tokenizer), feed_forward=64)
+    config = ArchitectureConfig(
+        num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=context, vocab_size=len(tokenizer), feed_forward=64
+    )
     network = build_network(config, seed=seed, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     with torch.no_grad():
         for weight in network.parameters():
