@@ -1,0 +1,138 @@
+"""`roundhouse eval`: score a checkpoint on a benchmark, or ask how likely it finds given continuations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.waiting import wait_for_job
+from backend.domain.evaluation_config import METRIC_LABEL, EvaluationConfig
+from backend.services.checkpoint_questions import launch_loglikelihoods, read_loglikelihoods
+from backend.services.comparisons import compare as compare_evaluations
+from backend.services.context import LOCAL
+from backend.services.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations
+
+app = typer.Typer(no_args_is_help=True)
+
+CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
+Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]
+
+
+@app.command("run")
+@command
+def run(
+    checkpoint: CheckpointOption,
+    benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
+    kind: Annotated[Kind, typer.Option(help="How to score; auto goes by what the dataset holds.")] = "auto",
+    split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
+    limit: Annotated[int | None, typer.Option(help="Score only so many items, drawn with the seed.")] = None,
+    shots: Annotated[int, typer.Option(help="Solved examples shown before each question.")] = 0,
+    chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
+    windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="How long texts are cut.")] = "each_window",
+    max_tokens: Annotated[int, typer.Option(help="Generation: longest answer.")] = 64,
+    numeric: Annotated[bool, typer.Option("--numeric", help="Generation: also compare the last number.")] = False,
+    seed: Annotated[int, typer.Option(help="Draws items and examples.")] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Measure again even if the same was measured before.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score a checkpoint on a benchmark, or on any dataset with text in it."""
+    ctx = get_context()
+    config = EvaluationConfig(
+        kind=kind, split=split, limit=limit, shots=shots, chat=chat, windows=windows, max_tokens=max_tokens, numeric=numeric, seed=seed
+    )
+    evaluation = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=config, person=LOCAL, again=again)
+    if evaluation.reused:
+        note("The same was measured before, or is being measured; --again measures anew.")
+    if wait and evaluation.job_id:
+        wait_for_job(ctx, evaluation.job_id)
+        evaluation = get_evaluation(ctx, evaluation.id)
+    emit(as_data(evaluation), as_json=as_json, text=as_text(evaluation))
+
+
+@app.command("loglikelihood")
+@command
+def loglikelihood(
+    checkpoint: Annotated[str, typer.Option(help="Name or id, or a folder that holds one.")],
+    file: Annotated[Path, typer.Option(help='JSONL of {"context": text, "continuation": text}.')],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how likely a checkpoint finds each continuation, in nats, and whether greedy decoding would write it."""
+    ctx = get_context()
+    job = wait_for_job(ctx, launch_loglikelihoods(ctx, checkpoint=checkpoint, file=file, person=LOCAL).id)
+    items = read_loglikelihoods(ctx, job.id)
+    lines = [f"{item['sum_logprob']:12.5f}  {item['tokens']:5d} tokens  {'greedy' if item['greedy'] else ''}".rstrip() for item in items]
+    emit({"items": items}, as_json=as_json, text="\n".join(lines))
+
+
+@app.command("list")
+@command
+def list_(
+    checkpoint: Annotated[str | None, typer.Option(help="Only those of one checkpoint.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List evaluations, newest first."""
+    found = [e for e in list_evaluations(get_context()) if checkpoint in (None, e.checkpoint, e.checkpoint_id)]
+    emit({"evaluations": [as_data(e) for e in found]}, as_json=as_json, text="\n\n".join(map(as_text, found)) or "No evaluations yet.")
+
+
+@app.command("compare")
+@command
+def compare(first: str, second: str, metric: str | None = None, as_json: JsonFlag = False) -> None:
+    """Compare two finished evaluations item by item: second minus first, with interval and p value."""
+    found = compare_evaluations(get_context(), first, second, metric=metric)
+    gap = found.difference
+    data: dict[str, Any] = {
+        "metric": found.metric, "n": found.n, "difference": gap.value, "stderr": gap.stderr, "interval": _interval(gap.low, gap.high),
+        "p_value": found.p_value, "better": found.better, "wins": found.wins, "losses": found.losses, "ties": found.ties,
+        "method": found.method,
+    }  # fmt: skip
+    shown = "" if gap.low is None else f" [{gap.low:+.4g}, {gap.high:+.4g}]"
+    p_text = "" if found.p_value is None else f", p = {found.p_value:.3g}"
+    verdict = {"first": f"{found.first.checkpoint} is better", "second": f"{found.second.checkpoint} is better"}.get(
+        found.better or "", "undecided"
+    )
+    emit(data, as_json=as_json, text=f"{METRIC_LABEL[found.metric]}: {gap.value:+.4g}{shown} on {found.n} items{p_text}: {verdict}")
+
+
+def as_data(evaluation: EvaluationView) -> dict[str, Any]:
+    """Return an evaluation as the command line's JSON."""
+    return {
+        "evaluation": evaluation.id,
+        "checkpoint": evaluation.checkpoint,
+        "benchmark": evaluation.benchmark,
+        "kind": evaluation.kind.value,
+        "status": evaluation.status.value,
+        "job": evaluation.job_id,
+        "scores": [
+            {
+                "metric": score.metric,
+                "value": score.value,
+                "stderr": score.stderr,
+                "interval": _interval(score.low, score.high),
+                "n": score.n,
+                "method": score.method,
+            }
+            for score in evaluation.scores
+        ],
+        "facts": evaluation.facts,
+        "settings": evaluation.settings,
+        "fingerprint": evaluation.fingerprint,
+    }
+
+
+def as_text(evaluation: EvaluationView) -> str:
+    """Return an evaluation as lines for a terminal."""
+    lines = [f"{evaluation.benchmark} on {evaluation.checkpoint}: {evaluation.status} ({evaluation.id})"]
+    for score in evaluation.scores:
+        interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
+        lines.append(f"  {METRIC_LABEL.get(score.metric, score.metric):<24} {score.value:10.4f}{interval}  n = {score.n}")
+    return "\n".join(lines)
+
+
+def _interval(low: float | None, high: float | None) -> list[float] | None:
+    return None if low is None or high is None else [low, high]

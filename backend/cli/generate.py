@@ -1,0 +1,47 @@
+"""`roundhouse generate`: what a checkpoint writes after a prompt."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit
+from backend.cli.waiting import wait_for_job
+from backend.services.checkpoint_questions import launch_completions, read_completions
+from backend.services.context import LOCAL
+
+app = typer.Typer()
+
+
+@app.command("generate")
+@command
+def generate(
+    checkpoint: Annotated[str, typer.Option(help="Name or id, or a folder that holds one.")],
+    prompt: Annotated[str, typer.Option(help="What to answer, or to continue.")],
+    system: Annotated[str, typer.Option(help="A system message before it.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Longest completion, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens with this share of probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed and prompt give the same text.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let a checkpoint answer a prompt, through its chat template if it was taught one; otherwise it continues the text."""
+    ctx = get_context()
+    messages = [{"role": "system", "content": system}] if system else []
+    job = launch_completions(
+        ctx,
+        checkpoint=checkpoint,
+        prompts=[[*messages, {"role": "user", "content": prompt}]],
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        chat="off" if raw else "auto",
+        person=LOCAL,
+    )
+    job = wait_for_job(ctx, job.id)
+    answer = read_completions(ctx, job.id)[0]
+    emit({**answer, "used_chat_template": job.result.get("used_chat_template")}, as_json=as_json, text=answer["text"])
