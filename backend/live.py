@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 from collections.abc import Callable
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backend.errors import InvalidInput, NotAllowed, RoundhouseError
+from backend.services.assets import PLOTLY_ROUTE, plotly_bundle
 from backend.services.context import Context
 from backend.services.curves import CurveCache
 from backend.services.live_runs import RunState, active_run_ids, queue_counts, run_states, runs_of_token
@@ -22,13 +19,6 @@ from backend.services.live_runs import RunState, active_run_ids, queue_counts, r
 NEVER_STORED = {"cache-control": "no-store"}
 FOREVER = "public, max-age=31536000, immutable"
 MAX_RUNS = 60
-
-
-@lru_cache(maxsize=1)
-def plotly_bundle() -> tuple[bytes, bytes, str]:
-    """Return plotly.js as the plotly wheel carries it: plain, gzipped, and the hash that its address is made with."""
-    plain = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    return plain, gzip.compress(plain, 6, mtime=0), hashlib.sha256(plain).hexdigest()[:16]
 
 
 def live_routes(get_context: Callable[[], Context]) -> list[Route]:
@@ -49,19 +39,19 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
         Route("/healthz", health),
         Route("/live/points", points),
         Route("/live/overview", overview),
-        Route("/assets/plotly.min.js", plotly_asset),
+        Route(PLOTLY_ROUTE, plotly_asset),
     ]
 
 
 def plotly_asset(request: Request) -> Response:
     """Serve plotly.js, compressed once in memory and kept by browsers for good: its address carries its hash."""
-    plain, packed, digest = plotly_bundle()
-    headers = {"cache-control": FOREVER, "etag": f'"{digest}"', "vary": "accept-encoding"}
-    if request.headers.get("if-none-match") == f'"{digest}"':
+    bundle = plotly_bundle()
+    headers = {"cache-control": FOREVER, "etag": f'"{bundle.digest}"', "vary": "accept-encoding"}
+    if request.headers.get("if-none-match") == f'"{bundle.digest}"':
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(packed, media_type="text/javascript", headers={**headers, "content-encoding": "gzip"})
-    return Response(plain, media_type="text/javascript", headers=headers)
+        return Response(bundle.packed, media_type="text/javascript", headers={**headers, "content-encoding": "gzip"})
+    return Response(bundle.plain, media_type="text/javascript", headers=headers)
 
 
 def _answer(body: Callable[[], str]) -> Response:

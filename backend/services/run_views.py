@@ -34,6 +34,7 @@ class RunView:
     share: float
     last_step: int
     max_steps: int
+    tokens_per_step: int
     best_val_loss: float | None
     last: dict[str, float]
     spark: tuple[float, ...]
@@ -180,6 +181,28 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
         )  # fmt: skip
 
 
+def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the runs' names, and (field, its value in each run) for every field of the config that is not the same in all.
+
+    The last rows are results: best val_loss and steps done.
+    """
+    with ctx.db.read() as session:
+        found = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
+        runs = [found[run_id] for run_id in run_ids if run_id in found]
+    configs = [RunConfig.model_validate(run.config).model_dump(mode="json") for run in runs]
+    rows: list[tuple[str, list[str]]] = []
+    for field in RunConfig.model_fields:
+        values = [str(config[field]) for config in configs]
+        if field != "name" and len(set(values)) > 1:
+            rows.append((field, values))
+    best = [(run.summary or {}).get("best_val_loss") for run in runs]
+    if any(value is not None for value in best):
+        rows.append(("best val_loss", ["" if value is None else f"{value:.4f}" for value in best]))
+    rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
+    names = [run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})" for run in runs]
+    return names, rows
+
+
 def list_samples(ctx: Context, run_id: str) -> list[SampleView]:
     """Return a run's sample completions, newest step first."""
     with ctx.db.read() as session:
@@ -254,12 +277,16 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
     return RunView(
         id=run.id, name=run.name, objective=run.objective, method=str(run.config.get("method", "full")), status=status,
         line=describe_state(status, job=job, last_step=run.last_step, ahead=ahead), share=share, last_step=run.last_step,
-        max_steps=int(run.config.get("max_steps", 0)), best_val_loss=summary.get("best_val_loss"), last=dict(summary.get("last", {})),
+        max_steps=int(run.config.get("max_steps", 0)), tokens_per_step=_tokens_per_step(run.config), best_val_loss=summary.get("best_val_loss"), last=dict(summary.get("last", {})),
         spark=tuple(value for _, value in summary.get("spark", [])), dataset=dataset, base=base, base_id=run.base_id,
         tags=tuple(run.tags or ()), notes=run.notes, job_id=run.job_id, error=dict(job.error or {}) if job else {},
         created_by=created_by, created_at=run.created_at, started_at=job.started_at if job else None,
         finished_at=job.finished_at if job else None, archived_at=run.archived_at,
     )  # fmt: skip
+
+
+def _tokens_per_step(config: dict[str, Any]) -> int:
+    return int(config.get("micro_batch", 0)) * int(config.get("grad_accum_steps", 1)) * int(config.get("context", 0))
 
 
 def _checkpoints(session: Session, run_id: str) -> list[CheckpointLine]:

@@ -1,0 +1,137 @@
+"""`roundhouse run`: launch, show, list, cancel and resume runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit
+from backend.cli.waiting import wait_for_job
+from backend.domain.run_config import RunConfig, parse_run_config
+from backend.errors import InvalidInput
+from backend.recipes import RECIPES, get_recipe
+from backend.services.context import LOCAL, Context
+from backend.services.metrics import last_values
+from backend.services.run_views import RunDetail, RunView, get_run, list_runs, run_detail
+from backend.services.runs import launch_run, resume_run, stop_run
+
+app = typer.Typer(no_args_is_help=True)
+
+WaitFlag = Annotated[bool, typer.Option("--wait", help="Return when the run has ended.")]
+
+
+@app.command("launch")
+@command
+def launch(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
+    wait: WaitFlag = False,
+    key: Annotated[str | None, typer.Option(help="Launching again with the same key gives the same run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name the run instead of the recipe's name.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Launch a run from a recipe."""
+    ctx = get_context()
+    config = read_recipe(recipe)
+    if name:
+        config = config.model_copy(update={"name": name})
+    run = launch_run(ctx, config, person=LOCAL, idempotency_key=key)
+    _finish(ctx, run, wait=wait, as_json=as_json)
+
+
+@app.command("show")
+@command
+def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonFlag = False) -> None:
+    """Show a run: where it is, its newest values, its checkpoints."""
+    ctx = get_context()
+    detail = run_detail(ctx, run)
+    data = describe_detail(ctx, detail)
+    lines = [f"{detail.run.name}  {detail.run.status}  {detail.run.line}"]
+    lines += [f"  {metric}: {value['value']:.6g} (step {value['step']})" for metric, value in data["metrics"].items()]
+    lines += [f"  checkpoint: {checkpoint['name']}" for checkpoint in data["checkpoints"]]
+    if detail.run.error:
+        lines.append(f"  cause: {detail.run.error.get('cause')}")
+    emit(data, as_json=as_json, text="\n".join(lines))
+
+
+@app.command("list")
+@command
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    archived: Annotated[bool, typer.Option("--archived", help="List archived runs instead.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List runs, newest first."""
+    runs = list_runs(get_context(), limit=limit, archived=archived)
+    emit(
+        {"runs": [describe_run(run) for run in runs]},
+        as_json=as_json,
+        text="\n".join(f"{run.id}  {run.status:<10}  {run.name}  {run.line}" for run in runs) or "No runs yet.",
+    )
+
+
+@app.command("cancel")
+@command
+def cancel(
+    run: Annotated[str, typer.Argument(help="Name or id.")],
+    save: Annotated[bool, typer.Option("--save", help="Keep a checkpoint, from which the run can be resumed.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask a run to stop."""
+    stopped = stop_run(get_context(), run, how="stop_and_save" if save else "cancel", person=LOCAL)
+    emit(describe_run(stopped), as_json=as_json, text=f"{stopped.name} is {stopped.status}.")
+
+
+@app.command("resume")
+@command
+def resume(
+    run: Annotated[str, typer.Argument(help="Name or id.")],
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, if there shall be more.")] = None,
+    wait: WaitFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Go on with a run from its newest checkpoint."""
+    ctx = get_context()
+    _finish(ctx, resume_run(ctx, run, person=LOCAL, max_steps=max_steps), wait=wait, as_json=as_json)
+
+
+def read_recipe(recipe: str) -> RunConfig:
+    """Return the config of a YAML file or of a recipe's name. Raises InvalidInput or NotFound."""
+    path = Path(recipe)
+    if path.suffix.lower() not in {".yaml", ".yml"} and not path.is_file():
+        return get_recipe(recipe).config
+    if not path.is_file():
+        raise InvalidInput(f"There is no file {recipe!r}.", remedy=f"Give a YAML file, or one of {', '.join(RECIPES)}.")
+    return parse_run_config(path.read_text(encoding="utf-8"))
+
+
+def describe_run(run: RunView) -> dict[str, Any]:
+    """Return what a run is as a JSON object."""
+    return {
+        "run": run.id, "name": run.name, "status": run.status.value, "objective": run.objective, "step": run.last_step,
+        "max_steps": run.max_steps, "best_val_loss": run.best_val_loss, "dataset": run.dataset, "base": run.base,
+        "job": run.job_id, "created_at": run.created_at.isoformat(), "error": run.error or None,
+    }  # fmt: skip
+
+
+def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
+    """Return a run with its newest values, config and checkpoints as a JSON object."""
+    return {
+        **describe_run(detail.run),
+        "metrics": {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, detail.run.id).items()},
+        "checkpoints": [
+            {"checkpoint": line.id, "name": line.name, "step": line.step, "val_loss": line.val_loss, "final": line.is_final}
+            for line in detail.checkpoints
+        ],
+        "config": detail.config.model_dump(mode="json"),
+    }
+
+
+def _finish(ctx: Context, run: RunView, *, wait: bool, as_json: bool) -> None:
+    if wait and run.job_id:
+        wait_for_job(ctx, run.job_id)
+        run = get_run(ctx, run.id)
+    data = describe_detail(ctx, run_detail(ctx, run.id)) if wait else describe_run(run)
+    emit(data, as_json=as_json, text=f"{run.name} ({run.id}) is {run.status}. {run.line}.")

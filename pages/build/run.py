@@ -1,0 +1,81 @@
+"""Run: one experiment, live. Everything comes from the database and `?run=`, so a refresh changes nothing."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.job_states import Status
+from backend.errors import NotFound
+from backend.services.context import Context, Person
+from backend.services.logs import read_log
+from backend.services.run_views import RunDetail, get_run, list_samples, run_detail
+from pages.components.frame import empty_state, page_frame, plain
+from pages.components.live_chart import live_chart
+from pages.components.run_widgets import (
+    draw_actions,
+    draw_checkpoints,
+    draw_editor,
+    draw_facts,
+    draw_failure,
+    draw_queue_place,
+    draw_samples,
+)
+from pages.components.services import context, require_person
+
+REFRESH_S = 2.0
+
+
+def page_title(run_id: str) -> str:
+    """Return the run's name, or a word where there is none."""
+    require_person()
+    try:
+        return plain(get_run(context(), run_id).name)
+    except NotFound:
+        return "Run"
+
+
+def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
+    """Draw a run: facts, actions, what is wrong or awaited, curves, and below them what it makes."""
+    run = detail.run
+    draw_facts(ctx, detail)
+    draw_actions(ctx, person, detail)
+    if run.status is Status.FAILED:
+        draw_failure(run)
+    elif run.status is Status.QUEUED:
+        draw_queue_place(detail)
+    live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
+    every = REFRESH_S if run.is_active else None
+    samples, checkpoints, log, config, notes = st.tabs(["Samples", "Checkpoints", "Log", "Config", "Notes and tags"], key="run_tabs")
+    with samples:
+        st.fragment(lambda: draw_samples(list_samples(ctx, run.id)), run_every=every)()
+    with checkpoints:
+        st.fragment(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)), run_every=every)()
+    with log:
+        st.fragment(lambda: draw_log(ctx, run.job_id), run_every=every)()
+    with config:
+        st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
+        st.code(detail.config.to_yaml(), language="yaml")
+    with notes:
+        draw_editor(ctx, person, run)
+
+
+def draw_log(ctx: Context, job_id: str | None) -> None:
+    """Draw the end of the job's log."""
+    lines = read_log(ctx, job_id, last=300) if job_id else []
+    if lines:
+        st.code("\n".join(lines), language=None, height=360)
+    else:
+        st.caption("Nothing was logged yet.")
+
+
+def main() -> None:
+    """Draw the run of `?run=`."""
+    run_id = st.query_params.get("run", "")
+    with page_frame(page_title(run_id)) as (ctx, person):
+        if not run_id:
+            empty_state("No run is chosen.", page="build/runs.py", label="See all runs")
+            return
+        draw_run(ctx, person, run_detail(ctx, run_id))
+
+
+main()

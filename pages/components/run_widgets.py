@@ -1,0 +1,187 @@
+"""Parts of the pages about runs: what may be done with one, why it failed, where it waits, what it made."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.job_states import Status
+from backend.domain.run_progress import say_duration
+from backend.services.context import Context, Person
+from backend.services.run_views import RunDetail, RunView, SampleView
+from backend.services.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
+from pages.components.frame import errors_shown, plain
+from pages.components.words import ago, plural, size
+
+OBJECTIVES: dict[str, str] = {"pretrain": "Pre-training", "sft": "Fine-tuning", "dpo": "Preference training (DPO)"}
+
+
+def draw_facts(ctx: Context, detail: RunDetail) -> None:
+    """Draw what the run is made of, each part a link to where it comes from."""
+    run = detail.run
+    what = OBJECTIVES.get(run.objective, run.objective) + (" with LoRA" if run.method == "lora" else "")
+    who = f" by {plain(run.created_by)}" if run.created_by else ""
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.caption(f"{what}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")
+        if run.dataset:
+            st.page_link(
+                "build/datasets.py", label=plain(run.dataset), icon=":material/database:", query_params={"dataset": detail.dataset_id or ""}
+            )
+        if run.base_id and run.base:
+            st.page_link(
+                "build/checkpoints.py", label=plain(run.base), icon=":material/deployed_code:", query_params={"checkpoint": run.base_id}
+            )
+        for run_id, name in detail.children[:3]:
+            st.page_link("build/run.py", label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id})
+        for tag in run.tags:
+            st.badge(plain(tag), color="gray")
+
+
+def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
+    """Draw what may be done with the run now. Each act is one service call and a fresh page."""
+    run = detail.run
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if run.is_active:
+            _draw_stops(ctx, person, run)
+        else:
+            _draw_continuations(ctx, person, detail)
+        st.page_link("build/launch.py", label="Launch a copy", icon=":material/content_copy:", query_params={"run": run.id})
+        st.page_link("build/runs.py", label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+
+
+def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
+    waiting = run.status is Status.QUEUED
+    if not waiting and st.button(
+        "Stop and save",
+        key="run_stop_and_save",
+        icon=":material/save:",
+        disabled=run.status is Status.CANCELLING,
+        help="Ends the run after this step and keeps a checkpoint, from which it can be resumed.",
+    ):
+        with errors_shown():
+            stop_run(ctx, run.id, how="stop_and_save", person=person)
+            st.rerun()
+    with st.popover("Cancel", icon=":material/cancel:"):
+        st.write(
+            "It has not begun, so nothing is lost." if waiting else "Ends the run now. What it learned since its last checkpoint is lost."
+        )
+        if st.button("Cancel the run", key="run_cancel", type="primary"):
+            with errors_shown():
+                stop_run(ctx, run.id, how="cancel", person=person)
+                st.rerun()
+
+
+def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None:
+    run, step = detail.run, detail.resume_step
+    if step is None or run.status is Status.FAILED:
+        label = "Start again" if step is None else f"Retry from step {step:,}"
+        if run.status is not Status.FINISHED and st.button(label, key="run_retry", icon=":material/replay:", type="primary"):
+            with errors_shown():
+                retry_run(ctx, run.id, person=person)
+                st.rerun()
+        return
+    goes_on = step < run.max_steps
+    with st.popover(f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"):
+        wanted = st.number_input(
+            "Steps in all", min_value=step + 1, value=run.max_steps if goes_on else step + max(1, run.max_steps // 2), key="run_more_steps",
+            help="The learning rate's schedule is stretched to this length.",
+        )  # fmt: skip
+        if st.button("Resume", key="run_resume", type="primary"):
+            with errors_shown():
+                resume_run(ctx, run.id, person=person, max_steps=int(wanted))
+                st.rerun()
+
+
+def draw_failure(run: RunView) -> None:
+    """Say why a run failed and what to do, as plain text."""
+    cause, remedy = str(run.error.get("cause") or "The run failed."), str(run.error.get("remedy") or "")
+    st.error(plain(cause) + (f"  \n{plain(remedy)}" if remedy else ""), icon=":material/error:")
+
+
+def draw_queue_place(detail: RunDetail) -> None:
+    """Say who is ahead in the queue and when the run is expected to start."""
+    if detail.num_slots == 0:
+        st.warning(
+            "No worker serves the queue `train` at the moment. The run starts by itself as soon as one does.", icon=":material/cloud_off:"
+        )
+        return
+    if not detail.ahead:
+        st.info("Next in the queue: it starts within seconds.", icon=":material/schedule:")
+        return
+    ahead = ", ".join(f"“{plain(job.title)}” ({'running' if job.status is not Status.QUEUED else 'waiting'})" for job in detail.ahead[:4])
+    more = f" and {len(detail.ahead) - 4} more" if len(detail.ahead) > 4 else ""
+    start = f" Expected to start in about {say_duration(detail.expected_wait_s)}." if detail.expected_wait_s is not None else ""
+    st.info(f"{plural(len(detail.ahead), 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
+
+
+def draw_samples(samples: list[SampleView]) -> None:
+    """Draw sample completions, the newest step open. Text of a network is shown as it is."""
+    if not samples:
+        st.caption("What the network writes is shown here at each measurement of the validation loss.")
+        return
+    steps = sorted({sample.step for sample in samples}, reverse=True)
+    step = st.select_slider("Step", options=steps[::-1], value=steps[0], key="run_sample_step") if len(steps) > 1 else steps[0]
+    for sample in samples:
+        if sample.step == step:
+            with st.container(border=True, gap="xsmall"):
+                st.caption(plain(sample.prompt))
+                st.text(sample.completion)
+
+
+def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
+    """Draw the run's checkpoints with what may come next for each."""
+    if not detail.checkpoints:
+        st.caption(f"The first checkpoint comes at step {min(detail.config.checkpoint_every, detail.config.max_steps):,}.")
+        return
+    best = min((line for line in detail.checkpoints if line.val_loss is not None), key=lambda line: line.val_loss or 0.0, default=None)
+    for line in detail.checkpoints:
+        with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
+            st.page_link(
+                "build/checkpoints.py",
+                label=f"Step {line.step:,}" if line.step is not None else plain(line.name),
+                icon=":material/deployed_code:",
+                query_params={"checkpoint": line.id},
+            )
+            loss = f"validation loss {line.val_loss:.4f}, " if line.val_loss is not None else ""
+            st.caption(f"{loss}{size(line.bytes)}, {ago(line.created_at, now=ctx.now())}", width="content")
+            if line == best:
+                st.badge("best", color="green")
+            if line.is_final:
+                st.badge("final", color="blue")
+            for label, icon, page in NEXT_STEPS:
+                st.page_link(page, label=label, icon=f":material/{icon}:", query_params={_PARAMETER.get(page, "checkpoint"): line.id})
+
+
+NEXT_STEPS = (
+    ("Evaluate", "grading", "evaluate/evaluations.py"),
+    ("Battle", "swords", "evaluate/battles.py"),
+    ("Deploy", "dns", "serve/endpoints.py"),
+    ("Train on it", "model_training", "build/launch.py"),
+)
+_PARAMETER = {"build/launch.py": "base"}
+
+
+def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
+    """Draw name, tags, notes and archive."""
+    with st.form("run_edit", border=False):
+        name = st.text_input("Name", value=run.name, key="run_name", max_chars=120)
+        tags = st.text_input("Tags, separated by commas", value=", ".join(run.tags), key="run_tags")
+        notes = st.text_area("Notes", value=run.notes, key="run_notes", height=140, placeholder="What is tried here, and what came of it?")
+        if st.form_submit_button("Save", key="run_save"):
+            with errors_shown():
+                if name != run.name:
+                    rename_run(ctx, run.id, name, person=person)
+                set_tags(ctx, run.id, tuple(tags.split(",")), person=person)
+                set_notes(ctx, run.id, notes, person=person)
+                st.toast("Saved.")
+                st.rerun()
+    archived = run.archived_at is not None
+    if st.button(
+        "Take out of the archive" if archived else "Archive",
+        key="run_archive",
+        icon=":material/unarchive:" if archived else ":material/archive:",
+        disabled=run.is_active,
+        help="An archived run leaves the lists; nothing is deleted.",
+    ):
+        with errors_shown():
+            archive_run(ctx, run.id, person=person, archived=not archived)
+            st.rerun()
