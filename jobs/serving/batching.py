@@ -27,7 +27,7 @@ from jobs.serving.sampling import Row, Sampling, prepare_scores
 
 PAGE_TOKENS = 64
 MAX_BATCH_TOKENS = 512  # a longer prompt is prefilled in parts, so that others keep getting tokens meanwhile
-CACHE_BYTES = {"cpu": 1 << 30, "cuda": 4 << 30}
+CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 
 
 class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]

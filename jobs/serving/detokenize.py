@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"
+PROMPT_TAIL = 6
 MAX_PENDING = 8  # tokens; a byte-level character takes at most 4, so what is still undecodable after 8 is shown as it is
 
 
@@ -22,12 +24,13 @@ class TextStream:
     completion and tokenizers that swallow a leading space still give the whole text.
     """
 
-    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, decoder: Decoder, stop: tuple[str, ...] = (), *, prompt: Sequence[int] = ()) -> None:
         self._decoder = decoder
         self._stop = stop
-        self._ids: list[int] = []
+        # The window opens on the prompt's end: decoded alone, a first token would lose the space that some tokenizers put before it.
+        self._ids: list[int] = list(prompt[-PROMPT_TAIL:])
         self._prefix = 0  # start of the window
-        self._read = 0  # tokens whose text has been taken
+        self._read = len(self._ids)  # tokens whose text has been taken
         self._held = ""  # decoded, but possibly the beginning of a stop string
         self.stopped = False
 

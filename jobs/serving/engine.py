@@ -150,7 +150,7 @@ class Generation:
         self.sampling = Sampling.of(self.params)
         self.num_generated = 0
         self.is_over = False
-        self._text = TextStream(self.decoder, self.params.stop)
+        self._text = TextStream(self.decoder, self.params.stop, prompt=self.prompt)
         self._first: float | None = None
         self._lock = threading.RLock()
 

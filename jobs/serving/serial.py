@@ -52,7 +52,7 @@ class SerialEngine:
         self.context_length = self._limits.context_length
         self._network, self._decoder = network, tokenizer
         # `generate` fills what a config leaves open from this one; a checkpoint's own sampling defaults must not reach it.
-        network.generation_config = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
+        network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         self._max_waiting = max_waiting
         self._queue: queue.Queue[Generation | None] = queue.Queue()
         self._current: Generation | None = None

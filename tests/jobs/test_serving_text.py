@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from jobs.serving.detokenize import TextStream
 from jobs.serving.sampling import Row, Sampling, prepare_scores
@@ -35,6 +37,14 @@ def test_text_ends_before_the_stop_string_that_is_complete_first(text: str, stop
     complete = next((text[:end] for end in range(len(text) + 1) if any(s in text[:end] for s in stop)), None)
     expected = text if complete is None else complete[: min(complete.find(s) for s in stop if s in complete)]
     assert "".join(stream(text, stop=tuple(stop))) == expected
+
+
+def test_the_first_word_keeps_the_space_that_joins_it_to_the_prompt() -> None:
+    words = Tokenizer(models.WordLevel({"▁once": 0, "▁upon": 1, "▁a": 2, "?": 3}, unk_token="?"))
+    words.decoder = decoders.Metaspace()  # as SentencePiece tokenizers do: the first word of what is decoded has no space before it
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    out = TextStream(tokenizer, prompt=[0])
+    assert "".join([out.push([1]), out.push([2]), out.finish()]) == " upon a"
 
 
 def test_bytes_that_are_no_text_are_shown_as_replacement_at_the_end() -> None:
