@@ -107,11 +107,13 @@ def check_broker(settings: Settings) -> Finding:
 def check_database(settings: Settings) -> Finding:
     """Whether the database can be opened."""
     try:
+        if settings.database_url.startswith("sqlite:///"):
+            Path(settings.database_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(settings.database_url, connect_args={"connect_timeout": 3} if "postgres" in settings.database_url else {})
         with engine.connect() as connection:
             connection.execute(text("select 1"))
         engine.dispose()
-    except (SQLAlchemyError, ImportError) as error:
+    except (SQLAlchemyError, ImportError, OSError) as error:
         return Finding(
             "database",
             "problem",

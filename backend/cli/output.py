@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -49,7 +49,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-def fail(message: str, *, as_json: bool = False, status: int = FAILED) -> Any:
+def fail(message: str, *, as_json: bool = False, status: int = FAILED) -> NoReturn:
     """End the command with a message and a status."""
     if as_json:
         sys.stdout.write(json.dumps({"error": message}, ensure_ascii=False) + "\n")

@@ -63,9 +63,9 @@ def broker_program(settings: Settings) -> Program:
 
 
 def worker_programs(settings: Settings) -> list[Program]:
-    """One worker a queue: `train` and `eval` have a process per GPU, `serve` one per replica, `cpu` one."""
+    """One worker a queue: `train` and `eval` have a process per GPU, `serve` one per replica, `cpu` two."""
     gpus = len(visible_devices(settings.devices))
-    concurrency = {"train": max(gpus, settings.cpu_jobs), "eval": max(gpus, 1), "serve": settings.replica_slots, "cpu": 1}
+    concurrency = {"train": max(gpus, settings.cpu_jobs), "eval": max(gpus, 1), "serve": settings.replica_slots, "cpu": 2}
     programs = []
     for queue in QUEUES:
         command = [

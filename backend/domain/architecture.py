@@ -192,12 +192,14 @@ def describe(
 
 
 def _activation_bytes(config: ArchitectureConfig, *, tokens: int, number_bytes: int) -> int:
-    """Estimate what the backward pass keeps: what each operator of a block saves, and the logits with their gradient.
+    """Estimate what the backward pass keeps, and the logits with their gradient.
 
-    Counted from the operators' saved tensors (two norms, rotary turns, fused attention, SwiGLU), not from a measurement on a GPU.
+    Counted from the operators that save something in a block (two norms in fp32, rotary turns, fused attention, SwiGLU) and checked
+    against the bytes that autograd holds on to: within a fifth. bf16 also holds a copy of each matrix in that format.
     """
     kv_width = config.num_kv_heads * config.head_dim
-    group = config.width  # keys and values are repeated to the query heads before attention
-    per_layer = (7 * config.width + 2 * kv_width + 2 * group + 4 * config.feed_forward) * number_bytes + 4 * 2 * config.width
-    logits = config.vocab_size * (number_bytes + 2 * 4)
-    return tokens * (config.num_layers * per_layer + logits + 3 * 4 * config.width)
+    per_layer = (5 * config.width + 2 * kv_width + 4 * config.feed_forward) * number_bytes + 4 * 4 * config.width
+    logits = 3 * 4 * config.vocab_size  # log-probabilities kept; their gradient and the logits' while backward begins
+    parts = count_parameters(config)
+    copies = 0 if number_bytes == 4 else number_bytes * (parts["attention"] + parts["feed_forward"] + config.vocab_size * config.width)
+    return tokens * (config.num_layers * per_layer + logits + 3 * 4 * config.width) + copies

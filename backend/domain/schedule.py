@@ -21,4 +21,4 @@ def learning_rate_at(step: int, config: RunConfig) -> float:
     remaining = config.max_steps - config.warmup_steps
     done = min(1.0, (step - 1 - config.warmup_steps) / remaining)
     shape = 0.5 * (1.0 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1.0 - done
-    return floor + (peak - floor) * shape
+    return min(peak, floor + (peak - floor) * shape)

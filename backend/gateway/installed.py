@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Sequence
@@ -34,15 +35,16 @@ class InstalledDirectory:
 
     def authenticate(self, key: str) -> Principal | None:
         """Return who holds a key."""
+        digest = hashlib.sha256(key.encode()).hexdigest()
         now = time.monotonic()
-        known = self._keys.get(key)
+        known = self._keys.get(digest)
         if known is not None and now - known[0] < KEY_FRESH_S:
             return known[1]
         key_id = check_key(self._ctx, key)
         principal = Principal(key_id=key_id, name="key") if key_id else None
         if len(self._keys) > 1000:
             self._keys.clear()
-        self._keys[key] = (now, principal)
+        self._keys[digest] = (now, principal)
         return principal
 
     def list_models(self) -> Sequence[ModelEntry]:

@@ -28,6 +28,7 @@ FORMATS: dict[str, str] = {
     "hf": "A folder that Hugging Face tools load; an adapter stays an adapter.",
     "merged": "The same, with an adapter folded into its base.",
 }
+NOT_FACTS = frozenset({"folder", "family", "parameters", "bytes", "adapter", "files", "cpu_s", "reporter_cpu_s"})
 MAX_OFFERS = 200
 KEEP_DOWNLOADS = timedelta(hours=6)
 
@@ -103,12 +104,19 @@ def export_checkpoint(ctx: Context, checkpoint: str, *, format: str, person: Per
     return result
 
 
+def check_destination(folder: Path) -> Path:
+    """Return the folder an export may be copied to. Raises Conflict if it holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Conflict(f"{folder} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
+    return folder
+
+
 def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
-    """Copy a finished export to a folder outside the artifacts. Raises Conflict if the folder holds something already."""
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise Conflict(f"{destination} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
-    shutil.copytree(ctx.artifacts.path(str(job.result["folder"])), destination, dirs_exist_ok=True)
-    ctx.artifacts.remove(str(job.result["folder"]))
+    """Move a finished export to a folder outside the artifacts. Raises Conflict if the folder holds something already."""
+    check_destination(destination)
+    folder = str(job.result["folder"])
+    shutil.copytree(ctx.artifacts.path(folder), destination, dirs_exist_ok=True)
+    ctx.artifacts.remove(folder)
     return destination
 
 
@@ -141,7 +149,7 @@ def record_base(session: Session, ctx: Context, claim: Claim, result: dict[str, 
     row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
     row.folder, row.family = result["folder"], str(result.get("family") or "")
     row.parameters, row.bytes, row.is_adapter = result.get("parameters"), int(result.get("bytes") or 0), bool(result.get("adapter"))
-    row.facts = {key: value for key, value in result.items() if key not in {"folder", "family", "parameters", "bytes", "adapter"}}
+    row.facts = {key: value for key, value in result.items() if key not in NOT_FACTS}
 
 
 def record_checkpoint(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:

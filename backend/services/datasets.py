@@ -32,6 +32,8 @@ KINDS: dict[str, str] = {
     "prompts": "Prompts alone, for battles.",
 }
 
+FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason")
+
 
 @dataclass(frozen=True)
 class VersionView:
@@ -124,7 +126,7 @@ def import_dataset(
     if source_path is not None:
         upload = copy_into_uploads(ctx, source_path, person=person)
     payload = {
-        "source": upload, "hub": hub, "kind": kind, "mapping": mapping or {}, "val_fraction": val_fraction, "seed": seed,
+        "source": upload, "hub": {"id": hub} if hub else None, "kind": kind, "mapping": mapping or {}, "val_fraction": val_fraction, "seed": seed,
         "out_root": "datasets",
     }  # fmt: skip
     with ctx.db.write() as session:
@@ -293,13 +295,21 @@ def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str
     else:
         version.content_hash, version.folder = result["content_hash"], result["folder"]
         version.rows, version.train_rows, version.val_rows = result["rows"], result["train_rows"], result["val_rows"]
-        version.rejected_rows, version.rejected = result["rejected_rows"], list(result["rejected"])
-        version.bytes, version.facts = result["bytes"], dict(result["facts"])
+        version.rejected_rows, version.rejected = result["rejected_count"], list(result["rejected"])
+        version.bytes, version.facts = result["bytes"], {key: result[key] for key in FACTS if key in result}
         version.mapping = dict(result.get("mapping") or version.mapping)
         result.update(version_id=version.id, version=version.number, reused=False)
+        _tell_dependents(session, claim.job_id, result["folder"])
     source = claim.payload.get("source")
     if source:
         ctx.artifacts.remove(str(Path(source).parent))  # the rows are in Parquet now
+
+
+def _tell_dependents(session: Session, job_id: str, folder: str) -> None:
+    """Give the folder to jobs that were queued before it existed; they wait for this job, so none has begun."""
+    for job in session.scalars(select(Job).where(Job.depends_on_id == job_id)).all():
+        if job.payload.get("dataset", "") is None:
+            job.payload = {**job.payload, "dataset": folder}
 
 
 def _check_import(*, kind: str, val_fraction: float, sources: list[Any]) -> None:

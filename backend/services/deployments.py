@@ -246,7 +246,7 @@ def ready_targets(ctx: Context) -> dict[str, list[Target]]:
             )
         )
         for name, replica_id, url, token in rows:
-            targets[name].append(Target(replica_id, url, token))
+            targets[name].append(Target(replica_id, str(url), token))
         return targets
 
 

@@ -56,7 +56,7 @@ def inspect_upload(ctx: Context, upload: str, *, kind: str | None = None, mappin
 def inspect_file(path: Path, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
     """The same for a file anywhere on this machine, such as one under DATA_PATH."""
     if not path.is_file():
-        raise InvalidInput(f"The file {path.name} is not there any more.", remedy="Upload it again.", field="file")
+        raise InvalidInput(f"The file {path.name} is not there.", remedy="Check the path, or upload it again.", field="file")
     rows = read_head(path, limit=HEAD_ROWS)
     columns = tuple(dict.fromkeys(str(column) for row in rows for column in row))
     wanted = DatasetKind(kind) if kind else None
@@ -90,6 +90,14 @@ def preview_rows(ctx: Context, version: VersionView, *, split: str = "train", of
         return []
     rows = read_rows(ctx.artifacts.path(version.folder), split=split, offset=offset, limit=limit)
     return [PreviewRow(_cut(render_preview(row))) for row in rows]
+
+
+def read_rejected(ctx: Context, version: VersionView) -> bytes:
+    """Return the rejected rows of a version with their reasons, as JSON Lines (at most 100,000)."""
+    if version.folder is None:
+        return b""
+    path = ctx.artifacts.path(version.folder) / "rejected.jsonl"
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _preview(row: dict[str, Any], kind: DatasetKind, mapping: dict[str, str]) -> PreviewRow:

@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
     "byte": "Plain bytes: 256 tokens, nothing to learn. Long sequences, the smallest vocabulary.",
 }
+NOT_FACTS = frozenset({"folder", "vocab_size", "cpu_s", "reporter_cpu_s"})
 SMALLEST_VOCABULARY = 262  # 256 bytes and the special tokens
 LARGEST_VOCABULARY = 200_000
 
@@ -80,7 +81,7 @@ def train_tokenizer(
         job = add_job(
             session, ctx, kind=JobKind.TRAIN_TOKENIZER, title=f"Train tokenizer {name}"[:200], device="cpu", priority=3,
             payload={
-                "dataset": row.folder, "dataset_job": None if row.folder else version.job_id, "kind": kind, "vocab_size": vocab_size,
+                "dataset": row.folder, "kind": kind, "vocab_size": vocab_size,
                 "out": f"tokenizers/{tokenizer_id}",
             },
             idempotency_key=idempotency_key, depends_on=None if row.folder else version.job_id, created_by=person.id,
@@ -137,7 +138,7 @@ def record_tokenizer(session: Session, ctx: Context, claim: Claim, result: dict[
     """Fill the row with what the job made."""
     row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
     row.folder, row.vocab_size = result["folder"], result["vocab_size"]
-    row.facts = {key: value for key, value in result.items() if key not in {"folder", "vocab_size"}}
+    row.facts = {key: value for key, value in result.items() if key not in NOT_FACTS}
 
 
 def _check_vocabulary(kind: str, vocab_size: int) -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import select
 from backend.db.base import new_id
 from backend.db.tables import Job
 from backend.domain.job_states import ACTIVE, JobKind
+from backend.domain.row_readers import SUFFIXES, suffix_of
 from backend.errors import InvalidInput, NotAllowed, NotFound
-from backend.row_files import ENDINGS
 from backend.services.context import Context, Person
 from backend.services.permissions import require_builder
 
@@ -92,7 +92,7 @@ def list_file_offers(ctx: Context) -> list[FileOffer]:
     offers = [
         FileOffer(path.relative_to(root).as_posix(), path, path.stat().st_size)
         for path in found
-        if path.suffix.lower() in ENDINGS and path.is_file() and path.resolve().is_relative_to(root.resolve())
+        if path.name.lower().removesuffix(".gz").endswith(SUFFIXES) and path.is_file() and path.resolve().is_relative_to(root.resolve())
     ]
     return offers[:MAX_OFFERS]
 
@@ -100,10 +100,9 @@ def list_file_offers(ctx: Context) -> list[FileOffer]:
 def _safe_name(name: str) -> str:
     """Return a file name without folders and odd characters. Raises InvalidInput if its ending can't be read."""
     base = Path(name.replace("\\", "/")).name
-    ending = Path(base).suffix.lower()
-    if ending not in ENDINGS:
-        raise InvalidInput(f"{base} is of a kind that can't be read.", remedy=f"Use {', '.join(ENDINGS)}.", field="file")
-    stem = re.sub(r"[^\w.-]+", "-", Path(base).stem).strip(".-")[:80]
+    suffix, packed = suffix_of(base)
+    ending = suffix + (".gz" if packed else "")
+    stem = re.sub(r"[^\w.-]+", "-", base[: -len(ending)]).strip(".-")[:80]
     return f"{stem or 'file'}{ending}"
 
 

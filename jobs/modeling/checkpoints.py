@@ -48,7 +48,7 @@ def save_checkpoint(
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         partial.mkdir()
-        _write_model(model, partial)
+        _write_model(model, partial, base=meta.get("base"))
         tokenizer.save_pretrained(partial)
         if write_more is not None:
             write_more(partial)
@@ -65,10 +65,18 @@ def save_checkpoint(
     return card
 
 
-def _write_model(model: torch.nn.Module, folder: Path) -> None:
+def _write_model(model: torch.nn.Module, folder: Path, *, base: str | None) -> None:
     if isinstance(model, peft.PeftModel):
-        # no look-up of the base on the hub, which "auto" would make
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        configs = list(model.peft_config.values())
+        places = [config.base_model_name_or_path for config in configs]
+        for config in configs:  # as the artifacts name it: this machine's paths mean nothing elsewhere
+            config.base_model_name_or_path = base
+        try:
+            # no look-up of the base on the hub, which "auto" would make
+            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        finally:
+            for config, place in zip(configs, places, strict=True):
+                config.base_model_name_or_path = place
         (folder / "README.md").unlink(missing_ok=True)  # a form to fill in, not documentation
         return
     assert isinstance(model, PreTrainedModel)

@@ -31,6 +31,6 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
         reporter.log("Folding the adapter into its base.")
         merge_adapter(source, target)
     else:
-        meta = {key: value for key, value in read_card(source).items() if key not in ("files", "versions", "format")}
+        meta = {key: value for key, value in read_card(source).items() if key not in ("files", "versions", "format", "base_path")}
         copy_checkpoint(source, target, meta=meta)
     return {**inspect_folder(source if is_adapter(target) else target), "folder": str(payload.get("to") or payload["out"])}

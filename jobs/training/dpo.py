@@ -73,7 +73,7 @@ def train_dpo(parts: Parts) -> dict[str, Any]:
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-    if callback.stopped != "stop_and_save":
+    if callback.stopped is None:
         shutil.rmtree(place, ignore_errors=True)
     return callback.result()
 

@@ -98,7 +98,7 @@ class TrainingLoop:
         total = torch.zeros((), device=self.device)
         for batch in micro_batches:
             with self._precision():
-                loss = self._losses(self.forward or self.model, batch.to(self.device)).sum() / max(trained, 1)
+                loss = self._losses(self.model if self.forward is None else self.forward, batch.to(self.device)).sum() / max(trained, 1)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         clip = self.config.grad_clip or math.inf

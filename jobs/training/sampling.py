@@ -27,7 +27,7 @@ def sample_completion(
     cache, written = None, []
     for _ in range(room):
         output = model(input_ids=step_input, cache=cache, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
+        cache = output.cache
         probabilities = (output.logits[0, -1].float().cpu() / TEMPERATURE).softmax(-1)
         token = int(torch.multinomial(probabilities, 1, generator=generator))
         if token == tokenizer.eos_token_id:

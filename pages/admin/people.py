@@ -40,10 +40,11 @@ def draw_keys(ctx: Context, person: Person) -> None:
 
 def draw_use(ctx: Context) -> None:
     """Show how a client calls the gateway."""
+    key = "rh-..." if ctx.sign_in else "local"
     with st.expander("Use it from Python", icon=":material/code:"):
         st.code(
             "from openai import OpenAI\n\n"
-            f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="rh-...")\n'
+            f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="{key}")\n'
             'answer = client.chat.completions.create(model="ENDPOINT", messages=[{"role": "user", "content": "Hello"}])\n'
             "print(answer.choices[0].message.content)",
             language="python",

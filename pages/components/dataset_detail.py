@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import streamlit as st
 
 from backend.domain.job_states import Status
@@ -16,7 +14,7 @@ from backend.services.datasets import (
     rename_dataset,
     set_dataset_notes,
 )
-from backend.services.inspection import preview_rows
+from backend.services.inspection import preview_rows, read_rejected
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import draw_job
 from pages.components.words import ago, plural, size
@@ -76,13 +74,15 @@ def _draw_version(ctx: Context, person: Person, dataset: DatasetView, version: V
     with st.container(horizontal=True):
         st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": dataset.name})
         if dataset.kind == "text":
-            st.page_link("build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params={"dataset": dataset.name})
+            st.page_link(
+                "build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params={"dataset": dataset.name}
+            )
     names = ["Rows", f"Rejected ({version.rejected_rows:,})", "Where it came from"]
     rows, rejected, origin = st.tabs(names, key=f"tabs_{version.id}")
     with rows:
         _draw_rows(ctx, version)
     with rejected:
-        _draw_rejected(version)
+        _draw_rejected(ctx, version)
     with origin:
         _draw_origin(version)
 
@@ -106,19 +106,21 @@ def _draw_rows(ctx: Context, version: VersionView) -> None:
             format_func=lambda s: {"train": "To train on", "val": "For validation"}[s],
         )  # fmt: skip
         last = max(1, -(-counts[split] // PAGE_ROWS))
-        page = st.number_input(f"Page of {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160)
+        page = st.number_input(f"Page of {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
     for row in preview_rows(ctx, version, split=split, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS):
         st.code(row.text, language=None, wrap_lines=True, height=150 if len(row.text) > 400 else "content")
 
 
-def _draw_rejected(version: VersionView) -> None:
+def _draw_rejected(ctx: Context, version: VersionView) -> None:
     if not version.rejected_rows:
         st.markdown(":material/check_circle: Every row of the source could be used.")
         return
-    st.caption(f"{plural(version.rejected_rows, 'row')} of the source could not be used. The first {len(version.rejected):,} with the reason:")
+    st.caption(
+        f"{plural(version.rejected_rows, 'row')} of the source could not be used. The first {len(version.rejected):,} with the reason:"
+    )
     st.dataframe(list(version.rejected), hide_index=True, key=f"rejected_{version.id}", height=260)
     st.download_button(
-        "Download as JSON Lines", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in version.rejected), on_click="ignore",
+        "Download as JSON Lines", lambda: read_rejected(ctx, version), on_click="ignore",
         file_name=f"rejected-{version.dataset}-{version.number}.jsonl", key=f"rejected_file_{version.id}", icon=":material/download:",
     )  # fmt: skip
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
-from backend.db.base import new_id
 from backend.services.context import Context, Person
 from backend.services.datasets import KINDS, VersionView, import_dataset
 from backend.services.inspection import Inspection, fields_of, inspect_file, inspect_upload
@@ -87,7 +87,11 @@ def _draw_recognition(ctx: Context, source: Source) -> Inspection | None:
     guess = _inspect(ctx, source)
     kinds = list(KINDS)
     kind = st.selectbox(
-        "Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{source.key}", format_func=lambda k: f"{k} · {KINDS[k].rstrip('.').lower()}"
+        "Kind",
+        kinds,
+        index=kinds.index(guess.kind),
+        key=f"import_kind_{source.key}",
+        format_func=lambda k: f"{k} · {KINDS[k].rstrip('.').lower()}",
     )
     if kind == guess.kind:
         sure = "Recognised" if guess.confidence >= 0.8 else "A guess, please check"
@@ -101,12 +105,16 @@ def _draw_recognition(ctx: Context, source: Source) -> Inspection | None:
     fields = [UNUSED, *fields_of(kind)]
     for column in guess.columns:
         left, right = st.columns([3, 1], vertical_alignment="center")
-        with left:
+        with left, st.container(gap=None):
             st.text(column)
             st.caption(plain(guess.examples.get(column, "")) or "empty")
         chosen = guess.mapping.get(column, UNUSED)
         field = right.selectbox(
-            f"Use {column} as", fields, index=fields.index(chosen), key=f"import_map_{source.key}_{kind}_{column}", label_visibility="collapsed"
+            f"Use {column} as",
+            fields,
+            index=fields.index(chosen),
+            key=f"import_map_{source.key}_{kind}_{column}",
+            label_visibility="collapsed",
         )
         if field != UNUSED:
             mapping[column] = field
@@ -136,17 +144,17 @@ def _draw_hub(ctx: Context, person: Person, source: Source) -> VersionView | Non
     return _draw_finish(ctx, person, source, kind=kind, mapping={}, blocked="")
 
 
-def _draw_finish(
-    ctx: Context, person: Person, source: Source, *, kind: str, mapping: dict[str, str], blocked: str
-) -> VersionView | None:
+def _draw_finish(ctx: Context, person: Person, source: Source, *, kind: str, mapping: dict[str, str], blocked: str) -> VersionView | None:
     with st.container(border=True):
         left, right = st.columns([2, 1])
-        name = left.text_input("Name", value=source.name, key=f"import_name_{source.key}", help="A name that exists already gets a new version.")
+        name = left.text_input(
+            "Name", value=source.name, key=f"import_name_{source.key}", help="A name that exists already gets a new version."
+        )
         percent = right.slider(
             "Kept for validation", 0, 30, value=0 if kind in ("benchmark", "prompts") else 5, format="%d %%", key=f"import_val_{source.key}_{kind}",
             help="Rows that no run trains on, chosen by their content, so the same row always falls on the same side.",
         )  # fmt: skip
-        st.session_state.setdefault(f"import_once_{source.key}", new_id())
+        st.session_state.setdefault(f"import_once_{source.key}", uuid.uuid4().hex)
         if not st.button("Import", type="primary", icon=":material/download:", disabled=bool(blocked), key="import_go"):
             return None
     with errors_shown():

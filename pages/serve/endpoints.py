@@ -81,10 +81,11 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 def draw_history_and_use(ctx: Context, endpoint: EndpointView) -> None:
     """Draw what stood behind the name before, and how to call it."""
+    key = "rh-..." if ctx.sign_in else "local"
     with st.expander("Call it, and its history", key=f"more_{endpoint.name}"):
         st.code(
             "from openai import OpenAI\n\n"
-            f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="")  # a key of yours, where sign-in is on\n'
+            f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="{key}")\n'
             "stream = client.chat.completions.create(\n"
             f'    model="{endpoint.name}", messages=[{{"role": "user", "content": "Hello"}}], stream=True\n'
             ")\nfor chunk in stream:\n    if chunk.choices:\n"

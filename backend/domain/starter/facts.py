@@ -66,7 +66,7 @@ _PERSON: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "{A}'s {tool} is {{}}.",
         "Is {A}'s {tool} {{}}?",
         ("What colour is {A}'s {tool}?", "Which colour does {A}'s {tool} have?", "Can you tell me the colour of {A}'s {tool}?",
-         "What is the colour of {A}'s {tool}?", "{A} has a {tool}. What colour is it?", "Do you know the colour of {A}'s {tool}?"),
+         "What is the colour of {A}'s {tool}?", "{A} has {a_tool}. What colour is it?", "Do you know the colour of {A}'s {tool}?"),
     ),
     "pet": (
         "{A} has a {kind} called {{}}.",
@@ -153,6 +153,7 @@ def person_slots(person: Person, *, letter: str = "A") -> dict[str, str]:
         slots[key] = value
         slots[key[0].upper() + key[1:]] = value[0].upper() + value[1:]
     slots[f"a_{mark}colour"] = ("an " if person.colour[0] in "aeiou" else "a ") + person.colour
+    slots[f"a_{mark}tool"] = ("an " if person.tool[0] in "aeiou" else "a ") + person.tool
     slots["village"] = VILLAGE
     return slots
 

@@ -55,7 +55,7 @@ MARKET: Plot = (
         "{A} saw a plate of {food}, {his} favourite, but it cost three silver coins.",
     ),
     (
-        '"I will give you my {tool} for it," said {A}. "No," said {B}, "a {job} needs a {tool}."',
+        '"I will give you my {tool} for it," said {A}. "No," said {B}, "a {job} needs {a_tool}."',
         "{He} turned {his} pockets out. There was one coin, a feather and a nut.",
         "{pet} the {kind} looked at the {food} with big eyes.",
     ),

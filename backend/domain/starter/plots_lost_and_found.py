@@ -97,7 +97,7 @@ BROKEN_TOOL: Plot = (
         "Crack! One {time}, {A} heard a terrible noise. {His} {colour} {tool} was broken.",
     ),
     (
-        '"What is a {job} without a {tool}?" {he} asked {pet} the {kind}. {pet} did not know.',
+        '"What is a {job} without {a_tool}?" {he} asked {pet} the {kind}. {pet} did not know.',
         "{He} tried to mend it with string, but the string was too weak.",
         "{He} tried to mend it with glue, but only {pet} the {kind} got stuck.",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -119,6 +120,12 @@ def test_stories_say_every_fact_often_enough_and_never_contradict_it() -> None:
         if fact.relation in ("home", "colour", "kind", "friend", "worker", "owner", "fear", "thing", "sound"):
             for other in fact.others:
                 assert fact.sentence.format(other) not in whole, fact.sentence.format(other)
+
+
+def test_articles_fit_the_words_that_follow() -> None:
+    whole = json.dumps([dataset.make_rows() for dataset in STARTER_DATASETS])
+    assert not re.findall(r"\b[Aa] [aeiou]\w+", whole)
+    assert set(re.findall(r"\ban (\w)", whole)) <= set("aeiou") | {"h"}  # an hour
 
 
 def test_a_story_is_told_of_every_villager_and_by_every_plot() -> None:

@@ -1,0 +1,57 @@
+"""Write docs/settings.md and docs/schema.md from the code. `python docs/generate.py`; a test fails when they are out of date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_core import PydanticUndefined
+
+from backend.db.tables import Table
+from backend.settings import PROJECT, Settings
+
+DOCS = Path(__file__).parent
+
+
+def settings_page() -> str:
+    """Return the table of settings."""
+    lines = [
+        "# Settings",
+        "",
+        "Read from the environment, or from a file `.env` beside `pyproject.toml` (`.env.example` is a start). All of them are in",
+        "`backend/settings.py`. This page is generated: `python docs/generate.py`.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        variable = str(field.validation_alias or f"ROUNDHOUSE_{name.upper()}")
+        default = field.default if field.default is not PydanticUndefined else ""
+        shown = "unset" if default is None else str(default).replace(str(PROJECT) + "/", "")
+        lines.append(f"| `{variable}` | `{shown}` | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def schema_page() -> str:
+    """Return every table with its columns."""
+    lines = [
+        "# Schema",
+        "",
+        "The tables of `models.db` (or of PostgreSQL), from `backend/db/tables_*.py`. Alembic migrations in `backend/db/migrations` make",
+        "them. Votes, metric points, samples, log lines and usage are append-only. This page is generated: `python docs/generate.py`.",
+    ]
+    for mapper in sorted(Table.registry.mappers, key=lambda m: m.class_.__tablename__):
+        table = mapper.local_table
+        summary = (mapper.class_.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+        lines += ["", f"## {table.name}", "", summary, "", "| column | type | refers to |", "|---|---|---|"]
+        for column in table.columns:
+            marks = " (key)" if column.primary_key else ("" if column.nullable else " (required)")
+            targets = ", ".join(sorted(f"`{key.target_fullname}`" for key in column.foreign_keys))
+            lines.append(f"| `{column.name}`{marks} | {column.type!s} | {targets} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "schema.md": schema_page}
+
+if __name__ == "__main__":
+    for file, page in PAGES.items():
+        (DOCS / file).write_text(page())

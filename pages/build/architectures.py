@@ -1,0 +1,112 @@
+"""Architectures: design a network, see what it costs, keep it under a name."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.architecture import ArchitectureConfig
+from backend.services.architectures import (
+    ArchitectureView,
+    architecture_yaml,
+    archive_architecture,
+    delete_architecture,
+    get_architecture,
+    list_architectures,
+    parse_architecture,
+    save_architecture,
+)
+from backend.services.context import Context, Person
+from pages.components.architecture_form import draw_cost, draw_form, set_fields
+from pages.components.frame import errors_shown, page_frame, plain
+from pages.components.row_link import row_link
+from pages.components.words import ago, plural, short
+
+
+def draw_saved(ctx: Context, person: Person) -> None:
+    """Draw the stored architectures; each can be put into the form, launched, archived or deleted."""
+    archived = st.session_state.get("architectures_archived", False)
+    stored = list_architectures(ctx, archived=archived)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Saved", anchor=False, width="content")
+        st.toggle("Archived", key="architectures_archived")
+    if not stored:
+        st.caption("None here.")
+        return
+    with st.container(border=True, gap="xsmall"):
+        for view in stored:
+            draw_saved_row(ctx, person, view)
+
+
+def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None:
+    """Draw one stored architecture."""
+    columns = st.columns([3, 3, 1.2, 1.2, 1.6, 1], vertical_alignment="center")
+    with columns[0]:
+        row_link(view.name, page="build/architectures.py", query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
+    config = view.config
+    columns[1].caption(f"{plural(config.num_layers, 'layer')} × {config.width} wide, {config.context:,} tokens")
+    columns[2].text(short(view.parameters))
+    columns[3].caption(plural(view.num_runs, "run"))
+    columns[4].page_link("build/launch.py", label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name})
+    with columns[5].popover("", icon=":material/more_horiz:", key=f"more_{view.id}", help="Archive or delete"):
+        st.caption(f"Saved {ago(view.created_at)}")
+        word = "Take out of the archive" if view.archived_at else "Archive"
+        if st.button(word, key=f"archive_{view.id}", icon=":material/archive:"):
+            with errors_shown():
+                archive_architecture(ctx, view.id, person=person, archived=view.archived_at is None)
+                st.rerun()
+        if st.button("Delete", key=f"delete_{view.id}", icon=":material/delete:"):
+            with errors_shown():
+                delete_architecture(ctx, view.id, person=person)
+                st.rerun()
+
+
+def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -> None:
+    """Draw the name and the save button."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input("Name", key="architecture_name", placeholder="tiny-llama", width="stretch")
+        if (
+            st.button("Save", type="primary", icon=":material/save:", key="architecture_save", disabled=config is None)
+            and config is not None
+        ):
+            with errors_shown():
+                saved = save_architecture(ctx, name=name or "", config=config, person=person)
+                st.toast(f"Saved {plain(saved.name)}.", icon=":material/check_circle:")
+
+
+def draw_yaml(config: ArchitectureConfig) -> None:
+    """Show the config as YAML, and read one back."""
+    with st.expander("Show as YAML", icon=":material/data_object:"):
+        st.code(architecture_yaml(config), language="yaml")
+        st.caption("`roundhouse architecture describe FILE.yaml` reads the same text.")
+        pasted = st.text_area("Read from YAML", key="architecture_yaml", height=120, placeholder="num_layers: 6\nwidth: 192\n…")
+        if st.button("Put into the form", key="architecture_read", icon=":material/input:"):
+            with errors_shown():
+                st.session_state["architecture_next"] = parse_architecture(pasted or "")
+                st.rerun()
+
+
+def load_wanted(ctx: Context) -> None:
+    """Put what was asked for into the form, before its widgets are drawn: a pasted YAML, or `?architecture=`."""
+    pasted = st.session_state.pop("architecture_next", None)
+    if pasted is not None:
+        set_fields(pasted)
+    wanted = st.query_params.get("architecture")
+    if wanted and st.session_state.get("architecture_loaded") != wanted:
+        set_fields(get_architecture(ctx, wanted).config)
+        st.session_state["architecture_loaded"] = wanted
+
+
+with page_frame("Architectures", "Design a decoder of the Llama family: RoPE, RMSNorm, SwiGLU, grouped-query attention.") as (ctx, person):
+    load_wanted(ctx)
+    form, cost = st.columns([1, 1], gap="large")
+    with form, st.container(border=True):
+        st.subheader("Shape", anchor=False)
+        config = draw_form(ctx)
+        draw_save(ctx, person, config)
+    with cost:
+        if config is None:
+            st.warning("This network can't be built yet: see the words in red beside the fields.", icon=":material/rule:")
+        else:
+            draw_cost(config)
+            draw_yaml(config)
+    draw_saved(ctx, person)

@@ -1,0 +1,105 @@
+"""Checkpoints and bases: the list, one checkpoint (`?checkpoint=`), the form that adds a base (`?add=1`)."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.job_states import ACTIVE
+from backend.services.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
+from backend.services.context import Context
+from pages.components.base_form import draw_base_form
+from pages.components.checkpoint_detail import draw_checkpoint
+from pages.components.frame import empty_state, page_frame, plain
+from pages.components.job_progress import status_badge
+from pages.components.row_link import back_link, row_link
+from pages.components.words import ago, short, size
+
+SHAPE = [3.4, 1.2, 1.1, 1.1, 1.4, 1.3, 1.3]
+KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
+SHOWN = 100
+
+
+def draw_row(checkpoint: CheckpointView) -> None:
+    """Draw one line of the list."""
+    columns = st.columns(SHAPE, vertical_alignment="center")
+    icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
+    with columns[0]:
+        row_link(checkpoint.name, page="build/checkpoints.py", query={"checkpoint": checkpoint.id}, icon=icon, key=f"open_{checkpoint.id}")
+    with columns[1]:
+        if checkpoint.is_adapter:
+            st.badge("adapter", color="violet")
+        else:
+            st.badge("base" if checkpoint.origin == "added" else str(checkpoint.objective or "run"), color="gray")
+    columns[2].text(short(checkpoint.parameters) if checkpoint.parameters else "–")
+    columns[3].text(size(checkpoint.bytes) if checkpoint.is_ready else "–")
+    loss = checkpoint.metrics.get("val_loss")
+    columns[4].text(f"val_loss {loss:.3f}" if loss is not None else "")
+    columns[5].caption(ago(checkpoint.created_at))
+    with columns[6]:
+        if checkpoint.is_final:
+            st.badge("final", icon=":material/flag:", color="green")
+        elif not checkpoint.is_ready:
+            status_badge(checkpoint.status)
+
+
+def draw_list(ctx: Context) -> None:
+    """Draw the checkpoints, with a search and a filter; fresh every two seconds while a base is being added."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        wanted = st.text_input("Search", key="checkpoints_search", placeholder="Search", label_visibility="collapsed", width=260) or ""
+        kind = st.segmented_control(
+            "Show",
+            list(KINDS),
+            default="all",
+            required=True,
+            key="checkpoints_kind",
+            format_func=lambda k: KINDS[k],
+            label_visibility="collapsed",
+        )
+        archived = st.toggle("Archived", key="checkpoints_archived")
+        st.space("stretch")
+        if st.button("Add a base", type="primary", icon=":material/add:", key="checkpoints_add"):
+            st.switch_page("build/checkpoints.py", query_params={"add": "1"})
+    origin = None if kind == "all" else kind
+    active = any(not c.is_ready and c.status in ACTIVE for c in list_checkpoints(ctx, archived=archived))
+
+    @st.fragment(run_every=2 if active else None)
+    def rows() -> None:
+        found = [
+            c for c in list_checkpoints(ctx, origin=origin, archived=archived) if wanted.lower() in f"{c.name} {c.family} {c.run}".lower()
+        ]
+        if active and not any(not c.is_ready and c.status in ACTIVE for c in found):
+            st.rerun()
+        if not found:
+            draw_nothing(wanted)
+            return
+        with st.container(border=True, gap="xsmall"):
+            for checkpoint in found[:SHOWN]:
+                draw_row(checkpoint)
+        if len(found) > SHOWN:
+            st.caption(f"The newest {SHOWN} of {len(found):,}. Search to find the others.")
+
+    rows()
+
+
+def draw_nothing(wanted: str) -> None:
+    """Say why the list is empty and what to do."""
+    if wanted:
+        st.caption(f"Nothing here matches “{plain(wanted)}”.")
+        return
+    empty_state(
+        "No checkpoints yet. Train a network of your own, or add a base to start from.", page="build/launch.py", label="Launch a run",
+        icon=":material/rocket_launch:",
+    )  # fmt: skip
+
+
+with page_frame("Checkpoints", "Weights: what your runs wrote, and bases to start from.") as (ctx, person):
+    if "add" in st.query_params:
+        back_link("All checkpoints", page="build/checkpoints.py", key="checkpoints_back")
+        added = draw_base_form(ctx, person)
+        if added is not None:
+            st.switch_page("build/checkpoints.py", query_params={"checkpoint": added.id})
+    elif "checkpoint" in st.query_params:
+        back_link("All checkpoints", page="build/checkpoints.py", key="checkpoints_back")
+        draw_checkpoint(ctx, person, get_checkpoint(ctx, st.query_params["checkpoint"]))
+    else:
+        draw_list(ctx)

@@ -1,0 +1,77 @@
+"""Datasets: the list, one dataset (`?dataset=`), the import (`?import=1`)."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.services.context import Context
+from backend.services.datasets import DatasetView, get_dataset, list_datasets
+from pages.components.dataset_detail import draw_dataset
+from pages.components.dataset_import import draw_import
+from pages.components.frame import empty_state, page_frame, plain
+from pages.components.job_progress import status_badge
+from pages.components.row_link import back_link, row_link
+from pages.components.words import ago, plural, size
+
+SHAPE = [3.2, 1.3, 1.3, 1.2, 1.2, 1.3]
+
+
+def draw_row(dataset: DatasetView) -> None:
+    """Draw one line of the list."""
+    version = dataset.newest
+    columns = st.columns(SHAPE, vertical_alignment="center")
+    with columns[0]:
+        row_link(dataset.name, page="build/datasets.py", query={"dataset": dataset.id}, icon="database", key=f"open_{dataset.id}")
+    with columns[1]:
+        st.badge(dataset.kind, color="gray")
+    if version is None:
+        columns[2].caption("no version")
+        return
+    columns[2].text(plural(version.rows, "row") if version.is_ready else "–")
+    columns[3].text(size(version.bytes) if version.is_ready else "–")
+    columns[4].caption(ago(dataset.versions[0].created_at))
+    with columns[5]:
+        newest = dataset.versions[0]
+        status_badge(newest.status, ready=f"version {newest.number}")
+
+
+def draw_list(ctx: Context) -> None:
+    """Draw the datasets, with a search and a filter; fresh every two seconds while an import is going."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        wanted = st.text_input("Search", key="datasets_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
+        archived = st.toggle("Archived", key="datasets_archived")
+        st.space("stretch")
+        if st.button("Import a dataset", type="primary", icon=":material/upload:", key="datasets_import"):
+            st.switch_page("build/datasets.py", query_params={"import": "1"})
+    active = any(v.is_importing for d in list_datasets(ctx, archived=archived) for v in d.versions)
+
+    @st.fragment(run_every=2 if active else None)
+    def rows() -> None:
+        datasets = [d for d in list_datasets(ctx, archived=archived) if wanted.lower() in f"{d.name} {d.kind} {d.notes}".lower()]
+        if active and not any(v.is_importing for d in datasets for v in d.versions):
+            st.rerun()
+        if not datasets:
+            empty_state(
+                f"Nothing here matches “{plain(wanted)}”."
+                if wanted
+                else "No datasets yet. Bring a text file, a table of rows, or a dataset of the Hub."
+            )
+            return
+        with st.container(border=True, gap="xsmall"):
+            for dataset in datasets[:200]:
+                draw_row(dataset)
+
+    rows()
+
+
+with page_frame("Datasets", "What networks learn from and are measured on. A version never changes.") as (ctx, person):
+    if "import" in st.query_params:
+        back_link("All datasets", page="build/datasets.py", key="datasets_back")
+        version = draw_import(ctx, person)
+        if version is not None:
+            st.switch_page("build/datasets.py", query_params={"dataset": version.dataset_id})
+    elif "dataset" in st.query_params:
+        back_link("All datasets", page="build/datasets.py", key="datasets_back")
+        draw_dataset(ctx, person, get_dataset(ctx, st.query_params["dataset"]))
+    else:
+        draw_list(ctx)

@@ -1,0 +1,47 @@
+"""Figures about the shape of a network. Pure: plain data in, a Plotly figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+
+from pages.components.words import short
+
+COLORS = ("#B4471F", "#2C6E8F", "#5E8C31", "#8A5AA8", "#C79A1B")  # readable on the light and on the dark page
+LABELS: dict[str, str] = {
+    "embedding": "Embedding",
+    "attention": "Attention",
+    "feed_forward": "Feed-forward",
+    "norms": "Norms",
+    "output_head": "Output head",
+}
+
+
+def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
+    """Return one stacked bar: how the parameters are shared among the components that have any."""
+    total = sum(parts.get(key, 0) for key in LABELS)
+    figure = go.Figure()
+    for (key, label), color in zip(LABELS.items(), COLORS, strict=True):
+        count = parts.get(key, 0)
+        if not count:
+            continue
+        share = count / total
+        figure.add_bar(
+            y=[""],
+            x=[count],
+            orientation="h",
+            marker_color=color,
+            name=f"{label} {share:.0%}" if share >= 0.005 else f"{label} <1%",
+            hovertemplate=f"{label}: {short(count)} ({share:.1%})<extra></extra>",
+        )
+    figure.update_layout(
+        barmode="stack",
+        height=110,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        legend={"orientation": "h", "y": -0.1, "x": 0, "traceorder": "normal"},
+        xaxis={"visible": False, "range": [0, total]},
+        yaxis={"visible": False},
+        bargap=0.2,
+    )
+    return figure
