@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,7 +20,6 @@ from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
 from backend.services.references import refuse_while_used, users_of_tokenizer
 
-TokenizerKind = Literal["bpe", "byte"]
 KINDS: dict[str, str] = {
     "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
     "byte": "Plain bytes: 256 tokens, nothing to learn. Long sequences, the smallest vocabulary.",
@@ -61,7 +60,7 @@ def train_tokenizer(
     dataset: str,
     person: Person,
     vocab_size: int = 2048,
-    kind: TokenizerKind = "bpe",
+    kind: str = "bpe",
     idempotency_key: str | None = None,
 ) -> TokenizerView:
     """Ask for a tokenizer. Waits for the dataset's import if that is still going.
