@@ -21,6 +21,7 @@ from trl import DPOConfig, DPOTrainer
 from backend.domain.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.chat import encode_prompt
+from jobs.modeling.dataset_files import Split
 from jobs.training.checkpoint_store import estimate_checkpoint_bytes
 from jobs.training.loop import PROGRESS_EVERY_S
 from jobs.training.networks import load_base, lora_config, make_optimizer, padding_id
@@ -47,7 +48,7 @@ def train_dpo(parts: Parts) -> dict[str, Any]:
     datasets.disable_progress_bars()
     if parts.tokenizer.pad_token is None:
         parts.tokenizer.pad_token = parts.tokenizer.convert_ids_to_tokens(padding_id(parts.tokenizer))
-    train_rows, val_rows = (load_preferences(parts, split) for split in ("train", "val"))
+    train_rows, val_rows = (load_preferences(parts, "train"), load_preferences(parts, "val"))
     if not train_rows:
         raise InvalidInput("The train split has no usable preference pair.", field="dataset")
     network = load_base(parts)
@@ -78,7 +79,7 @@ def train_dpo(parts: Parts) -> dict[str, Any]:
     return callback.result()
 
 
-def load_preferences(parts: Parts, split: str) -> list[dict[str, Any]]:
+def load_preferences(parts: Parts, split: Split) -> list[dict[str, Any]]:
     """Return a split's pairs as TRL reads them; pairs that teach nothing are left out, counted and logged."""
     kept, same, too_long = [], 0, 0
     rows = read_rows(parts.dataset, split)

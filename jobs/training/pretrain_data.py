@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput
+from jobs.modeling.dataset_files import Split
 from jobs.modeling.tokenizers import encode_texts
 from jobs.reporter import Reporter
 from jobs.training.batches import EpochOrder, MicroBatch
@@ -21,7 +22,7 @@ from jobs.training.rows import iterate_rows, split_file
 TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
-def cache_tokens(dataset: Path, split: str, *, tokenizer: PreTrainedTokenizerBase, folder: Path, reporter: Reporter) -> TokenArray | None:
+def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, folder: Path, reporter: Reporter) -> TokenArray | None:
     """Tokenise a split into a file under `folder`, or find it there from an earlier attempt; return it memory-mapped.
 
     Documents follow each other as `<bos> text <eos>`, with what the tokenizer has of the two. None if the split is missing or empty.
@@ -35,7 +36,7 @@ def cache_tokens(dataset: Path, split: str, *, tokenizer: PreTrainedTokenizerBas
     file = folder / f"tokens-{split}-{key}.{np.dtype(dtype).name}"
     if not file.exists():
         partial = file.with_suffix(".partial")
-        num_tokens = _write_tokens(source, partial, tokenizer=tokenizer, dtype=dtype)
+        num_tokens = _write_tokens(dataset, split, partial, tokenizer=tokenizer, dtype=dtype)
         os.replace(partial, file)
         reporter.log(f"Tokenised the {split} split: {num_tokens:,} tokens.")
     if file.stat().st_size == 0:
@@ -44,15 +45,17 @@ def cache_tokens(dataset: Path, split: str, *, tokenizer: PreTrainedTokenizerBas
     return tokens
 
 
-def _write_tokens(source: Path, target: Path, *, tokenizer: PreTrainedTokenizerBase, dtype: type[np.uint16] | type[np.uint32]) -> int:
+def _write_tokens(
+    dataset: Path, split: Split, target: Path, *, tokenizer: PreTrainedTokenizerBase, dtype: type[np.uint16] | type[np.uint32]
+) -> int:
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     total = 0
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as out:
-        for rows in iterate_rows(source):
+        for rows in iterate_rows(dataset, split):
             flat: list[int] = []
-            for ids in encode_texts(tokenizer, [str(row["text"]) for row in rows]):
+            for ids in encode_texts(tokenizer, [str(row.get("text", "")) for row in rows]):
                 flat += [*before, *ids, *after]
             out.write(np.asarray(flat, dtype=dtype).tobytes())
             total += len(flat)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from backend.errors import NotFound
+from jobs.modeling.dataset_files import Split, iter_rows
+
+Row = dict[str, Any]
 
 
-def split_file(dataset: Path, split: str) -> Path | None:
+def split_file(dataset: Path, split: Split) -> Path | None:
     """Return a split's file; None if there is no val split. Raises NotFound if the train split is missing."""
     file = dataset / f"{split}.parquet"
     if file.is_file():
@@ -21,20 +23,20 @@ def split_file(dataset: Path, split: str) -> Path | None:
     return None
 
 
-def iterate_rows(file: Path, *, batch: int = 512) -> Iterator[list[dict[str, Any]]]:
-    """Yield a file's rows in lists, without reading it whole."""
-    for block in pq.ParquetFile(file).iter_batches(batch_size=batch):
-        yield block.to_pylist()
+def iterate_rows(dataset: Path, split: Split, *, batch: int = 512) -> Iterator[list[Row]]:
+    """Yield a split's rows in lists, without reading it whole."""
+    rows = iter_rows(dataset, split=split)
+    while block := list(islice(rows, batch)):
+        yield block
 
 
-def read_rows(dataset: Path, split: str) -> list[dict[str, Any]]:
+def read_rows(dataset: Path, split: Split) -> list[Row]:
     """Return all rows of a split; empty if there is no val split."""
-    file = split_file(dataset, split)
-    return [] if file is None else [row for rows in iterate_rows(file) for row in rows]
+    return [] if split_file(dataset, split) is None else list(iter_rows(dataset, split=split))
 
 
-def conversation_of(row: dict[str, Any]) -> list[dict[str, str]]:
+def conversation_of(row: Row) -> list[dict[str, str]]:
     """Return an instruction or chat row as messages."""
     if "messages" in row:
-        return [{"role": str(message["role"]), "content": str(message["content"] or "")} for message in row["messages"]]
-    return [{"role": "user", "content": str(row["prompt"] or "")}, {"role": "assistant", "content": str(row["completion"] or "")}]
+        return [{"role": str(message["role"]), "content": str(message.get("content") or "")} for message in row["messages"]]
+    return [{"role": "user", "content": str(row.get("prompt") or "")}, {"role": "assistant", "content": str(row.get("completion") or "")}]

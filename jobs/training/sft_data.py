@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput
 from jobs.modeling.chat import encode_chat
+from jobs.modeling.dataset_files import Split
 from jobs.reporter import Reporter
 from jobs.training.batches import IGNORE, EpochOrder, MicroBatch
 from jobs.training.rows import conversation_of, read_rows
@@ -27,7 +28,7 @@ class Example:
     targets: npt.NDArray[np.int64]
 
 
-def encode_rows(dataset: Path, split: str, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[Example]:
+def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[Example]:
     """Encode a split, cut to `context` tokens; rows with nothing left to train on are left out, counted and logged.
 
     Raises InvalidInput if no row of the train split is left.
