@@ -58,7 +58,7 @@ class JobQueue:
         try:
             self._celery.send_task(TASK, args=[queue], queue=queue)
         except Exception as error:  # kombu wraps broker errors in many types; the row is committed, so nothing is lost
-            log.warning("broker does not answer, the sweep will send again: %s", error)
+            log.info("broker does not answer, the sweep will send again: %s", error)
             return False
         return True
 

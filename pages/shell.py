@@ -59,10 +59,15 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
     }
 
 
+def run_ballot_alone() -> None:
+    """Run the ballot, at its own address and at the root: a lone page would be served at the root only, and its link called unknown."""
+    st.navigation([_page(*BALLOT, default=True), _page(*BALLOT)], position="hidden").run()
+
+
 def main() -> None:
     """Pass the gate, then run the page."""
     if link_rater() is not None or "link" in st.query_params:
-        st.navigation([_page(*BALLOT, default=False)], position="hidden").run()
+        run_ballot_alone()
         return
     person = current_person()
     if person is None:
@@ -71,7 +76,7 @@ def main() -> None:
         st.link_button("Sign in", "/auth/login", type="primary")
         return
     if person.role == "rater":
-        st.navigation([_page(*BALLOT, default=False)], position="hidden").run()
+        run_ballot_alone()
         return
     page = st.navigation(page_table(), expanded=True)
     with st.sidebar:

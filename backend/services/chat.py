@@ -79,6 +79,11 @@ class Answer:
         }
 
 
+def shuffle_sides(names: list[str]) -> list[str]:
+    """Return endpoints in the order in which their answers will stand, drawn anew for every turn so that a vote is blind."""
+    return random.sample(names, k=len(names))
+
+
 def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[Answer], None, None]:
     """Ask every question at once and yield the answers so far, at most every 50 ms, until all are done.
 

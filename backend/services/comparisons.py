@@ -193,6 +193,17 @@ def _flips(
     return tuple(Flip(found[first_id][key], found[second_id][key]) for key in kept)
 
 
+def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:
+    """Return the newest finished evaluation of every other checkpoint that may be compared with this one."""
+    key = column_key(evaluation)
+    newest: dict[str, EvaluationView] = {}
+    for other in list_evaluations(ctx, version_id=evaluation.version_id):
+        fits = other.status is Status.FINISHED and other.scores and other.checkpoint_id != evaluation.checkpoint_id
+        if fits and column_key(other) == key:
+            newest.setdefault(other.checkpoint_id, other)
+    return list(newest.values())
+
+
 def leaderboard(ctx: Context) -> Leaderboard:
     """Return every checkpoint's newest finished score on every benchmark. Evaluations that may not be compared get columns of their own."""
     evaluations = [e for e in list_evaluations(ctx, limit=5000) if e.status is Status.FINISHED and e.main_score is not None]

@@ -1,6 +1,233 @@
-"""Battles."""
+"""Battles: campaigns of blind votes between checkpoints. The list, and with `?campaign=` one campaign from completions to rematch."""
 
-from pages.components.frame import page_frame
+from __future__ import annotations
 
-with page_frame("Battles"):
-    pass
+import streamlit as st
+
+from backend.services.campaign_views import CampaignView, get_campaign, list_campaigns, list_rematches
+from backend.services.campaigns import add_contestant, close_campaign, retry_generation
+from backend.services.checkpoints import list_checkpoints
+from backend.services.context import Context, Person
+from backend.services.preference_sets import enter_new_checkpoint, launch_dpo_from_votes, preview_preferences, rematch_ready
+from backend.services.standings import Standings, export_votes_csv, standings
+from pages.components.campaign_form import draw_campaign_form
+from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.job_progress import status_badge
+from pages.components.row_link import back_link, row_link
+from pages.components.standings_panel import draw_bias, draw_leaderboard, draw_matrix, draw_raters, draw_verdicts
+from pages.components.words import ago, plural
+
+
+def draw_list(ctx: Context, person: Person) -> None:
+    """Draw every campaign, newest first, and the form for a new one."""
+    campaigns = list_campaigns(ctx)
+    if not campaigns:
+        empty_state(
+            "**Which checkpoint is better?** Give two or more the same prompts, let people vote without knowing who wrote what, and get a "
+            "rating with an interval. The votes can then train the next checkpoint."
+        )
+    if person.may_build:
+        with st.expander(
+            "New campaign", icon=":material/add:", expanded=not campaigns or "contestants" in st.query_params, key="new_campaign"
+        ):
+            draw_campaign_form(ctx, person)
+    for campaign in campaigns:
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            row_link(campaign.name, page="evaluate/battles.py", query={"campaign": campaign.id}, icon="swords", key=f"open_{campaign.id}")
+            draw_state(campaign)
+            st.space("stretch")
+            st.caption(
+                f"{plural(len(campaign.contestants), 'contestant')} · {plural(campaign.num_prompts, 'prompt')} · "
+                f"{plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')} · {ago(campaign.created_at)}",
+                width="content",
+            )
+
+
+def draw_state(campaign: CampaignView) -> None:
+    """Draw what a campaign is at, as a badge."""
+    if campaign.closed_at is not None:
+        st.badge("closed", color="gray", icon=":material/lock:")
+    elif campaign.is_standing:
+        st.badge("from the playground", color="gray", icon=":material/chat:")
+    elif len(campaign.contestants) < 2:
+        st.badge("waits for its run", color="orange", icon=":material/hourglass_top:")
+    elif campaign.is_writing:
+        st.badge("completions being written", color="blue", icon=":material/edit:")
+    else:
+        st.badge("open for votes", color="green", icon=":material/how_to_vote:")
+
+
+def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
+    """Draw the name, the way to the ballot, and what else may be done."""
+    back_link("All campaigns", page="evaluate/battles.py", key="back_to_campaigns")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(plain(campaign.name), anchor=False, width="content")
+        draw_state(campaign)
+        st.space("stretch")
+        votable = campaign.is_open and not campaign.is_standing and campaign.completions > 0
+        if votable and st.button("Vote", type="primary", key="to_ballot", icon=":material/how_to_vote:"):
+            st.switch_page("evaluate/ballot.py", query_params={"campaign": campaign.id})
+        if campaign.num_votes:
+            st.download_button(
+                "Votes as CSV", export_votes_csv(ctx, campaign.id), file_name="votes.csv", mime="text/csv", key="votes_csv",
+                icon=":material/download:", on_click="ignore",
+            )  # fmt: skip
+        if person.may_build and not campaign.is_standing:
+            closing = campaign.is_open
+            if st.button(
+                "Close" if closing else "Open again", key="close_campaign", icon=":material/lock:" if closing else ":material/lock_open:"
+            ):
+                with errors_shown():
+                    close_campaign(ctx, campaign.id, person=person, closed=closing)
+                    st.rerun()
+    source = f" from {campaign.dataset}" if campaign.dataset else ""
+    st.caption(
+        plain(
+            f"{plural(campaign.num_prompts, 'prompt')}{source}, {plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')}."
+        )
+    )
+
+
+def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> None:
+    """Draw who plays, how far each one's completions are, and the form to enter another."""
+    for contestant in campaign.contestants:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.page_link(
+                "build/checkpoints.py",
+                label=plain(contestant.name),
+                icon=":material/deployed_code:",
+                query_params={"checkpoint": contestant.checkpoint_id},
+            )
+            if contestant.job is not None:
+                status_badge(contestant.job.status, ready="written")
+            st.caption(f"{contestant.completions} of {campaign.num_prompts} prompts answered", width="content")
+            if contestant.failed and contestant.job is not None:
+                st.caption(plain(str(contestant.job.error.get("cause") or "")), width="content")
+                if person.may_build and st.button("Write the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"):
+                    with errors_shown():
+                        retry_generation(ctx, contestant.id, person=person)
+                        st.rerun()
+    if not person.may_build or not campaign.is_open or campaign.is_standing:
+        return
+    playing = {contestant.checkpoint_id for contestant in campaign.contestants}
+    others = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True) if checkpoint.id not in playing}
+    if others:
+        with st.popover("Enter another checkpoint", icon=":material/add:", key="enter_menu"):
+            chosen = st.selectbox("Checkpoint", list(others), format_func=others.__getitem__, key="enter_which")
+            if st.button("Enter it", key="enter_go"):
+                with errors_shown():
+                    add_contestant(ctx, campaign.id, chosen, person=person)
+                    st.rerun()
+
+
+@st.fragment(run_every=1.5)
+def draw_writing(ctx: Context, campaign_id: str) -> None:
+    """Draw how many completions are there, fresh while they are written."""
+    campaign = get_campaign(ctx, campaign_id)
+    if not campaign.is_writing:
+        st.rerun()
+    done, total = campaign.completions, max(1, campaign.expected_completions)
+    st.progress(min(1.0, done / total), text=f"{done} of {total} completions written. You can vote on those that are there.")
+
+
+@st.fragment(run_every=3)
+def draw_run_wait(ctx: Context, campaign_id: str) -> None:
+    """Draw what a rematch waits for, fresh until its new contestant is in."""
+    campaign = get_campaign(ctx, campaign_id)
+    if len(campaign.contestants) > 1:
+        st.rerun()
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown("This rematch begins when its run has finished; the new checkpoint is then entered against its parent by itself.")
+        if campaign.run_job is not None:
+            status_badge(campaign.run_job.status, ready="finished")
+
+
+def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> None:
+    """Draw where a rematch came from and what it waits for."""
+    if campaign.run_id is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption("Comes from", width="content")
+        if campaign.parent_id and campaign.parent:
+            row_link(campaign.parent, page="evaluate/battles.py", query={"campaign": campaign.parent_id}, icon="swords", key="to_parent")
+        st.caption("by the run", width="content")
+        row_link(campaign.run or "", page="build/run.py", query={"run": campaign.run_id}, icon="monitoring", key="to_run")
+    if campaign.held_out is not None:
+        st.caption(
+            "Its prompts are held out: the run has learned from none of them."
+            if campaign.held_out
+            else "The dataset had too few other prompts, so these are the ones the run has learned from. Read its lead with that in mind."
+        )
+    ready = rematch_ready(ctx, campaign.id)
+    if ready is not None:
+        if person.may_build and st.button(
+            "Enter the new checkpoint against its parent", type="primary", key="enter_rematch", icon=":material/swords:"
+        ):
+            with errors_shown():
+                enter_new_checkpoint(ctx, campaign.id, person=person)
+                st.rerun()
+    elif len(campaign.contestants) < 2:
+        draw_run_wait(ctx, campaign.id)
+
+
+def draw_loop(ctx: Context, person: Person, campaign: CampaignView, found: Standings) -> None:
+    """Draw the step from votes to the next checkpoint, and the rematches that came of it."""
+    st.subheader("Train on these votes", anchor=False)
+    resolution = preview_preferences(ctx, campaign.id)
+    left_out = resolution.undecided_votes + resolution.split_pairs
+    st.markdown(
+        f"The votes give **{plural(len(resolution.preferences), 'preference pair')}**"
+        + (f"; {plural(left_out, 'vote')} without a preference or with raters split evenly teach nothing." if left_out else ".")
+        + " A run learns from them (DPO, low-rank adapters), and its checkpoint then meets its parent in a rematch."
+    )
+    if person.may_build and resolution.preferences and found.table is not None:
+        names = [name for name in (*found.table.contestants, *found.unrated) if name in found.checkpoints]
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            base = st.selectbox("Start from", names, key="dpo_base", help="The leader, unless you choose another.", width=380)
+            if st.button("Make a preference set and train on it", type="primary", key="dpo_go", icon=":material/model_training:"):
+                with errors_shown():
+                    base_id = found.checkpoints[base]
+                    key = f"{campaign.id}-{campaign.num_votes}-{base_id}"
+                    launch = launch_dpo_from_votes(ctx, campaign.id, person=person, idempotency_key=key, base_id=base_id)
+                    st.switch_page("evaluate/battles.py", query_params={"campaign": launch.rematch.id})
+    for rematch in list_rematches(ctx, campaign.id):
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            row_link(rematch.name, page="evaluate/battles.py", query={"campaign": rematch.id}, icon="swords", key=f"rematch_{rematch.id}")
+            draw_state(rematch)
+            st.space("stretch")
+            st.caption(f"{plural(rematch.num_votes, 'vote')} · {ago(rematch.created_at)}", width="content")
+
+
+def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
+    """Draw one campaign."""
+    campaign = get_campaign(ctx, campaign_id)
+    draw_head(ctx, person, campaign)
+    draw_rematch_state(ctx, person, campaign)
+    if campaign.is_writing:
+        draw_writing(ctx, campaign.id)
+    found = standings(ctx, campaign.id)
+    if found.table is not None:
+        draw_leaderboard(found)
+        st.subheader("Verdicts", anchor=False)
+        draw_verdicts(found)
+        draw_bias(found)
+        with st.expander("Who beat whom", icon=":material/grid_on:", key="matrix"):
+            draw_matrix(found)
+        draw_loop(ctx, person, campaign, found)
+    elif campaign.completions and not campaign.is_standing:
+        empty_state("No votes yet. Vote yourself, or send a link to somebody: it opens the ballot alone, without an account.")
+    st.subheader("Raters", anchor=False)
+    draw_raters(ctx, person, campaign)
+    st.subheader("Contestants", anchor=False)
+    draw_contestants(ctx, person, campaign)
+
+
+with page_frame("Battles", "People compare answers blind; their votes rate the checkpoints, and train the next one.") as (
+    context_,
+    person_,
+):
+    wanted_ = st.query_params.get("campaign")
+    if wanted_:
+        draw_campaign(context_, person_, wanted_)
+    else:
+        draw_list(context_, person_)

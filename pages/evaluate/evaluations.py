@@ -1,6 +1,158 @@
-"""Evaluations."""
+"""Evaluations: the scores of all checkpoints, one evaluation (`?evaluation=`), a comparison (`?first=&second=`), the form (`?new=1`)."""
 
-from pages.components.frame import page_frame
+from __future__ import annotations
 
-with page_frame("Evaluations"):
-    pass
+import streamlit as st
+
+from backend.domain.evaluation_config import KIND_LABEL
+from backend.services.comparisons import Column, Leaderboard, leaderboard, rank_column
+from backend.services.context import Context
+from backend.services.evaluations import EvaluationView, get_evaluation, list_evaluations
+from pages.components.evaluation_detail import draw_comparison, draw_evaluation
+from pages.components.evaluation_form import draw_form
+from pages.components.frame import empty_state, page_frame
+from pages.components.job_progress import status_badge
+from pages.components.row_link import back_link, row_link
+from pages.components.score_charts import ScoreDot, score_figure
+from pages.components.score_words import interval_text, metric_label, p_text, score_text
+from pages.components.words import ago
+
+PAGE = "evaluate/evaluations.py"
+SHAPE = [2.6, 2.2, 1.6, 2.0, 1.2, 1.2]
+SHOWN = 50
+
+
+def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw one line of the list."""
+    columns = st.columns(SHAPE, vertical_alignment="center")
+    with columns[0]:
+        row_link(evaluation.checkpoint, page=PAGE, query={"evaluation": evaluation.id}, icon="grading", key=f"open_{evaluation.id}")
+    columns[1].text(evaluation.benchmark)
+    columns[2].caption(KIND_LABEL[evaluation.kind])
+    score = evaluation.main_score
+    if score is not None:
+        columns[3].text(f"{score_text(score.metric, score.value)} ({interval_text(score.metric, score.low, score.high) or 'no interval'})")
+    elif evaluation.is_active:
+        done, total = float(evaluation.progress.get("done") or 0), float(evaluation.progress.get("total") or 0)
+        columns[3].progress(min(1.0, done / total) if total else 0.0, text=f"{done:,.0f} of {total:,.0f}" if total else "Waiting")
+    columns[4].caption(ago(evaluation.created_at, now=ctx.now()))
+    with columns[5]:
+        status_badge(evaluation.status, ready="finished")
+
+
+def draw_list(ctx: Context) -> None:
+    """Draw the newest evaluations; fresh every two seconds while one is active."""
+    active = bool(list_evaluations(ctx, active=True, limit=1))
+
+    @st.fragment(run_every=2 if active else None)
+    def rows() -> None:
+        found = list_evaluations(ctx, limit=SHOWN)
+        if active and not any(evaluation.is_active for evaluation in found):
+            st.rerun()
+        with st.container(border=True, gap="xsmall"):
+            for evaluation in found:
+                draw_row(ctx, evaluation)
+
+    rows()
+
+
+def column_label(column: Column) -> str:
+    """Return what a column is called."""
+    return f"{column.benchmark} ({column.detail})" if column.detail else column.benchmark
+
+
+def draw_ranking(ctx: Context, column: Column) -> None:
+    """Draw one benchmark: scores with intervals, and who can't be told from the best."""
+    ranks = rank_column(ctx, column.key)
+    dots = [ScoreDot(r.evaluation.checkpoint, r.score.value, r.score.low, r.score.high, r.shares_first_place) for r in ranks]
+    chance = ranks[0].evaluation.facts.get("chance") if column.metric == "acc" else None
+    st.plotly_chart(
+        score_figure(dots, metric=column.metric, chance=chance), key=f"ranking_{column.key}", config={"displayModeBar": False},
+        alt=f"{metric_label(column.metric)} of {len(dots)} checkpoints with intervals",
+    )  # fmt: skip
+    if len(ranks) > 1:
+        st.caption(
+            f"{'Lower' if column.lower_is_better else 'Higher'} is better. Filled dots share the first place: on the same items they can't be told from "
+            "the best, after Holm's correction for the number of comparisons. Whiskers are 95 % intervals."
+        )
+    with st.container(border=True, gap="xsmall"):
+        for number, rank in enumerate(ranks, 1):
+            columns = st.columns([0.4, 2.6, 1.3, 2.2, 1.2, 1.8], vertical_alignment="center")
+            columns[0].text("1" if rank.shares_first_place else str(number))
+            with columns[1]:
+                row_link(
+                    rank.evaluation.checkpoint, page=PAGE, query={"evaluation": rank.evaluation.id}, icon="deployed_code",
+                    key=f"rank_{rank.evaluation.id}",
+                )  # fmt: skip
+            columns[2].text(score_text(column.metric, rank.score.value))
+            columns[3].text(interval_text(column.metric, rank.score.low, rank.score.high) or "no interval")
+            columns[4].text(f"n = {rank.score.n:,}")
+            with columns[5]:
+                if number == 1:
+                    st.caption("best score")
+                elif st.button(
+                    f"p = {p_text(rank.p_adjusted)}", type="tertiary", icon=":material/compare_arrows:", key=f"versus_{rank.evaluation.id}"
+                ):
+                    st.switch_page(PAGE, query_params={"first": ranks[0].evaluation.id, "second": rank.evaluation.id})
+
+
+def draw_board(ctx: Context, board: Leaderboard) -> None:
+    """Draw the benchmark that is chosen, then all of them in a table."""
+    columns = {column.key: column for column in board.columns}
+    key = st.selectbox("Benchmark", list(columns), format_func=lambda k: column_label(columns[k]), key="board_column", width=420)
+    draw_ranking(ctx, columns[key])
+    if len(columns) > 1:
+        with st.expander("All benchmarks", icon=":material/table:"):
+            table = [
+                {
+                    "Checkpoint": name,
+                    **{
+                        f"{column_label(column)}, {metric_label(column.metric).lower()}": (
+                            f"{score_text(column.metric, cell.score.value)} ({interval_text(column.metric, cell.score.low, cell.score.high)})"
+                            if (cell := cells.get(column.key))
+                            else ""
+                        )
+                        for column in board.columns
+                    },
+                }
+                for _, name, cells in board.rows
+            ]
+            st.dataframe(table, hide_index=True, key="board_table", alt="Scores of all checkpoints on all benchmarks")
+
+
+def draw_overview(ctx: Context) -> None:
+    """Draw the scores and the newest evaluations."""
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        if st.button("New evaluation", type="primary", icon=":material/add:", key="eval_new"):
+            st.switch_page(PAGE, query_params={"new": "1"})
+    if not list_evaluations(ctx, limit=1):
+        empty_state(
+            "No evaluations yet. Score a checkpoint on a benchmark, or see how well it predicts a text it was not trained on.",
+            page="build/checkpoints.py", label="See the checkpoints", icon=":material/deployed_code:",
+        )  # fmt: skip
+        return
+    board = leaderboard(ctx)
+    if board.columns:
+        st.subheader("Scores", anchor=False)
+        draw_board(ctx, board)
+    st.subheader("Newest evaluations", anchor=False)
+    draw_list(ctx)
+
+
+with page_frame("Evaluations", "What checkpoints score, how sure that is, and which items they get wrong.") as (ctx, person):
+    query = st.query_params
+    if "evaluation" in query:
+        back_link("All evaluations", page=PAGE, key="eval_back")
+        draw_evaluation(ctx, person, get_evaluation(ctx, query["evaluation"]))
+    elif "first" in query and "second" in query:
+        back_link("All evaluations", page=PAGE, key="eval_back")
+        draw_comparison(ctx, query["first"], query["second"])
+    elif "new" in query or "checkpoint" in query or "dataset" in query:
+        back_link("All evaluations", page=PAGE, key="eval_back")
+        launched = draw_form(ctx, person, checkpoint_id=query.get("checkpoint"), dataset_id=query.get("dataset"))
+        if len(launched) == 1:
+            st.switch_page(PAGE, query_params={"evaluation": launched[0].id})
+        elif launched:
+            st.switch_page(PAGE)
+    else:
+        draw_overview(ctx)

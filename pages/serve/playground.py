@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.domain.chat import ChatMessage, Role, SamplingParams
 from backend.services.ballots import record_side_by_side_vote
-from backend.services.chat import Answer, Question, stream_answers
+from backend.services.chat import Answer, Question, shuffle_sides, stream_answers
 from backend.services.context import Context, Person
 from backend.services.conversations import (
     ConversationView,
@@ -33,7 +33,6 @@ DEFAULTS: dict[str, float | int] = {"temperature": 0.8, "top_p": 0.95, "max_toke
 def draw_conversations(ctx: Context, person: Person, current: str | None) -> None:
     """Draw the person's conversations in the sidebar."""
     with st.sidebar:
-        st.divider()
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown("**Conversations**")
             st.space("stretch")
@@ -63,7 +62,7 @@ def draw_settings(endpoints: list[EndpointView], conversation: ConversationView 
         index=others.index(beside) if beside in others else 0,
         format_func=lambda value: value or "nobody",
         key=f"other_{scope}",
-        help="One prompt to two endpoints side by side, with a vote under the answers.",
+        help="One prompt to two endpoints side by side, on shuffled sides, with a vote under the answers.",
         disabled=len(others) == 1,
     )
     with more.popover("Settings", icon=":material/tune:", width="stretch"):
@@ -119,7 +118,7 @@ def draw_history(ctx: Context, person: Person, conversation: ConversationView, m
         turns[message.position].append(message)
     for position, group in turns.items():
         if group[0].role == "user":
-            with st.chat_message("user"):
+            with st.chat_message("user", avatar=":material/person:"):
                 st.text(group[0].content, width="stretch")
         elif len(group) == 1:
             with st.chat_message("assistant", avatar=":material/train:"):
@@ -169,7 +168,7 @@ def ask(
     params: SamplingParams,
 ) -> None:  # fmt: skip
     """Stream one turn and keep it, whole or stopped."""
-    names = [conversation.endpoint, *([conversation.other_endpoint] if conversation.other_endpoint else [])]
+    names = shuffle_sides([conversation.endpoint, *([conversation.other_endpoint] if conversation.other_endpoint else [])])
     checkpoints = {endpoint.name: endpoint.checkpoint_id for endpoint in endpoints}
     if len(names) == 1:
         with st.chat_message("assistant", avatar=":material/train:"):
@@ -248,7 +247,7 @@ def main(ctx: Context, person: Person) -> None:
         )
         conversation = get_conversation(ctx, conversation.id, person=person)
     st.query_params["conversation"] = conversation.id
-    with st.chat_message("user"):
+    with st.chat_message("user", avatar=":material/person:"):
         st.text(prompt, width="stretch")
     add_message(ctx, conversation.id, role="user", content=prompt, person=person)
     asked = main_line(system, list_messages(ctx, conversation.id, person=person))

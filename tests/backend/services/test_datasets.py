@@ -1,0 +1,172 @@
+"""Datasets: from an upload to an immutable version, and what may be deleted."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend.db.tables import Run
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, Person, Policy
+from backend.services.datasets import (
+    VersionView,
+    add_rows_dataset,
+    archive_dataset,
+    delete_dataset,
+    get_dataset,
+    import_dataset,
+    list_datasets,
+    rename_dataset,
+    resolve_version,
+    version_of_job,
+)
+from backend.services.inspection import inspect_upload, preview_rows, read_rejected
+from backend.services.uploads import list_file_offers, save_upload
+from tests.backend.services.job_work import do_job
+
+ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}!"} for n in range(20)]
+RATER = Person(id="r", name="Rater", role="rater")
+
+
+def upload(ctx: Context, name: str, text: str) -> str:
+    return save_upload(ctx, io.BytesIO(text.encode()), name=name, person=LOCAL)
+
+
+def imported(ctx: Context, name: str, rows: list[dict[str, object]], *, kind: str = "instruction") -> VersionView:
+    version = import_dataset(ctx, name=name, kind=kind, upload=upload(ctx, f"{name}.json", json.dumps(rows)), person=LOCAL)
+    assert version.job_id is not None
+    do_job(ctx, version.job_id)
+    return version_of_job(ctx, version.job_id)
+
+
+def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
+    stored = upload(ctx, "my rows.json", json.dumps([*ALPACA, {"instruction": "", "output": 3}]))
+    seen = inspect_upload(ctx, stored)
+    assert (seen.kind, seen.mapping["instruction"], seen.mapping["output"]) == ("instruction", "prompt", "completion")
+    assert "Say 0." in seen.preview[0].text
+    assert [row.problem for row in seen.preview if row.problem]
+    version = import_dataset(ctx, name="sayings", kind=seen.kind, mapping=seen.mapping, upload=stored, val_fraction=0.1, person=LOCAL)
+    assert version.is_importing
+    with pytest.raises(Conflict, match="still being imported"):
+        resolve_version(ctx, "sayings")
+    do_job(ctx, str(version.job_id))
+    done = resolve_version(ctx, "sayings")
+    assert (done.label, done.rows, done.train_rows, done.val_rows, done.rejected_rows) == ("sayings@1", 20, 18, 2, 1)
+    assert json.loads(read_rejected(ctx, done))["row"] == 21
+    assert len(preview_rows(ctx, done, split="train", offset=16, limit=5)) == 2
+    assert not list(ctx.artifacts.folder("uploads").iterdir()), "the upload is not kept beside the Parquet"
+
+
+def test_same_content_makes_no_second_version(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ALPACA)
+    again = imported(ctx, "sayings", ALPACA)
+    assert again.reused
+    assert again.id == first.id
+    assert len(get_dataset(ctx, "sayings").versions) == 1
+    other = imported(ctx, "sayings", ALPACA[:10])
+    assert (other.number, other.reused) == (2, False)
+    assert resolve_version(ctx, "sayings").number == 2
+    assert resolve_version(ctx, "sayings@1").rows == 20
+
+
+def test_double_click_is_one_import(ctx: Context) -> None:
+    stored = upload(ctx, "a.jsonl", '{"text": "once"}')
+    one = import_dataset(ctx, name="a", kind="text", upload=stored, person=LOCAL, idempotency_key="click")
+    two = import_dataset(ctx, name="a", kind="text", upload=stored, person=LOCAL, idempotency_key="click")
+    assert one.id == two.id
+
+
+def test_failed_import_says_why_and_makes_way_for_the_next(ctx: Context) -> None:
+    broken = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", '{"x": 1}\n'), person=LOCAL)
+    job = do_job(ctx, str(broken.job_id))
+    assert job.status == "failed"
+    with pytest.raises(Conflict, match="did not finish"):
+        resolve_version(ctx, "a")
+    assert imported(ctx, "a", ALPACA).number == 1
+    assert len(get_dataset(ctx, "a").versions) == 1
+
+
+def test_unknown_name_offers_the_near_ones(ctx: Context) -> None:
+    imported(ctx, "sayings", ALPACA)
+    with pytest.raises(NotFound, match="Did you mean “sayings”"):
+        resolve_version(ctx, "saying")
+    with pytest.raises(NotFound, match="no version 7"):
+        resolve_version(ctx, "sayings@7")
+
+
+def test_dataset_in_use_names_its_users_and_is_not_deleted(ctx: Context) -> None:
+    version = imported(ctx, "sayings", ALPACA)
+    with ctx.db.write() as session:
+        session.add(Run(name="my run", objective="sft", config={}, dataset_version_id=version.id))
+    with pytest.raises(Conflict, match="run “my run”"):
+        delete_dataset(ctx, version.dataset_id, person=LOCAL)
+    archive_dataset(ctx, version.dataset_id, person=LOCAL)
+    assert list_datasets(ctx) == []
+    assert [dataset.name for dataset in list_datasets(ctx, archived=True)] == ["sayings"]
+
+
+def test_deleting_keeps_a_folder_that_another_dataset_shares(ctx: Context) -> None:
+    first, second = imported(ctx, "one", ALPACA), imported(ctx, "two", ALPACA)
+    assert first.folder == second.folder
+    delete_dataset(ctx, first.dataset_id, person=LOCAL)
+    assert preview_rows(ctx, resolve_version(ctx, "two"))
+    delete_dataset(ctx, second.dataset_id, person=LOCAL)
+    assert not ctx.artifacts.path(str(second.folder)).exists()
+
+
+def test_rows_from_votes_become_a_preference_set_with_provenance(ctx: Context) -> None:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Question {n}"}],
+            "chosen": [{"role": "assistant", "content": "good"}],
+            "rejected": [{"role": "assistant", "content": "bad"}],
+        }
+        for n in range(12)
+    ]
+    version = add_rows_dataset(ctx, name="votes", kind="preference", rows=rows, provenance={"campaign": "c1"}, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    done = resolve_version(ctx, "votes")
+    assert (done.kind, done.rows, done.provenance) == ("preference", 12, {"campaign": "c1"})
+
+
+def test_upload_above_the_limit_leaves_nothing_behind(ctx: Context) -> None:
+    small = replace(ctx, policy=Policy(max_upload_bytes=10, keep_free_bytes=0))
+    with pytest.raises(InvalidInput, match="larger than"):
+        save_upload(small, io.BytesIO(b"x" * 11), name="big.txt", person=LOCAL)
+    assert not list(ctx.artifacts.folder("uploads").iterdir())
+
+
+def test_upload_name_can_not_climb_out(ctx: Context) -> None:
+    stored = save_upload(ctx, io.BytesIO(b"hello"), name="../../..\\evil name.txt", person=LOCAL)
+    path = ctx.artifacts.path(stored)
+    assert path.name == "evil-name.txt"
+    assert path.parent.parent == ctx.artifacts.root / "uploads"
+
+
+def test_kind_of_a_name_does_not_change(ctx: Context) -> None:
+    version = imported(ctx, "sayings", ALPACA)
+    with pytest.raises(Conflict, match="of kind instruction"):
+        import_dataset(ctx, name="sayings", kind="text", upload=upload(ctx, "t.txt", "text"), person=LOCAL)
+    rename_dataset(ctx, version.dataset_id, "words", person=LOCAL)
+    assert resolve_version(ctx, "words").id == version.id
+
+
+def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "data" / "a.txt", tmp_path / "secret.txt"
+    inside.parent.mkdir()
+    inside.write_text("offered")
+    outside.write_text("not offered")
+    here = replace(ctx, data_path=inside.parent)
+    assert [offer.name for offer in list_file_offers(here)] == ["a.txt"]
+    engineer = Person(id="e", name="Engineer", role="engineer")
+    with pytest.raises(NotAllowed, match="outside the folder"):
+        import_dataset(here, name="s", kind="text", source_path=outside, person=engineer)
+    with pytest.raises(NotAllowed, match="may not"):
+        import_dataset(here, name="s", kind="text", source_path=inside, person=RATER)
+    version = import_dataset(here, name="s", kind="text", source_path=inside, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    assert resolve_version(ctx, "s").facts["text_bytes"] == len("offered")

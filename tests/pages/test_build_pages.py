@@ -1,0 +1,205 @@
+"""The pages that build: datasets, tokenizers, architectures, checkpoints. Each is rendered empty and filled, and driven once."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.bootstrap import get_context
+from backend.db.tables import Checkpoint
+from backend.domain.architecture import ArchitectureConfig
+from backend.services.architectures import list_architectures, save_architecture
+from backend.services.context import LOCAL, Context
+from backend.services.datasets import get_dataset, import_dataset, list_datasets
+from backend.services.tokenizers import list_tokenizers, train_tokenizer
+from backend.services.uploads import save_upload
+from tests.backend.services.job_work import do_job
+
+SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
+EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """An installation that pages find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def open_page(path: str, **query: str) -> AppTest:
+    """Open a page by its file through the gate."""
+    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app.run()
+    app.switch_page(path)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    return app
+
+
+def words(app: AppTest) -> str:
+    """Return what is written on the page."""
+    parts = [*app.markdown, *app.caption, *app.text, *app.title, *app.subheader, *app.code, *app.error, *app.warning, *app.info]
+    return "\n".join(str(part.value) for part in parts) + "\n".join(button.label for button in app.button)
+
+
+def assert_sound(app: AppTest) -> None:
+    assert not app.exception
+    assert not app.error, words(app)
+
+
+def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str = "instruction") -> str:
+    upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
+    version = import_dataset(site, name=name, kind=kind, upload=upload, person=LOCAL)
+    do_job(site, str(version.job_id))
+    return version.dataset_id
+
+
+@pytest.mark.parametrize("page", ["datasets", "tokenizers", "architectures", "checkpoints"])
+def test_empty_page_says_what_to_do(site: Context, page: str) -> None:
+    app = open_page(f"build/{page}.py")
+    assert_sound(app)
+    assert app.title[0].value == page.capitalize()
+    assert app.button or app.get("page_link")
+
+
+@pytest.mark.parametrize(("page", "query"), [("datasets", {"import": "1"}), ("checkpoints", {"add": "1"})])
+def test_form_page_opens(site: Context, page: str, query: dict[str, str]) -> None:
+    assert_sound(open_page(f"build/{page}.py", **query))
+
+
+@pytest.mark.parametrize("page", ["datasets", "checkpoints", "architectures"])
+def test_link_to_what_is_gone_is_a_sentence(site: Context, page: str) -> None:
+    app = open_page(f"build/{page}.py", **{page[:-1]: "gone"})
+    assert not app.exception
+    assert "gone" in app.error[0].value
+
+
+def test_dataset_page_shows_rows_as_plain_text(site: Context) -> None:
+    rows = [{"instruction": f"{EVIL} {n}", "output": "answer"} for n in range(12)]
+    identity = dataset(site, "hostile *name*", [*rows, {"instruction": "", "output": ""}])
+    listed = open_page("build/datasets.py")
+    assert_sound(listed)
+    assert "hostile \\*name\\*" in words(listed)
+    app = open_page("build/datasets.py", dataset=identity)
+    assert_sound(app)
+    assert any(EVIL in code.value for code in app.code)
+    assert not any(EVIL in text.value for text in [*app.markdown, *app.caption])
+    assert [metric.value for metric in app.metric][:3] == ["12", "11", "1"]
+
+
+def test_failed_import_is_explained_on_its_page(site: Context) -> None:
+    upload = save_upload(site, io.BytesIO(b'{"x": 1}\n'), name="rows.jsonl", person=LOCAL)
+    version = import_dataset(site, name="broken", kind="instruction", upload=upload, person=LOCAL)
+    do_job(site, str(version.job_id))
+    app = open_page("build/datasets.py", dataset=version.dataset_id)
+    assert not app.exception
+    assert "The import failed" in app.error[0].value
+
+
+def test_dataset_that_waits_for_a_worker_says_so(site: Context) -> None:
+    upload = save_upload(site, io.BytesIO(b"text"), name="a.txt", person=LOCAL)
+    version = import_dataset(site, name="waiting", kind="text", upload=upload, person=LOCAL)
+    app = open_page("build/datasets.py", dataset=version.dataset_id)
+    assert_sound(app)
+    assert "No worker serves the queue" in words(app)
+    app.button(key=f"stop_{version.job_id}").click().run()
+    assert get_dataset(site, "waiting").versions[0].status == "cancelled"
+
+
+def test_rename_and_archive_on_the_page(site: Context) -> None:
+    identity = dataset(site, "before", [{"instruction": "a", "output": "b"}] * 3)
+    app = open_page("build/datasets.py", dataset=identity)
+    app.text_input(key=f"name_{identity}").input("after")
+    app.button(key=f"save_{identity}").click().run()
+    assert_sound(app)
+    app.button(key=f"archive_{identity}").click().run()
+    assert [view.name for view in list_datasets(site, archived=True)] == ["after"]
+
+
+def test_tokenizer_is_trained_from_the_page_once(site: Context) -> None:
+    dataset(site, "mill", [{"instruction": "Who?", "output": "The miller."}] * 5)
+    app = open_page("build/tokenizers.py")
+    assert_sound(app)
+    app.number_input(key="tokenizer_vocabulary").set_value(300).run()
+    app.button(key="tokenizer_train").click().run()
+    assert_sound(app)
+    (tokenizer,) = list_tokenizers(site)
+    assert (tokenizer.name, tokenizer.dataset) == ("mill-bpe-300", "mill@1")
+    app.button(key="tokenizer_train").click().run()
+    assert "already a tokenizer" in app.error[0].value
+    assert len(list_tokenizers(site)) == 1
+
+
+def test_architecture_explains_what_is_impossible_beside_the_field(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    assert_sound(app)
+    assert app.metric[0].value == "1.12 M"
+    app.text_input(key="architecture_width").input("130").run()
+    assert not app.exception
+    assert "130 / 4 is not whole" in words(app)
+    assert app.button(key="architecture_save").disabled
+    app.text_input(key="architecture_width").input("wide").run()
+    assert "not a whole number" in words(app)
+    app.text_input(key="architecture_width").input("256").run()
+    app.text_input(key="architecture_name").input("wider")
+    app.button(key="architecture_save").click().run()
+    assert_sound(app)
+    (saved,) = list_architectures(site)
+    assert (saved.name, saved.config.width) == ("wider", 256)
+    assert "wider" in words(app)
+
+
+def test_architecture_from_yaml_fills_the_form(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    app.text_area(key="architecture_yaml").input("num_layers: 7\nwidth: 96\nnum_heads: 3\nnum_kv_heads: 1\n")
+    app.button(key="architecture_read").click().run()
+    assert_sound(app)
+    assert app.text_input(key="architecture_num_layers").value == "7"
+    app.text_area(key="architecture_yaml").input("width: 130")
+    app.button(key="architecture_read").click().run()
+    assert "can't be built" in app.error[0].value.replace("\\", "")
+
+
+def test_architecture_takes_its_vocabulary_from_a_tokenizer(site: Context) -> None:
+    dataset(site, "mill", [{"instruction": "Who?", "output": "The miller."}] * 5)
+    tokenizer = train_tokenizer(site, name="bytes", dataset="mill", kind="byte", person=LOCAL)
+    do_job(site, str(tokenizer.job_id))
+    saved = save_architecture(site, name="stored", config=ArchitectureConfig(num_layers=9), person=LOCAL)
+    app = open_page("build/architectures.py", architecture=saved.id)
+    assert_sound(app)
+    assert app.text_input(key="architecture_num_layers").value == "9"
+    app.selectbox(key="architecture_tokenizer").select("bytes").run()
+    assert app.text_input(key="architecture_vocab_size").value == "262"
+
+
+def test_checkpoint_page_shows_lineage_and_files(site: Context) -> None:
+    folder = site.artifacts.folder("bases", "b")
+    (folder / "config.json").write_text("{}")
+    with site.db.write() as session:
+        base = Checkpoint(name=f"base {EVIL[:20]}", origin="added", folder="bases/b", family="llama", parameters=260_032, bytes=2, source="hub/id")
+        session.add(base)
+        session.flush()
+        child = Checkpoint(name="child", origin="run", step=5, parent_id=base.id, folder="bases/b", metrics={"val_loss": 1.25})
+        session.add(child)
+        session.flush()
+        base_id, child_id = base.id, child.id
+    assert_sound(open_page("build/checkpoints.py"))
+    app = open_page("build/checkpoints.py", checkpoint=child_id)
+    assert_sound(app)
+    assert "1.250" in [metric.value for metric in app.metric]
+    app.button(key=f"link_{base_id}").click().run()
+    assert app.query_params["checkpoint"] in (base_id, [base_id])
+    app.button(key=f"prepare_{base_id}").click().run()
+    assert_sound(app)
+    assert app.get("download_button")
