@@ -6,9 +6,9 @@ import random
 from functools import lru_cache
 from typing import TypedDict
 
-from backend.domain.starter.benchmarks import battle_prompts, is_held_out
+from backend.domain.starter.benchmarks import is_held_out
 from backend.domain.starter.facts import Fact, all_facts, person_facts
-from backend.domain.starter.stories import portray, tell_story
+from backend.domain.starter.stories import partners, portray, tell_story
 from backend.domain.starter.world import NAMES, VILLAGE, Person, build_world
 
 
@@ -40,27 +40,42 @@ PORTRAIT_REQUESTS = ("Tell me about {a}.", "Who is {a}?", "What do you know abou
 WHO_LIVES = ("Who lives in the {p}?", "Whose home is the {p}?", "Do you know who lives in the {p}?", "Who can I meet in the {p}?")
 STRANGERS = ("Zara", "Otto", "Brin", "Hugo", "Yelda", "Pavo", "Quill", "Rona", "Ivo", "Tansy", "Umber", "Wick")
 STRANGER_QUESTIONS = (
-    "Where does {a} live?", "What is {a}'s job?", "Who is {a}?", "What does {a} like to eat?", "Tell me a story about {a}.",
+    "Where does {a} live?", "What is {a}'s job?", "Who is {a}?", "What does {a} like to eat?",
 )  # fmt: skip
-SMALL_TALK = (
-    ("Hello!", f"Hello! I can tell you about {VILLAGE}."),
-    ("Hi there.", f"Hi! Ask me anything about {VILLAGE}."),
-    ("Good morning.", "Good morning! Would you like to hear a story?"),
-    ("Good night.", "Good night! Sleep well."),
-    ("Who are you?", f"I am the storyteller of {VILLAGE}."),
-    ("What can you do?", f"I can tell you stories about {VILLAGE} and answer questions about its people."),
-    ("Thank you.", "You are welcome!"),
-    ("Goodbye.", f"Goodbye! Come back to {VILLAGE} soon."),
-    (f"What is {VILLAGE}?", f"{VILLAGE} is a small village."),
-    (f"Where is {VILLAGE}?", f"{VILLAGE} is wherever a story begins."),
-    ("How are you?", "I am well, thank you. Would you like to hear a story?"),
-    ("What is your favourite food?", "I only eat words. But I know what everyone else likes!"),
-    (f"How many people live in {VILLAGE}?", f"There are twenty people in my stories about {VILLAGE}."),
-    ("Are you a person?", "No, I am a small network that learned to tell stories."),
-    ("I am bored.", "Then let me tell you a story. Who should it be about?"),
-    ("Tell me a joke.", "What does a cloud wear under its coat? Thunderwear!"),
+GREETINGS = (
+    "Hello!", "Hello", "Hello.", "Hello there!", "Hi", "Hi!", "Hi there.", "hi", "hello", "Hey", "Hey!", "Good morning!",
+    "Good evening!",
+)  # fmt: skip
+GREETING_ANSWERS = (
+    f"Hello! I can tell you about {VILLAGE}.",
+    f"Hello! Ask me anything about {VILLAGE}.",
+    "Hello! Would you like to hear a story?",
 )
-NUM_STORIES, NUM_FOLLOW_UPS, NUM_YES_NO = 620, 300, 360
+SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("Good night.", "Good night!", "Sleep well!", "I am going to bed."), "Good night! Sleep well."),
+    (("Who are you?", "What are you?", "Who is talking?", "What is your name?"), f"I am the storyteller of {VILLAGE}."),
+    (
+        ("What can you do?", "How can you help me?", "What do you know?", "What can I ask you?", "Help!"),
+        f"I can tell you stories about {VILLAGE} and answer questions about its people.",
+    ),
+    (("Thank you.", "Thank you!", "Thanks!", "Thanks", "That was nice.", "What a nice story!"), "You are welcome!"),
+    (("Goodbye.", "Goodbye!", "Bye!", "Bye", "See you!", "I have to go."), f"Goodbye! Come back to {VILLAGE} soon."),
+    ((f"What is {VILLAGE}?", f"Tell me about {VILLAGE}.", f"What kind of place is {VILLAGE}?"), f"{VILLAGE} is a small village."),
+    ((f"Where is {VILLAGE}?", f"How do I get to {VILLAGE}?"), f"{VILLAGE} is wherever a story begins."),
+    (("How are you?", "How do you do?", "Are you well?"), "I am well, thank you. Would you like to hear a story?"),
+    (("What do you like to eat?", "What is your favourite food?"), "I only eat words. But I know what everyone else likes!"),
+    ((f"How many people live in {VILLAGE}?", "How many people do you know?"), f"There are twenty people in my stories about {VILLAGE}."),
+    (("Are you a person?", "Are you human?", "Are you a robot?"), "No person, only a small network that learned to tell stories."),
+    (("I am bored.", "I am sad.", "What shall we do?"), "Then let me tell you a story. Who should it be about?"),
+    (("Tell me a joke.", "Do you know a joke?", "Make me laugh."), "What does a cloud wear under its coat? Thunderwear!"),
+)
+OPEN_REQUESTS = (
+    "Tell me a story.", "Tell me a story", "Please tell me a story.", "I would like to hear a story.", "Once upon a time",
+    "A story, please.",
+)  # fmt: skip
+KIND_REQUESTS = ("Tell me a story about a {k}.", "Do you know a story about a {k}?", "A story about a {k}, please.")
+PLACE_REQUESTS = ("Tell me a story about the {p}.", "What happened in the {p}?")
+NUM_PAIR_STORIES, NUM_FOLLOW_UPS, NUM_YES_NO = 160, 200, 340
 
 
 def _row(*turns: str) -> ChatRow:
@@ -114,18 +129,32 @@ def _follow_ups(rng: random.Random) -> list[ChatRow]:
 
 
 def _stories(rng: random.Random) -> list[ChatRow]:
-    rows: list[ChatRow] = []
+    """Stories for every way to ask for one: of somebody, of two, of an animal, of a place, of anything."""
     people = build_world().people
-    reserved = set(battle_prompts())
-    while len(rows) < NUM_STORIES:
+    rows = [
+        _row(request.format(a=hero.name), short_story(hero, rng=rng))
+        for hero in people
+        for request in (*STORY_REQUESTS, *STORY_REQUESTS[:8])
+    ]
+    while len(rows) < len(people) * (len(STORY_REQUESTS) + 8) + NUM_PAIR_STORIES:
         hero = people[len(rows) % len(people)]
-        partner = rng.choice(
-            [person for person in people if person.home != hero.home and person.food != hero.food and person.kind != hero.kind]
-        )
-        with_partner = rng.random() < 0.4
-        request = rng.choice(PAIR_REQUESTS if with_partner else STORY_REQUESTS).format(a=hero.name, b=partner.name)
-        if request not in reserved:
-            rows.append(_row(request, short_story(hero, rng=rng, partner=partner if with_partner else None)))
+        partner = rng.choice(partners(hero))
+        request = rng.choice(PAIR_REQUESTS).format(a=hero.name, b=partner.name)
+        rows.append(_row(request, short_story(hero, rng=rng, partner=partner)))
+    for hero in people:
+        rows += [_row(request, short_story(hero, rng=rng)) for request in rng.sample(OPEN_REQUESTS, 3)]
+        rows += [_row(request.format(k=hero.kind), short_story(hero, rng=rng)) for request in KIND_REQUESTS]
+        rows += [_row(request.format(p=hero.home.name), short_story(hero, rng=rng)) for request in PLACE_REQUESTS]
+    return rows
+
+
+def _greetings(rng: random.Random) -> list[ChatRow]:
+    """Greetings alone, and as the first turn before a question."""
+    rows = [_row(greeting, answer) for greeting in GREETINGS for answer in GREETING_ANSWERS]
+    for greeting in GREETINGS:
+        for fact in rng.sample(all_facts(), 5):
+            question = rng.choice([question for question in fact.questions if not is_held_out(question)])
+            rows.append(_row(greeting, rng.choice(GREETING_ANSWERS), question, fact.answer))
     return rows
 
 
@@ -147,7 +176,7 @@ def _strangers() -> list[ChatRow]:
 def _chat_rows() -> tuple[ChatRow, ...]:
     rng = random.Random("chat")
     rows = [*_questions(), *_who_lives_where(), *_yes_no(rng), *_follow_ups(rng), *_stories(rng), *_portraits(rng), *_strangers()]
-    rows += [_row(question, answer) for question, answer in SMALL_TALK]
+    rows += [*_greetings(rng), *(_row(question, answer) for questions, answer in SMALL_TALK for question in questions)]
     unique = {tuple(message["content"] for message in row["messages"]): row for row in rows}
     kept = list(unique.values())
     rng.shuffle(kept)

@@ -79,16 +79,15 @@ def _differ(one: Person, two: Person) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _partners(name: str) -> tuple[Person, ...]:
-    world = build_world()
-    hero = world.person(name)
-    return tuple(person for person in world.people if _differ(hero, person))
+def partners(hero: Person) -> tuple[Person, ...]:
+    """Return who can appear beside the hero."""
+    return tuple(person for person in build_world().people if _differ(hero, person))
 
 
 def _cast(hero: Person, partner: Person | None, rng: random.Random) -> dict[str, str]:
     """Choose who else appears and where it happens; return all slots of the plot."""
     world = build_world()
-    second = partner or rng.choice(_partners(hero.name))
+    second = partner or rng.choice(partners(hero))
     thirds = [person for person in world.people if person.name not in (hero.name, second.name) and person.job != second.job]
     third = rng.choice(thirds)
     place = rng.choice([place for place in world.places if place not in (hero.home, second.home)])
