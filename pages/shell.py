@@ -60,8 +60,15 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
 
 
 def run_ballot_alone() -> None:
-    """Run the ballot, at its own address and at the root: a lone page would be served at the root only, and its link called unknown."""
-    st.navigation([_page(*BALLOT, default=True), _page(*BALLOT)], position="hidden").run()
+    """Run the ballot and nothing else, from whatever address. A lone page would own the root alone, and its own address would be unknown."""
+    ballot = _page(*BALLOT)
+    st.navigation(
+        [
+            st.Page(lambda: st.switch_page(ballot, query_params=dict(st.query_params)), title="Ballot", url_path="start", default=True),
+            ballot,
+        ],
+        position="hidden",
+    ).run()
 
 
 def main() -> None:

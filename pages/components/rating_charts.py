@@ -1,4 +1,4 @@
-"""Figures about votes. Pure: plain data in, a Plotly figure out. Colours are the theme's."""
+"""Figures about votes. Pure: plain data in, a Plotly figure out. Sizes in pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from backend.domain.ratings import Rating, WinMatrix
+
+ACCENT, MUTED = "#C4592B", "#8E8A82"
+"""Readable on light and on dark."""
 
 ROW_HEIGHT = 42
 MAX_NAME = 38
@@ -45,13 +48,14 @@ def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None
             x=[mark.value for mark in marks],
             y=places,
             mode="markers",
-            marker={"size": 11},
+            marker={"size": 11, "color": ACCENT},
             error_x={
                 "type": "data",
                 "symmetric": False,
                 "array": [mark.high - mark.value for mark in marks],
                 "arrayminus": [mark.value - mark.low for mark in marks],
                 "thickness": 2.2,
+                "color": ACCENT,
                 "width": 5,
             },
             customdata=[_escaped(mark.hover) for mark in marks],
@@ -60,7 +64,7 @@ def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None
         )
     )
     if reference is not None:
-        figure.add_vline(x=reference, line={"dash": "dot", "width": 1.2})
+        figure.add_vline(x=reference, line={"dash": "dot", "width": 1.2, "color": MUTED})
     figure.update_layout(
         height=ROW_HEIGHT * len(marks) + 70,
         margin={"l": 0, "r": 10, "t": 6, "b": 40},
@@ -91,7 +95,7 @@ def win_chart(wins: WinMatrix) -> go.Figure:
             y=places,
             zmin=0,
             zmax=1,
-            colorscale=[[0, "#2C6E8F"], [0.5, "#8E8A82"], [1, "#B4471F"]],
+            colorscale=[[0, "#2C6E8F"], [0.5, MUTED], [1, "#B4471F"]],
             showscale=False,
             text=[[_cell(wins, row, column) for column in size] for row in size],
             texttemplate="%{text}",

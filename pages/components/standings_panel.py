@@ -71,9 +71,7 @@ def draw_verdicts(found: Standings) -> None:
 def _draw_verdict(verdict: PairVerdict) -> None:
     word, color, icon = BADGES[verdict.outcome]
     with st.container(border=True):
-        left, right = st.columns([1, 8], vertical_alignment="center")
-        left.badge(word, color=color, icon=f":material/{icon}:")  # type: ignore[arg-type]
-        right.markdown(plain(verdict.sentence))
+        st.markdown(f":{color}-badge[:material/{icon}: {word}] {plain(verdict.sentence)}")
 
 
 def draw_bias(found: Standings) -> None:

@@ -1,0 +1,190 @@
+"""Battles and ballot: rendered empty and filled, and driven once, through the gate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from streamlit.testing.v1 import AppTest
+
+from backend.bootstrap import get_context
+from backend.db.tables import Run, Vote
+from backend.domain.ratings import VoteRecord, fit_bradley_terry
+from backend.services.campaign_views import get_campaign, list_campaigns
+from backend.services.context import LOCAL, Context
+from backend.services.raters import create_rater_link, list_raters, rater_for
+from pages.components.rating_charts import interval_chart, rating_marks, win_chart
+from tests.backend.services.battle_world import add_checkpoint, add_prompts, make_campaign, prefer, vote_all, write_all
+
+SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
+EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """An installation that pages find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def open_page(path: str, **query: str) -> AppTest:
+    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app.run()
+    app.switch_page(path)
+    for key, value in query.items():
+        app.query_params[key] = value
+    return app.run()
+
+
+def words(app: AppTest) -> str:
+    parts = [*app.markdown, *app.caption, *app.text, *app.title, *app.subheader, *app.error, *app.success, *app.info]
+    return "\n".join(str(part.value) for part in parts) + "\n".join(button.label for button in app.button)
+
+
+def assert_sound(app: AppTest) -> None:
+    assert not app.exception
+    assert not app.error, words(app)
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    """Press a button by its words, after looking long enough for a vote to count."""
+    time.sleep(0.35)
+    next(button for button in app.button if button.label == label).click()
+    return app.run()
+
+
+def votes_of(ctx: Context) -> list[str]:
+    with ctx.db.read() as session:
+        return list(session.scalars(select(Vote.label).order_by(Vote.created_at)))
+
+
+def test_battles_of_an_empty_installation_lead_to_the_next_step(site: Context) -> None:
+    app = open_page("evaluate/battles.py")
+    assert_sound(app)
+    assert "needs two checkpoints" in words(app)
+
+
+def test_the_form_creates_a_campaign_and_refuses_a_telling_name(site: Context) -> None:
+    ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
+    add_prompts(site, num=12)
+    app = open_page("evaluate/battles.py")
+    app.text_input(key="campaign_name").set_value("Oak or not")
+    app.multiselect(key="campaign_contestants").set_value(ids)
+    app.number_input(key="campaign_num").set_value(5)
+    app.run()
+    app.button(key="campaign_create").click().run()
+    assert "tells raters" in words(app)
+    app.text_input(key="campaign_name").set_value("Autumn")
+    app.run()
+    app.button(key="campaign_create").click().run()
+    (campaign,) = list_campaigns(site)
+    assert (campaign.name, campaign.num_prompts, len(campaign.contestants)) == ("Autumn", 5, 2)
+
+
+def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) -> None:
+    campaign = make_campaign(site)
+    app = open_page("evaluate/battles.py", campaign=campaign.id)
+    assert_sound(app)
+    assert "No votes yet" in words(app)
+    app.text_input(key="rater_name").set_value("guest")
+    next(button for button in app.button if button.label == "Make link").click()
+    app.run()
+    assert "/ballot?link=" in app.code[0].value
+    assert [row.rater.name for row in list_raters(site, campaign.id)] == ["guest"]
+
+
+def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=8, dataset_rows=40)
+    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    app = open_page("evaluate/battles.py", campaign=campaign.id)
+    assert_sound(app)
+    assert "Elm is better than Oak" in words(app)
+    assert "8 preference pairs" in words(app)
+    app.button(key="dpo_go").click().run()
+    assert not app.exception
+    open_page("evaluate/battles.py", campaign=campaign.id).button(key="dpo_go").click().run()
+    with site.db.read() as session:
+        assert len(session.scalars(select(Run)).all()) == 1
+    rematch = next(c for c in list_campaigns(site) if c.parent_id == campaign.id)
+    app = open_page("evaluate/battles.py", campaign=rematch.id)
+    assert_sound(app)
+    assert "held out" in words(app)
+    assert "begins when its run has finished" in words(app)
+
+
+def test_an_unknown_campaign_is_said_in_words(site: Context) -> None:
+    assert "no such campaign" in words(open_page("evaluate/battles.py", campaign="nothere"))
+
+
+def test_the_ballot_votes_undoes_and_ends_with_thanks(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=2)
+    app = open_page("evaluate/ballot.py", campaign=campaign.id)
+    assert_sound(app)
+    press(app, "A is better")
+    press(app, "Undo")
+    press(app, "Both bad")
+    press(app, "Equally good")
+    assert_sound(app)
+    assert votes_of(site) == ["A", "UNDONE", "BOTH_BAD", "TIE"]
+    assert "2 votes. Thank you" in words(app)
+    assert get_campaign(site, campaign.id).num_votes == 2
+
+
+def test_a_vote_in_the_first_moment_does_not_count(site: Context) -> None:
+    campaign = make_campaign(site)
+    app = open_page("evaluate/ballot.py", campaign=campaign.id)
+    next(button for button in app.button if button.label == "A is better").click()
+    app.run()
+    assert votes_of(site) == []
+
+
+def test_a_ballot_shows_hostile_text_as_text_and_no_contestant(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=1, write=False)
+    write_all(site, campaign.id, text=lambda name, prompt: EVIL + "x" * len(name) + ("y" if name == "Elm" else ""))
+    app = open_page("evaluate/ballot.py", campaign=campaign.id)
+    assert_sound(app)
+    assert sum(str(part.value).startswith(EVIL) for part in app.text) == 2
+    assert all("evil.example" not in str(part.value) for part in [*app.markdown, *app.caption])
+    assert "Oak" not in words(app)
+    assert "Elm" not in words(app)
+
+
+def test_a_link_shows_the_ballot_alone(site: Context) -> None:
+    campaign = make_campaign(site)
+    secret = create_rater_link(site, campaign.id, name="guest", person=LOCAL).url.split("link=")[1]
+    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app.query_params["link"] = secret
+    app.run()
+    assert_sound(app)
+    assert app.title[0].value == "Which answer is better?"
+    press(app, "B is better")
+    assert [(row.rater.name, row.num_votes) for row in list_raters(site, campaign.id)] == [("guest", 1)]
+
+
+def test_a_forged_link_shows_nothing_but_the_reason(site: Context) -> None:
+    make_campaign(site)
+    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app.query_params["link"] = "forged"
+    app.run()
+    assert "not valid any more" in words(app)
+    assert not app.button
+
+
+def test_charts_keep_the_order_of_the_table_and_names_stay_names() -> None:
+    votes = [VoteRecord(str(n), "r", "<b>x</b>", "y", "A" if n % 3 else "B") for n in range(9)]
+    table = fit_bradley_terry(votes)
+    dots = interval_chart(rating_marks(table.ratings), title="Rating")
+    assert list(dots.layout.yaxis.ticktext) == ["&lt;b&gt;x&lt;/b&gt;", "y"]
+    assert dots.data[0].x[0] > dots.data[0].x[1]
+    assert dots.layout.yaxis.range == (1.5, -0.5)
+    matrix = win_chart(table.wins)
+    assert matrix.data[0].text[0][1] == "67% of 9"
+    assert matrix.data[0].text[0][0] == ""
