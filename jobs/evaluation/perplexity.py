@@ -53,7 +53,7 @@ def score_texts(
 
 
 def _document_item(item: Item, text: str, result: TextNll) -> Scored:
-    return Scored(item.hash, item.position, _values(result), {"text": _shorten(text)})
+    return Scored(item.hash, item.position, _values(result) | _lost(result), {"text": _shorten(text)})
 
 
 def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
@@ -64,7 +64,8 @@ def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
         part = replace(part, bytes=part.bytes - extra) if number == 0 else part
         digest = hashlib.sha256(f"{item.hash} {start} {part.bytes}".encode()).hexdigest()
         shown = {"text": _shorten(data[start : start + part.bytes].decode(errors="ignore"))}
-        scored.append(Scored(digest, item.position * 1_000_000 + number, _values(part), shown))
+        lost = _lost(result) if number == 0 else {}
+        scored.append(Scored(digest, item.position * 1_000_000 + number, _values(part) | lost, shown))
         start += part.bytes
     return scored
 
@@ -122,6 +123,12 @@ def _values(result: TextNll) -> dict[str, float]:
     if result.bytes:
         values["bits_per_byte"] = result.sum_nll / result.bytes / math.log(2)
     return values
+
+
+def _lost(result: TextNll) -> dict[str, float]:
+    """Count the bytes that no token stands for: text that the tokenizer has no way to write, and which is therefore never predicted."""
+    lost = result.bytes - sum(part.bytes for part in result.windows)
+    return {"lost_bytes": float(lost)} if lost > 0 else {}
 
 
 def _shorten(text: str) -> str:

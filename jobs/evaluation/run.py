@@ -51,9 +51,14 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
             "number_format": subject.number_format,
             "device": subject.network.device.type,
             **({"chance": sum(v["chance"] for v in values) / len(values)} if kind is EvaluationKind.MULTIPLE_CHOICE else {}),
-            **({"tokens": sum(v["tokens"] for v in values)} if kind is EvaluationKind.PERPLEXITY else {}),
+            **(_text_facts(values) if kind is EvaluationKind.PERPLEXITY else {}),
         },
     }
+
+
+def _text_facts(values: list[dict[str, float]]) -> dict[str, int]:
+    tokens, lost = (int(sum(v.get(name, 0) for v in values)) for name in ("tokens", "lost_bytes"))
+    return {"tokens": tokens, **({"lost_bytes": lost} if lost else {})}
 
 
 def _uses_chat(subject: Subject, items: list[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.evaluation_config import KIND_LABEL, PREFIX_POLICY, EvaluationKind
+from backend.domain.evaluation_config import KIND_LABEL, LOWER_IS_BETTER, PREFIX_POLICY, EvaluationKind
 from backend.domain.job_states import Status
-from backend.services.comparisons import compare, list_comparable
+from backend.services.comparisons import ALPHA, Comparison, compare, list_comparable
 from backend.services.context import Context, Person
 from backend.services.evaluations import EvaluationView, launch_evaluation
 from pages.components.evaluation_items import draw_flips, draw_items
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import draw_job, status_badge
+from pages.components.row_link import row_link
 from pages.components.score_charts import difference_figure
 from pages.components.score_words import interval_text, metric_label, p_text, score_text
 from pages.components.words import ago, plural
@@ -30,7 +31,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
             "build/checkpoints.py", label=plain(evaluation.checkpoint), icon=":material/deployed_code:",
             query_params={"checkpoint": evaluation.checkpoint_id},
         )  # fmt: skip
-        st.page_link(PAGE, label="Evaluate again", icon=":material/replay:", query_params={"checkpoint": evaluation.checkpoint_id})
+        row_link("Evaluate on something else", page=PAGE, query={"checkpoint": evaluation.checkpoint_id}, icon="add", key="eval_more")
     if evaluation.is_active and evaluation.job_id:
         draw_job(ctx, person, evaluation.job_id, doing="Scoring items")
     elif evaluation.status is not Status.FINISHED:
@@ -68,6 +69,12 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     if chance is not None:
         words += f" Guessing scores {100 * float(chance):.1f} %."
     st.caption(plain(words))
+    lost = int(evaluation.facts.get("lost_bytes") or 0)
+    if lost:
+        st.warning(
+            f"The tokenizer can't write {plural(lost, 'byte')} of this text, so they were not predicted at all: bits per byte look better than "
+            "they are, and should not be compared with other tokenizers.", icon=":material/warning:",
+        )  # fmt: skip
     with st.expander("How it was measured", icon=":material/info:"):
         st.dataframe(
             [{"Setting": name, "Value": value} for name, value in _how(evaluation)],
@@ -110,43 +117,44 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
 def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     """Draw the paired comparison of two evaluations: the difference, whether it is more than noise, and the items that changed."""
     found = compare(ctx, first_id, second_id)
-    first, second, metric = found.first.checkpoint, found.second.checkpoint, found.metric
+    first, second = found.first.checkpoint, found.second.checkpoint
+    noun = str(found.first.facts.get("unit", "items")).removesuffix("s")
     st.subheader(plain(f"{second} against {first}"), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.caption(plain(f"On {found.first.benchmark}, {plural(found.n, 'item')} asked of both in the same way"), width="content")
+        st.caption(plain(f"On {found.first.benchmark}, {plural(found.n, noun)} given to both in the same way"), width="content")
         for side in (found.first, found.second):
-            st.page_link(PAGE, label=plain(side.checkpoint), icon=":material/grading:", query_params={"evaluation": side.id})
+            row_link(side.checkpoint, page=PAGE, query={"evaluation": side.id}, icon="grading", key=f"side_{side.id}")
         if st.button("Turn round", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
             st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
-    gap = found.difference
-    interval = interval_text(metric, gap.low, gap.high, signed=True)
     if found.better is None:
         st.info("Undecided: the difference may be chance. More items, or larger differences, would tell.", icon=":material/balance:")
     else:
         winner = second if found.better == "second" else first
         st.success(plain(f"{winner} is better, by more than chance explains."), icon=":material/check_circle:")
-    columns = st.columns(4)
-    columns[0].metric(
-        f"Difference in {metric_label(metric).lower()}", score_text(metric, gap.value, signed=True), border=True, height="stretch"
-    )
-    columns[1].metric("95 % interval", interval or "–", border=True, height="stretch")
-    columns[2].metric(
-        "p value", p_text(found.p_value), border=True, height="stretch", help=f"{found.method}. Below 0.05 is called a difference."
-    )
-    columns[3].metric("Better, worse, same", f"{found.wins} · {found.losses} · {found.ties}", border=True, height="stretch")
-    good = "left is better" if metric in ("bits_per_byte", "nll_per_token", "perplexity") else "right is better"
-    st.plotly_chart(
-        difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good), key="eval_difference", config={"displayModeBar": False}
-    )
-    if found.left_out:
-        st.caption(f"{plural(found.left_out, 'item')} that only one of them has are left out.")
-    st.caption(
-        plain(
-            f"Both were asked the same {plural(found.n, 'item')}, so the test pairs them ({found.method}); it does not overlap two intervals."
-        )
-    )
-    st.subheader("Items that changed", anchor=False)
+    _draw_difference(found, noun=noun)
+    st.subheader("Largest differences" if found.first.kind is EvaluationKind.PERPLEXITY else "Items that changed", anchor=False)
     if not found.flips:
-        st.caption("Not one item came out differently.")
+        st.caption("Not one of them came out differently.")
         return
     draw_flips(found.first.kind, found.flips, first=first, second=second)
+
+
+def _draw_difference(found: Comparison, *, noun: str) -> None:
+    gap, metric = found.difference, found.metric
+    columns = st.columns(3)
+    with columns[0].container(border=True, height="stretch"):
+        st.metric(f"Difference in {metric_label(metric).lower()}", score_text(metric, gap.value, signed=True))
+        st.caption(interval_text(metric, gap.low, gap.high, signed=True) or "no interval")
+    with columns[1].container(border=True, height="stretch"):
+        st.metric("Could it be chance?", p_text(found.p_value))
+        st.caption(plain(f"{found.method}; below {ALPHA} counts as a difference"))
+    with columns[2].container(border=True, height="stretch"):
+        st.metric("Better, worse, same", f"{found.wins} · {found.losses} · {found.ties}")
+        st.caption(plain(f"{noun}s, as {found.second.checkpoint} did"))
+    good = "left is better" if metric in LOWER_IS_BETTER else "right is better"
+    st.plotly_chart(
+        difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good), key="eval_difference", config={"displayModeBar": False},
+        alt="The difference with its interval, beside the line of no difference",
+    )  # fmt: skip
+    if found.left_out:
+        st.caption(f"{plural(found.left_out, noun)} that only one of them has are left out.")

@@ -10,7 +10,8 @@ from backend.domain.evaluation_config import MAIN_METRIC, EvaluationKind
 from backend.services.comparisons import Flip
 from backend.services.context import Context
 from backend.services.evaluations import EvaluationView, ItemView, Which, list_items
-from pages.components.score_words import score_text
+from pages.components.frame import plain
+from pages.components.score_words import SHARES, metric_label, score_text
 from pages.components.words import plural
 
 PAGE = 10
@@ -37,7 +38,7 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption(plural(total, "item"), width="content")
     items, _ = list_items(ctx, evaluation.id, which=which, offset=(number - 1) * PAGE, limit=PAGE)
     if not items:
-        st.caption("There are none of this sort.")
+        st.caption("Items appear here as they are scored." if evaluation.is_active else "There are none of this sort.")
     for item in items:
         with st.container(border=True, gap="xsmall"):
             draw_item(evaluation.kind, item)
@@ -65,13 +66,14 @@ def draw_item(kind: EvaluationKind, item: ItemView) -> None:
 def _draw_choices(shown: dict[str, Any]) -> None:
     scores = shown.get("logprobs") or []
     for index, choice in enumerate(shown.get("choices") or []):
-        score = f"   {scores[index]:.2f}" if index < len(scores) else ""
+        score = f"{scores[index]:.2f}" if index < len(scores) else ""
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.text(str(choice).strip(), width="content")
             if choice == shown.get("answer"):
                 st.badge("right", icon=":material/check:", color="green")
             if choice == shown.get("chosen"):
                 st.badge("chosen", icon=":material/touch_app:", color="blue" if choice == shown.get("answer") else "red")
-            st.text(str(choice).strip() + score)
+            st.caption(score, width="content")
     if int(shown.get("tied") or 1) > 1:
         st.caption(f"{shown['tied']} choices were equally likely, so the credit is shared.")
 
@@ -87,6 +89,15 @@ def _mark(right: bool, word: str, text: str, *, contained: bool) -> None:
         st.text(text)
 
 
+def _outcome(metric: str, value: float | None) -> str:
+    """Say what came out on one item."""
+    if value is None:
+        return "not scored"
+    if metric not in SHARES:
+        return f"{score_text(metric, value)} {metric_label(metric).lower()}"
+    return {0.0: "wrong", 1.0: "right"}.get(value, "a tie, credit shared")
+
+
 def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, second: str) -> None:
     """Draw the items on which two evaluations differ, both sides beside each other."""
     metric = MAIN_METRIC[kind]
@@ -99,7 +110,7 @@ def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, sec
             for column, name, item in zip(columns, (first, second), (flip.first, flip.second), strict=True):
                 with column:
                     value = item.values.get(metric)
-                    st.caption(name if value is None else f"{name}: {score_text(metric, value)}")
+                    st.caption(plain(f"{name}: {_outcome(metric, value)}"))
                     if kind is EvaluationKind.MULTIPLE_CHOICE:
                         st.text(f"chose {str(item.shown.get('chosen', '')).strip()}")
                     elif kind is EvaluationKind.GENERATION:

@@ -28,29 +28,27 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
     """Return a dot with a whisker for each score, in the order given from top to bottom; `chance` is a dotted line."""
     scale = 100.0 if metric in SHARES else 1.0
     figure = go.Figure()
-    for highlighted in (True, False):
-        part = [dot for dot in dots if dot.highlighted is highlighted]
-        if not part:
-            continue
-        figure.add_scatter(
-            x=[scale * dot.value for dot in part],
-            y=[dot.name for dot in part],
-            mode="markers",
-            marker={"size": 10, "symbol": "circle" if highlighted else "circle-open", "line": {"width": 2}},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [scale * ((dot.high if dot.high is not None else dot.value) - dot.value) for dot in part],
-                "arrayminus": [scale * (dot.value - (dot.low if dot.low is not None else dot.value)) for dot in part],
-                "thickness": 1.6,
-                "width": 5,
-            },
-            customdata=[f"{score_text(metric, dot.value)}, {interval_text(metric, dot.low, dot.high) or 'no interval'}" for dot in part],
-            hovertemplate="%{y}: %{customdata}<extra></extra>",
-            showlegend=False,
-        )
+    figure.add_scatter(
+        x=[scale * dot.value for dot in dots],
+        y=[dot.name for dot in dots],
+        mode="markers",
+        marker={"size": 11, "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [scale * ((dot.high if dot.high is not None else dot.value) - dot.value) for dot in dots],
+            "arrayminus": [scale * (dot.value - (dot.low if dot.low is not None else dot.value)) for dot in dots],
+            "thickness": 1.6,
+            "width": 5,
+        },
+        customdata=[f"{score_text(metric, dot.value)}, {interval_text(metric, dot.low, dot.high) or 'no interval'}" for dot in dots],
+        hovertemplate="%{y}: %{customdata}<extra></extra>",
+        showlegend=False,
+    )
     if chance is not None:
-        figure.add_vline(x=scale * chance, line={"dash": "dot", "width": 1.5, "color": "#8a857b"}, annotation_text="chance")
+        figure.add_vline(
+            x=scale * chance, line={"dash": "dot", "width": 1.5, "color": "#8a857b"}, annotation_text="chance", annotation_position="top"
+        )
     title = metric_label(metric) + (", %" if metric in SHARES else "")
     figure.update_layout(
         height=70 + ROW_HEIGHT * len(dots) + (16 if chance is not None else 0),

@@ -32,7 +32,7 @@ def interval_text(metric: str, low: float | None, high: float | None, *, signed:
 
 
 def p_text(p_value: float | None) -> str:
-    """Write a p value: `0.039`, `below 0.001`; a dash where there is none."""
+    """Write a p value: `p = 0.039`, `p < 0.001`; a dash where there is none."""
     if p_value is None:
         return "–"
-    return "below 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

@@ -91,15 +91,24 @@ def draw_ranking(ctx: Context, column: Column) -> None:
                 if number == 1:
                     st.caption("best score")
                 elif st.button(
-                    f"p = {p_text(rank.p_adjusted)}", type="tertiary", icon=":material/compare_arrows:", key=f"versus_{rank.evaluation.id}"
+                    p_text(rank.p_adjusted), type="tertiary", icon=":material/compare_arrows:", key=f"versus_{rank.evaluation.id}"
                 ):
                     st.switch_page(PAGE, query_params={"first": ranks[0].evaluation.id, "second": rank.evaluation.id})
+
+
+def new_button() -> None:
+    """Draw the way to the form."""
+    if st.button("New evaluation", type="primary", icon=":material/add:", key="eval_new"):
+        st.switch_page(PAGE, query_params={"new": "1"})
 
 
 def draw_board(ctx: Context, board: Leaderboard) -> None:
     """Draw the benchmark that is chosen, then all of them in a table."""
     columns = {column.key: column for column in board.columns}
-    key = st.selectbox("Benchmark", list(columns), format_func=lambda k: column_label(columns[k]), key="board_column", width=420)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        key = st.selectbox("Benchmark", list(columns), format_func=lambda k: column_label(columns[k]), key="board_column", width=420)
+        st.space("stretch")
+        new_button()
     draw_ranking(ctx, columns[key])
     if len(columns) > 1:
         with st.expander("All benchmarks", icon=":material/table:"):
@@ -122,10 +131,8 @@ def draw_board(ctx: Context, board: Leaderboard) -> None:
 
 def draw_overview(ctx: Context) -> None:
     """Draw the scores and the newest evaluations."""
-    with st.container(horizontal=True, horizontal_alignment="right"):
-        if st.button("New evaluation", type="primary", icon=":material/add:", key="eval_new"):
-            st.switch_page(PAGE, query_params={"new": "1"})
     if not list_evaluations(ctx, limit=1):
+        new_button()
         empty_state(
             "No evaluations yet. Score a checkpoint on a benchmark, or see how well it predicts a text it was not trained on.",
             page="build/checkpoints.py", label="See the checkpoints", icon=":material/deployed_code:",
@@ -133,8 +140,9 @@ def draw_overview(ctx: Context) -> None:
         return
     board = leaderboard(ctx)
     if board.columns:
-        st.subheader("Scores", anchor=False)
         draw_board(ctx, board)
+    else:
+        new_button()
     st.subheader("Newest evaluations", anchor=False)
     draw_list(ctx)
 

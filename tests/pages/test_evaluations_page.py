@@ -1,0 +1,182 @@
+"""The page of evaluations: empty, filled, one evaluation, a comparison, and a launch by its form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.bootstrap import get_context
+from backend.domain.evaluation_config import EvaluationConfig
+from backend.domain.job_states import Status
+from backend.services import outcomes
+from backend.services.checkpoints import list_checkpoints
+from backend.services.context import LOCAL, Context
+from backend.services.evaluations import get_evaluation, launch_evaluation, list_evaluations
+from backend.services.jobs import end_job
+from pages.components.score_charts import ScoreDot, difference_figure, score_figure
+from tests.backend.services.battle_world import add_checkpoint
+from tests.backend.services.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
+
+SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
+PAGE = "evaluate/evaluations.py"
+EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """An installation that pages find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+@pytest.fixture
+def world(site: Context) -> Context:
+    """Two checkpoints, a benchmark and a text."""
+    for name in ("Oak", "Elm"):
+        add_checkpoint(site, name)
+    add_benchmark(site, "facts", CHOICES)
+    add_benchmark(site, "stories", TEXTS, kind="text", val=3)
+    return site
+
+
+def open_page(**query: str) -> AppTest:
+    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app.run()
+    app.switch_page(PAGE)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    parts = [
+        *app.markdown,
+        *app.caption,
+        *app.text,
+        *app.title,
+        *app.subheader,
+        *app.code,
+        *app.error,
+        *app.warning,
+        *app.info,
+        *app.success,
+    ]
+    figures = [f"{metric.label}: {metric.value}" for metric in app.metric]
+    return "\n".join([*(str(part.value) for part in parts), *figures, *(button.label for button in app.button)]).replace("\\", "")
+
+
+def test_empty_page_leads_to_the_first_evaluation(site: Context) -> None:
+    assert "No evaluations yet" in words(open_page())
+    assert "no checkpoint to evaluate" in words(open_page(new="1"))
+
+
+def test_scores_are_shown_with_intervals_and_who_shares_the_first_place(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1] * 20)
+    evaluated(world, "Elm", "facts", [1] * 4 + [0] * 16)
+    launch_evaluation(world, checkpoint="Elm", benchmark="stories", person=LOCAL)
+    app = open_page()
+    shown = words(app)
+    assert "90.0 to 110.0 %" in shown  # Oak's interval, as reported
+    assert "best score" in shown
+    assert "p < 0.001" in shown
+    assert "queued" in shown
+    assert not app.error
+
+
+def test_form_launches_one_evaluation_for_each_checkpoint(world: Context) -> None:
+    ids = [checkpoint.id for checkpoint in list_checkpoints(world)]
+    app = open_page(checkpoint=ids[0])
+    assert app.multiselect[0].value == [ids[0]]
+    app.multiselect[0].set_value(ids).run()
+    assert "Multiple choice on 40 items" in words(app)
+    assert "differ by about 15 points" in words(app)
+    assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in words(app)
+    next(button for button in app.button if button.key == "eval_launch").click().run()
+    assert not app.exception
+    assert sorted(e.checkpoint for e in list_evaluations(world)) == ["Elm", "Oak"]
+    assert {e.status for e in list_evaluations(world)} == {Status.QUEUED}
+
+
+def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) -> None:
+    launched = evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+    app = open_page(evaluation=launched.id)
+    shown = words(app)
+    assert "Accuracy: 75.0 %" in shown
+    assert "Guessing scores 50.0 %" in shown
+    assert "Question 3?" in shown
+    assert "Question 0?" not in shown  # it was right; wrong ones come first
+    assert "to compare the two item by item" in shown
+
+
+def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    hostile = item(0, {"acc": 0.0, "acc_norm": 0.0, "chance": 0.5}, choices=[EVIL, "b"], answer="b", chosen=EVIL, logprobs=[-1.0, -2.0])
+    hostile["shown"]["question"] = EVIL
+    score = {"metric": "acc", "value": 0.0, "stderr": 0.1, "low": 0.0, "high": 0.8, "n": 1, "method": "Wilson 95 %"}
+    finish(world, claim_of(world, launched), [hostile], scores=[score], facts={"unit": "items"})
+    app = open_page(evaluation=launched.id)
+    assert sum(EVIL in str(text.value) for text in app.text) == 2
+    assert not any("evil.example" in str(part.value) for part in [*app.markdown, *app.caption, *app.subheader])
+
+
+def test_failure_is_told_in_words_with_a_way_on(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, config=EvaluationConfig(shots=1))
+    claim = claim_of(world, launched)
+    with world.db.write() as session:
+        outcomes.record_bad_end(session, world, claim, {})
+        end_job(session, world, claim, Status.FAILED, error={"cause": "Row 3 is broken.", "remedy": "Import it again."})
+    app = open_page(evaluation=launched.id)
+    assert "Row 3 is broken." in words(app)
+    next(button for button in app.button if button.key == "eval_retry").click().run()
+    again = list_evaluations(world)[0]
+    assert (again.id != launched.id, again.config.shots, again.status) == (True, 1, Status.QUEUED)
+    assert get_evaluation(world, launched.id).status is Status.FAILED
+
+
+def test_comparison_says_who_is_better_and_which_items_changed(world: Context) -> None:
+    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    app = open_page(first=oak.id, second=elm.id)
+    shown = words(app)
+    assert "Elm is better" in shown
+    assert "+25.0 points" in shown
+    assert "p = 0.039" in shown
+    assert "10 · 2 · 20" in shown
+    assert "Question 18?" in shown
+
+
+def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:
+    oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0])
+    elm = predicted(world, "Elm", "stories", [19.0, 23.0, 21.0])
+    shown = words(open_page(first=oak.id, second=elm.id))
+    assert "Undecided" in shown
+    facts = evaluated(world, "Elm", "facts", [1, 0])
+    assert "can't be compared" in words(open_page(first=oak.id, second=facts.id))
+
+
+def test_unknown_permalink_is_a_sentence(site: Context) -> None:
+    assert "no such evaluation" in words(open_page(evaluation="nothing"))
+
+
+def test_figures_draw_every_interval() -> None:
+    figure = score_figure([ScoreDot("Oak", 0.5, 0.4, 0.6), ScoreDot("Elm", 0.25, None, None, False)], metric="acc", chance=0.25)
+    trace = figure.data[0]
+    assert list(trace.x) == [50.0, 25.0]
+    assert list(trace.error_x.array) == pytest.approx([10.0, 0.0])
+    assert list(trace.error_x.arrayminus) == pytest.approx([10.0, 0.0])
+    assert list(trace.marker.symbol) == ["circle", "circle-open"]
+    gap = difference_figure(-0.1, -0.3, 0.1, metric="bits_per_byte", better="left is better")
+    assert list(gap.data[0].error_x.array) == pytest.approx([0.2])
+    low, high = gap.layout.xaxis.range
+    assert low < -0.3
+    assert high > 0.1
