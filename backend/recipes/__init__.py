@@ -85,7 +85,11 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            STARTER, "Starter: tell stories", "A network of 1.1 M parameters learns to tell stories of a made-up village.", "", _PRETRAIN
+            STARTER,
+            "Starter: tell stories",
+            "A network of 1.1 M parameters learns to tell stories of a made-up village.",
+            "About two minutes on two CPU cores.",
+            _PRETRAIN,
         ),
         Recipe("starter-sft", "Starter: answer questions", "Fine-tunes all weights of the story teller on conversations.", "", _SFT),
         Recipe(

@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[Status, ...]] = {
 def draw_filters(ctx: Context) -> tuple[list[RunView], bool]:
     """Draw the filters; return the runs that pass them, and whether any filter is set."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Search", key="q", bind="query-params", placeholder="Name or notes", width=190) or ""
+        text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
         group = st.segmented_control("Status", list(GROUPS), key="status", bind="query-params")
         objective = st.selectbox(
             "Objective", list(OBJECTIVES), index=None, key="objective", bind="query-params", format_func=OBJECTIVES.__getitem__,

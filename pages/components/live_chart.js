@@ -11,7 +11,7 @@ const TERMINAL = ["finished", "failed", "cancelled"]
 const PANELS = [
   { id: "loss", title: "Loss", unit: "nats per token", metrics: ["train_loss", "val_loss"], wide: true, log: true, format: ".4f" },
   { id: "val_bpb", title: "Validation bits per byte", metrics: ["val_bpb"], format: ".4f" },
-  { id: "learning_rate", title: "Learning rate", metrics: ["learning_rate"], exact: true, format: ".3e" },
+  { id: "learning_rate", title: "Learning rate", metrics: ["learning_rate"], exact: true, format: ".3e", exponent: "e" },
   { id: "grad_norm", title: "Gradient norm", metrics: ["grad_norm"], log: true, format: ".3f" },
   { id: "tok_per_sec", title: "Tokens per second", metrics: ["tok_per_sec"], format: ",.0f" },
 ]
@@ -414,8 +414,8 @@ class LiveChart {
       font: { family: font, size: 12, color: text },
       showlegend: false, hovermode: "x unified", dragmode: "zoom", datarevision: this.revision,
       hoverlabel: { bgcolor: soft, bordercolor: line, font: { family: font, size: 12, color: text } },
-      xaxis: { ...axis, ...fixed(this.xRange), title: panel.spec.wide ? { text: titles[this.settings.x], font: { size: 11 }, standoff: 6 } : undefined, hoverformat: ",.6~g", nticks: panel.spec.wide ? undefined : 5 },
-      yaxis: { ...axis, ...fixed(panel.yRange), type: log ? "log" : "linear", nticks: panel.spec.wide ? undefined : 5, exponentformat: "e" },
+      xaxis: { ...axis, ...fixed(this.xRange), title: panel.spec.wide ? { text: titles[this.settings.x], font: { size: 11 }, standoff: 6 } : undefined, hoverformat: ",.6~g", spikecolor: line, spikethickness: 1, nticks: panel.spec.wide ? undefined : 5 },
+      yaxis: { ...axis, ...fixed(panel.yRange), type: log ? "log" : "linear", nticks: panel.spec.wide ? undefined : 5, exponentformat: panel.spec.exponent || "SI" },
     }
   }
 

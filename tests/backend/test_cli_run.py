@@ -1,0 +1,88 @@
+"""`roundhouse run` as a script sees it: JSON on stdout, words on stderr, 0/1/2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from backend.bootstrap import get_context
+from backend.cli.main import app
+from backend.domain.job_states import Status
+from backend.services.context import Context
+from backend.services.jobs import list_jobs
+from backend.services.run_views import get_run
+from tests.run_world import add_checkpoint, add_parts, claim, end, launch, points, report
+
+RECIPE = "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 30\nname: by hand\n"
+
+
+@pytest.fixture
+def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """The context that the command line builds for itself from the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("ROUNDHOUSE_KEEP_FREE_MB", "16")
+    get_context.cache_clear()
+    add_parts(get_context())
+    yield get_context()
+    get_context.cache_clear()
+
+
+def roundhouse(*arguments: str) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_recipe_becomes_a_queued_run(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    result = roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert (answer["name"], answer["status"], answer["max_steps"]) == ("by hand", "queued", 30)
+    assert get_run(ctx, answer["run"]).name == "by hand"
+
+
+def test_launching_twice_with_one_key_is_one_run(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    answers = [json.loads(roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--key", "k", "--json").stdout) for _ in range(2)]
+    assert answers[0]["run"] == answers[1]["run"]
+    assert len(list_jobs(ctx, queue="train")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("dataset: tails\n" + RECIPE.split("\n", 1)[1], "tales"), (RECIPE + "max_stepz: 3\n", "max_stepz"), ("- a\n", "mapping")],
+    ids=["unknown name", "unknown field", "no mapping"],
+)
+def test_a_recipe_with_a_mistake_ends_with_status_2_and_a_cure(ctx: Context, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    result = roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--json")
+    assert result.exit_code == 2
+    assert words in json.loads(result.stdout)["error"]
+    assert list_jobs(ctx, queue="train") == []
+
+
+def test_a_run_is_shown_by_name_with_its_newest_values_and_checkpoints(ctx: Context) -> None:
+    run = launch(ctx, name="by hand")
+    report(ctx, claim(ctx, run), *points(1, 20))
+    add_checkpoint(ctx, run, 20)
+    answer = json.loads(roundhouse("run", "show", "by hand", "--json").stdout)
+    assert answer["metrics"]["train_loss"] == {"step": 20, "value": 0.5}
+    assert [line["step"] for line in answer["checkpoints"]] == [20]
+    assert answer["config"]["max_steps"] == 100
+
+
+def test_cancel_and_resume_say_what_they_did(ctx: Context) -> None:
+    run = launch(ctx, name="by hand")
+    taken = claim(ctx, run)
+    assert json.loads(roundhouse("run", "cancel", "by hand", "--save", "--json").stdout)["status"] == "cancelling"
+    add_checkpoint(ctx, run, 20)
+    end(ctx, taken, Status.CANCELLED)
+    assert roundhouse("run", "cancel", "by hand").exit_code == 2
+    assert json.loads(roundhouse("run", "resume", "by hand", "--max-steps", "120", "--json").stdout)["max_steps"] == 120
+    assert [run["status"] for run in json.loads(roundhouse("run", "list", "--json").stdout)["runs"]] == ["queued"]

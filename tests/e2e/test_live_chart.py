@@ -1,0 +1,211 @@
+"""Live curves in a real browser. Points come from the test, as a worker would write them; nothing trains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from backend.bootstrap import build_context
+from backend.domain.job_states import Status
+from backend.services.context import Context
+from backend.services.jobs import Claim
+from backend.services.metrics import add_points
+from backend.services.run_views import RunView
+from tests.conftest import make_settings
+from tests.installation import PROJECT, free_port, wait_until
+from tests.run_world import add_parts, claim, end, launch, points, report
+
+pytestmark = pytest.mark.e2e
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+PLOT = '[data-panel="loss"] .rh-plot'
+DRAWN = f"document.querySelector('{PLOT}')?.data?.length > 0"
+LAST_X = f"document.querySelector('{PLOT}').data[0].x.at(-1)"
+X_RANGE = f"document.querySelector('{PLOT}').layout.xaxis.range.map(v => Math.round(v * 100) / 100)"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Context]:
+    """An installation of this module's own, with parts for runs."""
+    home = tmp_path_factory.mktemp("live-chart")
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    context = build_context(make_settings(home), migrate=False)
+    add_parts(context)
+    yield context
+    context.db.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def server(world: Context) -> Iterator[str]:
+    """The pages' server on it."""
+    home, port = Path(world.db.url.removeprefix("sqlite:///")).parent, free_port()
+    environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": world.db.url, "REDIS_URL": "redis://127.0.0.1:1/0"}
+    with (home / "pages.log").open("w") as log:
+        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1"]
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: _answers(f"{url}/healthz"), what="the pages' server", timeout_s=60)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, the system's where there is one."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh tab in a wide window."""
+    context = browser.new_context(viewport={"width": 1300, "height": 1000})
+    tab = context.new_page()
+    tab.set_default_timeout(30_000)
+    yield tab
+    context.close()
+
+
+@pytest.fixture
+def running(world: Context) -> tuple[RunView, Claim]:
+    """A run that is being trained, 50 steps in."""
+    run = launch(world, max_steps=1000)
+    taken = claim(world, run)
+    report(world, taken, *points(1, 50), {"type": "progress", "done": 50, "total": 1000, "unit": "step", "rate": 10.0, "time": 1.0})
+    return run, taken
+
+
+def open_run(page: Page, server: str, run: RunView) -> None:
+    """Open a run's page and wait for its curve."""
+    page.goto(f"{server}/run?run={run.id}")
+    page.wait_for_function(DRAWN)
+
+
+def test_a_zoomed_curve_stays_zoomed_in_the_same_node_while_it_grows(
+    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+) -> None:
+    run, taken = running
+    open_run(page, server, run)
+    page.evaluate(f"document.querySelector('{PLOT}').mark = document.querySelector('{PLOT} .main-svg').mark = 'kept'")
+    box = page.locator(f"{PLOT} .nsewdrag").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 100, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 400, box["y"] + 200, steps=6)
+    page.mouse.up()
+    page.wait_for_function(f"{X_RANGE}[0] > 2")
+    zoomed = page.evaluate(X_RANGE)
+    for last in (60, 70, 80):
+        report(world, taken, *points(last - 9, last))
+        page.wait_for_function(f"{LAST_X} === {last}")
+        assert page.evaluate(X_RANGE) == zoomed
+    assert page.evaluate(f"[document.querySelector('{PLOT}').mark, document.querySelector('{PLOT} .main-svg').mark]") == ["kept", "kept"]
+    page.locator(f"{PLOT} .nsewdrag").dblclick()
+    page.wait_for_function(f"{X_RANGE}[1] > 79")
+
+
+def test_a_new_point_is_on_the_screen_within_a_second(page: Page, server: str, world: Context, running: tuple[RunView, Claim]) -> None:
+    run, taken = running
+    open_run(page, server, run)
+    delays = []
+    for step in range(51, 60):
+        began = time.perf_counter()
+        report(world, taken, *points(step, step))
+        page.wait_for_function(f"{LAST_X} === {step}", polling=20)
+        delays.append(time.perf_counter() - began)
+    assert statistics.median(delays) < 1.0, delays
+
+
+def test_a_hundred_thousand_points_open_in_two_seconds_in_a_warm_browser(page: Page, server: str, world: Context) -> None:
+    run = launch(world, max_steps=100_000)
+    rows = [{"step": step, "time": float(step), "values": {"train_loss": 5.0 + (step % 97) / step}} for step in range(1, 100_001)]
+    with world.db.write() as session:
+        add_points(session, world.db, run.id, rows)
+    open_run(page, server, run)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        page.reload()
+        page.wait_for_function(DRAWN, polling=20)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 2.0, seconds
+    assert page.evaluate(f"document.querySelector('{PLOT}').data[0].x.length") <= 1500
+    assert page.evaluate(LAST_X) == 100_000
+
+
+def test_the_page_shows_the_cause_of_a_failure_without_being_reloaded(
+    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+) -> None:
+    run, taken = running
+    open_run(page, server, run)
+    page.get_by_text("step 50 of 1,000 · 10.0 steps/s · 1 min 35 s left").wait_for()
+    end(world, taken, Status.FAILED, cause="The loss became nan at step 51.", remedy="Lower the learning rate.")
+    page.get_by_role("alert").get_by_text("Lower the learning rate.").wait_for()
+    page.get_by_role("button", name="Start again").wait_for()
+
+
+def test_a_resume_replaces_the_steps_that_are_written_again(
+    page: Page, server: str, world: Context, running: tuple[RunView, Claim]
+) -> None:
+    run, taken = running
+    open_run(page, server, run)
+    report(world, taken, {"type": "resumed", "step": 30}, *points(31, 33))
+    page.wait_for_function(f"{LAST_X} === 33")
+    assert page.evaluate(f"new Set(document.querySelector('{PLOT}').data[0].x).size") == 33
+
+
+def test_a_name_with_markup_stays_text_in_chart_and_list(page: Page, server: str, world: Context) -> None:
+    name = "<img src=x onerror=alert(1)> %{y} <b>b</b>"
+    runs = [launch(world, name=name, max_steps=20), launch(world, name="plain", max_steps=20)]
+    for run in runs:
+        taken = claim(world, run)
+        report(world, taken, *points(1, 10))
+        end(world, taken, Status.FINISHED)
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
+    page.wait_for_function(DRAWN)
+    page.get_by_text("Drag to zoom").wait_for()
+    for x in (300, 320):
+        page.locator(f"{PLOT} .nsewdrag").hover(position={"x": x, "y": 100})
+    page.locator(f"{PLOT} .hoverlayer .legend text", has_text="onerror").first.wait_for()
+    assert page.locator(".rh-chart img, .rr-runs img, .rh-chart b b").count() == 0
+    assert page.locator(".rr-name", has_text=name).count() == 1
+    assert page.locator(".rh-name", has_text=name).count() == 1
+
+
+def test_ticking_runs_lays_their_curves_over_each_other_and_a_name_opens_its_run(page: Page, server: str, world: Context) -> None:
+    runs = [launch(world, name=f"overlaid {n}", max_steps=20) for n in range(2)]
+    for run in runs:
+        taken = claim(world, run)
+        report(world, taken, *points(1, 10))
+        end(world, taken, Status.FINISHED)
+    page.goto(f"{server}/runs?find=overlaid")
+    for run in runs:
+        page.get_by_label(f"Compare {run.name}").check()
+        page.wait_for_url(f"**{run.id}**")
+    page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 4")
+    page.get_by_role("link", name="overlaid 0").click()
+    page.wait_for_url(f"**/run?run={runs[0].id}")
+    page.get_by_role("heading", name="overlaid 0").wait_for()

@@ -1,0 +1,186 @@
+"""Overview, Launch, Runs and Run as a visitor without a browser sees them: the real scripts on a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.bootstrap import get_context
+from backend.domain.job_states import Status
+from backend.services.context import LOCAL, Context
+from backend.services.jobs import list_jobs
+from backend.services.run_views import list_runs
+from backend.services.runs import set_tags, stop_run
+from tests.installation import PROJECT
+from tests.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
+
+SHELL = str(PROJECT / "pages" / "shell.py")
+
+
+@pytest.fixture
+def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """The context that the pages of this test build for themselves from the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("ROUNDHOUSE_KEEP_FREE_MB", "16")
+    get_context.cache_clear()
+    yield get_context()
+    get_context.cache_clear()
+
+
+def open_page(page: str, **query: str) -> AppTest:
+    """Open a page by its file under pages/, through the shell."""
+    app = AppTest.from_file(SHELL, default_timeout=30)
+    app.run()
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.switch_page(f"../pages/{page}").run()
+
+
+def text_of(app: AppTest) -> str:
+    """Everything the page says, as one text."""
+    assert not app.exception
+    parts = [*app.title, *app.subheader, *app.caption, *app.markdown, *app.text, *app.error, *app.warning, *app.info, *app.code]
+    return "\n".join(str(part.value) for part in parts)
+
+
+def test_the_first_page_leads_a_newcomer_to_data_and_then_to_training(ctx: Context) -> None:
+    assert "Add a dataset" in [button.label for button in open_page("home/overview.py").button]
+    add_parts(ctx)
+    page = open_page("home/overview.py")
+    assert "Train the starter network" in [button.label for button in page.button]
+    assert "Nothing is deployed." in text_of(page)
+
+
+def test_the_launch_button_names_what_is_missing(ctx: Context) -> None:
+    page = open_page("build/launch.py")
+    button = page.button(key="launch_go")
+    assert button.label == "Choose a dataset and an architecture and a tokenizer"
+    assert button.disabled
+
+
+def test_a_run_is_launched_from_the_form(ctx: Context) -> None:
+    add_parts(ctx)
+    page = open_page("build/launch.py", dataset="tales", architecture="small")
+    page.selectbox(key="launch_tokenizer").select("pieces").run()
+    page.number_input(key="launch_context").set_value(32).run()
+    page.number_input(key="launch_max_steps").set_value(70).run()
+    assert page.button(key="launch_go").label == "Launch"
+    page.button(key="launch_go").click().run()
+    runs = list_runs(ctx)
+    assert [(run.name, run.max_steps, run.status) for run in runs] == [("Pretrain on tales", 70, Status.QUEUED)]
+
+
+def test_values_that_do_not_fit_are_explained_beside_the_button(ctx: Context) -> None:
+    add_parts(ctx)
+    page = open_page("build/launch.py", dataset="tales", architecture="small")
+    page.selectbox(key="launch_tokenizer").select("pieces").run()
+    assert "longer than the architecture can read" in text_of(page)
+    assert page.button(key="launch_go").disabled
+
+
+def test_yaml_fills_the_form(ctx: Context) -> None:
+    add_parts(ctx)
+    page = open_page("build/launch.py")
+    recipe = "objective: pretrain\ndataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 44\nname: from yaml\n"
+    page.text_area(key="launch_yaml").set_value(recipe).run()
+    page.button(key="launch_use_yaml").click().run()
+    assert page.number_input(key="launch_max_steps").value == 44
+    assert page.selectbox(key="launch_dataset").value == "tales"
+    assert page.button(key="launch_go").label == "Launch"
+
+
+def test_yaml_with_a_mistake_is_answered_with_field_and_value(ctx: Context) -> None:
+    page = open_page("build/launch.py")
+    page.text_area(key="launch_yaml").set_value("dataset: tales\nmax_steps: -3\n").run()
+    page.button(key="launch_use_yaml").click().run()
+    assert "max" in text_of(page)
+    assert "3" in text_of(page)
+
+
+def test_a_copy_of_a_run_carries_its_numbers(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="first", learning_rate=0.0123)
+    page = open_page("build/launch.py", run=run.id)
+    assert page.number_input(key="launch_learning_rate").value == pytest.approx(0.0123)
+    assert page.text_input(key="launch_name").value == ""
+
+
+def test_a_failed_run_says_why_and_offers_a_retry(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="first")
+    taken = claim(ctx, run)
+    report(ctx, taken, *points(1, 5), {"type": "log", "text": "step five", "time": 1.0})
+    end(ctx, taken, Status.FAILED, cause="The loss became nan.", remedy="Lower the learning rate.")
+    page = open_page("build/run.py", run=run.id)
+    assert "The loss became nan" in text_of(page)
+    assert "step five" in text_of(page)
+    page.button(key="run_retry").click().run()
+    assert list_runs(ctx)[0].status is Status.QUEUED
+
+
+def test_a_stopped_run_is_resumed_with_one_click(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx)
+    taken = claim(ctx, run)
+    report(ctx, taken, *points(1, 40))
+    stop_run(ctx, run.id, how="stop_and_save", person=LOCAL)
+    add_checkpoint(ctx, run, 40)
+    end(ctx, taken, Status.CANCELLED)
+    page = open_page("build/run.py", run=run.id)
+    page.button(key="run_resume").click().run()
+    assert list_runs(ctx)[0].status is Status.QUEUED
+    assert len(list_jobs(ctx, queue="train")) == 2
+
+
+def test_a_queued_run_says_that_no_worker_is_there(ctx: Context) -> None:
+    add_parts(ctx)
+    page = open_page("build/run.py", run=launch(ctx).id)
+    assert "No worker serves the queue" in text_of(page)
+
+
+def test_names_and_samples_stay_text(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="![x](http://example.com/x.png) <b>bold</b>")
+    set_tags(ctx, run.id, ("**loud**",), person=LOCAL)
+    taken = claim(ctx, run)
+    report(ctx, taken, {"type": "sample", "step": 5, "prompt": "**p**", "completion": "![y](http://example.com/y.png)"})
+    page = open_page("build/run.py", run=run.id)
+    assert page.title[0].value.startswith(r"\!\[x\]")
+    assert "![y](http://example.com/y.png)" in [text.value for text in page.text]
+    assert r"\*\*p\*\*" in [caption.value for caption in page.caption]
+
+
+def test_an_unknown_run_is_a_sentence(ctx: Context) -> None:
+    assert "There is no run" in text_of(open_page("build/run.py", run="nothing"))
+    assert "No run is chosen" in text_of(open_page("build/run.py"))
+
+
+def test_the_list_of_runs_is_never_blank(ctx: Context) -> None:
+    assert "No run was launched yet" in text_of(open_page("build/runs.py"))
+    add_parts(ctx)
+    launch(ctx)
+    page = open_page("build/runs.py")
+    page.segmented_control(key="status").set_value("Finished").run()
+    assert "No run passes these filters" in text_of(page)
+
+
+def test_picked_runs_are_compared_by_what_differs(ctx: Context) -> None:
+    add_parts(ctx)
+    runs = [launch(ctx, name="slow", learning_rate=0.001), launch(ctx, name="fast", learning_rate=0.01)]
+    page = open_page("build/runs.py", compare=",".join(run.id for run in runs))
+    assert "Compared" in text_of(page)
+    assert list(page.dataframe[0].value.columns) == ["slow", "fast"]
+    assert "learning_rate" in page.dataframe[0].value.index
+
+
+def test_only_data_that_fits_the_objective_is_offered(ctx: Context) -> None:
+    add_parts(ctx)
+    add_dataset(ctx, "pairs", kind="preference")
+    page = open_page("build/launch.py")
+    page.segmented_control(key="launch_objective").set_value("dpo").run()
+    assert page.selectbox(key="launch_dataset").options == ["pairs · preference, 90 rows"]
