@@ -31,3 +31,14 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
 )
 """For a base that was never taught a chat form: contents run together as raw text, so it simply continues what it is given."""
+
+TEXT_TEMPLATE = (
+    "{% if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ message['role'] | capitalize ~ ':\n' ~ message['content'] }}"
+    "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
+    "{{ '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
+)
+"""For a base that learns to chat although its tokenizer has no tokens for roles: the roles are written out."""

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica, Usage
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
 from backend.domain.job_states import TERMINAL, JobKind, Status
+from backend.domain.run_config import Objective
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import Context, Person
 from backend.services.jobs import Claim, add_job, request_stop, wake
@@ -46,6 +47,7 @@ class EndpointView:
     replicas: tuple[ReplicaView, ...]
     requests_last_hour: int
     tokens_last_hour: int
+    chats: bool  # learned from conversations, rather than to go on with a text
 
     @property
     def num_ready(self) -> int:
@@ -195,7 +197,14 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
     return EndpointView(
         name=endpoint.name, checkpoint_id=checkpoint.id, checkpoint_name=checkpoint.name, deployed_at=deployment.created_at,
         stopped_at=deployment.stopped_at, replicas=replicas, requests_last_hour=requests, tokens_last_hour=int(tokens),
+        chats=_chats(session, checkpoint),
     )  # fmt: skip
+
+
+def _chats(session: Session, checkpoint: Checkpoint) -> bool:
+    if checkpoint.run_id is None:
+        return bool((checkpoint.facts or {}).get("has_chat_template"))
+    return session.scalar(select(Run.objective).where(Run.id == checkpoint.run_id)) != Objective.PRETRAIN
 
 
 def _replica_view(replica: Replica, job: Job) -> ReplicaView:

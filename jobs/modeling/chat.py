@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.chat_template import PLAIN_TEMPLATE
+from backend.domain.chat_template import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
 from backend.errors import InvalidInput
 
 Message = dict[str, str]
@@ -20,6 +20,19 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase) -> bool:
         return bool(tokenizer.chat_template != PLAIN_TEMPLATE)
     tokenizer.chat_template = PLAIN_TEMPLATE
     return False
+
+
+def teach_template(tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> None:
+    """Give a tokenizer the template of what its network is about to learn.
+
+    A network that learns from plain text (`chats` false) goes on with what it is given, so its template is the plain one. One that
+    learns from conversations keeps the template it has, or gets ours: with role tokens where its vocabulary holds them.
+    """
+    if not chats:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    elif not ensure_template(tokenizer):
+        has_roles = set(ROLE_TOKENS) <= set(tokenizer.get_vocab())
+        tokenizer.chat_template = CHAT_TEMPLATE if has_roles else TEXT_TEMPLATE
 
 
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.run_config import Objective, RunConfig
 from backend.errors import InvalidInput, JobFailed
+from jobs.modeling.chat import teach_template
 from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import pick_autocast, pick_device, set_threads
 from jobs.reporter import JobSpec, Reporter
@@ -51,6 +52,7 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
     device = pick_device(config.device)
     base = spec.path(payload["base"]) if payload.get("base") else None
     tokenizer = load_tokenizer(base or spec.path(payload["tokenizer"]))
+    teach_template(tokenizer, chats=config.objective is not Objective.PRETRAIN)
     reporter.log(f"Training on {torch.cuda.get_device_name(device) if device.type == 'cuda' else f'the CPU with {threads} threads'}.")
     store = CheckpointStore(
         spec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.context import Context
-from backend.services.datasets import DatasetView, get_dataset, list_datasets
+from backend.services.datasets import DatasetView, get_dataset, list_datasets, version_of_job
 from pages.components.dataset_detail import draw_dataset
 from pages.components.dataset_import import draw_import
 from pages.components.frame import empty_state, page_frame, plain
@@ -64,14 +64,25 @@ def draw_list(ctx: Context) -> None:
     rows()
 
 
+def draw_import_end(ctx: Context, job_id: str) -> None:
+    """Say so when the import that led here found its content already there."""
+    if not job_id:
+        return
+    version = version_of_job(ctx, job_id)
+    if version.reused:
+        st.info(f"The content was there already, as version {version.number}: no new version was made.", icon=":material/content_copy:")
+
+
 with page_frame("Datasets", "What networks learn from and are measured on. A version never changes.") as (ctx, person):
     if "import" in st.query_params:
         back_link("All datasets", page="build/datasets.py", key="datasets_back")
         version = draw_import(ctx, person)
         if version is not None:
-            st.switch_page("build/datasets.py", query_params={"dataset": version.dataset_id})
+            st.switch_page("build/datasets.py", query_params={"dataset": version.dataset_id, "job": version.job_id or ""})
     elif "dataset" in st.query_params:
         back_link("All datasets", page="build/datasets.py", key="datasets_back")
-        draw_dataset(ctx, person, get_dataset(ctx, st.query_params["dataset"]))
+        dataset = get_dataset(ctx, st.query_params["dataset"])
+        draw_import_end(ctx, st.query_params.get("job", ""))
+        draw_dataset(ctx, person, dataset)
     else:
         draw_list(ctx)

@@ -27,7 +27,7 @@ from backend.services.deployments import EndpointView, list_endpoints
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 
 VOTES = (("A", "Left is better"), ("B", "Right is better"), ("TIE", "Tie"), ("BOTH_BAD", "Both bad"))
-DEFAULTS: dict[str, float | int] = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 160}
+DEFAULTS: dict[str, float | int] = {"top_p": 0.95, "max_tokens": 160}
 
 
 def draw_conversations(ctx: Context, person: Person, current: str | None) -> None:
@@ -51,9 +51,10 @@ def draw_settings(endpoints: list[EndpointView], conversation: ConversationView 
     names = [endpoint.name for endpoint in endpoints]
     scope = conversation.id if conversation else "new"
     wanted = conversation.endpoint if conversation else st.query_params.get("endpoint", names[0])
-    kept = {**DEFAULTS, **(conversation.sampling if conversation else {})}
     left, right, more = st.columns([3, 3, 2], vertical_alignment="bottom")
     name = left.selectbox("Endpoint", names, index=names.index(wanted) if wanted in names else 0, key=f"endpoint_{scope}")
+    chats = any(endpoint.chats for endpoint in endpoints if endpoint.name == name)
+    kept = {"temperature": 0.0 if chats else 0.8, **DEFAULTS, **(conversation.sampling if conversation else {})}
     others = [None, *(other for other in names if other != name)]
     beside = conversation.other_endpoint if conversation else None
     other = right.selectbox(
@@ -73,7 +74,7 @@ def draw_settings(endpoints: list[EndpointView], conversation: ConversationView 
             placeholder="You are …",
             height=100,
         )
-        temperature = st.slider("Temperature", 0.0, 2.0, float(kept["temperature"]), 0.05, key=f"temperature_{scope}", help="0 is greedy.")
+        temperature = st.slider("Temperature", 0.0, 2.0, float(kept["temperature"]), 0.05, key=f"temperature_{scope}_{name}", help="0 always takes the likeliest token.")
         top_p = st.slider("Top p", 0.05, 1.0, float(kept["top_p"]), 0.05, key=f"top_p_{scope}")
         max_tokens = st.number_input("Longest answer, in tokens", 1, 8192, int(kept["max_tokens"]), key=f"max_tokens_{scope}")
         seed = st.number_input(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from backend.domain.chat_template import PLAIN_TEMPLATE
+from backend.domain.chat_template import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
 from backend.errors import InvalidInput
-from jobs.modeling.chat import encode_chat, encode_prompt, ensure_template
+from jobs.modeling.chat import encode_chat, encode_prompt, ensure_template, teach_template
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, train_bpe
 from tests.jobs.training_rooms import make_stories
 
@@ -36,7 +36,7 @@ def make(template: str | None = None) -> Any:
     return tokenizer
 
 
-@pytest.mark.parametrize("template", [None, CHATML, PLAIN_TEMPLATE, FORGETFUL], ids=["own", "chatml", "plain", "forgetful"])
+@pytest.mark.parametrize("template", [None, CHATML, PLAIN_TEMPLATE, TEXT_TEMPLATE, FORGETFUL], ids=["own", "chatml", "plain", "text", "forgetful"])
 @pytest.mark.parametrize("messages", [TWO_TURNS, TWO_TURNS[:3], TWO_TURNS[1:3]], ids=["two-turns", "one-turn", "no-system"])
 def test_ids_equal_those_of_apply_chat_template(template: str | None, messages: list[dict[str, str]]) -> None:
     tokenizer = make(template)
@@ -45,7 +45,7 @@ def test_ids_equal_those_of_apply_chat_template(template: str | None, messages: 
     assert len(mask) == len(ids)
 
 
-@pytest.mark.parametrize("template", [None, CHATML], ids=["own", "chatml"])
+@pytest.mark.parametrize("template", [None, CHATML, TEXT_TEMPLATE], ids=["own", "chatml", "text"])
 def test_generation_prompt_and_completion_are_the_training_ids_and_the_completion_is_what_is_trained(template: str | None) -> None:
     tokenizer = make(template)
     for turn in (2, 4):
@@ -95,3 +95,22 @@ def test_a_token_that_reaches_from_the_prompt_into_the_answer_is_not_trained_on(
 def test_a_role_that_the_template_does_not_know_is_refused_in_its_words() -> None:
     with pytest.raises(InvalidInput, match=r"refuses the conversation \(user, robot\): Unknown role robot"):
         encode_chat(make(), [{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}])
+
+
+def test_a_network_that_learns_plain_text_is_not_stored_with_a_chat_form_and_one_that_learns_to_chat_gets_it() -> None:
+    tokenizer = make()
+    teach_template(tokenizer, chats=False)
+    assert tokenizer.chat_template == PLAIN_TEMPLATE
+    teach_template(tokenizer, chats=True)
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    tokenizer.chat_template = CHATML
+    teach_template(tokenizer, chats=True)
+    assert tokenizer.chat_template == CHATML, "what a base brought is kept"
+
+
+def test_a_base_without_tokens_for_roles_learns_to_chat_with_the_roles_written_out() -> None:
+    tokenizer = make(PLAIN_TEMPLATE)
+    vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token not in ROLE_TOKENS}
+    tokenizer.get_vocab = lambda: vocabulary
+    teach_template(tokenizer, chats=True)
+    assert tokenizer.chat_template == TEXT_TEMPLATE

@@ -98,6 +98,18 @@ def test_dataset_page_shows_rows_as_plain_text(site: Context) -> None:
     assert [metric.value for metric in app.metric][:3] == ["12", "11", "1"]
 
 
+def test_import_of_known_content_says_that_it_made_no_version(site: Context) -> None:
+    rows = [{"instruction": "a", "output": "b"}] * 3
+    identity = dataset(site, "twice", rows)
+    upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
+    again = import_dataset(site, name="twice", kind="instruction", upload=upload, person=LOCAL)
+    assert_sound(open_page("build/datasets.py", dataset=identity, job=str(again.job_id)))
+    do_job(site, str(again.job_id))
+    app = open_page("build/datasets.py", dataset=identity, job=str(again.job_id))
+    assert_sound(app)
+    assert "no new version" in app.info[0].value
+
+
 def test_failed_import_is_explained_on_its_page(site: Context) -> None:
     upload = save_upload(site, io.BytesIO(b'{"x": 1}\n'), name="rows.jsonl", person=LOCAL)
     version = import_dataset(site, name="broken", kind="instruction", upload=upload, person=LOCAL)
@@ -187,7 +199,9 @@ def test_checkpoint_page_shows_lineage_and_files(site: Context) -> None:
     folder = site.artifacts.folder("bases", "b")
     (folder / "config.json").write_text("{}")
     with site.db.write() as session:
-        base = Checkpoint(name=f"base {EVIL[:20]}", origin="added", folder="bases/b", family="llama", parameters=260_032, bytes=2, source="hub/id")
+        base = Checkpoint(
+            name=f"base {EVIL[:20]}", origin="added", folder="bases/b", family="llama", parameters=260_032, bytes=2, source="hub/id"
+        )
         session.add(base)
         session.flush()
         child = Checkpoint(name="child", origin="run", step=5, parent_id=base.id, folder="bases/b", metrics={"val_loss": 1.25})
@@ -203,3 +217,23 @@ def test_checkpoint_page_shows_lineage_and_files(site: Context) -> None:
     app.button(key=f"prepare_{base_id}").click().run()
     assert_sound(app)
     assert app.get("download_button")
+
+
+def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context) -> None:
+    app = open_page("build/datasets.py", **{"import": "1"})
+    rows = "".join(json.dumps({"ask": f"Who is number {n}?", "reply": f"I am {n}, and a free man."}) + "\n" for n in range(30))
+    app.file_uploader(key="import_file").upload("village.jsonl", rows.encode(), "application/json").run()
+    assert_sound(app)
+    (kind,) = [box for box in app.selectbox if str(box.key).startswith("import_kind_")]
+    kind.select("instruction").run()
+    columns = {str(box.key).rsplit("_", 1)[1]: str(box.key) for box in app.selectbox if str(box.key).startswith("import_map_")}
+    app.selectbox(key=columns["ask"]).select("prompt").run()
+    app.selectbox(key=columns["reply"]).select("completion").run()
+    assert "Who is number 0?" in app.code[0].value
+    app.button(key="import_go").click().run()
+    assert_sound(app)
+    (view,) = list_datasets(site)
+    do_job(site, str(view.versions[0].job_id))
+    (view,) = list_datasets(site)
+    assert (view.name, view.kind, view.versions[0].rows) == ("village", "instruction", 30)
+    assert app.query_params["dataset"] in (view.id, [view.id])

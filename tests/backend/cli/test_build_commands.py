@@ -1,0 +1,91 @@
+"""`roundhouse data | architecture | base | export`: one JSON document on stdout, 0 for done, 1 for failed, 2 for misused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def roundhouse(home: Path) -> Any:
+    """Run the command line on an installation of its own. Returns (status, stdout, stderr)."""
+    environment = {
+        **os.environ,
+        "ROUNDHOUSE_HOME": str(home),
+        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "backend.cli.main", *arguments],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_data_import_waits_and_reports_every_rejected_row(roundhouse: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"instruction": f"Say {n}", "output": "yes"}) + "\n" for n in range(10)) + "not json\n")
+    status, out, _ = roundhouse("data", "import", str(file), "--name", "sayings", "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert (found["dataset"], found["version"], found["kind"], found["rows"]) == ("sayings", 1, "instruction", 10)
+    assert [item["row"] for item in found["rejected"]] == [11]
+    status, out, _ = roundhouse("data", "import", str(file), "--name", "sayings")
+    assert status == 0
+    assert "already" in out
+    status, out, _ = roundhouse("data", "list", "--json")
+    assert [entry["dataset"] for entry in json.loads(out)["datasets"]] == ["sayings"]
+
+
+def test_misuse_ends_with_2_and_a_json_error(roundhouse: Any, tmp_path: Path) -> None:
+    status, out, err = roundhouse("data", "import", str(tmp_path / "none.txt"), "--name", "x", "--json")
+    assert status == 2
+    assert "none.txt" in json.loads(out)["error"]
+    assert "Traceback" not in err
+
+
+def test_rows_that_do_not_fit_end_with_1_and_the_reason(roundhouse: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": 1}\n')
+    status, out, err = roundhouse("data", "import", str(file), "--name", "x", "--kind", "preference", "--json")
+    assert status == 1
+    assert "preference" in json.loads(out)["error"]
+    assert "Traceback" not in err
+
+
+def test_architecture_describe_counts_and_explains(roundhouse: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("num_layers: 4\nwidth: 128\nnum_heads: 4\nnum_kv_heads: 4\n")
+    status, out, _ = roundhouse("architecture", "describe", str(file), "--json")
+    assert status == 0
+    report = json.loads(out)
+    assert report["parameters"] == 1_115_264 == sum(n for part, n in report["parameters_by_component"].items() if part != "total")
+    assert {"flops_per_token", "kv_cache_bytes_per_token", "memory_bytes"} <= report.keys()
+    file.write_text("width: 130\n")
+    status, _, err = roundhouse("architecture", "describe", str(file))
+    assert status == 2
+    assert "130 / 4 is not whole" in err
+
+
+def test_base_that_is_none_is_refused(roundhouse: Any) -> None:
+    status, out, _ = roundhouse("base", "add", "/no/such/folder", "--name", "b", "--json")
+    assert status == 2
+    assert "/no/such/folder" in json.loads(out)["error"]
+    status, out, _ = roundhouse("export", "nothing", "--to", "/tmp/never", "--json")
+    assert status == 2
+    assert "nothing" in json.loads(out)["error"]
