@@ -72,7 +72,8 @@ def _draw_version(ctx: Context, person: Person, dataset: DatasetView, version: V
     columns[3].metric("Size", size(version.bytes), border=True, height="stretch")
     label, page, icon = NEXT[dataset.kind]
     with st.container(horizontal=True):
-        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": dataset.name})
+        reference = dataset.id if page.startswith("evaluate/") else dataset.name  # a recipe names its dataset
+        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
         if dataset.kind == "text":
             st.page_link(
                 "build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params={"dataset": dataset.name}
