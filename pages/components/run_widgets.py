@@ -119,7 +119,11 @@ def draw_samples(samples: list[SampleView]) -> None:
         st.caption("What the network writes is shown here at each measurement of the validation loss.")
         return
     steps = sorted({sample.step for sample in samples}, reverse=True)
-    step = st.select_slider("Step", options=steps[::-1], value=steps[0], key="run_sample_step") if len(steps) > 1 else steps[0]
+    shown, newest = st.session_state.get("run_sample_step"), st.session_state.get("run_sample_newest")
+    if shown not in steps or (shown == newest and newest != steps[0]):  # follow the run, unless somebody looks at an older step
+        st.session_state["run_sample_step"] = steps[0]
+    st.session_state["run_sample_newest"] = steps[0]
+    step = st.select_slider("Step", options=steps[::-1], key="run_sample_step") if len(steps) > 1 else steps[0]
     for sample in samples:
         if sample.step == step:
             with st.container(border=True, gap="xsmall"):
