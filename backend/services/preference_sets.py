@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Run
-from backend.domain.campaign import Messages
+from backend.domain.campaign import Messages, content_hash
 from backend.domain.job_states import QUEUE_OF, JobKind
 from backend.domain.preferences import CastVote, Resolution, resolve_preferences
 from backend.domain.run_config import Objective, RunConfig
@@ -29,6 +29,7 @@ from backend.services.standings import leader_of
 ENOUGH_HELD_OUT = 8
 """A rematch with fewer unseen prompts than this (or than the campaign asks for) uses the campaign's own prompts instead."""
 
+REMATCH = "Rematch of "
 MICRO_BATCH, MIN_STEPS, MAX_STEPS, MAX_CONTEXT = 4, 10, 120, 512
 
 
@@ -122,7 +123,7 @@ def dpo_config(campaign: CampaignView, made: PreferenceSet, base: CheckpointView
     pairs = len(made.resolution.preferences)
     steps = min(MAX_STEPS, max(MIN_STEPS, math.ceil(2 * pairs / MICRO_BATCH)))
     return RunConfig(
-        name=f"DPO on votes of {campaign.name}"[:100],
+        name=f"DPO on votes of {campaign.name.removeprefix(REMATCH)}"[:100],
         objective=Objective.DPO,
         dataset=made.version.label,
         base=base.id,
@@ -180,7 +181,7 @@ def _open_rematch(ctx: Context, campaign: CampaignView, made: PreferenceSet, *, 
             known = session.scalar(select(Campaign).where(Campaign.run_id == run_id))
             if known is None:
                 known = insert_campaign(
-                    session, ctx, name=_free_name(session, f"Rematch of {campaign.name}"), prompts=prompts, config=campaign.config,
+                    session, ctx, name=_free_name(session, REMATCH + campaign.name.removeprefix(REMATCH)), prompts=prompts, config=campaign.config,
                     person=person, dataset_version_id=session.get_one(Campaign, campaign.id).dataset_version_id, parent_id=campaign.id,
                     run_id=run_id, held_out=held_out,
                 )  # fmt: skip
@@ -193,19 +194,31 @@ def _open_rematch(ctx: Context, campaign: CampaignView, made: PreferenceSet, *, 
 
 
 def _rematch_prompts(ctx: Context, campaign: CampaignView, made: PreferenceSet) -> tuple[list[Messages], bool]:
-    """Prompts that the preference set does not hold, if the dataset has enough of them; else the campaign's own."""
+    """Prompts from which neither this run nor those before it in the line of rematches learned, if there are enough; else the campaign's."""
     with ctx.db.read() as session:
         rows = session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id).order_by(CampaignPrompt.position))
-        own = [(row.content_hash, list(row.messages)) for row in rows]
-    unseen = [messages for digest, messages in own if digest not in made.prompt_hashes]
+        own = [list(row.messages) for row in rows]
+        learned = made.prompt_hashes | _learned_before(session, campaign.parent_id)
+    candidates = {content_hash(messages): messages for messages in own}
     if campaign.dataset is not None:
-        wanted = campaign.config.num_prompts + len(own)
-        everything = read_prompts(ctx, resolve_version(ctx, campaign.dataset), enough=wanted)
-        known = [messages for _, messages in own]
-        unseen += [messages for messages in everything if messages not in known]
+        enough = campaign.config.num_prompts + len(learned | set(candidates))
+        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), enough=enough):
+            candidates.setdefault(content_hash(messages), messages)
+    unseen = [messages for digest, messages in candidates.items() if digest not in learned]
     if len(unseen) >= min(campaign.config.num_prompts, ENOUGH_HELD_OUT):
         return draw_prompts(unseen, num=campaign.config.num_prompts, seed=campaign.config.seed), True
-    return [messages for _, messages in own], False
+    return own, False
+
+
+def _learned_before(session: Session, campaign_id: str | None) -> set[str]:
+    """The prompts of the preference pairs of a campaign and of those it came from."""
+    found: set[str] = set()
+    while campaign_id is not None:
+        prompts = {pair.prompt for pair in _resolve(session, campaign_id).preferences}
+        rows = session.execute(select(CampaignPrompt.id, CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign_id))
+        found |= {digest for prompt, digest in rows if prompt in prompts}
+        campaign_id = session.get_one(Campaign, campaign_id).parent_id
+    return found
 
 
 def _awaited(session: Session, campaign: Campaign) -> Checkpoint | None:

@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.verdicts import PairVerdict
 from backend.services.campaign_views import CampaignView
 from backend.services.context import Context, Person
-from backend.services.raters import RaterRow, create_rater_link, list_raters, revoke_rater_link
+from backend.services.raters import LOCAL_RATER, RaterRow, create_rater_link, list_raters, revoke_rater_link
 from backend.services.standings import Standings
 from pages.components.frame import errors_shown, plain
 from pages.components.rating_charts import interval_chart, rating_marks, win_chart
@@ -115,7 +115,13 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """List the raters, and make links for more."""
     rows = list_raters(ctx, campaign.id)
     if rows:
-        st.dataframe([_rater_line(row) for row in rows], hide_index=True, width="stretch", key="raters")
+        st.dataframe(
+            [_rater_line(row) for row in rows], hide_index=True, width="stretch", key="raters",
+            column_config={
+                "Seconds per vote": st.column_config.NumberColumn(format="%.1f", help="Median."),
+                "Link ends": st.column_config.DateColumn(format="localized"),
+            },
+        )  # fmt: skip
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     with st.form("rater_link", border=False, clear_on_submit=True):
@@ -142,7 +148,7 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
 def _rater_line(row: RaterRow) -> dict[str, object]:
     return {
         "Rater": row.rater.name,
-        "Comes by": "link" if row.is_link else "sign-in",
+        "Comes by": "link" if row.is_link else "own account" if row.rater.id != LOCAL_RATER else "this machine",
         "Votes": row.num_votes,
         "Seconds per vote": row.median_s,
         "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",

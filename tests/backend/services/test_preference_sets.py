@@ -25,7 +25,7 @@ from backend.services.preference_sets import (
     rematch_ready,
 )
 from backend.services.raters import rater_for
-from tests.backend.services.battle_world import make_campaign, prefer, vote_all
+from tests.backend.services.battle_world import make_campaign, prefer, vote_all, write_all
 
 
 def cast(vote: str, winner: str | None, *, rater: str = "r", prompt: str = "p", pair: tuple[str, str] = ("x", "y")) -> CastVote:
@@ -131,6 +131,23 @@ def test_a_rematch_without_enough_unseen_prompts_says_so_and_asks_the_old_ones(c
     launch = launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
     assert not launch.held_out
     assert get_campaign(ctx, launch.rematch.id).num_prompts == 6
+
+
+def test_a_second_rematch_asks_nothing_that_the_line_before_has_learned(ctx: Context) -> None:
+    first = voted(ctx, num_prompts=8, dataset_rows=40)
+    launch = launch_dpo_from_votes(ctx, first, person=LOCAL, idempotency_key="1")
+    finish_run(ctx, launch)
+    write_all(ctx, launch.rematch.id)
+    vote_all(ctx, launch.rematch.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    second = launch_dpo_from_votes(ctx, launch.rematch.id, person=LOCAL, idempotency_key="2")
+    with ctx.db.read() as session:
+        hashes = [
+            set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == which)))
+            for which in (first, launch.rematch.id, second.rematch.id)
+        ]
+    assert second.held_out
+    assert not hashes[2] & (hashes[0] | hashes[1])
+    assert second.rematch.name == "Rematch of Stories 2"
 
 
 def test_the_finished_run_enters_its_checkpoint_against_its_parent(ctx: Context) -> None:
