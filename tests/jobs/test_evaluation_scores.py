@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.evaluation.multiple_choice import credit
@@ -64,6 +66,18 @@ def test_one_long_document_is_scored_by_windows_that_together_hold_every_byte(ro
     assert sum(item["values"]["bytes"] for item in items) == len(text.encode())
     assert "".join(item["shown"]["text"] for item in items if len(item["shown"]["text"]) < 600)[:20] == text[:20]
     assert scores["bits_per_byte"]["stderr"] > 0
+
+
+def test_bytes_that_the_tokenizer_cannot_write_are_counted_as_lost(room: EvaluationRoom) -> None:
+    vocabulary = {token: index for index, token in enumerate(["<|bos|>", "<|end|>", *"abcdefghijklmnopqrstuvwxyz "])}
+    letters = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=[])), bos_token="<|bos|>", eos_token="<|end|>"
+    )
+    save_bigram(room.root / "letters", np.full((len(letters),) * 2, -np.log(len(letters))), letters)
+    room.write("shouting", [{"text": "plain words"}] * 8 + [{"text": "Words 123"}])
+    facts = room.evaluate("letters", "shouting", "perplexity", job="lost")["facts"]
+    assert facts["lost_bytes"] == 4  # W, 1, 2, 3
+    assert "lost_bytes" not in room.evaluate("uniform", "shouting", "perplexity", job="kept")["facts"]
 
 
 def test_conversations_are_scored_on_the_answers_and_their_end_token_alone(room: EvaluationRoom) -> None:
