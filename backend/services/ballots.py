@@ -241,9 +241,9 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
     unvoted = list(session.scalars(select(Battle).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, ~never)))
     waiting = [*undone, *unvoted]
     seen = set(
-        session.execute(
-            select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id)
-        ).tuples().all()
+        session.execute(select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id))
+        .tuples()
+        .all()
     )
     writing = (
         select(Job.id).join(Contestant, Contestant.job_id == Job.id).where(Contestant.campaign_id == campaign.id, Job.status.in_(ACTIVE))
@@ -276,7 +276,9 @@ def _candidates(
         answers[prompt_id][contestant_id] = digest
     voted = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
     in_flight = select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.expires_at > ctx.now(), ~voted)
-    busy = Counter((vote.prompt_id, pair_key(pair_of(vote.a, vote.b))) for vote in votes) + Counter(session.execute(in_flight).tuples().all())
+    busy = Counter((vote.prompt_id, pair_key(pair_of(vote.a, vote.b))) for vote in votes) + Counter(
+        session.execute(in_flight).tuples().all()
+    )
     per_prompt = Counter[str]()
     for (prompt_id, _), number in busy.items():
         per_prompt[prompt_id] += number

@@ -8,7 +8,17 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from backend.domain.job_states import JobKind
-from backend.services import campaigns, checkpoint_files, datasets, deployments, evaluations, preference_sets, run_events, run_parts, tokenizers
+from backend.services import (
+    campaigns,
+    checkpoint_files,
+    datasets,
+    deployments,
+    evaluations,
+    preference_sets,
+    run_events,
+    run_parts,
+    tokenizers,
+)
 from backend.services.context import Context
 from backend.services.jobs import Claim
 
