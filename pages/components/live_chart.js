@@ -6,16 +6,22 @@ const HIDDEN_MS = 5000
 const IDLE_MS = 10000
 const MAX_POINTS = 4000 // more than this, and the whole curve is asked for again, downsampled
 const SETTINGS = "roundhouse.curves"
-const TERMINAL = ["finished", "failed", "cancelled"]
 
 const PANELS = [
   { id: "loss", title: "Loss", unit: "nats per token", metrics: ["train_loss", "val_loss"], wide: true, log: true, format: ".4f" },
   { id: "val_bpb", title: "Validation bits per byte", metrics: ["val_bpb"], format: ".4f" },
   { id: "learning_rate", title: "Learning rate", metrics: ["learning_rate"], exact: true, format: ".3e", exponent: "e" },
   { id: "grad_norm", title: "Gradient norm", metrics: ["grad_norm"], log: true, format: ".3f" },
+  { id: "margins", title: "Reward margin", metrics: ["rewards/margins", "val_rewards/margins"], format: ".3f" },
+  { id: "accuracies", title: "Preference accuracy", metrics: ["rewards/accuracies", "val_rewards/accuracies"], format: ".3f" },
+  { id: "rewards", title: "Rewards", metrics: ["rewards/chosen", "rewards/rejected"], format: ".3f" },
   { id: "tok_per_sec", title: "Tokens per second", metrics: ["tok_per_sec"], format: ",.0f" },
 ]
-const LABELS = { train_loss: "train", val_loss: "validation", val_bpb: "validation", mfu: "Model FLOPs utilisation" }
+const LABELS = {
+  train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",
+  "rewards/margins": "train", "val_rewards/margins": "validation", "rewards/accuracies": "train", "val_rewards/accuracies": "validation",
+  val_bpb: "validation", mfu: "Model FLOPs utilisation",
+}
 const STATUS = { queued: "Queued", running: "Running", cancelling: "Stopping", paused: "Paused", cancelled: "Stopped", failed: "Failed", finished: "Finished" }
 
 function loadPlotly(url) {
@@ -324,7 +330,7 @@ class LiveChart {
       const box = element("div", spec.wide ? "rh-panel rh-wide" : "rh-panel")
       box.dataset.panel = spec.id
       const title = box.appendChild(element("div", "rh-title"))
-      title.appendChild(element("span", "", spec.unit ? `${spec.title}, ${spec.unit}` : spec.title))
+      title.appendChild(element("span", "", spec.unit && this.data.runs.every((run) => run.objective !== "dpo") ? `${spec.title}, ${spec.unit}` : spec.title))
       const legend = title.appendChild(element("span", "rh-legend"))
       const plot = box.appendChild(element("div", "rh-plot"))
       plot.style.height = spec.wide ? "320px" : "180px"

@@ -34,6 +34,7 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
                 {
                     "id": run.id,
                     "name": run.name,
+                    "objective": run.objective,
                     "status": run.status.value,
                     "line": run.line,
                     "share": run.share,

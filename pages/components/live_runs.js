@@ -118,7 +118,7 @@ class LiveRuns {
     row.line.title = state.line
     row.bar.style.width = `${Math.round(1000 * (state.share || 0)) / 10}%`
     row.bar.dataset.status = state.status
-    row.track.style.visibility = ["running", "cancelling"].includes(state.status) ? "visible" : "hidden"
+    row.track.style.display = ["running", "cancelling"].includes(state.status) ? "block" : "none"
     drawSpark(row.path, state.spark)
     const loss = state.last && (state.last.val_loss ?? state.last.train_loss)
     row.value.textContent = loss === undefined ? "" : loss.toFixed(3)
