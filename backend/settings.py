@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     devices: str = Field(default="auto", description="auto: every visible GPU; a list such as 0,1 names them; none: CPU only.")
     cpu_jobs: int = Field(default=1, ge=1, description="Training jobs at once on a machine without a GPU.")
     replica_slots: int = Field(default=8, ge=1, description="Replicas that one worker machine may hold.")
-    train_nice: int = Field(default=10, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay usable.")
+    train_nice: int = Field(default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay usable.")
     max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
     admin_password: SecretStr | None = Field(default=None, description="For containers: creates the account `admin` at the first start.")

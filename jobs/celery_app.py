@@ -14,12 +14,12 @@ from typing import Any
 from celery import signals
 
 from backend.bootstrap import get_context
+from backend.devices import read_gauges, visible_devices
 from backend.queue import TASK, make_celery
 from backend.services.jobs import claim_next
 from backend.services.sweep import sweep
 from backend.services.workers import beat
 from backend.settings import Settings
-from backend.devices import read_gauges, visible_devices
 from jobs.runner import execute
 
 log = logging.getLogger(__name__)

@@ -293,9 +293,7 @@ def _view(row: Evaluation, checkpoint: str, benchmark: str, job: Job | None, sco
     )  # fmt: skip
 
 
-def list_items(
-    ctx: Context, evaluation_id: str, *, which: Which = "all", offset: int = 0, limit: int = 20
-) -> tuple[list[ItemView], int]:
+def list_items(ctx: Context, evaluation_id: str, *, which: Which = "all", offset: int = 0, limit: int = 20) -> tuple[list[ItemView], int]:
     """Return a page of an evaluation's items and how many there are. `wrong` and `right` go by the main metric.
 
     Of texts, `wrong` are those that the network predicts worse than its mean, worst first.

@@ -29,7 +29,9 @@ def draw_keys(ctx: Context, person: Person) -> None:
         empty_state("No keys yet. On this machine the gateway answers without one; from elsewhere every request needs one.")
     for key in keys:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            state = "revoked" if key.revoked_at else ("never used" if key.last_used_at is None else f"last used {key.last_used_at:%d %b %H:%M}")
+            state = (
+                "revoked" if key.revoked_at else ("never used" if key.last_used_at is None else f"last used {key.last_used_at:%d %b %H:%M}")
+            )
             st.markdown(f"**{plain(key.name)}** · ends in `{key.hint}` · {state}")
             st.space("stretch")
             if not key.revoked_at and st.button("Revoke", key=f"revoke_{key.id}", icon=":material/block:"):

@@ -44,7 +44,9 @@ def errors_shown() -> Iterator[None]:
         if type(error).__module__.startswith("streamlit"):
             raise  # reruns and stops travel as exceptions
         log.exception("page failed")
-        st.error(f"Something went wrong on our side: {type(error).__name__}. The server's log has the details.", icon=":material/bug_report:")
+        st.error(
+            f"Something went wrong on our side: {type(error).__name__}. The server's log has the details.", icon=":material/bug_report:"
+        )
 
 
 def show_error(error: RoundhouseError) -> None:

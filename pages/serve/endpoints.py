@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from backend.services.checkpoints import list_checkpoints
@@ -9,7 +11,7 @@ from backend.services.context import Context, Person
 from backend.services.deployments import EndpointView, deploy, list_deployments, list_endpoints, stop_endpoint
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 
-BADGES = {
+BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "ready": ("green", "check_circle"),
     "starting": ("blue", "hourglass_top"),
     "failing": ("red", "error"),

@@ -74,7 +74,15 @@ def draw_settings(endpoints: list[EndpointView], conversation: ConversationView 
             placeholder="You are …",
             height=100,
         )
-        temperature = st.slider("Temperature", 0.0, 2.0, float(kept["temperature"]), 0.05, key=f"temperature_{scope}_{name}", help="0 always takes the likeliest token.")
+        temperature = st.slider(
+            "Temperature",
+            0.0,
+            2.0,
+            float(kept["temperature"]),
+            0.05,
+            key=f"temperature_{scope}_{name}",
+            help="0 always takes the likeliest token.",
+        )
         top_p = st.slider("Top p", 0.05, 1.0, float(kept["top_p"]), 0.05, key=f"top_p_{scope}")
         max_tokens = st.number_input("Longest answer, in tokens", 1, 8192, int(kept["max_tokens"]), key=f"max_tokens_{scope}")
         seed = st.number_input(

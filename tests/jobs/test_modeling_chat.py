@@ -36,7 +36,9 @@ def make(template: str | None = None) -> Any:
     return tokenizer
 
 
-@pytest.mark.parametrize("template", [None, CHATML, PLAIN_TEMPLATE, TEXT_TEMPLATE, FORGETFUL], ids=["own", "chatml", "plain", "text", "forgetful"])
+@pytest.mark.parametrize(
+    "template", [None, CHATML, PLAIN_TEMPLATE, TEXT_TEMPLATE, FORGETFUL], ids=["own", "chatml", "plain", "text", "forgetful"]
+)
 @pytest.mark.parametrize("messages", [TWO_TURNS, TWO_TURNS[:3], TWO_TURNS[1:3]], ids=["two-turns", "one-turn", "no-system"])
 def test_ids_equal_those_of_apply_chat_template(template: str | None, messages: list[dict[str, str]]) -> None:
     tokenizer = make(template)

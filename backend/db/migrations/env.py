@@ -12,9 +12,7 @@ def run() -> None:
     """Run the migrations in one transaction."""
     database = Database(config.attributes["url"])
     with database.engine.connect() as connection:
-        context.configure(
-            connection=connection, target_metadata=Table.metadata, render_as_batch=True, compare_type=True
-        )
+        context.configure(connection=connection, target_metadata=Table.metadata, render_as_batch=True, compare_type=True)
         with context.begin_transaction():
             context.run_migrations()
         connection.commit()
