@@ -99,12 +99,11 @@ def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subp
     environment = dict(os.environ)
     environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
     environment["TOKENIZERS_PARALLELISM"] = "false"
-    # Threads that wait must sleep, not spin: beside any other busy process a spinning barrier costs most of the throughput.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment["PYTHONUNBUFFERED"] = "1"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # libgomp lets waiting threads spin: beside pages and replicas on the same cores that cost nine tenths of a training run (measured)
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # libgomp lets waiting threads spin for long, which beside other busy processes costs most of a run's speed. This much spinning
+    # keeps the speed of a quiet machine; docs/benchmarks/openmp-spinning.md has the numbers.
+    environment.setdefault("GOMP_SPINCOUNT", "10000")
     command = [sys.executable, "-m", "jobs.run", "--child", str(folder)]
     if nice and claim.kind in NICED:
         command = ["nice", "-n", str(nice), *command]
