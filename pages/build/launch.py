@@ -13,6 +13,7 @@ from backend.recipes import RECIPES, STARTER
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
+from backend.services.datasets import resolve_version
 from backend.services.run_parts import parse_config, resolve_parts
 from backend.services.run_views import run_detail
 from backend.services.runs import launch_run
@@ -20,6 +21,7 @@ from pages.components.frame import errors_shown, page_frame, plain
 from pages.components.run_form import FormState, draw_run_form, fill_form
 from pages.components.words import short, size
 
+RECIPE_OF_KIND = {"text": STARTER, "instruction": "starter-sft", "chat": "starter-sft", "preference": "starter-dpo"}
 SOURCES = ("recipe", "run", "base", "dataset", "architecture")
 
 
@@ -29,7 +31,10 @@ def first_config(ctx: Context) -> RunConfig:
     if "run" in asked:
         config = run_detail(ctx, asked["run"]).config
         return config.model_copy(update={"name": ""})
-    recipe = RECIPES.get(asked.get("recipe", ""), RECIPES["starter-sft" if "base" in asked else STARTER]).config
+    fitting = "starter-sft" if "base" in asked else STARTER
+    if "dataset" in asked:
+        fitting = RECIPE_OF_KIND.get(resolve_version(ctx, asked["dataset"], ready=False).kind, fitting)
+    recipe = RECIPES.get(asked.get("recipe", ""), RECIPES[fitting]).config
     changes: dict[str, object] = {} if "recipe" in asked or not asked else {"name": ""}
     if "base" in asked:
         changes["base"] = resolve_checkpoint(ctx, asked["base"]).name

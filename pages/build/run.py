@@ -17,6 +17,7 @@ from pages.components.run_widgets import (
     draw_editor,
     draw_facts,
     draw_failure,
+    draw_next_steps,
     draw_queue_place,
     draw_samples,
 )
@@ -43,6 +44,11 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         draw_failure(run)
     elif run.status is Status.QUEUED:
         draw_queue_place(detail)
+    if not run.is_active and detail.checkpoints:
+        newest = max(detail.checkpoints, key=lambda line: line.step or 0)
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            st.markdown("**Next:**", width="content")
+            draw_next_steps(newest.id)
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
     every = REFRESH_S if run.is_active else None
     samples, checkpoints, log, config, notes = st.tabs(["Samples", "Checkpoints", "Log", "Config", "Notes and tags"], key="run_tabs")

@@ -151,8 +151,13 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
                 st.badge("best", color="green")
             if line.is_final:
                 st.badge("final", color="blue")
-            for label, icon, page in NEXT_STEPS:
-                st.page_link(page, label=label, icon=f":material/{icon}:", query_params={_PARAMETER.get(page, "checkpoint"): line.id})
+            draw_next_steps(line.id)
+
+
+def draw_next_steps(checkpoint_id: str) -> None:
+    """Draw links to what a checkpoint is for."""
+    for label, icon, page in NEXT_STEPS:
+        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={_PARAMETER.get(page, "checkpoint"): checkpoint_id})
 
 
 NEXT_STEPS = (
@@ -161,7 +166,7 @@ NEXT_STEPS = (
     ("Deploy", "dns", "serve/endpoints.py"),
     ("Train on it", "model_training", "build/launch.py"),
 )
-_PARAMETER = {"build/launch.py": "base"}
+_PARAMETER = {"build/launch.py": "base", "evaluate/battles.py": "contestants"}
 
 
 def draw_editor(ctx: Context, person: Person, run: RunView) -> None:

@@ -1,0 +1,160 @@
+"""The loop as a newcomer goes round it: train, watch, evaluate, vote blind, learn from the votes, rematch, deploy, chat.
+
+Small numbers of steps: what is tested is that each click leads on, not that the network is good.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+import openai
+import pytest
+
+from backend.domain.job_states import Status
+from backend.services.campaign_views import get_campaign, list_campaigns
+from backend.services.checkpoints import resolve_checkpoint
+from backend.services.evaluations import list_evaluations
+from backend.services.run_views import get_run, list_runs
+from backend.services.tokenizers import get_tokenizer
+from tests.e2e.browser import Visitor, visit
+from tests.installation import Installation, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+PAGES = (
+    "/", "/datasets", "/architectures", "/tokenizers", "/launch", "/runs", "/checkpoints", "/evaluations", "/battles", "/endpoints",
+    "/playground", "/workers", "/people",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    running = Installation(tmp_path_factory.mktemp("journey"), ROUNDHOUSE_TRAIN_NICE="0").start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def visitor(installation: Installation) -> Iterator[Visitor]:
+    with visit(installation.url) as person:
+        yield person
+
+
+@pytest.fixture(autouse=True)
+def _nothing_bad_was_seen(visitor: Visitor) -> Iterator[None]:
+    visitor.findings.clear()
+    yield
+    assert visitor.findings == []
+
+
+def finished(installation: Installation, name: str) -> None:
+    def is_finished() -> bool:
+        run = get_run(installation.ctx, name)
+        assert run.status is not Status.FAILED, run
+        return run.status is Status.FINISHED
+
+    wait_until(is_finished, timeout_s=300, what=f"the end of {name}")
+
+
+def launch(visitor: Visitor, address: str, *, name: str, steps: int) -> None:
+    visitor.go(address)
+    visitor.fills("Steps", str(steps))
+    visitor.fills("Name", name)
+    visitor.clicks("Launch")
+    visitor.page.wait_for_url(re.compile(r"run\?run="))
+    visitor.settle()
+
+
+def test_a_newcomer_trains_and_watches(installation: Installation, visitor: Visitor) -> None:
+    visitor.go("/")
+    visitor.sees("From data to chat in five steps")
+    wait_until(lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content")
+    launch(visitor, "/launch", name="First stories", steps=80)
+    address = visitor.page.url
+    visitor.sees(re.compile(r"step \d+ of 80"), timeout_s=120)
+    visitor.go(address.removeprefix(visitor.url))  # a refresh changes nothing
+    finished(installation, "First stories")
+    visitor.sees("Finished at step 80")
+    visitor.sees("Once upon a time")
+    launch(visitor, "/launch?base=First stories", name="First chat", steps=30)
+    visitor.sees("Finished at step 30", timeout_s=300)
+
+
+def test_the_checkpoint_is_evaluated_from_the_run_page(installation: Installation, visitor: Visitor) -> None:
+    visitor.go("/run?run=First chat")
+    visitor.follows("Evaluate")
+    visitor.clicks("Evaluate")
+    visitor.page.wait_for_url(re.compile("evaluation="))
+    visitor.sees(re.compile("95"), timeout_s=180)
+    evaluation = wait_until(lambda: [e for e in list_evaluations(installation.ctx) if e.scores], timeout_s=180, what="scores")[0]
+    accuracy = next(score for score in evaluation.scores if score.metric == "acc")
+    assert accuracy.low is not None
+    assert accuracy.high is not None
+    assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
+
+
+def test_votes_by_keyboard_become_a_preference_set_a_dpo_run_and_a_rematch(installation: Installation, visitor: Visitor) -> None:
+    ctx, page = installation.ctx, visitor.page
+    pair = [resolve_checkpoint(ctx, name).id for name in ("First stories", "First chat")]
+    visitor.go(f"/battles?contestants={','.join(pair)}")
+    visitor.fills("Name", "Blind round")
+    visitor.fills("Number of prompts", "5")
+    visitor.clicks("Write the completions")
+    page.wait_for_url(re.compile("campaign="))
+    campaign = wait_until(lambda: [c for c in list_campaigns(ctx) if c.name == "Blind round"], what="the campaign")[0].id
+    wait_until(lambda: get_campaign(ctx, campaign).completions == 10, timeout_s=180, what="ten completions")
+    visitor.go(f"/ballot?campaign={campaign}")
+    for done in range(5):
+        visitor.sees(f"{done} of 5")
+        assert not any(name in page.inner_text("body") for name in ("First stories", "First chat")), "the ballot is blind"
+        wait_until(partial(_vote, page, campaign, installation, done), timeout_s=30, what=f"vote {done + 1}", every_s=0.5)
+    visitor.sees("That was the last one")
+    visitor.follows("See the standings")
+    visitor.clicks("Make a preference set and train on it")
+    visitor.sees("rematch", timeout_s=60)
+    dpo = wait_until(lambda: [run for run in list_runs(ctx) if run.objective == "dpo"], what="the DPO run")[0]
+    finished(installation, dpo.name)
+    rematch = wait_until(lambda: [c for c in list_campaigns(ctx) if c.parent_id == campaign], what="the rematch")[0]
+    contestants = wait_until(lambda: len(get_campaign(ctx, rematch.id).contestants) == 2, timeout_s=60, what="the new checkpoint's entry")
+    assert contestants
+    visitor.go(f"/battles?campaign={rematch.id}")
+
+
+def _vote(page: object, campaign: str, installation: Installation, done: int) -> bool:
+    if get_campaign(installation.ctx, campaign).num_votes <= done:
+        page.keyboard.press("1")  # type: ignore[attr-defined]
+    return get_campaign(installation.ctx, campaign).num_votes > done
+
+
+def test_the_checkpoint_is_deployed_and_chats_in_the_browser_and_through_the_openai_client(
+    installation: Installation, visitor: Visitor
+) -> None:
+    checkpoint = resolve_checkpoint(installation.ctx, "First chat").id
+    visitor.go(f"/endpoints?checkpoint={checkpoint}")
+    visitor.fills("Endpoint name", "village")
+    visitor.clicks("Deploy")
+    visitor.sees("1 of 1", timeout_s=120)
+    visitor.go("/playground?endpoint=village")
+    box = visitor.page.get_by_placeholder("Write a message")
+    box.fill("Tell me a story about Mira.")
+    box.press("Enter")
+    visitor.sees(re.compile(r"first token \d+ ms"), timeout_s=60)
+    client = openai.OpenAI(base_url=installation.gateway_url, api_key="local")
+    assert [model.id for model in client.models.list()] == ["village"]
+    pieces = [
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat.completions.create(
+            model="village", messages=[{"role": "user", "content": "Hello"}], max_tokens=12, temperature=0, stream=True
+        )
+        if chunk.choices
+    ]
+    assert "".join(pieces)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_full_of_content_shows_no_error(visitor: Visitor, path: str) -> None:
+    visitor.go(path)
+    assert visitor.page.locator("h1").count() == 1
