@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -85,12 +85,16 @@ class SignInGate:
         self.app, self.get_context = app, get_context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not scope["path"].startswith(OPEN_PATHS):
+        # A deep link makes the browser probe PATH/_stcore/..., where only a 404 tells it to ask at the root instead.
+        if scope["type"] == "http" and not scope["path"].startswith(OPEN_PATHS) and "/_stcore/" not in scope["path"]:
             ctx = self.get_context()
             if ctx.sign_in:
                 request = Request(scope)
                 person = await run_in_threadpool(person_from_cookie, ctx, request.cookies.get(COOKIE))
                 if person is None:
+                    if "text/html" not in request.headers.get("accept", "text/html"):
+                        await PlainTextResponse("Sign in first.", status_code=401)(scope, receive, send)
+                        return
                     query = f"?{scope['query_string'].decode('latin-1')}" if scope.get("query_string") else ""
                     await RedirectResponse(f"/auth/login?next={quote(scope['path'] + query)}", status_code=303)(scope, receive, send)
                     return

@@ -23,12 +23,12 @@ def roundhouse(home: Path) -> Any:
         "OMP_NUM_THREADS": "1",
     }
 
-    def run(*arguments: str) -> tuple[int, str, str]:
+    def run(*arguments: str, **extra: str) -> tuple[int, str, str]:
         done = subprocess.run(
             [sys.executable, "-m", "backend.cli.main", *arguments],
             capture_output=True,
             text=True,
-            env=environment,
+            env={**environment, **extra},
             timeout=120,
             check=False,
         )
@@ -89,3 +89,30 @@ def test_base_that_is_none_is_refused(roundhouse: Any) -> None:
     status, out, _ = roundhouse("export", "nothing", "--to", "/tmp/never", "--json")
     assert status == 2
     assert "nothing" in json.loads(out)["error"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("architecture", "describe"), ("run", "launch"), ("run", "list", "--limit", "0"), ("nosuch",), ("run",)]
+)
+def test_a_command_line_that_cannot_be_read_is_answered_in_json_too(roundhouse: Any, arguments: tuple[str, ...]) -> None:
+    status, out, err = roundhouse(*arguments, "--json")
+    assert status == 2
+    assert json.loads(out)["error"]
+    assert "Traceback" not in err
+
+
+def test_a_binary_recipe_is_misuse(roundhouse: Any, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(b"\xa7\x00\xff")
+    status, out, err = roundhouse("run", "launch", str(file), "--json")
+    assert status == 2
+    assert "UTF-8" in json.loads(out)["error"]
+    assert "Traceback" not in err
+
+
+def test_an_unreachable_database_is_a_failure_in_words(roundhouse: Any, tmp_path: Path) -> None:
+    nowhere = f"sqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'm.db'}"
+    status, out, err = roundhouse("run", "list", "--json", DATABASE_URL=nowhere)
+    assert status == 1
+    assert "DATABASE_URL" in json.loads(out)["error"]
+    assert "Traceback" not in err

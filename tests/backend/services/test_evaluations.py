@@ -104,6 +104,22 @@ def test_items_and_scores_are_recorded_once_whatever_is_repeated(world: Context)
     assert list_items(world, launched.id, which="right", offset=2, limit=5)[0][0].position == 2
 
 
+def test_a_value_that_is_no_number_is_left_out_and_the_items_stay_readable(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    claim = claim_of(world, launched)
+    lost = item(0, {"acc": 1.0})
+    lost["values"] = {"acc": 1.0, "sum_nll": None}  # how the worker hands over a NaN
+    finish(
+        world,
+        claim,
+        [lost],
+        scores=[{"metric": "acc", "value": None, "stderr": None, "low": None, "high": None, "n": 1, "method": ""}],
+        facts={},
+    )
+    assert get_evaluation(world, launched.id).scores == ()
+    assert [i.values for i in list_items(world, launched.id, which="right")[0]] == [{"acc": 1.0}]
+
+
 def test_paired_comparison_is_mcnemars_on_the_items_that_changed(world: Context) -> None:
     oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
     elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)

@@ -253,6 +253,16 @@ def test_a_worker_that_shuts_down_gives_its_job_back_without_counting_a_loss(ctx
         assert session.get_one(Job, job).lost == 0
 
 
+def test_a_replica_that_dies_just_as_it_is_stopped_is_not_started_again(ctx: Context) -> None:
+    job = submit(ctx, kind=JobKind.REPLICA, restarts_forever=True)
+    held = taken(ctx, queue="serve")
+    request_stop(ctx, job)
+    with ctx.db.write() as session:
+        requeue(session, ctx, held, error={"cause": "crash"}, lasted_s=1.0)
+    assert get_job(ctx, job).status is Status.CANCELLED
+    assert claim(ctx, queue="serve") is None
+
+
 def test_the_same_idempotency_key_is_refused_by_the_database(ctx: Context) -> None:
     from sqlalchemy.exc import IntegrityError
 

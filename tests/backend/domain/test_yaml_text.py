@@ -1,0 +1,41 @@
+"""YAML from outside stays small, plain and quick to refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain.run_config import parse_run_config
+from backend.domain.yaml_text import MAX_CHARACTERS, parse_yaml
+from backend.errors import InvalidInput
+
+LAUGHS = "name: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)
+)
+
+
+def test_plain_yaml_is_read_as_ever() -> None:
+    assert parse_yaml("a: 1\nb: [x, {c: 2.5}]\n", what="It") == {"a": 1, "b": ["x", {"c": 2.5}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "aliases"),
+        ("[" * 20_000, "nested too deeply"),
+        ("width: " + "9" * 5000, "can't be read"),
+        ("name: 2024-13-45", "can't be read"),
+        ("#" * (MAX_CHARACTERS + 1), "characters"),
+        ("a:\n\t- b", "line 2"),
+        ("!!python/object/apply:os.getcwd []", "constructor"),
+    ],
+    ids=["billion laughs", "deep nesting", "a number of 5000 digits", "a 13th month", "too long", "a tab", "a Python object"],
+)
+def test_yaml_that_could_hurt_is_refused_in_words(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        parse_yaml(text, what="The recipe")
+
+
+def test_a_message_quotes_no_more_than_a_line_of_what_was_given() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_run_config(f"dataset: tales\nname: {'x' * 5000}")
+    assert len(str(caught.value)) < 300

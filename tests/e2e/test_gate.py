@@ -1,0 +1,123 @@
+"""Beyond loopback nobody sees anything without signing in: not even the first visitor of a fresh server who deep-links to a page."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from backend.services.context import Context
+from backend.services.people import COOKIE, add_user
+from tests.e2e.browser import FLAGS, chromium
+from tests.installation import PROJECT, free_port, wait_until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+PASSWORD = "a long enough password"
+PATHS = (
+    "", "datasets", "architectures", "tokenizers", "launch", "runs", "run", "checkpoints", "evaluations", "battles", "ballot", "endpoints",
+    "playground", "workers", "people",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield running
+        running.close()
+
+
+class FreshServer:
+    """The pages' server of an installation that is reachable from elsewhere, for one visitor."""
+
+    def __init__(self, home: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        environment = {
+            **os.environ,
+            "ROUNDHOUSE_HOME": str(home),
+            "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "ROUNDHOUSE_HOST": "0.0.0.0",  # sign-in is on; the server itself listens on loopback for the test
+        }
+        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(self.port), "--server.address", "127.0.0.1"]
+        self.process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def is_up(self) -> bool:
+        """Whether it answers."""
+        assert self.process.poll() is None, "the server ended"
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def test_the_first_deep_link_to_any_page_of_a_fresh_server_passes_the_gate(ctx: Context, home: Path, browser: Browser) -> None:
+    add_user(ctx, "maya", PASSWORD, role="admin")
+    for start in range(0, len(PATHS), 4):  # four servers at a time, each for one visitor
+        group = {path: FreshServer(home) for path in PATHS[start : start + 4]}
+        try:
+            for path, server in group.items():
+                wait_until(server.is_up, timeout_s=90, what="the server")
+                context = browser.new_context()
+                page = context.new_page()
+                # The HTTP gate would redirect, so the visitor enters by the one open page and changes the address before the script
+                # asks for anything: only the script's own gate is left.
+                page.add_init_script(f"history.replaceState(null, '', '/{path}')")
+                page.goto(f"{server.url}/ballot")
+                page.get_by_text("Sign in to go on.").wait_for(timeout=30_000)
+                assert page.locator("[data-testid=stSidebarNav]").count() == 0
+                assert page.locator("h1").all_inner_texts() == ["Roundhouse"]
+                context.close()
+        finally:
+            for server in group.values():
+                server.stop()
+
+
+def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_that_was_asked_for(
+    ctx: Context, home: Path, browser: Browser
+) -> None:
+    add_user(ctx, "maya", PASSWORD, role="admin")
+    server = FreshServer(home)
+    try:
+        wait_until(server.is_up, timeout_s=60, what="the server")
+        turned_away = httpx.get(f"{server.url}/runs?tag=x", headers={"Accept": "text/html"})
+        assert turned_away.status_code == 303
+        assert turned_away.headers["location"].startswith("/auth/login?next=/runs")
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{server.url}/workers")
+        page.get_by_label("Name").fill("maya")
+        page.get_by_label("Password").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_text("The name or the password is wrong.").wait_for()
+        page.get_by_label("Name").fill("maya")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
+        assert page.url == f"{server.url}/workers"
+        page.get_by_text("Signed in as maya").wait_for()
+        cookie = next(c for c in context.cookies() if c["name"] == COOKIE)
+        assert cookie["httpOnly"]
+        assert cookie["sameSite"] == "Lax"
+        assert page.evaluate("document.cookie") == "" or COOKIE not in page.evaluate("document.cookie")
+        context.close()
+        elsewhere = httpx.post(f"{server.url}/auth/login", data={"name": "maya", "password": PASSWORD, "next": "//evil.example/"})
+        assert elsewhere.headers["location"] == "/"
+        forged = httpx.post(
+            f"{server.url}/auth/login", data={"name": "maya", "password": PASSWORD}, headers={"Origin": "http://evil.example"}
+        )
+        assert forged.status_code == 403
+    finally:
+        server.stop()

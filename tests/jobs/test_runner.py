@@ -1,0 +1,45 @@
+"""The parent of a job: what it reads of its child's files, and how a job ends whose outcome can't be recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from backend.domain.job_states import JobKind, Status
+from backend.services.context import Context
+from backend.services.jobs import add_job, claim_job, get_job
+from jobs import runner
+from jobs.runner import execute
+
+
+def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_being_tried_again(ctx: Context) -> None:
+    source = ctx.artifacts.folder("uploads", "lines") / "lines.txt"
+    source.write_text("The roundhouse is warm.\n" * 20)
+    payload: dict[str, Any] = {
+        "source": ctx.artifacts.relative(source), "hub": None, "kind": "text", "mapping": {}, "val_fraction": 0.0, "seed": 1, "out_root": "datasets",
+    }  # fmt: skip
+    with ctx.db.write() as session:  # an import whose version is gone: its recorder finds no row
+        job_id = add_job(session, ctx, kind=JobKind.IMPORT_DATASET, title="Import lines", payload=payload).id
+    claim = claim_job(ctx, job_id, owner="w#1", host="lab")
+    assert claim is not None
+    assert execute(ctx, claim) is Status.FAILED
+    job = get_job(ctx, job_id)
+    assert (job.status, job.attempt) == (Status.FAILED, 1)
+    assert "NoResultFound" in job.error["cause"]
+
+
+def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_path: Path) -> None:
+    long = json.dumps({"type": "result", "result": {"text": "x" * (runner.MAX_BATCH_BYTES + 10)}})
+    (tmp_path / "events.jsonl").write_text(f'{{"type":"log"}}\n{long}\n{{"type":"progress"}}\n')
+    tail = runner._Tail(tmp_path / "events.jsonl")
+    kinds: list[str] = []
+    while events := runner._parse(tail.read()):
+        kinds += [event["type"] for event in events]
+    assert kinds == ["log", "result", "progress"]
+
+
+def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
+    assert runner._parse([b'{"type":"item","values":{"a":NaN,"b":-Infinity,"c":1.5}}']) == [
+        {"type": "item", "values": {"a": None, "b": None, "c": 1.5}}
+    ]

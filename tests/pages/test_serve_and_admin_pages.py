@@ -1,0 +1,109 @@
+"""Endpoints, playground, workers and people: each drawn empty and filled, as a script without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend import bootstrap
+from backend.db.tables import Checkpoint
+from backend.services.context import LOCAL, Context
+from backend.services.conversations import add_message, start_conversation
+from backend.services.deployments import deploy, record_ready
+from backend.services.jobs import claim_next
+from backend.services.people import add_user, create_key
+from backend.services.workers import beat
+from backend.settings import PROJECT
+from pages.components import services
+
+HOSTILE = "<b>bold</b> ![x](http://evil.example/a.png)"
+
+
+@pytest.fixture(autouse=True)
+def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(services, "get_context", lambda: ctx)
+    yield
+    bootstrap.get_context.cache_clear()
+
+
+def draw(page: str, **query: str) -> AppTest:
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app.switch_page(page)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def texts(app: AppTest) -> str:
+    return "\n".join(
+        str(element.value) for kind in (app.markdown, app.text, app.caption, app.title, app.subheader, app.error) for element in kind
+    )
+
+
+def make_checkpoint(ctx: Context) -> str:
+    with ctx.db.write() as session:
+        row = Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10)
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def make_ready(ctx: Context) -> None:
+    deploy(ctx, checkpoint_id=make_checkpoint(ctx), name="tales", person=LOCAL)
+    claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
+    assert claim is not None
+    with ctx.db.write() as session:
+        record_ready(session, ctx, claim, {"url": "http://127.0.0.1:1"})
+
+
+@pytest.mark.parametrize("page", ["serve/endpoints.py", "serve/playground.py", "admin/workers.py", "admin/people.py"])
+def test_an_empty_page_says_what_comes_next(page: str) -> None:
+    app = draw(page)
+    assert app.title[0].value
+    assert not app.error
+
+
+def test_an_endpoint_is_drawn_with_its_state_and_how_to_call_it(ctx: Context) -> None:
+    make_ready(ctx)
+    app = draw("serve/endpoints.py")
+    assert [metric.value for metric in app.metric][:1] == ["1 of 1"]
+    assert any('model="tales"' in code.value for code in app.code)
+
+
+def test_a_conversation_is_drawn_as_plain_text_whatever_was_written(ctx: Context) -> None:
+    make_ready(ctx)
+    row = start_conversation(ctx, endpoint="tales", person=LOCAL)
+    add_message(ctx, row.id, role="user", content=HOSTILE, person=LOCAL)
+    add_message(
+        ctx, row.id, role="assistant", content=HOSTILE, endpoint="tales", usage={"completion_tokens": 3, "ttft_ms": 12.0}, person=LOCAL
+    )
+    app = draw("serve/playground.py", conversation=row.id)
+    assert [text.value for text in app.text] == [HOSTILE, HOSTILE]
+    assert HOSTILE not in "".join(element.value for element in app.markdown)
+    assert "first token 12 ms" in texts(app)
+
+
+def test_a_conversation_that_is_not_there_is_an_error_in_words() -> None:
+    app = draw("serve/playground.py", conversation="nothing")
+    assert "There is no such conversation" in app.error[0].value.replace("\\", "")
+
+
+def test_workers_are_drawn_with_what_they_do(ctx: Context) -> None:
+    gauges = {"cpu_percent": 12.0, "cpu_count": 2, "memory_used_bytes": 2**30, "memory_total_bytes": 2**32, "gpus": []}
+    beat(ctx, name="lab/train", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
+    app = draw("admin/workers.py")
+    assert "12 %" in [metric.value for metric in app.metric]
+    assert "Slot 0: free" in texts(app)
+
+
+def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None:
+    key = create_key(ctx, "Support bot", person=LOCAL)
+    add_user(ctx, "maya", "a long password")
+    app = draw("admin/people.py")
+    assert "Support bot" in texts(app)
+    assert key not in texts(app)
+    assert app.dataframe[0].value["Name"].tolist() == ["maya"]
