@@ -64,6 +64,17 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
             kill_group(child)
         give_back(ctx, claim)
         raise
+    except OperationalError:
+        raise  # the database is away: the lease lapses, and the job is taken up again
+    except Exception as error:  # a job that can't be started or recorded ends with its cause, or it would be tried again in silence
+        log.exception("job %s can't be carried through", claim.job_id)
+        if child is not None:
+            kill_group(child)
+        cause = {
+            "cause": f"The work could not be carried through: {type(error).__name__}: {error}"[:600],
+            "remedy": "The worker's log has the details.",
+        }
+        return _record_end(ctx, claim, folder, Ended(-1, None, cause, None, 0.0))
     finally:
         if child is not None:
             kill_group(child)
@@ -148,6 +159,8 @@ class _Tail:
             self._file = self.path.open("rb")
         self._file.seek(self.offset)
         block = self._file.read(MAX_BATCH_BYTES)
+        if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
+            block += self._file.readline()  # a line longer than a batch, or nothing behind it would ever be read
         complete = block.rfind(b"\n") + 1
         self.offset += complete
         return block[:complete].splitlines()
@@ -157,7 +170,7 @@ def _parse(lines: list[bytes]) -> list[dict[str, Any]]:
     events = []
     for line in lines:
         try:
-            event = json.loads(line)
+            event = json.loads(line, parse_constant=lambda _: None)  # NaN and the infinities: no database's JSON holds them
         except ValueError:
             continue  # a torn line of a killed child
         if isinstance(event, dict):

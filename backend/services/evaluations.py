@@ -331,19 +331,19 @@ def record_item(session: Session, ctx: Context, claim: Claim, event: dict[str, A
         "evaluation_id": claim.payload["evaluation_id"],
         "item_hash": str(event["item_hash"])[:64],
         "position": int(event["position"]),
-        "values": {str(name): float(value) for name, value in event["values"].items()},
+        "values": {str(name): float(value) for name, value in event["values"].items() if value is not None},
         "shown": _without_nul(event.get("shown") or {}),
     }
     session.execute(insert.values(row).on_conflict_do_nothing(index_elements=["evaluation_id", "item_hash"]))
 
 
 def record_scores(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
-    """Write the scores of a finished evaluation."""
+    """Write the scores of a finished evaluation. A score that is no number, as of a network that computes NaN, is left out."""
     row = session.get(Evaluation, claim.payload["evaluation_id"])
     if row is None:
         return
     session.execute(delete(Score).where(Score.evaluation_id == row.id))
-    session.add_all(Score(evaluation_id=row.id, **score) for score in result.get("scores", []))
+    session.add_all(Score(evaluation_id=row.id, **score) for score in result.get("scores", []) if score["value"] is not None)
     row.config = {**row.config, "facts": result.get("facts", {})}
 
 

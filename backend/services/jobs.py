@@ -6,6 +6,7 @@ older attempt finds no row and raises Fenced, so a process that comes back from 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
@@ -260,28 +261,33 @@ def end_job(
 
 
 def requeue(session: Session, ctx: Context, claim: Claim, *, error: dict[str, Any], lasted_s: float) -> None:
-    """Put a replica back in its queue with backoff; a start that held for a minute forgives the failures before it."""
-    renew(session, ctx, claim)
-    job = session.get_one(Job, claim.job_id, populate_existing=True)
-    job.lost = 0 if lasted_s > 60 else job.lost + 1
-    job.status, job.owner, job.lease_until, job.device, job.error = Status.QUEUED, None, None, None, error
-    job.not_before = ctx.now() + timedelta(seconds=restart_delay_s(job.lost))
-    release_slot(session, claim)
+    """Put a replica back in its queue with backoff; a start that held for a minute forgives the failures before it.
+
+    A stop request that came after the process had ended is carried out: otherwise the replica would start again, and nobody would stop it.
+    """
+    job = _let_go(session, ctx, claim)
+    job.error = error
+    if job.status == Status.QUEUED:
+        job.lost = 0 if lasted_s > 60 else job.lost + 1
+        job.not_before = ctx.now() + timedelta(seconds=restart_delay_s(job.lost))
 
 
 def give_back(ctx: Context, claim: Claim) -> None:
     """Put an interrupted job back in its queue, as its worker's shutdown is no fault of the job. A stop request is carried out."""
-    with ctx.db.write() as session:
-        try:
-            renew(session, ctx, claim)
-        except Fenced:
-            return
-        job = session.get_one(Job, claim.job_id, populate_existing=True)
-        cancelling = job.status == Status.CANCELLING
-        job.status = Status.CANCELLED if cancelling else Status.QUEUED
-        job.finished_at = ctx.now() if cancelling else None
-        job.owner, job.lease_until, job.device = None, None, None
-        release_slot(session, claim)
+    with ctx.db.write() as session, contextlib.suppress(Fenced):
+        _let_go(session, ctx, claim)
+
+
+def _let_go(session: Session, ctx: Context, claim: Claim) -> Job:
+    """End an attempt that has not ended its job: queued again, or cancelled if somebody asked for that. Raises Fenced."""
+    renew(session, ctx, claim)
+    job = session.get_one(Job, claim.job_id, populate_existing=True)
+    cancelling = job.status == Status.CANCELLING
+    job.status = Status.CANCELLED if cancelling else Status.QUEUED
+    job.finished_at = ctx.now() if cancelling else None
+    job.owner, job.lease_until, job.device = None, None, None
+    release_slot(session, claim)
+    return job
 
 
 def release_slot(session: Session, claim: Claim) -> None:
