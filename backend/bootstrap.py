@@ -68,16 +68,14 @@ def alembic_config(url: str) -> Config:
 
 
 def read_secret(home: Path) -> bytes:
-    """Return the installation's signing key, making it (mode 0600) at the first call."""
+    """Return the installation's signing key, making it (mode 0600) at the first call, one process at a time: half a key signs nothing."""
     path = home / "secret.key"
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    with (home / "secret.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists() or path.stat().st_size == 0:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+                file.write(secrets.token_hex(32).encode())
         return path.read_bytes()
-    with os.fdopen(fd, "wb") as file:
-        key = secrets.token_hex(32).encode()
-        file.write(key)
-    return key
 
 
 def _reachable(host: str) -> str:

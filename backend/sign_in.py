@@ -23,6 +23,8 @@ CSP = (
 )
 OPEN_PATHS = ("/auth/", "/healthz", "/ballot", "/_stcore/", "/static/", "/assets/", "/component/", "/favicon")
 
+MAX_FORM_BYTES = 4096
+
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Sign in · Roundhouse</title><style>
 :root {{ color-scheme: light dark; --bg:#fdfcfa; --fg:#22201c; --line:#e3ddd2; --brand:#b4471f; --soft:#f4f1eb }}
@@ -50,8 +52,12 @@ def sign_in_routes(get_context: Callable[[], Context], *, trust_proxy: bool = Fa
     async def submit(request: Request) -> Response:
         if not _same_origin(request):
             return _page("/", error="This form was sent from another site.", status=403)
-        body = (await request.body())[:4096].decode("utf-8", "replace")
-        form = {key: values[0] for key, values in parse_qs(body, keep_blank_values=True).items()}
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM_BYTES:  # anybody may send this, so it must not fill the memory
+                return _page("/", error="This form is too large.", status=413)
+        form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).items()}
         target = _safe_next(form.get("next", "/"))
         try:
             cookie = await run_in_threadpool(

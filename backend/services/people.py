@@ -17,16 +17,17 @@ from sqlalchemy import func, select
 from backend.db.tables import ApiKey, User
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import Context, Person
+from backend.services.permissions import require_builder
 
 ROLES = ("admin", "lead", "engineer", "rater")
 COOKIE = "roundhouse_session"
 COOKIE_AGE_S = 14 * 24 * 3600
 MIN_PASSWORD = 10
-ATTEMPTS, WINDOW_S = 8, 300.0
+ATTEMPTS, WINDOW_S, MAX_REMEMBERED = 8, 300.0, 1000
 
 _hasher = PasswordHasher()
 _DUMMY_HASH = _hasher.hash(secrets.token_hex(8))  # checked for unknown names, so that timing tells nothing
-_failures: dict[str, list[float]] = {}
+_attempts: dict[str, list[float]] = {}  # by address and by name, the moments of attempts that have not succeeded
 _lock = threading.Lock()
 
 
@@ -57,10 +58,11 @@ def add_user(ctx: Context, name: str, password: str, *, role: str = "engineer") 
         raise InvalidInput(f"There is no role {role!r}.", remedy=f"Choose one of {', '.join(ROLES)}.", field="role")
     if len(password) < MIN_PASSWORD:
         raise InvalidInput(f"The password has {len(password)} characters.", remedy=f"Use at least {MIN_PASSWORD}.", field="password")
+    password_hash = _hasher.hash(password)  # slow on purpose, so not while the database is locked for it
     with ctx.db.write() as session:
         if session.scalar(select(User.id).where(User.name == name)):
             raise Conflict(f"There is already an account {name!r}.")
-        user = User(name=name, role=role, password_hash=_hasher.hash(password))
+        user = User(name=name, role=role, password_hash=password_hash)
         session.add(user)
         session.flush()
         return Person(id=user.id, name=user.name, role=user.role)
@@ -79,8 +81,8 @@ def sign_in(ctx: Context, name: str, password: str, *, address: str) -> str:
     Raises NotAllowed for a wrong name or password (the same words for both) and after too many failures from one address
     or for one name within five minutes.
     """
-    keys = (f"address:{address}", f"name:{name.strip().lower()}")
-    _check_rate(keys)
+    keys = (f"address:{address}", f"name:{name.strip().lower()[:80]}")
+    _count_attempt(keys)
     with ctx.db.read() as session:
         user = session.scalar(select(User).where(User.name == name.strip(), User.disabled_at.is_(None)))
     try:
@@ -88,11 +90,10 @@ def sign_in(ctx: Context, name: str, password: str, *, address: str) -> str:
     except (VerifyMismatchError, InvalidHashError):
         user = None
     if user is None:
-        _note_failure(keys)
         raise NotAllowed("The name or the password is wrong.")
     with _lock:
         for key in keys:
-            _failures.pop(key, None)
+            _attempts.pop(key, None)
     return _serializer(ctx).dumps({"user": user.id, "epoch": user.session_epoch})
 
 
@@ -121,7 +122,8 @@ def end_sessions(ctx: Context, user_id: str) -> None:
 
 
 def create_key(ctx: Context, name: str, *, person: Person) -> str:
-    """Make a key for /v1 and return it: the only time it is seen."""
+    """Make a key for /v1 and return it: the only time it is seen. Raises NotAllowed for a rater."""
+    require_builder(person)
     if not name.strip():
         raise InvalidInput("A key needs a name, so that you know later what uses it.", field="name")
     key = f"rh-{secrets.token_urlsafe(32)}"
@@ -149,9 +151,13 @@ def revoke_key(ctx: Context, key_id: str, *, person: Person) -> None:
 
 
 def check_key(ctx: Context, key: str) -> str | None:
-    """Return the id of a valid key, or None. `last_used_at` is kept to the minute, so that a busy key does not write per request."""
+    """Return the id of a valid key, or None; a disabled account's keys are none.
+
+    `last_used_at` is kept to the minute, so that a busy key does not write per request.
+    """
     with ctx.db.read() as session:
-        row = session.scalar(select(ApiKey).where(ApiKey.key_hash == _hash_key(key), ApiKey.revoked_at.is_(None)))
+        query = select(ApiKey).outerjoin(User, User.id == ApiKey.user_id).where(User.disabled_at.is_(None))
+        row = session.scalar(query.where(ApiKey.key_hash == _hash_key(key), ApiKey.revoked_at.is_(None)))
     if row is None:
         return None
     now = ctx.now()
@@ -183,17 +189,15 @@ def _hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def _check_rate(keys: tuple[str, ...]) -> None:
+def _count_attempt(keys: tuple[str, ...]) -> None:
+    """Count an attempt before its password is checked, so that many at once are no way round the limit. Success forgets them."""
     now = time.monotonic()
     with _lock:
+        if len(_attempts) > MAX_REMEMBERED:
+            for key in [key for key, moments in _attempts.items() if now - moments[-1] >= WINDOW_S]:
+                del _attempts[key]
+        recent = {key: [moment for moment in _attempts.get(key, []) if now - moment < WINDOW_S] for key in keys}
+        if any(len(moments) >= ATTEMPTS for moments in recent.values()):
+            raise NotAllowed("Too many failed attempts.", remedy=f"Try again in {int(WINDOW_S / 60)} minutes.")
         for key in keys:
-            recent = [moment for moment in _failures.get(key, []) if now - moment < WINDOW_S]
-            _failures[key] = recent
-            if len(recent) >= ATTEMPTS:
-                raise NotAllowed("Too many failed attempts.", remedy=f"Try again in {int(WINDOW_S / 60)} minutes.")
-
-
-def _note_failure(keys: tuple[str, ...]) -> None:
-    with _lock:
-        for key in keys:
-            _failures.setdefault(key, []).append(time.monotonic())
+            _attempts[key] = [*recent[key], now]

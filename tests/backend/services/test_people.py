@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from sqlalchemy import select
 
@@ -15,8 +18,8 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(autouse=True)
-def _forget_failures() -> None:
-    people._failures.clear()
+def _forget_attempts() -> None:
+    people._attempts.clear()
 
 
 def test_a_password_is_kept_as_argon2_and_signs_in(ctx: Context) -> None:
@@ -48,6 +51,28 @@ def test_guessing_is_slowed_down_for_the_address_and_for_the_name(ctx: Context) 
         sign_in(ctx, "maya", PASSWORD, address="10.9.9.9")
 
 
+def test_many_guesses_at_once_are_no_way_round_the_limit(ctx: Context) -> None:
+    add_user(ctx, "maya", PASSWORD)
+
+    def guess(number: int) -> str:
+        try:
+            sign_in(ctx, "maya", f"guess {number}", address=f"10.0.0.{number}")
+        except NotAllowed as error:
+            return str(error)
+        return "signed in"
+
+    with ThreadPoolExecutor(3 * people.ATTEMPTS) as pool:
+        answers = list(pool.map(guess, range(3 * people.ATTEMPTS)))
+    assert sum("wrong" in answer for answer in answers) == people.ATTEMPTS
+
+
+def test_names_that_were_tried_long_ago_are_forgotten() -> None:
+    long_ago = time.monotonic() - 2 * people.WINDOW_S
+    people._attempts.update({f"name:{number}": [long_ago] for number in range(people.MAX_REMEMBERED + 1)})
+    people._count_attempt(("name:maya",))
+    assert set(people._attempts) == {"name:maya"}
+
+
 def test_a_forged_or_ended_cookie_belongs_to_nobody(ctx: Context) -> None:
     person = add_user(ctx, "maya", PASSWORD)
     cookie = sign_in(ctx, "maya", PASSWORD, address="a")
@@ -77,6 +102,16 @@ def test_a_key_is_seen_once_kept_as_a_hash_and_ends_when_revoked(ctx: Context) -
     assert check_key(ctx, key + "x") is None
     revoke_key(ctx, row.id, person=owner)
     assert check_key(ctx, key) is None
+
+
+def test_the_keys_of_a_disabled_account_and_of_a_rater_are_none(ctx: Context) -> None:
+    owner = add_user(ctx, "maya", PASSWORD)
+    key = create_key(ctx, "bot", person=owner)
+    with ctx.db.write() as session:
+        session.get_one(User, owner.id).disabled_at = ctx.now()
+    assert check_key(ctx, key) is None
+    with pytest.raises(NotAllowed):
+        create_key(ctx, "bot", person=add_user(ctx, "rob", PASSWORD, role="rater"))
 
 
 def test_somebody_elses_key_can_not_be_revoked(ctx: Context) -> None:
