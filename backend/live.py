@@ -96,7 +96,7 @@ def _seen(text: str) -> dict[str, tuple[int | None, dict[str, int]]]:
         return {
             str(run): (int(item["resets"]), {str(name): int(step) for name, step in item["metrics"].items()}) for run, item in data.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise InvalidInput("`after` is not what this route was asked with.", field="after") from error
 
 

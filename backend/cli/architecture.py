@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.domain.architecture import ArchitectureConfig, describe
 from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import parse_architecture
@@ -47,10 +47,7 @@ def read_architecture(file: Path) -> ArchitectureConfig:
     """Read an architecture from a YAML file. Raises NotFound or InvalidInput."""
     if not file.is_file():
         raise NotFound(f"There is no file {file}.")
-    try:
-        return parse_architecture(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file} is not UTF-8 text.") from error
+    return parse_architecture(read_text(file))
 
 
 def _precision(text: str) -> Literal["fp32", "bf16"]:

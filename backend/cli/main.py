@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import typer
 
 from backend.cli import architecture, base, data, doctor, endpoint, eval, export, generate, key, rating, run, up, user
+from backend.cli.output import DONE, FAILED, MISUSED
 
 app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for module in (up, doctor, generate, export):  # commands without a noun
@@ -20,9 +24,23 @@ app.add_typer(user.app, name="user", help="Accounts.")
 app.add_typer(key.app, name="key", help="Keys for /v1.")
 
 
+UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # of whichever click typer carries
+
+
 def main() -> None:
-    """Entry of the `roundhouse` script."""
-    app()
+    """Entry of the `roundhouse` script. With --json a command line that can't be read is answered in JSON, too."""
+    if "--json" not in sys.argv[1:]:
+        app()
+    try:
+        status = app(standalone_mode=False)
+    except UsageError as error:
+        sys.stdout.write(json.dumps({"error": error.format_message()}, ensure_ascii=False) + "\n")
+        sys.stderr.write(f"roundhouse: {error.format_message()}\n")
+        sys.exit(MISUSED)
+    except typer.Abort:  # a prompt that was left
+        sys.stdout.write(json.dumps({"error": "Aborted."}) + "\n")
+        sys.exit(FAILED)
+    sys.exit(status if isinstance(status, int) else DONE)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
 
 from backend.domain.run_config import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
@@ -19,11 +23,21 @@ R = TypeVar("R")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DONE, FAILED, MISUSED = 0, 1, 2
+MAX_TEXT_BYTES = 2**20
 
 
 def emit(data: Any, *, as_json: bool, text: str) -> None:
     """Print the result: `data` as JSON, or `text`."""
-    sys.stdout.write((json.dumps(data, indent=2, default=str, ensure_ascii=False) if as_json else text) + "\n")
+    sys.stdout.write((json.dumps(_finite(data), indent=2, default=str, ensure_ascii=False) if as_json else text) + "\n")
+
+
+def _finite(data: Any) -> Any:
+    """Put null for NaN and the infinities, which JSON does not know: a loss that ran away must not break a script's parser."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    return [_finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def note(text: str) -> None:
@@ -45,8 +59,29 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             fail(str(error), as_json=bool(kwargs.get("as_json")), status=MISUSED)
         except RoundhouseError as error:
             fail(str(error), as_json=bool(kwargs.get("as_json")), status=FAILED)
+        except OperationalError as error:  # no such server, a locked or unreadable file, a full disk
+            fail(f"The database does not answer: {error.orig}. Check DATABASE_URL.", as_json=bool(kwargs.get("as_json")), status=FAILED)
+        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            place = f" ({error.filename})" if error.filename else ""
+            fail(f"A file can't be used: {error.strerror}{place}.", as_json=bool(kwargs.get("as_json")), status=FAILED)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            fail("The disk is full. Free some space and try again.", as_json=bool(kwargs.get("as_json")), status=FAILED)
 
     return wrapped
+
+
+def read_text(file: Path) -> str:
+    """Return what a small text file says. Raises NotFound, or InvalidInput if it is not UTF-8 text or too big to be meant."""
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.")
+    if file.stat().st_size > MAX_TEXT_BYTES:
+        raise InvalidInput(f"{file} has {file.stat().st_size:,} bytes.", remedy="Give a YAML file; is this another one?")
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file} is not UTF-8 text.") from error
 
 
 def fail(message: str, *, as_json: bool = False, status: int = FAILED) -> NoReturn:

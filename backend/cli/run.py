@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.output import JsonFlag, command, emit
+from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.run_config import RunConfig, parse_run_config
 from backend.errors import InvalidInput
@@ -104,7 +104,7 @@ def read_recipe(recipe: str) -> RunConfig:
         return get_recipe(recipe).config
     if not path.is_file():
         raise InvalidInput(f"There is no file {recipe!r}.", remedy=f"Give a YAML file, or one of {', '.join(RECIPES)}.")
-    return parse_run_config(path.read_text(encoding="utf-8"))
+    return parse_run_config(read_text(path))
 
 
 def describe_run(run: RunView) -> dict[str, Any]:

@@ -6,6 +6,7 @@ replica), a text prompt, or token ids.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -129,8 +130,15 @@ def parse_event(line: bytes | str) -> GenerationEvent:
     return _EVENT.validate_json(line)
 
 
+_ALTERNATIVE = re.compile(r"(str|int|constrained-(str|int)|nullable|list\[.*\]|(function-|tagged-union|union).*)$")
+
+
 def first_problem(errors: list[Any]) -> tuple[str, str]:
-    """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as `messages.0.content`."""
-    error = errors[0]
-    parts = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "tagged-union", "union"))]
+    """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as `messages.0.content`.
+
+    Where a field takes several types, pydantic reports each; the one whose type fits, and whose value does not, says what is wrong.
+    """
+    same_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
+    error = next((error for error in same_field if not str(error["type"]).endswith("_type")), errors[0])
+    parts = [str(part) for part in error["loc"] if not _ALTERNATIVE.match(str(part))]
     return ".".join(parts), str(error["msg"]).removeprefix("Value error, ")

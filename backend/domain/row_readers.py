@@ -218,7 +218,7 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, An
     """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
 
     Broken rows are left out, and so is a last one that is cut off. Parquet keeps its index at the end: use `sniff_parquet`.
-    Raises InvalidInput for an unknown suffix, an empty head or UTF-16.
+    Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one good row, saying what is wrong with the first.
     """
     suffix, packed = suffix_of(name)
     if not head.strip():
@@ -231,11 +231,20 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, An
     if suffix == ".txt":  # a character may be cut in two at the end
         head = head.decode("utf-8", "ignore").encode() if not head.startswith(_UTF16) else head
     rows: list[dict[str, Any]] = []
-    for _, row in iter_rows_of(suffix, [head]):
+    first_problem = ""
+    for number, row in iter_rows_of(suffix, [head]):
         if isinstance(row, dict):
             rows.append(row)
             if len(rows) == limit:
                 break
+        else:
+            first_problem = first_problem or f" Row {number}: {row.reason}."
+    if not rows:
+        if suffix != ".json" and b"\n" not in head.rstrip():
+            first_problem += f" The first line is all of the first {len(head):,} bytes."
+        raise InvalidInput(
+            f"No row of {name[:120]!r} can be read.{first_problem}", remedy="It must be text, or a list of records.", field="file"
+        )
     return rows
 
 

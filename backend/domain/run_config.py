@@ -9,7 +9,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
+
+MAX_SEED = 2**32 - 1  # what every generator of random numbers takes
 
 
 class Objective(StrEnum):
@@ -23,7 +26,7 @@ class Objective(StrEnum):
 class LoraConfig(BaseModel):
     """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv 2106.09685)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: int = Field(default=8, ge=1, le=1024)
     alpha: float = Field(default=16.0, gt=0)
@@ -37,7 +40,7 @@ class RunConfig(BaseModel):
     `tokenizer` and `base` are names. Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * context.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(default="", max_length=120, description="What the run is called; made up from the recipe when empty.")
     objective: Objective = Objective.PRETRAIN
@@ -61,7 +64,7 @@ class RunConfig(BaseModel):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     grad_clip: float = Field(default=1.0, ge=0, description="Largest gradient norm; 0 leaves gradients alone.")
     dpo_beta: float = Field(default=0.1, gt=0, description="DPO: strength of the pull to the reference.")
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, le=MAX_SEED)
 
     eval_every: int = Field(default=50, ge=1, description="Steps between measurements of val_loss.")
     eval_batches: int = Field(default=8, ge=1, description="Micro-batches per measurement of val_loss.")
@@ -117,9 +120,13 @@ def validation_message(error: ValidationError) -> str:
         place = ".".join(str(p) for p in item["loc"])
         text = str(item["msg"]).removeprefix("Value error, ")
         given = item.get("input")
-        shown = f" (got {given!r})" if place and not isinstance(given, dict) else ""
+        shown = f" (got {_cut(repr(given))})" if place and not isinstance(given, dict) else ""
         parts.append(f"{place}: {text}{shown}" if place else text)
     return "; ".join(parts)
+
+
+def _cut(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def parse_run_config(text: str) -> RunConfig:
@@ -127,10 +134,7 @@ def parse_run_config(text: str) -> RunConfig:
 
     Raises InvalidInput with the line or the field at fault.
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"The recipe is not YAML: {error}") from error
+    data = parse_yaml(text, what="The recipe")
     if not isinstance(data, dict):
         raise InvalidInput("The recipe must be a mapping of fields to values, such as `objective: pretrain`.")
     try:

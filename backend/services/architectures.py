@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -15,6 +14,7 @@ from backend.db.tables import Architecture, Run
 from backend.domain.architecture import ArchitectureConfig, count_parameters
 from backend.domain.names import clean_name, not_found
 from backend.domain.run_config import validation_message
+from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person
 from backend.services.permissions import require_builder
@@ -104,10 +104,7 @@ def delete_architecture(ctx: Context, architecture_id: str, *, person: Person) -
 
 def parse_architecture(text: str) -> ArchitectureConfig:
     """Read an architecture from YAML. Raises InvalidInput with the line or field at fault."""
-    try:
-        data: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"The architecture is not YAML: {error}") from error
+    data = parse_yaml(text, what="The architecture")
     if not isinstance(data, dict):
         raise InvalidInput("An architecture is a mapping of fields to values, such as `width: 128`.")
     try:

@@ -8,9 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from backend.domain.chat_template import PLAIN_TEMPLATE
+from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER, base_folder_of, check_folder, is_adapter
 
@@ -87,8 +86,8 @@ def _read_licence(folder: Path) -> str | None:
     if len(parts) < 3 or parts[0].strip():
         return None
     try:
-        front = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+        front = parse_yaml(parts[1], what="The front matter")
+    except InvalidInput:
         return None
     licence = front.get("license") if isinstance(front, dict) else None
     return str(licence) if licence else None

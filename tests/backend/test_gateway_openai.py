@@ -149,6 +149,25 @@ def test_a_bad_body_is_422_and_names_the_field(client: openai.OpenAI, change: di
     assert set(error) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"stop": ["a"] * 9}, "stop", "at most 4"),
+        ({"stop": [""]}, "stop.0", "at least 1 character"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "string"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "text"),
+    ],
+)
+def test_a_field_of_several_types_says_what_is_wrong_with_the_one_given(
+    client: openai.OpenAI, change: dict[str, Any], param: str, words: str
+) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.chat.completions.create(**{**GREEDY, **change})
+    error: Any = caught.value.body
+    assert error["param"] == param
+    assert words in error["message"]
+
+
 def test_a_body_that_is_not_json_is_422(url: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     response = httpx.post(f"{url}/v1/chat/completions", content=b"{oops", headers=headers)

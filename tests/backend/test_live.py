@@ -128,3 +128,12 @@ def test_plotly_is_served_packed_and_kept_by_browsers(client: TestClient) -> Non
     again = client.get(plotly_url(), headers={"if-none-match": answer.headers["etag"]})
     assert again.status_code == 304
     assert client.get(plotly_url(), headers={"accept-encoding": "identity"}).headers.get("content-encoding") is None
+
+
+@pytest.mark.parametrize(
+    "after", ["Infinity", "[" * 5000, '{"x": {"resets": Infinity, "metrics": {}}}', '{"x": {"resets": 1, "metrics": {"a": 1e999}}}', "7"]
+)
+def test_a_mangled_question_is_refused_in_words(client: TestClient, ctx: Context, run: RunView, after: str) -> None:
+    answer = client.get("/live/points", params={"token": token_for_runs(ctx, [run.id], person=LOCAL), "after": after})
+    assert answer.status_code == 422
+    assert "after" in answer.json()["error"]

@@ -39,3 +39,11 @@ def test_a_message_quotes_no_more_than_a_line_of_what_was_given() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_run_config(f"dataset: tales\nname: {'x' * 5000}")
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "line", ["seed: 99999999999999999999999", "weight_decay: .inf", "grad_clip: .inf", "dpo_beta: .inf", "lora: {alpha: .inf}"]
+)
+def test_a_number_that_no_trainer_could_take_is_refused_at_launch(line: str) -> None:
+    with pytest.raises(InvalidInput, match=line.split(":")[0]):
+        parse_run_config(f"dataset: tales\narchitecture: small\ntokenizer: pieces\n{line}")

@@ -1,0 +1,39 @@
+"""YAML that comes from outside (recipes, architectures, front matter): bounded, without aliases, so that no text can grow while it is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from backend.errors import InvalidInput
+
+MAX_CHARACTERS = 200_000
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader without aliases: nine lines of them stand for a billion values ("billion laughs")."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read; write the value out", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(text: str, *, what: str) -> Any:
+    """Read one YAML document. `what` names it in messages, as in "The recipe".
+
+    Raises InvalidInput, with the line at fault where there is one, if it is no YAML, uses aliases, is nested too deeply, or is
+    longer than 200,000 characters.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidInput(f"{what} has {len(text):,} characters.", remedy=f"At most {MAX_CHARACTERS:,} are read.")
+    try:
+        return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader that reads less
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{what} is not YAML: {error}") from error
+    except RecursionError:
+        raise InvalidInput(f"{what} is nested too deeply.", remedy="Its fields hold plain values, or mappings of them.") from None
+    except ValueError as error:  # a number of thousands of digits, a 13th month
+        raise InvalidInput(f"{what} holds a value that can't be read: {error}.") from error
