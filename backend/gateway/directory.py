@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
-UsageStatus = Literal["finished", "aborted", "lost", "refused"]
+from backend.services.usage import UsageRow
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,6 @@ class Principal:
     name: str
 
 
-@dataclass(frozen=True)
-class UsageRecord:
-    """One request through the gateway. `status`: finished; aborted (the client left); lost (no replica brought it to an end);
-    refused (the request can't be answered)."""
-
-    id: str
-    endpoint: str
-    key_id: str | None
-    replica_id: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    ttft_ms: float | None
-    total_ms: float
-    status: UsageStatus
-    finish_reason: str | None
-    created_at: datetime
-
-
 class Directory(Protocol):
     """The gateway's view of the installation."""
 
@@ -73,5 +55,5 @@ class Directory(Protocol):
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the ready replicas of an endpoint, possibly none. Raises NotFound for an unknown endpoint."""
 
-    def record_usage(self, records: Sequence[UsageRecord]) -> None:
-        """Store usage. Called a few times a second at most; the same record may come again after an error, with the same id."""
+    def record_usage(self, rows: Sequence[UsageRow]) -> None:
+        """Store usage. Called a few times a second at most; the same row may come again after an error, with the same id."""

@@ -8,9 +8,9 @@ import time
 from collections.abc import Sequence
 
 from backend.errors import NotFound
-from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, UsageRecord
+from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
 from backend.services.context import Context
-from backend.services.deployments import Target, list_endpoints, ready_targets
+from backend.services.deployments import Target, deployed_endpoints, ready_targets
 from backend.services.people import check_key
 from backend.services.usage import UsageRow, add_usage
 
@@ -49,7 +49,7 @@ class InstalledDirectory:
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed, ready or not."""
-        return [ModelEntry(name=e.name, created=e.deployed_at) for e in list_endpoints(self._ctx, include_stopped=False)]
+        return [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
 
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the replicas of an endpoint that answer now. Raises NotFound."""
@@ -58,18 +58,9 @@ class InstalledDirectory:
             raise NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
         return [ReplicaAddress(id=t.replica_id, url=t.url, token=t.internal_token) for t in targets]
 
-    def record_usage(self, records: Sequence[UsageRecord]) -> None:
-        """Store usage; a record that comes twice is stored once."""
-        add_usage(
-            self._ctx,
-            [
-                UsageRow(
-                    request_id=r.id, endpoint=r.endpoint, key_id=r.key_id, replica_id=r.replica_id, prompt_tokens=r.prompt_tokens,
-                    completion_tokens=r.completion_tokens, ttft_ms=r.ttft_ms, total_ms=r.total_ms, status=r.status,
-                )
-                for r in records
-            ],
-        )  # fmt: skip
+    def record_usage(self, rows: Sequence[UsageRow]) -> None:
+        """Store usage; a row that comes twice is stored once."""
+        add_usage(self._ctx, rows)
 
     def _fresh(self) -> dict[str, list[Target]]:
         with self._lock:

@@ -13,11 +13,12 @@ from uuid import uuid4
 from backend.domain.chat import ErrorEvent, FinishEvent, FinishReason, GenerateRequest, GenerationEvent, TokenEvent
 from backend.errors import NotFound
 from backend.gateway.balancer import Balancer
-from backend.gateway.directory import Directory, Principal, ReplicaAddress, UsageRecord, UsageStatus
+from backend.gateway.directory import Directory, Principal, ReplicaAddress
 from backend.gateway.errors import ApiError, from_refusal, no_replica, replica_lost, unknown_model
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.usage import UsageWriter
 from backend.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
+from backend.services.usage import UsageRow, UsageStatus
 
 MAX_RETRIES = 2
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
@@ -25,7 +26,7 @@ ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not 
 
 @dataclass
 class Trace:
-    """What is known about a request so far; becomes its usage record."""
+    """What is known about a request so far; becomes its row of usage."""
 
     endpoint: str
     principal: Principal | None
@@ -52,9 +53,9 @@ class Trace:
         """Return what the non-standard field `timings` of an answer carries."""
         return {"ttft_ms": self.ttft_ms, "tok_per_sec": self.finish.tok_per_sec if self.finish else None}
 
-    def usage_record(self) -> UsageRecord:
+    def usage_row(self) -> UsageRow:
         """Return the row to be stored. A request that was cut off counts the tokens that were relayed."""
-        return UsageRecord(
+        return UsageRow(
             id=self.id,
             endpoint=self.endpoint,
             key_id=self.principal.key_id if self.principal else None,
@@ -64,7 +65,6 @@ class Trace:
             ttft_ms=self.ttft_ms,
             total_ms=round((time.perf_counter() - self.started) * 1000, 2),
             status=self.status,
-            finish_reason=self.finish.finish_reason.value if self.finish else None,
             created_at=self.created_at,
         )
 
@@ -144,17 +144,17 @@ class Relay:
         trace.num_tokens += len(event.token_ids)
 
     def _account(self, trace: Trace) -> None:
-        record = trace.usage_record()
-        self._usage.add(record)
+        row = trace.usage_row()
+        self._usage.add(row)
         name, metrics = trace.endpoint, self._metrics
-        metrics.prompt_tokens.labels(name).inc(record.prompt_tokens)
-        metrics.generation_tokens.labels(name).inc(record.completion_tokens)
+        metrics.prompt_tokens.labels(name).inc(row.prompt_tokens)
+        metrics.generation_tokens.labels(name).inc(row.completion_tokens)
         metrics.resting.set(self.balancer.num_resting())
-        if record.status == "finished":
-            metrics.success.labels(name, record.finish_reason or "").inc()
-            metrics.e2e.labels(name).observe(record.total_ms / 1000)
-        elif record.status != "refused":
-            metrics.aborted.labels(name, "client" if record.status == "aborted" else "replica").inc()
+        if row.status == "finished":
+            metrics.success.labels(name, trace.finish.finish_reason.value if trace.finish else "").inc()
+            metrics.e2e.labels(name).observe(row.total_ms / 1000)
+        elif row.status != "refused":
+            metrics.aborted.labels(name, "client" if row.status == "aborted" else "replica").inc()
 
 
 def _checked(event: GenerationEvent) -> TokenEvent | FinishEvent:

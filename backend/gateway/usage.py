@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections import deque
 
-from backend.gateway.directory import Directory, UsageRecord
+from backend.gateway.directory import Directory
+from backend.services.usage import UsageRow
 
 logger = logging.getLogger(__name__)
 FLUSH_S = 0.5
@@ -15,18 +16,18 @@ BATCH = 500
 
 
 class UsageWriter:
-    """Collects records and hands them to the directory twice a second; keeps them while the database does not take them."""
+    """Collects rows and hands them to the directory twice a second; keeps them while the database does not take them."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._waiting: deque[UsageRecord] = deque(maxlen=MAX_KEPT)
+        self._waiting: deque[UsageRow] = deque(maxlen=MAX_KEPT)
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, record: UsageRecord) -> None:
-        """Queue a record."""
+    def add(self, row: UsageRow) -> None:
+        """Queue a row."""
         if len(self._waiting) == MAX_KEPT:
-            logger.error("Usage of request %s is lost: %d records wait for the database.", self._waiting[0].id, MAX_KEPT)
-        self._waiting.append(record)
+            logger.error("Usage of request %s is lost: %d rows wait for the database.", self._waiting[0].id, MAX_KEPT)
+        self._waiting.append(row)
 
     def start(self) -> None:
         """Begin writing, on the running event loop."""

@@ -74,7 +74,7 @@ class Answer:
             "completion_tokens": self.tokens,
             "ttft_ms": self.ttft_ms,
             "tok_per_sec": self.tok_per_sec,
-            "finish_reason": self.finish_reason or "stopped",
+            "finish_reason": self.finish_reason or (None if self.error else "stopped"),
             "error": self.error,
         }
 
@@ -117,7 +117,7 @@ def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[An
             yield answers
     finally:
         asking.stop()
-        add_usage(ctx, [_row(q.endpoint, t.replica_id, a) for q, t, a in zip(questions, targets, answers, strict=True)])
+        add_usage(ctx, [_row(ctx, q.endpoint, t.replica_id, a) for q, t, a in zip(questions, targets, answers, strict=True)])
 
 
 class _Asking:
@@ -165,9 +165,9 @@ class _Asking:
         self._thread.join(timeout=2.0)
 
 
-def _row(endpoint: str, replica_id: str, answer: Answer) -> UsageRow:
+def _row(ctx: Context, endpoint: str, replica_id: str, answer: Answer) -> UsageRow:
     return UsageRow(
-        request_id=f"play-{secrets.token_hex(12)}", endpoint=endpoint, key_id=None, replica_id=replica_id, prompt_tokens=answer.prompt_tokens,
+        id=f"play-{secrets.token_hex(12)}", endpoint=endpoint, key_id=None, replica_id=replica_id, prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.tokens, ttft_ms=answer.ttft_ms, total_ms=(time.monotonic() - answer.started) * 1000,
-        status="finished" if answer.finish_reason else ("lost" if answer.error else "aborted"),
+        status="finished" if answer.finish_reason else ("lost" if answer.error else "aborted"), created_at=ctx.now(),
     )  # fmt: skip

@@ -120,27 +120,32 @@ def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
     return destination
 
 
-def zip_checkpoint(ctx: Context, checkpoint_id: str) -> Path:
+def zip_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> Path:
     """Write a checkpoint's folder to a zip file for a download, without its training state; downloads of earlier are cleared away.
 
-    Weights don't compress, so they are stored as they are. Raises Conflict if the files are gone, Unavailable if the disk is too full.
+    Weights don't compress, so they are stored as they are. Raises Conflict if the files are gone, Unavailable if the disk is too full,
+    NotAllowed.
     """
+    require_builder(person)
     checkpoint = get_checkpoint(ctx, checkpoint_id)
     if not checkpoint.is_ready or checkpoint.folder is None:
         raise Conflict(f"The files of “{checkpoint.name}” are not there.", remedy="Choose another checkpoint.")
     folder = ctx.artifacts.folder("exports", "downloads")
     _clear_downloads(ctx, folder)
-    path = folder / f"{checkpoint.id}.zip"
+    root = ctx.artifacts.path(checkpoint.folder)
+    path = folder / f"{checkpoint.id}-{root.stat().st_mtime_ns}.zip"  # a resumed run publishes the same step anew
     if path.exists():
         return path
     ctx.artifacts.require_free(checkpoint.bytes, keep=ctx.policy.keep_free_bytes, purpose="The download")
-    root = ctx.artifacts.path(checkpoint.folder)
     partial = folder / f"{checkpoint.id}.{new_id()}.partial"
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for file in sorted(root.rglob("*")):
-            if file.is_file() and "training_state" not in file.relative_to(root).parts:
-                archive.write(file, file.relative_to(root).as_posix())
-    partial.rename(path)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted(root.rglob("*")):
+                if file.is_file() and "training_state" not in file.relative_to(root).parts:
+                    archive.write(file, file.relative_to(root).as_posix())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

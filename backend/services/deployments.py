@@ -11,12 +11,14 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backend.db.base import UtcDateTime
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
 from backend.domain.job_states import TERMINAL, JobKind, Status
 from backend.domain.run_config import Objective
-from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
-from backend.services.jobs import Claim, add_job, request_stop, wake
+from backend.services.jobs import Claim, add_job, ask_to_stop, request_stop, wake
+from backend.services.permissions import require_builder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,79}")
 MAX_REPLICAS = 64
@@ -80,8 +82,7 @@ def deploy(
 
     Raises InvalidInput for a bad name or number, NotFound for an unknown checkpoint, NotAllowed for a rater.
     """
-    if not person.may_build:
-        raise NotAllowed("Your role may not deploy.", remedy="Ask an admin for the role engineer.")
+    require_builder(person)
     if not NAME.fullmatch(name):
         raise InvalidInput(
             f"{name!r} can't be an endpoint's name.",
@@ -126,8 +127,7 @@ def _add_replica(
 
 def stop_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     """Stop every deployment of an endpoint. Its history stays."""
-    if not person.may_build:
-        raise NotAllowed("Your role may not stop endpoints.")
+    require_builder(person)
     with ctx.db.write() as session:
         endpoint = _endpoint(session, name)
         deployments = session.scalars(
@@ -231,6 +231,14 @@ def list_deployments(ctx: Context, name: str, *, limit: int = 20) -> list[tuple[
         return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
+def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
+    """Return (name, deployed at) of every endpoint that is not stopped, by name."""
+    with ctx.db.read() as session:
+        query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
+        query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
+        return list(session.execute(query.group_by(Endpoint.name).order_by(Endpoint.name)).tuples())
+
+
 def ready_targets(ctx: Context) -> dict[str, list[Target]]:
     """Return, for every endpoint that is not stopped, the replicas that answer now.
 
@@ -277,12 +285,8 @@ def record_ready(session: Session, ctx: Context, claim: Claim, event: dict[str, 
     for before in older:
         for job_id in _retire(session, ctx, before):
             job = session.get_one(Job, job_id)
-            if Status(job.status) in TERMINAL:
-                continue
-            if job.status == Status.QUEUED:
-                job.status, job.finished_at = Status.CANCELLED, ctx.now()
-            else:
-                job.status, job.stop_request, job.stop_requested_at = Status.CANCELLING, "cancel", ctx.now()
+            if Status(job.status) not in TERMINAL:
+                ask_to_stop(job, "cancel", now=ctx.now())
 
 
 def record_gauge(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session, aliased
 from backend.db.tables import Job, Slot
 from backend.domain.job_states import ACTIVE, QUEUE_OF, TERMINAL, JobKind, Status, restart_delay_s
 from backend.errors import Conflict, NotFound
-from backend.services.context import Context
+from backend.services.context import Context, Person
+from backend.services.permissions import require_builder
 
 StopHow = Literal["cancel", "stop_and_save"]
 
@@ -309,14 +310,23 @@ def request_stop(ctx: Context, job_id: str, how: StopHow = "cancel") -> JobView:
             raise NotFound(f"There is no job {job_id!r}.")
         if Status(job.status) in TERMINAL:
             raise Conflict(f"This job is already {job.status}.")
-        now = ctx.now()
-        if job.status in (Status.QUEUED, Status.PAUSED):
-            job.status, job.finished_at, job.stop_request = Status.CANCELLED, now, how
-        else:
-            job.status = Status.CANCELLING
-            job.stop_request, job.stop_requested_at = how, now
+        ask_to_stop(job, how, now=ctx.now())
         session.flush()
         return view(job)
+
+
+def ask_to_stop(job: Job, how: StopHow, *, now: datetime) -> None:
+    """Cancel a job that waits; tell one that runs. The job has not ended."""
+    if job.status in (Status.QUEUED, Status.PAUSED):
+        job.status, job.finished_at, job.stop_request = Status.CANCELLED, now, how
+    else:
+        job.status, job.stop_request, job.stop_requested_at = Status.CANCELLING, how, now
+
+
+def stop_job(ctx: Context, job_id: str, *, person: Person) -> JobView:
+    """Ask a job to stop on a person's behalf. Raises NotAllowed, NotFound, or Conflict if it has ended."""
+    require_builder(person)
+    return request_stop(ctx, job_id)
 
 
 def queue_ahead(ctx: Context, job_id: str) -> list[JobView]:

@@ -1,21 +1,26 @@
-"""What went through the gateway, one row a request."""
+"""What was asked of endpoints, through the gateway or from the playground: one row a request."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Literal
 
 from sqlalchemy import func, select
 
 from backend.db.tables import Endpoint, Usage
 from backend.services.context import Context
 
+UsageStatus = Literal["finished", "aborted", "lost", "refused"]
+
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One finished or broken-off request. Times in milliseconds."""
+    """One request. Times in milliseconds. `status`: finished; aborted (the client left); lost (no replica brought it to an end);
+    refused (the request can't be answered)."""
 
-    request_id: str
+    id: str
     endpoint: str
     key_id: str | None
     replica_id: str | None
@@ -23,7 +28,8 @@ class UsageRow:
     completion_tokens: int
     ttft_ms: float | None
     total_ms: float
-    status: str
+    status: UsageStatus
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -37,19 +43,19 @@ class UsageSummary:
     mean_ttft_ms: float | None
 
 
-def add_usage(ctx: Context, records: list[UsageRow]) -> None:
-    """Store a batch of requests."""
+def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
+    """Store a batch of requests. One that comes twice is stored once."""
     with ctx.db.write() as session:
         ids = dict(session.execute(select(Endpoint.name, Endpoint.id)).tuples().all())
-        known = set(session.scalars(select(Usage.id).where(Usage.id.in_([record.request_id for record in records]))))
+        known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
         session.add_all(
             Usage(
-                id=record.request_id, endpoint_id=ids.get(record.endpoint), key_id=record.key_id, replica_id=record.replica_id,
-                prompt_tokens=record.prompt_tokens, completion_tokens=record.completion_tokens, ttft_ms=record.ttft_ms,
-                total_ms=record.total_ms, status=record.status, created_at=ctx.now(),
+                id=row.id, endpoint_id=ids.get(row.endpoint), key_id=row.key_id, replica_id=row.replica_id, prompt_tokens=row.prompt_tokens,
+                completion_tokens=row.completion_tokens, ttft_ms=row.ttft_ms, total_ms=row.total_ms, status=row.status,
+                created_at=row.created_at,
             )
-            for record in {r.request_id: r for r in records}.values()
-            if record.request_id not in known
+            for row in {row.id: row for row in rows}.values()
+            if row.id not in known
         )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
     with lineage:
         _draw_lineage(ctx, checkpoint)
     with files:
-        _draw_files(ctx, checkpoint)
+        _draw_files(ctx, person, checkpoint)
     with described:
         rows = {
             "Source": checkpoint.source,
@@ -133,7 +133,7 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
             row_link(child.name, page="build/checkpoints.py", query={"checkpoint": child.id}, icon="arrow_forward", key=f"child_{child.id}")
 
 
-def _draw_files(ctx: Context, checkpoint: CheckpointView) -> None:
+def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     files = list_files(ctx, checkpoint.id)
     if not files:
         st.caption("The files are gone.")
@@ -142,12 +142,12 @@ def _draw_files(ctx: Context, checkpoint: CheckpointView) -> None:
     prepared = st.session_state.get("checkpoint_zip")
     if prepared and prepared[0] == checkpoint.id and prepared[1].is_file():
         st.download_button(
-            f"Download {checkpoint.id}.zip" if not checkpoint.name else "Download the zip file", lambda: prepared[1].open("rb"), on_click="ignore",
+            "Download the zip file", lambda: prepared[1].open("rb"), on_click="ignore",
             file_name=f"{_file_name(checkpoint.name)}.zip", mime="application/zip", key=f"zip_{checkpoint.id}", icon=":material/download:", type="primary",
         )  # fmt: skip
     elif st.button("Prepare a download", key=f"prepare_{checkpoint.id}", icon=":material/folder_zip:", help="Without the training state."):
         with errors_shown():
-            st.session_state["checkpoint_zip"] = (checkpoint.id, zip_checkpoint(ctx, checkpoint.id))
+            st.session_state["checkpoint_zip"] = (checkpoint.id, zip_checkpoint(ctx, checkpoint.id, person=person))
             st.rerun()
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.domain.job_states import ACTIVE, Status
 from backend.services.context import Context, Person
-from backend.services.jobs import get_job, queue_ahead, request_stop
+from backend.services.jobs import get_job, queue_ahead, stop_job
 from backend.services.workers import has_worker
 from pages.components.frame import errors_shown, plain
 from pages.components.words import plural
@@ -47,5 +47,5 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
             st.progress(min(1.0, done / total) if total else 0.0, text=message)
         if st.button("Stop", key=f"stop_{job_id}", icon=":material/stop_circle:", disabled=job.status is Status.CANCELLING):
             with errors_shown():
-                request_stop(ctx, job_id)
+                stop_job(ctx, job_id, person=person)
                 st.rerun(scope="fragment")

@@ -20,7 +20,8 @@ from starlette.routing import Route
 
 from backend.errors import NotFound
 from backend.gateway.app import create_gateway
-from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, UsageRecord
+from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
+from backend.services.usage import UsageRow
 
 KEY = "rh-test-key"
 
@@ -31,7 +32,7 @@ class MemoryDirectory:
     def __init__(self, endpoints: dict[str, list[ReplicaAddress]], *, keys_required: bool = True) -> None:
         self.endpoints = endpoints
         self.keys_required = keys_required
-        self.usage: list[UsageRecord] = []
+        self.usage: list[UsageRow] = []
         self.fails = False
 
     def authenticate(self, key: str) -> Principal | None:
@@ -47,12 +48,12 @@ class MemoryDirectory:
             raise NotFound(f"There is no endpoint {endpoint!r}.")
         return self.endpoints[endpoint]
 
-    def record_usage(self, records: Sequence[UsageRecord]) -> None:
+    def record_usage(self, rows: Sequence[UsageRow]) -> None:
         if self.fails:
             raise OSError("the database is gone")
-        self.usage.extend(records)
+        self.usage.extend(rows)
 
-    def last(self, count: int) -> UsageRecord:
+    def last(self, count: int) -> UsageRow:
         """Wait until `count` records are stored and return the newest."""
         return eventually(lambda: len(self.usage) >= count and self.usage[-1])  # type: ignore[no-any-return]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from backend.services.checkpoints import (
     rename_checkpoint,
     resolve_checkpoint,
 )
-from backend.services.context import LOCAL, Context
+from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs import Claim, add_job, claim_job, end_job
 from backend.services.people import add_user
 from tests.backend.services.job_work import do_job
@@ -87,9 +88,24 @@ def test_base_from_a_folder_is_copied_and_described(ctx: Context, network: Path)
     assert base.facts["context"] == 32
     names = {file.name for file in list_files(ctx, base.id)}
     assert {"config.json", "model.safetensors", "tokenizer.json", "roundhouse.json"} <= names
-    with zipfile.ZipFile(zip_checkpoint(ctx, base.id)) as archive:
+    with zipfile.ZipFile(zip_checkpoint(ctx, base.id, person=LOCAL)) as archive:
         assert names == set(archive.namelist())
         assert json.loads(archive.read("config.json"))["model_type"] == "llama"
+    with pytest.raises(NotAllowed):
+        zip_checkpoint(ctx, base.id, person=Person("x", "r", "rater"))
+
+
+def test_a_download_holds_the_files_of_now_even_if_the_step_was_published_again(ctx: Context) -> None:
+    run_id, claim = a_run(ctx)
+    folder = ctx.artifacts.path(written(ctx, claim, run_id, 10))
+    row = list_checkpoints(ctx)[0]
+    first = zip_checkpoint(ctx, row.id, person=LOCAL)
+    assert zip_checkpoint(ctx, row.id, person=LOCAL) == first
+    shutil.rmtree(folder)
+    written(ctx, claim, run_id, 10)
+    (folder / "model.safetensors").write_bytes(b"new")
+    with zipfile.ZipFile(zip_checkpoint(ctx, row.id, person=LOCAL)) as archive:
+        assert archive.read("model.safetensors") == b"new"
 
 
 def test_pickle_is_refused_with_a_reason_and_the_name_is_free_again(ctx: Context, network: Path, tmp_path: Path) -> None:

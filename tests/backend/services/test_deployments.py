@@ -13,6 +13,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.deployments import (
     deploy,
+    deployed_endpoints,
     get_endpoint,
     list_deployments,
     list_endpoints,
@@ -68,6 +69,7 @@ def test_the_old_deployment_answers_until_the_new_one_is_ready(ctx: Context, che
     with ctx.db.read() as session:
         assert session.get_one(Job, old.job_id).status == Status.CANCELLING
     history = list_deployments(ctx, "tales")
+    assert deployed_endpoints(ctx) == [("tales", history[0][0])]
     assert [stopped is None for _, stopped, _, _ in history] == [True, False]
 
 
@@ -89,6 +91,7 @@ def test_stopping_ends_queued_replicas_at_once_and_asks_running_ones(ctx: Contex
     with pytest.raises(Conflict, match="already stopped"):
         stop_endpoint(ctx, "tales", person=LOCAL)
     assert list_endpoints(ctx, include_stopped=False) == []
+    assert deployed_endpoints(ctx) == []
 
 
 def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ctx: Context, checkpoint: str) -> None:

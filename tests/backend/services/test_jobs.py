@@ -11,8 +11,8 @@ import pytest
 
 from backend.db.tables import Job, Slot
 from backend.domain.job_states import JobKind, Status
-from backend.errors import Conflict
-from backend.services.context import Context
+from backend.errors import Conflict, NotAllowed
+from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs import (
     Claim,
     Fenced,
@@ -25,6 +25,7 @@ from backend.services.jobs import (
     renew,
     request_stop,
     requeue,
+    stop_job,
 )
 from backend.services.sweep import sweep
 
@@ -232,6 +233,13 @@ def test_a_queued_job_is_cancelled_at_once_and_a_running_one_is_asked(ctx: Conte
     assert (asked.status, asked.stop_request) == (Status.CANCELLING, "stop_and_save")
     with pytest.raises(Conflict, match="already cancelled"):
         request_stop(ctx, waiting)
+
+
+def test_a_rater_can_not_stop_a_job(ctx: Context) -> None:
+    job = submit(ctx)
+    with pytest.raises(NotAllowed):
+        stop_job(ctx, job, person=Person("x", "r", "rater"))
+    assert stop_job(ctx, job, person=LOCAL).status is Status.CANCELLED
 
 
 def test_a_job_being_cancelled_ends_cancelled_when_its_worker_is_lost(ctx: Context, clock: Clock) -> None:
