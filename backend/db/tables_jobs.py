@@ -15,7 +15,7 @@ class Job(Table):
     """One queued piece of work. This row, not the broker's message, decides what runs."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_queue_status", "queue", "status", "priority", "created_at"),)
+    __table_args__ = (Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at"),)
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     kind: Mapped[str] = mapped_column(String(30))
     queue: Mapped[str] = mapped_column(String(20))
@@ -31,7 +31,7 @@ class Job(Table):
     max_attempts: Mapped[int] = mapped_column(default=3)
     restarts_forever: Mapped[bool] = mapped_column(default=False)
     idempotency_key: Mapped[str | None] = mapped_column(String(80), unique=True)
-    depends_on_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    depends_on_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     stop_request: Mapped[str | None] = mapped_column(String(20))
     stop_requested_at: Mapped[datetime | None]
     owner: Mapped[str | None] = mapped_column(String(120))
@@ -59,7 +59,7 @@ class Run(Table):
     dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
     architecture_id: Mapped[str | None] = mapped_column(ForeignKey("architectures.id"))
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"))
-    base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True))
+    base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True), index=True)
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)

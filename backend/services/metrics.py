@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,6 @@ from backend.db.tables import MetricName, MetricPoint
 from backend.services.context import Context
 
 MAX_POINTS = 1500
-_name_ids: dict[tuple[str, str], int] = {}  # (database url, name) -> id; rows are never changed or removed
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,11 @@ class Curve:
 
 def add_points(session: Session, database: Database, run_id: str, rows: list[dict[str, Any]]) -> None:
     """Insert points inside the caller's transaction. `rows`: {"step", "time", "values": {name: value}}; repeating a step replaces it."""
+    ids = _name_ids(session, database, {name for row in rows for name in row["values"]})
     points = [
         {
             "run_id": run_id,
-            "name_id": _name_id(session, database, name),
+            "name_id": ids[name],
             "step": row["step"],
             "value": float(value),
             "time": row["time"],
@@ -60,27 +58,15 @@ def drop_points_after(session: Session, run_id: str, step: int) -> None:
     session.execute(delete(MetricPoint).where(MetricPoint.run_id == run_id, MetricPoint.step > step))
 
 
-def _name_id(session: Session, database: Database, name: str) -> int:
-    key = (database.url, name)
-    known = _name_ids.get(key)
-    if known is not None:
-        return known
-    with _lock:
-        found = session.scalar(select(MetricName.id).where(MetricName.name == name))
-        if found is None:
-            insert = (sqlite.insert if database.is_sqlite else postgresql.insert)(MetricName)
-            session.execute(insert.values(name=name).on_conflict_do_nothing())
-            found = session.scalar(select(MetricName.id).where(MetricName.name == name))
-            return int(found or 0)  # cached only once it is known to be committed
-        _name_ids[key] = found
-        return found
-
-
-def metric_names(ctx: Context, run_id: str) -> list[str]:
-    """Return the names of the metrics a run has points of."""
-    with ctx.db.read() as session:
-        held = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
-        return list(session.scalars(select(MetricName.name).where(held).order_by(MetricName.name)))
+def _name_ids(session: Session, database: Database, names: set[str]) -> dict[str, int]:
+    """Return the ids of metric names, making those that are new. Never remembered: what this transaction makes may be rolled back."""
+    query = select(MetricName.name, MetricName.id).where(MetricName.name.in_(names))
+    ids = dict(session.execute(query).tuples().all())
+    if len(ids) < len(names):
+        insert = (sqlite.insert if database.is_sqlite else postgresql.insert)(MetricName)
+        session.execute(insert.values([{"name": name} for name in sorted(names - set(ids))]).on_conflict_do_nothing())
+        ids = dict(session.execute(query).tuples().all())
+    return ids
 
 
 def read_curve(ctx: Context, run_id: str, name: str, *, after: int = -1, max_points: int = MAX_POINTS) -> Curve:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from backend.db.tables import Endpoint, Usage
 from backend.services.context import Context
@@ -32,17 +32,6 @@ class UsageRow:
     created_at: datetime
 
 
-@dataclass(frozen=True)
-class UsageSummary:
-    """Totals of one endpoint."""
-
-    endpoint: str
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    mean_ttft_ms: float | None
-
-
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
     """Store a batch of requests. One that comes twice is stored once."""
     with ctx.db.write() as session:
@@ -57,17 +46,3 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
             for row in {row.id: row for row in rows}.values()
             if row.id not in known
         )  # fmt: skip
-
-
-def summarise_usage(ctx: Context, *, hours: float = 24.0) -> list[UsageSummary]:
-    """Return totals by endpoint over the last hours."""
-    since = ctx.now() - timedelta(hours=hours)
-    with ctx.db.read() as session:
-        rows = session.execute(
-            select(Endpoint.name, func.count(), func.sum(Usage.prompt_tokens), func.sum(Usage.completion_tokens), func.avg(Usage.ttft_ms))
-            .join(Endpoint, Endpoint.id == Usage.endpoint_id)
-            .where(Usage.created_at > since)
-            .group_by(Endpoint.name)
-            .order_by(Endpoint.name)
-        )
-        return [UsageSummary(name, n, int(p or 0), int(c or 0), float(t) if t is not None else None) for name, n, p, c, t in rows]
