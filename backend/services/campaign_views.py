@@ -123,6 +123,13 @@ def held_votes(session: Session, campaign_id: str, *, rater_id: str | None = Non
     return [HeldVote(*tuple(row)) for row in session.execute(query)]
 
 
+def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
+    """Return how many votes of a campaign hold, and by how many raters."""
+    counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
+    votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, _holds())).one()
+    return votes, raters
+
+
 def _holds() -> ColumnElement[bool]:
     later = aliased(Vote)
     return and_(~select(later.id).where(later.supersedes_id == Vote.id).exists(), Vote.label != UNDONE)
@@ -166,8 +173,7 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
     dataset = session.get(Dataset, version.dataset_id) if version else None
     parent = session.get(Campaign, row.parent_id) if row.parent_id else None
     run = session.get(Run, row.run_id) if row.run_id else None
-    counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
-    votes, raters = session.execute(counting.where(Battle.campaign_id == row.id, _holds())).one()
+    votes, raters = count_votes(session, row.id)
     return CampaignView(
         id=row.id, name=row.name, config=CampaignConfig.model_validate(row.config.get("config", {})),
         is_standing=bool(row.config.get("standing")), dataset=f"{dataset.name}@{version.number}" if dataset and version else None,

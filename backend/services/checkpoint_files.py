@@ -50,10 +50,10 @@ def add_base(ctx: Context, *, name: str, source: str, person: Person, idempotenc
     """
     require_builder(person)
     name = clean_name(name, what="A base", limit=160)
-    if idempotency_key and (again := _checkpoint_of_key(ctx, idempotency_key)) is not None:
-        return again
     payload = _source_payload(ctx, source.strip(), person=person)
     with ctx.db.write() as session:
+        if (again := _of_key(session, idempotency_key)) is not None:
+            return get_checkpoint(ctx, again)
         _make_way(session, ctx, name)
         checkpoint_id = new_id()
         job = add_job(
@@ -234,10 +234,8 @@ def _make_way(session: Session, ctx: Context, name: str) -> None:
     session.flush()
 
 
-def _checkpoint_of_key(ctx: Context, key: str) -> CheckpointView | None:
-    with ctx.db.read() as session:
-        found = session.scalar(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.idempotency_key == key))
-    return get_checkpoint(ctx, found) if found else None
+def _of_key(session: Session, key: str | None) -> str | None:
+    return session.scalar(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.idempotency_key == key)) if key else None
 
 
 def _clear_downloads(ctx: Context, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run
-from backend.domain.job_states import Status
+from backend.domain.job_states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict
 from backend.services.context import Context, Person
@@ -80,7 +81,7 @@ def list_checkpoints(
             query = query.where(Checkpoint.origin == origin)
         if ready:
             query = query.where(Checkpoint.folder.is_not(None))
-        return [_view(session, row) for row in session.scalars(query)]
+        return _views(session, session.scalars(query).all())
 
 
 def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
@@ -114,23 +115,23 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
 
 def list_lineage(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
     """Return the chain from the first ancestor to the checkpoint itself."""
-    chain: list[CheckpointView] = []
+    chain: list[Checkpoint] = []
     with ctx.db.read() as session:
         current: str | None = checkpoint_id
         while current is not None and len(chain) < MAX_LINEAGE and current not in {c.id for c in chain}:
             row = session.get(Checkpoint, current)
             if row is None:
                 break
-            chain.append(_view(session, row))
+            chain.append(row)
             current = row.parent_id
-    return chain[::-1]
+        return _views(session, chain[::-1])
 
 
 def list_children(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
     """Return the checkpoints that runs made from this one, newest first."""
     with ctx.db.read() as session:
         query = select(Checkpoint).where(Checkpoint.parent_id == checkpoint_id, Checkpoint.deleted_at.is_(None))
-        return [_view(session, row) for row in session.scalars(query.order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc()))]
+        return _views(session, session.scalars(query.order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())).all())
 
 
 def list_users(ctx: Context, checkpoint_id: str) -> list[str]:
@@ -186,7 +187,7 @@ def delete_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> No
             "checkpoint", row.name, users_of_checkpoint(session, row.id), remedy="Stop those first, or archive the checkpoint instead."
         )
         job = session.get(Job, row.job_id) if row.job_id else None
-        if row.folder is None and job is not None and job.status in (Status.QUEUED, Status.RUNNING, Status.CANCELLING):
+        if row.folder is None and job is not None and job.status in ACTIVE:
             raise Conflict(f"“{row.name}” is being added.", remedy="Wait for its job, or stop it first.")
         row.deleted_at, row.name = ctx.now(), retired_name(row)
         folder = row.folder
@@ -219,17 +220,32 @@ def _newest_of_run(session: Session, name_or_id: str) -> Checkpoint | None:
 
 
 def _view(session: Session, row: Checkpoint) -> CheckpointView:
-    job = session.get(Job, row.job_id) if row.job_id and row.origin == "added" else None
-    run = session.get(Run, row.run_id) if row.run_id else None
-    version = session.get(DatasetVersion, run.dataset_version_id) if run and run.dataset_version_id else None
-    dataset = session.get_one(Dataset, version.dataset_id) if version else None
-    parent = session.get(Checkpoint, row.parent_id) if row.parent_id else None
-    return CheckpointView(
-        id=row.id, name=row.name, origin=row.origin, status=Status.FINISHED if row.folder or job is None else Status(job.status),
-        job_id=row.job_id, error=dict(job.error or {}) if job else {}, progress=dict(job.progress or {}) if job else {}, run_id=row.run_id,
-        run=run.name if run else None, objective=run.objective if run else None, step=row.step,
-        dataset_id=dataset.id if dataset else None, dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
-        parent_id=row.parent_id, parent=parent.name if parent else None, folder=row.folder, source=row.source, family=row.family,
-        parameters=row.parameters, is_adapter=row.is_adapter, is_final=row.is_final, bytes=row.bytes, metrics=dict(row.metrics),
-        facts=dict(row.facts), notes=row.notes, created_at=row.created_at, archived_at=row.archived_at, deleted_at=row.deleted_at,
-    )  # fmt: skip
+    return _views(session, [row])[0]
+
+
+def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
+    """Copy rows into views, with what they refer to read in one go: lists grow to thousands."""
+    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_({row.run_id for row in rows if row.run_id})))}
+    added = {row.job_id for row in rows if row.job_id and row.origin == "added"}
+    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(added)))}
+    versions = {run.dataset_version_id for run in runs.values() if run.dataset_version_id}
+    query = select(DatasetVersion.id, Dataset.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_(versions))
+    datasets = {version: (dataset, f"{name}@{number}") for version, dataset, name, number in session.execute(query)}
+    parents = select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_({row.parent_id for row in rows if row.parent_id}))
+    names = dict(session.execute(parents).tuples().all())
+    views = []
+    for row in rows:
+        run, job = runs.get(row.run_id or ""), jobs.get(row.job_id or "")
+        dataset_id, dataset = datasets.get((run.dataset_version_id if run else None) or "", (None, None))
+        views.append(
+            CheckpointView(
+                id=row.id, name=row.name, origin=row.origin, status=Status.FINISHED if row.folder or job is None else Status(job.status),
+                job_id=row.job_id, error=dict(job.error or {}) if job else {}, progress=dict(job.progress or {}) if job else {},
+                run_id=row.run_id, run=run.name if run else None, objective=run.objective if run else None, step=row.step,
+                dataset_id=dataset_id, dataset=dataset, parent_id=row.parent_id, parent=names.get(row.parent_id or ""), folder=row.folder,
+                source=row.source, family=row.family, parameters=row.parameters, is_adapter=row.is_adapter, is_final=row.is_final,
+                bytes=row.bytes, metrics=dict(row.metrics), facts=dict(row.facts), notes=row.notes, created_at=row.created_at,
+                archived_at=row.archived_at, deleted_at=row.deleted_at,
+            )
+        )  # fmt: skip
+    return views

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Dataset, DatasetVersion, Job
-from backend.domain.job_states import JobKind, Status
+from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
@@ -31,7 +31,6 @@ KINDS: dict[str, str] = {
     "benchmark": "Fixed questions: with choices, or with the answers that count.",
     "prompts": "Prompts alone, for battles.",
 }
-
 FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason")
 
 
@@ -76,7 +75,7 @@ class VersionView:
     @property
     def is_importing(self) -> bool:
         """Whether its job is still to end."""
-        return self.folder is None and self.status in {Status.QUEUED, Status.RUNNING, Status.CANCELLING}
+        return self.folder is None and self.status in ACTIVE
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,7 @@ def add_rows_dataset(
         raise InvalidInput("There are no rows to make a dataset of.")
     folder = ctx.artifacts.folder("uploads", new_id())
     path = folder / "rows.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return import_dataset(
         ctx, name=name, kind=kind, upload=ctx.artifacts.relative(path), provenance=provenance, person=person,
         val_fraction=val_fraction, idempotency_key=idempotency_key,
@@ -181,14 +178,14 @@ def list_datasets(ctx: Context, *, kinds: tuple[str, ...] = (), archived: bool =
         query = query.where(Dataset.archived_at.is_not(None) if archived else Dataset.archived_at.is_(None))
         if kinds:
             query = query.where(Dataset.kind.in_(kinds))
-        views = [_dataset_view(session, dataset) for dataset in session.scalars(query)]
+        views = _dataset_views(session, session.scalars(query).all())
     return [view for view in views if not ready or (view.newest is not None and view.newest.is_ready)]
 
 
 def get_dataset(ctx: Context, name_or_id: str) -> DatasetView:
     """Return a dataset by name or id. Raises NotFound with names that are near."""
     with ctx.db.read() as session:
-        return _dataset_view(session, _find(session, name_or_id))
+        return _dataset_views(session, [_find(session, name_or_id)])[0]
 
 
 def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> VersionView:
@@ -202,7 +199,7 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
             version = _version_view(row, session.get_one(Dataset, row.dataset_id), _job(session, row))
         else:
             name, _, number = reference.partition("@")
-            view = _dataset_view(session, _find(session, name.strip()))
+            view = _dataset_views(session, [_find(session, name.strip())])[0]
             version = _pick_version(view, number)
     if not version.is_ready and not version.is_importing:
         cause = version.error.get("cause") or "it was stopped"
@@ -263,7 +260,7 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person) -> None:
         versions = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
         for version in versions:
             job = _job(session, version)
-            if job is not None and version.folder is None and job.status in (Status.QUEUED, Status.RUNNING, Status.CANCELLING):
+            if job is not None and version.folder is None and job.status in ACTIVE:
                 raise Conflict(f"“{dataset.name}” is being imported.", remedy="Wait for the import, or stop it first.")
         folders = {version.folder for version in versions if version.folder}
         for version in versions:
@@ -377,12 +374,19 @@ def _job(session: Session, version: DatasetVersion) -> Job | None:
     return session.get(Job, version.job_id) if version.job_id else None
 
 
-def _dataset_view(session: Session, dataset: Dataset) -> DatasetView:
-    rows = session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id).order_by(DatasetVersion.number.desc()))
-    return DatasetView(
-        id=dataset.id, name=dataset.name, kind=dataset.kind, notes=dataset.notes, created_at=dataset.created_at,
-        archived_at=dataset.archived_at, versions=tuple(_version_view(row, dataset, _job(session, row)) for row in rows),
-    )  # fmt: skip
+def _dataset_views(session: Session, datasets: Sequence[Dataset]) -> list[DatasetView]:
+    query = select(DatasetVersion, Job).outerjoin(Job, Job.id == DatasetVersion.job_id)
+    query = query.where(DatasetVersion.dataset_id.in_([dataset.id for dataset in datasets])).order_by(DatasetVersion.number.desc())
+    versions: dict[str, list[tuple[DatasetVersion, Job]]] = {}
+    for row, job in session.execute(query).tuples():
+        versions.setdefault(row.dataset_id, []).append((row, job))
+    return [
+        DatasetView(
+            id=one.id, name=one.name, kind=one.kind, notes=one.notes, created_at=one.created_at, archived_at=one.archived_at,
+            versions=tuple(_version_view(row, one, job) for row, job in versions.get(one.id, [])),
+        )
+        for one in datasets
+    ]  # fmt: skip
 
 
 def _version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> VersionView:

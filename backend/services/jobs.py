@@ -7,6 +7,7 @@ older attempt finds no row and raises Fenced, so a process that comes back from 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
@@ -359,6 +360,24 @@ def queue_ahead(ctx: Context, job_id: str) -> list[JobView]:
             .order_by(Job.status.desc(), Job.priority, Job.created_at)
         )
         return [view(row) for row in rows]
+
+
+def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
+    """Return how many jobs run or wait before each queued job, from one reading of its queue."""
+    if not queued:
+        return {}
+    rows = session.execute(
+        select(Job.id, Job.queue, Job.status, Job.priority, Job.created_at).where(
+            Job.status.in_(ACTIVE), Job.queue.in_({j.queue for j in queued})
+        )
+    ).all()
+    order = sorted(rows, key=lambda row: (row[2] == Status.QUEUED, row[3], row[4], row[0]))
+    seen: dict[str, int] = {}
+    positions: dict[str, int] = {}
+    for job_id, queue, *_ in order:
+        positions[job_id] = seen.get(queue, 0)
+        seen[queue] = positions[job_id] + 1
+    return positions
 
 
 def list_jobs(ctx: Context, *, statuses: tuple[Status, ...] = (), queue: str | None = None, limit: int = 100) -> list[JobView]:

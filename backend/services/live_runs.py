@@ -12,7 +12,7 @@ from backend.db.tables import Job, Run
 from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.run_progress import read_progress, say_progress
 from backend.services.context import Context, Person
-from backend.services.jobs import queue_ahead
+from backend.services.jobs import queue_positions
 from backend.services.people import sign, unsign
 
 PURPOSE = "points"
@@ -53,7 +53,7 @@ def run_states(ctx: Context, run_ids: Sequence[str], *, with_spark: bool = False
     """Return the states of runs by id, those that are gone left out."""
     with ctx.db.read() as session:
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).tuples().all()
-    ahead = {job.id: len(queue_ahead(ctx, job.id)) for _, job in rows if job is not None and job.status == Status.QUEUED}
+        ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
     return {run.id: _state(run, job, ahead=ahead, with_spark=with_spark) for run, job in rows}
 
 

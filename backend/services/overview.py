@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import (
-    Battle,
     Campaign,
     Checkpoint,
     Contestant,
@@ -26,13 +25,13 @@ from backend.db.tables import (
     Usage,
     Vote,
 )
+from backend.domain.evaluation_config import MAIN_METRIC
 from backend.domain.job_states import ACTIVE, JobKind, Status
+from backend.services.campaign_views import count_votes
 from backend.services.context import Context
 from backend.services.jobs import JobView, view
 from backend.services.live_runs import active_run_ids
 from backend.services.run_views import RunView, get_runs, list_runs
-
-HEADLINE = ("accuracy", "acc", "exact_match", "bits_per_byte", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def get_overview(ctx: Context, *, num_recent: int = 5) -> Overview:
             steps=read_steps(session),
             active=active,
             recent=recent,
-            other_jobs=tuple(_other_jobs(session)),
+            other_jobs=tuple(list_other_jobs(ctx)),
             endpoints=tuple(_endpoints(session)),
             results=tuple(_results(session)),
             campaigns=tuple(_campaigns(session)),
@@ -137,10 +136,11 @@ def _any(session: Session, query: Select[Any]) -> bool:
     return session.execute(query.limit(1)).first() is not None
 
 
-def _other_jobs(session: Session) -> list[JobView]:
+def list_other_jobs(ctx: Context) -> list[JobView]:
     """Return what is queued or running besides training and serving, the running first."""
     query = select(Job).where(Job.status.in_(ACTIVE), Job.kind.not_in([JobKind.TRAIN.value, JobKind.REPLICA.value]))
-    return [view(job) for job in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at).limit(20))]
+    with ctx.db.read() as session:
+        return [view(job) for job in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at).limit(20))]
 
 
 def _endpoints(session: Session) -> list[EndpointLine]:
@@ -162,44 +162,26 @@ def _endpoints(session: Session) -> list[EndpointLine]:
 
 
 def _results(session: Session) -> list[ResultLine]:
+    """Return the main scores of the newest evaluations."""
+    main = [(Evaluation.kind == kind.value) & (Score.metric == metric) for kind, metric in MAIN_METRIC.items()]
     rows = session.execute(
-        select(Evaluation.id, Checkpoint.name, Checkpoint.id, Dataset.name, Score, Evaluation.created_at)
+        select(Evaluation.id, Checkpoint.name, Checkpoint.id, Dataset.name, Score.metric, Score.value, Score.low, Score.high, Evaluation.created_at)
         .join(Score, Score.evaluation_id == Evaluation.id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .join(DatasetVersion, DatasetVersion.id == Evaluation.dataset_version_id)
         .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
-        .order_by(Evaluation.created_at.desc(), Score.id)
-        .limit(60)
-    ).tuples()
-    best: dict[str, ResultLine] = {}
-    for evaluation_id, checkpoint, checkpoint_id, benchmark, score, moment in rows:
-        line = ResultLine(evaluation_id, checkpoint, checkpoint_id, benchmark, score.metric, score.value, score.low, score.high, moment)
-        held = best.get(evaluation_id)
-        if held is None or _rank(line.metric) < _rank(held.metric):
-            best[evaluation_id] = line
-    return list(best.values())[:6]
-
-
-def _rank(metric: str) -> int:
-    return HEADLINE.index(metric) if metric in HEADLINE else len(HEADLINE)
+        .where(or_(*main))
+        .order_by(Evaluation.created_at.desc(), Evaluation.id)
+        .limit(6)
+    )  # fmt: skip
+    return [ResultLine(*row) for row in rows.tuples()]
 
 
 def _campaigns(session: Session) -> list[CampaignLine]:
     campaigns = session.scalars(select(Campaign).where(Campaign.closed_at.is_(None)).order_by(Campaign.created_at.desc()).limit(4)).all()
-    return [CampaignLine(row.id, row.name, tuple(_contestants(session, row.id)), _num_votes(session, row.id)) for row in campaigns]
+    return [CampaignLine(row.id, row.name, tuple(_contestants(session, row.id)), count_votes(session, row.id)[0]) for row in campaigns]
 
 
 def _contestants(session: Session, campaign_id: str) -> list[str]:
     query = select(Checkpoint.name).join(Contestant, Contestant.checkpoint_id == Checkpoint.id).where(Contestant.campaign_id == campaign_id)
     return list(session.scalars(query.order_by(Contestant.created_at)))
-
-
-def _num_votes(session: Session, campaign_id: str) -> int:
-    superseded = select(Vote.supersedes_id).where(Vote.supersedes_id.is_not(None))
-    query = (
-        select(func.count())
-        .select_from(Vote)
-        .join(Battle, Battle.id == Vote.battle_id)
-        .where(Battle.campaign_id == campaign_id, Vote.label != "UNDONE", Vote.id.not_in(superseded))
-    )
-    return session.scalar(query) or 0

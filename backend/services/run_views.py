@@ -16,7 +16,7 @@ from backend.domain.names import not_found
 from backend.domain.run_config import RunConfig
 from backend.domain.run_progress import expected_wait_s, read_progress
 from backend.services.context import Context
-from backend.services.jobs import JobView, queue_ahead, view
+from backend.services.jobs import JobView, queue_ahead, queue_positions, view
 from backend.services.live_runs import describe_state
 from backend.services.workers import list_workers
 
@@ -237,7 +237,7 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
     datasets = {key: f"{name}@{number}" for key, name, number in session.execute(query)}
     base_names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(bases))).tuples().all())
     names = dict(session.execute(select(User.id, User.name).where(User.id.in_(people))).tuples().all())
-    ahead = _queued_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
+    ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
     return [
         _view(
             run,
@@ -249,24 +249,6 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
         )
         for run, job in rows
     ]
-
-
-def _queued_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
-    """Return how many jobs run or wait before each queued job, from one reading of its queue."""
-    if not queued:
-        return {}
-    rows = session.execute(
-        select(Job.id, Job.queue, Job.status, Job.priority, Job.created_at).where(
-            Job.status.in_(ACTIVE), Job.queue.in_({j.queue for j in queued})
-        )
-    ).all()
-    order = sorted(rows, key=lambda row: (row[2] == Status.QUEUED, row[3], row[4], row[0]))
-    seen: dict[str, int] = {}
-    positions: dict[str, int] = {}
-    for job_id, queue, *_ in order:
-        positions[job_id] = seen.get(queue, 0)
-        seen[queue] = positions[job_id] + 1
-    return positions
 
 
 def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:

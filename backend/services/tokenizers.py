@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
-from backend.domain.job_states import JobKind, Status
+from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person
@@ -70,10 +70,10 @@ def train_tokenizer(
     require_builder(person)
     name = clean_name(name, what="A tokenizer")
     _check_vocabulary(kind, vocab_size)
-    if idempotency_key and (again := _tokenizer_of_key(ctx, idempotency_key)) is not None:
-        return again
     version = resolve_version(ctx, dataset, ready=False)
     with ctx.db.write() as session:
+        if (again := _of_key(session, idempotency_key)) is not None:
+            return _view(session, again)
         _make_way(session, name)
         tokenizer_id = new_id()
         row = session.get_one(DatasetVersion, version.id)
@@ -125,7 +125,7 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
     with ctx.db.write() as session:
         row = _find(session, tokenizer_id)
         refuse_while_used("tokenizer", row.name, users_of_tokenizer(session, row.id), remedy="Delete those runs first, or keep it.")
-        if _view(session, row).status in {Status.QUEUED, Status.RUNNING, Status.CANCELLING}:
+        if _view(session, row).status in ACTIVE:
             raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
         folder = row.folder
         session.delete(row)
@@ -162,10 +162,8 @@ def _make_way(session: Session, name: str) -> None:
     session.flush()
 
 
-def _tokenizer_of_key(ctx: Context, key: str) -> TokenizerView | None:
-    with ctx.db.read() as session:
-        row = session.scalar(select(Tokenizer).join(Job, Job.id == Tokenizer.job_id).where(Job.idempotency_key == key))
-        return _view(session, row) if row else None
+def _of_key(session: Session, key: str | None) -> Tokenizer | None:
+    return session.scalar(select(Tokenizer).join(Job, Job.id == Tokenizer.job_id).where(Job.idempotency_key == key)) if key else None
 
 
 def _find(session: Session, name_or_id: str) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import uuid4
 
 import streamlit as st
@@ -11,10 +12,11 @@ from backend.domain.run_progress import read_progress, say_progress
 from backend.recipes import RECIPES, STARTER
 from backend.services.context import Context, Person
 from backend.services.jobs import JobView
-from backend.services.overview import EndpointLine, Overview, Step, get_overview
+from backend.services.overview import EndpointLine, Overview, Step, get_overview, list_other_jobs
 from backend.services.runs import launch_run
 from pages.components.frame import errors_shown, page_frame, plain
 from pages.components.live_runs import live_runs
+from pages.components.score_words import interval_text, metric_label, score_text
 from pages.components.words import ago, plural
 
 STEPS: dict[str, tuple[str, str, str, str]] = {  # title, what happens, page, label of the link
@@ -74,7 +76,7 @@ def draw_runs(ctx: Context, person: Person, overview: Overview) -> None:
         st.switch_page("build/run.py", query_params={"run": action.opened})
 
 
-def draw_jobs(jobs: tuple[JobView, ...]) -> None:
+def draw_jobs(jobs: Sequence[JobView]) -> None:
     """Draw imports, evaluations and other jobs that wait or run."""
     st.subheader("Other work in the queues", anchor=False)
     with st.container(border=True, gap="xsmall"):
@@ -110,8 +112,9 @@ def draw_results(ctx: Context, overview: Overview) -> None:
             with st.container(gap="xxsmall"):
                 st.markdown(f"**{plain(line.checkpoint)}**")
                 st.caption(f"{plain(line.benchmark)}, {ago(line.created_at, now=ctx.now())}")
-            interval = f" :gray[{line.low:.3f} to {line.high:.3f}]" if line.low is not None and line.high is not None else ""
-            st.markdown(f"{plain(line.metric.replace('_', ' '))} **{line.value:.3f}**{interval}", width="content")
+            interval = plain(interval_text(line.metric, line.low, line.high))
+            score = f"{plain(metric_label(line.metric))} **{plain(score_text(line.metric, line.value))}**"
+            st.markdown(f"{score} :gray[{interval}]" if interval else score, width="content")
     for campaign in overview.campaigns:
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             with st.container(gap="xxsmall"):
@@ -131,7 +134,7 @@ def main() -> None:
         draw_runs(ctx, person, overview)
         if overview.other_jobs:
             st.space("small")
-            st.fragment(lambda: draw_jobs(get_overview(ctx).other_jobs), run_every=2.0)()
+            st.fragment(lambda: draw_jobs(list_other_jobs(ctx)), run_every=2.0)()
         st.space("small")
         left, right = st.columns(2, gap="large")
         with left:

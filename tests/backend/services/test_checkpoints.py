@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from backend.db.tables import Campaign, Checkpoint, Contestant, Deployment, Endpoint, Run
 from backend.domain.architecture import ArchitectureConfig
@@ -93,6 +95,25 @@ def test_base_from_a_folder_is_copied_and_described(ctx: Context, network: Path)
         assert json.loads(archive.read("config.json"))["model_type"] == "llama"
     with pytest.raises(NotAllowed):
         zip_checkpoint(ctx, base.id, person=Person("x", "r", "rater"))
+
+
+def test_a_double_click_adds_one_base(ctx: Context, network: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda _: add_base(ctx, name="twice", source=str(network), person=LOCAL, idempotency_key="click").id, range(4))
+    assert len(set(made)) == 1
+
+
+def test_a_long_list_costs_no_more_queries_than_a_short_one(ctx: Context) -> None:
+    def count(num_steps: int) -> int:
+        run_id, claim = a_run(ctx, name=f"run of {num_steps}")
+        for step in range(1, num_steps + 1):
+            written(ctx, claim, run_id, step)
+        asked: list[str] = []
+        event.listen(ctx.db.engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]))
+        assert {c.run for c in list_checkpoints(ctx, run_id=run_id)} == {f"run of {num_steps}"}
+        return len(asked)
+
+    assert count(12) == count(2)
 
 
 def test_a_download_holds_the_files_of_now_even_if_the_step_was_published_again(ctx: Context) -> None:

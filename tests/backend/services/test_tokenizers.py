@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from backend.db.tables import Run
@@ -61,6 +63,11 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     do_job(ctx, str(version.job_id))
     asked = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k")
     assert train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k").id == asked.id
+    with ThreadPoolExecutor(4) as pool:  # a double click arrives in two threads at once
+        made = pool.map(
+            lambda _: train_tokenizer(ctx, name="u", dataset="mill", kind="byte", person=LOCAL, idempotency_key="u").id, range(4)
+        )
+    assert len(set(made)) == 1
     with pytest.raises(Conflict, match="being trained"):
         delete_tokenizer(ctx, asked.id, person=LOCAL)
     do_job(ctx, str(asked.job_id))
