@@ -22,6 +22,7 @@ CSP = (
     "frame-src 'self' blob: data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 OPEN_PATHS = ("/auth/", "/healthz", "/ballot", "/_stcore/", "/static/", "/assets/", "/component/", "/favicon")
+UPLOADS = "/_stcore/upload_file/"  # takes files from every visit, and a visit needs no sign-in: the gate asks for one before it
 
 MAX_FORM_BYTES = 4096
 
@@ -92,7 +93,7 @@ class SignInGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # A deep link makes the browser probe PATH/_stcore/..., where only a 404 tells it to ask at the root instead.
-        if scope["type"] == "http" and not scope["path"].startswith(OPEN_PATHS) and "/_stcore/" not in scope["path"]:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             ctx = self.get_context()
             if ctx.sign_in:
                 request = Request(scope)
@@ -126,6 +127,10 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _is_open(path: str) -> bool:
+    return UPLOADS not in path and (path.startswith(OPEN_PATHS) or "/_stcore/" in path)
 
 
 def _page(target: str, *, error: str = "", status: int = 200) -> HTMLResponse:

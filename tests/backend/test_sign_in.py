@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from backend.bootstrap import read_secret
 from backend.services.context import Context
 from backend.services.people import COOKIE, add_user
-from backend.sign_in import sign_in_routes
+from backend.sign_in import SignInGate, sign_in_routes
 
 
 def test_a_form_signs_in_and_one_that_is_too_large_is_refused(ctx: Context) -> None:
@@ -30,3 +34,23 @@ def test_every_process_signs_with_the_same_whole_key(tmp_path: Path) -> None:
         keys = set(pool.map(lambda _: read_secret(tmp_path), range(8)))
     assert len(keys) == 1
     assert len(keys.pop()) == 64
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/runs", 401),
+        ("/live/points", 401),
+        ("/_stcore/upload_file/visit/file", 401),
+        ("/runs/_stcore/upload_file/visit/file", 401),
+        ("/_stcore/health", 200),
+        ("/runs/_stcore/health", 200),
+        ("/ballot", 200),
+    ],
+)
+def test_without_a_cookie_only_the_sign_in_the_ballot_and_the_bare_socket_are_open(ctx: Context, path: str, status: int) -> None:
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("behind the gate")(scope, receive, send)
+
+    client = TestClient(SignInGate(behind, get_context=lambda: replace(ctx, sign_in=True)))
+    assert client.put(path, content=b"a file", headers={"accept": "*/*"}).status_code == status
