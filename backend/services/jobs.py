@@ -120,7 +120,7 @@ def get_job(ctx: Context, job_id: str) -> JobView:
         return view(job)
 
 
-def _eligible(now: datetime) -> Any:
+def eligible(now: datetime) -> Any:
     """Queued, its time has come, and what it depends on is finished."""
     before = aliased(Job)
     done = select(before.id).where(before.id == Job.depends_on_id, before.status == Status.FINISHED).exists()
@@ -143,7 +143,7 @@ def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tupl
             wanted = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
             candidate = session.scalars(
                 select(Job)
-                .where(_eligible(now), Job.queue == queue, Job.device_request.in_(wanted))
+                .where(eligible(now), Job.queue == queue, Job.device_request.in_(wanted))
                 .order_by(Job.priority, Job.created_at, Job.id)
                 .limit(1)
                 .with_for_update(skip_locked=True, of=Job)
@@ -159,7 +159,7 @@ def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tupl
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim | None:
     """Take one named job, on the CPU, for the command line where no worker runs. None if somebody else has it."""
     with ctx.db.write() as session:
-        job = session.scalars(select(Job).where(Job.id == job_id, _eligible(ctx.now()))).first()
+        job = session.scalars(select(Job).where(Job.id == job_id, eligible(ctx.now()))).first()
         return _take(session, ctx, job, owner=owner, host=host, device=None) if job else None
 
 

@@ -8,12 +8,10 @@ from datetime import timedelta
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Job, Replica, Slot, Worker
+from backend.db.tables import Job, Replica, Slot
 from backend.domain.job_states import QUEUES, Status, restart_delay_s
 from backend.services.context import Context
-from backend.services.jobs import _eligible
-
-WORKER_GONE_S = 600
+from backend.services.jobs import eligible
 
 
 @dataclass
@@ -40,7 +38,6 @@ def sweep(ctx: Context) -> SweepReport:
             _take_back_lapsed(session, ctx, report)
             _cancel_orphans(session, ctx, report)
             session.execute(delete(Slot).where(Slot.lease_until < now))
-            session.execute(delete(Worker).where(Worker.heartbeat_at < now - timedelta(seconds=WORKER_GONE_S)))
     _send_missing(ctx, report)
     return report
 
@@ -87,7 +84,7 @@ def _send_missing(ctx: Context, report: SweepReport) -> None:
     """Top a queue up to one wake-up per eligible job. A broker that came back empty is refilled here."""
     with ctx.db.read() as session:
         counts: dict[str, int] = dict(
-            session.execute(select(Job.queue, func.count()).where(_eligible(ctx.now())).group_by(Job.queue)).tuples().all()
+            session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).tuples().all()
         )
     for queue in QUEUES:
         waiting = ctx.queue.waiting(queue) if counts.get(queue) else 0

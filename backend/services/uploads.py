@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sqlalchemy import select
 
@@ -22,6 +22,8 @@ from backend.services.permissions import require_builder
 CHUNK_BYTES = 1 << 20
 KEEP_UNUSED = timedelta(days=1)
 MAX_OFFERS = 500
+READERS: dict[str, str] = {JobKind.IMPORT_DATASET.value: "source", JobKind.LOGLIKELIHOOD.value: "rows_file"}
+"""Jobs that read an upload, and where their payload names it."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,8 @@ def _forget_unused(ctx: Context) -> None:
     if not old:
         return
     with ctx.db.read() as session:
-        payloads: list[dict[str, Any]] = list(
-            session.scalars(select(Job.payload).where(Job.kind == JobKind.IMPORT_DATASET.value, Job.status.in_(ACTIVE)))
-        )
-    needed = {Path(str(payload.get("source"))).parent.name for payload in payloads}
+        active = session.execute(select(Job.kind, Job.payload).where(Job.kind.in_(READERS), Job.status.in_(ACTIVE)))
+        needed = {Path(str(payload.get(READERS[kind]))).parent.name for kind, payload in active.tuples()}
     for folder in old:
         if folder.name not in needed:
             shutil.rmtree(folder, ignore_errors=True)

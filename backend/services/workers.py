@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from backend.db.tables import Job, Slot, Worker
 from backend.domain.job_states import Status
 from backend.services.context import Context
 
 ALIVE_S = 20.0
+FORGOTTEN = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def beat(
     devices: list[str],
     gauges: dict[str, Any],
 ) -> None:
-    """Say that a worker lives."""
+    """Say that a worker lives; forget those that have not said so for ten minutes."""
     with ctx.db.write() as session:
         worker = session.get(Worker, name)
         if worker is None or worker.pid != pid:
@@ -54,6 +55,7 @@ def beat(
             session.add(worker)
         worker.queues, worker.concurrency, worker.devices, worker.gauges = queues, concurrency, devices, gauges
         worker.heartbeat_at = ctx.now()
+        session.execute(delete(Worker).where(Worker.heartbeat_at < ctx.now() - FORGOTTEN))
 
 
 def list_workers(ctx: Context) -> list[WorkerView]:

@@ -9,6 +9,7 @@ import streamlit as st
 from backend.services.context import Context
 from backend.services.workers import WorkerView, list_slots, list_workers
 from pages.components.frame import empty_state, page_frame, plain
+from pages.components.words import size
 
 
 def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]]) -> None:
@@ -21,17 +22,17 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
         columns[0].metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.get('cpu_count', '?')} cores")
         total = gauges.get("memory_total_bytes")
         if total:
-            columns[1].metric("Memory", f"{gauges['memory_used_bytes'] / 2**30:.1f} GB", help=f"of {total / 2**30:.1f} GB")
+            columns[1].metric("Memory", size(gauges["memory_used_bytes"]), help=f"of {size(total)}")
         columns[2].metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
         devices = sorted({device for worker in workers for device in worker.devices})
         held = {device: job for slot_host, device, job in slots if slot_host == host}
         columns[3].metric("GPUs", f"{len(held)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
         for gpu in gauges.get("gpus", []):
-            used, size = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
+            used, whole = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
             busy = "busy" if gpu["index"] in held else "free"
             st.progress(
-                min(1.0, used / max(1, size)),
-                text=f"GPU {gpu['index']} · {plain(str(gpu['name']))} · {busy} · {used / 2**30:.1f} of {size / 2**30:.1f} GB",
+                min(1.0, used / max(1, whole)),
+                text=f"GPU {gpu['index']} · {plain(str(gpu['name']))} · {busy} · {size(used)} of {size(whole)}",
             )
         titles = {job_id: title for worker in workers for job_id, title, _ in worker.jobs}
         for device in (d for d in devices if not gauges.get("gpus")):

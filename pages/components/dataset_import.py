@@ -110,7 +110,7 @@ def _draw_recognition(ctx: Context, source: Source) -> Inspection | None:
             st.caption(plain(guess.examples.get(column, "")) or "empty")
         chosen = guess.mapping.get(column, UNUSED)
         field = right.selectbox(
-            f"Use {column} as",
+            f"Use {plain(column)} as",
             fields,
             index=fields.index(chosen),
             key=f"import_map_{source.key}_{kind}_{column}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from backend.domain.ratings import Rating, WinMatrix
+from pages.components.words import figure_text
 
 ACCENT, MUTED = "#C4592B", "#8E8A82"
 """Readable on light and on dark."""
@@ -58,7 +59,7 @@ def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None
                 "color": ACCENT,
                 "width": 5,
             },
-            customdata=[_escaped(mark.hover) for mark in marks],
+            customdata=[figure_text(mark.hover) for mark in marks],
             hovertemplate="%{customdata}<extra></extra>",
             showlegend=False,
         )
@@ -72,7 +73,7 @@ def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None
         yaxis={
             "tickmode": "array",
             "tickvals": places,
-            "ticktext": [_escaped(short_name(mark.label)) for mark in marks],
+            "ticktext": [figure_text(short_name(mark.label)) for mark in marks],
             "range": [len(marks) - 0.5, -0.5],
             "showgrid": False,
             "zeroline": False,
@@ -85,7 +86,7 @@ def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None
 
 def win_chart(wins: WinMatrix) -> go.Figure:
     """Return the share that each row earned against each column, half for ties and both bad, with the number of votes."""
-    names = [_escaped(short_name(name)) for name in wins.contestants]
+    names = [figure_text(short_name(name)) for name in wins.contestants]
     size = range(len(names))
     places = [str(place) for place in size]
     figure = go.Figure(
@@ -119,8 +120,3 @@ def win_chart(wins: WinMatrix) -> go.Figure:
 def _cell(wins: WinMatrix, row: int, column: int) -> str:
     share = wins.share(row, column) if row != column else None
     return "" if share is None else f"{share:.0%} of {wins.votes(row, column)}"
-
-
-def _escaped(text: str) -> str:
-    """Plotly reads a few HTML tags in labels; a name must stay a name."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -17,6 +17,7 @@ from backend.services.datasets import list_datasets
 from backend.services.run_parts import KINDS_OF
 from backend.services.tokenizers import list_tokenizers
 from pages.components.config_fields import LABELS, PREFIX, draw_field, set_field
+from pages.components.frame import plain
 from pages.components.run_widgets import OBJECTIVES
 from pages.components.words import plural, short
 
@@ -156,7 +157,7 @@ def _choose(name: str, label: str, options: dict[str, str], missing: list[str], 
     if chosen is None:
         missing.append(what)
         if wanted and wanted not in options:
-            st.caption(f":material/info: The recipe wants {name} “{wanted}”, which is not there.".replace("[", "(").replace("]", ")"))
+            st.caption(f":material/info: The recipe wants {name} “{plain(wanted)}”, which is not there.")
     return chosen
 
 

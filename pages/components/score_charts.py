@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from pages.components.score_words import SHARES, interval_text, metric_label, score_text
+from pages.components.words import figure_text
 
 ROW_HEIGHT = 34
 MARGIN = {"l": 0, "r": 16, "t": 8, "b": 0}
@@ -27,10 +28,11 @@ class ScoreDot:
 def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None = None) -> go.Figure:
     """Return a dot with a whisker for each score, in the order given from top to bottom; `chance` is a dotted line."""
     scale = 100.0 if metric in SHARES else 1.0
+    names = [figure_text(dot.name) for dot in dots]
     figure = go.Figure()
     figure.add_scatter(
         x=[scale * dot.value for dot in dots],
-        y=[dot.name for dot in dots],
+        y=names,
         mode="markers",
         marker={"size": 11, "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots]},
         error_x={
@@ -54,7 +56,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
         height=70 + ROW_HEIGHT * len(dots) + (16 if chance is not None else 0),
         margin={**MARGIN, "t": 24 if chance is not None else 8},
         xaxis={"title": title, "zeroline": False},
-        yaxis={"categoryorder": "array", "categoryarray": [dot.name for dot in dots][::-1], "automargin": True, "title": None},
+        yaxis={"categoryorder": "array", "categoryarray": names[::-1], "automargin": True, "title": None},
         hovermode="closest",
     )
     return figure

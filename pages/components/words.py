@@ -35,6 +35,11 @@ def ago(moment: datetime, *, now: datetime | None = None) -> str:
     return f"{moment:%-d %b %Y}"
 
 
+def figure_text(text: str) -> str:
+    """Escape a label of a figure: Plotly reads a few HTML tags, links among them, and a name must stay a name."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun: `1 row`, `2 rows`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -11,7 +11,7 @@ from backend.services.ballots import BallotProgress, BallotView, ballot_progress
 from backend.services.campaign_views import list_open_campaigns
 from backend.services.context import Context
 from backend.services.raters import RaterView, rater_for, rater_from_link
-from pages.components.frame import empty_state, errors_shown, show_error
+from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.services import context, current_person, link_rater, require_person
 
 CHOICES = (("A", "A is better", "1"), ("B", "B is better", "2"), ("TIE", "Equally good", "3"), ("BOTH_BAD", "Both bad", "4"))
@@ -85,7 +85,7 @@ def draw_battle(ctx: Context, ballot: BallotView, rater: RaterView) -> None:
     """Draw the prompt, the two answers and the four choices."""
     with st.container(border=True):
         for role, text in ballot.prompt:
-            st.caption("Prompt" if role == "user" else role.capitalize())
+            st.caption("Prompt" if role == "user" else plain(role.capitalize()))
             draw_text(text)
     is_long = max(len(ballot.text_a), len(ballot.text_b)) > LONG_TEXT
     for column, side, text in zip(st.columns(2), "AB", (ballot.text_a, ballot.text_b), strict=True):

@@ -69,7 +69,7 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
             st.switch_page("evaluate/ballot.py", query_params={"campaign": campaign.id})
         if campaign.num_votes:
             st.download_button(
-                "Votes as CSV", export_votes_csv(ctx, campaign.id), file_name="votes.csv", mime="text/csv", key="votes_csv",
+                "Votes as CSV", lambda: export_votes_csv(ctx, campaign.id), file_name="votes.csv", mime="text/csv", key="votes_csv",
                 icon=":material/download:", on_click="ignore",
             )  # fmt: skip
         if person.may_build and not campaign.is_standing:

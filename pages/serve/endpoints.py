@@ -43,7 +43,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
             with errors_shown():
                 deploy(ctx, checkpoint_id=chosen, name=name.strip(), num_replicas=int(replicas), person=person)
                 st.query_params.pop("checkpoint", None)
-                st.toast(f"Deploying {name}", icon=":material/rocket_launch:")
+                st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
                 st.rerun()
 
 

@@ -168,6 +168,12 @@ def test_unknown_permalink_is_a_sentence(site: Context) -> None:
     assert "no such evaluation" in words(open_page(evaluation="nothing"))
 
 
+def test_a_name_in_a_figure_is_no_link() -> None:
+    figure = score_figure([ScoreDot('<a href="http://evil.example">Oak</a>', 0.5, 0.4, 0.6)], metric="acc")
+    assert "<" not in figure.data[0].y[0]
+    assert figure.data[0].y[0] == figure.layout.yaxis.categoryarray[0]
+
+
 def test_figures_draw_every_interval() -> None:
     figure = score_figure([ScoreDot("Oak", 0.5, 0.4, 0.6), ScoreDot("Elm", 0.25, None, None, False)], metric="acc", chance=0.25)
     trace = figure.data[0]

@@ -327,3 +327,5 @@ def test_a_playground_vote_is_kept_once_and_a_changed_mind_supersedes(both: Cont
         assert len(session.scalars(select(Vote)).all()) == 3
     with pytest.raises(InvalidInput, match="same checkpoint"):
         record_side_by_side_vote(both, label="A", person=LOCAL, **{**said, "checkpoint_b": oak})  # type: ignore[arg-type]
+    with pytest.raises(NotAllowed, match="own conversations"):
+        next_battle(both, playground.id, rater_for(both, LOCAL))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from backend.db.tables import Run
+from backend.domain.job_states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, Policy
 from backend.services.datasets import (
@@ -25,6 +27,7 @@ from backend.services.datasets import (
     version_of_job,
 )
 from backend.services.inspection import inspect_upload, preview_rows, read_rejected
+from backend.services.jobs import add_job
 from backend.services.uploads import list_file_offers, save_upload
 from tests.backend.services.job_work import do_job
 
@@ -138,6 +141,20 @@ def test_upload_above_the_limit_leaves_nothing_behind(ctx: Context) -> None:
     with pytest.raises(InvalidInput, match="larger than"):
         save_upload(small, io.BytesIO(b"x" * 11), name="big.txt", person=LOCAL)
     assert not list(ctx.artifacts.folder("uploads").iterdir())
+
+
+def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Context, tmp_path: Path) -> None:
+    unused, waiting = upload(ctx, "a.txt", "nobody wants it"), upload(ctx, "b.txt", "a queued import reads it")
+    import_dataset(ctx, name="b", kind="text", upload=waiting, person=LOCAL)
+    pairs = ctx.artifacts.folder("uploads", "pairs") / "pairs.jsonl"
+    pairs.write_text("{}")
+    with ctx.db.write() as session:
+        add_job(session, ctx, kind=JobKind.LOGLIKELIHOOD, title="pairs", payload={"rows_file": ctx.artifacts.relative(pairs)})
+    later = replace(ctx, now=lambda: datetime.now(UTC) + timedelta(days=2))
+    upload(later, "c.txt", "makes room")
+    assert not ctx.artifacts.path(unused).exists()
+    assert ctx.artifacts.path(waiting).exists()
+    assert pairs.exists()
 
 
 def test_upload_name_can_not_climb_out(ctx: Context) -> None:
