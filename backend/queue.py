@@ -6,6 +6,7 @@ Knows Celery's wire format only through a producer without tasks, so that pages 
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import redis
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 TASK = "roundhouse.work"
 SOCKET_TIMEOUT_S = 3.0
+SILENT_S = 5.0  # how long a broker that timed out is not asked again: a frozen one costs a page its timeout once, not at every draw
 TRANSPORT: dict[str, Any] = {
     "socket_timeout": SOCKET_TIMEOUT_S,
     "socket_connect_timeout": 2.0,
@@ -51,27 +53,49 @@ class JobQueue:
     def __init__(self, url: str) -> None:
         self.url = url
         self._celery = make_celery(url)
+        self._silent_until = 0.0
         self._redis = redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=2.0)
 
     def publish(self, queue: str) -> bool:
-        """Send one wake-up to a queue. Returns False when the broker does not answer."""
+        """Send one wake-up to a queue. Returns False when the broker does not answer, or did not a moment ago."""
+        if self._is_silent():
+            return False
+        started = time.monotonic()
         try:
             self._celery.send_task(TASK, args=[queue], queue=queue)
         except Exception as error:  # kombu wraps broker errors in many types; the row is committed, so nothing is lost
+            self._note_silence(started)
             log.info("broker does not answer, the sweep will send again: %s", error)
             return False
         return True
 
     def waiting(self, queue: str) -> int | None:
         """Return how many wake-ups lie in a queue, or None when the broker does not answer."""
+        if self._is_silent():
+            return None
+        started = time.monotonic()
         try:
             return int(self._redis.llen(queue))
         except redis.RedisError:
+            self._note_silence(started)
             return None
 
     def is_alive(self) -> bool:
-        """Whether the broker answers."""
+        """Whether the broker answers, or did not a moment ago."""
+        if self._is_silent():
+            return False
+        started = time.monotonic()
         try:
             return bool(self._redis.ping())
         except redis.RedisError:
+            self._note_silence(started)
             return False
+
+    def _is_silent(self) -> bool:
+        return time.monotonic() < self._silent_until
+
+    def _note_silence(self, started: float) -> None:
+        """A refused connection costs nothing and is tried again at once; one that had to time out is left alone for a while."""
+        now = time.monotonic()
+        if now - started > 1.0:
+            self._silent_until = now + SILENT_S

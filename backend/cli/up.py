@@ -19,6 +19,7 @@ import typer
 
 from backend.bootstrap import build_context
 from backend.cli.doctor import start_checks
+from backend.cli.leftovers import end_leftovers, mark_of, only_one
 from backend.cli.output import FAILED, JsonFlag, command, emit, fail, note
 from backend.cli.processes import Program, broker_program, supervisor_config, web_programs, worker_programs
 from backend.domain.job_states import QUEUES
@@ -54,6 +55,13 @@ def up(as_json: JsonFlag = False) -> None:
     settings = Settings()
     if (pid := running_pid(settings)) is not None:
         fail(f"Roundhouse already runs here (process {pid}): {page_url(settings)}. Stop it with `roundhouse down`.", as_json=as_json)
+    with only_one(settings):
+        if end_leftovers_of_home(settings):
+            note("An earlier installation was still here without its `roundhouse up`: ended it.")
+        _run(settings, as_json=as_json)
+
+
+def _run(settings: Settings, *, as_json: bool) -> None:
     problems = [finding for finding in start_checks(settings) if finding.state == "problem"]
     if problems:
         fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems), as_json=as_json)
@@ -67,6 +75,11 @@ def up(as_json: JsonFlag = False) -> None:
         supervise(programs, settings, name="supervisord", on_ready=lambda: _announce(settings, as_json=as_json))
     finally:
         pid_path.unlink(missing_ok=True)
+
+
+def end_leftovers_of_home(settings: Settings) -> int:
+    """End what a killed `roundhouse up` left behind. Returns how many processes that were."""
+    return end_leftovers(settings.home / "run" / "supervisord.conf", broker_folder=settings.home / "broker")
 
 
 def prepare(settings: Settings) -> None:
@@ -103,7 +116,13 @@ def supervise(programs: list[Program], settings: Settings, *, name: str, on_read
     config = run_folder / f"{name}.conf"
     text = supervisor_config(programs, folder=run_folder, logs=logs).replace("supervisord.pid", f"{name}.pid")
     config.write_text(text)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(PROJECT), "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES"}
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(PROJECT),
+        "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
+        **mark_of(config),
+    }
     child = subprocess.Popen(
         [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
         cwd=PROJECT,
@@ -127,6 +146,7 @@ def supervise(programs: list[Program], settings: Settings, *, name: str, on_read
             time.sleep(0.2)
     finally:
         _stop_tree(child, quiet=not stopping)
+        end_leftovers(config, broker_folder=settings.home / "broker" if name == "supervisord" else None)  # a killed supervisor stops nobody
     if not stopping:
         fail(f"The supervisor ended. See {logs / 'supervisor.log'}.")
 
@@ -176,15 +196,30 @@ def down(as_json: JsonFlag = False) -> None:
     settings = Settings()
     pid = running_pid(settings)
     if pid is None:
-        emit({"stopped": False}, as_json=as_json, text="Nothing runs here.")
+        ended = end_leftovers_of_home(settings)
+        emit(
+            {"stopped": bool(ended)},
+            as_json=as_json,
+            text="Stopped what a killed `roundhouse up` had left." if ended else "Nothing runs here.",
+        )
         return
     process = psutil.Process(pid)
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S + 5)
-    except psutil.TimeoutExpired:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+    deadline = time.monotonic() + STOP_TIMEOUT_S + 5
+    while not _has_ended(process) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if not _has_ended(process):
         fail(f"Process {pid} does not stop. End it with `kill -9 {pid}`.", as_json=as_json, status=FAILED)
     emit({"stopped": True}, as_json=as_json, text="Stopped.")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether a process is over, also where its parent has not asked for its status yet (a container without an init)."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @app.command()

@@ -61,6 +61,40 @@ def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_p
         installation.stop()
 
 
+def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and_a_second_one_is_refused(tmp_path: Path) -> None:
+    killed = Installation(tmp_path / "home").start()
+    assert killed.process is not None
+    left = killed.processes()
+    again = Installation(killed.home)
+    again.environment.update({name: killed.environment[name] for name in killed.environment if name.endswith("_PORT")})
+    again.port, again.gateway_port, again.redis_port = killed.port, killed.gateway_port, killed.redis_port
+    try:
+        supervisor = next(p for p in left if "supervisor.supervisord" in " ".join(p.cmdline()))
+        killed.process.kill()
+        supervisor.kill()  # and the supervisor, which would have stopped the others in order
+        killed.process.wait()
+        again.start()
+        assert [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+        environment = {name: again.environment[name] for name in again.environment if name.startswith("ROUNDHOUSE_")}
+        second = roundhouse("up", "--json", home=again.home, **{**environment, "ROUNDHOUSE_HOME": str(again.home)})
+        assert second.returncode != 0
+        assert "roundhouse down" in json.loads(second.stdout)["error"]
+        stopped = roundhouse("down", "--json", home=again.home)
+        assert json.loads(stopped.stdout) == {"stopped": True}
+        assert again.processes() == []
+    finally:
+        again.stop()
+
+
+def test_a_killed_supervisor_leaves_nobody_behind(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "home").start()
+    assert installation.process is not None
+    processes = installation.processes()
+    next(p for p in processes if "supervisor.supervisord" in " ".join(p.cmdline())).kill()
+    assert installation.process.wait(30) == 1
+    wait_until(lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], what="the end of all of it")
+
+
 def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(tmp_path: Path) -> None:
     installation = Installation(tmp_path / "home", ROUNDHOUSE_DEVICES="0,1").start()
     try:

@@ -1,0 +1,75 @@
+"""Processes of an installation whose `roundhouse up` or supervisor was killed: found by a mark in their environment, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from backend.errors import Conflict
+from backend.settings import Settings
+
+MARK = "ROUNDHOUSE_SUPERVISED_BY"
+SUPERVISOR_STOPS_S = 40.0
+
+
+@contextmanager
+def only_one(settings: Settings) -> Iterator[None]:
+    """Hold the home folder's lock. Raises Conflict if another `roundhouse up` holds it: the kernel frees it however that one ends."""
+    path = settings.home / "run" / "up.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict("Roundhouse is being started from this folder already.", remedy="Stop it with `roundhouse down`.") from None
+        yield
+
+
+def mark_of(config: Path) -> dict[str, str]:
+    """Return the environment variable that every process of a supervisor is given."""
+    return {MARK: str(config.resolve())}
+
+
+def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[psutil.Process]:
+    """Return the living processes that were started under a supervisor's configuration, the supervisor first.
+
+    A broker of the Redis family writes its title over its environment, so it is known by the folder it works in.
+    """
+    mark, found = str(config.resolve()), []
+    for process in psutil.process_iter(["pid", "name"]):
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            is_broker = broker_folder is not None and process.cwd() == str(broker_folder.resolve()) and "-server" in (process.name() or "")
+            if is_broker or process.environ().get(MARK) == mark:
+                found.append(process)
+    return sorted(found, key=lambda process: "supervisor.supervisord" not in " ".join(_command(process)))
+
+
+def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: float = SUPERVISOR_STOPS_S) -> int:
+    """End what is left of an installation: its supervisor, given time to stop the others in order, then whatever stays. Returns how many."""
+    left = find_leftovers(config, broker_folder=broker_folder)
+    if not left:
+        return 0
+    has_supervisor = "supervisor.supervisord" in " ".join(_command(left[0]))
+    for process in left[:1] if has_supervisor else left:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+    psutil.wait_procs(left, timeout=grace_s if has_supervisor else 5)
+    for process in find_leftovers(config, broker_folder=broker_folder):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return len(left)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -1,0 +1,32 @@
+"""A broker that is frozen costs its timeout once, not every caller."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from backend.queue import JobQueue
+
+
+def test_a_frozen_broker_is_not_asked_again_at_once() -> None:
+    with socket.socket() as frozen:  # accepts and never answers, as a stopped process does
+        frozen.bind(("127.0.0.1", 0))
+        frozen.listen(8)
+        queue = JobQueue(f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
+        assert not queue.is_alive()
+        started = time.monotonic()
+        assert not queue.is_alive()
+        assert queue.waiting("train") is None
+        assert not queue.publish("train")
+        assert time.monotonic() - started < 0.5
+
+
+def test_a_broker_that_refuses_is_asked_every_time() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    queue = JobQueue(f"redis://127.0.0.1:{port}/0")
+    started = time.monotonic()
+    assert not queue.is_alive()
+    assert not queue._is_silent()
+    assert time.monotonic() - started < 1.0
