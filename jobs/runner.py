@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 
 from backend.bootstrap import get_context
 from backend.domain.job_states import JobKind, Status
+from backend.errors import RoundhouseError
 from backend.services import outcomes
 from backend.services.context import Context
 from backend.services.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
@@ -70,14 +71,17 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
         log.exception("job %s can't be carried through", claim.job_id)
         if child is not None:
             kill_group(child)
-        cause = {
-            "cause": f"The work could not be carried through: {type(error).__name__}: {error}"[:600],
-            "remedy": "The worker's log has the details.",
-        }
-        return _record_end(ctx, claim, folder, Ended(-1, None, cause, None, 0.0))
+        return _record_end(ctx, claim, folder, Ended(-1, None, _in_words(error), None, 0.0))
     finally:
         if child is not None:
             kill_group(child)
+
+
+def _in_words(error: Exception) -> dict[str, Any]:
+    if isinstance(error, RoundhouseError):
+        return {"cause": error.message, "remedy": error.remedy, "field": error.field}
+    cause = f"The work could not be carried through: {type(error).__name__}: {error}"
+    return {"cause": cause[:600], "remedy": "The worker's log has the details."}
 
 
 def run_foreground(job_id: str) -> int:

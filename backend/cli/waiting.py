@@ -17,9 +17,11 @@ POLL_S = 0.3
 
 
 def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
-    """Return the job once it has ended. Raises JobFailed with its cause unless it finished."""
+    """Return the job once it has ended. Raises JobFailed with its cause unless it, and what it waits for, finished."""
     job = get_job(ctx, job_id)
     if not has_worker(ctx, job.queue) and job.status is Status.QUEUED:
+        if job.depends_on:
+            wait_for_job(ctx, job.depends_on, quiet=quiet)
         note(f"No worker serves the queue `{job.queue}`: doing the work here.")
         subprocess.run([sys.executable, "-m", "jobs.run", job_id], check=False, stdout=sys.stderr)
         job = get_job(ctx, job_id)

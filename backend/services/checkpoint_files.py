@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
@@ -171,7 +171,9 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim, event: dict[
         row.deleted_at, row.name = None, _free_name(session, f"{run.name} · step {step}")
     row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, str(event["folder"])
     row.bytes, row.is_adapter = int(event.get("bytes") or 0), bool(event.get("adapter"))
-    row.is_final = bool(event.get("final")) or row.is_final or False
+    if event.get("final"):  # a finished run that was resumed with more steps has a new end
+        session.execute(update(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.is_final).values(is_final=False))
+        row.is_final = True
     row.metrics = dict(event.get("metrics") or {})
     row.family = str(event.get("family") or row.family or "llama")
     row.parameters = event.get("parameters") or row.parameters

@@ -24,6 +24,7 @@ from backend.services.metrics import MAX_POINTS, downsample
 
 FRESH_S = 0.2
 MAX_RUNS = 64
+MAX_HELD = 5_000_000  # points of all runs together, at 24 bytes each
 
 
 @dataclass
@@ -72,11 +73,15 @@ class _RunCurves:
     started: float = 0.0
     traces: dict[str, _Trace] = field(default_factory=dict)
 
+    def num_points(self) -> int:
+        return sum(len(trace.steps) for trace in list(self.traces.values()))
+
 
 class CurveCache:
-    """Curves of the runs that somebody looks at. Safe for threads."""
+    """Curves of the runs that somebody looks at; those looked at least recently go when there are too many points. Safe for threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_held: int = MAX_HELD) -> None:
+        self._max_held = max_held
         self._runs: OrderedDict[tuple[str, str], _RunCurves] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -106,8 +111,9 @@ class CurveCache:
         with self._lock:
             entry = self._runs.setdefault(key, _RunCurves())
             self._runs.move_to_end(key)
-            while len(self._runs) > MAX_RUNS:
-                self._runs.popitem(last=False)
+            held = sum(one.num_points() for one in self._runs.values())
+            while len(self._runs) > MAX_RUNS or (held > self._max_held and len(self._runs) > 1):
+                held -= self._runs.popitem(last=False)[1].num_points()
             return entry
 
 

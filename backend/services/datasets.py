@@ -230,8 +230,7 @@ def rename_dataset(ctx: Context, dataset_id: str, name: str, *, person: Person) 
     name = clean_name(name, what="A dataset")
     with ctx.db.write() as session:
         dataset = _find(session, dataset_id)
-        holder = session.scalar(select(Dataset.id).where(Dataset.name == name))
-        if holder not in (None, dataset.id):
+        if session.scalar(select(Dataset.id).where(Dataset.name == name, Dataset.id != dataset.id)):
             raise Conflict(f"There is already a dataset “{name}”.", field="name")
         dataset.name = name
 
@@ -255,8 +254,7 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person) -> None:
     require_builder(person)
     with ctx.db.write() as session:
         dataset = _find(session, dataset_id)
-        users = users_of_dataset(session, dataset.id)
-        refuse_while_used("dataset", dataset.name, users, remedy="Archive it instead: that keeps the history.")
+        refuse_while_used("dataset", dataset.name, users_of_dataset(session, dataset.id), remedy="Archive it: that keeps the history.")
         versions = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
         for version in versions:
             job = _job(session, version)
@@ -279,6 +277,8 @@ def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str
     old one (`version_id`, `version`, `reused`).
     """
     version = session.scalars(select(DatasetVersion).where(DatasetVersion.job_id == claim.job_id)).one()
+    if not ctx.artifacts.path(result["folder"]).is_dir():
+        raise Conflict("Its content, which another dataset had too, was deleted during the import.", remedy="Import it again.")
     twin = session.scalar(
         select(DatasetVersion).where(
             DatasetVersion.dataset_id == version.dataset_id,

@@ -61,6 +61,7 @@ class JobView:
     error: dict[str, Any]
     result: dict[str, Any]
     stop_request: str | None
+    depends_on: str | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -76,7 +77,7 @@ def view(job: Job) -> JobView:
     return JobView(
         id=job.id, kind=job.kind, queue=job.queue, title=job.title, status=Status(job.status), priority=job.priority,
         attempt=job.attempt, device=job.device, owner=job.owner, progress=dict(job.progress or {}), error=dict(job.error or {}),
-        result=dict(job.result or {}), stop_request=job.stop_request, created_at=job.created_at, started_at=job.started_at,
+        result=dict(job.result or {}), stop_request=job.stop_request, depends_on=job.depends_on_id, created_at=job.created_at, started_at=job.started_at,
         finished_at=job.finished_at,
     )  # fmt: skip
 

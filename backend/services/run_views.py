@@ -203,10 +203,16 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
     return names, rows
 
 
-def list_samples(ctx: Context, run_id: str) -> list[SampleView]:
-    """Return a run's sample completions, newest step first."""
+def list_sample_steps(ctx: Context, run_id: str) -> list[int]:
+    """Return the steps at which a run wrote samples, newest first."""
     with ctx.db.read() as session:
-        rows = session.scalars(select(Sample).where(Sample.run_id == run_id).order_by(Sample.step.desc(), Sample.id))
+        return list(session.scalars(select(Sample.step).where(Sample.run_id == run_id).distinct().order_by(Sample.step.desc())))
+
+
+def list_samples(ctx: Context, run_id: str, *, step: int) -> list[SampleView]:
+    """Return a run's sample completions at a step, in the order of its prompts."""
+    with ctx.db.read() as session:
+        rows = session.scalars(select(Sample).where(Sample.run_id == run_id, Sample.step == step).order_by(Sample.id))
         return [SampleView(row.step, row.prompt, row.completion) for row in rows]
 
 

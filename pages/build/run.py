@@ -8,7 +8,7 @@ from backend.domain.job_states import Status
 from backend.errors import NotFound
 from backend.services.context import Context, Person
 from backend.services.logs import read_log
-from backend.services.run_views import RunDetail, get_run, list_samples, run_detail
+from backend.services.run_views import RunDetail, get_run, run_detail
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.live_chart import live_chart
 from pages.components.run_widgets import (
@@ -53,7 +53,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     every = REFRESH_S if run.is_active else None
     samples, checkpoints, log, config, notes = st.tabs(["Samples", "Checkpoints", "Log", "Config", "Notes and tags"], key="run_tabs")
     with samples:
-        st.fragment(lambda: draw_samples(list_samples(ctx, run.id)), run_every=every)()
+        st.fragment(lambda: draw_samples(ctx, run.id), run_every=every)()
     with checkpoints:
         st.fragment(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)), run_every=every)()
     with log:

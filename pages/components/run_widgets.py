@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.job_states import Status
 from backend.domain.run_progress import say_duration
 from backend.services.context import Context, Person
-from backend.services.run_views import RunDetail, RunView, SampleView
+from backend.services.run_views import RunDetail, RunView, list_sample_steps, list_samples
 from backend.services.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from pages.components.frame import errors_shown, plain
 from pages.components.words import ago, plural, size
@@ -113,22 +113,21 @@ def draw_queue_place(detail: RunDetail) -> None:
     st.info(f"{plural(len(detail.ahead), 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
 
 
-def draw_samples(samples: list[SampleView]) -> None:
+def draw_samples(ctx: Context, run_id: str) -> None:
     """Draw sample completions, the newest step open. Text of a network is shown as it is."""
-    if not samples:
+    steps = list_sample_steps(ctx, run_id)
+    if not steps:
         st.caption("What the network writes is shown here at each measurement of the validation loss.")
         return
-    steps = sorted({sample.step for sample in samples}, reverse=True)
     shown, newest = st.session_state.get("run_sample_step"), st.session_state.get("run_sample_newest")
     if shown not in steps or (shown == newest and newest != steps[0]):  # follow the run, unless somebody looks at an older step
         st.session_state["run_sample_step"] = steps[0]
     st.session_state["run_sample_newest"] = steps[0]
     step = st.select_slider("Step", options=steps[::-1], key="run_sample_step") if len(steps) > 1 else steps[0]
-    for sample in samples:
-        if sample.step == step:
-            with st.container(border=True, gap="xsmall"):
-                st.caption(plain(sample.prompt))
-                st.text(sample.completion)
+    for sample in list_samples(ctx, run_id, step=step):
+        with st.container(border=True, gap="xsmall"):
+            st.caption(plain(sample.prompt))
+            st.text(sample.completion)
 
 
 def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:

@@ -22,7 +22,7 @@ from backend.services.live_runs import active_run_ids, queue_counts, run_states
 from backend.services.logs import read_log
 from backend.services.metrics import last_values
 from backend.services.overview import get_overview
-from backend.services.run_views import list_samples
+from backend.services.run_views import list_sample_steps, list_samples
 from backend.services.sweep import sweep
 from backend.services.workers import list_workers
 
@@ -51,7 +51,7 @@ ASKED: dict[str, Callable[[Context, dict[str, str]], Any]] = {
     "the newest values": lambda ctx, ids: last_values(ctx, ids["run"]),
     "a place in the queue": lambda ctx, ids: queue_ahead(ctx, ids["job"]),
     "the log": lambda ctx, ids: read_log(ctx, ids["job"]),
-    "the samples": lambda ctx, ids: list_samples(ctx, ids["run"]),
+    "the samples": lambda ctx, ids: (list_sample_steps(ctx, ids["run"]), list_samples(ctx, ids["run"], step=1)),
     "the workers": lambda ctx, ids: list_workers(ctx),
     "the endpoints": lambda ctx, ids: (list_endpoints(ctx), ready_targets(ctx)),
     "the items": lambda ctx, ids: list_items(ctx, ids["evaluation"], which="wrong"),

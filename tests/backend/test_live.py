@@ -15,7 +15,7 @@ from backend.domain.job_states import Status
 from backend.live import live_routes
 from backend.services.assets import plotly_url
 from backend.services.context import LOCAL, Context
-from backend.services.curves import FRESH_S
+from backend.services.curves import FRESH_S, CurveCache
 from backend.services.live_runs import token_for_runs
 from backend.services.metrics import MAX_POINTS, add_points
 from backend.services.run_views import RunView
@@ -43,6 +43,15 @@ def poll(client: TestClient, ctx: Context, run: RunView, after: dict[str, Any] |
     answer = client.get("/live/points", params={"token": token, "after": json.dumps({run.id: after} if after else {})})
     assert answer.status_code == 200, answer.text
     return dict(answer.json()["runs"][run.id])
+
+
+def test_the_curves_of_runs_that_nobody_looks_at_are_forgotten(ctx: Context, run: RunView) -> None:
+    others = [launch(ctx, name=f"run {n}") for n in range(3)]
+    cache = CurveCache(max_held=15)
+    for one in (run, *others):
+        report(ctx, claim(ctx, one), *points(1, 10))
+        assert '"steps":[1,2,' in cache.points_json(ctx, one.id, after={}, resets=None)
+    assert [key[1] for key in cache._runs] == [others[-2].id, others[-1].id]
 
 
 def test_a_newcomer_gets_the_whole_curve_and_then_only_what_is_new(client: TestClient, ctx: Context, run: RunView) -> None:

@@ -116,6 +116,14 @@ def test_a_long_list_costs_no_more_queries_than_a_short_one(ctx: Context) -> Non
     assert count(12) == count(2)
 
 
+def test_a_run_that_was_resumed_beyond_its_end_has_one_final_checkpoint(ctx: Context) -> None:
+    run_id, claim = a_run(ctx)
+    for step in (10, 20):
+        folder = written(ctx, claim, run_id, step)
+        say(ctx, claim, type="checkpoint", step=step, folder=folder, metrics={}, final=True, bytes=2, adapter=False)
+    assert {c.step: c.is_final for c in list_checkpoints(ctx)} == {10: False, 20: True}
+
+
 def test_a_download_holds_the_files_of_now_even_if_the_step_was_published_again(ctx: Context) -> None:
     run_id, claim = a_run(ctx)
     folder = ctx.artifacts.path(written(ctx, claim, run_id, 10))

@@ -22,12 +22,13 @@ from backend.services.datasets import (
     get_dataset,
     import_dataset,
     list_datasets,
+    record_import,
     rename_dataset,
     resolve_version,
     version_of_job,
 )
 from backend.services.inspection import inspect_upload, preview_rows, read_rejected
-from backend.services.jobs import add_job
+from backend.services.jobs import add_job, claim_job
 from backend.services.uploads import list_file_offers, save_upload
 from tests.backend.services.job_work import do_job
 
@@ -155,6 +156,15 @@ def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Contex
     assert not ctx.artifacts.path(unused).exists()
     assert ctx.artifacts.path(waiting).exists()
     assert pairs.exists()
+
+
+def test_an_import_whose_content_was_deleted_with_its_twin_meanwhile_does_not_pass_for_ready(ctx: Context) -> None:
+    version = import_dataset(ctx, name="twin", kind="text", upload=upload(ctx, "a.txt", "text"), person=LOCAL)
+    claim = claim_job(ctx, str(version.job_id), owner="w", host="h")
+    assert claim is not None
+    with pytest.raises(Conflict, match="deleted during the import"), ctx.db.write() as session:
+        record_import(session, ctx, claim, {"folder": "datasets/gone", "content_hash": "0"})
+    assert not resolve_version(ctx, "twin", ready=False).is_ready
 
 
 def test_upload_name_can_not_climb_out(ctx: Context) -> None:

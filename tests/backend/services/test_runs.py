@@ -15,7 +15,7 @@ from backend.services.context import LOCAL, Context, Person, Policy
 from backend.services.jobs import list_jobs
 from backend.services.logs import read_log
 from backend.services.metrics import read_curve
-from backend.services.run_views import config_differences, get_run, list_runs, list_samples, list_tags, run_detail
+from backend.services.run_views import config_differences, get_run, list_runs, list_sample_steps, list_samples, list_tags, run_detail
 from backend.services.runs import archive_run, launch_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from tests.run_world import (
     add_checkpoint,
@@ -161,7 +161,8 @@ def test_a_resumed_run_has_no_double_step(world: Context) -> None:
     report(world, taken, {"type": "resumed", "step": 20}, *points(21, 25))
     assert read_curve(world, run.id, "train_loss").steps == tuple(range(1, 26))
     assert get_run(world, run.id).last_step == 25
-    assert list_samples(world, run.id) == []
+    assert list_sample_steps(world, run.id) == []
+    assert list_samples(world, run.id, step=30) == []
     assert row_of(world, run)[0].curve_resets == 1
 
 

@@ -1,0 +1,41 @@
+"""Waiting for a job where no worker runs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from backend.cli.waiting import wait_for_job
+from backend.domain.job_states import Status
+from backend.errors import JobFailed
+from backend.services.context import LOCAL, Context
+from backend.services.datasets import import_dataset
+from backend.services.tokenizers import train_tokenizer
+from backend.services.uploads import save_upload
+
+
+@pytest.fixture(autouse=True)
+def _children_find_the_installation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+
+
+def tokenizer_job(ctx: Context, *, kind: str, text: str) -> str:
+    """A tokenizer that waits for its dataset's import. Returns its job."""
+    upload = save_upload(ctx, io.BytesIO(text.encode()), name="a.jsonl", person=LOCAL)
+    import_dataset(ctx, name="a", kind=kind, upload=upload, person=LOCAL)
+    return str(train_tokenizer(ctx, name="bytes", dataset="a", kind="byte", person=LOCAL).job_id)
+
+
+def test_what_a_job_waits_for_is_done_first(ctx: Context) -> None:
+    job = tokenizer_job(ctx, kind="text", text='{"text": "The roundhouse is warm."}\n' * 3)
+    assert wait_for_job(ctx, job, quiet=True).status is Status.FINISHED
+
+
+def test_a_job_whose_dependency_fails_ends_the_waiting_with_its_cause(ctx: Context) -> None:
+    job = tokenizer_job(ctx, kind="preference", text='{"a": 1}\n')
+    with pytest.raises(JobFailed, match="preference"):
+        wait_for_job(ctx, job, quiet=True)
