@@ -21,6 +21,7 @@ from backend.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
 from backend.services.usage import UsageRow, UsageStatus
 
 MAX_RETRIES = 2
+REREAD_S = 0.5  # longer than a directory remembers where replicas are
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
 
 
@@ -78,10 +79,7 @@ class Relay:
 
     async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[TokenEvent | FinishEvent, None]:
         """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the generation."""
-        try:
-            replicas = list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
-        except NotFound as error:
-            raise unknown_model(error, name=trace.endpoint) from error
+        replicas = await self._replicas(trace)
         running = self._metrics.running.labels(trace.endpoint)
         running.inc()
         try:
@@ -98,14 +96,27 @@ class Relay:
             running.dec()
             self._account(trace)
 
+    async def _replicas(self, trace: Trace) -> list[ReplicaAddress]:
+        """Return where an endpoint is served now. Raises ApiError for an unknown one."""
+        try:
+            return list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
+        except NotFound as error:
+            raise unknown_model(error, name=trace.endpoint) from error
+
     async def _try_replicas(
         self, replicas: list[ReplicaAddress], request: GenerateRequest, trace: Trace
     ) -> AsyncGenerator[TokenEvent | FinishEvent, None]:
         last: ApiError = no_replica(trace.endpoint)
+        tried: list[ReplicaAddress] = []
         for attempt in range(MAX_RETRIES + 1):
-            replica = self.balancer.acquire(replicas)
+            replica = self.balancer.acquire([replica for replica in replicas if replica not in tried])
+            if replica is None and replicas and last.status != 429:  # they left a moment ago: who took over may not be in this list yet
+                await asyncio.sleep(REREAD_S)
+                replicas = await self._replicas(trace)
+                replica = self.balancer.acquire([replica for replica in replicas if replica not in tried])
             if replica is None:
                 break
+            tried.append(replica)
             if attempt:
                 self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
             trace.replica_id = replica.id
@@ -127,7 +138,6 @@ class Relay:
                     raise last from error
             finally:
                 self.balancer.release(replica)
-            replicas = [other for other in replicas if other != replica]
         raise last
 
     def _note(self, event: TokenEvent | FinishEvent, trace: Trace) -> None:

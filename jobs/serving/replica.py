@@ -20,6 +20,7 @@ from jobs.serving.replica_app import STALL_S, Replica, create_replica_app
 from jobs.serving.start import start_engine
 
 DRAIN_S = 10.0
+LINGER_S = 1.0  # gateways go on sending for as long as they remember where a replica was
 GAUGE_S = 2.0
 POLL_S = 0.1
 
@@ -94,8 +95,8 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
 
 
 async def _drain(replica: Replica) -> None:
-    """Refuse new requests and let the open ones end, for a limited time."""
+    """Refuse new requests, so that gateways try elsewhere, and let the open ones end, for a limited time."""
     replica.is_draining = True
-    deadline = time.monotonic() + DRAIN_S
-    while replica.num_open and time.monotonic() < deadline:
+    began = time.monotonic()
+    while (replica.num_open or time.monotonic() < began + LINGER_S) and time.monotonic() < began + DRAIN_S:
         await asyncio.sleep(0.05)

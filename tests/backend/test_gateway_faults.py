@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -106,6 +107,23 @@ def test_full_queues_everywhere_are_429_with_retry_after(scene: Scene) -> None:
 def test_a_full_or_draining_replica_hands_over_to_a_free_one(scene: Scene) -> None:
     scene.script("refuse:429:queue_full", "refuse:503:draining", "finish")
     assert [scene.post().status_code for _ in range(5)] == [200] * 5
+
+
+@pytest.mark.parametrize("leaving", ["refuse:503:draining", "break"])
+def test_when_the_only_replica_leaves_the_one_that_takes_over_answers(scene: Scene, leaving: str) -> None:
+    old, new, _ = scene.directory.endpoints["m"]
+    scene.directory.endpoints["m"] = [old]
+    scene.script(leaving, "finish", "finish")
+    scene.replicas[0].tokens = 0
+
+    def take_over() -> None:
+        eventually(lambda: scene.replicas[0].seen)
+        scene.directory.endpoints["m"] = [new]
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(take_over)
+        assert scene.post().status_code == 200
+    assert (scene.replicas[0].seen, scene.replicas[1].seen) == (1, 1)
 
 
 def test_a_refused_request_is_not_tried_elsewhere_and_opens_no_breaker(scene: Scene) -> None:
