@@ -18,7 +18,7 @@ from backend.services.checkpoints import (
     set_checkpoint_notes,
 )
 from backend.services.context import Context, Person
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.row_link import row_link
 from pages.components.words import ago, short, size
@@ -67,8 +67,7 @@ def _draw_badges(checkpoint: CheckpointView) -> None:
 
 def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     if checkpoint.status in {Status.FAILED, Status.CANCELLED} or checkpoint.job_id is None:
-        cause = str(checkpoint.error.get("cause") or "It was stopped.")
-        st.error(f"It could not be added: {plain(cause)}  \n{plain(str(checkpoint.error.get('remedy') or ''))}", icon=":material/error:")
+        show_problem(f"It could not be added: {checkpoint.error.get('cause') or 'it was stopped.'}", checkpoint.error.get("remedy"))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link("build/checkpoints.py", label="Add it again", icon=":material/add:", query_params={"add": "1"})
             if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):

@@ -15,7 +15,7 @@ from backend.services.datasets import (
     set_dataset_notes,
 )
 from backend.services.inspection import preview_rows, read_rejected
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import ago, plural, size
 
@@ -91,7 +91,7 @@ def _draw_version(ctx: Context, person: Person, dataset: DatasetView, version: V
 def _draw_failure(version: VersionView) -> None:
     stopped = version.status is Status.CANCELLED
     cause = "The import was stopped." if stopped else f"The import failed: {version.error.get('cause') or 'no cause was reported'}"
-    st.error(f"{plain(cause)}  \n{plain(str(version.error.get('remedy') or ''))}", icon=":material/error:")
+    show_problem(cause, version.error.get("remedy"))
     st.page_link("build/datasets.py", label="Import it again", icon=":material/upload:", query_params={"import": "1"})
 
 

@@ -10,7 +10,7 @@ from backend.services.comparisons import ALPHA, Comparison, compare, list_compar
 from backend.services.context import Context, Person
 from backend.services.evaluations import EvaluationView, launch_evaluation
 from pages.components.evaluation_items import draw_flips, draw_items
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.row_link import row_link
 from pages.components.score_charts import difference_figure
@@ -45,8 +45,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
 
 def _draw_unfinished(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
     if evaluation.status is Status.FAILED:
-        cause, remedy = str(evaluation.error.get("cause") or "It failed."), str(evaluation.error.get("remedy") or "")
-        st.error(plain(cause) + (f"  \n{plain(remedy)}" if remedy else ""), icon=":material/error:")
+        show_problem(str(evaluation.error.get("cause") or "It failed."), evaluation.error.get("remedy"))
     else:
         st.info("It was stopped before its end. Items scored until then are below; they make no score.", icon=":material/block:")
     if st.button("Try again", icon=":material/replay:", key="eval_retry"):

@@ -51,7 +51,12 @@ def errors_shown() -> Iterator[None]:
 
 def show_error(error: RoundhouseError) -> None:
     """Draw an error as cause and cure, as plain text."""
-    st.error(plain(error.message) + (f"  \n{plain(error.remedy)}" if error.remedy else ""), icon=":material/error:")
+    show_problem(error.message, error.remedy)
+
+
+def show_problem(cause: str, remedy: object = "") -> None:
+    """Draw what went wrong and what to do about it, as plain text. `remedy` is a job's, which may have none."""
+    st.error(plain(cause) + (f"  \n{plain(str(remedy))}" if remedy else ""), icon=":material/error:")
 
 
 def plain(text: str) -> str:

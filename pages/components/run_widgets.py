@@ -9,7 +9,7 @@ from backend.domain.run_progress import say_duration
 from backend.services.context import Context, Person
 from backend.services.run_views import RunDetail, RunView, list_sample_steps, list_samples
 from backend.services.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.words import ago, plural, size
 
 OBJECTIVES: dict[str, str] = {"pretrain": "Pre-training", "sft": "Fine-tuning", "dpo": "Preference training (DPO)"}
@@ -93,8 +93,7 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
 
 def draw_failure(run: RunView) -> None:
     """Say why a run failed and what to do, as plain text."""
-    cause, remedy = str(run.error.get("cause") or "The run failed."), str(run.error.get("remedy") or "")
-    st.error(plain(cause) + (f"  \n{plain(remedy)}" if remedy else ""), icon=":material/error:")
+    show_problem(str(run.error.get("cause") or "The run failed."), run.error.get("remedy"))
 
 
 def draw_queue_place(detail: RunDetail) -> None:
