@@ -164,6 +164,13 @@ def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:
     assert "can't be compared" in words(open_page(first=oak.id, second=facts.id))
 
 
+def test_the_first_page_shows_the_main_score_with_its_interval(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+    app = AppTest.from_file(str(SHELL), default_timeout=30).run()
+    assert not app.exception
+    assert "Accuracy **62.5 %** :gray[" in words(app)
+
+
 def test_unknown_permalink_is_a_sentence(site: Context) -> None:
     assert "no such evaluation" in words(open_page(evaluation="nothing"))
 
