@@ -61,13 +61,10 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             fail(str(error), as_json=bool(kwargs.get("as_json")), status=FAILED)
         except OperationalError as error:  # no such server, a locked or unreadable file, a full disk
             fail(f"The database does not answer: {error.orig}. Check DATABASE_URL.", as_json=bool(kwargs.get("as_json")), status=FAILED)
-        except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        except OSError as error:  # a disk that is full, a folder that can't be made, a file that may not be read
             place = f" ({error.filename})" if error.filename else ""
-            fail(f"A file can't be used: {error.strerror}{place}.", as_json=bool(kwargs.get("as_json")), status=FAILED)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            fail("The disk is full. Free some space and try again.", as_json=bool(kwargs.get("as_json")), status=FAILED)
+            remedy = "Free some space and try again." if error.errno == errno.ENOSPC else "Check the path and its permissions."
+            fail(f"{error.strerror or error}{place}. {remedy}", as_json=bool(kwargs.get("as_json")), status=FAILED)
 
     return wrapped
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+
+from backend.cli.output import command
 
 
 @pytest.fixture
@@ -116,3 +119,14 @@ def test_an_unreachable_database_is_a_failure_in_words(roundhouse: Any, tmp_path
     assert status == 1
     assert "DATABASE_URL" in json.loads(out)["error"]
     assert "Traceback" not in err
+
+
+def test_a_file_that_cannot_be_read_is_a_failure_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    @command
+    def broken(as_json: bool = False) -> None:
+        (tmp_path / "no" / "such").mkdir()
+
+    with pytest.raises(typer.Exit) as ended:
+        broken(as_json=True)
+    assert ended.value.exit_code == 1
+    assert str(tmp_path / "no" / "such") in json.loads(capsys.readouterr().out)["error"]
