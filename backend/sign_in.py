@@ -67,12 +67,12 @@ def sign_in_routes(get_context: Callable[[], Context], *, trust_proxy: bool = Fa
         except NotAllowed as error:
             return _page(target, error=str(error), status=401)
         response = RedirectResponse(target, status_code=303)
-        response.set_cookie(COOKIE, cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+        response.set_cookie(COOKIE, cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=_is_https(request, trust_proxy))
         return response
 
     async def leave(request: Request) -> Response:
         person = await run_in_threadpool(person_from_cookie, get_context(), request.cookies.get(COOKIE))
-        if person is not None and person.id is not None and _same_origin(request):
+        if person is not None and person.id is not None and request.headers.get("sec-fetch-site") != "cross-site":
             await run_in_threadpool(end_sessions, get_context(), person.id)
         response = RedirectResponse("/auth/login", status_code=303)
         response.delete_cookie(COOKIE)
@@ -146,6 +146,11 @@ def _safe_next(target: str) -> str:
 def _same_origin(request: Request) -> bool:
     origin = request.headers.get("origin")
     return origin is None or origin.split("://", 1)[-1] == request.headers.get("host")
+
+
+def _is_https(request: Request, trust_proxy: bool) -> bool:
+    forwarded = request.headers.get("x-forwarded-proto") if trust_proxy else None
+    return (forwarded or request.url.scheme) == "https"
 
 
 def _address(request: Request, trust_proxy: bool) -> str:

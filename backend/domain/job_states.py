@@ -1,4 +1,4 @@
-"""Which status follows which. Pure rules; the compare-and-set that enforces them is in services.jobs."""
+"""What a job can be doing, which room it belongs to and where it queues. The compare-and-sets are in services.jobs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ class Status(StrEnum):
 
 TERMINAL = frozenset({Status.CANCELLED, Status.FAILED, Status.FINISHED})
 ACTIVE = frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLING})
-
-ALLOWED: dict[Status, frozenset[Status]] = {
-    Status.QUEUED: frozenset({Status.RUNNING, Status.CANCELLED, Status.FAILED}),
-    Status.RUNNING: frozenset({Status.QUEUED, Status.CANCELLING, Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.FINISHED}),
-    Status.CANCELLING: frozenset({Status.PAUSED, Status.CANCELLED, Status.FAILED, Status.FINISHED}),
-    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
-    Status.CANCELLED: frozenset(),
-    Status.FAILED: frozenset(),
-    Status.FINISHED: frozenset(),
-}
 
 
 class JobKind(StrEnum):
@@ -57,11 +47,6 @@ QUEUE_OF: dict[JobKind, str] = {
     JobKind.EXPORT: "cpu",
 }
 QUEUES = ("train", "eval", "serve", "cpu")
-
-
-def may_follow(before: Status, after: Status) -> bool:
-    """Whether a job may go from one status to another."""
-    return after in ALLOWED[before]
 
 
 def restart_delay_s(restarts: int) -> float:

@@ -30,6 +30,11 @@ VOTES = (("A", "Left is better"), ("B", "Right is better"), ("TIE", "Tie"), ("BO
 DEFAULTS: dict[str, float | int] = {"top_p": 0.95, "max_tokens": 160}
 
 
+def shorten(title: str, *, limit: int = 30) -> str:
+    """Return a title that fits one line of the sidebar."""
+    return title if len(title) <= limit else title[: limit - 1].rstrip() + "…"
+
+
 def draw_conversations(ctx: Context, person: Person, current: str | None) -> None:
     """Draw the person's conversations in the sidebar."""
     with st.sidebar:
@@ -41,7 +46,7 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
                 st.rerun()
         for row in list_conversations(ctx, person=person):
             chosen = row.id == current
-            if st.button(plain(row.title), key=f"open_{row.id}", type="secondary" if chosen else "tertiary", width="stretch"):
+            if st.button(plain(shorten(row.title)), key=f"open_{row.id}", type="secondary" if chosen else "tertiary", width="stretch"):
                 st.query_params["conversation"] = row.id
                 st.rerun()
 
@@ -192,7 +197,7 @@ def ask(
         with closing(stream_answers(ctx, [Question(name, asked, params) for name in names])) as stream:
             for answers in stream:
                 for place, answer in zip(places, answers, strict=True):
-                    place.text((answer.text + ("" if answer.is_done else " ▍")) or "…", width="stretch")
+                    place.text(answer.text or "…", width="stretch")
     finally:  # a stopped answer is kept as far as it came
         for branch, (name, answer) in enumerate(zip(names, answers, strict=False)):
             add_message(
@@ -242,11 +247,13 @@ def main(ctx: Context, person: Person) -> None:
             )
     if conversation is not None:
         draw_history(ctx, person, conversation, messages)
-    elif not st.session_state.get("_asked"):
-        st.caption("Say something below. What you write and what comes back is kept; the list is on the left.")
+    hint = st.empty()
+    if conversation is None:
+        hint.caption("Say something below. What you write and what comes back is kept; the list is on the left.")
     prompt = st.chat_input("Write a message", key="prompt", submit_mode="stop")
     if not prompt:
         return
+    hint.empty()
     sampling = params.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "seed"})
     if conversation is None:
         conversation = start_conversation(ctx, endpoint=name, other_endpoint=other, system_prompt=system, sampling=sampling, person=person)
