@@ -22,11 +22,7 @@ def copy_checkpoint(source: Path, out_folder: Path, *, meta: dict[str, Any], kee
     Raises NotFound or InvalidInput if the source can't be used (see `check_folder`), JobFailed if the disk is too full.
     """
     check_folder(source)
-    files = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.is_file() and path.suffix in DATA_ENDINGS and (keep_state or STATE_FOLDER not in path.relative_to(source).parts)
-    ]
+    files = data_files(source, keep_state=keep_state)
     size = sum(path.stat().st_size for path in files)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out_folder.parent).free
@@ -52,6 +48,28 @@ def copy_checkpoint(source: Path, out_folder: Path, *, meta: dict[str, Any], kee
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return card
+
+
+def data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
+    """Return the files of a checkpoint that are data.
+
+    Raises InvalidInput if one is a link that leads out of the folder: whoever made the folder would choose what is read on this
+    machine. The Hub's cache, whose snapshots are links to the `blobs` beside them, may be given as it is.
+    """
+    inside = source.resolve()
+    allowed = (inside, inside.parent.parent / "blobs")
+    files = []
+    for path in sorted(source.rglob("*")):
+        if not path.is_file() or path.suffix not in DATA_ENDINGS or (STATE_FOLDER in path.relative_to(source).parts and not keep_state):
+            continue
+        if not any(path.resolve().is_relative_to(root) for root in allowed):
+            raise InvalidInput(
+                f"{path.relative_to(source)} in {source.name} is a link that leads out of the folder.",
+                remedy="Put the file itself there if you trust it.",
+                field="source",
+            )
+        files.append(path)
+    return files
 
 
 def add_plain_template(folder: Path) -> None:

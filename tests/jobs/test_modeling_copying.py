@@ -1,0 +1,34 @@
+"""What is taken from a checkpoint folder that somebody else made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InvalidInput
+from jobs.modeling.copying import data_files
+
+
+def test_only_data_is_taken(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin", "modeling_evil.py"):
+        (tmp_path / name).touch()
+    assert [path.name for path in data_files(tmp_path)] == ["config.json", "model.safetensors"]
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b" / "base"
+    folder.mkdir(parents=True)
+    (tmp_path / "secret.key").write_text("secret")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret.key")
+    with pytest.raises(InvalidInput, match="notes.txt"):
+        data_files(folder)
+
+
+def test_a_snapshot_of_the_hubs_cache_is_taken_with_its_links(tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "0f").touch()
+    (snapshot / "config.json").symlink_to(Path("..") / ".." / "blobs" / "0f")
+    assert [path.name for path in data_files(snapshot)] == ["config.json"]
