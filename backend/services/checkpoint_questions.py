@@ -63,8 +63,6 @@ def launch_completions(
             raise InvalidInput(f"{name} {value:g} is not between {low:g} and {high:g}.", field=name)
     if not prompts or len(prompts) > MAX_PROMPTS:
         raise InvalidInput(f"{len(prompts)} prompts can't be completed in one job.", remedy=f"Give 1 to {MAX_PROMPTS}.", field="prompts")
-    if any(not any(message["content"] for message in messages) for messages in prompts):
-        raise InvalidInput("A prompt is empty.", remedy="Write at least one character.", field="prompt")
     name, folder = folder_of(ctx, checkpoint)
     payload = {
         "checkpoint": folder, "prompts": [{"id": str(index), "messages": list(messages)} for index, messages in enumerate(prompts)],

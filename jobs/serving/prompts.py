@@ -17,7 +17,9 @@ def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
     if request.token_ids is not None:
         return list(request.token_ids)
     if request.prompt is not None:
-        return list(tokenizer(request.prompt, verbose=False)["input_ids"])
+        ids = list(tokenizer(request.prompt, verbose=False)["input_ids"])
+        begin = tokenizer.bos_token_id
+        return ids or ([begin] if begin is not None else [])  # an empty prompt asks for a text from its beginning
     messages = [{"role": message.role.value, "content": message.content} for message in request.messages or ()]
     try:
         return list(encode_prompt(tokenizer, messages))

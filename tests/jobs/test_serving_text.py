@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from backend.domain.chat import GenerateRequest
 from jobs.serving.detokenize import TextStream
+from jobs.serving.prompts import encode_request
 from jobs.serving.sampling import Row, Sampling, prepare_scores
 from tests.jobs.serving_networks import make_tokenizer
 
@@ -84,3 +86,12 @@ def test_a_greedy_row_is_left_untouched_beside_a_drawn_one() -> None:
     scores = prepare_scores(logits, [row(temperature=0.0), row()])
     assert torch.equal(scores[0], logits[0])
     assert not torch.equal(scores[1], logits[1])
+
+
+def test_an_empty_prompt_asks_for_a_text_from_its_beginning() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = tokenizer.convert_ids_to_tokens(5)
+    assert encode_request(tokenizer, GenerateRequest(prompt="")) == [5]
+    words = encode_request(tokenizer, GenerateRequest(prompt="once"))
+    assert words
+    assert words[0] != 5
