@@ -7,7 +7,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: run install test check lint browser clean down
+.PHONY: run install test check machine clean down
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -32,8 +32,8 @@ $(DEV_STAMP): pyproject.toml | $(VENV)/bin/python
 	@$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $(DEV_STAMP) $(STAMP)
 
-browser:
-	@.ci/browser
+machine:
+	@.ci/machine
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -42,7 +42,7 @@ check: $(DEV_STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
-test: $(DEV_STAMP) browser
+test: $(DEV_STAMP) machine
 	$(MAKE) check
 	$(BIN)/pytest
 
