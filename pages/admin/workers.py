@@ -17,16 +17,16 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
     gauges = next((worker.gauges for worker in workers if worker.gauges), {})
     with st.container(border=True):
         st.subheader(plain(host), anchor=False)
-        columns = st.columns(4)
+        grid = st.grid(4, min_column_width=190)
         cpu = gauges.get("cpu_percent")
-        columns[0].metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.get('cpu_count', '?')} cores")
+        grid.metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.get('cpu_count', '?')} cores")
         total = gauges.get("memory_total_bytes")
         if total:
-            columns[1].metric("Memory", size(gauges["memory_used_bytes"]), help=f"of {size(total)}")
-        columns[2].metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
+            grid.metric("Memory", size(gauges["memory_used_bytes"]), help=f"of {size(total)}")
+        grid.metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
         devices = sorted({device for worker in workers for device in worker.devices})
         held = {device: job for slot_host, device, job in slots if slot_host == host}
-        columns[3].metric("GPUs", f"{len(held)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
+        grid.metric("GPUs", f"{len(held)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
         for gpu in gauges.get("gpus", []):
             used, whole = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
             busy = "busy" if gpu["index"] in held else "free"
@@ -43,7 +43,7 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
                 {
                     "Queue": ", ".join(worker.queues),
                     "State": "alive" if worker.is_alive else "silent",
-                    "Doing": ", ".join(title for _, title, _ in worker.jobs) or "waiting for work",
+                    "Doing": " · ".join(title for _, title, _ in worker.jobs) or "waiting for work",
                     "Slots": worker.concurrency,
                     "Since": worker.started_at,
                     "Last heartbeat": worker.heartbeat_at,

@@ -39,7 +39,7 @@ def draw_saved(ctx: Context, person: Person) -> None:
 
 def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None:
     """Draw one stored architecture."""
-    columns = st.columns([3, 3, 1.2, 1.2, 1.6, 1], vertical_alignment="center")
+    columns = st.columns([2.6, 2.8, 1.3, 1.1, 1.9, 1.3], vertical_alignment="center")
     with columns[0]:
         row_link(view.name, page="build/architectures.py", query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
     config = view.config
@@ -98,7 +98,8 @@ def load_wanted(ctx: Context) -> None:
 
 with page_frame("Architectures", "Design a decoder of the Llama family: RoPE, RMSNorm, SwiGLU, grouped-query attention.") as (ctx, person):
     load_wanted(ctx)
-    form, cost = st.columns([1, 1], gap="large")
+    halves = st.grid(2, min_column_width=400, gap="large")
+    form, cost = halves.cell(), halves.cell()
     with form, st.container(border=True):
         st.subheader("Shape", anchor=False)
         config = draw_form(ctx)

@@ -12,9 +12,9 @@ from pages.components.checkpoint_detail import draw_checkpoint
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.row_link import back_link, row_link
-from pages.components.words import ago, short, size
+from pages.components.words import MADE_BY, ago, short, size
 
-SHAPE = [3.4, 1.2, 1.1, 1.1, 1.4, 1.3, 1.3]
+SHAPE = [2.6, 1.6, 2.8, 1.1]
 KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
 SHOWN = 100
 
@@ -26,20 +26,21 @@ def draw_row(checkpoint: CheckpointView) -> None:
     with columns[0]:
         row_link(checkpoint.name, page="build/checkpoints.py", query={"checkpoint": checkpoint.id}, icon=icon, key=f"open_{checkpoint.id}")
     with columns[1]:
-        if checkpoint.is_adapter:
-            st.badge("adapter", color="violet")
-        else:
-            st.badge("base" if checkpoint.origin == "added" else str(checkpoint.objective or "run"), color="gray")
-    columns[2].text(short(checkpoint.parameters) if checkpoint.parameters else "–")
-    columns[3].text(size(checkpoint.bytes) if checkpoint.is_ready else "–")
-    loss = checkpoint.metrics.get("val_loss")
-    columns[4].text(f"val_loss {loss:.3f}" if loss is not None else "")
-    columns[5].caption(ago(checkpoint.created_at))
-    with columns[6]:
-        if checkpoint.is_final:
-            st.badge("final", icon=":material/flag:", color="green")
-        elif not checkpoint.is_ready:
+        if not checkpoint.is_ready:
             status_badge(checkpoint.status)
+        else:
+            kind = "base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run")
+            st.badge("adapter" if checkpoint.is_adapter else kind, color="violet" if checkpoint.is_adapter else "gray")
+    loss = checkpoint.metrics.get("val_loss")
+    facts = [
+        f"{short(checkpoint.parameters)} parameters" if checkpoint.parameters else "",
+        size(checkpoint.bytes) if checkpoint.is_ready else "",
+        f"loss {loss:.3f}" if loss is not None else "",
+        ago(checkpoint.created_at),
+    ]
+    columns[2].caption(" · ".join(fact for fact in facts if fact))
+    if checkpoint.is_final:
+        columns[3].badge("final", icon=":material/flag:", color="green")
 
 
 def draw_list(ctx: Context) -> None:

@@ -13,7 +13,7 @@ from pages.components.job_progress import status_badge
 from pages.components.row_link import back_link, row_link
 from pages.components.words import ago, plural, size
 
-SHAPE = [3.2, 1.3, 1.3, 1.2, 1.2, 1.3]
+SHAPE = [2.6, 1.7, 2.4, 1.7]
 
 
 def draw_row(dataset: DatasetView) -> None:
@@ -27,10 +27,9 @@ def draw_row(dataset: DatasetView) -> None:
     if version is None:
         columns[2].caption("no version")
         return
-    columns[2].text(plural(version.rows, "row") if version.is_ready else "–")
-    columns[3].text(size(version.bytes) if version.is_ready else "–")
-    columns[4].caption(ago(dataset.versions[0].created_at))
-    with columns[5]:
+    facts = [plural(version.rows, "row"), size(version.bytes)] if version.is_ready else []
+    columns[2].caption(" · ".join([*facts, ago(dataset.versions[0].created_at)]))
+    with columns[3]:
         newest = dataset.versions[0]
         status_badge(newest.status, ready=f"version {newest.number}")
 

@@ -130,7 +130,8 @@ def main() -> None:
     with page_frame("Launch", "A dataset and a network become a run. It waits in the queue until a worker takes it.") as (ctx, person):
         prepare_form(ctx)
         draw_recipes()
-        left, right = st.columns([2, 1], gap="large")
+        thirds = st.grid(3, min_column_width=250, gap="large")
+        left, right = thirds.cell(column_span=2), thirds.cell()
         with left:
             form = draw_run_form(ctx)
         config, label, problem = check(ctx, form)

@@ -11,6 +11,7 @@ from backend.services.logs import read_log
 from backend.services.run_views import RunDetail, get_run, run_detail
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.live_chart import live_chart
+from pages.components.row_link import back_link
 from pages.components.run_widgets import (
     draw_actions,
     draw_checkpoints,
@@ -81,6 +82,7 @@ def main() -> None:
         if not run_id:
             empty_state("No run is chosen.", page="build/runs.py", label="See all runs")
             return
+        back_link("All runs", page="build/runs.py", key="run_back")
         draw_run(ctx, person, run_detail(ctx, run_id))
 
 

@@ -33,8 +33,12 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], bool]:
             "Objective", list(OBJECTIVES), index=None, key="objective", bind="query-params", format_func=OBJECTIVES.__getitem__,
             placeholder="Any", width=170,
         )  # fmt: skip
-        tags = st.multiselect("Tags", list_tags(ctx), key="tags", bind="query-params", placeholder="Any", width=170)
+        known = list_tags(ctx)
+        tags = st.multiselect("Tags", known, key="tags", bind="query-params", placeholder="Any", width=170) if known else []
         archived = st.toggle("Archived", key="archived", bind="query-params")
+        st.space("stretch")
+        if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
+            st.switch_page("build/launch.py")
         page = int(st.session_state.get("runs_page", 1))
         runs = list_runs(
             ctx, text=text, statuses=GROUPS[group] if group else (), objectives=(objective,) if objective else (), tags=tags,

@@ -73,7 +73,6 @@ def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
         chosen = st.selectbox(
             "Vocabulary of", options, index=options.index(matching), key="architecture_tokenizer",
             help="The tokenizer decides how many tokens there are.",
-            format_func=lambda name: f"{name} · {tokenizers[name]:,}" if name in tokenizers else name,
         )  # fmt: skip
     if chosen in tokenizers:
         st.session_state["architecture_vocab_size"] = str(tokenizers[chosen])
@@ -117,13 +116,12 @@ def draw_cost(config: ArchitectureConfig) -> ArchitectureReport:
         "Precision", ("fp32", "bf16"), key="architecture_precision", help="fp32 on the CPU, bf16 on a GPU."
     )
     report = describe(config, micro_batch=micro_batch, precision=precision)
-    columns = st.columns(2)
-    columns[0].metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
-    columns[1].metric("FLOPs per token, training", short(report.flops_per_token.training), border=True, help=report.conventions[0])
-    columns = st.columns(2)
+    grid = st.grid(2, min_column_width=150)
+    grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
+    grid.metric("FLOPs per token, training", short(report.flops_per_token.training), border=True, help=report.conventions[0])
     memory = report.memory_bytes
-    columns[0].metric("Memory to train", size(memory.total), border=True, help=report.conventions[1])
-    columns[1].metric("KV cache per token", size(report.kv_cache_bytes_per_token), border=True, help=report.conventions[2])
+    grid.metric("Memory to train", size(memory.total), border=True, help=report.conventions[1])
+    grid.metric("KV cache per token", size(report.kv_cache_bytes_per_token), border=True, help=report.conventions[2])
     st.caption("Where the parameters are")
     st.plotly_chart(
         parameters_bar(report.parameters_by_component),

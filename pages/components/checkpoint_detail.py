@@ -21,7 +21,7 @@ from backend.services.context import Context, Person
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.row_link import row_link
-from pages.components.words import ago, short, size
+from pages.components.words import MADE_BY, ago, short, size
 
 
 def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
@@ -56,7 +56,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
 
 
 def _draw_badges(checkpoint: CheckpointView) -> None:
-    st.badge("base" if checkpoint.origin == "added" else str(checkpoint.objective or "run"), color="primary")
+    st.badge("base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run"), color="primary")
     if checkpoint.is_adapter:
         st.badge("adapter", icon=":material/extension:", color="violet")
     if checkpoint.is_final:
@@ -79,24 +79,25 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
 
 
 def _draw_facts(checkpoint: CheckpointView) -> None:
-    columns = st.columns(4)
-    columns[0].metric("Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch")
+    grid = st.grid(4, min_column_width=190)
+    grid.metric("Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch")
     context = checkpoint.facts.get("context")
-    columns[1].metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")
-    columns[2].metric("Size", size(checkpoint.bytes), border=True, height="stretch")
+    grid.metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")
+    grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
     loss = checkpoint.metrics.get("val_loss")
     if loss is not None:
-        columns[3].metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help="Nats per token.")
+        grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help="Nats per token.")
     else:
-        columns[3].metric("Family", plain(checkpoint.family or "–"), border=True, height="stretch")
+        grid.metric("Family", plain(checkpoint.family or "–"), border=True, height="stretch")
 
 
 def _draw_next(checkpoint: CheckpointView) -> None:
     with st.container(horizontal=True):
         query = {"checkpoint": checkpoint.id}
         st.page_link("serve/endpoints.py", label="Deploy and chat", icon=":material/dns:", query_params=query)
-        st.page_link("build/launch.py", label="Launch a run on it", icon=":material/rocket_launch:", query_params={"base": checkpoint.name})
+        st.page_link("build/launch.py", label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
         st.page_link("evaluate/evaluations.py", label="Evaluate", icon=":material/grading:", query_params=query)
+        st.page_link("evaluate/battles.py", label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id})
 
 
 def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:

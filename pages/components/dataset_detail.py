@@ -20,6 +20,7 @@ from pages.components.job_progress import draw_job
 from pages.components.words import ago, plural, size
 
 PAGE_ROWS = 5
+LONG_ROW = 2400  # characters; a longer row scrolls in its own box
 NEXT = {
     "text": ("Launch a run on it", "build/launch.py", "rocket_launch"),
     "instruction": ("Launch a run on it", "build/launch.py", "rocket_launch"),
@@ -65,11 +66,11 @@ def _draw_version(ctx: Context, person: Person, dataset: DatasetView, version: V
     if not version.is_ready:
         _draw_failure(version)
         return
-    columns = st.columns(4)
-    columns[0].metric("Rows", f"{version.rows:,}", border=True, height="stretch")
-    columns[1].metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
-    columns[2].metric("For validation", f"{version.val_rows:,}", border=True, height="stretch")
-    columns[3].metric("Size", size(version.bytes), border=True, height="stretch")
+    grid = st.grid(4, min_column_width=190)
+    grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
+    grid.metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
+    grid.metric("For validation", f"{version.val_rows:,}", border=True, height="stretch")
+    grid.metric("Size", size(version.bytes), border=True, height="stretch")
     label, page, icon = NEXT[dataset.kind]
     with st.container(horizontal=True):
         reference = dataset.id if page.startswith("evaluate/") else dataset.name  # a recipe names its dataset
@@ -107,9 +108,9 @@ def _draw_rows(ctx: Context, version: VersionView) -> None:
             format_func=lambda s: {"train": "To train on", "val": "For validation"}[s],
         )  # fmt: skip
         last = max(1, -(-counts[split] // PAGE_ROWS))
-        page = st.number_input(f"Page of {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
+        page = st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
     for row in preview_rows(ctx, version, split=split, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS):
-        st.code(row.text, language=None, wrap_lines=True, height=150 if len(row.text) > 400 else "content")
+        st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
 
 
 def _draw_rejected(ctx: Context, version: VersionView) -> None:

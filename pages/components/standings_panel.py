@@ -78,27 +78,27 @@ def draw_bias(found: Standings) -> None:
     """Draw what may bend the votes: sides, both-bad share, agreement, pace."""
     if found.table is None:
         return
-    columns = st.columns(4)
+    grid = st.grid(4, min_column_width=190)
     bias = found.table.position_bias
     if bias is None or bias.low is None or bias.high is None:
-        columns[0].metric("Advantage of side A", "–", help="Not enough votes to tell.")
+        grid.metric("Lead of side A", "–", help="Not enough votes to tell.")
     else:
-        columns[0].metric(
-            "Advantage of side A",
+        grid.metric(
+            "Lead of side A",
             f"{bias.value:+.0f}",
             help=f"Rating points, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
         )
-    columns[1].metric("Both bad", f"{found.both_bad_share or 0:.0%}", help="Share of votes that found neither answer any good.")
+    grid.metric("Both bad", f"{found.both_bad_share or 0:.0%}", help="Share of votes that found neither answer any good.")
     agreement = found.agreement.percent_agreement if found.agreement else None
     alpha = found.agreement.alpha if found.agreement else None
-    columns[2].metric(
+    grid.metric(
         "Raters agree",
         f"{agreement.value:.0%}" if agreement else "–",
         help=f"On {plural(found.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
         if agreement and alpha and found.agreement
         else "Needs battles that two raters judged.",
     )
-    columns[3].metric("Median time per vote", f"{found.median_s:.0f} s" if found.median_s is not None else "–")
+    grid.metric("Median time per vote", f"{found.median_s:.0f} s" if found.median_s is not None else "–")
 
 
 def draw_matrix(found: Standings) -> None:
@@ -118,14 +118,13 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
         st.dataframe(
             [_rater_line(row) for row in rows], hide_index=True, width="stretch", key="raters",
             column_config={
-                "Seconds per vote": st.column_config.NumberColumn(format="%.1f", help="Median."),
-                "Link ends": st.column_config.DateColumn(format="localized"),
+                "Seconds per vote": st.column_config.TextColumn(alignment="right", help="Median."),
             },
         )  # fmt: skip
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     with st.form("rater_link", border=False, clear_on_submit=True):
-        left, middle, right = st.columns([4, 1, 1], vertical_alignment="bottom")
+        left, middle, right = st.columns([3, 1, 1.4], vertical_alignment="bottom")
         name = left.text_input("Invite somebody by a link", key="rater_name", placeholder="Their name or a pseudonym", max_chars=80)
         days = middle.number_input("Days", 1, 365, 14, key="rater_days")
         if right.form_submit_button("Make link", icon=":material/link:", width="stretch"):
@@ -150,7 +149,7 @@ def _rater_line(row: RaterRow) -> dict[str, object]:
         "Rater": row.rater.name,
         "Comes by": "link" if row.is_link else "own account" if row.rater.id != LOCAL_RATER else "this machine",
         "Votes": row.num_votes,
-        "Seconds per vote": row.median_s,
+        "Seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
         "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
-        "Link ends": row.rater.expires_at,
+        "Link ends": f"{row.rater.expires_at:%-d %b %Y}" if row.rater.expires_at else "–",
     }

@@ -16,13 +16,18 @@ def size(num_bytes: float) -> str:
 
 
 def short(number: float) -> str:
-    """Write a large number in three figures: `1.12 M`."""
+    """Write a large number in three figures, up to ten thousand in full: `2,048`, `1.12 M`."""
     value = float(number)
+    if abs(value) < 9_999.5:
+        return f"{value:,.0f}"
     for unit in ("", " K", " M", " B"):
         if abs(value) < 999.5:
             return f"{value:.0f}" if not unit else f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g} T"
+
+
+MADE_BY = {"pretrain": "pre-trained", "sft": "fine-tuned", "dpo": "DPO-trained"}  # what an objective makes of a checkpoint
 
 
 def ago(moment: datetime, *, now: datetime | None = None) -> str:

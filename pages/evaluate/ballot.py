@@ -12,6 +12,7 @@ from backend.services.campaign_views import list_open_campaigns
 from backend.services.context import Context
 from backend.services.raters import RaterView, rater_for, rater_from_link
 from pages.components.frame import empty_state, errors_shown, plain, show_error
+from pages.components.row_link import back_link
 from pages.components.services import context, current_person, link_rater, require_person
 
 CHOICES = (("A", "A is better", "1"), ("B", "B is better", "2"), ("TIE", "Equally good", "3"), ("BOTH_BAD", "Both bad", "4"))
@@ -30,6 +31,8 @@ def choose(ctx: Context) -> tuple[str, RaterView] | None:
     rater = rater_for(ctx, require_person())
     asked = st.query_params.get("campaign")
     if asked:
+        if require_person().may_build:
+            back_link("The campaign", page="evaluate/battles.py", query={"campaign": asked}, key="ballot_back")
         return asked, rater
     campaigns = list_open_campaigns(ctx)
     if not campaigns:

@@ -121,10 +121,10 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
 
 
 @st.fragment(run_every=1.5)
-def draw_writing(ctx: Context, campaign_id: str) -> None:
-    """Draw how many completions are there, fresh while they are written."""
+def draw_writing(ctx: Context, campaign_id: str, *, votable: bool) -> None:
+    """Draw how many completions are there, fresh while they are written; the whole page once the first can be voted on, and at the end."""
     campaign = get_campaign(ctx, campaign_id)
-    if not campaign.is_writing:
+    if not campaign.is_writing or (campaign.completions > 0 and not votable):
         st.rerun()
     done, total = campaign.completions, max(1, campaign.expected_completions)
     st.progress(min(1.0, done / total), text=f"{done} of {total} completions written. You can vote on those that are there.")
@@ -204,7 +204,7 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     draw_head(ctx, person, campaign)
     draw_rematch_state(ctx, person, campaign)
     if campaign.is_writing:
-        draw_writing(ctx, campaign.id)
+        draw_writing(ctx, campaign.id, votable=campaign.completions > 0)
     found = standings(ctx, campaign.id)
     if found.table is not None:
         draw_leaderboard(found)
@@ -219,7 +219,8 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     st.subheader("Raters", anchor=False)
     draw_raters(ctx, person, campaign)
     st.subheader("Contestants", anchor=False)
-    draw_contestants(ctx, person, campaign)
+    every = 1.5 if campaign.is_writing else None
+    st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()
 
 
 with page_frame("Battles", "People compare answers blind; their votes rate the checkpoints, and train the next one.") as (

@@ -18,7 +18,7 @@ from pages.components.score_words import interval_text, metric_label, p_text, sc
 from pages.components.words import ago
 
 PAGE = "evaluate/evaluations.py"
-SHAPE = [2.6, 2.2, 1.6, 2.0, 1.2, 1.2]
+SHAPE = [3.0, 2.0, 1.5, 2.4, 1.1]
 SHOWN = 50
 
 
@@ -35,9 +35,10 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
     elif evaluation.is_active:
         done, total = float(evaluation.progress.get("done") or 0), float(evaluation.progress.get("total") or 0)
         columns[3].progress(min(1.0, done / total) if total else 0.0, text=f"{done:,.0f} of {total:,.0f}" if total else "Waiting")
+    else:
+        with columns[3]:
+            status_badge(evaluation.status, ready="finished")
     columns[4].caption(ago(evaluation.created_at, now=ctx.now()))
-    with columns[5]:
-        status_badge(evaluation.status, ready="finished")
 
 
 def draw_list(ctx: Context) -> None:
@@ -77,7 +78,7 @@ def draw_ranking(ctx: Context, column: Column) -> None:
         )
     with st.container(border=True, gap="xsmall"):
         for number, rank in enumerate(ranks, 1):
-            columns = st.columns([0.4, 2.6, 1.3, 2.2, 1.2, 1.8], vertical_alignment="center")
+            columns = st.columns([0.4, 3.0, 1.2, 2.0, 1.1, 1.6], vertical_alignment="center")
             columns[0].text("1" if rank.shares_first_place else str(number))
             with columns[1]:
                 row_link(
@@ -91,7 +92,11 @@ def draw_ranking(ctx: Context, column: Column) -> None:
                 if number == 1:
                     st.caption("best score")
                 elif st.button(
-                    p_text(rank.p_adjusted), type="tertiary", icon=":material/compare_arrows:", key=f"versus_{rank.evaluation.id}"
+                    p_text(rank.p_adjusted),
+                    type="tertiary",
+                    icon=":material/compare_arrows:",
+                    key=f"versus_{rank.evaluation.id}",
+                    wrap=True,
                 ):
                     st.switch_page(PAGE, query_params={"first": ranks[0].evaluation.id, "second": rank.evaluation.id})
 

@@ -43,6 +43,7 @@ def draw_step(ctx: Context, person: Person, number: int, step: Step, *, busy: bo
     mark = ":green[:material/check_circle:]" if step.is_done else f":material/counter_{number}:"
     st.markdown(f"{mark} **{title}**")
     st.caption(text)
+    st.space("stretch")
     if step.is_next and step.name == "train":
         if st.button("Train the starter network", key="overview_starter", type="primary", icon=":material/play_arrow:", disabled=busy):
             launch_starter(ctx, person)

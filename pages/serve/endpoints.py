@@ -70,11 +70,11 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 query_params={"checkpoint": endpoint.checkpoint_id},
             )
         if endpoint.stopped_at is None:
-            columns = st.columns(4)
-            columns[0].metric("Replicas ready", f"{endpoint.num_ready} of {len(endpoint.replicas)}")
-            columns[1].metric("Answering now", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
-            columns[2].metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
-            columns[3].metric("Requests, last hour", endpoint.requests_last_hour, help=f"{endpoint.tokens_last_hour} tokens generated")
+            grid = st.grid(4, min_column_width=190)
+            grid.metric("Replicas ready", f"{endpoint.num_ready} of {len(endpoint.replicas)}")
+            grid.metric("Answering now", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
+            grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
+            grid.metric("Requests, last hour", endpoint.requests_last_hour, help=f"{endpoint.tokens_last_hour} tokens generated")
         for number, replica in enumerate(endpoint.replicas, 1):
             if replica.problem and replica.status != "ready":
                 st.warning(f"Replica {number}, start {replica.attempt}: {plain(replica.problem)}", icon=":material/error:")

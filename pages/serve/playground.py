@@ -46,7 +46,7 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
                 st.rerun()
         for row in list_conversations(ctx, person=person):
             chosen = row.id == current
-            if st.button(plain(shorten(row.title)), key=f"open_{row.id}", type="secondary" if chosen else "tertiary", width="stretch"):
+            if st.button(plain(shorten(row.title)), key=f"open_{row.id}", type="secondary" if chosen else "tertiary"):
                 st.query_params["conversation"] = row.id
                 st.rerun()
 
