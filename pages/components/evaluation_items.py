@@ -34,7 +34,7 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
         pages = max(1, -(-total // PAGE))
         number = 1
         if pages > 1:
-            number = int(st.number_input(f"Page of {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130))
+            number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130))
         st.caption(plural(total, "item"), width="content")
     items, _ = list_items(ctx, evaluation.id, which=which, offset=(number - 1) * PAGE, limit=PAGE)
     if not items:
@@ -102,7 +102,7 @@ def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, sec
     """Draw the items on which two evaluations differ, both sides beside each other."""
     metric = MAIN_METRIC[kind]
     pages = max(1, -(-len(flips) // PAGE))
-    number = int(st.number_input(f"Page of {pages}", 1, pages, key="flips_page", width=130)) if pages > 1 else 1
+    number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key="flips_page", width=130)) if pages > 1 else 1
     for flip in flips[(number - 1) * PAGE : number * PAGE]:
         with st.container(border=True, gap="xsmall"):
             st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question: the choices stand alone)"))

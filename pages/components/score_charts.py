@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from pages.components.rating_charts import ACCENT
 from pages.components.score_words import SHARES, interval_text, metric_label, score_text
 from pages.components.words import figure_text
 
@@ -34,7 +35,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
         x=[scale * dot.value for dot in dots],
         y=names,
         mode="markers",
-        marker={"size": 11, "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots]},
+        marker={"color": ACCENT, "size": 11, "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots]},
         error_x={
             "type": "data",
             "symmetric": False,
@@ -71,7 +72,7 @@ def difference_figure(value: float, low: float | None, high: float | None, *, me
         x=[scale * value],
         y=[""],
         mode="markers",
-        marker={"size": 12},
+        marker={"color": ACCENT, "size": 12},
         error_x={
             "type": "data",
             "symmetric": False,
