@@ -13,6 +13,8 @@ from pages.components.services import context, current_person, link_rater
 
 ICON = str(Path(__file__).parent / "components" / "icon.png")
 
+LOGO = str(Path(__file__).parent / "components" / "logo.png")
+
 st.set_page_config(page_title="Roundhouse", page_icon=ICON, layout="wide", initial_sidebar_state="auto")
 
 
@@ -85,6 +87,7 @@ def main() -> None:
     if person.role == "rater":
         run_ballot_alone()
         return
+    st.logo(LOGO, size="large", icon_image=ICON)
     page = st.navigation(page_table(), expanded=True)
     with st.sidebar:
         if not context().queue.is_alive():

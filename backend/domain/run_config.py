@@ -109,8 +109,8 @@ class RunConfig(BaseModel):
     def to_yaml(self) -> str:
         """Write the config as the YAML that `roundhouse run launch` reads, leaving defaults out."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        data.setdefault("objective", self.objective.value)
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        first = {"objective": self.objective.value}
+        return yaml.safe_dump({**first, **data}, sort_keys=False, allow_unicode=True)
 
 
 def validation_message(error: ValidationError) -> str:
