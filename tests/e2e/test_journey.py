@@ -81,6 +81,8 @@ def test_a_newcomer_trains_and_watches(installation: Installation, visitor: Visi
     visitor.sees("Once upon a time")
     launch(visitor, "/launch?base=First stories", name="First chat", steps=30)
     visitor.sees("Finished at step 30", timeout_s=300)
+    assert [get_run(installation.ctx, name).last_step for name in ("First stories", "First chat")] == [80, 30]
+    assert visitor.page.url != address, "the second run has an address of its own"
 
 
 def test_the_checkpoint_is_evaluated_from_the_run_page(installation: Installation, visitor: Visitor) -> None:
