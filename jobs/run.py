@@ -29,6 +29,10 @@ ROOMS: dict[JobKind, str] = {
     JobKind.TRAIN_TOKENIZER: "jobs.modeling.run_tokenizer",
     JobKind.ADD_BASE: "jobs.modeling.run_base",
     JobKind.EXPORT: "jobs.modeling.run_export",
+    JobKind.PROBE: "jobs.training.run_probe",
+    JobKind.INSPECT: "jobs.evaluation.run_inspect",
+    JobKind.DATA_REPORT: "jobs.data.run_report",
+    JobKind.TOKENIZER_REPORT: "jobs.modeling.run_tokenizer_report",
 }
 EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
 

@@ -1,7 +1,7 @@
 """Every table, by room. The only ORM classes; docs/schema.md is generated from them."""
 
 from backend.db.base import Table
-from backend.db.tables_build import Architecture, Checkpoint, Dataset, DatasetVersion, Tokenizer
+from backend.db.tables_build import Analysis, Architecture, Checkpoint, Dataset, DatasetVersion, Tokenizer
 from backend.db.tables_evaluate import (
     Battle,
     Campaign,
@@ -14,12 +14,12 @@ from backend.db.tables_evaluate import (
     Score,
     Vote,
 )
-from backend.db.tables_jobs import Job, LogLine, MetricName, MetricPoint, Run, Sample, Slot, Worker
+from backend.db.tables_jobs import Job, LogLine, Measurement, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
 from backend.db.tables_people import ApiKey, User
 from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, Usage
 
 __all__ = [
-    "ApiKey", "Architecture", "Battle", "Campaign", "CampaignPrompt", "Checkpoint", "Completion", "Contestant", "Conversation",
-    "Dataset", "DatasetVersion", "Deployment", "Endpoint", "Evaluation", "EvaluationItem", "Job", "LogLine", "Message", "MetricName",
-    "MetricPoint", "Rater", "Replica", "Run", "Sample", "Score", "Slot", "Table", "Tokenizer", "Usage", "User", "Vote", "Worker",
+    "Analysis", "ApiKey", "Architecture", "Battle", "Campaign", "CampaignPrompt", "Checkpoint", "Completion", "Contestant", "Conversation",
+    "Dataset", "DatasetVersion", "Deployment", "Endpoint", "Evaluation", "EvaluationItem", "Job", "LogLine", "Measurement", "Message", "MetricName",
+    "MetricPoint", "Rater", "Replica", "Run", "RunGroup", "Sample", "Score", "Slot", "Table", "Tokenizer", "Usage", "User", "Vote", "Worker",
 ]  # fmt: skip

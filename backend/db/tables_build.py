@@ -1,11 +1,11 @@
-"""Datasets, tokenizers, architectures, checkpoints."""
+"""Datasets, tokenizers, architectures, checkpoints, and what was found out about them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from backend.db.base import Table, new_id, utc_now
@@ -37,6 +37,7 @@ class DatasetVersion(Table):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     number: Mapped[int]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)  # derived from; how is in provenance
     content_hash: Mapped[str | None] = mapped_column(String(64), index=True)
     folder: Mapped[str | None] = mapped_column(String(300))
     source: Mapped[str] = mapped_column(String(400), default="")
@@ -106,3 +107,22 @@ class Checkpoint(Table):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
+
+
+class Analysis(Table):
+    """A job's finding about a dataset, a tokenizer or a checkpoint. `kind` is that of the job; what was asked is in `config`."""
+
+    __tablename__ = "analyses"
+    __table_args__ = (Index("ix_analyses_kind_created_at", "kind", "created_at"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    kind: Mapped[str] = mapped_column(String(30))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    dataset_version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
+    tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"), index=True)
+    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    other_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    folder: Mapped[str | None] = mapped_column(String(300))
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -60,6 +60,7 @@ class Run(Table):
     architecture_id: Mapped[str | None] = mapped_column(ForeignKey("architectures.id"))
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"))
     base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True), index=True)
+    group_id: Mapped[str | None] = mapped_column(ForeignKey("run_groups.id"), index=True)
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)
@@ -68,6 +69,43 @@ class Run(Table):
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
+
+
+class RunGroup(Table):
+    """Runs launched together: a scaling study, or a sweep over values."""
+
+    __tablename__ = "run_groups"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    archived_at: Mapped[datetime | None]
+
+
+class Measurement(Table):
+    """Peak memory and speed of one training setting, measured by a probe or by a run, beside what arithmetic had said.
+
+    `setting` is what memory and speed depend on (shape, context, micro-batch, precision, method, ...); `bytes` are per process.
+    """
+
+    __tablename__ = "measurements"
+    __table_args__ = (Index("ix_measurements_device_created_at", "device", "created_at"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    origin: Mapped[str] = mapped_column(String(10))  # probe | run
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    run_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)
+    setting: Mapped[dict[str, Any]]
+    setting_hash: Mapped[str] = mapped_column(String(64), index=True)
+    device: Mapped[str] = mapped_column(String(80))  # the device's name, such as "NVIDIA H100" or the CPU's
+    host: Mapped[str] = mapped_column(String(80), default="")
+    estimated_bytes: Mapped[int] = mapped_column(BigInteger)
+    measured_bytes: Mapped[int] = mapped_column(BigInteger)
+    tokens_per_s: Mapped[float] = mapped_column(Float)
+    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class MetricName(Table):

@@ -33,6 +33,10 @@ class JobKind(StrEnum):
     ADD_BASE = "add_base"
     EXPORT = "export"
     LOGLIKELIHOOD = "loglikelihood"
+    PROBE = "probe"
+    INSPECT = "inspect"
+    DATA_REPORT = "data_report"
+    TOKENIZER_REPORT = "tokenizer_report"
 
 
 QUEUE_OF: dict[JobKind, str] = {
@@ -45,6 +49,10 @@ QUEUE_OF: dict[JobKind, str] = {
     JobKind.TRAIN_TOKENIZER: "cpu",
     JobKind.ADD_BASE: "cpu",
     JobKind.EXPORT: "cpu",
+    JobKind.PROBE: "train",
+    JobKind.INSPECT: "eval",
+    JobKind.DATA_REPORT: "cpu",
+    JobKind.TOKENIZER_REPORT: "cpu",
 }
 QUEUES = ("train", "eval", "serve", "cpu")
 

@@ -18,7 +18,7 @@ from backend.services.context import LOCAL
 from backend.services.datasets import add_rows_dataset, resolve_version
 from backend.services.jobs import get_job
 from backend.services.run_views import get_run
-from backend.services.runs import launch_run
+from backend.services.runs import launch_run, stop_run
 from backend.services.tokenizers import train_tokenizer
 from backend.services.workers import list_slots
 from tests.faults.conftest import tiny_run
@@ -44,7 +44,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_p
     installation = Installation(tmp_path / "home").start()
     try:
         prepare_run(installation)
-        run = launch_run(installation.ctx, tiny_run("interrupted", max_steps=120, checkpoint_every=40), person=LOCAL).id
+        run = launch_run(installation.ctx, tiny_run("interrupted", max_steps=100_000, checkpoint_every=40), person=LOCAL).id
         wait_until(lambda: get_run(installation.ctx, run).last_step > 60, timeout_s=90, what="some steps")
         processes = installation.processes()
         assert len(processes) > 6
@@ -56,7 +56,10 @@ def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_p
         installation = again.start()
         job_id = get_run(installation.ctx, run).job_id or ""
         wait_until(lambda: get_job(installation.ctx, job_id).attempt == 2, timeout_s=120, what="the second attempt")
-        wait_until(lambda: get_run(installation.ctx, run).status is Status.FINISHED, timeout_s=240, what="the end of the run")
+        reached = get_run(installation.ctx, run).last_step
+        wait_until(lambda: get_run(installation.ctx, run).last_step > reached, timeout_s=120, what="further steps")
+        stop_run(installation.ctx, run, how="cancel", person=LOCAL)
+        wait_until(lambda: get_run(installation.ctx, run).status is Status.CANCELLED, timeout_s=60, what="the end of the run")
     finally:
         installation.stop()
 

@@ -1,0 +1,62 @@
+"""Every revision leads to the next without losing a row, and the last one is what the tables say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+
+from backend.bootstrap import alembic_config
+from backend.db.engine import Database
+from backend.db.tables import Table
+
+FIRST_ROWS = (
+    "INSERT INTO datasets (id, name, kind, notes, created_at) VALUES ('d', 'lines', 'text', '', '2026-01-01 00:00:00')",
+    "INSERT INTO dataset_versions (id, dataset_id, number, source, mapping, rows, train_rows, val_rows, rejected_rows, rejected, bytes, facts,"
+    " provenance, created_at) VALUES ('v', 'd', 1, '', '{}', 3, 2, 1, 0, '[]', 9, '{}', '{}', '2026-01-01 00:00:00')",
+    "INSERT INTO runs (id, name, objective, config, dataset_version_id, tags, notes, last_step, summary, curve_resets, created_at)"
+    " VALUES ('r', 'first', 'pretrain', '{}', 'v', '[]', '', 7, '{}', 0, '2026-01-01 00:00:00')",
+    "INSERT INTO checkpoints (id, name, origin, run_id, step, source, family, is_adapter, is_final, bytes, metrics, facts, notes, created_at)"
+    " VALUES ('c', 'first@7', 'run', 'r', 7, '', 'llama', false, true, 9, '{}', '{}', '', '2026-01-01 00:00:00')",
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'models.db'}"
+    else:
+        server = request.getfixturevalue("postgres_url")
+        admin = create_engine(server, isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.execute(text("CREATE DATABASE migrations"))
+        yield server.rsplit("/", 1)[0] + "/migrations"
+        with admin.connect() as connection:
+            connection.execute(text("DROP DATABASE migrations WITH (FORCE)"))
+        admin.dispose()
+
+
+def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_the_tables(url: str) -> None:
+    config = alembic_config(url)
+    revisions = [script.revision for script in reversed(list(ScriptDirectory.from_config(config).walk_revisions()))]
+    command.upgrade(config, revisions[0])
+    database = Database(url)
+    with database.write() as session:
+        for statement in FIRST_ROWS:
+            session.execute(text(statement))
+    for revision in revisions[1:]:
+        command.upgrade(config, revision)
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), Table.metadata) == []
+    for revision in reversed(revisions[:-1]):
+        command.downgrade(config, revision)
+    with database.read() as session:
+        assert session.execute(text("SELECT last_step FROM runs WHERE id = 'r'")).scalar_one() == 7
+        assert session.execute(text("SELECT run_id FROM checkpoints")).scalar_one() == "r"
+    database.engine.dispose()
