@@ -1,0 +1,119 @@
+"""How one version of a dataset is made from another: the changes that can be asked for, as data. Pure; reads no file.
+
+A change never touches the version it starts from. The same change of the same version gives the same rows, so it can be told in the
+new version's provenance and done again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from backend.errors import InvalidInput
+
+MAX_LISTED_ROWS = 1_000_000
+Rows = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=MAX_LISTED_ROWS)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DropRows(_Frozen):
+    """Leave out listed rows, counted from 0 in the order of each split. `reason` is what the lineage says about them."""
+
+    change: Literal["drop_rows"] = "drop_rows"
+    train: Rows = ()
+    val: Rows = ()
+    reason: str = Field(default="", max_length=400)
+
+    @model_validator(mode="after")
+    def _some(self) -> DropRows:
+        if not self.train and not self.val:
+            raise ValueError("no row is listed")
+        return self
+
+
+class DropDuplicates(_Frozen):
+    """Keep the first of equal rows. A row that is both trained on and held out stays held out, so that nothing leaks.
+
+    `loose` also takes rows for equal that differ only in case and in spaces.
+    """
+
+    change: Literal["drop_duplicates"] = "drop_duplicates"
+    loose: bool = False
+
+
+class Condition(_Frozen):
+    """What a row must be like. `field` is one of `fields_of_kind(kind)`; empty means all of the row's text.
+
+    `value` is a text for `contains` and `equals`, and a number of characters (of turns, where the field is `turns`) for the others.
+    """
+
+    field: str = Field(default="", max_length=60)
+    test: Literal["contains", "lacks", "equals", "differs", "at_least", "at_most"]
+    value: str | int = Field(union_mode="left_to_right")
+    match_case: bool = False
+
+    @model_validator(mode="after")
+    def _value_fits(self) -> Condition:
+        if self.test in ("at_least", "at_most"):
+            try:
+                number = int(self.value)
+            except ValueError:
+                raise ValueError(f"{self.value!r} is not a number of characters") from None
+            if number < 0:
+                raise ValueError(f"{number} is below zero")
+        elif str(self.value) == "" and self.test in ("contains", "lacks"):
+            raise ValueError("the text to look for is empty")
+        return self
+
+
+class Filter(_Frozen):
+    """Keep the rows that meet every condition (`keep`), or leave out those that do."""
+
+    change: Literal["filter"] = "filter"
+    conditions: tuple[Condition, ...] = Field(min_length=1, max_length=20)
+    keep: bool = True
+
+
+class Sample(_Frozen):
+    """Keep `num_rows` rows, drawn by `seed`; every row keeps its split."""
+
+    change: Literal["sample"] = "sample"
+    num_rows: int = Field(ge=1)
+    seed: int = Field(default=1, ge=0)
+
+
+class Merge(_Frozen):
+    """Add the rows of another version of the same kind: `other` is `name`, `name@3` or a version's id.
+
+    Rows that either version holds out are trained on in neither.
+    """
+
+    change: Literal["merge"] = "merge"
+    other: str = Field(min_length=1, max_length=200)
+
+
+class Resplit(_Frozen):
+    """Divide all rows anew into those to train on and those held out."""
+
+    change: Literal["resplit"] = "resplit"
+    val_fraction: float = Field(ge=0.0, le=0.5)
+    seed: int = Field(default=1, ge=0)
+
+
+Change = DropRows | DropDuplicates | Filter | Sample | Merge | Resplit
+_CHANGE: TypeAdapter[Change] = TypeAdapter(Annotated[Change, Field(discriminator="change")])
+
+
+def parse_change(data: dict[str, Any]) -> Change:
+    """Read a change from its JSON form. Raises InvalidInput naming the field at fault."""
+    try:
+        return _CHANGE.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:] or first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise InvalidInput(f"The change can't be made: {place + ': ' if place else ''}{message}.", field=place or "change") from None
