@@ -2,57 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backend.domain.families import FamilyName
+from backend.domain.shape_rules import ImpossibleShape, fill_defaults, find_problems
+
 
 class ArchitectureConfig(BaseModel):
-    """A decoder of the Llama family: RoPE, RMSNorm, SwiGLU, grouped-query attention."""
+    """The shape of a decoder of one of `families.FAMILIES`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Fields that a family has not are None. What it has and nobody gave is filled with the family's own. `head_size` alone may stay
+    None: then a head has width / num_heads numbers.
+    """
 
-    family: Literal["llama"] = "llama"
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    family: FamilyName = Field(default="llama", description="The family, built as the transformers class of that name.")
     num_layers: int = Field(default=4, ge=1, le=256, description="Decoder blocks.")
     width: int = Field(default=128, ge=8, le=65536, description="Size of the residual stream (hidden_size).")
     num_heads: int = Field(default=4, ge=1, le=512, description="Query heads.")
-    num_kv_heads: int = Field(default=4, ge=1, le=512, description="Key and value heads; fewer than heads is grouped-query attention.")
+    num_kv_heads: int = Field(
+        default=4, ge=1, le=512, description="Key and value heads; fewer than heads is grouped-query attention. As many when left out."
+    )
     context: int = Field(default=256, ge=8, le=1_048_576, description="Longest sequence in tokens.")
     vocab_size: int = Field(default=2048, ge=2, le=1_000_000, description="Entries of the tokenizer.")
     feed_forward: int = Field(default=384, ge=8, le=262_144, description="Inner size of the feed-forward (intermediate_size).")
     tie_embeddings: bool = Field(default=True, description="Use one matrix for the input embedding and the output head.")
-    rope_theta: float = Field(default=10_000.0, gt=1.0, description="Base of the rotary frequencies.")
-    norm_eps: float = Field(default=1e-5, gt=0.0, le=0.1, description="Epsilon of RMSNorm.")
+    norm_eps: float = Field(default=1e-5, gt=0.0, le=0.1, description="Epsilon of the norms.")
+    head_size: int | None = Field(default=None, ge=1, le=1024, description="Numbers in a head; width / heads when left out.")
+    rope_theta: float | None = Field(default=None, gt=1.0, description="Base of the rotary frequencies.")
+    local_rope_theta: float | None = Field(default=None, gt=1.0, description="Base of the rotary frequencies in local layers.")
+    nope_every: int | None = Field(default=None, ge=1, le=256, description="Every n-th layer has no positions.")
+    window: int | None = Field(default=None, ge=2, le=1_048_576, description="Tokens that a sliding layer sees.")
+    global_every: int | None = Field(default=None, ge=1, le=256, description="Every n-th layer sees the whole context.")
+    num_experts: int | None = Field(default=None, ge=1, le=4096, description="Feed-forwards that a layer's router picks from.")
+    experts_per_token: int | None = Field(default=None, ge=1, le=4096, description="Experts that the router picks for a token.")
+    expert_feed_forward: int | None = Field(default=None, ge=1, le=262_144, description="Inner size of one expert.")
+    shared_experts: int | None = Field(default=None, ge=1, le=256, description="Experts that every token uses.")
+    dense_layers: int | None = Field(default=None, ge=0, le=256, description="First layers, with one feed-forward and no experts.")
+    query_rank: int | None = Field(default=None, ge=0, le=65_536, description="Latent size of queries; 0 leaves them uncompressed.")
+    kv_rank: int | None = Field(default=None, ge=1, le=65_536, description="Latent size of keys and values: what the cache holds.")
+    rope_head_size: int | None = Field(default=None, ge=2, le=1024, description="Numbers of a head that carry the position.")
+    nope_head_size: int | None = Field(default=None, ge=1, le=1024, description="Numbers of a head that carry no position.")
+    value_head_size: int | None = Field(default=None, ge=1, le=1024, description="Numbers of a head's values.")
 
     @property
     def head_dim(self) -> int:
-        """Width of one head, in numbers."""
-        return self.width // self.num_heads
+        """Numbers in one head's queries and keys."""
+        if self.nope_head_size is not None and self.rope_head_size is not None:
+            return self.nope_head_size + self.rope_head_size
+        return self.head_size or self.width // self.num_heads
+
+    @property
+    def value_dim(self) -> int:
+        """Numbers in one head's values."""
+        return self.value_head_size or self.head_dim
+
+    @property
+    def expert_size(self) -> int:
+        """Inner size of one expert: its own where the family has it, else the feed-forward's."""
+        return self.expert_feed_forward or self.feed_forward
+
+    def is_global(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, sees the whole context."""
+        if self.window is None or self.window >= self.context:
+            return True
+        return self.global_every is not None and (layer + 1) % self.global_every == 0
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, has experts."""
+        return self.num_experts is not None and layer >= (self.dense_layers or 0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        return fill_defaults(data) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
-    def _check_divisibility(self) -> Self:
-        problems: list[str] = []
-        if self.width % self.num_heads:
-            near = [n for n in range(1, self.width + 1) if self.width % n == 0 and (self.width // n) % 2 == 0]
-            best = min(near, key=lambda n: abs(n - self.num_heads)) if near else 1
-            problems.append(
-                f"width {self.width} can't be shared among {self.num_heads} heads: {self.width} / {self.num_heads} is not whole; "
-                f"{best} heads would work"
-            )
-        elif (self.width // self.num_heads) % 2:
-            problems.append(
-                f"a head of {self.width // self.num_heads} numbers is odd, and rotary positions turn numbers in pairs: "
-                "choose width / heads even"
-            )
-        if self.num_kv_heads > self.num_heads:
-            problems.append(f"{self.num_kv_heads} key/value heads are more than the {self.num_heads} query heads that use them")
-        elif self.num_heads % self.num_kv_heads:
-            problems.append(
-                f"{self.num_heads} heads can't be shared evenly among {self.num_kv_heads} key/value heads: "
-                f"use a divisor of {self.num_heads}"
-            )
+    def _check(self) -> Self:
+        problems = find_problems(self)
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ImpossibleShape(problems)
+        if self.head_size is not None and self.head_size * self.num_heads == self.width:
+            object.__setattr__(self, "head_size", None)  # the same network is the same config
         return self
 
 
@@ -117,10 +152,25 @@ FIELD_HELP: dict[str, str] = {
     "num_kv_heads": "Heads with keys and values. As many as heads: multi-head. Fewer: grouped-query, a smaller cache. 1: multi-query.",
     "context": "The longest text, in tokens, that the network can read at once. Training cost of attention grows with it.",
     "vocab_size": "How many different tokens there are; must be at least what the tokenizer has.",
-    "feed_forward": "Inner width of each block's feed-forward; about 8/3 of width is usual for SwiGLU.",
+    "feed_forward": "Inner width of each block's feed-forward; about 8/3 of width is usual for SwiGLU, 4 x width for GELU.",
     "tie_embeddings": "Share one matrix between reading and predicting tokens. Saves vocab x width parameters, good for small networks.",
+    "norm_eps": "Keeps the norms from dividing by zero. Leave it.",
+    "head_size": "Numbers in a head, where it shall not be width / heads. Larger heads see finer; attention and cache grow with them.",
     "rope_theta": "Base of the rotary position frequencies. 10,000 suits contexts to some 4,096 tokens; longer ones use larger values.",
-    "norm_eps": "Keeps RMSNorm from dividing by zero. Leave it.",
+    "local_rope_theta": "Base of the rotary frequencies in layers that see only a window. 10,000 suits any window in use.",
+    "nope_every": "Every n-th layer has no positions: it looks by content alone, which helps beyond the trained length. 4 is usual.",
+    "window": "How many tokens back a sliding layer sees. Its cache stops growing there; layers above still pass on what is older.",
+    "global_every": "Every n-th layer sees the whole context, the others a window. 6 is usual: five local, one global.",
+    "num_experts": "Feed-forwards in a layer, of which each token uses a few. Adds parameters, hardly any cost for a token.",
+    "experts_per_token": "How many experts the router picks for each token. Cost for a token grows with it; 2 to 8 is usual.",
+    "expert_feed_forward": "Inner width of one expert. Many small experts learn finer roles than few large ones.",
+    "shared_experts": "Experts that every token uses besides the picked ones: what all texts need is learned once.",
+    "dense_layers": "How many of the first layers have one whole feed-forward and no experts; early layers route badly.",
+    "query_rank": "Queries are squeezed through so many numbers, which saves parameters in wide networks. 0: not at all.",
+    "kv_rank": "Keys and values of all heads are squeezed into so many numbers: that, and not the heads, is what the cache holds.",
+    "rope_head_size": "How many numbers of each head carry the position; all heads share them in the cache. Even.",
+    "nope_head_size": "How many numbers of each head compare content, without position.",
+    "value_head_size": "How many numbers each head passes on.",
 }
 
 

@@ -109,6 +109,8 @@ class RunConfig(BaseModel):
     def to_yaml(self) -> str:
         """Write the config as the YAML that `roundhouse run launch` reads, leaving defaults out."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        if isinstance(self.architecture, ArchitectureConfig):  # whole: what is left out depends on the family
+            data["architecture"] = self.architecture.model_dump(mode="json", exclude_none=True)
         first = {"objective": self.objective.value}
         return yaml.safe_dump({**first, **data}, sort_keys=False, allow_unicode=True)
 

@@ -45,7 +45,7 @@ def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, pe
     stored = config.model_dump(mode="json")
     with ctx.db.write() as session:
         row = session.scalar(select(Architecture).where(Architecture.name == name))
-        if row is not None and row.config != stored:
+        if row is not None and ArchitectureConfig.model_validate(row.config) != config:
             raise Conflict(
                 f"There is already another architecture “{name}”.", remedy="Architectures don't change: choose another name.", field="name"
             )
@@ -115,7 +115,7 @@ def parse_architecture(text: str) -> ArchitectureConfig:
 
 def architecture_yaml(config: ArchitectureConfig) -> str:
     """Write an architecture as the YAML that `roundhouse architecture describe` reads."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
 
 def _find(session: Session, name_or_id: str) -> Architecture:

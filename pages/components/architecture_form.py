@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 import streamlit as st
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.architecture import FIELD_HELP, ArchitectureConfig, ArchitectureReport, describe
+from backend.domain.shape_rules import problems_by_field
 from backend.services.context import Context
 from backend.services.tokenizers import list_tokenizers
 from pages.components.architecture_figures import parameters_bar
@@ -29,8 +29,9 @@ OWN_VOCABULARY = "another size"
 
 def set_fields(config: ArchitectureConfig) -> None:
     """Put a config into the form's fields. Only before they are drawn."""
-    for field in (*FIELDS, "vocab_size", "rope_theta"):
-        st.session_state[f"architecture_{field}"] = f"{getattr(config, field):g}" if field == "rope_theta" else str(getattr(config, field))
+    for field in (*FIELDS, "vocab_size"):
+        st.session_state[f"architecture_{field}"] = str(getattr(config, field))
+    st.session_state["architecture_rope_theta"] = f"{config.rope_theta or 10_000:g}"
     st.session_state["architecture_tie_embeddings"] = config.tie_embeddings
     st.session_state.pop("architecture_tokenizer", None)
 
@@ -52,7 +53,7 @@ def draw_form(ctx: Context) -> ArchitectureConfig | None:
         texts["rope_theta"], slots["rope_theta"] = _draw_field("rope_theta", "RoPE base")
     problems, config = check_fields(texts, tie_embeddings=tied)
     for field, problem in problems.items():
-        slots[field].markdown(f":red[:material/error: {plain(problem)}]")
+        slots.get(field, slots["width"]).markdown(f":red[:material/error: {plain(problem)}]")
     return config
 
 
@@ -95,15 +96,7 @@ def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[s
     try:
         return {}, ArchitectureConfig.model_validate(values)
     except ValidationError as error:
-        for item in error.errors():
-            text = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-            if item["loc"]:
-                problems[str(item["loc"][0])] = f"Must be {text}."
-                continue
-            for part in re.split(r"; (?!\d+ heads would work)", text):  # what only shows when several fields are taken together
-                field = "num_kv_heads" if "key/value" in part else "num_heads"
-                problems[field] = part[:1].upper() + part[1:] + "."
-        return problems, None
+        return problems_by_field(error), None
 
 
 def draw_cost(config: ArchitectureConfig) -> ArchitectureReport:
