@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from backend.cli.output import JsonFlag, command, emit, read_text
-from backend.domain.architecture import ArchitectureConfig, describe
+from backend.domain.architecture import ArchitectureConfig
+from backend.domain.consequences import describe
 from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import parse_architecture
 

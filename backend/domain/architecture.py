@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -91,60 +91,6 @@ class ArchitectureConfig(BaseModel):
         return self
 
 
-class HasRank(Protocol):
-    """Anything with a LoRA rank, such as `run_config.LoraConfig`."""
-
-    @property
-    def rank(self) -> int: ...
-
-
-class FlopsPerToken(BaseModel):
-    """Floating-point operations for one token at the report's context."""
-
-    model_config = ConfigDict(frozen=True)
-
-    forward: int
-    training: int
-
-
-class MemoryBytes(BaseModel):
-    """What one training process holds, in bytes."""
-
-    model_config = ConfigDict(frozen=True)
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-    total: int
-
-
-class ArchitectureReport(BaseModel):
-    """What an architecture costs. Counts are exact; `memory_bytes.activations` is an estimate (see `describe`)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    parameters: int
-    parameters_by_component: dict[str, int]
-    trainable_parameters: int
-    context: int
-    micro_batch: int
-    precision: str
-    flops_per_token: FlopsPerToken
-    kv_cache_bytes_per_token: int
-    memory_bytes: MemoryBytes
-    conventions: tuple[str, ...]
-
-
-CONVENTIONS = (
-    "FLOPs: 2 for each weight of a matrix product (the output head counts, tied or not; the embedding look-up does not), "
-    "plus 4 x width x context x layers for attention scores and their use, every position taken to see the whole context. "
-    "Training is three times forward.",
-    "Memory: weights, gradients and AdamW's two moments in fp32 (bf16 is autocast over fp32 weights); with LoRA only adapters have "
-    "gradients and moments. Activations are an estimate without activation recompute, logits and their gradient included.",
-    "KV cache: keys and values of all layers, 4 bytes a number in fp32, 2 in bf16.",
-)
-
 FIELD_HELP: dict[str, str] = {
     "num_layers": "How many blocks are stacked. More layers reason in more steps; cost and parameters grow in proportion.",
     "width": "How many numbers describe a token between blocks. Parameters grow with its square.",
@@ -172,84 +118,3 @@ FIELD_HELP: dict[str, str] = {
     "nope_head_size": "How many numbers of each head compare content, without position.",
     "value_head_size": "How many numbers each head passes on.",
 }
-
-
-def count_parameters(config: ArchitectureConfig) -> dict[str, int]:
-    """Count parameters by component; the sum equals that of the built network (a tied head counts nothing)."""
-    kv_width = config.num_kv_heads * config.head_dim
-    return {
-        "embedding": config.vocab_size * config.width,
-        "attention": config.num_layers * config.width * (2 * config.width + 2 * kv_width),
-        "feed_forward": config.num_layers * 3 * config.width * config.feed_forward,
-        "norms": (2 * config.num_layers + 1) * config.width,
-        "output_head": 0 if config.tie_embeddings else config.vocab_size * config.width,
-    }
-
-
-def count_lora_parameters(config: ArchitectureConfig, *, rank: int) -> int:
-    """Count what adapters of one rank on every linear layer but the head add: rank x (inputs + outputs) each."""
-    kv_width = config.num_kv_heads * config.head_dim
-    attention = 2 * (2 * config.width) + 2 * (config.width + kv_width)
-    feed_forward = 3 * (config.width + config.feed_forward)
-    return config.num_layers * rank * (attention + feed_forward)
-
-
-def describe(
-    config: ArchitectureConfig,
-    *,
-    precision: Literal["fp32", "bf16"] = "fp32",
-    micro_batch: int = 1,
-    context: int | None = None,
-    lora: HasRank | None = None,
-) -> ArchitectureReport:
-    """Say what a network of this shape costs to train, by arithmetic alone.
-
-    `context` (default: the architecture's) is the length of a training sequence in tokens. FLOPs follow PaLM's appendix B
-    (Chowdhery et al. 2022, arXiv 2204.02311) with the head's product added. With `lora` the base is frozen.
-
-    Example:
-        >>> describe(ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4)).parameters
-        1115264
-    """
-    length = context or config.context
-    parts = count_parameters(config)
-    base_parameters = sum(parts.values())
-    adapters = count_lora_parameters(config, rank=lora.rank) if lora else 0
-    trainable = adapters if lora else base_parameters
-    matmul = parts["attention"] + parts["feed_forward"] + config.vocab_size * config.width + adapters
-    forward = 2 * matmul + 4 * config.width * length * config.num_layers
-    number_bytes = 2 if precision == "bf16" else 4
-    weights = 4 * (base_parameters + adapters)
-    activations = _activation_bytes(config, tokens=micro_batch * length, number_bytes=number_bytes)
-    return ArchitectureReport(
-        parameters=base_parameters,
-        parameters_by_component={**parts, "total": base_parameters},
-        trainable_parameters=trainable,
-        context=length,
-        micro_batch=micro_batch,
-        precision=precision,
-        flops_per_token=FlopsPerToken(forward=forward, training=3 * forward),
-        kv_cache_bytes_per_token=2 * config.num_layers * config.num_kv_heads * config.head_dim * number_bytes,
-        memory_bytes=MemoryBytes(
-            weights=weights,
-            gradients=4 * trainable,
-            optimizer=8 * trainable,
-            activations=activations,
-            total=weights + 12 * trainable + activations,
-        ),
-        conventions=CONVENTIONS,
-    )
-
-
-def _activation_bytes(config: ArchitectureConfig, *, tokens: int, number_bytes: int) -> int:
-    """Estimate what the backward pass keeps, and the logits with their gradient.
-
-    Counted from the operators that save something in a block (two norms in fp32, rotary turns, fused attention, SwiGLU) and checked
-    against the bytes that autograd holds on to: within a fifth. bf16 also holds a copy of each matrix in that format.
-    """
-    kv_width = config.num_kv_heads * config.head_dim
-    per_layer = (5 * config.width + 2 * kv_width + 4 * config.feed_forward) * number_bytes + 4 * 4 * config.width
-    logits = 3 * 4 * config.vocab_size  # log-probabilities kept; their gradient and the logits' while backward begins
-    parts = count_parameters(config)
-    copies = 0 if number_bytes == 4 else number_bytes * (parts["attention"] + parts["feed_forward"] + config.vocab_size * config.width)
-    return tokens * (config.num_layers * per_layer + logits + 3 * 4 * config.width) + copies

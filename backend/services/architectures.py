@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Run
-from backend.domain.architecture import ArchitectureConfig, count_parameters
+from backend.domain.architecture import ArchitectureConfig
 from backend.domain.names import clean_name, not_found
+from backend.domain.parameters import count_parameters
 from backend.domain.run_config import validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput

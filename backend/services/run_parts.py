@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
-from backend.domain.architecture import ArchitectureConfig, describe
+from backend.domain.architecture import ArchitectureConfig
+from backend.domain.consequences import describe
 from backend.domain.run_config import Objective, RunConfig, validation_message
 from backend.errors import Conflict, InvalidInput
 from backend.services.architectures import get_architecture

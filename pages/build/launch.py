@@ -6,7 +6,7 @@ import hashlib
 
 import streamlit as st
 
-from backend.domain.architecture import describe
+from backend.domain.consequences import describe
 from backend.domain.run_config import Objective, RunConfig, parse_run_config
 from backend.errors import InvalidInput, RoundhouseError
 from backend.recipes import RECIPES, STARTER

@@ -8,7 +8,8 @@ import streamlit as st
 from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.architecture import FIELD_HELP, ArchitectureConfig, ArchitectureReport, describe
+from backend.domain.architecture import FIELD_HELP, ArchitectureConfig
+from backend.domain.consequences import ArchitectureReport, describe
 from backend.domain.shape_rules import problems_by_field
 from backend.services.context import Context
 from backend.services.tokenizers import list_tokenizers

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backend.domain.architecture import describe
+from backend.domain.consequences import describe
 from backend.domain.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card

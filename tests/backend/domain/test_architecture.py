@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
-from backend.domain.architecture import FIELD_HELP, ArchitectureConfig, describe
+from backend.domain.architecture import FIELD_HELP, ArchitectureConfig
+from backend.domain.consequences import describe
 from backend.domain.run_config import LoraConfig, RunConfig
 from backend.domain.schedule import learning_rate_at
 from jobs.modeling.build import build_network

@@ -1,0 +1,39 @@
+"""Floating-point operations for a token, as torch's own counter counts them. Arithmetic."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from backend.domain.architecture import ArchitectureConfig
+from backend.domain.parameters import list_matrices
+
+
+class FlopsPerToken(BaseModel):
+    """Floating-point operations for one token at the report's context."""
+
+    model_config = ConfigDict(frozen=True)
+
+    forward: int
+    training: int
+
+
+def count_flops(config: ArchitectureConfig, *, context: int, lora_rank: int | None = None) -> FlopsPerToken:
+    """Count operations for one token of a sequence of `context` tokens: 2 for each weight it passes, and attention's two products.
+
+    Every position is taken to see the whole context, sliding layers too: a matrix product over the mask computes what it hides
+    (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with the head's product added). Backward computes each product's two
+    gradients; with adapters the frozen weights need none, nor does what reads only the frozen embedding.
+    """
+    matrices = list_matrices(config)
+    weights = sum(2 * matrix.size * matrix.used for matrix in matrices)
+    scores = 2 * config.num_layers * config.num_heads * (config.head_dim + config.value_dim) * context
+    if lora_rank is None:
+        return FlopsPerToken(forward=weights + scores, training=3 * (weights + scores))
+    down, up, unneeded = 0, 0, 0
+    for matrix in matrices:
+        unneeded += 2 * matrix.size * matrix.reads_embedding
+        if matrix.adapted:
+            down += 2 * lora_rank * matrix.inputs * matrix.used
+            up += 2 * lora_rank * matrix.outputs * matrix.used
+            unneeded += 2 * lora_rank * matrix.inputs * matrix.reads_embedding
+    return FlopsPerToken(forward=weights + scores + down + up, training=2 * weights + 3 * (scores + down + up) - unneeded)
