@@ -20,13 +20,11 @@ from trl import DPOConfig, DPOTrainer
 
 from backend.domain.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
-from jobs.modeling.chat import encode_prompt
-from jobs.modeling.dataset_files import Split
 from jobs.training.checkpoint_store import estimate_checkpoint_bytes
+from jobs.training.dpo_data import TRUNCATION, load_preferences
 from jobs.training.loop import PROGRESS_EVERY_S
 from jobs.training.networks import load_base, lora_config, make_optimizer, padding_id
 from jobs.training.parts import Parts
-from jobs.training.rows import read_rows
 from jobs.training.sampling import encode_sample_prompt, sample_completion
 
 REPORTED = {
@@ -79,31 +77,6 @@ def train_dpo(parts: Parts) -> dict[str, Any]:
     return callback.result()
 
 
-def load_preferences(parts: Parts, split: Split) -> list[dict[str, Any]]:
-    """Return a split's pairs as TRL reads them; pairs that teach nothing are left out, counted and logged."""
-    kept, same, too_long = [], 0, 0
-    rows = read_rows(parts.dataset, split)
-    for row in rows:
-        pair = {key: _messages(row[key]) for key in ("prompt", "chosen", "rejected")}
-        if pair["chosen"] == pair["rejected"]:
-            same += 1
-        elif len(encode_prompt(parts.tokenizer, pair["prompt"])) >= parts.config.context:
-            too_long += 1
-        else:
-            kept.append(pair)
-    if same:
-        parts.reporter.log(f"{same:,} of {len(rows):,} {split} pairs have equal sides and are left out.")
-    if too_long:
-        parts.reporter.log(f"{too_long:,} of {len(rows):,} {split} pairs have a prompt that fills the context and are left out.")
-    parts.reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=same + too_long, truncated=0)
-    limit = parts.config.eval_batches * parts.config.micro_batch
-    return kept if split == "train" else kept[:limit]
-
-
-def _messages(value: Any) -> list[dict[str, str]]:
-    return [{"role": str(message["role"]), "content": str(message["content"] or "")} for message in value]
-
-
 def last_trainer_state(place: Path) -> Path | None:
     """Return the newest complete state of the Trainer; ones torn by a crash (its own file is written last) are removed."""
     found = sorted((path for path in place.glob("checkpoint-*") if path.name[11:].isdigit()), key=lambda path: int(path.name[11:]))
@@ -126,6 +99,7 @@ def trainer_arguments(parts: Parts, place: Path, *, has_val: bool) -> DPOConfig:
         max_grad_norm=config.grad_clip,
         beta=config.dpo_beta,
         max_length=config.context,
+        truncation_mode=TRUNCATION,
         seed=config.seed,
         bf16=parts.autocast == torch.bfloat16,
         use_cpu=parts.device.type == "cpu",

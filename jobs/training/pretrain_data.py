@@ -17,7 +17,7 @@ from jobs.modeling.dataset_files import Split
 from jobs.modeling.tokenizers import encode_texts
 from jobs.reporter import Reporter
 from jobs.training.batches import EpochOrder, MicroBatch
-from jobs.training.rows import iterate_rows, split_file
+from jobs.training.rows import Row, iterate_rows, split_file
 
 TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
@@ -45,21 +45,29 @@ def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerB
     return tokens
 
 
+def encode_documents(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[list[int]]:
+    """Return the token ids of text rows, each as `<bos> text <eos>`, with what the tokenizer has of the two."""
+    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [[*before, *ids, *after] for ids in encode_texts(tokenizer, [str(row.get("text", "")) for row in rows])]
+
+
 def _write_tokens(
     dataset: Path, split: Split, target: Path, *, tokenizer: PreTrainedTokenizerBase, dtype: type[np.uint16] | type[np.uint32]
 ) -> int:
-    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     total = 0
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as out:
         for rows in iterate_rows(dataset, split):
-            flat: list[int] = []
-            for ids in encode_texts(tokenizer, [str(row.get("text", "")) for row in rows]):
-                flat += [*before, *ids, *after]
+            flat = [token for ids in encode_documents(tokenizer, rows) for token in ids]
             out.write(np.asarray(flat, dtype=dtype).tobytes())
             total += len(flat)
     return total
+
+
+def windows_of(num_tokens: int, context: int) -> int:
+    """Return how many windows an epoch has: one is given up so that the borders may move."""
+    return (num_tokens - 1) // context - 1
 
 
 class PretrainBatches:
@@ -87,7 +95,7 @@ class PretrainBatches:
             )
         self._train, self._context, self._seed = train, context, seed
         self._micro_batch, self._accumulate = micro_batch, grad_accum_steps
-        self._order = EpochOrder((len(train) - 1) // context - 1, seed=seed)
+        self._order = EpochOrder(windows_of(len(train), context), seed=seed)
         self._val = self._validation_batches(val, eval_batches) if val is not None and len(val) > 1 else []
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,33 @@ from jobs.modeling.chat import encode_chat
 from jobs.modeling.dataset_files import Split
 from jobs.reporter import Reporter
 from jobs.training.batches import IGNORE, EpochOrder, MicroBatch
-from jobs.training.rows import conversation_of, read_rows
+from jobs.training.rows import Row, conversation_of, read_rows
 
 PAD_TO = 16
 
 
 @dataclass(frozen=True)
 class Example:
-    """One conversation: token ids and targets, both of the same length, not yet shifted."""
+    """One conversation cut to the context: token ids and targets, both of the same length, not yet shifted.
+
+    `whole` holds the ids before the cut.
+    """
 
     ids: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
+    whole: list[int] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether any token is trained on. The first never is: nothing stands before it to predict it from."""
+        return bool((self.targets[1:] != IGNORE).any())
+
+
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, *, context: int) -> Example:
+    """Render an instruction or chat row with the checkpoint's template and cut it: what the trainer sees of it."""
+    ids, mask = encode_chat(tokenizer, conversation_of(row))
+    tokens = np.asarray(ids[:context], dtype=np.int64)
+    return Example(tokens, np.where(np.asarray(mask[:context], dtype=bool), tokens, IGNORE), whole=ids)
 
 
 def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[Example]:
@@ -36,14 +52,12 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
     examples, empty, truncated = [], 0, 0
     rows = read_rows(dataset, split)
     for row in rows:
-        ids, mask = encode_chat(tokenizer, conversation_of(row))
-        truncated += len(ids) > context
-        tokens = np.asarray(ids[:context], dtype=np.int64)
-        targets = np.where(np.asarray(mask[:context], dtype=bool), tokens, IGNORE)
-        if (targets[1:] == IGNORE).all():
-            empty += 1
+        example = encode_row(tokenizer, row, context=context)
+        truncated += len(example.whole) > context
+        if example.teaches:
+            examples.append(Example(example.ids, example.targets))
         else:
-            examples.append(Example(tokens, targets))
+            empty += 1
     if empty:
         reporter.log(f"{empty:,} of {len(rows):,} {split} rows have nothing to train on within {context} tokens and are left out.")
     if truncated:
@@ -56,6 +70,11 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
             field="dataset",
         )
     return examples
+
+
+def padded_length(longest: int) -> int:
+    """Return how many positions each row of a micro-batch takes whose longest row has `longest` tokens (one fewer inputs)."""
+    return -(-(longest - 1) // PAD_TO) * PAD_TO
 
 
 class SftBatches:
@@ -91,8 +110,7 @@ class SftBatches:
         return self._val
 
     def _pad(self, examples: list[Example]) -> MicroBatch:
-        longest = max(len(example.ids) for example in examples) - 1
-        length = -(-longest // PAD_TO) * PAD_TO
+        length = padded_length(max(len(example.ids) for example in examples))
         inputs = np.full((len(examples), length), self._pad_id, dtype=np.int64)
         targets = np.full((len(examples), length), IGNORE, dtype=np.int64)
         for index, example in enumerate(examples):
