@@ -67,10 +67,12 @@ class ArchitectureConfig(BaseModel):
         return self.expert_feed_forward or self.feed_forward
 
     def is_global(self, layer: int) -> bool:
-        """Whether a layer, counted from 0, sees the whole context."""
-        if self.window is None or self.window >= self.context:
+        """Whether a layer, counted from 0, is built to see the whole context."""
+        if self.window is None:
             return True
-        return self.global_every is not None and (layer + 1) % self.global_every == 0
+        if self.global_every is not None:  # local layers have positions of their own, so they stay local in a window of any size
+            return (layer + 1) % self.global_every == 0
+        return self.window >= self.context
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer, counted from 0, has experts."""

@@ -101,7 +101,7 @@ def describe(
         context=length,
         micro_batch=micro_batch,
         precision=precision,
-        flops_per_token=count_flops(config, context=length, lora_rank=lora.rank if lora else None),
+        flops_per_token=count_flops(config, context=length, micro_batch=micro_batch, lora_rank=lora.rank if lora else None),
         kv_cache_bytes_per_token=kv_bytes_per_token(config, number_bytes=number_bytes),
         kv_cache_bytes=kv_bytes(config, tokens=length, number_bytes=number_bytes),
         kv_cache_expanded_bytes_per_token=expanded_kv_bytes_per_token(config, number_bytes=number_bytes),

@@ -13,9 +13,10 @@ from backend.domain.families import FAMILIES
 class Matrix:
     """A matrix of the network, `inputs` x `outputs`, that is there `copies` times.
 
-    A token passes through `used` of the copies: fewer than there are where a router picks experts. `adapted` says whether LoRA adds an
-    adapter to it (PEFT does so for linear layers; routers and the fused experts of transformers are none). `reads_embedding` counts
-    the copies whose input is the embedding alone, which need no gradient while the embedding is frozen.
+    A token passes through `used` of the copies: fewer than there are where a router picks experts. LoRA adds to each copy an adapter
+    of `adapter_ranks` times the rank asked for. `folded` adapters are multiplied out and added to the weight in every forward pass,
+    which PEFT does where transformers holds all experts in one parameter. `reads_embedding` counts the copies whose input is the
+    embedding alone, which need no gradient while the embedding is frozen.
     """
 
     part: str
@@ -24,7 +25,8 @@ class Matrix:
     copies: int
     used: int
     bias: bool = False
-    adapted: bool = True
+    adapter_ranks: int = 1
+    folded: bool = False
     reads_embedding: int = 0
 
     @property
@@ -35,7 +37,7 @@ class Matrix:
 
 def list_matrices(config: ArchitectureConfig) -> list[Matrix]:
     """Return every matrix that multiplies a token's numbers; the head is listed whether tied or not, the embedding look-up is not."""
-    head = Matrix("output_head", config.width, config.vocab_size, 1, 1, adapted=False)
+    head = Matrix("output_head", config.width, config.vocab_size, 1, 1, adapter_ranks=0)
     return [*_attention(config), *_feed_forwards(config), head]
 
 
@@ -76,19 +78,19 @@ def _feed_forwards(config: ArchitectureConfig) -> Iterator[Matrix]:
         yield Matrix("feed_forward", width, config.feed_forward, whole, whole, bias=True)
         yield Matrix("feed_forward", config.feed_forward, width, whole, whole, bias=True)
     elif whole:
-        yield from _gated("feed_forward", width, config.feed_forward, whole)
+        yield from _gated("feed_forward", width, config.feed_forward, whole, adapter_ranks=0 if family.has_experts else 1)
     if mixed:
         experts, picked, size = config.num_experts or 0, config.experts_per_token or 0, config.expert_size
-        yield Matrix("router", width, experts, mixed, mixed, adapted=False)
-        yield Matrix("experts", width, 2 * size, experts * mixed, picked * mixed, adapted=False)
-        yield Matrix("experts", size, width, experts * mixed, picked * mixed, adapted=False)
+        yield Matrix("router", width, experts, mixed, mixed, folded=True)
+        yield Matrix("experts", width, 2 * size, experts * mixed, picked * mixed, folded=True, adapter_ranks=2)  # gate and up in one
+        yield Matrix("experts", size, width, experts * mixed, picked * mixed, folded=True)
         if config.shared_experts:
-            yield from _gated("shared_experts", width, config.shared_experts * size, mixed)
+            yield from _gated("shared_experts", width, config.shared_experts * size, mixed, adapter_ranks=0)
 
 
-def _gated(part: str, width: int, size: int, layers: int) -> Iterator[Matrix]:
-    yield Matrix(part, width, size, 2 * layers, 2 * layers)
-    yield Matrix(part, size, width, layers, layers)
+def _gated(part: str, width: int, size: int, layers: int, *, adapter_ranks: int) -> Iterator[Matrix]:
+    yield Matrix(part, width, size, 2 * layers, 2 * layers, adapter_ranks=adapter_ranks)
+    yield Matrix(part, size, width, layers, layers, adapter_ranks=adapter_ranks)
 
 
 def count_parameters(config: ArchitectureConfig) -> dict[str, int]:
@@ -133,6 +135,8 @@ def count_active_parameters(config: ArchitectureConfig) -> int:
 def count_lora_parameters(config: ArchitectureConfig, *, rank: int) -> int:
     """Count what adapters of one rank add: rank x (inputs + outputs) for each linear layer but the head.
 
-    Routers and picked experts are no linear layers in transformers, so they get none and stay as they are.
+    In families with experts PEFT (0.21, on transformers 5) adapts attention, the router and every expert, and leaves dense first layers
+    and shared experts as they are: its names for an expert's matrices are theirs too, and are taken for the experts'.
     """
-    return sum(rank * (matrix.inputs + matrix.outputs) * matrix.copies for matrix in list_matrices(config) if matrix.adapted)
+    matrices = list_matrices(config)
+    return sum(matrix.adapter_ranks * rank * (matrix.inputs + matrix.outputs) * matrix.copies for matrix in matrices)

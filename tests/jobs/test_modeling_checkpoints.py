@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from backend.domain.architecture import ArchitectureConfig
 from backend.domain.chat_template import PLAIN_TEMPLATE
 from backend.errors import Conflict, InvalidInput, NotFound
 from jobs.modeling import run_base, run_export
@@ -154,7 +155,8 @@ def test_a_base_is_copied_without_what_is_not_data_and_a_bare_one_gets_the_plain
     assert load_tokenizer(rooms.root / "bases/bare").chat_template == PLAIN_TEMPLATE
     names = {path.name for path in (rooms.root / "bases/bare").iterdir()}
     assert not names & {"run_me.py", "optimizer.pt"}
-    assert config_from_checkpoint(rooms.root / "bases/bare") is None
+    expected = ArchitectureConfig(family="gpt2", num_layers=1, width=16, num_heads=2, context=32, vocab_size=262)
+    assert config_from_checkpoint(rooms.root / "bases/bare") == expected
     with pytest.raises(NotFound):
         run_base.run(rooms.spec({"source": "/nowhere", "hub": None, "out": "bases/x"}), Recorder())
 

@@ -1,0 +1,176 @@
+"""From an ArchitectureConfig to the transformers config of its family: what each field is called there, and what we settle for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import (
+    BloomConfig,
+    DeepseekV3Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+)
+
+from backend.domain.architecture import ArchitectureConfig
+
+INIT_STD = 0.02
+
+
+def make_config(
+    config: ArchitectureConfig, *, bos_token_id: int | None = None, eos_token_id: int | None = None, pad_token_id: int | None = None
+) -> PreTrainedConfig:
+    """Return the config that `config.json` will hold, architecture class named. Dropout is off in every family."""
+    made = _MAKERS[config.family](
+        config,
+        {
+            "vocab_size": config.vocab_size,
+            "tie_word_embeddings": config.tie_embeddings,
+            "initializer_range": INIT_STD,
+            "bos_token_id": bos_token_id,
+            "eos_token_id": eos_token_id,
+            "pad_token_id": pad_token_id,
+        },
+    )
+    return made
+
+
+def _gated(config: ArchitectureConfig, common: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return what all families with RoPE, RMSNorm and gated feed-forwards call alike."""
+    return {
+        **common,
+        "hidden_size": config.width,
+        "intermediate_size": config.feed_forward,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        **more,
+    }
+
+
+def _llama(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return LlamaConfig(**_gated(config, common, head_dim=config.head_dim))
+
+
+def _gpt2(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return GPT2Config(
+        **common,
+        n_positions=config.context,
+        n_embd=config.width,
+        n_layer=config.num_layers,
+        n_head=config.num_heads,
+        n_inner=config.feed_forward,
+        layer_norm_epsilon=config.norm_eps,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+
+def _mistral(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    window = None if config.is_global(0) else config.window
+    return MistralConfig(**_gated(config, common, head_dim=config.head_dim, sliding_window=window))
+
+
+def _qwen3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return Qwen3Config(**_gated(config, common, head_dim=config.head_dim))
+
+
+def _gemma3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    bases = {"full_attention": config.rope_theta, "sliding_attention": config.local_rope_theta}
+    return Gemma3TextConfig(
+        **_gated(
+            config,
+            common,
+            head_dim=config.head_dim,
+            query_pre_attn_scalar=config.head_dim,
+            sliding_window=config.window,
+            layer_types=["full_attention" if config.is_global(layer) else "sliding_attention" for layer in range(config.num_layers)],
+            rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
+        )
+    )
+
+
+def _bloom(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return BloomConfig(
+        **common,
+        hidden_size=config.width,
+        n_layer=config.num_layers,
+        n_head=config.num_heads,
+        layer_norm_epsilon=config.norm_eps,
+        seq_length=config.context,  # ALiBi has no table of positions: the length trained on is told to servers by this name
+    )
+
+
+def _smollm3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    assert config.nope_every is not None
+    with_rope = [int((layer + 1) % config.nope_every != 0) for layer in range(config.num_layers)]
+    return SmolLM3Config(**_gated(config, common, no_rope_layers=with_rope, no_rope_layer_interval=config.nope_every))
+
+
+def _mixtral(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    experts = {"num_local_experts": config.num_experts, "num_experts_per_tok": config.experts_per_token}
+    return MixtralConfig(**_gated(config, common, head_dim=config.head_dim, **experts))
+
+
+def _qwen3_moe(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return Qwen3MoeConfig(
+        **_gated(
+            config,
+            common,
+            head_dim=config.head_dim,
+            num_experts=config.num_experts,
+            num_experts_per_tok=config.experts_per_token,
+            moe_intermediate_size=config.expert_feed_forward,
+            mlp_only_layers=list(range(config.dense_layers or 0)),
+            norm_topk_prob=True,
+        )
+    )
+
+
+def _deepseek_v3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
+    return DeepseekV3Config(
+        **_gated(
+            config,
+            common,
+            n_routed_experts=config.num_experts,
+            num_experts_per_tok=config.experts_per_token,
+            moe_intermediate_size=config.expert_feed_forward,
+            n_shared_experts=config.shared_experts,
+            first_k_dense_replace=config.dense_layers,
+            q_lora_rank=config.query_rank or None,
+            kv_lora_rank=config.kv_rank,
+            qk_rope_head_dim=config.rope_head_size,
+            qk_nope_head_dim=config.nope_head_size,
+            v_head_dim=config.value_head_size,
+            n_group=1,  # all experts compete: groups only matter where they lie on different machines
+            topk_group=1,
+            routed_scaling_factor=1.0,
+            norm_topk_prob=True,
+            num_nextn_predict_layers=0,
+        )
+    )
+
+
+_MAKERS: dict[str, Callable[[ArchitectureConfig, dict[str, Any]], PreTrainedConfig]] = {
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "mistral": _mistral,
+    "qwen3": _qwen3,
+    "gemma3": _gemma3,
+    "bloom": _bloom,
+    "smollm3": _smollm3,
+    "mixtral": _mixtral,
+    "qwen3_moe": _qwen3_moe,
+    "deepseek_v3": _deepseek_v3,
+}
