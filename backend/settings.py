@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     train_nice: int = Field(default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay usable.")
     max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
+    device_hour_price: float | None = Field(
+        default=None, gt=0, description="US dollars for an hour of one device, for the planner; when unset, plans show no costs."
+    )
     admin_password: SecretStr | None = Field(default=None, description="For containers: creates the account `admin` at the first start.")
 
     @property

@@ -22,6 +22,7 @@ class Policy:
     max_attempts: int = 3
     keep_free_bytes: int = 512 * 2**20
     max_upload_bytes: int = 1024 * 2**20
+    device_hour_price_usd: float | None = None
 
 
 @dataclass(frozen=True)

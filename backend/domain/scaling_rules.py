@@ -1,0 +1,48 @@
+"""Batch and learning rate for N parameters and D tokens, by published rules. Arithmetic; sources and ranges at each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SOURCE = (
+    "Step Law (Li et al. 2025, arXiv 2503.04715): batch 0.58 D^0.571 tokens, learning rate 1.79 N^-0.713 D^0.307, N without embeddings; "
+    "fitted to AdamW with a cosine down to 1e-5, from 215 M to 1.07 B parameters and 4 B to 100 B tokens"
+)
+HIGHEST_LEARNING_RATE = 1e-2
+MICRO_BATCH_TOKENS = 8192
+FEWEST_STEPS = 50
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """A learning rate and the rule it comes from, with what was done to it."""
+
+    value: float
+    source: str
+
+
+def batch_tokens_rule(tokens: float) -> float:
+    """Return the tokens of a step for a run of D tokens: 0.58 D^0.571, and never so many that the run has fewer than 50 steps."""
+    return min(0.58 * math.pow(tokens, 0.571), max(1.0, tokens / FEWEST_STEPS))
+
+
+def learning_rate_rule(parameters: float, tokens: float) -> LearningRate:
+    """Return the peak learning rate for N parameters (without embeddings) and D tokens: 1.79 N^-0.713 D^0.307, at most 0.01.
+
+    The cap is ours: below the sizes of the paper the rule climbs past what AdamW bears (docs/benchmarks/scaling.md has the sweep).
+    """
+    value = 1.79 * math.pow(parameters, -0.713) * math.pow(tokens, 0.307)
+    if value > HIGHEST_LEARNING_RATE:
+        return LearningRate(HIGHEST_LEARNING_RATE, f"{SOURCE}; it says {value:.2g} here, capped at {HIGHEST_LEARNING_RATE:g}")
+    return LearningRate(float(f"{value:.3g}"), SOURCE)
+
+
+def split_batch(batch_tokens: float, *, context: int, micro_batch_tokens: int = MICRO_BATCH_TOKENS) -> tuple[int, int]:
+    """Return (micro_batch, grad_accum_steps) whose product with the context is nearest to a batch; at least one sequence."""
+    sequences = max(1, round(batch_tokens / context))
+    most = max(1, micro_batch_tokens // context)
+    if sequences <= most:
+        return sequences, 1
+    accumulate = -(-sequences // most)
+    return max(1, round(sequences / accumulate)), accumulate

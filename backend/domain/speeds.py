@@ -1,0 +1,43 @@
+"""How fast a device trains: measured rates, and the rate to expect of a network of another size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measurement: training FLOPs per token of the network that was trained, and the FLOPs a second that the device did of them."""
+
+    flops_per_token: float
+    flops_per_s: float
+    device: str
+    source: str
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second of that network."""
+        return self.flops_per_s / self.flops_per_token
+
+
+def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
+    """Return the FLOPs a second to expect of a network.
+
+    Between two measured networks the rate is taken along a straight line of logarithms; beyond the smallest and the largest it stays.
+    Measurements of about one size are first averaged. `speeds` must not be empty.
+    """
+    by_size: dict[float, list[float]] = {}
+    for speed in speeds:
+        by_size.setdefault(round(math.log(speed.flops_per_token), 1), []).append(math.log(speed.flops_per_s))
+    sizes = sorted(by_size)
+    return math.exp(float(np.interp(math.log(flops_per_token), sizes, [float(np.mean(by_size[size])) for size in sizes])))
+
+
+def measured_range(speeds: Sequence[Speed]) -> tuple[float, float]:
+    """Return the FLOPs per token of the smallest and the largest network that was measured."""
+    sizes = [speed.flops_per_token for speed in speeds]
+    return min(sizes), max(sizes)
