@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet
 
 from backend.domain.row_readers import sniff_bytes, sniff_parquet, suffix_of
+from backend.domain.rows import clean_row
 from backend.errors import InvalidInput
 
 HEAD_BYTES = 2 * 2**20
@@ -39,7 +40,7 @@ def read_rows(folder: Path, *, split: str, offset: int = 0, limit: int = 20) -> 
         return []
     with pyarrow.parquet.ParquetFile(path) as file:
         rows = [row for _, row in zip(range(limit), _rows_from(file, offset), strict=False)]
-    return [{key: value for key, value in row.items() if value is not None} for row in rows]
+    return [clean_row(row) for row in rows]
 
 
 def _rows_from(file: pyarrow.parquet.ParquetFile, offset: int) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backend.errors import InvalidInput
 
-PROMPT_KINDS = ("prompts", "chat", "instruction", "benchmark", "preference")
+PROMPT_KINDS = ("prompts", "chat", "instruction", "benchmark", "preference", "kto")
 """Dataset kinds whose rows hold a prompt."""
 
 Messages = list[dict[str, str]]

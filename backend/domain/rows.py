@@ -1,12 +1,16 @@
-"""Rows of datasets: the six kinds, the one form each is stored in, and how a foreign row becomes one. Pure; reads no file.
+"""Rows of datasets: the seven kinds, the one form each is stored in, and how a foreign row becomes one. Pure; reads no file.
 
 Canonical rows
     text          {"text": str}
     instruction   {"prompt": str, "completion": str}
-    chat          {"messages": [{"role": "system|user|assistant|tool", "content": str}, ...]}
-    preference    {"prompt": messages, "chosen": messages, "rejected": messages}
+    chat          {"messages": messages, "tools"?: str}
+    preference    {"prompt": messages, "chosen": messages, "rejected": messages, "tools"?: str}
+    kto           {"prompt": messages, "completion": messages, "label": bool, "tools"?: str}
     benchmark     {"question": str, "choices": [str], "answer": int}  or  {"question": str, "answers": [str]}
     prompts       {"prompt": str}
+
+`messages` are [{"role": "system|user|assistant|tool", "content": str}, ...]; those of assistants may carry `tool_calls`. `tools` is the
+list of tools as JSON text (backend.domain.tool_calls).
 """
 
 from __future__ import annotations
@@ -17,8 +21,14 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from backend.domain.conversations import conversation, messages_of, preference_messages
+from backend.domain.benchmark_rows import build_benchmark
+from backend.domain.column_names import describe_missing
+from backend.domain.conversations import answered_messages, conversation, messages_of, preference_messages
+from backend.domain.feedback import read_label, read_winner
+from backend.domain.row_display import render_preview, row_text
 from backend.domain.row_problem import RowProblem
+from backend.domain.row_values import as_list, text_of
+from backend.domain.tool_calls import tools_text
 
 __all__ = [
     "FIELDS",
@@ -28,6 +38,7 @@ __all__ = [
     "apply_mapping",
     "canonical_json",
     "check_mapping",
+    "clean_row",
     "render_preview",
     "row_text",
 ]
@@ -40,25 +51,28 @@ class DatasetKind(StrEnum):
     INSTRUCTION = "instruction"
     CHAT = "chat"
     PREFERENCE = "preference"
+    KTO = "kto"
     BENCHMARK = "benchmark"
     PROMPTS = "prompts"
 
 
 FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.TEXT: ("text",),
-    DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system"),
-    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system"),
-    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system"),
+    DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
+    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history"),
+    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner"),
+    DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
     DatasetKind.BENCHMARK: ("context", "question", "choices", "answer", "answer_from_1", "answers", "correct", "incorrect"),
     DatasetKind.PROMPTS: ("prompt", "input"),
 }
-"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers` and `incorrect`."""
+"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`."""
 
 REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
     DatasetKind.TEXT: (("text",),),
-    DatasetKind.INSTRUCTION: (("prompt", "completion"),),
+    DatasetKind.INSTRUCTION: (("prompt", "completion"), ("prompt", "instances")),
     DatasetKind.CHAT: (("messages",), ("prompt", "completion")),
-    DatasetKind.PREFERENCE: (("chosen", "rejected"),),
+    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner")),
+    DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
     DatasetKind.BENCHMARK: (
         ("question", "choices", "answer"),
         ("question", "choices", "answer_from_1"),
@@ -69,8 +83,10 @@ REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
 }
 """For each kind the sets of fields, any one of which is enough."""
 
-_MANY = frozenset({"choices", "answers", "incorrect"})
-_FINAL_ANSWER = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)  # how GSM8K marks the result below its reasoning
+OPTIONAL = frozenset({"input", "system", "context", "tools", "history"})
+"""Fields whose column a row may lack."""
+
+_MANY = frozenset({"choices", "answers", "incorrect", "winner"})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -94,55 +110,16 @@ def _collect(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, An
     values: dict[str, Any] = {}
     for column, field in mapping.items():
         if column not in row:
-            if field in ("input", "system", "context"):
+            if field in OPTIONAL:
                 continue
-            found = ", ".join(f"`{name}`" for name in row if name not in mapping) or "no other column"
-            raise RowProblem(f"column `{column}` is missing (found: {found})")
+            raise RowProblem(describe_missing(column, field, [str(name) for name in row if name not in mapping]))
         value = row[column]
         if field in _MANY:
-            several = list(mapping.values()).count(field) > 1
-            values.setdefault(field, []).extend([value] if several else _as_list(value, column=column))
+            several = field == "winner" or list(mapping.values()).count(field) > 1
+            values.setdefault(field, []).extend([value] if several else as_list(value, column=column))
         else:
             values[field] = value
     return values
-
-
-def _as_list(value: Any, *, column: str) -> list[Any]:
-    if isinstance(value, dict):  # ARC: {"text": [...], "label": [...]}
-        value = next((value[key] for key in ("text", "choices", "options") if isinstance(value.get(key), list)), list(value.values()))
-    if isinstance(value, list):
-        return value
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = None
-        if isinstance(parsed, list):
-            return parsed
-    if isinstance(value, str) and ";" in value:  # TruthfulQA's CSV
-        return [part.strip() for part in value.split(";") if part.strip()]
-    if value is None or value == "":
-        raise RowProblem(f"column `{column}` is empty")
-    return [value]
-
-
-def _text(value: Any, *, name: str, may_be_empty: bool = False) -> str:
-    """Return a text value. Numbers, lists and nothing at all are problems of the row."""
-    if value is None and may_be_empty:
-        return ""
-    if not isinstance(value, str):
-        shown = "nothing" if value is None else f"a {type(value).__name__} ({str(value)[:40]})"
-        raise RowProblem(f"`{name}` holds {shown} where text is expected")
-    if not may_be_empty and not value.strip():
-        raise RowProblem(f"`{name}` is empty")
-    return value
-
-
-def _label(value: Any, *, name: str) -> str:
-    """Return a choice or an answer as text; here numbers are fine."""
-    if isinstance(value, bool | int | float):
-        return str(value)
-    return _text(value, name=name)
 
 
 def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, Any]:
@@ -152,9 +129,19 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
     found instead.
     """
     values = _collect(row, mapping)
+    if kind is DatasetKind.PREFERENCE and "winner" in values:
+        _settle(values, mapping)
     result = _BUILDERS[kind](values)
     _check_characters(result)
     return result
+
+
+def _settle(values: dict[str, Any], mapping: Mapping[str, str]) -> None:
+    """Make `chosen` and `rejected` out of two answers and the verdicts about them."""
+    names = {field: column for column, field in mapping.items()}
+    winner = read_winner(values.pop("winner"), columns=(names["first"], names["second"]))
+    first, second = values.pop("first"), values.pop("second")
+    values["chosen"], values["rejected"] = (first, second) if winner == "first" else (second, first)
 
 
 def _check_characters(value: Any) -> None:
@@ -172,106 +159,90 @@ def _check_characters(value: Any) -> None:
 
 
 def _build_text(values: dict[str, Any]) -> dict[str, Any]:
-    return {"text": _text(values["text"], name="text")}
+    return {"text": text_of(values["text"], name="text")}
 
 
 def _build_prompt(values: dict[str, Any]) -> dict[str, Any]:
     value = values["prompt"]
     if isinstance(value, list) and value:  # MT-bench turns, or messages
         value = value[0] if isinstance(value[0], str) else messages_of(value, name="prompt")[-1]["content"]
-    return {"prompt": _with_input(_text(value, name="prompt"), values)}
+    return {"prompt": _with_input(text_of(value, name="prompt"), values)}
 
 
 def _with_input(prompt: str, values: dict[str, Any]) -> str:
     """Join Alpaca's `instruction` and `input`."""
-    extra = _text(values.get("input"), name="input", may_be_empty=True)
+    extra = text_of(values.get("input"), name="input", may_be_empty=True)
     return f"{prompt}\n\n{extra}" if extra.strip() else prompt
 
 
+def _system(values: dict[str, Any]) -> str:
+    return text_of(values.get("system"), name="system", may_be_empty=True)
+
+
+def _tools(values: dict[str, Any]) -> dict[str, str]:
+    """Return the row's tools as a part of it; nothing where it has none."""
+    tools = tools_text(values.get("tools"))
+    return {"tools": tools} if tools else {}
+
+
 def _build_instruction(values: dict[str, Any]) -> dict[str, Any]:
-    prompt = _with_input(_text(values["prompt"], name="prompt"), values)
-    system = _text(values.get("system"), name="system", may_be_empty=True)
+    if "instances" in values:  # Self-Instruct: an instruction with worked examples, of which the first is learned
+        listed = values["instances"]
+        if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+            raise RowProblem("`instances` holds no list of {input, output}")
+        values = {**values, "input": listed[0].get("input"), "completion": listed[0].get("output")}
+    prompt = _with_input(text_of(values["prompt"], name="prompt"), values)
+    system = _system(values)
     return {
         "prompt": f"{system}\n\n{prompt}" if system.strip() else prompt,
-        "completion": _text(values["completion"], name="completion"),
+        "completion": text_of(values["completion"], name="completion"),
     }
 
 
 def _build_chat(values: dict[str, Any]) -> dict[str, Any]:
-    system = _text(values.get("system"), name="system", may_be_empty=True)
-    if "messages" in values:
-        messages = conversation(values["messages"], system=system)
-    else:
-        prompt = _with_input(_text(values["prompt"], name="prompt"), values)
-        pair = [{"role": "user", "content": prompt}, {"role": "assistant", "content": _text(values["completion"], name="completion")}]
-        messages = conversation(pair, system=system)
-    return {"messages": messages}
+    turns = values.get("messages")
+    if turns is None and isinstance(values.get("prompt"), list):
+        row = answered_messages(values["prompt"], completion=values["completion"], system=_system(values))
+        return {"messages": [*row["prompt"], *row["completion"]], **_tools(values)}
+    if turns is None and "messages" not in values:
+        prompt = _with_input(text_of(values["prompt"], name="prompt"), values)
+        turns = [
+            *_history(values.get("history")),
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": text_of(values["completion"], name="completion")},
+        ]
+    return {"messages": conversation(turns, system=_system(values)), **_tools(values)}
+
+
+def _history(value: Any) -> list[dict[str, str]]:
+    """Return earlier rounds, [[question, answer], ...] as LLaMA-Factory writes them, as turns."""
+    if not value:
+        return []
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise RowProblem("`history` holds something else than [question, answer] pairs")
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text_of(part, name="history")} for pair in value for role, part in zip(roles, pair, strict=True)]
+
+
+def _asked(values: dict[str, Any]) -> Any:
+    """Return the prompt of a row whose prompt may be text or turns; OpenAI keeps the tools in there too."""
+    prompt = values.get("prompt")
+    if isinstance(prompt, dict) and prompt.get("tools"):
+        values.setdefault("tools", prompt["tools"])
+    return _with_input(prompt, values) if isinstance(prompt, str) else prompt
 
 
 def _build_preference(values: dict[str, Any]) -> dict[str, Any]:
-    prompt = values.get("prompt")
-    if isinstance(prompt, str):
-        prompt = _with_input(prompt, values)
-    system = _text(values.get("system"), name="system", may_be_empty=True)
-    return preference_messages(prompt, chosen=values["chosen"], rejected=values["rejected"], system=system)
+    prompt = _asked(values)
+    row = preference_messages(prompt, chosen=values["chosen"], rejected=values["rejected"], system=_system(values))
+    return {**row, **_tools(values)}
 
 
-def _build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
-    question = _text(values.get("question"), name="question", may_be_empty="correct" in values)
-    context = _text(values.get("context"), name="context", may_be_empty=True)
-    question = f"{context}\n{question}" if context.strip() and question else (question or context)
-    if "correct" in values:
-        return _choose_place(question, correct=_label(values["correct"], name="correct"), incorrect=values["incorrect"])
-    if "choices" not in values:
-        answers = [_label(answer, name="answers") for answer in values["answers"]]
-        final = _FINAL_ANSWER.search(answers[-1]) if answers else None
-        return {"question": question, "answers": [final.group(1)] if final else _distinct(answers)}
-    # a table of questions with different numbers of choices leaves cells empty at the end
-    raw = list(values["choices"])
-    while raw and raw[-1] in (None, ""):
-        raw.pop()
-    choices = [_label(choice, name="choices") for choice in raw]
-    if len(choices) < 2:
-        raise RowProblem(f"`choices` holds {len(choices)} choice; at least 2 are needed")
-    answer = values["answer_from_1"] if "answer_from_1" in values else values["answer"]
-    return {
-        "question": question,
-        "choices": choices,
-        "answer": _answer_index(answer, choices=choices, first=1 if "answer_from_1" in values else 0),
-    }
-
-
-def _distinct(values: list[str]) -> list[str]:
-    kept = list(dict.fromkeys(values))
-    if not kept:
-        raise RowProblem("`answers` is empty")
-    return kept
-
-
-def _choose_place(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, Any]:
-    """Put the right choice among the wrong ones, at a place that depends on the text alone."""
-    wrong = [choice for choice in _distinct([_label(value, name="incorrect") for value in incorrect]) if choice != correct]
-    if not wrong:
-        raise RowProblem("`incorrect` holds nothing that differs from `correct`")
-    place = sum(f"{question}{correct}".encode("utf-8", "replace")) % (len(wrong) + 1)
-    return {"question": question, "choices": [*wrong[:place], correct, *wrong[place:]], "answer": place}
-
-
-def _answer_index(answer: Any, *, choices: list[str], first: int) -> int:
-    """Find the right choice from a number, a letter or the choice's own text."""
-    text = str(answer).strip()
-    if isinstance(answer, bool) or answer is None or isinstance(answer, dict | list) or not text:
-        raise RowProblem(f"`answer` holds {str(answer)[:40]!r}; expected a number, a letter or the text of a choice")
-    number = re.fullmatch(r"(\d{1,4})(?:\.0)?", text)
-    if number and 0 <= int(number.group(1)) - first < len(choices):
-        return int(number.group(1)) - first
-    stripped = [choice.strip() for choice in choices]
-    if text in stripped:
-        return stripped.index(text)
-    letter = re.fullmatch(r"\(?([A-Za-z])\)?\.?", text)
-    if letter and ord(letter.group(1).upper()) - ord("A") < len(choices):
-        return ord(letter.group(1).upper()) - ord("A")
-    raise RowProblem(f"`answer` is {text[:40]!r}, which is none of the {len(choices)} choices")
+def _build_kto(values: dict[str, Any]) -> dict[str, Any]:
+    prompt = _asked(values)
+    completion = values["messages"] if "messages" in values else values["completion"]
+    row = answered_messages(prompt, completion=completion, system=_system(values))
+    return {**row, "label": read_label(values["label"]), **_tools(values)}
 
 
 _BUILDERS = {
@@ -279,7 +250,8 @@ _BUILDERS = {
     DatasetKind.INSTRUCTION: _build_instruction,
     DatasetKind.CHAT: _build_chat,
     DatasetKind.PREFERENCE: _build_preference,
-    DatasetKind.BENCHMARK: _build_benchmark,
+    DatasetKind.KTO: _build_kto,
+    DatasetKind.BENCHMARK: build_benchmark,
     DatasetKind.PROMPTS: _build_prompt,
 }
 
@@ -289,36 +261,14 @@ def canonical_json(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def row_text(row: Mapping[str, Any]) -> str:
-    """Return all text of a canonical row, in reading order, without labels."""
-    parts: list[str] = []
-
-    def visit(value: Any) -> None:
-        if isinstance(value, str):
-            parts.append(value)
-        elif isinstance(value, list):
-            for part in value:
-                visit(part["content"] if isinstance(part, dict) else part)
-
-    for value in row.values():
-        visit(value)
-    return "\n".join(parts)
+def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as it was stored: without the empty columns and fields that a table gives to rows that lack them."""
+    return {name: _without_empty(value) for name, value in row.items() if value is not None}
 
 
-def render_preview(row: Mapping[str, Any]) -> str:
-    """Show a canonical row as plain text, a line per part."""
-    if "messages" in row:
-        return "\n".join(f"{message['role']}: {message['content']}" for message in row["messages"])
-    if "chosen" in row:
-        lines = [f"{message['role']}: {message['content']}" for message in row["prompt"]]
-        for side in ("chosen", "rejected"):
-            lines += [f"[{side}] {message['role']}: {message['content']}" for message in row[side]]
-        return "\n".join(lines)
-    if "choices" in row:
-        marks = [f"{'*' if i == row['answer'] else ' '} {chr(65 + i % 26)}. {choice}" for i, choice in enumerate(row["choices"])]
-        return "\n".join([row["question"], *marks])
-    if "answers" in row:
-        return "\n".join([row["question"], *(f"= {answer}" for answer in row["answers"])])
-    if "completion" in row:
-        return f"prompt: {row['prompt']}\ncompletion: {row['completion']}"
-    return str(row.get("text", row.get("prompt", "")))
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_empty(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _without_empty(part) for key, part in value.items() if part is not None}
+    return value

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "instruction": "Instructions with answers.",
     "chat": "Conversations, turn by turn.",
     "preference": "Prompts with a chosen and a rejected answer.",
+    "kto": "Prompts with one answer each, labelled good or bad.",
     "benchmark": "Fixed questions: with choices, or with the answers that count.",
     "prompts": "Prompts alone, for battles.",
 }

@@ -27,12 +27,16 @@ GROUP_ROWS, GROUP_BYTES = 2000, 16 * 2**20
 MAX_REJECTED_LINES = 100_000
 STALE_S = 24 * 3600.0
 _TEXT = pyarrow.string()
-_MESSAGES = pyarrow.list_(pyarrow.struct([("role", _TEXT), ("content", _TEXT)]))
+_CALL = pyarrow.struct([("id", _TEXT), ("type", _TEXT), ("function", pyarrow.struct([("name", _TEXT), ("arguments", _TEXT)]))])
+_MESSAGES = pyarrow.list_(
+    pyarrow.struct([("role", _TEXT), ("content", _TEXT), ("tool_calls", pyarrow.list_(_CALL)), ("tool_call_id", _TEXT), ("name", _TEXT)])
+)
 SCHEMAS: dict[DatasetKind, pyarrow.Schema] = {
     DatasetKind.TEXT: pyarrow.schema([("text", _TEXT)]),
     DatasetKind.INSTRUCTION: pyarrow.schema([("prompt", _TEXT), ("completion", _TEXT)]),
-    DatasetKind.CHAT: pyarrow.schema([("messages", _MESSAGES)]),
-    DatasetKind.PREFERENCE: pyarrow.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES)]),
+    DatasetKind.CHAT: pyarrow.schema([("messages", _MESSAGES), ("tools", _TEXT)]),
+    DatasetKind.PREFERENCE: pyarrow.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), ("tools", _TEXT)]),
+    DatasetKind.KTO: pyarrow.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("label", pyarrow.bool_()), ("tools", _TEXT)]),
     DatasetKind.BENCHMARK: pyarrow.schema(
         [("question", _TEXT), ("choices", pyarrow.list_(_TEXT)), ("answer", pyarrow.int64()), ("answers", pyarrow.list_(_TEXT))]
     ),

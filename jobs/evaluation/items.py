@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from backend.domain.rows import canonical_json
+from backend.domain.rows import canonical_json, clean_row
 from backend.errors import InvalidInput, NotFound
 
 Row = dict[str, Any]
@@ -60,7 +60,7 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
     for file in present:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=512):
             for row in batch.to_pylist():
-                yield {name: value for name, value in row.items() if value is not None}
+                yield clean_row(row)
 
 
 def choose_items(items: list[Item], *, shots: int, limit: int | None, seed: int) -> tuple[list[Item], list[Item]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pyarrow import parquet
 
+from backend.domain.rows import clean_row
 from backend.errors import NotFound
 
 Split = Literal["train", "val"]
@@ -38,9 +39,9 @@ def num_rows(folder: Path, *, split: Split) -> int:
 def iter_rows(folder: Path, *, split: Split) -> Iterator[dict[str, Any]]:
     """Yield the canonical rows of a split (backend.domain.rows says what they look like), in the order of the source.
 
-    Columns that a row does not have (a benchmark's `choices` beside another's `answers`) are left out of it. Memory is bounded by a few
+    Columns and fields that a row does not have (a benchmark's `choices` beside another's `answers`) are left out of it. Memory is bounded by a few
     hundred rows. Raises NotFound if the split's file is missing.
     """
     for batch in parquet.ParquetFile(_file(folder, split=split)).iter_batches(batch_size=256, use_threads=False):
         for row in batch.to_pylist():
-            yield {key: value for key, value in row.items() if value is not None}
+            yield clean_row(row)

@@ -26,6 +26,7 @@ NEXT = {
     "instruction": ("Launch a run on it", "build/launch.py", "rocket_launch"),
     "chat": ("Launch a run on it", "build/launch.py", "rocket_launch"),
     "preference": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "kto": ("Let networks answer its prompts in battles", "evaluate/battles.py", "swords"),
     "benchmark": ("Evaluate a checkpoint on it", "evaluate/evaluations.py", "grading"),
     "prompts": ("Let networks answer it in battles", "evaluate/battles.py", "swords"),
 }

@@ -152,7 +152,7 @@ def test_when_no_row_can_be_used_the_first_reasons_are_named_and_nothing_is_left
     source = _write(tmp_path / "rows.jsonl", [{"instruction": "a", "response": "b"}] * 3)
     with pytest.raises(InvalidInput) as caught:
         _import(source, kind="instruction", mapping={"instruction": "prompt", "output": "completion"})
-    assert "row 1: column `output` is missing (found: `response`)" in caught.value.message
+    assert "row 1: column `output` is missing (found: `response`; use it?)" in caught.value.message
     assert list((tmp_path / "datasets").iterdir()) == []
     (tmp_path / "bad.jsonl").write_text("nothing\nof this\nis json\n")
     with pytest.raises(InvalidInput, match="row 1: not JSON"):

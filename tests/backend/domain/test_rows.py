@@ -1,4 +1,4 @@
-"""Rows in their many spellings become the six canonical forms, and a broken one says what is wrong with it."""
+"""Rows in their many spellings become the seven canonical forms, and a broken one says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,27 @@ from pyarrow import parquet
 
 from backend.domain.recognise_rows import recognise
 from backend.domain.row_readers import iter_rows_of, sniff_bytes, sniff_parquet
-from backend.domain.rows import DatasetKind, RowProblem, apply_mapping, canonical_json, check_mapping, render_preview, row_text
+from backend.domain.rows import DatasetKind, RowProblem, apply_mapping, canonical_json, check_mapping, clean_row, render_preview, row_text
 from backend.errors import InvalidInput
 
 USER = {"role": "user", "content": "Where is Mira?"}
 GOOD = {"role": "assistant", "content": "In the tower."}
 BAD = {"role": "assistant", "content": "Who knows."}
 PREFERENCE = {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}
+KTO = {"prompt": [USER], "completion": [GOOD], "label": True}
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
+CALLED = [
+    {"role": "user", "content": "Weather?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Graz"}'}}],
+    },
+    {"role": "tool", "content": "rain", "tool_call_id": "c1"},
+    {"role": "assistant", "content": "Rain."},
+]
 
+WINNER = {"p": "prompt", "a": "first", "b": "second", "w": "winner"}
 SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("text", {"text": "A story."}, "text", {"text": "A story."}),
     ("text under another name", {"id": 3, "content": "A story."}, "text", {"text": "A story."}),
@@ -71,6 +84,110 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         },
         "preference",
         PREFERENCE,
+    ),
+    (
+        "OpenAI's preference pairs",
+        {"input": {"messages": [USER]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        "preference",
+        PREFERENCE,
+    ),
+    (
+        "answers j and k",
+        {"question": "Where is Mira?", "response_j": "In the tower.", "response_k": "Who knows."},
+        "preference",
+        PREFERENCE,
+    ),
+    (
+        "two answers and a winner",
+        {"prompt": "Where is Mira?", "response_a": "Who knows.", "response_b": "In the tower.", "winner": "model_b"},
+        "preference",
+        PREFERENCE,
+    ),
+    (
+        "two answers and three judges",
+        {
+            "instruction": "Where is Mira?",
+            "response1": "In the tower.",
+            "response2": "Who knows.",
+            "annotator1": 1,
+            "annotator2": 2,
+            "annotator3": 1,
+        },
+        "preference",
+        PREFERENCE,
+    ),
+    ("TRL's prompt and completion in turns", {"prompt": [USER], "completion": [GOOD]}, "chat", {"messages": [USER, GOOD]}),
+    ("TRL's labelled answers", {"prompt": [USER], "completion": [GOOD], "label": True}, "kto", KTO),
+    ("labelled texts", {"prompt": "Where is Mira?", "completion": "In the tower.", "label": 1}, "kto", KTO),
+    (
+        "LLaMA-Factory's labelled conversations",
+        {"messages": [USER, BAD], "kto_tag": False},
+        "kto",
+        {**KTO, "completion": [BAD], "label": False},
+    ),
+    (
+        "thumbs",
+        {"question": "Where is Mira?", "answer": "Who knows.", "thumbs": "down"},
+        "kto",
+        {**KTO, "completion": [BAD], "label": False},
+    ),
+    (
+        "scores of one and minus one",
+        {"instruction": "Where is", "input": "Mira?", "output": "In the tower.", "score": "-1"},
+        "kto",
+        {"prompt": [{"role": "user", "content": "Where is\n\nMira?"}], "completion": [GOOD], "label": False},
+    ),
+    (
+        "OpenAI's tools",
+        {
+            "messages": [
+                {"role": "user", "content": "Weather?"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Graz"}'}}],
+                },
+                {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+                {"role": "assistant", "content": "Rain."},
+            ],
+            "tools": [LOOK],
+        },
+        "chat",
+        {"messages": CALLED, "tools": json.dumps([LOOK])},
+    ),
+    (
+        "ShareGPT's function calls",
+        {
+            "conversations": [
+                {"from": "human", "value": "Weather?"},
+                {"from": "function_call", "value": '{"name": "look", "arguments": {"city": "Graz"}}'},
+                {"from": "observation", "value": "rain"},
+                {"from": "gpt", "value": "Rain."},
+            ],
+            "tools": json.dumps([LOOK["function"]]),
+        },
+        "chat",
+        {
+            "messages": [
+                {k: v for k, v in m.items() if k != "tool_call_id"}
+                if "tool_calls" not in m
+                else {**m, "tool_calls": [{k: v for k, v in m["tool_calls"][0].items() if k != "id"}]}
+                for m in CALLED
+            ],
+            "tools": json.dumps([LOOK]),
+        },
+    ),
+    (
+        "earlier rounds",
+        {"instruction": "Where is Mira?", "output": "In the tower.", "history": [["Hi", "Ho"]]},
+        "chat",
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, USER, GOOD]},
+    ),
+    (
+        "Self-Instruct",
+        {"instruction": "Add.", "instances": [{"input": "1 + 1", "output": "2"}]},
+        "instruction",
+        {"prompt": "Add.\n\n1 + 1", "completion": "2"},
     ),
     (
         "instruction with two outputs",
@@ -127,6 +244,12 @@ SPELLINGS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
         {"question": "How many?", "answers": ["5"]},
     ),
     ("BIG-bench", {"input": "not True is", "target": "False"}, "benchmark", {"question": "not True is", "answers": ["False"]}),
+    (
+        "HumanEval",
+        {"prompt": "def f():", "canonical_solution": " return 1", "entry_point": "f", "test": "assert f()"},
+        "benchmark",
+        {"question": "def f():", "answers": [" return 1"]},
+    ),
     ("prompts", {"id": 1, "prompt": "Tell me."}, "prompts", {"prompt": "Tell me."}),
     ("MT-bench turns", {"question_id": 1, "turns": ["Tell me.", "Again."]}, "prompts", {"prompt": "Tell me."}),
 ]
@@ -156,7 +279,7 @@ def test_truthfulqa_puts_the_best_answer_among_the_wrong_ones() -> None:
 
 def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
     mapping = {"instruction": "prompt", "output": "completion"}
-    with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `response`\)"):
+    with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `response`; use it\?\)"):
         apply_mapping({"instruction": "a", "response": "b"}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
 
 
@@ -176,6 +299,15 @@ def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
         ({"m": []}, "chat", {"m": "messages"}, "holds no turns"),
         ({"c": "same", "r": "same", "p": "q"}, "preference", {"p": "prompt", "c": "chosen", "r": "rejected"}, "are the same"),
         ({"c": "one", "r": "two"}, "preference", {"c": "chosen", "r": "rejected"}, "nothing says what was asked"),
+        ({"c": "yes", "p": "q", "l": 0.5}, "kto", {"p": "prompt", "c": "completion", "l": "label"}, "neither good nor bad"),
+        ({"c": "yes", "p": "q", "l": None}, "kto", {"p": "prompt", "c": "completion", "l": "label"}, "`label` holds nothing"),
+        ({"a": "x", "b": "y", "p": "q", "w": "tie"}, "preference", WINNER, "`winner` holds 'tie': no answer is preferred"),
+        ({"a": "x", "b": "y", "p": "q", "w": "purple"}, "preference", WINNER, "`winner` holds 'purple': expected a, b"),
+        ({"m": [USER, GOOD], "t": "search"}, "chat", {"m": "messages", "t": "tools"}, "text that is not JSON ('search')"),
+        ({"m": [USER, GOOD], "t": [{"x": 1}]}, "chat", {"m": "messages", "t": "tools"}, "tool 1 of `tools` has no name"),
+        ({"m": [USER, {"from": "function_call", "value": "look(1)"}]}, "chat", {"m": "messages"}, "where a call of a tool is expected"),
+        ({"m": [USER, {"role": "assistant", "tool_calls": [{"id": 1}]}]}, "chat", {"m": "messages"}, "calls a tool without a name"),
+        ({"p": "x", "c": "y", "h": "z"}, "chat", {"p": "prompt", "c": "completion", "h": "history"}, "[question, answer] pairs"),
         ({"q": "?", "c": ["a", "b"], "a": 7}, "benchmark", {"q": "question", "c": "choices", "a": "answer"}, "none of the 2 choices"),
         ({"q": "?", "c": ["a"], "a": 0}, "benchmark", {"q": "question", "c": "choices", "a": "answer"}, "at least 2 are needed"),
     ],
@@ -186,8 +318,51 @@ def test_a_row_that_can_not_be_used_says_why(row: dict[str, Any], kind: str, map
     assert reason in caught.value.reason
 
 
+def test_a_column_with_a_nearly_known_name_is_proposed() -> None:
+    rows = [{"instruction": "a", "respons": "b", "id": "3"}]
+    assert "if `respons` answers, choose kind instruction" in recognise(rows).reason
+    assert recognise(rows, kind=DatasetKind.INSTRUCTION).mapping == {"instruction": "prompt", "respons": "completion"}
+    with pytest.raises(InvalidInput, match=r"`instruction` serves as `prompt`, and nothing as `completion`; use `zzz`\?"):
+        recognise([{"instruction": "a", "zzz": "b"}], kind=DatasetKind.INSTRUCTION)
+    mapping = {"instruction": "prompt", "output": "completion"}
+    with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `id`, `Answer`; use `Answer`\?\)"):
+        apply_mapping({"instruction": "a", "id": 1, "Answer": "b"}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
+    with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `id`\)"):
+        apply_mapping({"instruction": "a", "id": 1}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
+
+
+def test_tables_of_votes_and_of_facts_are_not_taken_for_lessons() -> None:
+    votes = recognise([{"left": "Pizza", "right": "Sushi", "winner": "left"}] * 3)
+    assert (votes.kind, votes.confidence) == ("text", 0.3)
+    assert "look like votes" in votes.reason
+    assert recognise([{"prompt": "8", "left": "A", "right": "B", "winner": "tie"}] * 3).confidence == 0.3
+    assert "table of facts" in recognise([{"name": "GPT 4", "org": "x"}]).reason
+
+
+def test_answers_without_a_verdict_are_prompts() -> None:
+    recognition = recognise([{"prompt": "8", "text": "Argue in a haiku.", "result_x": "Leaves fall", "result_y": "Snow melts"}])
+    assert (recognition.kind, recognition.mapping) == ("prompts", {"text": "prompt"})
+    assert "nothing says which of `result_x` and `result_y` is better" in recognition.reason
+
+
+def test_the_columns_of_a_table_leave_no_empty_fields_in_a_row() -> None:
+    table = pyarrow.Table.from_pylist([{"messages": CALLED}, {"messages": [USER, GOOD], "tools": "x"}])
+    assert [clean_row(row) for row in table.to_pylist()] == [{"messages": CALLED}, {"messages": [USER, GOOD]}]
+
+
+def test_reasoning_beside_an_answer_stays_in_its_text_and_words_before_a_call_stay_with_it() -> None:
+    thought = {"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}
+    row = apply_mapping({"m": [USER, thought]}, kind=DatasetKind.CHAT, mapping={"m": "messages"})
+    assert row["messages"][1]["content"] == "<think>\n2 and 2\n</think>\n\n4"
+    turns = [USER, {"from": "gpt", "value": "Let me look."}, {"from": "function_call", "value": {"name": "look"}}]
+    turns[2]["value"] = json.dumps(turns[2]["value"])
+    (_, answer) = apply_mapping({"m": turns}, kind=DatasetKind.CHAT, mapping={"m": "messages"})["messages"]
+    assert answer["content"] == "Let me look."
+    assert answer["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
+
+
 def test_a_mapping_that_lacks_a_field_says_which_fields_are_needed() -> None:
-    with pytest.raises(RowProblem, match="needs `prompt` \\+ `completion`; mapped so far: prompt"):
+    with pytest.raises(RowProblem, match=r"needs `prompt` \+ `completion` or .*; mapped so far: prompt"):
         check_mapping(DatasetKind.INSTRUCTION, {"instruction": "prompt"})
     with pytest.raises(RowProblem, match="no field `answer`"):
         check_mapping(DatasetKind.TEXT, {"a": "answer"})
@@ -220,6 +395,9 @@ def test_previews_are_plain_text_with_the_right_choice_marked() -> None:
     assert render_preview({"messages": [USER, GOOD]}) == "user: Where is Mira?\nassistant: In the tower."
     assert "[rejected] assistant: Who knows." in render_preview(PREFERENCE)
     assert render_preview({"prompt": "a", "completion": "b"}) == "prompt: a\ncompletion: b"
+    assert render_preview(KTO).endswith("[good] assistant: In the tower.")
+    assert 'assistant: look({"city": "Graz"})' in render_preview({"messages": CALLED, "tools": json.dumps([LOOK])})
+    assert row_text({"messages": CALLED, "tools": json.dumps([LOOK])}) == 'Weather?\nlook({"city": "Graz"})\nrain\nRain.'
     assert row_text(PREFERENCE) == "Where is Mira?\nIn the tower.\nWho knows."
 
 
@@ -237,11 +415,35 @@ def test_any_text_is_kept_exactly_unless_it_is_blank_or_holds_a_nul(text: str, c
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "text", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "text", "x", "tool_calls", "name", "arguments"]), inner)
+    ),
     max_leaves=12,
 )
 columns = st.sampled_from(
-    ["text", "messages", "prompt", "chosen", "rejected", "question", "choices", "answer", "A", "B", "output", "turns"]
+    [
+        "text",
+        "messages",
+        "prompt",
+        "chosen",
+        "rejected",
+        "question",
+        "choices",
+        "answer",
+        "A",
+        "B",
+        "output",
+        "turns",
+        "tools",
+        "label",
+        "history",
+        "instances",
+        "response_a",
+        "response_b",
+        "winner",
+        "completion",
+    ]
 )
 
 

@@ -1,0 +1,47 @@
+"""Single values of foreign rows: what may stand for a text, a list or an answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from backend.domain.row_problem import RowProblem
+
+
+def as_list(value: Any, *, column: str) -> list[Any]:
+    """Return a cell that stands for several values as a list. Raises RowProblem if it is empty."""
+    if isinstance(value, dict):  # ARC: {"text": [...], "label": [...]}
+        value = next((value[key] for key in ("text", "choices", "options") if isinstance(value.get(key), list)), list(value.values()))
+    if isinstance(value, list):  # CommonsenseQA: [{"label": "A", "text": "bank"}, ...]
+        return [part["text"] if isinstance(part, dict) and "text" in part else part for part in value]
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = None
+        if isinstance(parsed, list):
+            return parsed
+    if isinstance(value, str) and ";" in value:  # TruthfulQA's CSV
+        return [part.strip() for part in value.split(";") if part.strip()]
+    if value is None or value == "":
+        raise RowProblem(f"column `{column}` is empty")
+    return [value]
+
+
+def text_of(value: Any, *, name: str, may_be_empty: bool = False) -> str:
+    """Return a text value. Numbers, lists and nothing at all are problems of the row."""
+    if value is None and may_be_empty:
+        return ""
+    if not isinstance(value, str):
+        shown = "nothing" if value is None else f"a {type(value).__name__} ({str(value)[:40]})"
+        raise RowProblem(f"`{name}` holds {shown} where text is expected")
+    if not may_be_empty and not value.strip():
+        raise RowProblem(f"`{name}` is empty")
+    return value
+
+
+def label_text(value: Any, *, name: str) -> str:
+    """Return a choice or an answer as text; here numbers are fine."""
+    if isinstance(value, bool | int | float):
+        return str(value)
+    return text_of(value, name=name)
