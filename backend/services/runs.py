@@ -32,10 +32,12 @@ def launch_run(
     idempotency_key: str | None = None,
     depends_on: str | None = None,
     tags: tuple[str, ...] = (),
+    group_id: str | None = None,
 ) -> RunView:
     """Queue a run. The same `idempotency_key` gives the same run back, so that a double click is one run.
 
-    A dataset or tokenizer that is still being made is waited for; `depends_on` names another job to wait for.
+    A dataset or tokenizer that is still being made is waited for; `depends_on` names another job to wait for. `group_id` is the row
+    of `run_groups` that the run is a part of.
     Raises InvalidInput, NotFound or Conflict naming field, value and cure; NotAllowed for a rater; Unavailable for a full disk.
     """
     require_builder(person)
@@ -56,6 +58,7 @@ def launch_run(
                 key=idempotency_key,
                 depends_on=depends_on or parts.wait_for,
                 tags=clean_tags(tags),
+                group_id=group_id,
             )
     except IntegrityError:  # the same key in the same moment, from another process
         again = _run_of_key(ctx, idempotency_key) if idempotency_key else None
@@ -175,6 +178,7 @@ def _insert(
     key: str | None,
     depends_on: str | None,
     tags: list[str],
+    group_id: str | None = None,
 ) -> str:
     run_id = new_id()
     name = _free_name(session, clean_name(config.name, what="A run") if config.name.strip() else _made_up_name(config, parts))
@@ -194,6 +198,7 @@ def _insert(
             architecture_id=parts.architecture_id,
             tokenizer_id=parts.tokenizer.id if parts.tokenizer else None,
             base_id=parts.base.id if parts.base else None,
+            group_id=group_id,
             tags=tags,
             created_by=person.id,
             created_at=ctx.now(),
