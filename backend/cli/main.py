@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from backend.cli import architecture, base, data, doctor, endpoint, eval, export, generate, key, rating, run, up, user
+from backend.cli import architecture, base, data, doctor, endpoint, eval, export, generate, key, plan, rating, run, up, user
 from backend.cli.output import DONE, FAILED, MISUSED
 
 app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -17,6 +17,7 @@ app.add_typer(architecture.app, name="architecture", help="Describe an architect
 app.add_typer(data.app, name="data", help="Datasets.")
 app.add_typer(base.app, name="base", help="Bases: checkpoints that come from elsewhere.")
 app.add_typer(run.app, name="run", help="Runs.")
+app.add_typer(plan.app, name="plan", help="Plan a run for a budget; fit scaling laws.")
 app.add_typer(eval.app, name="eval", help="Evaluations.")
 app.add_typer(rating.app, name="rating", help="Ratings from votes.")
 app.add_typer(endpoint.app, name="endpoint", help="Endpoints.")

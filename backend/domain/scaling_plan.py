@@ -25,6 +25,7 @@ from backend.errors import InvalidInput
 
 DEFAULT_VOCABULARY = 32_000
 MAX_STEPS = 100_000_000
+BELIEVABLE = 0.9
 FINAL_LEARNING_RATE = 1e-5  # the fixed end that the learning-rate rule was fitted with
 
 
@@ -98,7 +99,13 @@ class ScalingPlan:
     seconds: float | None
     cost_usd: float | None
     speed: Speed | None
+    flops_per_s: float | None
     notes: tuple[str, ...]
+
+    @property
+    def loss_is_believable(self) -> bool:
+        """Whether the expected loss is well below guessing among the vocabulary, which a law stretched too far down exceeds."""
+        return self.loss.value < BELIEVABLE * math.log(self.architecture.vocab_size)
 
     def run_config(self) -> RunConfig | None:
         """Return the run to launch, or None where the plan names no dataset and tokenizer."""
@@ -157,13 +164,15 @@ def make_plan(
     batch, steps = _make_batch(architecture, wanted_tokens, context=config.context)
     tokens = steps * batch.tokens
     worth = effective_tokens(tokens, unique_tokens) if unique_tokens else float(tokens)
-    took = tokens * per_token / rate_at(speeds, per_token) if speeds else None
+    rate = rate_at(speeds, per_token) if speeds else None
+    took = tokens * per_token / rate if rate else None
     plan = ScalingPlan(
         config=config, law=law, flops=flops, optimum=optimum, optimal_parameters=_optimal_parameters(config, law, optimum),
         architecture=architecture, parameters=parameters, flops_per_token=per_token, tokens=tokens, steps=steps, batch=batch,
         loss=law.loss_estimate(parameters, worth), unique_tokens=unique_tokens, epochs=tokens / unique_tokens if unique_tokens else None,
         seconds=took, cost_usd=took / 3600 * price if took is not None and price is not None else None,
-        speed=min(speeds, key=lambda s: abs(math.log(s.flops_per_token / per_token))) if speeds else None, notes=(),
+        speed=min(speeds, key=lambda s: abs(math.log(s.flops_per_token / per_token))) if speeds else None,
+        flops_per_s=rate, notes=(),
     )  # fmt: skip
     return _with_notes(plan)
 

@@ -15,7 +15,6 @@ DENSE_FAMILIES: tuple[str, ...] = tuple(name for name, family in FAMILIES.items(
 """Families the planner proposes: the laws are about networks that use all their parameters for every token."""
 
 MAX_LAYERS = 200
-STEP_SHARE = 16  # widths grow by at most a sixteenth of the power of two below them
 
 
 def propose_architecture(parameters: float, *, family: str = "llama", vocab_size: int, context: int) -> ArchitectureConfig:
@@ -87,9 +86,15 @@ def _candidates(family: str, vocab_size: int, context: int, bounds: tuple[int, i
 def _widths(low: int, high: int) -> Iterator[int]:
     power = low
     while power <= high:
-        step = max(16, power // STEP_SHARE)
-        yield from range(power, min(2 * power, high + 1), step)
+        yield from range(power, min(2 * power, high + 1), _step(power))
         power *= 2
+
+
+def _step(width: int) -> int:
+    """Return by how much widths grow: so that heads keep 32, 64 or 128 numbers, and finer only where networks are tiny."""
+    if width >= 2048:
+        return width // 16
+    return 64 if width >= 512 else 32 if width >= 128 else 16 if width >= 64 else 8
 
 
 def _usual_depth(width: int) -> float:

@@ -80,7 +80,7 @@ def _about_data(plan: ScalingPlan) -> Iterator[str]:
 
 def _about_the_law(plan: ScalingPlan) -> Iterator[str]:
     law, beyond, guess = plan.law, plan.law.outside(plan.flops), math.log(plan.architecture.vocab_size)
-    if plan.loss.value > 0.9 * guess:
+    if not plan.loss_is_believable:
         yield (
             f"The law gives a loss of {plan.loss.value:.2f} here, and guessing among {plan.architecture.vocab_size:,} tokens would give "
             f"{guess:.2f}: it does not reach down to networks of this size. The shape of the plan still holds roughly, the loss does not."

@@ -1,0 +1,226 @@
+"""Scaling studies: a group of runs that is previewed, launched once, watched, and fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import yaml
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Run, RunGroup
+from backend.domain.isoflop import IsoflopFit, fit_isoflop
+from backend.domain.job_states import ACTIVE, Status
+from backend.domain.names import clean_name, not_found
+from backend.domain.run_config import RunConfig
+from backend.domain.scaling_fit import LawFit
+from backend.domain.scaling_points import ScalingPoint
+from backend.domain.scaling_study import StudyConfig, StudyPlan, parse_study, plan_study
+from backend.domain.yaml_text import parse_yaml
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context, Person
+from backend.services.datasets import resolve_version
+from backend.services.permissions import require_builder
+from backend.services.run_parts import resolve_parts
+from backend.services.run_views import RunView, get_runs
+from backend.services.runs import launch_run, stop_run
+from backend.services.scaling import choose_law, choose_speeds, fit_own_law, read_parts
+from backend.services.scaling_runs import RunPool, list_pools, points_of_group, worth
+
+KIND = "isoflop"
+TAG = "scaling"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study in a list: how many of its runs were planned, launched, are waiting or running, and have finished."""
+
+    id: str
+    name: str
+    config: StudyConfig
+    num_planned: int
+    num_launched: int
+    num_active: int
+    num_finished: int
+    num_failed: int
+    created_at: datetime
+    archived_at: datetime | None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything may still change by itself."""
+        return self.num_active > 0
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What runs say about their law: both approaches, and in words why one of them could not be taken."""
+
+    points: tuple[ScalingPoint, ...]
+    isoflop: IsoflopFit
+    law: LawFit | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class StudyDetail:
+    """A study in full. `pool` holds all finished runs of its data, tokenizer and context, other studies' too."""
+
+    study: StudyView
+    runs: tuple[RunView, ...]
+    own: FitReport
+    pool: RunPool | None
+    pooled: FitReport | None
+    unique_tokens: int | None
+
+
+def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
+    """Lay out a study's runs with the time of each, launching nothing. Raises NotFound or InvalidInput naming the field at fault."""
+    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
+    plan = plan_study(
+        config,
+        law=choose_law(ctx, config.law, reading=reading, context=config.context),
+        vocab_size=reading.vocab_size,
+        speeds=choose_speeds(ctx, None),
+        unique_tokens=reading.unique_tokens,
+    )
+    resolve_parts(ctx, plan.runs[0].config)
+    if reading.version is not None and reading.version.is_ready and not reading.version.val_rows:
+        raise InvalidInput(
+            f"{reading.version.label} has no val split, so there would be no val_loss to fit to.",
+            remedy="Import it with a validation share.",
+            field="dataset",
+        )
+    return plan
+
+
+def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyView:
+    """Queue a study's runs, all in one group. The same study launched again launches what is missing and nothing twice.
+
+    Raises Conflict if another study has the name.
+    """
+    require_builder(person)
+    version = resolve_version(ctx, config.dataset, ready=False)
+    config = config.model_copy(update={"name": clean_name(config.name, what="A study", limit=100), "dataset": version.label})
+    plan = preview_study(ctx, config)
+    stored = {"study": config.model_dump(mode="json"), "runs": [run.config.model_dump(mode="json") for run in plan.runs]}
+    with ctx.db.write() as session:
+        group = session.scalar(select(RunGroup).where(RunGroup.name == config.name))
+        if group is None:
+            group = RunGroup(name=config.name, kind=KIND, config=stored, created_by=person.id, created_at=ctx.now())
+            session.add(group)
+            session.flush()
+        elif group.kind != KIND or group.config.get("study") != stored["study"]:
+            raise Conflict(f"There is already another study “{config.name}”.", remedy="Choose another name.", field="name")
+        group.archived_at = None
+        group_id, configs = group.id, [RunConfig.model_validate(values) for values in group.config["runs"]]
+    for number, run in enumerate(configs):
+        launch_run(ctx, run, person=person, idempotency_key=f"study:{group_id}:{number}", tags=(TAG,), group_id=group_id)
+    return get_study(ctx, group_id)
+
+
+def list_studies(ctx: Context, *, archived: bool = False) -> list[StudyView]:
+    """Return studies, newest first."""
+    with ctx.db.read() as session:
+        query = select(RunGroup).where(RunGroup.kind == KIND).order_by(RunGroup.created_at.desc())
+        query = query.where(RunGroup.archived_at.is_not(None) if archived else RunGroup.archived_at.is_(None))
+        groups = list(session.scalars(query))
+        members = _members(session, [group.id for group in groups])
+    return [_view(ctx, group, members.get(group.id, [])) for group in groups]
+
+
+def get_study(ctx: Context, name_or_id: str) -> StudyView:
+    """Return a study by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        group = _find(session, name_or_id)
+        members = _members(session, [group.id])
+    return _view(ctx, group, members.get(group.id, []))
+
+
+def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
+    """Return a study with its runs and what they say so far. Raises NotFound."""
+    study = get_study(ctx, name_or_id)
+    with ctx.db.read() as session:
+        run_ids = _members(session, [study.id]).get(study.id, [])
+    runs = tuple(get_runs(ctx, run_ids))
+    try:
+        reading = read_parts(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
+    except (InvalidInput, Conflict):
+        reading = None
+    unique = reading.unique_tokens if reading else None
+    pools = list_pools(ctx)
+    pool = next((p for p in pools if any(run.group_id == study.id for run in p.runs)), None)
+    own = fit_report(points_of_group(pools, study.id), unique)
+    everything = [run.point for run in pool.runs] if pool else []
+    more = len(everything) > len(own.points)
+    return StudyDetail(study, runs, own, pool, fit_report(everything, unique) if more else None, unique)
+
+
+def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> FitReport:
+    """Fit both approaches to points: parabolas to tokens as trained, the law to what repeated tokens are worth."""
+    try:
+        return FitReport(tuple(points), fit_isoflop(points), fit_own_law(worth(points, unique_tokens)), "")
+    except InvalidInput as error:
+        return FitReport(tuple(points), fit_isoflop(points), None, str(error))
+
+
+def stop_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
+    """Ask every run of a study that waits or runs to stop; return how many there were."""
+    require_builder(person)
+    active = [run for run in study_detail(ctx, name_or_id).runs if run.is_active and run.status is not Status.CANCELLING]
+    for run in active:
+        try:
+            stop_run(ctx, run.id, person=person)
+        except Conflict:  # it ended in this moment
+            continue
+    return len(active)
+
+
+def archive_study(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:
+    """Take a study out of the list, or put it back; its runs stay. Raises Conflict while some are active."""
+    require_builder(person)
+    study = get_study(ctx, name_or_id)
+    if archived and study.is_active:
+        raise Conflict(f"“{study.name}” has {study.num_active} runs that wait or run.", remedy="Stop them first.")
+    with ctx.db.write() as session:
+        _find(session, study.id).archived_at = ctx.now() if archived else None
+
+
+def read_study(text: str) -> StudyConfig:
+    """Read a study from YAML. Raises InvalidInput with the line or the field at fault."""
+    return parse_study(parse_yaml(text, what="The study"))
+
+
+def study_yaml(config: StudyConfig) -> str:
+    """Write a study as the YAML that `roundhouse plan study` reads, leaving defaults out."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+
+def _find(session: Session, name_or_id: str) -> RunGroup:
+    group = session.get(RunGroup, name_or_id) or session.scalar(select(RunGroup).where(RunGroup.name == name_or_id))
+    if group is None or group.kind != KIND:
+        known = session.scalars(select(RunGroup.name).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None)))
+        raise not_found("study", name_or_id, known, remedy="Launch one on the Planner page.")
+    return group
+
+
+def _members(session: Session, group_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the run ids of groups, in the order they were launched."""
+    members: dict[str, list[str]] = {}
+    query = select(Run.group_id, Run.id).where(Run.group_id.in_(group_ids)).order_by(Run.created_at, Run.id)
+    for group_id, run_id in session.execute(query).tuples():
+        members.setdefault(str(group_id), []).append(run_id)
+    return members
+
+
+def _view(ctx: Context, group: RunGroup, run_ids: Sequence[str]) -> StudyView:
+    statuses = [run.status for run in get_runs(ctx, run_ids)]
+    values: dict[str, Any] = group.config
+    return StudyView(
+        id=group.id, name=group.name, config=parse_study(values["study"]), num_planned=len(values["runs"]), num_launched=len(statuses),
+        num_active=sum(status in ACTIVE for status in statuses), num_finished=sum(status is Status.FINISHED for status in statuses),
+        num_failed=sum(status is Status.FAILED for status in statuses), created_at=group.created_at, archived_at=group.archived_at,
+    )  # fmt: skip
