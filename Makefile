@@ -44,7 +44,7 @@ check: $(DEV_STAMP)
 
 test: $(DEV_STAMP) machine
 	$(MAKE) check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info

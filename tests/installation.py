@@ -39,6 +39,14 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: s
     raise AssertionError(f"{what} did not come true within {timeout_s:.0f} s")
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that ends while it is asked does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError):
+        return False
+
+
 class Installation:
     """`roundhouse up` with short leases, and handles on its processes."""
 
@@ -122,7 +130,7 @@ class Installation:
             try:
                 if process.environ().get("ROUNDHOUSE_HOME") == mark and needle in " ".join(process.info["cmdline"] or []):
                     found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            except (psutil.Error, OSError):  # it ended while it was looked at
                 continue
         return found
 

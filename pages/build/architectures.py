@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.families import FAMILIES
 from backend.services.architectures import (
     ArchitectureView,
     architecture_yaml,
@@ -16,7 +17,8 @@ from backend.services.architectures import (
     save_architecture,
 )
 from backend.services.context import Context, Person
-from pages.components.architecture_form import draw_cost, draw_form, set_fields
+from pages.components.architecture_cost import draw_block, draw_cost
+from pages.components.architecture_form import draw_form, set_fields
 from pages.components.frame import errors_shown, page_frame, plain
 from pages.components.row_link import row_link
 from pages.components.words import ago, plural, short
@@ -43,7 +45,8 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
     with columns[0]:
         row_link(view.name, page="build/architectures.py", query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
     config = view.config
-    columns[1].caption(f"{plural(config.num_layers, 'layer')} × {config.width} wide, {config.context:,} tokens")
+    shape = f"{plural(config.num_layers, 'layer')} × {config.width} wide, {config.context:,} tokens"
+    columns[1].caption(f"{FAMILIES[config.family].title}, {shape}")
     columns[2].text(short(view.parameters))
     columns[3].caption(plural(view.num_runs, "run"))
     columns[4].page_link("build/launch.py", label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name})
@@ -96,7 +99,7 @@ def load_wanted(ctx: Context) -> None:
         st.session_state["architecture_loaded"] = wanted
 
 
-with page_frame("Architectures", "Design a decoder of the Llama family: RoPE, RMSNorm, SwiGLU, grouped-query attention.") as (ctx, person):
+with page_frame("Architectures", "Design a decoder, and see what it would cost before it costs anything.") as (ctx, person):
     load_wanted(ctx)
     halves = st.grid(2, min_column_width=400, gap="large")
     form, cost = halves.cell(), halves.cell()
@@ -109,5 +112,6 @@ with page_frame("Architectures", "Design a decoder of the Llama family: RoPE, RM
             st.warning("This network can't be built yet: see the words in red beside the fields.", icon=":material/rule:")
         else:
             draw_cost(config)
+            draw_block(config)
             draw_yaml(config)
     draw_saved(ctx, person)

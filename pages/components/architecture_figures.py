@@ -8,21 +8,28 @@ import plotly.graph_objects as go
 
 from pages.components.words import short
 
-COLORS = ("#B4471F", "#2C6E8F", "#5E8C31", "#8A5AA8", "#C79A1B")  # readable on the light and on the dark page
+COLORS = ("#B4471F", "#2C6E8F", "#5E8C31", "#8A5AA8", "#C79A1B", "#3F9C8B", "#A8456B", "#7C8A99", "#99703F")
+"""Readable on the light and on the dark page."""
+NEUTRAL = "#8B8F98"
 LABELS: dict[str, str] = {
     "embedding": "Embedding",
     "attention": "Attention",
     "feed_forward": "Feed-forward",
     "norms": "Norms",
     "output_head": "Output head",
+    "experts": "Experts",
+    "shared_experts": "Shared experts",
+    "router": "Router",
+    "positions": "Positions",
+    "biases": "Biases",
 }
 
 
 def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
     """Return one stacked bar: how the parameters are shared among the components that have any."""
-    total = sum(parts.get(key, 0) for key in LABELS)
+    total = sum(count for key, count in parts.items() if key != "total")
     figure = go.Figure()
-    for (key, label), color in zip(LABELS.items(), COLORS, strict=True):
+    for index, (key, label) in enumerate(LABELS.items()):
         count = parts.get(key, 0)
         if not count:
             continue
@@ -31,7 +38,7 @@ def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
             y=[""],
             x=[count],
             orientation="h",
-            marker_color=color,
+            marker_color=COLORS[index % len(COLORS)],
             name=f"{label} {share:.0%}" if share >= 0.005 else f"{label} <1%",
             hovertemplate=f"{label}: {short(count)} ({share:.1%})<extra></extra>",
         )

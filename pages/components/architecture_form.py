@@ -1,23 +1,21 @@
-"""The form of an architecture: a field each, what is impossible beside the field at fault, and what the network would cost."""
+"""The form of an architecture: what its family can choose, what is impossible beside the field at fault, and what it can't do at all."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import streamlit as st
 from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.architecture import FIELD_HELP, ArchitectureConfig
-from backend.domain.consequences import ArchitectureReport, describe
-from backend.domain.shape_rules import problems_by_field
+from backend.domain.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, why_not
+from backend.domain.shape_rules import fill_defaults, problems_by_field
 from backend.services.context import Context
 from backend.services.tokenizers import list_tokenizers
-from pages.components.architecture_figures import parameters_bar
 from pages.components.frame import plain
-from pages.components.words import short, size
 
-FIELDS: dict[str, str] = {
+SIZES: dict[str, str] = {
     "num_layers": "Layers",
     "width": "Width",
     "num_heads": "Heads",
@@ -25,42 +23,156 @@ FIELDS: dict[str, str] = {
     "context": "Context, tokens",
     "feed_forward": "Feed-forward",
 }
+OPTIONS: dict[str, str] = {
+    "head_size": "Head size",
+    "window": "Window, tokens",
+    "global_every": "Every n-th layer global",
+    "rope_theta": "RoPE base",
+    "local_rope_theta": "RoPE base, local layers",
+    "nope_every": "Every n-th layer without",
+    "num_experts": "Experts",
+    "experts_per_token": "Picked for a token",
+    "expert_feed_forward": "Size of an expert",
+    "shared_experts": "Shared experts",
+    "dense_layers": "First layers without experts",
+    "query_rank": "Query latent",
+    "kv_rank": "Key/value latent",
+    "rope_head_size": "Head, with position",
+    "nope_head_size": "Head, without",
+    "value_head_size": "Head, values",
+}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Attention": ("head_size", "window", "global_every"),
+    "Latent attention": ("query_rank", "kv_rank", "rope_head_size", "nope_head_size", "value_head_size"),
+    "Positions": ("rope_theta", "local_rope_theta", "nope_every"),
+    "Experts": ("num_experts", "experts_per_token", "expert_feed_forward", "shared_experts", "dense_layers"),
+}
+ABILITIES: dict[str, str] = {
+    "num_kv_heads": "Grouped-query attention",
+    "kv_rank": "Latent attention",
+    "window": "Sliding window",
+    "global_every": "Local and global layers",
+    "rope_theta": "Rotary positions",
+    "nope_every": "Layers without positions",
+    "num_experts": "Experts",
+    "feed_forward": "Feed-forward of any size",
+    "tie_embeddings": "Tied or untied embeddings",
+    "head_size": "Heads of any size",
+}
+"""What a reader may look for, by the field that would do it."""
+FLOATS = frozenset({"rope_theta", "local_rope_theta"})
 OWN_VOCABULARY = "another size"
+KIND_HELP = {
+    "MHA": "MHA, multi-head: every query head has keys and values of its own.",
+    "GQA": "GQA, grouped-query: several query heads share keys and values; a smaller cache for little loss.",
+    "MQA": "MQA, multi-query: all query heads share one; the smallest cache.",
+    "MLA": "MLA, latent: the cache holds one small latent for all heads.",
+}
 
 
 def set_fields(config: ArchitectureConfig) -> None:
     """Put a config into the form's fields. Only before they are drawn."""
-    for field in (*FIELDS, "vocab_size"):
-        st.session_state[f"architecture_{field}"] = str(getattr(config, field))
-    st.session_state["architecture_rope_theta"] = f"{config.rope_theta or 10_000:g}"
-    st.session_state["architecture_tie_embeddings"] = config.tie_embeddings
+    set_values(config.model_dump())
+    shared = "MQA" if config.num_kv_heads == 1 else "GQA"
+    st.session_state["architecture_kind"] = "MHA" if config.num_kv_heads == config.num_heads else shared
     st.session_state.pop("architecture_tokenizer", None)
+
+
+def set_values(values: dict[str, Any]) -> None:
+    """Put plain values into the form's fields; what a family has not is left empty."""
+    st.session_state["architecture_family"] = values["family"]
+    for field in (*SIZES, *OPTIONAL_FIELDS, "vocab_size"):
+        value = values.get(field)
+        st.session_state[f"architecture_{field}"] = "" if value is None else f"{value:.12g}" if field in FLOATS else str(value)
+    st.session_state["architecture_tie_embeddings"] = values["tie_embeddings"]
+
+
+def take_family() -> None:
+    """Keep the sizes when another family is chosen, and fill what only it has with its own values."""
+    family = FAMILIES[st.session_state["architecture_family"]]
+    kept: dict[str, Any] = {"family": family.name}
+    for field in (*SIZES, "vocab_size"):
+        text = _cleaned(st.session_state.get(f"architecture_{field}"))  # a field that was not drawn has left the state
+        if text.isdigit() and field not in family.fixed:
+            kept[field] = int(text)
+    kept["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied
+    if st.session_state.get("architecture_kind", "MHA") == "MHA":
+        kept.pop("num_kv_heads", None)
+    if "feed_forward" in family.fixed:
+        kept["feed_forward"] = 4 * kept.get("width", 128)
+    blank = ArchitectureConfig().model_dump(exclude=set(OPTIONAL_FIELDS))
+    set_values({**blank, **fill_defaults(kept)})
 
 
 def draw_form(ctx: Context) -> ArchitectureConfig | None:
     """Draw the fields, with what is impossible beside the one at fault; return the config, or None while it is impossible."""
     if "architecture_width" not in st.session_state:
         set_fields(ArchitectureConfig())
-    texts: dict[str, str] = {}
-    slots: dict[str, DeltaGenerator] = {}
-    fields = list(FIELDS.items())
-    for pair in zip(fields[::2], fields[1::2], strict=True):
-        for column, (field, label) in zip(st.columns(2), pair, strict=True):
-            with column:
-                texts[field], slots[field] = _draw_field(field, label)
+    family = FAMILIES[
+        st.selectbox(
+            "Family", FAMILY_NAMES, key="architecture_family", on_change=take_family, format_func=lambda name: FAMILIES[name].title,
+            help="Each is built as the transformers class of that name, so that other tools and servers load it.",
+        )
+    ]  # fmt: skip
+    st.caption(family.summary)
+    texts: dict[str, str] = {"family": family.name}
+    slots: dict[str, DeltaGenerator] = {"family": st.container()}
+    kind = _draw_kind(family)
+    _draw_grid([name for name in SIZES if name != "num_kv_heads" or kind == "GQA"], SIZES, family, texts, slots)
+    if kind == "MQA":
+        texts["num_kv_heads"] = "1"
     texts["vocab_size"], slots["vocab_size"] = _draw_vocabulary(ctx)
-    tied = st.toggle("Tie embeddings", key="architecture_tie_embeddings", help=FIELD_HELP["tie_embeddings"])
-    with st.expander("Positions"):
-        texts["rope_theta"], slots["rope_theta"] = _draw_field("rope_theta", "RoPE base")
+    tied = st.toggle(
+        "Tie embeddings", key="architecture_tie_embeddings", disabled=family.tied is not None,
+        help=family.fixed.get("tie_embeddings", FIELD_HELP["tie_embeddings"]),
+    )  # fmt: skip
+    slots["tie_embeddings"] = st.container()
+    for title, names in GROUPS.items():
+        mine = [name for name in names if name in family.fields]
+        if mine:
+            st.markdown(f"**{title}**")
+            _draw_grid(mine, OPTIONS, family, texts, slots)
     problems, config = check_fields(texts, tie_embeddings=tied)
     for field, problem in problems.items():
-        slots.get(field, slots["width"]).markdown(f":red[:material/error: {plain(problem)}]")
+        slots.get(field, slots["family"]).markdown(f":red[:material/error: {plain(problem)}]")
+    _draw_traits(family)
     return config
 
 
-def _draw_field(field: str, label: str, *, disabled: bool = False) -> tuple[str, DeltaGenerator]:
+def _draw_kind(family: Family) -> str:
+    """Let the kind of attention be chosen where the family has several; return it."""
+    if len(family.attention) == 1:
+        kind = family.attention[0]
+        st.caption(f"Attention: {KIND_HELP[kind]}")
+        return kind
+    chosen = st.segmented_control(
+        "Attention",
+        family.attention,
+        key="architecture_kind",
+        required=True,
+        help="  \n".join(KIND_HELP[kind] for kind in family.attention),
+    )
+    return str(chosen)
+
+
+def _draw_grid(names: list[str], labels: dict[str, str], family: Family, texts: dict[str, str], slots: dict[str, DeltaGenerator]) -> None:
+    """Draw fields in two columns; a field that the family fixes is shown with the reason and can't be changed."""
+    for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
+        for column, field in zip(st.columns(2), pair, strict=False):
+            with column:
+                fixed = family.fixed.get(field)
+                if field == "feed_forward" and fixed:
+                    width = _cleaned(texts["width"])
+                    st.session_state["architecture_feed_forward"] = str(4 * int(width)) if width.isdigit() else ""
+                texts[field], slots[field] = _draw_field(field, labels[field], disabled=bool(fixed), help_text=fixed)
+
+
+def _draw_field(field: str, label: str, *, disabled: bool = False, help_text: str | None = None) -> tuple[str, DeltaGenerator]:
     """Draw one number, read as it is typed, and the place under it for what is wrong with it."""
-    text = st.text_input(label, key=f"architecture_{field}", help=FIELD_HELP[field], live="200ms", disabled=disabled)
+    text = st.text_input(
+        label, key=f"architecture_{field}", help=help_text or FIELD_HELP[field], live="200ms", disabled=disabled,
+        placeholder="width / heads" if field == "head_size" else None,
+    )  # fmt: skip
     return text or "", st.container()
 
 
@@ -82,49 +194,38 @@ def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
         return _draw_field("vocab_size", "Vocabulary, tokens", disabled=chosen in tokenizers)
 
 
+def _draw_traits(family: Family) -> None:
+    """Say what the family is made of, and what it can't do, with the reason and who can."""
+    with st.expander(f"What {family.title} is made of, and what it can't do", icon=":material/info:"):
+        made = {
+            "Attention": ", ".join(family.attention), "Positions": family.positions, "Norm": family.norm,
+            "Feed-forward": family.feed_forward, "Biases": family.biases, "Experts": family.experts, "Class": f"`{family.network_class}`",
+        }  # fmt: skip
+        st.markdown("  \n".join(f"**{name}** {text}" for name, text in made.items()))
+        lacks = {title: why_not(family.name, field) for field, title in ABILITIES.items()}
+        st.markdown("  \n".join(f":gray[:material/block: **{title}**: {reason}.]" for title, reason in lacks.items() if reason))
+
+
+def _cleaned(text: object) -> str:
+    return str(text or "").replace(",", "").replace("_", "").replace(" ", "")
+
+
 def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[str, str], ArchitectureConfig | None]:
     """Return what is impossible, by field and in words, and the config if nothing is."""
     problems: dict[str, str] = {}
     values: dict[str, Any] = {"tie_embeddings": tie_embeddings}
     for field, text in texts.items():
-        cleaned = text.replace(",", "").replace("_", "").replace(" ", "")
-        try:
-            values[field] = float(cleaned) if field == "rope_theta" else int(cleaned)
-        except ValueError:
-            problems[field] = f"“{text}” is not a whole number." if cleaned else "Give a number."
+        cleaned = _cleaned(text)
+        if field == "family":
+            values[field] = text
+        elif cleaned or field != "head_size":
+            try:
+                values[field] = float(cleaned) if field in FLOATS else int(cleaned)
+            except ValueError:
+                problems[field] = f"“{text}” is not a {'number' if field in FLOATS else 'whole number'}." if cleaned else "Give a number."
     if problems:
         return problems, None
     try:
         return {}, ArchitectureConfig.model_validate(values)
     except ValidationError as error:
         return problems_by_field(error), None
-
-
-def draw_cost(config: ArchitectureConfig) -> ArchitectureReport:
-    """Draw parameters, FLOPs and memory of an architecture."""
-    left, right = st.columns(2)
-    micro_batch = left.number_input(
-        "Sequences at once", 1, 4096, 16, key="architecture_micro_batch", help="Micro-batch of training: only memory depends on it."
-    )
-    precision: Literal["fp32", "bf16"] = right.selectbox(
-        "Precision", ("fp32", "bf16"), key="architecture_precision", help="fp32 on the CPU, bf16 on a GPU."
-    )
-    report = describe(config, micro_batch=micro_batch, precision=precision)
-    grid = st.grid(2, min_column_width=150)
-    grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
-    grid.metric("FLOPs per token, training", short(report.flops_per_token.training), border=True, help=report.conventions[0])
-    memory = report.memory_bytes
-    grid.metric("Memory to train", size(memory.total), border=True, help=report.conventions[1])
-    grid.metric("KV cache per token", size(report.kv_cache_bytes_per_token), border=True, help=report.conventions[2])
-    st.caption("Where the parameters are")
-    st.plotly_chart(
-        parameters_bar(report.parameters_by_component),
-        key="architecture_parts",
-        config={"displayModeBar": False},
-        alt="Parameters by component",
-    )
-    st.caption(
-        f"Memory: weights {size(memory.weights)}, gradients {size(memory.gradients)}, optimizer {size(memory.optimizer)}, "
-        f"activations about {size(memory.activations)}."
-    )
-    return report

@@ -22,7 +22,7 @@ from backend.services.runs import launch_run, stop_run
 from backend.services.tokenizers import train_tokenizer
 from backend.services.workers import list_slots
 from tests.faults.conftest import tiny_run
-from tests.installation import PROJECT, Installation, wait_until
+from tests.installation import PROJECT, Installation, is_alive, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -49,7 +49,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_p
         processes = installation.processes()
         assert len(processes) > 6
         installation.stop(how=signal.SIGINT)
-        alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive = [p for p in processes if is_alive(p)]
         assert alive == []
         assert installation.processes() == []
         again = Installation(installation.home)
@@ -77,7 +77,7 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and
         supervisor.kill()  # and the supervisor, which would have stopped the others in order
         killed.process.wait()
         again.start()
-        assert [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+        assert [p for p in left if is_alive(p)] == []
         environment = {name: again.environment[name] for name in again.environment if name.startswith("ROUNDHOUSE_")}
         second = roundhouse("up", "--json", home=again.home, **{**environment, "ROUNDHOUSE_HOME": str(again.home)})
         assert second.returncode != 0
@@ -95,7 +95,7 @@ def test_a_killed_supervisor_leaves_nobody_behind(tmp_path: Path) -> None:
     processes = installation.processes()
     next(p for p in processes if "supervisor.supervisord" in " ".join(p.cmdline())).kill()
     assert installation.process.wait(30) == 1
-    wait_until(lambda: not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], what="the end of all of it")
+    wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
 
 
 def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(tmp_path: Path) -
                 try:
                     device = child.environ().get("CUDA_VISIBLE_DEVICES", "")
                     folder = child.cmdline()[-1]
-                except psutil.Error:
+                except (psutil.Error, OSError):
                     continue
                 if device:
                     devices[folder] = device

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import time
 
-import psutil
 import pytest
 
 from backend.domain.job_states import Status
@@ -18,7 +17,7 @@ from backend.services.metrics import read_curve
 from backend.services.run_views import get_run
 from backend.services.runs import launch_run, stop_run
 from tests.faults.conftest import tiny_run
-from tests.installation import Installation, wait_until
+from tests.installation import Installation, is_alive, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -56,7 +55,7 @@ def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed
         worker.send_signal(signal.SIGKILL)
     died_at = time.monotonic()
     wait_until(
-        lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children),
+        lambda: not any(is_alive(child) for child in children),
         timeout_s=5,
         what="the orphan's death",
     )

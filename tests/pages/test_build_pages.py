@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from backend.bootstrap import get_context
 from backend.db.tables import Checkpoint
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.families import FAMILIES, OPTIONAL_FIELDS
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.context import LOCAL, Context
 from backend.services.datasets import get_dataset, import_dataset, list_datasets
@@ -170,6 +171,35 @@ def test_architecture_explains_what_is_impossible_beside_the_field(site: Context
     (saved,) = list_architectures(site)
     assert (saved.name, saved.config.width) == ("wider", 256)
     assert "wider" in words(app)
+
+
+def test_every_family_has_its_fields_and_says_what_it_can_not_do(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    for name, family in FAMILIES.items():
+        app.selectbox(key="architecture_family").select(name).run()
+        assert_sound(app)
+        shown = {field.key.removeprefix("architecture_") for field in app.text_input if field.key}
+        assert shown & set(OPTIONAL_FIELDS) == set(family.fields), name
+        assert family.network_class in words(app)
+        assert all(reason in words(app) for reason in family.fixed.values() if reason.startswith("BLOOM's")), name
+        assert not app.button(key="architecture_save").disabled, f"{name}: the sizes that were there still make a network"
+        (chart,) = [c for c in app.get("plotly_chart") if "block" in str(c.proto.id)]
+        texts = [note["text"] for note in json.loads(chart.proto.spec)["layout"]["annotations"]]
+        assert "<b>× 4</b>" in texts, "the block is drawn as often as there are layers"
+        assert any(family.norm.split(",")[0].split()[0] in text for text in texts)
+
+
+def test_the_kind_of_attention_decides_the_key_value_heads(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    app.segmented_control(key="architecture_kind").select("MQA").run()
+    app.text_input(key="architecture_name").input("one")
+    app.button(key="architecture_save").click().run()
+    app.segmented_control(key="architecture_kind").select("GQA").run()
+    app.text_input(key="architecture_num_kv_heads").input("3").run()
+    assert "can't be shared evenly among 3 key/value heads" in words(app)
+    app.segmented_control(key="architecture_kind").select("MHA").run()
+    assert_sound(app)
+    assert [view.config.num_kv_heads for view in list_architectures(site)] == [1]
 
 
 def test_architecture_from_yaml_fills_the_form(site: Context) -> None:
