@@ -3,45 +3,171 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerFast
 
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.checkpoints import publish
-from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, train_bpe
+from jobs.modeling.text_sample import TextSample
+from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, largest_alphabet, train_bpe, train_unigram
 from jobs.reporter import JobSpec, Reporter
 
+SAMPLE_BYTES = {"bpe": 256_000_000, "unigram": 64_000_000, "byte": 0}
+"""Text that is learnt from at most. Pieces are settled long before; memory and time grow with distinct words."""
 MEASURED_BYTES = 2_000_000
+LONGEST_RUN = 100
+"""Characters without a space (or spaces alone) that stay together while training, whose time grows with the square of a word's length."""
+POLL_S = 0.25
+_LONG = re.compile(rf"(?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}})")
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     """Train on the train split of `dataset`; write to `out` in Hugging Face form.
 
-    Payload: `dataset`, `kind` ("bpe" or "byte"), `vocab_size`, `out`. Returns `{"folder", "vocab_size", "bytes_per_token", "kind"}`;
-    bytes_per_token is measured on at most 2 MB of the same text.
+    Payload: `dataset`, `kind` ("bpe", "unigram" or "byte"), `vocab_size`, `out`. Returns `folder`, `kind`, `vocab_size`, `asked_vocab_size`,
+    `bytes_per_token` (on at most 2 MB of the validation split, or of the train split where there is none: `measured_on`), and
+    `sample_rows`, `sample_bytes` of `total_rows`: what was learnt from. Raises InvalidInput if the text is too small for the vocabulary
+    (it yields less than half of it), JobFailed when asked to stop.
     """
     payload = spec.payload
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    file = spec.path(payload["dataset"]) / "train.parquet"
-    if not file.is_file():
+    folder = spec.path(payload["dataset"])
+    if not (folder / "train.parquet").is_file():
         raise NotFound(f"The dataset's folder {payload['dataset']} has no train.parquet.", remedy="Import the dataset again.")
     kind = payload.get("kind", "bpe")
-    if kind not in ("bpe", "byte"):
-        raise InvalidInput(f"There is no tokenizer kind {kind!r}.", remedy="Choose bpe or byte.", field="kind")
-    total = pq.ParquetFile(file).metadata.num_rows
-    tokenizer = byte_tokenizer() if kind == "byte" else train_bpe(_report(_texts(file), total, reporter), vocab_size=payload["vocab_size"])
-    num_bytes, num_tokens = 0, 0
-    for text in _texts(file):
-        num_tokens += len(encode_texts(tokenizer, [text[:MEASURED_BYTES]])[0])
-        num_bytes += len(text[:MEASURED_BYTES].encode())
-        if num_bytes >= MEASURED_BYTES:
-            break
-    out = spec.path(payload["out"])
+    if kind not in SAMPLE_BYTES:
+        raise InvalidInput(f"There is no tokenizer kind {kind!r}.", remedy="Choose bpe, unigram or byte.", field="kind")
+    sample = TextSample(folder / "train.parquet", max_bytes=SAMPLE_BYTES[kind] or 1)
+    asked = 262 if kind == "byte" else int(payload["vocab_size"])
+    tokenizer = byte_tokenizer() if kind == "byte" else _train(kind, sample, vocab_size=asked, reporter=reporter)
+    _check_yield(len(tokenizer), asked, sample)
+    split = "val" if (folder / "val.parquet").is_file() else "train"
+    rate = measure_bytes_per_token(tokenizer, folder / f"{split}.parquet")
+    _write(tokenizer, spec.path(payload["out"]))
+    reporter.log(f"The tokenizer has {len(tokenizer):,} entries" + (f" and writes {rate:.2f} bytes per token." if rate else "."))
+    return {
+        "folder": payload["out"],
+        "kind": kind,
+        "vocab_size": len(tokenizer),
+        "asked_vocab_size": asked,
+        "bytes_per_token": round(rate, 4) if rate else None,
+        "measured_on": split,
+        "sample_rows": sample.rows,
+        "sample_bytes": sample.bytes,
+        "total_rows": sample.total_rows,
+    }
+
+
+def _train(kind: str, sample: TextSample, *, vocab_size: int, reporter: Reporter) -> PreTrainedTokenizerFast:
+    def read() -> Iterator[str]:
+        for text in report_rows(sample, reporter, message="Reading text"):
+            yield from short_runs(text)
+        reporter.progress(1, 1, unit="part", message="All text is read; the vocabulary is being built")
+
+    def work() -> PreTrainedTokenizerFast:
+        if kind == "bpe":
+            return train_bpe(read(), vocab_size=vocab_size)
+        counted = report_rows(sample, reporter, message="Counting characters")
+        return train_unigram(only_frequent(read(), choose_alphabet(counted, limit=largest_alphabet(vocab_size))), vocab_size=vocab_size)
+
+    return run_watched(work, reporter)
+
+
+def report_rows(sample: TextSample, reporter: Reporter, *, message: str) -> Iterator[str]:
+    """Pass a sample's texts on, saying twice a second how far the reading is."""
+    last = time.monotonic()
+    expected = max(1, sample.total_rows // sample.every)
+    for text in sample:
+        if time.monotonic() - last > 0.5 or sample.rows == 1:
+            last = time.monotonic()
+            reporter.progress(min(sample.rows, expected), expected, unit="row", message=message)
+        yield text
+
+
+def run_watched(work: Callable[[], PreTrainedTokenizerFast], reporter: Reporter) -> PreTrainedTokenizerFast:
+    """Do the work in a thread, so that a wish to stop is heard while the library computes. Raises JobFailed then."""
+    done: list[PreTrainedTokenizerFast] = []
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # carried over to the thread that waits; the library panics outside of Exception
+            failed.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        if reporter.should_stop() is not None:
+            raise JobFailed("The training was stopped on request.", remedy="Nothing was kept; train again when you want to.")
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def short_runs(text: str) -> Iterable[str]:
+    """Cut a text where it runs on for more than 100 characters without a space, or with nothing else.
+
+    A megabyte of one letter is a word of a megabyte to a trainer, and it would be at it for days.
+    """
+    if not _LONG.search(text):
+        return (text,)
+    return (part for part in re.split(rf"((?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}))", text) if part)
+
+
+def choose_alphabet(texts: Iterable[str], *, limit: int) -> frozenset[str] | None:
+    """Return the `limit` most frequent characters of the texts; None if they have no more than that."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    return frozenset(letter for letter, _ in counts.most_common(limit)) if len(counts) > limit else None
+
+
+def only_frequent(texts: Iterable[str], alphabet: frozenset[str] | None) -> Iterator[str]:
+    """Pass texts on with every character outside the alphabet turned into a line break, which no piece reaches over."""
+    if alphabet is None:
+        yield from texts
+        return
+    table = _Only({ord(letter): letter for letter in alphabet})
+    for text in texts:
+        yield text.translate(table)
+
+
+class _Only(dict[int, str]):
+    def __missing__(self, code: int) -> str:
+        self[code] = "\n"
+        return "\n"
+
+
+def measure_bytes_per_token(tokenizer: PreTrainedTokenizerFast, file: Path) -> float | None:
+    """Return the bytes of text that a token stands for, on at most 2 MB of a split; None for a split without text."""
+    sample = TextSample(file, max_bytes=MEASURED_BYTES)
+    tokens = sum(len(encode_texts(tokenizer, [text])[0]) for text in sample)
+    return sample.bytes / tokens if tokens else None
+
+
+def _check_yield(made: int, asked: int, sample: TextSample) -> None:
+    if sample.rows == 0 and sample.total_rows and made < asked:
+        raise InvalidInput("The dataset's rows hold no text to learn from.", remedy="Choose another dataset.", field="dataset")
+    if made < asked / 2:
+        raise InvalidInput(
+            f"The text is too small for a vocabulary of {asked:,}: its {sample.bytes:,} bytes yield {made:,} entries.",
+            remedy=f"Choose {made:,} or fewer, or a dataset with more text.",
+            field="vocab_size",
+        )
+
+
+def _write(tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
@@ -49,35 +175,3 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
         publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    rate = num_bytes / max(num_tokens, 1)
-    reporter.log(f"The tokenizer has {len(tokenizer):,} entries and writes {rate:.2f} bytes of this text per token.")
-    return {"folder": payload["out"], "vocab_size": len(tokenizer), "bytes_per_token": round(rate, 4), "kind": kind}
-
-
-def _report(texts: Iterator[str], total: int, reporter: Reporter) -> Iterator[str]:
-    every = max(1, total // 50)
-    for index, text in enumerate(texts):
-        if index % every == 0:
-            reporter.progress(index, total, unit="row")
-        yield text
-
-
-def _texts(file: Path) -> Iterator[str]:
-    """Yield all text of a split, whatever its kind: texts, prompts, completions, messages of every side."""
-    for block in pq.ParquetFile(file).iter_batches(batch_size=512):
-        for row in block.to_pylist():
-            yield from _texts_of(row)
-
-
-def _texts_of(value: Any) -> Iterator[str]:
-    """Find the strings in a row; of a message the content alone."""
-    if isinstance(value, str):
-        if value:
-            yield value
-    elif isinstance(value, dict):
-        parts = [value["content"]] if "content" in value and "role" in value else list(value.values())
-        for part in parts:
-            yield from _texts_of(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _texts_of(part)

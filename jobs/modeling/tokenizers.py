@@ -1,19 +1,31 @@
-"""Tokenizers of our own: byte-level BPE trained on a dataset, and plain bytes. Saved so that AutoTokenizer loads them."""
+"""Tokenizers of our own: byte-level BPE and Unigram trained on a dataset, and plain bytes. Saved so that AutoTokenizer loads them.
+
+In each of them every text can be written and comes back as it was: nothing is unknown, nothing is normalised.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from backend.domain.chat_template import BOS, CHAT_TEMPLATE, END, PAD, ROLE_TOKENS, SPECIAL_TOKENS
+from backend.domain.token_pieces import PieceForm
 from backend.errors import InvalidInput
 
 SMALLEST_BPE = len(SPECIAL_TOKENS) + 256
 """The special tokens and all bytes: below this a text could not be written."""
+SMALLEST_UNIGRAM = SMALLEST_BPE + 58
+"""The same, and room for an alphabet."""
+WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+"""Where words begin: the pattern of GPT-2, which byte-level BPE uses, too."""
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+BYTE_PENALTY = 5.0
+"""How much less likely (log probability) a byte is than the least likely piece: bytes are the last resort."""
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = None) -> PreTrainedTokenizerFast:
@@ -22,12 +34,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = No
     Every text can be written in it, since all 256 bytes are entries. A small text may yield fewer merges than asked for.
     `context` is stored as the longest sequence. Raises InvalidInput if `vocab_size` is below 262.
     """
-    if vocab_size < SMALLEST_BPE:
-        raise InvalidInput(
-            f"A vocabulary of {vocab_size} is too small for byte-level BPE.",
-            remedy=f"Use at least {SMALLEST_BPE}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens.",
-            field="vocab_size",
-        )
+    _refuse_below(SMALLEST_BPE, vocab_size, what="byte-level BPE")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     trainer = trainers.BpeTrainer(
@@ -37,7 +44,53 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = No
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
+    tokenizer.decoder = decoders.ByteLevel()
     return _finish(tokenizer, context=context)
+
+
+def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None = None) -> PreTrainedTokenizerFast:
+    """Train a Unigram tokenizer (Kudo 2018) of at most `vocab_size` entries, 256 of which are bytes.
+
+    A character that is no piece of its own is written as its UTF-8 bytes, so nothing is unknown. Spaces stay spaces: unlike in
+    SentencePiece, a text that holds its mark (U+2581) comes back as it was. A piece never reaches over the border of a word, which is
+    why a text that spells a byte token or a special token (`<0x41>`) is cut up and not mistaken for it. A small text may yield fewer
+    pieces than asked for. Raises InvalidInput if `vocab_size` is below 320 or smaller than the text's alphabet (see `largest_alphabet`).
+    """
+    _refuse_below(SMALLEST_UNIGRAM, vocab_size, what="Unigram")
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size - len(BYTES), special_tokens=list(SPECIAL_TOKENS), unk_token=PAD, show_progress=False
+    )
+    try:
+        tokenizer.train_from_iterator(texts, trainer=trainer)
+    except Exception as error:  # the library raises nothing more special
+        if "not large enough" not in str(error):
+            raise
+        raise InvalidInput(
+            f"A vocabulary of {vocab_size} can't hold the text's alphabet.", remedy="Choose a larger vocabulary.", field="vocab_size"
+        ) from error
+    state = json.loads(tokenizer.to_str())
+    pieces = state["model"]["vocab"]
+    specials, learnt = pieces[: len(SPECIAL_TOKENS)], pieces[len(SPECIAL_TOKENS) :]
+    last = min((score for _, score in learnt), default=0.0) - BYTE_PENALTY
+    # `unk_id` must name something, though with all bytes at hand it is never written
+    state["model"] |= {
+        "vocab": [*specials, *([byte, last] for byte in BYTES), *learnt],
+        "byte_fallback": True,
+        "unk_id": SPECIAL_TOKENS.index(PAD),
+    }
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return _finish(tokenizer, context=context)
+
+
+def largest_alphabet(vocab_size: int) -> int:
+    """Return how many characters may be Unigram pieces of their own: half of what bytes and special tokens leave.
+
+    Rarer ones are written as bytes, or a text in many scripts would have letters and no words.
+    """
+    return max(1, (vocab_size - SMALLEST_BPE) // 2)
 
 
 def byte_tokenizer(*, context: int | None = None) -> PreTrainedTokenizerFast:
@@ -46,11 +99,21 @@ def byte_tokenizer(*, context: int | None = None) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    tokenizer.decoder = decoders.ByteLevel()
     return _finish(tokenizer, context=context)
 
 
+def _refuse_below(smallest: int, vocab_size: int, *, what: str) -> None:
+    if vocab_size < smallest:
+        raise InvalidInput(
+            f"A vocabulary of {vocab_size} is too small for {what}.",
+            remedy=f"Use at least {smallest}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens"
+            + ("." if smallest == SMALLEST_BPE else ", and room for letters."),
+            field="vocab_size",
+        )
+
+
 def _finish(tokenizer: Tokenizer, *, context: int | None) -> PreTrainedTokenizerFast:
-    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -83,21 +146,15 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = 
     size = len(tokenizer)
     lengths = np.zeros(max(size, vocab_size or size), dtype=np.int32)
     pieces = tokenizer.convert_ids_to_tokens(list(range(size)))
-    byte_level = '"ByteLevel"' in _part(tokenizer, "decoder")
+    form = piece_form(tokenizer)
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     for index, piece in enumerate(pieces):
-        if piece is None or index in special:
-            continue
-        lengths[index] = len(piece) if byte_level else _piece_bytes(piece)
+        if piece is not None and index not in special:
+            lengths[index] = len(form.bytes_of(piece))
     return lengths
 
 
-def _part(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    part = getattr(tokenizer.backend_tokenizer, name)
-    return "" if part is None else part.__getstate__().decode()
-
-
-def _piece_bytes(piece: str) -> int:
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return 1  # SentencePiece writes a byte without a letter of its own as <0xAB>
-    return len(piece.replace("\u2581", " ").encode())
+def piece_form(tokenizer: PreTrainedTokenizerBase) -> PieceForm:
+    """Return how a tokenizer writes its pieces."""
+    decoder = tokenizer.backend_tokenizer.decoder
+    return PieceForm.of_decoder("" if decoder is None else decoder.__getstate__().decode())
