@@ -28,6 +28,7 @@ LABELS: dict[str, str] = {
 def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
     """Return one stacked bar: how the parameters are shared among the components that have any."""
     total = sum(count for key, count in parts.items() if key != "total")
+    rows = -(-sum(bool(parts.get(key)) for key in LABELS) // 3)  # of the legend, on a narrow screen
     figure = go.Figure()
     for index, (key, label) in enumerate(LABELS.items()):
         count = parts.get(key, 0)
@@ -44,9 +45,9 @@ def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
         )
     figure.update_layout(
         barmode="stack",
-        height=110,
+        height=72 + 20 * rows,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend={"orientation": "h", "y": -0.1, "x": 0, "traceorder": "normal"},
+        legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0, "traceorder": "normal"},
         xaxis={"visible": False, "range": [0, total]},
         yaxis={"visible": False},
         bargap=0.2,
