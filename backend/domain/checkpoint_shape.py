@@ -13,6 +13,9 @@ from backend.domain.families import FAMILIES
 
 Data = Mapping[str, Any]
 
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What families call the longest sequence in their config.json."""
+
 
 @dataclass(frozen=True)
 class CheckpointShape:

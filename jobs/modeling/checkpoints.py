@@ -205,7 +205,7 @@ def load_network(
         return (network.merge_and_unload() if merge_adapter else network).eval()
     try:
         network = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True, attn_implementation="sdpa"
+            str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
         )
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.chat_template import PLAIN_TEMPLATE
+from backend.domain.checkpoint_shape import CONTEXT_NAMES
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER, base_folder_of, check_folder, is_adapter
 
 LARGEST_HEADER_BYTES = 100 * 2**20
+BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias")
+"""Endings of tensors that lie beside the weights and are no parameters."""
 
 
 def read_tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -43,14 +46,15 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     described = base_folder_of(folder) if adapter else folder
     config = json.loads((described / "config.json").read_text())
     text = config.get("text_config") or config
-    shapes = [entry for file in sorted(folder.glob("*.safetensors")) for entry in read_tensor_shapes(file).values()]
+    tensors = {name: entry for file in sorted(folder.glob("*.safetensors")) for name, entry in read_tensor_shapes(file).items()}
+    shapes = [entry for name, entry in tensors.items() if not name.endswith(BUFFERS)]
     formats = sorted({dtype for dtype, _ in shapes})
     template = _read_template(folder)
     return {
         "family": config.get("model_type", "unknown"),
         "architecture": (config.get("architectures") or [None])[0],
         "parameters": sum(math.prod(shape) for _, shape in shapes),
-        "context": text.get("max_position_embeddings") or text.get("n_positions"),
+        "context": next((text[name] for name in CONTEXT_NAMES if text.get(name)), None),
         "vocab_size": text.get("vocab_size"),
         "dtype": ", ".join(formats),
         "licence": _read_licence(folder),

@@ -12,11 +12,15 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from backend.domain.checkpoint_shape import CONTEXT_NAMES
 from backend.errors import InvalidInput
 from jobs.modeling.tokenizers import encode_texts, token_bytes
 
 Progress = Callable[[int, int], bool]
 """Called with (done, total) after each batch; returning True stops early."""
+
+
+Pair = tuple[str, str] | tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,7 @@ class _Row:
 def longest_input(model: PreTrainedModel) -> int:
     """Return how many tokens the network reads at once."""
     config = model.config.get_text_config()
-    length: int = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
-    return length
+    return next((int(length) for name in CONTEXT_NAMES if (length := getattr(config, name, None))), 2048)
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -89,19 +92,23 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
 def score_continuations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[Pair],
     *,
     batch_tokens: int = 8192,
     progress: Progress | None = None,
 ) -> list[ContinuationScore]:
     """Score each (context, continuation); contexts too long for the network lose their beginning.
 
+    A pair is two texts, or the token ids of both (of a conversation, whose tokens only its template knows).
     `batch_tokens` bounds a forward pass. If `progress` asks to stop, what is scored so far is returned (a shorter list is never: pairs
     not reached have 0 tokens).
     """
     rows = []
     for index, (context, continuation) in enumerate(pairs):
-        head, tail = encode_pair(tokenizer, context, continuation)
+        if isinstance(context, str) and isinstance(continuation, str):
+            head, tail = encode_pair(tokenizer, context, continuation)
+        else:
+            head, tail = [int(i) for i in context], [int(i) for i in continuation]
         if not tail:
             raise InvalidInput(f"Pair {index + 1} has nothing to score: its continuation is empty.", field="continuation")
         ids = (head + tail)[-(longest_input(model) + 1) :]

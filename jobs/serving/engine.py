@@ -23,6 +23,7 @@ from backend.domain.chat import (
     TokenUsage,
 )
 from backend.errors import InvalidInput, Unavailable
+from jobs.modeling.loglikelihood import longest_input
 from jobs.serving.detokenize import Decoder, TextStream
 from jobs.serving.sampling import Sampling
 
@@ -214,10 +215,9 @@ class Generation:
 def read_limits(network: Any, tokenizer: Any) -> Limits:
     """Read context, vocabulary and end tokens from a loaded network and its tokenizer."""
     config = network.config.get_text_config()
-    context = next((int(value) for name in ("max_position_embeddings", "n_positions") if (value := getattr(config, name, None))), 2048)
     end_ids: set[int] = set()
     for source in (getattr(network, "generation_config", None), config, tokenizer):
         value = getattr(source, "eos_token_id", None)
         end_ids.update(value if isinstance(value, (list, tuple)) else () if value is None else (value,))
     vocab_size = int(network.get_input_embeddings().weight.shape[0])
-    return Limits(context_length=context, vocab_size=vocab_size, end_ids=frozenset(i for i in end_ids if i >= 0))
+    return Limits(context_length=longest_input(network), vocab_size=vocab_size, end_ids=frozenset(i for i in end_ids if i >= 0))

@@ -23,7 +23,12 @@ def start_engine(network: Any, tokenizer: Decoder, *, kind: EngineKind = "auto",
 
     Raises JobFailed when the network can't generate a single token.
     """
-    if kind in ("auto", "batching"):
+    reason = why_not_batched(network)
+    if reason is not None and kind == "batching":
+        raise JobFailed(f"Continuous batching can't serve this network: {reason}.", remedy="Deploy it with engine: auto.")
+    if reason is not None:
+        logger.warning("Requests are answered one at a time: %s.", reason)
+    elif kind in ("auto", "batching"):
         engine: Engine | None = None
         try:
             engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting)
@@ -38,6 +43,15 @@ def start_engine(network: Any, tokenizer: Decoder, *, kind: EngineKind = "auto",
     serial = SerialEngine(network, tokenizer, max_waiting=max_waiting)
     generate_one_token(serial)
     return serial
+
+
+def why_not_batched(network: Any) -> str | None:
+    """Return why continuous batching can't serve a network, where that is known beforehand."""
+    if getattr(network.config.get_text_config(), "kv_lora_rank", None):
+        return "latent attention caches latents, and the pages of continuous batching hold heads"
+    if not network._supports_attention_backend:
+        return f"{type(network).__name__} computes attention in its own way, and continuous batching needs the library's"
+    return None
 
 
 def generate_one_token(engine: Engine, *, timeout_s: float = WARM_UP_S) -> None:

@@ -66,6 +66,7 @@ def load_model(parts: Parts, *, resume_from: Path | None) -> Any:
         )
     if config.method == "lora":
         network = load_base(parts)
+        check_adapters(network, config)
         if resume_from is not None:
             return peft.PeftModel.from_pretrained(network, str(resume_from), is_trainable=True, local_files_only=True)
         torch.manual_seed(config.seed)
@@ -87,7 +88,7 @@ def load_base(parts: Parts) -> PreTrainedModel:
 
 
 def lora_config(config: RunConfig) -> peft.LoraConfig:
-    """Adapters on every linear layer but the output head."""
+    """Adapters on every linear layer but the output head; PEFT adds those of routers and experts (`count_lora_parameters`)."""
     return peft.LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
@@ -95,6 +96,16 @@ def lora_config(config: RunConfig) -> peft.LoraConfig:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
+
+
+def check_adapters(network: PreTrainedModel, config: RunConfig) -> None:
+    """Raise InvalidInput for dropout in adapters of experts, which are folded into the weights and have no input of their own."""
+    if config.lora.dropout and any(getattr(network.config, name, None) for name in ("num_local_experts", "num_experts")):
+        raise InvalidInput(
+            f"This base has experts, and adapters of experts can't have the dropout of {config.lora.dropout:g}.",
+            remedy="Set lora.dropout to 0.",
+            field="lora.dropout",
+        )
 
 
 def check_architecture(parts: Parts) -> ArchitectureConfig:
