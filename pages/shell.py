@@ -40,6 +40,7 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
             _page("build/datasets.py", "Datasets", "database", "datasets"),
             _page("build/architectures.py", "Architectures", "schema", "architectures"),
             _page("build/tokenizers.py", "Tokenizers", "match_word", "tokenizers"),
+            _page("build/planner.py", "Planner", "calculate", "planner"),
             _page("build/launch.py", "Launch", "rocket_launch", "launch"),
             _page("build/runs.py", "Runs", "show_chart", "runs"),
             _page("build/run.py", "Run", "monitoring", "run", hidden=True),

@@ -25,7 +25,7 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.run_parts import KINDS_OF
-from backend.services.scaling_runs import find_pool, worth
+from backend.services.scaling_runs import RunPool, find_pool, worth
 from backend.services.tokenizers import TokenizerView, get_tokenizer
 
 OWN = "own"
@@ -58,6 +58,16 @@ def plan_run(ctx: Context, config: PlanConfig) -> ScalingPlan:
         price_usd=ctx.policy.device_hour_price_usd,
         unique_tokens=reading.unique_tokens,
     )
+
+
+def pool_of_plan(ctx: Context, config: PlanConfig) -> RunPool | None:
+    """Return the finished runs that can be compared with what is planned; None without any, or without a dataset and a tokenizer."""
+    if config.dataset is None or config.tokenizer is None:
+        return None
+    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
+    if reading.version is None or reading.tokenizer is None:
+        return None
+    return find_pool(ctx, version_id=reading.version.id, tokenizer_id=reading.tokenizer.id, context=config.context)
 
 
 def read_parts(ctx: Context, *, dataset: str | None, tokenizer: str | None, vocab_size: int | None = None) -> Reading:

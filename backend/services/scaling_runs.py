@@ -29,6 +29,7 @@ class PoolRun:
     run_id: str
     name: str
     group_id: str | None
+    vocab_size: int
     point: ScalingPoint
 
 
@@ -122,7 +123,8 @@ def read_run(run: Run, job: Job) -> PoolRun | str:
     context = int(config["context"])
     tokens = steps * int(config["micro_batch"]) * int(config["grad_accum_steps"]) * context
     flops = tokens * count_flops(shape, context=context).training
-    return PoolRun(run.id, run.name, run.group_id, ScalingPoint.of(count_all(shape), tokens, float(loss), flops=flops, label=run.name))
+    point = ScalingPoint.of(count_all(shape), tokens, float(loss), flops=flops, label=run.name)
+    return PoolRun(run.id, run.name, run.group_id, shape.vocab_size, point)
 
 
 def _names(rows: Any) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from statistics import median
 from typing import Any
 
 import yaml
@@ -32,6 +33,9 @@ from backend.services.scaling_runs import RunPool, list_pools, points_of_group, 
 
 KIND = "isoflop"
 TAG = "scaling"
+SPACING = (1, 3, 10)
+STUDY_S = 3600.0
+FIRST_BUDGETS = (1e12, 3e12, 1e13)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,16 @@ def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
             field="dataset",
         )
     return plan
+
+
+def suggest_budgets(ctx: Context) -> tuple[float, ...]:
+    """Return three budgets, a factor of ten apart in all, of which five sizes each take about an hour at the rate measured here."""
+    speeds = choose_speeds(ctx, None)
+    if not speeds:
+        return FIRST_BUDGETS
+    rate = median(speed.flops_per_s for speed in speeds)
+    smallest = float(f"{rate * STUDY_S / (5 * sum(SPACING)):.0e}")
+    return tuple(smallest * factor for factor in SPACING)
 
 
 def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyView:

@@ -1,0 +1,58 @@
+"""Planner: a budget becomes a run to launch, and runs of several sizes become a scaling law of one's own."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.scaling_plan import ScalingPlan, parse_plan
+from backend.errors import RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.scaling import plan_run, pool_of_plan
+from pages.components.frame import page_frame, show_error
+from pages.components.scaling_form import draw_plan_form
+from pages.components.scaling_result import draw_laws, draw_plan, draw_plan_charts, draw_use
+from pages.components.scaling_studies import draw_studies
+
+PLAN, STUDIES, LAWS = "Plan", "Studies", "Laws"
+
+
+def draw_plan_view(ctx: Context) -> None:
+    """Draw form and plan side by side, and where the plan lies below."""
+    left, right = st.columns([1, 1.25], gap="large")
+    with left, st.container(border=True):
+        values = draw_plan_form(ctx)
+    plan: ScalingPlan | None = None
+    with right:
+        try:
+            plan = plan_run(ctx, parse_plan(values))
+        except RoundhouseError as error:
+            show_error(error)
+        else:
+            draw_plan(plan)
+            draw_use(plan)
+    if plan is not None:
+        draw_plan_charts(plan, pool_of_plan(ctx, plan.config))
+
+
+def main(ctx: Context, person: Person) -> None:
+    """Draw the chosen view."""
+    if "study" in st.query_params:
+        draw_studies(ctx, person)
+        return
+    view = st.segmented_control(
+        "View", [PLAN, STUDIES, LAWS], key="view", bind="query-params", default=PLAN, required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    if view == STUDIES:
+        draw_studies(ctx, person)
+    elif view == LAWS:
+        draw_laws(ctx)
+    else:
+        draw_plan_view(ctx)
+
+
+with page_frame("Planner", "What a budget buys: parameters, tokens and the loss to expect, by published laws or by your own runs.") as (
+    ctx,
+    person,
+):
+    main(ctx, person)
