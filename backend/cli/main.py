@@ -7,11 +7,11 @@ import sys
 
 import typer
 
-from backend.cli import architecture, base, data, doctor, endpoint, eval, export, generate, key, plan, rating, run, up, user
+from backend.cli import architecture, base, data, doctor, endpoint, eval, export, generate, inspect, key, plan, rating, run, up, user
 from backend.cli.output import DONE, FAILED, MISUSED
 
 app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (up, doctor, generate, export):  # commands without a noun
+for module in (up, doctor, generate, export, inspect):  # commands without a noun
     app.add_typer(module.app)
 app.add_typer(architecture.app, name="architecture", help="Describe an architecture: parameters, FLOPs, memory.")
 app.add_typer(data.app, name="data", help="Datasets.")

@@ -15,6 +15,7 @@ from backend.services import (
     deployments,
     evaluations,
     preference_sets,
+    readings,
     run_events,
     run_parts,
     tokenizers,
@@ -54,6 +55,7 @@ FINISHED: dict[JobKind, Recorder] = {
     JobKind.EVALUATE: evaluations.record_scores,
     JobKind.GENERATE: campaigns.record_generated,
     JobKind.REPLICA: deployments.record_end,
+    JobKind.INSPECT: readings.record_reading,
 }
 ENDED_BADLY: dict[JobKind, Recorder] = {
     JobKind.REPLICA: deployments.record_end,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import (
+    Analysis,
     Campaign,
     Checkpoint,
     Contestant,
@@ -20,7 +21,7 @@ from backend.db.tables import (
     Run,
     Tokenizer,
 )
-from backend.domain.job_states import ACTIVE, Status
+from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.errors import Conflict
 
 SHOWN = 5
@@ -84,6 +85,12 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         .join(Job, Job.id == Evaluation.job_id)
         .where(Evaluation.checkpoint_id == checkpoint_id, Job.status.in_(ACTIVE))
     )
+    analyses = session.scalars(
+        select(Job.kind)
+        .join(Analysis, Analysis.job_id == Job.id)
+        .where(or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id), Job.status.in_(ACTIVE))
+        .distinct()
+    )
     campaigns = session.scalars(
         select(Campaign.name)
         .join(Contestant, Contestant.campaign_id == Campaign.id)
@@ -95,6 +102,7 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         *(f"adapter “{name}”, which needs it" for name in adapters),
         *(f"endpoint “{name}”" for name in endpoints),
         *(f"running evaluation on “{name}”" for name in evaluations),
+        *(f"running {'inspection' if kind == JobKind.INSPECT else 'analysis'}" for kind in analyses),
         *(f"open campaign “{name}”" for name in campaigns),
     ]
 

@@ -142,8 +142,7 @@ def head_numbers(attention: list[Tensor]) -> HeadNumbers:
         )
         for table, value in zip(tables, values, strict=True):
             table[layer, : maps.shape[0]] = value.numpy()
-    distance, entropy, first, previous, self_share = tables
-    return HeadNumbers(distance, entropy, first, previous, self_share, row_error)
+    return HeadNumbers(tables[0], tables[1], tables[2], tables[3], tables[4], row_error)
 
 
 def pair_numbers(p: Tensor, q: Tensor) -> PairNumbers:

@@ -176,8 +176,8 @@ class TextReading:
         num_bytes = scored_bytes(other.tokenizer, passage, vocab_size=other.vocab_size)
         self._result["pair"] = {
             "same_vocabulary": True,
-            "mean_kl_pq": float(numbers.kl_pq.mean(dtype=np.float64)),
-            "mean_kl_qp": float(numbers.kl_qp.mean(dtype=np.float64)),
+            "mean_kl_pq": _mean(numbers.kl_pq),
+            "mean_kl_qp": _mean(numbers.kl_qp),
             "agreement": float(numbers.agree.mean()),
             "other_loss": sum_up(theirs.surprisal, num_bytes=num_bytes),
             "shared_rows": min(logits.shape[-1], beside.shape[-1]) if logits.shape[-1] != beside.shape[-1] else None,
@@ -235,6 +235,12 @@ def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> dict[str, Any]:
         "tokens": len(scored), "bytes": num_bytes, "sum_nats": total, "mean_nats": mean, "mean_bits": mean / math.log(2),
         "perplexity": math.exp(min(mean, 700.0)), "bits_per_byte": total / math.log(2) / num_bytes if num_bytes else None,
     }  # fmt: skip
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    """The mean, or None where one network rules out a token that the other one allows, which makes it infinite."""
+    mean = float(values.mean(dtype=np.float64))
+    return mean if math.isfinite(mean) else None
 
 
 def _per_byte(nats: float, num_bytes: int) -> dict[str, float]:

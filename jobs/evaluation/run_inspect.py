@@ -33,7 +33,8 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
         result, numbers, words = read_weights(subject, other, reporter)
     out = spec.path(payload["out"])
     partial = out.with_name(f".{out.name}.{spec.attempt}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for leftover in out.parent.glob(f".{out.name}.*.partial"):  # of an attempt that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     np.savez_compressed(partial / "numbers.npz", **numbers)  # type: ignore[arg-type]
     (partial / "words.json").write_text(json.dumps(words, ensure_ascii=True), encoding="utf-8")

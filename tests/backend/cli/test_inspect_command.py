@@ -1,0 +1,94 @@
+"""`roundhouse inspect`: one JSON document with all that a reading holds; where no worker runs the work is done here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli.main import app
+from backend.domain.reading_config import ReadingConfig
+from backend.services.context import LOCAL, Context
+from backend.services.readings import launch_reading
+from jobs.modeling.checkpoints import save_checkpoint
+from jobs.modeling.tokenizers import byte_tokenizer
+from tests.backend.services.job_work import do_job
+from tests.backend.services.test_readings import add_network
+from tests.jobs.reading_networks import make_network
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """An installation that the command line finds by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def ask(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["inspect", *arguments])
+    return done.exit_code, done.stdout
+
+
+def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "oak", model=make_network("llama"), tokenizer=byte_tokenizer(context=96), meta={})
+    environment = {
+        **os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}", "REDIS_URL": "redis://127.0.0.1:1/0",
+        "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "backend.cli.main", "inspect", str(tmp_path / "oak"), "--text", "A <b>cat</b>.", "--json", "--maps"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "".join(token["text"] for token in found["tokens"][1:]) == "A <b>cat</b>."
+    assert sum(token["nats"] for token in found["tokens"][1:]) == pytest.approx(found["loss"]["sum_nats"], rel=1e-5)
+    np.testing.assert_allclose(np.array(found["attention"]["maps"]).sum(-1), 1, atol=1e-5)
+    assert found["lens"]["error"] < 1e-5
+
+
+def test_stored_answers_are_printed_whole(site: Context) -> None:
+    add_network(site, "oak")
+    add_network(site, "elm", seed=1)
+    for config in (ReadingConfig(text="A cat."), ReadingConfig()):
+        do_job(site, str(launch_reading(site, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id))
+    asked = ("oak", "--text", "A cat.", "--against", "elm", "--weights")
+    status, out = ask(*asked, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert [len(found["pair"]["after"]), len(found["tokens"])] == [7, 7]
+    assert len(found["lens"]["texts"]) == 4
+    assert "maps" not in found["attention"]
+    assert sum(tensor["values"] for tensor in found["weights"]["tensors"]) == found["weights"]["values"]
+    assert len(found["weights"]["changes"]["by_tensor"]) == found["weights"]["changes"]["compared"]
+    status, out = ask(*asked)
+    assert status == 0
+    assert "nats per token" in out
+    assert "mean KL" in out
+    assert "weights moved by" in out
+
+
+def test_what_can_t_be_inspected_is_said(site: Context, tmp_path: Path) -> None:
+    bad = tmp_path / "chat.json"
+    bad.write_text("[{")
+    cases: list[tuple[tuple[Any, ...], str]] = [
+        (("gone", "--text", "x"), "gone"),
+        (("x", "--chat", str(bad)), "not JSON"),
+        (("x", "--text", "a" * 20_001), "20000"),
+    ]
+    for arguments, words in cases:
+        status, out = ask(*arguments, "--json")
+        assert status == 2
+        assert words in json.loads(out)["error"]
