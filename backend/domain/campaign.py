@@ -54,9 +54,13 @@ def prompt_messages(row: dict[str, Any]) -> Messages | None:
 
 
 def _until_last_user(turns: Iterable[Any]) -> Messages | None:
-    messages = [
-        {"role": str(t["role"]), "content": str(t["content"])} for t in turns if isinstance(t, dict) and "role" in t and "content" in t
-    ]
+    messages: Messages = []
+    for turn in turns:
+        if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
+            continue
+        if turn["role"] == "tool" or turn.get("tool_calls"):
+            break  # contestants are offered no tools, so the prompt ends before the first is used
+        messages.append({"role": str(turn["role"]), "content": str(turn["content"])})
     while messages and messages[-1]["role"] != "user":
         messages.pop()
     return messages or None

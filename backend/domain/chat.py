@@ -22,6 +22,7 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
 
 
 class FinishReason(StrEnum):
@@ -37,10 +38,20 @@ class _Frozen(BaseModel):
 
 
 class ChatMessage(_Frozen):
-    """One turn."""
+    """One turn. An assistant's may call tools, and a tool's names the call that it answers (backend.domain.tool_calls)."""
 
     role: Role
     content: str
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the message as datasets hold it: without what it lacks."""
+        message: dict[str, Any] = {"role": self.role.value, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = list(self.tool_calls)
+        return message | {key: value for key in ("tool_call_id", "name") if (value := getattr(self, key)) is not None}
 
 
 class SamplingParams(_Frozen):
@@ -66,6 +77,7 @@ class GenerateRequest(_Frozen):
     """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt` and `token_ids` is given."""
 
     messages: tuple[ChatMessage, ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
     prompt: str | None = None
     token_ids: tuple[int, ...] | None = None
     params: SamplingParams = SamplingParams()

@@ -1,7 +1,13 @@
-"""The chat templates that are stored with checkpoints: one for our own tokenizers, one for bare bases. Text, no Jinja engine.
+"""The chat templates that are stored with checkpoints: one for our own tokenizers, two for bases without one. Text, no Jinja engine.
 
-Trainer, playground and endpoint all render with the template that lies in the checkpoint, so a prompt means the same tokens
-everywhere.
+Trainer, playground, endpoint, evaluation and battles all render with the template that lies in the checkpoint, so a prompt means the
+same tokens everywhere.
+
+Tools are written out as text, in the way of the Hermes and Qwen networks, which servers know how to read back:
+
+    in the system turn      <tools>, one JSON object a line, </tools>, and how to call one
+    a call                  in the assistant's turn: <tool_call>, {"name": ..., "arguments": {...}}, </tool_call>
+    a result                a turn of the user: <tool_response>, the text, </tool_response>
 """
 
 from __future__ import annotations
@@ -11,13 +17,40 @@ ROLES = ("system", "user", "assistant")
 ROLE_TOKENS = tuple(f"<|{role}|>" for role in ROLES)
 SPECIAL_TOKENS = (BOS, END, PAD, *ROLE_TOKENS)
 
+_OFFERED = (
+    "{% set offered = namespace(text='') %}"
+    "{% if tools is defined and tools %}"
+    "{% set offered.text = 'You may call these tools:\n<tools>' %}"
+    "{% for tool in tools %}{% set offered.text = offered.text ~ '\n' ~ (tool | tojson) %}{% endfor %}"
+    "{% set offered.text = offered.text ~ '\n</tools>\nTo call one, write\n<tool_call>\n"
+    '{"name": "its name", "arguments": {"an argument": "its value"}}\n</tool_call>\' %}'
+    "{% endif %}"
+)
+_CALLS = (
+    "{% if message['tool_calls'] is defined and message['tool_calls'] %}"
+    "{% for call in message['tool_calls'] %}"
+    "{% if message['content'] or not loop.first %}{{ '\n' }}{% endif %}"
+    "{{ '<tool_call>\n{\"name\": ' ~ (call['function']['name'] | tojson) ~ ', \"arguments\": ' }}"
+    "{{ call['function']['arguments'] if call['function']['arguments'] is string else (call['function']['arguments'] | tojson) }}"
+    "{{ '}\n</tool_call>' }}"
+    "{% endfor %}{% endif %}"
+)
+
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
+    + _OFFERED
+    + "{% if offered.text and messages[0]['role'] != 'system' %}{{ '<|system|>' ~ offered.text ~ '<|end|>' }}{% endif %}"
     "{% for message in messages %}"
-    "{% if message['role'] not in ['system', 'user', 'assistant'] %}"
-    "{{ raise_exception('Unknown role ' ~ message['role'] ~ ': use system, user or assistant.') }}"
+    "{% if message['role'] == 'tool' %}"
+    "{{ '<|user|><tool_response>\n' ~ message['content'] ~ '\n</tool_response><|end|>' }}"
+    "{% elif message['role'] not in ['system', 'user', 'assistant'] %}"
+    "{{ raise_exception('Unknown role ' ~ message['role'] ~ ': use system, user, assistant or tool.') }}"
+    "{% else %}"
+    "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] }}"
+    "{% if message['role'] == 'system' and loop.first and offered.text %}"
+    "{{ ('\n\n' if message['content'] else '') ~ offered.text }}"
+    "{% endif %}" + _CALLS + "{{ '<|end|>' }}"
     "{% endif %}"
-    "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] ~ '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -30,13 +63,20 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
 )
-"""For a base that was never taught a chat form: contents run together as raw text, so it simply continues what it is given."""
+"""For a base that was never taught a chat form: contents run together as raw text, so it simply continues what it is given.
+
+Knows no tools: what was never taught a form can't call any.
+"""
 
 TEXT_TEMPLATE = (
     "{% if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"
+    + _OFFERED
+    + "{% if offered.text and messages[0]['role'] != 'system' %}{{ 'System:\n' ~ offered.text ~ '\n' }}{% endif %}"
     "{% for message in messages %}"
     "{{ message['role'] | capitalize ~ ':\n' ~ message['content'] }}"
-    "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
+    "{% if message['role'] == 'system' and loop.first and offered.text %}"
+    "{{ ('\n\n' if message['content'] else '') ~ offered.text }}"
+    "{% endif %}" + _CALLS + "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
     "{{ '\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"

@@ -223,5 +223,6 @@ def template_messages(messages: Messages) -> Messages:
             ]
         else:
             clean.pop("tool_calls", None)
+        clean.setdefault("content", "")
         result.append(clean)
     return result

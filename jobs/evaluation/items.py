@@ -75,18 +75,3 @@ def choose_items(items: list[Item], *, shots: int, limit: int | None, seed: int)
     if limit is not None and limit < len(rest):
         rest = sorted(random.Random(f"items {seed}").sample(rest, limit), key=lambda item: item.position)
     return [items[index] for index in order], rest
-
-
-def conversation_of(row: Row) -> list[dict[str, str]] | None:
-    """Return a chat, instruction or preference row as messages (of a preference the chosen answer); None for a row of another kind."""
-    if "messages" in row:
-        return _messages(row["messages"])
-    if "chosen" in row:
-        return [*_messages(row.get("prompt") or []), *_messages(row["chosen"])]
-    if "completion" in row:
-        return [{"role": "user", "content": str(row["prompt"])}, {"role": "assistant", "content": str(row["completion"])}]
-    return None
-
-
-def _messages(value: list[dict[str, Any]]) -> list[dict[str, str]]:
-    return [{"role": str(message["role"]), "content": str(message["content"] or "")} for message in value]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from backend.errors import InvalidInput
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.subject import Subject
-from jobs.modeling.chat import render_chat
-from jobs.modeling.loglikelihood import score_continuations
+from jobs.modeling.chat import encode_answer, render_chat
+from jobs.modeling.loglikelihood import Pair, score_continuations
 
 TIE = 1e-6
 """Log-likelihoods closer than this (nats) count as equal; fp32 sums differ by about as much between batch shapes."""
@@ -69,7 +69,8 @@ def score_choices(
         check_stop()
         batch = items[at : at + batch_size]
         asked = [ask(subject, item.row, examples=examples, chat=chat) for item in batch]
-        pairs = [(context, choice) for context, choices in asked for choice in choices]
+        texts = [(context, choice) for context, choices in asked for choice in choices]
+        pairs: list[Pair] = [encode_answer(subject.tokenizer, *text) if chat else text for text in texts]
         results = iter(score_continuations(subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS))
         scored = []
         for item, (_, choices) in zip(batch, asked, strict=True):

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from backend.domain.conversations import Conversation, conversation_of
+from backend.domain.row_display import message_text
 from backend.domain.rows import row_text
 from backend.errors import InvalidInput
-from jobs.evaluation.items import Item, Scored, conversation_of
+from jobs.evaluation.items import Item, Scored
 from jobs.evaluation.subject import Subject
-from jobs.modeling.chat import Message, render_chat
-from jobs.modeling.loglikelihood import TextNll, rolling_nll, score_continuations
+from jobs.modeling.chat import ConversationRefused, answers_of, encode_answer
+from jobs.modeling.loglikelihood import Pair, TextNll, rolling_nll, score_continuations
 
 FEW_DOCUMENTS = 8
 """Below this many documents an interval over documents means little, so windows are the items."""
@@ -77,17 +79,20 @@ def score_conversations(subject: Subject, items: Sequence[Item], *, batch_size: 
     """
     for batch in _batches(items, batch_size):
         check_stop()
-        pairs: list[tuple[str, str]] = []
+        pairs: list[Pair] = []
         owners: list[int] = []
         sizes: list[int] = []
         for index, item in enumerate(batch):
-            messages = conversation_of(item.row) or []
-            turns = answer_pairs(subject, messages)
+            conversation = conversation_of(item.row) or Conversation([])
+            try:
+                turns = answers_of(subject.tokenizer, conversation.messages, tools=conversation.tools)
+            except ConversationRefused as error:
+                raise InvalidInput(f"Row {item.position + 1} can't be scored. {error.message}", field="benchmark") from error
             if not turns:
                 raise InvalidInput(f"Row {item.position + 1} has no answer to score.", remedy="Remove such rows and import again.")
-            pairs += turns
+            pairs += [encode_answer(subject.tokenizer, before, answer) for _, before, answer in turns]
             owners += [index] * len(turns)
-            sizes.append(sum(len(message["content"].encode()) for message in messages if message["role"] == "assistant"))
+            sizes.append(sum(len(message_text(conversation.messages[place]).encode()) for place, _, _ in turns))
         results = score_continuations(subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS)
         scored = []
         for index, item in enumerate(batch):
@@ -95,25 +100,6 @@ def score_conversations(subject: Subject, items: Sequence[Item], *, batch_size: 
             total = TextNll(-sum(part.sum_logprob for part in own), sum(part.tokens for part in own), sizes[index])
             scored.append(Scored(item.hash, item.position, _values(total), {"text": _shorten(row_text(item.row))}))
         yield scored
-
-
-def answer_pairs(subject: Subject, messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Return (what came before, the answer with its end token) of each assistant turn, as rendered text."""
-    pairs = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = render_chat(subject.tokenizer, messages[:index], generation_prompt=True)
-        upto = render_chat(subject.tokenizer, messages[: index + 1])
-        if not upto.startswith(before):
-            continue  # the template renders an answer differently once it stands in the history
-        answer = upto[len(before) :]
-        end = subject.tokenizer.eos_token
-        at = answer.rfind(end) if end else -1
-        answer = answer[: at + len(end)] if at >= 0 else answer
-        if answer:
-            pairs.append((before, answer))
-    return pairs
 
 
 def _values(result: TextNll) -> dict[str, float]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from backend.domain.conversations import conversation_of
 from backend.domain.evaluation_config import EvaluationConfig, EvaluationKind
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.estimates import estimate_scores
-from jobs.evaluation.items import Item, Scored, choose_items, conversation_of, read_items
+from jobs.evaluation.items import Item, Scored, choose_items, read_items
 from jobs.evaluation.ledger import Ledger
 from jobs.evaluation.subject import Subject, load_subject
 from jobs.modeling.devices import set_threads

@@ -10,7 +10,7 @@ from typing import Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.chat_template import PLAIN_TEMPLATE
-from jobs.modeling.chat import Message, render_chat
+from jobs.modeling.chat import Message, encode_prompt
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
 from jobs.modeling.devices import pick_device, pick_inference_dtype
 from jobs.modeling.loglikelihood import longest_input
@@ -45,8 +45,7 @@ class Subject:
     def prompt_ids(self, messages: Sequence[Message], *, chat: bool) -> list[int]:
         """Return the ids after which an answer is written: through the template, or the bare text after the begin token."""
         if chat:
-            text = render_chat(self.tokenizer, messages, generation_prompt=True)
-            return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            return encode_prompt(self.tokenizer, messages)
         text = "\n\n".join(message["content"] for message in messages)
         ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
         begin = self.tokenizer.bos_token_id

@@ -1,17 +1,38 @@
-"""Conversations as tokens: rendered with the checkpoint's own template, with a mask of what is trained on."""
+"""Conversations as tokens: rendered with the checkpoint's own template, with a mask of what is trained on.
+
+The one renderer of trainer, playground, endpoint, evaluation and battles.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.chat_template import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
+from backend.domain.conversations import template_messages
 from backend.errors import InvalidInput
+from jobs.modeling.template_guard import TemplateTooCostly, render_template
 
-Message = dict[str, str]
+Message = dict[str, Any]
+Tools = list[dict[str, Any]] | None
+LONGEST_CHARACTERS = 2_000_000
+
+
+class ConversationRefused(InvalidInput):
+    """A conversation that the template does not take; others may be fine."""
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """Token ids and, for each, whether it is trained on. `skipped` counts the answers that are not trained on here."""
+
+    ids: list[int]
+    mask: list[bool]
+    skipped: int = 0
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -35,53 +56,152 @@ def teach_template(tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> None:
         tokenizer.chat_template = CHAT_TEMPLATE if has_roles else TEXT_TEMPLATE
 
 
-def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None, generation_prompt: bool = False
+) -> str:
     """Render messages as the text that the network sees.
 
-    Raises InvalidInput with the template's own words if it refuses the conversation (a role it does not know, an order it forbids).
+    Raises ConversationRefused with the template's own words if it refuses the conversation (a role it does not know, an order it
+    forbids) or fails on it, InvalidInput if the template runs beyond its limits.
     """
+    size = sum(len(str(message.get("content") or "")) for message in messages)
+    if size > LONGEST_CHARACTERS:
+        raise ConversationRefused(f"The conversation has {size:,} characters, and at most {LONGEST_CHARACTERS:,} are rendered.")
+    template = tokenizer.get_chat_template(tools=tools)
     try:
-        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation_prompt)
+        return render_template(
+            template,
+            **tokenizer.special_tokens_map,
+            messages=template_messages(list(messages)),
+            tools=tools,
+            documents=None,
+            add_generation_prompt=generation_prompt,
+        )
+    except TemplateTooCostly as error:
+        raise InvalidInput(
+            f"The checkpoint's chat template was stopped: {error.message}.", remedy="Use a checkpoint with a sound template."
+        ) from error
     except TemplateError as error:
-        roles = ", ".join(message.get("role", "?") for message in messages)
-        raise InvalidInput(f"The checkpoint's chat template refuses the conversation ({roles}): {error}") from error
-    return text
+        roles = ", ".join(str(message.get("role", "?")) for message in messages[:12]) + (", ..." if len(messages) > 12 else "")
+        raise ConversationRefused(f"The checkpoint's chat template refuses the conversation ({roles}): {error}") from error
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[int]:
     """Return the token ids after which the network writes the assistant's answer."""
-    return _encode(tokenizer, render_chat(tokenizer, messages, generation_prompt=True))["input_ids"]  # type: ignore[no-any-return]
+    text = render_chat(tokenizer, messages, tools=tools, generation_prompt=True)
+    return _encode(tokenizer, text)["input_ids"]  # type: ignore[no-any-return]
 
 
-def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """Return the ids of a rendered prompt and those of an answer behind it, tokenised together as in training.
+
+    A token that reaches from the prompt into the answer counts as the answer's.
+    """
+    encoded = _encode(tokenizer, prompt + answer)
+    ids: list[int] = encoded["input_ids"]
+    first = next((place for place, (_, right) in enumerate(encoded["offset_mapping"]) if right > len(prompt)), len(ids))
+    return ids[:first], ids[first:]
+
+
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], completion: Sequence[Message], *, tools: Tools = None
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a prompt and of the turns behind it, up to the last end token.
+
+    Raises ConversationRefused if the template does not take them, or writes the prompt differently once an answer follows.
+    """
+    before = render_chat(tokenizer, prompt, tools=tools, generation_prompt=True)
+    upto = render_chat(tokenizer, [*prompt, *completion], tools=tools)
+    if not upto.startswith(before):
+        raise ConversationRefused(
+            "The checkpoint's chat template writes what comes before an answer differently once the answer is there, so nothing that "
+            "generation would meet can be trained on."
+        )
+    return encode_answer(tokenizer, before, upto[len(before) : _answer_end(tokenizer, upto, len(before))])
+
+
+def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[tuple[int, str, str]]:
+    """Return (place, what came before it, the answer with its end token) of each assistant's turn, as rendered text.
+
+    Each as generation would meet it: with what came before rendered without what follows.
+    """
+    answers = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or not index:
+            continue
+        before = render_chat(tokenizer, messages[:index], tools=tools, generation_prompt=True)
+        upto = render_chat(tokenizer, messages[: index + 1], tools=tools)
+        if upto.startswith(before) and (answer := upto[len(before) : _answer_end(tokenizer, upto, len(before))]):
+            answers.append((index, before, answer))
+    return answers
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> tuple[list[int], list[bool]]:
     """Return ids and, for each, whether it is trained on: the assistants' words and the end token behind them, nothing else.
 
     The ids equal `tokenizer.apply_chat_template(messages)`, and up to the last answer they equal `encode_prompt`. An answer that the
     template renders differently once more turns follow (reasoning that is cut out, say) is not trained on, because generation would
     never meet those tokens; a token that reaches from the prompt into the answer is not either.
     """
-    text = render_chat(tokenizer, messages)
+    encoded, _ = _encode_whole(tokenizer, messages, tools)
+    return encoded.ids, encoded.mask
+
+
+def training_chats(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[EncodedChat]:
+    """Return what is trained on of a conversation, so that every answer of the assistant is learned once, as generation meets it.
+
+    The first is `encode_chat`. An answer that the template rewrites once more turns follow comes as a conversation of its own, which
+    ends with it. One that the template writes in no way that generation could reach counts as `skipped`.
+    """
+    whole, rewritten = _encode_whole(tokenizer, messages, tools)
+    alone, lost = [], 0
+    for index in rewritten:
+        single, again = (
+            (whole, [index]) if index == len(messages) - 1 else _encode_whole(tokenizer, messages[: index + 1], tools, only=index)
+        )
+        if again:
+            lost += 1
+        else:
+            alone.append(single)
+    return [EncodedChat(whole.ids, whole.mask, skipped=lost), *alone]
+
+
+def _encode_whole(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, only: int | None = None
+) -> tuple[EncodedChat, list[int]]:
+    """Encode a conversation; return it with the places of the answers (of `only` that one) that it does not train on."""
+    text = render_chat(tokenizer, messages, tools=tools)
     encoded = _encode(tokenizer, text)
     ids: list[int] = encoded["input_ids"]
     mask = [False] * len(ids)
+    rewritten = []
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+        if message["role"] != "assistant" or only not in (None, index):
             continue
-        prompt = render_chat(tokenizer, messages[:index], generation_prompt=True)
-        upto = render_chat(tokenizer, messages[: index + 1])
-        if not (text.startswith(prompt) and text.startswith(upto)):
+        prompt = render_chat(tokenizer, messages[:index], tools=tools, generation_prompt=True) if index else None
+        upto = text if index == len(messages) - 1 else render_chat(tokenizer, messages[: index + 1], tools=tools)
+        if prompt is None or not (text.startswith(upto) and upto.startswith(prompt)):
+            rewritten.append(index)
             continue
-        start, end = len(prompt), _answer_end(upto, len(prompt), tokenizer.eos_token)
+        start, end = len(prompt), _answer_end(tokenizer, upto, len(prompt))
         for position, (left, right) in enumerate(encoded["offset_mapping"]):
             if left >= start and right <= end and right > left:
                 mask[position] = True
-    return ids, mask
+    return EncodedChat(ids, mask), rewritten
 
 
-def _answer_end(upto: str, start: int, eos: str | None) -> int:
-    """Where an answer ends: behind its end token, so that a line break which the template adds is left out."""
+def _answer_end(tokenizer: PreTrainedTokenizerBase, upto: str, start: int) -> int:
+    """Where an answer ends: behind its end token, so that a line break which the template adds is left out.
+
+    The end token is the tokenizer's, or where the template closes a turn with another special token, that one.
+    """
+    eos = tokenizer.eos_token
     found = upto.rfind(eos, start) if eos else -1
-    return found + len(eos) if eos and found >= 0 else len(upto)
+    if eos and found >= 0:
+        return found + len(eos)
+    ends = upto.rstrip()
+    specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return len(ends) if len(ends) > start and any(ends.endswith(token) for token in specials) else len(upto)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:

@@ -12,7 +12,7 @@ from jobs.modeling.chat import encode_prompt
 def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
     """Return the prompt's token ids. Raises InvalidInput where the chat template refuses the messages.
 
-    Templates come with checkpoints and are untrusted; transformers renders them in Jinja's immutable sandbox.
+    Templates come with checkpoints and are untrusted; jobs.modeling.template_guard renders them.
     """
     if request.token_ids is not None:
         return list(request.token_ids)
@@ -20,10 +20,8 @@ def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
         ids = list(tokenizer(request.prompt, verbose=False)["input_ids"])
         begin = tokenizer.bos_token_id
         return ids or ([begin] if begin is not None else [])  # an empty prompt asks for a text from its beginning
-    messages = [{"role": message.role.value, "content": message.content} for message in request.messages or ()]
+    messages = [message.as_dict() for message in request.messages or ()]
     try:
-        return list(encode_prompt(tokenizer, messages))
+        return encode_prompt(tokenizer, messages, tools=list(request.tools) if request.tools else None)
     except RoundhouseError as error:
         raise InvalidInput(error.message, remedy=error.remedy, field="messages") from error
-    except Exception as error:  # a template is somebody else's program and may fail in any way
-        raise InvalidInput(f"The checkpoint's chat template fails on these messages: {error}", field="messages") from error

@@ -144,6 +144,10 @@ class ScheduledDpoTrainer(DPOTrainer):  # type: ignore[misc]
             )
         return self.lr_scheduler
 
+    def _prepare_dataset(self, dataset: datasets.Dataset, *_: Any) -> datasets.Dataset:
+        """Take the pairs as they are: token ids already."""
+        return dataset
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write nothing: lineage is in the checkpoint's own card."""
 

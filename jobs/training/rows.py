@@ -33,10 +33,3 @@ def iterate_rows(dataset: Path, split: Split, *, batch: int = 512) -> Iterator[l
 def read_rows(dataset: Path, split: Split) -> list[Row]:
     """Return all rows of a split; empty if there is no val split."""
     return [] if split_file(dataset, split) is None else list(iter_rows(dataset, split=split))
-
-
-def conversation_of(row: Row) -> list[dict[str, str]]:
-    """Return an instruction or chat row as messages."""
-    if "messages" in row:
-        return [{"role": str(message["role"]), "content": str(message.get("content") or "")} for message in row["messages"]]
-    return [{"role": "user", "content": str(row.get("prompt") or "")}, {"role": "assistant", "content": str(row.get("completion") or "")}]

@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.conversations import Conversation, conversation_of
 from backend.errors import InvalidInput
-from jobs.modeling.chat import encode_chat
+from jobs.modeling.chat import ConversationRefused, EncodedChat, training_chats
 from jobs.modeling.dataset_files import Split
 from jobs.reporter import Reporter
 from jobs.training.batches import IGNORE, EpochOrder, MicroBatch
-from jobs.training.rows import Row, conversation_of, read_rows
+from jobs.training.rows import Row, read_rows
 
 PAD_TO = 16
 
@@ -24,12 +25,13 @@ PAD_TO = 16
 class Example:
     """One conversation cut to the context: token ids and targets, both of the same length, not yet shifted.
 
-    `whole` holds the ids before the cut.
+    `whole` holds the ids before the cut. `skipped` counts answers that are trained on nowhere (see `training_chats`).
     """
 
     ids: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
     whole: list[int] = field(default_factory=list, repr=False, compare=False)
+    skipped: int = 0
 
     @property
     def teaches(self) -> bool:
@@ -37,11 +39,20 @@ class Example:
         return bool((self.targets[1:] != IGNORE).any())
 
 
-def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, *, context: int) -> Example:
-    """Render an instruction or chat row with the checkpoint's template and cut it: what the trainer sees of it."""
-    ids, mask = encode_chat(tokenizer, conversation_of(row))
-    tokens = np.asarray(ids[:context], dtype=np.int64)
-    return Example(tokens, np.where(np.asarray(mask[:context], dtype=bool), tokens, IGNORE), whole=ids)
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, *, context: int) -> list[Example]:
+    """Render an instruction or chat row with the checkpoint's template and cut it: what the trainer sees of it.
+
+    Mostly one conversation; more where the template rewrites earlier answers (see `training_chats`). Raises ConversationRefused if the
+    template does not take the row.
+    """
+    conversation = conversation_of(row) or Conversation([])
+    return [_cut(chat, context) for chat in training_chats(tokenizer, conversation.messages, tools=conversation.tools)]
+
+
+def _cut(chat: EncodedChat, context: int) -> Example:
+    tokens = np.asarray(chat.ids[:context], dtype=np.int64)
+    targets = np.where(np.asarray(chat.mask[:context], dtype=bool), tokens, IGNORE)
+    return Example(tokens, targets, whole=chat.ids, skipped=chat.skipped)
 
 
 def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[Example]:
@@ -49,20 +60,35 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
 
     Raises InvalidInput if no row of the train split is left.
     """
-    examples, empty, truncated = [], 0, 0
+    examples, empty, truncated, skipped = [], 0, 0, 0
+    refused: list[str] = []
     rows = read_rows(dataset, split)
     for row in rows:
-        example = encode_row(tokenizer, row, context=context)
-        truncated += len(example.whole) > context
-        if example.teaches:
-            examples.append(Example(example.ids, example.targets))
-        else:
-            empty += 1
+        try:
+            encoded = encode_row(tokenizer, row, context=context)
+        except ConversationRefused as error:
+            refused.append(error.message)
+            continue
+        truncated += any(len(example.whole) > context for example in encoded)
+        skipped += sum(example.skipped for example in encoded)
+        taught = [Example(example.ids, example.targets) for example in encoded if example.teaches]
+        empty += not taught
+        examples += taught
+    if refused:
+        reporter.log(f"{len(refused):,} of {len(rows):,} {split} rows are left out. The first: {refused[0]}")
+    if skipped:
+        reporter.log(f"{skipped:,} answers of the {split} rows are not trained on: the template writes them as generation never would.")
     if empty:
         reporter.log(f"{empty:,} of {len(rows):,} {split} rows have nothing to train on within {context} tokens and are left out.")
     if truncated:
         reporter.log(f"{truncated:,} of {len(rows):,} {split} rows are longer than {context} tokens and are cut.")
-    reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=empty, truncated=truncated)
+    reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=empty, truncated=truncated, refused=len(refused))
+    if split == "train" and refused and not examples:
+        raise InvalidInput(
+            f"None of the {len(rows):,} train rows can be used. {len(refused):,} are refused; the first: {refused[0]}",
+            remedy="Use a base whose chat template takes such conversations, or a dataset without what it refuses.",
+            field="dataset",
+        )
     if split == "train" and not examples:
         raise InvalidInput(
             f"None of the {len(rows):,} train rows has an answer to train on within a context of {context} tokens.",

@@ -109,7 +109,7 @@ def test_rows_with_nothing_to_train_on_are_counted_and_left_out(rooms: Rooms) ->
     write_dataset(rooms.root / "mixed", train=[good, endless, question, silent])
     recorder = Recorder()
     run(rooms.training("sft", run="mixed-run", job="mixed", dataset="mixed", max_steps=2), recorder)
-    assert recorder.of("rows_encoded")[0] == {"split": "train", "rows": 4, "zero_label_rows": 2, "truncated": 1}
+    assert recorder.of("rows_encoded")[0] == {"split": "train", "rows": 4, "zero_label_rows": 2, "truncated": 1, "refused": 0}
     assert any("2 of 4 train rows have nothing to train on" in line for line in recorder.lines)
     assert any("no val split" in line for line in recorder.lines)
     write_dataset(rooms.root / "hopeless", train=[endless, question])
