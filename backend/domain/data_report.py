@@ -1,0 +1,234 @@
+"""What a report on a dataset is asked and what it answers: one schema for the job, the page and the command line.
+
+Rows are numbered from 1 within their split, as people count. Shares lie between 0 and 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Split = Literal["train", "val"]
+Trainer = Literal["pretrain", "sft", "dpo", "none"]
+
+MAX_CONTEXT = 1_048_576
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReportQuestion(_Frozen):
+    """With which tokens, at which context, in which batches. The same question of the same rows has the same answer."""
+
+    context: int = Field(default=1024, ge=8, le=MAX_CONTEXT, description="Tokens per training sequence.")
+    micro_batch: int = Field(default=16, ge=1, le=65_536, description="Sequences in one forward pass.")
+    grad_accum_steps: int = Field(default=1, ge=1, le=65_536)
+
+
+class RowRef(_Frozen):
+    """A row, with the beginning of its text."""
+
+    split: Split
+    row: int
+    text: str = ""
+
+
+class Lengths(_Frozen):
+    """Tokens per row before any cut. `edges` has one more entry than `counts`."""
+
+    mean: float = 0.0
+    min: int = 0
+    p50: int = 0
+    p90: int = 0
+    p99: int = 0
+    max: int = 0
+    edges: list[int] = []
+    counts: list[int] = []
+
+
+class SplitReport(_Frozen):
+    """One split in numbers. `tokens` before the cut, `kept_tokens` after it without rows left out, `loss_tokens` those trained on."""
+
+    rows: int = 0
+    tokens: int = 0
+    kept_tokens: int = 0
+    loss_tokens: int = 0
+    truncated_rows: int = 0
+    lost_tokens: int = 0
+    zero_label_rows: int = 0
+    empty_rows: int = 0
+    lengths: Lengths = Lengths()
+
+    @property
+    def truncated_share(self) -> float:
+        """Rows that are cut, of all."""
+        return self.truncated_rows / self.rows if self.rows else 0.0
+
+
+class ZeroLabelRow(RowRef):
+    """A row with nothing to train on, and why."""
+
+    reason: str
+
+
+class DuplicateCluster(_Frozen):
+    """Rows that are alike. The first is the one to keep; `similarity` of each to it is 1.0 where they are the same."""
+
+    size: int
+    rows: list[RowRef]
+    similarity: list[float]
+
+
+class Duplicates(_Frozen):
+    """Rows beyond the first of their kind. `near` leaves out the exact ones; `pairs_checked` were compared exactly."""
+
+    exact: int = 0
+    near: int = 0
+    exact_clusters: list[DuplicateCluster] = []
+    near_clusters: list[DuplicateCluster] = []
+    threshold: float = 0.8
+    pairs_checked: int = 0
+    limited: bool = False
+    seconds: float = 0.0
+
+
+class Leak(_Frozen):
+    """A row that is held out, and one like it that is trained on."""
+
+    val: RowRef
+    train: RowRef
+    similarity: float
+
+
+class Leakage(_Frozen):
+    """Held-out rows that are also trained on, word for word (`exact`) or nearly (`near`), and those of which only the prompt is."""
+
+    exact: int = 0
+    near: int = 0
+    same_prompt: int = 0
+    rows: list[Leak] = []
+
+
+class Contamination(_Frozen):
+    """An item of a benchmark in a row. `item` counts from 1; `kind` says what was found: a run of 13 words or more, or a whole question."""
+
+    benchmark: str
+    item: int
+    split: Split
+    row: int
+    kind: str
+    text: str
+    words: int
+    share: float
+
+
+class Language(_Frozen):
+    """A language or script, and the share of the rows that were looked at."""
+
+    code: str
+    name: str
+    rows: int
+    share: float
+
+
+class FaultReport(_Frozen):
+    """One kind of fault: rows that have it, how often, and examples."""
+
+    name: str
+    meaning: str
+    rows: int
+    count: int
+    examples: list[RowRef]
+
+
+class Packing(_Frozen):
+    """Real tokens per position that is computed. `trainer` is what our trainer does, in the order of its first epoch.
+
+    `padded` is one row a sequence, padded to the longest of its micro-batch; `packed` is first-fit decreasing into the context.
+    """
+
+    trainer: float | None = None
+    padded: float | None = None
+    packed: float | None = None
+    packed_sequences: int = 0
+    method: str = ""
+
+
+class Epoch(_Frozen):
+    """One pass over the rows to train on. `tokens` the network reads, `sequences` it is given, `steps` at the question's batch."""
+
+    tokens: int = 0
+    sequences: int = 0
+    steps: int = 0
+
+
+class Piece(_Frozen):
+    """A stretch of tokens as the trainer sees it, one entry a token."""
+
+    label: str = ""
+    tokens: list[str]
+    ids: list[int]
+    trained: list[bool]
+    special: list[bool]
+    cut_at: int | None = None
+    left_out: int = 0
+
+
+class Sample(_Frozen):
+    """A row, or a window of text, shown whole."""
+
+    group: Literal["first", "random", "longest", "truncated", "zero-label", "window"]
+    split: Split = "train"
+    row: int | None = None
+    num_tokens: int
+    loss_tokens: int
+    note: str = ""
+    pieces: list[Piece]
+
+
+class BenchmarkLooked(_Frozen):
+    """A benchmark that was looked for."""
+
+    name: str
+    items: int
+    found: int = 0
+
+
+class DataReport(_Frozen):
+    """The answer. Lists hold the first few; the counts beside them are whole."""
+
+    kind: str
+    trainer: Trainer
+    tokenizer: str
+    question: ReportQuestion
+    splits: dict[str, SplitReport]
+    epoch: Epoch
+    packing: Packing
+    zero_label: list[ZeroLabelRow] = []
+    empty: list[RowRef] = []
+    duplicates: Duplicates = Duplicates()
+    leakage: Leakage = Leakage()
+    contamination: list[Contamination] = []
+    contaminated_rows: int = 0
+    contaminated_items: int = 0
+    benchmarks: list[BenchmarkLooked] = []
+    languages: list[Language] = []
+    languages_of: int = 0
+    faults: list[FaultReport] = []
+    refused: list[RowRef] = []
+    refused_rows: int = 0
+    refusal: str = ""
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+    @property
+    def train(self) -> SplitReport:
+        """The split to train on."""
+        return self.splits.get("train", SplitReport())
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the trainer would find nothing to train on in any row."""
+        return self.trainer != "none" and self.train.rows > 0 and self.train.zero_label_rows >= self.train.rows

@@ -1,0 +1,209 @@
+"""Rows through the trainer's eyes: for each kind the trainer's own code renders, tokenises, masks and cuts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.data_report import Trainer
+from backend.domain.rows import DatasetKind, row_text
+from backend.errors import InvalidInput
+from jobs.modeling.chat import encode_prompt, teach_template
+from jobs.modeling.tokenizers import encode_texts
+from jobs.training.batches import IGNORE
+from jobs.training.pretrain_data import encode_documents
+from jobs.training.sft_data import Example, encode_row
+
+Row = dict[str, Any]
+
+TRAINER_OF: dict[str, Trainer] = {"text": "pretrain", "instruction": "sft", "chat": "sft", "preference": "dpo"}
+"""Which trainer reads a kind. The others are looked at, not trained on."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Token ids as the network is given them, and which are trained on. Those behind `cut_at` are cut off."""
+
+    ids: list[int]
+    trained: list[bool]
+    cut_at: int | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the trainer makes of a row: one strip, or two for a pair. `problem` says why nothing of it is trained on.
+
+    `refusal` says why it can't be rendered at all.
+    """
+
+    strips: list[Strip] = field(default_factory=list)
+    problem: str = ""
+    refusal: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens before the cut."""
+        return sum(len(strip.ids) for strip in self.strips)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer strip, before the cut: what the context has to hold."""
+        return max((len(strip.ids) for strip in self.strips), default=0)
+
+    @property
+    def kept(self) -> list[int]:
+        """Tokens of each strip after the cut; none of a row that is left out."""
+        return [] if self.problem or self.refusal else [strip.cut_at or len(strip.ids) for strip in self.strips]
+
+    @property
+    def lost_tokens(self) -> int:
+        """Tokens that are cut off."""
+        return sum(len(strip.ids) - strip.cut_at for strip in self.strips if strip.cut_at is not None)
+
+    @property
+    def loss_tokens(self) -> int:
+        """Positions that are trained on."""
+        return 0 if self.problem or self.refusal else sum(sum(strip.trained) for strip in self.strips)
+
+
+class View(Protocol):
+    """How rows of a kind are seen."""
+
+    trainer: Trainer
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return what the trainer makes of rows."""
+
+
+def make_view(kind: str, *, tokenizer: PreTrainedTokenizerBase, context: int) -> View:
+    """Return the view of a kind. The tokenizer gets the template that the trainer would give it."""
+    if not tokenizer.is_fast:
+        raise InvalidInput("The tokenizer has no fast form (tokenizer.json), which training needs.", field="tokenizer")
+    teach_template(tokenizer, chats=kind != DatasetKind.TEXT)
+    if kind == DatasetKind.TEXT:
+        return TextView(tokenizer)
+    if kind in (DatasetKind.INSTRUCTION, DatasetKind.CHAT):
+        return ConversationView(tokenizer, context=context)
+    if kind == DatasetKind.PREFERENCE:
+        return PairView(tokenizer, context=context)
+    return UntrainedView(tokenizer, asks=kind == DatasetKind.PROMPTS)
+
+
+class TextView:
+    """Pre-training: texts follow each other and are cut into windows, so none is too long and every token is trained on."""
+
+    trainer: Trainer = "pretrain"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each text as `<bos> text <eos>`."""
+        return [
+            Seen([Strip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty")
+            for ids, row in zip(encode_documents(self._tokenizer, list(rows)), rows, strict=True)
+        ]
+
+
+class ConversationView:
+    """Fine-tuning: one conversation a sequence, cut to the context, the answers trained on."""
+
+    trainer: Trainer = "sft"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
+        self._tokenizer, self._context = tokenizer, context
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each row as one strip; a row that the template refuses says so."""
+        return [self._see(row) for row in rows]
+
+    def _see(self, row: Row) -> Seen:
+        try:
+            examples = encode_row(self._tokenizer, row, context=self._context)
+        except InvalidInput as error:
+            return Seen(refusal=error.message)
+        problem = "" if any(example.teaches for example in examples) else self._problem(row, examples[0])
+        return Seen([strip_of(example) for example in examples if example.teaches or problem], problem=problem)
+
+    def _problem(self, row: Row, example: Example) -> str:
+        uncut = encode_row(self._tokenizer, row, context=len(example.whole)) if len(example.whole) > self._context else []
+        if any(longer.teaches for longer in uncut):
+            return f"the answer begins behind the first {self._context:,} tokens"
+        return "no answer is rendered as the template would generate it"
+
+
+def strip_of(example: Example) -> Strip:
+    """Return an encoded conversation as a strip: the first token is never trained on, as nothing stands before it."""
+    kept = example.targets != IGNORE
+    kept[:1] = False
+    rest = len(example.whole) - len(kept)
+    return Strip(example.whole, [*kept.tolist(), *[False] * rest], cut_at=len(kept) if rest > 0 else None)
+
+
+class PairView:
+    """DPO: a pair is two sequences, the prompt with either answer, the answers trained on."""
+
+    trainer: Trainer = "dpo"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
+        self._tokenizer, self._context = tokenizer, context
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each pair as two strips; one that the trainer leaves out says why."""
+        from jobs.training.dpo_data import Pair, encode_pairs, pair_of, problem_of  # TRL takes seconds to import, and only this needs it
+
+        seen: list[Seen | None] = [None] * len(rows)
+        usable: list[tuple[int, Pair]] = []
+        problems = {"same sides": "both answers are the same", "prompt too long": f"the prompt fills the {self._context:,} tokens"}
+        for place, row in enumerate(rows):
+            pair = pair_of(row)
+            try:
+                problem = problem_of(pair, tokenizer=self._tokenizer, context=self._context)
+            except InvalidInput as error:
+                seen[place] = Seen(refusal=error.message)
+                continue
+            if problem is None:
+                usable.append((place, pair))
+            else:
+                seen[place] = Seen(self._whole(pair), problem=problems[problem])
+        encoded = encode_pairs([pair for _, pair in usable], tokenizer=self._tokenizer, context=self._context)
+        for (place, pair), sides in zip(usable, encoded, strict=True):
+            if sides is None:
+                seen[place] = Seen(self._whole(pair), problem=problems["prompt too long"])
+                continue
+            strips = []
+            for label, side in zip(("chosen", "rejected"), sides, strict=True):
+                rest = len(side.whole) - len(side.ids)
+                strips.append(Strip(side.whole, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label))
+            seen[place] = Seen(strips)
+        return [one for one in seen if one is not None]
+
+    def _whole(self, pair: Any) -> list[Strip]:
+        ids = encode_prompt(self._tokenizer, pair["prompt"])
+        return [Strip(ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt")]
+
+
+class UntrainedView:
+    """Prompts as a network is asked them; anything else as running text."""
+
+    trainer: Trainer = "none"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, asks: bool) -> None:
+        self._tokenizer, self._asks = tokenizer, asks
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each row as one strip without anything trained on."""
+        if not self._asks:
+            return [Seen([Strip(ids, [False] * len(ids))]) for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])]
+        seen = []
+        for row in rows:
+            try:
+                ids = encode_prompt(self._tokenizer, [{"role": "user", "content": str(row.get("prompt") or "")}])
+                seen.append(Seen([Strip(ids, [False] * len(ids))]))
+            except InvalidInput as error:
+                seen.append(Seen(refusal=error.message))
+        return seen
