@@ -150,9 +150,9 @@ def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = 
     if len(finite) < 0.9 * len(draws):
         return Estimate(value, None, None, None, len(draws), f"{method}: too uncertain for an interval")
     low, high = np.quantile(finite, [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(
-        value, float(np.std(finite)), min(float(low), value), max(float(high), value), len(draws), f"{method}, {percent(level)}"
-    )
+    with np.errstate(over="ignore"):
+        stderr = float(np.std(finite))
+    return Estimate(value, stderr, min(float(low), value), max(float(high), value), len(draws), f"{method}, {percent(level)}")
 
 
 def check_flops(flops: float) -> None:

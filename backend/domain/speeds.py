@@ -30,11 +30,12 @@ def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
     Between two measured networks the rate is taken along a straight line of logarithms; beyond the smallest and the largest it stays.
     Measurements of about one size are first averaged. `speeds` must not be empty.
     """
-    by_size: dict[float, list[float]] = {}
+    groups: dict[float, list[tuple[float, float]]] = {}
     for speed in speeds:
-        by_size.setdefault(round(math.log(speed.flops_per_token), 1), []).append(math.log(speed.flops_per_s))
-    sizes = sorted(by_size)
-    return math.exp(float(np.interp(math.log(flops_per_token), sizes, [float(np.mean(by_size[size])) for size in sizes])))
+        size = math.log(speed.flops_per_token)
+        groups.setdefault(round(size, 1), []).append((size, math.log(speed.flops_per_s)))
+    sizes, rates = np.array([np.mean(groups[key], axis=0) for key in sorted(groups)]).T
+    return math.exp(float(np.interp(math.log(flops_per_token), sizes, rates)))
 
 
 def measured_range(speeds: Sequence[Speed]) -> tuple[float, float]:
