@@ -22,6 +22,8 @@ from transformers import (
 from backend.domain.architecture import ArchitectureConfig
 
 INIT_STD = 0.02
+ROUTER_LOSS = 0.01
+"""Weight of the loss for uneven picking of experts (Fedus et al. 2021, arXiv 2101.03961, section 2.2)."""
 
 
 def make_config(
@@ -119,7 +121,11 @@ def _smollm3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedCo
 
 
 def _mixtral(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConfig:
-    experts = {"num_local_experts": config.num_experts, "num_experts_per_tok": config.experts_per_token}
+    experts = {
+        "num_local_experts": config.num_experts,
+        "num_experts_per_tok": config.experts_per_token,
+        "router_aux_loss_coef": ROUTER_LOSS,
+    }
     return MixtralConfig(**_gated(config, common, head_dim=config.head_dim, **experts))
 
 
@@ -134,6 +140,7 @@ def _qwen3_moe(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrained
             moe_intermediate_size=config.expert_feed_forward,
             mlp_only_layers=list(range(config.dense_layers or 0)),
             norm_topk_prob=True,
+            router_aux_loss_coef=ROUTER_LOSS,
         )
     )
 

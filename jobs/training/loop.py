@@ -25,6 +25,7 @@ from backend.errors import JobFailed
 from jobs.reporter import Reporter
 from jobs.training.batches import IGNORE, Batches, MicroBatch
 from jobs.training.checkpoint_store import CheckpointStore
+from jobs.training.experts import ExpertBalance, router_loss_weight
 from jobs.training.sampling import sample_completion
 from jobs.training.state import Counters, save_state
 
@@ -53,6 +54,7 @@ class TrainingLoop:
     counters: Counters = field(default_factory=Counters)
     metrics: dict[str, float] = field(default_factory=dict)
     last_checkpoint: str | None = None
+    balance: ExpertBalance | None = None
     _measured_at: int | None = None
 
     def run(self) -> dict[str, Any]:
@@ -98,8 +100,9 @@ class TrainingLoop:
         total = torch.zeros((), device=self.device)
         for batch in micro_batches:
             with self._precision():
-                loss = self._losses(self.model if self.forward is None else self.forward, batch.to(self.device)).sum() / max(trained, 1)
-            loss.backward()  # type: ignore[no-untyped-call]
+                losses, router_loss = self._losses(self.model if self.forward is None else self.forward, batch.to(self.device))
+                loss = losses.sum() / max(trained, 1)
+            (loss + router_loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         clip = self.config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], clip)
@@ -112,6 +115,8 @@ class TrainingLoop:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.balance is not None:
+            self.balance.step()
         self.metrics["train_loss"] = train_loss
         rate = trained / max(time.perf_counter() - started, 1e-9)
         return {"train_loss": train_loss, "learning_rate": learning_rate, "grad_norm": grad_norm, "tok_per_sec": rate}
@@ -121,14 +126,17 @@ class TrainingLoop:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    @staticmethod
-    def _losses(network: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
-        """Return the cross-entropy of every target in nats, flat; ignored ones are 0."""
-        targets, more = batch.targets, {}
+    def _losses(self, network: torch.nn.Module, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Return the cross-entropy of every target in nats, flat, ignored ones 0; and what the routers of experts add in training."""
+        targets = batch.targets
+        weight = router_loss_weight(self.model) if network.training else 0.0
+        more: dict[str, Any] = {"output_router_logits": True} if weight else {}
         if batch.columns is not None:  # the head runs only where something is trained on
-            targets, more = targets[:, batch.columns], {"logits_to_keep": batch.columns}
-        logits = network(input_ids=batch.inputs, use_cache=False, **more).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+            targets, more = targets[:, batch.columns], {**more, "logits_to_keep": batch.columns}
+        output = network(input_ids=batch.inputs, use_cache=False, **more)
+        router_loss = weight * output.aux_loss if weight else 0.0
+        losses = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+        return losses, router_loss
 
     def _measure(self, step: int) -> None:
         """Measure val_loss (and val_bpb) and write samples."""
@@ -156,7 +164,7 @@ class TrainingLoop:
         table = None if self.token_bytes is None else torch.from_numpy(self.token_bytes)
         for batch in self.batches.validation():
             with self._precision():
-                losses = self._losses(self.model, batch.to(self.device)).double().cpu()
+                losses = self._losses(self.model, batch.to(self.device))[0].double().cpu()
             nll += float(losses.sum())
             tokens += batch.trained
             if table is not None:  # special tokens stand for no text: left out above and below the line

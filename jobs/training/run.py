@@ -12,6 +12,7 @@ from jobs.modeling.tokenizers import token_bytes
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoint_store import estimate_checkpoint_bytes
 from jobs.training.compiling import compile_network
+from jobs.training.experts import ExpertBalance
 from jobs.training.loop import TrainingLoop
 from jobs.training.networks import load_batches, load_model, make_optimizer
 from jobs.training.parts import Parts, gather_parts, out_of_memory
@@ -77,6 +78,7 @@ def train(parts: Parts) -> dict[str, Any]:
         token_bytes=token_bytes(parts.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,
         sample_prompts=[(prompt, encode_sample_prompt(parts.tokenizer, prompt, chat=not is_text)) for prompt in config.sample_prompts],
         counters=counters,
+        balance=None if adapter else ExpertBalance(model),  # an adapter's checkpoint would not keep the biases
         last_checkpoint=None if resume_from is None else parts.spec.relative(resume_from),
     )
     return loop.run()

@@ -1,0 +1,45 @@
+"""Keep every expert in use while a network with experts is trained: without that, routers come to pick the same few.
+
+Mixtral and Qwen3-MoE add a loss for uneven picking (Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6). DeepSeek-V3 has none:
+there a bias on each expert's score, which is no parameter, goes up while the expert is picked too rarely (Wang et al. 2024, arXiv
+2408.15664). transformers computes the loss when asked and leaves the biases alone, so they are moved here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+BIAS_STEP = 0.001  # DeepSeek-AI 2024, arXiv 2412.19437, section 4.2
+
+
+def router_loss_weight(network: Any) -> float:
+    """Return the weight of the network's own loss for uneven picking; 0 where it has none."""
+    config = network.config
+    return float(getattr(config, "router_aux_loss_coef", None) or 0.0) if hasattr(config, "output_router_logits") else 0.0
+
+
+class ExpertBalance:
+    """Moves the score biases of a network's routers, once an optimizer step. Does nothing for a network without such biases."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self._picks: dict[torch.nn.Module, torch.Tensor] = {}
+        for module in network.modules():
+            if isinstance(getattr(module, "e_score_correction_bias", None), torch.Tensor):
+                module.register_forward_hook(self._count)
+
+    def _count(self, router: torch.nn.Module, inputs: Any, output: tuple[torch.Tensor, ...]) -> None:
+        if not router.training:
+            return
+        bias: Any = router.e_score_correction_bias
+        picks = torch.bincount(output[2].detach().flatten(), minlength=bias.numel())
+        self._picks[router] = picks + self._picks.get(router, torch.zeros_like(picks))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Raise the biases of experts picked less than evenly since the last step, lower the others'."""
+        for router, picks in self._picks.items():
+            bias: Any = router.e_score_correction_bias
+            bias += BIAS_STEP * torch.sign(picks.float().mean() - picks).to(bias)
+        self._picks.clear()
