@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 SPACE_MARK = "\u2581"
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -60,3 +61,23 @@ class PieceForm:
         if self.byte_level:
             return len(piece) == 1 and BYTE_OF_LETTER.get(piece, 0) > 127
         return self.byte_fallback and BYTE_PIECE.fullmatch(piece) is not None
+
+
+def unknown_token(state: dict[str, Any]) -> tuple[int, str] | None:
+    """Return id and piece of the token that stands for what can't be written; None if a tokenizer has none, or writes bytes instead.
+
+    `state` is a tokenizer's JSON (`tokenizer.json`).
+    """
+    model = state.get("model") or {}
+    if model.get("byte_fallback"):
+        return None
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, list):
+        index = model.get("unk_id")
+        return (index, str(vocabulary[index][0])) if isinstance(index, int) and 0 <= index < len(vocabulary) else None
+    piece = model.get("unk_token")
+    if not isinstance(piece, str) or not isinstance(vocabulary, dict):
+        return None
+    added = {token.get("content"): token.get("id") for token in state.get("added_tokens") or []}
+    found = vocabulary.get(piece, added.get(piece))
+    return (found, piece) if isinstance(found, int) else None
