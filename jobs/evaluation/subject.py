@@ -10,7 +10,7 @@ from typing import Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.chat_template import PLAIN_TEMPLATE
-from jobs.modeling.chat import Message, encode_prompt
+from jobs.modeling.chat import Message, encode_prompt, turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
 from jobs.modeling.devices import pick_device, pick_inference_dtype
 from jobs.modeling.loglikelihood import longest_input
@@ -20,7 +20,7 @@ from jobs.modeling.loglikelihood import longest_input
 class Subject:
     """What is measured. `taught_chat`: it has a chat template of its own and was trained beyond plain text.
 
-    `configured_ends` are the end tokens that its generation config names.
+    `configured_ends` are the end tokens that its generation config names, and the one with which its template ends an answer.
     """
 
     network: PreTrainedModel
@@ -59,6 +59,8 @@ def load_subject(folder: Path) -> Subject:
     network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
     named = network.generation_config.eos_token_id if network.generation_config is not None else None
     ends = tuple(named) if isinstance(named, list | tuple) else (named,) if named is not None else ()
+    closing = turn_end(tokenizer)
+    ends = ends if closing is None else (*ends, closing)
     own_template = bool(tokenizer.chat_template) and tokenizer.chat_template != PLAIN_TEMPLATE
     config = read_card(folder).get("config")
     only_text = isinstance(config, dict) and config.get("objective") == "pretrain"

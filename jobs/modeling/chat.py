@@ -136,6 +136,23 @@ def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
     return answers
 
 
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the special token with which the chat template ends an answer; None if it ends answers with none.
+
+    Mostly the tokenizer's own end token. Where a base was taught to chat later, its template may close turns with another one, which
+    training then teaches, so generation must stop there too.
+    """
+    if not tokenizer.chat_template:
+        return None
+    try:
+        answers = answers_of(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    except InvalidInput:
+        return None
+    ids = encode_answer(tokenizer, *answers[0][1:])[1] if answers else []
+    special = ids and tokenizer.added_tokens_decoder.get(ids[-1])
+    return ids[-1] if special and special.special else None
+
+
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> tuple[list[int], list[bool]]:
     """Return ids and, for each, whether it is trained on: the assistants' words and the end token behind them, nothing else.
 

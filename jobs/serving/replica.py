@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from backend.errors import JobFailed
+from jobs.modeling.chat import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
@@ -40,6 +41,7 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     device = pick_device(payload.get("device", "auto"))
     network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
     tokenizer = load_tokenizer(folder)
+    add_end_token(network, turn_end(tokenizer))
     engine = start_engine(
         network,
         tokenizer,
@@ -54,6 +56,16 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     finally:
         engine.close()
     return {"stopped": stopped, "requests": replica.num_served, "generated_tokens": engine.stats().generated_tokens}
+
+
+def add_end_token(network: Any, token: int | None) -> None:
+    """Let a network's generation end at one more token, beside those that its own config names."""
+    config = network.generation_config
+    if token is None or config is None:
+        return
+    named = config.eos_token_id
+    known = list(named) if isinstance(named, list | tuple) else [] if named is None else [named]
+    config.eos_token_id = known if token in known else [*known, token]
 
 
 async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, details: dict[str, Any]) -> str:

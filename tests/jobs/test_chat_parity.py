@@ -18,10 +18,11 @@ from backend.errors import InvalidInput
 from jobs.evaluation import multiple_choice
 from jobs.evaluation.subject import Subject, load_subject
 from jobs.modeling.build import build_network
-from jobs.modeling.chat import answers_of, encode_answer, encode_chat, encode_prompt, training_chats
+from jobs.modeling.chat import answers_of, encode_answer, encode_chat, encode_prompt, training_chats, turn_end
 from jobs.modeling.checkpoints import load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.serving.prompts import encode_request
+from jobs.serving.replica import add_end_token
 from jobs.training.dpo_data import encode_pair, pair_of
 from jobs.training.sampling import encode_sample_prompt
 from jobs.training.sft_data import encode_row
@@ -205,6 +206,26 @@ def test_a_base_without_a_system_role_says_so_on_every_path() -> None:
         encode_row(tokenizer, {"messages": [*messages, ANSWER]}, context=64)
     with pytest.raises(InvalidInput, match=words):
         Subject(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("style", "end"), [("chatml-other-eos", "<|im_end|>"), ("gemma", "<end_turn>"), ("llama3", "<|eot|>"), ("own", "<|end|>")]
+)
+def test_generation_stops_where_the_template_ends_a_turn(style: str, end: str) -> None:
+    tokenizer = tokenizer_of(style)
+    assert tokenizer.convert_ids_to_tokens(turn_end(tokenizer)) == end
+    network = build_network(tiny("llama"), seed=1, eos_token_id=7)
+    add_end_token(network, turn_end(tokenizer))
+    assert network.generation_config.eos_token_id == [7, tokenizer.convert_tokens_to_ids(end)]
+    add_end_token(network, 7)
+    assert network.generation_config.eos_token_id[0] == 7
+
+
+def test_a_template_that_ends_turns_with_nothing_has_no_end_token() -> None:
+    tokenizer = make_tokenizer(Style("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", bos="<s>"))
+    assert turn_end(tokenizer) is None
+    tokenizer.chat_template = "{{ raise_exception('never') }}"
+    assert turn_end(tokenizer) is None
 
 
 def test_our_template_writes_tools_as_text_that_can_be_read_back() -> None:
