@@ -96,6 +96,7 @@ def _draw_next(checkpoint: CheckpointView) -> None:
         query = {"checkpoint": checkpoint.id}
         st.page_link("serve/endpoints.py", label="Deploy and chat", icon=":material/dns:", query_params=query)
         st.page_link("build/launch.py", label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        st.page_link("build/inspect.py", label="Inspect", icon=":material/troubleshoot:", query_params=query)
         st.page_link("evaluate/evaluations.py", label="Evaluate", icon=":material/grading:", query_params=query)
         st.page_link("evaluate/battles.py", label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id})
 
