@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,12 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.job_states import ACTIVE, JobKind, Status
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
+from backend.services.dataset_views import DatasetView as DatasetView
+from backend.services.dataset_views import VersionView as VersionView
+from backend.services.dataset_views import dataset_views, find_dataset, job_of, pick_version, version_view
 from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
 from backend.services.references import refuse_while_used, users_of_dataset, users_of_versions
@@ -33,68 +34,6 @@ KINDS: dict[str, str] = {
     "prompts": "Prompts alone, for battles.",
 }
 FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason")
-
-
-@dataclass(frozen=True)
-class VersionView:
-    """One version. Counts are zero and `folder` is None until its import has finished; `status` is that of the import's job."""
-
-    id: str
-    dataset_id: str
-    dataset: str
-    kind: str
-    number: int
-    status: Status
-    job_id: str | None
-    error: dict[str, Any]
-    progress: dict[str, Any]
-    content_hash: str | None
-    folder: str | None
-    source: str
-    mapping: dict[str, Any]
-    rows: int
-    train_rows: int
-    val_rows: int
-    rejected_rows: int
-    rejected: tuple[dict[str, Any], ...]
-    bytes: int
-    facts: dict[str, Any]
-    provenance: dict[str, Any]
-    created_at: datetime
-    reused: bool = False  # an import found the content already there
-
-    @property
-    def label(self) -> str:
-        """`name@3`, as configs refer to it."""
-        return f"{self.dataset}@{self.number}"
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the rows are there."""
-        return self.folder is not None
-
-    @property
-    def is_importing(self) -> bool:
-        """Whether its job is still to end."""
-        return self.folder is None and self.status in ACTIVE
-
-
-@dataclass(frozen=True)
-class DatasetView:
-    """A dataset with its versions, newest first."""
-
-    id: str
-    name: str
-    kind: str
-    notes: str
-    created_at: datetime
-    archived_at: datetime | None
-    versions: tuple[VersionView, ...]
-
-    @property
-    def newest(self) -> VersionView | None:
-        """The newest version whose rows are there, or the newest at all."""
-        return next((v for v in self.versions if v.is_ready), self.versions[0] if self.versions else None)
 
 
 def import_dataset(
@@ -144,7 +83,7 @@ def import_dataset(
         )  # fmt: skip
         session.add(version)
         session.flush()
-        result = _version_view(version, dataset, job)
+        result = version_view(version, dataset, job)
     wake(ctx, "cpu")
     return result
 
@@ -179,14 +118,14 @@ def list_datasets(ctx: Context, *, kinds: tuple[str, ...] = (), archived: bool =
         query = query.where(Dataset.archived_at.is_not(None) if archived else Dataset.archived_at.is_(None))
         if kinds:
             query = query.where(Dataset.kind.in_(kinds))
-        views = _dataset_views(session, session.scalars(query).all())
+        views = dataset_views(session, session.scalars(query).all())
     return [view for view in views if not ready or (view.newest is not None and view.newest.is_ready)]
 
 
 def get_dataset(ctx: Context, name_or_id: str) -> DatasetView:
     """Return a dataset by name or id. Raises NotFound with names that are near."""
     with ctx.db.read() as session:
-        return _dataset_views(session, [_find(session, name_or_id)])[0]
+        return dataset_views(session, [find_dataset(session, name_or_id)])[0]
 
 
 def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> VersionView:
@@ -197,11 +136,11 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
     with ctx.db.read() as session:
         row = session.get(DatasetVersion, reference)
         if row is not None:
-            version = _version_view(row, session.get_one(Dataset, row.dataset_id), _job(session, row))
+            version = version_view(row, session.get_one(Dataset, row.dataset_id), job_of(session, row))
         else:
             name, _, number = reference.partition("@")
-            view = _dataset_views(session, [_find(session, name.strip())])[0]
-            version = _pick_version(view, number)
+            view = dataset_views(session, [find_dataset(session, name.strip())])[0]
+            version = pick_version(view, number)
     if not version.is_ready and not version.is_importing:
         cause = version.error.get("cause") or "it was stopped"
         raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy="Import it again.", field="dataset")
@@ -220,8 +159,8 @@ def version_of_job(ctx: Context, job_id: str) -> VersionView:
             version = session.get(DatasetVersion, str(job.result.get("version_id", "")))
         if version is None:
             raise NotFound("There is no such import.", remedy="It may have been removed; import the file again.")
-        own = job if not reused else _job(session, version)
-        view = _version_view(version, session.get_one(Dataset, version.dataset_id), own)
+        own = job if not reused else job_of(session, version)
+        view = version_view(version, session.get_one(Dataset, version.dataset_id), own)
     return VersionView(**{**view.__dict__, "reused": reused})
 
 
@@ -230,7 +169,7 @@ def rename_dataset(ctx: Context, dataset_id: str, name: str, *, person: Person) 
     require_builder(person)
     name = clean_name(name, what="A dataset")
     with ctx.db.write() as session:
-        dataset = _find(session, dataset_id)
+        dataset = find_dataset(session, dataset_id)
         if session.scalar(select(Dataset.id).where(Dataset.name == name, Dataset.id != dataset.id)):
             raise Conflict(f"There is already a dataset “{name}”.", field="name")
         dataset.name = name
@@ -240,25 +179,25 @@ def set_dataset_notes(ctx: Context, dataset_id: str, notes: str, *, person: Pers
     """Replace a dataset's notes."""
     require_builder(person)
     with ctx.db.write() as session:
-        _find(session, dataset_id).notes = notes[:20_000]
+        find_dataset(session, dataset_id).notes = notes[:20_000]
 
 
 def archive_dataset(ctx: Context, dataset_id: str, *, person: Person, archived: bool = True) -> None:
     """Take a dataset out of the lists, or put it back. Nothing is deleted."""
     require_builder(person)
     with ctx.db.write() as session:
-        _find(session, dataset_id).archived_at = ctx.now() if archived else None
+        find_dataset(session, dataset_id).archived_at = ctx.now() if archived else None
 
 
 def delete_dataset(ctx: Context, dataset_id: str, *, person: Person) -> None:
     """Delete a dataset with its files. Raises Conflict, naming the users, while anything refers to it."""
     require_builder(person)
     with ctx.db.write() as session:
-        dataset = _find(session, dataset_id)
+        dataset = find_dataset(session, dataset_id)
         refuse_while_used("dataset", dataset.name, users_of_dataset(session, dataset.id), remedy="Archive it: that keeps the history.")
         versions = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
         for version in versions:
-            job = _job(session, version)
+            job = job_of(session, version)
             if job is not None and version.folder is None and job.status in ACTIVE:
                 raise Conflict(f"“{dataset.name}” is being imported.", remedy="Wait for the import, or stop it first.")
         folders = {version.folder for version in versions if version.folder}
@@ -330,7 +269,7 @@ def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str,
     for version in session.scalars(
         select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.folder.is_(None))
     ).all():
-        job = _job(session, version)
+        job = job_of(session, version)
         if (job is None or job.status in (Status.FAILED, Status.CANCELLED)) and not users_of_versions(session, [version.id]):
             session.delete(version)
     session.flush()
@@ -349,53 +288,3 @@ def _version_of_key(ctx: Context, key: str) -> VersionView | None:
     with ctx.db.read() as session:
         job_id = session.scalar(select(Job.id).where(Job.idempotency_key == key))
     return version_of_job(ctx, job_id) if job_id else None
-
-
-def _find(session: Session, name_or_id: str) -> Dataset:
-    dataset = session.get(Dataset, name_or_id) or session.scalar(select(Dataset).where(Dataset.name == name_or_id))
-    if dataset is None:
-        known = session.scalars(select(Dataset.name).where(Dataset.archived_at.is_(None)).order_by(Dataset.name))
-        raise not_found("dataset", name_or_id, known, remedy="See `roundhouse data list`, or import one on the Datasets page.")
-    return dataset
-
-
-def _pick_version(view: DatasetView, number: str) -> VersionView:
-    if not number:
-        if view.newest is None:
-            raise NotFound(f"“{view.name}” has no version.", remedy="Import one on the Datasets page.", field="dataset")
-        return view.newest
-    for version in view.versions:
-        if str(version.number) == number:
-            return version
-    have = ", ".join(str(v.number) for v in reversed(view.versions)) or "none"
-    raise NotFound(f"“{view.name}” has no version {number}.", remedy=f"It has {have}.", field="dataset")
-
-
-def _job(session: Session, version: DatasetVersion) -> Job | None:
-    return session.get(Job, version.job_id) if version.job_id else None
-
-
-def _dataset_views(session: Session, datasets: Sequence[Dataset]) -> list[DatasetView]:
-    query = select(DatasetVersion, Job).outerjoin(Job, Job.id == DatasetVersion.job_id)
-    query = query.where(DatasetVersion.dataset_id.in_([dataset.id for dataset in datasets])).order_by(DatasetVersion.number.desc())
-    versions: dict[str, list[tuple[DatasetVersion, Job]]] = {}
-    for row, job in session.execute(query).tuples():
-        versions.setdefault(row.dataset_id, []).append((row, job))
-    return [
-        DatasetView(
-            id=one.id, name=one.name, kind=one.kind, notes=one.notes, created_at=one.created_at, archived_at=one.archived_at,
-            versions=tuple(_version_view(row, one, job) for row, job in versions.get(one.id, [])),
-        )
-        for one in datasets
-    ]  # fmt: skip
-
-
-def _version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> VersionView:
-    return VersionView(
-        id=row.id, dataset_id=dataset.id, dataset=dataset.name, kind=dataset.kind, number=row.number,
-        status=Status.FINISHED if row.folder or job is None else Status(job.status), job_id=row.job_id,
-        error=dict(job.error or {}) if job else {}, progress=dict(job.progress or {}) if job else {}, content_hash=row.content_hash,
-        folder=row.folder, source=row.source, mapping=dict(row.mapping), rows=row.rows, train_rows=row.train_rows, val_rows=row.val_rows,
-        rejected_rows=row.rejected_rows, rejected=tuple(row.rejected), bytes=row.bytes, facts=dict(row.facts),
-        provenance=dict(row.provenance), created_at=row.created_at,
-    )  # fmt: skip
