@@ -18,6 +18,7 @@ from backend.services import (
     readings,
     run_events,
     run_parts,
+    tokenizer_reports,
     tokenizers,
 )
 from backend.services.context import Context
@@ -50,6 +51,7 @@ EVENTS: dict[tuple[JobKind, str], Recorder] = {
 FINISHED: dict[JobKind, Recorder] = {
     JobKind.IMPORT_DATASET: datasets.record_import,
     JobKind.TRAIN_TOKENIZER: tokenizers.record_tokenizer,
+    JobKind.TOKENIZER_REPORT: tokenizer_reports.record_report,
     JobKind.ADD_BASE: checkpoint_files.record_base,
     JobKind.TRAIN: in_turn(run_events.record_run_end, preference_sets.enter_rematch),
     JobKind.EVALUATE: evaluations.record_scores,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
+from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput
@@ -22,10 +22,12 @@ from backend.services.references import refuse_while_used, users_of_tokenizer
 
 KINDS: dict[str, str] = {
     "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
+    "unigram": "Unigram: the most likely pieces; what is rare is written as bytes. Words fall apart more evenly, any text can be written.",
     "byte": "Plain bytes: 256 tokens, nothing to learn. Long sequences, the smallest vocabulary.",
 }
 NOT_FACTS = frozenset({"folder", "vocab_size", "cpu_s", "reporter_cpu_s"})
-SMALLEST_VOCABULARY = 262  # 256 bytes and the special tokens
+SMALLEST_VOCABULARY = {"bpe": 262, "unigram": 320}
+"""256 bytes and the special tokens; Unigram needs room for an alphabet, too."""
 LARGEST_VOCABULARY = 200_000
 
 
@@ -120,7 +122,7 @@ def rename_tokenizer(ctx: Context, tokenizer_id: str, name: str, *, person: Pers
 
 
 def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None:
-    """Delete a tokenizer with its files. Raises Conflict, naming the runs, while any refers to it, or while it is being trained."""
+    """Delete a tokenizer with its files and the reports on it. Raises Conflict, naming the runs, while any refers to it, or while it is being trained."""
     require_builder(person)
     with ctx.db.write() as session:
         row = _find(session, tokenizer_id)
@@ -128,6 +130,7 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         if _view(session, row).status in ACTIVE:
             raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
         folder = row.folder
+        session.execute(delete(Analysis).where(Analysis.tokenizer_id == row.id))
         session.delete(row)
     if folder:
         ctx.artifacts.remove(folder)
@@ -143,10 +146,11 @@ def record_tokenizer(session: Session, ctx: Context, claim: Claim, result: dict[
 def _check_vocabulary(kind: str, vocab_size: int) -> None:
     if kind not in KINDS:
         raise InvalidInput(f"There is no tokenizer kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
-    if kind == "bpe" and not SMALLEST_VOCABULARY <= vocab_size <= LARGEST_VOCABULARY:
+    smallest = SMALLEST_VOCABULARY.get(kind)
+    if smallest is not None and not smallest <= vocab_size <= LARGEST_VOCABULARY:
         raise InvalidInput(
-            f"A vocabulary of {vocab_size} is not possible.",
-            remedy=f"Choose {SMALLEST_VOCABULARY} (256 bytes and the special tokens) to {LARGEST_VOCABULARY:,}.",
+            f"A vocabulary of {vocab_size:,} is not possible.",
+            remedy=f"Choose {smallest} (256 bytes, the special tokens{', some letters' if kind == 'unigram' else ''}) to {LARGEST_VOCABULARY:,}.",
             field="vocab_size",
         )
 
