@@ -7,7 +7,24 @@ import sys
 
 import typer
 
-from backend.cli import architecture, base, data, doctor, endpoint, eval, export, generate, inspect, key, plan, rating, run, up, user
+from backend.cli import (
+    architecture,
+    base,
+    data,
+    doctor,
+    endpoint,
+    eval,
+    export,
+    generate,
+    inspect,
+    key,
+    plan,
+    rating,
+    run,
+    tokenizer,
+    up,
+    user,
+)
 from backend.cli.output import DONE, FAILED, MISUSED
 
 app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -15,6 +32,7 @@ for module in (up, doctor, generate, export, inspect):  # commands without a nou
     app.add_typer(module.app)
 app.add_typer(architecture.app, name="architecture", help="Describe an architecture: parameters, FLOPs, memory.")
 app.add_typer(data.app, name="data", help="Datasets.")
+app.add_typer(tokenizer.app, name="tokenizer", help="Tokenizers: train, compare, see a text in tokens.")
 app.add_typer(base.app, name="base", help="Bases: checkpoints that come from elsewhere.")
 app.add_typer(run.app, name="run", help="Runs.")
 app.add_typer(plan.app, name="plan", help="Plan a run for a budget; fit scaling laws.")

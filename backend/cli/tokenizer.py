@@ -1,0 +1,141 @@
+"""`roundhouse tokenizer`: train one, compare several on a dataset, see a text in tokens."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.waiting import wait_for_job
+from backend.domain.languages import language_name
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.tokenization import Tokenization, tokenize
+from backend.services.tokenizer_reports import Measure, ReportView, get_report, request_report
+from backend.services.tokenizer_sources import resolve_source
+from backend.services.tokenizers import TokenizerView, get_tokenizer, list_tokenizers, train_tokenizer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("train")
+@command
+def train(
+    dataset: Annotated[str, typer.Argument(help="The dataset to learn from: NAME or NAME@VERSION.")],
+    name: Annotated[str, typer.Option(help="What the tokenizer will be called.")],
+    kind: Annotated[str, typer.Option(help="bpe (byte-level), unigram or byte.")] = "bpe",
+    vocab_size: Annotated[int, typer.Option(help="Entries of the vocabulary; plain bytes always have 262.")] = 2048,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a tokenizer on a dataset, and wait for it."""
+    ctx = get_context()
+    asked = train_tokenizer(ctx, name=name, dataset=dataset, kind=kind, vocab_size=vocab_size, person=LOCAL)
+    assert asked.job_id is not None
+    wait_for_job(ctx, asked.job_id)
+    done = get_tokenizer(ctx, asked.id)
+    emit(tokenizer_data(done), as_json=as_json, text=_made(done))
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List tokenizers."""
+    found = list_tokenizers(get_context())
+    lines = [f"{t.name}  {t.kind}  {t.vocab_size or 0:,} entries  {'' if t.is_ready else t.status}".rstrip() for t in found]
+    emit({"tokenizers": [tokenizer_data(t) for t in found]}, as_json=as_json, text="\n".join(lines) or "No tokenizers yet.")
+
+
+@app.command("compare")
+@command
+def compare(
+    tokenizers: Annotated[list[str], typer.Argument(help="Names of tokenizers, or of checkpoints for theirs.")],
+    dataset: Annotated[list[str], typer.Option(help="A dataset to measure on; as often as needed.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure tokenizers on datasets: tokens per word, bytes per token, what is unknown; by language."""
+    ctx = get_context()
+    asked = request_report(ctx, tokenizers=tokenizers, datasets=dataset, person=LOCAL)
+    assert asked.job_id is not None
+    wait_for_job(ctx, asked.job_id)
+    done = get_report(ctx, asked.id)
+    emit(report_data(done), as_json=as_json, text="\n".join(map(_line, done.measures)))
+
+
+@app.command("encode")
+@command
+def encode(
+    tokenizer: Annotated[str, typer.Argument(help="Name of a tokenizer, or of a checkpoint for its own.")],
+    text: Annotated[str | None, typer.Argument(help="The text; read from --file or standard input when left out.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A UTF-8 text file to read the text from.")] = None,
+    specials: Annotated[bool, typer.Option("--specials", help="Text that spells a special token is that token.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a text in tokens."""
+    if text is not None and file is not None:
+        raise InvalidInput("A text and a file were given.", remedy="Give one of them.")
+    if text is None:
+        text = read_text(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace")
+    ctx = get_context()
+    result = tokenize(ctx, resolve_source(ctx, tokenizer), text, specials=specials)
+    emit(encoding_data(result), as_json=as_json, text="\n".join(f"{token.id}\t{token.text!r}" for token in result.tokens))
+
+
+def tokenizer_data(tokenizer: TokenizerView) -> dict[str, Any]:
+    """Return what the command line says about a tokenizer."""
+    return {
+        "tokenizer": tokenizer.name,
+        "id": tokenizer.id,
+        "kind": tokenizer.kind,
+        "status": str(tokenizer.status),
+        "vocab_size": tokenizer.vocab_size,
+        "dataset": tokenizer.dataset,
+        **{key: value for key, value in tokenizer.facts.items() if key != "kind"},
+    }
+
+
+def report_data(report: ReportView) -> dict[str, Any]:
+    """Return what the command line says about a report."""
+    return {
+        "report": report.id,
+        "tokenizers": report.tokenizers,
+        "datasets": report.datasets,
+        "measures": [{"tokenizer": m.tokenizer, "dataset": m.dataset, "language": m.language, **m.values} for m in report.measures],
+    }
+
+
+def encoding_data(result: Tokenization) -> dict[str, Any]:
+    """Return what the command line says about a text in tokens."""
+    return {
+        "tokenizer": result.source.name,
+        "ids": [token.id for token in result.tokens],
+        "tokens": [{"id": token.id, "text": token.text, "piece": token.piece, "kind": token.kind} for token in result.tokens],
+        "num_tokens": len(result.tokens),
+        "bytes": result.bytes,
+        "characters": result.characters,
+        "bytes_per_token": result.bytes_per_token,
+        "fertility": result.fertility,
+        "round_trip": result.same,
+        "cut": result.cut,
+    }
+
+
+def _made(tokenizer: TokenizerView) -> str:
+    rate, asked = tokenizer.facts.get("bytes_per_token"), tokenizer.facts.get("asked_vocab_size")
+    text = f"Trained {tokenizer.name}: {tokenizer.vocab_size:,} entries" + (f", {rate:.2f} bytes per token." if rate else ".")
+    if asked and tokenizer.vocab_size and tokenizer.vocab_size < asked:
+        text += f" The text yields no more; {asked:,} were asked for."
+    return text
+
+
+def _line(measure: Measure) -> str:
+    values = measure.values
+    language = "all" if measure.language is None else language_name(measure.language)
+    return (
+        f"{measure.dataset}  {language}  {measure.tokenizer}  {values['fertility'] or 0:.2f} tokens per word  "
+        f"{values['bytes_per_token'] or 0:.2f} bytes per token  {100 * (values['unknown_share'] or 0):.2f} % unknown  "
+        f"{100 * (values['raw_byte_share'] or 0):.2f} % bytes of characters"
+    )
