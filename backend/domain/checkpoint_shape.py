@@ -47,6 +47,8 @@ def read_shape(data: Data) -> CheckpointShape | None:
     unsaid: list[str] = []
     try:
         values = _READERS[family.name](data, unsaid)
+        if any(value is None for field, value in values.items() if field != "head_size"):
+            return None  # a default of ours would stand for what the file leaves open
         return CheckpointShape(ArchitectureConfig(family=family.name, **values), tuple(unsaid))
     except (_Inexpressible, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, ValidationError):
         return None
@@ -135,7 +137,8 @@ def _gemma3(data: Data, unsaid: list[str]) -> dict[str, Any]:
     layers, every = values["num_layers"], data.get("sliding_window_pattern") or 6
     kinds = data.get("layer_types")
     if kinds is not None:
-        every = kinds.index("full_attention") + 1 if "full_attention" in kinds else layers + 1
+        if "sliding_window_pattern" not in data:
+            every = kinds.index("full_attention") + 1 if "full_attention" in kinds else layers + 1
         if kinds != ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]:
             raise _Inexpressible("order of local and global layers")
     return {

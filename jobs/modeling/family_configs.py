@@ -97,6 +97,7 @@ def _gemma3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedCon
             head_dim=config.head_dim,
             query_pre_attn_scalar=config.head_dim,
             sliding_window=config.window,
+            sliding_window_pattern=config.global_every,  # what layer_types say, for tools that know no list
             layer_types=["full_attention" if config.is_global(layer) else "sliding_attention" for layer in range(config.num_layers)],
             rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
         )
