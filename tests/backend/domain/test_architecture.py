@@ -32,7 +32,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 @every_shape
 def test_parameters_equal_those_of_the_built_network(shape: dict[str, int]) -> None:
-    config = ArchitectureConfig(**shape)  # type: ignore[arg-type]
+    config = ArchitectureConfig(**shape)
     network = build_network(config, seed=1)
     report = describe(config)
     assert report.parameters == sum(parameter.numel() for parameter in network.parameters())
@@ -51,7 +51,7 @@ def test_parameters_equal_those_of_the_built_network(shape: dict[str, int]) -> N
 
 @every_shape
 def test_forward_flops_equal_what_torch_counts(shape: dict[str, int]) -> None:
-    config = ArchitectureConfig(**{**shape, "context": 32})  # type: ignore[arg-type]
+    config = ArchitectureConfig(**{**shape, "context": 32})
     network = build_network(config, seed=1)
     network.set_attn_implementation("eager")  # the fused kernel counts itself on some devices only
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -65,7 +65,7 @@ def test_adapters_count_what_peft_adds(rank: int) -> None:
     import peft
 
     config = ArchitectureConfig(num_layers=2, width=48, num_heads=6, num_kv_heads=2, vocab_size=262, feed_forward=96)
-    run = RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(rank=rank))  # type: ignore[arg-type]
+    run = RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(rank=rank))
     network = peft.get_peft_model(build_network(config, seed=1), lora_config(run))
     report = describe(config, lora=run.lora)
     assert report.trainable_parameters == sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -77,7 +77,7 @@ def test_adapters_count_what_peft_adds(rank: int) -> None:
     "shape", [SHAPES["starter"], SHAPES["grouped-query"], SHAPES["untied"]], ids=["starter", "grouped-query", "untied"]
 )
 def test_activations_are_near_what_autograd_holds(shape: dict[str, int]) -> None:
-    config = ArchitectureConfig(**shape)  # type: ignore[arg-type]
+    config = ArchitectureConfig(**shape)
     network = build_network(config, seed=1)
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     held: dict[int, int] = {}
@@ -109,7 +109,7 @@ def test_learning_rate_rises_to_its_peak_and_falls_towards_its_floor(schedule: s
         learning_rate=0.01,
         min_learning_rate=0.001,
         schedule=schedule,
-    )  # type: ignore[arg-type]
+    )
     rates = [learning_rate_at(step, config) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([0.001 * step for step in range(1, 11)])
     assert max(rates) == rates[10] == 0.01
