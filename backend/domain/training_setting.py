@@ -1,0 +1,76 @@
+"""What the memory and the speed of a training process depend on, and nothing else. Knows no arithmetic, no tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend.domain.architecture import ArchitectureConfig
+from backend.domain.flops import count_flops
+from backend.domain.run_config import Objective, RunConfig
+
+Precision = Literal["fp32", "bf16"]
+DeviceKind = Literal["cpu", "gpu"]
+Sharding = Literal["none", "ddp", "fsdp"]
+
+
+class TrainingSetting(BaseModel):
+    """One training process: the network, what is trained of it, the batch, and the kind of device.
+
+    `context` is the longest sequence in tokens. `data` names the dataset's version where its rows decide how long sequences are
+    (sft and dpo; a pretraining window is always full). `accumulates` says whether a step has several micro-batches: then gradients
+    are there while the next one runs. `devices` share the work by `sharding`; micro_batch is that of one device.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    architecture: ArchitectureConfig
+    objective: Objective = Objective.PRETRAIN
+    lora_rank: int | None = Field(default=None, ge=1)
+    precision: Precision = "fp32"
+    micro_batch: int = Field(default=1, ge=1)
+    context: int = Field(default=256, ge=1)
+    accumulates: bool = False
+    recompute: bool = False
+    compiled: bool = False
+    device: DeviceKind = "cpu"
+    devices: int = Field(default=1, ge=1)
+    sharding: Sharding = "none"
+    data: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that two settings share exactly if they are the same."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in one micro-batch whose sequences are full."""
+        return self.micro_batch * self.context
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of training for one token."""
+        return count_flops(self.architecture, context=self.context, micro_batch=self.micro_batch, lora_rank=self.lora_rank).training
+
+
+def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: DeviceKind, data: str | None = None) -> TrainingSetting:
+    """Return the setting of a run whose network has this shape; `data` is the dataset version's id."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "gpu")
+    compiled = config.compile == "on" or (config.compile == "auto" and device == "gpu")
+    return TrainingSetting(
+        architecture=architecture,
+        objective=config.objective,
+        lora_rank=config.lora.rank if config.method == "lora" else None,
+        precision="bf16" if bf16 else "fp32",
+        micro_batch=config.micro_batch,
+        context=config.context,
+        accumulates=config.grad_accum_steps > 1,
+        compiled=compiled,
+        device=device,
+        data=None if config.objective is Objective.PRETRAIN else data,
+    )
