@@ -96,7 +96,7 @@ def draw_use(plan: ScalingPlan) -> None:
 def open_launch(run: RunConfig) -> None:
     """Go to the Launch page with a run in its form."""
     st.session_state["launch_fill"] = run
-    st.switch_page("build/launch.py")
+    st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
 
 
 def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:

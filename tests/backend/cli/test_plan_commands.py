@@ -1,0 +1,106 @@
+"""`roundhouse plan`: plans, fits and studies in JSON, and misuse in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli.main import app
+from backend.domain.run_config import parse_run_config
+from backend.domain.scaling import PUBLISHED
+from backend.services.context import Context
+from backend.services.scaling_studies import study_yaml
+from tests.backend.services.test_scaling import STUDY
+from tests.run_world import add_parts
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def roundhouse(*arguments: str, status: int = 0) -> dict:  # type: ignore[type-arg]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == status, result.output
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def runs_csv(tmp_path: Path) -> Path:
+    law, file = PUBLISHED["hoffmann-2022"], tmp_path / "runs.csv"
+    lines = ["parameters,tokens,loss"]
+    for budget in (1e17, 1e18, 1e19):
+        for share in (0.25, 0.5, 1.0, 2.0, 4.0):
+            n = law.optimum(budget).parameters * share
+            lines.append(f"{n:.0f},{budget / 6 / n:.0f},{law.loss(n, budget / 6 / n):.5f}")
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_a_plan_in_three_currencies(site: Context) -> None:
+    flops = roundhouse("plan", "--flops", "5.76e23", "--context", "2048")
+    assert flops["optimum"]["parameters"] == pytest.approx(7.22e10, rel=0.01)
+    assert flops["loss"]["low"] < flops["loss"]["value"] < flops["loss"]["high"]
+    hours = roundhouse("plan", "--gpu-hours", "100", "--flops-per-s", "4e14")
+    money = roundhouse("plan", "--money", "250", "--price", "2.5", "--flops-per-s", "4e14")
+    assert hours["parameters"] == money["parameters"]
+    assert money["cost_usd"] == pytest.approx(250, rel=0.02)
+    hoffmann = roundhouse("plan", "--flops", "5.76e23", "--law", "hoffmann-2022-unrounded")
+    assert hoffmann["optimum"]["parameters"] == pytest.approx(40.3e9, rel=0.01)
+
+
+def test_misuse_is_answered_in_words_and_with_2(site: Context, tmp_path: Path) -> None:
+    assert "one budget" in roundhouse("plan", status=2)["error"]
+    assert "no run and no probe" in roundhouse("plan", "--device-hours", "1", status=2)["error"]
+    assert "nowhere" in roundhouse("plan", "--flops", "1e15", "--dataset", "nowhere", status=2)["error"]
+    assert "no file" in roundhouse("plan", "fit", str(tmp_path / "none.csv"), status=2)["error"]
+    (tmp_path / "bad.csv").write_text("parameters,tokens,loss\n1e6,x,3\n")
+    assert "Line 2" in roundhouse("plan", "fit", str(tmp_path / "bad.csv"), status=2)["error"]
+
+
+def test_a_fit_gives_the_law_back_with_intervals_and_the_optimum(site: Context, runs_csv: Path) -> None:
+    found = roundhouse("plan", "fit", str(runs_csv), "--flops", "1e21")
+    for name, value in PUBLISHED["hoffmann-2022"].constants.items():
+        assert found["constants"][name]["low"] <= value <= found["constants"][name]["high"], name
+    assert found["points"] == 15
+    assert len(found["isoflop"]["profiles"]) == 3
+    assert found["optimum"]["parameters"]["value"] == pytest.approx(PUBLISHED["hoffmann-2022"].optimum(1e21).parameters, rel=0.02)
+    assert "alpha" in CliRunner().invoke(app, ["plan", "fit", str(runs_csv)]).output
+
+
+def test_a_recipe_is_written_that_launch_reads(site: Context, tmp_path: Path) -> None:
+    add_parts(site)
+    recipe = tmp_path / "run.yaml"
+    said = roundhouse("plan", "--flops", "1e13", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64", "--recipe", str(recipe))
+    assert parse_run_config(recipe.read_text()).max_steps == said["steps"]
+    launched = roundhouse("run", "launch", str(recipe))
+    assert launched["max_steps"] == said["steps"]
+
+
+def test_a_study_is_shown_and_launched(site: Context, tmp_path: Path) -> None:
+    add_parts(site)
+    file = tmp_path / "study.yaml"
+    file.write_text(study_yaml(STUDY))
+    shown = roundhouse("plan", "study", str(file))
+    assert len(shown["runs"]) == 15
+    assert "launched" not in shown
+    assert roundhouse("plan", "study", str(file), "--launch")["launched"] == 15
+    assert roundhouse("plan", "show", "sizes")["active"] == 15
+    file.write_text(yaml.safe_dump({"name": "x"}))
+    assert "dataset" in roundhouse("plan", "study", str(file), status=2)["error"]
+
+
+def test_laws_are_listed(site: Context) -> None:
+    assert [law["law"] for law in roundhouse("plan", "laws")["laws"]] == list(PUBLISHED)

@@ -1,0 +1,161 @@
+"""The planner's page: useful on the first day, the same numbers as the command line, and a study from preview to law."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli.main import app as command_line
+from backend.services.context import LOCAL, Context
+from backend.services.scaling_studies import launch_study, list_studies
+from pages.components.scaling_charts import log_ticks
+from pages.components.words import short
+from tests.backend.services.test_scaling import STUDY, finish_by_law, make_text
+from tests.run_world import add_parts
+
+SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """An installation that pages and the command line find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("ROUNDHOUSE_DEVICE_HOUR_PRICE", "2.5")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def open_planner(**query: str) -> AppTest:
+    app = AppTest.from_file(str(SHELL), default_timeout=30)
+    app.run()
+    app.switch_page("build/planner.py")
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    parts = [*app.markdown, *app.caption, *app.subheader, *app.error, *app.warning, *app.info]
+    return "\n".join(str(part.value) for part in parts) + "\n".join(button.label for button in app.button)
+
+
+def metrics(app: AppTest) -> dict[str, str]:
+    return {metric.label: str(metric.value) for metric in app.metric}
+
+
+def roundhouse(*arguments: str) -> dict:  # type: ignore[type-arg]
+    result = CliRunner().invoke(command_line, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+
+def test_the_first_day_has_a_plan_with_its_source_and_a_way_on(site: Context) -> None:
+    app = open_planner()
+    assert not app.error, words(app)
+    shown = metrics(app)
+    assert {"Parameters", "Tokens", "Steps", "Learning rate", "Expected loss", "Time"} <= set(shown)
+    assert shown["Time"] == "not known"
+    assert "MassiveText" in words(app)
+    use = next(button for button in app.button if button.key == "plan_use")
+    assert use.disabled
+    assert "Choose a dataset and a tokenizer" in use.label
+
+
+def test_the_page_and_the_command_line_say_the_same(site: Context) -> None:
+    add_parts(site)
+    app = open_planner(flops="1e17", dataset="tales", tokenizer="pieces", context="64")
+    said = roundhouse("plan", "--flops", "1e17", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64")
+    shown = metrics(app)
+    assert shown["Parameters"] == short(said["parameters"])
+    assert shown["Tokens"] == short(said["tokens"])
+    assert shown["Steps"] == f"{said['steps']:,}"
+    assert shown["Learning rate"] == f"{said['learning_rate']:g}"
+    assert shown["Expected loss"] == (f"{said['loss']['value']:.3f}" if said["loss"]["believable"] else "no estimate")
+    for note in said["notes"]:
+        assert note.split(" ")[0] in words(app)
+    assert said["run"]["max_steps"] == said["steps"]
+
+
+def test_a_plan_is_used_by_the_launch_page(site: Context) -> None:
+    add_parts(site)
+    app = open_planner(flops="1e13", dataset="tales", tokenizer="pieces", context="64")
+    steps = metrics(app)["Steps"]
+    next(button for button in app.button if button.key == "plan_use").click().run()
+    assert not app.exception
+    assert app.title[0].value == "Launch"
+    assert f"{app.session_state['launch_max_steps']:,}" == steps
+    assert next(button for button in app.button if button.key == "launch_go").label == "Launch", words(app)
+
+
+def test_money_without_a_rate_and_a_law_without_runs_are_explained(site: Context) -> None:
+    app = open_planner(budget="Money")
+    assert "no run and no probe" in app.error[0].value
+    own = open_planner(law="Your own finished runs")
+    assert "one dataset and one tokenizer" in own.error[0].value
+
+
+def test_laws_are_listed_with_constants_and_sources(site: Context) -> None:
+    app = open_planner(view="Laws")
+    table = app.dataframe[0].value
+    assert list(table["A"]) == [482.01, 406.4, 406.4]
+    assert "2404.10102" in words(app).replace("\\", "")
+
+
+def test_a_study_needs_data_and_says_so(site: Context) -> None:
+    assert "needs a dataset of text" in words(open_planner(view="Studies"))
+
+
+def test_a_study_is_previewed_and_launched_from_the_page(site: Context) -> None:
+    add_parts(site)
+    app = open_planner(view="Studies")
+    assert "15 runs" in words(app)
+    assert len(app.dataframe[0].value) == 15
+    app.text_input(key="study_budgets").set_value("1e13, oops").run()
+    assert "budgets" in app.error[0].value
+    app.text_input(key="study_budgets").set_value("1e13, 1e14").run()
+    next(button for button in app.button if button.key == "study_launch").click().run()
+    assert not app.exception
+    (study,) = list_studies(site)
+    assert study.num_launched == study.num_planned == 10
+    assert "0 of 10 runs finished, 10 waiting or running" in open_planner(study=study.id).get("progress")[0].proto.text
+
+
+def test_a_finished_study_shows_its_profiles_its_law_and_the_way_to_plan_with_it(site: Context) -> None:
+    add_parts(site)
+    make_text(site)
+    study = launch_study(site, STUDY, person=LOCAL)
+    finish_by_law(site, study)
+    app = open_planner(study=study.id)
+    assert not app.error, words(app)
+    assert {"E", "A", "B", "alpha", "beta"} <= set(metrics(app))
+    assert "best size grows as C" in words(app).replace("\\", "")
+    assert len(app.get("plotly_chart")) == 2
+    said = roundhouse("plan", "show", study.name)
+    assert metrics(app)["alpha"] == f"{said['law']['constants']['alpha']['value']:.4g}"
+    assert "sizes" in words(open_planner(view="Studies"))
+    own = open_planner(law="Your own finished runs", dataset="tales", tokenizer="pieces", context="64", flops="1e14", budget="FLOPs")
+    assert not own.error, words(own)
+    assert metrics(own)["Expected loss"] != "no estimate"
+
+
+def test_a_study_that_is_gone_is_a_sentence(site: Context) -> None:
+    app = open_planner(study="gone")
+    assert "gone" in app.error[0].value
+
+
+def test_ticks_are_round_and_few() -> None:
+    assert log_ticks(2e5, 8e5) == pytest.approx([2e5, 5e5])
+    assert log_ticks(1e12, 1e18) == pytest.approx([1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18])
+    assert 3 <= len(log_ticks(1e10, 1e29)) <= 8
