@@ -38,7 +38,7 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], bool]:
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
-            st.switch_page("build/launch.py")
+            st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
         page = int(st.session_state.get("runs_page", 1))
         runs = list_runs(
             ctx, text=text, statuses=GROUPS[group] if group else (), objectives=(objective,) if objective else (), tags=tags,

@@ -184,3 +184,13 @@ def test_only_data_that_fits_the_objective_is_offered(ctx: Context) -> None:
     page = open_page("build/launch.py")
     page.segmented_control(key="launch_objective").set_value("dpo").run()
     assert page.selectbox(key="launch_dataset").options == ["pairs · preference, 90 rows"]
+
+
+def test_launching_from_a_filtered_list_of_runs_opens_the_form(ctx: Context) -> None:
+    """The filters' query parameters are bound to widgets: leaving the page with one set ended in an error."""
+    add_parts(ctx)
+    launch(ctx)
+    page = open_page("build/runs.py", status="Active")
+    page.button(key="runs_launch").click().run()
+    assert not page.exception
+    assert page.title[0].value == "Launch"
