@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.db.tables import Analysis, Dataset, DatasetVersion, Job
 from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -33,7 +33,7 @@ KINDS: dict[str, str] = {
     "benchmark": "Fixed questions: with choices, or with the answers that count.",
     "prompts": "Prompts alone, for battles.",
 }
-FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason")
+FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows")
 
 
 def import_dataset(
@@ -143,7 +143,8 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
             version = pick_version(view, number)
     if not version.is_ready and not version.is_importing:
         cause = version.error.get("cause") or "it was stopped"
-        raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy="Import it again.", field="dataset")
+        again = "Ask for the change again." if version.provenance.get("from") == "version" else "Import it again."
+        raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy=again, field="dataset")
     if ready and not version.is_ready:
         raise Conflict(f"{version.label} is still being imported.", remedy="Wait until its import has finished.", field="dataset")
     return version
@@ -189,11 +190,16 @@ def archive_dataset(ctx: Context, dataset_id: str, *, person: Person, archived: 
         find_dataset(session, dataset_id).archived_at = ctx.now() if archived else None
 
 
-def delete_dataset(ctx: Context, dataset_id: str, *, person: Person) -> None:
-    """Delete a dataset with its files. Raises Conflict, naming the users, while anything refers to it."""
+def delete_dataset(ctx: Context, dataset_id: str, *, person: Person, with_reports: bool = False) -> None:
+    """Delete a dataset with its files, and with the reports about it if asked to.
+
+    Raises Conflict, naming the users, while anything refers to it.
+    """
     require_builder(person)
     with ctx.db.write() as session:
         dataset = find_dataset(session, dataset_id)
+        ids = list(session.scalars(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id)))
+        reports = remove_reports(session, ids) if with_reports else []
         refuse_while_used("dataset", dataset.name, users_of_dataset(session, dataset.id), remedy="Archive it: that keeps the history.")
         versions = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
         for version in versions:
@@ -201,13 +207,24 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person) -> None:
             if job is not None and version.folder is None and job.status in ACTIVE:
                 raise Conflict(f"“{dataset.name}” is being imported.", remedy="Wait for the import, or stop it first.")
         folders = {version.folder for version in versions if version.folder}
+        session.execute(update(DatasetVersion).where(DatasetVersion.id.in_(ids)).values(parent_id=None))
         for version in versions:
             session.delete(version)
         session.flush()
         session.delete(dataset)
         kept = set(session.scalars(select(DatasetVersion.folder).where(DatasetVersion.folder.in_(folders))))
-    for folder in folders - kept:
+    for folder in [*(folders - kept), *reports]:
         ctx.artifacts.remove(folder)
+
+
+def remove_reports(session: Session, ids: Sequence[str]) -> list[str]:
+    """Delete the finished reports about some versions; return the folders that are to go with them."""
+    query = select(Analysis).outerjoin(Job, Job.id == Analysis.job_id).where(Analysis.dataset_version_id.in_(ids))
+    rows = session.scalars(query.where(or_(Job.id.is_(None), Job.status.not_in(ACTIVE)))).all()
+    for row in rows:
+        session.delete(row)
+    session.flush()
+    return [row.folder for row in rows if row.folder]
 
 
 def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
@@ -233,7 +250,7 @@ def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str
         version.content_hash, version.folder = result["content_hash"], result["folder"]
         version.rows, version.train_rows, version.val_rows = result["rows"], result["train_rows"], result["val_rows"]
         version.rejected_rows, version.rejected = result["rejected_count"], list(result["rejected"])
-        version.bytes, version.facts = result["bytes"], {key: result[key] for key in FACTS if key in result}
+        version.bytes, version.facts = result["bytes"], {**version.facts, **{key: result[key] for key in FACTS if key in result}}
         version.mapping = dict(result.get("mapping") or version.mapping)
         result.update(version_id=version.id, version=version.number, reused=False)
         _tell_dependents(session, claim.job_id, result["folder"])

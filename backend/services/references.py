@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import String, cast, false, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import (
@@ -19,6 +21,7 @@ from backend.db.tables import (
     Evaluation,
     Job,
     Run,
+    RunGroup,
     Tokenizer,
 )
 from backend.domain.job_states import ACTIVE, JobKind, Status
@@ -27,29 +30,88 @@ from backend.errors import Conflict
 SHOWN = 5
 
 
-def users_of_dataset(session: Session, dataset_id: str) -> list[str]:
-    """Return what refers to any version of a dataset: runs, tokenizers, evaluations, campaigns."""
+@dataclass(frozen=True)
+class Use:
+    """One thing that needs another. `what` is its kind in words, `id` leads to it; `str()` says it in a sentence."""
+
+    what: str
+    name: str
+    id: str
+
+    def __str__(self) -> str:
+        joint = " of" if self.what in ("evaluation", "report") else ""
+        return f"{self.what}{joint} “{self.name}”"
+
+
+def users_of_dataset(session: Session, dataset_id: str) -> list[Use]:
+    """Return what refers to any version of a dataset from outside of it: see `users_of_versions`."""
     ids = list(session.scalars(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset_id)))
     return users_of_versions(session, ids)
 
 
-def users_of_versions(session: Session, ids: Sequence[str]) -> list[str]:
-    """Return what refers to some dataset versions."""
-    runs = session.scalars(select(Run.name).where(Run.dataset_version_id.in_(ids)))
-    tokenizers = session.scalars(select(Tokenizer.name).where(Tokenizer.dataset_version_id.in_(ids)))
-    campaigns = session.scalars(select(Campaign.name).where(Campaign.dataset_version_id.in_(ids)))
-    evaluated = session.scalars(
-        select(Checkpoint.name)
-        .join(Evaluation, Evaluation.checkpoint_id == Checkpoint.id)
+def users_of_versions(session: Session, ids: Sequence[str]) -> list[Use]:
+    """Return what refers to some dataset versions.
+
+    Runs, tokenizers, campaigns, evaluations and run groups; versions derived from or merged with them, unless they are among `ids`;
+    reports about them, and reports that searched them as benchmarks.
+    """
+    if not ids:
+        return []
+    found: list[Use] = []
+    for what, table in (("run", Run), ("tokenizer", Tokenizer), ("campaign", Campaign)):
+        rows = session.execute(select(table.id, table.name).where(table.dataset_version_id.in_(ids)).order_by(table.name))
+        found += [Use(what, name, id_) for id_, name in rows]
+    evaluated = session.execute(
+        select(Evaluation.id, Checkpoint.name)
+        .join(Checkpoint, Evaluation.checkpoint_id == Checkpoint.id)
         .where(Evaluation.dataset_version_id.in_(ids))
-        .distinct()
+        .order_by(Checkpoint.name, Evaluation.created_at)
     )
-    return [
-        *(f"run “{name}”" for name in runs),
-        *(f"tokenizer “{name}”" for name in tokenizers),
-        *(f"campaign “{name}”" for name in campaigns),
-        *(f"evaluation of “{name}”" for name in evaluated),
-    ]
+    found += [Use("evaluation", name, id_) for id_, name in evaluated]
+    return [*found, *_groups_on(session, ids), *_made_from(session, ids), *_reports_on(session, ids)]
+
+
+def _mentions(column: Any, texts: Sequence[str]) -> Any:
+    """A condition: a JSON column holds one of some texts as a value."""
+    return or_(false(), *(cast(column, String).contains(f'"{text}"', autoescape=True) for text in texts))
+
+
+def _labels(session: Session, ids: Sequence[str]) -> list[str]:
+    rows = session.execute(
+        select(Dataset.name, DatasetVersion.number).join(Dataset, Dataset.id == DatasetVersion.dataset_id).where(DatasetVersion.id.in_(ids))
+    )
+    return [f"{name}@{number}" for name, number in rows]
+
+
+def _groups_on(session: Session, ids: Sequence[str]) -> list[Use]:
+    """Run groups name their dataset in their config, and their runs have it too; a group of runs is told once, by itself."""
+    by_runs = select(Run.group_id).where(Run.dataset_version_id.in_(ids), Run.group_id.is_not(None))
+    query = select(RunGroup.id, RunGroup.name).where(or_(RunGroup.id.in_(by_runs), _mentions(RunGroup.config, _labels(session, ids))))
+    return [Use("run group", name, id_) for id_, name in session.execute(query.order_by(RunGroup.name))]
+
+
+def _made_from(session: Session, ids: Sequence[str]) -> list[Use]:
+    query = (
+        select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
+        .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+        .outerjoin(Job, Job.id == DatasetVersion.job_id)
+        .where(or_(DatasetVersion.parent_id.in_(ids), _mentions(DatasetVersion.provenance, ids)), DatasetVersion.id.not_in(ids))
+        .where(or_(DatasetVersion.folder.is_not(None), Job.status.in_(ACTIVE)))
+        .order_by(Dataset.name, DatasetVersion.number)
+    )
+    return [Use("version", f"{name}@{number}", id_) for id_, name, number in session.execute(query)]
+
+
+def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
+    """Reports about the versions, and those of others in which the versions were searched for as benchmarks."""
+    query = (
+        select(Analysis.id, Dataset.name, DatasetVersion.number)
+        .join(DatasetVersion, DatasetVersion.id == Analysis.dataset_version_id)
+        .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+        .where(or_(DatasetVersion.id.in_(ids), _mentions(Analysis.config, [*ids, *_labels(session, ids)])))
+        .order_by(Dataset.name, Analysis.created_at)
+    )
+    return [Use("report", f"{name}@{number}", id_) for id_, name, number in session.execute(query)]
 
 
 def users_of_tokenizer(session: Session, tokenizer_id: str) -> list[str]:
@@ -121,8 +183,8 @@ def _resuming_run(session: Session, checkpoint: Checkpoint) -> list[str]:
     return [f"run “{run.name}”, which resumes from it"] if newest == checkpoint.id else []
 
 
-def refuse_while_used(what: str, name: str, users: list[str], *, remedy: str) -> None:
+def refuse_while_used(what: str, name: str, users: Sequence[str | Use], *, remedy: str) -> None:
     """Raise Conflict naming the users, unless there are none."""
     if users:
-        shown = ", ".join(users[:SHOWN]) + (f" and {len(users) - SHOWN} more" if len(users) > SHOWN else "")
+        shown = ", ".join(map(str, users[:SHOWN])) + (f" and {len(users) - SHOWN} more" if len(users) > SHOWN else "")
         raise Conflict(f"The {what} “{name}” is in use: {shown}.", remedy=remedy)

@@ -1,0 +1,229 @@
+"""Make a dataset version from another by a change. Reads row by row; what it remembers of each row is eight bytes.
+
+The rows keep their order: first those to train on, then those held out, as in the version they come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.domain.dataset_changes import Change, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
+from backend.domain.row_fields import describe_change, meets
+from backend.domain.rows import DatasetKind, canonical_json, row_text
+from backend.errors import InvalidInput, JobFailed
+from jobs.data.splitting import exact_val_rows, hash_fraction
+from jobs.data.writing import DatasetWriter, publish, temporary_folder
+from jobs.modeling.dataset_files import Split, iter_rows, num_rows, read_meta
+from jobs.reporter import Reporter
+
+EXACT_SPLIT_ROWS = 1000
+REPORT_EVERY_S = 0.5
+SPLITS: tuple[Split, Split] = ("train", "val")
+Row = dict[str, Any]
+Placed = tuple[Split, Row]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A version to read."""
+
+    folder: Path
+    meta: dict[str, Any]
+
+    def count(self, split: Split) -> int:
+        """Rows of a split."""
+        return num_rows(self.folder, split=split)
+
+    def rows(self) -> Iterator[Placed]:
+        """Yield all rows, train before val."""
+        for split in SPLITS:
+            for row in iter_rows(self.folder, split=split):
+                yield split, row
+
+
+def derive(folder: Path, *, change: Change, other: Path | None = None, out_root: Path, reporter: Reporter) -> dict[str, Any]:
+    """Write the changed version under `out_root`; return what the import of a file returns (jobs.data.importer.ImportResult).
+
+    `dropped_rows` counts those that were left out. A change that changes nothing gives the version itself. Raises InvalidInput if no row
+    is left or the change can't be made, JobFailed when stopped on request.
+    """
+    source = _Source(folder, read_meta(folder))
+    added = _Source(other, read_meta(other)) if other is not None else None
+    kind = DatasetKind(source.meta["kind"])
+    total = sum(source.count(split) for split in SPLITS) + (sum(added.count(split) for split in SPLITS) if added else 0)
+    meter = _Meter(reporter, total=total * (2 if isinstance(change, DropDuplicates | Resplit) else 1))  # those read the rows twice
+    with temporary_folder(out_root) as partial:
+        writer = DatasetWriter(partial, kind=kind)
+        writer.note(f"derived {kind}")
+        same = added is None
+        kept = 0
+        for (split, row), was in _placed(source, added, change=change, kind=kind, meter=meter):
+            writer.note_row(f"{split} {canonical_json(row)}")
+            writer.add(row, split=split)
+            kept += 1
+            same = same and split == was
+        writer.close()
+        if same and kept == total:
+            return _unchanged(source, change)
+        if writer.count("train") == 0:
+            raise InvalidInput(
+                f"After the change ({describe_change(change)}) no row is left to train on.", remedy="Ask for less.", field="change"
+            )
+        result = _result(writer, source, change=change, target=out_root / writer.content_hash[:16], dropped=total - kept, folder=partial)
+        result["is_cut"] = is_cut(source.meta) or (added is not None and is_cut(added.meta))
+        (partial / "meta.json").write_text(json.dumps({**result, "folder": Path(result["folder"]).name, "format": 1}, indent=1))
+        publish(partial, target=Path(result["folder"]))
+    reporter.log(f"{writer.num_rows:,} rows: {describe_change(change)}; {total - kept:,} left out.")
+    return {**result, "bytes": sum(file.stat().st_size for file in Path(result["folder"]).iterdir())}
+
+
+def _unchanged(source: _Source, change: Change) -> dict[str, Any]:
+    """Return the version itself, as the result of a change that leaves every row where it is."""
+    return {
+        **source.meta, "folder": str(source.folder), "dropped_rows": 0, "reason": f"nothing changed by: {describe_change(change)}",
+        "bytes": sum(file.stat().st_size for file in source.folder.iterdir()),
+    }  # fmt: skip
+
+
+def _result(writer: DatasetWriter, source: _Source, *, change: Change, target: Path, dropped: int, folder: Path) -> dict[str, Any]:
+    return {
+        "kind": source.meta["kind"],
+        "mapping": {},
+        "rows": writer.num_rows,
+        "train_rows": writer.count("train"),
+        "val_rows": writer.count("val"),
+        "rejected_count": 0,
+        "rejected": [],
+        "content_hash": writer.content_hash,
+        "folder": str(target),
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+        "text_bytes": writer.text_bytes,
+        "columns": list(source.meta.get("columns") or []),
+        "unigram_byte_entropy_bits": writer.byte_entropy_bits(),
+        "reason": describe_change(change),
+        "dropped_rows": dropped,
+        "change": change.model_dump(mode="json", exclude={"train", "val"}),
+    }
+
+
+def is_cut(meta: dict[str, Any]) -> bool:
+    """Whether a version's few texts were cut in two for validation, instead of being divided."""
+    return bool(meta.get("is_cut", meta["train_rows"] + meta["val_rows"] > meta["rows"]))
+
+
+class _Meter:
+    """Says twice a second how far the work is, and stops it on request."""
+
+    def __init__(self, reporter: Reporter, *, total: int) -> None:
+        self._reporter, self._total, self._done, self._last = reporter, total, 0, time.monotonic()
+
+    def passed(self, rows: Iterator[Placed]) -> Iterator[Placed]:
+        """Pass rows on, counting them."""
+        for placed in rows:
+            yield placed
+            self._done += 1
+            if self._done % 64 == 0 and time.monotonic() - self._last > REPORT_EVERY_S:
+                self._last = time.monotonic()
+                self._reporter.progress(self._done, self._total, unit="row", message=f"{self._done:,} of {self._total:,} rows read")
+                if self._reporter.should_stop():
+                    raise JobFailed("The change was stopped on request.", remedy="Nothing was kept; ask for it again when you want to.")
+
+
+def _placed(source: _Source, added: _Source | None, *, change: Change, kind: DatasetKind, meter: _Meter) -> Iterator[tuple[Placed, Split]]:
+    """Yield the rows that stay, each with the split it goes to and the one it came from."""
+    if isinstance(change, Resplit):
+        yield from _split_anew(source, change, kind=kind, meter=meter)
+        return
+    if isinstance(change, Merge):
+        assert added is not None
+        yield from _merged(source, added, meter=meter)
+        return
+    keeps = _chooser(source, change, meter=meter)
+    for place, (split, row) in enumerate(meter.passed(source.rows())):
+        if keeps(place, split, row):
+            yield (split, row), split
+
+
+def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int, Split, Row], bool]:
+    """Return the rule that says of a row, by its place in all rows, whether it stays."""
+    train = source.count("train")
+    total = train + source.count("val")
+    if isinstance(change, Filter):
+        return lambda _place, _split, row: all(meets(row, condition) for condition in change.conditions) == change.keep
+    if isinstance(change, DropRows):
+        beyond = [place for place in change.train if place >= train] + [place for place in change.val if place >= total - train]
+        if beyond:
+            raise InvalidInput(
+                f"There is no row {beyond[0]}: the version has {train:,} train and {total - train:,} val rows.", field="rows"
+            )
+        gone = {*change.train, *(train + place for place in change.val)}
+        return lambda place, _split, _row: place not in gone
+    if isinstance(change, Sample):
+        if change.num_rows > total:
+            raise InvalidInput(f"The version has {total:,} rows, so {change.num_rows:,} can't be drawn.", field="num_rows")
+        drawn = np.zeros(total, dtype=bool)
+        drawn[np.random.default_rng(change.seed).choice(total, size=change.num_rows, replace=False)] = True
+        return lambda place, _split, _row: bool(drawn[place])
+    assert isinstance(change, DropDuplicates)
+    first = _first_of_equals(source, loose=change.loose, meter=meter)
+    return lambda place, _split, _row: bool(first[place])
+
+
+def row_hash(row: Row, *, loose: bool = False) -> int:
+    """Return 64 bits that stand for a row's content; `loose` ignores case and spaces."""
+    if loose:
+        marks = [row[name] for name in ("label", "answer") if name in row]
+        text = " ".join(row_text(row).casefold().split()) + f" {marks}"
+    else:
+        text = canonical_json(row)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _first_of_equals(source: _Source, *, loose: bool, meter: _Meter) -> npt.NDArray[np.bool_]:
+    """Mark one of each set of equal rows, in the order of all rows; one that is held out goes before those that are trained on."""
+    hashes = array("Q", (row_hash(row, loose=loose) for _, row in meter.passed(source.rows())))
+    values = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, dtype=np.uint64)
+    train = source.count("train")
+    order = np.concatenate([np.arange(train, len(values)), np.arange(train)])
+    _, first = np.unique(values[order], return_index=True)
+    marked = np.zeros(len(values), dtype=bool)
+    marked[order[first]] = True
+    return marked
+
+
+def _merged(source: _Source, added: _Source, *, meter: _Meter) -> Iterator[tuple[Placed, Split]]:
+    held_out = {row_hash(row) for one in (source, added) for row in iter_rows(one.folder, split="val")}
+    for split in SPLITS:
+        for one in (source, added):
+            for _, row in meter.passed((split, row) for row in iter_rows(one.folder, split=split)):
+                if split == "val" or not held_out or row_hash(row) not in held_out:
+                    yield (split, row), split
+
+
+def _split_anew(source: _Source, change: Resplit, *, kind: DatasetKind, meter: _Meter) -> Iterator[tuple[Placed, Split]]:
+    if kind is DatasetKind.TEXT and is_cut(source.meta):
+        raise InvalidInput(
+            f"The {source.meta['rows']} texts of this version are too few to divide: each was cut in two.",
+            remedy="Import the file again with another share for validation.",
+            field="change",
+        )
+    total = source.count("train") + source.count("val")
+    chosen: frozenset[str] | None = None
+    if total <= EXACT_SPLIT_ROWS:
+        chosen = exact_val_rows([canonical_json(row) for _, row in source.rows()], seed=change.seed, val_fraction=change.val_fraction)
+    for wanted in SPLITS:
+        for was, row in meter.passed(source.rows()):
+            text = canonical_json(row)
+            is_val = text in chosen if chosen is not None else hash_fraction(text, seed=change.seed) < change.val_fraction
+            if is_val == (wanted == "val"):
+                yield (wanted, row), was
