@@ -62,7 +62,7 @@ def compare(
     assert asked.job_id is not None
     wait_for_job(ctx, asked.job_id)
     done = get_report(ctx, asked.id)
-    emit(report_data(done), as_json=as_json, text="\n".join(map(_line, done.measures)))
+    emit(report_data(done), as_json=as_json, text="\n".join(_lines(done)))
 
 
 @app.command("encode")
@@ -129,6 +129,12 @@ def _made(tokenizer: TokenizerView) -> str:
     if asked and tokenizer.vocab_size and tokenizer.vocab_size < asked:
         text += f" The text yields no more; {asked:,} were asked for."
     return text
+
+
+def _lines(report: ReportView) -> list[str]:
+    """Return a line for each measure; a dataset in one language is not told twice."""
+    single = {entry["name"] for entry in report.datasets if len(entry["languages"]) < 2}
+    return [_line(measure) for measure in report.measures if measure.language is None or measure.dataset not in single]
 
 
 def _line(measure: Measure) -> str:

@@ -23,7 +23,7 @@ from jobs.modeling.text_sample import TextSample
 from jobs.reporter import JobSpec, Reporter
 
 MAX_ROWS, MAX_BYTES = 20_000, 20_000_000
-"""Of a dataset, spread evenly over it: enough for three figures."""
+"""Of a dataset, spread evenly over it: enough for three figures. A row of more than a million characters counts as several."""
 SMALL_LANGUAGE, MOST_LANGUAGES = 0.005, 12
 BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 

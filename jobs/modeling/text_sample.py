@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 from backend.domain.row_display import row_text
 
 BATCH_ROWS = 64
-LONGEST_TEXT = 1_000_000
-"""Characters of one row that are looked at."""
+LONGEST_PART = 1_000_000
+"""Characters that are handed out at once; a longer row, such as a whole book, comes in parts."""
 
 
 class TextSample:
-    """Iterates over the texts of one split, at most `max_bytes` of them; afterwards says how much that was.
+    """Iterates over the texts of one split, about `max_bytes` of them; afterwards `rows` and `bytes` say how much that was.
 
     Where the split is larger, every n-th row is taken. May be iterated again: it yields the same. Memory is bounded by a few rows.
     """
@@ -41,11 +41,15 @@ class TextSample:
             wanted = pa.array(range(-passed % self.every, block.num_rows, self.every), type=pa.int64())
             passed += block.num_rows
             for row in block.take(wanted).to_pylist():
-                text = row_text(row)[:LONGEST_TEXT]
+                text = row_text(row)
                 if not text:
                     continue
-                if self.bytes >= self._max_bytes or (self._max_rows is not None and self.rows >= self._max_rows):
-                    return
                 self.rows += 1
-                self.bytes += len(text.encode())
-                yield text
+                for start in range(0, len(text), LONGEST_PART):
+                    if self.bytes >= self._max_bytes:
+                        return
+                    part = text[start : start + LONGEST_PART]
+                    self.bytes += len(part.encode())
+                    yield part
+                if self.rows == self._max_rows:
+                    return

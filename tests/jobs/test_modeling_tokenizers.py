@@ -135,6 +135,10 @@ def test_a_sample_is_spread_over_the_rows_and_bounded(tmp_path: Path) -> None:
     assert list(some) == list(some)
     small = TextSample(tmp_path / "train.parquet", max_bytes=900)
     assert sum(len(text) for text in small) <= 909
+    write_dataset(tmp_path / "book", train=[{"text": "é" * 1_500_000}])
+    book = TextSample(tmp_path / "book/train.parquet", max_bytes=10**9)
+    assert [len(part) for part in book] == [1_000_000, 500_000]
+    assert (book.rows, book.bytes) == (1, 3_000_000)
     rows = [
         {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": ""}]},
         {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]},
