@@ -20,8 +20,6 @@ SHOWN_TOKENS = 2400
 BEFORE = 200  # tokens shown before the first that is trained on, where a long prompt is shortened
 SEED = 1
 
-Group = str
-
 
 class SampleChooser:
     """Keeps a handful of rows while all pass."""
@@ -63,10 +61,12 @@ class SampleChooser:
             ("truncated", self._truncated),
             ("zero-label", self._silent),
         )
+        chosen = {number: row for _, entries in groups for number, row in entries}
+        seen_rows = dict(zip(chosen, view.see(list(chosen.values())), strict=True))
         shown = []
         for group, entries in groups:
-            for (number, _), seen in zip(entries, view.see([row for _, row in entries]), strict=True):
-                split, place = rows.place(number)
+            for number, _ in entries:
+                seen, (split, place) = seen_rows[number], rows.place(number)
                 shown.append(
                     Sample.model_validate(
                         {
