@@ -231,4 +231,4 @@ class DataReport(_Frozen):
     @property
     def is_silent(self) -> bool:
         """Whether the trainer would find nothing to train on in any row."""
-        return self.trainer != "none" and self.train.rows > 0 and self.train.zero_label_rows >= self.train.rows
+        return self.trainer != "none" and self.train.rows > 0 and self.epoch.sequences == 0 and self.train.kept_tokens == 0

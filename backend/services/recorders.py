@@ -11,6 +11,7 @@ from backend.domain.job_states import JobKind
 from backend.services import (
     campaigns,
     checkpoint_files,
+    data_reports,
     datasets,
     deployments,
     evaluations,
@@ -58,6 +59,7 @@ FINISHED: dict[JobKind, Recorder] = {
     JobKind.GENERATE: campaigns.record_generated,
     JobKind.REPLICA: deployments.record_end,
     JobKind.INSPECT: readings.record_reading,
+    JobKind.DATA_REPORT: data_reports.record_data_report,
 }
 ENDED_BADLY: dict[JobKind, Recorder] = {
     JobKind.REPLICA: deployments.record_end,

@@ -16,6 +16,7 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints import CheckpointView, resolve_checkpoint
 from backend.services.context import Context
+from backend.services.data_reports import refuse_untrainable
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.jobs import Claim
 from backend.services.tokenizers import TokenizerView, get_tokenizer
@@ -52,6 +53,8 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     base = resolve_checkpoint(ctx, config.base) if config.objective is not Objective.PRETRAIN and config.base else None
     _check_tokenizer(architecture, tokenizer)
     _check_context(config, architecture, base)
+    seen_through = f"checkpoint:{base.id}" if base else f"tokenizer:{tokenizer.id}" if tokenizer else None
+    refuse_untrainable(ctx, version, source=seen_through, context=config.context)
     return RunParts(version, architecture, architecture_id, tokenizer, base, _job_to_wait_for(version, tokenizer))
 
 
