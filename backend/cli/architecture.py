@@ -9,7 +9,9 @@ import typer
 
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.domain.architecture import ArchitectureConfig
-from backend.domain.consequences import describe
+from backend.domain.consequences import ArchitectureReport, describe
+from backend.domain.families import FAMILIES
+from backend.domain.run_config import LoraConfig
 from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import parse_architecture
 
@@ -28,20 +30,30 @@ def describe_(
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     micro_batch: Annotated[int, typer.Option(min=1, help="Sequences in one forward pass; memory depends on it.")] = 1,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens in a training sequence; the architecture's own when left out.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(min=1, max=1024, help="Train adapters of this rank instead of all weights.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Count parameters, FLOPs and memory of the architecture in a YAML file."""
+    """Count parameters, FLOPs, cache and memory of the architecture in a YAML file."""
     config = read_architecture(file)
-    report = describe(config, precision=_precision(precision), micro_batch=micro_batch, context=context)
-    data = report.model_dump(mode="json")
-    parts = "\n".join(f"  {name:<14}{count:>16,}" for name, count in report.parameters_by_component.items())
-    text = (
-        f"{report.parameters:,} parameters\n{parts}\n"
-        f"{report.flops_per_token.forward:,} FLOPs per token forward, {report.flops_per_token.training:,} in training\n"
-        f"{report.kv_cache_bytes_per_token:,} bytes of KV cache per token\n"
-        f"{report.memory_bytes.total / 1e6:,.1f} MB to train {micro_batch} x {report.context} tokens in {precision}"
-    )
-    emit(data, as_json=as_json, text=text)
+    lora = None if lora_rank is None else LoraConfig(rank=lora_rank)
+    report = describe(config, precision=_precision(precision), micro_batch=micro_batch, context=context, lora=lora)
+    emit(report.model_dump(mode="json"), as_json=as_json, text=_words(report))
+
+
+def _words(report: ArchitectureReport) -> str:
+    family = FAMILIES[report.family]
+    parts = "\n".join(f"  {name:<15}{count:>19,}" for name, count in report.parameters_by_component.items())
+    lines = [f"{family.title} ({family.network_class}): {report.parameters:,} parameters", parts]
+    if report.active_parameters != report.parameters:
+        lines.append(f"{report.active_parameters:,} parameters are used for a token")
+    if report.trainable_parameters != report.parameters:
+        lines.append(f"{report.trainable_parameters:,} parameters of adapters are trained")
+    lines += [
+        f"{report.flops_per_token.forward:,} FLOPs per token forward, {report.flops_per_token.training:,} in training",
+        f"{report.kv_cache_bytes_per_token:,} bytes of KV cache per token, {report.kv_cache_bytes:,} for {report.context:,} tokens",
+        f"{report.memory_bytes.total / 1e6:,.1f} MB to train {report.micro_batch} x {report.context} tokens in {report.precision}",
+    ]
+    return "\n".join(lines)
 
 
 def read_architecture(file: Path) -> ArchitectureConfig:

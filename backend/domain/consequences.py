@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.cache_bytes import expanded_kv_bytes_per_token, kv_bytes, kv_bytes_per_token
 from backend.domain.flops import FlopsPerToken, count_flops
-from backend.domain.parameters import count_active_parameters, count_lora_parameters, count_parameters, list_matrices
+from backend.domain.memory import estimate_memory
+from backend.domain.parameters import count_active_parameters, count_lora_parameters, count_parameters
+from backend.domain.training_setting import DeviceKind, Precision, TrainingSetting
 
 
 class HasRank(Protocol):
@@ -20,7 +22,7 @@ class HasRank(Protocol):
 
 
 class MemoryBytes(BaseModel):
-    """What one training process holds, in bytes."""
+    """What one training process holds at its peak, in bytes; see `memory.MemoryEstimate`. The parts add up to `total`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,11 +30,14 @@ class MemoryBytes(BaseModel):
     gradients: int
     optimizer: int
     activations: int
+    logits: int
+    temporary: int
+    overhead: int
     total: int
 
 
 class ArchitectureReport(BaseModel):
-    """What an architecture costs. Counts are exact; `memory_bytes.activations` is an estimate (see `describe`).
+    """What an architecture costs. Counts are exact; `memory_bytes` is an estimate (see `memory`).
 
     `active_parameters` are those that one token passes through. `kv_cache_bytes` is the whole cache after `context` tokens, which is
     less than `context` times `kv_cache_bytes_per_token` where layers slide. `kv_cache_expanded_bytes_per_token` is what latent
@@ -61,8 +66,9 @@ CONVENTIONS = (
     "FLOPs: 2 for each weight of a matrix product that a token passes (the output head counts, tied or not; the embedding look-up does "
     "not; of experts those picked), plus attention's scores and their use, every position taken to see the whole context, sliding "
     "layers too. Training is three times forward; with LoRA frozen weights have no gradient of their own.",
-    "Memory: weights, gradients and AdamW's two moments in fp32 (bf16 is autocast over fp32 weights); with LoRA only adapters have "
-    "gradients and moments. Activations are an estimate without activation recompute, logits and their gradient included.",
+    "Memory: the peak of a training step, by arithmetic: weights, gradients and AdamW's two moments in fp32 (bf16 is autocast over fp32 "
+    "weights), what the backward pass needs kept, and the loss; with LoRA only adapters have gradients and moments. At the peak gradients "
+    "may be still to come, and then they count nothing.",
     "KV cache: keys and values of all layers, 4 bytes a number in fp32, 2 in bf16; a sliding layer keeps at most its window less one "
     "token; latent attention keeps the latent and the shared rotary key, as transformers and vLLM do.",
 )
@@ -71,63 +77,48 @@ CONVENTIONS = (
 def describe(
     config: ArchitectureConfig,
     *,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     micro_batch: int = 1,
     context: int | None = None,
     lora: HasRank | None = None,
+    recompute: bool = False,
+    device: DeviceKind = "cpu",
 ) -> ArchitectureReport:
     """Say what a network of this shape costs to train, by arithmetic alone.
 
-    `context` (default: the architecture's) is the length of a training sequence in tokens. With `lora` the base is frozen.
+    `context` (default: the architecture's) is the length of a training sequence in tokens. With `lora` the base is frozen; `recompute`
+    is that of activations.
 
     Example:
         >>> describe(ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv_heads=4)).parameters
         1115264
     """
-    length = context or config.context
+    length, rank = context or config.context, lora.rank if lora else None
     parts = count_parameters(config)
-    base_parameters = sum(parts.values())
-    adapters = count_lora_parameters(config, rank=lora.rank) if lora else 0
-    trainable = adapters if lora else base_parameters
     number_bytes = 2 if precision == "bf16" else 4
-    weights = 4 * (base_parameters + adapters)
-    activations = _activation_bytes(config, tokens=micro_batch * length, number_bytes=number_bytes)
+    setting = TrainingSetting(
+        architecture=config,
+        lora_rank=rank,
+        precision=precision,
+        micro_batch=micro_batch,
+        context=length,
+        recompute=recompute,
+        device=device,
+    )
+    memory = estimate_memory(setting)
     return ArchitectureReport(
         family=config.family,
-        parameters=base_parameters,
-        parameters_by_component={**parts, "total": base_parameters},
+        parameters=sum(parts.values()),
+        parameters_by_component={**parts, "total": sum(parts.values())},
         active_parameters=count_active_parameters(config),
-        trainable_parameters=trainable,
+        trainable_parameters=count_lora_parameters(config, rank=rank) if rank else sum(parts.values()),
         context=length,
         micro_batch=micro_batch,
         precision=precision,
-        flops_per_token=count_flops(config, context=length, micro_batch=micro_batch, lora_rank=lora.rank if lora else None),
+        flops_per_token=count_flops(config, context=length, micro_batch=micro_batch, lora_rank=rank),
         kv_cache_bytes_per_token=kv_bytes_per_token(config, number_bytes=number_bytes),
         kv_cache_bytes=kv_bytes(config, tokens=length, number_bytes=number_bytes),
         kv_cache_expanded_bytes_per_token=expanded_kv_bytes_per_token(config, number_bytes=number_bytes),
-        memory_bytes=MemoryBytes(
-            weights=weights,
-            gradients=4 * trainable,
-            optimizer=8 * trainable,
-            activations=activations,
-            total=weights + 12 * trainable + activations,
-        ),
+        memory_bytes=MemoryBytes(**memory.parts, total=memory.total),
         conventions=CONVENTIONS,
     )
-
-
-def _activation_bytes(config: ArchitectureConfig, *, tokens: int, number_bytes: int) -> int:
-    """Estimate what the backward pass keeps, and the logits with their gradient.
-
-    Counted from the operators that save something in a block (two norms in fp32, rotary turns, fused attention, SwiGLU) and checked
-    against the bytes that autograd holds on to for Llama: within a fifth. Other families are near. bf16 also holds a copy of each
-    matrix in that format.
-    """
-    kv_width = config.num_kv_heads * config.head_dim
-    inner = config.feed_forward
-    if config.num_experts is not None:
-        inner = config.expert_size * ((config.experts_per_token or 0) + (config.shared_experts or 0))
-    per_layer = (5 * config.width + 2 * kv_width + 4 * inner) * number_bytes + 4 * 4 * config.width
-    logits = 3 * 4 * config.vocab_size  # log-probabilities kept; their gradient and the logits' while backward begins
-    copies = 0 if number_bytes == 4 else number_bytes * sum(matrix.size * matrix.copies for matrix in list_matrices(config))
-    return tokens * (config.num_layers * per_layer + logits + 3 * 4 * config.width) + copies

@@ -45,8 +45,8 @@ def draw_cost(config: ArchitectureConfig) -> ArchitectureReport:
     )
     memory = report.memory_bytes
     st.caption(
-        f"Memory: weights {size(memory.weights)}, gradients {size(memory.gradients)}, optimizer {size(memory.optimizer)}, "
-        f"activations about {size(memory.activations)}."
+        f"Memory at its peak: weights {size(memory.weights)}, gradients {size(memory.gradients)}, optimizer {size(memory.optimizer)}, "
+        f"activations and loss about {size(memory.total - memory.weights - memory.gradients - memory.optimizer)}."
     )
     return report
 

@@ -85,6 +85,26 @@ def test_architecture_describe_counts_and_explains(roundhouse: Any, tmp_path: Pa
     assert "130 / 4 is not whole" in err
 
 
+def test_architecture_describe_knows_every_family_and_what_it_can_not(roundhouse: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("family: deepseek_v3\nnum_layers: 2\nkv_rank: 16\nrope_head_size: 8\n")
+    status, out, _ = roundhouse("architecture", "describe", str(file), "--precision", "bf16", "--lora-rank", "4", "--json")
+    report = json.loads(out)
+    assert status == 0
+    assert report["kv_cache_bytes_per_token"] == 2 * (16 + 8) * 2
+    assert report["trainable_parameters"] < report["active_parameters"] < report["parameters"]
+    assert "router" in report["parameters_by_component"]
+    parts = {key: value for key, value in report["memory_bytes"].items() if key != "total"}
+    assert sum(parts.values()) == report["memory_bytes"]["total"]
+    status, out, _ = roundhouse("architecture", "describe", str(file))
+    assert "DeepSeek-V3 (DeepseekV3ForCausalLM)" in out
+    assert "are used for a token" in out
+    file.write_text("family: gpt2\nwindow: 9\n")
+    status, _, err = roundhouse("architecture", "describe", str(file))
+    assert status == 2
+    assert "window 9 can't be given: GPT-2 lets every layer see the whole context; Mistral or Gemma 3 can. Leave window out" in err
+
+
 def test_base_that_is_none_is_refused(roundhouse: Any) -> None:
     status, out, _ = roundhouse("base", "add", "/no/such/folder", "--name", "b", "--json")
     assert status == 2
