@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.data_report import report
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.services.context import LOCAL
@@ -15,6 +16,7 @@ from backend.services.datasets import VersionView, import_dataset, list_datasets
 from backend.services.inspection import inspect_file
 
 app = typer.Typer(no_args_is_help=True)
+app.command("report")(report)
 
 
 @app.command("import")

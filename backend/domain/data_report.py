@@ -197,7 +197,7 @@ class BenchmarkLooked(_Frozen):
 
 
 class DataReport(_Frozen):
-    """The answer. Lists hold the first few; the counts beside them are whole."""
+    """The answer. Lists hold the first few; the counts beside them are whole. `droppable` counts the rows that a finding would drop."""
 
     kind: str
     trainer: Trainer
@@ -220,6 +220,7 @@ class DataReport(_Frozen):
     refused: list[RowRef] = []
     refused_rows: int = 0
     refusal: str = ""
+    droppable: dict[str, int] = {}
     seconds: float = 0.0
     peak_memory_bytes: int = 0
 

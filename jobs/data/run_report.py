@@ -61,9 +61,13 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
         alike = reading.compare()
         out = spec.path(payload["out"])
         out.mkdir(parents=True, exist_ok=True)
-        report = reading.report(alike, name=str(payload.get("tokenizer_name") or "bytes"), seconds=time.monotonic() - started)
+        droppable = reading.rows_to_drop(alike)
+        counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
+        report = reading.report(
+            alike, droppable=counts, name=str(payload.get("tokenizer_name") or "bytes"), seconds=time.monotonic() - started
+        )
         _write(out / "samples.json", [sample.model_dump() for sample in reading.samples()])
-        _write(out / "rows.json", reading.rows_to_drop(alike))
+        _write(out / "rows.json", droppable)
         _write(out / "report.json", report.model_dump())
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -154,7 +158,7 @@ class Reading:
             if self._reporter.should_stop():
                 raise JobFailed("The report was stopped on request.", remedy="Ask for it again when you want to.")
 
-    def report(self, alike: Alike, *, name: str, seconds: float) -> DataReport:
+    def report(self, alike: Alike, *, droppable: dict[str, int], name: str, seconds: float) -> DataReport:
         """Return the answer."""
         tally = self._tally
         epoch, packing = tally.epoch(self._view.trainer, self._question)
@@ -182,6 +186,7 @@ class Reading:
             refused=tally.refused_rows,
             refused_rows=len(tally.refused),
             refusal=tally.refusal,
+            droppable=droppable,
             seconds=seconds,
             peak_memory_bytes=_peak_memory(),
         )
