@@ -15,6 +15,7 @@ from backend.services.datasets import (
     set_dataset_notes,
 )
 from backend.services.inspection import preview_rows, read_rejected
+from pages.components.data_report import draw_data_report
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import ago, plural, size
@@ -80,10 +81,14 @@ def _draw_version(ctx: Context, person: Person, dataset: DatasetView, version: V
             st.page_link(
                 "build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params={"dataset": dataset.name}
             )
-    names = ["Rows", f"Rejected ({version.rejected_rows:,})", "Where it came from"]
-    rows, rejected, origin = st.tabs(names, key=f"tabs_{version.id}")
+    names = ["Rows", "Report", f"Rejected ({version.rejected_rows:,})", "Where it came from"]
+    opened = "Report" if "report" in st.query_params else None
+    rows, report, rejected, origin = st.tabs(names, key=f"tabs_{version.id}", default=opened, on_change="rerun")
     with rows:
         _draw_rows(ctx, version)
+    with report:
+        if report.open:
+            draw_data_report(ctx, person, version)
     with rejected:
         _draw_rejected(ctx, version)
     with origin:
