@@ -17,6 +17,7 @@ from backend.services.datasets import resolve_version
 from backend.services.run_parts import parse_config, resolve_parts
 from backend.services.run_views import run_detail
 from backend.services.runs import launch_run
+from pages.components.data_report_link import draw_report_link
 from pages.components.frame import errors_shown, page_frame, plain
 from pages.components.run_form import FormState, draw_run_form, fill_form
 from pages.components.words import short, size
@@ -147,6 +148,7 @@ def main() -> None:
         with right:
             if config is not None:
                 draw_estimate(ctx, config)
+                draw_report_link(config)
             draw_yaml(config)
 
 
