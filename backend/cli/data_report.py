@@ -73,6 +73,7 @@ def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
         "zero_label": whole["zero_label"],
         "empty_rows": sum(split.empty_rows for split in found.splits.values()),
         "refused_rows": found.refused_rows,
+        "forged_rows": found.forged_rows,
         "duplicates": whole["duplicates"],
         "leakage": whole["leakage"],
         "contamination": whole["contamination"],

@@ -1,9 +1,10 @@
 """Whether rows hold items of benchmarks: shared runs of 13 words (as GPT-3, arXiv 2005.14165, appendix C), or a short question whole.
 
-Words are compared without case and punctuation; in scripts written without spaces every character is a word. An item's text is its
-question followed by its right answer (the answer alone where nothing is asked), and any 13 words in a row of it count. Runs that more
-than 10 items of a benchmark share say nothing about one of them and are left out. A question of 3 to 12 words counts as a whole: anywhere
-from 6 words on; with fewer, where it is a turn of its own or its right answer follows within 12 words.
+Words are compared without case and punctuation: "don't" is "dont", as there; "well-known" is two words. In scripts written without
+spaces every character is a word. An item's text is its question followed by its right answer (the answer alone where nothing is asked),
+and any 13 words in a row of it count. Runs that more than 10 items of a benchmark share say nothing about one of them and are left out.
+A question of 3 to 12 words counts as a whole: anywhere from 6 words on; with fewer, where it is a turn of its own or its right answer
+follows within 12 words. A question of one or two words is not looked for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ COMMON = 10
 SHOWN_WORDS = 60
 _UNSPACED = "\u2e80-\u2fff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_APOSTROPHES = dict.fromkeys(map(ord, "'\u2019\u02bc"))
 _RANDOM = np.random.default_rng(13)
 _POWERS = _RANDOM.integers(1, 2**63, RUN, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
@@ -34,7 +36,7 @@ Codes = npt.NDArray[np.uint64]
 
 def words_of(text: str) -> list[str]:
     """Return the words of a text without case and punctuation."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().translate(_APOSTROPHES))
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,10 @@ class BenchmarkLooked(_Frozen):
 
 
 class DataReport(_Frozen):
-    """The answer. Lists hold the first few; the counts beside them are whole. `droppable` counts the rows that a finding would drop."""
+    """The answer. Lists hold the first few; the counts beside them are whole. `droppable` counts the rows that a finding would drop.
+
+    `forged` rows spell special tokens (`<|end|>`) in their text, which become real ones when the row is rendered.
+    """
 
     kind: str
     trainer: Trainer
@@ -220,6 +223,8 @@ class DataReport(_Frozen):
     refused: list[RowRef] = []
     refused_rows: int = 0
     refusal: str = ""
+    forged: list[RowRef] = []
+    forged_rows: int = 0
     droppable: dict[str, int] = {}
     seconds: float = 0.0
     peak_memory_bytes: int = 0

@@ -52,8 +52,15 @@ def find_out(report: DataReport) -> list[Finding]:
 def _rendering(report: DataReport) -> Iterator[Finding]:
     if report.refused_rows:
         yield Finding(
-            Grade.BLOCKS, "rendering", f"The chat template refuses {_rows(report.refused_rows)}: {report.refusal}",
+            Grade.LOOK, "rendering", f"The chat template refuses {_rows(report.refused_rows)}, which the trainer leaves out: {report.refusal}",
             "Drop them, or choose another base.", drop="refused",
+        )  # fmt: skip
+    if report.forged_rows:
+        first = report.forged[0]
+        yield Finding(
+            Grade.LOOK, "rendering",
+            f"{_rows(report.forged_rows)} spell special tokens of the tokenizer, which become real ones when rendered: {first.split} row {first.row:,}.",
+            "Drop them, or replace that text at the source.", drop="forged",
         )  # fmt: skip
     if report.trainer == "pretrain" and not report.epoch.sequences:
         yield Finding(
@@ -69,10 +76,11 @@ def _silence(report: DataReport) -> Iterator[Finding]:
         return
     if report.is_silent and report.trainer != "pretrain":
         yield Finding(
-            Grade.BLOCKS, "zero-label rows", f"None of the {rows:,} train rows has anything to train on.", "Choose a longer context, or another dataset."
+            Grade.BLOCKS, "zero-label rows", f"None of the {rows:,} train rows has anything to train on{first_reason(report)}. A run on them is refused.",
+            "Choose a longer context, or another dataset.",
         )  # fmt: skip
     elif silent:
-        reason = f": {report.zero_label[0].reason}" if report.zero_label else ""
+        reason = first_reason(report)
         yield Finding(
             Grade.LOOK, "zero-label rows",
             f"{_rows(silent)} of {rows:,} have nothing to train on ({_percent(silent, rows)}){reason}. The trainer leaves them out.",
@@ -83,6 +91,11 @@ def _silence(report: DataReport) -> Iterator[Finding]:
     empty = sum(split.empty_rows for split in report.splits.values())
     if empty:
         yield Finding(Grade.LOOK, "empty rows", f"{_rows(empty)} have no text, or an answer without any.", "Drop them.", drop="empty")
+
+
+def first_reason(report: DataReport) -> str:
+    """Return why the first row with nothing to train on has nothing, to go behind such a count; empty if there is no such row."""
+    return f": {report.zero_label[0].reason}" if report.zero_label else ""
 
 
 def _cuts(report: DataReport) -> Iterator[Finding]:

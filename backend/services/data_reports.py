@@ -28,7 +28,7 @@ from backend.services.permissions import require_builder
 from backend.services.tokenizer_sources import TokenizerSource, list_sources, resolve_source
 
 KIND = JobKind.DATA_REPORT.value
-FORMAT = 1
+FORMAT = 2
 """Goes up when the same question would get another answer, so that old answers are not taken for it."""
 
 LARGEST_DEFAULT = 1024
@@ -40,6 +40,7 @@ REASONS: dict[str, str] = {
     "zero_label": "Rows with nothing to train on",
     "empty": "Empty rows",
     "refused": "Rows that the chat template refuses",
+    "forged": "Rows that spell special tokens",
 }
 """Which rows a report can have dropped, and what the new version's lineage says of them."""
 
@@ -234,28 +235,24 @@ def find_data_report(ctx: Context, version_id: str, *, source: str | None, conte
 
 
 def refuse_untrainable(ctx: Context, version: VersionView, *, source: str | None, context: int) -> None:
-    """Raise InvalidInput if a report has shown that the trainer would find nothing in these rows, or could not render them.
+    """Raise InvalidInput if a report has shown that the trainer would find nothing to train on in any of these rows.
 
-    Without a report nothing is known here; the trainer itself then refuses such rows before its first step.
+    Where only some rows are silent or refused, the trainer leaves those out. Without a report nothing is known here; the trainer itself
+    then refuses such rows before its first step.
     """
     view = find_data_report(ctx, version.id, source=source, context=context) if source else None
-    if view is None or view.report is None:
+    if view is None or view.report is None or not view.report.is_silent:
         return
     report = view.report
+    reasons = [f" In row {silent.row:,}, {silent.reason}." for silent in report.zero_label[:1]]
     if report.refused_rows:
-        raise InvalidInput(
-            f"{report.refused_rows:,} rows of {version.label} can't be rendered for “{view.source_name}”: {report.refusal}",
-            remedy="Drop them from the dataset's report, or choose another base.",
-            field="dataset",
-        )
-    if report.is_silent:
-        reason = f" In row {report.zero_label[0].row:,}, {report.zero_label[0].reason}." if report.zero_label else ""
-        raise InvalidInput(
-            f"None of the {report.train.rows:,} train rows of {version.label} has anything to train on within a context of {context:,} tokens."
-            f"{reason}",
-            remedy="Choose a longer context, or another dataset. The dataset's report lists the rows.",
-            field="dataset",
-        )
+        reasons.append(f" The chat template of “{view.source_name}” refuses {report.refused_rows:,}: {report.refusal}")
+    raise InvalidInput(
+        f"None of the {report.train.rows:,} train rows of {version.label} has anything to train on within a context of {context:,} tokens."
+        + "".join(reasons),
+        remedy=f"Choose {'another base' if report.refused_rows else 'a longer context'}, or another dataset. The dataset's report lists the rows.",
+        field="dataset",
+    )
 
 
 def read_samples(ctx: Context, view: DataReportView) -> list[Sample]:

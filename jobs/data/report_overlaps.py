@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
 
 from backend.domain.contamination import BenchmarkIndex, Item, item_of
 from backend.domain.data_report import BenchmarkLooked, Contamination, FaultReport, RowRef
@@ -90,3 +93,23 @@ class FaultCounter:
             for name, meaning in FAULTS.items()
             if self._rows[name]
         ]
+
+
+class ForgeryCounter:
+    """Counts rows whose text spells special tokens of the tokenizer. Rendered by a chat template, they become real ones."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renders: bool) -> None:
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()]
+        self._pattern = re.compile("|".join(re.escape(token) for token in special)) if special and renders else None
+        self.rows: list[int] = []
+        self.shown: list[RowRef] = []
+
+    def add(self, number: int, row: Row, rows: Rows) -> None:
+        """Consider a row."""
+        for part in parts_of(row) if self._pattern else ():
+            found = self._pattern.search(part) if self._pattern else None
+            if found:
+                self.rows.append(number)
+                if len(self.shown) < SHOWN_FAULTS:
+                    self.shown.append(rows.ref(number, part[max(0, found.start() - 40) : found.end() + 200]))
+                return

@@ -14,6 +14,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.chat import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
 from jobs.training.batches import IGNORE
+from jobs.training.dpo_data import EncodedSide, Pair, encode_pairs, pair_of
 from jobs.training.pretrain_data import encode_documents
 from jobs.training.sft_data import Example, encode_row
 
@@ -154,37 +155,29 @@ class PairView:
 
     def see(self, rows: Sequence[Row]) -> list[Seen]:
         """Return each pair as two strips; one that the trainer leaves out says why."""
-        from jobs.training.dpo_data import Pair, encode_pairs, pair_of, problem_of  # TRL takes seconds to import, and only this needs it
-
-        seen: list[Seen | None] = [None] * len(rows)
-        usable: list[tuple[int, Pair]] = []
-        problems = {"same sides": "both answers are the same", "prompt too long": f"the prompt fills the {self._context:,} tokens"}
-        for place, row in enumerate(rows):
+        seen = []
+        for row in rows:
             pair = pair_of(row)
             try:
-                problem = problem_of(pair, tokenizer=self._tokenizer, context=self._context)
+                sides = encode_pairs([pair], tokenizer=self._tokenizer, context=self._context)[0]
+                if sides is None:
+                    seen.append(Seen(self._asked(pair), problem=f"the prompt fills the {self._context:,} tokens"))
+                elif pair["chosen"] == pair["rejected"]:
+                    seen.append(Seen(self._asked(pair), problem="both answers are the same"))
+                else:
+                    seen.append(Seen([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)]))
             except InvalidInput as error:
-                seen[place] = Seen(refusal=error.message)
-                continue
-            if problem is None:
-                usable.append((place, pair))
-            else:
-                seen[place] = Seen(self._whole(pair), problem=problems[problem])
-        encoded = encode_pairs([pair for _, pair in usable], tokenizer=self._tokenizer, context=self._context)
-        for (place, pair), sides in zip(usable, encoded, strict=True):
-            if sides is None:
-                seen[place] = Seen(self._whole(pair), problem=problems["prompt too long"])
-                continue
-            strips = []
-            for label, side in zip(("chosen", "rejected"), sides, strict=True):
-                rest = len(side.whole) - len(side.ids)
-                strips.append(Strip(side.whole, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label))
-            seen[place] = Seen(strips)
-        return [one for one in seen if one is not None]
+                seen.append(Seen(refusal=error.message))
+        return seen
 
-    def _whole(self, pair: Any) -> list[Strip]:
-        ids = encode_prompt(self._tokenizer, pair["prompt"])
+    def _asked(self, pair: Pair) -> list[Strip]:
+        ids = encode_prompt(self._tokenizer, pair["prompt"], tools=pair["tools"])
         return [Strip(ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt")]
+
+
+def _side(label: str, side: EncodedSide) -> Strip:
+    rest = len(side.whole) - len(side.ids)
+    return Strip(side.whole, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label)
 
 
 class UntrainedView:

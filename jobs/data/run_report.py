@@ -17,12 +17,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data_report import DataReport, ReportQuestion
-from backend.domain.rows import canonical_json, row_text
+from backend.domain.rows import DatasetKind, canonical_json, row_text
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.report_duplicates import Alike, DuplicateFinder
 from jobs.data.report_findings import describe_duplicates, describe_leakage, rows_to_drop
 from jobs.data.report_languages import LanguageCounter
-from jobs.data.report_overlaps import FaultCounter, OverlapFinder, read_items
+from jobs.data.report_overlaps import FaultCounter, ForgeryCounter, OverlapFinder, read_items
 from jobs.data.report_rows import Batch, Rows, prompt_of
 from jobs.data.report_samples import SampleChooser, first_window
 from jobs.data.report_tally import Tally
@@ -99,6 +99,7 @@ class Reading:
         self._duplicates = DuplicateFinder(work)
         self._languages, self._faults = LanguageCounter(rows.total), FaultCounter()
         self._overlaps = OverlapFinder(read_items(benchmarks))
+        self._forgeries = ForgeryCounter(tokenizer, renders=kind != DatasetKind.TEXT)
         self._asked = array("q")  # hashes of the prompts of the rows to train on
         self._asked_held_out: list[tuple[int, int]] = []
         self._head: list[int] = []  # the first tokens of a text, for the first window
@@ -120,6 +121,7 @@ class Reading:
             self._chooser.offer(number, row, seen)
             self._languages.add(number, texts[place])
             self._faults.add(number, row, self.rows)
+            self._forgeries.add(number, row, self.rows)
             if asked := prompt_of(row).strip():
                 if batch.split == "train":
                     self._asked.append(hash(asked))
@@ -186,6 +188,8 @@ class Reading:
             refused=tally.refused_rows,
             refused_rows=len(tally.refused),
             refusal=tally.refusal,
+            forged=self._forgeries.shown,
+            forged_rows=len(self._forgeries.rows),
             droppable=droppable,
             seconds=seconds,
             peak_memory_bytes=_peak_memory(),
@@ -208,6 +212,7 @@ class Reading:
                 "empty": self._tally.empty,
                 "refused": self._tally.refused,
                 "contamination": self._overlaps.rows,
+                "forged": self._forgeries.rows,
             },
         )
 

@@ -23,7 +23,7 @@ def draw_details(report: DataReport, *, key: str) -> None:
         "Duplicates": same.exact + same.near,
         "Leakage": leak.exact + leak.near,
         "Benchmarks": report.contaminated_rows,
-        "Silent and empty": report.train.zero_label_rows + len(report.empty) + report.refused_rows,
+        "Odd rows": report.train.zero_label_rows + len(report.empty) + report.refused_rows + report.forged_rows,
         "Languages": None,
         "Characters": sum(fault.rows for fault in report.faults),
         "Packing": None,
@@ -38,7 +38,7 @@ def draw_details(report: DataReport, *, key: str) -> None:
         _draw_leakage(report, key=key)
     elif name == "Benchmarks":
         _draw_contamination(report, key=key)
-    elif name == "Silent and empty":
+    elif name == "Odd rows":
         _draw_silent(report, key=key)
     elif name == "Languages":
         _draw_languages(report, key=key)
@@ -90,8 +90,8 @@ def _draw_leakage(report: DataReport, *, key: str) -> None:
 
 def _draw_contamination(report: DataReport, *, key: str) -> None:
     st.caption(
-        "An item counts when 13 words in a row of its question and answer stand in a row, or its whole question where that is shorter; case and "
-        "punctuation aside."
+        "An item counts when 13 words in a row of its question and answer stand in a row, or its whole question where that has 3 to 12 words; "
+        "case and punctuation aside."
     )
     looked = pd.DataFrame([{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks])
     if looked.empty:
@@ -114,11 +114,12 @@ def _draw_silent(report: DataReport, *, key: str) -> None:
         *({"Split": row.split, "Row": row.row, "Why": row.reason, "Text": row.text} for row in report.zero_label),
         *({"Split": row.split, "Row": row.row, "Why": "empty", "Text": row.text} for row in report.empty),
         *({"Split": row.split, "Row": row.row, "Why": "refused by the chat template", "Text": row.text} for row in report.refused),
+        *({"Split": row.split, "Row": row.row, "Why": "spells a special token", "Text": row.text} for row in report.forged),
     ]
     if not rows:
         st.markdown(":material/check_circle: Every row has text, and something to train on.")
         return
-    st.caption("The first rows with nothing to train on, without text, or that can't be rendered.")
+    st.caption("The first rows with nothing to train on, without text, that can't be rendered, or that spell special tokens.")
     st.dataframe(pd.DataFrame(rows), hide_index=True, key=f"report_silent_{key}", alt="Rows with nothing to train on")
 
 
