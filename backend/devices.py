@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import shutil
 import subprocess
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -53,12 +56,26 @@ def read_gpus() -> list[dict[str, Any]]:
     return gpus
 
 
+@lru_cache(maxsize=1)
+def cpu_name() -> str:
+    """Return what this machine's processor is called, and how many cores of it may be used: `Intel(R) Xeon(R) Processor, 2 cores`."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{name[:64]}, {cores} core{'' if cores == 1 else 's'}"
+
+
 def read_gauges() -> dict[str, Any]:
     """Return CPU load (percent since the last call), memory (bytes) and GPUs of this machine."""
     memory = psutil.virtual_memory()
     return {
         "cpu_percent": psutil.cpu_percent(interval=None),
         "cpu_count": psutil.cpu_count(),
+        "cpu_name": cpu_name(),
         "memory_used_bytes": memory.total - memory.available,
         "memory_total_bytes": memory.total,
         "gpus": read_gpus(),

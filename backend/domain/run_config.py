@@ -74,6 +74,7 @@ class RunConfig(BaseModel):
     sample_tokens: int = Field(default=48, ge=1, le=1024)
 
     precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 autocast on a GPU, fp32 on the CPU.")
+    recompute: bool = Field(default=False, description="Compute a block's activations again when they are needed: less memory, more time.")
     compile: Literal["off", "auto", "on"] = Field(default="off", description="torch.compile; auto and on fall back to eager and say so.")
     device: Literal["auto", "cpu", "gpu"] = "auto"
     queue: Literal["train"] = "train"

@@ -70,6 +70,7 @@ def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: D
         micro_batch=config.micro_batch,
         context=config.context,
         accumulates=config.grad_accum_steps > 1,
+        recompute=config.recompute,
         compiled=compiled,
         device=device,
         data=None if config.objective is Objective.PRETRAIN else data,

@@ -15,6 +15,7 @@ from backend.services import (
     datasets,
     deployments,
     evaluations,
+    measurements,
     preference_sets,
     readings,
     run_events,
@@ -54,17 +55,19 @@ FINISHED: dict[JobKind, Recorder] = {
     JobKind.TRAIN_TOKENIZER: tokenizers.record_tokenizer,
     JobKind.TOKENIZER_REPORT: tokenizer_reports.record_report,
     JobKind.ADD_BASE: checkpoint_files.record_base,
-    JobKind.TRAIN: in_turn(run_events.record_run_end, preference_sets.enter_rematch),
+    JobKind.TRAIN: in_turn(run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch),
     JobKind.EVALUATE: evaluations.record_scores,
     JobKind.GENERATE: campaigns.record_generated,
     JobKind.REPLICA: deployments.record_end,
     JobKind.INSPECT: readings.record_reading,
     JobKind.DATA_REPORT: data_reports.record_data_report,
+    JobKind.PROBE: measurements.record_probe,
 }
 ENDED_BADLY: dict[JobKind, Recorder] = {
     JobKind.REPLICA: deployments.record_end,
 }
 PREPARE: dict[JobKind, Callable[[Session, Context, Claim], dict[str, Any]]] = {
     JobKind.TRAIN: run_parts.fill_payload,
+    JobKind.PROBE: run_parts.fill_payload,
 }
 """Fills in, when a job starts, what was still being made when it was asked for. Returns the payload."""

@@ -168,9 +168,9 @@ def list_devices(ctx: Context) -> list[str]:
 
 
 def _speed_of_measurement(row: Measurement) -> Speed | None:
-    """Read a measurement of a whole network's training; LoRA's count differently and settings that can't be read are passed over."""
+    """Read a measurement of pretraining; others count their tokens otherwise. Settings that can't be read are passed over."""
     setting: dict[str, Any] = row.setting or {}
-    if setting.get("method", "full") != "full" or not row.tokens_per_s > 0:
+    if setting.get("lora_rank") or setting.get("objective", "pretrain") != "pretrain" or not row.tokens_per_s > 0:
         return None
     per_token = _flops_per_token(setting.get("architecture"), setting.get("context"))
     if per_token is None:

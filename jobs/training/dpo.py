@@ -15,13 +15,13 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
 from backend.domain.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
 from jobs.training.checkpoint_store import estimate_checkpoint_bytes
-from jobs.training.dpo_data import TRUNCATION, load_preferences
+from jobs.training.dpo_data import TRUNCATION, PairIds, load_preferences
 from jobs.training.loop import PROGRESS_EVERY_S
 from jobs.training.networks import load_base, lora_config, make_optimizer, padding_id
 from jobs.training.parts import Parts
@@ -43,27 +43,52 @@ REPORTED = {
 def train_dpo(parts: Parts) -> dict[str, Any]:
     """Run dpo, from the Trainer's last state if there is one; return the job's result."""
     config = parts.config
-    datasets.disable_progress_bars()
-    if parts.tokenizer.pad_token is None:
-        parts.tokenizer.pad_token = parts.tokenizer.convert_ids_to_tokens(padding_id(parts.tokenizer))
-    train_rows, val_rows = (load_preferences(parts, "train"), load_preferences(parts, "val"))
-    if not train_rows:
-        raise InvalidInput("The train split has no usable preference pair.", field="dataset")
+    train_rows, val_rows = load_pairs(parts)
+    parts.meter.begin()
     network = load_base(parts)
-    adapters = lora_config(config) if config.method == "lora" else None
     place = parts.store.folder.parent / "trainer"
     parts.store.check_disk(  # twice: the Trainer keeps a copy of its own of the last one while the run lasts
-        checkpoint_bytes=2 * estimate_checkpoint_bytes(network, adapter=adapters is not None),
+        checkpoint_bytes=2 * estimate_checkpoint_bytes(network, adapter=config.method == "lora"),
         max_steps=config.max_steps,
         checkpoint_every=config.checkpoint_every,
     )
     resume_from = last_trainer_state(place)
     callback = ReportingCallback(parts, resumed_from=resume_from)
+    arguments = trainer_arguments(parts, place, has_val=bool(val_rows))
+    trainer = make_trainer(parts, network, arguments, callback, train_rows=train_rows, val_rows=val_rows)
+    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    if callback.stopped is None:
+        shutil.rmtree(place, ignore_errors=True)
+    return callback.result()
+
+
+def load_pairs(parts: Parts) -> tuple[list[PairIds], list[PairIds]]:
+    """Return the encoded pairs of both splits. Raises InvalidInput if there is nothing to train on."""
+    datasets.disable_progress_bars()
+    if parts.tokenizer.pad_token is None:
+        parts.tokenizer.pad_token = parts.tokenizer.convert_ids_to_tokens(padding_id(parts.tokenizer))
+    train_rows, val_rows = load_preferences(parts, "train"), load_preferences(parts, "val")
+    if not train_rows:
+        raise InvalidInput("The train split has no usable preference pair.", field="dataset")
+    return train_rows, val_rows
+
+
+def make_trainer(
+    parts: Parts,
+    network: PreTrainedModel,
+    arguments: DPOConfig,
+    callback: TrainerCallback,
+    *,
+    train_rows: list[PairIds],
+    val_rows: list[PairIds],
+) -> ScheduledDpoTrainer:
+    """Put TRL's trainer together round a network; the reference is a second copy, or the base without its adapters."""
+    adapters = lora_config(parts.config) if parts.config.method == "lora" else None
     trainer = ScheduledDpoTrainer(
         parts,
         model=network,
         ref_model=None if adapters is not None else load_base(parts),
-        args=trainer_arguments(parts, place, has_val=bool(val_rows)),
+        args=arguments,
         train_dataset=datasets.Dataset.from_list(train_rows),
         eval_dataset=datasets.Dataset.from_list(val_rows) if val_rows else None,
         processing_class=parts.tokenizer,
@@ -71,10 +96,7 @@ def train_dpo(parts: Parts) -> dict[str, Any]:
         callbacks=[callback],
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-    if callback.stopped is None:
-        shutil.rmtree(place, ignore_errors=True)
-    return callback.result()
+    return trainer
 
 
 def last_trainer_state(place: Path) -> Path | None:
@@ -87,7 +109,7 @@ def last_trainer_state(place: Path) -> Path | None:
     return None
 
 
-def trainer_arguments(parts: Parts, place: Path, *, has_val: bool) -> DPOConfig:
+def trainer_arguments(parts: Parts, place: Path, *, has_val: bool, saves: bool = True) -> DPOConfig:
     """Translate a run's config for TRL: one log line a step, nothing sent anywhere."""
     config = parts.config
     return DPOConfig(
@@ -103,13 +125,14 @@ def trainer_arguments(parts: Parts, place: Path, *, has_val: bool) -> DPOConfig:
         seed=config.seed,
         bf16=parts.autocast == torch.bfloat16,
         use_cpu=parts.device.type == "cpu",
-        gradient_checkpointing=False,
+        gradient_checkpointing=config.recompute,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.recompute else None,
         dataloader_pin_memory=parts.device.type == "cuda",
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if has_val else "no",
         eval_steps=config.eval_every,
-        save_strategy="steps",
+        save_strategy="steps" if saves else "no",
         save_steps=config.checkpoint_every,
         save_total_limit=1,
         report_to="none",

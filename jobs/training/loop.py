@@ -65,7 +65,7 @@ class TrainingLoop:
         gc.freeze()  # the network's many objects need not be walked again every few steps
         started, first, last_progress = time.perf_counter(), self.counters.step, 0.0
         for step in range(self.counters.step + 1, config.max_steps + 1):
-            self.reporter.metrics(step, self._update(step))
+            self.reporter.metrics(step, self.update(step))
             self.counters = replace(self.counters, step=step)
             due = step % config.checkpoint_every == 0 or step == config.max_steps
             if due or step % config.eval_every == 0:
@@ -89,7 +89,7 @@ class TrainingLoop:
             metrics |= {"best_val_loss": self.counters.best_val_loss, "best_step": float(self.counters.best_step)}
         return {"final_step": self.counters.step, "stopped": stopped, "metrics": metrics, "checkpoint": self.last_checkpoint}
 
-    def _update(self, step: int) -> dict[str, float]:
+    def update(self, step: int) -> dict[str, float]:
         """Do one optimizer update; return its metric points. The loss is weighted by token, whatever the micro-batches' sizes."""
         started = time.perf_counter()
         learning_rate = learning_rate_at(step, self.config)

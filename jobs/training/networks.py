@@ -55,6 +55,13 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def load_model(parts: Parts, *, resume_from: Path | None) -> Any:
     """Return the network to train, fp32: fresh, from the base (with new adapters for lora), or from the checkpoint resumed."""
+    model = _load_model(parts, resume_from=resume_from)
+    if parts.config.recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _load_model(parts: Parts, *, resume_from: Path | None) -> Any:
     config, tokenizer = parts.config, parts.tokenizer
     if config.objective is Objective.PRETRAIN and resume_from is None:
         return build_network(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,18 @@ from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import pick_autocast, pick_device, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoint_store import CheckpointStore
+from jobs.training.metering import MemoryMeter, MeteredReporter
 
 KINDS = {Objective.PRETRAIN: ("text",), Objective.SFT: ("instruction", "chat"), Objective.DPO: ("preference",)}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What every objective starts from."""
+    """What every objective starts from. `meter` begins when the data is there and the network is still to come."""
 
     spec: JobSpec
-    reporter: Reporter
+    reporter: MeteredReporter
+    meter: MemoryMeter
     config: RunConfig
     dataset: Path
     base: Path | None
@@ -61,9 +65,11 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
         keep_last=config.keep_last,
         lineage=_lineage(spec, config, base),
     )
+    meter = MemoryMeter(device)
     return Parts(
         spec=spec,
-        reporter=reporter,
+        reporter=MeteredReporter(reporter, meter),
+        meter=meter,
         config=config,
         dataset=spec.path(payload["dataset"]),
         base=base,
@@ -86,6 +92,19 @@ def _lineage(spec: JobSpec, config: RunConfig, base: Path | None) -> dict[str, A
     if base is not None:  # relative to a checkpoint's folder, so that the artifacts can be moved as a whole
         lineage["base_path"] = os.path.relpath(base.resolve(), spec.path(payload["run_folder"]).resolve() / "checkpoints" / "step")
     return lineage
+
+
+@contextmanager
+def memory_in_words(parts: Parts) -> Iterator[None]:
+    """Turn the several ways of running out of memory into one failure that says what to do."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise out_of_memory(parts) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            raise out_of_memory(parts) from error
+        raise
 
 
 def out_of_memory(parts: Parts) -> JobFailed:

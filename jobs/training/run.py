@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -10,12 +11,13 @@ import torch
 from backend.domain.run_config import Objective
 from jobs.modeling.tokenizers import token_bytes
 from jobs.reporter import JobSpec, Reporter
+from jobs.training.batches import Batches
 from jobs.training.checkpoint_store import estimate_checkpoint_bytes
 from jobs.training.compiling import compile_network
 from jobs.training.experts import ExpertBalance
 from jobs.training.loop import TrainingLoop
 from jobs.training.networks import load_batches, load_model, make_optimizer
-from jobs.training.parts import Parts, gather_parts, out_of_memory
+from jobs.training.parts import Parts, gather_parts, memory_in_words
 from jobs.training.sampling import encode_sample_prompt
 from jobs.training.state import Counters, load_state
 
@@ -23,22 +25,18 @@ from jobs.training.state import Counters, load_state
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     """Train as the payload's `config` says, from the newest checkpoint of the run folder if there is one.
 
-    Returns `{"final_step", "stopped", "metrics", "checkpoint"}`. Raises InvalidInput for what can't be trained and JobFailed for what
-    went wrong on the way (loss not finite, memory or disk too small).
+    Returns `{"final_step", "stopped", "metrics", "checkpoint", "measurement"}`. Raises InvalidInput for what can't be trained and
+    JobFailed for what went wrong on the way (loss not finite, memory or disk too small).
     """
     parts = gather_parts(spec, reporter)
-    try:
+    with memory_in_words(parts):
         if parts.config.objective is Objective.DPO:
             from jobs.training.dpo import train_dpo  # TRL takes seconds to import, and only this needs it
 
-            return train_dpo(parts)
-        return train(parts)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(parts) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise out_of_memory(parts) from error
-        raise
+            result = train_dpo(parts)
+        else:
+            result = train(parts)
+    return {**result, "measurement": parts.reporter.measurement(parts.device)}
 
 
 def train(parts: Parts) -> dict[str, Any]:
@@ -46,13 +44,19 @@ def train(parts: Parts) -> dict[str, Any]:
     config, store = parts.config, parts.store
     batches = load_batches(parts)
     resume_from = store.newest()
+    parts.meter.begin()
     model = load_model(parts, resume_from=resume_from).to(parts.device)
-    adapter = isinstance(model, peft.PeftModel)
     store.check_disk(
-        checkpoint_bytes=estimate_checkpoint_bytes(model, adapter=adapter),
+        checkpoint_bytes=estimate_checkpoint_bytes(model, adapter=isinstance(model, peft.PeftModel)),
         max_steps=config.max_steps,
         checkpoint_every=config.checkpoint_every,
     )
+    return make_loop(parts, batches, model, resume_from=resume_from).run()
+
+
+def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
+    """Put the loop of pretrain or sft together round a network, with its optimizer and where it stands."""
+    config = parts.config
     optimizer = make_optimizer(model, config)
     torch.manual_seed(config.seed)
     counters = Counters()
@@ -64,13 +68,13 @@ def train(parts: Parts) -> dict[str, Any]:
     is_text = config.objective is Objective.PRETRAIN
     if not batches.validation():
         parts.reporter.log("The dataset has no val split, so val_loss is not measured.")
-    loop = TrainingLoop(
+    return TrainingLoop(
         config=config,
         model=model,
         tokenizer=parts.tokenizer,
         batches=batches,
         optimizer=optimizer,
-        store=store,
+        store=parts.store,
         reporter=parts.reporter,
         device=parts.device,
         autocast=parts.autocast,
@@ -78,7 +82,6 @@ def train(parts: Parts) -> dict[str, Any]:
         token_bytes=token_bytes(parts.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,
         sample_prompts=[(prompt, encode_sample_prompt(parts.tokenizer, prompt, chat=not is_text)) for prompt in config.sample_prompts],
         counters=counters,
-        balance=None if adapter else ExpertBalance(model),  # an adapter's checkpoint would not keep the biases
+        balance=None if isinstance(model, peft.PeftModel) else ExpertBalance(model),  # an adapter's checkpoint would not keep the biases
         last_checkpoint=None if resume_from is None else parts.spec.relative(resume_from),
     )
-    return loop.run()

@@ -30,6 +30,7 @@ LABELS: dict[str, str] = {
     "keep_last": "Checkpoints kept",
     "sample_tokens": "Sample length, tokens",
     "precision": "Precision",
+    "recompute": "Activation recompute",
     "compile": "torch.compile",
     "device": "Device",
     "priority": "Priority",
@@ -60,6 +61,8 @@ def draw_field(name: str) -> Any:
     label, key = LABELS[name], PREFIX + name
     text = HELP.get(name) or RunConfig.model_fields[name].description
     kind = _kind(name)
+    if kind is bool:
+        return st.checkbox(label, key=key, help=text)
     if kind not in (int, float):
         return st.selectbox(label, list(kind), key=key, help=text)
     low, high = _bounds(name)
@@ -71,7 +74,7 @@ def draw_field(name: str) -> Any:
 
 
 def _kind(name: str) -> Any:
-    """Return int, float, or the allowed words of a field."""
+    """Return int, float, bool, or the allowed words of a field."""
     annotation = RunConfig.model_fields[name].annotation
     return get_args(annotation) if get_origin(annotation) is Literal else annotation
 

@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Measurements, checkpoints and samples": ("eval_every", "eval_batches", "checkpoint_every", "keep_last", "sample_tokens"),
 }  # fmt: skip
-HARDWARE = ("device", "precision", "compile", "priority")
+HARDWARE = ("device", "precision", "compile", "priority", "recompute")
 INLINE = "(the one in the YAML)"
 
 

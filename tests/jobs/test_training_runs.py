@@ -47,6 +47,7 @@ def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
         "stopped": None,
         "metrics": result["metrics"],
         "checkpoint": "run/checkpoints/step-000040",
+        "measurement": result["measurement"],
     }
     assert result["metrics"]["val_loss"] == recorder.series("val_loss")[-1][1]
 

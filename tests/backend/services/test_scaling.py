@@ -97,9 +97,9 @@ def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context) -> No
     finish(ctx, run.id, 3.0, rate=500.0)
     speeds = choose_speeds(ctx, None)
     assert [(round(speed.tokens_per_s), speed.device) for speed in speeds] == [(500, "CPU of here")]
-    setting: dict[str, Any] = {"architecture": SHAPE.model_dump(mode="json"), "context": 32, "method": "full"}
+    setting: dict[str, Any] = {"architecture": SHAPE.model_dump(mode="json"), "context": 32}
     with ctx.db.write() as session:
-        for values in (setting, {**setting, "method": "lora"}, {"architecture": "?"}):
+        for values in (setting, {**setting, "lora_rank": 8}, {"architecture": "?"}):
             session.add(
                 Measurement(
                     origin="probe",

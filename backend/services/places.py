@@ -1,0 +1,54 @@
+"""Where training can happen: the devices of the living workers, and this machine's while there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from backend.devices import read_gauges
+from backend.domain.memory import usable_bytes
+from backend.domain.run_config import RunConfig
+from backend.domain.training_setting import DeviceKind
+from backend.services.context import Context
+from backend.services.workers import list_workers
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device. `name` is what measurements call it; `memory_bytes` is all it has, None where that is not known."""
+
+    name: str
+    kind: DeviceKind
+    memory_bytes: int | None
+
+    @property
+    def usable_bytes(self) -> int | None:
+        """What a run can have of the memory."""
+        return None if self.memory_bytes is None else usable_bytes(self.memory_bytes, self.kind)
+
+
+def list_places(ctx: Context) -> list[Place]:
+    """Return the devices that train, each name once, those with most memory first among their kind; GPUs before CPUs."""
+    machines = [worker.gauges for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues and worker.gauges]
+    places: dict[str, Place] = {}
+    for gauges in machines or [read_gauges()]:
+        for place in _places(gauges):
+            places.setdefault(place.name, place)
+    return sorted(places.values(), key=lambda place: (place.kind != "gpu", -(place.memory_bytes or 0)))
+
+
+def place_of(ctx: Context, config: RunConfig) -> Place:
+    """Return the device that a run would go to: a GPU where there is one and the config allows it."""
+    places = list_places(ctx)
+    gpu = next((place for place in places if place.kind == "gpu"), None)
+    if config.device == "gpu":
+        return gpu or Place("a GPU", "gpu", None)
+    cpu = next((place for place in places if place.kind == "cpu"), Place("the CPU", "cpu", None))
+    return gpu if gpu is not None and config.device == "auto" else cpu
+
+
+def _places(gauges: dict[str, Any]) -> list[Place]:
+    found = [Place(str(gpu["name"]), "gpu", int(gpu["memory_total_bytes"])) for gpu in gauges.get("gpus", [])]
+    if gauges.get("cpu_name") and gauges.get("memory_total_bytes"):
+        found.append(Place(str(gauges["cpu_name"]), "cpu", int(gauges["memory_total_bytes"])))
+    return found
