@@ -18,7 +18,10 @@ from backend.errors import InvalidInput
 
 NumberedRow = tuple[int, dict[str, Any] | RowProblem]
 
-SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".zip")
+PACKINGS = (".gz", ".zst", ".bz2", ".xz")
+TEXTS = (".txt", ".md")
+SEEKING = (".parquet", ".arrow", ".feather", ".zip")  # packed within; their index is at the end
 END_OF_TEXT = b"<|endoftext|>"
 MAX_ROW_BYTES = 8 * 2**20
 MAX_DOCUMENT_BYTES = 64 * 2**20  # a longer document is cut into several at a line break
@@ -44,20 +47,20 @@ _HEADER_NAMES = frozenset(
 )
 
 
-def suffix_of(name: str) -> tuple[str, bool]:
-    """Return the suffix that decides how a file is read, and whether it is compressed (`.gz`). Raises InvalidInput if unknown."""
+def suffix_of(name: str) -> tuple[str, str]:
+    """Return the suffix that decides how a file is read, and how it is packed ("" or one of PACKINGS). Raises InvalidInput if unknown."""
     lower = name.lower()
-    packed = lower.endswith(".gz")
-    bare = lower.removesuffix(".gz")
+    packing = next((known for known in PACKINGS if lower.endswith(known)), "")
+    bare = lower.removesuffix(packing)
     suffix = next((known for known in SUFFIXES if bare.endswith(known)), None)
-    if suffix is None or (packed and suffix == ".parquet"):
+    if suffix is None or (packing and suffix in SEEKING):
         ending = re.search(r"(\.\w+)*$", lower)
         raise InvalidInput(
             f"A file that ends in {ending.group(0) if ending and ending.group(0) else 'nothing'!r} can't be read ({name[:120]!r}).",
-            remedy=f"Give one of {', '.join(SUFFIXES)}; all but .parquet may also end in .gz.",
+            remedy=f"Give one of {', '.join(SUFFIXES)}; those of text may also end in {' '.join(PACKINGS)}.",
             field="source",
         )
-    return suffix, packed
+    return suffix, packing
 
 
 def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -203,7 +206,7 @@ def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: boo
     `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are not text.
     """
     checked = _checked(chunks)
-    if suffix == ".txt":
+    if suffix in TEXTS:
         return _iter_prompt_lines(checked) if lines_are_prompts else _iter_txt(checked)
     if suffix in (".jsonl", ".ndjson"):
         return _iter_jsonl(checked)
@@ -220,15 +223,15 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, An
     Broken rows are left out, and so is a last one that is cut off. Parquet keeps its index at the end: use `sniff_parquet`.
     Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one good row, saying what is wrong with the first.
     """
-    suffix, packed = suffix_of(name)
+    suffix, packing = suffix_of(name)
     if not head.strip():
         raise InvalidInput(f"The file {name[:120]!r} is empty.", field="source")
-    if packed:
+    if packing == ".gz":
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, 16 * 2**20)
         except zlib.error as error:
             raise InvalidInput(f"The file {name[:120]!r} is not compressed by gzip ({error}).", field="source") from None
-    if suffix == ".txt":  # a character may be cut in two at the end
+    if suffix in TEXTS:  # a character may be cut in two at the end
         head = head.decode("utf-8", "ignore").encode() if not head.startswith(_UTF16) else head
     rows: list[dict[str, Any]] = []
     first_problem = ""

@@ -102,8 +102,7 @@ def list_file_offers(ctx: Context) -> list[FileOffer]:
 def _safe_name(name: str) -> str:
     """Return a file name without folders and odd characters. Raises InvalidInput if its ending can't be read."""
     base = Path(name.replace("\\", "/")).name
-    suffix, packed = suffix_of(base)
-    ending = suffix + (".gz" if packed else "")
+    ending = "".join(suffix_of(base))
     stem = re.sub(r"[^\w.-]+", "-", base[: -len(ending)]).strip(".-")[:80]
     return f"{stem or 'file'}{ending}"
 

@@ -65,12 +65,15 @@ def import_dataset(
     mapping: Mapping[str, str] | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
+    keep_good: bool = True,
+    encoding: str | None = None,
 ) -> ImportResult:
-    """Import a file into `<out_root>/<first 16 of the content hash>/`.
+    """Import a file, a folder or a zip into `<out_root>/<first 16 of the content hash>/`.
 
     `kind` and `mapping` (source column -> field, see backend.domain.rows) are recognised when left out. The same content, kind and
-    split give the same folder. Raises InvalidInput if the file, the kind or the mapping can't be used or no row is good, NotFound if
-    the file is missing, JobFailed when stopped on request.
+    split give the same folder. With `keep_good` bad rows are left out and listed, with their raw beginning, in `rejected.jsonl`; without it the
+    first ends the import. `encoding` names how text is encoded where it is not UTF-8 (a mark at the beginning tells UTF-16). Raises InvalidInput
+    if the source, the kind or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed when stopped on request.
     """
     wanted = _checked_kind(kind)
     if not 0 <= val_fraction < 1:
