@@ -8,7 +8,7 @@ from backend.services.reading_contents import ReadingContents
 from pages.components.frame import plain
 from pages.components.reading_charts import STATIC, lens_lines, lens_map
 
-COLUMNS = 20
+COLUMNS = 24
 COLOURS = {"p": "Probability of the first choice", "kl": "KL to the final distribution"}
 
 
@@ -47,7 +47,7 @@ def draw_lens(contents: ReadingContents) -> None:
     st.subheader("How early it knows", anchor=False)
     st.caption("Means over the whole text.")
     st.plotly_chart(
-        lens_lines(kl.mean(-1), (ids == ids[-1]).mean(-1)),
+        lens_lines(kl[1:].mean(-1), (ids == ids[-1]).mean(-1)[1:]),
         key="lens_lines",
         config=STATIC,
         alt="Distance to the final distribution by layer",

@@ -101,10 +101,11 @@ def _draw_layers(lines: list[TensorLine]) -> None:
 def _draw_tensor(contents: ReadingContents, lines: list[TensorLine]) -> None:
     edges = contents.array("edges")
     st.subheader("Spread of the values", anchor=False)
-    parts = list(dict.fromkeys(line.part for line in lines if line.layer is not None))
+    in_layers = [line for line in lines if line.layer is not None]
+    parts = list(dict.fromkeys(line.part for line in sorted(in_layers, key=lambda line: len(line.shape) < 2)))  # matrices first
     if parts:
         part = st.selectbox("Part of a layer", parts, key="weights_part", width=380)
-        shown = [line for line in lines if line.part == part][:MOST_ROWS]
+        shown = [line for line in in_layers if line.part == part][:MOST_ROWS]
         st.plotly_chart(
             weight_histograms(np.stack([line.counts for line in shown]), [f"layer {line.layer}" for line in shown], edges), key="weights_spreads",
             config=STATIC, alt="Histogram of each layer's values, a row each",

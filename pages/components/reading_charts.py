@@ -93,8 +93,8 @@ def attention_map(weights: Array, labels: Sequence[str]) -> go.Figure:
     )  # fmt: skip
     figure.update_layout(
         height=min(760, max(320, 130 + 15 * size)), margin=MARGIN,
-        xaxis={"title": "Looked at", "tickangle": -60, "type": "category", "automargin": True},
-        yaxis={"title": "From", "autorange": "reversed", "type": "category", "automargin": True},
+        xaxis={"title": "Looked at", "tickangle": -60, "type": "category", "automargin": True, "showgrid": False},
+        yaxis={"title": "From", "autorange": "reversed", "type": "category", "automargin": True, "showgrid": False},
     )  # fmt: skip
     return figure
 
@@ -111,7 +111,7 @@ def pool(weights: Array, cells: int) -> Array:
     return pooled
 
 
-def attention_mosaic(maps: Array, *, columns: int = 4) -> go.Figure:
+def attention_mosaic(maps: Array, *, columns: int = 3) -> go.Figure:
     """Return all heads of a layer as small maps in one figure. `maps` [heads, T, T]."""
     small = np.round(pool(maps, TILE), 3)
     heads, side = small.shape[0], small.shape[-1]
@@ -127,8 +127,8 @@ def attention_mosaic(maps: Array, *, columns: int = 4) -> go.Figure:
         figure.add_annotation(x=left - 0.5, y=top - gap / 2 - 0.5, text=f"head {head}", showarrow=False, xanchor="left", font={"size": 11})
     figure.add_heatmap(z=z, colorscale=SHADES, zmin=0, zmax=1, showscale=False, hoverinfo="skip")
     figure.update_layout(
-        height=rows * 190, margin=MARGIN, xaxis={"visible": False, "range": [-1, columns * step]},
-        yaxis={"visible": False, "autorange": "reversed", "scaleanchor": "x"},
+        height=rows * 480 // columns, margin=MARGIN, xaxis={"visible": False, "range": [-1, columns * step]},
+        yaxis={"visible": False, "autorange": "reversed", "scaleanchor": "x", "constrain": "domain", "constraintoward": "top"},
     )  # fmt: skip
     return figure
 
@@ -150,20 +150,20 @@ def lens_map(texts: Sequence[Sequence[str]], values: Array, labels: Sequence[str
     )  # fmt: skip
     figure.update_layout(
         height=130 + 24 * len(depths), margin=MARGIN, xaxis={"title": "After the token", "type": "category", "tickangle": -60, "automargin": True},
-        yaxis={"type": "category", "automargin": True, "title": None},
+        yaxis={"type": "category", "automargin": True, "title": None, "showgrid": False},
     )  # fmt: skip
     return figure
 
 
 def lens_lines(kl: Array, agree: Array) -> go.Figure:
-    """Return how near each depth is to the end: mean KL to the final distribution (left), share of equal first choices (right)."""
-    depths = ["embedding", *(str(depth) for depth in range(len(kl) - 1))]
+    """Return how near each layer is to the end: mean KL to the final distribution (left), share of equal first choices (right)."""
+    depths = list(range(len(kl)))
     figure = go.Figure()
     figure.add_scatter(x=depths, y=kl, name="KL to the end, nats", line={"color": ACCENT}, mode="lines+markers")
     figure.add_scatter(x=depths, y=100 * agree, name="same first choice, %", line={"color": LINES[1]}, mode="lines+markers", yaxis="y2")
     figure.update_layout(
-        height=260, margin=MARGIN, xaxis={"title": "Layer", "type": "category"}, yaxis={"title": "nats", "rangemode": "tozero"},
-        yaxis2={"title": "%", "overlaying": "y", "side": "right", "range": [0, 103], "showgrid": False}, legend={"orientation": "h", "y": 1.15, "x": 0},
+        height=260, margin=MARGIN, xaxis={"title": "Layer"}, yaxis={"title": "nats", "rangemode": "tozero"},
+        yaxis2={"title": "%", "overlaying": "y", "side": "right", "range": [0, 103], "showgrid": False, "dtick": 25}, legend={"orientation": "h", "y": 1.15, "x": 0},
     )  # fmt: skip
     return figure
 
@@ -195,7 +195,7 @@ def weight_histograms(counts: Array, names: Sequence[str], edges: Array) -> go.F
     )  # fmt: skip
     figure.update_layout(
         height=max(160, 80 + 20 * len(names)), margin=MARGIN, xaxis={"title": "Value, in RMS of its tensor"},
-        yaxis={"type": "category", "automargin": True, "title": None},
+        yaxis={"type": "category", "automargin": True, "title": None, "showgrid": False},
     )  # fmt: skip
     return figure
 
