@@ -25,6 +25,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
     settings.home.mkdir(parents=True, exist_ok=True)
     if migrate:
         migrate_database(settings)
+    _tell_hub_libraries(settings)
     return Context(
         db=Database(settings.database_url),
         queue=JobQueue(settings.broker_url),
@@ -50,6 +51,14 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
 def get_context() -> Context:
     """Return this process's context, built from the environment at the first call."""
     return build_context(Settings())
+
+
+def _tell_hub_libraries(settings: Settings) -> None:
+    """Put what `.env` says of the Hub where its libraries look, in this process and in the jobs that it starts."""
+    if settings.hf_endpoint:
+        os.environ.setdefault("HF_ENDPOINT", settings.hf_endpoint)
+    if settings.hf_token:
+        os.environ.setdefault("HF_TOKEN", settings.hf_token.get_secret_value())
 
 
 def migrate_database(settings: Settings) -> None:

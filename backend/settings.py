@@ -31,6 +31,12 @@ class Settings(BaseSettings):
     )
     data_path: Path | None = Field(default=None, validation_alias="DATA_PATH", description="A folder of data files offered for import.")
     model_path: Path | None = Field(default=None, validation_alias="MODEL_PATH", description="A folder of checkpoints offered as bases.")
+    hf_endpoint: str | None = Field(
+        default=None, validation_alias="HF_ENDPOINT", description="Address of the Hub or of a mirror; when unset, the public Hub."
+    )
+    hf_token: SecretStr | None = Field(
+        default=None, validation_alias="HF_TOKEN", description="A key for private and gated repositories of the Hub; never logged."
+    )
 
     host: str = Field(default="127.0.0.1", description="Where pages and gateway listen. Beyond loopback an account must exist first.")
     port: int = Field(default=8501, ge=1, le=65535, description="Port of the pages.")

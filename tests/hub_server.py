@@ -35,7 +35,7 @@ class HubServer:
 
     `cuts`: file path -> how many bytes of each coming download are sent before the connection breaks, one entry a request.
     `private` ids answer 401 and `gated` ids 403 without a key; `status` answers every request with that status; `delay_s` waits before
-    each answer. `requests` collects "METHOD path".
+    each answer. `requests` collects "METHOD path", `sent` how many bytes of each file went out, `keys` what was sent as authorization.
     """
 
     root: Path
@@ -46,6 +46,8 @@ class HubServer:
     status: int | None = None
     delay_s: float = 0.0
     requests: list[str] = field(default_factory=list)
+    sent: dict[str, int] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
 
     def folder(self, kind: str, repo: str, revision: str) -> Path | None:
         """Return the folder of a branch, tag or commit; None where there is no such revision."""
@@ -114,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub, length = self.server_hub, int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length)
         hub.requests.append(f"{self.command} {self.path}")
+        hub.keys.add(self.headers.get("authorization") or "")
         time.sleep(hub.delay_s)
         url = urlsplit(self.path)
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
@@ -185,7 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
             start, end = int(asked[1]), int(asked[2] or len(data) - 1)
             status, headers["Content-Range"] = 206, f"bytes {start}-{min(end, len(data) - 1)}/{len(data)}"
             data = data[start : end + 1]
-        self._send(status, headers, data, cut=self._cut(name) if self.command == "GET" else None)
+        cut = self._cut(name) if self.command == "GET" else None
+        if self.command == "GET":
+            self.server_hub.sent[name] = self.server_hub.sent.get(name, 0) + (len(data) if cut is None else min(cut, len(data)))
+        self._send(status, headers, data, cut=cut)
 
     def _cut(self, name: str) -> int | None:
         waiting = self.server_hub.cuts.get(name)

@@ -10,33 +10,65 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
-from backend.services.checkpoint_files import add_base
-from backend.services.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
+from backend.services.bases import add_base, list_base_offers, look_at_base
+from backend.services.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
 from backend.services.context import LOCAL
 
 app = typer.Typer(no_args_is_help=True)
+Source = Annotated[
+    str, typer.Argument(help="A folder with config.json and safetensors, a .gguf file, or a Hub id, which may be OWNER/NAME@REVISION.")
+]
+Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a commit. Default: main.")]
 
 
 @app.command("add")
 @command
 def add(
-    source: Annotated[str, typer.Argument(help="A folder with config.json and safetensors, a .gguf file, or a Hub id.")],
-    name: Annotated[str, typer.Option(help="What it will be called.")],
-    as_json: JsonFlag = False,
+    source: Source, name: Annotated[str, typer.Option(help="What it will be called.")], revision: Revision = "", as_json: JsonFlag = False
 ) -> None:
-    """Add a base, and wait until it has been read and checked."""
+    """Add a base, and wait until it has been fetched, read and checked."""
     ctx = get_context()
-    path = Path(source).expanduser()
-    base = add_base(ctx, name=name, source=str(path.resolve()) if path.exists() else source, person=LOCAL)
+    base = add_base(ctx, name=name, source=_absolute(source), revision=revision, person=LOCAL)
     assert base.job_id is not None
     wait_for_job(ctx, base.job_id)
-    done = get_checkpoint(ctx, base.id)
-    parameters = f"{done.parameters:,}" if done.parameters else "unknown"
+    done = resolve_checkpoint(ctx, base.id)
+    emit(checkpoint_data(done), as_json=as_json, text=f"Added {_summary(done)}")
+
+
+@app.command("check")
+@command
+def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) -> None:
+    """Say what a source would be as a base, without adding it; of the Hub only small files are read."""
+    look = look_at_base(get_context(), _absolute(source), revision=revision, person=LOCAL)
+    facts = look.facts
+    data = {
+        "source": look.source,
+        "kind": facts.kind,
+        "family": facts.family,
+        "parameters": facts.parameters,
+        "bytes": facts.bytes,
+        "licence": facts.licence,
+        "memory_bytes_16bit": facts.memory_bytes[0],
+        "memory_bytes_32bit": facts.memory_bytes[1],
+        **({"revision": look.commit, "requested_revision": look.revision, "download_bytes": look.download_bytes} if look.commit else {}),
+    }
+    where = f", commit {look.commit}, {look.download_bytes / 1e6:,.1f} MB to fetch" if look.commit else ""
     emit(
-        checkpoint_data(done),
+        data,
         as_json=as_json,
-        text=f"Added {done.name}: {done.family}, {parameters} parameters, {done.bytes / 1e6:,.1f} MB.",
+        text=f"{look.source}: {facts.family or 'unknown family'}, {_count(facts.parameters)}, {facts.bytes / 1e6:,.1f} MB{where}; "
+        f"licence: {facts.licence or 'not stated'}.",
     )
+
+
+@app.command("show")
+@command
+def show(base: Annotated[str, typer.Argument(help="Its name or id.")], as_json: JsonFlag = False) -> None:
+    """Show a base, or any checkpoint: family, size, licence, source, and of a Hub id the commit."""
+    found = resolve_checkpoint(get_context(), base)
+    lines = [_summary(found), f"Source: {found.source or found.run or 'unknown'}"]
+    lines += [f"{key.replace('_', ' ').capitalize()}: {value}" for key, value in found.facts.items() if value not in (None, "")]
+    emit(checkpoint_data(found), as_json=as_json, text="\n".join(lines))
 
 
 @app.command("list")
@@ -47,8 +79,37 @@ def list_(as_json: JsonFlag = False) -> None:
     emit(
         {"checkpoints": [checkpoint_data(c) for c in found]},
         as_json=as_json,
-        text="\n".join(f"{c.name}  {c.family}  {c.parameters or 0:,} parameters" for c in found) or "No checkpoints yet.",
+        text="\n".join(f"{c.name}  {c.family}  {_count(c.parameters)}" for c in found) or "No checkpoints yet.",
     )
+
+
+@app.command("scan")
+@command
+def scan(as_json: JsonFlag = False) -> None:
+    """List what lies under MODEL_PATH, with what each would be or why it can't be a base."""
+    ctx = get_context()
+    offers = list_base_offers(ctx)
+    data = [
+        {
+            "name": offer.name,
+            "path": str(offer.path),
+            "kind": offer.kind,
+            "family": offer.facts.family if offer.facts else None,
+            "parameters": offer.facts.parameters if offer.facts else None,
+            "bytes": offer.facts.bytes if offer.facts else None,
+            "licence": offer.facts.licence if offer.facts else None,
+            "problem": offer.problem or None,
+        }
+        for offer in offers
+    ]
+    words = [
+        f"{o.name}  {o.facts.family}  {_count(o.facts.parameters)}  {o.facts.licence or 'licence not stated'}"
+        if o.facts
+        else f"{o.name}  can't be used: {o.problem}"
+        for o in offers
+    ]
+    empty = "MODEL_PATH is not set." if ctx.model_path is None else f"Nothing under {ctx.model_path} looks like a checkpoint."
+    emit({"offers": data}, as_json=as_json, text="\n".join(words) or empty)
 
 
 def checkpoint_data(checkpoint: CheckpointView) -> dict[str, Any]:
@@ -69,3 +130,21 @@ def checkpoint_data(checkpoint: CheckpointView) -> dict[str, Any]:
         "metrics": checkpoint.metrics,
         **checkpoint.facts,
     }
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
+
+
+def _count(parameters: int | None) -> str:
+    return f"{parameters:,} parameters" if parameters else "parameters unknown"
+
+
+def _summary(checkpoint: CheckpointView) -> str:
+    licence = checkpoint.facts.get("licence")
+    return (
+        f"{checkpoint.name}: {checkpoint.family}, {_count(checkpoint.parameters)}, {checkpoint.bytes / 1e6:,.1f} MB"
+        + (f"; licence: {licence}" if licence else "")
+        + "."
+    )

@@ -1,88 +1,30 @@
-"""Bringing checkpoints in and taking them out: bases from folders, GGUF files and the Hub; what training wrote; exports and downloads."""
+"""Files of checkpoints: what training wrote, exports and downloads."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import zipfile
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Checkpoint, Job, Run
-from backend.domain.job_states import JobKind, Status
-from backend.domain.names import clean_name
-from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint, retired_name
+from backend.domain.job_states import JobKind
+from backend.errors import Conflict, InvalidInput
+from backend.services.checkpoints import get_checkpoint, resolve_checkpoint, retired_name
 from backend.services.context import Context, Person
 from backend.services.jobs import Claim, JobView, add_job, view, wake
 from backend.services.permissions import require_builder
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 FORMATS: dict[str, str] = {
     "hf": "A folder that Hugging Face tools load; an adapter stays an adapter.",
     "merged": "The same, with an adapter folded into its base.",
 }
-NOT_FACTS = frozenset({"folder", "family", "parameters", "bytes", "adapter", "files", "cpu_s", "reporter_cpu_s"})
-MAX_OFFERS = 200
 KEEP_DOWNLOADS = timedelta(hours=6)
-
-
-@dataclass(frozen=True)
-class BaseOffer:
-    """Something under MODEL_PATH that can be added as a base."""
-
-    name: str
-    path: Path
-    kind: Literal["folder", "gguf"]
-
-
-def add_base(ctx: Context, *, name: str, source: str, person: Person, idempotency_key: str | None = None) -> CheckpointView:
-    """Ask for a base from a folder, a `.gguf` file or a Hub id. Its job copies, checks and describes it.
-
-    A name whose adding failed is free again. Raises InvalidInput for a source that can't be one, Conflict for a taken name, NotAllowed
-    for a path outside MODEL_PATH when an account asks (only the command line and a loopback installation may read any path).
-    """
-    require_builder(person)
-    name = clean_name(name, what="A base", limit=160)
-    payload = _source_payload(ctx, source.strip(), person=person)
-    with ctx.db.write() as session:
-        if (again := _of_key(session, idempotency_key)) is not None:
-            return get_checkpoint(ctx, again)
-        _make_way(session, ctx, name)
-        checkpoint_id = new_id()
-        job = add_job(
-            session, ctx, kind=JobKind.ADD_BASE, title=f"Add base {name}"[:200], device="cpu", priority=3,
-            payload={**payload, "out": f"bases/{checkpoint_id}"}, idempotency_key=idempotency_key, created_by=person.id,
-        )  # fmt: skip
-        session.add(
-            Checkpoint(id=checkpoint_id, name=name, origin="added", job_id=job.id, source=source.strip()[:400], created_at=ctx.now())
-        )
-    wake(ctx, "cpu")
-    return get_checkpoint(ctx, checkpoint_id)
-
-
-def list_base_offers(ctx: Context) -> list[BaseOffer]:
-    """Return what lies under MODEL_PATH: folders with a config.json and safetensors, and GGUF files; at most three levels deep."""
-    root = ctx.model_path
-    if root is None or not root.is_dir():
-        return []
-    offers: list[BaseOffer] = []
-    for pattern in ("*", "*/*", "*/*/*"):
-        for path in sorted(root.glob(pattern)):
-            if len(offers) >= MAX_OFFERS:
-                return offers
-            shown = path.relative_to(root).as_posix()
-            if path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors")):
-                offers.append(BaseOffer(shown, path, "folder"))
-            elif path.suffix == ".gguf" and path.is_file():
-                offers.append(BaseOffer(shown, path, "gguf"))
-    return offers
 
 
 def export_checkpoint(ctx: Context, checkpoint: str, *, format: str, person: Person, idempotency_key: str | None = None) -> JobView:
@@ -149,14 +91,6 @@ def zip_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> Path:
     return path
 
 
-def record_base(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
-    """Fill the row of an added base with what its job found."""
-    row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
-    row.folder, row.family = result["folder"], str(result.get("family") or "")
-    row.parameters, row.bytes, row.is_adapter = result.get("parameters"), int(result.get("bytes") or 0), bool(result.get("adapter"))
-    row.facts = {key: value for key, value in result.items() if key not in NOT_FACTS}
-
-
 def record_checkpoint(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
     """Write the row of a checkpoint that a run has published. The same step again, after a resume, replaces what was there."""
     run = _run_of(session, claim)
@@ -199,45 +133,6 @@ def _free_name(session: Session, wanted: str) -> str:
     while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
         name, number = f"{wanted[:150]} ({number})", number + 1
     return name
-
-
-def _source_payload(ctx: Context, source: str, *, person: Person) -> dict[str, Any]:
-    """Say what a source is: a path on this machine, or else a Hub id."""
-    if not source:
-        raise InvalidInput("A base needs a source.", remedy="Give a folder, a .gguf file or a Hub id.", field="source")
-    path = Path(source).expanduser()
-    if path.exists():
-        full = path.resolve()
-        inside = ctx.model_path is not None and full.is_relative_to(ctx.model_path.resolve())
-        if person.id is not None and not inside:
-            raise NotAllowed(
-                f"{source} lies outside the folder of checkpoints.",
-                remedy="Put it under MODEL_PATH, or use `roundhouse base add` on the server.",
-            )
-        if full.is_file() and full.suffix != ".gguf":
-            raise InvalidInput(f"{full.name} is neither a folder nor a .gguf file.", field="source")
-        return {"source": str(full), "hub": None}
-    if source.startswith(("/", ".", "~")) or source.endswith(".gguf") or not HUB_ID.fullmatch(source):
-        raise NotFound(
-            f"There is no folder or file {source}.", remedy="Check the path, or give a Hub id such as owner/name.", field="source"
-        )
-    return {"source": None, "hub": source}
-
-
-def _make_way(session: Session, ctx: Context, name: str) -> None:
-    """Raise Conflict if a name is taken; retire a base of that name that could not be added."""
-    row = session.scalar(select(Checkpoint).where(Checkpoint.name == name))
-    if row is None:
-        return
-    job = session.get(Job, row.job_id) if row.job_id else None
-    if row.folder or job is None or job.status not in (Status.FAILED, Status.CANCELLED):
-        raise Conflict(f"There is already a checkpoint “{name}”.", remedy="Choose another name.", field="name")
-    row.deleted_at, row.name = ctx.now(), retired_name(row)
-    session.flush()
-
-
-def _of_key(session: Session, key: str | None) -> str | None:
-    return session.scalar(select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.idempotency_key == key)) if key else None
 
 
 def _clear_downloads(ctx: Context, folder: Path) -> None:

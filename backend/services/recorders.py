@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from backend.domain.job_states import JobKind
 from backend.services import (
+    bases,
     campaigns,
     checkpoint_files,
     data_reports,
@@ -54,7 +55,7 @@ FINISHED: dict[JobKind, Recorder] = {
     JobKind.IMPORT_DATASET: datasets.record_import,
     JobKind.TRAIN_TOKENIZER: tokenizers.record_tokenizer,
     JobKind.TOKENIZER_REPORT: tokenizer_reports.record_report,
-    JobKind.ADD_BASE: checkpoint_files.record_base,
+    JobKind.ADD_BASE: bases.record_base,
     JobKind.TRAIN: in_turn(run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch),
     JobKind.EVALUATE: evaluations.record_scores,
     JobKind.GENERATE: campaigns.record_generated,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, JobFailed
+from backend.weight_files import read_gguf
+from jobs.modeling.base_network import UNUSABLE, in_a_line
 from jobs.modeling.chat import ensure_template
 from jobs.modeling.checkpoints import save_checkpoint
 
@@ -18,23 +22,22 @@ LARGEST_FP32_PARAMETERS = 500_000_000
 """Above this the weights are stored in bf16: exact dequantised values would take 4 bytes each."""
 
 
-def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = None) -> dict[str, Any]:
+def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = None, keep_free_bytes: int = 0) -> dict[str, Any]:
     """Write the network and tokenizer of a GGUF file as a Hugging Face checkpoint; return its card.
 
     The end token that generation stops at is the tokenizer's, which for a chat network ends a turn. Raises InvalidInput if the file
-    is not GGUF or of an architecture that transformers can't dequantise.
+    is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk do not hold the result.
     """
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise InvalidInput(f"{file.name} is not a GGUF file.", remedy="Give a .gguf file, or a folder with safetensors.")
+    _check_room(file.name, read_gguf(file).parameters, out_folder, keep_free_bytes=keep_free_bytes)
     transformers.utils.logging.disable_progress_bar()
     place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
         network = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
-    except (ValueError, KeyError, IndexError, OSError, RuntimeError, NotImplementedError) as error:
+    except UNUSABLE as error:
         raise InvalidInput(
-            f"{file.name} can't be converted: {error}", remedy="Add the original checkpoint (safetensors) instead."
+            f"{file.name} can't be converted: {in_a_line(error)}",
+            remedy="Add the original checkpoint (safetensors) instead.",
         ) from error
     # a dequantised network is an ordinary one: left in, this would send every later load back to the GGUF file
     if hasattr(network.config, "quantization_config"):
@@ -50,6 +53,22 @@ def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = 
     if network.num_parameters() > LARGEST_FP32_PARAMETERS:
         network = network.to(torch.bfloat16)
     return save_checkpoint(out_folder, model=network, tokenizer=tokenizer, meta={**(meta or {}), "converted_from": file.name})
+
+
+def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes: int) -> None:
+    """Raise JobFailed where memory or disk do not hold the dequantised network."""
+    memory, available = 4.5 * parameters, psutil.virtual_memory().available
+    if memory > available:
+        raise JobFailed(
+            f"Converting {name} takes about {memory / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free.",
+            remedy="Add the original checkpoint (safetensors) instead, or use a machine with more memory.",
+        )
+    out_folder.parent.mkdir(parents=True, exist_ok=True)
+    size, free = parameters * (4 if parameters <= LARGEST_FP32_PARAMETERS else 2), shutil.disk_usage(out_folder.parent).free
+    if free - size < keep_free_bytes:
+        raise JobFailed(
+            f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.", remedy="Free space and try again."
+        )
 
 
 def _name_turn_ends(network: Any, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from backend.base_files import TERMS, check_links, weight_files
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.chat import ensure_template
 from jobs.modeling.checkpoints import STATE_FOLDER, check_folder, load_tokenizer, publish, write_card
@@ -16,26 +19,42 @@ DATA_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 """Weights, configs, tokenizers, templates and cards. Python files and pickles stay behind."""
 
 
-def copy_checkpoint(source: Path, out_folder: Path, *, meta: dict[str, Any], keep_state: bool = False) -> dict[str, Any]:
-    """Copy a checkpoint's data files and write a card; return it. A bare base's tokenizer gets the plain chat template.
+def copy_checkpoint(
+    source: Path,
+    out_folder: Path,
+    *,
+    meta: dict[str, Any],
+    keep_state: bool = False,
+    files: Sequence[Path] | None = None,
+    move: bool = False,
+    keep_free_bytes: int = 0,
+    watch: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Copy a checkpoint's data files (or `files` of them) and write a card; return it. A bare base's tokenizer gets the plain chat template.
 
-    Raises NotFound or InvalidInput if the source can't be used (see `check_folder`), JobFailed if the disk is too full.
+    With `move` files are linked where that is possible, for a source that is thrown away afterwards. `watch` is called with bytes done
+    and in all after each file; what it raises ends the copying. Raises NotFound or InvalidInput if the source can't be used (see
+    `check_folder`), JobFailed if the disk is too full.
     """
     check_folder(source)
-    files = data_files(source, keep_state=keep_state)
+    files = data_files(source, keep_state=keep_state) if files is None else files
     size = sum(path.stat().st_size for path in files)
     out_folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out_folder.parent).free
-    if free < size:
+    free = shutil.disk_usage(out_folder.parent).free - keep_free_bytes
+    if free < size and not move:
         raise JobFailed(
             f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.", remedy="Free space and try again."
         )
     partial = out_folder.parent / f".{out_folder.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
+        done = 0
         for path in files:
             target = partial / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            _place(path, target, move=move)
+            done += path.stat().st_size
+            if watch is not None:
+                watch(done, size)
         add_plain_template(partial)
         card = write_card(partial, meta=meta)
         publish(partial, out_folder)
@@ -50,35 +69,49 @@ def copy_checkpoint(source: Path, out_folder: Path, *, meta: dict[str, Any], kee
     return card
 
 
-def data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
-    """Return the files of a checkpoint that are data.
+def _place(path: Path, target: Path, *, move: bool) -> None:
+    if move:
+        try:
+            os.link(path.resolve(), target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(path, target)
+    else:
+        shutil.copyfile(path, target)
 
-    Raises InvalidInput if one is a link that leads out of the folder: whoever made the folder would choose what is read on this
-    machine. The Hub's cache, whose snapshots are links to the `blobs` beside them, may be given as it is.
+
+def base_files(source: Path) -> list[Path]:
+    """Return the data files of a checkpoint from elsewhere: those at its top, and of weights only the ones that are read.
+
+    Raises InvalidInput as `data_files` and `backend.base_files.weight_files`.
     """
-    inside = source.resolve()
-    allowed = (inside, inside.parent.parent / "blobs")
-    files = []
-    for path in sorted(source.rglob("*")):
-        if not path.is_file() or path.suffix not in DATA_ENDINGS or (STATE_FOLDER in path.relative_to(source).parts and not keep_state):
-            continue
-        if not any(path.resolve().is_relative_to(root) for root in allowed):
-            raise InvalidInput(
-                f"{path.relative_to(source)} in {source.name} is a link that leads out of the folder.",
-                remedy="Put the file itself there if you trust it.",
-                field="source",
-            )
-        files.append(path)
+    weights = set(weight_files(source))
+    return [path for path in data_files(source) if path.parent == source and (path.suffix != ".safetensors" or path in weights)]
+
+
+def data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
+    """Return the files of a checkpoint that are data. Raises InvalidInput for links that lead out of it (see `check_links`)."""
+    files = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and _is_data(path) and (STATE_FOLDER not in path.relative_to(source).parts or keep_state)
+    ]
+    check_links(source, files)
     return files
 
 
+def _is_data(path: Path) -> bool:
+    return path.suffix in DATA_ENDINGS or path.name in TERMS
+
+
 def add_plain_template(folder: Path) -> None:
-    """Store the plain chat template with a tokenizer that has none of its own.
+    """Store the plain chat template with a tokenizer that has none of its own, and its fast form where only another lay there.
 
     Raises InvalidInput if the tokenizer can't be loaded or has no fast form, without which a checkpoint can neither learn nor chat.
     """
     tokenizer = load_tokenizer(folder)
     if not tokenizer.is_fast:
         raise InvalidInput("The checkpoint's tokenizer has no fast form (tokenizer.json).", remedy="Save it with AutoTokenizer first.")
+    if not (folder / "tokenizer.json").is_file():
+        tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     if not ensure_template(tokenizer):
         (folder / "chat_template.jinja").write_text(tokenizer.chat_template)

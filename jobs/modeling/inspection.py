@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from pathlib import Path
 from typing import Any
 
+from backend.base_files import read_licence
 from backend.domain.chat_template import PLAIN_TEMPLATE
 from backend.domain.checkpoint_shape import CONTEXT_NAMES
-from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
-from jobs.modeling.checkpoints import STATE_FOLDER, base_folder_of, check_folder, is_adapter
-
-LARGEST_HEADER_BYTES = 100 * 2**20
-BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias")
-"""Endings of tensors that lie beside the weights and are no parameters."""
+from backend.weight_files import BUFFERS, read_safetensors
+from jobs.modeling.checkpoints import STATE_FOLDER, base_folder_of, check_folder, is_adapter, read_card
 
 
 def read_tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return name -> (dtype, shape) from the header of a safetensors file.
 
-    Raises InvalidInput if the header is damaged.
+    Raises InvalidInput if the header is damaged, or the file shorter than it says.
     """
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(LARGEST_HEADER_BYTES, file.stat().st_size):
-            raise InvalidInput(f"{file.name} is not a safetensors file: its header claims {length} bytes.")
-        try:
-            header = json.loads(stream.read(length))
-            return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InvalidInput(f"{file.name} has a damaged safetensors header: {error}") from error
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in read_safetensors(file).items()}
 
 
 def inspect_folder(folder: Path) -> dict[str, Any]:
@@ -57,7 +44,7 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
         "context": next((text[name] for name in CONTEXT_NAMES if text.get(name)), None),
         "vocab_size": text.get("vocab_size"),
         "dtype": ", ".join(formats),
-        "licence": _read_licence(folder),
+        "licence": read_licence(folder) or read_card(folder).get("licence"),
         "has_chat_template": template is not None and template != PLAIN_TEMPLATE,
         "adapter": adapter,
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts),
@@ -79,19 +66,3 @@ def _read_template(folder: Path) -> str | None:
     except ValueError as error:
         raise InvalidInput(f"tokenizer_config.json of {folder.name} is not JSON: {error}") from error
     return template if isinstance(template, str) else ("\n".join(str(t) for t in template) if template else None)
-
-
-def _read_licence(folder: Path) -> str | None:
-    """The `license` of the README's front matter, which hub checkpoints carry."""
-    file = folder / "README.md"
-    if not file.is_file():
-        return None
-    parts = file.read_text(errors="replace").split("---", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return None
-    try:
-        front = parse_yaml(parts[1], what="The front matter")
-    except InvalidInput:
-        return None
-    licence = front.get("license") if isinstance(front, dict) else None
-    return str(licence) if licence else None

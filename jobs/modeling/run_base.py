@@ -3,81 +3,73 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-
-from backend.errors import InvalidInput, NotFound, Unavailable
-from jobs.modeling.checkpoints import is_adapter, load_network
+from backend.base_files import BaseFacts, describe_base
+from backend.errors import JobFailed, NotFound
+from jobs.modeling.base_network import check_network
 from jobs.modeling.convert_gguf import convert_gguf
-from jobs.modeling.copying import copy_checkpoint
+from jobs.modeling.copying import base_files, copy_checkpoint
+from jobs.modeling.hub import Fetched, fetched_base
 from jobs.modeling.inspection import inspect_folder
 from jobs.reporter import JobSpec, Reporter
 
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model", "README.md")
+NOT_STATED = "not stated"
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
-    """Bring the payload's base to `out`, load it once, and describe it (`inspect_folder`, plus `folder`).
+    """Bring the payload's base to `out`, load it once, and describe it.
 
-    Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id); `kind` "folder", "gguf" or "hub" (found by itself when
-    absent); `out`. Raises InvalidInput for what is not safetensors or GGUF, or is an adapter without its base.
+    Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id) with `revision` (a branch, tag or commit; default main);
+    `out`; `keep_free_bytes` of the disk that stay free. Returns `inspect_folder` of it, plus `folder`, `licence` ("not stated" where
+    nothing says) and, from the Hub, `revision` (the commit) and `requested_revision`. Raises InvalidInput for what can't be a base.
     """
-    out = spec.path(spec.payload["out"])
-    hub = spec.payload.get("hub") or (spec.payload["source"] if spec.payload.get("kind") == "hub" else None)
-    if hub:
-        source = _download(str(hub), spec.folder / "hub", reporter)
-    else:
-        source = spec.artifacts / spec.payload["source"]  # an absolute path stays what it is
-        if not source.exists():
-            raise NotFound(f"There is no {source}.", remedy="Check the path on the worker's machine.", field="source")
-    meta = {"job": spec.id, "source": str(hub or source.name)}
-    if source.is_file():
-        if source.suffix != ".gguf":
-            raise InvalidInput(f"{source.name} is neither a folder nor a .gguf file.", field="source")
-        reporter.log(f"Converting {source.name} to safetensors.")
-        convert_gguf(source, out, meta=meta)
-    else:
-        if is_adapter(source):
-            raise InvalidInput(
-                f"{source.name} is an adapter: its base is not in the folder.",
-                remedy="Merge it where it was made, and add the merged checkpoint.",
-                field="source",
-            )
-        reporter.log(f"Copying {source.name}.")
-        copy_checkpoint(source, out, meta=meta)
-    if hub:
-        shutil.rmtree(source, ignore_errors=True)
+    payload, out = spec.payload, spec.path(spec.payload["out"])
+    keep = int(payload.get("keep_free_bytes") or 0)
+    with _source(spec, reporter, keep=keep) as source:
+        if not source.path.exists():
+            raise NotFound(f"There is no {source.path}.", remedy="Check the path on the worker's machine.", field="source")
+        facts = describe_base(source.path)
+        licence = facts.licence or source.licence or NOT_STATED
+        meta: dict[str, Any] = {"job": spec.id, "source": str(payload.get("hub") or source.path.name), "licence": licence}
+        pinned: dict[str, Any] = {}
+        if source.commit:
+            pinned = {"revision": source.commit, "requested_revision": payload.get("revision") or "main"}
+        _bring(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
     try:
-        _check_loads(out)
+        check_network(out, reporter)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
-    return {**inspect_folder(out), "folder": spec.payload["out"]}
+    return {**inspect_folder(out), "folder": payload["out"], "licence": licence, **pinned}
 
 
-def _check_loads(folder: Path) -> None:
-    """Load the network once and run it on a few tokens: a base that can't be used is refused when it is added, not when it is needed."""
-    network = load_network(folder)
-    with torch.inference_mode():
-        logits = network(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits
-    if not torch.isfinite(logits).all():
-        raise InvalidInput("The network computes numbers that are not finite.", remedy="The files may be damaged: fetch them again.")
+def _source(spec: JobSpec, reporter: Reporter, *, keep: int) -> AbstractContextManager[Fetched]:
+    """Return where the base lies for as long as the block lasts."""
+    payload = spec.payload
+    if hub := payload.get("hub"):
+        root = spec.path("fetched")
+        return fetched_base(str(hub), revision=payload.get("revision"), root=root, keep_free_bytes=keep, reporter=reporter)
+    return nullcontext(
+        Fetched(spec.artifacts / payload["source"], commit="", licence=None, is_ours=False)
+    )  # an absolute path stays what it is
 
 
-def _download(hub: str, folder: Path, reporter: Reporter) -> Path:
-    """Fetch a Hub repository's data files; its code is left behind."""
-    reporter.log(f"Downloading {hub} from the Hub.")
-    try:
-        return Path(snapshot_download(hub, local_dir=folder / hub.replace("/", "--"), allow_patterns=list(HUB_FILES)))
-    except RepositoryNotFoundError as error:
-        raise NotFound(
-            f"The Hub has no checkpoint {hub}, or it is private.", remedy="Check the id; for a private one set HF_TOKEN."
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise Unavailable(
-            f"{hub} could not be downloaded: {str(error).splitlines()[0][:200]}", remedy="Check the network, or add the base from a folder."
-        ) from error
+def _bring(source: Fetched, facts: BaseFacts, spec: JobSpec, *, meta: dict[str, Any], keep: int, reporter: Reporter) -> None:
+    """Put the base's files at the payload's `out`."""
+    path, out = source.path, spec.path(spec.payload["out"])
+    if facts.kind == "gguf":
+        reporter.log(f"Converting {path.name} to safetensors.")
+        reporter.progress(0, 1, unit="file", message=f"Converting {path.name}")
+        convert_gguf(path, out, meta=meta, keep_free_bytes=keep)
+        return
+    name = meta["source"]
+    reporter.log(f"Copying {name}.")
+
+    def watch(done: int, total: int) -> None:
+        reporter.progress(done, total, unit="byte", message=f"Copying {name}")
+        if reporter.should_stop() is not None:
+            raise JobFailed("Adding the base was stopped on request.", remedy="Nothing was kept; add it again when you want to.")
+
+    copy_checkpoint(path, out, meta=meta, files=base_files(path), move=source.is_ours, keep_free_bytes=keep, watch=watch)

@@ -89,6 +89,17 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
         grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help="Nats per token.")
     else:
         grid.metric("Family", plain(checkpoint.family or "–"), border=True, height="stretch")
+    if checkpoint.origin == "added":
+        _draw_origin(checkpoint)
+
+
+def _draw_origin(checkpoint: CheckpointView) -> None:
+    """Say where a base came from and under which licence."""
+    commit, asked = checkpoint.facts.get("revision"), checkpoint.facts.get("requested_revision")
+    source = plain(checkpoint.source.partition("@")[0] if commit else checkpoint.source)
+    pinned = f", {plain(str(asked))}" + (f" at commit `{commit}`" if asked != commit else "") if commit else ""
+    st.caption(f":material/license: Licence: {plain(str(checkpoint.facts.get('licence') or 'not stated'))}")
+    st.caption(f":material/input: Source: {source}{pinned}")
 
 
 def _draw_next(checkpoint: CheckpointView) -> None:

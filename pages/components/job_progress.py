@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from backend.domain.job_states import ACTIVE, Status
+from backend.domain.run_progress import say_duration
 from backend.services.context import Context, Person
 from backend.services.jobs import get_job, queue_ahead, stop_job
 from backend.services.workers import has_worker
 from pages.components.frame import errors_shown, plain
-from pages.components.words import plural
+from pages.components.words import plural, size
 
 BADGES: dict[str, tuple[str, str, str]] = {
     Status.QUEUED: ("queued", "schedule", "gray"),
@@ -44,8 +47,22 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
         else:
             done, total = float(job.progress.get("done") or 0), float(job.progress.get("total") or 0)
             message = plain(str(job.progress.get("message") or doing))
-            st.progress(min(1.0, done / total) if total else 0.0, text=message)
+            if job.status is Status.CANCELLING:
+                message = f"Stopping: {message}"
+            st.progress(min(1.0, done / total) if total else 0.0, text=message + plain(_bytes_words(job.progress)))
         if st.button("Stop", key=f"stop_{job_id}", icon=":material/stop_circle:", disabled=job.status is Status.CANCELLING):
             with errors_shown():
                 stop_job(ctx, job_id, person=person)
                 st.rerun(scope="fragment")
+
+
+def _bytes_words(progress: dict[str, Any]) -> str:
+    """Say how many bytes have come, how fast they come, and how long the rest will take."""
+    done, total, rate = (float(progress.get(key) or 0) for key in ("done", "total", "rate"))
+    if progress.get("unit") != "byte" or not total:
+        return ""
+    words = f": {size(done)} of {size(total)}"
+    if rate:
+        words += f", {size(rate)} a second"
+        words += f", about {say_duration((total - done) / rate)} left" if total > done else ""
+    return words

@@ -128,7 +128,7 @@ BROKEN = {
     "bad-json": (_bad_json, "is not JSON"),
     "damaged-header": (_damaged_header, "can't be loaded|not a safetensors file"),
     "wrong-shapes": (_wrong_shapes, "can't be loaded"),
-    "unknown-family": (_unknown_family, "can't be loaded"),
+    "unknown-family": (_unknown_family, "no causal language network of the family .perceptron"),
     "no-weights": (_nothing, "holds no weights"),
     "no-tokenizer": (_no_tokenizer, "tokenizer"),
 }
@@ -212,5 +212,5 @@ def test_exports_keep_an_adapter_or_fold_it_in(rooms: Rooms) -> None:
         run_export.run(rooms.spec({"checkpoint": relative, "format": "hf", "out": "exports/m"}), Recorder())
     with pytest.raises(InvalidInput, match="no export format 'onnx'"):
         run_export.run(rooms.spec({"checkpoint": relative, "format": "onnx", "out": "exports/o"}), Recorder())
-    with pytest.raises(InvalidInput, match="is an adapter: its base is not in the folder"):
+    with pytest.raises(InvalidInput, match="is an adapter: its base, base, is not in it"):
         run_base.run(rooms.spec({"source": relative, "hub": None, "out": "bases/a"}), Recorder())

@@ -18,7 +18,8 @@ from backend.domain.architecture import ArchitectureConfig
 from backend.domain.job_states import JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import outcomes
-from backend.services.checkpoint_files import add_base, copy_export, export_checkpoint, list_base_offers, zip_checkpoint
+from backend.services.bases import add_base, list_base_offers
+from backend.services.checkpoint_files import copy_export, export_checkpoint, zip_checkpoint
 from backend.services.checkpoints import (
     CheckpointView,
     delete_checkpoint,
@@ -137,11 +138,18 @@ def test_a_download_holds_the_files_of_now_even_if_the_step_was_published_again(
         assert archive.read("model.safetensors") == b"new"
 
 
-def test_pickle_is_refused_with_a_reason_and_the_name_is_free_again(ctx: Context, network: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "evil"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "llama"}')
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+def test_pickle_is_refused_at_once_with_a_reason(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(InvalidInput, match="a format that can run code"):
+        add_base(ctx, name="tiny", source=str(tmp_path), person=LOCAL)
+    assert list_checkpoints(ctx) == []
+
+
+def test_a_base_that_fails_in_its_job_leaves_the_name_free(ctx: Context, network: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(network, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 32, "head_dim": 16}))
     base = add_base(ctx, name="tiny", source=str(folder), person=LOCAL)
     assert do_job(ctx, str(base.job_id)).status is Status.FAILED
     with pytest.raises(Conflict, match="not ready"):

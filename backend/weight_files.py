@@ -1,0 +1,215 @@
+"""What lies in files of weights, read from their headers alone: safetensors and GGUF. No tensor is loaded, and no number is believed.
+
+Both formats begin with counts and lengths that whoever wrote the file chose; each is checked against the file's size before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.errors import InvalidInput
+
+LARGEST_HEADER_BYTES = 25_000_000
+"""The Hub's own limit for safetensors."""
+LARGEST_STRING_BYTES, MOST_ENTRIES, MOST_STRINGS = 16 * 2**20, 100_000, 4_000_000
+BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias")
+"""Endings of tensors that lie beside the weights and are no parameters."""
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+FETCH_AGAIN = "Fetch the file again."
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Return name -> tensor from the header of a safetensors file.
+
+    Raises InvalidInput if the header is damaged, too large, or speaks of more bytes than the file has.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= LARGEST_HEADER_BYTES:
+            raise InvalidInput(f"{file.name} is not a safetensors file: its header claims {length:,} bytes.", remedy=FETCH_AGAIN)
+        if length > size - 8:
+            raise InvalidInput(f"{file.name} is cut short: it ends inside its header.", remedy=FETCH_AGAIN)
+        text = stream.read(length)
+    return parse_header(text, name=file.name, data_bytes=size - 8 - length)
+
+
+def parse_header(text: bytes, *, name: str, data_bytes: int) -> dict[str, Tensor]:
+    """Return name -> tensor from a header's JSON, where `data_bytes` of data follow it. Raises InvalidInput as `read_safetensors`."""
+    try:
+        header = json.loads(text)
+        entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
+        tensors = {key: _tensor(entry) for key, entry in entries.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise InvalidInput(f"{name} has a damaged safetensors header: {str(error)[:200]}", remedy=FETCH_AGAIN) from error
+    if end > data_bytes:
+        raise InvalidInput(
+            f"{name} is cut short: its header speaks of {end:,} bytes of weights, and it has {data_bytes:,}.", remedy=FETCH_AGAIN
+        )
+    return tensors
+
+
+def count_parameters(tensors: dict[str, Tensor]) -> int:
+    """Return how many numbers the tensors hold, those that are no parameters left out."""
+    return sum(tensor.numbers for name, tensor in tensors.items() if not name.endswith(BUFFERS))
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    shape = tuple(entry["shape"])
+    if not all(isinstance(size, int) and 0 <= size < 2**48 for size in shape) or len(shape) > 16:
+        raise ValueError(f"a tensor of shape {str(shape)[:100]}")
+    return Tensor(str(entry["dtype"]), shape)
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What a GGUF file says of itself. `values` holds its settings but for long lists, `vocab_size` the length of its token list."""
+
+    values: dict[str, Any]
+    tensors: dict[str, Tensor]
+    vocab_size: int | None = None
+    lists: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def family(self) -> str:
+        """The architecture's name, as llama.cpp calls it."""
+        return str(self.values.get("general.architecture") or "")
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers its tensors hold."""
+        return sum(tensor.numbers for tensor in self.tensors.values())
+
+    @property
+    def licence(self) -> str | None:
+        """`general.license`, where it is stated."""
+        text = self.values.get("general.license") or self.values.get("general.license.name")
+        return str(text)[:200] if text else None
+
+
+def read_gguf(file: Path) -> GgufHeader:
+    """Read the header of a GGUF file (version 2 or 3, little-endian).
+
+    Raises InvalidInput if the file is not GGUF, is cut short, or claims what can't be.
+    """
+    with file.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise InvalidInput(f"{file.name} is not a GGUF file.", remedy="Give a .gguf file, or a folder with safetensors.")
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                return _GgufReader(data, file.name).read()
+            except struct.error as error:
+                raise InvalidInput(f"{file.name} is cut short: it ends inside its header.", remedy=FETCH_AGAIN) from error
+
+
+class _GgufReader:
+    """Walks once over a header. Bounds keep a hostile one from taking memory or minutes."""
+
+    def __init__(self, data: mmap.mmap, name: str) -> None:
+        self._data, self._name, self._at, self._strings = data, name, 4, 0
+
+    def read(self) -> GgufHeader:
+        version, num_tensors, num_values = self._take("IQQ")
+        if version not in (2, 3):
+            raise self._bad(f"is of version {version}, and 2 or 3 are known")
+        if num_tensors > MOST_ENTRIES or num_values > MOST_ENTRIES:
+            raise self._bad(f"claims {num_tensors:,} tensors and {num_values:,} settings")
+        values: dict[str, Any] = {}
+        lists: dict[str, int] = {}
+        for _ in range(num_values):
+            name, (kind,) = self._text(), self._take("I")
+            if kind == _ARRAY:
+                lists[name] = self._skip_list()
+            else:
+                values[name] = self._text() if kind == _STRING else self._take(self._scalar(kind))[0]
+        tensors, end = self._tensors(num_tensors, alignment=values.get("general.alignment", 32))
+        if end > len(self._data):
+            raise InvalidInput(
+                f"{self._name} is cut short: its header speaks of {end:,} bytes, and it has {len(self._data):,}.", remedy=FETCH_AGAIN
+            )
+        return GgufHeader(values, tensors, lists.get("tokenizer.ggml.tokens"), lists)
+
+    def _tensors(self, count: int, *, alignment: Any) -> tuple[dict[str, Tensor], int]:
+        """Return the tensors and where the last one ends."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # 0.15 s that pages without a GGUF file need not pay
+
+        sizes = {int(kind): (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType if kind in GGML_QUANT_SIZES}
+        tensors, ends = {}, [0]
+        for _ in range(count):
+            name, (rank,) = self._text(), self._take("I")
+            if rank > 8:
+                raise self._bad(f"claims a tensor of {rank} dimensions")
+            shape = self._take("Q" * rank)
+            kind, offset = self._take("IQ")
+            if kind not in sizes:
+                raise self._bad(f"holds a number format that is not known ({kind})")
+            dtype, per_block, block_bytes = sizes[kind]
+            tensors[name] = Tensor(dtype, shape)
+            ends.append(offset + -(-math.prod(shape) // per_block) * block_bytes)
+        step = alignment if isinstance(alignment, int) and 0 < alignment <= 2**20 else 32
+        return tensors, -(-self._at // step) * step + max(ends)
+
+    def _skip_list(self) -> int:
+        kind, count = self._take("IQ")
+        if kind == _STRING:
+            self._strings += count
+            if self._strings > MOST_STRINGS:
+                raise self._bad(f"claims a list of {count:,} texts")
+            read, data, at = struct.Struct("<Q").unpack_from, self._data, self._at
+            for _ in range(count):
+                at += 8 + read(data, at)[0]  # beyond the end the next read fails
+            self._at = at
+            self._skip(0)
+        elif kind == _ARRAY:
+            raise self._bad("holds a list of lists")
+        else:
+            self._skip(count * struct.calcsize("<" + self._scalar(kind)))
+        return int(count)
+
+    def _scalar(self, kind: int) -> str:
+        if kind not in _SCALARS:
+            raise self._bad(f"holds a value of an unknown kind ({kind})")
+        return _SCALARS[kind]
+
+    def _text(self) -> str:
+        (length,) = self._take("Q")
+        if length > LARGEST_STRING_BYTES:
+            raise self._bad(f"claims a text of {length:,} bytes")
+        start = self._at
+        self._skip(length)
+        return self._data[start : self._at].decode("utf-8", "replace")
+
+    def _take(self, layout: str) -> tuple[Any, ...]:
+        found = struct.unpack_from("<" + layout, self._data, self._at)
+        self._at += struct.calcsize("<" + layout)
+        return found
+
+    def _skip(self, length: int) -> None:
+        if length > len(self._data) - self._at:
+            raise InvalidInput(f"{self._name} is cut short: it ends inside its header.", remedy=FETCH_AGAIN)
+        self._at += length
+
+    def _bad(self, what: str) -> InvalidInput:
+        return InvalidInput(f"{self._name} is no GGUF file that can be read: it {what}.", remedy=FETCH_AGAIN)
