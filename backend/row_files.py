@@ -1,4 +1,4 @@
-"""Looking into files of rows without reading all of them: the head of an upload, a page of a version's Parquet."""
+"""A page of rows of a version's Parquet, without reading the rest."""
 
 from __future__ import annotations
 
@@ -8,26 +8,9 @@ from typing import Any
 
 import pyarrow.parquet
 
-from backend.domain.row_readers import sniff_bytes, sniff_parquet, suffix_of
 from backend.domain.rows import clean_row
-from backend.errors import InvalidInput
-
-HEAD_BYTES = 2 * 2**20
 
 Row = dict[str, Any]
-
-
-def read_head(path: Path, *, limit: int = 50) -> list[Row]:
-    """Return the first good rows of a file as records of columns, from its first 2 MiB at most.
-
-    Raises InvalidInput if the file is empty, holds no row, or is not what its ending says.
-    """
-    suffix, _ = suffix_of(path.name)
-    with path.open("rb") as file:
-        rows = sniff_parquet(file, limit=limit) if suffix == ".parquet" else sniff_bytes(path.name, file.read(HEAD_BYTES), limit=limit)
-    if not rows:
-        raise InvalidInput(f"No row of {path.name} can be read.", remedy="It must be text, or a list of records.", field="file")
-    return rows
 
 
 def read_rows(folder: Path, *, split: str, offset: int = 0, limit: int = 20) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,10 @@ from backend.services.context import Context, Person
 from backend.services.dataset_views import DatasetView as DatasetView
 from backend.services.dataset_views import VersionView as VersionView
 from backend.services.dataset_views import dataset_views, find_dataset, job_of, pick_version, version_view
+from backend.services.import_sources import HubChoice, ImportSource, payload_of, source_of_payload
 from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
 from backend.services.references import refuse_while_used, users_of_dataset, users_of_versions
-from backend.services.uploads import copy_into_uploads
 
 KINDS: dict[str, str] = {
     "text": "Running text to pre-train on.",
@@ -33,7 +34,7 @@ KINDS: dict[str, str] = {
     "benchmark": "Fixed questions: with choices, or with the answers that count.",
     "prompts": "Prompts alone, for battles.",
 }
-FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows")
+FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "commit", "revision", "licence")
 
 
 def import_dataset(
@@ -45,7 +46,10 @@ def import_dataset(
     mapping: dict[str, Any] | None = None,
     upload: str | None = None,
     source_path: Path | None = None,
-    hub: str | None = None,
+    hub: HubChoice | str | None = None,
+    url: str | None = None,
+    keep_good: bool = True,
+    encoding: str | None = None,
     val_fraction: float = 0.05,
     seed: int = 1,
     idempotency_key: str | None = None,
@@ -53,20 +57,19 @@ def import_dataset(
 ) -> VersionView:
     """Ask for a new version of a dataset, made when it is not there, from one source.
 
-    `upload` is what `save_upload` returned, `source_path` a file on this machine, `hub` a dataset id. The same
-    `idempotency_key` gives the same version. Raises InvalidInput, Conflict if the name belongs to another kind, NotAllowed.
+    `upload` is what `save_upload` returned, `source_path` a file or folder that this machine and the workers see, `hub` a dataset of the
+    Hub, `url` an address in S3 or Google Cloud Storage. Without `keep_good` the first bad row ends the import. The same `idempotency_key`
+    gives the same version. Raises InvalidInput, NotFound, Conflict if the name belongs to another kind, NotAllowed.
     """
     require_builder(person)
     name = clean_name(name, what="A dataset")
-    _check_import(kind=kind, val_fraction=val_fraction, sources=[upload, source_path, hub])
+    _check_import(kind=kind, val_fraction=val_fraction, encoding=encoding)
     if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
         return again
-    shown = hub or (source_path.name if source_path else Path(str(upload)).name)
-    if source_path is not None:
-        upload = copy_into_uploads(ctx, source_path, person=person)
+    source = ImportSource(upload, source_path, HubChoice(hub) if isinstance(hub, str) else hub, url)
     payload = {
-        "source": upload, "hub": {"id": hub} if hub else None, "kind": kind, "mapping": mapping or {}, "val_fraction": val_fraction, "seed": seed,
-        "out_root": "datasets",
+        **payload_of(ctx, source, person=person), "kind": kind, "mapping": mapping or {}, "val_fraction": val_fraction, "seed": seed,
+        "keep_good": keep_good, "encoding": encoding, "keep_free_bytes": ctx.policy.keep_free_bytes, "out_root": "datasets",
     }  # fmt: skip
     with ctx.db.write() as session:
         if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
@@ -78,7 +81,7 @@ def import_dataset(
         )  # fmt: skip
         taken = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
         version = DatasetVersion(
-            dataset_id=dataset.id, number=taken + 1, job_id=job.id, source=shown[:400], mapping=mapping or {},
+            dataset_id=dataset.id, number=taken + 1, job_id=job.id, source=source.label[:400], mapping=mapping or {},
             provenance=provenance or {}, created_at=ctx.now(),
         )  # fmt: skip
         session.add(version)
@@ -254,9 +257,9 @@ def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str
         version.mapping = dict(result.get("mapping") or version.mapping)
         result.update(version_id=version.id, version=version.number, reused=False)
         _tell_dependents(session, claim.job_id, result["folder"])
-    source = claim.payload.get("source")
-    if source:
-        ctx.artifacts.remove(str(Path(source).parent))  # the rows are in Parquet now
+    upload = source_of_payload(claim.payload).upload
+    if upload is not None and Path(upload).parts[0] == "uploads":
+        ctx.artifacts.remove(str(Path(upload).parent))  # the rows are in Parquet now
 
 
 def _tell_dependents(session: Session, job_id: str, folder: str) -> None:
@@ -266,13 +269,15 @@ def _tell_dependents(session: Session, job_id: str, folder: str) -> None:
             job.payload = {**job.payload, "dataset": folder}
 
 
-def _check_import(*, kind: str, val_fraction: float, sources: list[Any]) -> None:
+def _check_import(*, kind: str, val_fraction: float, encoding: str | None) -> None:
     if kind not in KINDS:
         raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
     if not 0 <= val_fraction <= 0.5:
         raise InvalidInput(f"The validation share {val_fraction:g} is not between 0 and 0.5.", field="val_fraction")
-    if sum(source is not None for source in sources) != 1:
-        raise InvalidInput("An import needs one source.", remedy="Choose a file or a Hub id.")
+    try:
+        codecs.lookup(encoding or "utf-8")
+    except LookupError:
+        raise InvalidInput(f"There is no encoding {encoding!r}.", remedy="Name one such as cp1252 or utf-16.", field="encoding") from None
 
 
 def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str, person: Person) -> Dataset:

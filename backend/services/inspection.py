@@ -1,19 +1,19 @@
-"""Looking at a file before it is imported: what it seems to be, which column is what, how its first rows would look."""
+"""Looking at a source before it is imported: what it seems to be, which column is what, how its first rows would look."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from backend.domain.column_names import nearest_column
 from backend.domain.recognise_rows import recognise
-from backend.domain.rows import FIELDS, DatasetKind, RowProblem, apply_mapping, check_mapping, render_preview
+from backend.domain.rows import FIELDS, REQUIRED, DatasetKind, RowProblem, apply_mapping, check_mapping, render_preview
 from backend.errors import InvalidInput
-from backend.row_files import read_head, read_rows
+from backend.row_files import read_rows
+from backend.row_heads import Head, head_of_path
 from backend.services.context import Context
 from backend.services.datasets import VersionView
 
-HEAD_ROWS = 50
 PREVIEW_CHARACTERS = 1200
 
 
@@ -26,13 +26,24 @@ class PreviewRow:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What the head of a file shows.
+class Hint:
+    """A field that has no column, and the column that was probably meant for it. `missing`: the column that was mapped but is not there."""
 
-    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used.
+    field: str
+    column: str
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the head of a source shows.
+
+    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used, and
+    `hints` what would cure it. `foreign` says where bytes that are not UTF-8 begin.
     """
 
     name: str
+    files: int
     bytes: int
     columns: tuple[str, ...]
     examples: dict[str, str]
@@ -42,6 +53,8 @@ class Inspection:
     reason: str
     preview: tuple[PreviewRow, ...]
     problem: str = ""
+    hints: tuple[Hint, ...] = ()
+    foreign: str = ""
 
 
 def inspect_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
@@ -49,15 +62,12 @@ def inspect_upload(ctx: Context, upload: str, *, kind: str | None = None, mappin
 
     Raises InvalidInput if the file can't be read at all.
     """
-    path = ctx.artifacts.path(upload)
-    return inspect_file(path, kind=kind, mapping=mapping)
+    return inspect_head(head_of_path(ctx.artifacts.path(upload)), kind=kind, mapping=mapping)
 
 
-def inspect_file(path: Path, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
-    """The same for a file anywhere on this machine, such as one under DATA_PATH."""
-    if not path.is_file():
-        raise InvalidInput(f"The file {path.name} is not there.", remedy="Check the path, or upload it again.", field="file")
-    rows = read_head(path, limit=HEAD_ROWS)
+def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
+    """The same for rows that have been read already."""
+    rows = head.rows
     columns = tuple(dict.fromkeys(str(column) for row in rows for column in row))
     wanted = DatasetKind(kind) if kind else None
     found_kind, confidence, reason, problem = wanted or DatasetKind.TEXT, 1.0, "", ""
@@ -72,11 +82,28 @@ def inspect_file(path: Path, *, kind: str | None = None, mapping: dict[str, str]
             check_mapping(found_kind, mapping)
         except RowProblem as error:
             problem = error.reason
+    hints = _hints(columns, found_kind, mapping)
     return Inspection(
-        name=path.name, bytes=path.stat().st_size, columns=columns, examples={c: _example(rows, c) for c in columns},
+        name=head.name, files=head.files, bytes=head.bytes, columns=columns, examples={c: _example(rows, c) for c in columns},
         kind=found_kind.value, mapping=mapping, confidence=confidence, reason=reason,
-        preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows), problem=problem,
+        preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows), problem=problem, hints=hints, foreign=head.foreign,
     )  # fmt: skip
+
+
+def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str]) -> tuple[Hint, ...]:
+    """Return columns to use for the fields that a kind needs and that have none, and for mapped columns that are not there."""
+    free = [column for column in columns if column not in mapping]
+    hints = []
+    for missing, field in [(column, field) for column, field in mapping.items() if column not in columns]:
+        if near := nearest_column(field, free, wanted=missing) or (free[0] if len(free) == 1 else None):
+            hints.append(Hint(field, near, missing))
+    given = {field for column, field in mapping.items() if column in columns}
+    needed = min(REQUIRED[kind], key=lambda fields: len(set(fields) - given))
+    for field in [field for field in needed if field not in given and field not in {hint.field for hint in hints}]:
+        if near := nearest_column(field, free) or (free[0] if len(free) == 1 else None):
+            hints.append(Hint(field, near))
+            free.remove(near)
+    return tuple(hints)
 
 
 def fields_of(kind: str) -> tuple[str, ...]:

@@ -1,10 +1,9 @@
-"""Files on their way in: uploaded through the browser, named on the command line, or offered from DATA_PATH."""
+"""Files that are uploaded through the browser: streamed to disk, kept until a job has read them, forgotten after a day."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -14,25 +13,15 @@ from sqlalchemy import select
 from backend.db.base import new_id
 from backend.db.tables import Job
 from backend.domain.job_states import ACTIVE, JobKind
-from backend.domain.row_readers import SUFFIXES, suffix_of
-from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.domain.row_readers import suffix_of
+from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.permissions import require_builder
 
 CHUNK_BYTES = 1 << 20
 KEEP_UNUSED = timedelta(days=1)
-MAX_OFFERS = 500
 READERS: dict[str, str] = {JobKind.IMPORT_DATASET.value: "source", JobKind.LOGLIKELIHOOD.value: "rows_file"}
 """Jobs that read an upload, and where their payload names it."""
-
-
-@dataclass(frozen=True)
-class FileOffer:
-    """A file under DATA_PATH."""
-
-    name: str
-    path: Path
-    bytes: int
 
 
 def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> str:
@@ -64,39 +53,6 @@ def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> s
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return ctx.artifacts.relative(path)
-
-
-def copy_into_uploads(ctx: Context, source: Path, *, person: Person) -> str:
-    """Copy a file of this machine into `uploads/`, where every worker can read it, and return its stored path.
-
-    Raises NotFound, InvalidInput, Unavailable, and NotAllowed for a path outside DATA_PATH when an account asks.
-    """
-    require_builder(person)
-    full = source.expanduser().resolve()
-    inside = ctx.data_path is not None and full.is_relative_to(ctx.data_path.resolve())
-    if person.id is not None and not inside:
-        raise NotAllowed(f"{source} lies outside the folder of data files.", remedy="Put it under DATA_PATH, or upload it.")
-    if not full.is_file():
-        raise NotFound(f"There is no file {source}.", field="file")
-    name = _safe_name(full.name)
-    ctx.artifacts.require_free(full.stat().st_size, keep=ctx.policy.keep_free_bytes, purpose="The import")
-    path = ctx.artifacts.folder("uploads", new_id()) / name
-    shutil.copyfile(full, path)
-    return ctx.artifacts.relative(path)
-
-
-def list_file_offers(ctx: Context) -> list[FileOffer]:
-    """Return the readable files under DATA_PATH, at most three levels deep."""
-    root = ctx.data_path
-    if root is None or not root.is_dir():
-        return []
-    found = (path for pattern in ("*", "*/*", "*/*/*") for path in sorted(root.glob(pattern)))
-    offers = [
-        FileOffer(path.relative_to(root).as_posix(), path, path.stat().st_size)
-        for path in found
-        if path.name.lower().removesuffix(".gz").endswith(SUFFIXES) and path.is_file() and path.resolve().is_relative_to(root.resolve())
-    ]
-    return offers[:MAX_OFFERS]
 
 
 def _safe_name(name: str) -> str:

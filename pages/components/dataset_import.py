@@ -4,103 +4,162 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 
+from backend.domain.row_readers import suffix_of
+from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.datasets import KINDS, VersionView, import_dataset
-from backend.services.inspection import Inspection, fields_of, inspect_file, inspect_upload
-from backend.services.uploads import list_file_offers, save_upload
-from pages.components.frame import errors_shown, plain
+from backend.services.import_again import PastImport, get_past_import
+from backend.services.import_sources import ENCODINGS, Head, read_source_head
+from backend.services.inspection import Hint, Inspection, fields_of, inspect_head
+from pages.components.frame import errors_shown, plain, show_error
+from pages.components.import_source import Chosen, choose_source
 from pages.components.words import plural, size
 
-ENDINGS = ["txt", "jsonl", "json", "csv", "parquet"]
 UNUSED = "not used"
+UTF8 = "UTF-8"
 PREVIEW = 4
+SURE = 0.8
+KEEP, REFUSE = "Leave them out and list them", "Refuse the source at the first"
+TABLES = (".parquet", ".arrow", ".feather", ".zip")
 
 
 @dataclass(frozen=True)
-class Source:
-    """What is to be imported: one of three."""
+class Settled:
+    """What the form knows before its last step: kind, mapping and encoding; `blocked`: why it can't be imported so."""
 
-    key: str
-    name: str
-    upload: str | None = None
-    path: Path | None = None
-    hub: str | None = None
+    kind: str
+    mapping: dict[str, str]
+    encoding: str | None
+    blocked: str = ""
 
 
 def draw_import(ctx: Context, person: Person) -> VersionView | None:
     """Draw the import from source to button. Returns the version once the person has asked for it."""
+    past = _past(ctx, person)
     with st.container(border=True):
         st.subheader("1 · Where is it?", anchor=False)
-        source = _choose_source(ctx, person)
-    if source is None:
+        chosen = choose_source(ctx, person, past)
+    if chosen is None:
         return None
-    if source.hub:
-        return _draw_hub(ctx, person, source)
     with st.container(border=True):
         st.subheader("2 · What is it?", anchor=False)
-        inspection = _draw_recognition(ctx, source)
-    if inspection is None:
+        settled = _draw_recognition(ctx, person, chosen, past)
+    return _draw_finish(ctx, person, chosen, settled, past) if settled is not None else None
+
+
+def _past(ctx: Context, person: Person) -> PastImport | None:
+    """Return the import that is to be done once more, where the address names one."""
+    version_id = st.query_params.get("again")
+    if not version_id:
         return None
-    with st.container(border=True):
-        st.subheader("3 · Is that right?", anchor=False)
-        _draw_preview(inspection)
-    return _draw_finish(ctx, person, source, kind=inspection.kind, mapping=inspection.mapping, blocked=inspection.problem)
-
-
-def _choose_source(ctx: Context, person: Person) -> Source | None:
-    offers = list_file_offers(ctx)
-    ways = ["Upload a file", *(["From the data folder"] if offers else []), "From the Hugging Face Hub"]
-    way = st.segmented_control("Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed")
-    if way == ways[-1]:
-        hub = st.text_input("Dataset id", key="import_hub", placeholder="owner/name", help="Public datasets on huggingface.co.")
-        return Source(key=hub, name=hub.split("/")[-1], hub=hub.strip()) if hub and hub.strip() else None
-    if way == "From the data folder":
-        offer = st.selectbox(
-            "File", offers, index=None, key="import_offer", format_func=lambda o: f"{o.name} · {size(o.bytes)}", placeholder="Choose a file"
-        )
-        return Source(key=str(offer.path), name=offer.path.stem, path=offer.path) if offer else None
-    limit = ctx.policy.max_upload_bytes // 2**20
-    file = st.file_uploader(
-        f"A file of up to {limit:,} MB", type=ENDINGS, key="import_file", max_upload_size=limit,
-        help="Text, or rows as JSON Lines, a JSON list, CSV or Parquet.",
-    )  # fmt: skip
-    if file is None:
+    try:
+        return get_past_import(ctx, version_id, person=person)
+    except RoundhouseError as error:
+        show_error(error)
         return None
-    saved = st.session_state.get("import_saved")
-    if saved is None or saved[0] != file.file_id or not ctx.artifacts.path(saved[1]).is_file():
-        st.session_state["import_saved"] = saved = (file.file_id, save_upload(ctx, file, name=file.name, person=person))
-    return Source(key=saved[1], name=Path(file.name).stem, upload=saved[1])
 
 
-def _inspect(ctx: Context, source: Source, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
-    if source.path is not None:
-        return inspect_file(source.path, kind=kind, mapping=mapping)
-    return inspect_upload(ctx, str(source.upload), kind=kind, mapping=mapping)
+def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) -> Head | RoundhouseError:
+    """Read the first rows once for each source and encoding; a failure is tried again at the next run."""
+    key = (chosen.key, encoding)
+    kept = st.session_state.get("import_head")
+    if kept is not None and kept[0] == key:
+        return kept[1]  # type: ignore[no-any-return]
+    try:
+        with st.spinner("Looking at the first rows"):
+            head = read_source_head(ctx, chosen.source, person=person, encoding=encoding)
+    except RoundhouseError as error:
+        return error
+    st.session_state["import_head"] = (key, head)
+    return head
 
 
-def _draw_recognition(ctx: Context, source: Source) -> Inspection | None:
+def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastImport | None) -> Settled | None:
     """Draw what was recognised, let it be changed, and return what is in force."""
-    guess = _inspect(ctx, source)
-    kinds = list(KINDS)
-    kind = st.selectbox(
-        "Kind",
-        kinds,
-        index=kinds.index(guess.kind),
-        key=f"import_kind_{source.key}",
-        format_func=lambda k: f"{k} · {KINDS[k].rstrip('.').lower()}",
+    key = f"import_encoding_{chosen.key}"
+    picked = st.session_state.get(key, (past.encoding if past else None) or UTF8)
+    encoding = None if picked == UTF8 else picked
+    head = _head(ctx, person, chosen, encoding)
+    if isinstance(head, RoundhouseError):
+        show_error(head)
+        if chosen.source.is_remote and (not isinstance(head, InvalidInput) or head.field == "kind") and head.field not in ("url", "hub"):
+            return _draw_blind(chosen)
+        if _is_text(chosen.source.label):
+            _draw_encoding(key, picked)
+        return None
+    if head.foreign:
+        st.warning(
+            f"{plain(head.name)} is not UTF-8 ({plain(head.foreign)}). Choose how it is encoded, and look whether the rows read well. "
+            "Left at UTF-8, the rows with such bytes are rejected.", icon=":material/translate:",
+        )  # fmt: skip
+    if head.foreign or encoding:
+        _draw_encoding(key, picked)
+    if head.files > 1 or head.left_out:
+        left_out = f", {plural(head.left_out, 'other')} left out" if head.left_out else ""
+        st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. What follows is of {plain(head.name)}.")
+    inspection = _draw_kind_and_mapping(chosen, head, past)
+    _draw_preview(inspection)
+    return Settled(inspection.kind, inspection.mapping, encoding, inspection.problem)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return suffix_of(name)[0] not in TABLES
+    except InvalidInput:
+        return True  # a folder
+
+
+def _draw_encoding(key: str, picked: str) -> None:
+    options = list(dict.fromkeys([UTF8, *ENCODINGS, picked]))
+    st.selectbox(
+        "Encoding", options, index=options.index(picked), key=key, width=240, help="How the characters of the file are written as bytes."
     )
-    if kind == guess.kind:
-        sure = "Recognised" if guess.confidence >= 0.8 else "A guess, please check"
-        if guess.reason:
-            st.caption(f"{sure}: {plain(guess.reason.replace('`', ''))}.")
-    else:
-        guess = _inspect(ctx, source, kind=kind)
+
+
+def _draw_blind(chosen: Chosen) -> Settled:
+    """Draw the choice of a kind for a source that can't be looked at from here."""
+    kind = st.selectbox("Kind", list(KINDS), key=f"import_blind_{chosen.key}", format_func=_kind_words)
+    st.caption("The columns are recognised when a worker has fetched it; rows that don't fit are listed with the reason.")
+    return Settled(kind, {}, None)
+
+
+def _kind_words(kind: str) -> str:
+    return f"{kind} · {KINDS[kind].rstrip('.').lower()}"
+
+
+def _draw_kind_and_mapping(chosen: Chosen, head: Head, past: PastImport | None) -> Inspection:
+    guess = inspect_head(head)
+    if past is not None and past.mapping:
+        guess = inspect_head(head, kind=past.kind, mapping=past.mapping)
+    elif past is not None and past.kind != guess.kind:
+        guess = inspect_head(head, kind=past.kind)
+    kinds = list(KINDS)
+    kind = st.selectbox("Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words)
+    if kind != guess.kind:
+        guess = inspect_head(head, kind=kind)
+    elif guess.reason:
+        sure = (
+            f"Recognised, {guess.confidence:.0%} sure"
+            if guess.confidence >= SURE
+            else f"A guess, {guess.confidence:.0%} sure; please check"
+        )
+        st.caption(f"{sure}: {plain(guess.reason.replace('`', ''))}.")
+    _draw_hints(chosen, kind, guess.hints)
     if len(guess.columns) < 2 and not guess.problem:
         return guess
+    mapping = _draw_mapping(chosen, guess, kind)
+    tried = inspect_head(head, kind=kind, mapping=mapping)
+    if tried.problem:
+        st.warning(plain(tried.problem.replace("`", "")[:1].upper() + tried.problem.replace("`", "")[1:]) + ".", icon=":material/rule:")
+        _draw_hints(chosen, kind, [hint for hint in tried.hints if hint not in guess.hints])
+    return tried
+
+
+def _draw_mapping(chosen: Chosen, guess: Inspection, kind: str) -> dict[str, str]:
+    """Draw a line for each column; return column -> field for those in use."""
     mapping: dict[str, str] = {}
     fields = [UNUSED, *fields_of(kind)]
     for column in guess.columns:
@@ -108,25 +167,37 @@ def _draw_recognition(ctx: Context, source: Source) -> Inspection | None:
         with left, st.container(gap=None):
             st.text(column)
             st.caption(plain(guess.examples.get(column, "")) or "empty")
-        chosen = guess.mapping.get(column, UNUSED)
-        field = right.selectbox(
-            f"Use {plain(column)} as",
-            fields,
-            index=fields.index(chosen),
-            key=f"import_map_{source.key}_{kind}_{column}",
-            label_visibility="collapsed",
-        )
+        key = _map_key(chosen, kind, column)
+        proposed = guess.mapping.get(column, UNUSED)
+        st.session_state.setdefault(key, proposed if proposed in fields else UNUSED)
+        field = right.selectbox(f"Use {plain(column)} as", fields, key=key, label_visibility="collapsed")
         if field != UNUSED:
             mapping[column] = field
-    return _inspect(ctx, source, kind=kind, mapping=mapping)
+    return mapping
+
+
+def _map_key(chosen: Chosen, kind: str, column: str) -> str:
+    return f"import_map_{chosen.key}_{kind}_{column}"
+
+
+def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...] | list[Hint]) -> None:
+    """Draw a button for each column that was probably meant for a field without one."""
+    for hint in hints:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            what = f"Column {hint.missing} is missing" if hint.missing else f"Nothing is used as {hint.field}"
+            st.markdown(f":material/rule: {plain(what)} (found: {plain(hint.column)}; use it?)", width="content")
+            key = _map_key(chosen, kind, hint.column)
+            st.button(
+                f"Use {plain(hint.column)} as {plain(hint.field)}", key=f"import_use_{chosen.key}_{kind}_{hint.column}_{hint.field}",
+                on_click=lambda key=key, field=hint.field: st.session_state.update({key: field}), type="secondary",
+            )  # fmt: skip
 
 
 def _draw_preview(inspection: Inspection) -> None:
     if inspection.problem:
-        st.warning(plain(inspection.problem), icon=":material/rule:")
         return
     bad = [row for row in inspection.preview if row.problem]
-    st.caption(f"The first rows of {plain(inspection.name)} ({size(inspection.bytes)}), as the dataset will hold them.")
+    st.caption(f"The first rows of {plain(inspection.name)} (all: {size(inspection.bytes)}), as the dataset will hold them.")
     for row in [row for row in inspection.preview if not row.problem][:PREVIEW]:
         st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")
     if bad:
@@ -136,31 +207,35 @@ def _draw_preview(inspection: Inspection) -> None:
                 st.text(row.problem)
 
 
-def _draw_hub(ctx: Context, person: Person, source: Source) -> VersionView | None:
+def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: Settled, past: PastImport | None) -> VersionView | None:
     with st.container(border=True):
-        st.subheader("2 · What is it?", anchor=False)
-        kind = st.selectbox("Kind", list(KINDS), key="import_hub_kind", format_func=lambda k: f"{k} · {KINDS[k].rstrip('.').lower()}")
-        st.caption("The columns are recognised when the worker has fetched it; rows that don't fit are listed with the reason.")
-    return _draw_finish(ctx, person, source, kind=kind, mapping={}, blocked="")
-
-
-def _draw_finish(ctx: Context, person: Person, source: Source, *, kind: str, mapping: dict[str, str], blocked: str) -> VersionView | None:
-    with st.container(border=True):
+        st.subheader("3 · How is it kept?", anchor=False)
         left, right = st.columns([2, 1])
         name = left.text_input(
-            "Name", value=source.name, key=f"import_name_{source.key}", help="A name that exists already gets a new version."
+            "Name", value=chosen.name, key=f"import_name_{chosen.key}", help="A name that exists already gets a new version."
         )
+        share = 0 if settled.kind in ("benchmark", "prompts") else round(100 * past.val_fraction) if past else 5
         percent = right.slider(
-            "Kept for validation", 0, 30, value=0 if kind in ("benchmark", "prompts") else 5, format="%d %%", key=f"import_val_{source.key}_{kind}",
+            "Kept for validation", 0, 30, value=min(share, 30), format="%d %%", key=f"import_val_{chosen.key}_{settled.kind}",
             help="Rows that no run trains on, chosen by their content, so the same row always falls on the same side.",
         )  # fmt: skip
-        st.session_state.setdefault(f"import_once_{source.key}", uuid.uuid4().hex)
-        if not st.button("Import", type="primary", icon=":material/download:", disabled=bool(blocked), key="import_go"):
+        bad = st.radio(
+            "Rows that can't be used",
+            [KEEP, REFUSE],
+            index=1 if past and not past.keep_good else 0,
+            key=f"import_bad_{chosen.key}",
+            horizontal=True,
+        )
+        once = f"import_once_{chosen.key}"
+        st.session_state.setdefault(once, uuid.uuid4().hex)
+        if not st.button("Import", type="primary", icon=":material/download:", disabled=bool(settled.blocked), key="import_go"):
             return None
     with errors_shown():
+        source = chosen.source
         version = import_dataset(
-            ctx, name=name or "", kind=kind, mapping=mapping, upload=source.upload, source_path=source.path, hub=source.hub,
-            val_fraction=percent / 100, person=person, idempotency_key=st.session_state.pop(f"import_once_{source.key}"),
+            ctx, name=name or "", kind=settled.kind, mapping=settled.mapping, upload=source.upload, source_path=source.path, hub=source.hub,
+            url=source.url, keep_good=bad == KEEP, encoding=settled.encoding, val_fraction=percent / 100, seed=past.seed if past else 1,
+            person=person, idempotency_key=st.session_state.pop(once),
         )  # fmt: skip
         st.session_state.pop("import_saved", None)
         return version

@@ -14,6 +14,7 @@ from backend.db.tables import Run
 from backend.domain.job_states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, Policy
+from backend.services.data_folder import browse_data_folder
 from backend.services.datasets import (
     VersionView,
     add_rows_dataset,
@@ -29,7 +30,7 @@ from backend.services.datasets import (
 )
 from backend.services.inspection import inspect_upload, preview_rows, read_rejected
 from backend.services.jobs import add_job, claim_job
-from backend.services.uploads import list_file_offers, save_upload
+from backend.services.uploads import save_upload
 from tests.backend.services.job_work import do_job
 
 ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}!"} for n in range(20)]
@@ -188,7 +189,9 @@ def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Pat
     inside.write_text("offered")
     outside.write_text("not offered")
     here = replace(ctx, data_path=inside.parent)
-    assert [offer.name for offer in list_file_offers(here)] == ["a.txt"]
+    view = browse_data_folder(here)
+    assert view is not None
+    assert [entry.name for entry in view.files] == ["a.txt"]
     engineer = Person(id="e", name="Engineer", role="engineer")
     with pytest.raises(NotAllowed, match="outside the folder"):
         import_dataset(here, name="s", kind="text", source_path=outside, person=engineer)
