@@ -125,6 +125,7 @@ def show(
     data: dict[str, Any] = {
         "study": view.id, "name": view.name, "planned": view.num_planned, "launched": view.num_launched,
         "finished": view.num_finished, "active": view.num_active, "failed": view.num_failed,
+        "stopped": view.num_stopped,
         "points": [asdict(point) for point in detail.own.points], "isoflop": isoflop_data(detail.own.isoflop),
         "law": fit_data(detail.own.law, flops=flops) if detail.own.law else None, "problem": detail.own.problem or None,
     }  # fmt: skip

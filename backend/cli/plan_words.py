@@ -60,7 +60,7 @@ def plan_text(plan: ScalingPlan) -> str:
         f"  training       {say_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, learning rate {batch.learning_rate:g}, "
         f"warm-up {batch.warmup_steps} steps",
         f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}" if plan.loss_is_believable
-        else "  expected loss  no estimate: the law does not reach down to networks of this size",
+        else "  expected loss  no estimate",
     ]  # fmt: skip
     if plan.seconds is not None and plan.speed is not None:
         cost = f", {plan.cost_usd:,.2f} US dollars" if plan.cost_usd is not None else ""

@@ -47,8 +47,9 @@ class ScalingLaw:
     """The five constants of a law, where they come from, and how sure they are.
 
     `draws` are (E, A, B, alpha, beta) as they might have come out of other runs, one row each; None where nothing usable was
-    published. `scatter` is how far a single run lies from the law: the standard deviation of its loss's logarithm. `flops_range` and
-    `points` say what it was fitted to. Only a law of one's own (`is_own`) speaks of one's own data.
+    published. What is computed from them is moved away from the law's own value by the factor `stretch`, because few runs vary less
+    than they should. `scatter` is how far a single run lies from the law: the standard deviation of its loss's logarithm.
+    `flops_range` and `points` say what it was fitted to. Only a law of one's own (`is_own`) speaks of one's own data.
     """
 
     key: str
@@ -64,6 +65,7 @@ class ScalingLaw:
     flops_range: tuple[float, float] | None = None
     scatter: float = 0.0
     is_own: bool = False
+    stretch: float = 1.0
     draws: FloatArray | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -106,7 +108,7 @@ class ScalingLaw:
         value = self.loss(parameters, tokens)
         if self.draws is None:
             return _span_of_published(value, parameters, tokens)
-        losses = law_losses(self.draws, parameters, tokens)
+        losses = stretch_draws(value, law_losses(self.draws, parameters, tokens), self.stretch)
         if single_run and self.scatter:
             losses = losses * np.exp(self.scatter * np.random.default_rng(0).standard_normal(len(losses)))
         return estimate_of(value, losses, method=f"bootstrap of {self.points} runs{' and their scatter' if single_run else ''}")
@@ -116,7 +118,8 @@ class ScalingLaw:
         value = self.optimum(flops).parameters
         if self.draws is None:
             return Estimate(value, None, None, None, self.points or 0, "no usable interval was published")
-        return estimate_of(value, optimal_parameters(self.draws, flops), method=f"bootstrap of {self.points} runs")
+        sizes = stretch_draws(value, optimal_parameters(self.draws, flops), self.stretch)
+        return estimate_of(value, sizes, method=f"bootstrap of {self.points} runs")
 
     def outside(self, flops: float) -> float:
         """Return how many times a budget lies beyond the runs that the law was fitted to: 1 inside, 100 for a hundredth or a hundredfold."""
@@ -142,6 +145,12 @@ def optimal_parameters(draws: FloatArray, flops: float) -> FloatArray:
     with np.errstate(all="ignore"):
         log_n = (np.log(alpha * a / (beta * b)) + beta * math.log(flops / FLOPS_PER_PARAMETER_TOKEN)) / (alpha + beta)
         return np.where(sound, np.exp(np.clip(log_n, 0.0, 80.0)), np.nan)
+
+
+def stretch_draws(value: float | FloatArray, draws: FloatArray, factor: float) -> FloatArray:
+    """Return draws of a positive quantity with their ratios to its value raised to a power: spread wider by that factor."""
+    with np.errstate(all="ignore"):
+        return np.asarray(value * (draws / value) ** factor, dtype=np.float64)
 
 
 def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = LEVEL) -> Estimate:

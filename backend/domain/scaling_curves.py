@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.domain.isoflop import Profile
-from backend.domain.scaling import FLOPS_PER_PARAMETER_TOKEN, LEVEL, ScalingLaw, optimal_parameters
+from backend.domain.scaling import FLOPS_PER_PARAMETER_TOKEN, LEVEL, ScalingLaw, optimal_parameters, stretch_draws
 
 NUM_POINTS = 60
 
@@ -35,12 +35,12 @@ def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceili
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     if law.draws is not None and len(budgets):
-        bands = [_frontier_band(law, float(budget)) for budget in budgets]
+        bands = [_frontier_band(law, float(budget), float(loss)) for budget, loss in zip(budgets, losses, strict=True)]
         low, high = tuple(band[0] for band in bands), tuple(band[1] for band in bands)
     return Line(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E, law.is_own)
 
 
-def _frontier_band(law: ScalingLaw, flops: float) -> tuple[float, float]:
+def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, float]:
     assert law.draws is not None
     sizes = optimal_parameters(law.draws, flops)
     sound = np.isfinite(sizes)
@@ -49,7 +49,7 @@ def _frontier_band(law: ScalingLaw, flops: float) -> tuple[float, float]:
         return math.nan, math.nan
     e, a, b, alpha, beta = draws.T
     losses = e + a * sizes**-alpha + b * (flops / FLOPS_PER_PARAMETER_TOKEN / sizes) ** -beta
-    low, high = np.quantile(losses, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    low, high = np.quantile(stretch_draws(loss, losses, law.stretch), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)
 
 

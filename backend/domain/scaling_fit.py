@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from backend.domain.scaling import LEVEL, NUM_DRAWS, ScalingLaw, estimate_of
+from backend.domain.scaling import LEVEL, NUM_DRAWS, ScalingLaw, estimate_of, stretch_draws
 from backend.domain.scaling_points import ScalingPoint
 from backend.domain.statistics import Estimate, percent
 from backend.errors import InvalidInput
@@ -57,7 +57,8 @@ def fit_law(
     """Fit the five constants, resampling runs `num_draws` times for their intervals.
 
     The resamples' spread about the fit is stretched by sqrt(n / (n - 5)) and by Student's t over normal, n - 5 degrees of freedom:
-    with 15 runs and 5 constants the plain percentiles are too narrow. Coverage is measured in tests and in docs/benchmarks/scaling.md.
+    with 15 runs and 5 constants the plain percentiles are too narrow. What is said is stretched, not the five constants before it is
+    computed: those hang together, and moved apart they would say nonsense of a loss. Coverage is measured in tests and in docs/benchmarks/scaling.md.
     Raises InvalidInput for too few runs, or sizes and token counts that don't tell the constants apart.
     """
     check_points(points)
@@ -68,19 +69,21 @@ def fit_law(
     found, values = minimise_huber(starts, n, d, loss, np.ones((1, len(loss))), steps=400, tolerance=1e-12)
     best = found[values.argmin()]
     weights = np.random.default_rng(seed).multinomial(len(loss), np.full(len(loss), 1 / len(loss)), size=num_draws).astype(np.float64)
-    resampled, _ = minimise_huber(np.tile(best, (num_draws, 1)), n, d, loss, weights, steps=100, tolerance=1e-8)
+    start = best.copy()
+    start[0] = max(start[0], np.log(0.5) + loss.min())  # from E = 0 no resample would find its way back: there is no slope
+    resampled, _ = minimise_huber(np.tile(start, (num_draws, 1)), n, d, loss, weights, steps=100, tolerance=1e-8)
     freedom = len(loss) - NUM_CONSTANTS
     stretch = float(np.sqrt(len(loss) / freedom) * stats.t.ppf(0.5 + level / 2, freedom) / stats.norm.ppf(0.5 + level / 2))
-    draws = _constants(best + stretch * (resampled - best), centre)
+    draws = _constants(resampled, centre)
     residuals = np.abs(_log_losses(best[None], n, d)[0][0] - loss)
     method = f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(level)}"
-    law = _law(_constants(best[None], centre)[0], draws, points, title=title, scatter=_scatter(residuals))
-    values_of = dict(zip(law.constants, draws.T, strict=True))
-    exponents = law.beta / (law.alpha + law.beta), draws[:, 4] / (draws[:, 3] + draws[:, 4])
+    law = _law(_constants(best[None], centre)[0], draws, points, title=title, scatter=_scatter(residuals), stretch=stretch)
+    values_of = _stretched_constants(law, highest_floor=float(np.exp(loss.min())))
+    exponent = law.parameter_exponent + stretch * (draws[:, 4] / (draws[:, 3] + draws[:, 4]) - law.parameter_exponent)
     return LawFit(
         law=law,
         constants={name: _estimate(value, values_of[name], method, level) for name, value in law.constants.items()},
-        parameter_exponent=_estimate(*exponents, method, level),
+        parameter_exponent=_estimate(law.parameter_exponent, exponent, method, level),
         objective=float(values.min()),
         typical_error=float(np.median(residuals)),
         num_points=len(loss),
@@ -93,14 +96,15 @@ def check_points(points: Sequence[ScalingPoint]) -> None:
     """Raise InvalidInput unless the runs can tell the five constants apart."""
     if len(points) < FEWEST_POINTS:
         raise InvalidInput(
-            f"{len(points)} runs are too few to fit five constants.",
+            f"{len(points)} {'run is' if len(points) == 1 else 'runs are'} too few to fit five constants.",
             remedy=f"At least {FEWEST_POINTS} are needed, over {FEWEST_LEVELS} sizes and {FEWEST_LEVELS} token counts.",
         )
     for name, word in (("parameters", "sizes"), ("tokens", "token counts")):
         levels = len(np.unique(np.round(np.log([getattr(point, name) for point in points]), 2)))
         if levels < FEWEST_LEVELS:
             raise InvalidInput(
-                f"These runs have {levels} different {word}, which can't tell the law's constants apart.",
+                f"These runs differ too little: {levels} {word.removesuffix('s') if levels == 1 else word} among them, which can't tell the "
+                "law's constants apart.",
                 remedy=f"Train with at least {FEWEST_LEVELS} {word}, a factor of two or more apart.",
             )
 
@@ -190,12 +194,24 @@ def _scatter(residuals: FloatArray) -> float:
     return float(1.4826 * np.median(residuals) * np.sqrt(len(residuals) / (len(residuals) - NUM_CONSTANTS)))
 
 
-def _law(values: FloatArray, draws: FloatArray, points: Sequence[ScalingPoint], *, title: str, scatter: float) -> ScalingLaw:
+def _stretched_constants(law: ScalingLaw, *, highest_floor: float) -> dict[str, FloatArray]:
+    """Return the draws of each constant, spread wider by the law's factor: A and B by their ratios, the others by their differences."""
+    assert law.draws is not None
+    found = {}
+    for (name, value), draws in zip(law.constants.items(), law.draws.T, strict=True):
+        found[name] = stretch_draws(value, draws, law.stretch) if name in "AB" else value + law.stretch * (draws - value)
+    found["E"] = np.clip(found["E"], 0.0, highest_floor)  # it lies below every loss that was reached
+    return found
+
+
+def _law(
+    values: FloatArray, draws: FloatArray, points: Sequence[ScalingPoint], *, title: str, scatter: float, stretch: float
+) -> ScalingLaw:
     flops = [point.flops for point in points]
     E, A, B, alpha, beta = (float(value) for value in values)
     return ScalingLaw(
         "own", title, E=E, A=A, B=B, alpha=alpha, beta=beta, source=f"Fitted to {len(points)} runs, approach 3 of Hoffmann et al. 2022.",
-        points=len(points), flops_range=(min(flops), max(flops)), scatter=scatter, is_own=True, draws=draws,
+        points=len(points), flops_range=(min(flops), max(flops)), scatter=scatter, is_own=True, stretch=stretch, draws=draws,
     )  # fmt: skip
 
 

@@ -18,14 +18,13 @@ from backend.domain.run_config import Objective, RunConfig, validation_message
 from backend.domain.scaling import DEFAULT_LAW, Allocation, ScalingLaw, effective_tokens
 from backend.domain.scaling_rules import batch_tokens_rule, learning_rate_rule, split_batch
 from backend.domain.scaling_shapes import count_all, count_without_embeddings, propose_architecture
-from backend.domain.scaling_words import plan_notes
+from backend.domain.scaling_words import BELIEVABLE, plan_notes
 from backend.domain.speeds import Speed, rate_at
 from backend.domain.statistics import Estimate
 from backend.errors import InvalidInput
 
 DEFAULT_VOCABULARY = 32_000
 MAX_STEPS = 100_000_000
-BELIEVABLE = 0.9
 FINAL_LEARNING_RATE = 1e-5  # the fixed end that the learning-rate rule was fitted with
 
 

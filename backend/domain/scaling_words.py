@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from backend.domain.scaling_plan import ScalingPlan
 
 MONTH_S = 30 * 86_400
+BELIEVABLE = 0.9
+"""A loss above this share of guessing among the vocabulary is no estimate: the law is stretched too far down, or the data too far."""
 
 
 def say_count(number: float) -> str:
@@ -80,7 +82,9 @@ def _about_data(plan: ScalingPlan) -> Iterator[str]:
 
 def _about_the_law(plan: ScalingPlan) -> Iterator[str]:
     law, beyond, guess = plan.law, plan.law.outside(plan.flops), math.log(plan.architecture.vocab_size)
-    if not plan.loss_is_believable:
+    if not plan.loss_is_believable and plan.optimum.loss < BELIEVABLE * guess:
+        yield "With so little text the law expects hardly more than guessing: such a run would learn its text by heart."
+    elif not plan.loss_is_believable:
         yield (
             f"The law gives a loss of {plan.loss.value:.2f} here, and guessing among {plan.architecture.vocab_size:,} tokens would give "
             f"{guess:.2f}: it does not reach down to networks of this size. The shape of the plan still holds roughly, the loss does not."
@@ -110,7 +114,7 @@ def _about_time(plan: ScalingPlan) -> Iterator[str]:
 
 
 def _about_more(plan: ScalingPlan) -> Iterator[str]:
-    if plan.config.tokens_per_parameter is not None:
+    if plan.config.tokens_per_parameter is not None or not plan.loss_is_believable:
         return
     more = plan.law.optimum(10 * plan.flops)
     yield (

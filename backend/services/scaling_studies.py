@@ -50,6 +50,7 @@ class StudyView:
     num_active: int
     num_finished: int
     num_failed: int
+    num_stopped: int
     created_at: datetime
     archived_at: datetime | None
 
@@ -236,5 +237,6 @@ def _view(ctx: Context, group: RunGroup, run_ids: Sequence[str]) -> StudyView:
     return StudyView(
         id=group.id, name=group.name, config=parse_study(values["study"]), num_planned=len(values["runs"]), num_launched=len(statuses),
         num_active=sum(status in ACTIVE for status in statuses), num_finished=sum(status is Status.FINISHED for status in statuses),
-        num_failed=sum(status is Status.FAILED for status in statuses), created_at=group.created_at, archived_at=group.archived_at,
+        num_failed=sum(status is Status.FAILED for status in statuses),
+        num_stopped=sum(status in {Status.CANCELLED, Status.PAUSED} for status in statuses), created_at=group.created_at, archived_at=group.archived_at,
     )  # fmt: skip

@@ -118,15 +118,22 @@ def _add_mark(figure: go.Figure, dot: Dot) -> None:
 
 def _finish(figure: go.Figure, *, title: str, write: Callable[[float], str]) -> go.Figure:
     places = [float(x) for trace in figure.data for x in (trace.x or ())]
-    ticks = log_ticks(min(places), max(places)) if places else []
+    low, high = (min(places), max(places)) if places else (1.0, 1.0)
+    near = high < 2 * low  # a few runs alike: without room around them the axis would have no round place to name
+    if near:
+        low, high = low / 3, high * 3
+    ticks = log_ticks(low, high) if places else []
     figure.update_layout(
         height=HEIGHT,
         margin=MARGIN,
         legend=LEGEND,
         hovermode="closest",
-        xaxis={"title": {"text": title}, "type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [write(x) for x in ticks]},
+        xaxis={
+            "title": {"text": title}, "type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [write(x) for x in ticks],
+            "range": [math.log10(low), math.log10(high)] if near and places else None,
+        },
         yaxis={"title": {"text": "Loss, nats per token"}, "zeroline": False},
-    )
+    )  # fmt: skip
     return figure
 
 

@@ -70,7 +70,7 @@ def _draw_loss(grid: st.delta_generator.DeltaGenerator, plan: ScalingPlan) -> No
         grid.metric("Expected loss", f"{loss.value:.3f}", delta=interval(loss, lambda v: f"{v:.3f}").strip() or None, delta_color="off",
                     delta_arrow="off", border=True, help=f"Nats per token, 95 % interval: {loss.method}.")  # fmt: skip
     else:
-        grid.metric("Expected loss", "no estimate", border=True, help="The law does not reach down to networks of this size.")
+        grid.metric("Expected loss", "no estimate", border=True, help="The notes below say why.")
 
 
 def interval(estimate: Estimate, write: object) -> str:

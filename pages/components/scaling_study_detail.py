@@ -74,6 +74,8 @@ def _progress_words(detail: StudyDetail) -> str:
         words += f", {study.num_active} waiting or running"
     if study.num_failed:
         words += f", {study.num_failed} failed"
+    if study.num_stopped:
+        words += f", {study.num_stopped} stopped"
     return f"{words} · {plain(study.config.dataset)} · {plain(study.config.tokenizer)} · context {study.config.context:,}"
 
 
@@ -136,7 +138,7 @@ def _draw_profiles(report: FitReport) -> None:
     groups = [[_size_dot(point) for point in profile.points] for profile in report.isoflop.profiles]
     rest = [point for point in report.points if not any(point in points for points in in_profiles)]
     if rest:
-        lines.append(Line("Other runs", (), ()))
+        lines.append(Line("Other runs" if lines else "Runs", (), ()))
         groups.append([_size_dot(point) for point in rest])
     best = [_best_dot(profile) for profile in report.isoflop.profiles if profile.best_parameters is not None]
     st.plotly_chart(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from backend.bootstrap import get_context
 from backend.cli.main import app as command_line
 from backend.services.context import LOCAL, Context
 from backend.services.scaling_studies import launch_study, list_studies
-from pages.components.scaling_charts import log_ticks
+from pages.components.scaling_charts import Dot, frontier_chart, log_ticks
 from pages.components.words import short
 from tests.backend.services.test_scaling import STUDY, finish_by_law, make_text
 from tests.run_world import add_parts
@@ -153,6 +154,12 @@ def test_a_finished_study_shows_its_profiles_its_law_and_the_way_to_plan_with_it
 def test_a_study_that_is_gone_is_a_sentence(site: Context) -> None:
     app = open_planner(study="gone")
     assert "gone" in app.error[0].value
+
+
+def test_a_single_run_stands_on_an_axis_that_can_be_read() -> None:
+    axis = frontier_chart([], [Dot(2.3e11, 3.8, "first")]).layout.xaxis
+    assert axis.range[0] < math.log10(2.3e11) < axis.range[1]
+    assert len(axis.ticktext) >= 2
 
 
 def test_ticks_are_round_and_few() -> None:

@@ -13,6 +13,7 @@ from backend.domain.isoflop import fit_isoflop, group_by_budget
 from backend.domain.scaling import PUBLISHED, ScalingLaw
 from backend.domain.scaling_fit import HUBER_DELTA, fit_law
 from backend.domain.scaling_points import ScalingPoint, parse_points_csv
+from backend.domain.statistics import Estimate
 from backend.errors import InvalidInput
 
 TRIALS = 100
@@ -36,16 +37,35 @@ BUDGETS = [1e17, 1e18, 1e19, 1e20]
 
 
 def test_the_known_law_lies_within_the_interval_in_at_least_90_of_100_trials() -> None:
-    """Each constant in its 95 % interval, and all five at once, over 100 studies of 20 runs with half a percent of noise."""
-    hits = dict.fromkeys([*LAW.constants, "exponent", "all"], 0)
+    """Each constant in its 95 % interval, and all five at once, over 100 studies of 20 runs with half a percent of noise.
+
+    Intervals half as wide must miss: an interval that holds everything says nothing.
+    """
+    hits, halved = dict.fromkeys([*LAW.constants, "exponent", "all"], 0), 0
     for trial in range(TRIALS):
         fit = fit_law(study(LAW, BUDGETS, 5, noise=0.005, seed=trial), num_draws=100, seed=trial)
         inside = {name: _holds(estimate, LAW.constants[name]) for name, estimate in fit.constants.items()}
         inside["all"] = all(inside.values())
         inside["exponent"] = _holds(fit.parameter_exponent, LAW.parameter_exponent)
+        halved += all(_holds(_half(estimate), LAW.constants[name]) for name, estimate in fit.constants.items())
         for name, hit in inside.items():
             hits[name] += hit
     assert all(count >= 90 for count in hits.values()), hits
+    assert halved < 85
+
+
+def test_noisy_runs_that_fit_without_a_floor_leave_room_for_one() -> None:
+    """With 15 runs and 3 % of noise some best fits have E = 0; the interval must reach up to the truth, and the loss's stay narrow."""
+    fits = [fit_law(study(LAW, BUDGETS[:3], 5, noise=0.03, seed=trial), num_draws=100, seed=trial) for trial in range(24)]
+    floorless = [fit for fit in fits if fit.law.E < 0.01]
+    assert floorless
+    for fit in floorless:
+        assert _holds(fit.constants["E"], LAW.E)
+        middle = LAW.optimum(BUDGETS[1])
+        loss = fit.law.loss_estimate(middle.parameters, middle.tokens, single_run=False)
+        assert _holds(loss, middle.loss)
+        assert loss.high is not None
+        assert loss.high < 1.1 * loss.value
 
 
 def test_runs_without_noise_give_the_law_back() -> None:
@@ -55,7 +75,7 @@ def test_runs_without_noise_give_the_law_back() -> None:
         assert _holds(estimate, LAW.constants[name])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_start_of_scipys_lbfgs_finds_a_better_fit(seed: int) -> None:
     points = study(PUBLISHED["besiroglu-2024"], BUDGETS, 5, noise=0.01, seed=seed)
     n, d, loss = (np.log([getattr(point, name) for point in points]) for name in ("parameters", "tokens", "loss"))
@@ -65,7 +85,7 @@ def test_no_start_of_scipys_lbfgs_finds_a_better_fit(seed: int) -> None:
         size = np.abs(np.logaddexp(np.logaddexp(e, a - alpha * n), b - beta * d) - loss)
         return 1e6 * float(np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (size - 0.5 * HUBER_DELTA)).sum())
 
-    starts = [(0.5, a, b, alpha, beta) for a in (5, 15) for b in (5, 15) for alpha in (0.3, 0.6) for beta in (0.3, 0.6)]
+    starts = [(0.5, size, size, alpha, beta) for size in (5, 15) for alpha in (0.3, 0.6) for beta in (0.3, 0.6)]
     found = min(optimize.minimize(objective, start, method="L-BFGS-B", options={"maxiter": 3000, "maxfun": 50_000}).fun for start in starts)
     assert fit_law(points, num_draws=100).objective * 1e6 <= found * (1 + 1e-4)
 
@@ -98,10 +118,11 @@ def test_extrapolation_a_hundredfold_holds_the_truth() -> None:
 
 def test_too_few_runs_or_too_much_alike_are_refused_in_words() -> None:
     points = study(LAW, BUDGETS, 5)
-    with pytest.raises(InvalidInput, match="7 runs are too few"):
-        fit_law(points[:7])
+    for count, words in ((7, "7 runs are too few"), (1, "1 run is too few")):
+        with pytest.raises(InvalidInput, match=words):
+            fit_law(points[:count])
     alike = [ScalingPoint.of(1e6, tokens, 3.0) for tokens in np.geomspace(1e8, 1e9, 12)]
-    with pytest.raises(InvalidInput, match="1 different sizes"):
+    with pytest.raises(InvalidInput, match="too little: 1 size among"):
         fit_law(alike)
 
 
@@ -152,6 +173,12 @@ def test_csv_is_read_by_name_and_faults_are_named_by_line() -> None:
     ):
         with pytest.raises(InvalidInput, match=words):
             parse_points_csv(text)
+
+
+def _half(estimate: Estimate) -> Estimate:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return replace(estimate, low=(estimate.low + estimate.value) / 2, high=(estimate.high + estimate.value) / 2)
 
 
 def _holds(estimate, value: float) -> bool:  # type: ignore[no-untyped-def]

@@ -134,6 +134,7 @@ def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
     with pytest.raises(Conflict, match="15 runs that wait"):
         archive_study(ctx, study.id, person=LOCAL)
     assert stop_study(ctx, "sizes", person=LOCAL) == 15
+    assert (get_study(ctx, "sizes").num_active, get_study(ctx, "sizes").num_stopped) == (0, 15)
     archive_study(ctx, study.id, person=LOCAL)
     assert list_studies(ctx) == []
     assert [view.id for view in list_studies(ctx, archived=True)] == [study.id]
