@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from backend.domain.chat_template import TEXT_TEMPLATE
+from jobs.modeling.tokenizers import byte_tokenizer
 from tests.jobs.training_rooms import make_stories
 
 LLAMA3 = """{{- bos_token }}
@@ -197,3 +200,29 @@ def make_tokenizer(style: Style) -> Any:
     )  # fmt: skip
     fast.chat_template = style.template
     return fast
+
+
+SYSTEM = {"role": "system", "content": "You know the village."}
+ASKED = {"role": "user", "content": "Who found the lamp?"}
+ANSWER = {"role": "assistant", "content": "Mira found it."}
+CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"place": "the tower", "deep": true}'}}
+LOOK = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}}
+UNICODE = "Très vite 🙂 — 你好,\u200d ज़रूर \t  and  spaces  "
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "single": [ASKED, ANSWER],
+    "multi": [ASKED, ANSWER, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}],
+    "system": [SYSTEM, ASKED, ANSWER],
+    "unicode": [{"role": "user", "content": UNICODE}, {"role": "assistant", "content": UNICODE[::-1]}],
+    "tools": [
+        SYSTEM, ASKED, {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": '{"seen": "a lamp"}', "tool_call_id": "c1"}, {"role": "assistant", "content": "In the tower."},
+    ],
+}  # fmt: skip
+OWN = {"own": Style(None, bos="<|bos|>", eos="<|end|>"), "written-roles": Style(TEXT_TEMPLATE, bos="<s>", adds_bos=True)}
+ALL = {**STYLES, **OWN}
+
+
+@cache
+def tokenizer_of(style: str) -> Any:
+    """Return the tokenizer of a style, made once."""
+    return byte_tokenizer() if style == "own" else make_tokenizer(ALL[style])

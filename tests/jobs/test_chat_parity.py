@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.chat import ChatMessage, GenerateRequest
-from backend.domain.chat_template import CHAT_TEMPLATE, TEXT_TEMPLATE
+from backend.domain.chat_template import CHAT_TEMPLATE
 from backend.domain.conversations import template_messages
 from backend.domain.families import FAMILIES, FAMILY_NAMES
 from backend.errors import InvalidInput
@@ -26,37 +25,14 @@ from jobs.serving.replica import add_end_token
 from jobs.training.dpo_data import encode_pair, pair_of
 from jobs.training.sampling import encode_sample_prompt
 from jobs.training.sft_data import encode_row
-from tests.jobs.chat_styles import R1, STYLES, Style, make_tokenizer
+from tests.jobs.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, SYSTEM, Style, make_tokenizer, tokenizer_of
 
-SYSTEM = {"role": "system", "content": "You know the village."}
-ASKED = {"role": "user", "content": "Who found the lamp?"}
-ANSWER = {"role": "assistant", "content": "Mira found it."}
-CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"place": "the tower", "deep": true}'}}
-LOOK = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}}
-UNICODE = "Très vite 🙂 — 你好,\u200d ज़रूर \t  and  spaces  "
-CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
-    "single": [ASKED, ANSWER],
-    "multi": [ASKED, ANSWER, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}],
-    "system": [SYSTEM, ASKED, ANSWER],
-    "unicode": [{"role": "user", "content": UNICODE}, {"role": "assistant", "content": UNICODE[::-1]}],
-    "tools": [
-        SYSTEM, ASKED, {"role": "assistant", "content": "", "tool_calls": [CALL]},
-        {"role": "tool", "content": '{"seen": "a lamp"}', "tool_call_id": "c1"}, {"role": "assistant", "content": "In the tower."},
-    ],
-}  # fmt: skip
-OWN = {"own": Style(None, bos="<|bos|>", eos="<|end|>"), "written-roles": Style(TEXT_TEMPLATE, bos="<s>", adds_bos=True)}
-ALL = {**STYLES, **OWN}
 CASES = [
     pytest.param(style, name, id=f"{style}-{name}")
     for style, facts in ALL.items()
     for name in CONVERSATIONS
     if (facts.system or name != "system") and (facts.tools or name != "tools")
 ]
-
-
-@cache
-def tokenizer_of(style: str) -> Any:
-    return byte_tokenizer() if style == "own" else make_tokenizer(ALL[style])
 
 
 def prompts_everywhere(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> dict[str, list[int]]:
