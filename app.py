@@ -12,6 +12,7 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from backend.bootstrap import get_context
+from backend.downloads import download_routes
 from backend.live import live_routes
 from backend.settings import Settings
 from backend.sign_in import SecurityHeaders, SignInGate, sign_in_routes
@@ -29,6 +30,6 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
 app = st.App(
     Path(__file__).parent / "pages" / "shell.py",
     lifespan=lifespan,
-    routes=[*live_routes(get_context), *sign_in_routes(get_context, trust_proxy=Settings().trust_proxy)],
+    routes=[*live_routes(get_context), *download_routes(get_context), *sign_in_routes(get_context, trust_proxy=Settings().trust_proxy)],
     middleware=[Middleware(SecurityHeaders), Middleware(SignInGate, get_context=get_context)],
 )

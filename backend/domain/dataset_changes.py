@@ -6,6 +6,7 @@ new version's provenance and done again.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -102,6 +103,26 @@ class Resplit(_Frozen):
     change: Literal["resplit"] = "resplit"
     val_fraction: float = Field(ge=0.0, le=0.5)
     seed: int = Field(default=1, ge=0)
+
+
+def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:
+    """Read row numbers as people write them, counted from 1 (`3, 10-20`), into places counted from 0.
+
+    Raises InvalidInput naming the part that is no number, or lies beyond the last of `rows`.
+    """
+    places: dict[int, None] = {}
+    for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*[-–]\s*", "-", text.strip()))):
+        match = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not match or first > last:
+            raise InvalidInput(f"{part[:40]!r} is no number of a row.", remedy="Write numbers and ranges, such as 3, 10-20.", field="rows")
+        if first < 1 or last > rows:
+            wrong = first if first < 1 or first > rows else last
+            raise InvalidInput(f"There is no row {wrong:,}: rows are counted from 1 to {rows:,}.", field="rows")
+        if last - first >= MAX_LISTED_ROWS or len(places) > MAX_LISTED_ROWS:
+            raise InvalidInput(f"More than {MAX_LISTED_ROWS:,} rows are listed.", remedy="Filter them by a condition instead.", field="rows")
+        places.update(dict.fromkeys(range(first - 1, last)))
+    return tuple(places)
 
 
 Change = DropRows | DropDuplicates | Filter | Sample | Merge | Resplit

@@ -45,10 +45,10 @@ def set_card(ctx: Context, version_id: str, *, licence: str, languages: str, not
         flag_modified(version, "facts")
 
 
-def read_card(ctx: Context, reference: str) -> str:
-    """Return a version's card as Markdown. The files are hashed, so a large version takes a while the first time it is asked for."""
+def read_card(ctx: Context, reference: str, *, hashed: bool = True) -> str:
+    """Return a version's card as Markdown. Hashing its files reads them whole: without (`hashed=False`) it is there at once."""
     version = resolve_version(ctx, reference)
-    return write_card(_source(ctx, version, hashed=True), card_facts(version))
+    return write_card(_source(ctx, version, hashed=hashed), card_facts(version))
 
 
 def _source(ctx: Context, version: VersionView, *, hashed: bool) -> CardSource:
@@ -83,7 +83,7 @@ def _sentences(steps: list[Ancestor], version_id: str) -> list[str]:
 
 def _origin(version: VersionView) -> dict[str, Any]:
     """Return the parts of the provenance that are short facts, such as a Hub dataset's revision or a campaign's agreement."""
-    hidden = ("change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
+    hidden = ("from", "change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
     flat = {
         key: value for key, value in version.provenance.items() if key not in hidden and isinstance(value, str | int | float) and str(value)
     }

@@ -6,16 +6,13 @@ import streamlit as st
 
 from backend.domain.job_states import Status
 from backend.services.context import Context, Person
-from backend.services.datasets import (
-    DatasetView,
-    VersionView,
-    archive_dataset,
-    delete_dataset,
-    rename_dataset,
-    set_dataset_notes,
-)
+from backend.services.datasets import DatasetView, VersionView, archive_dataset, rename_dataset, set_dataset_notes
 from backend.services.inspection import preview_rows, read_rejected
 from pages.components.data_report import draw_data_report
+from pages.components.dataset_card import draw_card
+from pages.components.dataset_compare import draw_compare, other_versions
+from pages.components.dataset_derive import draw_derive
+from pages.components.dataset_lineage import draw_delete_dataset, draw_delete_version, draw_lineage
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import ago, plural, size
@@ -44,62 +41,102 @@ def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
         st.text(dataset.notes)
     version = _choose_version(dataset)
     if version is not None:
-        _draw_version(ctx, person, dataset, version)
+        _draw_version(ctx, person, version)
     with st.expander("Rename, notes, archive, delete", icon=":material/settings:"):
         _draw_settings(ctx, person, dataset)
 
 
 def _choose_version(dataset: DatasetView) -> VersionView | None:
+    """Draw the choice of a version. The address holds it, so that a link to another version is followed."""
     if len(dataset.versions) < 2:
         return dataset.newest
     wanted = st.query_params.get("version")
     versions = list(dataset.versions)
     index = next((i for i, v in enumerate(versions) if str(v.number) == wanted), 0)
+    key = f"version_{dataset.id}_{wanted}"
     return st.selectbox(
-        "Version", versions, index=index, key=f"version_{dataset.id}", width=420,
+        "Version", versions, index=index, key=key, width=420, on_change=lambda: _go_to(st.session_state[key]),
         format_func=lambda v: f"{v.number} · {plural(v.rows, 'row')} · {ago(v.created_at)}" if v.is_ready else f"{v.number} · {v.status}",
     )  # fmt: skip
 
 
-def _draw_version(ctx: Context, person: Person, dataset: DatasetView, version: VersionView) -> None:
+def _go_to(version: VersionView) -> None:
+    st.query_params.from_dict({"dataset": version.dataset_id, "version": str(version.number)})
+
+
+def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     if version.is_importing and version.job_id:
-        draw_job(ctx, person, version.job_id, doing=f"Importing {version.source}")
+        doing = f"Making {version.label}" if version.parent_id else f"Importing {version.source}"
+        draw_job(ctx, person, version.job_id, doing=doing)
         return
     if not version.is_ready:
-        _draw_failure(version)
+        _draw_failure(ctx, person, version)
         return
-    grid = st.grid(4, min_column_width=190)
-    grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
-    grid.metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
-    grid.metric("For validation", f"{version.val_rows:,}", border=True, height="stretch")
-    grid.metric("Size", size(version.bytes), border=True, height="stretch")
-    label, page, icon = NEXT[dataset.kind]
-    with st.container(horizontal=True):
-        reference = dataset.id if page.startswith("evaluate/") else dataset.name  # a recipe names its dataset
-        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
-        if dataset.kind == "text":
-            st.page_link(
-                "build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params={"dataset": dataset.name}
-            )
-    names = ["Rows", "Report", f"Rejected ({version.rejected_rows:,})", "Where it came from"]
-    opened = "Report" if "report" in st.query_params else None
-    rows, report, rejected, origin = st.tabs(names, key=f"tabs_{version.id}", default=opened, on_change="rerun")
+    _draw_head(version)
+    rejected_name = f"Rejected ({version.rejected_rows:,})"
+    names = ["Rows", "Report", "Change", "Versions", "Card", rejected_name, "Origin"]
+    opened = next((name for name in names if name.lower() in st.query_params), "Versions" if "against" in st.query_params else None)
+    rows, report, change, versions, card, rejected, origin = st.tabs(
+        names, key=f"tabs_{version.id}_{opened}", default=opened, on_change="rerun"
+    )
     with rows:
         _draw_rows(ctx, version)
-    with report:
-        if report.open:
+    if report.open:
+        with report:
             draw_data_report(ctx, person, version)
+    if change.open:
+        with change:
+            draw_derive(ctx, person, version)
+    if versions.open:
+        with versions:
+            _draw_versions(ctx, person, version)
+    if card.open:
+        with card:
+            draw_card(ctx, person, version)
     with rejected:
         _draw_rejected(ctx, version)
     with origin:
         _draw_origin(version)
 
 
-def _draw_failure(version: VersionView) -> None:
+def _draw_head(version: VersionView) -> None:
+    """Draw a version in four numbers, where it came from, and what can be done with it."""
+    grid = st.grid(4, min_column_width=190)
+    grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
+    grid.metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
+    grid.metric("For validation", f"{version.val_rows:,}", border=True, height="stretch")
+    grid.metric("Size", size(version.bytes), border=True, height="stretch")
+    label, page, icon = NEXT[version.kind]
+    with st.container(horizontal=True):
+        reference = version.dataset_id if page.startswith("evaluate/") else version.dataset  # a recipe names its dataset
+        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
+        if version.kind == "text":
+            query = {"dataset": version.dataset}
+            st.page_link("build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params=query)
+
+
+def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
+    draw_lineage(ctx, version)
+    st.subheader(f"Who uses version {version.number}", anchor=False)
+    draw_delete_version(ctx, person, version)
+    st.subheader("What changed", anchor=False)
+    draw_compare(ctx, version, other_versions(ctx, version))
+
+
+def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
+    derived = bool(version.provenance.get("from") == "version")
+    what = "The change" if derived else "The import"
     stopped = version.status is Status.CANCELLED
-    cause = "The import was stopped." if stopped else f"The import failed: {version.error.get('cause') or 'no cause was reported'}"
+    cause = f"{what} was stopped." if stopped else f"{what} failed: {version.error.get('cause') or 'no cause was reported'}"
     show_problem(cause, version.error.get("remedy"))
-    st.page_link("build/datasets.py", label="Import it again", icon=":material/upload:", query_params={"import": "1"})
+    with st.container(horizontal=True):
+        if derived:
+            name, _, number = str(version.provenance.get("version", "")).rpartition("@")
+            query = {"dataset": name, "version": number, "change": "1"}
+            st.page_link("build/datasets.py", label="Change it in another way", icon=":material/call_split:", query_params=query)
+        else:
+            st.page_link("build/datasets.py", label="Import it again", icon=":material/upload:", query_params={"import": "1"})
+    draw_delete_version(ctx, person, version)
 
 
 def _draw_rows(ctx: Context, version: VersionView) -> None:
@@ -115,7 +152,9 @@ def _draw_rows(ctx: Context, version: VersionView) -> None:
         )  # fmt: skip
         last = max(1, -(-counts[split] // PAGE_ROWS))
         page = st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
-    for row in preview_rows(ctx, version, split=split, offset=(page - 1) * PAGE_ROWS, limit=PAGE_ROWS):
+    first = (page - 1) * PAGE_ROWS
+    for number, row in enumerate(preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1):
+        st.caption(f"Row {number:,}")
         st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
 
 
@@ -160,9 +199,4 @@ def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:
                 archive_dataset(ctx, dataset.id, person=person, archived=dataset.archived_at is None)
                 st.rerun()
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{dataset.id}"):
-            st.markdown("Its versions and files are deleted for good.")
-            if st.button("Delete it", key=f"delete_yes_{dataset.id}", type="primary"):
-                with errors_shown():
-                    delete_dataset(ctx, dataset.id, person=person)
-                    st.toast(f"Deleted {plain(dataset.name)}.", icon=":material/delete:")
-                    st.switch_page("build/datasets.py")
+            draw_delete_dataset(ctx, person, dataset.id, dataset.name)

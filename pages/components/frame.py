@@ -64,6 +64,11 @@ def plain(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in text)
 
 
+def without_images(markdown: str) -> str:
+    """Return Markdown whose images stay text: reading somebody's notes must load nothing from elsewhere."""
+    return markdown.replace("![", "!\\[")
+
+
 def empty_state(text: str, *, page: str | None = None, label: str = "", icon: str = ":material/arrow_forward:") -> None:
     """Say what would be here and lead to the next step."""
     with st.container(border=True, horizontal_alignment="left"):
