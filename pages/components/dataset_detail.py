@@ -19,6 +19,7 @@ from pages.components.words import ago, plural, size
 
 PAGE_ROWS = 5
 LONG_ROW = 2400  # characters; a longer row scrolls in its own box
+HIDDEN = ("from", "version_id", "with_id")  # ids and marks that say nothing to a person
 NEXT = {
     "text": ("Launch a run on it", "build/launch.py", "rocket_launch"),
     "instruction": ("Launch a run on it", "build/launch.py", "rocket_launch"),
@@ -173,13 +174,23 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
 
 
 def _draw_origin(version: VersionView) -> None:
+    """Draw the mapping as it was stored, and all that is known of where the rows came from."""
+    columns = {**dict.fromkeys(version.facts.get("columns") or [], "not used"), **version.mapping}
+    if columns and version.parent_id is None:
+        st.dataframe(
+            [{"Column of the source": column, "Used as": str(field)} for column, field in columns.items()],
+            hide_index=True, key=f"mapping_{version.id}", width="content",
+        )  # fmt: skip
+    known = {**version.provenance, **version.facts}
     rows = {
         "Source": version.source or "made here",
-        "Imported": f"{version.created_at:%-d %b %Y, %H:%M} UTC",
-        "Columns": ", ".join(f"{column} → {field}" for column, field in version.mapping.items()) or "as they were",
+        "Made" if version.parent_id else "Imported": f"{version.created_at:%-d %b %Y, %H:%M} UTC",
         "Content hash": version.content_hash or "",
-        **{key.replace("_", " ").capitalize(): str(value) for key, value in version.provenance.items()},
-        **{key.replace("_", " ").capitalize(): str(value) for key, value in version.facts.items()},
+        **{
+            key.replace("_", " ").capitalize(): str(value)
+            for key, value in known.items()
+            if isinstance(value, str | int | float) and key not in HIDDEN and value != ""
+        },
     }
     st.dataframe([{"": key, "What": value} for key, value in rows.items()], hide_index=True, key=f"origin_{version.id}")
 

@@ -1,0 +1,89 @@
+"""`roundhouse data show | diff | derive | card | delete`: one JSON document each, and misuse in words."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli.main import app
+from backend.domain.dataset_changes import DropDuplicates
+from backend.services.context import LOCAL, Context
+from backend.services.dataset_versions import derive_version
+from backend.services.datasets import resolve_version
+from tests.backend.cli.test_plan_commands import roundhouse
+from tests.backend.services.test_dataset_versions import done, imported
+
+ROWS = [{"instruction": f"Say {n % 9}", "output": "yes"} for n in range(20)]
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def test_a_version_is_made_shown_compared_described_and_deleted(site: Context, tmp_path: Path) -> None:
+    first = imported(site, "sayings", ROWS)
+    done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
+    asked = ["data", "derive", "sayings@2", "--leave-out", "text contains SAY 3", "--to", "fewer", "--json"]
+    fewer = json.loads(subprocess.run([sys.executable, "-m", "backend.cli.main", *asked], capture_output=True, check=True).stdout)
+    assert (fewer["dataset"], fewer["version"], fewer["rows"], fewer["dropped_rows"]) == ("fewer", 1, 8, 1)
+    found = roundhouse("data", "diff", "sayings@2", "fewer")
+    assert (found["added"], found["removed"], found["unchanged"]) == (0, 1, 8)
+    assert found["examples"][0]["before"]["prompt"] == "Say 3"
+    shown = roundhouse("data", "show", "sayings@2", "--rows", "1")
+    assert [use["name"] for use in shown["users"]] == ["fewer@1"]
+    assert [step["from"] for step in shown["lineage"]] == [[], ["sayings@1"], ["sayings@2"]]
+    assert shown["preview"][0].endswith("completion: yes")
+    card = roundhouse("data", "card", "sayings@2", "--licence", "mit", "--languages", "en,de", "--to", str(tmp_path / "out"))
+    assert (card["licence"], card["languages"]) == ("mit", ["en", "de"])
+    assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
+    assert "“fewer@1”" in roundhouse("data", "delete", "sayings@2", status=2)["error"]
+    assert roundhouse("data", "delete", "fewer") == {"deleted": "fewer"}
+    assert roundhouse("data", "delete", "sayings@2") == {"deleted": "sayings@2"}
+    assert resolve_version(site, "sayings").number == 1
+
+
+def test_in_words_it_says_what_the_pages_say_and_asks_before_it_deletes(site: Context) -> None:
+    first = imported(site, "sayings", ROWS)
+    done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
+    run = CliRunner()
+    shown = run.invoke(app, ["data", "show", "sayings"]).stdout
+    assert "sayings@2  9 rows  from sayings@1: equal rows left out" in shown
+    assert "0 rows added, 11 removed, 9 unchanged" in run.invoke(app, ["data", "diff", "sayings@1", "sayings@2"]).stdout
+    assert "hold the same 9 rows" in run.invoke(app, ["data", "diff", "sayings@2", "sayings@2"]).stdout
+    left = run.invoke(app, ["data", "delete", "sayings@2"], input="n\n")
+    assert left.exit_code == 1
+    assert resolve_version(site, "sayings").number == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((), "made by one change (given: none)"),
+        (("--sample", "2", "--drop-duplicates"), "given: drop_duplicates, sample"),
+        (("--keep", "completion longer 3"), "is no condition"),
+        (("--keep", "completion at_least many"), "'many' is not a number"),
+        (("--keep", "turns at_least 2"), "have no field 'turns'"),
+        (("--drop-rows", "2-99"), "There is no row 99: rows are counted from 1 to"),
+        (("--drop-rows", "one"), "'one' is no number of a row"),
+        (("--resplit", "0.9"), "0.5"),
+        (("--merge", "nothing"), "nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_change_that_can_not_be_made_is_refused_at_once(site: Context, options: tuple[str, ...], words: str) -> None:
+    imported(site, "sayings", ROWS)
+    assert words in roundhouse("data", "derive", "sayings", *options, status=2)["error"]
