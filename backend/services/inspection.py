@@ -76,7 +76,7 @@ def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str]
             found = recognise(rows, kind=wanted)
             found_kind, mapping, confidence, reason = found.kind, dict(found.mapping), found.confidence, found.reason
         except InvalidInput as error:
-            mapping, confidence, problem = {}, 0.0, str(error)
+            mapping, confidence, problem = _near_columns(columns, found_kind) if wanted else {}, 0.0, str(error)
     if not problem:
         try:
             check_mapping(found_kind, mapping)
@@ -88,6 +88,15 @@ def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str]
         kind=found_kind.value, mapping=mapping, confidence=confidence, reason=reason,
         preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows), problem=problem, hints=hints, foreign=head.foreign,
     )  # fmt: skip
+
+
+def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]:
+    """Return column -> field for the needed fields whose names come near a column's, to begin with where not all have one."""
+    mapping: dict[str, str] = {}
+    for field in REQUIRED[kind][0]:
+        if near := nearest_column(field, [column for column in columns if column not in mapping]):
+            mapping[near] = field
+    return mapping
 
 
 def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str]) -> tuple[Hint, ...]:

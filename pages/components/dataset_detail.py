@@ -14,6 +14,7 @@ from pages.components.dataset_compare import draw_compare, other_versions
 from pages.components.dataset_derive import draw_derive
 from pages.components.dataset_lineage import draw_delete_dataset, draw_delete_version, draw_lineage
 from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.import_outcome import draw_import_again
 from pages.components.job_progress import draw_job
 from pages.components.words import ago, plural, size
 
@@ -130,13 +131,12 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     stopped = version.status is Status.CANCELLED
     cause = f"{what} was stopped." if stopped else f"{what} failed: {version.error.get('cause') or 'no cause was reported'}"
     show_problem(cause, version.error.get("remedy"))
-    with st.container(horizontal=True):
-        if derived:
-            name, _, number = str(version.provenance.get("version", "")).rpartition("@")
-            query = {"dataset": name, "version": number, "change": "1"}
-            st.page_link("build/datasets.py", label="Change it in another way", icon=":material/call_split:", query_params=query)
-        else:
-            st.page_link("build/datasets.py", label="Import it again", icon=":material/upload:", query_params={"import": "1"})
+    if derived:
+        name, _, number = str(version.provenance.get("version", "")).rpartition("@")
+        query = {"dataset": name, "version": number, "change": "1"}
+        st.page_link("build/datasets.py", label="Change it in another way", icon=":material/call_split:", query_params=query)
+    else:
+        draw_import_again(ctx, person, version)
     draw_delete_version(ctx, person, version)
 
 

@@ -197,7 +197,7 @@ def _draw_preview(inspection: Inspection) -> None:
     if inspection.problem:
         return
     bad = [row for row in inspection.preview if row.problem]
-    st.caption(f"The first rows of {plain(inspection.name)} (all: {size(inspection.bytes)}), as the dataset will hold them.")
+    st.caption(f"The first rows of {plain(inspection.name)}, as the dataset will hold them. All of it: {size(inspection.bytes)}.")
     for row in [row for row in inspection.preview if not row.problem][:PREVIEW]:
         st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")
     if bad:

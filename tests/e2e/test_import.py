@@ -1,0 +1,125 @@
+"""Bringing data in through the browser: what is broken is said beside its cure, what is half broken is imported, the rest downloaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.services.datasets import resolve_version
+from tests.e2e.browser import Visitor, visit
+from tests.installation import Installation
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def lines(rows: list[dict[str, str]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    home = tmp_path_factory.mktemp("import")
+    data = home / "data" / "letters"
+    data.mkdir(parents=True)
+    rows = [{"instruction": f"Greet person {i}.", "letter": f"Dear {i}!"} for i in range(60)]
+    (data / "greetings.jsonl").write_text(lines(rows[:40]) + '{"instruction": "half a line\n' + lines(rows[40:]) + lines([{"letter": "x"}]))
+    (data / "outside.jsonl").symlink_to("/etc/hostname")
+    running = Installation(home / "home", DATA_PATH=str(home / "data"), HF_ENDPOINT="http://127.0.0.1:1").start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def visitor(installation: Installation) -> Iterator[Visitor]:
+    with visit(installation.url) as person:
+        yield person
+
+
+@pytest.fixture(autouse=True)
+def _nothing_bad_was_seen(visitor: Visitor) -> Iterator[None]:
+    visitor.findings.clear()
+    yield
+    assert visitor.findings == []
+
+
+def choose(visitor: Visitor, label: str, option: str) -> None:
+    """Choose an option of a select box by typing."""
+    box = visitor.page.get_by_role("combobox", name=re.compile(label)).first
+    box.click()
+    box.fill(option)
+    visitor.page.get_by_role("option", name=option).first.click()
+    visitor.settle()
+
+
+def broken_files(folder: Path) -> list[tuple[Path, str]]:
+    """Write files that can't be imported; return each with what must be said about it."""
+    with zipfile.ZipFile(folder / "climbs.zip", "w") as archive:
+        archive.writestr("../../evil.jsonl", '{"text": "a"}\n')
+    made: list[tuple[str, bytes | None, str]] = [
+        ("nothing.jsonl", b"", "nothing.jsonl is empty"),
+        ("climbs.zip", None, "a path that leads out of it"),
+        ("no.zip", b"PK\x03\x04 and then nothing", "is damaged"),
+        ("page.jsonl", b"<!doctype html><html>not found</html>\n", "No row of 'page.jsonl' can be read. Row 1:"),
+        ("no.parquet", b"PAR1 no table PAR1", "not readable as Parquet"),
+        ("cafe.csv", b"prompt,completion\n" + "O\xf9 ?,Au caf\xe9\n".encode("latin-1") * 9, "is not UTF-8 (byte 0xF9 in line 2)"),
+    ]
+    for name, content, _ in made:
+        if content is not None:
+            (folder / name).write_bytes(content)
+    return [(folder / name, words) for name, _, words in made]
+
+
+def test_every_broken_file_is_answered_with_what_is_wrong(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.go("/datasets?import=1")
+    for path, words in broken_files(tmp_path):
+        visitor.page.locator("input[type=file]").first.set_input_files(path)
+        visitor.sees(words)
+        visitor.settle()
+    choose(visitor, "Encoding", "cp1252")  # the last one needs no new file, only its encoding
+    visitor.sees("Où ?")
+
+
+def test_a_hub_that_is_away_is_said_and_the_form_goes_on(visitor: Visitor) -> None:
+    visitor.go("/datasets?import=1")
+    visitor.page.get_by_text("From the Hugging Face Hub").click()
+    visitor.settle()
+    visitor.fills("Dataset id", "someone/tales")
+    visitor.sees(re.compile("The Hub at .* can't be reached for someone/tales"))
+    visitor.sees("Name config and split by hand")
+
+
+def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(installation: Installation, visitor: Visitor) -> None:
+    visitor.go("/datasets?import=1")
+    visitor.page.get_by_text("From the data folder").click()
+    visitor.settle()
+    choose(visitor, "File or folder", "letters/")
+    visitor.sees("1 file left out")
+    choose(visitor, "File or folder", "greetings.jsonl")
+    choose(visitor, "^Kind", "instruction")
+    visitor.clicks("Use letter as completion")
+    visitor.sees("completion: Dear 0!")
+    visitor.page.get_by_text("Refuse the source at the first").click()
+    visitor.settle()
+    visitor.clicks("Import")
+    visitor.sees(re.compile("The import failed: .*41"), timeout_s=60)  # the line that is no JSON
+    visitor.follows("Change something first")
+    visitor.page.get_by_text("Leave them out and list them").click()
+    visitor.settle()
+    visitor.clicks("Import")
+    visitor.sees("Rejected (2)", timeout_s=60)
+    version = resolve_version(installation.ctx, "greetings")
+    assert (version.rows, version.rejected_rows) == (60, 2)
+    assert version.mapping == {"instruction": "prompt", "letter": "completion"}
+    visitor.page.get_by_role("tab", name="Rejected (2)").click()
+    with visitor.page.expect_download() as download:
+        visitor.clicks("Download as JSON Lines")
+    rejected = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    assert [item["row"] for item in rejected] == [41, 62]
+    assert "column `instruction` is missing" in rejected[1]["reason"]
