@@ -59,7 +59,8 @@ def _rendering(report: DataReport) -> Iterator[Finding]:
         first = report.forged[0]
         yield Finding(
             Grade.LOOK, "rendering",
-            f"{_rows(report.forged_rows)} spell special tokens of the tokenizer, which become real ones when rendered: {first.split} row {first.row:,}.",
+            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which become real ones when rendered: "
+            f"{first.split} row {first.row:,}.",
             "Drop them, or replace that text at the source.", drop="forged",
         )  # fmt: skip
     if report.trainer == "pretrain" and not report.epoch.sequences:
@@ -76,24 +77,27 @@ def _silence(report: DataReport) -> Iterator[Finding]:
         return
     if report.is_silent and report.trainer != "pretrain":
         yield Finding(
-            Grade.BLOCKS, "zero-label rows", f"None of the {rows:,} train rows has anything to train on{first_reason(report)}. A run on them is refused.",
+            Grade.BLOCKS, "zero-label rows", f"None of the {rows:,} train rows has anything to train on{_first_reason(report)}. A run on them is refused.",
             "Choose a longer context, or another dataset.",
         )  # fmt: skip
     elif silent:
-        reason = first_reason(report)
+        reason = _first_reason(report)
         yield Finding(
             Grade.LOOK, "zero-label rows",
-            f"{_rows(silent)} of {rows:,} have nothing to train on ({_percent(silent, rows)}){reason}. The trainer leaves them out.",
+            f"{_rows(silent)} of {rows:,} {'has' if silent == 1 else 'have'} nothing to train on ({_percent(silent, rows)}){reason}. "
+            f"The trainer leaves {'it' if silent == 1 else 'them'} out.",
             "Choose a longer context, or drop them.", drop="zero_label",
         )  # fmt: skip
     else:
         yield Finding(Grade.FINE, "zero-label rows", "Every row has something to train on.")
     empty = sum(split.empty_rows for split in report.splits.values())
     if empty:
-        yield Finding(Grade.LOOK, "empty rows", f"{_rows(empty)} have no text, or an answer without any.", "Drop them.", drop="empty")
+        yield Finding(
+            Grade.LOOK, "empty rows", f"{_rows(empty, 'has', 'have')} no text, or an answer without any.", "Drop them.", drop="empty"
+        )
 
 
-def first_reason(report: DataReport) -> str:
+def _first_reason(report: DataReport) -> str:
     """Return why the first row with nothing to train on has nothing, to go behind such a count; empty if there is no such row."""
     return f": {report.zero_label[0].reason}" if report.zero_label else ""
 
@@ -110,7 +114,8 @@ def _cuts(report: DataReport) -> Iterator[Finding]:
     elif train.truncated_rows:
         yield Finding(
             Grade.LOOK, "length",
-            f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) are longer than {context:,} tokens; "
+            f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) {'is' if train.truncated_rows == 1 else 'are'} longer than "
+            f"{context:,} tokens; "
             f"{train.lost_tokens:,} tokens ({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
             f"A context of {_round_up(train.lengths.p99):,} holds 99% of the rows whole.",
         )  # fmt: skip
@@ -132,24 +137,27 @@ def _leakage(report: DataReport) -> Iterator[Finding]:
         return
     total = leak.exact + leak.near
     if total:
-        words = " and ".join(
-            part
-            for part in (f"{leak.exact:,} word for word" if leak.exact else "", f"{leak.near:,} nearly so" if leak.near else "")
-            if part
+        how = (
+            "word for word"
+            if not leak.near
+            else "nearly so"
+            if not leak.exact
+            else f"{leak.exact:,} word for word and {leak.near:,} nearly so"
         )
         first = leak.rows[0]
         yield Finding(
             Grade.LOOK, "leakage",
-            f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) are also trained on, {words}: row {first.val.row:,} is like "
+            f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'} also trained on, {how}: row "
+            f"{first.val.row:,} is like "
             f"train row {first.train.row:,}. val_loss will look better than it is.",
-            "Drop their likes from the rows to train on.", drop="leakage",
+            "Drop the rows like them from those to train on.", drop="leakage",
         )  # fmt: skip
     else:
-        yield Finding(Grade.FINE, "leakage", f"None of the {held_out:,} rows held out is like one that is trained on.")
+        yield Finding(Grade.FINE, "leakage", f"No row held out (of {held_out:,}) is like one that is trained on.")
     if leak.same_prompt:
         yield Finding(
             Grade.LOOK if leak.same_prompt > NOTABLE * held_out else Grade.FINE, "leakage",
-            f"{_rows(leak.same_prompt)} held out ask what a row to train on asks too, with another answer.",
+            f"{_rows(leak.same_prompt)} held out {'asks' if leak.same_prompt == 1 else 'ask'} what a row to train on asks too, with another answer.",
         )  # fmt: skip
 
 
@@ -164,7 +172,7 @@ def _contamination(report: DataReport) -> Iterator[Finding]:
         names = ", ".join(f"{benchmark.found:,} of {benchmark.name}" for benchmark in report.benchmarks if benchmark.found)
         yield Finding(
             Grade.LOOK, "benchmarks",
-            f"{_rows(report.contaminated_rows)} hold items of benchmarks ({names}): {first.split} row {first.row:,} has item {first.item:,} of {first.benchmark}.",
+            f"{_rows(report.contaminated_rows, 'holds', 'hold')} items of benchmarks ({names}): {first.split} row {first.row:,} has item {first.item:,} of {first.benchmark}.",
             "Drop these rows, or leave those items out of what you conclude.", drop="contamination",
         )  # fmt: skip
     else:
@@ -178,7 +186,7 @@ def _duplicates(report: DataReport) -> Iterator[Finding]:
     if total:
         yield Finding(
             Grade.LOOK if total > NOTABLE * rows else Grade.FINE, "duplicates",
-            f"{same.exact:,} rows repeat another one, and {same.near:,} more are nearly the same ({_percent(total, rows)} together).",
+            f"{_likes(same.exact, same.near)} ({_percent(total, rows)}).",
             "Drop all but the first of each.", drop="duplicates",
         )  # fmt: skip
     else:
@@ -223,8 +231,18 @@ def _packing(report: DataReport) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row" + ("" if count == 1 else "s")
+def _likes(exact: int, near: int) -> str:
+    if not near:
+        return _rows(exact, "repeats another one", "repeat another one")
+    if not exact:
+        return _rows(near, "is nearly the same as another one", "are nearly the same as another one")
+    return f"{_rows(exact, 'repeats another one', 'repeat another one')}, and {near:,} more {'is' if near == 1 else 'are'} nearly the same as one"
+
+
+def _rows(count: int, one: str = "", many: str = "") -> str:
+    """Count rows, with what they do."""
+    words = (f"{count:,} row", one) if count == 1 else (f"{count:,} rows", many)
+    return " ".join(filter(None, words))
 
 
 def _percent(part: int, whole: int) -> str:
