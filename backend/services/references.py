@@ -114,9 +114,10 @@ def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
     return [Use("report", f"{name}@{number}", id_) for id_, name, number in session.execute(query)]
 
 
-def users_of_tokenizer(session: Session, tokenizer_id: str) -> list[str]:
-    """Return the runs that were given a tokenizer."""
-    return [f"run “{name}”" for name in session.scalars(select(Run.name).where(Run.tokenizer_id == tokenizer_id))]
+def users_of_tokenizer(session: Session, tokenizer_id: str) -> list[Use]:
+    """Return the runs that were given a tokenizer. Reports on it are none: they go with it."""
+    rows = session.execute(select(Run.id, Run.name).where(Run.tokenizer_id == tokenizer_id).order_by(Run.created_at, Run.name))
+    return [Use("run", name, id_) for id_, name in rows]
 
 
 def users_of_architecture(session: Session, architecture_id: str) -> list[str]:

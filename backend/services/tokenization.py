@@ -35,15 +35,29 @@ class Token:
 
 @dataclass(frozen=True)
 class Tokenization:
-    """A text in tokens. `same`: decoding gives the text back. `cut`: only the first 50,000 characters were read."""
+    """A text in tokens. `decoded` is what they give back. `cut`: only the first 50,000 characters were read."""
 
     source: TokenizerSource
     tokens: list[Token]
-    characters: int
-    bytes: int
+    text: str
+    decoded: str
     words: int
-    same: bool
     cut: bool
+
+    @property
+    def characters(self) -> int:
+        """Characters that were read."""
+        return len(self.text)
+
+    @property
+    def bytes(self) -> int:
+        """Their number in UTF-8."""
+        return len(self.text.encode())
+
+    @property
+    def same(self) -> bool:
+        """Whether decoding gives the text back."""
+        return self.decoded == self.text
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -75,7 +89,7 @@ def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool
         loaded.token(index, piece, text[start:end])
         for index, piece, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
     ]
-    return Tokenization(source, tokens, len(text), len(text.encode()), count_words(text), same=back == text, cut=cut)
+    return Tokenization(source, tokens, text, back, count_words(text), cut)
 
 
 @dataclass(frozen=True)

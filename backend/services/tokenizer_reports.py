@@ -36,18 +36,27 @@ class Measure:
 
 @dataclass(frozen=True)
 class ReportView:
-    """A report. `tokenizers` and `datasets` are what the job found out about each, by name; empty until it has finished."""
+    """A report. `refs` name the tokenizers as `resolve_source` does.
+
+    `tokenizers` and `datasets` are what the job found out about each, by name; empty until it has finished.
+    """
 
     id: str
     job_id: str | None
     status: Status
     error: dict[str, Any]
     names: tuple[str, ...]
+    refs: tuple[str, ...]
     dataset_names: tuple[str, ...]
     tokenizers: list[dict[str, Any]]
     datasets: list[dict[str, Any]]
     measures: list[Measure]
     created_at: datetime
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its job is queued, running or being stopped."""
+        return self.status in ACTIVE
 
     @property
     def is_ready(self) -> bool:
@@ -122,7 +131,7 @@ def delete_report(ctx: Context, report_id: str, *, person: Person) -> None:
     require_builder(person)
     with ctx.db.write() as session:
         row = _find(session, report_id)
-        if _view(session, row).status in ACTIVE:
+        if _view(session, row).is_active:
             raise Conflict("The report is being measured.", remedy="Wait for its job, or stop it first.")
         session.delete(row)
 
@@ -163,6 +172,6 @@ def _view(session: Session, row: Analysis) -> ReportView:
     ]  # fmt: skip
     return ReportView(
         id=row.id, job_id=row.job_id, status=Status(job.status) if job else Status.FINISHED, error=dict(job.error or {}) if job else {},
-        names=tuple(names), dataset_names=tuple(datasets), tokenizers=result.get("tokenizers", []), datasets=result.get("datasets", []),
+        names=tuple(names), refs=tuple(row.config.get("refs", [])), dataset_names=tuple(datasets), tokenizers=result.get("tokenizers", []), datasets=result.get("datasets", []),
         measures=measures, created_at=row.created_at,
     )  # fmt: skip

@@ -13,12 +13,12 @@ from backend.db.base import new_id
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.names import clean_name, not_found
-from backend.errors import Conflict, InvalidInput
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
 from backend.services.datasets import resolve_version
 from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
-from backend.services.references import refuse_while_used, users_of_tokenizer
+from backend.services.references import Use, refuse_while_used, users_of_tokenizer
 
 KINDS: dict[str, str] = {
     "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
@@ -110,6 +110,21 @@ def get_tokenizer(ctx: Context, name_or_id: str) -> TokenizerView:
         return _view(session, _find(session, name_or_id))
 
 
+def list_tokenizer_users(ctx: Context, tokenizer_id: str) -> list[Use]:
+    """Return the runs that refer to a tokenizer: the reasons why it can't be deleted."""
+    with ctx.db.read() as session:
+        return users_of_tokenizer(session, tokenizer_id)
+
+
+def read_tokenizer_file(ctx: Context, tokenizer_id: str) -> bytes:
+    """Return the tokenizer.json of a tokenizer, which `tokenizers` and `transformers` load. Raises NotFound if it is not there."""
+    view = get_tokenizer(ctx, tokenizer_id)
+    path = ctx.artifacts.path(view.folder) / "tokenizer.json" if view.folder else None
+    if path is None or not path.is_file():
+        raise NotFound(f"The files of the tokenizer “{view.name}” are not there.", remedy="Train it again.")
+    return path.read_bytes()
+
+
 def rename_tokenizer(ctx: Context, tokenizer_id: str, name: str, *, person: Person) -> None:
     """Give a tokenizer another name. Raises Conflict if it is taken."""
     require_builder(person)
@@ -122,13 +137,20 @@ def rename_tokenizer(ctx: Context, tokenizer_id: str, name: str, *, person: Pers
 
 
 def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None:
-    """Delete a tokenizer with its files and the reports on it. Raises Conflict, naming the runs, while any refers to it, or while it is being trained."""
+    """Delete a tokenizer with its files and the reports on it.
+
+    Raises Conflict, naming the runs, while any refers to it, and while it is being trained or measured.
+    """
     require_builder(person)
     with ctx.db.write() as session:
         row = _find(session, tokenizer_id)
         refuse_while_used("tokenizer", row.name, users_of_tokenizer(session, row.id), remedy="Delete those runs first, or keep it.")
         if _view(session, row).status in ACTIVE:
             raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
+        mine = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(Analysis.tokenizer_id == row.id, Job.status.in_(ACTIVE))
+        refuse_while_used(
+            "tokenizer", row.name, [f"“{title}”, which is going on" for title in session.scalars(mine)], remedy="Wait, or stop it first."
+        )
         folder = row.folder
         session.execute(delete(Analysis).where(Analysis.tokenizer_id == row.id))
         session.delete(row)

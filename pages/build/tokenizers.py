@@ -1,121 +1,117 @@
-"""Tokenizers: train one on a dataset, see what there is."""
+"""Tokenizers: the list, one tokenizer (`?tokenizer=`), the form (`?train=1`), several side by side (`?compare=`, references by commas)."""
 
 from __future__ import annotations
 
-import uuid
-
 import streamlit as st
 
-from backend.domain.job_states import Status
+from backend.domain.job_states import ACTIVE
+from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.datasets import list_datasets
-from backend.services.tokenizers import KINDS, TokenizerView, delete_tokenizer, list_tokenizers, rename_tokenizer, train_tokenizer
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from backend.services.tokenizer_reports import MOST_TOKENIZERS
+from backend.services.tokenizer_sources import list_sources, resolve_source
+from backend.services.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
+from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
+from pages.components.row_link import back_link, row_link
+from pages.components.tokenizer_detail import PAGE, draw_tokenizer
+from pages.components.tokenizer_form import NAMES, draw_form
+from pages.components.tokenizer_report import draw_reports
+from pages.components.tokenizer_text import draw_text
 from pages.components.words import ago
 
-SHAPE = [2.6, 1.5, 1.4, 1.6, 2.1, 1.2, 1]
-LEARNS_FROM = ("text", "chat", "instruction", "preference")
-NAMES = {"bpe": "Byte-level BPE", "byte": "Plain bytes"}
+SHAPE = [2.3, 1.2, 3.5, 1.0]
 
 
-def draw_form(ctx: Context, person: Person) -> None:
-    """Draw the form that trains a tokenizer."""
-    usable = [dataset for dataset in list_datasets(ctx) if dataset.newest is not None and dataset.kind in LEARNS_FROM]
-    if not usable:
-        empty_state("A tokenizer learns from a dataset, and there is none yet.", page="build/datasets.py", label="Import a dataset")
-        return
-    names = [dataset.name for dataset in sorted(usable, key=lambda dataset: LEARNS_FROM.index(dataset.kind))]
-    wanted = st.query_params.get("dataset", "")
-    with st.container(border=True):
-        st.subheader("Train a tokenizer", anchor=False)
-        kind = st.segmented_control(
-            "Kind",
-            list(KINDS),
-            default="bpe",
-            required=True,
-            key="tokenizer_kind",
-            format_func=lambda k: NAMES[k],
-            label_visibility="collapsed",
-        )
-        st.caption(KINDS[kind])
-        left, middle, right = st.columns(3, vertical_alignment="bottom")
-        dataset = left.selectbox(
-            "Dataset",
-            names,
-            index=names.index(wanted) if wanted in names else 0,
-            key="tokenizer_dataset",
-            help="Its training part is read.",
-        )
-        vocabulary = middle.number_input(
-            "Vocabulary, tokens", 262, 200_000, 2048, step=256, key="tokenizer_vocabulary", disabled=kind == "byte",
-            help="More tokens: shorter sequences, and a larger embedding. 2,048 suits a network of a million parameters, 32,000 one of a billion.",
-        )  # fmt: skip
-        suggested = f"{dataset}-bpe-{vocabulary}" if kind == "bpe" else f"{dataset}-bytes"
-        name = right.text_input("Name", value=suggested, key=f"tokenizer_name_{suggested}")
-        st.session_state.setdefault("tokenizer_once", uuid.uuid4().hex)
-        if st.button("Train", type="primary", icon=":material/play_arrow:", key="tokenizer_train"):
-            with errors_shown():
-                train_tokenizer(
-                    ctx, name=name or "", dataset=dataset, vocab_size=int(vocabulary), kind=kind, person=person,
-                    idempotency_key=st.session_state.pop("tokenizer_once"),
-                )  # fmt: skip
-                st.rerun()
-
-
-def draw_row(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
-    """Draw one tokenizer."""
+def draw_row(tokenizer: TokenizerView) -> None:
+    """Draw one line of the list."""
     columns = st.columns(SHAPE, vertical_alignment="center")
-    columns[0].markdown(f":material/match_word: **{plain(tokenizer.name)}**")
-    columns[1].caption(NAMES.get(tokenizer.kind, tokenizer.kind))
-    columns[2].text(f"{tokenizer.vocab_size:,} tokens" if tokenizer.vocab_size else "–")
+    with columns[0]:
+        row_link(tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}")
+    columns[1].badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="gray")
     rate = tokenizer.facts.get("bytes_per_token")
-    columns[3].text(f"{rate:.2f} bytes a token" if rate else "–")
-    with columns[4]:
-        if tokenizer.dataset:
-            name = tokenizer.dataset.rpartition("@")[0]
-            st.page_link("build/datasets.py", label=plain(tokenizer.dataset), icon=":material/database:", query_params={"dataset": name})
-    with columns[5]:
+    facts = [
+        f"{tokenizer.vocab_size:,} tokens" if tokenizer.vocab_size else "",
+        f"{rate:.2f} bytes a token" if rate else "",
+        f"from {plain(tokenizer.dataset)}" if tokenizer.dataset else "",
+        ago(tokenizer.created_at),
+    ]
+    columns[2].caption(" · ".join(fact for fact in facts if fact))
+    with columns[3]:
         status_badge(tokenizer.status)
-    with columns[6].popover("", icon=":material/more_horiz:", key=f"more_{tokenizer.id}", help="Rename or delete"):
-        st.caption(f"Made {ago(tokenizer.created_at)}")
-        name = st.text_input("Name", value=tokenizer.name, key=f"name_{tokenizer.id}")
-        if st.button("Rename", key=f"rename_{tokenizer.id}", icon=":material/edit:"):
-            with errors_shown():
-                rename_tokenizer(ctx, tokenizer.id, name or "", person=person)
-                st.rerun()
-        if st.button("Delete", key=f"delete_{tokenizer.id}", icon=":material/delete:"):
-            with errors_shown():
-                delete_tokenizer(ctx, tokenizer.id, person=person)
-                st.rerun()
-    if tokenizer.status is Status.FAILED:
-        st.caption(
-            f":red[{plain(str(tokenizer.error.get('cause') or 'No cause was reported.'))}] {plain(str(tokenizer.error.get('remedy') or ''))}"
-        )
 
 
-def draw_list(ctx: Context, person: Person) -> None:
-    """Draw the tokenizers; fresh every second while one is being trained."""
-    active = any(t.status in {Status.QUEUED, Status.RUNNING} for t in list_tokenizers(ctx))
+def draw_list(ctx: Context) -> None:
+    """Draw the tokenizers, with a search; fresh every second while one is being trained."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        wanted = st.text_input("Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
+        st.space("stretch")
+        if st.button("Compare", icon=":material/compare:", key="tokenizers_compare"):
+            st.switch_page(PAGE, query_params={"compare": ",".join(source.ref for source in list_sources(ctx)[:2])})
+        if st.button("Train a tokenizer", type="primary", icon=":material/add:", key="tokenizers_train"):
+            st.switch_page(PAGE, query_params={"train": "1"})
+    active = any(tokenizer.status in ACTIVE for tokenizer in list_tokenizers(ctx))
 
     @st.fragment(run_every=1 if active else None)
     def rows() -> None:
-        tokenizers = list_tokenizers(ctx)
-        if active and not any(t.status in {Status.QUEUED, Status.RUNNING} for t in tokenizers):
+        found = [one for one in list_tokenizers(ctx) if wanted.lower() in f"{one.name} {one.kind} {one.dataset}".lower()]
+        if active and not any(tokenizer.status in ACTIVE for tokenizer in found):
             st.rerun()
-        if not tokenizers:
-            st.caption("No tokenizers yet. A network needs one before it can be trained from scratch.")
+        if not found:
+            empty_state(
+                f"Nothing here matches “{plain(wanted)}”."
+                if wanted
+                else "No tokenizers yet. A network needs one before it can be trained from scratch."
+            )
             return
         with st.container(border=True, gap="xsmall"):
-            for tokenizer in tokenizers:
-                draw_row(ctx, person, tokenizer)
+            for tokenizer in found:
+                draw_row(tokenizer)
 
     rows()
-    ready = list_tokenizers(ctx, ready=True)
-    if ready:
-        st.page_link("build/architectures.py", label="Design an architecture for it", icon=":material/schema:")
 
 
-with page_frame("Tokenizers", "How text is cut into tokens. A tokenizer can write any text, whatever it was trained on.") as (ctx, person):
-    draw_form(ctx, person)
-    draw_list(ctx, person)
+def draw_comparison(ctx: Context, person: Person) -> None:
+    """Draw several tokenizers on one text, then what they make of datasets."""
+    sources = {source.ref: source for source in list_sources(ctx)}
+    asked = []
+    for ref in filter(None, st.query_params["compare"].split(",")):
+        try:
+            source = resolve_source(ctx, ref)
+        except RoundhouseError:
+            continue  # deleted since the address was written
+        sources.setdefault(source.ref, source)
+        asked.append(source.ref)
+    if not sources:
+        empty_state("There is no tokenizer yet, of one's own or of a base.", page=PAGE, label="Train one")
+        return
+    chosen = st.multiselect(
+        "Tokenizers", list(sources), default=list(dict.fromkeys(asked))[:MOST_TOKENIZERS], max_selections=MOST_TOKENIZERS, key="compare_tokenizers",
+        format_func=lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)"), placeholder="Choose what to compare",
+        help="Your own, and those of bases. Checkpoints of runs carry the tokenizer they learnt with.",
+    )  # fmt: skip
+    if not chosen:
+        st.caption("Choose at least one tokenizer.")
+        return
+    among = [sources[ref] for ref in chosen]
+    draw_text(ctx, among, key="compare")
+    st.subheader("On datasets", anchor=False)
+    draw_reports(ctx, person, among)
+
+
+with page_frame("Tokenizers", "How text is cut into tokens. A tokenizer of your own can write any text, whatever it was trained on.") as (
+    ctx,
+    person,
+):
+    if "train" in st.query_params or "dataset" in st.query_params:
+        back_link("All tokenizers", page=PAGE, key="tokenizers_back")
+        made = draw_form(ctx, person)
+        if made is not None:
+            st.switch_page(PAGE, query_params={"tokenizer": made.id})
+    elif "tokenizer" in st.query_params:
+        back_link("All tokenizers", page=PAGE, key="tokenizers_back")
+        draw_tokenizer(ctx, person, get_tokenizer(ctx, st.query_params["tokenizer"]))
+    elif "compare" in st.query_params:
+        back_link("All tokenizers", page=PAGE, key="tokenizers_back")
+        draw_comparison(ctx, person)
+    else:
+        draw_list(ctx)

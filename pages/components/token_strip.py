@@ -20,8 +20,9 @@ _strip = st.components.v2.component(
 
 MAX_CHIPS = 4000
 MAX_CHARACTERS = 60
-Mark = Literal["", "special", "muted", "trained", "one", "two"]
-"""special: no text of the writer's; muted: plays no part; trained: what a loss is taken on; one, two: neighbours told apart."""
+Mark = Literal["", "special", "unknown", "bytes", "muted", "trained", "one", "two"]
+"""special: no text of the writer's; unknown: text that is lost; bytes: a part of a character, in hexadecimal digits; muted: plays no part;
+trained: what a loss is taken on; one, two: neighbours told apart."""
 
 
 def token_strip(

@@ -17,7 +17,7 @@ from backend.domain.families import FAMILIES, OPTIONAL_FIELDS
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.context import LOCAL, Context
 from backend.services.datasets import get_dataset, import_dataset, list_datasets
-from backend.services.tokenizers import list_tokenizers, train_tokenizer
+from backend.services.tokenizers import train_tokenizer
 from backend.services.uploads import save_upload
 from tests.backend.services.job_work import do_job
 
@@ -140,20 +140,6 @@ def test_rename_and_archive_on_the_page(site: Context) -> None:
     assert [view.name for view in list_datasets(site, archived=True)] == ["after"]
 
 
-def test_tokenizer_is_trained_from_the_page_once(site: Context) -> None:
-    dataset(site, "mill", [{"instruction": "Who?", "output": "The miller."}] * 5)
-    app = open_page("build/tokenizers.py")
-    assert_sound(app)
-    app.number_input(key="tokenizer_vocabulary").set_value(300).run()
-    app.button(key="tokenizer_train").click().run()
-    assert_sound(app)
-    (tokenizer,) = list_tokenizers(site)
-    assert (tokenizer.name, tokenizer.dataset) == ("mill-bpe-300", "mill@1")
-    app.button(key="tokenizer_train").click().run()
-    assert "already a tokenizer" in app.error[0].value
-    assert len(list_tokenizers(site)) == 1
-
-
 def test_architecture_explains_what_is_impossible_beside_the_field(site: Context) -> None:
     app = open_page("build/architectures.py")
     assert_sound(app)
@@ -200,6 +186,28 @@ def test_the_kind_of_attention_decides_the_key_value_heads(site: Context) -> Non
     app.segmented_control(key="architecture_kind").select("MHA").run()
     assert_sound(app)
     assert [view.config.num_kv_heads for view in list_architectures(site)] == [1]
+
+
+def test_memory_follows_what_is_trained_and_the_largest_micro_batch_follows_the_device(site: Context) -> None:
+    app = open_page("build/architectures.py")
+    app.selectbox(key="architecture_device").select("A GPU of 24 GB").run()
+    figures = {each.label: str(each.value) for each in app.metric}
+    assert figures["At the peak"].endswith("MB")
+    smaller = int(figures["Largest micro-batch"].replace(",", ""))
+    app.selectbox(key="architecture_device").select("A GPU of 80 GB").run()
+    app.checkbox(key="architecture_recompute").check().run()
+    app.number_input(key="architecture_rank").set_value(8).run()
+    app.number_input(key="architecture_devices").set_value(4).run()
+    app.segmented_control(key="architecture_sharding").select("fsdp").run()
+    assert_sound(app)
+    figures = {each.label: str(each.value) for each in app.metric}
+    assert int(figures["Largest micro-batch"].replace(",", "")) > 3 * smaller
+    app.text_input(key="architecture_context").input("64").run()  # the length of a sequence follows
+    assert app.number_input(key="architecture_length").value == 64
+    app.text_input(key="architecture_width").input("16384").run()
+    app.text_input(key="architecture_num_layers").input("128").run()
+    assert_sound(app)
+    assert {each.label: each.value for each in app.metric}["Largest micro-batch"] == "none fits"
 
 
 def test_architecture_from_yaml_fills_the_form(site: Context) -> None:
