@@ -22,10 +22,10 @@ ROLES = {
     "model": "assistant", "ai": "assistant", "function_call": "assistant", "tool": "tool", "function": "tool", "observation": "tool",
     "ipython": "tool",
 }  # fmt: skip
-_ROLE_KEYS = ("role", "from", "speaker", "author")
-_CONTENT_KEYS = ("content", "value", "text", "message")
-_CALL_KEYS = ("tool_calls", "function_call")
-_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+ROLE_KEYS = ("role", "from", "speaker", "author")
+CONTENT_KEYS = ("content", "value", "text", "message")
+CALL_KEYS = ("tool_calls", "function_call")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
@@ -37,12 +37,12 @@ def is_transcript(value: Any) -> bool:
 def is_message(value: Any) -> bool:
     """Whether a value looks like one turn of a conversation."""
     return (
-        isinstance(value, dict) and any(key in value for key in _ROLE_KEYS) and any(key in value for key in (*_CONTENT_KEYS, *_CALL_KEYS))
+        isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
     )
 
 
 def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> str:
-    value = next((turn[key] for key in _CONTENT_KEYS if turn.get(key) is not None), None)
+    value = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), None)
     if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
         value = "".join(part["text"] for part in value)  # OpenAI's content parts
     if value is None and may_lack:
@@ -54,16 +54,16 @@ def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = Fa
 
 def _message(turn: dict[str, Any], *, name: str, place: int) -> dict[str, Any]:
     """Return one turn as an OpenAI message, with the calls of tools and the reasoning that it holds."""
-    given = next((turn[key] for key in _ROLE_KEYS if turn.get(key) is not None), None)
+    given = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
     role = ROLES.get(str(given).lower())
     if role is None:
         raise RowProblem(f"turn {place} of `{name}` has the unknown role {given!r} (known: user, assistant, system, tool, human, gpt, ...)")
-    calls = next((turn[key] for key in _CALL_KEYS if turn.get(key)), None) if role == "assistant" else None
+    calls = next((turn[key] for key in CALL_KEYS if turn.get(key)), None) if role == "assistant" else None
     if str(given).lower() == "function_call" and calls is None:  # ShareGPT: the turn's text is the call
         calls = _content(turn, name=name, place=place)
         return {"role": role, "content": "", "tool_calls": tool_calls_of(calls, name=name, place=place)}
     message: dict[str, Any] = {"role": role, "content": _content(turn, name=name, place=place, may_lack=calls is not None)}
-    reasoning = next((turn[key] for key in _REASONING_KEYS if isinstance(turn.get(key), str)), "")
+    reasoning = next((turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str)), "")
     if role == "assistant" and reasoning.strip():  # in the text, where every network that thinks aloud writes it
         message["content"] = f"<think>\n{reasoning.strip()}\n</think>\n\n{message['content']}"
     if calls is not None:

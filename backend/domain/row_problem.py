@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from backend.errors import InvalidInput
 
 
 class RowProblem(InvalidInput):
-    """A row that can't be used. `reason` says why, in words for the person who owns the file."""
+    """A row that can't be used. `reason` says why, in words for the person who owns the file; `raw` is how the row begins, where that is known."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, raw: str = "") -> None:
         super().__init__(reason, field="mapping")
-        self.reason = reason
+        self.reason, self.raw = reason, raw
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row left out: the file of the source ("" where there is one), the line or row in it (from 1), why, and how it begins."""
+
+    file: str
+    row: int
+    reason: str
+    raw: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"{self.file}, row {self.row:,}" if self.file else f"row {self.row:,}"
+
+    def as_dict(self, *, raw: int) -> dict[str, Any]:
+        """Return plain values; of the raw row at most `raw` characters."""
+        named = {"file": self.file} if self.file else {}
+        return {**named, "row": self.row, "reason": self.reason, "raw": self.raw[:raw]}

@@ -7,9 +7,12 @@ the element) it began at. Memory is bounded by the longest row allowed, never by
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from backend.domain.json_stream import iter_json_rows, parse_json
@@ -24,7 +27,9 @@ TEXTS = (".txt", ".md")
 SEEKING = (".parquet", ".arrow", ".feather", ".zip")  # packed within; their index is at the end
 END_OF_TEXT = b"<|endoftext|>"
 MAX_ROW_BYTES = 8 * 2**20
-MAX_DOCUMENT_BYTES = 64 * 2**20  # a longer document is cut into several at a line break
+MAX_DOCUMENT_BYTES = 16 * 2**20  # a longer document is cut into several at a line break
+RAW_CHARACTERS = 2000
+_TOO_LONG = "\udcff"  # stands for a line that was passed over; no decoded text looks like it alone
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HEADER_NAMES = frozenset(
     [
@@ -75,9 +80,9 @@ def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def iter_lines(chunks: Iterable[bytes], *, longest: int = MAX_ROW_BYTES) -> Iterator[tuple[int, bytes | RowProblem]]:
+def iter_lines(chunks: Iterable[bytes], *, longest: int = MAX_ROW_BYTES, first: int = 1) -> Iterator[tuple[int, bytes | RowProblem]]:
     """Split chunks into numbered lines without their line ends; a line over `longest` bytes is a problem and is skipped."""
-    number, rest, skipping = 1, b"", False
+    number, rest, skipping = first, b"", False
     too_long = RowProblem(f"the line is longer than {longest / 2**20:g} MB")
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
@@ -101,21 +106,25 @@ def _decode(line: bytes) -> str:
         raise RowProblem(f"the line is not UTF-8 (byte 0x{line[error.start]:02X} at column {error.start + 1})") from None
 
 
-def _iter_jsonl(chunks: Iterable[bytes]) -> Iterator[NumberedRow]:
-    for number, line in iter_lines(chunks):
+def _raw(line: bytes) -> str:
+    return line[:RAW_CHARACTERS].decode("utf-8", "replace")
+
+
+def _iter_jsonl(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
+    for number, line in iter_lines(chunks, first=first):
         if isinstance(line, RowProblem):
             yield number, line
         elif line.strip():
             try:
                 yield number, parse_json(_decode(line))
             except RowProblem as problem:
-                yield number, problem
+                yield number, RowProblem(problem.reason, raw=_raw(line))
 
 
-def _iter_txt(chunks: Iterable[bytes]) -> Iterator[NumberedRow]:
+def _iter_txt(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
     """One row per document; a line `<|endoftext|>` ends a document."""
-    start, parts, size = 1, list[str](), 0
-    for number, line in iter_lines(chunks, longest=MAX_DOCUMENT_BYTES):
+    start, parts, size = first, list[str](), 0
+    for number, line in iter_lines(chunks, longest=MAX_DOCUMENT_BYTES, first=first):
         ends = isinstance(line, bytes) and line.strip() == END_OF_TEXT
         if ends or size > MAX_DOCUMENT_BYTES:
             if any(part.strip() for part in parts):
@@ -129,13 +138,13 @@ def _iter_txt(chunks: Iterable[bytes]) -> Iterator[NumberedRow]:
             parts.append(_decode(line))
             size += len(line) + 1
         except RowProblem as problem:
-            yield number, problem
+            yield number, RowProblem(problem.reason, raw=_raw(line) if isinstance(line, bytes) else problem.raw)
     if any(part.strip() for part in parts):
         yield start, {"text": "\n".join(parts).strip("\n")}
 
 
-def _iter_prompt_lines(chunks: Iterable[bytes]) -> Iterator[NumberedRow]:
-    for number, line in iter_lines(chunks):
+def _iter_prompt_lines(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
+    for number, line in iter_lines(chunks, first=first):
         try:
             if isinstance(line, RowProblem):
                 raise line
@@ -156,64 +165,145 @@ def _is_header(fields: list[str]) -> bool:
     return not (len(names) >= 4 and re.fullmatch("[A-H]", names[-1]))
 
 
-def _iter_csv(chunks: Iterable[bytes], *, delimiter: str) -> Iterator[NumberedRow]:
+@dataclass(frozen=True)
+class CsvShape:
+    """How a CSV file is written. `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file."""
+
+    delimiter: str
+    quoted: bool
+    header: tuple[str, ...]
+    has_header: bool
+    header_lines: int
+
+
+def csv_shape(head: bytes, *, suffix: str, is_whole: bool = True) -> tuple[CsvShape, int]:
+    """Find delimiter and header from the beginning of a CSV file; return them with the bytes that the header takes.
+
+    Raises InvalidInput where there is no first row.
+    """
     csv.field_size_limit(MAX_ROW_BYTES)
-    too_long = "\udcff"  # stands for a line that was skipped; no decoded text looks like it alone
+    quoted = suffix != ".tsv"
+    delimiter = "\t" if suffix == ".tsv" else _delimiter(head)
+    taken = lines = 0
+    fields: list[str] = []
+    while not fields:
+        fields, size, count = _first_row(head[taken:], delimiter=delimiter, quoted=quoted)
+        taken, lines = taken + size, lines + count
+        if not count:
+            raise InvalidInput("The CSV file has no first row.", remedy="Its first line must name the columns.", field="source")
+    has_header = _is_header(fields)
+    header = tuple(name.strip() for name in fields) if has_header else tuple(f"column{i + 1}" for i in range(len(fields)))
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"Two columns are named {twice!r}.", remedy="Name each column of the CSV file differently.", field="source")
+    return CsvShape(delimiter, quoted, header, has_header, lines), taken
+
+
+def _delimiter(head: bytes) -> str:
+    """Return the comma where it parts the first row, else what parts the first two rows alike."""
+    rows = {}
+    for delimiter in (",", ";", "\t", "|"):
+        first, size, _ = _first_row(head, delimiter=delimiter, quoted=True)
+        second, _, _ = _first_row(head[size:], delimiter=delimiter, quoted=True)
+        rows[delimiter] = len(first) if delimiter == "," or len(second) in (0, len(first)) else 1
+    return "," if rows[","] > 1 else max(rows, key=lambda delimiter: rows[delimiter])
+
+
+def _first_row(head: bytes, *, delimiter: str, quoted: bool) -> tuple[list[str], int, int]:
+    """Return the fields of the first row, and its bytes and lines; nothing of it where it can't be read."""
+    taken: list[int] = []
 
     def lines() -> Iterator[str]:
-        for _, line in iter_lines(chunks):
-            # bytes that are not UTF-8 become lone surrogates, so that quotes around them still match
-            yield (too_long if isinstance(line, RowProblem) else line.decode("utf-8", "surrogateescape")) + "\n"
+        for line in io.BytesIO(head):
+            taken.append(len(line))
+            yield line.rstrip(b"\r\n").decode("utf-8", "surrogateescape") + "\n"
 
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE)
-    header: list[str] | None = None
+    try:
+        fields: list[str] = next(_csv_reader(lines(), delimiter=delimiter, quoted=quoted), [])
+    except csv.Error:
+        fields = [head[: taken[0]].decode("utf-8", "replace").strip()]
+        del taken[1:]
+    return fields, sum(taken), len(taken)
+
+
+def _csv_reader(lines: Iterable[str], *, delimiter: str, quoted: bool) -> Any:
+    return csv.reader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+
+
+def iter_csv_rows(
+    lines: Iterable[bytes | RowProblem], *, shape: CsvShape, first: int = 1, is_enough: Callable[[], bool] | None = None
+) -> Iterator[NumberedRow]:
+    """Parse the lines of a CSV file, of which the next is numbered `first`, as rows; stop between two rows when that is enough."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    too_long: list[RowProblem] = []
+
+    def texts() -> Iterator[str]:
+        for line in lines:
+            if isinstance(line, RowProblem):
+                too_long.append(line)
+                yield _TOO_LONG + "\n"
+            else:
+                # bytes that are not UTF-8 become lone surrogates, so that quotes around them still match
+                yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape") + "\n"
+
+    reader = _csv_reader(texts(), delimiter=shape.delimiter, quoted=shape.quoted)
     while True:
-        number = reader.line_num + 1
+        number = first + reader.line_num
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             yield number, RowProblem(f"the row can't be read: {error} (is a quotation mark missing or too many?)")
-            continue
-        if not fields:
-            continue
-        if header is None:
-            has_header = _is_header(fields)
-            header = [name.strip() for name in fields] if has_header else [f"column{i + 1}" for i in range(len(fields))]
-            if has_header:
-                continue
-        yield number, _csv_row(fields, header=header, too_long=too_long)
+        else:
+            if fields:
+                yield number, _csv_row(fields, shape=shape, too_long=too_long)
+        if is_enough is not None and is_enough():
+            return
 
 
-def _csv_row(fields: list[str], *, header: list[str], too_long: str) -> dict[str, Any] | RowProblem:
-    whole = "".join(fields)
-    if whole.strip("\n") == too_long:
-        return RowProblem(f"the line is longer than {MAX_ROW_BYTES / 2**20:g} MB")
+def _csv_row(fields: list[str], *, shape: CsvShape, too_long: list[RowProblem]) -> dict[str, Any] | RowProblem:
+    whole = shape.delimiter.join(fields)
+    if whole.strip("\n") == _TOO_LONG:
+        return too_long.pop(0)
+    raw = _raw(whole[:RAW_CHARACTERS].encode("utf-8", "surrogateescape"))
     if "\x00" in whole:
-        return RowProblem("the row contains a NUL character")
+        return RowProblem("the row contains a NUL character", raw=raw)
     bad = re.search("[\udc80-\udcff]", whole)
     if bad:
-        return RowProblem(f"the row is not UTF-8 (byte 0x{ord(bad.group(0)) - 0xDC00:02X})")
+        return RowProblem(f"the row is not UTF-8 (byte 0x{ord(bad.group(0)) - 0xDC00:02X})", raw=raw)
+    header = shape.header
     if len(fields) != len(header):
-        return RowProblem(f"the row has {len(fields)} fields, the header has {len(header)} ({', '.join(header)[:200]})")
+        return RowProblem(f"the row has {len(fields)} fields, the header has {len(header)} ({', '.join(header)[:200]})", raw=raw)
     return dict(zip(header, fields, strict=True))
 
 
-def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False) -> Iterator[NumberedRow]:
-    """Parse rows out of a stream of bytes.
+def iter_csv(chunks: Iterable[bytes], *, suffix: str) -> Iterator[NumberedRow]:
+    """Parse a whole CSV file, header first; the header must be within the first chunk."""
+    stream = iter(chunks)
+    head = next((chunk for chunk in stream if chunk), b"")
+    if not head.strip():
+        return
+    shape, taken = csv_shape(head, suffix=suffix)
+    skipped, lines = (taken, shape.header_lines) if shape.has_header else (0, 0)
+    rest = itertools.chain([head[skipped:]], stream)
+    yield from iter_csv_rows((line for _, line in iter_lines(rest)), shape=shape, first=lines + 1)
+
+
+def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False, first: int = 1) -> Iterator[NumberedRow]:
+    """Parse rows out of a stream of bytes, of which the next line is numbered `first`.
 
     `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are not text.
     """
     checked = _checked(chunks)
     if suffix in TEXTS:
-        return _iter_prompt_lines(checked) if lines_are_prompts else _iter_txt(checked)
+        return _iter_prompt_lines(checked, first=first) if lines_are_prompts else _iter_txt(checked, first=first)
     if suffix in (".jsonl", ".ndjson"):
-        return _iter_jsonl(checked)
+        return _iter_jsonl(checked, first=first)
     if suffix == ".json":
         return iter_json_rows(checked, longest=MAX_ROW_BYTES)
     if suffix in (".csv", ".tsv"):
-        return _iter_csv(checked, delimiter="," if suffix == ".csv" else "\t")
+        return iter_csv(checked, suffix=suffix)
     raise InvalidInput(f"A {suffix} file is not text and can't be read as a stream.", field="source")
 
 

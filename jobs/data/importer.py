@@ -1,39 +1,47 @@
-"""Import a dataset: recognise, convert, reject with reasons, split, hash, publish. Memory is bounded, whatever the file's size."""
+"""Import a dataset: recognise, convert, reject with reasons, split, hash, publish. Memory is bounded, whatever the source's size.
+
+Blocks of the source are parsed by two threads (Arrow's parsers and NumPy leave the interpreter free) and written in their order by this one.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from backend.domain.recognise_rows import recognise
-from backend.domain.row_problem import RowProblem
-from backend.domain.row_readers import NumberedRow
-from backend.domain.rows import DatasetKind, apply_mapping, canonical_json, check_mapping
+from backend.domain.row_problem import BadRow, RowProblem
+from backend.domain.rows import DatasetKind, check_mapping
 from backend.errors import InvalidInput, JobFailed
-from jobs.data.readers import RowSource
-from jobs.data.splitting import MIN_DOCUMENTS, cut_text, exact_val_rows, hash_fraction
-from jobs.data.writing import DatasetWriter, publish, temporary_folder
+from backend.text_encoding import check_encoding
+from jobs.data.columns import plan_columns
+from jobs.data.parsing import Parsed, Parser, rows_of
+from jobs.data.parts import State, join_parts, key_of, part_folder, workplace
+from jobs.data.readers import Block, RowSource
+from jobs.data.splitting import Splitter
+from jobs.data.writing import DatasetWriter, publish
 from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
-SHOWN_REJECTED = 200
-HELD_ROWS, HELD_CHARACTERS = 1000, 64 * 2**20  # below this a dataset is small, and its split exact
+HEAD_ROWS, HEAD_BYTES = 1000, 64 * 2**20
 REPORT_EVERY_S = 0.5
-NO_SPLIT = frozenset({DatasetKind.BENCHMARK, DatasetKind.PROMPTS})
-FORMAT_VERSION = 1
+PARSERS, BLOCKS_AHEAD = 2, 6
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
 class ImportResult:
     """What an import made.
 
-    `rejected` holds the first 200 rows that could not be used, as {"row", "reason"}. `bytes` is the size on disk, `text_bytes` that of
-    the text. When texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`.
+    `rejected` holds the first 200 rows that could not be used, as {"file" (of several), "row", "reason", "raw"}; all are in the folder's
+    `rejected.jsonl`. `ignored` holds the files left out, as {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the text. When
+    texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`. `resumed` says that an earlier
+    try was gone on with.
     """
 
     kind: str
@@ -50,10 +58,13 @@ class ImportResult:
     columns: list[str]
     unigram_byte_entropy_bits: float
     reason: str
+    files: int = 1
+    ignored: tuple[dict[str, str], ...] = ()
+    resumed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; the folder as text."""
-        return {**asdict(self), "folder": str(self.folder)}
+        return {**asdict(self), "folder": str(self.folder), "ignored": list(self.ignored)}
 
 
 def import_dataset(
@@ -67,56 +78,166 @@ def import_dataset(
     seed: int = 0,
     keep_good: bool = True,
     encoding: str | None = None,
+    part_s: float = 20.0,
 ) -> ImportResult:
     """Import a file, a folder or a zip into `<out_root>/<first 16 of the content hash>/`.
 
     `kind` and `mapping` (source column -> field, see backend.domain.rows) are recognised when left out. The same content, kind and
     split give the same folder. With `keep_good` bad rows are left out and listed, with their raw beginning, in `rejected.jsonl`; without it the
-    first ends the import. `encoding` names how text is encoded where it is not UTF-8 (a mark at the beginning tells UTF-16). Raises InvalidInput
+    first ends the import. `encoding` names how text is encoded where it is not UTF-8 (a mark at the beginning tells UTF-16). About every `part_s`
+    seconds what is finished is put by: an import of the same unchanged source goes on from there within a day. Raises InvalidInput
     if the source, the kind or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed when stopped on request.
     """
     wanted = _checked_kind(kind)
     if not 0 <= val_fraction < 1:
         raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
-    rows = RowSource(source, lines_are_prompts=wanted is DatasetKind.PROMPTS)
-    numbered = iter(rows)
-    head = list(_head(numbered))
-    sample = [row for _, row in head if isinstance(row, dict)]
-    columns = list(dict.fromkeys(str(column) for row in sample for column in row))
+    rows = RowSource(source, lines_are_prompts=wanted is DatasetKind.PROMPTS, encoding=check_encoding(encoding) if encoding else None)
+    sample, bad = _head(rows)
     if not sample:
-        raise _nothing_usable(source.name, [_shown(number, row) for number, row in head if isinstance(row, RowProblem)])
+        raise _nothing_usable(source.name, [row.as_dict(raw=0) for row in bad])
     final_kind, final_mapping, reason = _decide(sample, kind=wanted, mapping=mapping)
     reporter.log(f"Reading {source.name} as {final_kind}: {reason}.")
-    with temporary_folder(out_root) as folder:
-        writer = DatasetWriter(folder, kind=final_kind)
-        rejected: list[dict[str, Any]] = []
-        writer.note(f"{FORMAT_VERSION} {final_kind} {val_fraction:.6f} {seed}")
-        good = _convert(itertools.chain(head, numbered), kind=final_kind, mapping=final_mapping, writer=writer, rejected=rejected)
-        _split_and_write(_reported(good, source=rows, reporter=reporter), writer, kind=final_kind, val_fraction=val_fraction, seed=seed)
-        writer.close()
-        if writer.count("train") == 0:
-            raise _nothing_usable(source.name, rejected)
+    for item in rows.ignored[:20]:
+        reporter.log(f"Left out {item.file}: {item.reason}.")
+    parser = Parser(final_kind, final_mapping, plan_columns(sample, kind=final_kind, mapping=final_mapping))
+    settings = {
+        "format": FORMAT_VERSION, "kind": final_kind, "mapping": final_mapping, "val_fraction": val_fraction, "seed": seed,
+        "keep_good": keep_good, "encoding": encoding,
+    }  # fmt: skip
+    with workplace(out_root, key_of(rows.listing, settings)) as folder:
+        header = f"{FORMAT_VERSION} {final_kind} {val_fraction:.6f} {seed}"
+        splitter = Splitter(kind=final_kind, val_fraction=val_fraction, seed=seed)
+        work = _Work(rows, parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter)
+        writer = work.run()
+        tally = writer.tally
+        if tally.train_rows == 0:
+            raise _nothing_usable(source.name, tally.rejected)
+        whole = join_parts(folder, work.state.parts + 1, kind=final_kind)
         result = ImportResult(
-            kind=final_kind.value,
-            mapping=dict(final_mapping),
-            rows=writer.num_rows,
-            train_rows=writer.count("train"),
-            val_rows=writer.count("val"),
-            rejected_count=writer.rejected_count,
-            rejected=rejected,
-            content_hash=writer.content_hash,
-            folder=out_root / writer.content_hash[:16],
-            bytes=sum(file.stat().st_size for file in folder.iterdir()),
-            text_bytes=writer.text_bytes,
-            columns=columns,
-            unigram_byte_entropy_bits=writer.byte_entropy_bits(),
-            reason=reason,
-        )
+            kind=final_kind.value, mapping=dict(final_mapping), rows=tally.rows, train_rows=tally.train_rows, val_rows=tally.val_rows,
+            rejected_count=tally.rejected_count, rejected=tally.rejected, content_hash=writer.content_hash,
+            folder=out_root / writer.content_hash[:16], bytes=sum(file.stat().st_size for file in whole.iterdir()), text_bytes=tally.text_bytes,
+            columns=list(dict.fromkeys(str(column) for row in sample for column in row)),
+            unigram_byte_entropy_bits=tally.byte_entropy_bits(), reason=reason, files=len(rows.listing.members),
+            ignored=tuple(asdict(item) for item in rows.ignored), resumed=work.resumed,
+        )  # fmt: skip
         meta = {**result.as_dict(), "folder": result.folder.name, "val_fraction": val_fraction, "seed": seed, "format": FORMAT_VERSION}
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        fresh = publish(folder, target=result.folder)
+        (whole / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        fresh = publish(whole, target=result.folder)
     reporter.log(_summary(result, fresh=fresh))
     return replace(result, bytes=sum(file.stat().st_size for file in result.folder.iterdir()))
+
+
+class _Work:
+    """The passage of all rows from the source into parts."""
+
+    def __init__(
+        self,
+        rows: RowSource,
+        parser: Parser,
+        splitter: Splitter,
+        *,
+        folder: Path,
+        header: str,
+        keep_good: bool,
+        part_s: float,
+        reporter: Reporter,
+    ) -> None:
+        self._rows, self._parser, self._splitter, self._reporter = rows, parser, splitter, reporter
+        self._folder, self._header, self._keep_good, self._part_s = folder, header, keep_good, part_s
+        self.state = State.load(folder)
+        self.resumed = self.state.parts > 0
+        self._writer = self._open_part()
+
+    def _open_part(self) -> DatasetWriter:
+        self._part_began = time.monotonic()
+        writer = DatasetWriter(part_folder(self._folder, self.state.parts), kind=self._parser.kind, tally=self.state.tally)
+        writer.note(self._header)
+        return writer
+
+    def run(self) -> DatasetWriter:
+        """Read everything; return the writer of the last part, closed. Raises InvalidInput, JobFailed."""
+        self._began = self._reported = time.monotonic()
+        start, skip = self.state.mark, self.state.rows_done
+        if self.resumed:
+            self._splitter.is_small = False
+            self._reporter.log(f"Going on after {self.state.tally.rows:,} rows that an earlier try finished.")
+        before = start
+        self._from: int | None = None
+        blocks = self._rows.blocks(start, columns=tuple(self._parser.mapping))
+        try:
+            for parsed in _parsed(blocks, self._parser):
+                done = min(skip, len(parsed.keys))
+                skip -= done
+                if parsed.bad and not self._keep_good:
+                    raise _refused(self._rows.name, parsed.bad)
+                self._take(parsed, done=done, before=before)
+                for bad in parsed.bad:
+                    self._writer.reject(bad)
+                before = parsed.block.after
+                self._report(parsed.block.position)
+            self._splitter.finish(self._writer)
+        finally:
+            self._writer.close()
+        self._reporter.progress(self._rows.size, self._rows.size, unit="byte", message="all rows read")
+        return self._writer
+
+    def _take(self, parsed: Parsed, *, done: int, before: Any) -> None:
+        """Write a block's rows; put the part by at the end of a leaf, if that is due."""
+        end = len(parsed.keys)
+        if not self._splitter.is_small and time.monotonic() - self._part_began > self._part_s:
+            keys = parsed.keys.part(done, end)
+            stop = done + self._writer.leaf_room(keys)
+            self._write(parsed, done, stop)
+            done = stop
+            if self._writer.is_between_leaves:
+                self._writer.close()
+                self.state = State(self.state.parts + 1, self._writer.tally, before, stop)
+                self.state.save(self._folder)
+                self._writer = self._open_part()
+        self._write(parsed, done, end)
+
+    def _write(self, parsed: Parsed, start: int, stop: int) -> None:
+        if stop > start:
+            self._splitter.take(parsed.table.slice(start, stop - start), parsed.keys.part(start, stop), self._writer)
+
+    def _report(self, position: int) -> None:
+        """Say twice a second how far the reading is, how fast and how long it will take. Raises JobFailed when asked to stop."""
+        now = time.monotonic()
+        if self._from is None:
+            self._from = position
+        if now - self._reported < REPORT_EVERY_S:
+            return
+        self._reported = now
+        rate = (position - self._from) / (now - self._began)
+        left = f", about {_duration((self._rows.size - position) / rate)} left" if rate > 0 and now - self._began > 2 else ""
+        message = f"{self._writer.tally.rows:,} rows read{left}"
+        self._reporter.progress(position, self._rows.size, unit="byte", rate=rate or None, message=message)
+        if self._reporter.should_stop():
+            kept = "What is finished is kept for a day: import the same file again and it goes on from there."
+            raise JobFailed(
+                "The import was stopped on request.",
+                remedy=kept if self.state.parts else "Nothing was kept; import again when you want to.",
+            )
+
+
+def _parsed(blocks: Iterator[Block], parser: Parser) -> Iterator[Parsed]:
+    """Parse blocks by two threads, a few ahead; yield them in their order."""
+    waiting: deque[Future[Parsed]] = deque()
+    with ThreadPoolExecutor(max_workers=PARSERS, thread_name_prefix="parse") as pool:
+        try:
+            for block in blocks:
+                waiting.append(pool.submit(parser.parse, block))
+                if len(waiting) > BLOCKS_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _checked_kind(kind: str | None) -> DatasetKind | None:
@@ -129,15 +250,21 @@ def _checked_kind(kind: str | None) -> DatasetKind | None:
         raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {known}.", field="kind") from None
 
 
-def _head(numbered: Iterator[NumberedRow]) -> Iterator[NumberedRow]:
-    """Take rows until there are enough good ones to recognise, or too many bad ones."""
-    good = size = 0
-    for number, row in itertools.islice(numbered, 20 * SAMPLE_ROWS):
-        yield number, row
-        good += isinstance(row, dict)
-        size += len(str(row))
-        if good >= SAMPLE_ROWS or size > HELD_CHARACTERS:
-            return
+def _head(rows: RowSource) -> tuple[list[dict[str, Any]], list[BadRow]]:
+    """Return the first rows, until there are enough good ones to recognise, or too many bad ones."""
+    good: list[dict[str, Any]] = []
+    bad: list[BadRow] = []
+    size = 0
+    for block in rows.blocks():
+        for number, row in rows_of(block):
+            if isinstance(row, RowProblem):
+                bad.append(BadRow(block.file, number, row.reason, row.raw))
+            else:
+                good.append(row)
+                size += len(str(row))
+            if len(good) >= SAMPLE_ROWS or len(good) + len(bad) >= HEAD_ROWS or size > HEAD_BYTES:
+                return good, bad
+    return good, bad
 
 
 def _decide(
@@ -151,88 +278,19 @@ def _decide(
     return recognition.kind, recognition.mapping, recognition.reason
 
 
-def _convert(
-    numbered: Iterable[NumberedRow], *, kind: DatasetKind, mapping: Mapping[str, str], writer: DatasetWriter, rejected: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Yield canonical rows; note the others with their place and reason."""
-    for number, row in numbered:
-        try:
-            if isinstance(row, RowProblem):
-                raise row
-            yield apply_mapping(row, kind=kind, mapping=mapping)
-        except RowProblem as problem:
-            writer.reject(number, problem=problem)
-            if len(rejected) < SHOWN_REJECTED:
-                rejected.append(_shown(number, problem))
-
-
-def _shown(number: int, problem: RowProblem) -> dict[str, Any]:
-    return {"row": number, "reason": problem.reason}
-
-
-def _reported(rows: Iterable[dict[str, Any]], *, source: RowSource, reporter: Reporter) -> Iterator[dict[str, Any]]:
-    """Pass rows on, saying twice a second how far the reading is. Raises JobFailed when asked to stop."""
-    last = time.monotonic()
-    unit = "row" if source.suffix == ".parquet" else "byte"
-    for count, row in enumerate(rows, start=1):
-        yield row
-        if count % 64 == 0 and time.monotonic() - last > REPORT_EVERY_S:
-            last = time.monotonic()
-            reporter.progress(source.position, source.size, unit=unit, message=f"{count} rows read")
-            if reporter.should_stop():
-                raise JobFailed("The import was stopped on request.", remedy="Nothing was kept; import again when you want to.")
-    reporter.progress(source.size, source.size, unit=unit, message="all rows read")
-
-
-def _split_and_write(rows: Iterator[dict[str, Any]], writer: DatasetWriter, *, kind: DatasetKind, val_fraction: float, seed: int) -> None:
-    """Send every row to its side. Small datasets are held until the end, so that their split can be exact."""
-    held: list[tuple[str, dict[str, Any]]] = []
-    size = 0
-    is_small = True
-    for row in rows:
-        row_json = canonical_json(row)
-        writer.note_row(row_json)
-        if kind in NO_SPLIT:
-            writer.add(row, split="train")
-            continue
-        if is_small:
-            held.append((row_json, row))
-            size += len(row_json)
-            is_small = len(held) <= HELD_ROWS and (size <= HELD_CHARACTERS or _is_few_texts(held, kind=kind))
-            if not is_small:
-                for old_json, old in held:
-                    _add_by_hash(old, writer, row_json=old_json, val_fraction=val_fraction, seed=seed)
-                held.clear()
-            continue
-        _add_by_hash(row, writer, row_json=row_json, val_fraction=val_fraction, seed=seed)
-    if _is_few_texts(held, kind=kind):
-        _cut_and_write([row["text"] for _, row in held], writer, val_fraction=val_fraction)
-        return
-    for_val = exact_val_rows([row_json for row_json, _ in held], seed=seed, val_fraction=val_fraction)
-    for row_json, row in held:
-        writer.add(row, split="val" if row_json in for_val else "train")
-
-
-def _is_few_texts(held: list[tuple[str, dict[str, Any]]], *, kind: DatasetKind) -> bool:
-    return kind is DatasetKind.TEXT and len(held) < MIN_DOCUMENTS
-
-
-def _add_by_hash(row: dict[str, Any], writer: DatasetWriter, *, row_json: str, val_fraction: float, seed: int) -> None:
-    writer.add(row, split="val" if hash_fraction(row_json, seed=seed) < val_fraction else "train")
-
-
-def _cut_and_write(texts: list[str], writer: DatasetWriter, *, val_fraction: float) -> None:
-    for text in dict.fromkeys(texts):  # a second copy would put the validation part of the first into training
-        head, tail = cut_text(text, val_fraction=val_fraction)
-        writer.add({"text": head}, split="train")
-        if tail:
-            writer.add({"text": tail}, split="val")
+def _refused(name: str, bad: tuple[BadRow, ...]) -> InvalidInput:
+    reasons = "; ".join(f"{row.place}: {row.reason}" for row in bad[:3])
+    return InvalidInput(
+        f"{name!r} has rows that can't be used. {reasons}.",
+        remedy="Mend them, or keep the good rows and leave these out.",
+        field="keep_good",
+    )
 
 
 def _nothing_usable(name: str, rejected: list[dict[str, Any]]) -> InvalidInput:
     if not rejected:
         return InvalidInput(f"The file {name!r} holds no rows.", field="source")
-    reasons = "; ".join(f"row {item['row']}: {item['reason']}" for item in rejected[:3])
+    reasons = "; ".join(f"{item.get('file', '')} row {item['row']}: {item['reason']}".strip() for item in rejected[:3])
     return InvalidInput(
         f"No row of {name!r} can be used. {reasons}.", remedy="Check the kind and which column is mapped to which field.", field="mapping"
     )
@@ -241,5 +299,6 @@ def _nothing_usable(name: str, rejected: list[dict[str, Any]]) -> InvalidInput:
 def _summary(result: ImportResult, *, fresh: bool) -> str:
     known = "" if fresh else " The same content was there already."
     return (
-        f"{result.rows} rows: {result.train_rows} for training, {result.val_rows} for validation, {result.rejected_count} rejected.{known}"
+        f"{result.rows:,} rows: {result.train_rows:,} for training, {result.val_rows:,} for validation, "
+        f"{result.rejected_count:,} rejected.{known}"
     )

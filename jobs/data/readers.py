@@ -1,76 +1,411 @@
-"""Open a file and stream its rows, with a position to show progress by. Parsing is backend.domain.row_readers'."""
+"""Cut the files of a source into blocks of whole rows, a few megabytes each, with the place where reading goes on after each.
+
+A block is cheap to cut and is parsed elsewhere (jobs.data.parsing), several at a time. Memory is bounded by the block, never by the file.
+"""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any
 
+import numpy as np
 import pyarrow
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
+from backend.domain.json_stream import iter_json_rows
 from backend.domain.row_problem import RowProblem
-from backend.domain.row_readers import NumberedRow, iter_rows_of, suffix_of
-from backend.errors import InvalidInput, NotFound
+from backend.domain.row_readers import (
+    END_OF_TEXT,
+    MAX_DOCUMENT_BYTES,
+    MAX_ROW_BYTES,
+    TEXTS,
+    CsvShape,
+    NumberedRow,
+    csv_shape,
+    iter_csv_rows,
+)
+from backend.errors import InvalidInput
+from backend.source_files import Ignored, Listing, Member, Opened, list_source
+from backend.text_encoding import Utf8Stream
 
-CHUNK_BYTES = 2**20
-PARQUET_BATCH = 256
+BLOCK_BYTES = 2 * 2**20  # stays in the processor's cache
+ROWS_IN_BLOCK, TABLE_BYTES = 2000, 4 * 2**20
+RAW_BYTES = 2000
+_MARKED = re.compile(rb"(?m)^[ \t\r\f\v]*" + re.escape(END_OF_TEXT) + rb"[ \t\r\f\v]*\n")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place between two rows of a source: the member, the bytes (or rows, of a table) of it before this place, the next row's number."""
+
+    member: int = 0
+    offset: int = 0
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as rows that are parsed already.
+
+    `after` is the place where reading goes on, `position` the bytes of the source read so far.
+    """
+
+    file: str
+    suffix: str
+    first: int
+    after: Mark
+    position: int
+    data: bytes = b""
+    table: pyarrow.Table | None = None
+    rows: tuple[NumberedRow, ...] | None = None
+    shape: CsvShape | None = None
 
 
 class RowSource:
-    """The rows of one file. Iterate once; `position` of `size` says how far the reading is (bytes, or rows of a Parquet file)."""
+    """The rows of a file, a folder or a zip, in blocks."""
 
-    def __init__(self, path: Path, *, lines_are_prompts: bool = False) -> None:
-        """Check what can be checked at once.
+    def __init__(self, path: Path, *, lines_are_prompts: bool = False, encoding: str | None = None) -> None:
+        """List the source. Raises what `backend.source_files.list_source` raises."""
+        self.listing: Listing = list_source(path)
+        self.name = path.name
+        self._prompts, self._encoding = lines_are_prompts, encoding
+        self.size = self.listing.bytes
 
-        Raises InvalidInput for an unknown suffix or an empty file, NotFound if there is no such file.
-        """
-        self.path = path
-        self.suffix, self._packed = suffix_of(path.name)
-        self._lines_are_prompts = lines_are_prompts
-        if not path.is_file():
-            raise NotFound(f"There is no file {path}.", remedy="Upload it again.")
-        self.size, self.position = path.stat().st_size, 0
-        if self.size == 0:
-            raise InvalidInput(f"The file {path.name!r} is empty.", field="source")
+    @property
+    def ignored(self) -> tuple[Ignored, ...]:
+        """Files that are left out."""
+        return self.listing.ignored
 
-    def __iter__(self) -> Iterator[NumberedRow]:
-        if self.suffix == ".parquet":
-            return self._parquet_rows()
-        return iter_rows_of(self.suffix, self._chunks(), lines_are_prompts=self._lines_are_prompts)
+    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = ()) -> Iterator[Block]:
+        """Yield blocks from a place on; of tables only `columns` are read, where all of them are there. Raises InvalidInput."""
+        members = self.listing.members
+        before = sum(member.bytes for member in members[: start.member])
+        for place in range(start.member, len(members)):
+            member = members[place]
+            mark = start if place == start.member else Mark(place)
+            name = "" if self.listing.is_single else member.name
+            for block in self._cut(member, mark, columns):
+                after = replace(block.after, member=place)
+                yield replace(block, file=name, after=after, position=before + min(block.position, member.bytes))
+            before += member.bytes
 
-    def _chunks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as raw:
-            stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if self._packed else raw
-            while True:
-                try:
-                    chunk = stream.read(CHUNK_BYTES)
-                except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                    raise InvalidInput(
-                        f"The compressed file {self.path.name!r} is damaged or cut off: {error}.", remedy="Upload it again.", field="source"
-                    ) from None
-                self.position = raw.tell()
-                if not chunk:
-                    return
-                yield chunk
+    def _cut(self, member: Member, mark: Mark, columns: tuple[str, ...]) -> Iterator[Block]:
+        if member.suffix in (".parquet", ".arrow", ".feather"):
+            with _on_disk(member) as path:
+                yield from _table_blocks(member, path, mark, columns)
+            return
+        with member.open() as opened:
+            stream = _Reader(opened, Utf8Stream(opened.read, encoding=self._encoding, skip=opened.skip))
+            if member.suffix == ".json":
+                yield from _json_blocks(stream, mark)
+            elif member.suffix in (".csv", ".tsv"):
+                yield from _csv_blocks(stream, mark, suffix=member.suffix)
+            elif member.suffix in TEXTS and not self._prompts:
+                stream.skip(mark.offset)
+                yield from _text_blocks(stream, mark)
+            else:
+                stream.skip(mark.offset)
+                yield from _line_blocks(stream, mark, suffix=".lines" if member.suffix in TEXTS else ".jsonl")
 
-    def _parquet_rows(self) -> Iterator[NumberedRow]:
-        try:
-            file = parquet.ParquetFile(self.path)
-            self.size = file.metadata.num_rows
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH, use_threads=False):
-                yield from self._batch_rows(batch)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InvalidInput(
-                f"The file {self.path.name!r} can't be read as Parquet (after row {self.position}): {str(error)[:300]}", field="source"
-            ) from None
 
-    def _batch_rows(self, batch: pyarrow.RecordBatch) -> Iterator[NumberedRow]:
-        for index in range(batch.num_rows):
-            self.position += 1
-            try:
-                yield self.position, batch.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                yield self.position, RowProblem(f"the row is not UTF-8 ({error.reason})")
+class _Reader:
+    """UTF-8 bytes that wait to be cut, and how many were taken: `offset` in the text, `position` in the file."""
+
+    def __init__(self, opened: Opened, stream: Utf8Stream) -> None:
+        self._opened, self._stream = opened, stream
+        self.data = b""
+        self.offset = 0
+        self.ended = False
+
+    @property
+    def position(self) -> int:
+        return self._opened.position
+
+    def skip(self, size: int) -> None:
+        self._stream.skip(size)
+        self.offset += size
+
+    def fill(self, size: int) -> None:
+        """Read until `size` bytes wait, or to the end."""
+        parts, have = [self.data], len(self.data)
+        while have < size and not self.ended:
+            part = self._stream.read(size - have)
+            self.ended = not part
+            parts.append(part)
+            have += len(part)
+        self.data = b"".join(parts) if len(parts) > 1 else self.data
+
+    def take(self, size: int) -> bytes:
+        """Return and remove the first bytes."""
+        data, self.data = self.data[:size], self.data[size:]
+        self.offset += size
+        return data
+
+    def chunks(self) -> Iterator[bytes]:
+        """Hand out everything from here on."""
+        while True:
+            self.fill(2**20)
+            if not self.data:
+                return
+            yield self.take(len(self.data))
+
+
+def _block(stream: _Reader, number: int, *, first: int, suffix: str, **content: Any) -> Block:
+    return Block("", suffix, first, Mark(0, stream.offset, number), stream.position, **content)
+
+
+def _line_blocks(stream: _Reader, mark: Mark, *, suffix: str) -> Iterator[Block]:
+    """Blocks that end with a line; a line longer than a row may be is passed over and named."""
+    number = mark.number
+    while True:
+        stream.fill(BLOCK_BYTES)
+        if not stream.data:
+            return
+        cut = stream.data.rfind(b"\n") + 1
+        if not cut and not stream.ended:
+            stream.fill(MAX_ROW_BYTES + 1)
+            cut = stream.data.find(b"\n") + 1
+            if not cut and not stream.ended:
+                problem = _pass_line(stream)
+                yield _block(stream, number + 1, first=number, suffix=suffix, rows=((number, problem),))
+                number += 1
+                continue
+        data = stream.take(cut or len(stream.data))
+        lines = data.count(b"\n")
+        yield _block(stream, number + lines, first=number, suffix=suffix, data=data)
+        number += lines
+
+
+def _pass_line(stream: _Reader, *, longest: int = MAX_ROW_BYTES) -> RowProblem:
+    """Read on to the end of a line, keeping nothing of it but its beginning."""
+    raw = stream.data[:RAW_BYTES].decode("utf-8", "replace")
+    size = 0
+    while True:
+        cut = stream.data.find(b"\n") + 1
+        size += len(stream.take(cut or len(stream.data)))
+        if cut or stream.ended:
+            break
+        stream.fill(2**20)
+    return RowProblem(f"the line is longer than {longest / 2**20:g} MB ({size:,} bytes); split it, or leave it out", raw=raw)
+
+
+def _text_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
+    """Blocks that end with a mark between documents, or where a document is as long as one may be."""
+    number = mark.number
+    while True:
+        stream.fill(BLOCK_BYTES)
+        if not stream.data:
+            return
+        cut = _last_mark(stream.data)
+        while not cut and not stream.ended and len(stream.data) < MAX_DOCUMENT_BYTES:
+            stream.fill(len(stream.data) + BLOCK_BYTES)
+            cut = _last_mark(stream.data)
+        if not cut and not stream.ended:
+            cut = stream.data.rfind(b"\n") + 1
+        if not cut and not stream.ended:
+            problem = _pass_line(stream, longest=MAX_DOCUMENT_BYTES)
+            yield _block(stream, number + 1, first=number, suffix=".txt", rows=((number, problem),))
+            number += 1
+            continue
+        data = stream.take(cut or len(stream.data))
+        lines = data.count(b"\n")
+        yield _block(stream, number + lines, first=number, suffix=".txt", data=data)
+        number += lines
+
+
+def _last_mark(data: bytes) -> int:
+    """Return the end of the last line that parts documents, or 0."""
+    end = len(data)
+    while (place := data.rfind(END_OF_TEXT, 0, end)) >= 0:
+        start = data.rfind(b"\n", 0, place) + 1
+        found = _MARKED.match(data, start)
+        if found:
+            return found.end()
+        end = place
+    return 0
+
+
+def _batched(rows: Iterable[NumberedRow]) -> Iterator[tuple[NumberedRow, ...]]:
+    """Put rows into blocks by their number and their size."""
+    batch: list[NumberedRow] = []
+    size = 0
+    for number, row in rows:
+        batch.append((number, row))
+        size += 100 if isinstance(row, RowProblem) else sum(len(value) if isinstance(value, str | list) else 8 for value in row.values())
+        if len(batch) >= ROWS_IN_BLOCK or size > BLOCK_BYTES:
+            yield tuple(batch)
+            batch, size = [], 0
+    if batch:
+        yield tuple(batch)
+
+
+def _json_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
+    """A list has no lines to start at, so going on means passing over the rows before."""
+    rows = ((number, row) for number, row in iter_json_rows(stream.chunks(), longest=MAX_ROW_BYTES) if number >= mark.number)
+    for batch in _batched(rows):
+        number = batch[-1][0] + 1
+        yield _block(stream, number, first=batch[0][0], suffix=".json", rows=batch)
+
+
+def _csv_blocks(stream: _Reader, mark: Mark, *, suffix: str) -> Iterator[Block]:
+    """Blocks that end with a row, by the parity of the quotation marks; where those are not in order, rows one by one."""
+    stream.fill(BLOCK_BYTES)
+    shape, header = csv_shape(stream.data, suffix=suffix, is_whole=stream.ended)
+    number = 1
+    if shape.has_header:
+        stream.take(header)
+        number += shape.header_lines
+    ahead = mark.offset - stream.offset
+    if ahead > 0:
+        stream.skip(ahead - len(stream.take(ahead)))
+        number = mark.number
+    while True:
+        stream.fill(BLOCK_BYTES)
+        if not stream.data:
+            return
+        cut = csv_cut(stream.data, shape, is_whole=stream.ended)
+        if cut:
+            data = stream.take(cut)
+            lines = data.count(b"\n")
+            yield _block(stream, number + lines, first=number, suffix=".csv", data=data, shape=shape)
+            number += lines
+            continue
+        single = _Lines(stream)
+        for batch in _batched(iter_csv_rows(single, shape=shape, first=number, is_enough=single.is_enough)):
+            yield _block(stream, number + single.count, first=batch[0][0], suffix=".csv", rows=batch)
+        single.close()
+        number += single.count
+
+
+class _Lines:
+    """Lines for the csv module, one at a time, until those that waited are read and a row ends."""
+
+    def __init__(self, stream: _Reader) -> None:
+        self._stream, self._place = stream, 0
+        self._until = stream.offset + len(stream.data)
+        self.count = 0
+
+    def is_enough(self) -> bool:
+        """Whether enough was read; asked between rows."""
+        return self._stream.offset >= self._until
+
+    def __iter__(self) -> Iterator[bytes | RowProblem]:
+        stream = self._stream
+        while True:
+            end = stream.data.find(b"\n", self._place) + 1
+            if not end and not stream.ended:
+                self.close()
+                stream.fill(MAX_ROW_BYTES + 1)
+                end = stream.data.find(b"\n") + 1
+            if self._place >= len(stream.data):
+                return
+            self.count += 1
+            if not end and not stream.ended:
+                yield _pass_line(stream)
+                continue
+            line = stream.data[self._place : end or len(stream.data)]
+            self._place += len(line)
+            stream.offset += len(line)
+            yield line
+
+    def close(self) -> None:
+        """Leave to the stream what was not read."""
+        self._stream.data, self._place = self._stream.data[self._place :], 0
+
+
+def csv_cut(data: bytes, shape: CsvShape, *, is_whole: bool) -> int:
+    """Return where the last whole row ends, or 0 if there is none or a quotation mark stands where none may.
+
+    Quotation marks count only around a field, so a line ends a row where an even number of them came before it.
+    """
+    end = len(data) if is_whole else data.rfind(b"\n") + 1
+    if not shape.quoted or b'"' not in data:
+        return end
+    characters = np.frombuffer(data, dtype=np.uint8)
+    quotes = np.flatnonzero(characters == 0x22)
+    edges = np.zeros(256, dtype=bool)
+    edges[[0x22, 0x0A, 0x0D, ord(shape.delimiter)]] = True
+    opening, closing = quotes[0::2], quotes[1::2]
+    before = opening[opening > 0] - 1
+    after = closing[closing + 1 < len(data)] + 1
+    before_edges = edges.copy()
+    before_edges[0x0D] = False
+    if not before_edges[characters[before]].all() or not edges[characters[after]].all():
+        return 0
+    if is_whole and len(quotes) % 2 == 0:
+        return end
+    lines = np.flatnonzero(characters == 0x0A)
+    whole = lines[np.searchsorted(quotes, lines) % 2 == 0]
+    return int(whole[-1]) + 1 if len(whole) else 0
+
+
+@contextmanager
+def _on_disk(member: Member) -> Iterator[Path]:
+    """Lend a file that can be read at any place: a member of a zip is unpacked beside for that."""
+    if not member.entry:
+        yield member.path
+        return
+    with tempfile.NamedTemporaryFile(dir=member.path.parent, prefix=".unpacked-") as file, member.open() as opened:
+        while data := opened.read(2**20):
+            file.write(data)
+        file.flush()
+        yield Path(file.name)
+
+
+def _table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...]) -> Iterator[Block]:
+    """Batches of a Parquet or Arrow file; the place in it is its row."""
+    done = 0
+    try:
+        batches, total = (_parquet_batches if member.suffix == ".parquet" else _arrow_batches)(path, columns)
+        for batch in batches:
+            start, done = done, done + batch.num_rows
+            if done <= mark.offset:
+                continue
+            table = pyarrow.Table.from_batches([batch]).slice(max(0, mark.offset - start))
+            position = member.bytes * done // max(1, total or done) if total else member.bytes
+            yield Block("", ".table", max(start, mark.offset) + 1, Mark(0, done, done + 1), position, table=table)
+    except (pyarrow.ArrowException, OSError) as error:
+        what = "Parquet" if member.suffix == ".parquet" else "Arrow"
+        raise InvalidInput(
+            f"The file {member.name!r} can't be read as {what} (after row {done:,}): {str(error)[:300]}",
+            remedy="Write it again; it may have been cut off on its way.",
+            field="source",
+        ) from None
+
+
+def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str] | None:
+    return [name for name in columns if name in names] if columns and set(columns) <= set(names) else None
+
+
+def _parquet_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
+    meta = file.metadata
+    size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+    rows = min(8192, max(16, TABLE_BYTES * meta.num_rows // max(1, size)))
+    chosen = _chosen(file.schema_arrow.names, columns)
+    return file.iter_batches(batch_size=rows, columns=chosen, use_threads=False), meta.num_rows
+
+
+def _arrow_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+    """Batches of an IPC file (Feather 2) or stream (what `datasets` saves). How many rows a stream has is not known before its end."""
+    file = pyarrow.OSFile(str(path))
+    try:
+        whole = ipc.open_file(file)
+        batches: Iterator[pyarrow.RecordBatch] = (whole.get_batch(place) for place in range(whole.num_record_batches))
+        names = whole.schema.names
+    except pyarrow.ArrowInvalid:
+        file.seek(0)
+        stream = ipc.open_stream(file)
+        batches, names = iter(stream), stream.schema.names
+    chosen = _chosen(names, columns)
+    return (part for batch in batches for part in _smaller(batch.select(chosen) if chosen else batch)), 0
+
+
+def _smaller(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:
+    rows = max(16, min(8192, batch.num_rows * TABLE_BYTES // max(1, batch.nbytes)))
+    return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))

@@ -7,7 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow
+import xxhash
+
+from backend.domain.rows import DatasetKind
+from jobs.data.row_keys import RowKeys
+from jobs.data.writing import DatasetWriter
+
+NO_SPLIT = frozenset({DatasetKind.BENCHMARK, DatasetKind.PROMPTS})
+HELD_ROWS, HELD_BYTES = 1000, 64 * 2**20  # below this a dataset is small, and its split exact
 MIN_DOCUMENTS = 10  # with fewer texts than this, the texts themselves are cut
 
 
@@ -15,6 +27,34 @@ def hash_fraction(row_json: str, *, seed: int) -> float:
     """Return a number in [0, 1) that depends on the row and the seed alone."""
     digest = hashlib.blake2b(row_json.encode(), digest_size=8, key=str(seed).encode()).digest()
     return int.from_bytes(digest, "big") / 2**64
+
+
+def val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
+    """Say of each row whether its content puts it into validation: XXH3 with the seed, below the share."""
+    if val_fraction <= 0:
+        return np.zeros(len(keys), dtype=bool)
+    return _hashes(keys, seed=seed) < np.uint64(min(val_fraction * 2.0**64, 2.0**64 - 2048))
+
+
+def _hashes(keys: RowKeys, *, seed: int) -> npt.NDArray[np.uint64]:
+    digest, data, bounds = xxhash.xxh3_64_intdigest, keys.data, keys.offsets.tolist()
+    seed %= 2**64
+    hashes = [digest(data[start:end], seed) for start, end in pairwise(bounds)]
+    return np.array(hashes, dtype=np.uint64)
+
+
+def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
+    """Say of each row of a small dataset whether it is for validation, so that the share of the distinct rows is exact.
+
+    At least one distinct row is, and never all, where there are two.
+    """
+    contents = list(keys)
+    distinct = sorted(set(zip(_hashes(keys, seed=seed).tolist(), contents, strict=True)))
+    if val_fraction <= 0 or len(distinct) < 2:
+        return np.zeros(len(contents), dtype=bool)
+    count = min(len(distinct) - 1, max(1, round(val_fraction * len(distinct))))
+    chosen = {content for _, content in distinct[:count]}
+    return np.array([content in chosen for content in contents], dtype=bool)
 
 
 def exact_val_rows(rows_json: Sequence[str], *, seed: int, val_fraction: float) -> frozenset[str]:
@@ -44,3 +84,61 @@ def cut_text(text: str, *, val_fraction: float) -> tuple[str, str]:
             break
     head, tail = text[:place], text[place:]
     return (head, tail) if head.strip() and tail.strip() else (text, "")
+
+
+class Splitter:
+    """Sends rows to their side. Small datasets are held until the end, so that their split can be exact."""
+
+    def __init__(self, *, kind: DatasetKind, val_fraction: float, seed: int) -> None:
+        self._kind, self._val_fraction, self._seed = kind, val_fraction, seed
+        self._held: list[tuple[pyarrow.Table, RowKeys]] = []
+        self._rows = self._bytes = 0
+        self.is_small = kind not in NO_SPLIT
+
+    def take(self, table: pyarrow.Table, keys: RowKeys, writer: DatasetWriter) -> None:
+        """Take in the next rows and let the content hash depend on them."""
+        writer.note_keys(keys)
+        if self._kind in NO_SPLIT:
+            writer.add_table(table, split="train")
+            return
+        if not self.is_small:
+            self._add_by_hash(table, keys, writer)
+            return
+        self._held.append((table, keys))
+        self._rows += len(keys)
+        self._bytes += len(keys.data)
+        self.is_small = self._rows <= HELD_ROWS and (self._bytes <= HELD_BYTES or self._is_few_texts())
+        if not self.is_small:
+            for held in self._held:
+                self._add_by_hash(*held, writer)
+            self._held.clear()
+
+    def finish(self, writer: DatasetWriter) -> None:
+        """Place the rows that were held."""
+        if not self._held:
+            return
+        table = pyarrow.concat_tables([table for table, _ in self._held]).combine_chunks()
+        if self._is_few_texts():
+            self._cut(table.column("text").to_pylist(), writer)
+            return
+        self._add(table, exact_val_mask(RowKeys(table), seed=self._seed, val_fraction=self._val_fraction), writer)
+
+    def _is_few_texts(self) -> bool:
+        return self._kind is DatasetKind.TEXT and self._rows < MIN_DOCUMENTS
+
+    def _add_by_hash(self, table: pyarrow.Table, keys: RowKeys, writer: DatasetWriter) -> None:
+        self._add(table, val_mask(keys, seed=self._seed, val_fraction=self._val_fraction), writer)
+
+    def _add(self, table: pyarrow.Table, is_val: npt.NDArray[np.bool_], writer: DatasetWriter) -> None:
+        if not is_val.any():
+            writer.add_table(table, split="train")
+            return
+        writer.add_table(table.filter(pyarrow.array(~is_val)), split="train")
+        writer.add_table(table.filter(pyarrow.array(is_val)), split="val")
+
+    def _cut(self, texts: list[str], writer: DatasetWriter) -> None:
+        for text in dict.fromkeys(texts):  # a second copy would put the validation part of the first into training
+            head, tail = cut_text(text, val_fraction=self._val_fraction)
+            writer.add({"text": head}, split="train")
+            if tail:
+                writer.add({"text": tail}, split="val")

@@ -11,128 +11,281 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
-from backend.domain.row_problem import RowProblem
-from backend.domain.rows import DatasetKind, row_text
+from backend.domain.row_problem import BadRow
+from backend.domain.rows import DatasetKind
 from backend.errors import Unavailable
+from jobs.data.row_keys import RowKeys, one_array, string_parts
+from jobs.data.schemas import SCHEMAS
 from jobs.modeling.dataset_files import Split
 
-GROUP_ROWS, GROUP_BYTES = 2000, 16 * 2**20
-MAX_REJECTED_LINES = 100_000
+GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
+LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed as one; an import can be interrupted between two leaves
+COUNTED_LEAVES, THEN_ONE_IN = 4, 16  # the bytes of the first leaves are counted, then those of one in so many
+MAX_REJECTED_BYTES = 256 * 2**20
+SHOWN_REJECTED, SHOWN_RAW, LISTED_RAW = 200, 120, 2000
+SPLITS: tuple[Split, Split] = ("train", "val")
 STALE_S = 24 * 3600.0
-_TEXT = pyarrow.string()
-_CALL = pyarrow.struct([("id", _TEXT), ("type", _TEXT), ("function", pyarrow.struct([("name", _TEXT), ("arguments", _TEXT)]))])
-_MESSAGES = pyarrow.list_(
-    pyarrow.struct([("role", _TEXT), ("content", _TEXT), ("tool_calls", pyarrow.list_(_CALL)), ("tool_call_id", _TEXT), ("name", _TEXT)])
-)
-SCHEMAS: dict[DatasetKind, pyarrow.Schema] = {
-    DatasetKind.TEXT: pyarrow.schema([("text", _TEXT)]),
-    DatasetKind.INSTRUCTION: pyarrow.schema([("prompt", _TEXT), ("completion", _TEXT)]),
-    DatasetKind.CHAT: pyarrow.schema([("messages", _MESSAGES), ("tools", _TEXT)]),
-    DatasetKind.PREFERENCE: pyarrow.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), ("tools", _TEXT)]),
-    DatasetKind.KTO: pyarrow.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("label", pyarrow.bool_()), ("tools", _TEXT)]),
-    DatasetKind.BENCHMARK: pyarrow.schema(
-        [("question", _TEXT), ("choices", pyarrow.list_(_TEXT)), ("answer", pyarrow.int64()), ("answers", pyarrow.list_(_TEXT))]
-    ),
-    DatasetKind.PROMPTS: pyarrow.schema([("prompt", _TEXT)]),
-}
+_UNCOUNTED = frozenset({"role", "tools", "id", "type", "tool_call_id", "name"})
 
 
-class _SplitFile:
+class SplitFile:
     """One Parquet file that is written a row group at a time."""
 
-    def __init__(self, path: Path, *, schema: pyarrow.Schema) -> None:
-        self._schema = schema
-        self._writer = parquet.ParquetWriter(path, schema, compression="zstd")
-        self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
+    def __init__(self, path: Path, *, kind: DatasetKind) -> None:
+        schema = SCHEMAS[kind]
+        roles = [f"{field.name}.list.element.role" for field in schema if field.name not in ("choices", "answers")]
+        self._writer = parquet.ParquetWriter(
+            path, schema, compression="snappy", use_dictionary=roles, write_statistics=False
+        )
+        self._tables: list[pyarrow.Table] = []
+        self._rows = self._bytes = 0
         self.count = 0
 
-    def add(self, row: dict[str, Any], *, num_bytes: int) -> None:
-        self._rows.append(row)
-        self._bytes += num_bytes
-        self.count += 1
-        if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+    def add(self, table: pyarrow.Table) -> None:
+        """Take rows in; they are written when there are enough for a row group."""
+        self._tables.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+        self.count += table.num_rows
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._bytes = [], 0
+            self._writer.write_table(pyarrow.concat_tables(self._tables).combine_chunks(), row_group_size=2 * GROUP_ROWS)
+        self._tables, self._rows, self._bytes = [], 0, 0
 
     def close(self) -> None:
+        """Finish the file."""
         self._flush()
         self._writer.close()
+
+
+@dataclass
+class Tally:
+    """What is counted over all rows of a version, in a form that can be kept in a file and gone on from."""
+
+    leaves: list[str] = field(default_factory=list)
+    rows: int = 0
+    train_rows: int = 0
+    val_rows: int = 0
+    text_bytes: int = 0
+    histogram: list[int] = field(default_factory=lambda: [0] * 256)
+    rejected_count: int = 0
+    rejected_bytes: int = 0
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+    def byte_entropy_bits(self) -> float:
+        """Return the Shannon entropy of single bytes of the text, in bits per byte: what a network must beat to have learned anything."""
+        counts = np.array(self.histogram, dtype=np.float64)
+        if not counts.any():
+            return 0.0
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log2(shares)).sum())
+
+
+class Leaf:
+    """The hash of up to LEAF_ROWS consecutive rows: SHA-256 of their lengths and their bytes, however they came in."""
+
+    def __init__(self) -> None:
+        self._lengths, self._data = hashlib.sha256(), hashlib.sha256()
+        self.rows = self.bytes = 0
+
+    def room(self, lengths: npt.NDArray[np.int64]) -> int:
+        """Return how many of the next rows belong to this leaf."""
+        by_bytes = int(np.searchsorted(np.cumsum(lengths), LEAF_BYTES - self.bytes, side="left")) + 1
+        return min(len(lengths), LEAF_ROWS - self.rows, by_bytes)
+
+    def add(self, keys: RowKeys, start: int, stop: int) -> None:
+        """Take rows in."""
+        self._lengths.update(np.diff(keys.offsets[start : stop + 1]).astype("<i8").tobytes())
+        first, last = int(keys.offsets[start]), int(keys.offsets[stop])
+        self._data.update(keys.data[first:last])
+        self.rows += stop - start
+        self.bytes += last - first
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next row begins another."""
+        return self.rows >= LEAF_ROWS or self.bytes >= LEAF_BYTES
+
+    def hexdigest(self) -> str:
+        """The hash of the rows so far."""
+        return hashlib.sha256(self._lengths.digest() + self._data.digest()).hexdigest()
 
 
 class DatasetWriter:
     """Rows on their way into a folder: counts, hash of the content, byte histogram, rejected rows with their reasons."""
 
-    def __init__(self, folder: Path, *, kind: DatasetKind) -> None:
-        self._folder = folder
-        self._files: dict[str, _SplitFile] = {
-            split: _SplitFile(folder / f"{split}.parquet", schema=SCHEMAS[kind]) for split in ("train", "val")
-        }
+    def __init__(self, folder: Path, *, kind: DatasetKind, tally: Tally | None = None) -> None:
+        self._schema = SCHEMAS[kind]
+        self._files: dict[str, SplitFile] = {split: SplitFile(folder / f"{split}.parquet", kind=kind) for split in ("train", "val")}
         self._rejected_file = (folder / "rejected.jsonl").open("w", encoding="utf-8")
         self._hash = hashlib.sha256()
-        self._histogram = np.zeros(256, dtype=np.int64)
-        self.rejected_count = 0
-        self.num_rows = 0  # good rows of the source, before any text is cut in two
-
-    def add(self, row: dict[str, Any], *, split: Split) -> None:
-        """Write a row to a split."""
-        data = row_text(row).encode()
-        self._histogram += np.bincount(np.frombuffer(data, dtype=np.uint8), minlength=256)
-        self._files[split].add(row, num_bytes=len(data))
+        self._leaf = Leaf()
+        self._waiting: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
+        self.tally = tally or Tally()
 
     def note(self, text: str) -> None:
         """Let the content hash depend on a text."""
         self._hash.update(text.encode() + b"\n")
 
+    def note_keys(self, keys: RowKeys) -> None:
+        """Count good rows and let the content hash depend on them, in their order."""
+        lengths, start = keys.lengths(), 0
+        while start < len(keys):
+            stop = start + self._leaf.room(lengths[start:])
+            self._leaf.add(keys, start, stop)
+            self.tally.rows += stop - start
+            start = stop
+            if self._leaf.is_full:
+                self.tally.leaves.append(self._leaf.hexdigest())
+                self._leaf = Leaf()
+
+    def leaf_room(self, keys: RowKeys) -> int:
+        """Return how many of some rows the open leaf takes until it is full; all of them if it stays open."""
+        return self._leaf.room(keys.lengths())
+
+    @property
+    def is_between_leaves(self) -> bool:
+        """Whether the last leaf is full and none is open: where an import can be interrupted."""
+        return not self._leaf.rows
+
+    def add_table(self, table: pyarrow.Table, *, split: Split) -> None:
+        """Write canonical rows (columns as in SCHEMAS) to a split."""
+        if not table.num_rows:
+            return
+        self._count_bytes(table)
+        self._files[split].add(table)
+        if split == "train":
+            self.tally.train_rows += table.num_rows
+        else:
+            self.tally.val_rows += table.num_rows
+
+    def _count_bytes(self, table: pyarrow.Table) -> None:
+        place = len(self.tally.leaves)
+        is_counted = place < COUNTED_LEAVES or place % THEN_ONE_IN == 0
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            for texts in _texts(name, one_array(column)):
+                data = np.frombuffer(string_parts(texts)[1], dtype=np.uint8)
+                self.tally.text_bytes += len(data)
+                if is_counted:
+                    self.tally.histogram = (np.array(self.tally.histogram) + _byte_counts(data)).tolist()
+
     def note_row(self, row_json: str) -> None:
         """Count a good row and let the content hash depend on it."""
-        self.num_rows += 1
+        self.tally.rows += 1
         self.note(row_json)
 
-    def reject(self, number: int, *, problem: RowProblem) -> None:
-        """Note a row that can't be used."""
-        self.rejected_count += 1
-        if self.rejected_count <= MAX_REJECTED_LINES:
-            self._rejected_file.write(json.dumps({"row": number, "reason": problem.reason}) + "\n")
+    def add(self, row: dict[str, Any], *, split: Split) -> None:
+        """Write one row to a split."""
+        waiting = self._waiting[split]
+        waiting.append(row)
+        if len(waiting) >= 1000:
+            self._add_waiting(split)
+
+    def _add_waiting(self, split: Split) -> None:
+        rows, self._waiting[split] = self._waiting[split], []
+        self.add_table(pyarrow.Table.from_pylist(rows, schema=self._schema), split=split)
+
+    def reject(self, bad: BadRow) -> None:
+        """List a row that can't be used."""
+        self.tally.rejected_count += 1
+        if len(self.tally.rejected) < SHOWN_REJECTED:
+            self.tally.rejected.append(bad.as_dict(raw=SHOWN_RAW))
+        if self.tally.rejected_bytes < MAX_REJECTED_BYTES:
+            line = json.dumps(bad.as_dict(raw=LISTED_RAW)) + "\n"
+            self.tally.rejected_bytes += len(line)
+            self._rejected_file.write(line)
 
     @property
     def content_hash(self) -> str:
         """SHA-256 (hex) of everything noted so far."""
-        return self._hash.hexdigest()
+        whole = self._hash.copy()
+        whole.update("".join([*self.tally.leaves, self._leaf.hexdigest() if self._leaf.rows else ""]).encode())
+        return whole.hexdigest()
+
+    @property
+    def num_rows(self) -> int:
+        """Good rows of the source, before any text is cut in two."""
+        return self.tally.rows
 
     @property
     def text_bytes(self) -> int:
         """Bytes of text in all rows, as UTF-8."""
-        return int(self._histogram.sum())
+        return self.tally.text_bytes
 
     def count(self, split: Split) -> int:
         """Rows written to a split."""
-        return self._files[split].count
+        return (self.tally.train_rows if split == "train" else self.tally.val_rows) + len(self._waiting[split])
 
     def byte_entropy_bits(self) -> float:
-        """Return the Shannon entropy of single bytes of the text, in bits per byte: what a network must beat to have learned anything."""
-        total = self._histogram.sum()
-        if total == 0:
-            return 0.0
-        shares = self._histogram[self._histogram > 0] / total
-        return float(-(shares * np.log2(shares)).sum())
+        """Return the Shannon entropy of single bytes of the text, in bits per byte."""
+        return self.tally.byte_entropy_bits()
 
     def close(self) -> None:
         """Finish the files."""
+        for split in SPLITS:
+            if self._waiting[split]:
+                self._add_waiting(split)
         for file in self._files.values():
             file.close()
         self._rejected_file.close()
+
+
+def _texts(name: str, column: pyarrow.Array) -> Iterator[pyarrow.Array]:
+    """Yield what people wrote: the texts of a column and of its parts, without roles, identifiers and lists of tools."""
+    if name in _UNCOUNTED or column.null_count == len(column):
+        return
+    if pyarrow.types.is_string(column.type):
+        yield column
+    elif pyarrow.types.is_list(column.type):
+        yield from _texts(f"{name}[]", column.flatten())
+    elif pyarrow.types.is_struct(column.type):
+        for place, part in enumerate(column.type):
+            yield from _texts(part.name, compute.struct_field(column, [place]))
+
+
+def _byte_counts(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Count each byte. Pairs are counted, which is ten times as fast as single bytes."""
+    even = len(data) // 2 * 2
+    pairs = np.zeros(65536, dtype=np.int64)
+    for start in range(0, even, 2**20):  # numpy widens to eight bytes: a piece at a time stays in the cache
+        pairs += np.bincount(np.frombuffer(data[start : min(even, start + 2**20)], dtype=np.uint16), minlength=65536)
+    table = pairs.reshape(256, 256)
+    counts: npt.NDArray[np.int64] = table.sum(axis=0) + table.sum(axis=1)
+    if even < len(data):
+        counts[data[-1]] += 1
+    return counts
+
+
+def sweep(out_root: Path) -> None:
+    """Remove what stopped or killed imports left behind, a day after they last wrote."""
+    for old in out_root.glob(".importing-*"):
+        if time.time() - old.stat().st_mtime > STALE_S:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def holding_disk(out_root: Path) -> Iterator[None]:
+    """Say in words when the disk is full. Raises Unavailable."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable(
+                f"The disk that holds {out_root} is full.", remedy="Delete what you no longer need, then import again."
+            ) from error
+        raise
 
 
 @contextmanager
@@ -142,19 +295,12 @@ def temporary_folder(out_root: Path) -> Iterator[Path]:
     Also removes what killed imports left behind a day ago. Raises Unavailable when the disk is full.
     """
     out_root.mkdir(parents=True, exist_ok=True)
-    for old in out_root.glob(".importing-*"):
-        if time.time() - old.stat().st_mtime > STALE_S:
-            shutil.rmtree(old, ignore_errors=True)
+    sweep(out_root)
     folder = out_root / f".importing-{uuid.uuid4().hex[:12]}"
     folder.mkdir()
     try:
-        yield folder
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(
-                f"The disk that holds {out_root} is full.", remedy="Delete what you no longer need, then import again."
-            ) from error
-        raise
+        with holding_disk(out_root):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -71,9 +70,10 @@ def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
     assert json.loads((result.folder / "rejected.jsonl").read_text()) == {
         "row": 41,
         "reason": "`text` holds a int (5) where text is expected",
+        "raw": '{"text": 5}',
     }
     assert result.bytes == sum(file.stat().st_size for file in result.folder.iterdir())
-    assert parquet.ParquetFile(result.folder / "train.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
+    assert parquet.ParquetFile(result.folder / "train.parquet").metadata.row_group(0).column(0).compression == "SNAPPY"
 
 
 def test_the_same_content_gives_the_same_folder_and_other_content_another(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_only_the_first_two_hundred_rejected_rows_travel_and_all_are_on_disk(tmp
     source = _write(tmp_path / "rows.jsonl", [*_texts(30), *[{"text": ""}] * 500])
     result = _import(source)
     assert (result.rejected_count, len(result.rejected)) == (500, 200)
-    assert result.rejected[0] == {"row": 31, "reason": "`text` is empty"}
+    assert result.rejected[0] == {"row": 31, "reason": "`text` is empty", "raw": '{"text": ""}'}
     assert len((result.folder / "rejected.jsonl").read_text().splitlines()) == 500
 
 
@@ -190,27 +190,51 @@ def test_an_import_stops_when_asked_and_leaves_nothing(tmp_path: Path) -> None:
     assert all(0 < done <= total for done, total in reporter.progress_seen)
 
 
-def test_a_killed_import_publishes_nothing_and_its_remains_are_swept_later(tmp_path: Path) -> None:
-    source = tmp_path / "rows.jsonl"
-    with source.open("w") as file:
-        for i in range(400_000):
-            file.write(f'{{"text": "story number {i}"}}\n')
+def _write_many(path: Path, count: int) -> Path:
+    with path.open("w") as file:
+        for i in range(count):
+            file.write('{"text": 7}\n' if i % 5000 == 0 else f'{{"text": "story number {i} {"of many words " * 8}"}}\n')
+    return path
+
+
+def test_a_killed_import_publishes_nothing_and_the_next_goes_on_from_its_last_part(tmp_path: Path) -> None:
+    source = _write_many(tmp_path / "rows.jsonl", 200_000)
     out = tmp_path / "datasets"
     program = (
-        "import sys\nfrom pathlib import Path\nfrom tests.jobs.data_reporter import RememberingReporter\nfrom jobs.data.importer import import_dataset\n"
-        "import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]), reporter=RememberingReporter())"
+        "import sys, time\nfrom pathlib import Path\nfrom tests.jobs.data_reporter import RememberingReporter\nimport jobs.data.importer as importer\n"
+        "importer.State.save, save = lambda *a: (save(*a), print('saved', flush=True), sys.stdin.read()), importer.State.save\n"
+        "importer.import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]), reporter=RememberingReporter(), part_s=0)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([sys.executable, "-c", program, str(source), str(out)], env=env)
-    while not list(out.glob(".importing-*/train.parquet")) and child.poll() is None:
-        time.sleep(0.01)
-    child.kill()
-    child.wait()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, str(source), str(out)], env=env, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline() == b"saved\n"  # a part is finished, and the import waits
+        child.kill()
     (left,) = out.iterdir()
     assert left.name.startswith(".importing-")
-    os.utime(left, (0, 0))
-    result = _import(_write(tmp_path / "small.jsonl", _texts(20)))
+    reporter = RememberingReporter()
+    result = _import(source, reporter=reporter, part_s=0)
+    assert result.resumed
+    assert any("Going on after 16,384 rows" in line for line in reporter.lines)
     assert list(out.iterdir()) == [result.folder]
+    whole = import_dataset(source, out_root=tmp_path / "whole", reporter=RememberingReporter())
+    assert not whole.resumed
+    assert (whole.content_hash, whole.rows, whole.val_rows) == (result.content_hash, result.rows, result.val_rows)
+    for name in ("rejected.jsonl", "train.parquet", "val.parquet"):
+        if name == "rejected.jsonl":
+            assert (whole.folder / name).read_bytes() == (result.folder / name).read_bytes()
+        else:
+            assert parquet.read_table(whole.folder / name).equals(parquet.read_table(result.folder / name))
+
+
+def test_what_a_killed_import_left_is_swept_after_a_day(tmp_path: Path) -> None:
+    left = tmp_path / "datasets" / ".importing-0123"
+    left.mkdir(parents=True)
+    result = _import(_write(tmp_path / "small.jsonl", _texts(20)))
+    assert left.exists()
+    os.utime(left, (0, 0))
+    _import(tmp_path / "small.jsonl")
+    assert list((tmp_path / "datasets").iterdir()) == [result.folder]
 
 
 def test_the_job_imports_a_file_and_returns_plain_json(tmp_path: Path) -> None:

@@ -7,21 +7,27 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from backend.domain.row_problem import RowProblem
-from backend.domain.row_readers import MAX_ROW_BYTES
+from backend.domain.row_readers import MAX_ROW_BYTES, NumberedRow
 from backend.errors import InvalidInput, NotFound
+from jobs.data.parsing import rows_of
 from jobs.data.readers import RowSource
+
+
+def _rows(path: Path, **options: Any) -> list[NumberedRow]:
+    return [row for block in RowSource(path, **options).blocks() for row in rows_of(block)]
 
 
 def _read(path: Path) -> tuple[dict[int, dict[str, object]], dict[int, str]]:
     """Return good rows and problems by number."""
     good, bad = {}, {}
-    for number, row in RowSource(path):
+    for number, row in _rows(path):
         if isinstance(row, RowProblem):
             bad[number] = row.reason
         else:
@@ -103,7 +109,7 @@ def test_a_text_file_is_one_document_or_as_many_as_it_marks(tmp_path: Path) -> N
 def test_a_text_file_gives_a_prompt_a_line_when_prompts_are_wanted(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("Who?\n\n  Where? \n")
-    assert list(RowSource(path, lines_are_prompts=True)) == [(1, {"prompt": "Who?"}), (3, {"prompt": "Where?"})]
+    assert _rows(path, lines_are_prompts=True) == [(1, {"prompt": "Who?"}), (3, {"prompt": "Where?"})]
 
 
 def test_json_that_breaks_off_gives_the_rows_before_and_says_where(tmp_path: Path) -> None:
@@ -125,24 +131,21 @@ def test_compressed_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> N
     path = tmp_path / "rows.jsonl.gz"
     data = gzip.compress("\n".join(json.dumps({"text": f"row {i} {i * 7919}"}) for i in range(50_000)).encode())
     path.write_bytes(data)
-    source = RowSource(path)
-    assert len(list(source)) == 50_000
-    assert source.position == source.size
+    assert len(_rows(path)) == 50_000
+    assert list(RowSource(path).blocks())[-1].position == path.stat().st_size
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(InvalidInput, match="damaged or cut off"):
-        list(RowSource(path))
+        _rows(path)
 
 
 def test_parquet_rows_come_with_their_number_and_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     rows = [{"messages": [{"role": "user", "content": f"hi {i}"}], "n": i} for i in range(600)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    source = RowSource(path)
-    assert list(source) == list(enumerate(rows, start=1))
-    assert (source.position, source.size) == (600, 600)
+    assert _rows(path) == list(enumerate(rows, start=1))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InvalidInput, match="can't be read as Parquet"):
-        list(RowSource(path))
+        _rows(path)
 
 
 def test_empty_missing_and_unknown_files_are_refused_at_once(tmp_path: Path) -> None:
@@ -172,9 +175,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
+        "from jobs.data.parsing import rows_of\n"
         "from jobs.data.readers import RowSource\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(sum(isinstance(row, dict) for _, row in RowSource(Path(sys.argv[1]))))\n"
+        "print(sum(isinstance(row, dict) for block in RowSource(Path(sys.argv[1])).blocks() for _, row in rows_of(block)))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
