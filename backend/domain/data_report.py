@@ -199,7 +199,7 @@ class BenchmarkLooked(_Frozen):
 class DataReport(_Frozen):
     """The answer. Lists hold the first few; the counts beside them are whole. `droppable` counts the rows that a finding would drop.
 
-    `forged` rows spell special tokens (`<|end|>`) in their text, which become real ones when the row is rendered.
+    `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer breaks so that they stay text.
     """
 
     kind: str

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from backend.domain.data_report import DataReport
 
+FAR = 16  # a context so many times longer is no cure for rows that are cut
 NOTABLE = 0.001  # shares below this are told, and not graded as something to look at
 
 
@@ -59,7 +60,7 @@ def _rendering(report: DataReport) -> Iterator[Finding]:
         first = report.forged[0]
         yield Finding(
             Grade.LOOK, "rendering",
-            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which become real ones when rendered: "
+            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer breaks so that they stay text: "
             f"{first.split} row {first.row:,}.",
             "Drop them, or replace that text at the source.", drop="forged",
         )  # fmt: skip
@@ -117,7 +118,8 @@ def _cuts(report: DataReport) -> Iterator[Finding]:
             f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) {'is' if train.truncated_rows == 1 else 'are'} longer than "
             f"{context:,} tokens; "
             f"{train.lost_tokens:,} tokens ({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
-            f"A context of {_round_up(train.lengths.p99):,} holds 99% of the rows whole.",
+            f"A context of {_round_up(train.lengths.p99):,} holds 99% of the rows whole." if train.lengths.p99 <= FAR * context
+            else "Split the longest rows at the source.",
         )  # fmt: skip
     else:
         yield Finding(Grade.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}.")

@@ -96,7 +96,7 @@ class FaultCounter:
 
 
 class ForgeryCounter:
-    """Counts rows whose text spells special tokens of the tokenizer. Rendered by a chat template, they become real ones."""
+    """Counts rows whose text spells special tokens of the tokenizer. The renderer breaks them, so a network reads other tokens than a person."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renders: bool) -> None:
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()]

@@ -1,10 +1,16 @@
 """Conversations as tokens: rendered with the checkpoint's own template, with a mask of what is trained on.
 
 The one renderer of trainer, playground, endpoint, evaluation and battles.
+
+A special token that somebody writes into a message (`<|im_end|>`) stays text: it is broken by a zero-width space before the template
+sees it, so that only the template opens and closes turns.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +26,10 @@ from jobs.modeling.template_guard import TemplateTooCostly, render_template
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None
 LONGEST_CHARACTERS = 2_000_000
+BREAK = "\u200b"  # a zero-width space: a person sees no difference, and the tokenizer no special token
+_ROLE_MARK = re.compile(r"<\|[^|<>]+\|>")  # such tokens mark turns even where a tokenizer forgot to call them special
+_patterns: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[int, str], re.Pattern[str] | None]] = weakref.WeakKeyDictionary()
+_closings: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 class ConversationRefused(InvalidInput):
@@ -67,13 +77,13 @@ def render_chat(
     size = sum(len(str(message.get("content") or "")) for message in messages)
     if size > LONGEST_CHARACTERS:
         raise ConversationRefused(f"The conversation has {size:,} characters, and at most {LONGEST_CHARACTERS:,} are rendered.")
-    template = tokenizer.get_chat_template(tools=tools)
+    template, pattern = tokenizer.get_chat_template(tools=tools), _special_pattern(tokenizer)
     try:
         return render_template(
             template,
             **tokenizer.special_tokens_map,
-            messages=template_messages(list(messages)),
-            tools=tools,
+            messages=[{**_as_text(m, pattern), "role": m["role"]} for m in template_messages(list(messages))],
+            tools=_as_text(tools, pattern),
             documents=None,
             add_generation_prompt=generation_prompt,
         )
@@ -84,6 +94,57 @@ def render_chat(
     except TemplateError as error:
         roles = ", ".join(str(message.get("role", "?")) for message in messages[:12]) + (", ..." if len(messages) > 12 else "")
         raise ConversationRefused(f"The checkpoint's chat template refuses the conversation ({roles}): {error}") from error
+
+
+def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Return what finds the special tokens of a tokenizer in a text; None if it has none. Remembered: there may be hundreds."""
+    mark = (len(tokenizer), str(tokenizer.special_tokens_map))
+    known = _patterns.get(tokenizer)
+    if known is None or known[0] != mark:
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special or _ROLE_MARK.fullmatch(token.content)]
+        names = sorted({name for name in [*added, *map(str, tokenizer.all_special_tokens)] if len(name.strip()) > 1}, key=len, reverse=True)
+        known = _patterns[tokenizer] = (mark, re.compile("|".join(map(re.escape, names))) if names else None)
+    return known[1]
+
+
+def _render_upto(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools) -> str:
+    """Render messages up to the last turn's end, as they stand when more turns follow."""
+    return render_chat(tokenizer, messages, tools=tools).removesuffix(_closing(tokenizer))
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the template writes behind a conversation that is over, beyond the end of its last turn (Phi-3 an end token); mostly nothing."""
+    mark = (len(tokenizer), tokenizer.chat_template)
+    known = _closings.get(tokenizer)
+    if known is None or known[0] != mark:
+        known = _closings[tokenizer] = (mark, _find_closing(tokenizer))
+    return known[1]
+
+
+def _find_closing(tokenizer: PreTrainedTokenizerBase) -> str:
+    asked, answered = [{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        before, over = render_chat(tokenizer, asked, generation_prompt=True), render_chat(tokenizer, answered)
+        pairs = zip(over, render_chat(tokenizer, [*answered, *asked]), strict=False)
+    except InvalidInput:
+        return ""
+    shared = over[: sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))]
+    pattern = _special_pattern(tokenizer)
+    end = max((found.end() for found in pattern.finditer(shared, len(before))), default=0) if pattern else 0
+    return over[end:] if end and len(shared) < len(over) and over.startswith(before) else ""
+
+
+def _as_text(value: Any, pattern: re.Pattern[str] | None) -> Any:
+    """Return a value in whose texts no special token is spelled: each is broken behind its first character."""
+    if pattern is None:
+        return value
+    if isinstance(value, str):
+        while pattern.search(value):  # what is left of one may spell another
+            value = pattern.sub(lambda found: found[0][0] + BREAK + found[0][1:], value)
+        return value
+    if isinstance(value, dict):
+        return {_as_text(key, pattern): _as_text(part, pattern) for key, part in value.items()}
+    return [_as_text(part, pattern) for part in value] if isinstance(value, list | tuple) else value
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[int]:
@@ -111,7 +172,7 @@ def encode_completion(
     Raises ConversationRefused if the template does not take them, or writes the prompt differently once an answer follows.
     """
     before = render_chat(tokenizer, prompt, tools=tools, generation_prompt=True)
-    upto = render_chat(tokenizer, [*prompt, *completion], tools=tools)
+    upto = _render_upto(tokenizer, [*prompt, *completion], tools)
     if not upto.startswith(before):
         raise ConversationRefused(
             "The checkpoint's chat template writes what comes before an answer differently once the answer is there, so nothing that "
@@ -130,7 +191,7 @@ def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
         if message["role"] != "assistant" or not index:
             continue
         before = render_chat(tokenizer, messages[:index], tools=tools, generation_prompt=True)
-        upto = render_chat(tokenizer, messages[: index + 1], tools=tools)
+        upto = _render_upto(tokenizer, messages[: index + 1], tools)
         if upto.startswith(before) and (answer := upto[len(before) : _answer_end(tokenizer, upto, len(before))]):
             answers.append((index, before, answer))
     return answers
@@ -196,7 +257,8 @@ def _encode_whole(
         if message["role"] != "assistant" or only not in (None, index):
             continue
         prompt = render_chat(tokenizer, messages[:index], tools=tools, generation_prompt=True) if index else None
-        upto = text if index == len(messages) - 1 else render_chat(tokenizer, messages[: index + 1], tools=tools)
+        is_last = index == len(messages) - 1
+        upto = text.removesuffix(_closing(tokenizer)) if is_last else _render_upto(tokenizer, messages[: index + 1], tools)
         if prompt is None or not (text.startswith(upto) and upto.startswith(prompt)):
             rewritten.append(index)
             continue

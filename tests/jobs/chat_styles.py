@@ -144,6 +144,24 @@ R1 = """{{- bos_token }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|Assistant|><think>\\n' }}{%- endif %}"""
 
+LLAMA2 = """{%- if messages[0]['role'] == 'system' %}
+{%- set rest = messages[1:] %}{%- set lead = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}
+{%- else %}{%- set rest = messages %}{%- set lead = '' %}{%- endif %}
+{%- for message in rest %}
+{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('Roles must alternate') }}{%- endif %}
+{%- if message['role'] == 'user' %}{{- bos_token + '[INST] ' + ((lead if loop.first else '') + message['content']).strip() + ' [/INST]' }}
+{%- else %}{{- ' ' + message['content'].strip() + ' ' + eos_token }}{%- endif %}
+{%- endfor %}"""
+PHI3 = """{% for message in messages %}{% if message['role'] in ['system', 'user', 'assistant'] %}
+{{- '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{% else %}{{- eos_token }}{% endif %}"""
+PHI4 = """{% for message in messages %}{{- '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant<|im_sep|>' }}{% endif %}"""
+SMOLLM = """{% for message in messages %}
+{%- if loop.first and messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\nYou are of help.<|im_end|>\\n' }}{% endif %}
+{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
+{%- endfor %}{% if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}"""
+
 
 @dataclass(frozen=True)
 class Style:
@@ -167,6 +185,10 @@ STYLES: dict[str, Style] = {
     "mistral": Style(MISTRAL, ("[INST]", "[/INST]"), bos="<s>", pieces=True, adds_bos=True, tools=False),
     "zephyr": Style(ZEPHYR, (), bos="<s>", pieces=True, adds_bos=True, tools=False),
     "deepseek": Style(DEEPSEEK, ("<|User|>", "<|Assistant|>"), bos="<s>", tools=False),
+    "llama2": Style(LLAMA2, bos="<s>", pieces=True, adds_bos=True, tools=False),
+    "phi3": Style(PHI3, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), bos="<s>", eos="<|endoftext|>", pieces=True, tools=False),
+    "phi4": Style(PHI4, ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), bos="<|endoftext|>", eos="<|im_end|>", tools=False),
+    "smollm": Style(SMOLLM, ("<|im_start|>", "<|im_end|>"), bos="<|im_start|>", eos="<|im_end|>", tools=False),
     "qwen3": Style(QWEN3, ("<|im_start|>", "<|im_end|>"), eos="<|im_end|>"),
 }
 

@@ -14,6 +14,7 @@ from backend.domain.chat_template import CHAT_TEMPLATE
 from backend.domain.conversations import template_messages
 from backend.domain.families import FAMILIES, FAMILY_NAMES
 from backend.errors import InvalidInput
+from backend.gateway.bodies import ChatBody
 from jobs.evaluation import multiple_choice
 from jobs.evaluation.subject import Subject, load_subject
 from jobs.modeling.build import build_network
@@ -53,6 +54,8 @@ def prompts_everywhere(tokenizer: Any, messages: list[dict[str, Any]], tools: li
     if messages[-1] == asked[-2] and not any(message["role"] == "assistant" for message in messages):
         paths["fine-tuning"] = whole[0][:first_trained]
     if tools is None:
+        body = ChatBody.model_validate({"model": "m", "messages": [{key: m[key] for key in ("role", "content")} for m in messages]})
+        paths["gateway"] = encode_request(tokenizer, body.to_request())
         paths["battles and generation"] = Subject(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
     if [message["role"] for message in messages] == ["user"]:
         question = {"question": messages[0]["content"], "choices": ["Mira", "Jon"], "answer": 0}
