@@ -14,18 +14,12 @@ from backend.domain.row_readers import sniff_bytes, sniff_parquet, suffix_of
 from backend.errors import InvalidInput
 from backend.remote_files import BLOCK_BYTES, RangedFile, Remote
 from backend.source_files import Member, Opened, list_source
+from backend.text_encoding import Utf8Stream, guess_encoding
 
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
 """A table inside a zip is unpacked whole to look at it; a larger one waits for the worker."""
 TABLES = (".parquet", ".arrow", ".feather")
-ENCODINGS = (
-    "cp1252", "latin-1", "utf-16", "utf-16-le", "utf-16-be", "cp1250", "cp1251", "koi8-r", "iso8859-15", "shift_jis", "euc_jp", "gb18030",
-    "big5", "euc_kr", "mac_roman",
-)  # fmt: skip
-"""Encodings offered for files that are not UTF-8, the likeliest first; any other that Python knows can be named on the command line."""
-_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
 Row = dict[str, Any]
 
 
@@ -95,27 +89,33 @@ def _read(opened: Opened, size: int) -> bytes:
 
 
 def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -> tuple[list[Row], str]:
-    text, foreign = _as_utf8(head, encoding)
-    return sniff_bytes(name, text, limit=limit), foreign
-
-
-def _as_utf8(head: bytes, encoding: str | None) -> tuple[bytes, str]:
-    """Return the head in UTF-8, and where what is not UTF-8 begins, so that an encoding can be asked for."""
-    wanted = encoding or ("utf-16" if head.startswith(_MARKS) else None)
-    if wanted:
-        try:
-            return head.decode(wanted, "ignore").encode(), ""
-        except LookupError:
-            raise InvalidInput(
-                f"There is no encoding {wanted!r}.", remedy=f"Try one of {', '.join(ENCODINGS[:6])}.", field="encoding"
-            ) from None
+    text = _as_utf8(head, encoding)
+    foreign = _foreign(text)
     try:
-        head.decode()
+        return sniff_bytes(name, text, limit=limit), foreign
+    except InvalidInput as error:
+        guess = guess_encoding(head) if foreign else None
+        if not foreign:
+            raise
+        remedy = f"Choose how it is encoded; {guess} seems likely." if guess else "Choose how it is encoded."
+        raise InvalidInput(f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding") from error
+
+
+def _as_utf8(head: bytes, encoding: str | None) -> bytes:
+    file = io.BytesIO(head)
+    stream = Utf8Stream(file.read, encoding=encoding)
+    return b"".join(iter(lambda: stream.read(HEAD_BYTES), b""))
+
+
+def _foreign(text: bytes) -> str:
+    """Say where bytes begin that are not UTF-8, so that an encoding can be asked for."""
+    try:
+        text.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # the last character may be cut in two
-            line = head.count(b"\n", 0, error.start) + 1
-            return head, f"byte 0x{head[error.start]:02X} in line {line:,}"
-    return head, ""
+        if error.start < len(text) - 4:  # the last character may be cut in two
+            line = text.count(b"\n", 0, error.start) + 1
+            return f"byte 0x{text[error.start]:02X} in line {line:,}"
+    return ""
 
 
 def _rows_of_table(name: str, suffix: str, file: BinaryIO, *, limit: int) -> list[Row]:

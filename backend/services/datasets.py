@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from backend.services.import_sources import HubChoice, ImportSource, payload_of,
 from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
 from backend.services.references import refuse_while_used, users_of_dataset, users_of_versions
+from backend.text_encoding import check_encoding
 
 KINDS: dict[str, str] = {
     "text": "Running text to pre-train on.",
@@ -34,7 +34,7 @@ KINDS: dict[str, str] = {
     "benchmark": "Fixed questions: with choices, or with the answers that count.",
     "prompts": "Prompts alone, for battles.",
 }
-FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "commit", "revision", "licence")
+FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "files", "commit", "revision", "licence")
 
 
 def import_dataset(
@@ -274,10 +274,8 @@ def _check_import(*, kind: str, val_fraction: float, encoding: str | None) -> No
         raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
     if not 0 <= val_fraction <= 0.5:
         raise InvalidInput(f"The validation share {val_fraction:g} is not between 0 and 0.5.", field="val_fraction")
-    try:
-        codecs.lookup(encoding or "utf-8")
-    except LookupError:
-        raise InvalidInput(f"There is no encoding {encoding!r}.", remedy="Name one such as cp1252 or utf-16.", field="encoding") from None
+    if encoding:
+        check_encoding(encoding)
 
 
 def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str, person: Person) -> Dataset:

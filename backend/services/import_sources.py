@@ -11,12 +11,12 @@ from backend.errors import InvalidInput
 from backend.hub_datasets import HubDataset as HubDataset
 from backend.hub_datasets import find_hub_dataset
 from backend.remote_files import Remote
-from backend.row_heads import ENCODINGS as ENCODINGS
 from backend.row_heads import Head as Head
 from backend.row_heads import head_of_path, head_of_remote
 from backend.services.context import Context, Person
 from backend.services.data_folder import local_source
 from backend.services.permissions import require_builder
+from backend.text_encoding import ENCODINGS as ENCODINGS
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pages.components.import_source import Chosen, choose_source
 from pages.components.words import plural, size
 
 UNUSED = "not used"
-UTF8 = "UTF-8"
+UTF8 = "utf-8"
 PREVIEW = 4
 SURE = 0.8
 KEEP, REFUSE = "Leave them out and list them", "Refuse the source at the first"
@@ -113,7 +113,7 @@ def _is_text(name: str) -> bool:
 
 
 def _draw_encoding(key: str, picked: str) -> None:
-    options = list(dict.fromkeys([UTF8, *ENCODINGS, picked]))
+    options = list(dict.fromkeys([UTF8, *(name for name in ENCODINGS if name != UTF8), picked]))
     st.selectbox(
         "Encoding", options, index=options.index(picked), key=key, width=240, help="How the characters of the file are written as bytes."
     )
@@ -228,7 +228,7 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: Settled,
         )
         once = f"import_once_{chosen.key}"
         st.session_state.setdefault(once, uuid.uuid4().hex)
-        if not st.button("Import", type="primary", icon=":material/download:", disabled=bool(settled.blocked), key="import_go"):
+        if not st.button("Import", type="primary", disabled=bool(settled.blocked), key="import_go"):
             return None
     with errors_shown():
         source = chosen.source

@@ -68,7 +68,7 @@ def broken_files(folder: Path) -> list[tuple[Path, str]]:
         ("no.zip", b"PK\x03\x04 and then nothing", "is damaged"),
         ("page.jsonl", b"<!doctype html><html>not found</html>\n", "No row of 'page.jsonl' can be read. Row 1:"),
         ("no.parquet", b"PAR1 no table PAR1", "not readable as Parquet"),
-        ("cafe.csv", b"prompt,completion\n" + "O\xf9 ?,Au caf\xe9\n".encode("latin-1") * 9, "is not UTF-8 (byte 0xF9 in line 2)"),
+        ("cafe.csv", b"prompt,completion\n" + "O\xf9 ?,Au caf\xe9\n".encode("latin-1") * 9, "cafe.csv is not UTF-8 (byte 0xF9 in line 2)"),
     ]
     for name, content, _ in made:
         if content is not None:
@@ -119,7 +119,7 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     assert version.mapping == {"instruction": "prompt", "letter": "completion"}
     visitor.page.get_by_role("tab", name="Rejected (2)").click()
     with visitor.page.expect_download() as download:
-        visitor.clicks("Download as JSON Lines")
+        visitor.page.get_by_role("button", name="Download as JSON Lines").click()
     rejected = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
     assert [item["row"] for item in rejected] == [41, 62]
     assert "column `instruction` is missing" in rejected[1]["reason"]
