@@ -1,4 +1,4 @@
-"""`roundhouse run`: launch, show, list, cancel and resume runs."""
+"""`roundhouse run`: launch, probe, show, list, cancel and resume runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.cli.waiting import wait_for_job
+from backend.domain.predictions import Prediction, say_fit, say_memory, say_time
 from backend.domain.run_config import RunConfig, parse_run_config
 from backend.errors import InvalidInput
 from backend.recipes import RECIPES, get_recipe
 from backend.services.context import LOCAL, Context
+from backend.services.measurements import predict
 from backend.services.metrics import last_values
+from backend.services.places import find_place
+from backend.services.probes import launch_probe
 from backend.services.run_views import RunDetail, RunView, get_run, list_runs, run_detail
 from backend.services.runs import launch_run, resume_run, stop_run
 
@@ -39,6 +43,26 @@ def launch(
         config = config.model_copy(update={"name": name})
     run = launch_run(ctx, config, person=LOCAL, idempotency_key=key)
     _finish(ctx, run, wait=wait, as_json=as_json)
+
+
+@app.command("probe")
+@command
+def probe(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Try a run out for about 20 seconds: its peak memory and its speed. It leaves no run and no checkpoint."""
+    ctx = get_context()
+    config = read_recipe(recipe)
+    job = wait_for_job(ctx, launch_probe(ctx, config, person=LOCAL).id)
+    place = find_place(ctx, str(job.result["device"]), job.result["device_kind"])
+    prediction = predict(ctx, config, place=place)
+    lines = [
+        f"peak memory  {say_memory(prediction.memory)}. {say_fit(prediction)}",
+        f"speed        {job.result['tokens_per_s']:,.0f} tokens/s, {job.result['step_s']:.3g} s for {_micro_batches(job.result)}",
+        f"time         {say_time(prediction.time)} for {config.max_steps:,} steps, without measuring and saving",
+    ]
+    emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
 
 
 @app.command("show")
@@ -127,6 +151,23 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
         ],
         "config": detail.config.model_dump(mode="json"),
     }
+
+
+def describe_prediction(prediction: Prediction) -> dict[str, Any]:
+    """Return what a run is expected to need as a JSON object; bytes and seconds."""
+    memory, time = prediction.memory, prediction.time
+    return {
+        "device": prediction.device, "device_bytes": prediction.device_bytes, "fits": prediction.fits,
+        "memory_bytes": memory.num_bytes, "memory_source": memory.source, "memory_error": memory.error,
+        "formula_bytes": memory.formula.total if memory.formula else None, "memory_parts": memory.formula.parts if memory.formula else None,
+        "seconds": time.seconds if time else None, "seconds_low": time.low if time else None, "seconds_high": time.high if time else None,
+        "tokens_per_s": time.tokens_per_s if time else None,
+    }  # fmt: skip
+
+
+def _micro_batches(result: dict[str, Any]) -> str:
+    count = int(result.get("accumulated") or 1)
+    return "a step" if count == 1 else f"{count} micro-batches"
 
 
 def _finish(ctx: Context, run: RunView, *, wait: bool, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from backend.domain.memory import estimate_memory
 from backend.domain.training_setting import TrainingSetting
@@ -21,7 +21,7 @@ OTHER_METHOD, OTHER_FAMILY, OTHER_NUMBERS = 0.3, 0.6, 0.6
 """What the likeness is multiplied by for another objective or LoRA, another family, another precision or recompute."""
 PRIOR = 0.5
 LEAST_LIKE = 0.02
-FEWEST_FOR_ERROR = 3
+FEWEST_FOR_ERROR, MOST_COUNTED = 3, 32
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,17 @@ class MeasuredPeak:
     @cached_property
     def estimated_bytes(self) -> int:
         """What arithmetic says about it, knowing the lengths."""
-        return estimate_memory(self.setting, length=self.length, trained=self.trained).total
+        return _estimated_total(self.setting, self.length, self.trained)
 
     @property
     def log_ratio(self) -> float:
         """The logarithm of measured over estimated."""
         return math.log(max(self.measured_bytes, 1) / max(self.estimated_bytes, 1))
+
+
+@lru_cache(maxsize=2048)
+def _estimated_total(setting: TrainingSetting, length: int | None, trained: int | None) -> int:
+    return estimate_memory(setting, length=length, trained=trained).total
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ class _Known:
 def correct(setting: TrainingSetting, estimated_bytes: int, measured: Sequence[MeasuredPeak]) -> Correction:
     """Return the correction of an estimate by what was measured on the same device; no correction where nothing is like it."""
     known = [_Known(like(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index) for index, peak in enumerate(measured)]
-    counted = [each for each in known if each.weight >= LEAST_LIKE]
+    alike = sorted((each for each in known if each.weight >= LEAST_LIKE), key=lambda each: -each.weight)
+    counted = alike[:MOST_COUNTED]
     if not counted:
         return Correction()
     factor = math.exp(_mean_ratio([(each.weight, each.peak.log_ratio) for each in counted]))

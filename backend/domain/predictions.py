@@ -83,15 +83,22 @@ def say_memory(memory: MemoryPrediction) -> str:
         '5.1 GB, probe'
     """
     if memory.num_bytes is None:
-        return "not known before a probe: the formula does not know this family"
-    figure = say_bytes(memory.num_bytes)
+        return f"not known: {say_source(memory)}"
+    between = " " if memory.source == "corrected" and memory.error is not None else ", "
+    return f"{say_bytes(memory.num_bytes)}{between}{say_source(memory)}"
+
+
+def say_source(memory: MemoryPrediction) -> str:
+    """Say where a figure comes from, with its error: `± 8 %, from 5 probes here; formula said 4.7 GB`."""
+    if memory.num_bytes is None:
+        return "the formula does not know this family, and a probe does"
     if memory.source == "formula":
-        return f"{figure}, formula; not yet measured here"
+        return "formula; not yet measured here"
     said = f"; formula said {say_bytes(memory.formula.total)}" if memory.formula else ""
     if memory.source == "corrected":
-        spread = f" ± {_percent(memory.error)}" if memory.error is not None else ""
-        return f"{figure}{spread}, from {_counted(memory)} here{said}"
-    return f"{figure}, {'measured in a run' if memory.source == 'run' else 'probe'}{said}"
+        spread = f"± {_percent(memory.error)}, " if memory.error is not None else ""
+        return f"{spread}from {_counted(memory)} here{said}"
+    return f"{'measured in a run' if memory.source == 'run' else 'probe'}{said}"
 
 
 def say_error(memory: MemoryPrediction) -> str:
@@ -125,10 +132,15 @@ def say_time(time: TimePrediction | None) -> str:
     """Say how long the steps take: `about 12 min (10 min to 15 min)`."""
     if time is None:
         return "not known before a probe"
-    between = ""
-    if time.low is not None and time.high is not None and say_duration(time.low) != say_duration(time.high):
-        between = f" ({say_duration(time.low)} to {say_duration(time.high)})"
-    return f"about {say_duration(time.seconds)}{between}"
+    between = say_spread(time)
+    return f"about {say_duration(time.seconds)}{f' ({between})' if between else ''}"
+
+
+def say_spread(time: TimePrediction) -> str:
+    """Say between what the time of the steps may lie, as their own times varied; empty where they did not or were not timed."""
+    if time.low is None or time.high is None or say_duration(time.low) == say_duration(time.high):
+        return ""
+    return f"{say_duration(time.low)} to {say_duration(time.high)}"
 
 
 def _counted(memory: MemoryPrediction) -> str:

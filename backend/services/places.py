@@ -47,6 +47,11 @@ def place_of(ctx: Context, config: RunConfig) -> Place:
     return gpu if gpu is not None and config.device == "auto" else cpu
 
 
+def find_place(ctx: Context, name: str, kind: DeviceKind) -> Place:
+    """Return the device of a name, whose memory is not known if no living worker has it."""
+    return next((place for place in list_places(ctx) if place.name == name), Place(name, kind, None))
+
+
 def _places(gauges: dict[str, Any]) -> list[Place]:
     found = [Place(str(gpu["name"]), "gpu", int(gpu["memory_total_bytes"])) for gpu in gauges.get("gpus", [])]
     if gauges.get("cpu_name") and gauges.get("memory_total_bytes"):

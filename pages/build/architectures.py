@@ -20,6 +20,7 @@ from backend.services.context import Context, Person
 from pages.components.architecture_cost import draw_block, draw_cost
 from pages.components.architecture_form import draw_form, set_fields
 from pages.components.frame import errors_shown, page_frame, plain
+from pages.components.memory_panel import draw_memory
 from pages.components.row_link import row_link
 from pages.components.words import ago, plural, short
 
@@ -111,7 +112,8 @@ with page_frame("Architectures", "Design a decoder, and see what it would cost b
         if config is None:
             st.warning("This network can't be built yet: see the words in red beside the fields.", icon=":material/rule:")
         else:
-            draw_cost(config)
+            precision = draw_cost(config)
+            draw_memory(ctx, config, precision=precision)
             draw_block(config)
             draw_yaml(config)
     draw_saved(ctx, person)

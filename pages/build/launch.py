@@ -6,11 +6,9 @@ import hashlib
 
 import streamlit as st
 
-from backend.domain.consequences import describe
-from backend.domain.run_config import Objective, RunConfig, parse_run_config
+from backend.domain.run_config import RunConfig, parse_run_config
 from backend.errors import InvalidInput, RoundhouseError
 from backend.recipes import RECIPES, STARTER
-from backend.services.architectures import get_architecture
 from backend.services.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.datasets import resolve_version
@@ -18,9 +16,9 @@ from backend.services.run_parts import parse_config, resolve_parts
 from backend.services.run_views import run_detail
 from backend.services.runs import launch_run
 from pages.components.data_report_link import draw_report_link
+from pages.components.estimate_card import draw_estimate
 from pages.components.frame import errors_shown, page_frame, plain
 from pages.components.run_form import FormState, draw_run_form, fill_form
-from pages.components.words import short, size
 
 RECIPE_OF_KIND = {"text": STARTER, "instruction": "starter-sft", "chat": "starter-sft", "preference": "starter-dpo"}
 SOURCES = ("recipe", "run", "base", "dataset", "architecture")
@@ -89,20 +87,6 @@ def draw_yaml(config: RunConfig | None) -> None:
                 st.rerun()
 
 
-def draw_estimate(ctx: Context, config: RunConfig) -> None:
-    """Draw what the run will cost, as far as arithmetic knows it."""
-    tokens = config.tokens_per_step * config.max_steps
-    lines = [f"{short(config.tokens_per_step)} tokens a step, {short(tokens)} in all"]
-    if config.objective is Objective.PRETRAIN and config.architecture is not None:
-        architecture = get_architecture(ctx, config.architecture).config if isinstance(config.architecture, str) else config.architecture
-        report = describe(
-            architecture, precision="bf16" if config.precision == "bf16" else "fp32", micro_batch=config.micro_batch, context=config.context
-        )
-        lines.insert(0, f"{short(report.parameters)} parameters, about {size(report.memory_bytes.total)} of memory")
-        lines.append(f"{short(report.flops_per_token.training * tokens)} FLOPs of training")
-    st.caption("  \n".join(lines))
-
-
 def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, str, RoundhouseError | None]:
     """Return the config if it can be launched, the button's label, and what is wrong otherwise."""
     if form.missing:
@@ -147,7 +131,7 @@ def main() -> None:
                 launch(ctx, person, config)
         with right:
             if config is not None:
-                draw_estimate(ctx, config)
+                draw_estimate(ctx, person, config, sound=problem is None)
                 draw_report_link(config)
             draw_yaml(config)
 

@@ -1,28 +1,23 @@
-"""What an architecture would cost, beside its form: parameters, FLOPs, cache, memory, and a picture of one block."""
+"""What an architecture would cost, beside its form: parameters, FLOPs, cache, and a picture of one block."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import streamlit as st
 
 from backend.domain.architecture import ArchitectureConfig
-from backend.domain.consequences import ArchitectureReport, describe
+from backend.domain.consequences import describe
+from backend.domain.training_setting import Precision
 from pages.components.architecture_diagram import block_diagram, diagram_words, layers_strip
 from pages.components.architecture_figures import parameters_bar
 from pages.components.words import short, size
 
 
-def draw_cost(config: ArchitectureConfig) -> ArchitectureReport:
-    """Draw parameters, FLOPs, cache and memory of an architecture."""
-    left, right = st.columns(2)
-    micro_batch = left.number_input(
-        "Sequences at once", 1, 4096, 16, key="architecture_micro_batch", help="Micro-batch of training: only memory depends on it."
+def draw_cost(config: ArchitectureConfig) -> Precision:
+    """Draw parameters, FLOPs and cache of an architecture; return the precision that was chosen."""
+    precision: Precision = st.segmented_control(
+        "Precision", ("fp32", "bf16"), key="architecture_precision", default="fp32", required=True, help="fp32 on the CPU, bf16 on a GPU."
     )
-    precision: Literal["fp32", "bf16"] = right.selectbox(
-        "Precision", ("fp32", "bf16"), key="architecture_precision", help="fp32 on the CPU, bf16 on a GPU."
-    )
-    report = describe(config, micro_batch=micro_batch, precision=precision)
+    report = describe(config, precision=precision)
     grid = st.grid(2, min_column_width=150)
     grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
     if report.active_parameters != report.parameters:
@@ -32,7 +27,6 @@ def draw_cost(config: ArchitectureConfig) -> ArchitectureReport:
     grid.metric("FLOPs per token, forward", short(flops.forward), border=True, help=report.conventions[0])
     grid.metric("KV cache per token", size(report.kv_cache_bytes_per_token), border=True, help=report.conventions[2])
     grid.metric(f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), border=True, help=report.conventions[2])
-    grid.metric("Memory to train", size(report.memory_bytes.total), border=True, help=report.conventions[1])
     if report.kv_cache_expanded_bytes_per_token is not None:
         spared = size(report.kv_cache_expanded_bytes_per_token)
         st.caption(f"Without the latent the cache would take {spared} a token.")
@@ -43,12 +37,7 @@ def draw_cost(config: ArchitectureConfig) -> ArchitectureReport:
         config={"displayModeBar": False},
         alt="Parameters by component",
     )
-    memory = report.memory_bytes
-    st.caption(
-        f"Memory at its peak: weights {size(memory.weights)}, gradients {size(memory.gradients)}, optimizer {size(memory.optimizer)}, "
-        f"activations and loss about {size(memory.total - memory.weights - memory.gradients - memory.optimizer)}."
-    )
-    return report
+    return precision
 
 
 def draw_block(config: ArchitectureConfig) -> None:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from backend.domain.predictions import say_bytes
 
-def size(num_bytes: float) -> str:
-    """Write a number of bytes: `1.3 MB`."""
-    value = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+size = say_bytes
 
 
 def short(number: float) -> str:

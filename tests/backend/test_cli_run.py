@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from backend.domain.job_states import Status
 from backend.services.context import Context
 from backend.services.jobs import list_jobs
 from backend.services.run_views import get_run
+from tests.installation import PROJECT
+from tests.jobs.training_rooms import Rooms
 from tests.run_world import add_checkpoint, add_parts, claim, end, launch, points, report
 
 RECIPE = "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 30\nname: by hand\n"
@@ -65,6 +70,23 @@ def test_a_recipe_with_a_mistake_ends_with_status_2_and_a_cure(ctx: Context, tmp
     assert result.exit_code == 2
     assert words in json.loads(result.stdout)["error"]
     assert list_jobs(ctx, queue="train") == []
+
+
+def test_a_probe_says_memory_speed_and_time_and_leaves_no_run(ctx: Context, tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path / "rooms")
+    shutil.copytree(rooms.root / "texts", ctx.artifacts.path("datasets/tales"))
+    shutil.copytree(rooms.root / "tokenizer", ctx.artifacts.path("tokenizers/pieces"))
+    shape = {"num_layers": 2, "width": 32, "num_heads": 2, "num_kv_heads": 2, "context": 64, "vocab_size": 320, "feed_forward": 64}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("architecture: small", f"architecture: {json.dumps(shape)}"))
+    command = [sys.executable, "-m", "backend.cli.main", "run", "probe", str(recipe), "--json"]  # no worker: the work is done by a child
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert (answer["memory_source"], answer["fits"]) == ("probe", "yes")
+    assert answer["memory_bytes"] > answer["formula_bytes"] / 2
+    assert answer["seconds_low"] <= answer["seconds"] <= answer["seconds_high"]
+    assert json.loads(roundhouse("run", "list", "--json").stdout)["runs"] == []
 
 
 def test_a_run_is_shown_by_name_with_its_newest_values_and_checkpoints(ctx: Context) -> None:

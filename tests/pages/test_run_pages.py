@@ -9,9 +9,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
+from backend.devices import cpu_name
 from backend.domain.job_states import Status
+from backend.domain.run_progress import say_duration
 from backend.services.context import LOCAL, Context
-from backend.services.jobs import list_jobs
+from backend.services.jobs import claim_next, end_job, list_jobs
+from backend.services.outcomes import record_finish
 from backend.services.run_views import list_runs
 from backend.services.runs import set_tags, stop_run
 from tests.installation import PROJECT
@@ -81,6 +84,79 @@ def test_values_that_do_not_fit_are_explained_beside_the_button(ctx: Context) ->
     page.selectbox(key="launch_tokenizer").select("pieces").run()
     assert "longer than the architecture can read" in text_of(page)
     assert page.button(key="launch_go").disabled
+
+
+def open_sound_form(**values: int) -> AppTest:
+    """The launch page with a form that can be launched."""
+    page = open_page("build/launch.py", dataset="tales", architecture="small")
+    page.selectbox(key="launch_tokenizer").select("pieces").run()
+    for name, value in {"context": 32, **values}.items():
+        page.number_input(key=f"launch_{name}").set_value(value).run()
+    return page
+
+
+def metric(page: AppTest, label: str) -> str:
+    """The value of a metric."""
+    return str(next(each.value for each in page.metric if each.label == label))
+
+
+def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_asked_for_once(ctx: Context) -> None:
+    add_parts(ctx)
+    page = open_sound_form()
+    assert metric(page, "Peak memory").endswith("MB")
+    assert "Formula; not yet measured here." in text_of(page)
+    assert metric(page, "Time of the steps") == "not known"
+    assert "for a run" in text_of(page)
+    page.button(key="launch_probe").click().run()
+    (job,) = list_jobs(ctx, queue="train")
+    assert (job.kind, job.status) == ("probe", Status.QUEUED)
+    assert "No worker serves the queue `train`" in text_of(page)
+    assert "launch_probe" not in [button.key for button in page.button]
+    page.button(key=f"stop_{job.id}").click().run()
+    assert "The last probe was stopped." in text_of(open_sound_form())
+
+
+def test_a_probe_is_answered_in_words(ctx: Context) -> None:
+    add_parts(ctx)
+    open_sound_form().button(key="launch_probe").click().run()
+    taken = claim_next(ctx, "train", owner="worker#1", host="here")
+    assert taken is not None
+    result = {
+        "measured_bytes": 5_100_000_000, "tokens_per_s": 800.0, "step_s": 2.0, "step_s_low": 1.0, "step_s_high": 3.0, "steps_timed": 5.0,
+        "accumulated": 1, "device": cpu_name(), "device_kind": "cpu",
+    }  # fmt: skip
+    with ctx.db.write() as session:
+        record_finish(session, ctx, taken, result)
+        end_job(session, ctx, taken, Status.FINISHED, result=result)
+    page = open_sound_form()
+    assert metric(page, "Peak memory") == "5.1 GB"
+    assert "Probe; formula said" in text_of(page)
+    assert "5 steps, 2 s each" in text_of(page)
+    steps = page.number_input(key="launch_max_steps").value
+    assert metric(page, "Time of the steps") == say_duration(2.0 * steps)
+    page.number_input(key="launch_micro_batch").set_value(5).run()
+    assert "From 1 probe here; formula said" in text_of(page)
+
+
+def test_a_probe_that_failed_says_why_and_can_be_asked_for_again(ctx: Context) -> None:
+    add_parts(ctx)
+    open_sound_form().button(key="launch_probe").click().run()
+    taken = claim_next(ctx, "train", owner="worker#1", host="here")
+    assert taken is not None
+    end(ctx, taken, Status.FAILED, cause="Not enough memory for a micro-batch of 8.", remedy="Choose a smaller micro-batch.")
+    page = open_sound_form()
+    assert "Not enough memory" in text_of(page)
+    assert "Choose a smaller micro" in text_of(page)
+    page.button(key="launch_probe").click().run()
+    assert len(list_jobs(ctx, queue="train")) == 2
+
+
+def test_a_form_that_can_not_be_launched_leaves_the_estimate_whole(ctx: Context) -> None:
+    add_parts(ctx)
+    page = open_sound_form(context=65)
+    assert "longer than the architecture can read" in text_of(page)
+    assert "tokens in" in text_of(page)
+    assert "launch_probe" not in [button.key for button in page.button]
 
 
 def test_yaml_fills_the_form(ctx: Context) -> None:
