@@ -136,9 +136,9 @@ def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
     return HubRevision(hub, info.sha, asked, licence_words(card), files, parameters, str(counts.get("architecture") or "")[:60])
 
 
-def endpoint() -> str | None:
-    """Return the Hub's address, where another than the public one is set."""
-    return os.environ.get("HF_ENDPOINT") or None
+def endpoint() -> str:
+    """Return the Hub's address."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 @contextmanager
@@ -222,7 +222,7 @@ def _shards(folder: Path, found: HubRevision) -> list[HubFile]:
 @contextmanager
 def hub_errors(hub: str, *, revision: str = "") -> Iterator[None]:
     """Say in words what the Hub refused or why it does not answer."""
-    place = endpoint() or "https://huggingface.co"
+    place = endpoint()
     try:
         yield
     except RevisionNotFoundError as error:

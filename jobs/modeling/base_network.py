@@ -8,20 +8,14 @@ from pathlib import Path
 import psutil
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from backend.base_files import read_json, weight_files
 from backend.errors import InvalidInput
 from backend.weight_files import read_safetensors
-from jobs.modeling.checkpoints import load_tokenizer
+from jobs.modeling.checkpoints import UNUSABLE, in_a_line, load_tokenizer
 from jobs.reporter import Reporter
 
-UNUSABLE = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError, RecursionError, RuntimeError,
-    SafetensorError, TypeError, ValueError,
-)  # fmt: skip
-"""What transformers raises on configs and weights that make no sense. A config comes from outside and may hold anything."""
 SLACK = 1.02
 SHOWN = 4
 
@@ -92,9 +86,3 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
     rows, words = network.get_input_embeddings().num_embeddings, len(load_tokenizer(folder))
     if words > rows:
         reporter.log(f"The tokenizer knows {words:,} tokens and the network {rows:,}: text that uses the others can't be read.")
-
-
-def in_a_line(error: BaseException) -> str:
-    """Return what a library's error says, in one line."""
-    said = " ".join(str(error).split())[:300]
-    return f"{said} is missing." if isinstance(error, KeyError) else said or type(error).__name__

@@ -19,6 +19,7 @@ from typing import Any
 import peft
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +28,11 @@ from jobs.modeling.chat import ensure_template
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"
+UNUSABLE = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError, RecursionError, RuntimeError,
+    SafetensorError, StrictDataclassError, TypeError, ValueError,
+)  # fmt: skip
+"""What transformers raises on configs, tokenizers and weights that make no sense. They come from outside and may hold anything."""
 UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 
 
@@ -207,10 +213,10 @@ def load_network(
         network = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
         )
-    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+    except UNUSABLE as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {error}") from error
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
     return network.to(device).eval()
 
 
@@ -220,7 +226,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise NotFound(f"There is no tokenizer folder {folder}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, use_fast=True)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise InvalidInput(f"The tokenizer in {folder.name} can't be loaded: {error}") from error
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, UNUSABLE):  # the tokenizers library raises the bare class
+            raise
+        raise InvalidInput(f"The tokenizer in {folder.name} can't be loaded: {in_a_line(error)}") from error
     ensure_template(tokenizer)
     return tokenizer
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return what a library's error says, in one line of at most 300 characters."""
+    said = " ".join(str(error).split())[:300]
+    return f"{said} is missing." if isinstance(error, KeyError) else said or type(error).__name__

@@ -14,9 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from backend.errors import InvalidInput, JobFailed
 from backend.weight_files import read_gguf
-from jobs.modeling.base_network import UNUSABLE, in_a_line
 from jobs.modeling.chat import ensure_template
-from jobs.modeling.checkpoints import save_checkpoint
+from jobs.modeling.checkpoints import UNUSABLE, in_a_line, save_checkpoint
 
 LARGEST_FP32_PARAMETERS = 500_000_000
 """Above this the weights are stored in bf16: exact dequantised values would take 4 bytes each."""

@@ -22,35 +22,31 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
     """Draw the form; return the base once the person has asked for it."""
     with st.container(border=True):
         st.subheader("Add a base", anchor=False)
-        source, revision, look = _choose_source(ctx, person)
+        offers = list_base_offers(ctx)
+        ways = [*([OFFERED] if offers else []), *([PATH] if person.id is None else []), HUB]
+        way = st.segmented_control("Source", ways, default=ways[0], required=True, key="base_way", label_visibility="collapsed")
+        if way == OFFERED:
+            source, revision, look = _choose_offer(offers)
+        else:
+            source, revision, look = _choose_path(ctx, person) if way == PATH else _choose_hub(ctx, person)
         if look is not None:
             _draw_outlook(look)
         name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
         st.caption("Weights are read from safetensors or GGUF only; code that comes with a checkpoint is never run.")
         st.session_state.setdefault("base_once", uuid.uuid4().hex)
-        if not st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source):
-            return None
+        asked = st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source)
+        if way == OFFERED:
+            _draw_refused(offers)
+    if not asked:
+        return None
     with errors_shown():
         once = st.session_state.pop("base_once")
         return add_base(ctx, name=name or "", source=source, revision=revision, person=person, idempotency_key=once)
     return None
 
 
-def _choose_source(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
-    """Draw the ways; return the source, empty while there is none that can be added, its revision, and what it would be if known."""
-    offers = list_base_offers(ctx)
-    ways = [*([OFFERED] if offers else []), *([PATH] if person.id is None else []), HUB]
-    way = st.segmented_control("Source", ways, default=ways[0], required=True, key="base_way", label_visibility="collapsed")
-    if way == OFFERED:
-        return _choose_offer(offers)
-    if way == PATH:
-        return _choose_path(ctx, person)
-    return _choose_hub(ctx, person)
-
-
 def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
     usable = [offer for offer in offers if offer.facts is not None]
-    refused = [offer for offer in offers if offer.facts is None]
     if usable:
         chosen = st.selectbox(
             "Checkpoint", usable, index=None, key="base_offer", format_func=_offer_words, placeholder=f"Choose one of {len(usable):,}"
@@ -58,11 +54,15 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
     else:
         chosen = None
         st.info("Nothing under MODEL_PATH can be used as a base.", icon=":material/folder_off:")
-    if refused:
-        with st.expander(f"{plural(len(refused), 'other')} can't be used", icon=":material/block:"):
-            rows = [{"Checkpoint": offer.name, "Why": offer.problem} for offer in refused]
-            st.dataframe(rows, hide_index=True, key="base_refused", column_config={"Why": st.column_config.TextColumn(width="large")})
     return (str(chosen.path), "", Outlook(chosen.name, chosen.facts)) if chosen and chosen.facts else ("", "", None)
+
+
+def _draw_refused(offers: list[BaseOffer]) -> None:
+    """List what lies under MODEL_PATH and can't be a base, and why."""
+    rows = [{"Checkpoint": offer.name, "Why": offer.problem} for offer in offers if offer.facts is None]
+    if rows:
+        with st.expander(f"{plural(len(rows), 'other')} can't be used", icon=":material/block:"):
+            st.dataframe(rows, hide_index=True, key="base_refused", column_config={"Why": st.column_config.TextColumn(width="large")})
 
 
 def _choose_path(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
@@ -87,7 +87,7 @@ def _choose_path(ctx: Context, person: Person) -> tuple[str, str, Outlook | None
 def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         hub = st.text_input(
-            "Hub id", key="base_hub", placeholder="owner/name", help="Private and gated ones need HF_TOKEN in the settings."
+            "Hub id", key="base_hub", placeholder="owner/name", width=400, help="Private and gated ones need HF_TOKEN in the settings."
         )
         revision = st.text_input(
             "Revision",

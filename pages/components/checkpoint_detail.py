@@ -98,8 +98,10 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
     commit, asked = checkpoint.facts.get("revision"), checkpoint.facts.get("requested_revision")
     source = plain(checkpoint.source.partition("@")[0] if commit else checkpoint.source)
     pinned = f", {plain(str(asked))}" + (f" at commit `{commit}`" if asked != commit else "") if commit else ""
-    st.caption(f":material/license: Licence: {plain(str(checkpoint.facts.get('licence') or 'not stated'))}")
-    st.caption(f":material/input: Source: {source}{pinned}")
+    licence = plain(str(checkpoint.facts.get("licence") or "not stated"))
+    with st.container(gap=None):
+        st.caption(f":material/license: Licence: {licence}")
+        st.caption(f":material/input: Source: {source}{pinned}")
 
 
 def _draw_next(checkpoint: CheckpointView) -> None:
