@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.domain.families import FamilyName
-from backend.domain.shape_rules import ImpossibleShape, fill_defaults, find_problems
+from backend.domain.shape_rules import ImpossibleShape, fill_defaults, find_problems, find_unknown
 
 
 class ArchitectureConfig(BaseModel):
@@ -81,7 +81,12 @@ class ArchitectureConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        return fill_defaults(data) if isinstance(data, Mapping) else data
+        if not isinstance(data, Mapping):
+            return data
+        unknown = find_unknown(data, cls.model_fields)
+        if unknown:
+            raise ImpossibleShape(unknown)
+        return fill_defaults(data)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

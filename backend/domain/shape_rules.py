@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -23,10 +24,10 @@ class ShapeProblem:
 
 
 class ImpossibleShape(ValueError):
-    """What a shape's validator raises: `problems`, and their messages joined by semicolons."""
+    """What a shape's validator raises: `problems`, and their messages joined by semicolons, each with its field's name."""
 
     def __init__(self, problems: list[ShapeProblem]) -> None:
-        super().__init__("; ".join(problem.message for problem in problems))
+        super().__init__("; ".join(p.message if p.field in p.message else f"{p.field}: {p.message}" for p in problems))
         self.problems = tuple(problems)
 
 
@@ -71,6 +72,29 @@ def fill_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     if not family.rotary:
         mine["feed_forward"] = 4 * width
     return {**mine, **family.defaults, **data}
+
+
+OTHER_NAMES: dict[str, str] = {
+    "model_type": "family", "hidden_size": "width", "n_embd": "width", "num_hidden_layers": "num_layers", "n_layer": "num_layers",
+    "num_attention_heads": "num_heads", "n_head": "num_heads", "num_key_value_heads": "num_kv_heads", "head_dim": "head_size",
+    "intermediate_size": "feed_forward", "n_inner": "feed_forward", "max_position_embeddings": "context", "n_positions": "context",
+    "tie_word_embeddings": "tie_embeddings", "rms_norm_eps": "norm_eps", "sliding_window": "window", "num_local_experts": "num_experts",
+    "n_routed_experts": "num_experts", "num_experts_per_tok": "experts_per_token", "moe_intermediate_size": "expert_feed_forward",
+    "n_shared_experts": "shared_experts", "first_k_dense_replace": "dense_layers", "q_lora_rank": "query_rank",
+    "kv_lora_rank": "kv_rank", "qk_rope_head_dim": "rope_head_size", "qk_nope_head_dim": "nope_head_size",
+    "v_head_dim": "value_head_size",
+}  # fmt: skip
+"""What transformers calls our fields, for those who bring its names."""
+
+
+def find_unknown(given: Mapping[str, Any], fields: Collection[str]) -> list[ShapeProblem]:
+    """Return a problem for each name that is no field, with the name that is meant where one is near."""
+    problems = []
+    for name in (str(key) for key in given if key not in fields):
+        near = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, fields, n=1)), None)
+        cure = f"it is called {near} here" if name in OTHER_NAMES else f"perhaps {near} is meant" if near else f"there are {', '.join(fields)}"
+        problems.append(ShapeProblem(near or "family", f"an architecture has no field {name[:60]}: {cure}"))
+    return problems
 
 
 def _number(data: Mapping[str, Any], name: str, default: int) -> int:
@@ -140,14 +164,19 @@ def _kv_problems(config: ArchitectureConfig, family: Family) -> Iterator[ShapePr
         yield ShapeProblem(
             "num_kv_heads",
             f"{config.num_kv_heads} key/value heads are more than the {config.num_heads} query heads that use them: "
-            f"use {config.num_heads} or a divisor of it",
+            f"use {_divisors(config.num_heads)}",
         )
     elif config.num_heads % config.num_kv_heads:
         yield ShapeProblem(
             "num_kv_heads",
             f"{config.num_heads} heads can't be shared evenly among {config.num_kv_heads} key/value heads: "
-            f"use a divisor of {config.num_heads}",
+            f"use {_divisors(config.num_heads)}",
         )
+
+
+def _divisors(number: int) -> str:
+    found = [str(n) for n in range(1, number + 1) if number % n == 0]
+    return f"{', '.join(found[:-1])} or {found[-1]}" if len(found) > 1 else found[0]
 
 
 def _window_problems(config: ArchitectureConfig, family: Family) -> Iterator[ShapeProblem]:
