@@ -49,6 +49,12 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView, re
         cause = "The reading was stopped." if reading.status is Status.CANCELLED else reading.error.get("cause") or "No cause was reported."
         show_problem(str(cause), reading.error.get("remedy"))
         reading = None
+    if reading is not None and reading.config.of_text and reading.result["facts"]["cut"]:
+        facts = reading.result["facts"]
+        st.info(
+            f"The first {facts['tokens']:,} of {facts['total_tokens']:,} tokens were read; the rest was left out.",
+            icon=":material/content_cut:",
+        )
     tabs = st.tabs(list(TABS), key="tab", bind="query-params")
     for name, tab in zip(TABS, tabs, strict=True):
         if tab.open:

@@ -17,7 +17,7 @@ from pages.components.words import ago
 PAGE = "build/inspect.py"
 EXAMPLE = "Once upon a time a miller lived by the river. Every morning the miller"
 WAYS = {"text": "Text", "chat": "Conversation"}
-HELP = f"At most {MAX_TOKENS} tokens are read; what follows is left out."
+HELP = f"At most {MAX_TOKENS} tokens are read, fewer where the network's context is shorter; what follows is left out."
 
 
 def draw_form(ctx: Context, person: Person, checkpoint: CheckpointView, reading: ReadingView | None) -> None:

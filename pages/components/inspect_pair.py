@@ -83,10 +83,7 @@ def _draw_bytes(contents: ReadingContents) -> None:
     left, right = st.columns(2)
     for column, name, side in ((left, first, "first"), (right, other, "other")):
         column.metric(
-            f"{name}, bits per byte",
-            f"{pair[side]['bits_per_byte']:.3f}",
-            border=True,
-            help=f"Over {pair['bytes']:,} bytes that both score.",
+            name, f"{pair[side]['bits_per_byte']:.3f} bits", border=True, help=f"For each of the {pair['bytes']:,} bytes that both score."
         )
     a, b = contents.array("span_first"), contents.array("span_other")
     sizes = np.array([max(1, len(span.encode())) for span in contents.spans])

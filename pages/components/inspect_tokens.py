@@ -17,12 +17,6 @@ def draw_tokens(contents: ReadingContents) -> None:
     result = contents.reading.result
     _draw_loss(result["loss"])
     lines = contents.tokens()
-    facts = result["facts"]
-    if facts["cut"]:
-        st.info(
-            f"The first {facts['tokens']:,} of {facts['total_tokens']:,} tokens were read; the rest was left out.",
-            icon=":material/content_cut:",
-        )
     st.caption(
         f"The deeper a token's colour, the less it was expected; full colour at {FULL_BITS:.0f} bits. Click a token, or move with the arrow keys."
     )

@@ -75,8 +75,8 @@ def head_overview(values: Array, *, title: str, percent: bool) -> go.Figure:
     figure.update_layout(
         height=max(150, 90 + 18 * layers),
         margin=MARGIN,
-        xaxis={"title": "Head", "type": "category"},
-        yaxis={"title": "Layer", "type": "category"},
+        xaxis={"title": "Head", "type": "category", "showgrid": False},
+        yaxis={"title": "Layer", "type": "category", "showgrid": False},
     )
     return figure
 
@@ -162,7 +162,7 @@ def lens_lines(kl: Array, agree: Array) -> go.Figure:
     figure.add_scatter(x=depths, y=kl, name="KL to the end, nats", line={"color": ACCENT}, mode="lines+markers")
     figure.add_scatter(x=depths, y=100 * agree, name="same first choice, %", line={"color": LINES[1]}, mode="lines+markers", yaxis="y2")
     figure.update_layout(
-        height=260, margin=MARGIN, xaxis={"title": "Layer"}, yaxis={"title": "nats", "rangemode": "tozero"},
+        height=260, margin=MARGIN, xaxis={"title": "Layer", "dtick": 1 if len(depths) < 24 else None}, yaxis={"title": "nats", "rangemode": "tozero"},
         yaxis2={"title": "%", "overlaying": "y", "side": "right", "range": [0, 103], "showgrid": False, "dtick": 25}, legend={"orientation": "h", "y": 1.15, "x": 0},
     )  # fmt: skip
     return figure

@@ -64,6 +64,18 @@ def test_token_losses_sum_to_the_log_likelihood_of_the_text(family: str) -> None
     assert scored_bytes(tokenizer, passage, vocab_size=VOCAB) == whole.bytes == len(TEXT.encode())
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mixtral", "deepseek_v3"])
+def test_token_losses_are_those_that_transformers_and_torch_compute(family: str) -> None:
+    network = make_network(family)
+    inputs = torch.tensor([IDS])
+    with torch.inference_mode():
+        output = network(inputs, labels=inputs, output_router_logits=False) if family == "mixtral" else network(inputs, labels=inputs)
+    found = token_numbers(read_network(network, IDS).logits, IDS).surprisal[1:]
+    assert found.mean() == pytest.approx(float(output.loss), rel=1e-5)
+    each = torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), inputs[0, 1:], reduction="none")
+    np.testing.assert_allclose(found, each.numpy(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("family", "layers"), [("mistral", [0, 1, 2]), ("gemma3", [0, 2])])
 def test_a_sliding_window_shows_in_the_map(family: str, layers: list[int]) -> None:
     seen = read_network(make_network(family), IDS)
@@ -125,6 +137,8 @@ def test_divergence_is_scipy_s_and_nothing_for_equal_networks() -> None:
     left, right = p.double().softmax(-1).numpy(), q.double().softmax(-1).numpy()
     np.testing.assert_allclose(divergence(p, q).numpy(), rel_entr(left, right).sum(-1), rtol=1e-9)
     pair = pair_numbers(p, q)
+    torchs = torch.nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    np.testing.assert_allclose(pair.kl_pq, torchs.numpy(), rtol=1e-4)
     np.testing.assert_allclose(pair.kl_pq, rel_entr(left, right).sum(-1), rtol=1e-6)
     np.testing.assert_allclose(pair.kl_qp, rel_entr(right, left).sum(-1), rtol=1e-6)
     np.testing.assert_array_equal(pair.agree, left.argmax(-1) == right.argmax(-1))
