@@ -33,7 +33,7 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
     return {
         "question": question,
         "choices": choices,
-        "answer": _answer_index(answer, choices=choices, first=1 if "answer_from_1" in values else 0),
+        "answer": _answer_index(answer, choices=choices, first=1 if "answer_from_1" in values else 0, labels=values.get("labels") or []),
     }
 
 
@@ -53,11 +53,13 @@ def _choose_place(question: str, *, correct: str, incorrect: list[Any]) -> dict[
     return {"question": question, "choices": [*wrong[:place], correct, *wrong[place:]], "answer": place}
 
 
-def _answer_index(answer: Any, *, choices: list[str], first: int) -> int:
-    """Find the right choice from a number, a letter or the choice's own text."""
+def _answer_index(answer: Any, *, choices: list[str], first: int, labels: list[str]) -> int:
+    """Find the right choice from what the row calls its choices, from a number, a letter or the choice's own text."""
     text = str(answer).strip()
     if isinstance(answer, bool) or answer is None or isinstance(answer, dict | list) or not text:
         raise RowProblem(f"`answer` holds {str(answer)[:40]!r}; expected a number, a letter or the text of a choice")
+    if len(set(labels)) == len(choices) == len(labels) and text in labels:  # ARC counts some questions 1 to 4, and letters the others
+        return labels.index(text)
     number = re.fullmatch(r"(\d{1,4})(?:\.0)?", text)
     if number and 0 <= int(number.group(1)) - first < len(choices):
         return int(number.group(1)) - first

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 TEXT_NAMES = ("text", "content", "story", "document", "passage", "body", "article", "sentence", "raw_content", "code")
 MESSAGES_NAMES = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns")
 SYSTEM_NAMES = ("system", "system_prompt")
-INPUT_NAMES = ("input",)
+INPUT_NAMES = ("input", "context")
 TOOLS_NAMES = ("tools", "functions", "available_tools")
 HISTORY_NAMES = ("history",)
 INSTANCES_NAMES = ("instances",)
@@ -36,7 +36,7 @@ SIDE_NAMES = (
     ("conversation_a", "conversation_b"), ("result_x", "result_y"), ("response_x", "response_y"), ("text_a", "text_b"),
 )  # fmt: skip
 WINNER_NAMES = ("winner", "better_response_id", "preference", "preferred", "verdict", "overall_preference", "choice", "label")
-QUESTION_NAMES = ("question", "query", "ctx", "prompt", "input", "goal", "sentence", "stem", "problem")
+QUESTION_NAMES = ("question", "question_stem", "query", "ctx", "prompt", "input", "goal", "sentence", "stem", "problem")
 CHOICES_NAMES = ("choices", "options", "endings", "answers", "mc_choices")
 ANSWER_NAMES = ("answer", "answerkey", "gold", "label", "correct_answer", "answer_index", "answer_idx", "target", "gold_index")
 CORRECT_NAMES = ("best_answer", "correct", "sentence_good", "correct_answer")

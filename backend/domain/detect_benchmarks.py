@@ -13,11 +13,14 @@ from backend.domain.column_names import (
     QUESTION_NAMES,
 )
 from backend.domain.row_sample import Recognition, Sample
+from backend.domain.row_values import listed_part
 from backend.domain.rows import DatasetKind
 
 SHORT_ANSWER = 80  # characters; longer answers are completions to learn from, not gold answers to compare with
 SHORT_TARGET = 200  # the same where the columns are called `input` and `target`, as in BIG-bench
-_CHOICE_COLUMN = re.compile(r"(choice|option|ans|ending|opa|sol|op)_?([a-h]|\d)", re.IGNORECASE)
+_DISTRACTOR_COLUMN = re.compile(r"(distractor|incorrect_answer|wrong_answer)_?\d", re.IGNORECASE)  # SciQ, GPQA
+CONTEXT_NAMES = ("context", "passage", "support", "article")
+_CHOICE_COLUMN = re.compile(r"(choice|option|answer|ans|ending|opa|sol|op)_?([a-h]|\d)", re.IGNORECASE)
 
 
 def _choice_columns(sample: Sample) -> list[str]:
@@ -36,10 +39,12 @@ def _answer_field(sample: Sample, *, answer: str, num_choices: int) -> str:
 def detect_multiple_choice(sample: Sample) -> Recognition | None:
     """Recognise a question with its choices in one column or in several, and which of them is right."""
     correct, incorrect = sample.find(CORRECT_NAMES), sample.find(INCORRECT_NAMES)
-    if correct and incorrect:
-        question = sample.find(QUESTION_NAMES, but=(correct, incorrect))
-        mapping = {**({question: "question"} if question else {}), correct: "correct", incorrect: "incorrect"}
-        return Recognition(DatasetKind.BENCHMARK, mapping, 0.9, f"`{correct}` is the right choice, `{incorrect}` the wrong ones")
+    wrong = [incorrect] if incorrect else [column for column in sample.columns if _DISTRACTOR_COLUMN.fullmatch(column)]
+    if correct and wrong:
+        question = sample.find(QUESTION_NAMES, but=(correct, *wrong))
+        mapping = {**({question: "question"} if question else {}), correct: "correct", **dict.fromkeys(wrong, "incorrect")}
+        named = ", ".join(f"`{column}`" for column in wrong)
+        return Recognition(DatasetKind.BENCHMARK, mapping, 0.9, f"`{correct}` is the right choice, {named} the wrong ones")
     listed = sample.find(CHOICES_NAMES)
     if listed and not sample.all(
         listed, lambda value: isinstance(value, list | dict) or (isinstance(value, str) and value.startswith("["))
@@ -49,7 +54,7 @@ def detect_multiple_choice(sample: Sample) -> Recognition | None:
     question, answer = sample.find(QUESTION_NAMES, but=columns), sample.find(ANSWER_NAMES, but=columns)
     if not columns or not question or not answer:
         return None
-    context = sample.find(("context", "passage", "support", "article"), but=(question,))
+    context = sample.find(CONTEXT_NAMES, but=(question,))
     sizes = [len(value) for value in sample.values(columns[0]) if isinstance(value, list)] if listed else [len(columns)]
     field = _answer_field(sample, answer=answer, num_choices=max(sizes, default=0))
     mapping = {**({context: "context"} if context else {}), question: "question", **dict.fromkeys(columns, "choices"), answer: field}
@@ -69,8 +74,8 @@ def detect_headless_multiple_choice(sample: Sample) -> Recognition | None:
 
 
 def detect_code(sample: Sample) -> Recognition | None:
-    """Recognise HumanEval and its like: a function to complete, its solution, and tests."""
-    solution = sample.find(("canonical_solution",))
+    """Recognise HumanEval, MBPP and their like: a function to complete, its solution, and tests."""
+    solution = sample.find(("canonical_solution", "code"))
     prompt = sample.find(("prompt", "instruction", "text"), but=(solution or "",))
     if not solution or not prompt or not sample.find(("test", "tests", "test_list", "entry_point")):
         return None
@@ -84,7 +89,7 @@ def detect_generation(sample: Sample) -> Recognition | None:
     answer = sample.find(ANSWERS_NAMES, but=(question or "",))
     if not question or not answer or not sample.is_text(question):
         return None
-    lists = sample.all(answer, lambda value: isinstance(value, list))
+    lists = sample.all(answer, lambda value: isinstance(value, list) or listed_part(value) is not None)
     texts = [str(value) for value in sample.values(answer)]
     if not texts:
         return None
@@ -94,4 +99,7 @@ def detect_generation(sample: Sample) -> Recognition | None:
     if not (lists or marked or short):
         return None
     why = "lists of accepted answers" if lists else "a result after ####" if marked else "short answers"
-    return Recognition(DatasetKind.BENCHMARK, {question: "question", answer: "answers"}, 0.8, f"`{question}` with {why} in `{answer}`")
+    context = sample.find(CONTEXT_NAMES, but=(question, answer))
+    about = {context: "context"} if context and sample.is_text(context) else {}
+    mapping = {**about, question: "question", answer: "answers"}
+    return Recognition(DatasetKind.BENCHMARK, mapping, 0.8, f"`{question}` with {why} in `{answer}`")

@@ -8,10 +8,26 @@ from typing import Any
 from backend.domain.row_problem import RowProblem
 
 
+def listed_part(value: Any) -> list[Any] | None:
+    """Return the list in a cell that keeps one under a name, as ARC, SQuAD and TriviaQA do; None for other cells."""
+    if not isinstance(value, dict):
+        return None
+    return next((value[key] for key in ("text", "choices", "options", "aliases", "spans") if isinstance(value.get(key), list)), None)
+
+
+def labels_of(value: Any) -> list[str]:
+    """Return what a cell of choices calls them, where it says so: ARC's `label`, CommonsenseQA's label of each; empty where it does not."""
+    labels = value.get("label", value.get("labels")) if isinstance(value, dict) else None
+    if isinstance(value, list) and value and all(isinstance(part, dict) and "text" in part and "label" in part for part in value):
+        labels = [part["label"] for part in value]
+    return [str(label).strip() for label in labels] if isinstance(labels, list) else []
+
+
 def as_list(value: Any, *, column: str) -> list[Any]:
     """Return a cell that stands for several values as a list. Raises RowProblem if it is empty."""
     if isinstance(value, dict):  # ARC: {"text": [...], "label": [...]}
-        value = next((value[key] for key in ("text", "choices", "options") if isinstance(value.get(key), list)), list(value.values()))
+        listed = listed_part(value)
+        value = list(value.values()) if listed is None else listed
     if isinstance(value, list):  # CommonsenseQA: [{"label": "A", "text": "bank"}, ...]
         return [part["text"] if isinstance(part, dict) and "text" in part else part for part in value]
     if isinstance(value, str) and value.lstrip().startswith("["):

@@ -27,7 +27,7 @@ from backend.domain.conversations import answered_messages, conversation, messag
 from backend.domain.feedback import read_label, read_winner
 from backend.domain.row_display import render_preview, row_text
 from backend.domain.row_problem import RowProblem
-from backend.domain.row_values import as_list, text_of
+from backend.domain.row_values import as_list, labels_of, text_of
 from backend.domain.tool_calls import tools_text
 
 __all__ = [
@@ -117,6 +117,8 @@ def _collect(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, An
         if field in _MANY:
             several = field == "winner" or list(mapping.values()).count(field) > 1
             values.setdefault(field, []).extend([value] if several else as_list(value, column=column))
+            if field == "choices":
+                values["labels"] = labels_of(value)
         else:
             values[field] = value
     return values
