@@ -1,4 +1,4 @@
-"""In which language a text is written, guessed by py3langid, whose model comes with it (docs/decisions/0009)."""
+"""In which language a text is written, guessed by py3langid, whose model comes with it (docs/decisions/0014)."""
 
 from __future__ import annotations
 

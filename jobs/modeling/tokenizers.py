@@ -92,7 +92,7 @@ def _every_word_twice(texts: Iterable[str]) -> Iterator[str]:
     """Pass texts on, then each distinct word once more with a mark behind it.
 
     The library proposes a piece only if it occurs in two different words, so one that is part of no other (" and") would be cut up for
-    ever, however frequent (docs/decisions/0009 has the measurement).
+    ever, however frequent (docs/decisions/0014 has the measurement).
     """
     words: set[str] = set()
     for text in texts:
