@@ -28,7 +28,7 @@ from jobs.data.writing import DatasetWriter, publish
 from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
-HEAD_ROWS, HEAD_BYTES = 1000, 64 * 2**20
+HEAD_ROWS, HEAD_BYTES, HEAD_CHARACTERS = 1000, 64 * 2**20, 20_000
 REPORT_EVERY_S = 0.5
 PARSERS, BLOCKS_AHEAD = 2, 6
 FORMAT_VERSION = 2
@@ -260,8 +260,8 @@ def _head(rows: RowSource) -> tuple[list[dict[str, Any]], list[BadRow]]:
             if isinstance(row, RowProblem):
                 bad.append(BadRow(block.file, number, row.reason, row.raw))
             else:
-                good.append(row)
-                size += len(str(row))
+                good.append({"text": row["text"][:HEAD_CHARACTERS]} if block.suffix == ".txt" else row)
+                size += len(str(good[-1]))
             if len(good) >= SAMPLE_ROWS or len(good) + len(bad) >= HEAD_ROWS or size > HEAD_BYTES:
                 return good, bad
     return good, bad

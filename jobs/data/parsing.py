@@ -106,6 +106,8 @@ def rows_of(block: Block) -> Iterator[NumberedRow]:
         yield from iter_csv_rows(lines, shape=block.shape, first=block.first)
     elif block.suffix == ".lines":
         yield from iter_rows_of(".txt", [block.data], lines_are_prompts=True, first=block.first)
+    elif block.suffix == ".txt" and (texts := _documents(block.data, first=block.first)) is not None:
+        yield from ((number, {"text": text}) for number, text in texts)
     else:
         yield from iter_rows_of(block.suffix, [block.data], first=block.first)
 
@@ -132,14 +134,15 @@ def _table_of(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
     """Parse a block by Arrow's own parsers; None where they may be laxer than ours."""
     if block.table is not None:
         return block.table
+    if block.suffix == ".txt":
+        texts = _documents(block.data)
+        return None if texts is None else pyarrow.table({"text": pyarrow.array([text for _, text in texts], pyarrow.string())})
     if not _is_utf8(block.data):
         return None
     if block.suffix == ".jsonl":
         return _json_table(block.data, plan)
     if block.suffix == ".csv":
         return _csv_table(block, plan)
-    if block.suffix == ".txt":
-        return _documents(block.data)
     return None
 
 
@@ -195,14 +198,14 @@ def _csv_table(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
     )
 
 
-def _documents(data: bytes) -> pyarrow.Table | None:
-    """Part texts at their marks, as backend.domain.row_readers does line by line."""
-    if b"\x00" in data:
+def _documents(data: bytes, *, first: int = 1) -> list[tuple[int, str]] | None:
+    """Part texts at their marks, as backend.domain.row_readers does line by line; None where a line may be at fault."""
+    if b"\x00" in data or not _is_utf8(data):
         return None
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").removesuffix(b"\r")
-    texts: list[str] = []
-    start = place = 0
+    texts: list[tuple[int, str]] = []
+    start, place, number = 0, 0, first
     while place >= 0:
         place = data.find(END_OF_TEXT, place)
         line = data.rfind(b"\n", 0, place) + 1 if place >= 0 else len(data)
@@ -212,7 +215,8 @@ def _documents(data: bytes) -> pyarrow.Table | None:
             place += 1
             continue
         text = data[start:line].decode().strip("\n")
-        if text.strip():
-            texts.append(text)
+        if text and not text.isspace():
+            texts.append((number, text))
+        number += data.count(b"\n", start, end + 1)
         start, place = end + 1, end if place >= 0 else -1
-    return pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())})
+    return texts

@@ -202,8 +202,8 @@ def _text_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
         if not stream.data:
             return
         cut = _last_mark(stream.data)
-        while not cut and not stream.ended and len(stream.data) < MAX_DOCUMENT_BYTES:
-            stream.fill(len(stream.data) + BLOCK_BYTES)
+        if not cut and not stream.ended:
+            stream.fill(MAX_DOCUMENT_BYTES)
             cut = _last_mark(stream.data)
         if not cut and not stream.ended:
             cut = stream.data.rfind(b"\n") + 1

@@ -26,7 +26,8 @@ class RowKeys:
 
     def __init__(self, table: pyarrow.Table) -> None:
         columns = [one_array(column) for column in table.columns]
-        keys = columns[0].cast(_BYTES) if len(columns) == 1 and not columns[0].null_count else _fields(columns)
+        is_text = len(columns) == 1 and pyarrow.types.is_string(columns[0].type)
+        keys = columns[0].cast(_BYTES) if is_text else _joined(_fields(columns), rows=table.num_rows)
         self.offsets, self.data = string_parts(keys)
 
     def part(self, start: int, stop: int) -> RowKeys:
@@ -67,42 +68,38 @@ def one_array(column: Any) -> pyarrow.Array:
     return pyarrow.concat_arrays(column.chunks) if column.num_chunks else pyarrow.array([], column.type)
 
 
-def _fields(columns: list[pyarrow.Array]) -> pyarrow.Array:
-    """Join the fields of rows, each behind its mark; a field that is not there leaves nothing."""
+def _joined(parts: list[Any], *, rows: int) -> pyarrow.Array:
+    """Join marks and columns row by row, in one pass."""
+    if not any(isinstance(part, pyarrow.Array) for part in parts):
+        return pyarrow.array([b"".join(part.as_py() for part in parts)] * rows, _BYTES)
+    return parts[0] if len(parts) == 1 else compute.binary_join_element_wise(*parts, _NOTHING)
+
+
+def _fields(columns: list[pyarrow.Array]) -> list[Any]:
+    """Return what to join for the fields of rows, each behind its mark; a field that is not there leaves nothing."""
     parts: list[Any] = []
     for tag, column in zip(_TAGS, columns, strict=False):
-        if column.null_count == len(column) and len(column):
-            continue
-        key = _key(column)
-        if key.null_count:
-            marked = compute.binary_join_element_wise(tag, key, _NOTHING)
-            parts.append(compute.fill_null(marked, _NOTHING))
-        else:
-            parts += [tag, key]
-    if not any(isinstance(part, pyarrow.Array) for part in parts):
-        return pyarrow.array([b""] * (len(columns[0]) if columns else 0), _BYTES)
-    return compute.binary_join_element_wise(*parts, _NOTHING)
+        if not column.null_count:
+            parts += [tag, *_parts(column)]
+        elif column.null_count < len(column):
+            marked = _joined([tag, *_parts(column)], rows=len(column))
+            parts.append(compute.if_else(column.is_valid(), marked, _NOTHING))
+    return parts
 
 
-def _key(column: pyarrow.Array) -> pyarrow.Array:
+def _parts(column: pyarrow.Array) -> list[Any]:
+    """Return what to join for the values of a column; where one is null the result is of no use."""
     kind = column.type
-    if pyarrow.types.is_string(kind):
-        return column.cast(_BYTES)
     if pyarrow.types.is_struct(kind):
-        inner = _fields([_child(column, place) for place in range(kind.num_fields)])
-        key = compute.binary_join_element_wise(_OPEN, inner, _CLOSE, _NOTHING)
-        return compute.if_else(column.is_valid(), key, None) if column.null_count else key
+        return [_OPEN, *_fields([compute.struct_field(column, [place]) for place in range(kind.num_fields)]), _CLOSE]
     if pyarrow.types.is_list(kind):
-        parts = column.flatten()
-        marked = compute.binary_join_element_wise(_PART, _key(parts), _NOTHING)
-        lengths = compute.fill_null(compute.list_value_length(column), 0)
-        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(np.asarray(lengths))]).astype(np.int32))
-        joined = compute.binary_join(pyarrow.ListArray.from_arrays(offsets, marked), _NOTHING)
-        key = compute.binary_join_element_wise(_LIST, joined, _END, _NOTHING)
-        return compute.if_else(column.is_valid(), key, None) if column.null_count else key
-    return column.cast(pyarrow.string()).cast(_BYTES)
-
-
-def _child(column: pyarrow.Array, place: int) -> pyarrow.Array:
-    """Return a field of a struct, null where the struct is; without a copy where nothing is null or sliced away."""
-    return compute.struct_field(column, [place])
+        flat = column.flatten()
+        elements = _joined([_PART, *_parts(flat)], rows=len(flat))
+        lengths = np.asarray(compute.fill_null(compute.list_value_length(column), 0))
+        if len(flat) == len(column) and (lengths == 1).all():
+            return [_LIST, elements, _END]
+        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        return [_LIST, compute.binary_join(pyarrow.ListArray.from_arrays(offsets, elements), _NOTHING), _END]
+    if pyarrow.types.is_string(kind):
+        return [compute.fill_null(column, "").cast(_BYTES) if column.null_count else column.cast(_BYTES)]
+    return [compute.fill_null(column.cast(pyarrow.string()), "").cast(_BYTES)]

@@ -83,7 +83,7 @@ def cut_text(text: str, *, val_fraction: float) -> tuple[str, str]:
             place = found + 1
             break
     head, tail = text[:place], text[place:]
-    return (head, tail) if head.strip() and tail.strip() else (text, "")
+    return (text, "") if not tail or head.isspace() or tail.isspace() else (head, tail)
 
 
 class Splitter:

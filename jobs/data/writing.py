@@ -10,6 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,36 +39,48 @@ _UNCOUNTED = frozenset({"role", "tools", "id", "type", "tool_call_id", "name"})
 
 
 class SplitFile:
-    """One Parquet file that is written a row group at a time."""
+    """One Parquet file that is written a row group at a time, by a thread of its own: packing leaves the interpreter free."""
 
     def __init__(self, path: Path, *, kind: DatasetKind) -> None:
         schema = SCHEMAS[kind]
         roles = [f"{field.name}.list.element.role" for field in schema if field.name not in ("choices", "answers")]
-        self._writer = parquet.ParquetWriter(
-            path, schema, compression="snappy", use_dictionary=roles, write_statistics=False
-        )
+        self._writer = parquet.ParquetWriter(path, schema, compression="snappy", use_dictionary=roles, write_statistics=False)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
+        self._written: Future[None] | None = None
         self._tables: list[pyarrow.Table] = []
         self._rows = self._bytes = 0
-        self.count = 0
 
     def add(self, table: pyarrow.Table) -> None:
         """Take rows in; they are written when there are enough for a row group."""
         self._tables.append(table)
         self._rows += table.num_rows
         self._bytes += table.nbytes
-        self.count += table.num_rows
         if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
+        self._wait()
         if self._rows:
-            self._writer.write_table(pyarrow.concat_tables(self._tables).combine_chunks(), row_group_size=2 * GROUP_ROWS)
+            self._written = self._pool.submit(self._write, self._tables)
         self._tables, self._rows, self._bytes = [], 0, 0
+
+    def _write(self, tables: list[pyarrow.Table]) -> None:
+        self._writer.write_table(pyarrow.concat_tables(tables).combine_chunks(), row_group_size=2 * GROUP_ROWS)
+
+    def _wait(self) -> None:
+        """Wait for the row group that is being written: one at a time is enough. Raises what its writing raised."""
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     def close(self) -> None:
         """Finish the file."""
-        self._flush()
-        self._writer.close()
+        try:
+            self._flush()
+            self._wait()
+        finally:
+            self._pool.shutdown()
+            self._writer.close()
 
 
 @dataclass
