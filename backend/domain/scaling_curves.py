@@ -34,9 +34,10 @@ def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceili
     budgets, losses = budgets[kept], losses[kept]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    top = ceiling if ceiling is not None else math.inf
     if law.draws is not None and len(budgets):
         bands = [_frontier_band(law, float(budget), float(loss)) for budget, loss in zip(budgets, losses, strict=True)]
-        low, high = tuple(band[0] for band in bands), tuple(band[1] for band in bands)
+        low, high = tuple(band[0] for band in bands), tuple(min(band[1], top) for band in bands)
     return Line(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E, law.is_own)
 
 

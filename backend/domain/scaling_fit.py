@@ -185,8 +185,8 @@ def _starts(n: FloatArray, d: FloatArray, loss: FloatArray) -> FloatArray:
 def _constants(theta: FloatArray, centre: FloatArray) -> FloatArray:
     """Return (E, A, B, alpha, beta) of rows fitted to centred log N and log D."""
     e, a, b, alpha, beta = theta.T
-    with np.errstate(over="ignore"):
-        return np.column_stack([np.exp(e), np.exp(a + alpha * centre[0]), np.exp(b + beta * centre[1]), alpha, beta])
+    logs = np.clip([e, a + alpha * centre[0], b + beta * centre[1]], -MAX_EXPONENT, MAX_EXPONENT)  # a steep draw's A passes every float
+    return np.column_stack([*np.exp(logs), alpha, beta])
 
 
 def _scatter(residuals: FloatArray) -> float:

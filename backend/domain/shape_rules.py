@@ -92,7 +92,9 @@ def find_unknown(given: Mapping[str, Any], fields: Collection[str]) -> list[Shap
     problems = []
     for name in (str(key) for key in given if key not in fields):
         near = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, fields, n=1)), None)
-        cure = f"it is called {near} here" if name in OTHER_NAMES else f"perhaps {near} is meant" if near else f"there are {', '.join(fields)}"
+        cure = (
+            f"it is called {near} here" if name in OTHER_NAMES else f"perhaps {near} is meant" if near else f"there are {', '.join(fields)}"
+        )
         problems.append(ShapeProblem(near or "family", f"an architecture has no field {name[:60]}: {cure}"))
     return problems
 
@@ -133,6 +135,10 @@ def _family_problems(config: ArchitectureConfig, family: Family) -> Iterator[Sha
         )
 
 
+WHOLE_SHARES = frozenset({"llama", "gemma3"})
+"""Families whose transformers class shares the width evenly among heads, also where their size is given."""
+
+
 def _head_problems(config: ArchitectureConfig, family: Family) -> Iterator[ShapeProblem]:
     if family.latent:
         if config.rope_head_size is not None and config.rope_head_size % 2:
@@ -143,7 +149,7 @@ def _head_problems(config: ArchitectureConfig, family: Family) -> Iterator[Shape
             )
         return
     width, heads = config.width, config.num_heads
-    if width % heads and (config.head_size is None or family.name == "gemma3"):
+    if width % heads and (config.head_size is None or family.name in WHOLE_SHARES):
         near = [n for n in range(1, width + 1) if width % n == 0 and ((width // n) % 2 == 0 or not family.rotary)]
         best = min(near, key=lambda n: abs(n - heads)) if near else 1
         yield ShapeProblem(

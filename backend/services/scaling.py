@@ -122,7 +122,7 @@ def choose_law(ctx: Context, key: str, *, reading: Reading, context: int) -> Sca
 @lru_cache(maxsize=64)
 def fit_own_law(points: tuple[ScalingPoint, ...]) -> LawFit:
     """Fit a law to runs; the same runs are fitted once."""
-    return fit_law(points, title="Your own runs")
+    return fit_law(points, title="Law of your runs")
 
 
 def list_laws() -> list[ScalingLaw]:

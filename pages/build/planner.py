@@ -18,7 +18,8 @@ PLAN, STUDIES, LAWS = "Plan", "Studies", "Laws"
 
 def draw_plan_view(ctx: Context) -> None:
     """Draw form and plan side by side, and where the plan lies below."""
-    left, right = st.columns([1, 1.25], gap="large")
+    halves = st.grid(2, min_column_width=400, gap="large")
+    left, right = halves.cell(), halves.cell()
     with left, st.container(border=True):
         values = draw_plan_form(ctx)
     plan: ScalingPlan | None = None

@@ -17,7 +17,7 @@ from pages.components.words import figure_text, short
 HEIGHT = 400
 DASHES = ("dash", "dot", "dashdot")
 MARGIN = {"l": 0, "r": 10, "t": 10, "b": 0}
-LEGEND = {"orientation": "h", "y": -0.22, "x": 0}
+LEGEND = {"orientation": "h", "y": -0.24, "x": 0}
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
     """Draw where the plan lies: among sizes at its budget, and on the law's frontier with the runs of the same data."""
     runs = pool.runs if pool else ()
     ceiling = math.log(plan.architecture.vocab_size)
-    left, right = st.columns(2, gap="large")
+    halves = st.grid(2, min_column_width=400, gap="large")
+    left, right = halves.cell(), halves.cell()
     with left:
         st.subheader("Loss against size", anchor=False)
         lines = [

@@ -60,7 +60,8 @@ def _draw_new(ctx: Context, person: Person, *, first: bool) -> None:
     if not tokenizers:
         empty_state("A study needs a tokenizer.", page="build/tokenizers.py", label="Train one", icon=":material/match_word:")
         return
-    left, right = st.columns([1, 1.4], gap="large")
+    halves = st.grid(2, min_column_width=400, gap="large")
+    left, right = halves.cell(), halves.cell()
     with left, st.container(border=True):
         values = _draw_form(datasets, tokenizers, ", ".join(say_budget(budget) for budget in suggest_budgets(ctx)))
     with right:

@@ -103,7 +103,8 @@ def _draw_fit(detail: StudyDetail, report: FitReport, runs: tuple[PoolRun, ...])
         st.info("The first finished runs appear here as points.", icon=":material/hourglass_empty:")
         return
     vocabulary = max((run.vocab_size for run in runs), default=32_000)
-    left, right = st.columns(2, gap="large")
+    halves = st.grid(2, min_column_width=400, gap="large")
+    left, right = halves.cell(), halves.cell()
     with left:
         st.subheader("Loss against size, by budget", anchor=False)
         _draw_profiles(report)
@@ -159,9 +160,9 @@ def _draw_profiles(report: FitReport) -> None:
 
 def _draw_law(fit: LawFit) -> None:
     st.subheader("The law of these runs", anchor=False)
-    columns = st.columns(6)
-    for column, (name, value) in zip(columns, [*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)], strict=True):
-        column.metric(
+    grid = st.grid(6, min_column_width=150)
+    for name, value in (*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)):
+        grid.metric(
             name, f"{value.value:.4g}", delta=interval(value, lambda v: f"{v:.3g}").strip() or None, delta_color="off", delta_arrow="off",
             border=True,
         )  # fmt: skip

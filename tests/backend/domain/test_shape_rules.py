@@ -38,6 +38,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"family": "deepseek_v3", "rope_head_size": 7}, "rope_head_size", "a rope_head_size of 7 is odd.*8 would work"),
     ({"family": "deepseek_v3", "head_size": 32}, "head_size", "DeepSeek-V3 has heads of nope_head_size"),
     ({"family": "gemma3", "width": 130, "head_size": 32}, "num_heads", "130 / 4 is not whole"),
+    ({"width": 130, "head_size": 32}, "num_heads", "130 / 4 is not whole"),
     ({"family": "mamba"}, "family", "Must be 'llama', 'gpt2'"),
     ({"num_layers": 0}, "num_layers", "Must be greater than or equal to 1"),
     ({"layers": 4}, "num_layers", "has no field layers: perhaps num_layers is meant"),
