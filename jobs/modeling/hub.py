@@ -58,6 +58,7 @@ def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes:
     fetches the same commit, JobFailed when asked to stop.
     """
     _forget_old(root)
+    reporter.progress(0, 1, unit="answer", message=f"Asking the Hub for {hub}")
     try:
         base = look_up_base(hub, revision=revision)
     except Unavailable as error:
@@ -137,7 +138,7 @@ def _append(revision: HubRevision, file: HubFile, part: Path, meter: _Meter, *, 
                 if held > file.bytes:
                     raise Unavailable(f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=REMEDY)
                 stream.write(chunk)
-                meter.seen(held)
+                meter.seen(held, came=len(chunk))
 
 
 class _Meter:
@@ -145,7 +146,7 @@ class _Meter:
 
     def __init__(self, reporter: Reporter, *, total: int) -> None:
         self._reporter, self._total = reporter, total
-        self._before, self._held, self._name, self._last = 0, 0, "", 0.0
+        self._before, self._held, self._came, self._name, self._last = 0, 0, 0, "", 0.0
         self._past: deque[tuple[float, int]] = deque()
 
     def begin(self, name: str) -> None:
@@ -157,9 +158,9 @@ class _Meter:
         self._before, self._held = self._before + size, 0
         self._report()
 
-    def seen(self, held: int) -> None:
-        """Say how many bytes of the file are there. Raises JobFailed when asked to stop."""
-        self._held = held
+    def seen(self, held: int, *, came: int) -> None:
+        """Say how many bytes of the file are there, and how many came just now. Raises JobFailed when asked to stop."""
+        self._held, self._came = held, self._came + came
         if time.monotonic() - self._last >= REPORT_S:
             self._report()
 
@@ -174,11 +175,11 @@ class _Meter:
     def _report(self) -> None:
         now, done = time.monotonic(), self._before + self._held
         self._last = now
-        self._past.append((now, done))
+        self._past.append((now, self._came))  # what was there before makes no rate
         while now - self._past[0][0] > RATE_S:
             self._past.popleft()
         began, first = self._past[0]
-        rate = (done - first) / (now - began) if now > began else None
+        rate = (self._came - first) / (now - began) if now > began else None
         self._reporter.progress(done, self._total, unit="byte", rate=rate, message=f"Fetching {self._name}")
         if self._reporter.should_stop() is not None:
             raise JobFailed("The download was stopped on request.", remedy="Nothing was kept; add the base again when you want to.")
