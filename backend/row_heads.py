@@ -97,7 +97,7 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
         guess = guess_encoding(head) if foreign else None
         if not foreign:
             raise
-        remedy = f"Choose how it is encoded; {guess} seems likely." if guess else "Choose how it is encoded."
+        remedy = f"Choose how it is encoded; perhaps {guess}." if guess else "Choose how it is encoded."
         raise InvalidInput(f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding") from error
 
 

@@ -54,11 +54,14 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
     )
 
 
-def import_again(ctx: Context, version_id: str, *, person: Person) -> VersionView:
-    """Ask for the same import once more. It goes on from what the last one fetched and read. Raises what `import_dataset` raises."""
+def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bool = False) -> VersionView:
+    """Ask for the same import once more, with `keep_good` leaving bad rows out this time.
+
+    It goes on from what the last one fetched and read. Raises what `import_dataset` raises.
+    """
     past = get_past_import(ctx, version_id, person=person)
     return import_dataset(
         ctx, name=past.name, kind=past.kind, mapping=dict(past.mapping), upload=past.source.upload, source_path=past.source.path,
-        hub=past.source.hub, url=past.source.url, val_fraction=past.val_fraction, seed=past.seed, keep_good=past.keep_good,
+        hub=past.source.hub, url=past.source.url, val_fraction=past.val_fraction, seed=past.seed, keep_good=keep_good or past.keep_good,
         encoding=past.encoding, person=person,
     )  # fmt: skip

@@ -68,7 +68,7 @@ def inspect_upload(ctx: Context, upload: str, *, kind: str | None = None, mappin
 def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
     """The same for rows that have been read already."""
     rows = head.rows
-    columns = tuple(dict.fromkeys(str(column) for row in rows for column in row))
+    columns = tuple(name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name))
     wanted = DatasetKind(kind) if kind else None
     found_kind, confidence, reason, problem = wanted or DatasetKind.TEXT, 1.0, "", ""
     if mapping is None:
@@ -85,8 +85,8 @@ def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str]
     hints = _hints(columns, found_kind, mapping)
     return Inspection(
         name=head.name, files=head.files, bytes=head.bytes, columns=columns, examples={c: _example(rows, c) for c in columns},
-        kind=found_kind.value, mapping=mapping, confidence=confidence, reason=reason,
-        preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows), problem=problem, hints=hints, foreign=head.foreign,
+        kind=found_kind.value, mapping=mapping, confidence=confidence, reason=_whole(reason),
+        preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows), problem=_whole(problem), hints=hints, foreign=head.foreign,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _preview(row: dict[str, Any], kind: DatasetKind, mapping: dict[str, str]) ->
     try:
         return PreviewRow(_cut(render_preview(apply_mapping(row, kind=kind, mapping=mapping))))
     except RowProblem as error:
-        return PreviewRow(_cut(str(row)), problem=error.reason)
+        return PreviewRow(_cut(str(row)), problem=_whole(error.reason))
 
 
 def _example(rows: list[dict[str, Any]], column: str) -> str:
@@ -149,4 +149,9 @@ def _example(rows: list[dict[str, Any]], column: str) -> str:
 
 
 def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
-    return text if len(text) <= limit else text[:limit] + " …"
+    return _whole(text if len(text) <= limit else text[:limit] + " …")
+
+
+def _whole(text: str) -> str:
+    """Write half a character (a lone surrogate) as its code: it can't be sent to a browser."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -147,14 +147,15 @@ def _draw_kind_and_mapping(chosen: Chosen, head: Head, past: PastImport | None) 
             else f"A guess, {guess.confidence:.0%} sure; please check"
         )
         st.caption(f"{sure}: {plain(guess.reason.replace('`', ''))}.")
-    _draw_hints(chosen, kind, guess.hints)
     if len(guess.columns) < 2 and not guess.problem:
         return guess
+    place = st.container()
     mapping = _draw_mapping(chosen, guess, kind)
     tried = inspect_head(head, kind=kind, mapping=mapping)
     if tried.problem:
         st.warning(plain(tried.problem.replace("`", "")[:1].upper() + tried.problem.replace("`", "")[1:]) + ".", icon=":material/rule:")
-        _draw_hints(chosen, kind, [hint for hint in tried.hints if hint not in guess.hints])
+    with place:
+        _draw_hints(chosen, kind, tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping))
     return tried
 
 
@@ -180,7 +181,7 @@ def _map_key(chosen: Chosen, kind: str, column: str) -> str:
     return f"import_map_{chosen.key}_{kind}_{column}"
 
 
-def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...] | list[Hint]) -> None:
+def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...]) -> None:
     """Draw a button for each column that was probably meant for a field without one."""
     for hint in hints:
         with st.container(horizontal=True, vertical_alignment="center"):

@@ -60,7 +60,8 @@ def show_problem(cause: str, remedy: object = "") -> None:
 
 
 def plain(text: str) -> str:
-    """Escape Markdown, so that a name or a dataset's text is shown as it is and loads nothing."""
+    """Escape Markdown, so that a name or a dataset's text is shown as it is and loads nothing. Half a character becomes its code."""
+    text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in text)
 
 

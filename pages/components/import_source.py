@@ -34,7 +34,8 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
     if past is not None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/draft: {plain(past.source.label)}", width="content")
-            st.page_link("build/datasets.py", label="Another source", query_params={"import": "1"}, icon=":material/swap_horiz:")
+            if st.button("Another source", key="import_other", icon=":material/swap_horiz:", type="tertiary"):
+                st.switch_page("build/datasets.py", query_params={"import": "1"})
         return Chosen(past.source, past.name, f"again {past.source}")
     ways = [UPLOAD, *([FOLDER] if ctx.data_path is not None else []), HUB, CLOUD]
     way = st.segmented_control("Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed")

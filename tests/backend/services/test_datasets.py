@@ -14,7 +14,7 @@ from backend.db.tables import Run
 from backend.domain.job_states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, Policy
-from backend.services.data_folder import browse_data_folder
+from backend.services.data_folder import browse_data_folder, search_data_folder
 from backend.services.datasets import (
     VersionView,
     add_rows_dataset,
@@ -28,6 +28,7 @@ from backend.services.datasets import (
     resolve_version,
     version_of_job,
 )
+from backend.services.import_again import get_past_import, import_again
 from backend.services.inspection import inspect_upload, preview_rows, read_rejected
 from backend.services.jobs import add_job, claim_job
 from backend.services.uploads import save_upload
@@ -200,3 +201,63 @@ def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Pat
     version = import_dataset(here, name="s", kind="text", source_path=inside, person=LOCAL)
     do_job(ctx, str(version.job_id))
     assert resolve_version(ctx, "s").facts["text_bytes"] == len("offered")
+
+
+def test_half_a_character_in_a_row_or_a_column_can_be_shown(ctx: Context) -> None:
+    stored = upload(
+        ctx, "half.jsonl", '{"instruction": "\\ud800", "output": "x", "\\udfff": "y"}\n' + '{"instruction": "a", "output": "b"}\n' * 9
+    )
+    seen = inspect_upload(ctx, stored)
+    assert seen.columns == ("instruction", "output")
+    shown = [*seen.examples.values(), *(row.text + row.problem for row in seen.preview), seen.reason]
+    assert "\\ud800" in "".join(shown).encode().decode()
+
+
+def test_a_column_that_has_another_name_is_offered_for_the_field(ctx: Context) -> None:
+    stored = upload(ctx, "a.jsonl", '{"instruction": "Say hello.", "letter": "hello"}\n' * 9)
+    bare = inspect_upload(ctx, stored, kind="instruction")
+    assert bare.mapping == {"instruction": "prompt"}
+    assert [(hint.field, hint.column) for hint in bare.hints] == [("completion", "letter")]
+    stale = inspect_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "output": "completion"})
+    assert [(hint.field, hint.column, hint.missing) for hint in stale.hints] == [("completion", "letter", "output")]
+    assert "column `output` is missing (found: `letter`)" in stale.preview[0].problem
+    done = inspect_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "letter": "completion"})
+    assert not done.hints
+    assert not done.problem
+
+
+def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in ALPACA) + "no JSON\n"
+    strict = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", text), keep_good=False, person=LOCAL)
+    job = do_job(ctx, str(strict.job_id))
+    assert job.status == "failed"
+    assert "row 21" in job.error["cause"]
+    assert job.error["field"] == "keep_good"
+    again = import_again(ctx, strict.id, keep_good=True, person=LOCAL)
+    do_job(ctx, str(again.job_id))
+    done = resolve_version(ctx, "a")
+    assert (done.rows, done.rejected_rows, done.number) == (20, 1, 1)
+    with pytest.raises(NotFound, match="no longer here"):
+        get_past_import(ctx, done.id, person=LOCAL)
+
+
+def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Context, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    (root / "sub/deep").mkdir(parents=True)
+    for name in ("b.jsonl", "sub/story.txt.gz", "sub/deep/story.csv", "picture.png", ".hidden.txt"):
+        (root / name).write_text("x")
+    (root / "passwd.txt").symlink_to("/etc/passwd")
+    (root / "etc").symlink_to("/etc")
+    (root / "again.jsonl").symlink_to(root / "b.jsonl")
+    here = replace(ctx, data_path=root)
+    view = browse_data_folder(here)
+    assert view is not None
+    assert [(entry.name, entry.is_folder) for entry in view.entries] == [("sub", True), ("again.jsonl", False), ("b.jsonl", False)]
+    assert view.left_out == 3
+    found, complete = search_data_folder(here, "STORY")
+    assert ([entry.path for entry in found], complete) == (["sub/story.txt.gz", "sub/deep/story.csv"], True)
+    for path in ("etc", "../..", "/etc"):
+        with pytest.raises((NotAllowed, NotFound)):
+            browse_data_folder(here, path)
+    with pytest.raises(NotAllowed, match="outside the folder"):
+        import_dataset(here, name="s", kind="text", source_path=root / "passwd.txt", person=Person(id="e", name="E", role="engineer"))
