@@ -83,7 +83,7 @@ def _sentences(steps: list[Ancestor], version_id: str) -> list[str]:
 
 def _origin(version: VersionView) -> dict[str, Any]:
     """Return the parts of the provenance that are short facts, such as a Hub dataset's revision or a campaign's agreement."""
-    hidden = ("from", "change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
+    hidden = ("from", "by", "change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
     flat = {
         key: value for key, value in version.provenance.items() if key not in hidden and isinstance(value, str | int | float) and str(value)
     }

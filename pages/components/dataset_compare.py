@@ -108,6 +108,9 @@ def _draw_examples(diff: VersionDiff, what: str, examples: list[Example]) -> Non
     st.markdown(
         f"**{title}** · {total:,}" + (f", of which {min(len(examples), SHOWN)} are shown" if total > min(len(examples), SHOWN) else "")
     )
+    if what == "changed":
+        for column, label in zip(st.columns(2), (diff.before.label, diff.after.label), strict=True):
+            column.caption(plain(label))
     for example in examples[:SHOWN]:
         sides = [row for row in (example.before, example.after) if row is not None]
         for column, row in zip(st.columns(len(sides)), sides, strict=True):

@@ -14,7 +14,7 @@ from pages.components.row_link import row_link
 from pages.components.words import plural
 
 PAGE = "build/datasets.py"
-SHAPE = [2.2, 1.1, 4.2, 1.2]
+SHAPE = [2, 5.2, 1.2]
 PLACES = {
     "run": ("build/run.py", "run", "show_chart"),
     "tokenizer": ("build/tokenizers.py", "", "match_word"),
@@ -42,11 +42,10 @@ def _draw_step(step: Ancestor, known: dict[str, Ancestor], *, shown: bool) -> No
             title, page=PAGE, query={"dataset": step.dataset_id, "version": number}, icon="database" if step.is_own else "link",
             key=f"step_{step.id}",
         )  # fmt: skip
-    columns[1].caption(plural(step.rows, "row") if step.is_ready else "no rows")
     parents = [known[parent].label for parent in step.parents if parent in known]
     made = f"from {' and '.join(parents)}: {step.said}" if parents else step.said
-    columns[2].caption(plain(made))
-    with columns[3]:
+    columns[1].caption(plain(f"{plural(step.rows, 'row')} · {made}" if step.is_ready else made))
+    with columns[2]:
         if shown:
             st.badge("shown", icon=":material/visibility:", color="primary")
         elif not step.is_own:
@@ -57,12 +56,11 @@ def _draw_step(step: Ancestor, known: dict[str, Ancestor], *, shown: bool) -> No
 
 def draw_users(ctx: Context, users: list[Use], *, key: str) -> None:
     """Draw what needs a version or a dataset, each with the way to it."""
-    for use in users[:50]:
-        page, query, icon = _place(ctx, use)
-        row_link(
-            f"{use.what.capitalize()}{' of' if use.what in ('evaluation', 'report') else ''} {use.name}", page=page, query=query, icon=icon,
-            key=f"user_{key}_{use.what}_{use.id}",
-        )  # fmt: skip
+    with st.container(border=bool(users), gap="xxsmall"):
+        for use in users[:50]:
+            page, query, icon = _place(ctx, use)
+            what = f"{use.what.capitalize()} of" if use.what in ("evaluation", "report") else use.what.capitalize()
+            row_link(f"{what} {use.name}", page=page, query=query, icon=icon, key=f"user_{key}_{use.what}_{use.id}")
     if len(users) > 50:
         st.caption(f"and {len(users) - 50:,} more")
 
