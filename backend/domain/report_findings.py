@@ -140,11 +140,9 @@ def _leakage(report: DataReport) -> Iterator[Finding]:
     total = leak.exact + leak.near
     if total:
         how = (
-            "word for word"
-            if not leak.near
-            else "nearly so"
-            if not leak.exact
-            else f"{leak.exact:,} word for word and {leak.near:,} nearly so"
+            f"{leak.exact:,} word for word, {leak.near:,} almost"
+            if leak.exact and leak.near
+            else f"{'almost ' if leak.near else ''}word for word"
         )
         first = leak.rows[0]
         yield Finding(

@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from pyarrow import parquet
 
 from backend.domain.data_report import RowRef, Split
 from backend.domain.row_display import message_text
 from backend.domain.rows import clean_row
+from backend.errors import JobFailed
 from jobs.modeling.dataset_files import iter_rows, num_rows
 
 Row = dict[str, Any]
@@ -37,7 +39,7 @@ class Rows:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.counts = {split: num_rows(folder, split=split) if (folder / f"{split}.parquet").is_file() else 0 for split in SPLITS}
+        self.counts = {split: _count(folder, split) for split in SPLITS}
         self.total = sum(self.counts.values())
         self.num_train = self.counts["train"]
 
@@ -69,6 +71,15 @@ class Rows:
             if wanted:
                 found |= {offset + row: value for row, value in _fetch(self.folder / f"{split}.parquet", wanted).items()}
         return found
+
+
+def _count(folder: Path, split: Split) -> int:
+    if not (folder / f"{split}.parquet").is_file():
+        return 0
+    try:
+        return num_rows(folder, split=split)
+    except pyarrow.ArrowInvalid as error:
+        raise JobFailed(f"The dataset's file {split}.parquet can't be read: {error}", remedy="Import the dataset again.") from error
 
 
 def _take(rows: Iterator[Row]) -> list[Row]:

@@ -19,6 +19,7 @@ from jobs.training.sft_data import padded_length
 
 SHOWN = 50
 BARS = 40
+FAR = 6  # times the length that 90% keep within: what is longer shares one bar
 SEED = 1
 
 Array = npt.NDArray[np.int64]
@@ -124,13 +125,16 @@ def _windows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, 
 
 
 def summarise(lengths: Array) -> Lengths:
-    """Return the distribution of lengths, with at most 40 bars of equal width."""
+    """Return the distribution of lengths, with at most 41 bars of equal width; the last holds what is far longer than most as well."""
     if not len(lengths):
         return Lengths()
-    width = max(1, -(-(int(lengths.max()) + 1) // BARS))
-    edges = np.arange(0, int(lengths.max()) + width + 1, width)
-    counts, _ = np.histogram(lengths, bins=edges)
     p50, p90, p99 = (int(value) for value in np.percentile(lengths, [50, 90, 99], method="inverted_cdf"))
+    longest = int(lengths.max())
+    shown = min(longest, FAR * max(1, p90))
+    width = max(1, -(-(shown + 1) // BARS))
+    edges = np.arange(0, shown + width + 1, width)
+    edges[-1] = max(int(edges[-1]), longest + 1)
+    counts, _ = np.histogram(lengths, bins=edges)
     return Lengths(
         mean=float(lengths.mean()), min=int(lengths.min()), p50=p50, p90=p90, p99=p99, max=int(lengths.max()),
         edges=edges.tolist(), counts=counts.tolist(),

@@ -132,7 +132,7 @@ def main() -> None:
         with right:
             if config is not None:
                 draw_estimate(ctx, person, config, sound=problem is None)
-                draw_report_link(config)
+                draw_report_link(ctx, config)
             draw_yaml(config)
 
 

@@ -158,19 +158,21 @@ def _draw_findings(ctx: Context, person: Person, view: DataReportView, findings:
         if not grave:
             st.markdown(f"{ICONS[Grade.FINE]} **Nothing stands in the way of training on these rows.**")
         for finding in grave:
-            with st.container(horizontal=True, vertical_alignment="center"):
-                st.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}", width="stretch")
-                if finding.drop and finding.num_rows:
+            said, action = st.columns([5, 1], vertical_alignment="center")
+            said.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
+            if finding.drop and finding.num_rows:
+                with action:
                     _draw_drop(ctx, person, view, finding)
         if fine:
-            with st.expander(f"{plural(len(fine), 'finding')} in order", expanded=not grave):
+            with st.expander(f"Nothing to do about {plural(len(fine), 'other finding' if grave else 'finding')}", expanded=not grave):
                 for finding in fine:
                     st.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
 
 
 def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: Finding) -> None:
     label = f"Drop {plural(finding.num_rows, 'row')}"
-    if st.button(label, icon=":material/filter_alt:", key=f"report_drop_{view.id}_{finding.drop}", help="Makes a new version without them"):
+    key = f"report_drop_{view.id}_{finding.drop}"
+    if st.button(label, icon=":material/filter_alt:", key=key, width="stretch", help="Makes a new version without them, in both splits"):
         st.session_state.setdefault("report_once", uuid.uuid4().hex)
         with errors_shown():
             made = drop_found_rows(

@@ -22,11 +22,11 @@ def length_figure(lengths: Lengths, *, context: int, cuts: bool) -> go.Figure:
         y=lengths.counts,
         width=0.92 * width,
         marker_color=[ACCENT if cuts and start >= context else MUTED for start in starts],
-        customdata=[f"{start:,} to {start + width - 1:,} tokens" for start in starts],
+        customdata=[f"{start:,} to {end - 1:,} tokens" for start, end in zip(starts, lengths.edges[1:], strict=True)],
         hovertemplate="%{customdata}: %{y:,} rows<extra></extra>",
         showlegend=False,
     )
-    reach: float = lengths.edges[-1] if lengths.edges else 1
+    reach: float = starts[-1] + width if starts else 1  # the last bar may stand for much longer rows
     if context <= 1.6 * reach:
         reach = max(reach, 1.04 * context)
         figure.add_vline(

@@ -1,0 +1,154 @@
+"""A dataset's report on its page: asked for, on its way, failed, read; the rows that the trainer sees; hostile text; rows dropped."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.bootstrap import get_context
+from backend.services.context import LOCAL, Context
+from backend.services.data_reports import ask_report, get_data_report, list_data_reports, read_samples
+from backend.services.datasets import VersionView, get_dataset, import_dataset, version_of_job
+from backend.services.uploads import save_upload
+from jobs.modeling.tokenizers import byte_tokenizer
+from pages.components.data_report_link import known_findings
+from tests.backend.services.job_work import do_job
+from tests.pages.opening import open_page, words
+from tests.run_world import add_parts, add_tokenizer, make_config
+
+EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script> [y](javascript:alert(2)) $x^2$ :red[no] `code`"
+ROWS = [
+    {"instruction": f"What is {n} times {n + 3}, clerk {n % 7}?", "output": f"It is {n * (n + 3)}, said clerk {n % 7}."} for n in range(20)
+]
+HOSTILE = [
+    {"instruction": EVIL, "output": "\u202eevil\u202c and \x1b[31mred"},
+    {"instruction": EVIL, "output": "\u202eevil\u202c and \x1b[31mred"},
+    {"instruction": "a" * 60_000, "output": "b" * 30_000},
+]
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """An installation that pages find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def imported(site: Context, rows: list[dict[str, Any]], *, name: str = "sayings") -> VersionView:
+    upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
+    version = import_dataset(site, name=name, kind="instruction", upload=upload, person=LOCAL, val_fraction=0)
+    do_job(site, str(version.job_id))
+    return version_of_job(site, str(version.job_id))
+
+
+def open_report(version: VersionView, **query: str) -> AppTest:
+    return open_page("build/datasets.py", dataset=version.dataset_id, report="1", **query)
+
+
+def marks(app: AppTest) -> list[tuple[list[str], list[str]]]:
+    """The tokens of every strip on the page with how each is marked."""
+    found = [json.loads(part.proto.json) for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"]
+    return [(data["tokens"], data["marks"]) for data in found]
+
+
+def test_a_report_is_asked_for_waits_and_is_read_with_the_answers_coloured(site: Context) -> None:
+    version = imported(site, ROWS)
+    app = open_report(version, context="256", micro_batch="4")
+    assert "as the trainer will" in words(app)
+    app.button(f"report_ask_{version.id}").click().run()
+    (asked,) = list_data_reports(site, version.id)
+    assert (asked.question.context, asked.question.micro_batch) == (256, 4)
+    assert "No worker serves the queue" in words(app)
+    assert f"stop_{asked.job_id}" in {button.key for button in app.button}
+    do_job(site, str(asked.job_id))
+    app = open_report(version)
+    assert "Every row has something to train on" in words(app)
+    assert {metric.label: metric.value for metric in app.metric}["One epoch"] == "5 steps"
+    (sample, *_) = [sample for sample in read_samples(site, get_data_report(site, asked.id)) if sample.group == "first"]
+    (tokens, classes), *_ = marks(app)
+    assert [mark == "trained" for mark in classes] == sample.pieces[0].trained
+    coloured = "".join(token for token, mark in zip(tokens, classes, strict=True) if mark == "trained")
+    assert "said·clerk" in coloured.replace(" ", "·")
+    assert "What" not in coloured
+
+
+def test_hostile_rows_are_text(site: Context) -> None:
+    version = imported(site, [*ROWS, *HOSTILE], name=EVIL[:60])
+    view = ask_report(site, version.id, person=LOCAL, context=256)
+    do_job(site, str(view.job_id))
+    app = open_report(version)
+    for details in ("Duplicates", "Odd rows", "Characters", "Languages", "Packing", "Leakage", "Benchmarks"):
+        app.segmented_control(f"report_details_{view.id}").set_value(details).run()
+        assert not app.exception
+        assert not app.error
+        for drawn in (*app.markdown, *app.caption, *app.subheader):
+            assert "](http://evil" not in str(drawn.value)
+            assert "<script>" not in str(drawn.value)
+        assert not any(getattr(element.proto, "allow_html", False) for element in app.markdown)
+    app.segmented_control(f"report_details_{view.id}").set_value("Characters").run()
+    assert "⟨1b⟩" in "".join(str(code.value) for code in app.code), "a character that nobody sees is shown as its code"
+    app.segmented_control(f"report_group_{view.id}").set_value("longest").run()
+    assert all(len(tokens) <= 2400 for tokens, _ in marks(app))
+    assert "tokens are not shown" in words(app)
+
+
+def test_a_failed_report_says_why_and_is_asked_for_again(site: Context) -> None:
+    version = imported(site, ROWS)
+    add_tokenizer(site, "gone")
+    view = ask_report(site, version.id, person=LOCAL, source="gone")
+    do_job(site, str(view.job_id))
+    app = open_report(version)
+    assert "The report could not be made" in app.error[0].value
+    app.button(f"report_ask_{version.id}").click().run()
+    assert len(list_data_reports(site, version.id)) == 2
+
+
+def test_what_a_finding_names_is_dropped_by_a_click(site: Context) -> None:
+    version = imported(site, [*ROWS, ROWS[3], ROWS[4]])
+    view = ask_report(site, version.id, person=LOCAL, context=256)
+    do_job(site, str(view.job_id))
+    app = open_report(version)
+    assert "2 rows repeat another one" in words(app)
+    app.button(f"report_drop_{view.id}_duplicates").click().run()
+    newest = get_dataset(site, "sayings").versions[0]
+    do_job(site, str(newest.job_id))
+    assert version_of_job(site, str(newest.job_id)).rows == 20
+
+
+def test_a_report_is_deleted_by_a_click(site: Context) -> None:
+    version = imported(site, ROWS)
+    view = ask_report(site, version.id, person=LOCAL, context=256)
+    do_job(site, str(view.job_id))
+    app = open_report(version)
+    app.button(f"report_delete_{view.id}").click().run()
+    assert list_data_reports(site, version.id) == []
+    assert "as the trainer will" in words(app)
+
+
+def test_launch_says_what_a_report_has_found(site: Context) -> None:
+    add_parts(site)
+    byte_tokenizer().save_pretrained(site.artifacts.path("tokenizers/pieces"))
+    texts = [{"text": f"Clerk {n % 5} counts {n * n} coins and {n} hats."} for n in range(60)]
+    upload = save_upload(site, io.BytesIO(json.dumps([*texts, texts[0]]).encode()), name="rows.json", person=LOCAL)
+    version = import_dataset(site, name="coins", kind="text", upload=upload, person=LOCAL, val_fraction=0.1)
+    do_job(site, str(version.job_id))
+    config = make_config(dataset="coins")
+
+    assert known_findings(site, config) == ""
+    view = ask_report(site, "coins", person=LOCAL, source="pieces", context=config.context)
+    do_job(site, str(view.job_id))
+    assert "Its report has" in known_findings(site, config)
+    assert "1 row repeats another one" in known_findings(site, config)
+    assert known_findings(site, config.model_copy(update={"context": 16})) == ""
+    assert known_findings(site, config.model_copy(update={"dataset": "nothing"})) == ""
