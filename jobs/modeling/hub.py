@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import snapshot_download
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from backend.base_files import weight_files
@@ -221,7 +221,10 @@ def _forget_old(root: Path) -> None:
 def _cached(hub: str, revision: str | None) -> Path | None:
     """Return the folder of the revision in this machine's Hub cache, if all of it is there."""
     try:
-        folder = Path(snapshot_download(hub, revision=revision, local_files_only=True))
+        config = try_to_load_from_cache(hub, "config.json", revision=revision)
+        if not isinstance(config, str):
+            return None
+        folder = Path(config).parent
         weight_files(folder)
     except (OSError, ValueError, InvalidInput, HFValidationError):
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from backend.errors import RoundhouseError
-from backend.services.bases import BaseOffer, Outlook, add_base, list_base_offers, look_at_base
+from backend.services.bases import MAX_OFFERS, BaseOffer, Outlook, add_base, list_base_offers, look_at_base
 from backend.services.checkpoints import CheckpointView
 from backend.services.context import Context, Person
 from pages.components.frame import errors_shown, plain, show_error
@@ -51,6 +51,8 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
         chosen = st.selectbox(
             "Checkpoint", usable, index=None, key="base_offer", format_func=_offer_words, placeholder=f"Choose one of {len(usable):,}"
         )
+        if len(offers) >= MAX_OFFERS:
+            st.caption(f"The first {MAX_OFFERS} that were found. Give the path of another, or a narrower MODEL_PATH.")
     else:
         chosen = None
         st.info("Nothing under MODEL_PATH can be used as a base.", icon=":material/folder_off:")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants, snapshot_download
 
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable
 from backend.hub import look_up_base
@@ -235,6 +236,19 @@ def test_who_may_not_read_is_told_how_to(hub: HubServer, tmp_path: Path, monkeyp
     result = add(tmp_path, reporter)
     assert "Bearer hf_secretkey" in hub.keys
     assert "secretkey" not in json.dumps([*reporter.lines, result, read_card(tmp_path / result["folder"])], default=str)
+
+
+def test_where_the_hub_is_away_its_cache_on_this_machine_will_do(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    snapshot_download("tiny/llama", endpoint=hub.url, ignore_patterns=["*.bin", "*.py"])
+    hub.status = 503
+    reporter = RememberingReporter()
+    result = add(tmp_path, reporter)
+    assert (result["revision"], result["licence"]) == (commit_id(repo(hub)), "mill (https://mill.example/terms)")
+    assert any("answers 503" in line and "cache" in line for line in reporter.lines)
+    assert list((tmp_path / "cache").rglob(WEIGHTS)), "the cache is left as it was"
+    with pytest.raises(Unavailable):
+        add(tmp_path, revision="v1", job="other")
 
 
 def test_a_hub_that_is_away_is_said_at_once(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
