@@ -36,14 +36,18 @@ def check_encoding(name: str) -> str:
 
 
 def guess_encoding(data: bytes) -> str | None:
-    """Guess how some bytes that are not UTF-8 are encoded; None if nothing fits."""
+    """Guess how some bytes that are not UTF-8 are encoded, Windows-1252 before the rest; None if nothing fits."""
     from charset_normalizer import from_bytes
 
-    best = from_bytes(data[: 64 * 2**10]).best()
-    try:
-        return check_encoding(best.encoding) if best else None
-    except InvalidInput:
-        return None
+    fitting = [match.encoding for match in from_bytes(data[: 64 * 2**10])]
+    if "cp1252" in fitting:
+        return "cp1252"
+    known = {codecs.lookup(encoding).name: encoding for encoding in ENCODINGS}
+    return next((known[name] for name in map(_python_name, fitting) if name in known), None)
+
+
+def _python_name(encoding: str) -> str:
+    return codecs.lookup(encoding).name
 
 
 class Utf8Stream:
