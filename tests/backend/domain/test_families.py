@@ -25,10 +25,14 @@ from jobs.modeling.build import build_network, config_from_checkpoint
 from jobs.modeling.family_configs import make_config
 from jobs.training.networks import lora_config
 
-# Decoder classes in the registry of vLLM (vllm/model_executor/models/registry.py) that ours must be among.
+# Names in vLLM's registry (vllm-project/vllm, vllm/model_executor/models/registry.py at 0002bff0b6cb36a3c8a17364de3303664463c412): decoders
+# of its own (_TEXT_GENERATION_MODELS, in part), and those that its transformers backend serves (_TRANSFORMERS_SUPPORTED_MODELS).
 VLLM_CLASSES = {
-    "LlamaForCausalLM", "GPT2LMHeadModel", "MistralForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM", "BloomForCausalLM",
-    "SmolLM3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM",
+    "BloomForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "FalconForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "GptOssForCausalLM", "LlamaForCausalLM", "MistralForCausalLM",
+    "MixtralForCausalLM", "MPTForCausalLM", "MptForCausalLM", "OlmoForCausalLM", "Olmo2ForCausalLM", "OlmoeForCausalLM", "OPTForCausalLM",
+    "PhiForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM",
+    "SmolLM3ForCausalLM",
 }  # fmt: skip
 
 SMALL = {"num_layers": 2, "width": 32, "num_heads": 4, "context": 32, "vocab_size": 120, "feed_forward": 64}
