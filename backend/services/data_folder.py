@@ -15,7 +15,7 @@ from backend.services.context import Context, Person
 
 MAX_ENTRIES = 2000
 MAX_FOUND = 200
-SEARCH_S = 0.5
+SEARCH_S = 1.5
 """How long a search may walk before it shows what it has found so far."""
 
 
@@ -58,10 +58,11 @@ def browse_data_folder(ctx: Context, folder: str = "") -> FolderView | None:
     place = data_file(ctx, folder)
     if not place.is_dir():
         raise NotFound(f"There is no folder {folder!r} among the data files.", remedy="Choose another.", field="folder")
+    root = str(ctx.data_path.resolve())
     entries: list[DataEntry] = []
     left_out = 0
     for entry in _scan(place):
-        offered = _entry(ctx.data_path, entry)
+        offered = _entry(root, entry)
         if offered is None:
             left_out += not entry.name.startswith(".")
         elif len(entries) <= MAX_ENTRIES:
@@ -72,17 +73,17 @@ def browse_data_folder(ctx: Context, folder: str = "") -> FolderView | None:
 
 def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[list[DataEntry], bool]:
     """Return files below a folder whose path holds a text, nearest first, and whether all folders were seen in the time there was."""
-    root = ctx.data_path
-    if root is None or not text.strip():
+    if ctx.data_path is None or not text.strip():
         return [], True
+    root = str(ctx.data_path.resolve())
     wanted, found = text.strip().lower(), list[DataEntry]()
     waiting, end = deque([data_file(ctx, folder)]), time.monotonic() + SEARCH_S
     while waiting:
         for entry in _scan(waiting.popleft()):
-            offered = _entry(root, entry)
-            if offered is not None and offered.is_folder and not entry.is_symlink():
-                waiting.append(Path(entry.path))  # a link to a folder is not followed: it may lead round in circles
-            elif offered is not None and not offered.is_folder and wanted in offered.path.lower():
+            if entry.is_dir(follow_symlinks=False):  # a link to a folder is not followed: it may lead round in circles
+                if not entry.name.startswith("."):
+                    waiting.append(Path(entry.path))
+            elif wanted in entry.path[len(root) + 1 :].lower() and (offered := _entry(root, entry)) is not None and not offered.is_folder:
                 found.append(offered)
         if len(found) >= MAX_FOUND or time.monotonic() > end:
             return found[:MAX_FOUND], not waiting and len(found) <= MAX_FOUND
@@ -122,17 +123,17 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def _entry(root: Path, entry: os.DirEntry[str]) -> DataEntry | None:
+def _entry(root: str, entry: os.DirEntry[str]) -> DataEntry | None:
     """Return what an entry offers; None if it is hidden, of another ending, broken, or a link that leads out."""
     if entry.name.startswith("."):
         return None
     try:
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root.resolve()):
+        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
             return None
-        path = Path(entry.path).relative_to(root).as_posix()
+        path = entry.path[len(root) + 1 :]
         if entry.is_dir():
             return DataEntry(path, True, 0)
         suffix_of(entry.name)
         return DataEntry(path, False, entry.stat().st_size) if entry.is_file() else None
-    except (OSError, ValueError, InvalidInput):
+    except (OSError, InvalidInput):
         return None
