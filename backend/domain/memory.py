@@ -26,6 +26,9 @@ USUAL_DEVICES: dict[str, int] = {f"{size} GB": size * GIB for size in (8, 12, 16
 RESERVED_BYTES = {"gpu": 700_000_000, "cpu": 1_000_000_000}
 """What a device's memory holds besides: the CUDA context and the desktop; the process itself and the operating system."""
 
+FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
+"""What the libraries take when a network first runs, whatever its size: threads, kernels and their buffers. docs/benchmarks/memory.md."""
+
 LOSS_COPIES = 3
 """Log-probabilities, the gradient of the loss by them, and the one by the logits: all there where the backward pass begins."""
 
@@ -35,8 +38,8 @@ LARGEST_MICRO_BATCH = 65_536
 class MemoryEstimate(BaseModel):
     """What one training process holds at the moment of its peak, in bytes. The parts add up to `total`.
 
-    `logits` are the loss's copies of them. `temporary` is what operators need while they run. `overhead` is what the allocator keeps
-    beyond what is in use. At the moment `loss` gradients are still to come, so they count only if earlier micro-batches left them.
+    `logits` are the loss's copies of them. `temporary` is what operators need while they run. `overhead` is what the libraries
+    take besides. At the moment `loss` gradients are still to come, so they count only if earlier micro-batches left them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,7 +55,7 @@ class MemoryEstimate(BaseModel):
 
     @property
     def allocated(self) -> int:
-        """Bytes of tensors: everything but the allocator's overhead."""
+        """Bytes of tensors: everything but the libraries' overhead."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.temporary
 
     @property
@@ -105,7 +108,7 @@ def estimate_memory(setting: TrainingSetting, *, length: int | None = None, trai
     costs = _count(setting, length, min(trained or length, length))
     peak = max((_at_loss(costs), _on_the_way(costs), _at_update(costs)), key=lambda moment: moment.total)
     peak = _share(setting, peak, costs)
-    return peak.model_copy(update={"overhead": _overhead(setting, peak)})
+    return peak.model_copy(update={"overhead": FIRST_USE_BYTES[setting.device]})
 
 
 def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, correction: float = 1.0, length: int | None = None) -> int:
@@ -257,7 +260,3 @@ def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> Mem
     outside = (1 if setting.architecture.tie_embeddings else 2) * setting.architecture.vocab_size * setting.architecture.width
     block = max(0, parameters - outside) // len(costs.blocks)
     return peak.model_copy(update={**shared, "temporary": peak.temporary + number * (outside + min(2, len(costs.blocks)) * block)})
-
-
-def _overhead(setting: TrainingSetting, peak: MemoryEstimate) -> int:
-    return 0

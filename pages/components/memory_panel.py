@@ -25,8 +25,10 @@ PARTS: dict[str, str] = {
     "activations": "Activations",
     "logits": "Loss",
     "temporary": "In work",
-    "overhead": "Allocator",
+    "overhead": "Libraries",
+    "beyond": "Beyond the formula",
 }
+LEAST_SHOWN = 0.004
 MOMENTS = {
     "loss": "where the backward pass begins: all activations are kept, gradients are still to come",
     "backward": "on the way down the blocks: activations go, gradients come",
@@ -58,8 +60,12 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
             st.warning(
                 "Not even one sequence fits: recompute activations, train adapters, or choose a larger device.", icon=":material/block:"
             )
+    beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # what was measured here of settings like it
     st.plotly_chart(
-        memory_bar(memory.formula.parts), key="architecture_memory", config={"displayModeBar": False}, alt="Memory at the peak, by part"
+        memory_bar({**memory.formula.parts, **beyond}),
+        key="architecture_memory",
+        config={"displayModeBar": False},
+        alt="Memory at the peak, by part",
     )
     source = say_source(memory)
     st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.")
@@ -68,15 +74,16 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
 def memory_bar(parts: Mapping[str, int]) -> go.Figure:
     """Return one stacked bar: what holds how many bytes."""
     total = max(1, sum(parts.values()))
+    shown = {key: num_bytes for key, num_bytes in parts.items() if num_bytes >= LEAST_SHOWN * total}
     figure = go.Figure()
     for index, (key, label) in enumerate(PARTS.items()):
-        num_bytes = parts.get(key, 0)
+        num_bytes = shown.get(key, 0)
         if num_bytes:
             figure.add_bar(
                 y=[""], x=[num_bytes], orientation="h", marker_color=COLORS[index] if index < len(COLORS) else NEUTRAL,
                 name=figure_text(f"{label} {size(num_bytes)}"), hovertemplate=f"{label}: {size(num_bytes)} ({num_bytes / total:.1%})<extra></extra>",
             )  # fmt: skip
-    rows = -(-sum(bool(value) for value in parts.values()) // 3)
+    rows = -(-len(shown) // 2)  # of the legend, on a narrow screen
     figure.update_layout(
         barmode="stack",
         height=72 + 20 * rows,
@@ -90,14 +97,20 @@ def memory_bar(parts: Mapping[str, int]) -> go.Figure:
 
 
 def _draw_setting(config: ArchitectureConfig, place: Place, precision: Precision) -> TrainingSetting:
-    grid = st.grid(4, min_column_width=120)
+    grid = st.grid(2, min_column_width=120)
     micro_batch = grid.number_input(
         "Micro-batch", 1, 65_536, 16, step=1, key="architecture_micro_batch", help="Sequences at once on one device."
     )
     if st.session_state.get("architecture_length", 1) > config.context:
         st.session_state["architecture_length"] = config.context
     length = grid.number_input(
-        "Tokens each", 1, config.context, min(1024, config.context), step=1, key="architecture_length", help="Up to the network's context."
+        "Context, tokens",
+        1,
+        config.context,
+        min(1024, config.context),
+        step=1,
+        key="architecture_length",
+        help="Of a training sequence: up to the network's.",
     )
     rank = grid.number_input("LoRA rank", 0, 1024, 0, step=1, key="architecture_rank", help="0 trains all weights.")
     devices = grid.number_input("Devices", 1, 1024, 1, step=1, key="architecture_devices", help="The figures are those of one of them.")

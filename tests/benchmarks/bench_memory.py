@@ -1,9 +1,9 @@
-"""How far the estimate of peak memory is off, before and after a probe: `python -m tests.benchmarks.bench_memory [FILE.json]`.
+"""How far the estimate of peak memory is off, before and after a probe: `python -m tests.benchmarks.bench_memory FILE.json`.
 
-Twelve settings, each probed once and then trained for real, in processes of their own as a worker starts them. Four figures are held
-against the peak of the real run: the formula's, the probe's of the same setting, and the formula's as the other eleven probes, and all
-twelve, correct it. The real run is longer than the probe and does what a probe doesn't: it measures val_loss, writes samples, saves.
-With a FILE the raw figures are kept there, and read again if it is there already.
+Twelve settings, each probed once and then trained for real, in processes of their own as a worker starts them. Three figures are held
+against the peak of the real run: the formula's, the formula's as the probes of the other eleven correct it, and the probe's of the same
+setting. The real run is longer than the probe and does what a probe doesn't: it measures val_loss, writes samples and saves. The raw
+figures are kept in FILE; cases that it has already are not measured again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.corrections import MeasuredPeak, correct
+from backend.domain.memory import estimate_memory
+from backend.domain.predictions import say_bytes
 from backend.domain.run_config import RunConfig
 from backend.domain.training_setting import TrainingSetting, setting_of
 from jobs.modeling.build import build_network
@@ -175,5 +179,37 @@ def collect(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def errors_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each case what was said and by what share it was off the real run's peak."""
+    probes = [
+        MeasuredPeak(TrainingSetting.model_validate(row["setting"]), row["probe"]["measured_bytes"], row["probe"].get("longest"), row["probe"].get("trained"))
+        for row in rows
+    ]  # fmt: skip
+    found = []
+    for index, row in enumerate(rows):
+        peak, mine = row["run"]["measured_bytes"], probes[index]
+        before = estimate_memory(mine.setting).total  # sequences as long as the context, as nobody has seen the data yet
+        others = correct(mine.setting, mine.estimated_bytes, [probe for probe in probes if probe is not mine])
+        said = {"formula": before, "corrected": mine.estimated_bytes * others.factor, "probe": mine.measured_bytes}
+        off = {name: value / peak - 1 for name, value in said.items()}
+        found.append({"title": row["title"], "peak": peak, "said": said, "off": off, "promised": others.error})
+    return found
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print the cases as a table in Markdown, and the median and worst errors."""
+    found = errors_of(rows)
+    sys.stdout.write("| setting | run's peak | formula | corrected by the other eleven | after its probe |\n|---|---|---|---|---|\n")
+    for case in found:
+        cells = [f"{say_bytes(case['said'][name])} ({case['off'][name]:+.1%})" for name in ("formula", "corrected", "probe")]
+        sys.stdout.write(f"| {case['title']} | {say_bytes(case['peak'])} | {' | '.join(cells)} |\n")
+    for name in ("formula", "corrected", "probe"):
+        off = [abs(case["off"][name]) for case in found]
+        sys.stdout.write(f"{name}: median {statistics.median(off):.1%}, worst {max(off):.1%}\n")
+    promised = [case["promised"] for case in found if case["promised"] is not None]
+    sys.stdout.write(f"error promised for the corrected formula: median {statistics.median(promised):.1%} of {len(promised)} cases\n")
+    sys.stdout.write(f"seconds of a probe, median: {statistics.median(row['probe']['wall_s'] for row in rows):.0f}\n")
+
+
 if __name__ == "__main__":
-    collect(Path(sys.argv[1]))
+    print_table(collect(Path(sys.argv[1])))
