@@ -19,7 +19,7 @@ from pages.components.tokenizer_report import draw_reports
 from pages.components.tokenizer_text import draw_text
 from pages.components.words import ago
 
-SHAPE = [2.3, 1.2, 3.5, 1.0]
+SHAPE = [2.3, 3.6, 1.3]
 
 
 def draw_row(tokenizer: TokenizerView) -> None:
@@ -27,16 +27,16 @@ def draw_row(tokenizer: TokenizerView) -> None:
     columns = st.columns(SHAPE, vertical_alignment="center")
     with columns[0]:
         row_link(tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}")
-    columns[1].badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="gray")
     rate = tokenizer.facts.get("bytes_per_token")
     facts = [
+        NAMES.get(tokenizer.kind, tokenizer.kind),
         f"{tokenizer.vocab_size:,} tokens" if tokenizer.vocab_size else "",
         f"{rate:.2f} bytes a token" if rate else "",
         f"from {plain(tokenizer.dataset)}" if tokenizer.dataset else "",
         ago(tokenizer.created_at),
     ]
-    columns[2].caption(" · ".join(fact for fact in facts if fact))
-    with columns[3]:
+    columns[1].caption(" · ".join(fact for fact in facts if fact))
+    with columns[2]:
         status_badge(tokenizer.status)
 
 

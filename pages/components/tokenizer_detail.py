@@ -62,7 +62,7 @@ def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> Non
 
 def _draw_facts(tokenizer: TokenizerView) -> None:
     facts = tokenizer.facts
-    grid = st.grid(4, min_column_width=190)
+    grid = st.grid(4, min_column_width=150)
     asked, made = facts.get("asked_vocab_size"), tokenizer.vocab_size or 0
     less = f"The text yields no more; {asked:,} were asked for." if asked and asked > made else None
     grid.metric("Vocabulary, tokens", f"{made:,}", border=True, height="stretch", help=less)
@@ -103,9 +103,7 @@ def _draw_users(ctx: Context, tokenizer: TokenizerView) -> None:
         st.caption("No run uses it yet.")
         st.page_link("build/launch.py", label="Launch a run", icon=":material/rocket_launch:")
         return
-    st.caption(
-        f"{plural(len(users), 'run')} learnt with it, and so did every checkpoint of theirs. It can't be deleted while they are there."
-    )
+    st.caption(f"It was given to {plural(len(users), 'run')}, whose checkpoints carry it. While they are there it can't be deleted.")
     for use in users[:MOST_USERS]:
         row_link(use.name, page="build/run.py", query={"run": use.id}, icon="show_chart", key=f"user_{use.id}")
     if len(users) > MOST_USERS:

@@ -69,14 +69,14 @@ def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource
 
 
 def _shown(ctx: Context, sources: Sequence[TokenizerSource]) -> ReportView | None:
-    """Return the report that the address names, else the newest one on just these tokenizers."""
+    """Return the report that the address names, else the newest one on just these tokenizers, else one in which they play a part."""
     if wanted := st.query_params.get("report"):
         try:
             return get_report(ctx, wanted)
         except RoundhouseError:
             pass  # deleted
-    refs = {source.ref for source in sources}
-    return next((report for report in list_reports(ctx) if set(report.refs) == refs), None)
+    refs, reports = {source.ref for source in sources}, list_reports(ctx)
+    return next((one for one in reports if set(one.refs) == refs), None) or next((one for one in reports if refs <= set(one.refs)), None)
 
 
 def _draw_earlier(ctx: Context) -> None:

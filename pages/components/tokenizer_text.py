@@ -65,7 +65,7 @@ def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
 def _draw_return(result: Tokenization) -> None:
     unknown = sum(token.kind == "unknown" for token in result.tokens)
     if unknown:
-        st.markdown(f":red[:material/help: {plural(unknown, 'token')} can't be written by this tokenizer and is lost.]")
+        st.markdown(f":red[:material/help: What is red is lost: {plural(unknown, 'token')} that this tokenizer can't write.]")
     if result.same:
         st.caption(":material/check_circle: Decoded again, it is the same text.")
         return

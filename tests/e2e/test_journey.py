@@ -23,7 +23,7 @@ from tests.installation import Installation, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 PAGES = (
-    "/", "/datasets", "/architectures", "/tokenizers", "/launch", "/runs", "/checkpoints", "/evaluations", "/battles", "/endpoints",
+    "/", "/datasets", "/architectures", "/tokenizers", "/launch", "/runs", "/checkpoints", "/inspect", "/evaluations", "/battles", "/endpoints",
     "/playground", "/workers", "/people",
 )  # fmt: skip
 
@@ -83,6 +83,20 @@ def test_a_newcomer_trains_and_watches(installation: Installation, visitor: Visi
     visitor.sees("Finished at step 30", timeout_s=300)
     assert [get_run(installation.ctx, name).last_step for name in ("First stories", "First chat")] == [80, 30]
     assert visitor.page.url != address, "the second run has an address of its own"
+
+
+def test_a_text_is_seen_in_tokens_while_it_is_typed(installation: Installation, visitor: Visitor) -> None:
+    tokenizer = wait_until(
+        lambda: (one := get_tokenizer(installation.ctx, "pebblewick-bpe-2048")).folder and one, timeout_s=120, what="the starter content"
+    )
+    visitor.go(f"/tokenizers?tokenizer={tokenizer.id}")
+    field = visitor.page.get_by_label("Text", exact=True)
+    field.fill("")
+    visitor.sees("No text, no tokens.")
+    field.press_sequentially("<b>The cat</b>")  # never leaves the field
+    visitor.sees("14 characters")
+    assert "".join(visitor.page.locator(".rt-token").all_inner_texts()) == "<b>The·cat</b>"
+    assert field.input_value() == "<b>The cat</b>"
 
 
 def test_the_checkpoint_is_evaluated_from_the_run_page(installation: Installation, visitor: Visitor) -> None:

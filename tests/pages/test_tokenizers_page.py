@@ -94,7 +94,7 @@ def test_one_text_side_by_side_tells_what_is_lost(mill: Context) -> None:
     app = open_page(PAGE, compare=",".join(refs), text="a é")
     assert not app.error
     assert strips(app) == [["a", " ", "C3", "A9"], ["a", " ", "é"]]
-    assert "1 token can't be written" in words(app)
+    assert "What is red is lost: 1 token" in words(app)
     assert app.code[0].value == "a ?", "what comes back is shown"
     chosen = app.multiselect(key="compare_tokenizers")
     assert len(chosen.options) == 3
