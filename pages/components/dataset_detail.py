@@ -16,6 +16,7 @@ from pages.components.dataset_lineage import draw_delete_dataset, draw_delete_ve
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.import_outcome import draw_import_again
 from pages.components.job_progress import draw_job
+from pages.components.row_link import row_link
 from pages.components.words import ago, plural, size
 
 PAGE_ROWS = 5
@@ -69,6 +70,8 @@ def _go_to(version: VersionView) -> None:
 def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     if version.is_importing and version.job_id:
         doing = f"Making {version.label}" if version.parent_id else f"Importing {version.source}"
+        if version.parent_id:
+            st.caption(plain(f"Made from {version.provenance.get('version')}: {version.provenance.get('said')}."))
         draw_job(ctx, person, version.job_id, doing=doing)
         return
     if not version.is_ready:
@@ -134,7 +137,7 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     if derived:
         name, _, number = str(version.provenance.get("version", "")).rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}
-        st.page_link("build/datasets.py", label="Change it in another way", icon=":material/call_split:", query_params=query)
+        row_link("Change it in another way", page="build/datasets.py", query=query, icon="call_split", key=f"change_again_{version.id}")
     else:
         draw_import_again(ctx, person, version)
     draw_delete_version(ctx, person, version)
