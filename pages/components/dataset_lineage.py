@@ -17,7 +17,7 @@ PAGE = "build/datasets.py"
 SHAPE = [2, 5.2, 1.2]
 PLACES = {
     "run": ("build/run.py", "run", "show_chart"),
-    "tokenizer": ("build/tokenizers.py", "", "match_word"),
+    "tokenizer": ("build/tokenizers.py", "tokenizer", "match_word"),
     "campaign": ("evaluate/battles.py", "campaign", "swords"),
     "evaluation": ("evaluate/evaluations.py", "evaluation", "grading"),
     "run group": ("build/planner.py", "study", "stacked_line_chart"),
