@@ -69,7 +69,7 @@ def _content(parsed: Parsed) -> tuple[list[Any], list[Any], list[bytes]]:
 
 @pytest.mark.parametrize("name", CASES)
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_lines_give_the_same_rows_by_columns_as_one_by_one(name: str, data: st.DataObject) -> None:
     kind, mapping, sample, columns = CASES[name]
     rows = data.draw(st.lists(st.fixed_dictionaries({}, optional={**columns, "other": CELL}), min_size=1, max_size=3))
@@ -100,7 +100,7 @@ def test_plain_rows_are_read_by_columns(name: str) -> None:
 
 
 @given(lines=st.lists(st.text(st.sampled_from('a,"\r\n\x00é '), max_size=9), max_size=5), end=st.sampled_from(["", "\n", "\r\n"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_csv_gives_the_same_rows_by_columns_as_one_by_one(lines: list[str], end: str) -> None:
     from jobs.data.readers import csv_cut
 
@@ -115,7 +115,7 @@ def test_a_csv_gives_the_same_rows_by_columns_as_one_by_one(lines: list[str], en
 
 
 @given(rows=st.lists(st.lists(TURN | ODD, max_size=3), min_size=2, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_keys_are_equal_exactly_where_rows_are(rows: list[list[Any]]) -> None:
     good = []
     for turns in rows:

@@ -1,0 +1,167 @@
+"""How fast a file is imported, beside `datasets.load_dataset` on the same file with an empty cache; and a large one in bounded memory.
+
+    python tests/benchmarks/bench_import.py [MB] [REPEATS]          each kind and format, the two in turns, median of the ratios
+    python tests/benchmarks/bench_import.py --large GB              one file of text rows: seconds, peak memory
+
+An import also checks every row, divides the rows, hashes the content and writes compressed Parquet; `load_dataset` writes Arrow as it is. The
+files are made here, of random words. Each side runs in a process of its own, which loads its libraries before the clock starts.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.json
+from pyarrow import parquet
+
+ROOT = Path(__file__).parents[2]
+KINDS = ("text", "instruction", "chat", "sharegpt", "preference", "compared", "kto")
+READERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+class Words:
+    """Sentences of random words, most of them ASCII."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(1)
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        words = ["".join(self._random.choices(letters, k=self._random.randint(2, 9))) for _ in range(5000)]
+        self._words = [*words, "naïve", "café", "über", "東京", "—"]
+        self._texts = {size: [self._text(size) for _ in range(4000)] for size in (20, 60, 120)}
+
+    def _text(self, size: int) -> str:
+        count = self._random.randint(size // 2, size * 3 // 2)
+        return " ".join(self._random.choices(self._words, k=count)).capitalize() + ".\n"
+
+    def text(self, size: int) -> str:
+        """A text of about `size` words."""
+        return self._random.choice(self._texts[size])
+
+
+def make_row(kind: str, number: int, words: Words) -> dict[str, Any]:
+    """Return a row of a kind; no two numbers give the same."""
+    if kind == "text":
+        return {"text": f"{words.text(120)}{number}"}
+    asked, answer, other = f"{words.text(20)}{number}", words.text(60), words.text(60)
+    turn, reply = {"role": "user", "content": asked}, {"role": "assistant", "content": answer}
+    rows: dict[str, dict[str, Any]] = {
+        "instruction": {"instruction": asked, "input": other if number % 3 == 0 else "", "output": answer},
+        "chat": {"messages": [{"role": "system", "content": "Be brief."}, turn, reply, {"role": "user", "content": other}, reply]},
+        "sharegpt": {"id": number, "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]},
+        "preference": {"prompt": asked, "chosen": f"{answer}1", "rejected": f"{other}2"},
+        "compared": {"prompt": asked, "chosen": [turn, reply], "rejected": [turn, {"role": "assistant", "content": f"{other}2"}]},
+        "kto": {"prompt": asked, "completion": answer, "label": number % 2 == 0},
+    }
+    return rows[kind]
+
+
+def make_files(folder: Path, *, megabytes: float) -> list[Path]:
+    """Write a file per kind, and some of the rows again as CSV, Parquet and plain text."""
+    words = Words()
+    paths = [write_lines(folder / f"{kind}.jsonl", kind, words, megabytes=megabytes) for kind in KINDS]
+    with (folder / "instruction.csv").open("w", newline="") as out, paths[1].open() as lines:
+        writer = csv.DictWriter(out, ["instruction", "input", "output"])
+        writer.writeheader()
+        writer.writerows(json.loads(line) for line in lines)
+    with (folder / "text.txt").open("w") as out, paths[0].open() as lines:
+        out.writelines(f"{json.loads(line)['text']}\n" for line in lines)
+    for kind in ("text", "chat"):
+        parquet.write_table(pyarrow.json.read_json(folder / f"{kind}.jsonl"), folder / f"{kind}.parquet")
+    return [*paths, *(folder / name for name in ("instruction.csv", "text.parquet", "chat.parquet", "text.txt"))]
+
+
+def write_lines(path: Path, kind: str, words: Words, *, megabytes: float) -> Path:
+    """Write JSON lines of a kind; every other one with its characters escaped."""
+    size = 0
+    with path.open("w") as out:
+        for number in itertools.count():
+            line = json.dumps(make_row(kind, number, words), ensure_ascii=number % 2 == 0) + "\n"
+            out.write(line)
+            size += len(line)
+            if size > megabytes * 1e6:
+                break
+    return path
+
+
+def load_ours(path: Path, folder: Path) -> None:
+    """Import the file."""
+    from jobs.data.importer import import_dataset
+    from tests.jobs.data_reporter import RememberingReporter
+
+    result = import_dataset(path, out_root=folder, reporter=RememberingReporter())
+    assert result.rejected_count == 0
+
+
+def load_theirs(path: Path, folder: Path) -> None:
+    """Load the file as the `datasets` library does."""
+    import datasets
+
+    datasets.load_dataset(READERS[path.suffix], data_files=str(path), cache_dir=str(folder))
+
+
+def measure_here(side: str, path: Path) -> None:
+    """Run one side in this process and print its seconds, seconds of CPU and peak memory (MB)."""
+    import datasets
+
+    import jobs.data.importer  # noqa: F401
+
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        began, cpu = time.perf_counter(), time.process_time()
+        (load_ours if side == "ours" else load_theirs)(path, Path(folder))
+        took, spent = time.perf_counter() - began, time.process_time() - cpu
+    print(json.dumps([took, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+
+
+def measure(side: str, path: Path) -> list[float]:
+    """Run one side in a process of its own."""
+    command = [sys.executable, __file__, "--here", side, str(path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True
+    )
+    seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return seconds
+
+
+def main(megabytes: float, repeats: int) -> None:
+    """Measure all files and print a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        print("| file | MB | import s (CPU) | `datasets` s (CPU) | ratio | ratio of CPU | peak MB |\n|---|---|---|---|---|---|---|")
+        for path in make_files(Path(folder), megabytes=megabytes):
+            pairs = [(measure("ours", path), measure("theirs", path)) for _ in range(repeats)]
+            ours, theirs = ([statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*pairs, strict=True))
+            ratio = statistics.median(their[0] / our[0] for our, their in pairs)
+            of_cpu = statistics.median(their[1] / our[1] for our, their in pairs)
+            print(
+                f"| {path.name} | {path.stat().st_size / 1e6:.0f} | {ours[0]:.2f} ({ours[1]:.2f}) | {theirs[0]:.2f} ({theirs[1]:.2f}) "
+                f"| {ratio:.2f} | {of_cpu:.2f} | {ours[2]:.0f} |",
+                flush=True,
+            )
+
+
+def main_large(gigabytes: float) -> None:
+    """Import one large file and print what it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_lines(Path(folder) / "large.jsonl", "text", Words(), megabytes=gigabytes * 1000)
+        seconds, cpu, peak = measure("ours", path)
+        print(f"{path.stat().st_size / 1e9:.2f} GB: {seconds:.0f} s, {cpu:.0f} s of CPU, peak {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--here"]:
+        measure_here(sys.argv[2], Path(sys.argv[3]))
+    elif sys.argv[1:2] == ["--large"]:
+        main_large(float(sys.argv[2]))
+    else:
+        main(float(sys.argv[1]) if sys.argv[1:] else 200, int(sys.argv[2]) if sys.argv[2:] else 3)
