@@ -67,7 +67,10 @@ def _draw_badges(checkpoint: CheckpointView) -> None:
 
 def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     if checkpoint.status in {Status.FAILED, Status.CANCELLED} or checkpoint.job_id is None:
-        show_problem(f"It could not be added: {checkpoint.error.get('cause') or 'it was stopped.'}", checkpoint.error.get("remedy"))
+        if checkpoint.status is Status.CANCELLED:
+            st.info("It was stopped before it was added; nothing was kept.", icon=":material/stop_circle:")
+        else:
+            show_problem(f"It could not be added: {checkpoint.error.get('cause') or 'its job is gone.'}", checkpoint.error.get("remedy"))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link("build/checkpoints.py", label="Add it again", icon=":material/add:", query_params={"add": "1"})
             if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):
