@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.domain.near_duplicates import (
+    BAND_ROWS,
     MARGIN,
     NUM_BANDS,
     NUM_HASHES,
@@ -37,7 +38,7 @@ from backend.domain.near_duplicates import (
 
 MAX_PAIRS = 4_000_000
 MAX_SET_BYTES = 1 << 30
-CHUNK = 50_000
+CHUNK = 20_000
 
 Read = Callable[[set[int]], Iterable[tuple[int, str]]]
 """Streams (row, text) of the rows asked for."""
@@ -102,20 +103,19 @@ class DuplicateFinder:
         signatures = np.memmap(self._signatures, dtype=np.uint32, mode="r").reshape(-1, NUM_HASHES)
         codes, limited = np.empty(0, dtype=np.uint64), False
         for band in range(NUM_BANDS):
-            keys = np.concatenate([band_key(signatures[rows[at : at + CHUNK]], band) for at in range(0, len(rows), CHUNK)])
+            keys = np.concatenate([_keys(signatures, rows[at : at + CHUNK], band) for at in range(0, len(rows), CHUNK)])
             left, right = bucket_pairs(keys, rows, first_held_out=num_train)
             fresh = np.unique((left.astype(np.uint64) << np.uint64(32)) | right.astype(np.uint64))
             fresh = np.setdiff1d(fresh, codes, assume_unique=True)
             if len(codes) + len(fresh) > MAX_PAIRS:
                 fresh, limited = fresh[: MAX_PAIRS - len(codes)], True
             codes = np.union1d(codes, fresh)
-            signatures._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
             tick(0.5 * (band + 1) / NUM_BANDS)
         left, right = (codes >> np.uint64(32)).astype(np.int64), (codes & np.uint64(0xFFFFFFFF)).astype(np.int64)
         likely = []
         for at in range(0, len(left), CHUNK):
             likely.append(estimate(signatures, left[at : at + CHUNK], right[at : at + CHUNK]))
-            signatures._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            _let_go(signatures)
         scores = np.concatenate([np.empty(0), *likely])
         good = np.flatnonzero(scores >= THRESHOLD - MARGIN)
         good = good[np.argsort(-scores[good], kind="stable")]
@@ -170,6 +170,18 @@ class DuplicateFinder:
                 at += len(mine)
         sets: Hashes = np.memmap(self._sets, dtype=np.uint64, mode="r") if at else np.empty(0, dtype=np.uint64)
         return sets, places, full
+
+
+def _keys(signatures: npt.NDArray[np.uint32], rows: Rows, band: int) -> Hashes:
+    """Return the buckets of some rows in one band."""
+    part = signatures[rows, band * BAND_ROWS : (band + 1) * BAND_ROWS]
+    _let_go(signatures)
+    return band_key(part, 0)
+
+
+def _let_go(signatures: npt.NDArray[np.uint32]) -> None:
+    """Give the memory of a file's pages back; they are read again when they are asked for."""
+    signatures._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _hash(text: str) -> int:
