@@ -202,7 +202,7 @@ class _Work:
             self._splitter.take(parsed.table.slice(start, stop - start), parsed.keys.part(start, stop), self._writer)
 
     def _report(self, position: int) -> None:
-        """Say twice a second how far the reading is, how fast and how long it will take. Raises JobFailed when asked to stop."""
+        """Say twice a second how far the reading is and how fast. Raises JobFailed when asked to stop."""
         now = time.monotonic()
         if self._from is None:
             self._from = position
@@ -210,8 +210,7 @@ class _Work:
             return
         self._reported = now
         rate = (position - self._from) / (now - self._began)
-        left = f", about {_duration((self._rows.size - position) / rate)} left" if rate > 0 and now - self._began > 2 else ""
-        message = f"{self._writer.tally.rows:,} rows read{left}"
+        message = f"{self._writer.tally.rows:,} rows read"
         self._reporter.progress(position, self._rows.size, unit="byte", rate=rate or None, message=message)
         if self._reporter.should_stop():
             kept = "What is finished is kept for a day: import the same file again and it goes on from there."
@@ -234,10 +233,6 @@ def _parsed(blocks: Iterator[Block], parser: Parser) -> Iterator[Parsed]:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _checked_kind(kind: str | None) -> DatasetKind | None:
