@@ -30,7 +30,7 @@ def batch_tokens_rule(tokens: float) -> float:
 def learning_rate_rule(parameters: float, tokens: float) -> LearningRate:
     """Return the peak learning rate for N parameters (without embeddings) and D tokens: 1.79 N^-0.713 D^0.307, at most 0.01.
 
-    The cap is ours: below the sizes of the paper the rule climbs past what AdamW bears (docs/benchmarks/scaling.md has the sweep).
+    The cap is ours: far below the sizes of the paper the rule asks for too much (docs/benchmarks/scaling.md has a sweep).
     """
     value = 1.79 * math.pow(parameters, -0.713) * math.pow(tokens, 0.307)
     if value > HIGHEST_LEARNING_RATE:
