@@ -29,7 +29,11 @@ class Settings(BaseSettings):
         validation_alias="REDIS_URL",
         description="Broker; when unset, `roundhouse up` starts a Valkey server of its own.",
     )
-    data_path: Path | None = Field(default=None, validation_alias="DATA_PATH", description="A folder of data files offered for import.")
+    data_path: Path | None = Field(
+        default=None,
+        validation_alias="DATA_PATH",
+        description="A folder of data files offered for import; read in place, so every worker must see it.",
+    )
     model_path: Path | None = Field(default=None, validation_alias="MODEL_PATH", description="A folder of checkpoints offered as bases.")
     hf_endpoint: str | None = Field(
         default=None, validation_alias="HF_ENDPOINT", description="Address of the Hub or of a mirror; when unset, the public Hub."
