@@ -295,7 +295,7 @@ def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: boo
 
     `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are not text.
     """
-    checked = _checked(chunks)
+    checked = _checked(chunks) if first == 1 else chunks  # marks stand at the beginning of a file alone
     if suffix in TEXTS:
         return _iter_prompt_lines(checked, first=first) if lines_are_prompts else _iter_txt(checked, first=first)
     if suffix in (".jsonl", ".ndjson"):
