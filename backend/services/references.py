@@ -71,7 +71,7 @@ def users_of_versions(session: Session, ids: Sequence[str]) -> list[Use]:
     return [*found, *_groups_on(session, ids), *_made_from(session, ids), *_reports_on(session, ids)]
 
 
-def _mentions(column: Any, texts: Sequence[str]) -> Any:
+def mentions(column: Any, texts: Sequence[str]) -> Any:
     """A condition: a JSON column holds one of some texts as a value."""
     return or_(false(), *(cast(column, String).contains(f'"{text}"', autoescape=True) for text in texts))
 
@@ -86,7 +86,7 @@ def _labels(session: Session, ids: Sequence[str]) -> list[str]:
 def _groups_on(session: Session, ids: Sequence[str]) -> list[Use]:
     """Run groups name their dataset in their config, and their runs have it too; a group of runs is told once, by itself."""
     by_runs = select(Run.group_id).where(Run.dataset_version_id.in_(ids), Run.group_id.is_not(None))
-    query = select(RunGroup.id, RunGroup.name).where(or_(RunGroup.id.in_(by_runs), _mentions(RunGroup.config, _labels(session, ids))))
+    query = select(RunGroup.id, RunGroup.name).where(or_(RunGroup.id.in_(by_runs), mentions(RunGroup.config, _labels(session, ids))))
     return [Use("run group", name, id_) for id_, name in session.execute(query.order_by(RunGroup.name))]
 
 
@@ -95,7 +95,7 @@ def _made_from(session: Session, ids: Sequence[str]) -> list[Use]:
         select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
         .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
         .outerjoin(Job, Job.id == DatasetVersion.job_id)
-        .where(or_(DatasetVersion.parent_id.in_(ids), _mentions(DatasetVersion.provenance, ids)), DatasetVersion.id.not_in(ids))
+        .where(or_(DatasetVersion.parent_id.in_(ids), mentions(DatasetVersion.provenance, ids)), DatasetVersion.id.not_in(ids))
         .where(or_(DatasetVersion.folder.is_not(None), Job.status.in_(ACTIVE)))
         .order_by(Dataset.name, DatasetVersion.number)
     )
@@ -108,7 +108,7 @@ def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
         select(Analysis.id, Dataset.name, DatasetVersion.number)
         .join(DatasetVersion, DatasetVersion.id == Analysis.dataset_version_id)
         .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
-        .where(or_(DatasetVersion.id.in_(ids), _mentions(Analysis.config, [*ids, *_labels(session, ids)])))
+        .where(or_(DatasetVersion.id.in_(ids), mentions(Analysis.config, [*ids, *_labels(session, ids)])))
         .order_by(Dataset.name, Analysis.created_at)
     )
     return [Use("report", f"{name}@{number}", id_) for id_, name, number in session.execute(query)]

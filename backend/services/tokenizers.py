@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
@@ -18,7 +18,7 @@ from backend.services.context import Context, Person
 from backend.services.datasets import resolve_version
 from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
-from backend.services.references import Use, refuse_while_used, users_of_tokenizer
+from backend.services.references import Use, mentions, refuse_while_used, users_of_tokenizer
 
 KINDS: dict[str, str] = {
     "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
@@ -147,7 +147,8 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         refuse_while_used("tokenizer", row.name, users_of_tokenizer(session, row.id), remedy="Delete those runs first, or keep it.")
         if _view(session, row).status in ACTIVE:
             raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
-        mine = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(Analysis.tokenizer_id == row.id, Job.status.in_(ACTIVE))
+        measured = or_(Analysis.tokenizer_id == row.id, mentions(Analysis.config, [f"tokenizer:{row.id}"]))
+        mine = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(measured, Job.status.in_(ACTIVE))
         refuse_while_used(
             "tokenizer", row.name, [f"“{title}”, which is going on" for title in session.scalars(mine)], remedy="Wait, or stop it first."
         )

@@ -17,6 +17,7 @@ from backend.services.architectures import (
     save_architecture,
 )
 from backend.services.context import Context, Person
+from backend.services.tokenizers import get_tokenizer
 from pages.components.architecture_cost import draw_block, draw_cost
 from pages.components.architecture_form import draw_form, set_fields
 from pages.components.frame import errors_shown, page_frame, plain
@@ -90,7 +91,7 @@ def draw_yaml(config: ArchitectureConfig) -> None:
 
 
 def load_wanted(ctx: Context) -> None:
-    """Put what was asked for into the form, before its widgets are drawn: a pasted YAML, or `?architecture=`."""
+    """Put what was asked for into the form, before its widgets are drawn: a pasted YAML, `?architecture=`, or the entries of `?tokenizer=`."""
     pasted = st.session_state.pop("architecture_next", None)
     if pasted is not None:
         set_fields(pasted)
@@ -98,6 +99,11 @@ def load_wanted(ctx: Context) -> None:
     if wanted and st.session_state.get("architecture_loaded") != wanted:
         set_fields(get_architecture(ctx, wanted).config)
         st.session_state["architecture_loaded"] = wanted
+    tokenizer = st.query_params.get("tokenizer")
+    if tokenizer and st.session_state.get("architecture_for") != tokenizer:
+        entries = get_tokenizer(ctx, tokenizer).vocab_size
+        set_fields(ArchitectureConfig(vocab_size=entries) if entries else ArchitectureConfig())
+        st.session_state["architecture_for"] = tokenizer
 
 
 with page_frame("Architectures", "Design a decoder, and see what it would cost before it costs anything.") as (ctx, person):

@@ -90,7 +90,12 @@ def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) 
                 query_params={"dataset": name, "version": version},
             )
         row_link("Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare")
-        st.page_link("build/architectures.py", label="Design an architecture for it", icon=":material/schema:")
+        st.page_link(
+            "build/architectures.py",
+            label="Design an architecture for it",
+            icon=":material/schema:",
+            query_params={"tokenizer": tokenizer.name},
+        )
         st.download_button(
             "tokenizer.json", lambda: read_tokenizer_file(ctx, tokenizer.id), on_click="ignore", file_name="tokenizer.json", mime="application/json",
             key=f"download_{tokenizer.id}", icon=":material/download:", type="tertiary", help="Loads with tokenizers and transformers.",

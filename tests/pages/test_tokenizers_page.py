@@ -137,13 +137,19 @@ def test_a_tokenizer_in_use_names_its_users_and_stays(mill: Context) -> None:
     app.button(key=f"rename_{tokenizer.id}").click().run()
     assert get_tokenizer(mill, tokenizer.id).name == "octets"
     free = get_tokenizer(mill, "bpe *one*")
-    waiting = request_report(mill, tokenizers=[free.id], datasets=["mill"], person=LOCAL)
+    waiting = request_report(mill, tokenizers=["octets", free.id], datasets=["mill"], person=LOCAL)
     app = open_page(PAGE, tokenizer=free.id, tab="Rename or delete")
     app.button(key=f"delete_yes_{free.id}").click().run()
     assert "which is going on" in app.error[0].value, "a report that is being made needs the files"
     do_job(mill, str(waiting.job_id))
     app.button(key=f"delete_yes_{free.id}").click().run()
     assert [view.name for view in list_tokenizers(mill)] == ["octets"]
+
+
+def test_an_architecture_is_designed_for_a_tokenizer(mill: Context) -> None:
+    app = open_page("build/architectures.py", tokenizer="bytes")
+    assert app.text_input(key="architecture_vocab_size").value == str(get_tokenizer(mill, "bytes").vocab_size)
+    assert app.selectbox(key="architecture_tokenizer").value == "bytes"
 
 
 def test_an_address_of_what_is_gone_is_a_sentence(site: Context) -> None:
