@@ -32,8 +32,17 @@ def parse_yaml(text: str, *, what: str) -> Any:
     try:
         return yaml.load(text, Loader=_PlainLoader)  # noqa: S506 - a SafeLoader that reads less
     except yaml.YAMLError as error:
-        raise InvalidInput(f"{what} is not YAML: {error}") from error
+        raise InvalidInput(f"{what} is not YAML: {_words(error)}.", remedy="Write one `name: value` a line.") from error
     except RecursionError:
         raise InvalidInput(f"{what} is nested too deeply.", remedy="Its fields hold plain values, or mappings of them.") from None
     except ValueError as error:  # a number of thousands of digits, a 13th month
         raise InvalidInput(f"{what} holds a value that can't be read: {error}.") from error
+
+
+def _words(error: yaml.YAMLError) -> str:
+    """Say in one line what is wrong and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem or error.context}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"the character U+{int(error.character):04X} at position {error.position + 1:,} is not allowed"
+    return " ".join(str(error).split())

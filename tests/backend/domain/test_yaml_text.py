@@ -47,3 +47,14 @@ def test_a_message_quotes_no_more_than_a_line_of_what_was_given() -> None:
 def test_a_number_that_no_trainer_could_take_is_refused_at_launch(line: str) -> None:
     with pytest.raises(InvalidInput, match=line.split(":")[0]):
         parse_run_config(f"dataset: tales\narchitecture: small\ntokenizer: pieces\n{line}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: 1\nb: c: d", "line 2, column 5"), ("a:\n\t- b", "line 2, column 1"), ("a: \x07", r"U\+0007"), ("a: [1, 2", "line 1")],
+)
+def test_a_syntax_error_is_one_line_with_its_place(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        parse_yaml(text, what="The recipe")
+    assert "\n" not in str(caught.value)
+    assert "unicode string" not in str(caught.value)
