@@ -36,9 +36,7 @@ def is_transcript(value: Any) -> bool:
 
 def is_message(value: Any) -> bool:
     """Whether a value looks like one turn of a conversation."""
-    return (
-        isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
-    )
+    return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
 
 
 def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> str:

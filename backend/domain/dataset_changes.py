@@ -120,7 +120,9 @@ def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:
             wrong = first if first < 1 or first > rows else last
             raise InvalidInput(f"There is no row {wrong:,}: rows are counted from 1 to {rows:,}.", field="rows")
         if last - first >= MAX_LISTED_ROWS or len(places) > MAX_LISTED_ROWS:
-            raise InvalidInput(f"More than {MAX_LISTED_ROWS:,} rows are listed.", remedy="Filter them by a condition instead.", field="rows")
+            raise InvalidInput(
+                f"More than {MAX_LISTED_ROWS:,} rows are listed.", remedy="Filter them by a condition instead.", field="rows"
+            )
         places.update(dict.fromkeys(range(first - 1, last)))
     return tuple(places)
 
