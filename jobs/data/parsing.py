@@ -107,7 +107,7 @@ def rows_of(block: Block) -> Iterator[NumberedRow]:
     elif block.suffix == ".lines":
         yield from iter_rows_of(".txt", [block.data], lines_are_prompts=True, first=block.first)
     elif block.suffix == ".txt" and (texts := _documents(block.data, first=block.first)) is not None:
-        yield from ((number, {"text": text}) for number, text in texts)
+        yield from ((number, {"text": text.decode()}) for number, text in texts)
     else:
         yield from iter_rows_of(block.suffix, [block.data], first=block.first)
 
@@ -198,13 +198,13 @@ def _csv_table(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
     )
 
 
-def _documents(data: bytes, *, first: int = 1) -> list[tuple[int, str]] | None:
+def _documents(data: bytes, *, first: int = 1) -> list[tuple[int, bytes]] | None:
     """Part texts at their marks, as backend.domain.row_readers does line by line; None where a line may be at fault."""
     if b"\x00" in data or not _is_utf8(data):
         return None
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").removesuffix(b"\r")
-    texts: list[tuple[int, str]] = []
+    texts: list[tuple[int, bytes]] = []
     start, place, number = 0, 0, first
     while place >= 0:
         place = data.find(END_OF_TEXT, place)
@@ -214,8 +214,8 @@ def _documents(data: bytes, *, first: int = 1) -> list[tuple[int, str]] | None:
         if place >= 0 and data[line:end].strip() != END_OF_TEXT:
             place += 1
             continue
-        text = data[start:line].decode().strip("\n")
-        if text and not text.isspace():
+        text = data[start:line].strip(b"\n")
+        if text and not (text[:64].decode("utf-8", "ignore").strip() == "" and text.decode().isspace()):
             texts.append((number, text))
         number += data.count(b"\n", start, end + 1)
         start, place = end + 1, end if place >= 0 else -1
