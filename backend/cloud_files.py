@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from fsspec.asyn import sync
+
 from backend.domain.hub_splits import most_common_ending
 from backend.domain.row_readers import SUFFIXES
 from backend.errors import InvalidInput, NotFound, Unavailable
@@ -25,6 +27,7 @@ KEYS = {
     "gs": "Set GOOGLE_APPLICATION_CREDENTIALS",
 }
 ENDPOINTS = {"s3": ", and AWS_ENDPOINT_URL where the store is not Amazon's", "gs": ""}
+LOOK_S = 12.0
 WHERE = "in the environment of pages and workers, then start them again."
 
 
@@ -84,7 +87,10 @@ def find_cloud_files(url: str) -> CloudFiles:
 
 def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the folder and path -> facts of the files in it."""
-    info = {"type": "directory"} if is_bucket else filesystem.info(root)
+    # the libraries try again for up to a minute where nothing answers; nobody waits so long before a form
+    ask = filesystem._ls if is_bucket else filesystem._info
+    answer = sync(filesystem.loop, ask, root, timeout=LOOK_S)
+    info = {"type": "directory"} if is_bucket else answer
     if info["type"] != "directory":
         return root.rpartition("/")[0], {root: info}
     found: dict[str, dict[str, Any]] = {}
@@ -141,7 +147,9 @@ def _in_words(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bo
             field="url",
         ) from error
     except TimeoutError as error:
-        raise Unavailable(f"The store does not answer for {shown}.", remedy="Check the network, then try again.") from error
+        raise Unavailable(
+            f"The store does not answer for {shown}.", remedy=f"Check the network{ENDPOINTS[scheme]}, then try again."
+        ) from error
     except _failures(scheme) as error:
         if type(error).__name__ not in ("NoCredentialsError", "DefaultCredentialsError"):
             remedy = f"Check the network{ENDPOINTS[scheme]}, then try again."
