@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
+from backend.local_paths import find_path
 from backend.services.bases import add_base, list_base_offers, look_at_base
 from backend.services.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
 from backend.services.context import LOCAL
@@ -133,8 +133,8 @@ def checkpoint_data(checkpoint: CheckpointView) -> dict[str, Any]:
 
 
 def _absolute(source: str) -> str:
-    path = Path(source).expanduser()
-    return str(path.resolve()) if path.exists() else source
+    path = find_path(source)
+    return str(path.resolve()) if path is not None else source
 
 
 def _count(parameters: int | None) -> str:

@@ -18,6 +18,7 @@ from backend.db.tables import Checkpoint, Job
 from backend.domain.job_states import JobKind, Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.local_paths import find_path, is_text
 from backend.services.checkpoints import CheckpointView, get_checkpoint, retired_name
 from backend.services.context import Context, Person
 from backend.services.jobs import Claim, add_job, wake
@@ -139,6 +140,8 @@ def _find_candidates(root: Path) -> list[tuple[Path, int]]:
         files: dict[str, os.stat_result] = {}
         for entry in entries:
             try:
+                if not is_text(entry.name):
+                    continue
                 if entry.is_file():
                     files[entry.name] = entry.stat()
                 elif entry.is_dir() and not entry.name.startswith(".") and depth < MAX_DEPTH:
@@ -180,8 +183,8 @@ def _source_of(ctx: Context, source: str, revision: str | None, *, person: Perso
     source, revision = source.strip(), (revision or "").strip() or None
     if not source:
         raise InvalidInput("A base needs a source.", remedy="Give a folder, a .gguf file or a Hub id.", field="source")
-    path = Path(source).expanduser()
-    if _exists(path):
+    path = find_path(source)
+    if path is not None:
         if revision:
             raise InvalidInput(f"{source} lies on this machine, and has no revisions.", remedy="Leave the revision out.", field="revision")
         full = path.resolve()
@@ -205,13 +208,6 @@ def _source_of(ctx: Context, source: str, revision: str | None, *, person: Perso
     if revision and (not REVISION.fullmatch(revision) or ".." in revision):
         raise InvalidInput(f"{revision!r} is no revision.", remedy="Give a branch, a tag or a commit.", field="revision")
     return {"source": None, "hub": hub, "revision": revision}
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, a NUL
-        return False
 
 
 def _make_way(session: Session, ctx: Context, name: str) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from backend.db.base import new_id
 from backend.domain.job_states import QUEUE_OF, JobKind, Status
-from backend.errors import Conflict, InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.local_paths import find_path
 from backend.services.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.jobs import JobView, add_job, get_job, view, wake
@@ -19,17 +20,19 @@ from backend.services.permissions import require_builder
 MAX_PROMPTS = 10_000
 
 
-def folder_of(ctx: Context, checkpoint: str) -> tuple[str, str]:
+def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, str]:
     """Return (name, folder) of a checkpoint by name or id, or of a folder on this machine that holds one.
 
-    Raises NotFound, or Conflict if its files are not there.
+    Raises NotFound, NotAllowed for a folder that an account names, Conflict if a checkpoint's files are not there.
     """
     try:
         found = resolve_checkpoint(ctx, checkpoint)
     except NotFound:
-        path = Path(checkpoint).expanduser()
-        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        path = find_path(checkpoint)
+        if path is None or not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise
+        if person.id is not None:
+            raise NotAllowed("An account asks checkpoints, not folders of the server.", remedy="Add the folder as a base first.") from None
         return path.name, str(path.resolve())
     if found.folder is None:
         raise Conflict(f"The files of “{found.name}” are not there.", field="checkpoint")
@@ -63,7 +66,7 @@ def launch_completions(
             raise InvalidInput(f"{name} {value:g} is not between {low:g} and {high:g}.", field=name)
     if not prompts or len(prompts) > MAX_PROMPTS:
         raise InvalidInput(f"{len(prompts)} prompts can't be completed in one job.", remedy=f"Give 1 to {MAX_PROMPTS}.", field="prompts")
-    name, folder = folder_of(ctx, checkpoint)
+    name, folder = folder_of(ctx, checkpoint, person=person)
     payload = {
         "checkpoint": folder, "prompts": [{"id": str(index), "messages": list(messages)} for index, messages in enumerate(prompts)],
         "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed, "chat": chat,
@@ -81,7 +84,7 @@ def launch_loglikelihoods(ctx: Context, *, checkpoint: str, file: Path, person: 
         raise NotFound(f"There is no file {file}.", field="file")
     if not file.stat().st_size:
         raise InvalidInput(f"{file.name} is empty.", remedy='Write lines of {"context": text, "continuation": text}.', field="file")
-    name, folder = folder_of(ctx, checkpoint)
+    name, folder = folder_of(ctx, checkpoint, person=person)
     copy = ctx.artifacts.folder("uploads", new_id()) / "pairs.jsonl"
     shutil.copyfile(file, copy)
     payload = {"checkpoint": folder, "rows_file": ctx.artifacts.relative(copy)}

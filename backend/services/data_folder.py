@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backend.domain.row_readers import suffix_of
 from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.local_paths import find_path, is_text
 from backend.services.context import Context, Person
 
 MAX_ENTRIES = 2000
@@ -106,11 +107,12 @@ def local_source(ctx: Context, source: Path, *, person: Person) -> Path:
 
     Raises NotFound, and NotAllowed for a path outside DATA_PATH when an account asks.
     """
-    full = source.expanduser().resolve()
-    inside = ctx.data_path is not None and full.is_relative_to(ctx.data_path.resolve())
+    found = find_path(source)
+    full = found.resolve() if found is not None else None
+    inside = full is not None and ctx.data_path is not None and full.is_relative_to(ctx.data_path.resolve())
     if person.id is not None and not inside:
         raise NotAllowed(f"{source} lies outside the folder of data files.", remedy="Put it under DATA_PATH, or upload it.")
-    if not full.exists():
+    if full is None:
         raise NotFound(f"There is no file {source}.", remedy="Check the path.", field="file")
     return full
 
@@ -124,8 +126,8 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _entry(root: str, entry: os.DirEntry[str]) -> DataEntry | None:
-    """Return what an entry offers; None if it is hidden, of another ending, broken, or a link that leads out."""
-    if entry.name.startswith("."):
+    """Return what an entry offers; None if it is hidden, of another ending, broken, called by no text, or a link that leads out."""
+    if entry.name.startswith(".") or not is_text(entry.path):
         return None
     try:
         if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import or_, select
@@ -15,7 +14,8 @@ from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
 from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.reading_config import ReadingConfig, reading_fingerprint
-from backend.errors import Conflict, InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.local_paths import find_path
 from backend.services.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.jobs import Claim, add_job, request_stop, wake
@@ -77,12 +77,14 @@ def launch_reading(
     """Ask for a reading of a checkpoint (name, id, or a folder of this machine), beside another one if `against` is given.
 
     A question that was answered before, or is being answered, is returned as `reused`, unless `again`. Raises NotFound, Conflict if the
-    files of a checkpoint are not there, InvalidInput for a text of spaces alone, NotAllowed.
+    files of a checkpoint are not there, InvalidInput for a text of spaces alone, NotAllowed, also for a folder that an account names.
     """
     require_builder(person)
     if config.of_text and not any(part.strip() for part in (config.text, *(message.content for message in config.messages))):
         raise InvalidInput("There is nothing to read: the text is empty.", remedy="Type a text.", field="text")
     subject, other = _subject(ctx, checkpoint), _subject(ctx, against) if against else None
+    if person.id is not None and any(one is not None and one.id is None for one in (subject, other)):
+        raise NotAllowed("An account reads checkpoints, not folders of the server.", remedy="Add the folder as a base first.")
     fingerprint = reading_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
     with ctx.db.write() as session:
         found = None if again else _already_there(session, ctx, fingerprint)
@@ -96,9 +98,9 @@ def _subject(ctx: Context, name_or_folder: str) -> _Subject:
     try:
         found = resolve_checkpoint(ctx, name_or_folder)
     except NotFound:
-        path = Path(name_or_folder).expanduser()
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-        if not files:
+        path = find_path(name_or_folder)
+        files = sorted(path.glob("*.safetensors")) if path is not None else []
+        if path is None or not files:
             raise
         path = path.resolve()
         changed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,8 +73,8 @@ def users_of_versions(session: Session, ids: Sequence[str]) -> list[Use]:
 
 
 def mentions(column: Any, texts: Sequence[str]) -> Any:
-    """A condition: a JSON column holds one of some texts as a value."""
-    return or_(false(), *(cast(column, String).contains(f'"{text}"', autoescape=True) for text in texts))
+    """A condition: a JSON column holds one of some texts as a value, spelled as JSON spells it."""
+    return or_(false(), *(cast(column, String).contains(json.dumps(text), autoescape=True) for text in texts))
 
 
 def _labels(session: Session, ids: Sequence[str]) -> list[str]:

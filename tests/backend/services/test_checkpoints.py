@@ -160,7 +160,17 @@ def test_a_base_that_fails_in_its_job_leaves_the_name_free(ctx: Context, network
 
 
 @pytest.mark.parametrize(
-    ("source", "error"), [("", InvalidInput), ("/no/such", NotFound), ("./x.gguf", NotFound), ("not an id!", NotFound)]
+    ("source", "error"),
+    [
+        ("", InvalidInput),
+        ("/no/such", NotFound),
+        ("./x.gguf", NotFound),
+        ("not an id!", NotFound),
+        ("~nobody-of-that-name/x", NotFound),
+        ("/a\0b", NotFound),
+        ("/" + 300 * "x", NotFound),
+    ],
+    ids=["nothing", "no folder", "no file", "no id", "home of nobody", "a NUL", "too long"],
 )
 def test_source_that_is_none_is_refused_at_once(ctx: Context, source: str, error: type[Exception]) -> None:
     with pytest.raises(error):

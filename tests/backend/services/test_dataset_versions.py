@@ -144,6 +144,13 @@ def test_what_is_in_use_is_kept_and_every_user_is_named(ctx: Context) -> None:
         assert session.query(Analysis).count() == 1, "a refusal deletes nothing"
 
 
+def test_a_name_in_any_script_is_found_among_the_users(ctx: Context) -> None:
+    version = imported(ctx, 'naïve 100% "昔話"', ROWS)
+    with ctx.db.write() as session:
+        session.add(RunGroup(name="study", kind="scaling", config={"study": {"dataset": version.label}}))
+    assert [str(use) for use in list_users(ctx, version.dataset_id)] == ["run group “study”"]
+
+
 def test_versions_of_one_dataset_go_together_and_files_that_others_share_stay(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     second = done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -246,6 +247,7 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
     (root / "sub/deep").mkdir(parents=True)
     for name in ("b.jsonl", "sub/story.txt.gz", "sub/deep/story.csv", "picture.png", ".hidden.txt"):
         (root / name).write_text("x")
+    (root / os.fsdecode(b"caf\xe9.txt")).write_text("a name that is no UTF-8")
     (root / "passwd.txt").symlink_to("/etc/passwd")
     (root / "etc").symlink_to("/etc")
     (root / "again.jsonl").symlink_to(root / "b.jsonl")
@@ -253,7 +255,7 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
     view = browse_data_folder(here)
     assert view is not None
     assert [(entry.name, entry.is_folder) for entry in view.entries] == [("sub", True), ("again.jsonl", False), ("b.jsonl", False)]
-    assert view.left_out == 3
+    assert view.left_out == 4
     found, complete = search_data_folder(here, "STORY")
     assert ([entry.path for entry in found], complete) == (["sub/story.txt.gz", "sub/deep/story.csv"], True)
     (tmp_path / "mounted").symlink_to(root)

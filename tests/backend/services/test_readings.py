@@ -127,6 +127,10 @@ def test_what_can_t_be_asked_is_refused_in_words(ctx: Context, tmp_path: Path) -
         launch_reading(ctx, checkpoint=str(tmp_path), config=TEXT, person=LOCAL)
     with pytest.raises(NotAllowed):
         launch_reading(ctx, checkpoint="oak", config=TEXT, person=Person(id=None, name="r", role="rater"))
+    folder = str(ctx.artifacts.path("checkpoints/oak"))
+    assert launch_reading(ctx, checkpoint=folder, config=TEXT, person=LOCAL).checkpoint_id is None
+    with pytest.raises(NotAllowed, match="not folders"):
+        launch_reading(ctx, checkpoint=folder, config=TEXT, person=Person(id="e", name="Engineer", role="engineer"))
     with pytest.raises(ValidationError, match="NUL"):
         ReadingConfig(text="a\x00b")
     with pytest.raises(ValidationError, match="not both"):
