@@ -136,7 +136,7 @@ def test_a_refused_request_is_not_tried_elsewhere_and_opens_no_breaker(scene: Sc
 
 def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: Scene) -> None:
     for replica in scene.replicas:
-        replica.delay_s = 0.3
+        replica.tokens, replica.delay_s = 2, 0.8
     with ExitStack() as stack:
         open_ = [
             stack.enter_context(httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=20))
@@ -151,13 +151,13 @@ def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: S
 
 def test_a_client_that_leaves_closes_the_replicas_stream(scene: Scene) -> None:
     for replica in scene.replicas:
-        replica.tokens, replica.delay_s = 500, 0.02
+        replica.tokens, replica.delay_s = 3000, 0.02
     with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=20) as response:
         next(response.iter_bytes())
-    eventually(lambda: sum(replica.left for replica in scene.replicas) == 1, timeout_s=1.0)
+    eventually(lambda: sum(replica.left for replica in scene.replicas) == 1)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{scene.url}/v1/chat/completions", json=BODY, timeout=0.2)
-    eventually(lambda: sum(replica.left for replica in scene.replicas) == 2, timeout_s=1.0)
+        httpx.post(f"{scene.url}/v1/chat/completions", json=BODY, timeout=httpx.Timeout(20, read=0.5))
+    eventually(lambda: sum(replica.left for replica in scene.replicas) == 2)
     assert scene.directory.last(2).status == "aborted"
 
 

@@ -88,7 +88,7 @@ def test_leaving_a_stream_stops_its_generation(replica: RunningReplica) -> None:
     stream = stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000))
     next(stream)
     stream.close()  # type: ignore[attr-defined]
-    eventually(lambda: replica.stats()["running"] == 0, timeout_s=1.0)
+    eventually(lambda: replica.stats()["running"] == 0)
     made = replica.stats()["generated_tokens"]
     assert made < 4000
     assert replica.stats()["generated_tokens"] == made
@@ -101,7 +101,7 @@ def test_leaving_a_whole_answer_stops_its_generation_too(replica: RunningReplica
         head = f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         eventually(lambda: replica.stats()["running"] == 1)
-    eventually(lambda: replica.stats()["running"] == 0, timeout_s=1.0)
+    eventually(lambda: replica.stats()["running"] == 0)
 
 
 def test_the_asynchronous_client_leaves_as_well(replica: RunningReplica) -> None:
@@ -114,7 +114,7 @@ def test_the_asynchronous_client_leaves_as_well(replica: RunningReplica) -> None
         await client.close()
 
     asyncio.run(leave_early())
-    eventually(lambda: replica.stats()["running"] == 0, timeout_s=1.0)
+    eventually(lambda: replica.stats()["running"] == 0)
 
 
 def test_eight_clients_share_the_engines_steps(replica: RunningReplica) -> None:

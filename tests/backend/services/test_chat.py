@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,15 +63,15 @@ def test_two_endpoints_answer_side_by_side_with_their_own_times(ctx: Context, re
         assert session.scalars(select(Usage.status)).all() == ["finished", "finished"]
 
 
-def test_leaving_an_answer_stops_the_generation_within_a_second(ctx: Context, replica: RunningReplica) -> None:
+def test_leaving_an_answer_stops_the_generation(ctx: Context, replica: RunningReplica) -> None:
     place(ctx, "tales", replica)
+    before = replica.stats()["generated_tokens"]
     stream = stream_answers(ctx, [Question("tales", HELLO, LONG)])
     eventually(lambda: next(stream)[0].tokens > 3)
     assert replica.stats()["running"] == 1
-    left_at = time.monotonic()
     stream.close()
     eventually(lambda: replica.stats()["running"] == 0)
-    assert time.monotonic() - left_at < 1.0
+    assert replica.stats()["generated_tokens"] - before < LONG.max_tokens, "stopped, not finished"
     with ctx.db.read() as session:
         assert session.scalars(select(Usage.status)).one() == "aborted"
     assert not [thread for thread in threading.enumerate() if thread.name == "asking"]
