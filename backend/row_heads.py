@@ -14,7 +14,7 @@ from backend.domain.row_readers import sniff_bytes, sniff_parquet, suffix_of
 from backend.errors import InvalidInput
 from backend.remote_files import BLOCK_BYTES, RangedFile, Remote
 from backend.source_files import Member, Opened, list_source
-from backend.text_encoding import Utf8Stream, guess_encoding
+from backend.text_encoding import Utf8Stream, guess_encoding, guess_wide_encoding
 
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
@@ -94,9 +94,11 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
     try:
         return sniff_bytes(name, text, limit=limit), foreign
     except InvalidInput as error:
-        guess = guess_encoding(head) if foreign else None
-        if not foreign:
+        wide = None if encoding else guess_wide_encoding(head)
+        if not foreign and not wide:
             raise
+        foreign = foreign or "every other byte is zero"
+        guess = wide or guess_encoding(head)
         remedy = f"Choose how it is encoded; perhaps {guess}." if guess else "Choose how it is encoded."
         raise InvalidInput(f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding") from error
 

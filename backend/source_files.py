@@ -167,6 +167,8 @@ def _file_member(path: Path, *, name: str) -> Member:
     status = path.stat()
     if status.st_size == 0:
         raise InvalidInput(f"The file {name!r} is empty.", field="source")
+    if not os.access(path, os.R_OK):
+        raise InvalidInput(f"The file {name!r} may not be read by Roundhouse.", remedy="Give it read permission.", field="source")
     return Member(name, suffix, packing, status.st_size, path, mtime_ns=status.st_mtime_ns)
 
 
@@ -185,7 +187,7 @@ def _list_folder(root: Path) -> tuple[list[Member], list[Ignored]]:
             shown = path.relative_to(root).as_posix()
             if name.startswith("."):
                 ignored.append(Ignored(shown, "hidden"))
-            elif path.is_symlink() and not path.resolve().is_relative_to(inside):
+            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):  # `resolve` raises for a link to itself
                 ignored.append(Ignored(shown, "a link that leads out of the folder"))
             elif not path.is_file():
                 ignored.append(Ignored(shown, "not a plain file"))

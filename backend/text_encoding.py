@@ -46,6 +46,15 @@ def guess_encoding(data: bytes) -> str | None:
     return next((known[name] for name in map(_python_name, fitting) if name in known), None)
 
 
+def guess_wide_encoding(data: bytes) -> str | None:
+    """Guess UTF-16 without its mark: of most characters one byte is zero, always the same of the two. None where that is not so."""
+    zeros = [data[place : 4 * 2**10 : 2].count(0) for place in (0, 1)]
+    half = len(data[: 4 * 2**10]) // 2
+    if half and max(zeros) > 0.6 * half and min(zeros) < 0.1 * half:
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    return None
+
+
 def _python_name(encoding: str) -> str:
     return codecs.lookup(encoding).name
 

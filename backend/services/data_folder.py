@@ -96,7 +96,7 @@ def data_file(ctx: Context, path: str) -> Path:
     if ctx.data_path is None:
         raise NotFound("No folder of data files is set up here.", remedy="Set DATA_PATH, or upload the file.", field="file")
     root = ctx.data_path.resolve()
-    full = (root / path).resolve()
+    full = Path(os.path.realpath(root / path))  # `resolve` raises for a link to itself
     if not full.is_relative_to(root):
         raise NotAllowed(f"{path!r} leads out of the folder of data files.", remedy="Put the file itself under DATA_PATH, or upload it.")
     return full
@@ -130,7 +130,7 @@ def _entry(root: str, entry: os.DirEntry[str]) -> DataEntry | None:
     if entry.name.startswith(".") or not is_text(entry.path):
         return None
     try:
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+        if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
             return None
         path = entry.path[len(root) + 1 :]
         if entry.is_dir():

@@ -161,6 +161,8 @@ def _folder(folder: Path) -> Path:
     (source / "c.zip").write_bytes(_zip(("x.jsonl", b"{}")))
     (folder / "outside.jsonl").write_bytes(_lines({"text": "a secret"}))
     (source / "d.jsonl").symlink_to(folder / "outside.jsonl")
+    (source / "e.jsonl").symlink_to("e.jsonl")
+    os.mkfifo(source / "f.jsonl")
     return source
 
 
@@ -219,6 +221,8 @@ def test_what_a_folder_leaves_out_is_said(tmp_path: Path) -> None:
         "README.md": "a text beside files of records",
         "c.zip": "a zip within a folder or a zip is not opened",
         "d.jsonl": "a link that leads out of the folder",
+        "e.jsonl": "not a plain file",
+        "f.jsonl": "not a plain file",
     }
     texts = {row["text"] for split in ("train", "val") for row in iter_rows(result.folder, split=split)}
     assert "from a table" in texts

@@ -30,6 +30,7 @@ from backend.services.datasets import (
     version_of_job,
 )
 from backend.services.import_again import get_past_import, import_again
+from backend.services.import_sources import ImportSource, read_source_head
 from backend.services.inspection import inspect_upload, preview_rows, read_rejected
 from backend.services.jobs import add_job, claim_job
 from backend.services.uploads import save_upload
@@ -242,6 +243,17 @@ def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
         get_past_import(ctx, done.id, person=LOCAL)
 
 
+def test_utf16_without_its_mark_is_named_before_the_import(ctx: Context, tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "a.jsonl").write_bytes('{"instruction": "Count to two.", "output": "1, 2"}\n'.encode(encoding))
+        source = ImportSource(path=tmp_path / "a.jsonl")
+        with pytest.raises(InvalidInput, match="every other byte is zero") as raised:
+            read_source_head(ctx, source, person=LOCAL)
+        assert raised.value.field == "encoding"
+        assert encoding in raised.value.remedy
+        assert read_source_head(ctx, source, person=LOCAL, encoding=encoding).rows[0]["output"] == "1, 2"
+
+
 def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Context, tmp_path: Path) -> None:
     root = tmp_path / "data"
     (root / "sub/deep").mkdir(parents=True)
@@ -251,16 +263,17 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
     (root / "passwd.txt").symlink_to("/etc/passwd")
     (root / "etc").symlink_to("/etc")
     (root / "again.jsonl").symlink_to(root / "b.jsonl")
+    (root / "circle.jsonl").symlink_to("circle.jsonl")
     here = replace(ctx, data_path=root)
     view = browse_data_folder(here)
     assert view is not None
     assert [(entry.name, entry.is_folder) for entry in view.entries] == [("sub", True), ("again.jsonl", False), ("b.jsonl", False)]
-    assert view.left_out == 4
+    assert view.left_out == 5
     found, complete = search_data_folder(here, "STORY")
     assert ([entry.path for entry in found], complete) == (["sub/story.txt.gz", "sub/deep/story.csv"], True)
     (tmp_path / "mounted").symlink_to(root)
     assert browse_data_folder(replace(ctx, data_path=tmp_path / "mounted")) == view, "DATA_PATH itself may be a link"
-    for path in ("etc", "../..", "/etc"):
+    for path in ("etc", "../..", "/etc", "circle.jsonl"):
         with pytest.raises((NotAllowed, NotFound)):
             browse_data_folder(here, path)
     with pytest.raises(NotAllowed, match="outside the folder"):
