@@ -54,7 +54,7 @@ def read_shape(data: Data) -> CheckpointShape | None:
         return None
 
 
-def _common(data: Data, unsaid: list[str], *, names: Mapping[str, str]) -> dict[str, Any]:
+def _common(data: Data, *, names: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that every family has, by what the family calls them."""
     values = {field: data[name] for field, name in names.items()}
     return {**values, "vocab_size": data["vocab_size"], "tie_embeddings": bool(data.get("tie_word_embeddings", _tied_by_default(data)))}
@@ -72,7 +72,7 @@ def _gated(data: Data, unsaid: list[str], *, theta: float = 10_000.0, eps: float
     heads = data["num_attention_heads"]
     names = {"num_layers": "num_hidden_layers", "width": "hidden_size", "num_heads": "num_attention_heads"}
     return {
-        **_common(data, unsaid, names={**names, "context": "max_position_embeddings", "feed_forward": "intermediate_size"}),
+        **_common(data, names={**names, "context": "max_position_embeddings", "feed_forward": "intermediate_size"}),
         "num_kv_heads": data.get("num_key_value_heads") or heads,
         "norm_eps": data.get("rms_norm_eps", eps),
         "rope_theta": _rope_theta(data, unsaid, default=theta),
@@ -108,7 +108,7 @@ def _gpt2(data: Data, unsaid: list[str]) -> dict[str, Any]:
     _expect(data, unsaid, "scale_attn_weights", True)
     names = {"num_layers": "n_layer", "width": "n_embd", "num_heads": "n_head", "context": "n_positions"}
     return {
-        **_common(data, unsaid, names=names),
+        **_common(data, names=names),
         "feed_forward": data.get("n_inner") or 4 * data["n_embd"],
         "norm_eps": data.get("layer_norm_epsilon", 1e-5),
     }
@@ -160,7 +160,7 @@ def _bloom(data: Data, unsaid: list[str]) -> dict[str, Any]:
         "num_heads": data.get("n_head") or data["num_attention_heads"],
         "context": data.get("seq_length") or 2048,
         "norm_eps": data.get("layer_norm_epsilon", 1e-5),
-        **_common(data, unsaid, names={}),
+        **_common(data, names={}),
     }
 
 

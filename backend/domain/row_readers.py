@@ -176,7 +176,7 @@ class CsvShape:
     header_lines: int
 
 
-def csv_shape(head: bytes, *, suffix: str, is_whole: bool = True) -> tuple[CsvShape, int]:
+def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
     """Find delimiter and header from the beginning of a CSV file; return them with the bytes that the header takes.
 
     Raises InvalidInput where there is no first row.

@@ -44,11 +44,6 @@ def propose_architecture(parameters: float, *, family: str = "llama", vocab_size
     return best[1]
 
 
-def smallest_parameters(*, family: str, vocab_size: int, context: int) -> int:
-    """Return the size of the smallest network that is proposed: mostly its embedding."""
-    return count_all(propose_architecture(1.0, family=family, vocab_size=vocab_size, context=context))
-
-
 @lru_cache(maxsize=4096)
 def count_all(config: ArchitectureConfig) -> int:
     """Return a network's parameters."""

@@ -21,7 +21,6 @@ UNSPACED = (
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _RUN = re.compile(rf"[^\s{UNSPACED}]+")
 _LETTER = re.compile(r"[^\W_]")
-UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "km", "my"})
 
 
 def count_words(text: str) -> int:

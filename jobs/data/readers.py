@@ -255,7 +255,7 @@ def _json_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
 def _csv_blocks(stream: _Reader, mark: Mark, *, suffix: str) -> Iterator[Block]:
     """Blocks that end with a row, by the parity of the quotation marks; where those are not in order, rows one by one."""
     stream.fill(BLOCK_BYTES)
-    shape, header = csv_shape(stream.data, suffix=suffix, is_whole=stream.ended)
+    shape, header = csv_shape(stream.data, suffix=suffix)
     number = 1
     if shape.has_header:
         stream.take(header)

@@ -20,9 +20,6 @@ from jobs.training.sft_data import Example, encode_row
 
 Row = dict[str, Any]
 
-TRAINER_OF: dict[str, Trainer] = {"text": "pretrain", "instruction": "sft", "chat": "sft", "preference": "dpo"}
-"""Which trainer reads a kind. The others are looked at, not trained on."""
-
 
 @dataclass(frozen=True)
 class Strip:

@@ -47,7 +47,7 @@ def main(ctx: Context, person: Person) -> None:
     if view == STUDIES:
         draw_studies(ctx, person)
     elif view == LAWS:
-        draw_laws(ctx)
+        draw_laws()
     else:
         draw_plan_view(ctx)
 

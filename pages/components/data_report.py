@@ -69,7 +69,7 @@ def _shown(ctx: Context, version: VersionView) -> DataReportView | None:
 
 def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReportView | None:
     sources = {source.ref: source for source in list_sources(ctx)}
-    first = _first_source(ctx, version, sources)
+    first = _first_source(ctx, version)
     if first is not None:
         sources.setdefault(first.ref, first)
     defaults = default_question(ctx, version, first)
@@ -98,7 +98,7 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
     return None
 
 
-def _first_source(ctx: Context, version: VersionView, sources: dict[str, TokenizerSource]) -> TokenizerSource | None:
+def _first_source(ctx: Context, version: VersionView) -> TokenizerSource | None:
     """Return what the address names, or what the newest base or tokenizer is."""
     wanted = st.query_params.get("base") or st.query_params.get("tokenizer")
     if wanted:

@@ -43,7 +43,7 @@ def draw_details(report: DataReport, *, key: str) -> None:
     elif name == "Languages":
         _draw_languages(report, key=key)
     elif name == "Characters":
-        _draw_faults(report, key=key)
+        _draw_faults(report)
     else:
         _draw_packing(report)
 
@@ -131,7 +131,7 @@ def _draw_languages(report: DataReport, *, key: str) -> None:
     st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config={"displayModeBar": False})
 
 
-def _draw_faults(report: DataReport, *, key: str) -> None:
+def _draw_faults(report: DataReport) -> None:
     if not report.faults:
         st.markdown(":material/check_circle: No wrong encoding, control characters or remains of HTML.")
         return

@@ -81,7 +81,7 @@ def _settings(ctx: Context, version: VersionView, name: str) -> Change | None:
             return _sample(version, key)
         if name == "merge":
             return _merge(ctx, version, key)
-        return _resplit(version, key) if name == "resplit" else _listed(version, key)
+        return _resplit(key) if name == "resplit" else _listed(version, key)
     except InvalidInput as error:
         st.caption(f":material/rule: {plain(str(error))}")
         return None
@@ -100,7 +100,7 @@ def _sample(version: VersionView, key: str) -> Change:
     return Sample(num_rows=int(rows), seed=int(seed))
 
 
-def _resplit(version: VersionView, key: str) -> Change:
+def _resplit(key: str) -> Change:
     with st.container(horizontal=True):
         percent = st.slider("Held out for validation", 0, 50, 5, format="%d %%", key=f"share_{key}", width=320)
         seed = st.number_input("Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed divides the same rows alike.")

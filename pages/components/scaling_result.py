@@ -16,7 +16,6 @@ from backend.domain.scaling_fit import FEWEST_POINTS
 from backend.domain.scaling_plan import ScalingPlan
 from backend.domain.scaling_study import say_budget
 from backend.domain.statistics import Estimate
-from backend.services.context import Context
 from backend.services.scaling import OWN, list_laws
 from backend.services.scaling_runs import PoolRun, RunPool
 from pages.components.frame import plain
@@ -151,7 +150,7 @@ def draw_frontier(
     )
 
 
-def draw_laws(ctx: Context) -> None:
+def draw_laws() -> None:
     """Draw the published laws with constants and sources, and the formulas in use."""
     st.markdown(
         "`L(N, D) = E + A / N^alpha + B / D^beta`, with N parameters (all of them), D tokens, L in nats per token, and `C = 6 N D` FLOPs."

@@ -32,7 +32,7 @@ def draw_studies(ctx: Context, person: Person) -> None:
         with st.container(border=True, gap="xsmall"):
             for study in studies:
                 _draw_row(ctx, study)
-    _draw_new(ctx, person, first=not studies)
+    _draw_new(ctx, person)
 
 
 def _draw_row(ctx: Context, study: StudyView) -> None:
@@ -47,7 +47,7 @@ def _draw_row(ctx: Context, study: StudyView) -> None:
     columns[3].caption(ago(study.created_at, now=ctx.now()))
 
 
-def _draw_new(ctx: Context, person: Person, *, first: bool) -> None:
+def _draw_new(ctx: Context, person: Person) -> None:
     st.subheader("New study", anchor=False)
     st.caption(
         "The same budget is spent on networks of several sizes. Where the loss is lowest is the best size for that budget; over several "
