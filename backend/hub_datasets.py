@@ -76,15 +76,18 @@ class HubSplit:
 
         url = hf_hub_url(self.dataset.id, file.path, repo_type="dataset", revision=self.dataset.commit, endpoint=_endpoint())
         headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        with _in_words(self.dataset.id):
-            answer = get_session().get(url, headers=headers, timeout=20.0, follow_redirects=True)
+        data = bytearray()
+        with _in_words(self.dataset.id), get_session().stream("GET", url, headers=headers, timeout=20.0, follow_redirects=True) as answer:
             hf_raise_for_status(answer)
-            data: bytes = answer.content
-        if answer.status_code == 200 and len(data) == file.bytes:
-            data = data[start:end]  # a server that knows no ranges
-        if len(data) != end - start:
+            before = start if answer.status_code == 200 else 0  # a server that knows no ranges sends all of it
+            for chunk in answer.iter_bytes():
+                data += chunk[before:]
+                before = max(0, before - len(chunk))
+                if len(data) >= end - start:
+                    break
+        if len(data) < end - start:
             raise Unavailable(f"The Hub sent {len(data):,} instead of {end - start:,} bytes of {file.path}.", remedy=ELSEWHERE)
-        return data
+        return bytes(data[: end - start])
 
 
 def find_hub_dataset(dataset_id: str, *, revision: str | None = None) -> HubDataset:

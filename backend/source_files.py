@@ -20,6 +20,7 @@ from typing import IO, BinaryIO, cast
 
 from backend.domain.row_readers import suffix_of
 from backend.errors import InvalidInput, NotFound
+from backend.local_paths import is_text
 
 MAX_MEMBERS = 100_000
 MAX_UNPACKED_BYTES = 200 * 2**30
@@ -187,6 +188,8 @@ def _list_folder(root: Path) -> tuple[list[Member], list[Ignored]]:
             shown = path.relative_to(root).as_posix()
             if name.startswith("."):
                 ignored.append(Ignored(shown, "hidden"))
+            elif not is_text(shown):
+                ignored.append(Ignored(shown.encode("utf-8", "backslashreplace").decode(), "a name that is not UTF-8"))
             elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):  # `resolve` raises for a link to itself
                 ignored.append(Ignored(shown, "a link that leads out of the folder"))
             elif not path.is_file():

@@ -69,7 +69,8 @@ class FileReporter:
     def _write(self, record: dict[str, Any]) -> None:
         started = time.thread_time()
         record["time"] = time.time()
-        os.write(self._fd, json.dumps(record, separators=(",", ":"), ensure_ascii=False, default=str).encode() + b"\n")
+        text = json.dumps(record, separators=(",", ":"), ensure_ascii=False, default=str)
+        os.write(self._fd, text.encode("utf-8", "replace") + b"\n")  # half a character, as of a file's name, must not end the job
         self.cpu_s += time.thread_time() - started
 
     def metrics(self, step: int, values: dict[str, float]) -> None:

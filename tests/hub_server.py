@@ -35,7 +35,8 @@ class HubServer:
 
     `cuts`: file path -> how many bytes of each coming download are sent before the connection breaks, one entry a request.
     `private` ids answer 401 and `gated` ids 403 without a key; `status` answers every request with that status; `delay_s` waits before
-    each answer. `requests` collects "METHOD path", `sent` how many bytes of each file went out, `keys` what was sent as authorization.
+    each answer; without `knows_ranges` a file is always sent whole. `requests` collects "METHOD path", `sent` how many bytes of each
+    file went out, `keys` what was sent as authorization.
     """
 
     root: Path
@@ -45,6 +46,7 @@ class HubServer:
     gated: set[str] = field(default_factory=set)
     status: int | None = None
     delay_s: float = 0.0
+    knows_ranges: bool = True
     requests: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
@@ -184,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "lfs" in entry:
             headers |= {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(len(data))}
         status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
-        if asked:
+        if asked and self.server_hub.knows_ranges:
             start, end = int(asked[1]), int(asked[2] or len(data) - 1)
             status, headers["Content-Range"] = 206, f"bytes {start}-{min(end, len(data) - 1)}/{len(data)}"
             data = data[start : end + 1]

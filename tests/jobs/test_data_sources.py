@@ -120,6 +120,22 @@ def test_a_stopped_download_goes_on_where_it_ended(hub: HubServer, tmp_path: Pat
     assert (have, len(LONG)) in reporter.progress_seen
 
 
+def test_a_server_that_knows_no_ranges_will_do(hub: HubServer, tmp_path: Path) -> None:
+    hub.knows_ranges = False
+    result = fetch(tmp_path, **ask(config="long"), val_fraction=0.0)
+    assert (result["rows"], result["rejected_count"]) == (3000, 0)
+
+
+def test_a_file_called_by_no_text_is_left_out_and_named(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for name in (b"good.jsonl", b"caf\xe9.jsonl"):
+        (folder / os.fsdecode(name)).write_text('{"text": "a"}\n')
+    reporter = RememberingReporter()
+    assert fetch(tmp_path, reporter, source=str(folder), val_fraction=0.0)["rows"] == 1
+    assert "Left out caf\\udce9.jsonl: a name that is not UTF-8." in reporter.lines
+
+
 def test_a_moved_branch_is_fetched_anew_and_never_mixed(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(JobFailed):
         fetch(tmp_path, RememberingReporter(stop_after=1), **ask(config="long"))
@@ -167,16 +183,16 @@ def test_a_hub_that_is_away_is_said_promptly(tmp_path: Path, monkeypatch: pytest
     started = time.monotonic()
     with pytest.raises(Unavailable, match=r"The Hub at http://127\.0\.0\.1:1 can't be reached for tiny/tales"):
         fetch(tmp_path, **ask())
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
 
 
 def test_a_hub_that_does_not_answer_is_given_up(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.delay_s = 5.0
+    hub.delay_s = 60.0
     monkeypatch.setattr("backend.hub_datasets.ANSWER_S", 0.3)
     started = time.monotonic()
     with pytest.raises(Unavailable, match="does not answer within"):
         fetch(tmp_path, **ask())
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 50
 
 
 def test_offline_by_choice_is_named() -> None:
@@ -239,7 +255,7 @@ def test_what_a_store_does_not_give_is_said_promptly(
     started = time.monotonic()
     with pytest.raises(error, match=words):
         fetch(tmp_path, url=url)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
 
 
 def test_a_library_that_is_not_installed_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
