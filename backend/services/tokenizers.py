@@ -152,10 +152,10 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         refuse_while_used(
             "tokenizer", row.name, [f"“{title}”, which is going on" for title in session.scalars(mine)], remedy="Wait, or stop it first."
         )
-        folder = row.folder
+        folders = [row.folder, *session.scalars(select(Analysis.folder).where(Analysis.tokenizer_id == row.id))]
         session.execute(delete(Analysis).where(Analysis.tokenizer_id == row.id))
         session.delete(row)
-    if folder:
+    for folder in filter(None, folders):
         ctx.artifacts.remove(folder)
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backend.db.tables import Run
+from backend.db.tables import Analysis, Run
 from backend.domain.job_states import Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
@@ -77,3 +77,17 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     with pytest.raises(Conflict, match="run “r”"):
         delete_tokenizer(ctx, "bytes", person=LOCAL)
     assert get_job(ctx, str(asked.job_id)).status is Status.FINISHED
+
+
+def test_reports_through_a_tokenizer_go_with_it_and_leave_no_file(ctx: Context) -> None:
+    version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    asked = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
+    do_job(ctx, str(asked.job_id))
+    folder = ctx.artifacts.folder("reports", "r")
+    with ctx.db.write() as session:
+        session.add(Analysis(id="r", kind="data_report", tokenizer_id=asked.id, dataset_version_id=version.id, folder="reports/r"))
+    delete_tokenizer(ctx, "t", person=LOCAL)
+    assert not folder.exists()
+    with ctx.db.read() as session:
+        assert session.get(Analysis, "r") is None
