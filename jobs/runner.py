@@ -304,7 +304,7 @@ def explain_exit(code: int, folder: Path) -> dict[str, Any]:
     if code == -signal.SIGKILL:
         cause, remedy = (
             "The process was killed (SIGKILL), most often because the machine ran out of memory.",
-            "Try a smaller micro-batch or context.",
+            "Free memory on the machine, or choose a smaller micro-batch or context for a network; then try again.",
         )
     elif code < 0:
         cause, remedy = f"The process died of signal {signal.Signals(-code).name}.", "See the end of the log; try again."

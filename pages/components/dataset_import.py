@@ -21,6 +21,8 @@ from pages.components.words import plural, size
 UNUSED = "not used"
 UTF8 = "utf-8"
 PREVIEW = 4
+MANY_COLUMNS = 40
+"""A source with more columns shows those in use, and the others where a person asks for them."""
 SURE = 0.8
 KEEP, REFUSE = "Leave them out and list them", "Refuse the source at the first"
 TABLES = (".parquet", ".arrow", ".feather", ".zip")
@@ -163,7 +165,7 @@ def _draw_mapping(chosen: Chosen, guess: Inspection, kind: str) -> dict[str, str
     """Draw a line for each column; return column -> field for those in use."""
     mapping: dict[str, str] = {}
     fields = [UNUSED, *fields_of(kind)]
-    for column in guess.columns:
+    for column in _shown_columns(chosen, guess, kind):
         left, right = st.columns([3, 1], vertical_alignment="center")
         with left, st.container(gap=None):
             st.text(column)
@@ -177,6 +179,20 @@ def _draw_mapping(chosen: Chosen, guess: Inspection, kind: str) -> dict[str, str
     return mapping
 
 
+def _shown_columns(chosen: Chosen, guess: Inspection, kind: str) -> list[str]:
+    """Return the columns to draw a line for: all, or, of very many, those in use and those asked for by name."""
+    columns = list(guess.columns)
+    if len(columns) <= MANY_COLUMNS:
+        return columns
+    key = _columns_key(chosen, kind)
+    st.session_state.setdefault(key, [column for column in columns if column in guess.mapping][:MANY_COLUMNS])
+    return st.multiselect(f"Columns, of {len(columns):,}", columns, key=key, help="Columns that are not named here are not used.")
+
+
+def _columns_key(chosen: Chosen, kind: str) -> str:
+    return f"import_columns_{chosen.key}_{kind}"
+
+
 def _map_key(chosen: Chosen, kind: str, column: str) -> str:
     return f"import_map_{chosen.key}_{kind}_{column}"
 
@@ -187,11 +203,16 @@ def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...]) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             what = f"Column {hint.missing} is missing" if hint.missing else f"Nothing is used as {hint.field}"
             st.markdown(f":material/rule: {plain(what)} (found: {plain(hint.column)}; use it?)", width="content")
-            key = _map_key(chosen, kind, hint.column)
             st.button(
                 f"Use {plain(hint.column)} as {plain(hint.field)}", key=f"import_use_{chosen.key}_{kind}_{hint.column}_{hint.field}",
-                on_click=lambda key=key, field=hint.field: st.session_state.update({key: field}), type="secondary",
+                on_click=_use, args=(chosen, kind, hint), type="secondary",
             )  # fmt: skip
+
+
+def _use(chosen: Chosen, kind: str, hint: Hint) -> None:
+    st.session_state[_map_key(chosen, kind, hint.column)] = hint.field
+    if (listed := st.session_state.get(_columns_key(chosen, kind))) is not None:
+        st.session_state[_columns_key(chosen, kind)] = [*listed, hint.column]
 
 
 def _draw_preview(inspection: Inspection) -> None:

@@ -275,3 +275,19 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     (view,) = list_datasets(site)
     assert (view.name, view.kind, view.versions[0].rows) == ("village", "instruction", 30)
     assert app.query_params["dataset"] in (view.id, [view.id])
+
+
+def test_a_table_of_very_many_columns_shows_those_in_use_and_those_asked_for(site: Context) -> None:
+    app = open_page("build/datasets.py", **{"import": "1"})
+    wide = {f"column {n}": "x" for n in range(3000)}
+    rows = "".join(json.dumps({**wide, "instruction": f"Count to {n}.", "output": f"{n}"}) + "\n" for n in range(3))
+    app.file_uploader(key="import_file").upload("wide.jsonl", rows.encode(), "application/json").run()
+    assert_sound(app)
+
+    def lines() -> list[str]:
+        return [str(box.key).rsplit("_", 1)[1] for box in app.selectbox if str(box.key).startswith("import_map_")]
+
+    assert sorted(lines()) == ["instruction", "output"]
+    app.multiselect[0].set_value(["instruction", "output", "column 7"]).run()
+    assert_sound(app)
+    assert sorted(lines()) == ["column 7", "instruction", "output"]
