@@ -21,7 +21,7 @@ from backend.domain.scaling_fit import LawFit
 from backend.domain.scaling_points import ScalingPoint
 from backend.domain.scaling_study import StudyConfig, StudyPlan, parse_study, plan_study
 from backend.domain.yaml_text import parse_yaml
-from backend.errors import Conflict, InvalidInput
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
 from backend.services.datasets import resolve_version
 from backend.services.permissions import require_builder
@@ -163,7 +163,7 @@ def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
     runs = tuple(get_runs(ctx, run_ids))
     try:
         reading = read_parts(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
-    except (InvalidInput, Conflict):
+    except (InvalidInput, Conflict, NotFound):  # what the runs were given may have another name by now
         reading = None
     unique = reading.unique_tokens if reading else None
     pools = list_pools(ctx)

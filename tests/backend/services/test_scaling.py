@@ -16,6 +16,7 @@ from backend.domain.scaling_shapes import count_all
 from backend.domain.scaling_study import StudyConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
+from backend.services.datasets import rename_dataset
 from backend.services.metrics import add_points
 from backend.services.run_views import get_runs
 from backend.services.scaling import choose_speeds, count_tokens, list_devices, plan_run, read_parts
@@ -133,7 +134,8 @@ def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
         launch_study(ctx, STUDY.model_copy(update={"sizes": 4}), person=LOCAL)
     with pytest.raises(Conflict, match="15 runs that wait"):
         archive_study(ctx, study.id, person=LOCAL)
-    assert stop_study(ctx, "sizes", person=LOCAL) == 15
+    rename_dataset(ctx, "tales", "stories", person=LOCAL)
+    assert stop_study(ctx, "sizes", person=LOCAL) == 15, "also when its dataset has another name by now"
     assert (get_study(ctx, "sizes").num_active, get_study(ctx, "sizes").num_stopped) == (0, 15)
     archive_study(ctx, study.id, person=LOCAL)
     assert list_studies(ctx) == []
