@@ -60,7 +60,7 @@ class Installation:
             "ROUNDHOUSE_PORT": str(self.port),
             "ROUNDHOUSE_GATEWAY_PORT": str(self.gateway_port),
             "ROUNDHOUSE_REDIS_PORT": str(self.redis_port),
-            "ROUNDHOUSE_LEASE_S": "6",
+            "ROUNDHOUSE_LEASE_S": "10",
             "ROUNDHOUSE_SWEEP_S": "1",
             "ROUNDHOUSE_KEEP_FREE_MB": "16",
             **environment,

@@ -14,7 +14,7 @@ from backend.services.datasets import resolve_version
 from tests.e2e.browser import Visitor, visit
 from tests.installation import Installation
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def lines(rows: list[dict[str, str]]) -> str:
