@@ -29,7 +29,7 @@ from backend.services.starter import ensure_starter_content
 from backend.settings import PROJECT, Settings
 
 app = typer.Typer()
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
 
 
