@@ -131,9 +131,10 @@ def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
 def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     derived = bool(version.provenance.get("from") == "version")
     what = "The change" if derived else "The import"
-    stopped = version.status is Status.CANCELLED
-    cause = f"{what} was stopped." if stopped else f"{what} failed: {version.error.get('cause') or 'no cause was reported'}"
-    show_problem(cause, version.error.get("remedy"))
+    if version.status is Status.CANCELLED:
+        st.info(f"{what} was stopped.", icon=":material/stop_circle:")
+    else:
+        show_problem(f"{what} failed: {version.error.get('cause') or 'no cause was reported'}", version.error.get("remedy"))
     if derived:
         name, _, number = str(version.provenance.get("version", "")).rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}

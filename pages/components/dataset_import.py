@@ -89,7 +89,7 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         show_error(head)
         if chosen.source.is_remote and (not isinstance(head, InvalidInput) or head.field == "kind") and head.field not in ("url", "hub"):
             return _draw_blind(chosen)
-        if _is_text(chosen.source.label):
+        if (head.field in ("encoding", "file") or encoding) and _is_text(chosen.source.label):
             _draw_encoding(key, picked)
         return None
     if head.foreign:

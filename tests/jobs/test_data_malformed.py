@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
     ),
     "an encoding that is none": (_file("x.txt", b"a"), {"encoding": "klingon"}, ["'klingon' is no encoding", "utf-8"]),
     "an encoding that is no text": (_file("x.txt", b"a"), {"encoding": "zip_codec"}, ["'zip_codec' is no encoding"]),
-    "UTF-16 without its mark": (_file("x.jsonl", '{"text": "a"}\n'.encode("utf-16-le")), {}, ["row 1: the line contains a NUL"]),
+    "UTF-16 without its mark": (_file("x.jsonl", '{"text": "a"}\n'.encode("utf-16-le")), {}, ["row 1: the line contains a NUL", "Choose how it is encoded"]),
     "good rows, but none may be bad": (
         _file("x.jsonl", _lines(*_texts(20), b"oops")), {"keep_good": False}, ["row 21: not JSON", "keep the good rows"],
     ),
