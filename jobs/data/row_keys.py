@@ -72,7 +72,17 @@ def _joined(parts: list[Any], *, rows: int) -> pyarrow.Array:
     """Join marks and columns row by row, in one pass."""
     if not any(isinstance(part, pyarrow.Array) for part in parts):
         return pyarrow.array([b"".join(part.as_py() for part in parts)] * rows, _BYTES)
-    return parts[0] if len(parts) == 1 else compute.binary_join_element_wise(*parts, _NOTHING)
+    return parts[0] if len(parts) == 1 else compute.binary_join_element_wise(*_merged(parts), _NOTHING)
+
+
+def _merged(parts: list[Any]) -> list[Any]:
+    """Make one mark of marks that follow each other: joining costs by the part."""
+    merged: list[Any] = []
+    for part in parts:
+        if merged and not isinstance(part, pyarrow.Array) and not isinstance(merged[-1], pyarrow.Array):
+            part = pyarrow.scalar(merged.pop().as_py() + part.as_py(), _BYTES)
+        merged.append(part)
+    return merged
 
 
 def _fields(columns: list[pyarrow.Array]) -> list[Any]:
@@ -94,10 +104,10 @@ def _parts(column: pyarrow.Array) -> list[Any]:
         return [_OPEN, *_fields([compute.struct_field(column, [place]) for place in range(kind.num_fields)]), _CLOSE]
     if pyarrow.types.is_list(kind):
         flat = column.flatten()
-        elements = _joined([_PART, *_parts(flat)], rows=len(flat))
         lengths = np.asarray(compute.fill_null(compute.list_value_length(column), 0))
         if len(flat) == len(column) and (lengths == 1).all():
-            return [_LIST, elements, _END]
+            return [_LIST, _PART, *_parts(flat), _END]
+        elements = _joined([_PART, *_parts(flat)], rows=len(flat))
         offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
         return [_LIST, compute.binary_join(pyarrow.ListArray.from_arrays(offsets, elements), _NOTHING), _END]
     if pyarrow.types.is_string(kind):

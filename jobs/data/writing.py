@@ -30,7 +30,7 @@ from jobs.modeling.dataset_files import Split
 
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
 LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed as one; an import can be interrupted between two leaves
-COUNTED_LEAVES, THEN_ONE_IN = 4, 16  # the bytes of the first leaves are counted, then those of one in so many
+COUNTED_LEAVES, THEN_ONE_IN = 1, 16  # the bytes of the first leaf are counted, then those of one in so many
 MAX_REJECTED_BYTES = 256 * 2**20
 SHOWN_REJECTED, SHOWN_RAW, LISTED_RAW = 200, 120, 2000
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -65,7 +65,7 @@ class SplitFile:
         self._tables, self._rows, self._bytes = [], 0, 0
 
     def _write(self, tables: list[pyarrow.Table]) -> None:
-        self._writer.write_table(pyarrow.concat_tables(tables).combine_chunks(), row_group_size=2 * GROUP_ROWS)
+        self._writer.write_table(pyarrow.concat_tables(tables), row_group_size=2 * GROUP_ROWS)
 
     def _wait(self) -> None:
         """Wait for the row group that is being written: one at a time is enough. Raises what its writing raised."""
