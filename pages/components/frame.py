@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from backend.services.context import Context, Person
 from pages.components.services import context, require_person
 
 log = logging.getLogger(__name__)
+BARE_LINK = re.compile(r"https?:(?=//)|www(?=\.)|@(?=[-\w]+\.)", re.IGNORECASE)
 
 
 @contextmanager
@@ -60,8 +62,11 @@ def show_problem(cause: str, remedy: object = "") -> None:
 
 
 def plain(text: str) -> str:
-    """Escape Markdown, so that a name or a dataset's text is shown as it is and loads nothing. Half a character becomes its code."""
-    text = text.encode("utf-8", "backslashreplace").decode()
+    """Escape Markdown, so that a name or a dataset's text is shown as it is and loads nothing. Half a character becomes its code.
+
+    The renderer makes links of bare addresses whatever is escaped, so an unseen word joiner cuts them.
+    """
+    text = BARE_LINK.sub("\\g<0>\u2060", text.encode("utf-8", "backslashreplace").decode())
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in text)
 
 
