@@ -5,8 +5,6 @@ Works against whatever `HF_ENDPOINT` names, with the key in `HF_TOKEN` where one
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -16,16 +14,6 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from backend.base_files import (
@@ -43,14 +31,13 @@ from backend.base_files import (
     names_in_index,
     pickle_refusal,
 )
-from backend.errors import InvalidInput, JobFailed, NotFound, Unavailable
+from backend.errors import InvalidInput, Unavailable
+from backend.hub_errors import BASE, endpoint, hub_errors
+from backend.remote_files import ANSWER_S
 from backend.weight_files import LARGEST_HEADER_BYTES, count_parameters, parse_header
 
-ANSWER_S = 6.0
-"""How long the Hub may take to answer before it counts as away."""
 DATA_ENDINGS = (".json", ".jinja", ".txt", ".model", ".md")
 LARGEST_DATA_BYTES = 100_000_000
-REMEDY = "Check the network and HF_ENDPOINT, or fetch the files elsewhere and add the folder."
 SHOWN = 3
 
 
@@ -105,7 +92,7 @@ def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
     data = [file for file in found.files.values() if _is_data(file)]
     if not any(name in found.files for name in TOKENIZER_FILES):
         raise InvalidInput(f"{hub} holds no tokenizer.", remedy="Choose a checkpoint that brings one.", field="source")
-    with tempfile.TemporaryDirectory() as place, hub_errors(hub):
+    with tempfile.TemporaryDirectory() as place, hub_errors(hub, BASE):
         folder = Path(place, hub.rpartition("/")[2])
         folder.mkdir()
         for file in data:
@@ -121,7 +108,7 @@ def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
 def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
     """Ask the Hub what a revision (default: main) holds. Raises NotFound, or Unavailable within seconds if it does not answer."""
     asked = revision or "main"
-    with hub_errors(hub, revision=asked):
+    with hub_errors(hub, BASE, revision=asked):
         info = HfApi(endpoint=endpoint()).model_info(hub, revision=asked, files_metadata=True, timeout=ANSWER_S)
         files = {
             sibling.rfilename: HubFile(sibling.rfilename, int(sibling.size or 0), sibling.lfs.sha256 if sibling.lfs else None)
@@ -132,13 +119,8 @@ def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
         parameters = info.safetensors.total if info.safetensors else counts.get("total")
         parameters = parameters if isinstance(parameters, int) else None
     if not info.sha or not re.fullmatch("[0-9a-f]{40}", info.sha):
-        raise Unavailable(f"The Hub did not say which commit {asked} of {hub} is.", remedy=REMEDY)
+        raise Unavailable(f"The Hub did not say which commit {asked} of {hub} is.", remedy=BASE.remedy)
     return HubRevision(hub, info.sha, asked, licence_words(card), files, parameters, str(counts.get("architecture") or "")[:60])
-
-
-def endpoint() -> str:
-    """Return the Hub's address."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 @contextmanager
@@ -217,60 +199,3 @@ def _shards(folder: Path, found: HubRevision) -> list[HubFile]:
     if missing:
         raise InvalidInput(f"{found.id} lacks {len(missing)} of its {len(names)} files of weights: {', '.join(missing[:SHOWN])}.")
     return [found.files[name] for name in names]
-
-
-@contextmanager
-def hub_errors(hub: str, *, revision: str = "") -> Iterator[None]:
-    """Say in words what the Hub refused or why it does not answer."""
-    place = endpoint()
-    try:
-        yield
-    except RevisionNotFoundError as error:
-        raise NotFound(
-            f"{hub} has no revision {revision!r}.", remedy="Give a branch, tag or commit that it has.", field="revision"
-        ) from error
-    except GatedRepoError as error:
-        raise Unavailable(
-            f"{hub} is gated: its owner lets in who has agreed to its terms.",
-            remedy="Agree on its page, and set HF_TOKEN to a key of that account.",
-        ) from error
-    except DisabledRepoError as error:
-        raise NotFound(f"The Hub has closed {hub}.", remedy="Choose another base.") from error
-    except RepositoryNotFoundError as error:
-        raise NotFound(
-            f"The Hub has no checkpoint {hub}, or it is private.",
-            remedy="Check the id; for a private one set HF_TOKEN to a key that may read it.",
-            field="source",
-        ) from error
-    except HFValidationError as error:
-        raise InvalidInput(f"{hub} is no Hub id.", remedy="Give owner/name.", field="source") from error
-    except OfflineModeIsEnabled as error:
-        raise Unavailable(f"{hub} can't be fetched: HF_HUB_OFFLINE is set.", remedy="Unset it, or add the base from a folder.") from error
-    except HfHubHTTPError as error:
-        raise _refused(hub, place, error) from error
-    except httpx2.TimeoutException as error:
-        raise Unavailable(f"The Hub at {place} does not answer within {ANSWER_S:.0f} seconds.", remedy=REMEDY) from error
-    except (httpx2.HTTPError, httpx2.InvalidURL, LocalEntryNotFoundError) as error:
-        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=REMEDY) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise JobFailed(f"The disk is full: {hub} could not be fetched.", remedy="Free space and try again.") from error
-        raise Unavailable(f"{hub} could not be fetched: {_first_line(error)}", remedy=REMEDY) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unavailable(f"The Hub at {place} gave an answer that can't be read: {_first_line(error)}", remedy=REMEDY) from error
-
-
-def _refused(hub: str, place: str, error: HfHubHTTPError) -> Unavailable:
-    status = error.response.status_code if error.response is not None else 0
-    if status in (401, 403):
-        return Unavailable(f"The Hub refuses {hub} with status {status}: the key is wrong or may not read it.", remedy="Check HF_TOKEN.")
-    if status == 429:
-        return Unavailable(
-            "The Hub has had too many requests from here.", remedy="Wait some minutes; with HF_TOKEN set the limit is higher."
-        )
-    return Unavailable(f"The Hub at {place} answers {status or 'with an error'} for {hub}.", remedy="Try again later. " + REMEDY)
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return (str(cause).splitlines() or [type(cause).__name__])[0][:200]

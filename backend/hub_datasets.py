@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain.hub_splits import Splits, configs_of, most_common_ending
 from backend.domain.row_readers import SUFFIXES
 from backend.errors import InvalidInput, NotFound, Unavailable
+from backend.hub_errors import DATASET, endpoint, hub_errors
 from backend.remote_files import ANSWER_S, Listing, RemoteFile, readable
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _REVISION = re.compile(r"[\w][\w./-]{0,199}")
-ELSEWHERE = "Check the network and HF_ENDPOINT, or fetch the files elsewhere and import them from disk."
 SCRIPT_REMEDY = "Its rows may be there as Parquet: give the revision refs/convert/parquet."
 
 
@@ -74,10 +72,13 @@ class HubSplit:
         from huggingface_hub import get_session, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-        url = hf_hub_url(self.dataset.id, file.path, repo_type="dataset", revision=self.dataset.commit, endpoint=_endpoint())
+        url = hf_hub_url(self.dataset.id, file.path, repo_type="dataset", revision=self.dataset.commit, endpoint=endpoint())
         headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         data = bytearray()
-        with _in_words(self.dataset.id), get_session().stream("GET", url, headers=headers, timeout=20.0, follow_redirects=True) as answer:
+        with (
+            hub_errors(self.dataset.id, DATASET),
+            get_session().stream("GET", url, headers=headers, timeout=20.0, follow_redirects=True) as answer,
+        ):
             hf_raise_for_status(answer)
             before = start if answer.status_code == 200 else 0  # a server that knows no ranges sends all of it
             for chunk in answer.iter_bytes():
@@ -86,7 +87,7 @@ class HubSplit:
                 if len(data) >= end - start:
                     break
         if len(data) < end - start:
-            raise Unavailable(f"The Hub sent {len(data):,} instead of {end - start:,} bytes of {file.path}.", remedy=ELSEWHERE)
+            raise Unavailable(f"The Hub sent {len(data):,} instead of {end - start:,} bytes of {file.path}.", remedy=DATASET.remedy)
         return bytes(data[: end - start])
 
 
@@ -103,12 +104,12 @@ def find_hub_dataset(dataset_id: str, *, revision: str | None = None) -> HubData
         )
     if not _REVISION.fullmatch(asked) or ".." in asked:
         raise InvalidInput(f"{asked[:120]!r} is not a revision.", remedy="Give a branch, a tag or a commit.", field="revision")
-    with _in_words(dataset_id, revision=asked):
+    with hub_errors(dataset_id, DATASET, revision=asked):
         from huggingface_hub import HfApi
 
-        info = HfApi(endpoint=_endpoint()).dataset_info(dataset_id, revision=asked, files_metadata=True, timeout=ANSWER_S)
+        info = HfApi(endpoint=endpoint()).dataset_info(dataset_id, revision=asked, files_metadata=True, timeout=ANSWER_S)
     if not info.sha or not re.fullmatch("[0-9a-f]{40}", info.sha):
-        raise Unavailable(f"The Hub did not say which commit {asked} of {dataset_id} is.", remedy=ELSEWHERE)
+        raise Unavailable(f"The Hub did not say which commit {asked} of {dataset_id} is.", remedy=DATASET.remedy)
     return _described(dataset_id, asked, info)
 
 
@@ -142,55 +143,3 @@ def _licence(card: dict[str, Any]) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:8])[:300] + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT") or None
-
-
-@contextmanager
-def _in_words(dataset_id: str, *, revision: str = "") -> Iterator[None]:
-    """Say in words what the Hub refused or why it does not answer."""
-    import httpx2
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    place = _endpoint() or "https://huggingface.co"
-    key = "For a private one set HF_TOKEN in the environment of pages and workers."
-    try:
-        yield
-    except RevisionNotFoundError as error:
-        raise NotFound(
-            f"{dataset_id} has no revision {revision!r}.", remedy="Give a branch, a tag or a commit that it has.", field="revision"
-        ) from error
-    except GatedRepoError as error:
-        raise Unavailable(
-            f"{dataset_id} is gated: its owner lets in who has agreed to its terms.",
-            remedy="Agree on its page, and set HF_TOKEN, for pages and workers, to a key of that account.",
-            field="hub",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise NotFound(
-            f"The Hub has no dataset {dataset_id}, or it is private.", remedy=f"Check its spelling. {key}", field="hub"
-        ) from error
-    except HFValidationError as error:
-        raise InvalidInput(f"{dataset_id} is no id of the Hub: {error}", remedy="Write it as owner/name.", field="hub") from error
-    except OfflineModeIsEnabled as error:
-        raise Unavailable(
-            f"The Hub does not answer, as HF_HUB_OFFLINE is set, so {dataset_id} can't be fetched.",
-            remedy="Unset it, or import files from disk.",
-        ) from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "an error"
-        raise Unavailable(f"The Hub at {place} answers {status} for {dataset_id}.", remedy=f"Try again later. {ELSEWHERE}") from error
-    except httpx2.TimeoutException as error:
-        raise Unavailable(f"The Hub at {place} does not answer within {ANSWER_S:.0f} seconds.", remedy=ELSEWHERE) from error
-    except (httpx2.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise Unavailable(f"The Hub at {place} can't be reached for {dataset_id}: {cause}", remedy=ELSEWHERE) from error

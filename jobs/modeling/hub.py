@@ -22,7 +22,8 @@ from huggingface_hub.errors import HFValidationError
 
 from backend.base_files import weight_files
 from backend.errors import Conflict, InvalidInput, JobFailed, Unavailable
-from backend.hub import REMEDY, HubBase, HubFile, HubRevision, hub_errors, look_up_base, open_file
+from backend.hub import HubBase, HubFile, HubRevision, look_up_base, open_file
+from backend.hub_errors import BASE, hub_errors
 from jobs.modeling.checkpoints import hash_file
 from jobs.reporter import Reporter
 
@@ -95,7 +96,7 @@ def _fetch(base: HubBase, place: Path, *, keep_free_bytes: int, reporter: Report
     if there:
         reporter.log(f"{there:,} bytes of an earlier attempt are there already.")
     meter = _Meter(reporter, total=base.bytes)
-    with hub_errors(base.revision.id):
+    with hub_errors(base.revision.id, BASE):
         for file in files:
             target, part = place / file.name, place / f"{file.name}.part"
             meter.begin(file.name)
@@ -124,7 +125,7 @@ def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter)
         now = part.stat().st_size
         failures = 0 if now > start else failures + 1
         if failures > len(PAUSES_S):
-            raise broken or Unavailable(f"{file.name} came with {now:,} of {file.bytes:,} bytes.", remedy=REMEDY)
+            raise broken or Unavailable(f"{file.name} came with {now:,} of {file.bytes:,} bytes.", remedy=BASE.remedy)
         if now != file.bytes:
             meter.pause(PAUSES_S[max(0, failures - 1)])
 
@@ -136,7 +137,7 @@ def _append(revision: HubRevision, file: HubFile, part: Path, meter: _Meter, *, 
             for chunk in response.iter_bytes():
                 held += len(chunk)
                 if held > file.bytes:
-                    raise Unavailable(f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=REMEDY)
+                    raise Unavailable(f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=BASE.remedy)
                 stream.write(chunk)
                 meter.seen(held, came=len(chunk))
 

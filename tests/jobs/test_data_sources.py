@@ -201,7 +201,7 @@ def test_offline_by_choice_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, "HF_HUB_OFFLINE": "1"}, cwd=ROOT, capture_output=True, text=True
     )
-    assert "as HF_HUB_OFFLINE is set, so a/b can't be fetched. Unset it, or import files from disk." in done.stdout, done.stderr[-1000:]
+    assert "a/b can't be fetched: HF_HUB_OFFLINE is set. Unset it, or import them from disk." in done.stdout, done.stderr[-1000:]
 
 
 def test_a_folder_of_s3_becomes_one_version(bucket: Any, tmp_path: Path) -> None:
