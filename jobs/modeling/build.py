@@ -17,6 +17,8 @@ from backend.errors import InvalidInput
 from jobs.modeling.family_configs import make_config
 
 RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight", "experts.down_proj", "attention.dense.weight", "dense_4h_to_h.weight")
+EXPERT_WEIGHTS = ("experts.gate_up_proj", "experts.down_proj")
+GROUPED_ROW_BYTES = 16
 
 
 def build_network(
@@ -43,7 +45,15 @@ def build_network(
                 if name.endswith(RESIDUAL_WRITERS):
                     weight.div_(math.sqrt(2 * config.num_layers))
     network.generation_config = GenerationConfig(bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
+    allow_any_experts(network)
     return network
+
+
+def allow_any_experts(network: PreTrainedModel) -> None:
+    """Let experts of any size work: torch's grouped product wants rows of whole 16 bytes, so others go one expert after the other."""
+    held = [weight for name, weight in network.named_parameters() if name.endswith(EXPERT_WEIGHTS)]
+    if any(size * weight.element_size() % GROUPED_ROW_BYTES for weight in held for size in weight.shape[1:]):
+        network.set_experts_implementation("eager")
 
 
 def config_from_checkpoint(folder: Path) -> ArchitectureConfig | None:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput, JobFailed, NotFound
+from jobs.modeling.build import allow_any_experts
 from jobs.modeling.chat import ensure_template
 
 CARD = "roundhouse.json"
@@ -217,6 +218,7 @@ def load_network(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
+    allow_any_experts(network)
     return network.to(device).eval()
 
 

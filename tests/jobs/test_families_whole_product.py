@@ -106,6 +106,18 @@ def test_a_family_goes_through_the_whole_product(rooms: Rooms, family: str, capl
     check_serving(rooms, family, merged, caplog)
 
 
+@pytest.mark.parametrize("sizes", [{"width": 40, "expert_feed_forward": 23}, {"width": 30, "num_heads": 3, "expert_feed_forward": 24}])
+def test_experts_of_any_size_are_trained_and_read_again(rooms: Rooms, sizes: dict[str, int]) -> None:
+    """Rows that are no whole 16 bytes once ended a run with torch's words on strides."""
+    name = "odd-" + "-".join(str(size) for size in sizes.values())
+    config = ArchitectureConfig(family="qwen3_moe", num_layers=2, context=64, vocab_size=TINY.vocab_size, **sizes)
+    base = pretrain(rooms, config, run=name)
+    adapter = tune(rooms, name, base)
+    ids = torch.tensor([rooms.tokenizer.encode(TEXT)])
+    for folder in (base, adapter):
+        assert load_network(rooms.root / folder)(input_ids=ids).logits.isfinite().all()
+
+
 def check_scores(rooms: Rooms, family: str, network: Any) -> None:
     """Rows of unlike lengths, scored in one batch, get what the network gives each alone."""
     pairs = [("Mira found", " a lamp."), ("Tom", " found the old boat and a song."), ("Everyone was", " glad")]
