@@ -6,6 +6,7 @@ import streamlit as st
 
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.families import FAMILIES
+from backend.errors import RoundhouseError
 from backend.services.architectures import (
     ArchitectureView,
     architecture_yaml,
@@ -83,18 +84,23 @@ def draw_yaml(config: ArchitectureConfig) -> None:
     with st.expander("Show as YAML", icon=":material/data_object:"):
         st.code(architecture_yaml(config), language="yaml")
         st.caption("`roundhouse architecture describe FILE.yaml` reads the same text.")
-        pasted = st.text_area("Read from YAML", key="architecture_yaml", height=120, placeholder="num_layers: 6\nwidth: 192\n…")
-        if st.button("Put into the form", key="architecture_read", icon=":material/input:"):
-            with errors_shown():
-                st.session_state["architecture_next"] = parse_architecture(pasted or "")
-                st.rerun()
+        st.text_area("Read from YAML", key="architecture_yaml", height=120, placeholder="num_layers: 6\nwidth: 192\n…")
+        st.button("Put into the form", key="architecture_read", icon=":material/input:", on_click=read_yaml)
+        with errors_shown():
+            if error := st.session_state.pop("architecture_yaml_error", None):
+                raise error
+
+
+def read_yaml() -> None:
+    """Put the pasted YAML into the form. Before the page is drawn: a second run could be cut short between the fields."""
+    try:
+        set_fields(parse_architecture(st.session_state["architecture_yaml"] or ""))
+    except RoundhouseError as error:
+        st.session_state["architecture_yaml_error"] = error
 
 
 def load_wanted(ctx: Context) -> None:
-    """Put what was asked for into the form, before its widgets are drawn: a pasted YAML, `?architecture=`, or the entries of `?tokenizer=`."""
-    pasted = st.session_state.pop("architecture_next", None)
-    if pasted is not None:
-        set_fields(pasted)
+    """Put what was asked for into the form, before its widgets are drawn: `?architecture=`, or the entries of `?tokenizer=`."""
     wanted = st.query_params.get("architecture")
     if wanted and st.session_state.get("architecture_loaded") != wanted:
         set_fields(get_architecture(ctx, wanted).config)

@@ -30,7 +30,7 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
     if report.kv_cache_expanded_bytes_per_token is not None:
         spared = size(report.kv_cache_expanded_bytes_per_token)
         st.caption(f"Without the latent the cache would take {spared} a token.")
-    st.caption("Where the parameters are")
+    st.caption(f"Where the {report.parameters:,} parameters are")
     st.plotly_chart(
         parameters_bar(report.parameters_by_component),
         key="architecture_parts",
