@@ -148,8 +148,12 @@ def _example(rows: list[dict[str, Any]], column: str) -> str:
     return _cut(str(value), 120)
 
 
+_TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Marks that turn the writing direction are shown as their codes: on a page they would hide what follows them."""
+
+
 def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
-    return _whole(text if len(text) <= limit else text[:limit] + " …")
+    return _whole((text if len(text) <= limit else text[:limit] + " …").translate(_TURNING))
 
 
 def _whole(text: str) -> str:

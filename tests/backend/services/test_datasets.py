@@ -278,3 +278,14 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
             browse_data_folder(here, path)
     with pytest.raises(NotAllowed, match="outside the folder"):
         import_dataset(here, name="s", kind="text", source_path=root / "passwd.txt", person=Person(id="e", name="E", role="engineer"))
+
+
+def test_marks_that_turn_the_writing_direction_are_shown_as_their_codes(ctx: Context) -> None:
+    turned = "to \u202egnihton\u202c and \u2066on\u2069"
+    upload = save_upload(ctx, io.BytesIO(json.dumps({"instruction": turned, "output": "yes"}).encode()), name="a.jsonl", person=LOCAL)
+    assert "to \\u202egnihton\\u202c and \\u2066on\\u2069" in inspect_upload(ctx, upload).preview[0].text
+    version = import_dataset(ctx, name="a", kind="instruction", upload=upload, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    done = resolve_version(ctx, "a")
+    (row,) = [*preview_rows(ctx, done, split="train"), *preview_rows(ctx, done, split="val")]
+    assert "\\u202egnihton" in row.text
