@@ -259,6 +259,8 @@ def _head(rows: RowSource) -> tuple[list[dict[str, Any]], list[BadRow]]:
                 size += len(str(good[-1]))
             if len(good) >= SAMPLE_ROWS or len(good) + len(bad) >= HEAD_ROWS or size > HEAD_BYTES:
                 return good, bad
+        if good and block.suffix == ".txt":  # texts are all alike, and as long as a block
+            break
     return good, bad
 
 

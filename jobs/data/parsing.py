@@ -18,7 +18,7 @@ from backend.domain.rows import DatasetKind, apply_mapping
 from backend.text_encoding import guess_encoding
 from jobs.data.columns import ColumnPlan
 from jobs.data.readers import Block
-from jobs.data.row_keys import RowKeys
+from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.schemas import SCHEMAS
 
 SLICE_ROWS = 1000
@@ -215,8 +215,9 @@ def _documents(data: bytes, *, first: int = 1) -> list[tuple[int, bytes]] | None
             place += 1
             continue
         text = data[start:line].strip(b"\n")
-        if text and not (text[:64].decode("utf-8", "ignore").strip() == "" and text.decode().isspace()):
+        if not is_blank(text):
             texts.append((number, text))
-        number += data.count(b"\n", start, end + 1)
-        start, place = end + 1, end if place >= 0 else -1
+        if place >= 0:
+            number += data.count(b"\n", start, end + 1)
+            start, place = end + 1, end
     return texts

@@ -225,6 +225,8 @@ def _text_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
 
 def _last_mark(data: bytes) -> int:
     """Return the end of the last line that parts documents, or 0."""
+    if data.find(b"<|") < 0:  # much faster than the search from the end
+        return 0
     end = len(data)
     while (place := data.rfind(END_OF_TEXT, 0, end)) >= 0:
         start = data.rfind(b"\n", 0, place) + 1

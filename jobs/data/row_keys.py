@@ -59,6 +59,11 @@ def string_parts(array: pyarrow.Array) -> tuple[npt.NDArray[np.int64], memoryvie
     return offsets - offsets[0], whole[offsets[0] : offsets[-1]]
 
 
+def is_blank(text: bytes) -> bool:
+    """Whether a text in UTF-8 is nothing but white space; quick for any that begins with something else."""
+    return not text[:64].decode("utf-8", "ignore").strip() and not text.decode().strip()
+
+
 def one_array(column: Any) -> pyarrow.Array:
     """Return a column as one array, without a copy where it is one already."""
     if not isinstance(column, pyarrow.ChunkedArray):

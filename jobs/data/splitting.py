@@ -15,8 +15,9 @@ import pyarrow
 import xxhash
 
 from backend.domain.rows import DatasetKind
-from jobs.data.row_keys import RowKeys
+from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.writing import DatasetWriter
+from jobs.modeling.dataset_files import Split
 
 NO_SPLIT = frozenset({DatasetKind.BENCHMARK, DatasetKind.PROMPTS})
 HELD_ROWS, HELD_BYTES = 1000, 64 * 2**20  # below this a dataset is small, and its split exact
@@ -69,21 +70,23 @@ def exact_val_rows(rows_json: Sequence[str], *, seed: int, val_fraction: float) 
     return frozenset(distinct[:count])
 
 
-def cut_text(text: str, *, val_fraction: float) -> tuple[str, str]:
-    """Cut a text in two: the last `val_fraction` of its characters is for validation.
+def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
+    """Cut a text (UTF-8) in two: the last `val_fraction` of its bytes is for validation.
 
     Cuts at the last line break before that place, else at a space, else there. A text too short to cut is all for training.
     """
     place = round(len(text) * (1 - val_fraction))
     if val_fraction <= 0 or place <= 0:
-        return text, ""
-    for mark in ("\n", " "):
+        return text, b""
+    for mark in (b"\n", b" "):
         found = text.rfind(mark, place - max(1, len(text) // 20), place)
         if found > 0:
             place = found + 1
             break
+    while 0 < place < len(text) and text[place] & 0xC0 == 0x80:  # not within a character
+        place -= 1
     head, tail = text[:place], text[place:]
-    return (text, "") if not tail or head.isspace() or tail.isspace() else (head, tail)
+    return (text, b"") if not tail or is_blank(head) or is_blank(tail) else (head, tail)
 
 
 class Splitter:
@@ -117,10 +120,10 @@ class Splitter:
         """Place the rows that were held."""
         if not self._held:
             return
-        table = pyarrow.concat_tables([table for table, _ in self._held]).combine_chunks()
         if self._is_few_texts():
-            self._cut(table.column("text").to_pylist(), writer)
+            self._cut(writer)
             return
+        table = pyarrow.concat_tables([table for table, _ in self._held]).combine_chunks()
         self._add(table, exact_val_mask(RowKeys(table), seed=self._seed, val_fraction=self._val_fraction), writer)
 
     def _is_few_texts(self) -> bool:
@@ -136,9 +139,17 @@ class Splitter:
         writer.add_table(table.filter(pyarrow.array(~is_val)), split="train")
         writer.add_table(table.filter(pyarrow.array(is_val)), split="val")
 
-    def _cut(self, texts: list[str], writer: DatasetWriter) -> None:
-        for text in dict.fromkeys(texts):  # a second copy would put the validation part of the first into training
+    def _cut(self, writer: DatasetWriter) -> None:
+        parts: dict[Split, list[bytes]] = {"train": [], "val": []}
+        seen: dict[int, list[bytes]] = {}
+        for text in (text for _, keys in self._held for text in keys):  # a row of one text is its own key
+            alike = seen.setdefault(len(text), [])
+            if text in alike:
+                continue  # a second copy would put the validation part of the first into training
+            alike.append(text)
             head, tail = cut_text(text, val_fraction=self._val_fraction)
-            writer.add({"text": head}, split="train")
+            parts["train"].append(head)
             if tail:
-                writer.add({"text": tail}, split="val")
+                parts["val"].append(tail)
+        for split, texts in parts.items():
+            writer.add_table(pyarrow.table([pyarrow.array(texts, pyarrow.string())], names=["text"]), split=split)

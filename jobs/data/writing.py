@@ -31,6 +31,7 @@ from jobs.modeling.dataset_files import Split
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
 LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed as one; an import can be interrupted between two leaves
 COUNTED_LEAVES, THEN_ONE_IN = 1, 16  # the bytes of the first leaf are counted, then those of one in so many
+COUNTED_BYTES = 8 * 2**20  # of a column at a time
 MAX_REJECTED_BYTES = 256 * 2**20
 SHOWN_REJECTED, SHOWN_RAW, LISTED_RAW = 200, 120, 2000
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -192,7 +193,7 @@ class DatasetWriter:
                 data = np.frombuffer(string_parts(texts)[1], dtype=np.uint8)
                 self.tally.text_bytes += len(data)
                 if is_counted:
-                    self.tally.histogram = (np.array(self.tally.histogram) + _byte_counts(data)).tolist()
+                    self.tally.histogram = (np.array(self.tally.histogram) + _byte_counts(data[:COUNTED_BYTES])).tolist()
 
     def note_row(self, row_json: str) -> None:
         """Count a good row and let the content hash depend on it."""
