@@ -111,10 +111,15 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
             for factor in NEIGHBOURS
         ]
         mark = Dot(plan.parameters, plan.loss.value, "This plan", f"This plan: {short(plan.parameters)} parameters")
-        st.plotly_chart(
-            profiles_chart(lines, [()] * len(lines), marked=mark if plan.loss_is_believable else None), key="plan_profiles",
-            config=CHART_CONFIG, alt="Loss against parameters at three budgets, by the scaling law",
-        )  # fmt: skip
+        if not any(line.x for line in lines):
+            st.info(
+                "At this budget the law says nothing better than guessing, whatever the size: plan a larger one.", icon=":material/info:"
+            )
+        else:
+            st.plotly_chart(
+                profiles_chart(lines, [()] * len(lines), marked=mark if plan.loss_is_believable else None), key="plan_profiles",
+                config=CHART_CONFIG, alt="Loss against parameters at three budgets, by the scaling law",
+            )  # fmt: skip
     with right:
         st.subheader("Loss against compute", anchor=False)
         draw_frontier(plan.law, runs, around=plan.flops, ceiling=ceiling, key="plan_frontier",
