@@ -97,4 +97,4 @@ def _refused(hub: str, place: str, error: HfHubHTTPError, remedy: str) -> Unavai
 
 def _first_line(error: BaseException) -> str:
     cause = error.__cause__ or error
-    return (str(cause).splitlines() or [type(cause).__name__])[0][:200]
+    return (str(cause).splitlines() or [type(cause).__name__])[0][:200].rstrip(". ") + "."
