@@ -86,7 +86,8 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     encoding = None if picked == UTF8 else picked
     head = _head(ctx, person, chosen, encoding)
     if isinstance(head, RoundhouseError):
-        show_error(head)
+        if head.message != chosen.said:
+            show_error(head)
         if chosen.source.is_remote and (not isinstance(head, InvalidInput) or head.field == "kind") and head.field not in ("url", "hub"):
             return _draw_blind(chosen)
         if (head.field in ("encoding", "file") or encoding) and _is_text(chosen.source.label):

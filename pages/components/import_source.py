@@ -22,11 +22,12 @@ ENDINGS = [ending.lstrip(".") for ending in (*SUFFIXES, *PACKINGS)]
 
 @dataclass(frozen=True)
 class Chosen:
-    """A source with a name to propose and a key that tells it from others."""
+    """A source with a name to propose and a key that tells it from others. `said`: what has been shown of why it can't be looked at."""
 
     source: ImportSource
     name: str
     key: str
+    said: str = ""
 
 
 def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chosen | None:
@@ -133,7 +134,7 @@ def _choose_hub(person: Person) -> Chosen | None:
         config = left.text_input("Config", key="import_config_typed", placeholder="the only one") or None
         split = right.text_input("Split", key="import_split_typed", placeholder="train") or None
         choice = HubChoice(dataset_id, config, split, revision or None)
-        return Chosen(ImportSource(hub=choice), name, str(choice))
+        return Chosen(ImportSource(hub=choice), name, str(choice), said=found.message)
     left, right = st.columns(2)
     configs = list(found.configs)
     config = left.selectbox("Config", configs, key=f"import_config_{dataset_id}_{found.commit}", disabled=len(configs) == 1)

@@ -93,6 +93,9 @@ def test_a_hub_that_is_away_is_said_and_the_form_goes_on(visitor: Visitor) -> No
     visitor.fills("Dataset id", "someone/tales")
     visitor.sees(re.compile("The Hub at .* can't be reached for someone/tales"))
     visitor.sees("Name config and split by hand")
+    visitor.sees("The columns are recognised when a worker has fetched it")
+    visitor.settle()
+    assert visitor.page.get_by_role("alert").count() == 1, "what is wrong is said once"
 
 
 def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(installation: Installation, visitor: Visitor) -> None:
