@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
@@ -93,13 +94,22 @@ class Opened:
         try:
             data = self._stream.read(size)
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, OSError, NotImplementedError) as error:
-            raise InvalidInput(
-                f"The compressed file {name!r} is damaged or cut off: {str(error)[:200]}.", remedy="Upload it again.", field="source"
-            ) from None
+            raise _damaged(name, error) from None
         self._produced += len(data)
         if self._member.packing and self._produced > RATIO_FROM_BYTES and self._produced > MAX_RATIO * max(1, self.position):
             raise _bomb(name, self._produced, self.position)
         return data
+
+    def read_into(self, view: memoryview) -> int:
+        """Fill a buffer as far as `read` would; return how many bytes that were. What is not packed is not copied again. Raises InvalidInput."""
+        if not self._member.packing and isinstance(self._stream, BufferedReader):
+            try:
+                return self._stream.readinto(view)
+            except OSError as error:
+                raise _damaged(self._member.name, error) from None
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def skip(self, size: int) -> None:
         """Pass over the next `size` bytes; quick where the file is not packed."""
@@ -108,6 +118,12 @@ class Opened:
             return
         while size > 0 and (data := self.read(min(size, 2**20))):
             size -= len(data)
+
+
+def _damaged(name: str, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"The compressed file {name!r} is damaged or cut off: {str(error)[:200]}.", remedy="Upload it again.", field="source"
+    )
 
 
 @contextmanager

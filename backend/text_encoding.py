@@ -93,6 +93,15 @@ class Utf8Stream:
                 return text.encode("utf-8", "surrogateescape")
         return b""
 
+    def read_into(self, view: memoryview, read_into: Callable[[memoryview], int]) -> int:
+        """Fill a buffer with the next UTF-8; return how many bytes that were, 0 at the end. `read_into` is to the source what this is to the stream."""
+        if self._decoder is None and not self._head and not self._ready:
+            return read_into(view)
+        data = self.read(len(view))
+        fitting = min(len(data), len(view))
+        view[:fitting], self._ready = data[:fitting], data[fitting:]
+        return fitting
+
     def skip(self, size: int) -> None:
         """Pass over the next `size` bytes of UTF-8 (no more than there are)."""
         if self._decoder is None and self._skip is not None:
