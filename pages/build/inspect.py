@@ -31,7 +31,9 @@ def draw_choice(ctx: Context) -> None:
     chosen = st.selectbox(
         "Checkpoint", list(names), index=None, format_func=lambda k: names[k], key="inspect_choose", placeholder="Choose one", width=480
     )
-    st.caption("Then type a text: you see what each token cost, what else was expected, attention, and the logit lens. Weights need no text.")
+    st.caption(
+        "Then type a text: you see what each token cost, what else was expected, attention, and the logit lens. Weights need no text."
+    )
     if chosen:
         st.switch_page(PAGE, query_params={"checkpoint": chosen})
 

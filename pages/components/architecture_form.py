@@ -107,7 +107,8 @@ def take_family() -> None:
 def draw_form(ctx: Context) -> ArchitectureConfig | None:
     """Draw the fields, with what is impossible beside the one at fault; return the config, or None while it is impossible."""
     if "architecture_width" not in st.session_state:
-        set_fields(ArchitectureConfig())
+        newest = next(iter(list_tokenizers(ctx, ready=True)), None)
+        set_fields(ArchitectureConfig(vocab_size=newest.vocab_size) if newest and newest.vocab_size else ArchitectureConfig())
     family = FAMILIES[
         st.selectbox(
             "Family", FAMILY_NAMES, key="architecture_family", on_change=take_family, format_func=lambda name: FAMILIES[name].title,
