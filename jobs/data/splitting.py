@@ -100,7 +100,7 @@ class Splitter:
 
     def take(self, table: pyarrow.Table, keys: RowKeys, writer: DatasetWriter) -> None:
         """Take in the next rows and let the content hash depend on them."""
-        writer.note_keys(keys)
+        writer.note_rows(table, keys)
         if self._kind in NO_SPLIT:
             writer.add_table(table, split="train")
             return

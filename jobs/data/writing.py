@@ -31,7 +31,7 @@ from jobs.modeling.dataset_files import Split
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
 LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed as one; an import can be interrupted between two leaves
 COUNTED_LEAVES, THEN_ONE_IN = 1, 16  # the bytes of the first leaf are counted, then those of one in so many
-COUNTED_BYTES = 8 * 2**20  # of a column at a time
+COUNTED_BYTES = 2 * 2**20  # of a column at a time
 MAX_REJECTED_BYTES = 256 * 2**20
 SHOWN_REJECTED, SHOWN_RAW, LISTED_RAW = 200, 120, 2000
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -45,7 +45,7 @@ class SplitFile:
     def __init__(self, path: Path, *, kind: DatasetKind) -> None:
         schema = SCHEMAS[kind]
         roles = [f"{field.name}.list.element.role" for field in schema if field.name not in ("choices", "answers")]
-        self._writer = parquet.ParquetWriter(path, schema, compression="snappy", use_dictionary=roles, write_statistics=False)
+        self._writer = parquet.ParquetWriter(path, schema, compression="none", use_dictionary=roles, write_statistics=False)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
         self._written: Future[None] | None = None
         self._tables: list[pyarrow.Table] = []
@@ -153,8 +153,9 @@ class DatasetWriter:
         """Let the content hash depend on a text."""
         self._hash.update(text.encode() + b"\n")
 
-    def note_keys(self, keys: RowKeys) -> None:
-        """Count good rows and let the content hash depend on them, in their order."""
+    def note_rows(self, table: pyarrow.Table, keys: RowKeys) -> None:
+        """Count good rows and their text, and let the content hash depend on them, in their order."""
+        self._count_bytes(table)
         lengths, start = keys.lengths(), 0
         while start < len(keys):
             stop = start + self._leaf.room(lengths[start:])
@@ -175,10 +176,9 @@ class DatasetWriter:
         return not self._leaf.rows
 
     def add_table(self, table: pyarrow.Table, *, split: Split) -> None:
-        """Write canonical rows (columns as in SCHEMAS) to a split."""
+        """Write canonical rows (columns as in SCHEMAS) that are counted already to a split."""
         if not table.num_rows:
             return
-        self._count_bytes(table)
         self._files[split].add(table)
         if split == "train":
             self.tally.train_rows += table.num_rows
@@ -209,7 +209,9 @@ class DatasetWriter:
 
     def _add_waiting(self, split: Split) -> None:
         rows, self._waiting[split] = self._waiting[split], []
-        self.add_table(pyarrow.Table.from_pylist(rows, schema=self._schema), split=split)
+        table = pyarrow.Table.from_pylist(rows, schema=self._schema)
+        self._count_bytes(table)
+        self.add_table(table, split=split)
 
     def reject(self, bad: BadRow) -> None:
         """List a row that can't be used."""
