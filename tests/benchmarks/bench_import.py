@@ -1,9 +1,9 @@
 """How fast a file is imported, beside `datasets.load_dataset` on the same file with an empty cache; and a large one in bounded memory.
 
-    python tests/benchmarks/bench_import.py [MB] [REPEATS]          each kind and format, the two in turns, median of the ratios
-    python tests/benchmarks/bench_import.py --large GB              one file of text rows: seconds, peak memory
+    PYTHONPATH=. python tests/benchmarks/bench_import.py [MB] [REPEATS]          each kind and format, the two in turns, median of the ratios
+    PYTHONPATH=. python tests/benchmarks/bench_import.py --large GB              one file of text rows: seconds, peak memory
 
-An import also checks every row, divides the rows, hashes the content and writes compressed Parquet; `load_dataset` writes Arrow as it is. The
+An import also checks every row, divides the rows, hashes the content and writes Parquet; `load_dataset` writes Arrow as it is. The
 files are made here, of random words.
 """
 
