@@ -51,7 +51,7 @@ def test_a_probe_measures_and_leaves_nothing_behind(rooms: Rooms, method: str) -
     config = RunConfig.model_validate(spec.payload["config"])
     estimate = estimate_memory(setting_of(config, TINY, device="cpu"), length=result["longest"])
     assert result["measured_bytes"] > estimate.weights
-    assert result["measured_bytes"] < estimate.total
+    assert result["measured_bytes"] < 2 * estimate.total
     assert result["tokens_per_s"] > 0
     assert result["step_s_low"] <= result["step_s"] <= result["step_s_high"]
     assert result["accumulated"] == min(config.grad_accum_steps, 2)
