@@ -19,10 +19,11 @@ from backend.domain.row_problem import BadRow, RowProblem
 from backend.domain.rows import DatasetKind, check_mapping
 from backend.errors import InvalidInput, JobFailed
 from backend.text_encoding import check_encoding
+from jobs.data.blocks import Block
 from jobs.data.columns import plan_columns
 from jobs.data.parsing import Parsed, Parser, rows_of
 from jobs.data.parts import State, join_parts, key_of, part_folder, workplace
-from jobs.data.readers import Block, RowSource
+from jobs.data.readers import RowSource
 from jobs.data.splitting import Splitter
 from jobs.data.writing import DatasetWriter, publish
 from jobs.reporter import Reporter

@@ -16,8 +16,8 @@ from backend.domain.row_problem import BadRow, RowProblem
 from backend.domain.row_readers import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
 from backend.domain.rows import DatasetKind, apply_mapping
 from backend.text_encoding import guess_encoding
+from jobs.data.blocks import Block, Bytes
 from jobs.data.columns import ColumnPlan
-from jobs.data.readers import Block, Bytes
 from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.schemas import SCHEMAS
 

@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from backend.domain.rows import DatasetKind
 from backend.source_files import Listing
-from jobs.data.readers import Mark
+from jobs.data.blocks import Mark
 from jobs.data.writing import SPLITS, SplitFile, Tally, holding_disk, sweep
 
 STATE = "state.json"

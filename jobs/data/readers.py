@@ -6,16 +6,12 @@ A block is cheap to cut and is parsed elsewhere (jobs.data.parsing), several at 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-from pyarrow import ipc, parquet
 
 from backend.domain.json_stream import iter_json_rows
 from backend.domain.row_problem import RowProblem
@@ -29,44 +25,15 @@ from backend.domain.row_readers import (
     csv_shape,
     iter_csv_rows,
 )
-from backend.errors import InvalidInput
 from backend.source_files import Ignored, Listing, Member, Opened, list_source
 from backend.text_encoding import Utf8Stream
+from jobs.data.blocks import Block, Bytes, Mark
+from jobs.data.tables import on_disk, table_blocks
 
 BLOCK_BYTES = 2 * 2**20  # stays in the processor's cache
-ROWS_IN_BLOCK, TABLE_BYTES = 2000, 4 * 2**20
+ROWS_IN_BLOCK = 2000
 RAW_BYTES = 2000
 _MARKED = re.compile(rb"(?m)^[ \t\r\f\v]*" + re.escape(END_OF_TEXT) + rb"[ \t\r\f\v]*\n")
-
-
-Bytes = bytes | bytearray
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A place between two rows of a source: the member, the bytes (or rows, of a table) of it before this place, the next row's number."""
-
-    member: int = 0
-    offset: int = 0
-    number: int = 1
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as rows that are parsed already.
-
-    `after` is the place where reading goes on, `position` the bytes of the source read so far.
-    """
-
-    file: str
-    suffix: str
-    first: int
-    after: Mark
-    position: int
-    data: Bytes = b""
-    table: pyarrow.Table | None = None
-    rows: tuple[NumberedRow, ...] | None = None
-    shape: CsvShape | None = None
 
 
 class RowSource:
@@ -99,8 +66,8 @@ class RowSource:
 
     def _cut(self, member: Member, mark: Mark, columns: tuple[str, ...]) -> Iterator[Block]:
         if member.suffix in (".parquet", ".arrow", ".feather"):
-            with _on_disk(member) as path:
-                yield from _table_blocks(member, path, mark, columns)
+            with on_disk(member) as path:
+                yield from table_blocks(member, path, mark, columns)
             return
         with member.open() as opened:
             stream = _Reader(opened, Utf8Stream(opened.read, encoding=self._encoding, skip=opened.skip))
@@ -364,70 +331,3 @@ def csv_cut(data: Bytes, shape: CsvShape, *, is_whole: bool) -> int:
             break
         end = data.rfind(b"\n", 0, int(quotes[before_end - 1])) + 1
     return end
-
-
-@contextmanager
-def _on_disk(member: Member) -> Iterator[Path]:
-    """Lend a file that can be read at any place: a member of a zip is unpacked beside for that."""
-    if not member.entry:
-        yield member.path
-        return
-    with tempfile.NamedTemporaryFile(dir=member.path.parent, prefix=".unpacked-") as file, member.open() as opened:
-        while data := opened.read(2**20):
-            file.write(data)
-        file.flush()
-        yield Path(file.name)
-
-
-def _table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...]) -> Iterator[Block]:
-    """Batches of a Parquet or Arrow file; the place in it is its row."""
-    done = 0
-    try:
-        batches, total = (_parquet_batches if member.suffix == ".parquet" else _arrow_batches)(path, columns)
-        for batch in batches:
-            start, done = done, done + batch.num_rows
-            if done <= mark.offset:
-                continue
-            table = pyarrow.Table.from_batches([batch]).slice(max(0, mark.offset - start))
-            position = member.bytes * done // max(1, total or done) if total else member.bytes
-            yield Block("", ".table", max(start, mark.offset) + 1, Mark(0, done, done + 1), position, table=table)
-    except (pyarrow.ArrowException, OSError) as error:
-        what = "Parquet" if member.suffix == ".parquet" else "Arrow"
-        raise InvalidInput(
-            f"The file {member.name!r} can't be read as {what} (after row {done:,}): {str(error)[:300]}",
-            remedy="Write it again; it may have been cut off on its way.",
-            field="source",
-        ) from None
-
-
-def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str] | None:
-    return [name for name in columns if name in names] if columns and set(columns) <= set(names) else None
-
-
-def _parquet_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
-    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
-    meta = file.metadata
-    size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-    rows = min(8192, max(16, TABLE_BYTES * meta.num_rows // max(1, size)))
-    chosen = _chosen(file.schema_arrow.names, columns)
-    return file.iter_batches(batch_size=rows, columns=chosen, use_threads=False), meta.num_rows
-
-
-def _arrow_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
-    """Batches of an IPC file (Feather 2) or stream (what `datasets` saves). How many rows a stream has is not known before its end."""
-    file = pyarrow.OSFile(str(path))
-    try:
-        whole = ipc.open_file(file)
-        batches: Iterator[pyarrow.RecordBatch] = (whole.get_batch(place) for place in range(whole.num_record_batches))
-        names = whole.schema.names
-    except pyarrow.ArrowInvalid:
-        file.seek(0)
-        stream = ipc.open_stream(file)
-        batches, names = iter(stream), stream.schema.names
-    chosen = _chosen(names, columns)
-    return (part for batch in batches for part in _smaller(batch.select(chosen) if chosen else batch)), 0
-
-
-def _smaller(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:
-    rows = max(16, min(8192, batch.num_rows * TABLE_BYTES // max(1, batch.nbytes)))
-    return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from backend.domain.row_readers import csv_shape
 from backend.domain.rows import DatasetKind, RowProblem, apply_mapping
+from jobs.data.blocks import Block, Mark
 from jobs.data.columns import plan_columns
 from jobs.data.parsing import Parsed, Parser
-from jobs.data.readers import Block, Mark
 from jobs.data.row_keys import RowKeys
 from jobs.data.schemas import SCHEMAS
 

@@ -1,0 +1,38 @@
+"""What a source is cut into: blocks of whole rows, and the places between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow
+
+from backend.domain.row_readers import CsvShape, NumberedRow
+
+Bytes = bytes | bytearray
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place between two rows of a source: the member, the bytes (or rows, of a table) of it before this place, the next row's number."""
+
+    member: int = 0
+    offset: int = 0
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as rows that are parsed already.
+
+    `after` is the place where reading goes on, `position` the bytes of the source read so far.
+    """
+
+    file: str
+    suffix: str
+    first: int
+    after: Mark
+    position: int
+    data: Bytes = b""
+    table: pyarrow.Table | None = None
+    rows: tuple[NumberedRow, ...] | None = None
+    shape: CsvShape | None = None

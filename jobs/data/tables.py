@@ -1,0 +1,86 @@
+"""Tables (Parquet, Arrow) cut into blocks; the place in a table is its row."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow
+from pyarrow import ipc, parquet
+
+from backend.errors import InvalidInput
+from backend.source_files import Member
+from jobs.data.blocks import Block, Mark
+
+TABLE_BYTES = 4 * 2**20
+
+
+@contextmanager
+def on_disk(member: Member) -> Iterator[Path]:
+    """Lend a file that can be read at any place: a member of a zip is unpacked beside for that."""
+    if not member.entry:
+        yield member.path
+        return
+    place = member.path.parent if os.access(member.path.parent, os.W_OK) else None  # a folder of data may be read-only
+    with tempfile.NamedTemporaryFile(dir=place, prefix=".unpacked-") as file, member.open() as opened:
+        while data := opened.read(2**20):
+            file.write(data)
+        file.flush()
+        yield Path(file.name)
+
+
+def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...]) -> Iterator[Block]:
+    """Batches of a Parquet or Arrow file; the place in it is its row."""
+    done = 0
+    try:
+        batches, total = (_parquet_batches if member.suffix == ".parquet" else _arrow_batches)(path, columns)
+        for batch in batches:
+            start, done = done, done + batch.num_rows
+            if done <= mark.offset:
+                continue
+            table = pyarrow.Table.from_batches([batch]).slice(max(0, mark.offset - start))
+            position = member.bytes * done // max(1, total or done) if total else member.bytes
+            yield Block("", ".table", max(start, mark.offset) + 1, Mark(0, done, done + 1), position, table=table)
+    except (pyarrow.ArrowException, OSError) as error:
+        what = "Parquet" if member.suffix == ".parquet" else "Arrow"
+        raise InvalidInput(
+            f"The file {member.name!r} can't be read as {what} (after row {done:,}): {str(error)[:300]}",
+            remedy="Write it again; it may have been cut off on its way.",
+            field="source",
+        ) from None
+
+
+def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str] | None:
+    return [name for name in columns if name in names] if columns and set(columns) <= set(names) else None
+
+
+def _parquet_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
+    meta = file.metadata
+    size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+    rows = min(8192, max(16, TABLE_BYTES * meta.num_rows // max(1, size)))
+    chosen = _chosen(file.schema_arrow.names, columns)
+    return file.iter_batches(batch_size=rows, columns=chosen, use_threads=False), meta.num_rows
+
+
+def _arrow_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+    """Batches of an IPC file (Feather 2) or stream (what `datasets` saves). How many rows a stream has is not known before its end."""
+    file = pyarrow.OSFile(str(path))
+    try:
+        whole = ipc.open_file(file)
+        batches: Iterator[pyarrow.RecordBatch] = (whole.get_batch(place) for place in range(whole.num_record_batches))
+        names = whole.schema.names
+    except pyarrow.ArrowInvalid:
+        file.seek(0)
+        stream = ipc.open_stream(file)
+        batches, names = iter(stream), stream.schema.names
+    chosen = _chosen(names, columns)
+    return (part for batch in batches for part in _smaller(batch.select(chosen) if chosen else batch)), 0
+
+
+def _smaller(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:
+    rows = max(16, min(8192, batch.num_rows * TABLE_BYTES // max(1, batch.nbytes)))
+    return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
