@@ -150,7 +150,7 @@ def _draw_rows(ctx: Context, version: VersionView) -> None:
     if not splits:
         st.caption("No rows.")
         return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="top"):
         split = st.segmented_control(
             "Split", splits, default=splits[0], required=True, key=f"split_{version.id}",
             format_func=lambda s: {"train": "To train on", "val": "For validation"}[s],

@@ -163,7 +163,7 @@ def _draw_law(fit: LawFit) -> None:
     grid = st.grid(6, min_column_width=150)
     for name, value in (*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)):
         grid.metric(
-            name, f"{value.value:.4g}", delta=interval(value, lambda v: f"{v:.3g}").strip() or None, delta_color="off", delta_arrow="off",
+            name, f"{value.value:.4g}" if abs(value.value) < 1e5 else f"{value.value:.1e}", delta=interval(value, lambda v: f"{v:.3g}").strip() or None, delta_color="off", delta_arrow="off",
             border=True,
         )  # fmt: skip
     st.caption(
