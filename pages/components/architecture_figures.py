@@ -43,9 +43,14 @@ def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
             name=f"{label} {share:.0%}" if share >= 0.005 else f"{label} <1%",
             hovertemplate=f"{label}: {short(count)} ({share:.1%})<extra></extra>",
         )
+    return lay_out_bar(figure, total=total, legend_rows=rows)
+
+
+def lay_out_bar(figure: go.Figure, *, total: float, legend_rows: int) -> go.Figure:
+    """Make bars one stacked bar over 0 to `total`, with room below for a legend of some rows."""
     figure.update_layout(
         barmode="stack",
-        height=72 + 20 * rows,
+        height=72 + 20 * legend_rows,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0, "traceorder": "normal"},
         xaxis={"visible": False, "range": [0, total]},

@@ -14,7 +14,7 @@ from backend.domain.training_setting import Precision, Sharding, TrainingSetting
 from backend.services.context import Context
 from backend.services.measurements import predict_setting
 from backend.services.places import Place, list_places
-from pages.components.architecture_figures import COLORS, NEUTRAL
+from pages.components.architecture_figures import COLORS, NEUTRAL, lay_out_bar
 from pages.components.words import figure_text, plural, size
 
 SHOWN_DEVICES = ("24 GB", "40 GB", "80 GB")
@@ -84,16 +84,7 @@ def memory_bar(parts: Mapping[str, int]) -> go.Figure:
                 name=figure_text(f"{label} {size(num_bytes)}"), hovertemplate=f"{label}: {size(num_bytes)} ({num_bytes / total:.1%})<extra></extra>",
             )  # fmt: skip
     rows = -(-len(shown) // 2)  # of the legend, on a narrow screen
-    figure.update_layout(
-        barmode="stack",
-        height=72 + 20 * rows,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0, "traceorder": "normal"},
-        xaxis={"visible": False, "range": [0, total]},
-        yaxis={"visible": False},
-        bargap=0.2,
-    )
-    return figure
+    return lay_out_bar(figure, total=total, legend_rows=rows)
 
 
 def _draw_setting(config: ArchitectureConfig, place: Place, precision: Precision) -> TrainingSetting:
