@@ -7,7 +7,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: run install test check machine clean down
+.PHONY: run install test check explore machine clean down
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -45,6 +45,9 @@ check: $(DEV_STAMP)
 test: $(DEV_STAMP) machine
 	$(MAKE) check
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+explore: $(DEV_STAMP)
+	$(BIN)/pytest --hypothesis-profile=explore $$(grep -rl "@given" tests)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from backend.domain.column_names import (
@@ -44,9 +45,10 @@ def is_turns(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
 
-def _extras(sample: Sample, *, tools: bool = True) -> dict[str, str]:
-    """Return the columns that may stand beside any conversation: a system message, and the tools."""
-    system, listed = sample.find(SYSTEM_NAMES), sample.find(TOOLS_NAMES) if tools else None
+def _extras(sample: Sample, mapping: Mapping[str, str], *, tools: bool = True) -> dict[str, str]:
+    """Return the columns that may stand beside a conversation: a system message, and the tools; none that the mapping already uses."""
+    used = tuple(mapping)
+    system, listed = sample.find(SYSTEM_NAMES, but=used), sample.find(TOOLS_NAMES, but=used) if tools else None
     return {**({system: "system"} if system else {}), **({listed: "tools"} if listed else {})}
 
 
@@ -68,7 +70,7 @@ def detect_preference(sample: Sample) -> Recognition | None:
         mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
     how = "whole conversations that begin alike" if whole else f"answers to `{prompt}`"
     reason = f"`{chosen}` and `{rejected}` are {how}"
-    return Recognition(DatasetKind.PREFERENCE, {**mapping, **_extras(sample)}, 0.95 if prompt or whole else 0.5, reason)
+    return Recognition(DatasetKind.PREFERENCE, {**mapping, **_extras(sample, mapping)}, 0.95 if prompt or whole else 0.5, reason)
 
 
 def detect_compared(sample: Sample) -> Recognition | None:
@@ -89,7 +91,10 @@ def detect_compared(sample: Sample) -> Recognition | None:
         mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
     said = ", ".join(f"`{column}`" for column in judged)
     return Recognition(
-        DatasetKind.PREFERENCE, {**mapping, **_extras(sample)}, 0.85, f"{said} says which of `{sides[0]}` and `{sides[1]}` is better"
+        DatasetKind.PREFERENCE,
+        {**mapping, **_extras(sample, mapping)},
+        0.85,
+        f"{said} says which of `{sides[0]}` and `{sides[1]}` is better",
     )
 
 
@@ -112,7 +117,8 @@ def detect_answered_turns(sample: Sample) -> Recognition | None:
     prompt, completion = sample.find(("prompt",)), sample.find(("completion", "response", "output"))
     if not prompt or not completion or not sample.all(completion, is_turns):
         return None
-    mapping = {prompt: "prompt", completion: "completion", **_extras(sample)}
+    mapping = {prompt: "prompt", completion: "completion"}
+    mapping |= _extras(sample, mapping)
     return Recognition(DatasetKind.CHAT, mapping, 0.9, f"`{prompt}` asks and `{completion}` answers, both in turns")
 
 
@@ -128,7 +134,7 @@ def detect_chat(sample: Sample) -> Recognition | None:
         return Recognition(DatasetKind.CHAT, {transcript: "messages"}, 0.8, f"`{transcript}` is a dialogue of Human and Assistant")
     sharegpt = sample.all(column, lambda turns: isinstance(turns, list) and isinstance(turns[0], dict) and "from" in turns[0])
     spelling = "ShareGPT's from/value" if sharegpt else "role/content"
-    extras = _extras(sample)
+    extras = _extras(sample, {column: "messages"})
     offered = ", with tools" if "tools" in extras.values() else ""
     return Recognition(DatasetKind.CHAT, {column: "messages", **extras}, 0.95, f"`{column}` holds turns ({spelling}){offered}")
 
@@ -145,7 +151,8 @@ def detect_instruction(sample: Sample) -> Recognition | None:
         return None
     history = sample.find(HISTORY_NAMES)
     rounds = {history: "history"} if history and any(sample.values(history)) else {}
-    mapping = {prompt: "prompt", **_input(sample, prompt), completion: "completion", **rounds, **_extras(sample, tools=bool(rounds))}
+    mapping = {prompt: "prompt", **_input(sample, prompt), completion: "completion", **rounds}
+    mapping |= _extras(sample, mapping, tools=bool(rounds))
     confidence = 0.95 if prompt in ("instruction", "prompt") else 0.7
     reason = f"`{prompt}` asks and `{completion}` answers"
     if rounds:

@@ -504,6 +504,11 @@ columns = st.sampled_from(
 )
 
 
+def test_a_column_that_serves_as_the_conversation_does_not_serve_as_its_tools_too() -> None:
+    recognition = recognise([{"text": None, "messages": None, "prompt": None, "tools": [{"role": None, "content": None}]}])
+    assert recognition.mapping in ({"tools": "messages"}, {"tools": "tools", "messages": "messages"})
+
+
 @given(rows=st.lists(st.dictionaries(columns, json_values, max_size=5), min_size=1, max_size=4))
 @settings(max_examples=120, deadline=None)
 def test_no_shape_of_rows_crashes_recognition_or_conversion(rows: list[dict[str, Any]]) -> None:
