@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backend.domain.families import FamilyName
-from backend.domain.shape_rules import ImpossibleShape, fill_defaults, find_problems, find_unknown
+from backend.domain.shape_rules import ImpossibleShape, fill_defaults, find_problems, find_unknown, problems_by_field
 
 
 class ArchitectureConfig(BaseModel):
@@ -96,6 +96,32 @@ class ArchitectureConfig(BaseModel):
         if self.head_size is not None and self.head_size * self.num_heads == self.width:
             object.__setattr__(self, "head_size", None)  # the same network is the same config
         return self
+
+
+def problems_despite(given: Mapping[str, Any], *, unreadable: Collection[str] = ()) -> dict[str, str]:
+    """Return what is wrong with the values given, by field, whatever the unreadable fields turn out to be.
+
+    A value out of its bounds hides nothing either: what several fields make impossible together is found beside it.
+    """
+    sound = {name: value for name, value in given.items() if name not in unreadable}
+    error = _error_of(sound)
+    outside = {str(item["loc"][0]) for item in error.errors() if item["loc"]} if error else set()
+    found = problems_by_field(error) if error and outside else {}
+    sound = {name: value for name, value in sound.items() if name not in outside}
+    filled = {**ArchitectureConfig().model_dump(), **fill_defaults(sound)}
+    stand_in = {name: filled[name] for name in (*unreadable, *outside) if filled.get(name) is not None}
+    other = {name: 2 * value + 2 for name, value in stand_in.items()}
+    # what is said with either stand-in does not depend on it
+    first, second = (problems_by_field(e) if (e := _error_of({**sound, **values})) else {} for values in (stand_in, other))
+    return {name: words for name, words in first.items() if second.get(name) == words} | found
+
+
+def _error_of(values: Mapping[str, Any]) -> ValidationError | None:
+    try:
+        ArchitectureConfig.model_validate(values)
+    except ValidationError as error:
+        return error
+    return None
 
 
 FIELD_HELP: dict[str, str] = {

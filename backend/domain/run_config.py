@@ -9,8 +9,23 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.run_sections import DeviceConfig, GrpoConfig, LoraConfig, PreferenceConfig, Tracker
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
+
+__all__ = [
+    "DATASET_KINDS",
+    "MAX_SEED",
+    "PAIRWISE",
+    "DeviceConfig",
+    "GrpoConfig",
+    "LoraConfig",
+    "Objective",
+    "PreferenceConfig",
+    "RunConfig",
+    "parse_run_config",
+    "validation_message",
+]
 
 MAX_SEED = 2**32 - 1  # what every generator of random numbers takes
 
@@ -21,23 +36,34 @@ class Objective(StrEnum):
     PRETRAIN = "pretrain"
     SFT = "sft"
     DPO = "dpo"
+    KTO = "kto"
+    ORPO = "orpo"
+    SIMPO = "simpo"
+    REWARD = "reward"
+    GRPO = "grpo"
 
 
-class LoraConfig(BaseModel):
-    """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv 2106.09685)."""
+PAIRWISE = frozenset({Objective.DPO, Objective.ORPO, Objective.SIMPO, Objective.REWARD})
+"""Objectives that learn from a chosen and a rejected answer."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    rank: int = Field(default=8, ge=1, le=1024)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+DATASET_KINDS: dict[Objective, tuple[str, ...]] = {
+    Objective.PRETRAIN: ("text",),
+    Objective.SFT: ("instruction", "chat"),
+    Objective.DPO: ("preference",),
+    Objective.KTO: ("kto", "preference"),
+    Objective.ORPO: ("preference",),
+    Objective.SIMPO: ("preference",),
+    Objective.REWARD: ("preference",),
+    Objective.GRPO: ("instruction", "prompts", "benchmark"),
+}
+"""The kinds of dataset that each objective trains on."""
 
 
 class RunConfig(BaseModel):
     """Everything that decides the outcome of a run, and where it runs.
 
     Names refer to rows: `dataset` is `name` or `name@version`; `architecture` is a stored name or the config itself;
-    `tokenizer` and `base` are names. Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * context.
+    `tokenizer` and `base` are names. Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,9 +73,17 @@ class RunConfig(BaseModel):
     dataset: str = Field(min_length=1, description="Dataset name, or name@version.")
     architecture: str | ArchitectureConfig | None = Field(default=None, description="For pretrain: a stored architecture or its config.")
     tokenizer: str | None = Field(default=None, description="For pretrain: the tokenizer's name.")
-    base: str | None = Field(default=None, description="For sft and dpo: the checkpoint to start from.")
-    method: Literal["full", "lora"] = Field(default="full", description="Train all weights, or low-rank adapters on the base.")
+    base: str | None = Field(
+        default=None, description="The checkpoint to start from. With pretrain: training goes on, in place of an architecture."
+    )
+    method: Literal["full", "lora", "qlora"] = Field(
+        default="full", description="Train all weights, or low-rank adapters on the base (qlora: on a base of 4 or 8 bits)."
+    )
     lora: LoraConfig = LoraConfig()
+    freeze_blocks: int = Field(default=0, ge=0, description="Blocks, counted from the input, that stay as they are, embeddings with them.")
+    packing: bool = Field(default=True, description="sft: several rows share a sequence, none reads another. Off: rows are padded.")
+    preference: PreferenceConfig = PreferenceConfig()
+    grpo: GrpoConfig = GrpoConfig()
 
     max_steps: int = Field(default=300, ge=1, le=100_000_000, description="Optimizer updates.")
     micro_batch: int = Field(default=16, ge=1, le=65_536, description="Sequences in one forward pass.")
@@ -57,41 +91,81 @@ class RunConfig(BaseModel):
     context: int = Field(default=128, ge=8, le=1_048_576, description="Tokens per training sequence.")
     learning_rate: float = Field(default=3e-3, gt=0, lt=10)
     min_learning_rate: float = Field(default=0.0, ge=0, description="Where the schedule ends.")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd", "inverse_sqrt"] = "cosine"
     warmup_steps: int = Field(default=20, ge=0)
+    decay_steps: int = Field(default=0, ge=0, description="wsd: steps of the final decay; 0: a fifth of the run.")
+    optimizer: Literal["adamw", "muon", "lion", "adafactor", "adamw_8bit"] = "adamw"
     weight_decay: float = Field(default=0.1, ge=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     grad_clip: float = Field(default=1.0, ge=0, description="Largest gradient norm; 0 leaves gradients alone.")
-    dpo_beta: float = Field(default=0.1, gt=0, description="DPO: strength of the pull to the reference.")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="pretrain and sft: share of each target spread over the vocabulary."
+    )
+    z_loss: float = Field(default=0.0, ge=0, description="pretrain and sft: weight of the squared log-partition, which keeps logits small.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Share of activations dropped while training.")
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="Decay of an exponential moving average of the weights, which is what is then saved; 0: none."
+    )
+    max_epochs: float = Field(default=0, ge=0, description="Stop after so many passes over the data, if max_steps allows; 0: no limit.")
     seed: int = Field(default=1, ge=0, le=MAX_SEED)
 
     eval_every: int = Field(default=50, ge=1, description="Steps between measurements of val_loss.")
     eval_batches: int = Field(default=8, ge=1, description="Micro-batches per measurement of val_loss.")
     checkpoint_every: int = Field(default=100, ge=1)
     keep_last: int = Field(default=2, ge=1, description="Checkpoints kept besides the best and the last.")
+    patience: int = Field(default=0, ge=0, description="Stop after so many measurements without a better val_loss; 0: never.")
     sample_prompts: tuple[str, ...] = Field(default=("Once upon a time",), max_length=8)
     sample_tokens: int = Field(default=48, ge=1, le=1024)
 
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="auto: bf16 autocast on a GPU, fp32 on the CPU.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto: bf16 on a GPU that has it, else fp16; fp32 on the CPU. fp32 on a GPU uses tf32."
+    )
+    attention: Literal["auto", "sdpa", "eager", "flex", "flash"] = Field(
+        default="auto", description="How attention is computed: sdpa picks the fastest kernel there is."
+    )
     recompute: bool = Field(default=False, description="Compute a block's activations again when they are needed: less memory, more time.")
     compile: Literal["off", "auto", "on"] = Field(default="off", description="torch.compile; auto and on fall back to eager and say so.")
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: DeviceConfig = DeviceConfig()
+    trackers: tuple[Tracker, ...] = Field(default=(), description="Where the run's numbers are written besides here, on this machine.")
     queue: Literal["train"] = "train"
     priority: int = Field(default=5, ge=0, le=9, description="0 runs first.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old(cls, data: Any) -> Any:
+        """Runs launched before the section `preference` existed have `dpo_beta`."""
+        if isinstance(data, dict) and "dpo_beta" in data:
+            data = {**data, "preference": {"beta": data["dpo_beta"], **(data.get("preference") or {})}}
+            del data["dpo_beta"]
+        return data
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         problems: list[str] = []
         if self.objective is Objective.PRETRAIN:
-            if self.architecture is None:
-                problems.append("pretrain needs an architecture")
-            if not self.tokenizer:
-                problems.append("pretrain needs a tokenizer")
-            if self.method == "lora":
-                problems.append("pretrain trains all weights: method lora needs a base, so choose sft or dpo")
+            if self.base is None:
+                problems += ["pretrain needs an architecture (or a base to go on from)"] if self.architecture is None else []
+                problems += ["pretrain needs a tokenizer"] if not self.tokenizer else []
+                problems += [f"method {self.method} needs a base to put adapters on"] if self.method != "full" else []
+            elif self.architecture is not None or self.tokenizer:
+                problems.append("pretrain takes a base or an architecture with its tokenizer, not both")
         elif not self.base:
             problems.append(f"{self.objective} needs a base")
+        if self.objective is Objective.GRPO and not self.grpo.rewards:
+            problems.append("grpo needs at least one reward under grpo.rewards")
+        if self.objective is Objective.GRPO and self.micro_batch * self.grad_accum_steps % self.grpo.group_size:
+            problems.append(
+                f"micro_batch {self.micro_batch} times grad_accum_steps {self.grad_accum_steps} is no multiple of "
+                f"grpo.group_size {self.grpo.group_size}"
+            )
+        if self.freeze_blocks and self.method != "full":
+            problems.append(f"freeze_blocks {self.freeze_blocks} has no meaning with method {self.method}, which freezes the whole base")
+        if self.schedule == "wsd" and self.decay_steps > self.max_steps - self.warmup_steps:
+            problems.append(
+                f"decay_steps {self.decay_steps} does not fit between warmup_steps {self.warmup_steps} and max_steps {self.max_steps}"
+            )
         if self.warmup_steps > self.max_steps:
             problems.append(f"warmup_steps {self.warmup_steps} is longer than the run of max_steps {self.max_steps}")
         if self.min_learning_rate > self.learning_rate:
@@ -105,7 +179,7 @@ class RunConfig(BaseModel):
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one optimizer update sees."""
-        return self.micro_batch * self.grad_accum_steps * self.context
+        return self.micro_batch * self.grad_accum_steps * self.devices.count * self.context
 
     def to_yaml(self) -> str:
         """Write the config as the YAML that `roundhouse run launch` reads, leaving defaults out."""

@@ -12,7 +12,7 @@ from backend.domain.architecture import ArchitectureConfig
 from backend.domain.flops import count_flops
 from backend.domain.run_config import Objective, RunConfig
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 DeviceKind = Literal["cpu", "gpu"]
 Sharding = Literal["none", "ddp", "fsdp"]
 
@@ -60,13 +60,13 @@ class TrainingSetting(BaseModel):
 
 def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: DeviceKind, data: str | None = None) -> TrainingSetting:
     """Return the setting of a run whose network has this shape; `data` is the dataset version's id."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device == "gpu")
+    automatic: Precision = "bf16" if device == "gpu" else "fp32"
     compiled = config.compile == "on" or (config.compile == "auto" and device == "gpu")
     return TrainingSetting(
         architecture=architecture,
         objective=config.objective,
-        lora_rank=config.lora.rank if config.method == "lora" else None,
-        precision="bf16" if bf16 else "fp32",
+        lora_rank=config.lora.rank if config.method != "full" else None,
+        precision=automatic if config.precision == "auto" else config.precision,
         micro_batch=config.micro_batch,
         context=config.context,
         accumulates=config.grad_accum_steps > 1,

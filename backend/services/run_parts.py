@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.consequences import describe
-from backend.domain.run_config import Objective, RunConfig, validation_message
+from backend.domain.run_config import DATASET_KINDS, Objective, RunConfig, validation_message
 from backend.errors import Conflict, InvalidInput
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints import CheckpointView, resolve_checkpoint
@@ -20,12 +20,6 @@ from backend.services.data_reports import refuse_untrainable
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.jobs import Claim
 from backend.services.tokenizers import TokenizerView, get_tokenizer
-
-KINDS_OF: dict[Objective, tuple[str, ...]] = {
-    Objective.PRETRAIN: ("text",),
-    Objective.SFT: ("instruction", "chat"),
-    Objective.DPO: ("preference",),
-}
 
 
 @dataclass(frozen=True)
@@ -49,8 +43,8 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     version = resolve_version(ctx, config.dataset, ready=False)
     _check_kind(config, version)
     architecture, architecture_id = _architecture(ctx, config)
-    tokenizer = get_tokenizer(ctx, config.tokenizer) if config.objective is Objective.PRETRAIN and config.tokenizer else None
-    base = resolve_checkpoint(ctx, config.base) if config.objective is not Objective.PRETRAIN and config.base else None
+    tokenizer = get_tokenizer(ctx, config.tokenizer) if config.tokenizer and not config.base else None
+    base = resolve_checkpoint(ctx, config.base) if config.base else None
     _check_tokenizer(architecture, tokenizer)
     _check_context(config, architecture, base)
     seen_through = f"checkpoint:{base.id}" if base else f"tokenizer:{tokenizer.id}" if tokenizer else None
@@ -105,14 +99,14 @@ def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
         report = describe(parts.architecture)
         return report.parameters, report.trainable_parameters
     whole = (parts.base.parameters if parts.base else None) or 0
-    if config.method == "lora":
+    if config.method != "full":
         adapters = min(whole, whole // 20 + 1)  # a rank that trains more than a twentieth is unusual; the room checks exactly
         return adapters, adapters
     return whole, whole
 
 
 def _check_kind(config: RunConfig, version: VersionView) -> None:
-    fitting = KINDS_OF[config.objective]
+    fitting = DATASET_KINDS[config.objective]
     if version.kind not in fitting:
         raise InvalidInput(
             f"{config.objective} learns from a dataset of kind {' or '.join(fitting)}, and “{version.dataset}” is of kind {version.kind}.",
@@ -124,7 +118,7 @@ def _check_kind(config: RunConfig, version: VersionView) -> None:
 
 
 def _architecture(ctx: Context, config: RunConfig) -> tuple[ArchitectureConfig | None, str | None]:
-    if config.objective is not Objective.PRETRAIN or config.architecture is None:
+    if config.objective is not Objective.PRETRAIN or config.base or config.architecture is None:
         return None, None
     if isinstance(config.architecture, ArchitectureConfig):
         return config.architecture, None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -12,7 +12,7 @@ from backend.db.base import new_id
 from backend.db.tables import Job, Run
 from backend.domain.job_states import TERMINAL, JobKind, Status
 from backend.domain.names import clean_name
-from backend.domain.run_config import RunConfig
+from backend.domain.run_config import Objective, RunConfig
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person
 from backend.services.jobs import StopHow, add_job, request_stop, wake
@@ -250,9 +250,9 @@ def _run_of_key(ctx: Context, key: str) -> RunView | None:
 
 
 def _made_up_name(config: RunConfig, parts: RunParts) -> str:
-    what: dict[str, Literal["Pretrain", "Fine-tune", "Align"]] = {"pretrain": "Pretrain", "sft": "Fine-tune", "dpo": "Align"}
+    what = {Objective.PRETRAIN: "Pretrain", Objective.SFT: "Fine-tune", Objective.REWARD: "Reward model of", Objective.GRPO: "Reinforce"}
     subject = f"{parts.base.run or parts.base.name} on {parts.version.dataset}" if parts.base else f"on {parts.version.dataset}"
-    return f"{what[config.objective.value]} {subject}"[:100].replace("@", " ")
+    return f"{what.get(config.objective, 'Align')} {subject}"[:100].replace("@", " ")
 
 
 def _free_name(session: Session, name: str) -> str:

@@ -16,6 +16,7 @@ from backend.db.tables import Job, Measurement, MetricName, MetricPoint, Run
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.flops import count_flops
 from backend.domain.job_states import Status
+from backend.domain.run_config import DATASET_KINDS, Objective
 from backend.domain.scaling import PUBLISHED, ScalingLaw, get_law
 from backend.domain.scaling_fit import LawFit, fit_law
 from backend.domain.scaling_plan import DEFAULT_VOCABULARY, PlanConfig, ScalingPlan, make_plan
@@ -24,7 +25,6 @@ from backend.domain.speeds import Speed
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.datasets import VersionView, resolve_version
-from backend.services.run_parts import KINDS_OF
 from backend.services.scaling_runs import RunPool, find_pool, worth
 from backend.services.tokenizers import TokenizerView, get_tokenizer
 
@@ -73,7 +73,7 @@ def pool_of_plan(ctx: Context, config: PlanConfig) -> RunPool | None:
 def read_parts(ctx: Context, *, dataset: str | None, tokenizer: str | None, vocab_size: int | None = None) -> Reading:
     """Find what a plan or a study names. Raises NotFound, or InvalidInput for a dataset that nothing is pre-trained on."""
     version = resolve_version(ctx, dataset, ready=False) if dataset else None
-    if version is not None and version.kind not in KINDS_OF["pretrain"]:  # type: ignore[index]
+    if version is not None and version.kind not in DATASET_KINDS[Objective.PRETRAIN]:
         raise InvalidInput(
             f"“{version.dataset}” is of kind {version.kind}, and pretraining reads text.",
             remedy="Choose a dataset of text.",

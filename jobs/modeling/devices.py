@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from backend.errors import JobFailed
+from backend.errors import InvalidInput, JobFailed
 
 
 def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device:
@@ -24,13 +24,20 @@ def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device
     return torch.device("cuda" if visible and setting != "cpu" else "cpu")
 
 
-def pick_autocast(precision: Literal["auto", "fp32", "bf16"], *, device: torch.device) -> torch.dtype | None:
-    """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that has it, fp32 on the CPU."""
+def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device: torch.device) -> torch.dtype | None:
+    """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that has it, else fp16; fp32 on the CPU.
+
+    Raises InvalidInput for fp16 on a CPU, whose gradients would need a scaler that torch has for GPUs alone.
+    """
     if precision == "fp32":
         return None
     if precision == "bf16":
         return torch.bfloat16
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    if device.type != "cuda":
+        if precision == "fp16":
+            raise InvalidInput("fp16 trains on a GPU only.", remedy="Choose precision fp32, or bf16.", field="precision")
+        return None
+    return torch.float16 if precision == "fp16" or not torch.cuda.is_bf16_supported() else torch.bfloat16
 
 
 def pick_inference_dtype(*, device: torch.device) -> torch.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,11 @@ class MicroBatch:
     trained: int
     columns: torch.Tensor | None = None
 
+    @property
+    def units(self) -> int:
+        """What the loss is averaged over."""
+        return self.trained
+
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device."""
         if device.type == "cpu":
@@ -34,12 +39,12 @@ class MicroBatch:
 
 
 class Batches(Protocol):
-    """A source of training and validation data."""
+    """A source of training and validation data, of the kind that the objective's lesson takes."""
 
-    def at_step(self, step: int) -> list[MicroBatch]:
+    def at_step(self, step: int) -> list[Any]:
         """Return the micro-batches of update `step` (the first is 1)."""
 
-    def validation(self) -> list[MicroBatch]:
+    def validation(self) -> list[Any]:
         """Return the fixed batches that val_loss is measured on; empty without a val split."""
 
 

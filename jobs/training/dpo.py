@@ -119,7 +119,7 @@ def trainer_arguments(parts: Parts, place: Path, *, has_val: bool, saves: bool =
         gradient_accumulation_steps=config.grad_accum_steps,
         max_steps=config.max_steps,
         max_grad_norm=config.grad_clip,
-        beta=config.dpo_beta,
+        beta=config.preference.beta,
         max_length=config.context,
         truncation_mode=TRUNCATION,
         seed=config.seed,
@@ -245,7 +245,7 @@ class ReportingCallback(TrainerCallback):  # type: ignore[misc]
             if not math.isfinite(values["train_loss"]) or not math.isfinite(values.get("grad_norm", 0.0)):
                 raise JobFailed(
                     f"The loss became {values['train_loss']} at step {step}, learning rate {rate:.3g}.",
-                    remedy="Lower the learning rate or dpo_beta. The last checkpoint is intact.",
+                    remedy="Lower the learning rate or preference.beta. The last checkpoint is intact.",
                     field="learning_rate",
                 )
             tokens = float(logs.get("num_tokens", self._tokens_before))

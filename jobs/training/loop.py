@@ -1,4 +1,4 @@
-"""The training loop of pretrain and sft: one optimizer, one pass a step, everything else hung on it.
+"""The training loop: one optimizer, one pass a step, everything else hung on it.
 
 Given the same weights, training state and seed it computes the same numbers: batches and learning rate are functions of the step, and
 evaluation and samples leave the random state alone.
@@ -13,19 +13,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.run_config import RunConfig
 from backend.domain.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.reporter import Reporter
-from jobs.training.batches import IGNORE, Batches, MicroBatch
+from jobs.training.batches import Batches
 from jobs.training.checkpoint_store import CheckpointStore
-from jobs.training.experts import ExpertBalance, router_loss_weight
+from jobs.training.experts import ExpertBalance
+from jobs.training.lessons import Lesson
 from jobs.training.sampling import sample_completion
 from jobs.training.state import Counters, save_state
 
@@ -36,12 +34,13 @@ PROGRESS_EVERY_S = 0.25
 class TrainingLoop:
     """A run in progress. `model` is what is saved and sampled; `forward` is what is trained: the same, or its compiled form.
 
-    `token_bytes` (bytes of text per token id) switches `val_bpb` on. `sample_prompts` are (prompt, its token ids).
+    `lesson` is the objective. `sample_prompts` are (prompt, its token ids).
     """
 
     config: RunConfig
     model: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
+    lesson: Lesson
     batches: Batches
     optimizer: torch.optim.Optimizer
     store: CheckpointStore
@@ -49,7 +48,6 @@ class TrainingLoop:
     device: torch.device
     autocast: torch.dtype | None = None
     forward: torch.nn.Module | None = None
-    token_bytes: npt.NDArray[np.int32] | None = None
     sample_prompts: list[tuple[str, list[int]]] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -96,14 +94,17 @@ class TrainingLoop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         micro_batches = self.batches.at_step(step)
-        trained = sum(batch.trained for batch in micro_batches)
+        units = max(sum(batch.units for batch in micro_batches), 1)
         total = torch.zeros((), device=self.device)
+        sums: dict[str, torch.Tensor] = {}
         for batch in micro_batches:
             with self._precision():
-                losses, router_loss = self._losses(self.model if self.forward is None else self.forward, batch.to(self.device))
-                loss = losses.sum() / max(trained, 1)
-            (loss + router_loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
+                cost = self.lesson.cost(self.model if self.forward is None else self.forward, batch.to(self.device))
+            loss = cost.total / units
+            (loss if cost.extra is None else loss + cost.extra / len(micro_batches)).backward()
             total += loss.detach()
+            for name, value in cost.sums.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
         clip = self.config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], clip)
         train_loss, grad_norm = float(total), float(norm)
@@ -118,30 +119,21 @@ class TrainingLoop:
         if self.balance is not None:
             self.balance.step()
         self.metrics["train_loss"] = train_loss
-        rate = trained / max(time.perf_counter() - started, 1e-9)
-        return {"train_loss": train_loss, "learning_rate": learning_rate, "grad_norm": grad_norm, "tok_per_sec": rate}
+        measured = {name: float(value) / units for name, value in sums.items()}
+        self.metrics |= measured
+        rate = sum(batch.trained for batch in micro_batches) / max(time.perf_counter() - started, 1e-9)
+        return {"train_loss": train_loss, "learning_rate": learning_rate, "grad_norm": grad_norm, "tok_per_sec": rate, **measured}
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def _losses(self, network: torch.nn.Module, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Return the cross-entropy of every target in nats, flat, ignored ones 0; and what the routers of experts add in training."""
-        targets = batch.targets
-        weight = router_loss_weight(self.model) if network.training else 0.0
-        more: dict[str, Any] = {"output_router_logits": True} if weight else {}
-        if batch.columns is not None:  # the head runs only where something is trained on
-            targets, more = targets[:, batch.columns], {**more, "logits_to_keep": batch.columns}
-        output = network(input_ids=batch.inputs, use_cache=False, **more)
-        router_loss = weight * output.aux_loss if weight else 0.0
-        losses = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
-        return losses, router_loss
-
     def _measure(self, step: int) -> None:
         """Measure val_loss (and val_bpb) and write samples."""
         self.model.eval()
-        values = self._validate()
+        with torch.inference_mode():
+            values = self.lesson.validate(self.model, self.batches.validation(), device=self.device, precision=self._precision)
         if values:
             self.reporter.metrics(step, values)
             self.metrics |= values
@@ -157,26 +149,6 @@ class TrainingLoop:
             )
             self.reporter.sample(step, prompt, completion)
         self.model.train()
-
-    @torch.inference_mode()
-    def _validate(self) -> dict[str, float]:
-        nll, tokens, text_nll, text_bytes = 0.0, 0, 0.0, 0
-        table = None if self.token_bytes is None else torch.from_numpy(self.token_bytes)
-        for batch in self.batches.validation():
-            with self._precision():
-                losses = self._losses(self.model, batch.to(self.device))[0].double().cpu()
-            nll += float(losses.sum())
-            tokens += batch.trained
-            if table is not None:  # special tokens stand for no text: left out above and below the line
-                lengths = table[batch.targets.flatten()]
-                text_nll += float(losses[lengths > 0].sum())
-                text_bytes += int(lengths.sum())
-        if tokens == 0:
-            return {}
-        values = {"val_loss": nll / tokens}
-        if text_bytes:
-            values["val_bpb"] = text_nll / text_bytes / math.log(2)
-        return values
 
     def _save(self, *, final: bool) -> None:
         """Publish a checkpoint with its training state, then delete what need not be kept.

@@ -63,7 +63,7 @@ def load_model(parts: Parts, *, resume_from: Path | None) -> Any:
 
 def _load_model(parts: Parts, *, resume_from: Path | None) -> Any:
     config, tokenizer = parts.config, parts.tokenizer
-    if config.objective is Objective.PRETRAIN and resume_from is None:
+    if config.objective is Objective.PRETRAIN and parts.base is None and resume_from is None:
         return build_network(
             check_architecture(parts),
             seed=config.seed,

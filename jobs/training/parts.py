@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.run_config import Objective, RunConfig
+from backend.domain.run_config import DATASET_KINDS, Objective, RunConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.chat import teach_template
 from jobs.modeling.checkpoints import load_tokenizer
@@ -20,8 +20,6 @@ from jobs.modeling.devices import pick_autocast, pick_device, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.metering import MemoryMeter, MeteredReporter
-
-KINDS = {Objective.PRETRAIN: ("text",), Objective.SFT: ("instruction", "chat"), Objective.DPO: ("preference",)}
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
     payload = spec.payload
     config = RunConfig.model_validate(payload["config"])
     kind = payload["dataset_kind"]
-    if kind not in KINDS[config.objective]:
-        wanted = " or ".join(KINDS[config.objective])
+    if kind not in DATASET_KINDS[config.objective]:
+        wanted = " or ".join(DATASET_KINDS[config.objective])
         raise InvalidInput(f"{config.objective} trains on a dataset of kind {wanted}, and this one is {kind}.", field="dataset")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     threads = set_threads(payload.get("threads") or None)

@@ -15,6 +15,7 @@ from jobs.training.batches import Batches
 from jobs.training.checkpoint_store import estimate_checkpoint_bytes
 from jobs.training.compiling import compile_network
 from jobs.training.experts import ExpertBalance
+from jobs.training.lessons import LanguageLesson
 from jobs.training.loop import TrainingLoop
 from jobs.training.networks import load_batches, load_model, make_optimizer
 from jobs.training.parts import Parts, gather_parts, memory_in_words
@@ -72,6 +73,7 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
         config=config,
         model=model,
         tokenizer=parts.tokenizer,
+        lesson=LanguageLesson(token_bytes(parts.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None),
         batches=batches,
         optimizer=optimizer,
         store=parts.store,
@@ -79,7 +81,6 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
         device=parts.device,
         autocast=parts.autocast,
         forward=compile_network(model, config=config, batch=batches.at_step(1)[0], device=parts.device, reporter=parts.reporter),
-        token_bytes=token_bytes(parts.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,
         sample_prompts=[(prompt, encode_sample_prompt(parts.tokenizer, prompt, chat=not is_text)) for prompt in config.sample_prompts],
         counters=counters,
         balance=None if isinstance(model, peft.PeftModel) else ExpertBalance(model),  # an adapter's checkpoint would not keep the biases

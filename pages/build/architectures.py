@@ -79,11 +79,12 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
                 st.toast(f"Saved {plain(saved.name)}.", icon=":material/check_circle:")
 
 
-def draw_yaml(config: ArchitectureConfig) -> None:
-    """Show the config as YAML, and read one back."""
-    with st.expander("Show as YAML", icon=":material/data_object:"):
-        st.code(architecture_yaml(config), language="yaml")
-        st.caption("`roundhouse architecture describe FILE.yaml` reads the same text.")
+def draw_yaml(config: ArchitectureConfig | None) -> None:
+    """Show the config as YAML, and read one back. What was opened stays open while the page changes above it."""
+    with st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun"):
+        if config is not None:
+            st.code(architecture_yaml(config), language="yaml")
+            st.caption("`roundhouse architecture describe FILE.yaml` reads the same text.")
         st.text_area("Read from YAML", key="architecture_yaml", height=120, placeholder="num_layers: 6\nwidth: 192\n…")
         st.button("Put into the form", key="architecture_read", icon=":material/input:", on_click=read_yaml)
         with errors_shown():
@@ -127,5 +128,5 @@ with page_frame("Architectures", "Design a decoder, and see what it would cost b
             precision = draw_cost(config)
             draw_memory(ctx, config, precision=precision)
             draw_block(config)
-            draw_yaml(config)
+        draw_yaml(config)
     draw_saved(ctx, person)

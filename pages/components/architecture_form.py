@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
-from pydantic import ValidationError
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.architecture import FIELD_HELP, ArchitectureConfig
+from backend.domain.architecture import FIELD_HELP, ArchitectureConfig, problems_despite
 from backend.domain.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, why_not
-from backend.domain.shape_rules import fill_defaults, problems_by_field
+from backend.domain.shape_rules import fill_defaults
 from backend.services.context import Context
 from backend.services.tokenizers import list_tokenizers
 from pages.components.frame import plain
@@ -224,9 +223,5 @@ def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[s
                 values[field] = float(cleaned) if field in FLOATS else int(cleaned)
             except ValueError:
                 problems[field] = f"“{text}” is not a {'number' if field in FLOATS else 'whole number'}." if cleaned else "Give a number."
-    if problems:
-        return problems, None
-    try:
-        return {}, ArchitectureConfig.model_validate(values)
-    except ValidationError as error:
-        return problems_by_field(error), None
+    problems = problems_despite(values, unreadable=tuple(problems)) | problems
+    return problems, None if problems else ArchitectureConfig.model_validate(values)

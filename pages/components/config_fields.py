@@ -22,7 +22,6 @@ LABELS: dict[str, str] = {
     "beta1": "Beta 1",
     "beta2": "Beta 2",
     "grad_clip": "Gradient clip",
-    "dpo_beta": "DPO beta",
     "seed": "Seed",
     "eval_every": "Measure every, steps",
     "eval_batches": "Batches per measurement",

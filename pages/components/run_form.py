@@ -9,12 +9,11 @@ from uuid import uuid4
 import streamlit as st
 
 from backend.domain.architecture import ArchitectureConfig
-from backend.domain.run_config import Objective, RunConfig
+from backend.domain.run_config import DATASET_KINDS, Objective, RunConfig
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints import list_checkpoints
 from backend.services.context import Context
 from backend.services.datasets import list_datasets
-from backend.services.run_parts import KINDS_OF
 from backend.services.tokenizers import list_tokenizers
 from pages.components.config_fields import LABELS, PREFIX, draw_field, set_field
 from pages.components.frame import plain
@@ -52,6 +51,7 @@ def fill_form(config: RunConfig) -> None:
     st.session_state[PREFIX + "rank"] = config.lora.rank
     st.session_state[PREFIX + "alpha"] = config.lora.alpha
     st.session_state[PREFIX + "lora_dropout"] = config.lora.dropout
+    st.session_state[PREFIX + "beta"] = config.preference.beta
     st.session_state[PREFIX + "prompts"] = "\n".join(config.sample_prompts)
     wanted = {"dataset": config.dataset, "architecture": config.architecture, "tokenizer": config.tokenizer, "base": config.base}
     st.session_state["launch_wanted"] = {
@@ -81,7 +81,8 @@ def draw_run_form(ctx: Context) -> FormState:
             st.caption(title)
             _draw_fields(names, values, columns=4)
         if objective == Objective.DPO.value:
-            values["dpo_beta"] = draw_field("dpo_beta")
+            beta = st.number_input("Beta", min_value=0.001, key=PREFIX + "beta", format="%g", help="Strength of the pull to the reference.")
+            values["preference"] = {"beta": float(beta)}
         prompts = st.text_area("Sample prompts, one a line", key=PREFIX + "prompts", height=100) or ""
         values["sample_prompts"] = tuple(line for line in prompts.splitlines() if line.strip())
     with st.expander("Where it runs", icon=":material/memory:"):
@@ -134,7 +135,7 @@ def _draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> None
 def _dataset_options(ctx: Context, objective: str) -> dict[str, str]:
     """Return the datasets that fit an objective: name to label."""
     options: dict[str, str] = {}
-    for dataset in list_datasets(ctx, kinds=KINDS_OF[Objective(objective)]):
+    for dataset in list_datasets(ctx, kinds=DATASET_KINDS[Objective(objective)]):
         newest = dataset.newest
         if newest is not None and (newest.is_ready or newest.is_importing):
             rows = plural(newest.train_rows, "row") if newest.is_ready else "being imported"

@@ -12,13 +12,22 @@ from backend.services.runs import archive_run, rename_run, resume_run, retry_run
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.words import ago, plural, size
 
-OBJECTIVES: dict[str, str] = {"pretrain": "Pre-training", "sft": "Fine-tuning", "dpo": "Preference training (DPO)"}
+OBJECTIVES: dict[str, str] = {
+    "pretrain": "Pre-training",
+    "sft": "Fine-tuning",
+    "dpo": "Preferences (DPO)",
+    "kto": "Labelled answers (KTO)",
+    "orpo": "Preferences (ORPO)",
+    "simpo": "Preferences (SimPO)",
+    "reward": "Reward model",
+    "grpo": "Rewards (GRPO)",
+}
 
 
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
     """Draw what the run is made of, each part a link to where it comes from."""
     run = detail.run
-    what = OBJECTIVES.get(run.objective, run.objective) + (" with LoRA" if run.method == "lora" else "")
+    what = OBJECTIVES.get(run.objective, run.objective) + ({"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, ""))
     who = f" by {plain(run.created_by)}" if run.created_by else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.caption(f"{what}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")

@@ -23,6 +23,9 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
     """Draw the form; return the values of a `PlanConfig`."""
     devices = list_devices(ctx)
     values: dict[str, Any] = _draw_budget(ctx, known=bool(devices))
+    for field, name in zip(("dataset", "tokenizer"), first_parts(ctx), strict=True):
+        if field not in st.query_params:
+            st.session_state.setdefault(field, name)  # a default that can be cleared
     left, right = st.columns(2)
     values["dataset"] = left.selectbox(
         "Dataset", dataset_options(ctx), index=None, key="dataset", bind="query-params", placeholder="Any",
@@ -95,6 +98,15 @@ def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
 def law_label(key: str) -> str:
     """Name a law for a choice."""
     return OWN_LABEL if key == OWN else PUBLISHED[key].title
+
+
+def first_parts(ctx: Context) -> tuple[str | None, str | None]:
+    """Return a dataset and a tokenizer to begin with: the newest tokenizer that learnt from a text, with that text."""
+    datasets, tokenizers = dataset_options(ctx), list_tokenizers(ctx, ready=True)
+    for tokenizer in tokenizers:
+        if (learnt_from := (tokenizer.dataset or "").rpartition("@")[0]) in datasets:
+            return learnt_from, tokenizer.name
+    return next(iter(datasets), None), next((tokenizer.name for tokenizer in tokenizers), None)
 
 
 def dataset_options(ctx: Context) -> list[str]:

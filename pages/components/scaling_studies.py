@@ -15,7 +15,7 @@ from backend.services.scaling import OWN
 from backend.services.scaling_studies import StudyView, launch_study, list_studies, preview_study, study_yaml, suggest_budgets
 from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.row_link import row_link
-from pages.components.scaling_form import dataset_options, law_label, tokenizer_options
+from pages.components.scaling_form import dataset_options, first_parts, law_label, tokenizer_options
 from pages.components.scaling_study_detail import draw_study
 from pages.components.words import ago, plural, short
 
@@ -63,7 +63,7 @@ def _draw_new(ctx: Context, person: Person) -> None:
     halves = st.grid(2, min_column_width=400, gap="large")
     left, right = halves.cell(), halves.cell()
     with left, st.container(border=True):
-        values = _draw_form(datasets, tokenizers, ", ".join(say_budget(budget) for budget in suggest_budgets(ctx)))
+        values = _draw_form(datasets, tokenizers, first_parts(ctx), ", ".join(say_budget(budget) for budget in suggest_budgets(ctx)))
     with right:
         try:
             config = parse_study(values)
@@ -75,10 +75,10 @@ def _draw_new(ctx: Context, person: Person) -> None:
         _draw_launch(ctx, person, config, preview)
 
 
-def _draw_form(datasets: list[str], tokenizers: list[str], budgets_text: str) -> dict[str, Any]:
+def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | None, str | None], budgets_text: str) -> dict[str, Any]:
     left, right = st.columns(2)
-    dataset = left.selectbox("Dataset", datasets, key="study_dataset")
-    tokenizer = right.selectbox("Tokenizer", tokenizers, key="study_tokenizer")
+    dataset = left.selectbox("Dataset", datasets, index=_place(datasets, first[0]), key="study_dataset")
+    tokenizer = right.selectbox("Tokenizer", tokenizers, index=_place(tokenizers, first[1]), key="study_tokenizer")
     budgets = st.text_input(
         "Budgets, FLOPs", budgets_text, key="study_budgets", help="Two to four, with a factor of three and more between neighbours."
     )
@@ -101,6 +101,10 @@ def _draw_form(datasets: list[str], tokenizers: list[str], budgets_text: str) ->
     }  # fmt: skip
 
 
+def _place(options: list[str], wanted: str | None) -> int:
+    return options.index(wanted) if wanted in options else 0
+
+
 def _read_budgets(text: str) -> list[Any]:
     """Return the numbers of a list; what is no number stays text, so that the schema names it."""
     found: list[Any] = []
@@ -117,19 +121,23 @@ def _read_budgets(text: str) -> list[Any]:
 
 def _draw_preview(preview: StudyPlan) -> None:
     total = plural(len(preview.runs), "run")
-    time = f", about {say_duration(preview.seconds)} one after the other" if preview.seconds is not None else ""
+    time = f", about {say_duration(preview.seconds)} one after the other" if preview.seconds is not None else ", how long is not known yet"
     st.markdown(f"**{total}{time}**")
     rows = [
         {
             "Budget": say_budget(run.budget), "Parameters": run.parameters, "Tokens": short(run.tokens), "Steps": run.config.max_steps,
-            "Learning rate": run.config.learning_rate, "Passes over the data": None if run.epochs is None else round(run.epochs, 2),
-            "Time": "not known" if run.seconds is None else say_duration(run.seconds),
+            "Learning rate": run.config.learning_rate, "Epochs": None if run.epochs is None else round(run.epochs, 2),
+            **({} if run.seconds is None else {"Time": say_duration(run.seconds)}),
         }
         for run in preview.runs
     ]  # fmt: skip
     st.dataframe(
         rows, hide_index=True, key="study_preview", height=min(420, 38 + 35 * len(rows)),
-        column_config={"Parameters": st.column_config.NumberColumn(format="localized"), "Learning rate": st.column_config.NumberColumn(format="%.3g")},
+        column_config={
+            "Parameters": st.column_config.NumberColumn(format="localized"), "Steps": st.column_config.NumberColumn(format="localized"),
+            "Learning rate": st.column_config.NumberColumn("Rate", format="%.3g", help="Learning rate, by the rule for its size and tokens."),
+            "Epochs": st.column_config.NumberColumn(help="Passes over the dataset."),
+        },
     )  # fmt: skip
     for text in preview.notes:
         st.caption(f":material/info: {plain(text)}")

@@ -65,6 +65,16 @@ def test_several_problems_are_told_at_once_each_beside_its_field() -> None:
     assert "num_heads: width 129 can't be shared among 4 heads" in message  # a YAML file's reader must know which line
 
 
+def test_what_is_unreadable_or_out_of_bounds_hides_nothing_and_is_not_guessed_at() -> None:
+    unread = problems_despite({"num_heads": 6, "num_kv_heads": 4}, unreadable=["width"])
+    assert list(unread) == ["num_kv_heads"], "6 heads can't share 4; whether they share the width is open"
+    outside = problems_despite({"num_layers": 0, "width": 130})
+    assert set(outside) == {"num_layers", "num_heads"}
+    assert "130 / 4 is not whole" in outside["num_heads"]
+    assert problems_despite({"family": "deepseek_v3", "dense_layers": 3}, unreadable=["num_layers"]) == {}
+    assert problems_despite({}, unreadable=["num_kv_heads"]) == {}
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_family_says_what_it_is_made_of_and_why_it_lacks_the_rest(family: str) -> None:
     entry = FAMILIES[family]

@@ -42,7 +42,7 @@ def test_a_message_quotes_no_more_than_a_line_of_what_was_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["seed: 99999999999999999999999", "weight_decay: .inf", "grad_clip: .inf", "dpo_beta: .inf", "lora: {alpha: .inf}"]
+    "line", ["seed: 99999999999999999999999", "weight_decay: .inf", "grad_clip: .inf", "preference: {beta: .inf}", "lora: {alpha: .inf}"]
 )
 def test_a_number_that_no_trainer_could_take_is_refused_at_launch(line: str) -> None:
     with pytest.raises(InvalidInput, match=line.split(":")[0]):
