@@ -74,6 +74,15 @@ def test_the_first_day_has_a_plan_with_its_source_and_a_way_on(site: Context) ->
     assert "Choose a dataset and a tokenizer" in use.label
 
 
+def test_a_plan_begins_with_the_newest_tokenizer_and_its_text_and_both_can_be_taken_out(site: Context) -> None:
+    add_parts(site)
+    app = open_planner()
+    assert (app.selectbox(key="dataset").value, app.selectbox(key="tokenizer").value) == ("tales", "pieces")
+    app.selectbox(key="dataset").set_value(None).run()
+    assert app.selectbox(key="dataset").value is None
+    assert next(button for button in app.button if button.key == "plan_use").label == "Choose a dataset to launch this"
+
+
 def test_the_page_and_the_command_line_say_the_same(site: Context) -> None:
     add_parts(site)
     app = open_planner(flops="1e17", dataset="tales", tokenizer="pieces", context="64")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from backend.domain.architecture import FIELD_HELP, ArchitectureConfig
+from backend.domain.architecture import FIELD_HELP, ArchitectureConfig, problems_despite
 from backend.domain.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, why_not
 from backend.domain.run_config import RunConfig, parse_run_config, validation_message
 from backend.domain.shape_rules import problems_by_field
