@@ -1,4 +1,4 @@
-"""How much of a batch is text: rows padded to the longest beside them, or packed into the context."""
+"""How rows of unlike lengths share sequences: packed into the context, or padded to the longest beside them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ import numpy.typing as npt
 Lengths = npt.NDArray[np.int64]
 
 
-def first_fit_decreasing(lengths: Lengths, capacity: int) -> int:
-    """Return how many bins of `capacity` hold all rows by first-fit decreasing (at most 11/9 of the fewest possible, plus 6/9).
+def pack_rows(lengths: Lengths, capacity: int) -> npt.NDArray[np.int64]:
+    """Return the sequence, counted from 0, that each row goes to by first-fit decreasing; -1 for empty rows, which go nowhere.
 
-    Dósa (2007), The tight bound of first fit decreasing bin-packing. Rows of one length are placed together, so that a million rows take
-    as long as there are different lengths. Rows longer than a bin count as full bins' worth of `capacity`; empty ones need none.
+    At most 11/9 of the fewest possible sequences, plus 6/9 (Dósa 2007, The tight bound of first fit decreasing bin-packing). Rows of one
+    length are placed together, in the order given, so that a million rows take as long as there are different lengths. Rows longer than
+    `capacity` fill a sequence of their own.
     """
-    lengths = np.minimum(lengths[lengths > 0], capacity)
-    sizes, counts = np.unique(lengths, return_counts=True)
-    room = np.empty(0, dtype=np.int64)  # of the bins opened so far, in order; full ones are dropped
-    closed = 0
+    fitted = np.minimum(lengths, capacity)
+    order = np.argsort(-fitted, kind="stable")
+    sizes, counts = np.unique(fitted[fitted > 0], return_counts=True)
+    where = np.full(len(lengths), -1, dtype=np.int64)
+    room = names = np.empty(0, dtype=np.int64)  # of the sequences that still take a row, in the order in which they were opened
+    opened = done = 0
     for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
         fits = room // size
-        before = np.cumsum(fits) - fits
-        placed = np.clip(count - before, 0, fits)
-        room = room - placed * size
-        left = count - int(placed.sum())
-        each = capacity // size
-        full, rest = divmod(left, each)
-        room = np.concatenate([room, np.full(full, capacity - each * size), np.full(1 if rest else 0, capacity - rest * size)])
+        placed = np.clip(count - (np.cumsum(fits) - fits), 0, fits)
+        left, each = count - int(placed.sum()), capacity // size
+        fresh = np.full(-(-left // each), each, dtype=np.int64)
+        if left % each:
+            fresh[-1] = left % each
+        new = np.arange(opened, opened + len(fresh))
+        where[order[done : done + count]] = np.concatenate([np.repeat(names, placed), np.repeat(new, fresh)])
+        done, opened = done + count, opened + len(fresh)
+        room, names = np.concatenate([room - placed * size, capacity - fresh * size]), np.concatenate([names, new])
         usable = room >= sizes[0]
-        closed += int((~usable).sum())
-        room = room[usable]
-    return closed + len(room)
+        room, names = room[usable], names[usable]
+    return where
+
+
+def count_sequences(lengths: Lengths, capacity: int) -> int:
+    """Return how many sequences `pack_rows` fills."""
+    return int(pack_rows(lengths, capacity).max(initial=-1)) + 1
 
 
 def padded_positions(lengths: Lengths, *, batch: int, padded: Callable[[int], int]) -> int:

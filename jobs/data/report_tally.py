@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.domain.data_report import Epoch, Lengths, Packing, ReportQuestion, RowRef, Split, SplitReport, Trainer, ZeroLabelRow
-from backend.domain.packing import first_fit_decreasing, padded_positions
+from backend.domain.packing import count_sequences, padded_positions
 from jobs.data.report_rows import Row, Rows, excerpt, parts_of
 from jobs.data.report_views import Seen
 from jobs.training.batches import EpochOrder
@@ -88,7 +88,7 @@ class Tally:
             return _windows(kept, question, batch)
         if trainer == "none" or not len(kept):
             return Epoch(), Packing()
-        packed = first_fit_decreasing(kept, question.context)
+        packed = count_sequences(kept, question.context)
         sides = 2 if trainer == "dpo" else 1
         longest = kept.reshape(-1, sides).max(axis=1)
         _, order = EpochOrder(len(longest), seed=SEED).take(0, len(longest))
@@ -113,7 +113,7 @@ def _windows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, 
     windows = max(0, windows_of(total, question.context))
     alone = np.minimum(kept[kept > 0], question.context)
     positions = padded_positions(alone, batch=question.micro_batch, padded=lambda most: most)
-    packed = first_fit_decreasing(kept[kept > 0], question.context)
+    packed = count_sequences(kept[kept > 0], question.context)
     packing = Packing(
         trainer=1.0 if windows else None,
         padded=int(alone.sum()) / positions if positions else None,

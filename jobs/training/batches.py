@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,25 +17,42 @@ IGNORE = -100
 class MicroBatch:
     """One forward pass: `inputs` and `targets` of shape (sequences, tokens), already shifted by one.
 
-    `trained` counts the targets that are not IGNORE. `columns` are the positions that have one in any row, None for all.
+    `trained` counts the targets that are not IGNORE. `columns` are the positions that have one in any row, None for all. Rows that
+    share a sequence have `positions`, which begin at 0 with each row, and `row_ends`, which stays on the CPU (see `row_attention`).
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     trained: int
     columns: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    row_ends: torch.Tensor | None = None
 
     @property
     def units(self) -> int:
         """What the loss is averaged over."""
         return self.trained
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the network is called with."""
+        packed = {"position_ids": self.positions, "row_ends": self.row_ends} if self.row_ends is not None else {}
+        return {"input_ids": self.inputs, "use_cache": False, **packed}
+
     def to(self, device: torch.device) -> MicroBatch:
         """Return the batch on a device."""
         if device.type == "cpu":
             return self
-        columns = None if self.columns is None else self.columns.to(device, non_blocking=True)
-        return MicroBatch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), self.trained, columns)
+        moved = {
+            name: None if value is None else value.to(device, non_blocking=True)
+            for name, value in (
+                ("inputs", self.inputs),
+                ("targets", self.targets),
+                ("columns", self.columns),
+                ("positions", self.positions),
+            )
+        }
+        return replace(self, **moved)
 
 
 class Batches(Protocol):

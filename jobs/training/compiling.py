@@ -22,7 +22,7 @@ def compile_network(
     try:
         compiled: torch.nn.Module = torch.compile(model)  # type: ignore[assignment]
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            logits = compiled(input_ids=batch.inputs, use_cache=False).logits
+            logits = compiled(**batch.arguments).logits
             logits.float().mean().backward()
     except Exception as error:  # whatever stops a compiler (none installed, an operator it lacks), eager computes the same
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]

@@ -86,7 +86,7 @@ class LanguageLesson:
         more: dict[str, Any] = {"output_router_logits": True} if weight else {}
         if batch.columns is not None:  # the head runs only where something is trained on
             targets, more = targets[:, batch.columns], {**more, "logits_to_keep": batch.columns}
-        output = network(input_ids=batch.inputs, use_cache=False, **more)
+        output = network(**batch.arguments, **more)
         router_loss = weight * output.aux_loss if weight else None
         losses = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
         return losses, router_loss

@@ -1,0 +1,114 @@
+"""Attention over rows that share a sequence: each is attended alone, so no row reads another and no mask is needed.
+
+Everything else of a network works on single positions, so rows are laid end to end without padding. A mask over the whole would cost
+its length squared; here the cost is that of the rows. Registered with transformers as one more way of computing attention.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from jobs.modeling.checkpoints import UNUSABLE
+
+NAME = "rows"
+TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+"""Largest difference of logits, as a share of the largest, between a row alone and the same row beside another. GPUs round to tf32."""
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def row_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    row_ends: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend each row of a sequence alone; `row_ends` (on the CPU) says where rows end. Without it, the usual attention.
+
+    Shapes: query (1, heads, tokens, size), key and value (1, key heads, tokens, size); returns (1, tokens, heads, size of a value).
+    """
+    if row_ends is None:
+        output: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, sliding_window=sliding_window, **more
+        )
+        return output
+    if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
+        raise NotImplementedError("this attention is more than a softmax over keys")
+    groups = query.shape[1] // key.shape[1]
+    lengths = np.diff(row_ends.numpy(), prepend=0).tolist()
+    rows = []
+    for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
+        mask = _window_mask(q.shape[2], sliding_window, q.device)
+        grouped = groups > 1 and mask is None and k.shape[-1] == v.shape[-1]
+        if groups > 1 and not grouped:
+            k, v = repeat_kv(k, groups), repeat_kv(v, groups)
+        rows.append(
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None, enable_gqa=grouped
+            )
+        )
+    return torch.cat(rows, dim=2).transpose(1, 2), None
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Return who reads whom in a row longer than the window; None for a row that fits."""
+    if window is None or length <= window:
+        return None
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return causal.triu(1 - window)
+
+
+def _mask(*args: Any, allow_is_causal_skip: bool = True, **more: Any) -> torch.Tensor | None:
+    """Return no mask for rows that share a sequence (transformers sees them by their positions), the usual one otherwise."""
+    return sdpa_mask(*args, allow_is_causal_skip=True, **more) if allow_is_causal_skip else None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, row_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)
+
+
+def attend_by_row(network: PreTrainedModel) -> bool:
+    """Switch a network to attention by row, if that computes what the rows alone do; say whether it does.
+
+    It is tried on two rows, so that a network with other ways of mixing positions (ALiBi, recurrence) is found out whatever its name.
+    The random state and the network's mode are left alone.
+    """
+    was, training = network.config._attn_implementation, network.training
+    if not network._can_set_attn_implementation():
+        return False
+    try:
+        network.set_attn_implementation(NAME)
+        if _rows_stay_apart(network.eval()):
+            return True
+    except UNUSABLE:
+        pass
+    finally:
+        network.train(training)
+    network.set_attn_implementation(was)
+    return False
+
+
+@torch.inference_mode()
+def _rows_stay_apart(network: PreTrainedModel) -> bool:
+    device = network.get_input_embeddings().weight.device
+    vocabulary = network.get_input_embeddings().num_embeddings
+    first, second = (torch.arange(count, device=device) * 7 % vocabulary for count in (11, 6))
+    positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))]).to(device)[None]
+    ends = torch.tensor([len(first), len(first) + len(second)])
+    together = network(input_ids=torch.cat([first, second])[None], position_ids=positions, row_ends=ends, use_cache=False).logits
+    alone = torch.cat([network(input_ids=row[None], use_cache=False).logits for row in (first, second)], dim=1)
+    allowed = TOLERANCE.get(device.type, 2e-2) * float(alone.abs().max())
+    return bool((together - alone).abs().max() <= allowed)
