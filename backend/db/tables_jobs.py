@@ -61,6 +61,8 @@ class Run(Table):
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"))
     base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True), index=True)
     group_id: Mapped[str | None] = mapped_column(ForeignKey("run_groups.id"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)  # the run whose config this one was made from
+    warnings: Mapped[list[Any]] = mapped_column(default=list)  # what was said before the launch, and launched all the same
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Job, Run
 from backend.domain.job_states import TERMINAL, JobKind, Status
+from backend.domain.launch_warnings import LaunchWarning
 from backend.domain.names import clean_name
 from backend.domain.run_config import Objective, RunConfig
 from backend.errors import Conflict, InvalidInput
@@ -33,11 +35,14 @@ def launch_run(
     depends_on: str | None = None,
     tags: tuple[str, ...] = (),
     group_id: str | None = None,
+    parent: str | None = None,
+    warnings: Sequence[LaunchWarning] = (),
 ) -> RunView:
     """Queue a run. The same `idempotency_key` gives the same run back, so that a double click is one run.
 
     A dataset or tokenizer that is still being made is waited for; `depends_on` names another job to wait for. `group_id` is the row
-    of `run_groups` that the run is a part of.
+    of `run_groups` that the run is a part of, `parent` the run whose config this one was made from, `warnings` what somebody was told
+    and launched all the same.
     Raises InvalidInput, NotFound or Conflict naming field, value and cure; NotAllowed for a rater; Unavailable for a full disk.
     """
     require_builder(person)
@@ -59,6 +64,8 @@ def launch_run(
                 depends_on=depends_on or parts.wait_for,
                 tags=clean_tags(tags),
                 group_id=group_id,
+                parent_id=find_run(session, parent).id if parent else None,
+                warnings=[warning.model_dump(mode="json") for warning in warnings],
             )
     except IntegrityError:  # the same key in the same moment, from another process
         again = _run_of_key(ctx, idempotency_key) if idempotency_key else None
@@ -178,7 +185,9 @@ def _insert(
     key: str | None,
     depends_on: str | None,
     tags: list[str],
-    group_id: str | None = None,
+    group_id: str | None,
+    parent_id: str | None,
+    warnings: list[dict[str, Any]],
 ) -> str:
     run_id = new_id()
     name = _free_name(session, clean_name(config.name, what="A run") if config.name.strip() else _made_up_name(config, parts))
@@ -199,6 +208,8 @@ def _insert(
             tokenizer_id=parts.tokenizer.id if parts.tokenizer else None,
             base_id=parts.base.id if parts.base else None,
             group_id=group_id,
+            parent_id=parent_id,
+            warnings=warnings,
             tags=tags,
             created_by=person.id,
             created_at=ctx.now(),
