@@ -14,12 +14,12 @@ from backend.db.tables_evaluate import (
     Score,
     Vote,
 )
-from backend.db.tables_jobs import Job, LogLine, Measurement, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
+from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
 from backend.db.tables_people import ApiKey, User
 from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, Usage
 
 __all__ = [
     "Analysis", "ApiKey", "Architecture", "Battle", "Campaign", "CampaignPrompt", "Checkpoint", "Completion", "Contestant", "Conversation",
-    "Dataset", "DatasetVersion", "Deployment", "Endpoint", "Evaluation", "EvaluationItem", "Job", "LogLine", "Measurement", "Message", "MetricName",
-    "MetricPoint", "Rater", "Replica", "Run", "RunGroup", "Sample", "Score", "Slot", "Table", "Tokenizer", "Usage", "User", "Vote", "Worker",
+    "Dataset", "DatasetVersion", "Deployment", "Endpoint", "Evaluation", "EvaluationItem", "Job", "LogLine", "Measurement", "Message", "MetricBlock",
+    "MetricName", "MetricPoint", "Rater", "Replica", "Run", "RunGroup", "Sample", "Score", "Slot", "Table", "Tokenizer", "Usage", "User", "Vote", "Worker",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Float, ForeignKey, Index, String, Text
+from sqlalchemy import BigInteger, Float, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
@@ -48,9 +48,13 @@ class Job(Table):
 
 
 class Run(Table):
-    """One experiment: one config, one set of curves. Its status is that of its newest job."""
+    """One experiment: one config, one set of curves. Its status is that of its newest job.
+
+    `origin`: `launched`, or `imported` (curves of another program's log, without a config and without a job).
+    """
 
     __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_archived_at_created_at", "archived_at", "created_at"),)
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     name: Mapped[str] = mapped_column(String(120))
     objective: Mapped[str] = mapped_column(String(20))
@@ -67,6 +71,8 @@ class Run(Table):
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)
     summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    origin: Mapped[str] = mapped_column(String(10), default="launched")
+    packed_to: Mapped[int] = mapped_column(default=0)  # points of the steps before this one lie in metric_blocks too
     curve_resets: Mapped[int] = mapped_column(default=0)  # how often points were dropped: a browser that saw fewer asks for all again
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -128,6 +134,20 @@ class MetricPoint(Table):
     step: Mapped[int] = mapped_column(primary_key=True)
     value: Mapped[float] = mapped_column(Float)
     time: Mapped[float] = mapped_column(Float)
+
+
+class MetricBlock(Table):
+    """Copies of the points of 4,096 steps of one metric, packed, so that a long curve is read in few rows. Can be made again at any time.
+
+    `points` holds the steps (int64), then the values, then the times (float64), little-endian.
+    """
+
+    __tablename__ = "metric_blocks"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.id"), primary_key=True)
+    name_id: Mapped[int] = mapped_column(ForeignKey("metric_names.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)  # of the first step, divided by 4,096
+    points: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class LogLine(Table):

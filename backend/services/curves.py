@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from sqlalchemy import select
 
-from backend.db.tables import MetricName, MetricPoint, Run
+from backend.db.tables import Run
 from backend.services.context import Context
+from backend.services.metric_blocks import Points, metric_names, read_points
 from backend.services.metrics import MAX_POINTS, downsample
 
 FRESH_S = 0.2
 MAX_RUNS = 64
+CLIP = (1, 99)  # percentiles between which a range that outliers do not stretch is drawn
 MAX_HELD = 5_000_000  # points of all runs together, at 24 bytes each
 
 
@@ -36,11 +38,10 @@ class _Trace:
     times: array[float] = field(default_factory=lambda: array("d"))
     whole: tuple[int, str] | None = None  # (number of points, JSON of the downsampled curve)
 
-    def extend(self, rows: list[tuple[int, float, float]]) -> None:
-        steps, values, times = zip(*rows, strict=True)
-        self.steps.extend(steps)
-        self.values.extend(values)
-        self.times.extend(times)
+    def extend(self, points: Points) -> None:
+        self.steps.frombytes(points.steps.tobytes())
+        self.values.frombytes(points.values.tobytes())
+        self.times.frombytes(points.times.tobytes())
 
     def after(self, step: int, started: float) -> str | None:
         """Return the JSON of what came after a step; None if nothing did."""
@@ -58,7 +59,9 @@ class _Trace:
             values = np.array(self.values, dtype=np.float64)
             kept = downsample(steps, values, MAX_POINTS)
             times = np.array(self.times, dtype=np.float64)[kept]
-            text = _to_json(steps[kept].tolist(), values[kept].tolist(), times.tolist(), started, is_whole=True)
+            text = _to_json(
+                steps[kept].tolist(), values[kept].tolist(), times.tolist(), started, is_whole=True, clip=np.percentile(values, CLIP)
+            )
             self.whole = (len(self.steps), text)
         return self.whole[1]
 
@@ -86,7 +89,7 @@ class CurveCache:
         self._lock = threading.Lock()
 
     def points_json(self, ctx: Context, run_id: str, *, after: Mapping[str, int], resets: int | None) -> str:
-        """Return {"resets", "started", "metrics": {name: {"whole", "steps", "values", "times"}}} as JSON.
+        """Return {"resets", "started", "metrics": {name: {"whole", "clip", "steps", "values", "times"}}} as JSON.
 
         `after` holds the last step that the viewer has of each metric, and `resets` the count it saw with them: if points were
         dropped since (a run resumed from an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
@@ -125,25 +128,26 @@ def _refresh(ctx: Context, run_id: str, entry: _RunCurves) -> None:
             return
         if resets != entry.resets:
             entry.traces, entry.resets = {}, resets
-        held = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
-        names = session.execute(select(MetricName.id, MetricName.name).where(held).order_by(MetricName.id)).all()
-        for name_id, name in names:
+        for name_id, name in metric_names(session, run_id):
             trace = entry.traces.setdefault(name, _Trace())
-            last = trace.steps[-1] if trace.steps else -1
-            rows = session.execute(
-                select(MetricPoint.step, MetricPoint.value, MetricPoint.time)
-                .where(MetricPoint.run_id == run_id, MetricPoint.name_id == name_id, MetricPoint.step > last)
-                .order_by(MetricPoint.step)
-            ).all()
-            if rows:
-                trace.extend([(row[0], row[1], row[2]) for row in rows])
+            trace.extend(read_points(session, run_id, name_id, after=trace.steps[-1] if trace.steps else -1))
     firsts = [trace.times[0] for trace in entry.traces.values() if trace.times]
     entry.started = min(firsts, default=0.0)
 
 
-def _to_json(steps: Iterable[int], values: Iterable[float], times: Iterable[float], started: float, *, is_whole: bool) -> str:
-    """Write points with six significant digits, which is more than a screen shows."""
+def _to_json(
+    steps: Iterable[int],
+    values: Iterable[float],
+    times: Iterable[float],
+    started: float,
+    *,
+    is_whole: bool,
+    clip: Iterable[float] = (),
+) -> str:
+    """Write points with six significant digits, which is more than a screen shows. `clip`: the middle 98 % of all values lie in between."""
     shown = ",".join(f"{value:.6g}" for value in values)
     moments = ",".join(f"{moment - started:.1f}" for moment in times)
     places = ",".join(map(str, steps))
-    return f'{{"whole":{"true" if is_whole else "false"},"steps":[{places}],"values":[{shown}],"times":[{moments}]}}'
+    middle = ",".join(f"{value:.6g}" for value in clip)
+    whole = f'true,"clip":[{middle}]' if is_whole else "false"
+    return f'{{"whole":{whole},"steps":[{places}],"values":[{shown}],"times":[{moments}]}}'

@@ -1,0 +1,99 @@
+"""Long curves in few rows: every 4,096 steps a metric's points are copied into one packed row, and read from there.
+
+A million points are read from single rows in seconds, and from packed rows in hundredths of one (docs/benchmarks/scale.md). The rows of
+`metric_points` stay the truth; blocks only spare reading them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import MetricBlock, MetricName, MetricPoint, Run
+
+BLOCK_STEPS = 4096
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of one metric of one run, ascending in step: `steps` int64, `values` and `times` (Unix seconds) float64, of one length."""
+
+    steps: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+    times: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def at(self, kept: npt.NDArray[np.int64]) -> Points:
+        """Return the points at these places."""
+        return Points(self.steps[kept], self.values[kept], self.times[kept])
+
+
+def metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
+    """Return (id, name) of the metrics that a run has, each found by the index, in the order in which names were made."""
+    held = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
+    query = select(MetricName.id, MetricName.name).where(held).order_by(MetricName.id)
+    return [(row[0], row[1]) for row in session.execute(query)]
+
+
+def pack_points(session: Session, run: Run) -> None:
+    """Pack what a run has reached whole blocks of since the last time. Cheap to call after every batch."""
+    full = run.last_step // BLOCK_STEPS
+    first = run.packed_to // BLOCK_STEPS
+    if full <= first:
+        return
+    for name_id, _ in metric_names(session, run.id):
+        points = _read_rows(session, run.id, name_id, first=first * BLOCK_STEPS, end=full * BLOCK_STEPS)
+        borders = np.searchsorted(points.steps, np.arange(first, full + 1) * BLOCK_STEPS)
+        for number, (low, high) in enumerate(pairwise(borders), start=first):
+            if low < high:
+                part = (points.steps[low:high], points.values[low:high], points.times[low:high])
+                session.add(
+                    MetricBlock(run_id=run.id, name_id=name_id, number=number, points=b"".join(column.tobytes() for column in part))
+                )
+    run.packed_to = full * BLOCK_STEPS
+
+
+def unpack_from(session: Session, run: Run, step: int) -> None:
+    """Forget the blocks that hold a step or a later one, because points of it change. They are packed again when the run gets there."""
+    first = step // BLOCK_STEPS
+    if first * BLOCK_STEPS < run.packed_to:
+        session.execute(delete(MetricBlock).where(MetricBlock.run_id == run.id, MetricBlock.number >= first))
+        run.packed_to = first * BLOCK_STEPS
+
+
+def read_points(session: Session, run_id: str, name_id: int, *, after: int = -1) -> Points:
+    """Return a metric's points after a step, packed ones first."""
+    parts = []
+    if after < 0:  # what comes after a step held is little, and not worth a block
+        query = select(MetricBlock.points).where(MetricBlock.run_id == run_id, MetricBlock.name_id == name_id).order_by(MetricBlock.number)
+        parts = [_unpack(block) for block in session.scalars(query)]
+        after = int(parts[-1].steps[-1]) if parts else after
+    parts.append(_read_rows(session, run_id, name_id, first=after + 1))
+    return Points(*(np.concatenate([getattr(part, column) for part in parts]) for column in ("steps", "values", "times")))
+
+
+def _unpack(block: bytes) -> Points:
+    count = len(block) // 24
+    return Points(
+        np.frombuffer(block, "<i8", count),
+        np.frombuffer(block, "<f8", count, offset=8 * count),
+        np.frombuffer(block, "<f8", count, offset=16 * count),
+    )
+
+
+def _read_rows(session: Session, run_id: str, name_id: int, *, first: int, end: int | None = None) -> Points:
+    query = select(MetricPoint.step, MetricPoint.value, MetricPoint.time).where(
+        MetricPoint.run_id == run_id, MetricPoint.name_id == name_id, MetricPoint.step >= first
+    )
+    if end is not None:
+        query = query.where(MetricPoint.step < end)
+    rows = session.execute(query.order_by(MetricPoint.step)).all()
+    steps, values, times = zip(*rows, strict=True) if rows else ((), (), ())
+    return Points(np.array(steps, np.int64), np.array(values, np.float64), np.array(times, np.float64))
