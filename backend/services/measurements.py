@@ -67,6 +67,11 @@ def find_shape(ctx: Context, parts: RunParts) -> ArchitectureConfig | None:
     return _shape_in(ctx, parts.base.folder) if parts.base is not None and parts.base.folder else None
 
 
+def shape_of_payload(ctx: Context, payload: dict[str, Any]) -> ArchitectureConfig | None:
+    """Return the shape of the network that a training job's payload makes or starts from; None for a base of another family."""
+    return _read(payload.get("architecture")) or (_shape_in(ctx, payload["base"]) if payload.get("base") else None)
+
+
 def predict(ctx: Context, config: RunConfig, *, place: Place | None = None) -> Prediction:
     """Return what a run is expected to need on a device (default: the one it would go to).
 
@@ -116,7 +121,7 @@ def record_run(session: Session, ctx: Context, claim: Claim, result: dict[str, A
     if not measured or run is None or result.get("stopped"):
         return
     payload, config = claim.payload, RunConfig.model_validate(claim.payload["config"])
-    shape = _read(payload.get("architecture")) or (_shape_in(ctx, payload["base"]) if payload.get("base") else None)
+    shape = shape_of_payload(ctx, payload)
     measured = {**measured, "accumulated": config.grad_accum_steps}
     _record(session, ctx, claim, measured, origin="run", shape=shape, config=config, run_id=run.id)
 
