@@ -14,6 +14,7 @@ from backend.domain.architecture import ArchitectureConfig
 from backend.domain.checkpoint_shape import read_shape
 from backend.domain.families import FAMILIES
 from backend.errors import InvalidInput
+from jobs.modeling.dropout import set_dropout
 from jobs.modeling.family_configs import make_config
 
 RESIDUAL_WRITERS = ("o_proj.weight", "down_proj.weight", "experts.down_proj", "attention.dense.weight", "dense_4h_to_h.weight")
@@ -28,6 +29,7 @@ def build_network(
     bos_token_id: int | None = None,
     eos_token_id: int | None = None,
     pad_token_id: int | None = None,
+    dropout: float = 0.0,
 ) -> PreTrainedModel:
     """Build a network of the config's family with weights drawn from `seed`; the process's own random state is left alone.
 
@@ -36,6 +38,7 @@ def build_network(
     fp32 on the CPU.
     """
     made = make_config(config, bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
+    set_dropout(made, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: PreTrainedModel = getattr(transformers, FAMILIES[config.family].network_class)(made)

@@ -21,11 +21,12 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.chat import ensure_template
+from jobs.modeling.dropout import set_dropout
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"
@@ -43,19 +44,20 @@ def save_checkpoint(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     meta: dict[str, Any],
+    weights: dict[str, torch.Tensor] | None = None,
     write_more: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
     """Publish a checkpoint at `folder` atomically, replacing what was there; return the card that was written.
 
     `meta` (lineage, metrics, ...) goes into the card beside file hashes and versions. `write_more` may add files, such as the
-    training state, before the rename. Raises JobFailed if the disk is full.
+    training state, before the rename; `weights` stand in for the network's own. Raises JobFailed if the disk is full.
     """
     transformers.utils.logging.disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         partial.mkdir()
-        _write_model(model, partial, base=meta.get("base"))
+        _write_model(model, partial, base=meta.get("base"), weights=weights)
         tokenizer.save_pretrained(partial)
         if write_more is not None:
             write_more(partial)
@@ -72,7 +74,8 @@ def save_checkpoint(
     return card
 
 
-def _write_model(model: torch.nn.Module, folder: Path, *, base: str | None) -> None:
+def _write_model(model: torch.nn.Module, folder: Path, *, base: str | None, weights: dict[str, torch.Tensor] | None) -> None:
+    more: dict[str, Any] = {} if weights is None else {"state_dict": weights}
     if isinstance(model, peft.PeftModel):
         configs = list(model.peft_config.values())
         places = [config.base_model_name_or_path for config in configs]
@@ -80,14 +83,14 @@ def _write_model(model: torch.nn.Module, folder: Path, *, base: str | None) -> N
             config.base_model_name_or_path = base
         try:
             # no look-up of the base on the hub, which "auto" would make
-            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **more)
         finally:
             for config, place in zip(configs, places, strict=True):
                 config.base_model_name_or_path = place
         (folder / "README.md").unlink(missing_ok=True)  # a form to fill in, not documentation
         return
     assert isinstance(model, PreTrainedModel)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **more)
 
 
 def write_card(folder: Path, *, meta: dict[str, Any]) -> dict[str, Any]:
@@ -198,22 +201,29 @@ def base_folder_of(folder: Path) -> Path:
 
 
 def load_network(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, merge_adapter: bool = True
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    merge_adapter: bool = True,
+    dropout: float | None = None,
 ) -> PreTrainedModel:
     """Load a checkpoint's network in evaluation mode; an adapter is put on its base and, by default, folded in.
 
-    Raises NotFound or InvalidInput (see `check_folder`), or InvalidInput if the weights don't fit the config.
+    `dropout` is that of training (see `set_dropout`); None leaves what the checkpoint says. Raises NotFound or InvalidInput (see `check_folder`), or InvalidInput if the weights don't fit the config.
     """
     check_folder(folder)
     transformers.utils.logging.disable_progress_bar()
     if is_adapter(folder):
-        base = load_network(base_folder_of(folder), device=device, dtype=dtype)
+        base = load_network(base_folder_of(folder), device=device, dtype=dtype, dropout=dropout)
         network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
         return (network.merge_and_unload() if merge_adapter else network).eval()
+    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
-        network = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(str(folder), **safely)
+        if dropout is not None:
+            set_dropout(config, dropout)
+        network = AutoModelForCausalLM.from_pretrained(str(folder), config=config, dtype=dtype, use_safetensors=True, **safely)
     except UNUSABLE as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

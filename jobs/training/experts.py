@@ -26,7 +26,8 @@ class ExpertBalance:
     def __init__(self, network: torch.nn.Module) -> None:
         self._picks: dict[torch.nn.Module, torch.Tensor] = {}
         for module in network.modules():
-            if isinstance(getattr(module, "e_score_correction_bias", None), torch.Tensor):
+            frozen = not any(parameter.requires_grad for parameter in module.parameters())
+            if isinstance(getattr(module, "e_score_correction_bias", None), torch.Tensor) and not frozen:
                 module.register_forward_hook(self._count)
 
     def _count(self, router: torch.nn.Module, inputs: Any, output: tuple[torch.Tensor, ...]) -> None:
