@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 
 IGNORE = -100
 """Target of a token that is not trained on."""
+MOST_NAMED = 16
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,9 @@ class MicroBatch:
         """Return the batch on a device."""
         if device.type == "cpu":
             return self
-        moved = {
-            name: None if value is None else value.to(device, non_blocking=True)
-            for name, value in (
-                ("inputs", self.inputs),
-                ("targets", self.targets),
-                ("columns", self.columns),
-                ("positions", self.positions),
-            )
-        }
-        return replace(self, **moved)
+        columns, positions = (None if held is None else held.to(device, non_blocking=True) for held in (self.columns, self.positions))
+        inputs, targets = self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
+        return replace(self, inputs=inputs, targets=targets, columns=columns, positions=positions)
 
 
 class Batches(Protocol):
@@ -86,3 +81,44 @@ class EpochOrder:
                 self._cached.pop(next(iter(self._cached)))
             self._cached[epoch] = np.random.default_rng((self._seed, epoch)).permutation(self.size)
         return self._cached[epoch]
+
+
+class StepBatches:
+    """What batches of every objective share: which items a step sees, and how they are cut into micro-batches.
+
+    The items of a step do not depend on the cut, so a smaller micro-batch (`cut_to`) leaves the loss the same function of the data.
+    `items` is what they are called when one of them is at fault.
+    """
+
+    items = "rows"
+
+    def __init__(self, size: int, *, micro_batch: int, grad_accum_steps: int, seed: int) -> None:
+        self._order = EpochOrder(size, seed=seed)
+        self.micro_batch, self.per_step = micro_batch, micro_batch * grad_accum_steps
+
+    def steps_for(self, epochs: float) -> int:
+        """Return how many steps see every item so many times, rounded up."""
+        return max(1, math.ceil(epochs * self._order.size / self.per_step - 1e-9))
+
+    def cut_to(self, micro_batch: int) -> None:
+        """Cut steps into micro-batches of at most so many items from now on; whoever keeps validation batches cuts those anew."""
+        self.micro_batch = micro_batch
+
+    def draw(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the epochs and the items of update `step` (the first is 1)."""
+        return self._order.take((step - 1) * self.per_step, self.per_step)
+
+    def cut(self, items: Any) -> list[Any]:
+        """Return a sequence of items (a list, an array) cut into micro-batches."""
+        return [items[at : at + self.micro_batch] for at in range(0, len(items), self.micro_batch)]
+
+    def names_at(self, step: int) -> list[int]:
+        """Return a number for each item of a step, in the order in which micro-batches hold them: the dataset's row, or a place in it."""
+        return [int(item) for item in self.draw(step)[1]]
+
+    def describe(self, step: int, index: int) -> str:
+        """Return what micro-batch `index` (from 0) of a step holds, in words."""
+        names = self.cut(self.names_at(step))[index]
+        shown = ", ".join(f"{name:,}" for name in names[:MOST_NAMED])
+        more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+        return f"{self.items} {shown}{more}"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.dataset_files import Split
 from jobs.modeling.tokenizers import encode_texts
 from jobs.reporter import Reporter
-from jobs.training.batches import EpochOrder, MicroBatch
+from jobs.training.batches import MicroBatch, StepBatches
 from jobs.training.rows import Row, iterate_rows, split_file
 
 TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -70,11 +71,13 @@ def windows_of(num_tokens: int, context: int) -> int:
     return (num_tokens - 1) // context - 1
 
 
-class PretrainBatches:
+class PretrainBatches(StepBatches):
     """Windows of `context` tokens from a flat token file.
 
     Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch).
     """
+
+    items = "the windows of the train split that begin at tokens"
 
     def __init__(
         self,
@@ -93,10 +96,9 @@ class PretrainBatches:
                 remedy=f"Use a context of at most {max(8, (len(train) - 1) // 2)}, or more text.",
                 field="context",
             )
-        self._train, self._context, self._seed = train, context, seed
-        self._micro_batch, self._accumulate = micro_batch, grad_accum_steps
-        self._order = EpochOrder(windows_of(len(train), context), seed=seed)
-        self._val = self._validation_batches(val, eval_batches) if val is not None and len(val) > 1 else []
+        super().__init__(windows_of(len(train), context), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
+        self._train, self._val, self._context = train, val, context
+        self._measured = eval_batches * micro_batch
 
     @property
     def num_windows(self) -> int:
@@ -105,27 +107,30 @@ class PretrainBatches:
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
-        per_step = self._micro_batch * self._accumulate
-        epochs, windows = self._order.take((step - 1) * per_step, per_step)
-        shifts = np.array([self._shift(int(epoch)) for epoch in epochs], dtype=np.int64)
-        starts = windows * self._context + shifts
-        return [self._cut(self._train, starts[at : at + self._micro_batch], self._context) for at in range(0, per_step, self._micro_batch)]
+        return [self._window(self._train, starts, self._context) for starts in self.cut(self._starts(step))]
 
     def validation(self) -> list[MicroBatch]:
         """Return evenly spaced windows of the val split; empty without one."""
-        return self._val
+        if self._val is None or len(self._val) < 2:
+            return []
+        context = min(self._context, len(self._val) - 1)
+        available = (len(self._val) - 1) // context
+        count = min(available, self._measured)
+        starts = (np.arange(count, dtype=np.int64) * available // count) * context
+        return [self._window(self._val, some, context) for some in self.cut(starts)]
+
+    def names_at(self, step: int) -> list[int]:
+        """Return where each window of a step begins, in tokens of the train split."""
+        return [int(start) for start in self._starts(step)]
+
+    def _starts(self, step: int) -> npt.NDArray[np.int64]:
+        epochs, windows = self.draw(step)
+        return windows * self._context + np.array([self._shift(int(epoch)) for epoch in epochs], dtype=np.int64)
 
     def _shift(self, epoch: int) -> int:
         return epoch * 2_654_435_761 % self._context  # Knuth's multiplicative hash: spreads the borders, needs no state
 
-    def _validation_batches(self, val: TokenArray, eval_batches: int) -> list[MicroBatch]:
-        context = min(self._context, len(val) - 1)
-        available = (len(val) - 1) // context
-        count = min(available, eval_batches * self._micro_batch)
-        starts = (np.arange(count, dtype=np.int64) * available // count) * context
-        return [self._cut(val, starts[at : at + self._micro_batch], context) for at in range(0, count, self._micro_batch)]
-
     @staticmethod
-    def _cut(tokens: TokenArray, starts: npt.NDArray[np.int64], context: int) -> MicroBatch:
+    def _window(tokens: TokenArray, starts: Any, context: int) -> MicroBatch:
         block = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
         return MicroBatch(block[:, :-1].contiguous(), block[:, 1:].contiguous(), len(starts) * context)
