@@ -17,6 +17,7 @@ from backend.bootstrap import get_context
 from backend.devices import read_gauges, visible_devices
 from backend.queue import TASK, make_celery
 from backend.services.jobs import claim_next
+from backend.services.run_sweeps import lead_sweeps
 from backend.services.sweep import sweep
 from backend.services.workers import beat
 from backend.settings import Settings
@@ -76,6 +77,8 @@ def _heart(queues: list[str], concurrency: int) -> None:
             report = sweep(ctx)
             if report.requeued or report.failed or report.cancelled or report.woken:
                 log.warning("sweep: %s", report)
+            if "train" in queues:
+                lead_sweeps(ctx)
         except Exception as error:  # the heart must outlive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)
         pause.wait(settings.sweep_s)

@@ -363,6 +363,17 @@ def queue_ahead(ctx: Context, job_id: str) -> list[JobView]:
         return [view(row) for row in rows]
 
 
+def ahead_of_new(ctx: Context, queue: str, *, priority: int) -> list[JobView]:
+    """Return the jobs that a new one of this priority would find running or waiting before it, in order."""
+    before = or_(
+        Job.status.in_([Status.RUNNING, Status.CANCELLING]),
+        and_(Job.status == Status.QUEUED, Job.priority <= priority),
+    )
+    with ctx.db.read() as session:
+        query = select(Job).where(Job.queue == queue, before)
+        return [view(row) for row in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at))]
+
+
 def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
     """Return how many jobs run or wait before each queued job, from one reading of its queue."""
     if not queued:

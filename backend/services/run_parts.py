@@ -84,12 +84,16 @@ def fill_payload(session: Session, ctx: Context, claim: Claim) -> dict[str, Any]
     return payload
 
 
+def checkpoint_bytes(config: RunConfig, parts: RunParts) -> tuple[int, int]:
+    """Return (bytes of one checkpoint with its training state, how many of them lie on the disk at once)."""
+    stored, trained = _parameters(config, parts)
+    planned = -(-config.max_steps // config.checkpoint_every)
+    return 4 * stored + 8 * trained + 2_000_000, min(planned, config.keep_last + 1) + 1
+
+
 def require_disk(ctx: Context, config: RunConfig, parts: RunParts) -> None:
     """Raise Unavailable unless the checkpoints that the run keeps at once fit the disk."""
-    stored, trained = _parameters(config, parts)
-    one = 4 * stored + 8 * trained + 2_000_000
-    planned = -(-config.max_steps // config.checkpoint_every)
-    kept = min(planned, config.keep_last + 1) + 1
+    one, kept = checkpoint_bytes(config, parts)
     ctx.artifacts.require_free(one * kept, keep=ctx.policy.keep_free_bytes, purpose=f"Keeping {kept} checkpoints of this run")
 
 

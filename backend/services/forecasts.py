@@ -1,0 +1,177 @@
+"""What will happen if a run is launched: tokens, epochs, time, memory, disk, cost, loss to expect, place in the queue, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.db.tables import Run
+from backend.domain.architecture import ArchitectureConfig
+from backend.domain.data_report import DataReport
+from backend.domain.job_states import Status
+from backend.domain.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
+from backend.domain.predictions import Prediction
+from backend.domain.run_config import Objective, RunConfig
+from backend.domain.run_progress import Progress, expected_wait_s, read_progress
+from backend.domain.scaling import DEFAULT_LAW, effective_tokens
+from backend.domain.scaling_shapes import count_all, count_without_embeddings
+from backend.domain.statistics import Estimate
+from backend.errors import RoundhouseError
+from backend.services.context import Context
+from backend.services.data_reports import find_data_report
+from backend.services.jobs import JobView, ahead_of_new
+from backend.services.measurements import find_shape, predict
+from backend.services.run_parts import RunParts, checkpoint_bytes, parse_config, resolve_parts
+from backend.services.scaling import OWN, Reading, choose_law, count_tokens
+from backend.services.workers import list_workers
+
+MOST_PREDICTED = 12
+
+
+@dataclass(frozen=True)
+class QueuePlace:
+    """Who runs or waits before a new run. `wait_s` is None where it is not known; `num_slots` 0 where no worker serves the queue."""
+
+    ahead: int
+    num_slots: int
+    wait_s: float | None
+
+
+@dataclass(frozen=True)
+class ExpectedLoss:
+    """The val_loss that a law expects of a pretraining. `is_own`: by a law fitted to finished runs on the same data."""
+
+    estimate: Estimate
+    law: str
+    is_own: bool
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to do and to need.
+
+    `steps` are fewer than max_steps where max_epochs ends the run first. `epochs_at_least`: how many rows share a sequence is not
+    known, so more are read in a step. `cost_usd` is None without a price or a time.
+    """
+
+    steps: int
+    tokens: int
+    epochs: float | None
+    epochs_at_least: bool
+    prediction: Prediction
+    checkpoint_bytes: int
+    num_checkpoints: int
+    free_bytes: int
+    price_usd: float | None
+    cost_usd: float | None
+    loss: ExpectedLoss | None
+    place: QueuePlace
+    warnings: tuple[LaunchWarning, ...]
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the checkpoints take that are kept at once."""
+        return self.checkpoint_bytes * self.num_checkpoints
+
+
+def forecast(ctx: Context, config: RunConfig) -> Forecast:
+    """Say what a run will do, without launching it.
+
+    Raises NotFound, InvalidInput or Conflict for a config whose parts are not there or don't fit together.
+    """
+    parts = resolve_parts(ctx, config)
+    shape = find_shape(ctx, parts)
+    prediction = predict(ctx, config)
+    report = _report(ctx, config, parts)
+    unique = count_tokens(parts.version, parts.tokenizer) if parts.tokenizer else None
+    epochs, at_least = _epochs(config, parts, unique=unique, report=report)
+    steps = config.max_steps
+    if config.max_epochs and epochs and epochs > config.max_epochs:
+        steps, epochs = max(1, round(steps * config.max_epochs / epochs)), config.max_epochs
+    seconds = prediction.time.seconds * steps / config.max_steps if prediction.time else None
+    price = ctx.policy.device_hour_price_usd
+    one, kept = checkpoint_bytes(config, parts)
+    facts = LaunchFacts(
+        body=count_without_embeddings(shape) if shape else None, unique_tokens=unique, epochs=epochs, seconds=seconds,
+        val_rows=parts.version.val_rows if parts.version.is_ready else None,
+        padding=1.0 - report.packing.padded if report and report.packing.padded else None,
+        cut_rows=report.train.truncated_share if report else None, fits=prediction.fits, device=prediction.device,
+    )  # fmt: skip
+    return Forecast(
+        steps=steps, tokens=steps * config.tokens_per_step, epochs=epochs, epochs_at_least=at_least, prediction=prediction,
+        checkpoint_bytes=one, num_checkpoints=kept, free_bytes=ctx.artifacts.free_bytes(), price_usd=price,
+        cost_usd=seconds / 3600 * price * config.devices.count if price and seconds is not None else None,
+        loss=_expected_loss(ctx, config, parts, shape, tokens=steps * config.tokens_per_step, unique=unique),
+        place=queue_place(ctx, config), warnings=warnings_of(config, facts),
+    )  # fmt: skip
+
+
+def queue_place(ctx: Context, config: RunConfig) -> QueuePlace:
+    """Return where in its queue a run would wait, and how long as far as the jobs before it are known."""
+    workers = [worker for worker in list_workers(ctx) if worker.is_alive and config.queue in worker.queues]
+    slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
+    ahead = ahead_of_new(ctx, config.queue, priority=config.priority)
+    wait = 0.0 if slots and len(ahead) < slots else expected_wait_s(_lengths(ctx, ahead), slots=slots)
+    return QueuePlace(len(ahead), slots, wait)
+
+
+def _lengths(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
+    """Return how far jobs are; of waiting runs, how long they are expected to take, if they are not too many to ask."""
+    waiting = [job.id for job in ahead if job.status is Status.QUEUED]
+    if len(waiting) > MOST_PREDICTED:
+        return [None]
+    with ctx.db.read() as session:
+        query = select(Run.job_id, Run.config).where(Run.job_id.in_(waiting))
+        configs: dict[str | None, dict[str, Any]] = dict(session.execute(query).tuples().all())
+    return [_expected(ctx, configs.get(job.id)) if job.id in waiting else read_progress(job.progress) for job in ahead]
+
+
+def _expected(ctx: Context, values: dict[str, Any] | None) -> Progress | None:
+    if values is None:
+        return None
+    try:
+        time = predict(ctx, parse_config(values)).time
+    except RoundhouseError:  # what it was made of is gone
+        return None
+    return Progress(0, 1, "run", None, time.seconds, "") if time else None
+
+
+def _report(ctx: Context, config: RunConfig, parts: RunParts) -> DataReport | None:
+    """Return what a report has found of the data, seen through the same base or tokenizer at the same context."""
+    source = f"checkpoint:{parts.base.id}" if parts.base else f"tokenizer:{parts.tokenizer.id}" if parts.tokenizer else None
+    view = find_data_report(ctx, parts.version.id, source=source, context=config.context) if source else None
+    return view.report if view else None
+
+
+def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, report: DataReport | None) -> tuple[float | None, bool]:
+    """Return (passes over the train split, whether they are a lower bound)."""
+    if config.objective is Objective.PRETRAIN:
+        known = report.train.tokens if report and report.train.tokens else unique
+        return (config.tokens_per_step * config.max_steps / known, False) if known else (None, False)
+    sequences = config.micro_batch * config.grad_accum_steps * config.devices.count * config.max_steps
+    if config.objective is Objective.GRPO:
+        sequences //= config.grpo.group_size
+    packs = config.objective is Objective.SFT and config.packing
+    if packs and report and report.packing.packed_sequences:
+        return sequences / report.packing.packed_sequences, False
+    return (sequences / parts.version.train_rows, packs) if parts.version.train_rows else (None, False)
+
+
+def _expected_loss(
+    ctx: Context, config: RunConfig, parts: RunParts, shape: ArchitectureConfig | None, *, tokens: int, unique: int | None
+) -> ExpectedLoss | None:
+    """Return what a law says of a pretraining from nothing: one's own where finished runs give one, otherwise the planner's first."""
+    if config.objective is not Objective.PRETRAIN or parts.tokenizer is None or shape is None or shape.num_experts is not None:
+        return None
+    worth = effective_tokens(tokens, unique) if unique else float(tokens)
+    reading = Reading(parts.version, parts.tokenizer, shape.vocab_size, unique)
+    for key in (OWN, DEFAULT_LAW):
+        try:
+            law = choose_law(ctx, key, reading=reading, context=config.context)
+            return ExpectedLoss(law.loss_estimate(count_all(shape), worth), law.title, key == OWN)
+        except RoundhouseError:
+            continue
+    return None
