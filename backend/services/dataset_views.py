@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -104,6 +104,13 @@ def pick_version(view: DatasetView, number: str) -> VersionView:
 def job_of(session: Session, version: DatasetVersion) -> Job | None:
     """Return the job that makes or made a version."""
     return session.get(Job, version.job_id) if version.job_id else None
+
+
+def labels_of(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
+    """Return what versions are called now (`name@3`), by id; those that are gone are left out."""
+    query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+    rows = session.execute(query.where(DatasetVersion.id.in_(list(version_ids)))).tuples()
+    return {id_: f"{name}@{number}" for id_, name, number in rows}
 
 
 def dataset_views(session: Session, datasets: Sequence[Dataset]) -> list[DatasetView]:

@@ -77,17 +77,10 @@ def mentions(column: Any, texts: Sequence[str]) -> Any:
     return or_(false(), *(cast(column, String).contains(json.dumps(text), autoescape=True) for text in texts))
 
 
-def _labels(session: Session, ids: Sequence[str]) -> list[str]:
-    rows = session.execute(
-        select(Dataset.name, DatasetVersion.number).join(Dataset, Dataset.id == DatasetVersion.dataset_id).where(DatasetVersion.id.in_(ids))
-    )
-    return [f"{name}@{number}" for name, number in rows]
-
-
 def _groups_on(session: Session, ids: Sequence[str]) -> list[Use]:
-    """Run groups name their dataset in their config, and their runs have it too; a group of runs is told once, by itself."""
+    """Run groups have their dataset's id in their config, and their runs have it too; a group of runs is told once, by itself."""
     by_runs = select(Run.group_id).where(Run.dataset_version_id.in_(ids), Run.group_id.is_not(None))
-    query = select(RunGroup.id, RunGroup.name).where(or_(RunGroup.id.in_(by_runs), mentions(RunGroup.config, _labels(session, ids))))
+    query = select(RunGroup.id, RunGroup.name).where(or_(RunGroup.id.in_(by_runs), mentions(RunGroup.config, ids)))
     return [Use("run group", name, id_) for id_, name in session.execute(query.order_by(RunGroup.name))]
 
 
@@ -109,7 +102,7 @@ def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
         select(Analysis.id, Dataset.name, DatasetVersion.number)
         .join(DatasetVersion, DatasetVersion.id == Analysis.dataset_version_id)
         .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
-        .where(or_(DatasetVersion.id.in_(ids), mentions(Analysis.config, [*ids, *_labels(session, ids)])))
+        .where(or_(DatasetVersion.id.in_(ids), mentions(Analysis.config, ids)))
         .order_by(Dataset.name, Analysis.created_at)
     )
     return [Use("report", f"{name}@{number}", id_) for id_, name, number in session.execute(query)]

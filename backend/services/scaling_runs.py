@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from backend.db.tables import Dataset, DatasetVersion, Job, Run, Tokenizer
+from backend.db.tables import Job, Run, Tokenizer
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.flops import count_flops
 from backend.domain.job_states import Status
@@ -18,6 +18,7 @@ from backend.domain.scaling import effective_tokens
 from backend.domain.scaling_points import ScalingPoint
 from backend.domain.scaling_shapes import count_all
 from backend.services.context import Context
+from backend.services.dataset_views import labels_of
 
 MOST_RUNS = 500
 
@@ -83,9 +84,7 @@ def list_pools(ctx: Context) -> list[RunPool]:
                 left_out[key].append(f"{run.name}: {found}")
             else:
                 pools[key].append(found)
-        versions = _names(session.execute(
-            select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_({k[0] for k in pools}))
-        ).tuples())  # fmt: skip
+        versions = labels_of(session, {key[0] for key in pools})
         tokenizers = dict(
             session.execute(select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_({k[1] for k in pools}))).tuples().all()
         )
@@ -125,10 +124,6 @@ def read_run(run: Run, job: Job) -> PoolRun | str:
     flops = tokens * count_flops(shape, context=context).training
     point = ScalingPoint.of(count_all(shape), tokens, float(loss), flops=flops, label=run.name)
     return PoolRun(run.id, run.name, run.group_id, shape.vocab_size, point)
-
-
-def _names(rows: Any) -> dict[str, str]:
-    return {key: f"{name}@{number}" for key, name, number in rows}
 
 
 def points_of_group(pools: Sequence[RunPool], group_id: str) -> list[ScalingPoint]:

@@ -12,7 +12,7 @@ import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Run, RunGroup
+from backend.db.tables import Run, RunGroup, Tokenizer
 from backend.domain.isoflop import IsoflopFit, fit_isoflop
 from backend.domain.job_states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
@@ -23,6 +23,7 @@ from backend.domain.scaling_study import StudyConfig, StudyPlan, parse_study, pl
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
+from backend.services.dataset_views import labels_of
 from backend.services.datasets import resolve_version
 from backend.services.permissions import require_builder
 from backend.services.run_parts import resolve_parts
@@ -30,6 +31,7 @@ from backend.services.run_views import RunView, get_runs
 from backend.services.runs import launch_run, stop_run
 from backend.services.scaling import choose_law, choose_speeds, fit_own_law, read_parts
 from backend.services.scaling_runs import RunPool, list_pools, points_of_group, worth
+from backend.services.tokenizers import get_tokenizer
 
 KIND = "isoflop"
 TAG = "scaling"
@@ -121,17 +123,22 @@ def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyV
     version = resolve_version(ctx, config.dataset, ready=False)
     config = config.model_copy(update={"name": clean_name(config.name, what="A study", limit=100), "dataset": version.label})
     plan = preview_study(ctx, config)
-    stored = {"study": config.model_dump(mode="json"), "runs": [run.config.model_dump(mode="json") for run in plan.runs]}
+    stored = {
+        "study": config.model_dump(mode="json"),
+        "runs": [run.config.model_dump(mode="json") for run in plan.runs],
+        "parts": {"dataset": version.id, "tokenizer": get_tokenizer(ctx, config.tokenizer).id},  # names may change, ids stay
+    }
     with ctx.db.write() as session:
         group = session.scalar(select(RunGroup).where(RunGroup.name == config.name))
         if group is None:
             group = RunGroup(name=config.name, kind=KIND, config=stored, created_by=person.id, created_at=ctx.now())
             session.add(group)
             session.flush()
-        elif group.kind != KIND or group.config.get("study") != stored["study"]:
+        elif group.kind != KIND or _asked(group.config) != _asked(stored):
             raise Conflict(f"There is already another study “{config.name}”.", remedy="Choose another name.", field="name")
         group.archived_at = None
-        group_id, configs = group.id, [RunConfig.model_validate(values) for values in group.config["runs"]]
+        now = {"dataset": config.dataset, "tokenizer": config.tokenizer}
+        group_id, configs = group.id, [RunConfig.model_validate({**values, **now}) for values in group.config["runs"]]
     for number, run in enumerate(configs):
         launch_run(ctx, run, person=person, idempotency_key=f"study:{group_id}:{number}", tags=(TAG,), group_id=group_id)
     return get_study(ctx, group_id)
@@ -144,7 +151,8 @@ def list_studies(ctx: Context, *, archived: bool = False) -> list[StudyView]:
         query = query.where(RunGroup.archived_at.is_not(None) if archived else RunGroup.archived_at.is_(None))
         groups = list(session.scalars(query))
         members = _members(session, [group.id for group in groups])
-    return [_view(ctx, group, members.get(group.id, [])) for group in groups]
+        configs = _configs_now(session, groups)
+    return [_view(ctx, group, config, members.get(group.id, [])) for group, config in zip(groups, configs, strict=True)]
 
 
 def get_study(ctx: Context, name_or_id: str) -> StudyView:
@@ -152,7 +160,8 @@ def get_study(ctx: Context, name_or_id: str) -> StudyView:
     with ctx.db.read() as session:
         group = _find(session, name_or_id)
         members = _members(session, [group.id])
-    return _view(ctx, group, members.get(group.id, []))
+        (config,) = _configs_now(session, [group])
+    return _view(ctx, group, config, members.get(group.id, []))
 
 
 def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
@@ -163,7 +172,7 @@ def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
     runs = tuple(get_runs(ctx, run_ids))
     try:
         reading = read_parts(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
-    except (InvalidInput, Conflict, NotFound):  # what the runs were given may have another name by now
+    except (InvalidInput, Conflict, NotFound):  # what the runs were given may be gone by now
         reading = None
     unique = reading.unique_tokens if reading else None
     pools = list_pools(ctx)
@@ -231,11 +240,29 @@ def _members(session: Session, group_ids: Sequence[str]) -> dict[str, list[str]]
     return members
 
 
-def _view(ctx: Context, group: RunGroup, run_ids: Sequence[str]) -> StudyView:
+def _asked(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return what a study asks for, its parts by id, so that a new name of one makes no other study of it."""
+    return {**stored.get("study", {}), **stored.get("parts", {})}
+
+
+def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConfig]:
+    """Return what studies ask for, with the names that dataset and tokenizer have now; what is gone keeps the name it had."""
+    parts = [group.config.get("parts", {}) for group in groups]
+    labels = labels_of(session, [part["dataset"] for part in parts if part])
+    query = select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_([part["tokenizer"] for part in parts if part]))
+    names = dict(session.execute(query).tuples().all())
+    configs = []
+    for group, part in zip(groups, parts, strict=True):
+        config = parse_study(group.config["study"])
+        now = {"dataset": labels.get(part.get("dataset", "")), "tokenizer": names.get(part.get("tokenizer", ""))}
+        configs.append(config.model_copy(update={field: name for field, name in now.items() if name}))
+    return configs
+
+
+def _view(ctx: Context, group: RunGroup, config: StudyConfig, run_ids: Sequence[str]) -> StudyView:
     statuses = [run.status for run in get_runs(ctx, run_ids)]
-    values: dict[str, Any] = group.config
     return StudyView(
-        id=group.id, name=group.name, config=parse_study(values["study"]), num_planned=len(values["runs"]), num_launched=len(statuses),
+        id=group.id, name=group.name, config=config, num_planned=len(group.config["runs"]), num_launched=len(statuses),
         num_active=sum(status in ACTIVE for status in statuses), num_finished=sum(status is Status.FINISHED for status in statuses),
         num_failed=sum(status is Status.FAILED for status in statuses),
         num_stopped=sum(status in {Status.CANCELLED, Status.PAUSED} for status in statuses), created_at=group.created_at, archived_at=group.archived_at,

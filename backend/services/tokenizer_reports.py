@@ -15,6 +15,7 @@ from backend.db.tables import Analysis, Job
 from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person
+from backend.services.dataset_views import labels_of
 from backend.services.datasets import resolve_version
 from backend.services.jobs import Claim, add_job, wake
 from backend.services.permissions import require_builder
@@ -103,7 +104,10 @@ def request_report(
         base = next((source.id for source in sources if source.kind == "checkpoint"), None)
         row = Analysis(
             id=new_id(), kind=KIND, job_id=job.id, tokenizer_id=own, checkpoint_id=base, dataset_version_id=chosen[0].id,
-            config={"tokenizers": names, "refs": [source.ref for source in sources], "datasets": [version.label for version in chosen]},
+            config={
+                "tokenizers": names, "refs": [source.ref for source in sources],
+                "datasets": [version.label for version in chosen], "version_ids": [version.id for version in chosen],
+            },
             created_by=person.id, created_at=ctx.now(),
         )  # fmt: skip
         session.add(row)
@@ -162,7 +166,7 @@ def _find(session: Session, report_id: str) -> Analysis:
 
 def _view(session: Session, row: Analysis) -> ReportView:
     job = session.get(Job, row.job_id) if row.job_id else None
-    result, names, datasets = row.result or {}, row.config.get("tokenizers", []), row.config.get("datasets", [])
+    result, names, datasets = row.result or {}, row.config.get("tokenizers", []), _datasets_now(session, row.config)
     measures = [
         Measure(
             names[item["tokenizer"]], datasets[item["dataset"]], item["language"],
@@ -172,6 +176,13 @@ def _view(session: Session, row: Analysis) -> ReportView:
     ]  # fmt: skip
     return ReportView(
         id=row.id, job_id=row.job_id, status=Status(job.status) if job else Status.FINISHED, error=dict(job.error or {}) if job else {},
-        names=tuple(names), refs=tuple(row.config.get("refs", [])), dataset_names=tuple(datasets), tokenizers=result.get("tokenizers", []), datasets=result.get("datasets", []),
-        measures=measures, created_at=row.created_at,
+        names=tuple(names), refs=tuple(row.config.get("refs", [])), dataset_names=tuple(datasets), tokenizers=result.get("tokenizers", []),
+        datasets=[{**entry, "name": name} for entry, name in zip(result.get("datasets", []), datasets, strict=False)], measures=measures, created_at=row.created_at,
     )  # fmt: skip
+
+
+def _datasets_now(session: Session, config: dict[str, Any]) -> list[str]:
+    """Return what the datasets are called now; one that is gone keeps the name it had when it was read."""
+    then, ids = config.get("datasets", []), config.get("version_ids", [])
+    now = labels_of(session, ids)
+    return [now.get(id_, name) for id_, name in zip(ids, then, strict=True)] if ids else then

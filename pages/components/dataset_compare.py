@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import streamlit as st
 
 from backend.domain.row_display import render_preview
+from backend.domain.run_progress import say_duration
 from backend.services.context import Context
 from backend.services.dataset_diff import ROWS_PER_S, Example, FieldChange, VersionDiff, compare_versions, rows_to_read
 from backend.services.dataset_versions import lineage_of
@@ -15,6 +17,7 @@ from pages.components.frame import errors_shown, plain
 from pages.components.words import plural
 
 AT_ONCE = 50_000  # rows that are read without being asked for: two seconds
+MOST_HERE = 500_000  # rows that are read in the pages' process: 20 s, in which everybody's pages are slower
 SHOWN = 6
 LONG = 1200  # characters
 TITLES = {"changed": "Asks the same, answers differently", "removed": "Only in {before}", "added": "Only in {after}"}
@@ -34,10 +37,18 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
         format_func=lambda v: f"{v.label} · {plural(v.rows, 'row')}",
     )  # fmt: skip
     unread = rows_to_read(ctx, (before, version))
+    if unread > MOST_HERE:
+        st.info(
+            f"{plural(unread, 'row')} would have to be read first, in about {say_duration(unread / ROWS_PER_S)}: too much beside the pages. "
+            "Run this once where the workers run; afterwards the comparison is here at once.",
+            icon=":material/terminal:",
+        )
+        st.code(f"roundhouse data diff {shlex.quote(before.label)} {shlex.quote(version.label)}", language="bash")
+        return
     asked = f"compare_asked_{before.id}_{version.id}"
     if unread > AT_ONCE and not st.session_state.get(asked):
         st.caption(
-            f"{plural(unread, 'row')} are read first, in about {max(1, unread // ROWS_PER_S):,} s; later comparisons are there at once."
+            f"{plural(unread, 'row')} are read first, in about {say_duration(unread / ROWS_PER_S)}; later comparisons are there at once."
         )
         if not st.button("Compare", icon=":material/difference:", key=f"compare_{version.id}"):
             return

@@ -12,6 +12,7 @@ from backend.bootstrap import get_context
 from backend.domain.dataset_changes import DropDuplicates, Sample
 from backend.services.context import LOCAL, Context
 from backend.services.dataset_cards import card_facts
+from backend.services.dataset_diff import compare_versions
 from backend.services.dataset_versions import derive_version
 from backend.services.datasets import VersionView, get_dataset, list_datasets, resolve_version
 from tests.backend.services.test_dataset_versions import done, imported
@@ -106,6 +107,17 @@ def test_a_change_that_failed_says_why_and_leads_back(site: Context) -> None:
     assert "The change failed: The version has 30 rows" in app.error[0].value.replace("\\", "")
     app.button(key=f"delete_version_yes_{failed.id}").click().run()
     assert [version.number for version in get_dataset(site, "sayings").versions] == [1]
+
+
+def test_more_rows_than_the_pages_should_read_are_left_to_the_command_line(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = imported(site, "many", ROWS)
+    second = done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
+    monkeypatch.setattr("pages.components.dataset_compare.MOST_HERE", 41)
+    app = opened(second, "versions", against="1")
+    assert "42 rows would have to be read first" in words(app)
+    assert "roundhouse data diff many@1 many@2" in words(app)
+    compare_versions(site, "many@1", "many@2")  # what the command does
+    assert "roundhouse data diff" not in words(opened(second, "versions", against="1"))
 
 
 def test_versions_are_compared_with_examples(site: Context) -> None:

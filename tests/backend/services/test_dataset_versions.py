@@ -115,7 +115,7 @@ def use_everywhere(ctx: Context, version: VersionView) -> None:
                 Tokenizer(name="words", kind="bpe", dataset_version_id=version.id),
                 Campaign(name="contest", dataset_version_id=version.id),
                 Evaluation(checkpoint_id=checkpoint.id, dataset_version_id=version.id, kind="perplexity"),
-                RunGroup(name="study", kind="scaling", config={"study": {"dataset": version.label}}),
+                RunGroup(name="study", kind="scaling", config={"parts": {"dataset": version.id}}),
                 Analysis(kind="data_report", dataset_version_id=version.id),
             ]
         )
@@ -142,13 +142,6 @@ def test_what_is_in_use_is_kept_and_every_user_is_named(ctx: Context) -> None:
         delete_dataset(ctx, first.dataset_id, person=LOCAL, with_reports=True)
     with ctx.db.read() as session:
         assert session.query(Analysis).count() == 1, "a refusal deletes nothing"
-
-
-def test_a_name_in_any_script_is_found_among_the_users(ctx: Context) -> None:
-    version = imported(ctx, 'naïve 100% "昔話"', ROWS)
-    with ctx.db.write() as session:
-        session.add(RunGroup(name="study", kind="scaling", config={"study": {"dataset": version.label}}))
-    assert [str(use) for use in list_users(ctx, version.dataset_id)] == ["run group “study”"]
 
 
 def test_versions_of_one_dataset_go_together_and_files_that_others_share_stay(ctx: Context) -> None:

@@ -34,6 +34,7 @@ from backend.services.scaling_studies import (
     study_yaml,
     suggest_budgets,
 )
+from backend.services.tokenizers import rename_tokenizer
 from tests.run_world import SHAPE, add_parts, launch
 
 LAW = PUBLISHED["besiroglu-2024"]
@@ -134,17 +135,20 @@ def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
         launch_study(ctx, STUDY.model_copy(update={"sizes": 4}), person=LOCAL)
     with pytest.raises(Conflict, match="15 runs that wait"):
         archive_study(ctx, study.id, person=LOCAL)
-    rename_dataset(ctx, "tales", "stories", person=LOCAL)
-    assert stop_study(ctx, "sizes", person=LOCAL) == 15, "also when its dataset has another name by now"
+    assert stop_study(ctx, "sizes", person=LOCAL) == 15
     assert (get_study(ctx, "sizes").num_active, get_study(ctx, "sizes").num_stopped) == (0, 15)
     archive_study(ctx, study.id, person=LOCAL)
     assert list_studies(ctx) == []
     assert [view.id for view in list_studies(ctx, archived=True)] == [study.id]
 
 
-def test_a_study_that_was_cut_short_is_launched_to_its_end(ctx: Context) -> None:
+def test_a_study_that_was_cut_short_is_launched_to_its_end_also_under_new_names_of_its_parts(ctx: Context) -> None:
     add_parts(ctx)
     study = launch_study(ctx, STUDY, person=LOCAL)
+    rename_dataset(ctx, "tales", "stories", person=LOCAL)
+    rename_tokenizer(ctx, "pieces", "bits", person=LOCAL)
+    study = get_study(ctx, study.id)
+    assert (study.config.dataset, study.config.tokenizer) == ("stories@1", "bits")
     with ctx.db.write() as session:
         lost = session.query(Run).filter(Run.group_id == study.id).first()
         assert lost is not None

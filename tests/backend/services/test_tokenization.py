@@ -10,7 +10,7 @@ from backend.db.tables import Analysis, Checkpoint
 from backend.domain.job_states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.datasets import add_rows_dataset
+from backend.services.datasets import add_rows_dataset, rename_dataset
 from backend.services.tokenization import LONGEST_TEXT, tokenize
 from backend.services.tokenizer_reports import delete_report, get_report, list_reports, request_report
 from backend.services.tokenizer_sources import TokenizerSource, list_sources, resolve_source
@@ -119,6 +119,9 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
     assert (whole["bpe"]["changed"], whole["letters"]["changed"]) == (0, whole["letters"]["rows"])
     assert [tokenizer["vocab_size"] for tokenizer in done.tokenizers] == [300, get_tokenizer(mill, "unigram").vocab_size, 3]
     assert [entry["name"] for entry in done.datasets] == ["mill@1"]
+    rename_dataset(mill, "mill", "millrace", person=LOCAL)
+    again = get_report(mill, asked.id)
+    assert {m.dataset for m in again.measures} == {entry["name"] for entry in again.datasets} == {"millrace@1"}
     assert [view.id for view in list_reports(mill)] == [asked.id]
     with mill.db.read() as session:
         row = session.get_one(Analysis, asked.id)
