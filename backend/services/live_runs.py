@@ -101,14 +101,23 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
     return say_progress(read_progress(job.progress)) or "Starting"
 
 
-def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool) -> RunState:
+def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str]:
+    """Return a run's status and where it is in one line. An imported one is finished: nothing can happen to it here."""
+    imported = (run.summary or {}).get("imported")
+    if imported is not None:
+        return Status.FINISHED, f"Imported from {imported['format']}, {run.last_step:,} steps"
     status = Status(job.status) if job is not None else Status.CANCELLED
+    return status, describe_state(status, job=job, last_step=run.last_step, ahead=ahead)
+
+
+def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool) -> RunState:
+    status, line = status_and_line(run, job, ahead=ahead.get(job.id, 0) if job else 0)
     summary: dict[str, Any] = run.summary or {}
     progress = read_progress(job.progress) if job is not None else None
     share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
     return RunState(
         id=run.id, name=run.name, status=status, share=round(share, 4), last_step=run.last_step,
-        line=describe_state(status, job=job, last_step=run.last_step, ahead=ahead.get(job.id, 0) if job else 0),
+        line=line,
         last={str(name): float(value) for name, value in summary.get("last", {}).items()},
         spark=tuple(value for _, value in summary.get("spark", [])) if with_spark else None,
     )  # fmt: skip

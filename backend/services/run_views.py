@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, Text, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, Sample, Tokenizer, User
@@ -15,9 +16,10 @@ from backend.domain.job_states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.run_config import RunConfig
 from backend.domain.run_progress import expected_wait_s, read_progress
+from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs import JobView, queue_ahead, queue_positions, view
-from backend.services.live_runs import describe_state
+from backend.services.live_runs import status_and_line
 from backend.services.workers import list_workers
 
 
@@ -50,6 +52,7 @@ class RunView:
     started_at: datetime | None
     finished_at: datetime | None
     archived_at: datetime | None
+    is_imported: bool = False  # curves of another program's log: without config, job and checkpoints
 
     @property
     def is_active(self) -> bool:
@@ -111,24 +114,53 @@ def list_runs(
     statuses: Sequence[Status] = (),
     tags: Sequence[str] = (),
     archived: bool = False,
+    imported: bool | None = None,
     limit: int = 50,
     offset: int = 0,
 ) -> list[RunView]:
-    """Return runs, newest first. `text` is looked for in name and notes; a run shows if it has every tag."""
+    """Return runs, newest first. `text` is looked for in name and notes; a run shows if it has every tag.
+
+    `imported` chooses runs of other programs' logs, or all but those.
+    """
     with ctx.db.read() as session:
-        query = select(Run, Job).outerjoin(Job, Job.id == Run.job_id).order_by(Run.created_at.desc(), Run.id)
-        query = query.where(Run.archived_at.is_not(None) if archived else Run.archived_at.is_(None))
-        if text.strip():
-            pattern = f"%{text.strip().replace('%', '')}%"
-            query = query.where(or_(Run.name.ilike(pattern), Run.notes.ilike(pattern)))
-        if objectives:
-            query = query.where(Run.objective.in_(objectives))
-        if statuses:
-            query = query.where(Job.status.in_(statuses))
-        rows = session.execute(query if tags else query.limit(limit).offset(offset)).tuples().all()
-        if tags:  # tags are JSON, which SQLite and PostgreSQL search in different words
-            rows = [row for row in rows if set(tags) <= set(row[0].tags or [])][offset : offset + limit]
-        return views_of(session, rows)
+        wanted = _filters(text=text, objectives=objectives, statuses=statuses, tags=tags, archived=archived, imported=imported)
+        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*wanted).order_by(Run.created_at.desc(), Run.id)
+        ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide: only those that are shown are read
+        found = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).tuples().all()
+        return views_of(session, sorted(found, key=lambda row: ids.index(row[0].id)))
+
+
+def count_runs(
+    ctx: Context,
+    *,
+    text: str = "",
+    objectives: Sequence[str] = (),
+    statuses: Sequence[Status] = (),
+    tags: Sequence[str] = (),
+    archived: bool = False,
+    imported: bool | None = None,
+) -> int:
+    """Return how many runs `list_runs` could return."""
+    with ctx.db.read() as session:
+        wanted = _filters(text=text, objectives=objectives, statuses=statuses, tags=tags, archived=archived, imported=imported)
+        return session.scalar(select(func.count()).select_from(Run).outerjoin(Job, Job.id == Run.job_id).where(*wanted)) or 0
+
+
+def _filters(
+    *, text: str, objectives: Sequence[str], statuses: Sequence[Status], tags: Sequence[str], archived: bool, imported: bool | None
+) -> list[ColumnElement[bool]]:
+    wanted: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if archived else Run.archived_at.is_(None)]
+    if text.strip():
+        wanted.append(or_(*(column.icontains(text.strip(), autoescape=True) for column in (Run.name, Run.notes))))
+    if objectives:
+        wanted.append(Run.objective.in_(objectives))
+    if statuses:
+        wanted.append(Job.status.in_(statuses))
+    if imported is not None:
+        wanted.append((Run.origin == "imported") == imported)
+    for tag in tags:  # as it stands in the JSON, quotes included: those of another string would have a backslash in front
+        wanted.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
+    return wanted
 
 
 def list_tags(ctx: Context) -> list[str]:
@@ -154,8 +186,12 @@ def get_runs(ctx: Context, run_ids: Sequence[str]) -> list[RunView]:
 
 
 def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
-    """Return everything that a run's page shows, but for points, samples and log. Raises NotFound."""
+    """Return everything that a run's page shows, but for points, samples and log. Raises NotFound, and InvalidInput for an imported run."""
     run = get_run(ctx, name_or_id)
+    if run.is_imported:
+        raise InvalidInput(
+            f"“{run.name}” was imported as curves: it has no config and no checkpoints.", remedy="Choose a run of this installation."
+        )
     ahead = queue_ahead(ctx, run.job_id) if run.job_id and run.status is Status.QUEUED else []
     workers = [worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues]
     slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
@@ -258,23 +294,24 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
 
 
 def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:
-    status = Status(job.status) if job is not None else Status.CANCELLED
+    status, line = status_and_line(run, job, ahead=ahead)
     summary: dict[str, Any] = run.summary or {}
     progress = read_progress(job.progress) if job is not None else None
     share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
     return RunView(
         id=run.id, name=run.name, objective=run.objective, method=str(run.config.get("method", "full")), status=status,
-        line=describe_state(status, job=job, last_step=run.last_step, ahead=ahead), share=share, last_step=run.last_step,
+        line=line, share=share, last_step=run.last_step,
         max_steps=int(run.config.get("max_steps", 0)), tokens_per_step=_tokens_per_step(run.config), best_val_loss=summary.get("best_val_loss"), last=dict(summary.get("last", {})),
         spark=tuple(value for _, value in summary.get("spark", [])), dataset=dataset, base=base, base_id=run.base_id,
         tags=tuple(run.tags or ()), notes=run.notes, job_id=run.job_id, error=dict(job.error or {}) if job else {},
         created_by=created_by, created_at=run.created_at, started_at=job.started_at if job else None,
-        finished_at=job.finished_at if job else None, archived_at=run.archived_at,
+        finished_at=job.finished_at if job else None, archived_at=run.archived_at, is_imported=run.origin == "imported",
     )  # fmt: skip
 
 
 def _tokens_per_step(config: dict[str, Any]) -> int:
-    return int(config.get("micro_batch", 0)) * int(config.get("grad_accum_steps", 1)) * int(config.get("context", 0))
+    devices = int((config.get("devices") or {}).get("count", 1))
+    return int(config.get("micro_batch", 0)) * int(config.get("grad_accum_steps", 1)) * devices * int(config.get("context", 0))
 
 
 def _checkpoints(session: Session, run_id: str) -> list[CheckpointLine]:
