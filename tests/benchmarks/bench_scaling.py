@@ -133,22 +133,23 @@ def chinchilla(file: Path) -> None:
 def learning_rate(file: Path) -> None:
     """Train tiny networks on bytes at several peak learning rates and print their last losses beside what the rule asks for."""
     text = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8).long()
-    for width, layers in ((32, 2), (64, 3)):
+    for width, layers, steps, seeds in ((32, 2, 300, 3), (64, 3, 300, 3), (128, 3, 300, 2), (64, 3, 1200, 2)):
         shape = ArchitectureConfig(
             width=width, num_layers=layers, num_heads=width // 16, context=64, vocab_size=256, feed_forward=3 * width
         )
-        size, steps, micro_batch = count_without_embeddings(shape), 300, 8
+        size, micro_batch = count_without_embeddings(shape), 8
         rule = 1.79 * size**-0.713 * (steps * micro_batch * 64) ** 0.307
         print(f"{size:,} parameters without embeddings, {steps} steps of {micro_batch} x 64 bytes; the rule says {rule:.3f}")
-        for rate in (1e-3, 3e-3, 5e-3, 1e-2, 2e-2):
-            print(f"    {rate:g}: {train(shape, text, rate, steps=steps, micro_batch=micro_batch):.3f}", flush=True)
+        for rate in (1e-3, 2e-3, 3e-3, 5e-3, 1e-2):
+            losses = [train(shape, text, rate, steps=steps, micro_batch=micro_batch, seed=seed) for seed in range(1, seeds + 1)]
+            print(f"    {rate:g}: {np.mean(losses):.3f} ({', '.join(f'{loss:.3f}' for loss in losses)})", flush=True)
 
 
-def train(shape: ArchitectureConfig, text: torch.Tensor, rate: float, *, steps: int, micro_batch: int) -> float:
+def train(shape: ArchitectureConfig, text: torch.Tensor, rate: float, *, steps: int, micro_batch: int, seed: int) -> float:
     """Train with AdamW, a short warm-up and a cosine down to 1e-5, as a plan would, and return the mean loss of the last 30 steps."""
-    network = build_network(shape, seed=1)
+    network = build_network(shape, seed=seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
-    draw = torch.Generator().manual_seed(1)
+    draw = torch.Generator().manual_seed(seed)
     losses = []
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = rate_at_step(step, peak=rate, steps=steps)
