@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.forecast_words import ask_to_proceed, describe_forecast, forecast_lines, warning_lines
 from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.run_sweep import sweep, sweep_show, sweep_stop
 from backend.cli.waiting import wait_for_job
+from backend.domain.launch_warnings import LaunchWarning
 from backend.domain.predictions import Prediction, say_fit, say_memory, say_time
 from backend.domain.run_config import RunConfig, parse_run_config
 from backend.errors import InvalidInput
 from backend.recipes import RECIPES, get_recipe
 from backend.services.context import LOCAL, Context
+from backend.services.forecasts import forecast
+from backend.services.foreign_runs import import_log_path
 from backend.services.measurements import predict
 from backend.services.metrics import last_values
 from backend.services.places import find_place
@@ -23,6 +29,8 @@ from backend.services.run_views import RunDetail, RunView, get_run, list_runs, r
 from backend.services.runs import launch_run, resume_run, stop_run
 
 app = typer.Typer(no_args_is_help=True)
+for verb in (sweep, sweep_show, sweep_stop):
+    app.command(verb.__name__.replace("_", "-"))(verb)
 
 WaitFlag = Annotated[bool, typer.Option("--wait", help="Return when the run has ended.")]
 
@@ -34,15 +42,31 @@ def launch(
     wait: WaitFlag = False,
     key: Annotated[str | None, typer.Option(help="Launching again with the same key gives the same run.")] = None,
     name: Annotated[str | None, typer.Option(help="Name the run instead of the recipe's name.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The run that this one was made from, by name or id.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Launch whatever is warned of.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Launch a run from a recipe."""
+    """Launch a run from a recipe. What is likely a mistake is said first; at a terminal it asks, unless --yes is given."""
     ctx = get_context()
     config = read_recipe(recipe)
     if name:
         config = config.model_copy(update={"name": name})
-    run = launch_run(ctx, config, person=LOCAL, idempotency_key=key)
-    _finish(ctx, run, wait=wait, as_json=as_json)
+    warnings = forecast(ctx, config).warnings
+    ask_to_proceed(warnings, yes=yes, as_json=as_json)
+    run = launch_run(ctx, config, person=LOCAL, idempotency_key=key, parent=parent, warnings=warnings)
+    _finish(ctx, run, wait=wait, as_json=as_json, warnings=warnings)
+
+
+@app.command("forecast")
+@command
+def forecast_(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a run will do and need, and what is likely a mistake in it, without launching it."""
+    found = forecast(get_context(), read_recipe(recipe))
+    lines = [*forecast_lines(found), *warning_lines(found.warnings)]
+    emit(describe_forecast(found), as_json=as_json, text="\n".join(lines))
 
 
 @app.command("probe")
@@ -65,11 +89,37 @@ def probe(
     emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
 
 
+@app.command("import")
+@command
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="trainer_state.json, a CSV with a column `step`, lines of JSON, TensorBoard's event file or its folder.")
+    ],
+    name: Annotated[str, typer.Option(help="What the run is called; the file's name otherwise.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Read another program's log as a run to compare with."""
+    runs = import_log_path(get_context(), file, person=LOCAL, name=name)
+    emit(
+        {"runs": [describe_run(run) for run in runs]},
+        as_json=as_json,
+        text="\n".join(f"{run.name} ({run.id}): {run.line}." for run in runs),
+    )
+
+
 @app.command("show")
 @command
 def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonFlag = False) -> None:
     """Show a run: where it is, its newest values, its checkpoints."""
     ctx = get_context()
+    found = get_run(ctx, run)
+    if found.is_imported:
+        metrics = {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, found.id).items()}
+        lines = [f"{found.name}  {found.line}"] + [
+            f"  {name}: {value['value']:.6g} (step {value['step']})" for name, value in metrics.items()
+        ]
+        emit({**describe_run(found), "metrics": metrics}, as_json=as_json, text="\n".join(lines))
+        return
     detail = run_detail(ctx, run)
     data = describe_detail(ctx, detail)
     lines = [f"{detail.run.name}  {detail.run.status}  {detail.run.line}"]
@@ -170,9 +220,11 @@ def _micro_batches(result: dict[str, Any]) -> str:
     return "a step" if count == 1 else f"{count} micro-batches"
 
 
-def _finish(ctx: Context, run: RunView, *, wait: bool, as_json: bool) -> None:
+def _finish(ctx: Context, run: RunView, *, wait: bool, as_json: bool, warnings: Sequence[LaunchWarning] = ()) -> None:
     if wait and run.job_id:
         wait_for_job(ctx, run.job_id)
         run = get_run(ctx, run.id)
     data = describe_detail(ctx, run_detail(ctx, run.id)) if wait else describe_run(run)
+    if warnings:
+        data["warnings"] = [warning.model_dump(mode="json") for warning in warnings]
     emit(data, as_json=as_json, text=f"{run.name} ({run.id}) is {run.status}. {run.line}.")

@@ -26,6 +26,7 @@ USUAL_EPOCHS = {"full": 8.0, "adapter": 16.0, "preference": 4.0}
 1 to 2 (preferences; Rafailov et al. 2023 and Tunstall et al. 2023 take one to three). The limits lie at about three times that."""
 
 LONG_S = 900.0
+SLOW_FLOPS_PER_S = 3e10  # what one core of a CPU does in training
 PADDED = 0.5
 CUT = 0.1
 TINY_BATCH = 16.0
@@ -147,13 +148,13 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             code=Code.NO_VALIDATION, field="dataset", sentence="The dataset has no rows to validate on, so there is no val_loss.",
             cure="Import it with a validation share.",
         )  # fmt: skip
-    elif min(config.eval_every, config.checkpoint_every) >= steps and _takes_long(facts):
+    elif min(config.eval_every, config.checkpoint_every) >= steps and _takes_long(config, facts):
         yield LaunchWarning(
             code=Code.NOT_MEASURED, field="eval_every",
             sentence=f"val_loss is measured every {config.eval_every:,} steps and the run has {steps:,}: only its end is measured.",
             cure=f"Measure every {max(1, steps // 20):,} steps.",
         )  # fmt: skip
-    if config.checkpoint_every >= steps and _takes_long(facts):
+    if config.checkpoint_every >= steps and _takes_long(config, facts):
         lasts = f" of about {say_duration(facts.seconds)}" if facts.seconds is not None else ""
         yield LaunchWarning(
             code=Code.NOTHING_SAVED, field="checkpoint_every",
@@ -168,9 +169,11 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
         )  # fmt: skip
 
 
-def _takes_long(facts: LaunchFacts) -> bool:
-    """Whether it is worth a word that a run shows nothing before its end; a run of unknown length may be long."""
-    return facts.seconds is None or facts.seconds >= LONG_S
+def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
+    """Whether it is worth a word that a run shows nothing before its end. Where its time is not known, its operations tell."""
+    if facts.seconds is not None:
+        return facts.seconds >= LONG_S
+    return facts.body is None or 6.0 * facts.body * config.tokens_per_step * config.max_steps >= LONG_S * SLOW_FLOPS_PER_S
 
 
 def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:

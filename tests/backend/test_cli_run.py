@@ -20,7 +20,7 @@ from backend.services.jobs import list_jobs
 from backend.services.run_views import get_run
 from tests.installation import PROJECT
 from tests.jobs.training_rooms import Rooms
-from tests.run_world import add_checkpoint, add_parts, claim, end, launch, points, report
+from tests.run_world import add_checkpoint, add_parts, claim, end, launch, points, report, row_of
 
 RECIPE = "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 30\nname: by hand\n"
 
@@ -109,3 +109,57 @@ def test_cancel_and_resume_say_what_they_did(ctx: Context) -> None:
     assert roundhouse("run", "cancel", "by hand").exit_code == 2
     assert json.loads(roundhouse("run", "resume", "by hand", "--max-steps", "120", "--json").stdout)["max_steps"] == 120
     assert [run["status"] for run in json.loads(roundhouse("run", "list", "--json").stdout)["runs"]] == ["queued"]
+
+
+def test_what_a_run_will_do_is_said_before_its_launch(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    answer = json.loads(roundhouse("run", "forecast", str(tmp_path / "recipe.yaml"), "--json").stdout)
+    assert (answer["steps"], answer["tokens"], answer["ahead"], answer["workers"]) == (30, 30 * 16 * 32, 0, 0)
+    assert answer["memory_bytes"] > 0
+    assert answer["disk_bytes"] > 0
+    assert [warning["code"] for warning in answer["warnings"]] == ["warmup_long"]
+    assert list_jobs(ctx, queue="train") == []
+
+
+def test_a_script_is_told_of_what_is_likely_a_mistake_and_the_run_keeps_it(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    parent = launch(ctx, name="parent")
+    result = roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--parent", "parent", "--json")
+    assert "warm-up of 20 steps takes more than half" in result.stderr
+    answer = json.loads(result.stdout)
+    assert [warning["field"] for warning in answer["warnings"]] == ["warmup_steps"]
+    row, _ = row_of(ctx, get_run(ctx, answer["run"]))
+    assert [warning["code"] for warning in row.warnings] == ["warmup_long"]
+    assert row.parent_id == parent.id
+
+
+SWEEP = """
+name: rates
+run: {dataset: tales, architecture: small, tokenizer: pieces, context: 32, max_steps: 100, warmup_steps: 5}
+vary: {learning_rate: [1e-3, 3e-3, 1e-2]}
+method: grid
+parallel: 2
+"""
+
+
+def test_a_sweep_is_previewed_launched_once_shown_and_stopped(ctx: Context, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(SWEEP)
+    preview = json.loads(roundhouse("run", "sweep", str(file), "--preview", "--json").stdout)
+    assert [point["learning_rate"] for point in preview["points"]] == [0.001, 0.003, 0.01]
+    assert list_jobs(ctx, queue="train") == []
+    answers = [json.loads(roundhouse("run", "sweep", str(file), "--json").stdout) for _ in range(2)]
+    assert answers[0]["sweep"] == answers[1]["sweep"]
+    assert (answers[1]["planned"], answers[1]["launched"]) == (3, 2)
+    assert [run["values"] for run in answers[1]["runs"]] == preview["points"][:2]
+    assert json.loads(roundhouse("run", "sweep-stop", "rates", "--json").stdout) == {"stopped": 2}
+    shown = roundhouse("run", "sweep-show", "rates").stdout
+    assert "0 waiting or running" in shown
+    assert "learning_rate 0.003" in shown
+
+
+def test_a_sweep_with_a_mistake_ends_with_status_2_and_the_field(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP.replace("learning_rate", "learning_rat"))
+    result = roundhouse("run", "sweep", str(tmp_path / "sweep.yaml"), "--json")
+    assert result.exit_code == 2
+    assert "learning_rat" in json.loads(result.stdout)["error"]
