@@ -24,6 +24,7 @@ import torch
 from backend.devices import cpu_name
 from backend.domain.training_setting import DeviceKind
 from jobs.reporter import Reporter, StopRequest
+from jobs.training.device_use import DeviceGauge
 
 STATUS, MAPS, CLEAR = Path("/proc/self/status"), Path("/proc/self/smaps"), Path("/proc/self/clear_refs")
 WARM_UP_STEPS = 2
@@ -70,8 +71,8 @@ class MemoryMeter:
 class MeteredReporter:
     """A reporter that passes everything on and measures on the way: memory at every progress, time between the steps' metrics."""
 
-    def __init__(self, reporter: Reporter, meter: MemoryMeter) -> None:
-        self._reporter, self._meter = reporter, meter
+    def __init__(self, reporter: Reporter, meter: MemoryMeter, *, gauge: DeviceGauge | None = None) -> None:
+        self._reporter, self._meter, self._gauge = reporter, meter, gauge
         self._rates: deque[float] = deque(maxlen=4096)
         self._seconds: deque[float] = deque(maxlen=4096)
         self._steps, self._last = 0, 0.0
@@ -84,6 +85,7 @@ class MeteredReporter:
                 self._rates.append(values["tok_per_sec"])
                 self._seconds.append(now - self._last)
             self._last = now
+            values = values if self._gauge is None else {**values, **self._gauge.read()}
         self._reporter.metrics(step, values)
 
     def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
