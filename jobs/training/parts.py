@@ -19,6 +19,7 @@ from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import pick_autocast, pick_device, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoint_store import CheckpointStore
+from jobs.training.device_use import DeviceGauge
 from jobs.training.metering import MemoryMeter, MeteredReporter
 
 
@@ -66,7 +67,7 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
     meter = MemoryMeter(device)
     return Parts(
         spec=spec,
-        reporter=MeteredReporter(reporter, meter),
+        reporter=MeteredReporter(reporter, meter, gauge=DeviceGauge(device)),
         meter=meter,
         config=config,
         dataset=spec.path(payload["dataset"]),
