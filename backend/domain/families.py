@@ -45,6 +45,11 @@ class Family:
         return "kv_rank" in self.fields
 
     @property
+    def packs(self) -> bool:
+        """Whether rows can share a sequence without reading each other: positions must be able to begin anew inside it."""
+        return self.positions != "ALiBi"
+
+    @property
     def has_experts(self) -> bool:
         """Whether feed-forwards are experts chosen by a router."""
         return "num_experts" in self.fields

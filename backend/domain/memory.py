@@ -143,8 +143,9 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     updated = adapters or base
     in_blocks = updated if adapters else base - parts["embedding"] - parts["output_head"]
     copies = copied_weight_bytes(config, numbers) // config.num_layers
-    blocks = tuple(kept_in_block(config, layer, numbers).total(rows=rows, length=length) + copies for layer in range(config.num_layers))
     tokens = rows * length
+    copies += numbers.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # of what rows read, laid end to end
+    blocks = tuple(kept_in_block(config, layer, numbers).total(rows=rows, length=length) + copies for layer in range(config.num_layers))
     return _Costs(
         weights=FLOAT * (base + adapters + reference),
         optimizer=2 * FLOAT * updated,

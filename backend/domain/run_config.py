@@ -64,6 +64,7 @@ class RunConfig(BaseModel):
 
     Names refer to rows: `dataset` is `name` or `name@version`; `architecture` is a stored name or the config itself;
     `tokenizer` and `base` are names. Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context.
+    With packing (sft) a sequence holds as many rows as fit its context, so a step trains on as many tokens but more rows than without.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -81,7 +82,10 @@ class RunConfig(BaseModel):
     )
     lora: LoraConfig = LoraConfig()
     freeze_blocks: int = Field(default=0, ge=0, description="Blocks, counted from the input, that stay as they are, embeddings with them.")
-    packing: bool = Field(default=True, description="sft: several rows share a sequence, none reads another. Off: rows are padded.")
+    packing: bool = Field(
+        default=True,
+        description="sft: rows fill sequences of `context` tokens together, and none reads another. Off: one row a sequence, padded.",
+    )
     preference: PreferenceConfig = PreferenceConfig()
     grpo: GrpoConfig = GrpoConfig()
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.families import FAMILIES
 from backend.domain.flops import count_flops
 from backend.domain.run_config import Objective, RunConfig
 
@@ -21,7 +22,7 @@ class TrainingSetting(BaseModel):
     """One training process: the network, what is trained of it, the batch, and the kind of device.
 
     `context` is the longest sequence in tokens. `data` names the dataset's version where its rows decide how long sequences are
-    (sft and dpo; a pretraining window is always full). `accumulates` says whether a step has several micro-batches: then gradients
+    (sft and dpo; a pretraining window is always full). `packed` says whether rows share sequences, which are then full or nearly. `accumulates` says whether a step has several micro-batches: then gradients
     are there while the next one runs. `devices` share the work by `sharding`; micro_batch is that of one device.
     """
 
@@ -36,6 +37,7 @@ class TrainingSetting(BaseModel):
     accumulates: bool = False
     recompute: bool = False
     compiled: bool = False
+    packed: bool = False
     device: DeviceKind = "cpu"
     devices: int = Field(default=1, ge=1)
     sharding: Sharding = "none"
@@ -72,6 +74,7 @@ def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: D
         accumulates=config.grad_accum_steps > 1,
         recompute=config.recompute,
         compiled=compiled,
+        packed=config.packing and config.objective is Objective.SFT and FAMILIES[architecture.family].packs,
         device=device,
         data=None if config.objective is Objective.PRETRAIN else data,
     )

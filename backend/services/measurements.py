@@ -55,7 +55,7 @@ def subject_of(config: RunConfig, shape: ArchitectureConfig | None, *, device: D
     if shape is not None:
         setting = setting_of(config, shape, device=device, data=data)
         return Subject(setting, setting.model_dump(mode="json"))
-    fields = ("objective", "method", "micro_batch", "context", "precision", "recompute", "compile")
+    fields = ("objective", "method", "packing", "micro_batch", "context", "precision", "recompute", "compile")
     told = {**{name: getattr(config, name) for name in fields}, "rank": config.lora.rank if config.method == "lora" else None}
     return Subject(None, {**told, "accumulates": config.grad_accum_steps > 1, "device": device, "data": data, "base": base})
 
@@ -180,7 +180,8 @@ def _lengths(setting: TrainingSetting, rows: Sequence[Measurement]) -> tuple[int
         return None, None
     for row in rows:
         stored, facts = row.setting or {}, row.facts or {}
-        if stored.get("data") == setting.data and facts.get("longest") and int(stored.get("context") or 0) >= setting.context:
+        alike = stored.get("data") == setting.data and bool(stored.get("packed")) == setting.packed
+        if alike and facts.get("longest") and int(stored.get("context") or 0) >= setting.context:
             length = min(int(facts["longest"]), setting.context)
             return length, min(int(facts.get("trained") or length), length)
     return None, None

@@ -16,9 +16,11 @@ from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.loglikelihood import longest_input
 from jobs.training.batches import Batches
+from jobs.training.freezing import freeze_blocks
 from jobs.training.parts import Parts
 from jobs.training.pretrain_data import PretrainBatches, cache_tokens
-from jobs.training.sft_data import SftBatches, encode_rows
+from jobs.training.row_attention import attend_by_row
+from jobs.training.sft_data import PackedBatches, SftBatches, encode_rows
 
 
 def load_batches(parts: Parts) -> Batches:
@@ -45,7 +47,26 @@ def load_batches(parts: Parts) -> Batches:
         encode_rows(parts.dataset, split, tokenizer=tokenizer, context=config.context, reporter=parts.reporter)
         for split in ("train", "val")
     ]
+    if config.packing:
+        return PackedBatches(examples[0], examples[1], pad_id=padding_id(tokenizer), context=config.context, **sizes)
     return SftBatches(examples[0], examples[1], pad_id=padding_id(tokenizer), **sizes)
+
+
+def settle_packing(parts: Parts, batches: Batches, model: Any) -> Batches:
+    """Return the batches that a network can be trained on: where it would mix the rows of a sequence they are padded instead, and it is said."""
+    if not isinstance(batches, PackedBatches):
+        return batches
+    network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    if not attend_by_row(network):
+        parts.reporter.log(f"Rows are padded, not packed: {type(network).__name__} can't keep rows apart that share a sequence.")
+        return batches.padded()
+    config = parts.config
+    epochs = config.max_steps * config.micro_batch * config.grad_accum_steps * parts.team.count / batches.num_sequences
+    parts.reporter.log(
+        f"{batches.num_rows:,} rows in {batches.num_sequences:,} sequences of at most {config.context:,} tokens, each row read alone; "
+        f"the run sees them {epochs:.1f} times."
+    )
+    return batches
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -56,6 +77,7 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def load_model(parts: Parts, *, resume_from: Path | None) -> Any:
     """Return the network to train, fp32: fresh, from the base (with new adapters for lora), or from the checkpoint resumed."""
     model = _load_model(parts, resume_from=resume_from)
+    freeze_blocks(model, parts.config.freeze_blocks, reporter=parts.reporter)
     if parts.config.recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -70,6 +92,7 @@ def _load_model(parts: Parts, *, resume_from: Path | None) -> Any:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            dropout=config.dropout,
         )
     if config.method == "lora":
         network = load_base(parts)
@@ -78,13 +101,13 @@ def _load_model(parts: Parts, *, resume_from: Path | None) -> Any:
             return peft.PeftModel.from_pretrained(network, str(resume_from), is_trainable=True, local_files_only=True)
         torch.manual_seed(config.seed)
         return peft.get_peft_model(network, lora_config(config))
-    return load_network(resume_from) if resume_from is not None else load_base(parts)
+    return load_network(resume_from, dropout=config.dropout) if resume_from is not None else load_base(parts)
 
 
 def load_base(parts: Parts) -> PreTrainedModel:
     """Load the base and check that the run's context fits it."""
     assert parts.base is not None
-    network = load_network(parts.base)
+    network = load_network(parts.base, dropout=parts.config.dropout)
     if parts.config.context > longest_input(network):
         raise InvalidInput(
             f"The base reads at most {longest_input(network)} tokens, and context is {parts.config.context}.",
@@ -130,15 +153,3 @@ def check_architecture(parts: Parts) -> ArchitectureConfig:
     if parts.config.context > architecture.context:
         raise InvalidInput(f"context {parts.config.context} is longer than the architecture's {architecture.context}.", field="context")
     return architecture
-
-
-def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), fused; matrices decay, norms and biases don't."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
-    )

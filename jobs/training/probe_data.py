@@ -52,6 +52,9 @@ def _texts(sizes: np.ndarray, config: RunConfig) -> np.ndarray:
 
 def _rows(sizes: np.ndarray, config: RunConfig) -> np.ndarray:
     """Choose rows at random for a few steps, and the longest."""
-    count = min(len(sizes), STEPS * config.micro_batch * config.grad_accum_steps)
-    some = np.random.default_rng(config.seed).choice(len(sizes), size=count, replace=False)
+    sequences = STEPS * config.micro_batch * config.grad_accum_steps
+    some = np.random.default_rng(config.seed).permutation(len(sizes))
+    if config.objective is Objective.SFT and config.packing:  # as many as fill the sequences
+        sequences = int(np.searchsorted(np.cumsum(sizes[some]), CHARACTERS_PER_TOKEN * sequences * config.context)) + 1
+    some = some[:sequences]
     return np.unique(np.concatenate([some, np.argsort(sizes)[-LONGEST:]]))

@@ -50,17 +50,16 @@ def row_attention(
     groups = query.shape[1] // key.shape[1]
     lengths = np.diff(row_ends.numpy(), prepend=0).tolist()
     rows = []
-    for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True):
+    for q, k, v in zip(*(torch.split(whole, lengths, dim=2) for whole in (query, key, value)), strict=True):
         mask = _window_mask(q.shape[2], sliding_window, q.device)
         grouped = groups > 1 and mask is None and k.shape[-1] == v.shape[-1]
         if groups > 1 and not grouped:
             k, v = repeat_kv(k, groups), repeat_kv(v, groups)
-        rows.append(
-            F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None, enable_gqa=grouped
-            )
+        read = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, is_causal=mask is None, enable_gqa=grouped
         )
-    return torch.cat(rows, dim=2).transpose(1, 2), None
+        rows.append(read.transpose(1, 2))
+    return torch.cat(rows, dim=1), None
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:

@@ -17,7 +17,7 @@ from jobs.training.compiling import compile_network
 from jobs.training.experts import ExpertBalance
 from jobs.training.lessons import LanguageLesson
 from jobs.training.loop import TrainingLoop
-from jobs.training.networks import load_batches, load_model, make_optimizer
+from jobs.training.networks import load_batches, load_model, make_optimizer, settle_packing
 from jobs.training.parts import Parts, gather_parts, memory_in_words
 from jobs.training.sampling import encode_sample_prompt
 from jobs.training.state import Counters, load_state
@@ -52,7 +52,7 @@ def train(parts: Parts) -> dict[str, Any]:
         max_steps=config.max_steps,
         checkpoint_every=config.checkpoint_every,
     )
-    return make_loop(parts, batches, model, resume_from=resume_from).run()
+    return make_loop(parts, settle_packing(parts, batches, model), model, resume_from=resume_from).run()
 
 
 def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:

@@ -14,13 +14,14 @@ from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch comes: its profiler would write into the job's log
 
-from backend.domain.run_config import Objective, RunConfig
+from backend.domain.run_config import RunConfig
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.allocations import allocated_peak
 from jobs.training.batches import Batches, MicroBatch
 from jobs.training.loop import TrainingLoop
 from jobs.training.metering import device_kind, device_name, step_times
-from jobs.training.networks import load_batches, load_model
+from jobs.training.networks import load_model, settle_packing
+from jobs.training.objectives import load_batches
 from jobs.training.parts import Parts, gather_parts, memory_in_words
 from jobs.training.probe_data import write_sample
 from jobs.training.run import make_loop
@@ -43,12 +44,7 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
         write_sample(parts.dataset, sample, parts.config)
         parts = replace(parts, spec=replace(spec, folder=sample), dataset=sample, config=short(parts.config))
         with memory_in_words(parts):
-            if parts.config.objective is Objective.DPO:
-                from jobs.training.probe_dpo import probe_dpo  # TRL takes seconds to import, and only this needs it
-
-                result = probe_dpo(parts, progress=lambda done: _progress(reporter, done))
-            else:
-                result = probe(parts, reporter)
+            result = probe(parts, reporter)
     finally:
         shutil.rmtree(sample, ignore_errors=True)
     return {**result, "device": device_name(parts.device), "device_kind": device_kind(parts.device), "stopped": reporter.should_stop()}
@@ -61,11 +57,12 @@ def short(config: RunConfig) -> RunConfig:
 
 
 def probe(parts: Parts, reporter: Reporter) -> dict[str, Any]:
-    """Measure a run of pretrain or sft."""
-    batches = LargestFirst(load_batches(parts))
+    """Measure a run."""
+    read = load_batches(parts, folder=parts.spec.folder)
     reporter.progress(1, 4, unit="", message="Building the network")
     parts.meter.begin()
     model = load_model(parts, resume_from=None).to(parts.device)
+    batches = LargestFirst(settle_packing(parts, read, model), micro_batch=parts.config.micro_batch)
     loop = make_loop(parts, batches, model)
     model.train()
     seconds, tokens = _time_steps(loop, reporter)
@@ -112,10 +109,10 @@ def _progress(reporter: Reporter, share: float) -> None:
 class LargestFirst:
     """Batches whose step 1 is the largest among the first hundreds, for the peak; the others are as they come, for the speed.
 
-    `longest` and `trained` are the positions and the trained positions of the largest micro-batch.
+    `longest` and `trained` are the positions and the trained positions of the largest micro-batch, for each of its sequences.
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches, *, micro_batch: int) -> None:
         self._batches = batches
         first = batches.at_step(1)
         if first[0].columns is None:  # windows are all alike
@@ -123,8 +120,9 @@ class LargestFirst:
         else:
             self._largest = max((batches.at_step(step) for step in range(1, LOOKED_THROUGH + 1)), key=lambda step: max(map(_size, step)))
         largest = max(self._largest, key=_size)
-        self.longest = int(largest.inputs.shape[1])
-        self.trained = self.longest if largest.columns is None else len(largest.columns)
+        share = micro_batch if getattr(largest, "row_ends", None) is not None else 1  # packed sequences lie end to end
+        self.longest = -(-int(largest.inputs.shape[1]) // share)
+        self.trained = self.longest if largest.columns is None else -(-len(largest.columns) // share)
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of an update."""

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.conversations import Conversation, conversation_of
+from backend.domain.packing import count_sequences, pack_rows
 from backend.errors import InvalidInput
 from jobs.modeling.chat import ConversationRefused, EncodedChat, training_chats
 from jobs.modeling.dataset_files import Split
@@ -98,9 +99,113 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
     return examples
 
 
+def positions_of(kept_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return how many positions rows take that share a sequence: one fewer than they have tokens, as nothing follows the last."""
+    return np.maximum(kept_tokens - 1, 0)
+
+
 def padded_length(longest: int) -> int:
     """Return how many positions each row of a micro-batch takes whose longest row has `longest` tokens (one fewer inputs)."""
     return -(-(longest - 1) // PAD_TO) * PAD_TO
+
+
+class PackedBatches:
+    """Conversations that share sequences of at most `context` positions, laid end to end: no position is padding.
+
+    A micro-batch is `micro_batch` sequences in one row of tokens. Which rows share one, and the order, follow from (seed, epoch); every
+    row comes once an epoch. val_loss is measured on the same rows as without packing.
+    """
+
+    def __init__(
+        self,
+        train: list[Example],
+        val: list[Example],
+        *,
+        pad_id: int,
+        context: int,
+        micro_batch: int,
+        grad_accum_steps: int,
+        eval_batches: int,
+        seed: int,
+    ) -> None:
+        self._train, self._seed, self._context = train, seed, context
+        self._micro_batch, self._accumulate = micro_batch, grad_accum_steps
+        self._padded: dict[str, int] = {"pad_id": pad_id, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
+        self._padded |= {"eval_batches": eval_batches, "seed": seed}
+        self._lengths = positions_of(np.array([len(example.ids) for example in train], dtype=np.int64))
+        self._order = EpochOrder(count_sequences(self._lengths, context), seed=seed)
+        self._epochs: dict[int, list[npt.NDArray[np.int64]]] = {}
+        self._chosen = val[: eval_batches * micro_batch]
+        self._val = [lay_end_to_end(rows) for rows in self._cut(self._chosen, context * micro_batch)]
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in one epoch."""
+        return self._order.size
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in one epoch."""
+        return len(self._train)
+
+    def padded(self) -> SftBatches:
+        """Return batches of the same rows, one a sequence."""
+        return SftBatches(self._train, self._chosen, **self._padded)
+
+    def at_step(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of update `step` (the first is 1)."""
+        per_step = self._micro_batch * self._accumulate
+        epochs, places = self._order.take((step - 1) * per_step, per_step)
+        sequences = [self._sequences(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
+        return [
+            lay_end_to_end([self._train[row] for sequence in sequences[at : at + self._micro_batch] for row in sequence])
+            for at in range(0, per_step, self._micro_batch)
+        ]
+
+    def validation(self) -> list[MicroBatch]:
+        """Return the first rows of the val split."""
+        return self._val
+
+    def _sequences(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """Return the rows of every sequence of an epoch; as many in each epoch, as that follows from the lengths alone."""
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:
+                self._epochs.pop(next(iter(self._epochs)))
+            rows = np.random.default_rng((self._seed, epoch, 1)).permutation(len(self._train))
+            where = pack_rows(self._lengths[rows], self._context)
+            by_sequence = np.argsort(where, kind="stable")
+            borders = np.searchsorted(where[by_sequence], np.arange(1, self._order.size))
+            self._epochs[epoch] = np.split(rows[by_sequence], borders)
+        return self._epochs[epoch]
+
+    @staticmethod
+    def _cut(examples: list[Example], most: int) -> list[list[Example]]:
+        """Return the examples in order, cut into parts of at most `most` positions."""
+        parts: list[list[Example]] = []
+        room = 0
+        for example in examples:
+            length = len(example.ids) - 1
+            if length > room:
+                parts.append([])
+                room = most
+            parts[-1].append(example)
+            room -= length
+        return parts
+
+
+def lay_end_to_end(examples: list[Example]) -> MicroBatch:
+    """Return rows as one row of tokens without a gap, with their positions and ends."""
+    lengths = [len(example.ids) - 1 for example in examples]
+    targets = torch.from_numpy(np.concatenate([example.targets[1:] for example in examples]))
+    columns = (targets != IGNORE).nonzero()[:, 0]
+    return MicroBatch(
+        torch.from_numpy(np.concatenate([example.ids[:-1] for example in examples]))[None],
+        targets[None],
+        len(columns),
+        columns=columns,
+        positions=torch.cat([torch.arange(length) for length in lengths])[None],
+        row_ends=torch.tensor(lengths).cumsum(0),
+    )
 
 
 class SftBatches:
