@@ -23,6 +23,7 @@ from backend.services.context import Context, Person
 from backend.services.permissions import require_builder
 
 StopHow = Literal["cancel", "stop_and_save"]
+LOOKED_THROUGH = 200  # queued jobs that a worker with GPUs looks at for one that fits what is free
 
 
 class Fenced(Exception):
@@ -31,7 +32,7 @@ class Fenced(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """A worker's hold on one attempt of a job."""
+    """A worker's hold on one attempt of a job. `device` is its GPUs as CUDA_VISIBLE_DEVICES spells them, None on the CPU."""
 
     job_id: str
     attempt: int
@@ -133,28 +134,42 @@ def eligible(now: datetime) -> Any:
 
 
 def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()) -> Claim | None:
-    """Take the best eligible job of a queue, and a free GPU with it where the job wants one.
+    """Take the best eligible job of a queue, and as many free GPUs with it as the job wants.
 
-    On a machine without devices, jobs that ask for `gpu` stay queued. Returns None when nothing can be taken.
+    On a machine without devices, jobs that ask for `gpu` stay queued, and so do jobs of more GPUs than the machine has. A job that
+    waits for more GPUs than are free keeps those behind it from taking them, or it would wait for ever. Returns None when nothing
+    can be taken.
     """
     now = ctx.now()
     try:
         with ctx.db.write() as session:
             free = _free_devices(session, host, devices, now)
             wanted = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
-            candidate = session.scalars(
+            query = (
                 select(Job)
                 .where(eligible(now), Job.queue == queue, Job.device_request.in_(wanted))
                 .order_by(Job.priority, Job.created_at, Job.id)
-                .limit(1)
                 .with_for_update(skip_locked=True, of=Job)
-            ).first()
-            if candidate is None:
-                return None
-            device = free[0] if devices and candidate.device_request != "cpu" else None
-            return _take(session, ctx, candidate, owner=owner, host=host, device=device)
+            )
+            if not devices:
+                candidate = session.scalars(query.limit(1)).first()
+                return _take(session, ctx, candidate, owner=owner, host=host, device=None) if candidate else None
+            for candidate in session.scalars(query.limit(LOOKED_THROUGH)):
+                count = 0 if candidate.device_request == "cpu" else num_devices(candidate)
+                if count <= len(free):
+                    return _take(session, ctx, candidate, owner=owner, host=host, device=",".join(free[:count]) or None)
+                if count <= len(devices):
+                    free = []  # kept for this one
+            return None
     except IntegrityError:  # another worker of this host took the slot in the same moment (PostgreSQL)
         return None
+
+
+def num_devices(job: Job) -> int:
+    """Return how many GPUs a job takes where it takes any: those of its run's config, otherwise one."""
+    config = (job.payload or {}).get("config")
+    devices = config.get("devices") if isinstance(config, dict) else None
+    return max(1, int(devices.get("count", 1))) if isinstance(devices, dict) else 1
 
 
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim | None:
@@ -180,7 +195,7 @@ def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, de
             attempt=Job.attempt + 1,
             owner=owner,
             lease_until=lease,
-            device=device,
+            device=device[:20] if device else None,  # for the eye; the slots are what counts
             error={},
             started_at=func.coalesce(Job.started_at, now),
             stop_request=None,
@@ -189,12 +204,12 @@ def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, de
     )
     if result.rowcount != 1:  # type: ignore[attr-defined]
         return None
-    if device is not None:
-        stale = session.get(Slot, (host, device))
+    for each in device.split(",") if device else ():
+        stale = session.get(Slot, (host, each))
         if stale is not None:
             session.delete(stale)
             session.flush()
-        session.add(Slot(host=host, device=device, job_id=job.id, lease_until=lease))
+        session.add(Slot(host=host, device=each, job_id=job.id, lease_until=lease))
     session.flush()
     session.refresh(job)
     return Claim(
@@ -220,10 +235,11 @@ def renew(session: Session, ctx: Context, claim: Claim, **values: Any) -> None:
     if result.rowcount != 1:  # type: ignore[attr-defined]
         raise Fenced(f"attempt {claim.attempt} of job {claim.job_id} is over")
     if claim.device is not None:
+        wanted = claim.device.split(",")
         held = session.execute(
-            update(Slot).where(Slot.host == claim.host, Slot.device == claim.device, Slot.job_id == claim.job_id).values(lease_until=lease)
+            update(Slot).where(Slot.host == claim.host, Slot.device.in_(wanted), Slot.job_id == claim.job_id).values(lease_until=lease)
         )
-        if held.rowcount != 1:  # type: ignore[attr-defined]
+        if held.rowcount != len(wanted):  # type: ignore[attr-defined]
             raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
 
 
@@ -294,9 +310,9 @@ def _let_go(session: Session, ctx: Context, claim: Claim) -> Job:
 
 
 def release_slot(session: Session, claim: Claim) -> None:
-    """Give a claim's GPU back."""
-    if claim.device is not None:
-        slot = session.get(Slot, (claim.host, claim.device))
+    """Give a claim's GPUs back."""
+    for device in claim.device.split(",") if claim.device else ():
+        slot = session.get(Slot, (claim.host, device))
         if slot is not None and slot.job_id == claim.job_id:
             session.delete(slot)
 

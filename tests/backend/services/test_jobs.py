@@ -55,9 +55,9 @@ def ctx(any_ctx: Context, clock: Clock) -> Context:
     return replace(any_ctx, now=clock)
 
 
-def submit(ctx: Context, title: str = "job", *, kind: JobKind = JobKind.TRAIN, **values: Any) -> str:
+def submit(ctx: Context, title: str = "job", *, kind: JobKind = JobKind.TRAIN, payload: dict[str, Any] | None = None, **values: Any) -> str:
     with ctx.db.write() as session:
-        return add_job(session, ctx, kind=kind, title=title, payload={"n": 1}, **values).id
+        return add_job(session, ctx, kind=kind, title=title, payload=payload or {"n": 1}, **values).id
 
 
 def claim(ctx: Context, *, owner: str = "w#1", queue: str = "train", devices: tuple[str, ...] = ()) -> Claim | None:
@@ -211,6 +211,28 @@ def test_a_cpu_job_needs_no_gpu_and_a_gpu_job_waits_for_one(ctx: Context) -> Non
     assert get_job(ctx, taken(ctx).job_id).title == "cpu only"
     assert claim(ctx) is None
     assert taken(ctx, devices=("0",)).device == "0"
+
+
+def test_a_job_of_two_gpus_takes_two_and_is_not_overtaken_by_jobs_of_one(ctx: Context) -> None:
+    two = {"config": {"devices": {"count": 2}}}
+    first = submit(ctx, "one")
+    held = taken(ctx, owner="w1", devices=("0", "1"))
+    assert held.job_id == first
+    submit(ctx, "too large", payload={"config": {"devices": {"count": 3}}})
+    wide = submit(ctx, "two", payload=two)
+    submit(ctx, "another")
+    submit(ctx, "on the CPU", device="cpu")
+    assert get_job(ctx, taken(ctx, owner="w2", devices=("0", "1")).job_id).title == "on the CPU"
+    assert claim(ctx, owner="w3", devices=("0", "1")) is None, "the free GPU is kept for the job that waits for two"
+    with ctx.db.write() as session:
+        end_job(session, ctx, held, Status.FINISHED)
+    both = taken(ctx, owner="w4", devices=("0", "1"))
+    assert (both.job_id, both.device) == (wide, "0,1")
+    assert claim(ctx, owner="w5", devices=("0", "1")) is None
+    with ctx.db.write() as session:
+        renew(session, ctx, both)
+        end_job(session, ctx, both, Status.FINISHED)
+    assert get_job(ctx, taken(ctx, owner="w6", devices=("0", "1")).job_id).title == "another"
 
 
 def test_a_slot_whose_holder_is_gone_is_free_after_its_lease(ctx: Context, clock: Clock) -> None:
