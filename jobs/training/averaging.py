@@ -54,3 +54,8 @@ class Average:
         """Put the trained weights into a network that was loaded from a checkpoint, with the average in it."""
         for parameter, value in zip(self._trained, state_dict["trained"], strict=True):
             parameter.copy_(value)
+
+
+def named_parts(average: Average | None) -> dict[str, Average]:
+    """Return the average under the name by which a training state holds it; nothing where there is none."""
+    return {} if average is None else {"average": average}

@@ -44,3 +44,7 @@ class ExpertBalance:
             bias: Any = router.e_score_correction_bias
             bias += BIAS_STEP * torch.sign(picks.float().mean() - picks).to(bias)
         self._picks.clear()
+
+    def forget(self) -> None:
+        """Drop what was picked since the last step: it is done again, or never."""
+        self._picks.clear()

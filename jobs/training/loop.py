@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,14 +21,27 @@ from backend.domain.run_config import RunConfig
 from backend.domain.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.reporter import Reporter
-from jobs.training.batches import Batches
+from jobs.training.averaging import Average, named_parts
+from jobs.training.batches import Batches, StepBatches
 from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.experts import ExpertBalance
+from jobs.training.faults import NotFinite, is_finite, is_out_of_memory
 from jobs.training.lessons import Lesson
 from jobs.training.sampling import sample_completion
-from jobs.training.state import Counters, save_state
+from jobs.training.state import Counters, RandomState, Stateful, gather_state, save_state
+from jobs.training.team import Team, whole
 
 PROGRESS_EVERY_S = 0.25
+
+
+@dataclass
+class Gradients:
+    """What the passes of a step gave, its gradients aside: losses by micro-batch, sums for metrics, and what was counted."""
+
+    units: int
+    trained: int
+    losses: list[torch.Tensor] = field(default_factory=list)
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,11 +62,13 @@ class TrainingLoop:
     device: torch.device
     autocast: torch.dtype | None = None
     forward: torch.nn.Module | None = None
+    team: Team = field(default_factory=Team)
     sample_prompts: list[tuple[str, list[int]]] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
     metrics: dict[str, float] = field(default_factory=dict)
     last_checkpoint: str | None = None
     balance: ExpertBalance | None = None
+    average: Average | None = None
     _measured_at: int | None = None
 
     def run(self) -> dict[str, Any]:
@@ -65,21 +81,36 @@ class TrainingLoop:
         for step in range(self.counters.step + 1, config.max_steps + 1):
             self.reporter.metrics(step, self.update(step))
             self.counters = replace(self.counters, step=step)
-            due = step % config.checkpoint_every == 0 or step == config.max_steps
-            if due or step % config.eval_every == 0:
-                self._measure(step)
-            if due:
-                self._save(final=step == config.max_steps)
+            due, last = step % config.checkpoint_every == 0, step == config.max_steps
+            if due or last or step % config.eval_every == 0:
+                due |= self._measure(step) and config.patience > 0  # the best must be there to be kept
+                last |= self._is_stale(step)
+            if due or last:
+                self._save(final=last)
             now = time.perf_counter()
-            if now - last_progress >= PROGRESS_EVERY_S or step == config.max_steps:
+            if now - last_progress >= PROGRESS_EVERY_S or last:
                 last_progress = now
                 self.reporter.progress(step, config.max_steps, rate=(step - first) / max(now - started, 1e-9))
-            request = self.reporter.should_stop()
-            if request is not None and step < config.max_steps:
+            if last:
+                break
+            request = self.team.agree(self.reporter.should_stop() or self.store.should_stop())
+            if request is not None:
                 if request == "stop_and_save" and not due:
                     self._save(final=False)
+                self.store.raise_if_full(step)
                 return self._result(stopped=request)
         return self._result(stopped=None)
+
+    def _is_stale(self, step: int) -> bool:
+        """Whether val_loss has not become better for so long that the run ends here."""
+        patience, counters = self.config.patience, self.counters
+        if not patience or counters.stale < patience or self._measured_at != step:
+            return False
+        self.reporter.log(
+            f"Stopped early: val_loss was lowest at {counters.lowest_val_loss:.4f}, and the {counters.stale} measurements since were not lower."
+        )
+        self.reporter.event("stopped_early", step=step, measurements=counters.stale, lowest_val_loss=counters.lowest_val_loss)
+        return True
 
     def _result(self, *, stopped: str | None) -> dict[str, Any]:
         metrics = dict(self.metrics)
@@ -93,64 +124,160 @@ class TrainingLoop:
         learning_rate = learning_rate_at(step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        micro_batches = self.batches.at_step(step)
-        units = max(sum(batch.units for batch in micro_batches), 1)
-        total = torch.zeros((), device=self.device)
-        sums: dict[str, torch.Tensor] = {}
-        for batch in micro_batches:
-            with self._precision():
-                cost = self.lesson.cost(self.model if self.forward is None else self.forward, batch.to(self.device))
-            loss = cost.total / units
-            (loss if cost.extra is None else loss + cost.extra / len(micro_batches)).backward()
-            total += loss.detach()
-            for name, value in cost.sums.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
+        before = RandomState.take()
+        while (done := self._passes(step)) is None:
+            self._halve(step)
+            before.restore()
         clip = self.config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], clip)
-        train_loss, grad_norm = float(total), float(norm)
+        train_loss, grad_norm = float(self.team.total(torch.stack(done.losses).sum())), float(whole(norm))
         if not (math.isfinite(train_loss) and math.isfinite(grad_norm)):
-            raise JobFailed(
-                f"The loss became {train_loss} (gradient norm {grad_norm}) at step {step}, learning rate {learning_rate:.3g}.",
-                remedy="Lower the learning rate, lengthen warmup_steps, or set grad_clip to 1. The last checkpoint is intact.",
-                field="learning_rate",
-            )
+            raise self._not_finite(step, done.losses, loss=train_loss, grad_norm=grad_norm, before=before)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.balance is not None:
             self.balance.step()
+        if self.average is not None:
+            self.average.update(step)
         self.metrics["train_loss"] = train_loss
-        measured = {name: float(value) / units for name, value in sums.items()}
+        measured = {name: float(self.team.total(value)) / done.units for name, value in done.sums.items()}
         self.metrics |= measured
-        rate = sum(batch.trained for batch in micro_batches) / max(time.perf_counter() - started, 1e-9)
+        rate = done.trained / max(time.perf_counter() - started, 1e-9)
         return {"train_loss": train_loss, "learning_rate": learning_rate, "grad_norm": grad_norm, "tok_per_sec": rate, **measured}
+
+    def _passes(self, step: int) -> Gradients | None:
+        """Add up the gradients of a step; None if memory did not suffice and smaller micro-batches may help."""
+        dealt = self.batches.at_step(step)
+        done = Gradients(max(sum(batch.units for batch in dealt), 1), sum(batch.trained for batch in dealt))
+        try:
+            self._pass_through(self.team.share(dealt), done)
+        except (RuntimeError, MemoryError) as error:
+            if not (
+                is_out_of_memory(error) and self.team.count == 1 and isinstance(self.batches, StepBatches) and self.batches.micro_batch > 1
+            ):
+                raise
+            return None
+        return done
+
+    def _pass_through(self, micro_batches: Sequence[Any], done: Gradients) -> None:
+        """Go forward and backward through micro-batches."""
+        network = self.model if self.forward is None else self.forward
+        for batch in micro_batches:
+            with self.team.exchanging(network, last=batch is micro_batches[-1]):
+                with self._precision():
+                    cost = self.lesson.cost(network, batch.to(self.device))
+                loss = cost.total / done.units
+                done.losses.append(loss.detach())
+                loss = loss * self.team.count  # DDP and FSDP average gradients, and the sum is wanted
+                torch.autograd.backward(loss if cost.extra is None else loss + cost.extra / len(micro_batches))
+            for name, value in cost.sums.items():
+                done.sums[name] = done.sums.get(name, 0.0) + value.detach()
+
+    def _halve(self, step: int) -> None:
+        """Cut micro-batches in half for the rest of the run, and say so. The items of a step, and its loss, stay what they were."""
+        assert isinstance(self.batches, StepBatches)
+        self.forget()
+        was = self.batches.micro_batch
+        self.batches.cut_to(-(-was // 2))
+        now, passes = self.batches.micro_batch, -(-self.batches.per_step // self.batches.micro_batch)
+        self.counters = replace(self.counters, micro_batch=now)
+        self.reporter.log(
+            f"Step {step} did not fit into memory with micro_batch {was}: it goes on with {now}, {passes} of them a step. "
+            "A step sees the same data as before."
+        )
+        self.reporter.event("micro_batch_halved", step=step, micro_batch=now, grad_accum_steps=passes)
+
+    def forget(self) -> None:
+        """Drop what a step that is not finished has left behind."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.balance is not None:
+            self.balance.forget()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _not_finite(self, step: int, losses: list[torch.Tensor], *, loss: float, grad_norm: float, before: RandomState) -> JobFailed:
+        """Keep the state before a step that went wrong, and return the failure that names the micro-batch at fault."""
+        self.forget()
+        were_finite = is_finite([parameter for parameter in self.model.parameters() if parameter.requires_grad])
+        at_fault, held = None, ""
+        if were_finite and self.team.count == 1:
+            at_fault = next((index for index, each in enumerate(losses) if not math.isfinite(float(each))), None)
+            at_fault = self._first_bad_gradient(step) if at_fault is None else at_fault
+            if at_fault is not None and isinstance(self.batches, StepBatches):
+                held = self.batches.describe(step, at_fault)
+        kept = self.counters.step if were_finite and self.team.count == 1 and self.counters.step else None
+        if kept and kept not in self.store.steps():
+            self._save(final=False, randomness=before)
+        fault = NotFinite(
+            step,
+            loss=loss,
+            grad_norm=grad_norm,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            micro_batches=len(losses),
+            micro_batch=None if at_fault is None else at_fault + 1,
+            held=held,
+            were_finite=were_finite,
+            kept=kept,
+        )
+        self.reporter.event("not_finite", step=step, micro_batch=fault.micro_batch, held=held, kept=kept)
+        return fault.in_words(self.config, autocast=self.autocast)
+
+    def _first_bad_gradient(self, step: int) -> int | None:
+        """Go through a step's micro-batches one by one; return the first (from 0) whose gradient is not finite."""
+        for index, batch in enumerate(self.batches.at_step(step)):
+            self._pass_through([batch], Gradients(max(batch.units, 1), 0))
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            bad = not is_finite(gradients)
+            self.forget()
+            if bad:
+                return index
+        return None
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def _measure(self, step: int) -> None:
-        """Measure val_loss (and val_bpb) and write samples."""
-        self.model.eval()
-        with torch.inference_mode():
-            values = self.lesson.validate(self.model, self.batches.validation(), device=self.device, precision=self._precision)
-        if values:
-            self.reporter.metrics(step, values)
-            self.metrics |= values
-            self._measured_at = step
-        for index, (prompt, ids) in enumerate(self.sample_prompts):
-            completion = sample_completion(
-                self.model,
-                self.tokenizer,
-                ids,
-                max_tokens=self.config.sample_tokens,
-                context=self.config.context,
-                seed=self.config.seed + index,
-            )
-            self.reporter.sample(step, prompt, completion)
-        self.model.train()
+    def _averaged(self) -> AbstractContextManager[Any]:
+        """Let the network hold the average of its weights, where there is one: it is what is validated, sampled and saved."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
-    def _save(self, *, final: bool) -> None:
+    def _measure(self, step: int) -> bool:
+        """Measure val_loss (and val_bpb) and write samples. Returns whether val_loss is the lowest so far."""
+        self.model.eval()
+        with self._averaged():
+            with torch.inference_mode():
+                values = self.lesson.validate(self.model, self.batches.validation(), device=self.device, precision=self._precision)
+            for index, (prompt, ids) in enumerate(self.sample_prompts):
+                completion = sample_completion(
+                    self.model,
+                    self.tokenizer,
+                    ids,
+                    max_tokens=self.config.sample_tokens,
+                    context=self.config.context,
+                    seed=self.config.seed + index,
+                )
+                self.reporter.sample(step, prompt, completion)
+        self.model.train()
+        if not values:
+            return False
+        self.reporter.metrics(step, values)
+        self.metrics |= values
+        self._measured_at = step
+        lowest, measured = self.counters.lowest_val_loss, values["val_loss"]
+        better = lowest is None or measured < lowest
+        self.counters = replace(
+            self.counters, lowest_val_loss=measured if better else lowest, stale=0 if better else self.counters.stale + 1
+        )
+        return better
+
+    @property
+    def stateful(self) -> dict[str, Stateful]:
+        """What has a state of its own beside network and optimizer, by the name under which it is saved."""
+        return dict(named_parts(self.average))
+
+    def _save(self, *, final: bool, randomness: RandomState | None = None) -> None:
         """Publish a checkpoint with its training state, then delete what need not be kept.
 
         The best is chosen among checkpoints, so that it is there to be kept.
@@ -158,13 +285,20 @@ class TrainingLoop:
         step = self.counters.step
         val_loss = self.metrics.get("val_loss") if self._measured_at == step else None
         if val_loss is not None and (self.counters.best_val_loss is None or val_loss < self.counters.best_val_loss):
-            self.counters = Counters(step=step, best_step=step, best_val_loss=val_loss)
-        self.last_checkpoint = self.store.save(
-            step,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            metrics=dict(self.metrics) if val_loss is not None else {"train_loss": self.metrics["train_loss"]},
-            final=final,
-            write_more=lambda folder: save_state(folder, optimizer=self.optimizer, counters=self.counters),
-        )
-        self.store.prune(best_step=self.counters.best_step)
+            self.counters = replace(self.counters, best_step=step, best_val_loss=val_loss)
+        with self._averaged():
+            weights, gathered = self.team.whole_model(self.model), gather_state(self.optimizer, self.stateful)
+            if self.team.is_first:
+                self.last_checkpoint = self.store.save(
+                    step,
+                    weights=weights,
+                    model=self.model,
+                    tokenizer=self.tokenizer,
+                    metrics=dict(self.metrics)
+                    if val_loss is not None
+                    else {name: self.metrics[name] for name in ("train_loss",) if name in self.metrics},
+                    final=final,
+                    best_step=self.counters.best_step,
+                    write_more=lambda folder: save_state(folder, gathered=gathered, counters=self.counters, randomness=randomness),
+                )
+        self.team.wait()

@@ -25,10 +25,15 @@ from jobs.training.sft_data import PackedBatches, SftBatches, encode_rows
 
 def load_batches(parts: Parts) -> Batches:
     """Read and encode the dataset for the objective."""
+    with parts.team.in_turn():  # the first reads and writes the cache of tokens, the others find it
+        return _load_batches(parts)
+
+
+def _load_batches(parts: Parts) -> Batches:
     config, tokenizer = parts.config, parts.tokenizer
     sizes = {
         "micro_batch": config.micro_batch,
-        "grad_accum_steps": config.grad_accum_steps,
+        "grad_accum_steps": config.grad_accum_steps * parts.team.count,
         "eval_batches": config.eval_batches,
         "seed": config.seed,
     }

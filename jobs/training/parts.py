@@ -21,6 +21,8 @@ from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoint_store import CheckpointStore
 from jobs.training.device_use import DeviceGauge
 from jobs.training.metering import MemoryMeter, MeteredReporter
+from jobs.training.ranks import threads_of_rank
+from jobs.training.team import Team, join_team
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Parts:
     store: CheckpointStore
     device: torch.device
     autocast: torch.dtype | None
+    team: Team
 
 
 def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
@@ -51,8 +54,9 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
         wanted = " or ".join(DATASET_KINDS[config.objective])
         raise InvalidInput(f"{config.objective} trains on a dataset of kind {wanted}, and this one is {kind}.", field="dataset")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    threads = set_threads(payload.get("threads") or None)
     device = pick_device(config.device)
+    team = join_team("ddp" if config.devices.sharding == "ddp" else "fsdp", device=device)
+    threads = set_threads(payload.get("threads") or (threads_of_rank(team.count) if team.count > 1 else None))
     base = spec.path(payload["base"]) if payload.get("base") else None
     tokenizer = load_tokenizer(base or spec.path(payload["tokenizer"]))
     teach_template(tokenizer, chats=config.objective is not Objective.PRETRAIN)
@@ -76,6 +80,7 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
         store=store,
         device=device,
         autocast=pick_autocast(config.precision, device=device),
+        team=team,
     )
 
 

@@ -1,66 +1,192 @@
-"""What resuming needs besides weights: the optimizer's moments, random states and counters, as safetensors and JSON. No pickle."""
+"""What resuming needs besides weights, as safetensors and JSON. No pickle.
+
+The optimizer's state, the random state of every library, counters, and whatever else has a `state_dict` (an average of the weights, a
+scaler of gradients): trees of dictionaries and lists, whose tensors go into one safetensors file and the rest into JSON.
+"""
 
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER
+from jobs.training.team import like, whole
+
+TENSORS, TREE, COUNTERS = "state.safetensors", "state.json", "counters.json"
+
+
+class Stateful(Protocol):
+    """Whatever has to be as it was when a run goes on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: dictionaries (keys strings or whole numbers), lists, tensors, numbers, strings, None."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take over a state."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """How far a run is: updates done, and the best val_loss so far with its step."""
+    """How far a run is: updates done; the best val_loss of a checkpoint, with its step; and what early stopping goes by.
+
+    `lowest_val_loss` is the lowest of all measurements, `stale` how many came since. `sequences` are those of a step, on all devices.
+    `micro_batch` is None unless memory was too small for the config's. `machine` is what rounding depends on.
+    """
 
     step: int = 0
     best_step: int | None = None
     best_val_loss: float | None = None
+    lowest_val_loss: float | None = None
+    stale: int = 0
+    sequences: int | None = None
+    micro_batch: int | None = None
+    machine: str | None = None
 
 
-def save_state(folder: Path, *, optimizer: torch.optim.Optimizer, counters: Counters) -> None:
-    """Write the training state into a checkpoint's folder."""
+def gather_state(optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None) -> dict[str, Any]:
+    """Return the training state, put together where several processes hold parts of it. All of them call this."""
+    tree = {"optimizer": optimizer.state_dict()["state"], **{name: part.state_dict() for name, part in (parts or {}).items()}}
+    tensors: dict[str, torch.Tensor] = {}
+    encoded = {name: _encode(value, name, tensors) for name, value in tree.items()}
+    return {"optimizer": _kind(optimizer), "shapes": _shapes(optimizer), "parts": encoded, "tensors": tensors}
+
+
+def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, randomness: RandomState | None = None) -> None:
+    """Write what `gather_state` returned into a checkpoint's folder, with the random state: the present one, or one taken earlier."""
     target = folder / STATE_FOLDER
     target.mkdir()
-    tensors = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    for index, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
-            tensors[f"optimizer.{index}.{name}"] = value.detach().cpu().contiguous()
-    save_file(tensors, target / "state.safetensors")
-    (target / "counters.json").write_text(json.dumps(asdict(counters)) + "\n")
+    tensors = dict(gathered["tensors"])
+    randoms = _encode((randomness or RandomState.take()).state_dict(), "random", tensors)
+    save_file(tensors, target / TENSORS)
+    tree = {**{name: value for name, value in gathered.items() if name != "tensors"}, "random": randoms}
+    (target / TREE).write_text(json.dumps(tree) + "\n")
+    (target / COUNTERS).write_text(json.dumps(asdict(counters)) + "\n")
 
 
-def load_state(folder: Path, *, optimizer: torch.optim.Optimizer) -> Counters:
-    """Restore optimizer and random states from a checkpoint's folder; return its counters.
+def load_state(folder: Path, *, optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None) -> Counters:
+    """Restore the training state from a checkpoint's folder; return its counters. A part that was not saved stays as it is.
 
-    Raises InvalidInput if the state belongs to another network.
+    Raises InvalidInput if the state belongs to another network or optimizer.
     """
     counters = read_counters(folder)
-    tensors = load_file(folder / STATE_FOLDER / "state.safetensors")
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor
+    try:
+        saved = json.loads((folder / STATE_FOLDER / TREE).read_text())
+    except FileNotFoundError:
+        raise _other(folder, "was written by an older version") from None
+    if saved["shapes"] != _shapes(optimizer):
+        raise _other(folder, "belongs to another network")
+    if saved["optimizer"] != _kind(optimizer):
+        raise _other(folder, f"is that of {saved['optimizer']}, and the run's optimizer is {_kind(optimizer)}")
+    tensors = load_file(folder / STATE_FOLDER / TENSORS)
+    tree = {name: _decode(value, tensors) for name, value in saved["parts"].items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments = {index: values["exp_avg"].shape for index, values in state.items()}
-    if moments != {index: parameter.shape for index, parameter in enumerate(parameters)}:
-        raise InvalidInput(
-            f"The training state in {folder.name} belongs to another network.", remedy="Start a new run from this checkpoint as its base."
-        )
+    state = {
+        index: {name: like(value, parameters[index]) if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+        for index, values in tree.pop("optimizer").items()
+    }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    for name, part in (parts or {}).items():
+        if name in tree:
+            part.load_state_dict(tree[name])
+    RandomState.of(_decode(saved["random"], tensors)).restore()
     return counters
 
 
 def read_counters(folder: Path) -> Counters:
     """Return the counters of a checkpoint that has a training state."""
-    return Counters(**json.loads((folder / STATE_FOLDER / "counters.json").read_text()))
+    return Counters(**json.loads((folder / STATE_FOLDER / COUNTERS).read_text()))
+
+
+def seed_everything(seed: int) -> None:
+    """Start the random numbers of torch, NumPy and Python anew."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """Where the random numbers of torch (CPU, and the GPU in use), NumPy and Python are. Taken before every step, so it costs microseconds."""
+
+    torch_cpu: torch.Tensor
+    torch_cuda: torch.Tensor | None
+    numpy: Any
+    python: Any
+
+    @classmethod
+    def take(cls) -> RandomState:
+        """Return the present state."""
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return cls(torch.get_rng_state(), cuda, np.random.get_state(legacy=True), random.getstate())
+
+    def restore(self) -> None:
+        """Go on from here."""
+        torch.set_rng_state(self.torch_cpu)
+        if self.torch_cuda is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.torch_cuda)
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as a tree that can be saved."""
+        name, keys, *numbers = self.numpy
+        version, internal, spare = self.python
+        return {
+            "torch": self.torch_cpu,
+            "cuda": self.torch_cuda,
+            "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *numbers],
+            "python": [version, torch.tensor(internal), spare],
+        }
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> RandomState:
+        """Return what `state_dict` returned, read again."""
+        name, keys, *numbers = tree["numpy"]
+        version, internal, spare = tree["python"]
+        numpy_state = (name, keys.numpy().astype(np.uint32), *numbers)
+        return cls(tree["torch"], tree["cuda"], numpy_state, (version, tuple(internal.tolist()), spare))
+
+
+def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Return a tree as JSON holds it; its tensors go into `tensors`, each under its path."""
+    if isinstance(value, torch.Tensor):
+        tensors[path] = whole(value)
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        return {"keys": list(value), "values": [_encode(item, f"{path}.{key}", tensors) for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{path} is a {type(value).__name__}, which a training state can't hold")
+
+
+def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: _decode(item, tensors) for key, item in zip(value["keys"], value["values"], strict=True)}
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    return type(optimizer).__name__
+
+
+def _shapes(optimizer: torch.optim.Optimizer) -> list[list[int]]:
+    return [list(parameter.shape) for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _other(folder: Path, why: str) -> InvalidInput:
+    return InvalidInput(f"The training state in {folder.name} {why}.", remedy="Start a new run from this checkpoint as its base.")
