@@ -36,6 +36,18 @@ def flatten(config: RunConfig) -> dict[str, Any]:
     return flat
 
 
+def value_at(config: RunConfig, path: str) -> Any:
+    """Return the value of the field at a path."""
+    section, _, name = path.partition(".")
+    value = getattr(config, section)
+    return getattr(value, name) if name else value
+
+
+def default_at(path: str) -> Any:
+    """Return what a field is when nobody sets it."""
+    return field_at(path).default
+
+
 def changed_fields(before: RunConfig, now: RunConfig) -> list[Change]:
     """Return the fields in which two configs differ, in the schema's order, but for the name."""
     old, new = flatten(before), flatten(now)

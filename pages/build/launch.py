@@ -12,12 +12,14 @@ from backend.recipes import RECIPES, STARTER
 from backend.services.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.datasets import resolve_version
-from backend.services.run_parts import parse_config, resolve_parts
-from backend.services.run_views import run_detail
+from backend.services.forecasts import Forecast, forecast
+from backend.services.run_parts import parse_config
+from backend.services.run_views import RunDetail, run_detail
 from backend.services.runs import launch_run
 from pages.components.data_report_link import draw_report_link
 from pages.components.estimate_card import draw_estimate
-from pages.components.frame import errors_shown, page_frame, plain
+from pages.components.frame import errors_shown, page_frame
+from pages.components.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
 from pages.components.run_form import FormState, draw_run_form, fill_form
 
 RECIPE_OF_KIND = {"text": STARTER, "instruction": "starter-sft", "chat": "starter-sft", "preference": "starter-dpo"}
@@ -87,53 +89,70 @@ def draw_yaml(config: RunConfig | None) -> None:
                 st.rerun()
 
 
-def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, str, RoundhouseError | None]:
-    """Return the config if it can be launched, the button's label, and what is wrong otherwise."""
+def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, Forecast | None, RoundhouseError | None]:
+    """Return the config as far as it can be read, what it will do if it can be launched, and what is wrong otherwise."""
     if form.missing:
-        return None, "Choose " + " and ".join(form.missing), None
+        return None, None, None
     try:
         config = parse_config(form.values)
     except InvalidInput as error:
-        return None, "Correct the values first", error
+        return None, None, error
     try:
-        resolve_parts(ctx, config)
+        return config, forecast(ctx, config), None
     except RoundhouseError as error:
-        return config, "Correct the values first", error
-    return config, "Launch", None
+        return config, None, error
 
 
-def launch(ctx: Context, person: Person, config: RunConfig) -> None:
+def launch(ctx: Context, person: Person, config: RunConfig, found: Forecast, parent: RunDetail | None) -> None:
     """Launch what the form holds. The key is made of the form, so that a double click is one run."""
     key = hashlib.sha256(f"{st.session_state['launch_nonce']}{config.model_dump_json()}".encode()).hexdigest()[:40]
     with errors_shown():
-        run = launch_run(ctx, config, person=person, idempotency_key=f"page:{key}")
+        run = launch_run(
+            ctx, config, person=person, idempotency_key=f"page:{key}", parent=parent.run.id if parent else None, warnings=found.warnings
+        )
         st.switch_page("build/run.py", query_params={"run": run.id})
 
 
+def say_button(form: FormState, problem: RoundhouseError | None, *, accepted: bool) -> str:
+    """Name what is missing for a launch."""
+    if form.missing:
+        return "Choose " + " and ".join(form.missing)
+    return "Correct the values first" if problem is not None else "Launch" if accepted else "Accept the warnings first"
+
+
+def draw_one_run(ctx: Context, person: Person) -> None:
+    """Draw form, what will happen, YAML and the one button."""
+    prepare_form(ctx)
+    draw_recipes()
+    parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
+    thirds = st.grid(3, min_column_width=250, gap="large")
+    left, right = thirds.cell(column_span=2), thirds.cell()
+    with left:
+        form = draw_run_form(ctx)
+    config, found, problem = check(ctx, form)
+    mark_fields(problem)
+    with left:
+        if problem is not None:
+            draw_problem(problem)
+        accepted = draw_warnings(found.warnings) if found else False
+        label = say_button(form, problem, accepted=accepted)
+        ready = config is not None and found is not None and accepted
+        clicked = st.button(label, key="launch_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
+        if clicked and config is not None and found is not None:
+            launch(ctx, person, config, found, parent)
+    with right:
+        if config is not None:
+            if parent is not None:
+                draw_changes(parent, config)
+            draw_estimate(ctx, person, config, found)
+            draw_report_link(ctx, config)
+        draw_yaml(config)
+
+
 def main() -> None:
-    """Draw recipes, form, YAML and the one button."""
+    """Draw the form of one run, or of a sweep."""
     with page_frame("Launch", "A dataset and a network become a run. It waits in the queue until a worker takes it.") as (ctx, person):
-        prepare_form(ctx)
-        draw_recipes()
-        thirds = st.grid(3, min_column_width=250, gap="large")
-        left, right = thirds.cell(column_span=2), thirds.cell()
-        with left:
-            form = draw_run_form(ctx)
-        config, label, problem = check(ctx, form)
-        ready = label == "Launch"
-        with left:
-            if problem is not None:
-                st.warning(plain(problem.message) + (f"  \n{plain(problem.remedy)}" if problem.remedy else ""), icon=":material/error:")
-            if (
-                st.button(label, key="launch_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
-                and config
-            ):
-                launch(ctx, person, config)
-        with right:
-            if config is not None:
-                draw_estimate(ctx, person, config, sound=problem is None)
-                draw_report_link(ctx, config)
-            draw_yaml(config)
+        draw_one_run(ctx, person)
 
 
 main()

@@ -1,4 +1,4 @@
-"""What a run will need, before it is launched: tokens, peak memory and time, each with its source, and a probe that measures them."""
+"""What will happen, before a run is launched: each figure with where it comes from, and a probe that measures the two that matter most."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from backend.domain.run_config import RunConfig
 from backend.domain.run_progress import say_duration
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
+from backend.services.forecasts import Forecast, QueuePlace
 from backend.services.jobs import JobView
-from backend.services.measurements import predict
 from backend.services.probes import find_probe, launch_probe
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
@@ -24,34 +24,74 @@ FIT_ICONS = {
     "unknown": ":material/help:",
 }
 WHAT_A_PROBE_IS = "Builds the run for real and does a few steps: about 20 seconds. It leaves no run and no checkpoint."
+UNKNOWN = "not known"
 
 
-def draw_estimate(ctx: Context, person: Person, config: RunConfig, *, sound: bool) -> None:
-    """Draw the card. A config whose parts don't fit together (`sound` is false) has its tokens counted and nothing more."""
-    with st.container(border=True, key="launch_estimate"):
-        st.subheader("Estimate", anchor=False)
-        tokens = config.tokens_per_step * config.max_steps
-        st.caption(f"{short(tokens)} tokens in {plural(config.max_steps, 'step')} of {short(config.tokens_per_step)}")
-        if not sound:
+def draw_estimate(ctx: Context, person: Person, config: RunConfig, found: Forecast | None) -> None:
+    """Draw the card. A config whose parts don't fit together has no forecast: its tokens are counted and nothing more."""
+    with st.container(border=True, key="launch_estimate", gap="small"):
+        st.subheader("What will happen", anchor=False)
+        if found is None:
+            st.caption(_say_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step))
             return
+        read = f", its data read {'at least ' if found.epochs_at_least else ''}{found.epochs:.3g} times" if found.epochs else ""
+        st.caption(_say_tokens(found.tokens, found.steps, config.tokens_per_step) + read)
+        _draw_prediction(found.prediction)
+        _draw_rest(found)
+        st.markdown(f"{FIT_ICONS[found.prediction.fits]} {plain(say_fit(found.prediction))}")
         try:
-            prediction, job = predict(ctx, config), find_probe(ctx, config)
+            job = find_probe(ctx, config)
         except RoundhouseError as error:  # something went away since the form was checked
             st.caption(plain(str(error)))
             return
-        _draw_prediction(prediction)
-        _draw_probe(ctx, person, config, job, measured=prediction.memory.source == "probe")
+        _draw_probe(ctx, person, config, job, measured=found.prediction.memory.source == "probe")
+
+
+def _say_tokens(tokens: int, steps: int, per_step: int) -> str:
+    return f"{short(tokens)} tokens in {plural(steps, 'step')} of {short(per_step)}"
 
 
 def _draw_prediction(prediction: Prediction) -> None:
     memory, time = prediction.memory, prediction.time
-    st.metric("Peak memory", say_bytes(memory.num_bytes) if memory.num_bytes is not None else "not known", help=say_error(memory) or None)
-    st.caption(_sentence(say_source(memory)))
-    st.metric("Time of the steps", say_duration(time.seconds) if time else "not known", help="Measuring and saving come on top.")
-    st.caption(
-        f"{_sentence(say_spread(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}." if time else "A probe measures it."
-    )
-    st.markdown(f"{FIT_ICONS[prediction.fits]} {plain(say_fit(prediction))}")
+    left, right = st.columns(2)
+    with left:
+        st.metric("Time of the steps", say_duration(time.seconds) if time else UNKNOWN, help="Measuring and saving come on top.")
+        st.caption(
+            f"{_sentence(say_spread(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}." if time else "A probe measures it."
+        )
+    with right:
+        st.metric("Peak memory", say_bytes(memory.num_bytes) if memory.num_bytes is not None else UNKNOWN, help=say_error(memory) or None)
+        st.caption(_sentence(say_source(memory)))
+
+
+def _draw_rest(found: Forecast) -> None:
+    """Draw disk, cost, the loss to expect and the place in the queue, a line each."""
+    disk = f"{say_bytes(found.disk_bytes)} for {plural(found.num_checkpoints, 'checkpoint')} of {say_bytes(found.free_bytes)} free"
+    _line("save", "Disk", disk)
+    if found.cost_usd is not None:
+        _line("payments", "Cost", f"{found.cost_usd:,.2f} US dollars at {found.price_usd:g} for a device-hour")
+    elif found.price_usd is None:
+        _line("payments", "Cost", "no price of a device-hour is set", help="The operator sets ROUNDHOUSE_DEVICE_HOUR_PRICE.")
+    if found.loss is not None:
+        value, low, high = found.loss.estimate.value, found.loss.estimate.low, found.loss.estimate.high
+        between = f", {low:.2f} to {high:.2f}" if low is not None and high is not None else ""
+        own = "by the law of your own runs" if found.loss.is_own else f"by {found.loss.law}, a law of other data"
+        _line("trending_down", "Final loss", f"about {value:.2f}{between}, {own}", help=found.loss.estimate.method)
+    _line("schedule", "Queue", say_place(found.place))
+
+
+def say_place(place: QueuePlace) -> str:
+    """Say who is before a new run, and how long that takes."""
+    if place.num_slots == 0:
+        return "no worker serves it at the moment; a run waits for one"
+    if place.wait_s == 0.0:
+        return "starts at once"
+    wait = f", about {say_duration(place.wait_s)}" if place.wait_s is not None else ", how long is not known"
+    return f"{plural(place.ahead, 'job')} ahead{wait}"
+
+
+def _line(icon: str, label: str, text: str, *, help: str | None = None) -> None:
+    st.markdown(f":gray[:material/{icon}:] **{label}:** {plain(text)}", help=help)
 
 
 def _draw_probe(ctx: Context, person: Person, config: RunConfig, job: JobView | None, *, measured: bool) -> None:

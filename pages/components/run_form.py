@@ -1,4 +1,4 @@
-"""The form of a run: the schema's fields as widgets, and what is still missing in words."""
+"""The form of a run: the few fields that matter first, all others by what they are about, only those that apply."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ from uuid import uuid4
 import streamlit as st
 
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.config_paths import value_at
 from backend.domain.run_config import DATASET_KINDS, Objective, RunConfig
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints import list_checkpoints
 from backend.services.context import Context
 from backend.services.datasets import list_datasets
 from backend.services.tokenizers import list_tokenizers
-from pages.components.config_fields import LABELS, PREFIX, draw_field, set_field
+from pages.components.config_fields import LABELS, PREFIX, count_changed, draw_fields, get_field, set_field
 from pages.components.frame import plain
+from pages.components.reward_table import draw_rewards, fill_rewards
 from pages.components.run_widgets import OBJECTIVES
 from pages.components.words import plural, short
 
 SIMPLE = ("max_steps", "learning_rate", "micro_batch", "context")
-GROUPS: dict[str, tuple[str, ...]] = {
-    "Schedule and optimizer": (
-        "schedule", "warmup_steps", "min_learning_rate", "grad_accum_steps", "weight_decay", "grad_clip", "beta1", "beta2", "seed",
-    ),
-    "Measurements, checkpoints and samples": ("eval_every", "eval_batches", "checkpoint_every", "keep_last", "sample_tokens"),
-}  # fmt: skip
-HARDWARE = ("device", "precision", "compile", "priority", "recompute")
+METHODS = {"full": "All weights", "lora": "Adapters (LoRA)", "qlora": "Adapters on a base of few bits (QLoRA)"}
+FRESH, ONWARD = "A new network", "A base, going on"
 INLINE = "(the one in the YAML)"
 
 
@@ -42,16 +39,14 @@ class FormState:
 def fill_form(config: RunConfig) -> None:
     """Put a config into the form, and let the next launch from it be a new run."""
     st.session_state["launch_nonce"] = uuid4().hex
-    for name in LABELS:
-        set_field(name, getattr(config, name))
+    for path in LABELS:
+        set_field(path, value_at(config, path))
+    fill_rewards(config.grpo.rewards)
     st.session_state["launch_inline"] = config.architecture if isinstance(config.architecture, ArchitectureConfig) else None
     st.session_state[PREFIX + "name"] = config.name
     st.session_state[PREFIX + "objective"] = config.objective.value
     st.session_state[PREFIX + "method"] = config.method
-    st.session_state[PREFIX + "rank"] = config.lora.rank
-    st.session_state[PREFIX + "alpha"] = config.lora.alpha
-    st.session_state[PREFIX + "lora_dropout"] = config.lora.dropout
-    st.session_state[PREFIX + "beta"] = config.preference.beta
+    st.session_state[PREFIX + "start"] = ONWARD if config.base else FRESH
     st.session_state[PREFIX + "prompts"] = "\n".join(config.sample_prompts)
     wanted = {"dataset": config.dataset, "architecture": config.architecture, "tokenizer": config.tokenizer, "base": config.base}
     st.session_state["launch_wanted"] = {
@@ -65,30 +60,93 @@ def draw_run_form(ctx: Context) -> FormState:
     """Draw the form and return what it holds."""
     values: dict[str, Any] = {}
     missing: list[str] = []
-    objective = st.segmented_control(
-        "Objective", list(OBJECTIVES), key=PREFIX + "objective", format_func=OBJECTIVES.__getitem__, required=True
+    objective = Objective(
+        st.segmented_control(
+            "Objective", list(OBJECTIVES), key=PREFIX + "objective", format_func=OBJECTIVES.__getitem__, required=True, wrap=True
+        )
+        or Objective.PRETRAIN
     )
-    values["objective"] = objective
-    values["dataset"] = _choose("dataset", "Dataset", _dataset_options(ctx, str(objective)), missing, "a dataset")
-    if objective == Objective.PRETRAIN.value:
-        _draw_network(ctx, values, missing)
-    else:
-        _draw_base(ctx, values, missing)
+    values["objective"] = objective.value
+    values["dataset"] = _choose("dataset", "Dataset", _dataset_options(ctx, objective), missing, "a dataset")
+    method = _draw_start(ctx, objective, values, missing)
     st.space("small")
-    _draw_fields(SIMPLE, values, columns=4)
-    with st.expander("Advanced", icon=":material/tune:"):
-        for title, names in GROUPS.items():
-            st.caption(title)
-            _draw_fields(names, values, columns=4)
-        if objective == Objective.DPO.value:
-            beta = st.number_input("Beta", min_value=0.001, key=PREFIX + "beta", format="%g", help="Strength of the pull to the reference.")
-            values["preference"] = {"beta": float(beta)}
-        prompts = st.text_area("Sample prompts, one a line", key=PREFIX + "prompts", height=100) or ""
-        values["sample_prompts"] = tuple(line for line in prompts.splitlines() if line.strip())
-    with st.expander("Where it runs", icon=":material/memory:"):
-        _draw_fields(HARDWARE, values, columns=4)
+    draw_fields([*SIMPLE, *objective_fields(objective, method)], values)
+    if objective is Objective.GRPO:
+        values.setdefault("grpo", {})["rewards"] = draw_rewards()
+    _draw_advanced(objective, method, values)
     values["name"] = st.text_input("Name", key=PREFIX + "name", max_chars=120, placeholder="Made up from dataset and base when empty") or ""
     return FormState(values, missing)
+
+
+def objective_fields(objective: Objective, method: str) -> list[str]:
+    """Return the fields that belong to an objective and a method, in the simple part."""
+    fields = ["lora.rank", "lora.alpha"] if method != "full" else []
+    if method == "qlora":
+        fields.append("lora.bits")
+    if objective in (Objective.DPO, Objective.KTO, Objective.ORPO, Objective.SIMPO):
+        fields.append("preference.beta")
+    if objective is Objective.DPO:
+        fields.append("preference.loss")
+    if objective is Objective.SIMPO:
+        fields.append("preference.gamma")
+    return [*fields, "grpo.group_size", "grpo.max_new_tokens"] if objective is Objective.GRPO else fields
+
+
+def advanced_fields(objective: Objective, method: str) -> dict[str, list[str]]:
+    """Return the other fields that apply, by what they are about. What has no meaning in this run is not shown."""
+    language = objective in (Objective.PRETRAIN, Objective.SFT)
+    schedule = ["schedule", "warmup_steps"] + ["min_learning_rate"] * (get_field("schedule") != "constant")
+    schedule += ["decay_steps"] * (get_field("schedule") == "wsd") + ["max_epochs", "patience"]
+    learning = (["label_smoothing", "z_loss"] if language else []) + ["dropout", "ema_decay"]
+    learning += ["freeze_blocks"] * (method == "full") + ["packing"] * (objective is Objective.SFT)
+    learning += ["lora.variant", "lora.dropout"] if method != "full" else []
+    learning += _preference_fields(objective) + (
+        ["grpo.temperature", "grpo.kl_weight", "grpo.clip_range"] if objective is Objective.GRPO else []
+    )
+    sharing = ["devices.sharding"] * (get_field("devices.count") > 1)
+    return {
+        "Optimizer": ["optimizer", "grad_accum_steps", "weight_decay", "grad_clip", "beta1", "beta2", "seed"],
+        "Schedule": schedule,
+        "Learning": learning,
+        "Measuring and saving": ["eval_every", "eval_batches", "checkpoint_every", "keep_last", "sample_tokens"],
+        "Where it runs": ["device", "devices.count", *sharing, "precision", "attention", "compile", "recompute", "priority", "trackers"],
+    }
+
+
+def _preference_fields(objective: Objective) -> list[str]:
+    fields = {
+        Objective.DPO: ["preference.sft_weight"] + ["preference.label_smoothing"] * (get_field("preference.loss") == "sigmoid"),
+        Objective.SIMPO: ["preference.sft_weight"],
+        Objective.KTO: ["preference.desirable_weight", "preference.undesirable_weight"],
+    }
+    return fields.get(objective, [])
+
+
+def _draw_advanced(objective: Objective, method: str, values: dict[str, Any]) -> None:
+    groups = advanced_fields(objective, method)
+    changed = count_changed(path for paths in groups.values() for path in paths)
+    told = f"{changed} differ{'s' if changed == 1 else ''} from the defaults" if changed else "all as by default"
+    with st.expander(f"Advanced · {told}", key="launch_advanced", icon=":material/tune:"):
+        for tab, paths in zip(st.tabs(list(groups), key="launch_tabs"), groups.values(), strict=True):
+            with tab:
+                draw_fields(paths, values)
+                if "sample_tokens" in paths:
+                    prompts = st.text_area("Sample prompts, one a line", key=PREFIX + "prompts", height=100) or ""
+                    values["sample_prompts"] = tuple(line for line in prompts.splitlines() if line.strip())
+
+
+def _draw_start(ctx: Context, objective: Objective, values: dict[str, Any], missing: list[str]) -> str:
+    """Draw what the run begins with; return its method."""
+    if objective is Objective.PRETRAIN:
+        st.session_state.setdefault(PREFIX + "start", FRESH)
+        if st.segmented_control("Start from", [FRESH, ONWARD], key=PREFIX + "start", required=True) != ONWARD:
+            _draw_network(ctx, values, missing)
+            return "full"
+    values["base"] = _choose("base", "Base: the checkpoint to start from", _base_options(ctx), missing, "a base")
+    st.session_state.setdefault(PREFIX + "method", "full")
+    method = st.segmented_control("Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__)
+    values["method"] = method
+    return str(method)
 
 
 def _draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> None:
@@ -108,34 +166,22 @@ def _draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> N
         values["tokenizer"] = _choose("tokenizer", "Tokenizer", tokenizers, missing, "a tokenizer")
 
 
-def _draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> None:
-    options = {
-        c.name: f"{c.name}" + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in list_checkpoints(ctx, ready=True)
-    }
+def _base_options(ctx: Context) -> dict[str, str]:
+    """Return the checkpoints that are there: name to label. A recipe may call one by its run or its id."""
+    ready = list_checkpoints(ctx, ready=True)
+    options = {c.name: f"{c.name}" + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in ready}
     wanted = st.session_state.get("launch_wanted", {}).get("base")
     if wanted and wanted not in options:
-        of_run = next((c for c in list_checkpoints(ctx, ready=True) if wanted in (c.run, c.run_id, c.id)), None)
+        of_run = next((c for c in ready if wanted in (c.run, c.run_id, c.id)), None)
         if of_run is not None:
             st.session_state["launch_wanted"] = {**st.session_state["launch_wanted"], "base": of_run.name}
-    values["base"] = _choose("base", "Base: the checkpoint to start from", options, missing, "a base")
-    values["method"] = st.segmented_control(
-        "Method", ["full", "lora"], key=PREFIX + "method", required=True,
-        format_func={"full": "All weights", "lora": "Low-rank adapters (LoRA)"}.__getitem__,
-    )  # fmt: skip
-    if values["method"] == "lora":
-        left, middle, right = st.columns(3)
-        rank = left.number_input("Rank", 1, 1024, step=1, key=PREFIX + "rank", help="Larger adapters can learn more and cost more.")
-        alpha = middle.number_input(
-            "Alpha", min_value=0.001, key=PREFIX + "alpha", format="%g", help="Scale of the adapters: alpha / rank."
-        )
-        dropout = right.number_input("Dropout", 0.0, 0.99, key=PREFIX + "lora_dropout", format="%g")
-        values["lora"] = {"rank": int(rank), "alpha": float(alpha), "dropout": float(dropout)}
+    return options
 
 
-def _dataset_options(ctx: Context, objective: str) -> dict[str, str]:
+def _dataset_options(ctx: Context, objective: Objective) -> dict[str, str]:
     """Return the datasets that fit an objective: name to label."""
     options: dict[str, str] = {}
-    for dataset in list_datasets(ctx, kinds=DATASET_KINDS[Objective(objective)]):
+    for dataset in list_datasets(ctx, kinds=DATASET_KINDS[objective]):
         newest = dataset.newest
         if newest is not None and (newest.is_ready or newest.is_importing):
             rows = plural(newest.train_rows, "row") if newest.is_ready else "being imported"
@@ -160,9 +206,3 @@ def _choose(name: str, label: str, options: dict[str, str], missing: list[str], 
         if wanted and wanted not in options:
             st.caption(f":material/info: The recipe wants {name} “{plain(wanted)}”, which is not there.")
     return chosen
-
-
-def _draw_fields(names: tuple[str, ...], values: dict[str, Any], *, columns: int) -> None:
-    with st.grid(columns, min_column_width=140):
-        for name in names:
-            values[name] = draw_field(name)

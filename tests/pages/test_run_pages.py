@@ -72,10 +72,18 @@ def test_a_run_is_launched_from_the_form(ctx: Context) -> None:
     page.selectbox(key="launch_tokenizer").select("pieces").run()
     page.number_input(key="launch_context").set_value(32).run()
     page.number_input(key="launch_max_steps").set_value(70).run()
+    assert page.button(key="launch_go").label == "Accept the warnings first"
+    assert "warm\\-up of 40 steps takes more than half" in text_of(page)
+    accept_warnings(page)
     assert page.button(key="launch_go").label == "Launch"
     page.button(key="launch_go").click().run()
     runs = list_runs(ctx)
     assert [(run.name, run.max_steps, run.status) for run in runs] == [("Pretrain on tales", 70, Status.QUEUED)]
+
+
+def accept_warnings(page: AppTest) -> None:
+    """Tick that the run is meant as it is."""
+    next(box for box in page.checkbox if str(box.key).startswith("launch_proceed")).check().run()
 
 
 def test_values_that_do_not_fit_are_explained_beside_the_button(ctx: Context) -> None:
