@@ -90,7 +90,7 @@ class StepBatches:
     `items` is what they are called when one of them is at fault.
     """
 
-    items = "rows"
+    items = "rows of the train split (the first is 1)"
 
     def __init__(self, size: int, *, micro_batch: int, grad_accum_steps: int, seed: int) -> None:
         self._order = EpochOrder(size, seed=seed)
@@ -112,13 +112,13 @@ class StepBatches:
         """Return a sequence of items (a list, an array) cut into micro-batches."""
         return [items[at : at + self.micro_batch] for at in range(0, len(items), self.micro_batch)]
 
-    def names_at(self, step: int) -> list[int]:
-        """Return a number for each item of a step, in the order in which micro-batches hold them: the dataset's row, or a place in it."""
-        return [int(item) for item in self.draw(step)[1]]
+    def names_at(self, step: int) -> list[list[int]]:
+        """Return the numbers that each item of a step goes by, in the order in which micro-batches hold them: rows, or places in a text."""
+        return [[int(item) + 1] for item in self.draw(step)[1]]
 
     def describe(self, step: int, index: int) -> str:
         """Return what micro-batch `index` (from 0) of a step holds, in words."""
-        names = self.cut(self.names_at(step))[index]
+        names = [name for item in self.cut(self.names_at(step))[index] for name in item]
         shown = ", ".join(f"{name:,}" for name in names[:MOST_NAMED])
         more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
         return f"{self.items} {shown}{more}"

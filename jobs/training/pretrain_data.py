@@ -77,7 +77,7 @@ class PretrainBatches(StepBatches):
     Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch).
     """
 
-    items = "the windows of the train split that begin at tokens"
+    items = "windows of the train split that begin at tokens"
 
     def __init__(
         self,
@@ -119,9 +119,9 @@ class PretrainBatches(StepBatches):
         starts = (np.arange(count, dtype=np.int64) * available // count) * context
         return [self._window(self._val, some, context) for some in self.cut(starts)]
 
-    def names_at(self, step: int) -> list[int]:
+    def names_at(self, step: int) -> list[list[int]]:
         """Return where each window of a step begins, in tokens of the train split."""
-        return [int(start) for start in self._starts(step)]
+        return [[int(start)] for start in self._starts(step)]
 
     def _starts(self, step: int) -> npt.NDArray[np.int64]:
         epochs, windows = self.draw(step)

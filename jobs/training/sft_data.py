@@ -16,7 +16,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.chat import ConversationRefused, EncodedChat, training_chats
 from jobs.modeling.dataset_files import Split
 from jobs.reporter import Reporter
-from jobs.training.batches import IGNORE, EpochOrder, MicroBatch
+from jobs.training.batches import IGNORE, MicroBatch, StepBatches
 from jobs.training.rows import Row, read_rows
 
 PAD_TO = 16
@@ -26,13 +26,15 @@ PAD_TO = 16
 class Example:
     """One conversation cut to the context: token ids and targets, both of the same length, not yet shifted.
 
-    `whole` holds the ids before the cut. `skipped` counts answers that are trained on nowhere (see `training_chats`).
+    `whole` holds the ids before the cut. `skipped` counts answers that are trained on nowhere (see `training_chats`). `row` is the
+    dataset's row, counted from 1.
     """
 
     ids: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
     whole: list[int] = field(default_factory=list, repr=False, compare=False)
     skipped: int = 0
+    row: int = field(default=0, compare=False)
 
     @property
     def teaches(self) -> bool:
@@ -64,7 +66,7 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
     examples, empty, truncated, skipped = [], 0, 0, 0
     refused: list[str] = []
     rows = read_rows(dataset, split)
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         try:
             encoded = encode_row(tokenizer, row, context=context)
         except ConversationRefused as error:
@@ -72,7 +74,7 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
             continue
         truncated += any(len(example.whole) > context for example in encoded)
         skipped += sum(example.skipped for example in encoded)
-        taught = [Example(example.ids, example.targets) for example in encoded if example.teaches]
+        taught = [Example(example.ids, example.targets, row=number) for example in encoded if example.teaches]
         empty += not taught
         examples += taught
     if refused:
@@ -109,7 +111,7 @@ def padded_length(longest: int) -> int:
     return -(-(longest - 1) // PAD_TO) * PAD_TO
 
 
-class PackedBatches:
+class PackedBatches(StepBatches):
     """Conversations that share sequences of at most `context` positions, laid end to end: no position is padding.
 
     A micro-batch is `micro_batch` sequences in one row of tokens. Which rows share one, and the order, follow from (seed, epoch); every
@@ -129,14 +131,13 @@ class PackedBatches:
         seed: int,
     ) -> None:
         self._train, self._seed, self._context = train, seed, context
-        self._micro_batch, self._accumulate = micro_batch, grad_accum_steps
         self._padded: dict[str, int] = {"pad_id": pad_id, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
         self._padded |= {"eval_batches": eval_batches, "seed": seed}
         self._lengths = positions_of(np.array([len(example.ids) for example in train], dtype=np.int64))
-        self._order = EpochOrder(count_sequences(self._lengths, context), seed=seed)
+        sequences = count_sequences(self._lengths, context)
+        super().__init__(sequences, micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
         self._epochs: dict[int, list[npt.NDArray[np.int64]]] = {}
-        self._chosen = val[: eval_batches * micro_batch]
-        self._val = [lay_end_to_end(rows) for rows in self._cut(self._chosen, context * micro_batch)]
+        self._val = val[: eval_batches * micro_batch]
 
     @property
     def num_sequences(self) -> int:
@@ -150,21 +151,22 @@ class PackedBatches:
 
     def padded(self) -> SftBatches:
         """Return batches of the same rows, one a sequence."""
-        return SftBatches(self._train, self._chosen, **self._padded)
+        return SftBatches(self._train, self._val, **self._padded)
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
-        per_step = self._micro_batch * self._accumulate
-        epochs, places = self._order.take((step - 1) * per_step, per_step)
-        sequences = [self._sequences(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)]
-        return [
-            lay_end_to_end([self._train[row] for sequence in sequences[at : at + self._micro_batch] for row in sequence])
-            for at in range(0, per_step, self._micro_batch)
-        ]
+        return [lay_end_to_end([self._train[row] for rows in cut for row in rows]) for cut in self.cut(self._drawn(step))]
 
     def validation(self) -> list[MicroBatch]:
         """Return the first rows of the val split."""
-        return self._val
+        return [lay_end_to_end(rows) for rows in self._within(self._val, self._context * self.micro_batch)]
+
+    def names_at(self, step: int) -> list[list[int]]:
+        """Return the dataset's rows in each sequence of a step."""
+        return [[self._train[row].row for row in rows] for rows in self._drawn(step)]
+
+    def _drawn(self, step: int) -> list[npt.NDArray[np.int64]]:
+        return [self._sequences(int(epoch))[place] for epoch, place in zip(*self.draw(step), strict=True)]
 
     def _sequences(self, epoch: int) -> list[npt.NDArray[np.int64]]:
         """Return the rows of every sequence of an epoch; as many in each epoch, as that follows from the lengths alone."""
@@ -179,7 +181,7 @@ class PackedBatches:
         return self._epochs[epoch]
 
     @staticmethod
-    def _cut(examples: list[Example], most: int) -> list[list[Example]]:
+    def _within(examples: list[Example], most: int) -> list[list[Example]]:
         """Return the examples in order, cut into parts of at most `most` positions."""
         parts: list[list[Example]] = []
         room = 0
@@ -208,7 +210,7 @@ def lay_end_to_end(examples: list[Example]) -> MicroBatch:
     )
 
 
-class SftBatches:
+class SftBatches(StepBatches):
     """Conversations in an order that follows from (seed, epoch), padded on the right to the longest of the micro-batch."""
 
     def __init__(
@@ -222,23 +224,20 @@ class SftBatches:
         eval_batches: int,
         seed: int,
     ) -> None:
-        self._train, self._pad_id = train, pad_id
-        self._micro_batch, self._accumulate = micro_batch, grad_accum_steps
-        self._order = EpochOrder(len(train), seed=seed)
-        chosen = val[: eval_batches * micro_batch]
-        self._val = [self._pad(chosen[at : at + micro_batch]) for at in range(0, len(chosen), micro_batch)]
+        super().__init__(len(train), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
+        self._train, self._val, self._pad_id = train, val[: eval_batches * micro_batch], pad_id
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
-        per_step = self._micro_batch * self._accumulate
-        _, items = self._order.take((step - 1) * per_step, per_step)
-        return [
-            self._pad([self._train[index] for index in items[at : at + self._micro_batch]]) for at in range(0, per_step, self._micro_batch)
-        ]
+        return [self._pad([self._train[index] for index in cut]) for cut in self.cut(self.draw(step)[1])]
 
     def validation(self) -> list[MicroBatch]:
         """Return the first rows of the val split."""
-        return self._val
+        return [self._pad(rows) for rows in self.cut(self._val)]
+
+    def names_at(self, step: int) -> list[list[int]]:
+        """Return the dataset's row of each item of a step."""
+        return [[self._train[index].row] for index in self.draw(step)[1]]
 
     def _pad(self, examples: list[Example]) -> MicroBatch:
         length = padded_length(max(len(example.ids) for example in examples))
