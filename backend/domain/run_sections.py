@@ -84,10 +84,31 @@ class GrpoConfig(Section):
 
 
 class DeviceConfig(Section):
-    """How many devices share a run, and how. micro_batch is that of one device."""
+    """How many devices share a run, and how. micro_batch is that of one device.
 
-    count: int = Field(default=1, ge=1, le=4096)
+    ddp: each holds the whole network (Li et al. 2020, arXiv 2006.15704). fsdp: each holds a part of weights, gradients and optimizer
+    state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's names for sharing all but the weights, and all (arXiv 1910.02054).
+    """
+
+    count: int = Field(default=1, ge=1, le=4096, description="Devices that share the run, over all machines.")
+    nodes: int = Field(default=1, ge=1, le=512, description="Machines that the devices are spread over evenly.")
     sharding: Literal["ddp", "fsdp", "zero2", "zero3"] = "ddp"
+    rendezvous: str = Field(
+        default="",
+        pattern=r"^$|^[A-Za-z0-9._-]+:\d{1,5}$",
+        description="HOST:PORT where the machines meet; by default the first's port 29400.",
+    )
+
+    @model_validator(mode="after")
+    def _check_devices(self) -> Self:
+        if self.count % self.nodes:
+            raise ValueError(f"count {self.count} can't be spread evenly over nodes {self.nodes}")
+        return self
+
+    @property
+    def per_node(self) -> int:
+        """Devices of each machine."""
+        return self.count // self.nodes
 
 
 Tracker = Annotated[Literal["tensorboard", "mlflow", "wandb", "trackio"], "Where a run's numbers are written besides here."]

@@ -166,10 +166,10 @@ def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tupl
 
 
 def num_devices(job: Job) -> int:
-    """Return how many GPUs a job takes where it takes any: those of its run's config, otherwise one."""
+    """Return how many GPUs of one machine a job takes where it takes any: those of its run's config, otherwise one."""
     config = (job.payload or {}).get("config")
     devices = config.get("devices") if isinstance(config, dict) else None
-    return max(1, int(devices.get("count", 1))) if isinstance(devices, dict) else 1
+    return max(1, int(devices.get("count", 1)) // int(devices.get("nodes", 1))) if isinstance(devices, dict) else 1
 
 
 def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim | None:

@@ -12,6 +12,7 @@ from backend.db.base import new_id
 from backend.db.tables import Job
 from backend.domain.job_states import ACTIVE, JobKind
 from backend.domain.run_config import RunConfig
+from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.jobs import JobView, add_job, get_job, view, wake
 from backend.services.measurements import find_shape
@@ -22,12 +23,26 @@ PRIORITY = 2
 """A probe is short and somebody waits for it: it goes before the runs that wait."""
 
 
+OF_THE_COURSE = (
+    "name", "dataset", "base", "architecture", "tokenizer", "max_steps", "max_epochs", "learning_rate", "min_learning_rate", "schedule",
+    "warmup_steps", "decay_steps", "weight_decay", "beta1", "beta2", "grad_clip", "label_smoothing", "z_loss", "preference", "seed", "eval_every",
+    "eval_batches", "checkpoint_every", "keep_last", "patience", "sample_prompts", "sample_tokens", "trackers", "queue", "priority",
+)  # fmt: skip
+"""Fields of a config that change neither a step's memory nor its time, or that are in a probe's hash as what they refer to."""
+
+
 def launch_probe(ctx: Context, config: RunConfig, *, person: Person) -> JobView:
     """Queue a probe of a run, or return the one of the same run that is under way. Nothing of the run is kept.
 
     A dataset or tokenizer that is still being made is waited for. Raises what `launch_run` raises, but for a full disk.
     """
     require_builder(person)
+    if config.devices.count > 1:
+        raise InvalidInput(
+            f"A probe tries a run on one device, and this run has {config.devices.count}.",
+            remedy="Set devices.count to 1 for the probe: micro_batch is that of one device in both.",
+            field="devices.count",
+        )
     parts = resolve_parts(ctx, config)
     asked = _fingerprint(config, parts)
     shape = find_shape(ctx, parts)
@@ -63,10 +78,10 @@ def find_probe(ctx: Context, config: RunConfig) -> JobView | None:
 
 def _fingerprint(config: RunConfig, parts: RunParts) -> str:
     """Return a hash of what a probe measures by: neither name nor length of the run, nor what is set for its course."""
-    fields = ("objective", "method", "micro_batch", "grad_accum_steps", "context", "precision", "recompute", "compile", "device")
-    asked: dict[str, Any] = {name: getattr(config, name) for name in fields}
-    asked |= {"rank": config.lora.rank if config.method == "lora" else None, "data": parts.version.id}
+    asked: dict[str, Any] = config.model_dump(mode="json", exclude=set(OF_THE_COURSE))
     asked |= {
+        "lora": asked["lora"] if config.method != "full" else None,
+        "data": parts.version.id,
         "base": parts.base.id if parts.base else None,
         "tokenizer": parts.tokenizer.id if parts.tokenizer else None,
         "shape": parts.architecture.model_dump(mode="json") if parts.architecture else None,

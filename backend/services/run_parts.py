@@ -45,6 +45,7 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     architecture, architecture_id = _architecture(ctx, config)
     tokenizer = get_tokenizer(ctx, config.tokenizer) if config.tokenizer and not config.base else None
     base = resolve_checkpoint(ctx, config.base) if config.base else None
+    refuse_devices(config)
     _check_tokenizer(architecture, tokenizer)
     _check_context(config, architecture, base)
     seen_through = f"checkpoint:{base.id}" if base else f"tokenizer:{tokenizer.id}" if tokenizer else None
@@ -107,6 +108,24 @@ def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
         adapters = min(whole, whole // 20 + 1)  # a rank that trains more than a twentieth is unusual; the room checks exactly
         return adapters, adapters
     return whole, whole
+
+
+def refuse_devices(config: RunConfig) -> None:
+    """Raise InvalidInput for ways to share a run among devices that are not carried out."""
+    if config.devices.count == 1:
+        return
+    if config.devices.sharding in ("zero2", "zero3"):
+        raise InvalidInput(
+            f"{config.devices.sharding} is DeepSpeed's, which needs NVIDIA GPUs and is not driven from here.",
+            remedy="Choose sharding fsdp, which shares the same among devices; `roundhouse run cluster` writes DeepSpeed's config for other tools.",
+            field="devices.sharding",
+        )
+    if config.devices.sharding == "fsdp" and config.optimizer in ("muon", "adamw_8bit"):
+        raise InvalidInput(
+            f"{config.optimizer} needs whole matrices, and fsdp cuts them into parts.",
+            remedy="Choose sharding ddp, or optimizer adamw.",
+            field="optimizer",
+        )
 
 
 def _check_kind(config: RunConfig, version: VersionView) -> None:

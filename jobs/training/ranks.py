@@ -1,7 +1,8 @@
-"""A run on several devices of this machine: `torchrun` starts one process a device, and the first of them speaks for all.
+"""A run on several devices: `torchrun` starts one process a device, and the first of them speaks for all.
 
 The job's process starts them, passes on what the first reports and what the user asks, and ends with the run's result or the first
-error. `python -m torch.distributed.run ... -m jobs.training.ranks FOLDER` is a rank.
+error. `python -m torch.distributed.run ... -m jobs.training.ranks FOLDER` is how they start, on every machine that takes part; the
+folder lies in the artifacts, which all machines see.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import traceback
@@ -18,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from backend.domain.run_sections import DeviceConfig
 from backend.errors import InvalidInput, JobFailed, RoundhouseError
 from jobs.reporter import FileReporter, JobSpec, Reporter, StopRequest
 
@@ -25,8 +29,8 @@ TICK_S = 0.1
 PR_SET_PDEATHSIG = 1
 
 
-def run_ranks(spec: JobSpec, reporter: Reporter, *, count: int) -> dict[str, Any]:
-    """Run a training job in `count` processes; return its result.
+def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> dict[str, Any]:
+    """Run a training job in one process a device; return its result. With several nodes the log says what to start on the others.
 
     Raises InvalidInput or JobFailed as a run in one process does; JobFailed names the process that died without a word.
     """
@@ -36,12 +40,15 @@ def run_ranks(spec: JobSpec, reporter: Reporter, *, count: int) -> dict[str, Any
         old.unlink()
     record = {**asdict(spec), "artifacts": str(spec.artifacts), "folder": str(spec.folder)}
     (folder / "spec.json").write_text(json.dumps(record))
-    reporter.log(f"Starting {count} processes, one a device.")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "--max-restarts", "0",
-        "-m", "jobs.training.ranks", str(folder),
-    ]  # fmt: skip
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, env=rank_environment(count))
+    command = torchrun(folder, devices, job=spec.id)
+    reporter.log(f"Starting {devices.per_node} processes, one a device.")
+    if devices.nodes > 1:
+        reporter.log(
+            f"They wait for {devices.nodes - 1} more machines. Run there, in Roundhouse's folder: {shlex.join(['python', *command])}"
+        )
+    child = subprocess.Popen(
+        [sys.executable, *command], stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, env=rank_environment(devices.per_node)
+    )
     try:
         _relay_until_exit(child, folder, reporter)
     finally:
@@ -49,6 +56,17 @@ def run_ranks(spec: JobSpec, reporter: Reporter, *, count: int) -> dict[str, Any
             child.kill()
         child.wait()
     return _outcome(folder, code=child.returncode)
+
+
+def torchrun(folder: Path, devices: DeviceConfig, *, job: str) -> list[str]:
+    """Return what Python is told on each machine."""
+    if devices.nodes == 1:
+        place = ["--standalone"]
+    else:
+        meeting = devices.rendezvous or f"{socket.gethostname()}:29400"
+        place = ["--nnodes", str(devices.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-id", job]
+    processes = ["--nproc-per-node", str(devices.per_node), "--max-restarts", "0"]
+    return ["-m", "torch.distributed.run", *place, *processes, "-m", "jobs.training.ranks", str(folder)]
 
 
 def rank_environment(count: int) -> dict[str, str]:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +30,46 @@ def close(theirs: Recorder, ours: Recorder, *, first: int = 1) -> None:
         assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-4), name
 
 
+def free_place() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+class Telling(Recorder):
+    """A recorder that notes the command which the log names for the other machines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_told, self.command = threading.Event(), ""
+
+    def log(self, text: str) -> None:
+        super().log(text)
+        if found := re.search(r"folder: (python .*)$", text):
+            self.command = found[1]
+            self.is_told.set()
+
+
 def weights_of(rooms: Rooms, result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return load_file(rooms.root / result["checkpoint"] / "model.safetensors")
 
 
-def test_two_whole_copies_equal_one_process(tmp_path: Path) -> None:
-    rooms, alone, both = Rooms(tmp_path), Recorder(), Recorder()
+def test_whole_copies_on_two_machines_equal_one_process(tmp_path: Path) -> None:
+    """The second machine is started by the command that the log of the first names."""
+    rooms, alone, told, ended = Rooms(tmp_path), Recorder(), Telling(), {}
     one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
-    devices = {"count": 2, "sharding": "ddp"}
-    two = training.run(rooms.training("pretrain", run="two", job="two", grad_accum_steps=2, devices=devices), both)
-    close(alone, both)
-    assert len(both.of("checkpoint")) == 2
-    assert len(both.samples) == len(alone.samples)
-    theirs = weights_of(rooms, two)
+    devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": free_place()}
+    spec = rooms.training("pretrain", run="two", job="two", grad_accum_steps=2, devices=devices)
+    here = threading.Thread(target=lambda: ended.update(training.run(spec, told)))
+    here.start()
+    assert told.is_told.wait(60)
+    other = subprocess.run([sys.executable, *shlex.split(told.command)[1:]], timeout=240, check=False)
+    here.join(60)
+    assert other.returncode == 0
+    close(alone, told)
+    assert len(told.of("checkpoint")) == 2
+    assert len(told.samples) == len(alone.samples)
+    theirs = weights_of(rooms, ended)
     assert all(torch.allclose(theirs[name], tensor, atol=1e-4) for name, tensor in weights_of(rooms, one).items())
 
 
