@@ -44,6 +44,7 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
             _page("build/launch.py", "Launch", "rocket_launch", "launch"),
             _page("build/runs.py", "Runs", "show_chart", "runs"),
             _page("build/run.py", "Run", "monitoring", "run", hidden=True),
+            _page("build/sweep.py", "Sweep", "tune", "sweep", hidden=True),
             _page("build/checkpoints.py", "Checkpoints", "deployed_code", "checkpoints"),
             _page("build/inspect.py", "Inspect", "troubleshoot", "inspect"),
         ],

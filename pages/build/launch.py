@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.run_config import RunConfig, parse_run_config
+from backend.domain.run_sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
 from backend.recipes import RECIPES, STARTER
 from backend.services.checkpoints import resolve_checkpoint
@@ -14,6 +16,7 @@ from backend.services.context import Context, Person
 from backend.services.datasets import resolve_version
 from backend.services.forecasts import Forecast, forecast
 from backend.services.run_parts import parse_config
+from backend.services.run_sweeps import launch_sweep
 from backend.services.run_views import RunDetail, run_detail
 from backend.services.runs import launch_run
 from pages.components.data_report_link import draw_report_link
@@ -21,8 +24,11 @@ from pages.components.estimate_card import draw_estimate
 from pages.components.frame import errors_shown, page_frame
 from pages.components.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
 from pages.components.run_form import FormState, draw_run_form, fill_form
+from pages.components.sweep_detail import draw_sweeps
+from pages.components.sweep_form import draw_sweep_form, draw_sweep_preview
 
 RECIPE_OF_KIND = {"text": STARTER, "instruction": "starter-sft", "chat": "starter-sft", "preference": "starter-dpo"}
+ONE, SWEEP = "One run", "Sweep"
 SOURCES = ("recipe", "run", "base", "dataset", "architecture")
 
 
@@ -122,11 +128,8 @@ def say_button(form: FormState, problem: RoundhouseError | None, *, accepted: bo
 
 def draw_one_run(ctx: Context, person: Person) -> None:
     """Draw form, what will happen, YAML and the one button."""
-    prepare_form(ctx)
-    draw_recipes()
     parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
-    thirds = st.grid(3, min_column_width=250, gap="large")
-    left, right = thirds.cell(column_span=2), thirds.cell()
+    left, right = _halves()
     with left:
         form = draw_run_form(ctx)
     config, found, problem = check(ctx, form)
@@ -149,10 +152,61 @@ def draw_one_run(ctx: Context, person: Person) -> None:
         draw_yaml(config)
 
 
+def draw_a_sweep(ctx: Context, person: Person) -> None:
+    """Draw the sweeps there are, the form of the run that is varied, and what varies."""
+    draw_sweeps(ctx)
+    left, right = _halves()
+    with left:
+        form = draw_run_form(ctx)
+    config, found, problem = check(ctx, form)
+    mark_fields(problem)
+    if config is None or problem is not None:
+        with left:
+            if problem is not None:
+                draw_problem(problem)
+            st.button(say_button(form, problem, accepted=False), key="sweep_go", type="primary", disabled=True)
+        return
+    with left:
+        values = draw_sweep_form(ctx, config)
+    sweep: SweepConfig | None = None
+    try:
+        sweep = parse_sweep(values)
+    except InvalidInput as error:
+        problem = error
+    with right:
+        if sweep is not None:
+            draw_sweep_preview(sweep, found)
+        draw_estimate(ctx, person, config, found)
+    with left:
+        if problem is not None:
+            draw_problem(problem)
+        accepted = draw_warnings(found.warnings) if found else False
+        label = f"Launch {sweep.num_runs} runs" if sweep and accepted else say_button(form, problem, accepted=accepted)
+        ready = sweep is not None and accepted
+        clicked = st.button(label, key="sweep_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
+        if clicked and sweep is not None:
+            with errors_shown():
+                launched = launch_sweep(ctx, sweep, person=person)
+                st.switch_page("build/sweep.py", query_params={"sweep": launched.id})
+
+
+def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:
+    thirds = st.grid(3, min_column_width=250, gap="large")
+    return thirds.cell(column_span=2), thirds.cell()
+
+
 def main() -> None:
     """Draw the form of one run, or of a sweep."""
     with page_frame("Launch", "A dataset and a network become a run. It waits in the queue until a worker takes it.") as (ctx, person):
-        draw_one_run(ctx, person)
+        mode = st.segmented_control(
+            "What", [ONE, SWEEP], key="mode", bind="query-params", default=ONE, required=True, label_visibility="collapsed",
+        )  # fmt: skip
+        prepare_form(ctx)
+        draw_recipes()
+        if mode == SWEEP:
+            draw_a_sweep(ctx, person)
+        else:
+            draw_one_run(ctx, person)
 
 
 main()

@@ -93,6 +93,12 @@ HELP: dict[str, str] = {
     "ema_decay": "Decay of a moving average of the weights, which is then what is saved; 0: none.",
     "trackers": "Files that these tools read, on this machine; nothing is sent.",
 }
+OTHER_LABELS: dict[str, str] = {
+    "dataset": "Dataset", "architecture": "Architecture", "tokenizer": "Tokenizer", "base": "Base", "objective": "Objective",
+    "method": "Method", "sample_prompts": "Sample prompts", "grpo.rewards": "Rewards", "queue": "Queue",
+}  # fmt: skip
+"""Of fields that are drawn elsewhere, for tables and warnings."""
+
 WORDS: dict[str, str] = {
     "adamw": "AdamW", "muon": "Muon", "lion": "Lion", "adafactor": "Adafactor", "adamw_8bit": "AdamW, 8-bit",
     "wsd": "warm-up, hold, decay", "inverse_sqrt": "inverse root", "lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA",
@@ -102,6 +108,11 @@ WORDS: dict[str, str] = {
 PREFIX = "launch_"
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 _NAMED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, LABELS), key=len, reverse=True)) + r")(?![\w])")
+
+
+def label_of(path: str) -> str:
+    """Return what the form calls a field."""
+    return LABELS.get(path) or OTHER_LABELS.get(path, path)
 
 
 def field_key(path: str) -> str:

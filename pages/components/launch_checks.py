@@ -13,14 +13,9 @@ from backend.domain.launch_warnings import LaunchWarning
 from backend.domain.run_config import RunConfig
 from backend.errors import RoundhouseError
 from backend.services.run_views import RunDetail
-from pages.components.config_fields import LABELS, fields_in, with_labels
+from pages.components.config_fields import LABELS, fields_in, label_of, with_labels
 from pages.components.frame import plain
 from pages.components.words import plural
-
-OTHER_LABELS = {
-    "dataset": "Dataset", "architecture": "Architecture", "tokenizer": "Tokenizer", "base": "Base", "objective": "Objective",
-    "method": "Method", "sample_prompts": "Sample prompts", "grpo.rewards": "Rewards", "queue": "Queue",
-}  # fmt: skip
 
 
 def mark_fields(problem: RoundhouseError | None) -> None:
@@ -46,8 +41,7 @@ def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
     with st.container(border=True, key="launch_warnings", gap="small"):
         st.markdown(f":orange[:material/warning:] **{plural(len(warnings), 'thing')} to look at**")
         for warning in warnings:
-            label = LABELS.get(warning.field) or OTHER_LABELS.get(warning.field, warning.field)
-            st.markdown(f"**{label}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
+            st.markdown(f"**{label_of(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
         told = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[:12]
         return st.checkbox("Proceed anyway", key=f"launch_proceed_{told}")
 
@@ -63,6 +57,6 @@ def draw_changes(before: RunDetail, now: RunConfig) -> None:
         if not changes:
             st.caption("Nothing differs from it yet.")
             return
-        rows = [(LABELS.get(c.field) or OTHER_LABELS.get(c.field, c.field), c.before, c.now) for c in changes]
+        rows = [(label_of(c.field), c.before, c.now) for c in changes]
         table = pd.DataFrame(rows, columns=["Field", "Before", "Now"])
         st.dataframe(table, hide_index=True, key="launch_differences", height="content", alt="Fields that differ from the run before")
