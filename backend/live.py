@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from backend.errors import InvalidInput, NotAllowed, RoundhouseError
 from backend.services.assets import PLOTLY_ROUTE, plotly_bundle
 from backend.services.context import Context
+from backend.services.curve_files import stream_csv
 from backend.services.curves import CurveCache
 from backend.services.live_runs import RunState, active_run_ids, queue_counts, run_states, runs_of_token
+from backend.services.run_views import list_sample_steps, list_samples
 
 NEVER_STORED = {"cache-control": "no-store"}
 FOREVER = "public, max-age=31536000, immutable"
@@ -32,12 +34,20 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
     def points(request: Request) -> Response:
         return _answer(lambda: _points(get_context(), curves, request))
 
+    def table(request: Request) -> Response:
+        return _table(get_context(), request)
+
+    def samples(request: Request) -> Response:
+        return _answer(lambda: _samples(get_context(), request))
+
     def overview(request: Request) -> Response:
         return _answer(lambda: _overview(get_context(), request))
 
     return [
         Route("/healthz", health),
         Route("/live/points", points),
+        Route("/live/points.csv", table),
+        Route("/live/samples", samples),
         Route("/live/overview", overview),
         Route(PLOTLY_ROUTE, plotly_asset),
     ]
@@ -77,6 +87,30 @@ def _points(ctx: Context, curves: CurveCache, request: Request) -> str:
         points = curves.points_json(ctx, run_id, after=after, resets=resets)
         parts.append(f'{json.dumps(run_id)}:{{"state":{json.dumps(_state(state))},"curves":{points}}}')
     return f'{{"now":{ctx.now().timestamp():.1f},"runs":{{{",".join(parts)}}}}}'
+
+
+def _table(ctx: Context, request: Request) -> Response:
+    """Answer /live/points.csv?token=...: every stored point of the runs in the token, sent while it is read."""
+    try:
+        run_ids = runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS]
+    except NotAllowed as error:
+        return JSONResponse({"error": str(error)}, status_code=403, headers=NEVER_STORED)
+    headers = {**NEVER_STORED, "content-disposition": 'attachment; filename="curves.csv"'}
+    return StreamingResponse(stream_csv(ctx, run_ids), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _samples(ctx: Context, request: Request) -> str:
+    """Answer /live/samples?token=...&run=...: the steps with samples, or with &step=... the samples of that step."""
+    run_id, step = request.query_params.get("run", ""), request.query_params.get("step")
+    if run_id not in runs_of_token(ctx, request.query_params.get("token", "")):
+        raise NotAllowed("This address is not for that run.")
+    if step is None:
+        return json.dumps({"steps": list_sample_steps(ctx, run_id)[::-1]})
+    if not step.isascii() or not step.isdigit() or len(step) > 9:
+        raise InvalidInput("`step` is no step.", field="step")
+    return json.dumps(
+        {"samples": [{"prompt": one.prompt, "completion": one.completion} for one in list_samples(ctx, run_id, step=int(step))]}
+    )
 
 
 def _overview(ctx: Context, request: Request) -> str:

@@ -53,6 +53,8 @@ class RunView:
     finished_at: datetime | None
     archived_at: datetime | None
     is_imported: bool = False  # curves of another program's log: without config, job and checkpoints
+    source: str = ""  # the log's file
+    import_notes: tuple[str, ...] = ()
 
     @property
     def is_active(self) -> bool:
@@ -220,16 +222,17 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
 def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Return the runs' names, and (field, its value in each run) for every field of the config that is not the same in all.
 
-    The last rows are results: best val_loss and steps done.
+    Fields of a section have its name in front (`lora.rank`). An imported run has no config, which is a dash. The last rows are results:
+    best val_loss and steps done.
     """
     with ctx.db.read() as session:
         found = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
         runs = [found[run_id] for run_id in run_ids if run_id in found]
-    configs = [RunConfig.model_validate(run.config).model_dump(mode="json") for run in runs]
+    configs = [_flat(RunConfig.model_validate(run.config).model_dump(mode="json")) if run.config else None for run in runs]
     rows: list[tuple[str, list[str]]] = []
-    for field in RunConfig.model_fields:
-        values = [str(config[field]) for config in configs]
-        if field != "name" and len(set(values)) > 1:
+    for field in dict.fromkeys(name for config in configs if config for name in config):
+        values = ["–" if config is None else str(config.get(field, "")) for config in configs]
+        if field != "name" and len({value for value, config in zip(values, configs, strict=True) if config is not None}) > 1:
             rows.append((field, values))
     best = [(run.summary or {}).get("best_val_loss") for run in runs]
     if any(value is not None for value in best):
@@ -237,6 +240,14 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
     rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
     names = [run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})" for run in runs]
     return names, rows
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's fields, those of a section one by one; an inline architecture likewise."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat.update({f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value})
+    return flat
 
 
 def list_sample_steps(ctx: Context, run_id: str) -> list[int]:
@@ -306,6 +317,7 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         tags=tuple(run.tags or ()), notes=run.notes, job_id=run.job_id, error=dict(job.error or {}) if job else {},
         created_by=created_by, created_at=run.created_at, started_at=job.started_at if job else None,
         finished_at=job.finished_at if job else None, archived_at=run.archived_at, is_imported=run.origin == "imported",
+        source=summary.get("imported", {}).get("file", ""), import_notes=tuple(summary.get("imported", {}).get("notes", ())),
     )  # fmt: skip
 
 

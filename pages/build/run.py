@@ -8,7 +8,7 @@ from backend.domain.job_states import Status
 from backend.errors import NotFound
 from backend.services.context import Context, Person
 from backend.services.logs import read_log
-from backend.services.run_views import RunDetail, get_run, run_detail
+from backend.services.run_views import RunDetail, RunView, get_run, run_detail
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.live_chart import live_chart
 from pages.components.row_link import back_link
@@ -18,9 +18,9 @@ from pages.components.run_widgets import (
     draw_editor,
     draw_facts,
     draw_failure,
+    draw_imported_facts,
     draw_next_steps,
     draw_queue_place,
-    draw_samples,
 )
 from pages.components.services import context, require_person
 
@@ -52,9 +52,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
             draw_next_steps(newest.id)
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
     every = REFRESH_S if run.is_active else None
-    samples, checkpoints, log, config, notes = st.tabs(["Samples", "Checkpoints", "Log", "Config", "Notes and tags"], key="run_tabs")
-    with samples:
-        st.fragment(lambda: draw_samples(ctx, run.id), run_every=every)()
+    checkpoints, log, config, notes = st.tabs(["Checkpoints", "Log", "Config", "Notes and tags"], key="run_tabs")
     with checkpoints:
         st.fragment(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)), run_every=every)()
     with log:
@@ -63,6 +61,14 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
         st.code(detail.config.to_yaml(), language="yaml")
     with notes:
+        draw_editor(ctx, person, run)
+
+
+def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
+    """Draw curves that came from another program's log: there is nothing to stop, to resume or to copy."""
+    draw_imported_facts(ctx, run)
+    live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
+    with st.expander("Notes and tags", icon=":material/edit_note:"):
         draw_editor(ctx, person, run)
 
 
@@ -83,7 +89,11 @@ def main() -> None:
             empty_state("No run is chosen.", page="build/runs.py", label="See all runs")
             return
         back_link("All runs", page="build/runs.py", key="run_back")
-        draw_run(ctx, person, run_detail(ctx, run_id))
+        run = get_run(ctx, run_id)
+        if run.is_imported:
+            draw_imported(ctx, person, run)
+        else:
+            draw_run(ctx, person, run_detail(ctx, run.id))
 
 
 main()

@@ -1,28 +1,11 @@
 // Live curves of one or several runs over plotly.js: asks for points after the last step seen, keeps its nodes and the zoom.
-// Text from runs is set with textContent alone. Knows nothing of training; what a metric means is in PANELS.
+// Text from runs is set with textContent alone. Joined with chart_*.js into one module.
 
 const POLL_MS = 500
 const HIDDEN_MS = 5000
 const IDLE_MS = 10000
 const MAX_POINTS = 4000 // more than this, and the whole curve is asked for again, downsampled
-const SETTINGS = "roundhouse.curves"
-
-const PANELS = [
-  { id: "loss", title: "Loss", unit: "nats per token", metrics: ["train_loss", "val_loss"], wide: true, log: true, format: ".4f" },
-  { id: "val_bpb", title: "Validation bits per byte", metrics: ["val_bpb"], format: ".4f" },
-  { id: "learning_rate", title: "Learning rate", metrics: ["learning_rate"], exact: true, format: ".3e", exponent: "e" },
-  { id: "grad_norm", title: "Gradient norm", metrics: ["grad_norm"], log: true, format: ".3f" },
-  { id: "margins", title: "Reward margin", metrics: ["rewards/margins", "val_rewards/margins"], format: ".3f" },
-  { id: "accuracies", title: "Preference accuracy", metrics: ["rewards/accuracies", "val_rewards/accuracies"], format: ".3f" },
-  { id: "rewards", title: "Rewards", metrics: ["rewards/chosen", "rewards/rejected"], format: ".3f" },
-  { id: "tok_per_sec", title: "Tokens per second", metrics: ["tok_per_sec"], format: ",.0f" },
-]
-const LABELS = {
-  train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",
-  "rewards/margins": "train", "val_rewards/margins": "validation", "rewards/accuracies": "train", "val_rewards/accuracies": "validation",
-  val_bpb: "validation", mfu: "Model FLOPs utilisation",
-}
-const STATUS = { queued: "Queued", running: "Running", cancelling: "Stopping", paused: "Paused", cancelled: "Stopped", failed: "Failed", finished: "Finished" }
+const DASHES = ["solid", "dash", "dashdot"]
 
 function loadPlotly(url) {
   if (!window.__roundhousePlotly) {
@@ -44,17 +27,6 @@ function element(tag, className, text) {
   return node
 }
 
-function readSettings() {
-  try { return JSON.parse(localStorage.getItem(SETTINGS)) || {} } catch { return {} }
-}
-
-function number(value, format) {
-  if (value === undefined || value === null || Number.isNaN(value)) return ""
-  if (format === ",.0f") return Math.round(value).toLocaleString("en")
-  if (format === ".3e") return value.toExponential(2)
-  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(format === ".3f" ? 3 : 4)
-}
-
 // Exponential average whose reach is a share of the run's length in steps, so that it does not depend on how many points are drawn.
 function smooth(series, amount, reach) {
   const { steps, values } = series
@@ -70,6 +42,12 @@ function smooth(series, amount, reach) {
   return cache.out
 }
 
+function percentiles(values) {
+  const sorted = [...values].sort((a, b) => a - b)
+  const at = (share) => sorted[Math.round(share * (sorted.length - 1))]
+  return [at(0.01), at(0.99)]
+}
+
 class LiveChart {
   constructor(root) {
     this.root = root
@@ -80,11 +58,12 @@ class LiveChart {
     this.revision = 0
     this.drawMs = 0
     this.quietPolls = 0
-    this.settings = { smoothing: 0.5, log: false, x: "step", ...readSettings() }
+    this.settings = readSettings()
     this.head = root.appendChild(element("div", "rh-head"))
     this.tools = root.appendChild(element("div", "rh-tools"))
     this.note = root.appendChild(element("div", "rh-note"))
     this.grid = root.appendChild(element("div", "rh-grid"))
+    this.samples = new SamplePanel(root, this)
     this.buildTools()
     this.onVisible = () => { if (!document.hidden) this.poll() }
     document.addEventListener("visibilitychange", this.onVisible)
@@ -109,8 +88,10 @@ class LiveChart {
     const changed = JSON.stringify(theme) !== JSON.stringify(this.theme)
     this.theme = theme
     this.buildHead()
+    this.csv.href = `${data.csv}?${new URLSearchParams({ token: data.token })}`
+    writeSettings(this.settings) // Streamlit writes the address too, and forgets what it did not set
     if (first) loadPlotly(data.plotly).then((plotly) => { this.Plotly = plotly; this.draw() }, () => this.say("The curves can't be drawn: plotly.js did not load. Reload the page."))
-    if (first || before !== data.runs.map((run) => run.id).join()) this.poll()
+    if (first || before !== data.runs.map((run) => run.id).join()) { this.samples.refresh(true); this.poll() }
     else if (changed) this.draw(true)
     else this.poll()
   }
@@ -134,6 +115,7 @@ class LiveChart {
       back: get("--st-background-color", "#fff"),
       soft: get("--st-secondary-background-color", "#f4f4f4"),
       font: get("--st-font", "sans-serif"),
+      warn: get("--st-orange-color", "#c77700"),
       colors: get("--st-chart-categorical-colors", "#B4471F,#2C6E8F,#5E8C31,#8A5AA8").split(",").map((color) => color.trim()),
     }
   }
@@ -141,37 +123,52 @@ class LiveChart {
   // ---- controls
 
   buildTools() {
-    const choose = (label, options, name) => {
-      const box = this.tools.appendChild(element("label", "rh-tool", label))
-      const select = box.appendChild(element("select"))
-      for (const [value, text] of options) {
-        const option = select.appendChild(element("option", "", text))
-        option.value = value
-      }
-      select.value = this.settings[name]
-      select.onchange = () => { this.xRange = null; this.set(name, select.value) }
-    }
+    const across = this.tools.appendChild(element("label", "rh-tool", "Across"))
+    const select = across.appendChild(element("select"))
+    for (const [value, text] of Object.entries(ACROSS)) select.appendChild(element("option", "", text)).value = value
+    select.value = this.settings.x
+    select.onchange = () => { this.xRange = null; this.set("x", select.value) }
     const smoothing = this.tools.appendChild(element("label", "rh-tool", "Smoothing"))
     const range = smoothing.appendChild(element("input"))
     Object.assign(range, { type: "range", min: 0, max: 0.98, step: 0.02, value: this.settings.smoothing })
     range.setAttribute("aria-label", "Smoothing")
     range.oninput = () => this.set("smoothing", Number(range.value))
-    const log = this.tools.appendChild(element("label", "rh-tool"))
-    const check = log.appendChild(element("input"))
-    Object.assign(check, { type: "checkbox", checked: this.settings.log })
-    log.appendChild(document.createTextNode("Log axis"))
-    check.onchange = () => {
-      for (const panel of this.panels.values()) panel.yRange = null
-      this.set("log", check.checked)
+    const check = (name, text, help, reset) => {
+      const label = this.tools.appendChild(element("label", "rh-tool"))
+      label.title = help
+      const box = label.appendChild(element("input"))
+      Object.assign(box, { type: "checkbox", checked: this.settings[name] })
+      label.appendChild(document.createTextNode(text))
+      box.onchange = () => { reset(); this.set(name, box.checked) }
     }
-    choose("Across", [["step", "Steps"], ["time", "Time"], ["tokens", "Tokens"]], "x")
+    const forgetY = () => { for (const panel of this.panels.values()) panel.yRange = null }
+    check("logy", "Log y", "Loss, bits per byte and gradient norm on a logarithmic axis", forgetY)
+    check("logx", "Log x", "A logarithmic axis across", () => { this.xRange = null })
+    check("clip", "Without outliers", "Show the middle 98 % of the values (1st to 99th percentile)", forgetY)
     this.tools.appendChild(element("span", "rh-hint", "Drag to zoom, double-click to reset"))
+    const exports = this.tools.appendChild(element("span", "rh-tool rh-exports"))
+    const picture = exports.appendChild(element("button", "rh-button", "PNG"))
+    picture.title = "Save the panels as a picture"
+    picture.onclick = () => savePicture(this)
+    this.csv = exports.appendChild(element("a", "rh-button", "CSV"))
+    this.csv.title = "Save every point that is stored"
+    this.csv.setAttribute("download", "")
   }
 
   set(name, value) {
     this.settings[name] = value
-    try { localStorage.setItem(SETTINGS, JSON.stringify(this.settings)) } catch { /* a browser that keeps nothing still draws */ }
+    writeSettings(this.settings)
     this.draw(true)
+  }
+
+  fileName() {
+    const { runs } = this.data
+    const name = runs.length === 1 ? runs[0].name : `${runs.length} runs`
+    return name.replace(/[^\p{L}\p{N}._-]+/gu, "-").slice(0, 80) || "curves"
+  }
+
+  colorOf(run) {
+    return this.theme.colors[this.data.runs.indexOf(run) % this.theme.colors.length]
   }
 
   // ---- status lines
@@ -287,7 +284,7 @@ class LiveChart {
       for (const [name, points] of Object.entries(answer.curves.metrics)) {
         dirty.add(name)
         let series = held.series.get(name)
-        if (points.whole || !series) { held.series.set(name, { steps: points.steps, values: points.values, times: points.times }); continue }
+        if (points.whole || !series) { held.series.set(name, { steps: points.steps, values: points.values, times: points.times, clip: points.clip }); continue }
         const last = series.steps[series.steps.length - 1]
         for (let i = 0; i < points.steps.length; i += 1) {
           if (points.steps[i] <= last) continue
@@ -299,13 +296,16 @@ class LiveChart {
     this.fillHead()
     this.sayWaiting()
     if (dirty.size) this.draw(dirty.has("all"), dirty)
+    if ([...dirty].some((name) => name === "all" || name.startsWith("val_"))) this.samples.refresh()
+    else if ([...this.runs.values()].some((held) => held.state && held.state.active)) this.samples.refresh()
   }
 
   sayWaiting() {
     const points = [...this.runs.values()].some((held) => held.series.size)
     const active = [...this.runs.values()].some((held) => held.state && held.state.active)
     this.tools.style.display = points ? "flex" : "none"
-    this.say(points ? "" : active ? "The curves begin with the first step." : "This run has no points.")
+    this.waiting = points ? "" : active ? "The curves begin with the first step." : "This run has no points."
+    this.say(this.waiting)
   }
 
   // One script run per change, so that the page around shows what is new: buttons, samples, the cause of a failure.
@@ -320,25 +320,34 @@ class LiveChart {
   layPanels() {
     const names = new Set()
     for (const held of this.runs.values()) for (const name of held.series.keys()) names.add(name)
-    const known = new Set(PANELS.flatMap((panel) => panel.metrics))
-    const wanted = PANELS.filter((panel) => panel.metrics.some((name) => names.has(name)))
-    for (const name of [...names].sort()) {
-      if (!known.has(name)) wanted.push({ id: name, title: LABELS[name] || name.replaceAll("_", " "), metrics: [name], format: ".4f" })
-    }
+    const wanted = panelsOf(names)
     for (const spec of wanted) {
       if (this.panels.has(spec.id)) continue
       const box = element("div", spec.wide ? "rh-panel rh-wide" : "rh-panel")
       box.dataset.panel = spec.id
       const title = box.appendChild(element("div", "rh-title"))
-      title.appendChild(element("span", "", spec.unit && this.data.runs.every((run) => run.objective !== "dpo") ? `${spec.title}, ${spec.unit}` : spec.title))
+      title.appendChild(element("span", "", spec.unit && this.data.runs.every((run) => ["pretrain", "sft"].includes(run.objective)) ? `${spec.title}, ${spec.unit}` : spec.title))
       const legend = title.appendChild(element("span", "rh-legend"))
       const plot = box.appendChild(element("div", "rh-plot"))
       plot.style.height = spec.wide ? "320px" : "180px"
       plot.addEventListener("pointerdown", () => { this.dragging = true }, true)
       this.panels.set(spec.id, { spec, box, legend, plot, yRange: null })
     }
-    const order = [...this.panels.values()].sort((a, b) => rank(a.spec) - rank(b.spec))
-    order.forEach((panel, index) => { if (this.grid.children[index] !== panel.box) this.grid.insertBefore(panel.box, this.grid.children[index] || null) })
+    const order = []
+    const groups = new Set(wanted.map((spec) => spec.group || ""))
+    let group = ""
+    for (const spec of wanted) {
+      if ((spec.group || "") !== group && groups.size > 1) order.push(this.heading(spec.group))
+      group = spec.group || ""
+      order.push(this.panels.get(spec.id).box)
+    }
+    order.forEach((node, index) => { if (this.grid.children[index] !== node) this.grid.insertBefore(node, this.grid.children[index] || null) })
+  }
+
+  heading(group) {
+    this.headings ||= new Map()
+    if (!this.headings.has(group)) this.headings.set(group, element("div", "rh-group", group))
+    return this.headings.get(group)
   }
 
   draw(all = false, dirty = null) {
@@ -347,10 +356,29 @@ class LiveChart {
     if (this.missed) { all = true; this.missed = false }
     const started = performance.now()
     this.layPanels()
+    this.chooseTimeUnit()
     for (const panel of this.panels.values()) {
       if (all || !dirty || panel.spec.metrics.some((name) => dirty.has(name))) this.drawPanel(panel)
     }
     this.drawMs = performance.now() - started
+  }
+
+  // One unit of time for all runs, so that they can lie over each other.
+  chooseTimeUnit() {
+    let longest = 0
+    for (const held of this.runs.values()) for (const series of held.series.values()) longest = Math.max(longest, series.times[series.times.length - 1] || 0)
+    this.time = longest < 300 ? [1, "seconds"] : longest < 3 * 3600 ? [60, "minutes"] : [3600, "hours"]
+    const lacking = this.data.runs.filter((run) => !this.placesOf(run, { steps: [], times: [] }))
+    const what = { time: "when its points were written", tokens: "how many tokens a step sees", flops: "how many operations a step takes" }
+    this.say(lacking.length ? `Not shown: of ${lacking.map((run) => run.name).join(", ")} it is not known ${what[this.settings.x]}.` : this.waiting || "")
+  }
+
+  // Where points lie across; null if that is not known of a run.
+  placesOf(run, series) {
+    const { x } = this.settings
+    if (x === "time") return run.has_time ? series.times.map((s) => s / this.time[0]) : null
+    const factor = x === "tokens" ? run.tokens_per_step : x === "flops" ? run.flops_per_step : 1
+    return factor ? (factor === 1 ? series.steps : series.steps.map((s) => s * factor)) : null
   }
 
   drawPanel(panel) {
@@ -364,7 +392,10 @@ class LiveChart {
         const series = held.series.get(name)
         if (!series || !series.steps.length || this.hidden.has(run.id)) return
         const color = this.theme.colors[(many ? runIndex : metricIndex) % this.theme.colors.length]
-        traces.push(...this.tracesOf(series, { run, name, spec, color, many }))
+        const x = this.placesOf(run, series)
+        if (!x) return
+        const dash = DASHES[many ? Math.floor(runIndex / this.theme.colors.length) % DASHES.length : 0]
+        traces.push(...this.tracesOf(series, { run, name, spec, color, many, x, dash }))
         if (!many) this.addLegend(panel, name, color, series)
       })
     })
@@ -373,26 +404,71 @@ class LiveChart {
       panel.drawn = true
       this.Plotly.newPlot(plot, traces, layout, { displayModeBar: false, responsive: false, doubleClick: "autosize", showTips: false })
       plot.on("plotly_relayout", (event) => this.onZoom(panel, event))
+      plot.on("plotly_click", (event) => this.samples.jump(event.points[0].customdata))
     } else this.Plotly.react(plot, traces, layout)
   }
 
-  tracesOf(series, { run, name, spec, color, many }) {
+  tracesOf(series, { run, name, spec, color, many, x, dash }) {
     const isVal = name.startsWith("val_")
-    const x = this.settings.x === "time" ? series.times.map((s) => s / 60) : this.settings.x === "tokens" ? series.steps.map((s) => s * run.tokens_per_step) : series.steps
     const label = many ? (spec.metrics.length > 1 ? `${run.name} · ${LABELS[name] || name}` : run.name) : LABELS[name] || name.replaceAll("_", " ")
-    const value = `%{y:${spec.format}}<extra>${escapeLabel(label)}</extra>`
+    const value = `%{y${HOVER[spec.format] || `:${spec.format}`}}<extra>${escapeLabel(label)}</extra>`
     const smoothing = isVal || spec.exact ? 0 : this.settings.smoothing
-    const base = { x, type: "scatter", connectgaps: true }
-    const line = { color, width: 1.8, dash: many && isVal ? "dot" : "solid" }
+    const base = { x, type: "scatter", connectgaps: true, customdata: series.steps }
+    const line = { color, width: 1.8, dash: many && isVal ? "dot" : dash }
     if (!smoothing) {
       const marker = { color, size: 5 }
-      return [{ ...base, y: series.values, mode: isVal && series.values.length < 200 ? "lines+markers" : "lines", line, marker, hovertemplate: value }]
+      return [{ ...base, y: series.values, mode: (isVal && series.values.length < 200) || series.values.length === 1 ? "lines+markers" : "lines", line, marker, hovertemplate: value }]
     }
     const reach = Math.max(1, (run.max_steps || series.steps[series.steps.length - 1]) / 300)
     return [
       { ...base, y: series.values, mode: "lines", line: { color, width: 1 }, opacity: 0.22, hoverinfo: "skip" },
       { ...base, y: smooth(series, smoothing, reach), mode: "lines", line, hovertemplate: value },
     ]
+  }
+
+  // The range of the middle 98 % of what a panel shows, with a twentieth of it around; undefined where nothing is cut off.
+  middleOf(panel, log) {
+    if (!this.settings.clip || panel.spec.exact) return undefined
+    let [low, high] = [Infinity, -Infinity]
+    for (const run of this.data.runs) {
+      if (this.hidden.has(run.id)) continue
+      for (const name of panel.spec.metrics) {
+        const series = this.runs.get(run.id).series.get(name)
+        if (!series || series.values.length < 20) continue
+        const [from, to] = series.clip || percentiles(series.values)
+        low = Math.min(low, from)
+        high = Math.max(high, to)
+      }
+    }
+    if (log) [low, high] = [Math.log10(low), Math.log10(high)]
+    if (!(Number.isFinite(low) && Number.isFinite(high) && high > low)) return undefined
+    const around = (high - low) / 20
+    return [low - around, high + around]
+  }
+
+  // The step whose samples are shown, and what the diagnosis points at, as lines across the panels.
+  shapes() {
+    const run = this.data.runs[0]
+    const marks = this.data.runs.length === 1 ? (this.data.marks || []).map((mark) => ({ step: mark.step, color: this.theme.warn, dash: "dash" })) : []
+    if (this.marked !== undefined && this.samples.all.length > 1) marks.push({ step: this.marked, color: this.theme.text, dash: "dot" })
+    return marks.flatMap(({ step, color, dash }) => {
+      const x = this.placeOfStep(run, step)
+      return x === null ? [] : [{ type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color, width: 1, dash }, opacity: 0.7 }]
+    })
+  }
+
+  placeOfStep(run, step) {
+    if (this.settings.x !== "time") return this.placesOf(run, { steps: [step], times: [] })?.[0] ?? null
+    const series = this.runs.get(run.id).series.get("train_loss")
+    if (!series || !run.has_time) return null
+    const index = series.steps.findIndex((one) => one >= step)
+    return index < 0 ? null : series.times[index] / this.time[0]
+  }
+
+  markStep(step) {
+    if (this.marked === step) return
+    this.marked = step
+    this.draw(true)
   }
 
   addLegend(panel, name, color, series) {
@@ -407,10 +483,11 @@ class LiveChart {
 
   layoutOf(panel) {
     const { text, line, soft, font } = this.theme
-    const log = this.settings.log && panel.spec.log
+    const log = this.settings.logy && panel.spec.log
     const axis = { gridcolor: line, linecolor: line, zeroline: false, color: text, tickfont: { size: 11 }, automargin: true }
-    const titles = { step: "step", time: "minutes", tokens: "tokens" }
+    const titles = { step: "step", time: this.time[1], tokens: "tokens", flops: "floating-point operations" }
     const fixed = (range) => (range ? { range: [...range], autorange: false } : { autorange: true })
+    const across = { type: this.settings.logx ? "log" : "linear", exponentformat: this.settings.x === "flops" ? "power" : "SI" }
     this.revision += 1
     return {
       height: panel.spec.wide ? 320 : 180,
@@ -420,8 +497,9 @@ class LiveChart {
       font: { family: font, size: 12, color: text },
       showlegend: false, hovermode: "x unified", dragmode: "zoom", datarevision: this.revision,
       hoverlabel: { bgcolor: soft, bordercolor: line, font: { family: font, size: 12, color: text } },
-      xaxis: { ...axis, ...fixed(this.xRange), title: panel.spec.wide ? { text: titles[this.settings.x], font: { size: 11 }, standoff: 6 } : undefined, hoverformat: ",.6~g", spikecolor: line, spikethickness: 1, nticks: panel.spec.wide ? undefined : 5 },
-      yaxis: { ...axis, ...fixed(panel.yRange), type: log ? "log" : "linear", nticks: panel.spec.wide ? undefined : 5, exponentformat: panel.spec.exponent || "SI" },
+      shapes: this.shapes(),
+      xaxis: { ...axis, ...across, ...fixed(this.xRange), title: panel.spec.wide ? { text: titles[this.settings.x], font: { size: 11 }, standoff: 6 } : undefined, hoverformat: ",.6~g", spikecolor: line, spikethickness: 1, nticks: panel.spec.wide ? undefined : 5 },
+      yaxis: { ...axis, ...TICKS[panel.spec.format], ...fixed(panel.yRange || this.middleOf(panel, log)), type: log ? "log" : "linear", nticks: panel.spec.wide ? undefined : 5, exponentformat: panel.spec.exponent || "SI" },
     }
   }
 
@@ -440,16 +518,6 @@ class LiveChart {
     clearTimeout(this.resizing)
     this.resizing = setTimeout(() => this.draw(true), 80)
   }
-}
-
-function rank(spec) {
-  const index = PANELS.findIndex((panel) => panel.id === spec.id)
-  return index < 0 ? PANELS.length : index
-}
-
-// plotly.js reads a few HTML-like tags in labels: a run's name must stay text.
-function escapeLabel(text) {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%{", "% {")
 }
 
 export default function (component) {

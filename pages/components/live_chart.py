@@ -10,24 +10,33 @@ import streamlit as st
 from backend.services.assets import plotly_url
 from backend.services.context import Context, Person
 from backend.services.live_runs import token_for_runs
+from backend.services.run_axes import axes_of_runs
 from backend.services.run_views import RunView
 
 _HERE = Path(__file__).parent
+SCRIPTS = ("chart_panels.js", "chart_settings.js", "chart_export.js", "chart_samples.js", "live_chart.js")
 _chart = st.components.v2.component(
     "roundhouse_live_chart",
     html='<div class="rh-live"></div>',
     css=(_HERE / "live_chart.css").read_text(),
-    js=(_HERE / "live_chart.js").read_text(),
+    js="\n".join((_HERE / name).read_text() for name in SCRIPTS),
     isolate_styles=False,
 )
 
 
-def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: str) -> None:
-    """Draw the curves of runs, overlaid, with status and progress above. The page is run again when a run's status changes."""
+def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: str, marks: Sequence[int] = ()) -> None:
+    """Draw the curves of runs, overlaid, with status and progress above and their samples below; `marks` are steps to point at.
+
+    The page is run again when a run's status changes. How the curves are shown is kept in `?chart=` without a script run.
+    """
+    axes = axes_of_runs(ctx, [run.id for run in runs])
     _chart(
         key=key,
         data={
             "url": "/live/points",
+            "csv": "/live/points.csv",
+            "samples": "/live/samples",
+            "marks": [{"step": step} for step in marks],
             "token": token_for_runs(ctx, [run.id for run in runs], person=person),
             "plotly": plotly_url(),
             "runs": [
@@ -39,7 +48,9 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
                     "line": run.line,
                     "share": run.share,
                     "max_steps": run.max_steps,
-                    "tokens_per_step": run.tokens_per_step,
+                    "tokens_per_step": axes[run.id].tokens_per_step,
+                    "flops_per_step": axes[run.id].flops_per_step,
+                    "has_time": axes[run.id].has_time,
                 }
                 for run in runs
             ],

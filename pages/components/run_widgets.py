@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.job_states import Status
 from backend.domain.run_progress import say_duration
 from backend.services.context import Context, Person
-from backend.services.run_views import RunDetail, RunView, list_sample_steps, list_samples
+from backend.services.run_views import RunDetail, RunView
 from backend.services.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.words import ago, plural, size
@@ -43,6 +43,19 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
             st.page_link("build/run.py", label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id})
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
+
+
+def draw_imported_facts(ctx: Context, run: RunView) -> None:
+    """Say where an imported run comes from, and lead to the comparison, which is what it is for."""
+    who = f" by {plain(run.created_by)}" if run.created_by else ""
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.badge("Imported log", icon=":material/input:", color="gray")
+        st.caption(f"Read from {plain(run.source)} {ago(run.created_at, now=ctx.now())}{who}", width="content")
+        for tag in run.tags:
+            st.badge(plain(tag), color="gray")
+        st.page_link("build/runs.py", label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+    for note in run.import_notes:
+        st.caption(f":material/info: {plain(note)}")
 
 
 def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
@@ -119,23 +132,6 @@ def draw_queue_place(detail: RunDetail) -> None:
     more = f" and {len(detail.ahead) - 4} more" if len(detail.ahead) > 4 else ""
     start = f" Expected to start in about {say_duration(detail.expected_wait_s)}." if detail.expected_wait_s is not None else ""
     st.info(f"{plural(len(detail.ahead), 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
-
-
-def draw_samples(ctx: Context, run_id: str) -> None:
-    """Draw sample completions, the newest step open. Text of a network is shown as it is."""
-    steps = list_sample_steps(ctx, run_id)
-    if not steps:
-        st.caption("What the network writes is shown here at each measurement of the validation loss.")
-        return
-    shown, newest = st.session_state.get("run_sample_step"), st.session_state.get("run_sample_newest")
-    if shown not in steps or (shown == newest and newest != steps[0]):  # follow the run, unless somebody looks at an older step
-        st.session_state["run_sample_step"] = steps[0]
-    st.session_state["run_sample_newest"] = steps[0]
-    step = st.select_slider("Step", options=steps[::-1], key="run_sample_step") if len(steps) > 1 else steps[0]
-    for sample in list_samples(ctx, run_id, step=step):
-        with st.container(border=True, gap="xsmall"):
-            st.caption(plain(sample.prompt))
-            st.text(sample.completion)
 
 
 def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:

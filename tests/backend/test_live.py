@@ -146,3 +146,24 @@ def test_a_mangled_question_is_refused_in_words(client: TestClient, ctx: Context
     answer = client.get("/live/points", params={"token": token_for_runs(ctx, [run.id], person=LOCAL), "after": after})
     assert answer.status_code == 422
     assert "after" in answer.json()["error"]
+
+
+def test_samples_are_read_step_by_step_and_stay_what_the_network_wrote(client: TestClient, ctx: Context, run: RunView) -> None:
+    told = [{"type": "sample", "step": step, "prompt": "**p**", "completion": f"<img src=x> {step}"} for step in (10, 20)]
+    report(ctx, claim(ctx, run), *told)
+    token = token_for_runs(ctx, [run.id], person=LOCAL)
+    asked = {"token": token, "run": run.id}
+    assert client.get("/live/samples", params=asked).json() == {"steps": [10, 20]}
+    assert client.get("/live/samples", params={**asked, "step": 20}).json() == {
+        "samples": [{"prompt": "**p**", "completion": "<img src=x> 20"}]
+    }
+    assert client.get("/live/samples", params={**asked, "step": "-1"}).status_code == 422
+    assert client.get("/live/samples", params={**asked, "run": launch(ctx, name="other").id}).status_code == 403
+
+
+def test_every_point_of_the_runs_in_a_token_is_saved_as_a_table(client: TestClient, ctx: Context, run: RunView) -> None:
+    report(ctx, claim(ctx, run), *points(1, 3))
+    answer = client.get("/live/points.csv", params={"token": token_for_runs(ctx, [run.id], person=LOCAL)})
+    assert "attachment" in answer.headers["content-disposition"]
+    assert answer.text.splitlines()[1] == f"{run.id},<b>bold</b>,train_loss,1,1001.0,10.0"
+    assert client.get("/live/points.csv", params={"token": "forged"}).status_code == 403

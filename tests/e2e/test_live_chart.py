@@ -208,3 +208,49 @@ def test_ticking_runs_lays_their_curves_over_each_other_and_a_name_opens_its_run
     page.get_by_role("link", name="overlaid 0").click()
     page.wait_for_url(f"**/run?run={runs[0].id}")
     page.get_by_role("heading", name="overlaid 0").wait_for()
+
+
+def test_how_curves_are_shown_is_kept_in_the_address_and_what_is_shown_can_be_saved(
+    page: Page, server: str, world: Context, running: tuple[RunView, Claim], tmp_path: Path
+) -> None:
+    run, _ = running
+    open_run(page, server, run)
+    page.get_by_label("Across").select_option("tokens")
+    page.get_by_text("Log y").click()
+    page.wait_for_url(f"**/run?run={run.id}&chart=tokens_logy")
+    page.wait_for_function(f"{LAST_X} === 50 * 4 * 32")
+    page.reload()
+    page.wait_for_function(DRAWN)
+    assert page.evaluate(LAST_X) == 50 * 4 * 32
+    assert page.evaluate(f"document.querySelector('{PLOT}').layout.yaxis.type") == "log"
+    page.goto(f"{server}/run?run={run.id}&chart=flops")
+    page.wait_for_function(DRAWN)
+    assert page.evaluate(LAST_X) > 1e6
+    with page.expect_download() as table:
+        page.get_by_role("link", name="CSV").click()
+    assert len(table.value.path().read_text().splitlines()) == 51
+    with page.expect_download() as picture:
+        page.get_by_role("button", name="PNG").click()
+    assert picture.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_prompts_are_followed_along_the_curve(page: Page, server: str, world: Context, running: tuple[RunView, Claim]) -> None:
+    run, taken = running
+    hostile = "<img src=x onerror=alert(1)> ![y](http://example.com/y.png)"
+    for step in (20, 40):
+        report(world, taken, {"type": "sample", "step": step, "prompt": "<b>Once</b>", "completion": f"{hostile} at {step}"})
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    open_run(page, server, run)
+    page.locator(".rh-said", has_text=f"{hostile} at 40").wait_for()
+    slider = page.get_by_label("Step of the samples")
+    slider.focus()
+    slider.press("Home")
+    page.locator(".rh-said", has_text=f"{hostile} at 20").wait_for()
+    page.wait_for_function(f"document.querySelector('{PLOT}').layout.shapes[0]?.x0 === 20")
+    report(world, taken, {"type": "sample", "step": 60, "prompt": "<b>Once</b>", "completion": "later"}, *points(51, 60))
+    page.wait_for_function(f"{LAST_X} === 60")
+    page.wait_for_function("document.querySelector('.rh-scrub input').max === '2'")
+    assert page.locator(".rh-said").inner_text() == f"{hostile} at 20"  # who looks at a step is left there
+    slider.press("End")
+    page.locator(".rh-said", has_text="later").wait_for()
+    assert page.locator(".rh-samples img, .rh-samples b b").count() == 0

@@ -13,6 +13,7 @@ from backend.devices import cpu_name
 from backend.domain.job_states import Status
 from backend.domain.run_progress import say_duration
 from backend.services.context import LOCAL, Context
+from backend.services.foreign_runs import import_log
 from backend.services.jobs import claim_next, end_job, list_jobs
 from backend.services.outcomes import record_finish
 from backend.services.run_views import list_runs
@@ -227,16 +228,12 @@ def test_a_queued_run_says_that_no_worker_is_there(ctx: Context) -> None:
     assert "No worker serves the queue" in text_of(page)
 
 
-def test_names_and_samples_stay_text(ctx: Context) -> None:
+def test_names_and_tags_stay_text(ctx: Context) -> None:
     add_parts(ctx)
     run = launch(ctx, name="![x](http://example.com/x.png) <b>bold</b>")
     set_tags(ctx, run.id, ("**loud**",), person=LOCAL)
-    taken = claim(ctx, run)
-    report(ctx, taken, {"type": "sample", "step": 5, "prompt": "**p**", "completion": "![y](http://example.com/y.png)"})
     page = open_page("build/run.py", run=run.id)
     assert page.title[0].value.startswith(r"\!\[x\]")
-    assert "![y](http://example.com/y.png)" in [text.value for text in page.text]
-    assert r"\*\*p\*\*" in [caption.value for caption in page.caption]
 
 
 def test_an_unknown_run_is_a_sentence(ctx: Context) -> None:
@@ -278,3 +275,14 @@ def test_launching_from_a_filtered_list_of_runs_opens_the_form(ctx: Context) -> 
     page.button(key="runs_launch").click().run()
     assert not page.exception
     assert page.title[0].value == "Launch"
+
+
+def test_an_imported_run_is_marked_and_offers_nothing_to_stop_or_to_resume(ctx: Context) -> None:
+    (run,) = import_log(ctx, b"step,loss\n1,2.5\n2,2.25\n", filename="**theirs**.csv", person=LOCAL)
+    page = open_page("build/run.py", run=run.id)
+    assert not page.exception
+    assert "Imported log" in text_of(page)
+    assert r"\*\*theirs\*\*\.csv" in text_of(page)
+    assert {button.label for button in page.button} == {"All runs", "Save", "Archive"}
+    launched = open_page("build/launch.py", run=run.id)
+    assert "was imported as curves" in text_of(launched)

@@ -1,0 +1,55 @@
+// What a metric means on the screen: its panel, its group, its unit. Everything else about curves knows only names and numbers.
+
+const GROUPS = ["", "Preferences", "Rewards and policy", "Speed and device", "More"]
+const PANELS = [
+  { id: "loss", title: "Loss", unit: "nats per token", metrics: ["train_loss", "val_loss"], wide: true, log: true, format: ".4f" },
+  { id: "val_bpb", title: "Validation bits per byte", metrics: ["val_bpb"], log: true, format: ".4f" },
+  { id: "learning_rate", title: "Learning rate", metrics: ["learning_rate"], exact: true, format: ".3e", exponent: "e" },
+  { id: "grad_norm", title: "Gradient norm", metrics: ["grad_norm"], log: true, format: ".3f" },
+  { id: "margins", group: "Preferences", title: "Reward margin", metrics: ["rewards/margins", "val_rewards/margins"], format: ".3f" },
+  { id: "accuracies", group: "Preferences", title: "Preference accuracy", metrics: ["rewards/accuracies", "val_rewards/accuracies"], format: ".3f" },
+  { id: "rewards", group: "Preferences", title: "Rewards", metrics: ["rewards/chosen", "rewards/rejected"], format: ".3f" },
+  { id: "reward", group: "Rewards and policy", title: "Reward", metrics: ["reward/mean", "val_reward/mean"], format: ".3f" },
+  { id: "kl", group: "Rewards and policy", title: "KL to the reference", metrics: ["kl", "val_kl"], format: ".4f" },
+  { id: "tok_per_sec", group: "Speed and device", title: "Tokens per second", metrics: ["tok_per_sec"], format: ",.0f" },
+  { id: "mfu", group: "Speed and device", title: "Model FLOPs utilisation", metrics: ["mfu"], format: "%" },
+  { id: "memory", group: "Speed and device", title: "Memory", metrics: ["memory_bytes"], exact: true, format: "B" },
+  { id: "device_use", group: "Speed and device", title: "Device use", metrics: ["device_use"], format: "%" },
+  { id: "power", group: "Speed and device", title: "Power", metrics: ["power_w"], format: "W" },
+  { id: "data_wait", group: "Speed and device", title: "Waiting for data", metrics: ["data_wait"], format: "%" },
+]
+const LABELS = {
+  train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",
+  "rewards/margins": "train", "val_rewards/margins": "validation", "rewards/accuracies": "train", "val_rewards/accuracies": "validation",
+  "reward/mean": "train", "val_reward/mean": "validation", kl: "train", val_kl: "validation", val_bpb: "validation",
+}
+const STATUS = { queued: "Queued", running: "Running", cancelling: "Stopping", paused: "Paused", cancelled: "Stopped", failed: "Failed", finished: "Finished" }
+const TICKS = { "%": { tickformat: ".0~%" }, B: { tickformat: ".3~s", ticksuffix: "B" }, W: { ticksuffix: " W" } }
+const HOVER = { "%": ":.1%", B: ":.4s", W: ":.1f" }
+
+// A panel for each metric there is: the known ones in their order, the others by name in the group that their name tells.
+function panelsOf(names) {
+  const known = new Set(PANELS.flatMap((panel) => panel.metrics))
+  const wanted = PANELS.filter((panel) => panel.metrics.some((name) => names.has(name)))
+  for (const name of [...names].sort()) {
+    if (known.has(name)) continue
+    const group = /^(val_)?rewards\//.test(name) ? "Preferences" : /^(val_)?(reward|kl|completion|advantage|clip)/.test(name) ? "Rewards and policy" : "More"
+    wanted.push({ id: name, group, title: LABELS[name] || name.replaceAll("_", " "), metrics: [name], format: ".4f" })
+  }
+  return wanted.sort((a, b) => GROUPS.indexOf(a.group || "") - GROUPS.indexOf(b.group || ""))
+}
+
+function number(value, format) {
+  if (value === undefined || value === null || Number.isNaN(value)) return ""
+  if (format === ",.0f") return Math.round(value).toLocaleString("en")
+  if (format === ".3e") return value.toExponential(2)
+  if (format === "%") return `${(100 * value).toFixed(1)} %`
+  if (format === "B") return value >= 1e9 ? `${(value / 1e9).toFixed(2)} GB` : `${(value / 1e6).toFixed(0)} MB`
+  if (format === "W") return `${value.toFixed(0)} W`
+  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(format === ".3f" ? 3 : 4)
+}
+
+// plotly.js reads a few HTML-like tags in labels: a run's name must stay text.
+function escapeLabel(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%{", "% {")
+}

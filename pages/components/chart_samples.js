@@ -1,0 +1,103 @@
+// What the network wrote for the same prompts at each measurement, scrubbed along the run. Text of a network is text: textContent alone.
+
+const AGAIN_MS = 3000
+
+class SamplePanel {
+  constructor(root, chart) {
+    this.chart = chart
+    this.steps = new Map() // by run: the steps at which it wrote samples, ascending
+    this.texts = new Map() // by run and step
+    this.follows = true
+    this.asked = 0
+    this.box = root.appendChild(element("div", "rh-samples"))
+    this.box.style.display = "none"
+    const head = this.box.appendChild(element("div", "rh-scrub"))
+    head.appendChild(element("b", "", "The same prompts along the run"))
+    this.slider = head.appendChild(element("input"))
+    Object.assign(this.slider, { type: "range", min: 0, step: 1 })
+    this.slider.setAttribute("aria-label", "Step of the samples")
+    this.slider.oninput = () => { this.follows = Number(this.slider.value) === this.all.length - 1; this.show(this.all[Number(this.slider.value)]) }
+    this.label = head.appendChild(element("span", "rh-line"))
+    this.cards = this.box.appendChild(element("div", "rh-cards"))
+    this.all = []
+  }
+
+  // Ask which steps there are: at first, after a measurement, and now and then while a run is active.
+  async refresh(force = false) {
+    const now = performance.now()
+    if (!force && now - this.asked < AGAIN_MS) return
+    this.asked = now
+    for (const run of this.chart.data.runs) {
+      const answer = await this.get(run.id)
+      if (answer) this.steps.set(run.id, answer.steps)
+    }
+    const runs = new Set(this.chart.data.runs.map((run) => run.id))
+    for (const id of this.steps.keys()) if (!runs.has(id)) this.steps.delete(id)
+    const all = [...new Set([...this.steps.values()].flat())].sort((a, b) => a - b)
+    const grown = all.join() !== this.all.join()
+    this.all = all
+    this.box.style.display = all.length ? "block" : "none"
+    if (!all.length || !grown) return
+    this.slider.max = all.length - 1
+    this.slider.style.visibility = all.length > 1 ? "visible" : "hidden"
+    this.show(this.follows || this.step === undefined ? all[all.length - 1] : this.step)
+  }
+
+  async get(run, step) {
+    const query = new URLSearchParams({ token: this.chart.data.token, run, ...(step === undefined ? {} : { step }) })
+    try {
+      const response = await fetch(`${this.chart.data.samples}?${query}`, { credentials: "same-origin", cache: "no-store" })
+      return response.ok ? await response.json() : null
+    } catch { return null }
+  }
+
+  // Go to the measurement that is nearest to a step, as of a click on a curve.
+  jump(step) {
+    if (!this.all.length) return
+    const nearest = this.all.reduce((best, one) => (Math.abs(one - step) < Math.abs(best - step) ? one : best))
+    this.follows = nearest === this.all[this.all.length - 1]
+    this.show(nearest)
+  }
+
+  async show(step) {
+    this.step = step
+    this.slider.value = String(this.all.indexOf(step))
+    this.label.textContent = `step ${step.toLocaleString("en")}${this.follows && this.all.length > 1 ? ", the newest" : ""}`
+    this.slider.setAttribute("aria-valuetext", this.label.textContent)
+    this.chart.markStep(step)
+    const columns = []
+    for (const run of this.chart.data.runs) {
+      const at = (this.steps.get(run.id) || []).filter((one) => one <= step).pop()
+      if (at === undefined) continue
+      const key = `${run.id}:${at}`
+      if (!this.texts.has(key)) {
+        const answer = await this.get(run.id, at)
+        if (!answer) continue
+        if (this.texts.size > 400) this.texts.clear()
+        this.texts.set(key, answer.samples)
+      }
+      columns.push({ run, at, samples: this.texts.get(key) })
+    }
+    if (this.step === step) this.draw(columns, step)
+  }
+
+  draw(columns, step) {
+    const prompts = [...new Set(columns.flatMap((column) => column.samples.map((sample) => sample.prompt)))]
+    this.cards.replaceChildren()
+    for (const prompt of prompts) {
+      const card = this.cards.appendChild(element("div", "rh-card"))
+      card.appendChild(element("div", "rh-prompt", prompt))
+      const row = card.appendChild(element("div", "rh-texts"))
+      for (const { run, at, samples } of columns) {
+        const found = samples.find((sample) => sample.prompt === prompt)
+        if (!found) continue
+        const cell = row.appendChild(element("div", "rh-text"))
+        if (this.chart.data.runs.length > 1) {
+          const name = cell.appendChild(element("div", "rh-whose", at === step ? run.name : `${run.name}, step ${at.toLocaleString("en")}`))
+          name.style.borderColor = this.chart.colorOf(run)
+        }
+        cell.appendChild(element("div", "rh-said", found.completion || "(nothing)"))
+      }
+    }
+  }
+}
