@@ -40,6 +40,7 @@ class Gradients:
 
     units: int
     trained: int
+    waited_s: float = 0.0  # for the data
     losses: list[torch.Tensor] = field(default_factory=list)
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -142,13 +143,16 @@ class TrainingLoop:
         self.metrics["train_loss"] = train_loss
         measured = {name: float(self.team.total(value)) / done.units for name, value in done.sums.items()}
         self.metrics |= measured
-        rate = done.trained / max(time.perf_counter() - started, 1e-9)
-        return {"train_loss": train_loss, "learning_rate": learning_rate, "grad_norm": grad_norm, "tok_per_sec": rate, **measured}
+        lasted = max(time.perf_counter() - started, 1e-9)
+        told = {"train_loss": train_loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
+        return {**told, "tok_per_sec": done.trained / lasted, "data_wait": done.waited_s / lasted, **measured}
 
     def _passes(self, step: int) -> Gradients | None:
         """Add up the gradients of a step; None if memory did not suffice and smaller micro-batches may help."""
+        asked = time.perf_counter()
         dealt = self.batches.at_step(step)
-        done = Gradients(max(sum(batch.units for batch in dealt), 1), sum(batch.trained for batch in dealt))
+        waited = time.perf_counter() - asked
+        done = Gradients(max(sum(batch.units for batch in dealt), 1), sum(batch.trained for batch in dealt), waited)
         try:
             self._pass_through(self.team.share(dealt), done)
         except (RuntimeError, MemoryError) as error:
