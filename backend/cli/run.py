@@ -11,6 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.forecast_words import ask_to_proceed, describe_forecast, forecast_lines, warning_lines
 from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.run_report import cluster, report
 from backend.cli.run_sweep import sweep, sweep_show, sweep_stop
 from backend.cli.waiting import wait_for_job
 from backend.domain.launch_warnings import LaunchWarning
@@ -29,7 +30,7 @@ from backend.services.run_views import RunDetail, RunView, get_run, list_runs, r
 from backend.services.runs import launch_run, resume_run, stop_run
 
 app = typer.Typer(no_args_is_help=True)
-for verb in (sweep, sweep_show, sweep_stop):
+for verb in (sweep, sweep_show, sweep_stop, report, cluster):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 WaitFlag = Annotated[bool, typer.Option("--wait", help="Return when the run has ended.")]

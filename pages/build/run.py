@@ -12,6 +12,7 @@ from backend.services.run_views import RunDetail, RunView, get_run, run_detail
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.live_chart import live_chart
 from pages.components.row_link import back_link
+from pages.components.run_report import draw_report
 from pages.components.run_widgets import (
     draw_actions,
     draw_checkpoints,
@@ -52,7 +53,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
             draw_next_steps(newest.id)
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
     every = REFRESH_S if run.is_active else None
-    checkpoints, log, config, notes = st.tabs(["Checkpoints", "Log", "Config", "Notes and tags"], key="run_tabs")
+    checkpoints, log, config, report, notes = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs")
     with checkpoints:
         st.fragment(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)), run_every=every)()
     with log:
@@ -60,6 +61,8 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     with config:
         st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
         st.code(detail.config.to_yaml(), language="yaml")
+    with report:
+        draw_report(ctx, run)
     with notes:
         draw_editor(ctx, person, run)
 
