@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.run_config import RunConfig
+from backend.domain.run_config import Objective, RunConfig
 from backend.domain.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.reporter import Reporter
@@ -156,12 +156,17 @@ class TrainingLoop:
         try:
             self._pass_through(self.team.share(dealt), done)
         except (RuntimeError, MemoryError) as error:
-            if not (
-                is_out_of_memory(error) and self.team.count == 1 and isinstance(self.batches, StepBatches) and self.batches.micro_batch > 1
-            ):
+            if not (is_out_of_memory(error) and self._can_halve):
                 raise
             return None
         return done
+
+    @property
+    def _can_halve(self) -> bool:
+        """Whether smaller micro-batches are possible and leave the loss what it is: kto's compares the answers of a micro-batch."""
+        if self.team.count > 1 or self.config.objective is Objective.KTO:
+            return False
+        return isinstance(self.batches, StepBatches) and self.batches.micro_batch > 1
 
     def _pass_through(self, micro_batches: Sequence[Any], done: Gradients) -> None:
         """Go forward and backward through micro-batches."""

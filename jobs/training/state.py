@@ -109,7 +109,7 @@ def read_counters(folder: Path) -> Counters:
 def seed_everything(seed: int) -> None:
     """Start the random numbers of torch, NumPy and Python anew."""
     torch.manual_seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)
     random.seed(seed)
 
 
