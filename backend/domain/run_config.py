@@ -164,6 +164,8 @@ class RunConfig(BaseModel):
                 f"micro_batch {self.micro_batch} times grad_accum_steps {self.grad_accum_steps} is no multiple of "
                 f"grpo.group_size {self.grpo.group_size}"
             )
+        if self.objective is Objective.KTO and self.micro_batch < 2:
+            problems.append("kto compares answers of a micro-batch, so micro_batch 1 is too small: choose 2 or more")
         if self.freeze_blocks and self.method != "full":
             problems.append(f"freeze_blocks {self.freeze_blocks} has no meaning with method {self.method}, which freezes the whole base")
         if self.schedule == "wsd" and self.decay_steps > self.max_steps - self.warmup_steps:

@@ -14,7 +14,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.chat import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
 from jobs.training.batches import IGNORE
-from jobs.training.dpo_data import EncodedSide, Pair, encode_pairs, pair_of
+from jobs.training.preference_data import EncodedSide, Pair, encode_pairs, pair_of
 from jobs.training.pretrain_data import encode_documents
 from jobs.training.sft_data import Example, encode_row
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import peft
-import torch
 
-from backend.domain.run_config import Objective
-from jobs.modeling.tokenizers import token_bytes
+from backend.domain.run_config import DeviceConfig, Objective
 from jobs.reporter import JobSpec, Reporter
+from jobs.training.averaging import Average, named_parts
 from jobs.training.batches import Batches
 from jobs.training.checkpoint_store import estimate_checkpoint_bytes
 from jobs.training.compiling import compile_network
+from jobs.training.continuing import machine_in_words, take_up, with_epochs, with_global_batch
 from jobs.training.experts import ExpertBalance
-from jobs.training.lessons import LanguageLesson
 from jobs.training.loop import TrainingLoop
-from jobs.training.networks import load_batches, load_model, make_optimizer, settle_packing
+from jobs.training.networks import load_model, settle_packing
+from jobs.training.objectives import load_batches, make_lesson
+from jobs.training.optimizers import check_optimizer, make_optimizer
 from jobs.training.parts import Parts, gather_parts, memory_in_words
+from jobs.training.ranks import run_ranks
+from jobs.training.references import Stopped
 from jobs.training.sampling import encode_sample_prompt
-from jobs.training.state import Counters, load_state
+from jobs.training.state import Counters, load_state, read_counters, seed_everything
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
@@ -29,60 +33,80 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     Returns `{"final_step", "stopped", "metrics", "checkpoint", "measurement"}`. Raises InvalidInput for what can't be trained and
     JobFailed for what went wrong on the way (loss not finite, memory or disk too small).
     """
+    devices = DeviceConfig.model_validate(spec.payload["config"].get("devices") or {})
+    return run_here(spec, reporter) if devices.count == 1 else run_ranks(spec, reporter, devices=devices)
+
+
+def run_here(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Train in this process: alone, or as one of those that `torchrun` started."""
     parts = gather_parts(spec, reporter)
     with memory_in_words(parts):
-        if parts.config.objective is Objective.DPO:
-            from jobs.training.dpo import train_dpo  # TRL takes seconds to import, and only this needs it
-
-            result = train_dpo(parts)
-        else:
-            result = train(parts)
+        result = train(parts)
     return {**result, "measurement": parts.reporter.measurement(parts.device)}
 
 
 def train(parts: Parts) -> dict[str, Any]:
-    """Run pretrain or sft."""
-    config, store = parts.config, parts.store
-    batches = load_batches(parts)
+    """Load what the objective needs, and run its loop."""
+    store = parts.store
+    check_optimizer(parts.config)
     resume_from = store.newest()
+    if resume_from is not None:
+        parts = with_global_batch(parts, read_counters(resume_from))
+    try:
+        batches = load_batches(parts, folder=store.folder.parent)
+    except Stopped:
+        last = None if resume_from is None else parts.spec.relative(resume_from)
+        return {"final_step": max(store.steps(), default=0), "stopped": parts.reporter.should_stop(), "metrics": {}, "checkpoint": last}
     parts.meter.begin()
     model = load_model(parts, resume_from=resume_from).to(parts.device)
     store.check_disk(
         checkpoint_bytes=estimate_checkpoint_bytes(model, adapter=isinstance(model, peft.PeftModel)),
-        max_steps=config.max_steps,
-        checkpoint_every=config.checkpoint_every,
+        max_steps=parts.config.max_steps,
+        checkpoint_every=parts.config.checkpoint_every,
     )
-    return make_loop(parts, settle_packing(parts, batches, model), model, resume_from=resume_from).run()
+    batches = settle_packing(parts, batches, model)
+    return make_loop(with_epochs(parts, batches), batches, model, resume_from=resume_from).run()
 
 
 def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
-    """Put the loop of pretrain or sft together round a network, with its optimizer and where it stands."""
+    """Put the loop together round a network, with its optimizer and where it stands."""
     config = parts.config
+    wrapped = parts.team.wrap(model, parts.device)
     optimizer = make_optimizer(model, config)
-    torch.manual_seed(config.seed)
+    average = Average(model, decay=config.ema_decay) if config.ema_decay else None
+    seed_everything(config.seed + parts.team.rank)
     counters = Counters()
     if resume_from is not None:
-        counters = load_state(resume_from, optimizer=optimizer)
+        counters = load_state(resume_from, optimizer=optimizer, parts=named_parts(average))
+        take_up(parts, batches, counters)
         parts.reporter.event("resumed", step=counters.step, folder=parts.spec.relative(resume_from))
     elif parts.spec.attempt > 1:  # what an earlier attempt reported before its first checkpoint is reported again
         parts.reporter.event("resumed", step=0, folder=None)
     is_text = config.objective is Objective.PRETRAIN
+    prompts = () if config.objective is Objective.REWARD else config.sample_prompts  # it scores, and writes nothing
     if not batches.validation():
         parts.reporter.log("The dataset has no val split, so val_loss is not measured.")
     return TrainingLoop(
         config=config,
         model=model,
         tokenizer=parts.tokenizer,
-        lesson=LanguageLesson(token_bytes(parts.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None),
+        lesson=make_lesson(parts, model),
         batches=batches,
         optimizer=optimizer,
         store=parts.store,
         reporter=parts.reporter,
         device=parts.device,
         autocast=parts.autocast,
-        forward=compile_network(model, config=config, batch=batches.at_step(1)[0], device=parts.device, reporter=parts.reporter),
-        sample_prompts=[(prompt, encode_sample_prompt(parts.tokenizer, prompt, chat=not is_text)) for prompt in config.sample_prompts],
-        counters=counters,
+        team=parts.team,
+        forward=compile_network(wrapped, config=config, batch=batches.at_step(1)[0], device=parts.device, reporter=parts.reporter)
+        or wrapped,
+        sample_prompts=[(prompt, encode_sample_prompt(parts.tokenizer, prompt, chat=not is_text)) for prompt in prompts],
+        counters=replace(
+            counters,
+            sequences=config.micro_batch * config.grad_accum_steps * parts.team.count,
+            machine=machine_in_words(parts.device, count=parts.team.count),
+        ),
+        average=average,
         balance=None if isinstance(model, peft.PeftModel) else ExpertBalance(model),  # an adapter's checkpoint would not keep the biases
         last_checkpoint=None if resume_from is None else parts.spec.relative(resume_from),
     )

@@ -23,7 +23,7 @@ from jobs.modeling.checkpoints import load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.serving.prompts import encode_request
 from jobs.serving.replica import add_end_token
-from jobs.training.dpo_data import encode_pair, pair_of
+from jobs.training.preference_data import encode_pair, pair_of
 from jobs.training.sampling import encode_sample_prompt
 from jobs.training.sft_data import encode_row
 from tests.jobs.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, SYSTEM, Style, make_tokenizer, tokenizer_of

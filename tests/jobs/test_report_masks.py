@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from jobs.data.report_rows import Rows
 from jobs.data.report_samples import first_window, pieces_of
 from jobs.data.report_views import Seen, make_view
 from jobs.modeling.chat import encode_prompt, teach_template
 from jobs.training.batches import IGNORE
-from jobs.training.dpo_data import TRUNCATION, load_preferences
+from jobs.training.preference_batches import answers_of, pad
+from jobs.training.preference_data import load_pairs
 from jobs.training.pretrain_data import PretrainBatches, cache_tokens
 from jobs.training.sft_data import SftBatches, encode_rows
 from tests.jobs.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, Style, make_tokenizer, tokenizer_of
@@ -98,15 +98,15 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
     rows: list[dict[str, Any]] = [{"prompt": talk[:-1], "chosen": [talk[-1]], "rejected": [other]} for talk in TALKS if talk is not SILENT]
     rows.append({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]})
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
-    config = SimpleNamespace(context=context, eval_batches=1, micro_batch=1)
-    pairs = load_preferences(SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=config, reporter=reporter), "train")  # type: ignore[arg-type]
-    collate = DataCollatorForPreference(pad_token_id=0, max_length=context, truncation_mode=TRUNCATION)
+    config = SimpleNamespace(context=context)
+    pairs = load_pairs(SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=config, reporter=reporter), "train")  # type: ignore[arg-type]
     fed: Counter[tuple[tuple[int, ...], ...]] = Counter()
-    for pair in pairs:
-        batch = collate([dict(pair)])
-        for side in (0, 1):
-            size = int(batch["attention_mask"][side].sum())
-            fed[tuple(batch["input_ids"][side, :size].tolist()), tuple(batch["completion_mask"][side, :size].tolist())] += 1
+    for side in answers_of(pairs):
+        batch = pad([side], pad_id=PAD)
+        trained = (batch.targets[0] != IGNORE).tolist()[: len(side.ids) - 1]
+        assert batch.inputs[0, : len(side.ids) - 1].tolist() == side.ids[:-1]
+        assert [token for token in batch.targets[0].tolist() if token != IGNORE] == side.ids[side.start :]
+        fed[tuple(side.ids), (0, *map(int, trained))] += 1
     found: Counter[tuple[tuple[int, ...], ...]] = Counter()
     seen = see(folder, "preference", tokenizer=tokenizer, context=context)
     for row in seen:

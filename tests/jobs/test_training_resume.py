@@ -16,6 +16,10 @@ CASES = {
     "pretrain-accumulated": ("pretrain", {"grad_accum_steps": 2, "schedule": "linear"}),
     "sft": ("sft", {"learning_rate": 1e-3}),
     "sft-lora-with-dropout": ("sft", {"method": "lora", "learning_rate": 1e-2, "lora": {"rank": 4, "dropout": 0.2}}),
+    "dpo": ("dpo", {"learning_rate": 5e-3, "grad_accum_steps": 2}),
+    "dpo-lora-with-dropout": ("dpo", {"method": "lora", "learning_rate": 1e-2, "lora": {"rank": 4, "dropout": 0.2}}),
+    "kto": ("kto", {"learning_rate": 5e-3}),
+    "orpo": ("orpo", {"learning_rate": 5e-3}),
 }
 
 

@@ -118,47 +118,6 @@ def test_rows_with_nothing_to_train_on_are_counted_and_left_out(rooms: Rooms) ->
         run(rooms.training("sft", run="h", job="h", dataset="hopeless"), Recorder())
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_dpo_prefers_the_chosen_side_and_reports_margins(rooms: Rooms, method: str) -> None:
-    recorder = Recorder()
-    name = f"dpo-{method}"
-    rate = 2e-2 if method == "lora" else 5e-3
-    result = run(rooms.training("dpo", run=name, job=name, method=method, max_steps=8, checkpoint_every=4, learning_rate=rate), recorder)
-    losses, margins = recorder.series("train_loss"), recorder.series("rewards/margins")
-    assert [step for step, _ in losses] == list(range(1, 9))
-    assert losses[0][1] == pytest.approx(math.log(2), abs=1e-3)  # nothing learned: policy equals reference
-    assert losses[-1][1] < losses[0][1] - 0.2
-    assert margins[-1][1] > 0.5
-    assert [step for step, _ in recorder.series("val_loss")] == [3, 4, 6, 8]
-    events = recorder.of("checkpoint")
-    assert [(event["step"], event["final"], event["adapter"]) for event in events] == [
-        (4, False, method == "lora"),
-        (8, True, method == "lora"),
-    ]
-    assert (result["final_step"], result["checkpoint"]) == (8, f"{name}/checkpoints/step-000008")
-    assert load_network(rooms.root / result["checkpoint"]).config.vocab_size == TINY.vocab_size
-    assert not (rooms.root / name / "trainer").exists()
-    assert {step for step, _, _ in recorder.samples} == {4, 8}
-
-
-def test_dpo_that_was_stopped_goes_on_with_the_same_losses(rooms: Rooms) -> None:
-    values = {"max_steps": 6, "checkpoint_every": 2, "learning_rate": 5e-3}
-    undisturbed = Recorder()
-    run(rooms.training("dpo", run="d-a", job="d-a", **values), undisturbed)
-    stopped = Recorder(stop_after=2, request="stop_and_save")  # asked after the points of step 2, so during step 3
-    result = run(rooms.training("dpo", run="d-b", job="d-b", **values), stopped)
-    assert (result["stopped"], result["final_step"], result["checkpoint"]) == ("stop_and_save", 3, "d-b/checkpoints/step-000003")
-    resumed = Recorder()
-    run(rooms.training("dpo", run="d-b", job="d-c", **values), resumed)
-    assert resumed.of("resumed")[0]["step"] == 3
-    assert [value for _, value in resumed.series("train_loss")] == pytest.approx(
-        [value for _, value in undisturbed.series("train_loss")[3:]], rel=1e-4
-    )
-    cancelled = Recorder(stop_after=1, request="cancel")
-    assert run(rooms.training("dpo", run="d-x", job="d-x", **values), cancelled)["stopped"] == "cancel"
-    assert not cancelled.of("checkpoint")
-
-
 def test_what_does_not_fit_is_refused_in_words(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="trains on a dataset of kind text, and this one is chat"):
         run(_with(rooms, dataset_kind="chat"), Recorder())

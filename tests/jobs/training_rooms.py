@@ -94,7 +94,7 @@ class Rooms:
         self, objective: str, *, run: str = "run", job: str = "job", attempt: int = 1, dataset: str = "", **values: Any
     ) -> JobSpec:
         """Return a training job; `values` go into its config."""
-        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat"), "dpo": ("pairs", "preference")}[objective]
+        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat")}.get(objective, ("pairs", "preference"))
         fresh = objective == "pretrain"
         small = {
             "max_steps": 6,

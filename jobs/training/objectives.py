@@ -1,0 +1,100 @@
+"""What each objective trains on and by: its batches and its lesson."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from backend.domain.run_config import PAIRWISE, Objective
+from jobs.modeling.tokenizers import token_bytes
+from jobs.training.batches import Batches
+from jobs.training.lessons import LanguageLesson, Lesson
+from jobs.training.linear_loss import Penalties
+from jobs.training.networks import load_batches as load_language_batches
+from jobs.training.networks import padding_id
+from jobs.training.output_head import OutputHead
+from jobs.training.parts import Parts
+from jobs.training.preference_batches import (
+    ReferredPair,
+    ReferredRated,
+    Shuffled,
+    answers_of,
+    collate_pairs,
+    collate_rated,
+    collate_scored,
+    pair_length,
+    refer,
+)
+from jobs.training.preference_data import Answered, load_pairs, load_rated
+from jobs.training.preference_lessons import PairLesson, RatedLesson, RewardLesson
+from jobs.training.references import reference_logprobs
+
+Item = TypeVar("Item")
+
+
+def load_batches(parts: Parts, *, folder: Path) -> Batches:
+    """Read and encode the dataset for the objective. `folder` keeps what is computed once for a run.
+
+    Raises InvalidInput if there is nothing to train on, Stopped if the job is asked to stop meanwhile.
+    """
+    objective = parts.config.objective
+    if objective in (Objective.PRETRAIN, Objective.SFT):
+        return load_language_batches(parts)
+    with parts.team.in_turn():  # the first process asks the reference, the others read what it answered
+        return _rated_batches(parts, folder) if objective is Objective.KTO else _pair_batches(parts, folder)
+
+
+def make_lesson(parts: Parts, model: Any) -> Lesson:
+    """Return what the objective costs."""
+    config = parts.config
+    if config.objective is Objective.REWARD:
+        return RewardLesson()
+    if config.objective is Objective.KTO:
+        return RatedLesson(config)
+    if config.objective in PAIRWISE:
+        return PairLesson(config)
+    is_text = config.objective is Objective.PRETRAIN
+    return LanguageLesson(
+        OutputHead(model),
+        token_bytes(parts.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,
+        Penalties(config.label_smoothing, config.z_loss),
+    )
+
+
+def _pair_batches(parts: Parts, folder: Path) -> Batches:
+    objective, pad_id = parts.config.objective, padding_id(parts.tokenizer)
+    train, val = load_pairs(parts, "train"), _for_validation(parts, load_pairs(parts, "val"))
+    references: list[tuple[float, float]] | list[None] = [None] * (len(train) + len(val))
+    if objective is Objective.DPO:
+        references = refer(reference_logprobs(parts, answers_of([*train, *val]), folder=folder))
+    pairs = [ReferredPair(*each) for each in zip([*train, *val], references, strict=True)]
+    collate: Any = partial(collate_pairs, pad_id=pad_id, prompts=objective is Objective.ORPO)
+    if objective is Objective.REWARD:
+        collate = partial(collate_scored, pad_id=pad_id)
+    return Shuffled(pairs[: len(train)], pairs[len(train) :], items="pairs", collate=collate, length=pair_length, **_sizes(parts))
+
+
+def _rated_batches(parts: Parts, folder: Path) -> Batches:
+    train, val = load_rated(parts, "train"), _for_validation(parts, load_rated(parts, "val"))
+    answers: list[Answered] = [answer for rated in (*train, *val) for answer in (rated.answered, rated.mismatched)]
+    references = refer(reference_logprobs(parts, answers, folder=folder))
+    items = [ReferredRated(*each) for each in zip([*train, *val], references, strict=True)]
+    # not by length: the estimate of the divergence is a micro-batch's, and long answers alone would have another
+    collate = partial(collate_rated, pad_id=padding_id(parts.tokenizer))
+    return Shuffled(items[: len(train)], items[len(train) :], items="answers", collate=collate, **_sizes(parts))
+
+
+def _for_validation(parts: Parts, items: list[Item]) -> list[Item]:
+    """Return those of the val split that are measured: no others need a reference."""
+    return items[: parts.config.eval_batches * parts.config.micro_batch]
+
+
+def _sizes(parts: Parts) -> dict[str, Any]:
+    config = parts.config
+    return {
+        "micro_batch": config.micro_batch,
+        "grad_accum_steps": config.grad_accum_steps * parts.team.count,
+        "eval_batches": config.eval_batches,
+        "seed": config.seed,
+    }

@@ -1,0 +1,86 @@
+"""The reference's log-probabilities of all answers, computed once before training: no second network is in memory afterwards.
+
+They lie in the run's folder, named by what they are made of, so that a resumed run reads the very same numbers wherever it goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from backend.errors import JobFailed
+from jobs.modeling.checkpoints import read_card
+from jobs.training.loop import PROGRESS_EVERY_S
+from jobs.training.networks import load_base, padding_id
+from jobs.training.parts import Parts
+from jobs.training.preference_batches import Floats, pad
+from jobs.training.preference_data import Answered
+from jobs.training.preference_lessons import answer_logprobs
+
+
+class Stopped(Exception):
+    """Somebody asked the job to stop before its first step."""
+
+
+def reference_logprobs(parts: Parts, answers: Sequence[Answered], *, folder: Path) -> Floats:
+    """Return the base's log-probability of each answer, (answers,), from the folder's file if they are there.
+
+    Raises Stopped if the job is asked to stop meanwhile, JobFailed if the base gives an answer no finite probability.
+    """
+    file = folder / f"reference-{_fingerprint(parts, answers)[:24]}.safetensors"
+    if file.is_file():
+        values: Floats = load_file(file)["logprobs"]
+        return values
+    network = load_base(parts).to(parts.device)
+    values = _compute(parts, network, answers)
+    if not np.isfinite(values).all():
+        raise JobFailed("The base gives some answers no finite probability.", remedy="Choose another base.", field="base")
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("reference-*.safetensors"):
+        old.unlink()
+    partial = folder / f".{file.name}.partial"
+    save_file({"logprobs": values}, partial)
+    os.replace(partial, file)
+    return values
+
+
+@torch.inference_mode()
+def _compute(parts: Parts, network: Any, answers: Sequence[Answered]) -> Floats:
+    """Run all answers, longest first (a lack of memory shows at once), twice as many at a time as a micro-batch has pairs."""
+    values = np.zeros(len(answers), dtype=np.float32)
+    order = sorted(range(len(answers)), key=lambda index: -len(answers[index].ids))
+    rows, pad_id, last = 2 * parts.config.micro_batch, padding_id(parts.tokenizer), 0.0
+    network.eval()
+    for at in range(0, len(order), rows):
+        chosen = order[at : at + rows]
+        batch = pad([answers[index] for index in chosen], pad_id=pad_id).to(parts.device)
+        with torch.autocast(parts.device.type, dtype=parts.autocast) if parts.autocast else nullcontext():
+            values[chosen] = answer_logprobs(network, batch).float().cpu().numpy()
+        if parts.reporter.should_stop():
+            raise Stopped
+        if time.perf_counter() - last > PROGRESS_EVERY_S:
+            last = time.perf_counter()
+            parts.reporter.progress(at, len(order), unit="answer", message="Asking the reference about every answer")
+    return values
+
+
+def _fingerprint(parts: Parts, answers: Sequence[Answered]) -> str:
+    """Return a hash of the base's files and the answers. Device and batch are not in it: a run that moves keeps its numbers."""
+    assert parts.base is not None
+    found = hashlib.sha256()
+    card = read_card(parts.base)
+    files = card.get("files") or {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(parts.base.iterdir())}
+    found.update(json.dumps([files, card.get("base")], sort_keys=True, default=str).encode())
+    for answer in answers:
+        found.update(np.asarray([answer.start, len(answer.ids), *answer.ids], dtype=np.int64).tobytes())
+    return found.hexdigest()
