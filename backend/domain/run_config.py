@@ -218,6 +218,8 @@ def parse_run_config(text: str) -> RunConfig:
     Raises InvalidInput with the line or the field at fault.
     """
     data = parse_yaml(text, what="The recipe")
+    if isinstance(data, dict):
+        data.pop("recipe", None)  # what a recipe's file says about itself
     if not isinstance(data, dict):
         raise InvalidInput("The recipe must be a mapping of fields to values, such as `objective: pretrain`.")
     try:

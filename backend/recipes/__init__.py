@@ -1,103 +1,66 @@
-"""Recipes: named, complete RunConfigs, each with the hardware it was verified on.
+"""Recipes: named, complete configs as YAML files, each saying on what hardware it was run, how long it took, and what came out.
 
-They work on the starter content as it is, and show how a config looks for one's own data.
+They are the files that `roundhouse run launch FILE` and the launch page read, with a head `recipe:` that says what is known. The
+starter ones work on the starter content as it is; the others say what to import first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
 
-from backend.domain.run_config import LoraConfig, Objective, RunConfig
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from backend.domain.run_config import RunConfig
 from backend.errors import NotFound
 
+STARTER = "starter-pretrain"
+ORDER = (
+    STARTER, "starter-sft", "starter-lora", "starter-dpo", "starter-kto", "starter-orpo", "starter-grpo", "shakespeare-char", "stories260k-sft",
+    "smollm2-135m-sft", "smollm2-135m-dpo", "gpt2-124m", "llama-3.1-8b-qlora", "llama-3.1-8b-fsdp",
+)  # fmt: skip
 
-@dataclass(frozen=True)
-class Recipe:
-    """A complete config under a name. `verified_on` says where it was run and how long it took."""
 
-    name: str
+class RecipeHead(BaseModel):
+    """What is known of a recipe. `state` is `run` if the numbers were measured, `planned` if nobody has run it yet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     title: str
     summary: str
-    verified_on: str
+    hardware: str
+    state: Literal["run", "planned"]
+    time: str = ""
+    memory: str = ""
+    loss: str = ""
+
+    @property
+    def known(self) -> str:
+        """What was measured, in one sentence; or that nothing was."""
+        if self.state == "planned":
+            return f"For {self.hardware}. Planned: not run yet."
+        measured = [part for part in (self.time, self.memory, self.loss) if part]
+        return f"Run on {self.hardware}" + (f": {', '.join(measured)}." if measured else ".")
+
+
+class Recipe(BaseModel):
+    """A complete config under a name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    head: RecipeHead
     config: RunConfig
 
 
-_PRETRAIN = RunConfig(
-    name="Village stories",
-    objective=Objective.PRETRAIN,
-    dataset="pebblewick-stories",
-    architecture="pebblewick-1m",
-    tokenizer="pebblewick-bpe-2048",
-    max_steps=1200,
-    micro_batch=8,
-    context=128,
-    learning_rate=4e-3,
-    min_learning_rate=2e-4,
-    warmup_steps=40,
-    eval_every=100,
-    checkpoint_every=300,
-    sample_prompts=("Once upon a time", "In the village of Pebblewick"),
-    device="auto",
-)
-_SFT = RunConfig(
-    name="Village chat",
-    objective=Objective.SFT,
-    dataset="pebblewick-chat",
-    base="Village stories",
-    max_steps=600,
-    micro_batch=8,
-    context=256,
-    learning_rate=2e-3,
-    min_learning_rate=1e-4,
-    warmup_steps=20,
-    weight_decay=0.0,
-    eval_every=100,
-    checkpoint_every=200,
-    sample_prompts=("Tell me a bedtime story about Mira.", "How is Juno's fox called?"),
-)
-_LORA = _SFT.model_copy(
-    update={
-        "name": "Village chat, LoRA",
-        "method": "lora",
-        "lora": LoraConfig(rank=16, alpha=32.0),
-        "learning_rate": 4e-3,
-        "max_steps": 600,
-    }
-)
-_DPO = RunConfig(
-    name="Village chat, aligned",
-    objective=Objective.DPO,
-    dataset="pebblewick-preferences",
-    base="Village chat",
-    max_steps=60,
-    micro_batch=8,
-    context=256,
-    learning_rate=1e-4,
-    warmup_steps=6,
-    weight_decay=0.0,
-    eval_every=20,
-    checkpoint_every=60,
-    sample_prompts=("Tell me a bedtime story about Mira.", "How is Juno's fox called?"),
-)
+def _read(name: str) -> Recipe:
+    data: dict[str, Any] = yaml.safe_load(resources.files(__package__).joinpath(f"{name}.yaml").read_text("utf-8"))
+    head = RecipeHead.model_validate(data.pop("recipe"))
+    return Recipe(name=name, head=head, config=RunConfig.model_validate(data))
 
-STARTER = "starter-pretrain"
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            STARTER,
-            "Starter: tell stories",
-            "A network of 1.1 M parameters learns to tell stories of a made-up village.",
-            "92 s on two quiet CPU cores.",
-            _PRETRAIN,
-        ),
-        Recipe("starter-sft", "Starter: answer questions", "Fine-tunes all weights of the story teller on conversations.", "", _SFT),
-        Recipe(
-            "starter-lora", "Starter: answer questions with LoRA", "The same with low-rank adapters: the base stays as it is.", "", _LORA
-        ),
-        Recipe("starter-dpo", "Starter: prefer good answers", "Pulls the chat network towards preferred answers (DPO).", "", _DPO),
-    )
-}
+
+RECIPES: dict[str, Recipe] = {name: _read(name) for name in ORDER}
 
 
 def get_recipe(name: str) -> Recipe:

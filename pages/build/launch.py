@@ -73,11 +73,11 @@ def take_recipe() -> None:
 def draw_recipes() -> None:
     """Draw the recipes to start from."""
     chosen = st.pills(
-        "Start from a recipe", list(RECIPES), key="launch_recipe", format_func=lambda name: RECIPES[name].title, on_change=take_recipe
+        "Start from a recipe", list(RECIPES), key="launch_recipe", format_func=lambda name: RECIPES[name].head.title, on_change=take_recipe
     )
     if chosen:
-        recipe = RECIPES[chosen]
-        st.caption(recipe.summary + (f" {recipe.verified_on}" if recipe.verified_on else ""))
+        head = RECIPES[chosen].head
+        st.caption(f"{head.summary} {head.known}")
 
 
 def draw_yaml(config: RunConfig | None) -> None:
