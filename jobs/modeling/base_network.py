@@ -14,7 +14,7 @@ from backend.base_files import read_json, weight_files
 from backend.errors import InvalidInput
 from backend.weight_files import read_safetensors
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import UNUSABLE, in_a_line, load_tokenizer
+from jobs.modeling.checkpoints import UNUSABLE, in_a_line, is_scorer, load_tokenizer
 from jobs.reporter import Reporter
 
 SLACK = 1.02
@@ -46,7 +46,7 @@ def _read_config(folder: Path) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except UNUSABLE as error:
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+    if type(config) not in AutoModelForCausalLM._model_mapping or is_scorer(folder):
         raise InvalidInput(f"A network of the family {named!r} writes no text.", remedy="Give a causal language network.")
     return config
 

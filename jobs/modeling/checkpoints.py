@@ -163,6 +163,17 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
+def is_scorer(folder: Path) -> bool:
+    """Whether a folder holds a network that scores texts and writes none: a reward model, or the adapter of one."""
+    try:
+        if is_adapter(folder):
+            return bool(json.loads((folder / "adapter_config.json").read_text()).get("task_type") == "SEQ_CLS")
+        named = json.loads((folder / "config.json").read_text()).get("architectures") or [""]
+        return str(named[0]).endswith("ForSequenceClassification")
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return False
+
+
 def check_folder(folder: Path) -> None:
     """Raise NotFound or InvalidInput, in words, unless the folder holds weights that can be read without running anything."""
     if not folder.is_dir():
@@ -213,6 +224,10 @@ def load_network(
     `dropout` is that of training (see `set_dropout`); None leaves what the checkpoint says. Raises NotFound or InvalidInput (see `check_folder`), or InvalidInput if the weights don't fit the config.
     """
     check_folder(folder)
+    if is_scorer(folder):
+        raise InvalidInput(
+            f"{folder.name} holds a reward model: it scores answers and writes none.", remedy="Choose a checkpoint of another objective."
+        )
     transformers.utils.logging.disable_progress_bar()
     if is_adapter(folder):
         base = load_network(base_folder_of(folder), device=device, dtype=dtype, dropout=dropout)

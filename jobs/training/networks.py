@@ -15,6 +15,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.loglikelihood import longest_input
+from jobs.modeling.scorers import load_scorer
 from jobs.training.batches import Batches
 from jobs.training.freezing import freeze_blocks
 from jobs.training.parts import Parts
@@ -106,13 +107,21 @@ def _load_model(parts: Parts, *, resume_from: Path | None) -> Any:
             return peft.PeftModel.from_pretrained(network, str(resume_from), is_trainable=True, local_files_only=True)
         torch.manual_seed(config.seed)
         return peft.get_peft_model(network, lora_config(config))
-    return load_network(resume_from, dropout=config.dropout) if resume_from is not None else load_base(parts)
+    return _load_whole(parts, resume_from) if resume_from is not None else load_base(parts)
+
+
+def _load_whole(parts: Parts, folder: Path) -> PreTrainedModel:
+    """Load a network as the objective trains it: one that writes, or for reward one that scores."""
+    config = parts.config
+    if config.objective is Objective.REWARD:
+        return load_scorer(folder, pad_id=padding_id(parts.tokenizer), seed=config.seed, dropout=config.dropout)
+    return load_network(folder, dropout=config.dropout)
 
 
 def load_base(parts: Parts) -> PreTrainedModel:
     """Load the base and check that the run's context fits it."""
     assert parts.base is not None
-    network = load_network(parts.base, dropout=parts.config.dropout)
+    network = _load_whole(parts, parts.base)
     if parts.config.context > longest_input(network):
         raise InvalidInput(
             f"The base reads at most {longest_input(network)} tokens, and context is {parts.config.context}.",
@@ -129,7 +138,7 @@ def lora_config(config: RunConfig) -> peft.LoraConfig:
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if config.objective is Objective.REWARD else "CAUSAL_LM",
     )
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from backend.errors import InvalidInput
-from jobs.modeling.checkpoints import load_network
+from jobs.modeling.chat import encode_completion
+from jobs.modeling.checkpoints import load_network, load_tokenizer
+from jobs.modeling.scorers import load_scorer
 from jobs.training.objectives import load_batches
 from jobs.training.parts import gather_parts
 from jobs.training.run import run
-from tests.jobs.training_rooms import NAMES, TINY, Recorder, Rooms, write_dataset
+from tests.jobs.training_rooms import NAMES, TINY, Recorder, Rooms, preference_rows, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +168,47 @@ def test_pairs_of_a_step_are_cut_by_length_and_come_once_an_epoch(rooms: Rooms) 
     assert len(seen) == 24
     again = batches.at_step(2)[1]
     assert torch.equal(again.inputs, batches.at_step(2)[1].inputs)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: Rooms, method: str) -> None:
+    name, recorder = f"reward-{method}", Recorder()
+    rate = 2e-2 if method == "lora" else 5e-3
+    result = run(rooms.training("reward", run=name, job=name, method=method, max_steps=8, learning_rate=rate), recorder)
+    assert recorder.series("accuracy")[-1][1] == recorder.series("val_accuracy")[-1][1] == 1.0
+    assert recorder.series("val_margin")[-1][1] > recorder.series("margin")[0][1]
+    assert not recorder.samples, "it writes nothing"
+    folder = rooms.root / result["checkpoint"]
+    scorer = load_scorer(folder, pad_id=2, seed=5) if method == "lora" else AutoModelForSequenceClassification.from_pretrained(folder)
+    assert scorer.num_labels == 1
+    with torch.inference_mode():
+        tokenizer = load_tokenizer(folder)
+        answers = [encode_completion(tokenizer, row["prompt"], row[side]) for row in preference_rows(1) for side in ("chosen", "rejected")]
+        good, bad = (float(scorer(torch.tensor([[*prompt, *answer]])).logits) for prompt, answer in answers)
+    assert good > bad
+    with pytest.raises(InvalidInput, match="holds a reward model: it scores answers and writes none"):
+        load_network(folder)
+
+
+def test_a_reward_run_goes_on_bit_for_bit(rooms: Rooms) -> None:
+    for method in ("full", "lora"):
+        undisturbed, stopped, resumed = Recorder(), Recorder(stop_after=4), Recorder()
+        values = {"method": method, "learning_rate": 5e-3}
+        run(rooms.training("reward", run=f"r-a-{method}", job=f"r-a-{method}", **values), undisturbed)
+        run(rooms.training("reward", run=f"r-b-{method}", job=f"r-b-{method}", **values), stopped)
+        run(rooms.training("reward", run=f"r-b-{method}", job=f"r-c-{method}", **values), resumed)
+        assert resumed.series("train_loss") == undisturbed.series("train_loss")[3:]
+
+
+def test_a_reward_model_is_the_base_of_reward_runs_alone(rooms: Rooms) -> None:
+    run(rooms.training("reward", run="scorer", job="scorer"), Recorder())
+    scorer = "scorer/checkpoints/step-000006"
+    again = rooms.training("reward", run="again", job="again", max_steps=2)
+    again.payload["base"] = scorer
+    recorder = Recorder()
+    run(again, recorder)
+    assert recorder.series("accuracy")[0][1] == 1.0, "it goes on from what it had learned"
+    tuned = rooms.training("sft", run="tuned", job="tuned")
+    tuned.payload["base"] = scorer
+    with pytest.raises(InvalidInput, match="writes none"):
+        run(tuned, Recorder())

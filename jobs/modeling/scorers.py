@@ -1,0 +1,73 @@
+"""Networks that score a text instead of writing one: transformers' sequence classification with a single label, what a reward model is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from backend.errors import InvalidInput
+from jobs.modeling.build import allow_any_experts
+from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, in_a_line, is_adapter, is_scorer, load_network, set_dropout
+
+
+def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool = True, dropout: float | None = None) -> PreTrainedModel:
+    """Load a network that scores, fp32, in evaluation mode.
+
+    A folder that holds a network which writes text gives its body a new head, drawn from `seed`. The score is read at the last token
+    of a row that is not `pad_id`. Raises NotFound or InvalidInput (see `load_network`), InvalidInput for a family that can't score.
+    """
+    check_folder(folder)
+    if not is_scorer(folder):
+        return _with_new_head(load_network(folder, dropout=dropout), pad_id=pad_id, seed=seed)
+    if is_adapter(folder):
+        base = load_scorer(base_folder_of(folder), pad_id=pad_id, seed=seed, dropout=dropout)
+        network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
+        return (network.merge_and_unload() if merge_adapter else network).eval()
+    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(str(folder), **safely)
+        if dropout is not None:
+            set_dropout(config, dropout)
+        scorer = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), config=config, dtype=torch.float32, use_safetensors=True, **safely
+        )
+    except UNUSABLE as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
+    if scorer.config.num_labels != 1:
+        raise InvalidInput(
+            f"The network in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model gives one score."
+        )
+    allow_any_experts(scorer)
+    return scorer.eval()
+
+
+def _with_new_head(network: PreTrainedModel, *, pad_id: int, seed: int) -> PreTrainedModel:
+    """Return the body of a network that writes with a head that scores."""
+    config = network.config
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise InvalidInput(
+            f"transformers has no network of the family {config.model_type!r} that scores texts.",
+            remedy="Choose a base of another family, such as llama, qwen3 or gpt2.",
+            field="base",
+        )
+    config.num_labels, config.pad_token_id = 1, pad_id
+    with torch.device("meta"):  # its body is thrown away
+        scorer = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    head = getattr(scorer, "score", None)
+    if not isinstance(head, torch.nn.Linear):
+        raise InvalidInput(f"A network of the family {config.model_type!r} scores in a way that can't be trained here.", field="base")
+    scorer.score = torch.nn.Linear(head.in_features, 1, bias=head.bias is not None)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scorer.score.weight.normal_(0.0, float(getattr(config, "initializer_range", 0.02)), generator=draw)
+        if scorer.score.bias is not None:
+            scorer.score.bias.zero_()
+    setattr(scorer, scorer.base_model_prefix, getattr(network, network.base_model_prefix))
+    allow_any_experts(scorer)
+    return scorer.eval()
