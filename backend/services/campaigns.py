@@ -16,6 +16,7 @@ from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput
 from backend.row_files import read_rows
 from backend.services.campaign_views import CampaignView, campaign_view, find_campaign
+from backend.services.checkpoints import require_writer
 from backend.services.context import Context, Person
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.jobs import Claim, add_job, wake
@@ -170,6 +171,7 @@ def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
     if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
         shown = f"“{checkpoint.name}”" if checkpoint else "This checkpoint"
         raise InvalidInput(f"{shown} has no files to generate with.", remedy="Choose another checkpoint.", field="contestants")
+    require_writer(session, checkpoint_id, field="contestants")
     return checkpoint
 
 

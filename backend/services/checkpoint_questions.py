@@ -12,7 +12,7 @@ from backend.db.base import new_id
 from backend.domain.job_states import QUEUE_OF, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.local_paths import find_path
-from backend.services.checkpoints import resolve_checkpoint
+from backend.services.checkpoints import require_writer, resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.jobs import JobView, add_job, get_job, view, wake
 from backend.services.permissions import require_builder
@@ -36,6 +36,8 @@ def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, st
         return path.name, str(path.resolve())
     if found.folder is None:
         raise Conflict(f"The files of “{found.name}” are not there.", field="checkpoint")
+    with ctx.db.read() as session:
+        require_writer(session, found.id)
     return found.name, found.folder
 
 

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run
 from backend.domain.job_states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
-from backend.errors import Conflict
+from backend.domain.run_config import Objective
+from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person
 from backend.services.permissions import require_builder
 from backend.services.references import refuse_while_used, users_of_checkpoint
@@ -58,6 +59,11 @@ class CheckpointView:
     def is_ready(self) -> bool:
         """Whether its files are there."""
         return self.folder is not None and self.deleted_at is None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes text: a reward model scores it, and nothing else."""
+        return self.objective != Objective.REWARD
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,18 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
         cause = found.error.get("cause") or "its files are still being read"
         raise Conflict(f"“{found.name}” is not ready: {cause}", remedy="Wait for its job, or add it again.", field="checkpoint")
     return found
+
+
+def require_writer(session: Session, checkpoint_id: str, *, field: str = "checkpoint") -> None:
+    """Raise InvalidInput for a reward model, where a checkpoint has to write text."""
+    query = select(Checkpoint.name, Run.objective).join(Run, Run.id == Checkpoint.run_id).where(Checkpoint.id == checkpoint_id)
+    name, objective = session.execute(query).tuples().one_or_none() or ("", "")
+    if objective == Objective.REWARD:
+        raise InvalidInput(
+            f"“{name}” is a reward model: it scores answers and writes none.",
+            remedy="Choose a checkpoint of another objective; its val_accuracy is on its page.",
+            field=field,
+        )
 
 
 def list_lineage(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:

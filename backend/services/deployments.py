@@ -16,6 +16,7 @@ from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica, Ru
 from backend.domain.job_states import TERMINAL, JobKind, Status
 from backend.domain.run_config import Objective
 from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.checkpoints import require_writer
 from backend.services.context import Context, Person
 from backend.services.jobs import Claim, add_job, ask_to_stop, request_stop, wake
 from backend.services.permissions import require_builder
@@ -95,6 +96,7 @@ def deploy(
         checkpoint = session.get(Checkpoint, checkpoint_id)
         if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
             raise NotFound("There is no such checkpoint, or its files are gone.")
+        require_writer(session, checkpoint_id)
         endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
         if endpoint is None:
             endpoint = Endpoint(name=name, created_by=person.id, created_at=ctx.now())

@@ -17,7 +17,7 @@ from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.statistics import minimum_detectable_effect
 from backend.errors import InvalidInput, NotFound
 from backend.row_files import read_rows
-from backend.services.checkpoints import CheckpointView, resolve_checkpoint
+from backend.services.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.jobs import Claim, add_job, request_stop, wake
@@ -128,6 +128,7 @@ def launch_evaluation(
     settings = settings_of(config, kind=chosen, dataset_hash=version.content_hash or version.id, split=split)
     fingerprint = fingerprint_of(settings, checkpoint=subject.id)
     with ctx.db.write() as session:
+        require_writer(session, subject.id)
         found = _already_there(session, fingerprint=None if again else fingerprint, idempotency_key=idempotency_key)
         if found is None:
             row = _add_evaluation(

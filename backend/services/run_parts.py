@@ -14,7 +14,7 @@ from backend.domain.consequences import describe
 from backend.domain.run_config import DATASET_KINDS, Objective, RunConfig, validation_message
 from backend.errors import Conflict, InvalidInput
 from backend.services.architectures import get_architecture
-from backend.services.checkpoints import CheckpointView, resolve_checkpoint
+from backend.services.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data_reports import refuse_untrainable
 from backend.services.datasets import VersionView, resolve_version
@@ -44,7 +44,7 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     _check_kind(config, version)
     architecture, architecture_id = _architecture(ctx, config)
     tokenizer = get_tokenizer(ctx, config.tokenizer) if config.tokenizer and not config.base else None
-    base = resolve_checkpoint(ctx, config.base) if config.base else None
+    base = _base(ctx, config)
     refuse_devices(config)
     _check_tokenizer(architecture, tokenizer)
     _check_context(config, architecture, base)
@@ -147,6 +147,15 @@ def _architecture(ctx: Context, config: RunConfig) -> tuple[ArchitectureConfig |
         return config.architecture, None
     stored = get_architecture(ctx, config.architecture)
     return stored.config, stored.id
+
+
+def _base(ctx: Context, config: RunConfig) -> CheckpointView | None:
+    """Return the base that a config names; a reward model is one for reward runs alone."""
+    base = resolve_checkpoint(ctx, config.base) if config.base else None
+    if base is not None and config.objective is not Objective.REWARD:
+        with ctx.db.read() as session:
+            require_writer(session, base.id, field="base")
+    return base
 
 
 def _check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: TokenizerView | None) -> None:

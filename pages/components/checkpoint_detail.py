@@ -87,9 +87,13 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
     context = checkpoint.facts.get("context")
     grid.metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")
     grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
-    loss = checkpoint.metrics.get("val_loss")
-    if loss is not None:
-        grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help="Nats per token.")
+    loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
+    if accuracy is not None:
+        told = "Share of the val split's pairs whose chosen answer has the higher score."
+        grid.metric("Validation accuracy", f"{accuracy:.1%}", border=True, height="stretch", help=told)
+    elif loss is not None:
+        told = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
+        grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help=told)
     else:
         grid.metric("Family", plain(checkpoint.family or "–"), border=True, height="stretch")
     if checkpoint.origin == "added":
@@ -108,6 +112,14 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
 
 
 def _draw_next(checkpoint: CheckpointView) -> None:
+    if not checkpoint.writes:
+        st.info(
+            "A reward model: it gives an answer a score and writes none, so it is neither deployed nor evaluated nor entered in battles. "
+            "transformers loads it as AutoModelForSequenceClassification; a reward run may go on from it.",
+            icon=":material/scoreboard:",
+        )
+        st.page_link("build/launch.py", label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        return
     with st.container(horizontal=True):
         query = {"checkpoint": checkpoint.id}
         st.page_link("serve/endpoints.py", label="Deploy and chat", icon=":material/dns:", query_params=query)

@@ -21,7 +21,11 @@ def short(number: float) -> str:
     return f"{value:.3g} T"
 
 
-MADE_BY = {"pretrain": "pre-trained", "sft": "fine-tuned", "dpo": "DPO-trained"}  # what an objective makes of a checkpoint
+MADE_BY = {
+    "pretrain": "pre-trained", "sft": "fine-tuned", "dpo": "DPO-trained", "kto": "KTO-trained", "orpo": "ORPO-trained",
+    "simpo": "SimPO-trained", "reward": "reward model", "grpo": "GRPO-trained",
+}  # fmt: skip
+"""What an objective makes of a checkpoint."""
 
 
 def ago(moment: datetime, *, now: datetime | None = None) -> str:
