@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 
-from jobs.training.batches import IGNORE, MicroBatch
+from jobs.training.batches import MicroBatch
 from jobs.training.experts import router_loss_weight
+from jobs.training.linear_loss import NO_PENALTIES, Penalties
+from jobs.training.output_head import OutputHead
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
@@ -25,11 +26,13 @@ class Cost:
 
     `total` is the sum over the micro-batch's units (trained tokens, or pairs), differentiable; the loop divides the totals of a step by
     the step's units, so that the loss does not depend on how a batch is cut into micro-batches. `extra` is added as it is, divided by
-    the number of micro-batches (the routers' loss of experts). `sums` are metrics, summed over the units as well.
+    the number of micro-batches (the routers' loss of experts). `sums` are metrics, summed over the units as well. `penalty` is what of
+    `total` is left out of `train_loss`.
     """
 
     total: torch.Tensor
     extra: torch.Tensor | None = None
+    penalty: torch.Tensor | None = None
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -47,15 +50,20 @@ class Lesson(Protocol):
 class LanguageLesson:
     """Cross-entropy of the next token: pretrain and sft.
 
-    `token_bytes` (bytes of text per token id) switches `val_bpb` on.
+    `penalties` are learnt beside it; `train_loss` and `val_loss` are the cross-entropy alone. `token_bytes` (bytes of text per token
+    id) switches `val_bpb` on.
     """
 
+    head: OutputHead
     token_bytes: npt.NDArray[np.int32] | None = None
+    penalties: Penalties = NO_PENALTIES
 
     def cost(self, network: torch.nn.Module, batch: MicroBatch) -> Cost:
-        """Return the cross-entropy in nats, summed over the trained tokens."""
-        losses, router_loss = self._losses(network, batch)
-        return Cost(losses.sum(), extra=router_loss)
+        """Return the cross-entropy in nats with its penalties, summed over the trained tokens."""
+        weight = router_loss_weight(network) if network.training else 0.0
+        losses, output = self.head.losses(network, batch, penalties=self.penalties, more={"output_router_logits": True} if weight else None)
+        penalty = losses.total.detach() - losses.nll.sum() if any(self.penalties) else None
+        return Cost(losses.total, extra=weight * output.aux_loss if weight else None, penalty=penalty)
 
     def validate(
         self, network: torch.nn.Module, batches: Iterable[MicroBatch], *, device: torch.device, precision: Precision
@@ -65,7 +73,7 @@ class LanguageLesson:
         table = None if self.token_bytes is None else torch.from_numpy(self.token_bytes)
         for batch in batches:
             with precision():
-                losses = self._losses(network, batch.to(device))[0].double().cpu()
+                losses = self.head.losses(network, batch.to(device))[0].nll.double().cpu()
             nll += float(losses.sum())
             tokens += batch.units
             if table is not None:  # special tokens stand for no text: left out above and below the line
@@ -78,15 +86,3 @@ class LanguageLesson:
         if text_bytes:
             values["val_bpb"] = text_nll / text_bytes / math.log(2)
         return values
-
-    def _losses(self, network: torch.nn.Module, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the cross-entropy of every target in nats, flat, ignored ones 0; and what the routers of experts add in training."""
-        targets = batch.targets
-        weight = router_loss_weight(network) if network.training else 0.0
-        more: dict[str, Any] = {"output_router_logits": True} if weight else {}
-        if batch.columns is not None:  # the head runs only where something is trained on
-            targets, more = targets[:, batch.columns], {**more, "logits_to_keep": batch.columns}
-        output = network(**batch.arguments, **more)
-        router_loss = weight * output.aux_loss if weight else None
-        losses = F.cross_entropy(output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
-        return losses, router_loss

@@ -1,0 +1,98 @@
+"""Lets a causal network end in its loss: called with targets it returns that, and the logits of all tokens are never there.
+
+The network is called as ever, so it may be compiled, hold adapters, or be wrapped for several devices. While it is called its head
+passes hidden states on, and transformers' own place for a loss function computes logits and loss together (`linear_loss`). Whether that
+is what the network computes is tried out on a few tokens; a network whose head is more than a product gives logits, as it always did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import peft
+import torch
+
+from jobs.modeling.checkpoints import UNUSABLE
+from jobs.training.batches import MicroBatch
+from jobs.training.linear_loss import NO_PENALTIES, Penalties, TokenLosses, linear_loss, logits_loss
+
+TRIED_TOKENS, TOLERANCE = 9, 1e-3
+
+
+class OutputHead:
+    """The head of a network, `model` being the network itself or one with adapters."""
+
+    def __init__(self, model: Any) -> None:
+        network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        self._network, self._head = network, network.get_output_embeddings()
+        self._cap = getattr(network.config, "final_logit_softcapping", None)
+        self.joins_loss = isinstance(self._head, torch.nn.Linear) and self._is_product()
+
+    def losses(
+        self, network: torch.nn.Module, batch: MicroBatch, *, penalties: Penalties = NO_PENALTIES, more: dict[str, Any] | None = None
+    ) -> tuple[TokenLosses, Any]:
+        """Call a network (this one, wrapped or compiled) on a batch; return its losses and its output.
+
+        With the batch's `columns` the head runs on those positions alone. `more` are further arguments of the call.
+        """
+        targets, arguments = batch.targets, {**batch.arguments, **(more or {})}
+        if batch.columns is not None:
+            targets, arguments["logits_to_keep"] = targets[:, batch.columns], batch.columns
+        if not self.joins_loss:
+            output = network(**arguments)
+            return logits_loss(output.logits.flatten(0, 1), targets.flatten(), penalties), output
+        with self._joined(penalties):
+            output = network(**arguments, labels=targets)
+        return TokenLosses(output.loss[0], output.loss[1:].detach()), output
+
+    @contextmanager
+    def _joined(self, penalties: Penalties) -> Iterator[None]:
+        network, head, cap = self._network, self._head, self._cap
+        weighs_routers = hasattr(network, "router_aux_loss_coef")  # their loss is asked for apart
+
+        def loss_of(logits: torch.Tensor, labels: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            hidden = logits.flatten(0, 1)
+            total, nll = linear_loss(hidden, head.weight, labels.flatten(), bias=head.bias, cap=cap, penalties=penalties)
+            return torch.cat([total[None], nll])
+
+        coefficient, before = getattr(network, "router_aux_loss_coef", None), vars(network).get("_loss_function")
+        network.loss_function, head.forward = loss_of, _pass_on
+        if cap is not None:
+            network.config.final_logit_softcapping = None
+        if weighs_routers:
+            network.router_aux_loss_coef = 0.0
+        try:
+            yield
+        finally:
+            del head.forward
+            del network._loss_function
+            if before is not None:
+                network.loss_function = before
+            if cap is not None:
+                network.config.final_logit_softcapping = cap
+            if weighs_routers:
+                network.router_aux_loss_coef = coefficient
+
+    @torch.no_grad()
+    def _is_product(self) -> bool:
+        """Try on a few tokens whether the joined loss is that of the network's logits. Mode and random state are left alone."""
+        network, device = self._network, self._head.weight.device
+        training = network.training
+        network.eval()
+        ids = (torch.arange(TRIED_TOKENS + 1, device=device) * 7 % self._head.weight.shape[0])[None]
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        try:
+            plain = logits_loss(network(input_ids=inputs, use_cache=False).logits.flatten(0, 1), targets.flatten()).nll
+            with self._joined(NO_PENALTIES):
+                joined = network(input_ids=inputs, use_cache=False, labels=targets).loss[1:]
+            return joined.shape == plain.shape and bool(((joined - plain).abs() <= TOLERANCE * plain.abs().clamp(min=1)).all())
+        except UNUSABLE:
+            return False
+        finally:
+            network.train(training)
+
+
+def _pass_on(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden
