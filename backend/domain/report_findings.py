@@ -223,6 +223,9 @@ def _packing(report: DataReport) -> Iterator[Finding]:
     share, best = 100 * packing.trainer, 100 * packing.packed
     if report.trainer == "pretrain":
         yield Finding(Grade.FINE, "packing", "Windows are full: no position is padding.")
+    elif report.trainer == "sft":
+        alone = f"; one row a sequence, {100 * packing.padded:.0f}% of what is computed would be text" if packing.padded is not None else ""
+        yield Finding(Grade.FINE, "packing", f"Rows share sequences, which are {best:.0f}% full, and no position is padding{alone}.")
     else:
         yield Finding(
             Grade.LOOK if packing.trainer < 0.5 else Grade.FINE, "packing",

@@ -28,7 +28,7 @@ from backend.services.permissions import require_builder
 from backend.services.tokenizer_sources import TokenizerSource, list_sources, resolve_source
 
 KIND = JobKind.DATA_REPORT.value
-FORMAT = 2
+FORMAT = 3
 """Goes up when the same question would get another answer, so that old answers are not taken for it."""
 
 LARGEST_DEFAULT = 1024

@@ -15,7 +15,7 @@ from jobs.data.report_rows import Row, Rows, excerpt, parts_of
 from jobs.data.report_views import Seen
 from jobs.training.batches import EpochOrder
 from jobs.training.pretrain_data import windows_of
-from jobs.training.sft_data import padded_length
+from jobs.training.sft_data import padded_length, positions_of
 
 SHOWN = 50
 BARS = 40
@@ -88,23 +88,39 @@ class Tally:
             return _windows(kept, question, batch)
         if trainer == "none" or not len(kept):
             return Epoch(), Packing()
-        packed = count_sequences(kept, question.context)
-        sides = 2 if trainer == "dpo" else 1
-        longest = kept.reshape(-1, sides).max(axis=1)
-        _, order = EpochOrder(len(longest), seed=SEED).take(0, len(longest))
-        # TRL pads both answers of all pairs of a batch to the longest of them and feeds them whole; ours shifts inputs by one first
-        padded = (lambda most: most) if trainer == "dpo" else padded_length
-        positions = sides * padded_positions(longest[order], batch=question.micro_batch, padded=padded)
-        real = int(kept.sum() if trainer == "dpo" else (kept - 1).sum())
-        share = real / positions if positions else None
-        packing = Packing(
-            trainer=share,
-            padded=share,
-            packed=int(kept.sum()) / (packed * question.context),
-            packed_sequences=packed,
-            method=f"one {'pair' if sides == 2 else 'row'} a sequence, padded to the longest of {question.micro_batch} in a micro-batch",
-        )
-        return Epoch(tokens=int(kept.sum()), sequences=len(longest), steps=-(-len(longest) // batch)), packing
+        return _pairs(kept, question, batch) if trainer == "dpo" else _rows(kept, question, batch)
+
+
+def _rows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
+    """Rows fill sequences together, laid end to end."""
+    _, order = EpochOrder(len(kept), seed=SEED).take(0, len(kept))
+    positions = padded_positions(kept[order], batch=question.micro_batch, padded=padded_length)
+    lengths = positions_of(kept)
+    packed, real = count_sequences(lengths, question.context), int(lengths.sum())
+    packing = Packing(
+        trainer=1.0 if packed else None,
+        padded=real / positions if positions else None,
+        packed=real / (packed * question.context) if packed else None,
+        packed_sequences=packed,
+        method=f"rows fill sequences of {question.context:,} together, laid end to end: no position is empty. With packing off they are padded",
+    )
+    return Epoch(tokens=int(kept.sum()), sequences=packed, steps=-(-packed // batch)), packing
+
+
+def _pairs(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
+    """Both answers of all pairs of a micro-batch are padded to the longest of them."""
+    longest = kept.reshape(-1, 2).max(axis=1)
+    _, order = EpochOrder(len(longest), seed=SEED).take(0, len(longest))
+    positions = 2 * padded_positions(longest[order], batch=question.micro_batch, padded=lambda most: most)
+    share, packed = int(kept.sum()) / positions if positions else None, count_sequences(kept, question.context)
+    packing = Packing(
+        trainer=share,
+        padded=share,
+        packed=int(kept.sum()) / (packed * question.context),
+        packed_sequences=packed,
+        method=f"one pair a sequence, padded to the longest of {question.micro_batch} in a micro-batch",
+    )
+    return Epoch(tokens=int(kept.sum()), sequences=len(longest), steps=-(-len(longest) // batch)), packing
 
 
 def _windows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:

@@ -21,7 +21,7 @@ from jobs.data.report_duplicates import Alike, DuplicateFinder
 from jobs.data.run_report import run
 from jobs.reporter import JobSpec
 from jobs.training.batches import EpochOrder
-from jobs.training.sft_data import encode_row, padded_length
+from jobs.training.sft_data import PackedBatches, encode_row, padded_length
 from tests.jobs.chat_styles import tokenizer_of
 from tests.jobs.data_reporter import RememberingReporter
 from tests.jobs.training_rooms import write_dataset
@@ -147,7 +147,7 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     draw = random.Random(8)
     rows = [instruct("Say it", " ".join(draw.choices(WORDS, k=draw.randrange(1, 60)))) for _ in range(50)]
     folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
-    context = 128
+    context = 256
     report, _, _ = reported(folder, "instruction", tokenizer=tokenizer, context=context, micro_batch=4, grad_accum_steps=3)
     examples = [encode_row(tokenizer, row, context=context)[0] for row in rows]
     whole, kept = [len(example.whole) for example in examples], [len(example.ids) for example in examples]
@@ -159,14 +159,19 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     assert sum(train.lengths.counts) == 50
     for low, high, count in zip(train.lengths.edges[:-1], train.lengths.edges[1:], train.lengths.counts, strict=True):
         assert count == sum(low <= size < high for size in whole)
-    assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (50, sum(kept), -(-50 // 12))
+    sequences = PackedBatches(
+        examples, [], pad_id=0, context=context, micro_batch=4, grad_accum_steps=3, eval_batches=1, seed=1
+    ).num_sequences
+    assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (sequences, sum(kept), -(-sequences // 12))
     order = EpochOrder(50, seed=1).take(0, 50)[1].tolist()
     batches = [[kept[index] for index in order[at : at + 4]] for at in range(0, 50, 4)]
     positions = sum(len(batch) * padded_length(max(batch)) for batch in batches)
-    assert report.packing.trainer == pytest.approx(sum(size - 1 for size in kept) / positions)
-    assert report.packing.packed is not None
-    assert -(-sum(kept) // context) <= report.packing.packed_sequences <= 50
-    assert report.packing.packed == pytest.approx(sum(kept) / (report.packing.packed_sequences * context))
+    real = sum(size - 1 for size in kept)
+    assert report.packing.padded == pytest.approx(real / positions)
+    assert report.packing.packed_sequences == sequences < 50
+    assert report.packing.packed == pytest.approx(real / (sequences * context))
+    whole = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=1, grad_accum_steps=sequences, eval_batches=1, seed=1)
+    assert report.packing.trainer == real / sum(batch.inputs.numel() for batch in whole.at_step(1)) == 1.0
 
 
 def test_rows_that_a_template_refuses_are_left_out_and_named(tmp_path: Path) -> None:
@@ -176,7 +181,7 @@ def test_rows_that_a_template_refuses_are_left_out_and_named(tmp_path: Path) -> 
     report, _, rows = reported(folder, "chat", tokenizer=tokenizer_of("gemma"), context=64)
     assert (report.refused_rows, [row.row for row in report.refused]) == (1, [2])
     assert "System role not supported" in report.refusal
-    assert (report.epoch.sequences, report.train.zero_label_rows, rows["refused"]["train"]) == (2, 0, [1])
+    assert (report.epoch.sequences, report.train.zero_label_rows, rows["refused"]["train"]) == (1, 0, [1])  # the two share one
     assert not report.is_silent
 
 

@@ -74,7 +74,7 @@ def test_a_report_is_asked_for_waits_and_is_read_with_the_answers_coloured(site:
     do_job(site, str(asked.job_id))
     app = open_report(version)
     assert "Every row has something to train on" in words(app)
-    assert {metric.label: metric.value for metric in app.metric}["One epoch"] == "5 steps"
+    assert {metric.label: metric.value for metric in app.metric}["One epoch"] == "2 steps"
     (sample, *_) = [sample for sample in read_samples(site, get_data_report(site, asked.id)) if sample.group == "first"]
     (tokens, classes), *_ = marks(app)
     assert [mark == "trained" for mark in classes] == sample.pieces[0].trained
