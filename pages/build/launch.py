@@ -7,6 +7,7 @@ import hashlib
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from backend.domain.config_changes import with_changes
 from backend.domain.run_config import RunConfig, parse_run_config
 from backend.domain.run_sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
@@ -29,15 +30,18 @@ from pages.components.sweep_form import draw_sweep_form, draw_sweep_preview
 
 RECIPE_OF_KIND = {"text": STARTER, "instruction": "starter-sft", "chat": "starter-sft", "preference": "starter-dpo"}
 ONE, SWEEP = "One run", "Sweep"
-SOURCES = ("recipe", "run", "base", "dataset", "architecture")
+SOURCES = ("recipe", "run", "base", "dataset", "architecture", "set")
 
 
 def first_config(ctx: Context) -> RunConfig:
-    """Return the config that the address asks for: a recipe, a copy of a run, or a start from a base, dataset or architecture."""
+    """Return the config that the address asks for: a recipe, a copy of a run, or a start from a base, dataset or architecture.
+
+    `?run=…&set=field:value` is a copy with something changed.
+    """
     asked = {name: st.query_params[name] for name in SOURCES if st.query_params.get(name)}
     if "run" in asked:
         config = run_detail(ctx, asked["run"]).config
-        return config.model_copy(update={"name": ""})
+        return with_changes(config, asked.get("set", "")).model_copy(update={"name": ""})
     fitting = "starter-sft" if "base" in asked else STARTER
     if "dataset" in asked:
         fitting = RECIPE_OF_KIND.get(resolve_version(ctx, asked["dataset"], ready=False).kind, fitting)
