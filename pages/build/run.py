@@ -7,11 +7,13 @@ import streamlit as st
 from backend.domain.job_states import Status
 from backend.errors import NotFound
 from backend.services.context import Context, Person
+from backend.services.diagnoses import diagnose_run
 from backend.services.logs import read_log
 from backend.services.run_views import RunDetail, RunView, get_run, run_detail
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.live_chart import live_chart
 from pages.components.row_link import back_link
+from pages.components.run_diagnosis import draw_findings
 from pages.components.run_report import draw_report
 from pages.components.run_widgets import (
     draw_actions,
@@ -26,6 +28,7 @@ from pages.components.run_widgets import (
 from pages.components.services import context, require_person
 
 REFRESH_S = 2.0
+DIAGNOSE_S = 15.0
 
 
 def page_title(run_id: str) -> str:
@@ -51,6 +54,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
             draw_next_steps(newest.id)
+    st.fragment(lambda: draw_findings(run, diagnose_run(ctx, run.id)), run_every=DIAGNOSE_S if run.is_active else None)()
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
     every = REFRESH_S if run.is_active else None
     checkpoints, log, config, report, notes = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs")
@@ -70,6 +74,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
 def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
     """Draw curves that came from another program's log: there is nothing to stop, to resume or to copy."""
     draw_imported_facts(ctx, run)
+    draw_findings(run, diagnose_run(ctx, run.id))
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
     with st.expander("Notes and tags", icon=":material/edit_note:"):
         draw_editor(ctx, person, run)

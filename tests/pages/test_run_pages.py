@@ -286,3 +286,20 @@ def test_an_imported_run_is_marked_and_offers_nothing_to_stop_or_to_resume(ctx: 
     assert {button.label for button in page.button} == {"All runs", "Save", "Archive"}
     launched = open_page("build/launch.py", run=run.id)
     assert "was imported as curves" in text_of(launched)
+
+
+def test_a_run_that_is_ill_is_diagnosed_and_the_run_that_follows_is_one_click_away(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="wild", learning_rate=0.03)
+    taken = claim(ctx, run)
+    values = [5.6 - 0.04 * step if step < 50 else 3.6 + 0.05 * (step - 50) for step in range(1, 101)]
+    told = [{"type": "metrics", "step": step, "time": 1.0 + step, "values": {"train_loss": value}} for step, value in enumerate(values, 1)]
+    report(ctx, taken, *told)
+    end(ctx, taken, Status.FINISHED)
+    page = open_page("build/run.py", run=run.id)
+    assert "The learning rate is too high" in text_of(page)
+    again = open_page("build/launch.py", run=run.id, set="learning_rate:0.01")
+    assert not again.exception
+    assert again.number_input(key="launch_learning_rate").value == 0.01
+    assert again.number_input(key="launch_max_steps").value == run.max_steps
+    assert "names no field" in text_of(open_page("build/launch.py", run=run.id, set="learning_rat:1"))

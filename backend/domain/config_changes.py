@@ -1,0 +1,43 @@
+"""Small changes of a config in words that an address can carry: `learning_rate:0.001,preference.beta:0.2`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from backend.domain.run_config import RunConfig, validation_message
+from backend.errors import InvalidInput
+
+Value = float | int | str | bool
+MAX_CHARACTERS = 500
+
+
+def write_changes(changes: Sequence[tuple[str, Value]]) -> str:
+    """Return changes as `field:value,field:value`, which `with_changes` reads."""
+    return ",".join(f"{field}:{str(value).lower() if isinstance(value, bool) else value}" for field, value in changes)
+
+
+def with_changes(config: RunConfig, text: str) -> RunConfig:
+    """Return a config in which these fields have these values. Raises InvalidInput for an unknown field or a value it can't have."""
+    if not text.strip():
+        return config
+    data: dict[str, Any] = config.model_dump()
+    for part in text[:MAX_CHARACTERS].split(","):
+        field, colon, value = part.partition(":")
+        section, _, name = field.strip().rpartition(".")
+        place = data.get(section) if section else data
+        if not colon or not isinstance(place, dict) or name not in place:
+            raise InvalidInput(
+                f"“{part[:80]}” names no field of a run.", remedy="Write `field:value`, such as learning_rate:0.001.", field="set"
+            )
+        try:
+            place[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InvalidInput(f"“{value[:80]}” is no value.", field=name) from error
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise InvalidInput(f"This run can't be launched: {validation_message(error)}.") from error
