@@ -99,6 +99,12 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
             raise
         foreign = foreign or "every other byte is zero"
         guess = wide or guess_encoding(head)
+        if not guess and b"\x00" in head:
+            raise InvalidInput(
+                f"{name} holds no text ({foreign}, and zeros): perhaps it is an image, a program or packed under another name.",
+                remedy="Choose a file of text or rows, or unpack it first.",
+                field="file",
+            ) from error
         remedy = f"Choose how it is encoded; perhaps {guess}." if guess else "Choose how it is encoded."
         raise InvalidInput(f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding") from error
 

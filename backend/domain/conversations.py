@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.row_problem import RowProblem
+from backend.domain.row_problem import RowProblem, kind_of_value
 from backend.domain.tool_calls import arguments_of, tool_calls_of, tools_of
 
 Messages = list[dict[str, Any]]
@@ -90,7 +90,7 @@ def messages_of(value: Any, *, name: str) -> Messages:
     messages: Messages = []
     for place, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict):
-            raise RowProblem(f"turn {place} of `{name}` is a {type(turn).__name__}, not an object with role and content")
+            raise RowProblem(f"turn {place} of `{name}` is {kind_of_value(turn)}, not an object with role and content")
         message = _message(turn, name=name, place=place)
         if "tool_calls" in message and not message["content"] and messages and _is_plain_answer(messages[-1]):
             messages[-1] = {**message, "content": messages[-1]["content"]}  # ShareGPT parts the words from the call; OpenAI does not

@@ -34,3 +34,13 @@ class BadRow:
         """Return plain values; of the raw row at most `raw` characters."""
         named = {"file": self.file} if self.file else {}
         return {**named, "row": self.row, "reason": self.reason, "raw": self.raw[:raw]}
+
+
+def kind_of_value(value: Any) -> str:
+    """Say what a value of JSON or Parquet is, with its article.
+
+    >>> kind_of_value({"x": 1})
+    'an object'
+    """
+    words = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object", bytes: "bytes"}
+    return "nothing" if value is None else words.get(type(value), f"a {type(value).__name__}")

@@ -236,9 +236,12 @@ def iter_csv_rows(
     """Parse the lines of a CSV file, of which the next is numbered `first`, as rows; stop between two rows when that is enough."""
     csv.field_size_limit(MAX_ROW_BYTES)
     too_long: list[RowProblem] = []
+    begun: list[bytes] = []  # the first line of the row that is being read
 
     def texts() -> Iterator[str]:
         for line in lines:
+            if not begun and isinstance(line, bytes):
+                begun.append(line)
             if isinstance(line, RowProblem):
                 too_long.append(line)
                 yield _TOO_LONG + "\n"
@@ -249,17 +252,26 @@ def iter_csv_rows(
     reader = _csv_reader(texts(), delimiter=shape.delimiter, quoted=shape.quoted)
     while True:
         number = first + reader.line_num
+        begun.clear()
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield number, RowProblem(f"the row can't be read: {error} (is a quotation mark missing or too many?)")
+            yield number, _csv_problem(error, lines=first + reader.line_num - number, raw=_raw(b"".join(begun)[:RAW_CHARACTERS]))
         else:
             if fields:
                 yield number, _csv_row(fields, shape=shape, too_long=too_long)
         if is_enough is not None and is_enough():
             return
+
+
+def _csv_problem(error: csv.Error, *, lines: int, raw: str) -> RowProblem:
+    if "end of data" in str(error):
+        after = "the line" if lines == 2 else f"the {lines - 1:,} lines"
+        lost = f", so {after} after it can't be told apart from this row" if lines > 1 else ""
+        return RowProblem(f"a quotation mark that opens here is never closed{lost}", raw=raw)
+    return RowProblem(f"the row can't be read: {error} (is a quotation mark missing or too many?)", raw=raw)
 
 
 def _csv_row(fields: list[str], *, shape: CsvShape, too_long: list[RowProblem]) -> dict[str, Any] | RowProblem:
@@ -274,7 +286,8 @@ def _csv_row(fields: list[str], *, shape: CsvShape, too_long: list[RowProblem]) 
         return RowProblem(f"the row is not UTF-8 (byte 0x{ord(bad.group(0)) - 0xDC00:02X})", raw=raw)
     header = shape.header
     if len(fields) != len(header):
-        return RowProblem(f"the row has {len(fields)} fields, the header has {len(header)} ({', '.join(header)[:200]})", raw=raw)
+        found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
+        return RowProblem(f"the row has {found}, the header has {len(header)} ({', '.join(header)[:200]})", raw=raw)
     return dict(zip(header, fields, strict=True))
 
 
@@ -336,7 +349,9 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, An
         if suffix != ".json" and b"\n" not in head.rstrip():
             first_problem += f" The first line is all of the first {len(head):,} bytes."
         raise InvalidInput(
-            f"No row of {name[:120]!r} can be read.{first_problem}", remedy="It must be text, or a list of records.", field="file"
+            f"No row of {name[:120]!r} can be read.{first_problem}",
+            remedy="Correct that, or export the data again as text or as a list of records.",
+            field="file",
         )
     return rows
 
@@ -350,5 +365,9 @@ def sniff_parquet(file: BinaryIO, *, limit: int = 50) -> list[dict[str, Any]]:
         batches = parquet.ParquetFile(file).iter_batches(batch_size=limit)
         rows: list[dict[str, Any]] = next((batch.to_pylist() for batch in batches), [])
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"The file is not readable as Parquet: {error}", field="source") from None
+        raise InvalidInput(
+            f"The file is not readable as Parquet: {error}",
+            remedy="It may have been cut off on its way: copy or export it again.",
+            field="source",
+        ) from None
     return rows[:limit]

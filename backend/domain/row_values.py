@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from backend.domain.row_problem import RowProblem
+from backend.domain.row_problem import RowProblem, kind_of_value
 
 
 def listed_part(value: Any) -> list[Any] | None:
@@ -49,7 +49,7 @@ def text_of(value: Any, *, name: str, may_be_empty: bool = False) -> str:
     if value is None and may_be_empty:
         return ""
     if not isinstance(value, str):
-        shown = "nothing" if value is None else f"a {type(value).__name__} ({str(value)[:40]})"
+        shown = "nothing" if value is None else f"{kind_of_value(value)} ({str(value)[:40]})"
         raise RowProblem(f"`{name}` holds {shown} where text is expected")
     if not may_be_empty and not value.strip():
         raise RowProblem(f"`{name}` is empty")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from backend.domain.row_problem import RowProblem
+from backend.domain.row_problem import RowProblem, kind_of_value
 
 ToolCall = dict[str, Any]
 MAX_TOOLS = 512
@@ -37,7 +37,7 @@ def tools_text(value: Any, *, name: str = "tools") -> str:
     value = _parsed(value, name=name, what="a list of tools")
     tools = [value] if isinstance(value, dict) else value
     if not isinstance(tools, list):
-        raise RowProblem(f"`{name}` holds a {type(value).__name__} where a list of tools is expected")
+        raise RowProblem(f"`{name}` holds {kind_of_value(value)} where a list of tools is expected")
     if len(tools) > MAX_TOOLS:
         raise RowProblem(f"`{name}` holds {len(tools):,} tools; at most {MAX_TOOLS} can be used")
     listed = []

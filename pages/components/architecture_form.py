@@ -181,11 +181,12 @@ def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
     tokenizers = {t.name: int(t.vocab_size or 0) for t in list_tokenizers(ctx, ready=True)}
     current = str(st.session_state["architecture_vocab_size"])
     matching = next((name for name, entries in tokenizers.items() if str(entries) == current), OWN_VOCABULARY)
-    options = [*tokenizers, OWN_VOCABULARY]
+    if "architecture_tokenizer" not in st.session_state:
+        st.session_state["architecture_tokenizer"] = matching  # an index alone would leave what the browser had chosen before
     left, right = st.columns(2)
     with left:
         chosen = st.selectbox(
-            "Vocabulary of", options, index=options.index(matching), key="architecture_tokenizer",
+            "Vocabulary of", [*tokenizers, OWN_VOCABULARY], key="architecture_tokenizer",
             help="The tokenizer decides how many tokens there are.",
         )  # fmt: skip
     if chosen in tokenizers:

@@ -109,7 +109,8 @@ def _draw_head(version: VersionView) -> None:
     grid = st.grid(4, min_column_width=190)
     grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
     grid.metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
-    grid.metric("For validation", f"{version.val_rows:,}", border=True, height="stretch")
+    one_text = "Its last part: a single text is cut in two." if version.rows < version.train_rows + version.val_rows else None
+    grid.metric("For validation", f"{version.val_rows:,}", border=True, height="stretch", help=one_text)
     grid.metric("Size", size(version.bytes), border=True, height="stretch")
     label, page, icon = NEXT[version.kind]
     with st.container(horizontal=True):
@@ -167,10 +168,14 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
     if not version.rejected_rows:
         st.markdown(":material/check_circle: Every row of the source could be used.")
         return
-    st.caption(
-        f"{plural(version.rejected_rows, 'row')} of the source could not be used. The first {len(version.rejected):,} with the reason:"
-    )
-    st.dataframe(list(version.rejected), hide_index=True, key=f"rejected_{version.id}", height=260)
+    shown = "" if len(version.rejected) == version.rejected_rows else f" The first {len(version.rejected):,}:"
+    st.caption(f"{plural(version.rejected_rows, 'row')} of the source could not be used.{shown}")
+    rows = [{name.capitalize(): value for name, value in row.items()} for row in version.rejected]
+    st.dataframe(
+        rows, hide_index=True, key=f"rejected_{version.id}", height=min(420, 38 + 35 * len(rows)),
+        column_config={"Row": st.column_config.NumberColumn(width="small", format="localized"), "Reason": st.column_config.TextColumn(width="large"),
+                       "Raw": st.column_config.TextColumn("As it was", width="large")},
+    )  # fmt: skip
     st.download_button(
         "Download as JSON Lines", lambda: read_rejected(ctx, version), on_click="ignore",
         file_name=f"rejected-{version.dataset}-{version.number}.jsonl", key=f"rejected_file_{version.id}", icon=":material/download:",

@@ -69,7 +69,7 @@ def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
     assert (meta["rows"], meta["train_rows"], meta["val_rows"], meta["columns"]) == (40, 36, 4, ["text"])
     assert json.loads((result.folder / "rejected.jsonl").read_text()) == {
         "row": 41,
-        "reason": "`text` holds a int (5) where text is expected",
+        "reason": "`text` holds a number (5) where text is expected",
         "raw": '{"text": 5}',
     }
     assert result.bytes == sum(file.stat().st_size for file in result.folder.iterdir())

@@ -173,7 +173,7 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
     ),
     "mixed types": (
         _file("x.jsonl", _lines(*_texts(20), {"text": 5}, {"text": None}, {"text": ["a"]}, [1])), {}, 20,
-        [{"row": 21, "reason": "a int (5) where text"}, {"row": 22, "reason": "nothing where"}, {"row": 23}, {"row": 24, "reason": "an object"}],
+        [{"row": 21, "reason": "a number (5) where text"}, {"row": 22, "reason": "nothing where"}, {"row": 23}, {"row": 24, "reason": "an object"}],
     ),
     "NUL, raw and escaped": (
         _file("x.jsonl", _lines(*_texts(20), b'{"text": "a\x00b"}', b'{"text": "a\\u0000b"}')), {}, 20,
@@ -188,7 +188,7 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
     "a line of 256 MB": (_with_long_line, {}, 22, [{"row": 21, "reason": "longer than 8 MB (268,435,469 bytes)", "raw": '{"text": "'}]),
     "fields too few and too many": (
         _file("x.csv", b"prompt,completion\n" + b"a,b\n" * 20 + b"alone\na,b,c\n"), {}, 20,
-        [{"row": 22, "reason": "1 fields, the header has 2 (prompt, completion)", "raw": "alone"}, {"row": 23, "reason": "3 fields"}],
+        [{"row": 22, "reason": "1 field, the header has 2 (prompt, completion)", "raw": "alone"}, {"row": 23, "reason": "3 fields"}],
     ),
     "a quotation mark in the middle": (
         _file("x.csv", b"prompt,completion\n" + b'"a",b\n' * 20 + b'"5" disk",b\nc,d\n'), {}, 21, [{"row": 22, "reason": "quotation mark"}],

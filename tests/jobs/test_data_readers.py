@@ -74,7 +74,7 @@ def test_a_csv_with_broken_rows_keeps_the_sound_ones(tmp_path: Path) -> None:
         3: {"prompt": "two\nlines", "completion": "ok"},
         9: {"prompt": "last", "completion": "row"},
     }
-    assert bad[5] == "the row has 1 fields, the header has 2 (prompt, completion)"
+    assert bad[5] == "the row has 1 field, the header has 2 (prompt, completion)"
     assert "3 fields" in bad[6]
     assert "byte 0xE9" in bad[7]
     assert "NUL" in bad[8]
@@ -85,7 +85,7 @@ def test_a_quotation_mark_that_is_never_closed_is_a_problem_and_not_a_row(tmp_pa
     path.write_text('prompt,completion\na,b\n"open,b\nc,d\n')
     good, bad = _read(path)
     assert list(good) == [2]
-    assert "quotation mark" in bad[3]
+    assert bad[3] == "a quotation mark that opens here is never closed, so the line after it can't be told apart from this row"
 
 
 def test_a_line_that_is_far_too_long_is_skipped_in_csv(tmp_path: Path) -> None:

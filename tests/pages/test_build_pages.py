@@ -231,6 +231,12 @@ def test_architecture_takes_its_vocabulary_from_a_tokenizer(site: Context) -> No
     assert app.text_input(key="architecture_num_layers").value == "9"
     app.selectbox(key="architecture_tokenizer").select("bytes").run()
     assert app.text_input(key="architecture_vocab_size").value == "262"
+    app.text_area(key="architecture_yaml").input("vocab_size: 2048\n")
+    app.button(key="architecture_read").click().run()
+    assert app.text_input(key="architecture_vocab_size").value == "2048", "the text wins over the tokenizer that was chosen before"
+    app.text_area(key="architecture_yaml").input("vocab_size: 262\n")
+    app.button(key="architecture_read").click().run()
+    assert app.selectbox(key="architecture_tokenizer").value == "bytes"
 
 
 def test_checkpoint_page_shows_lineage_and_files(site: Context) -> None:

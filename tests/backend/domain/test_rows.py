@@ -343,7 +343,7 @@ def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
 @pytest.mark.parametrize(
     ("row", "kind", "mapping", "reason"),
     [
-        ({"text": 12}, "text", {"text": "text"}, "`text` holds a int (12) where text is expected"),
+        ({"text": 12}, "text", {"text": "text"}, "`text` holds a number (12) where text is expected"),
         ({"text": "  "}, "text", {"text": "text"}, "`text` is empty"),
         ({"text": None}, "text", {"text": "text"}, "`text` holds nothing"),
         ({"text": "a\x00b"}, "text", {"text": "text"}, "NUL character"),
@@ -352,7 +352,7 @@ def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
         ({"m": [GOOD]}, "chat", {"m": "messages"}, "no turn of the user"),
         ({"m": [{"role": "king", "content": "x"}]}, "chat", {"m": "messages"}, "unknown role 'king'"),
         ({"m": [{"role": "user", "content": None}, GOOD]}, "chat", {"m": "messages"}, "turn 1 of `messages` has no text"),
-        ({"m": ["x"]}, "chat", {"m": "messages"}, "turn 1 of `messages` is a str"),
+        ({"m": ["x"]}, "chat", {"m": "messages"}, "turn 1 of `messages` is text"),
         ({"m": []}, "chat", {"m": "messages"}, "holds no turns"),
         ({"c": "same", "r": "same", "p": "q"}, "preference", {"p": "prompt", "c": "chosen", "r": "rejected"}, "are the same"),
         ({"c": "one", "r": "two"}, "preference", {"c": "chosen", "r": "rejected"}, "nothing says what was asked"),
