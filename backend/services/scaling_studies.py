@@ -28,7 +28,7 @@ from backend.services.datasets import resolve_version
 from backend.services.permissions import require_builder
 from backend.services.run_parts import resolve_parts
 from backend.services.run_views import RunView, get_runs
-from backend.services.runs import launch_run, stop_run
+from backend.services.runs import launch_run, retry_run, stop_run
 from backend.services.scaling import choose_law, choose_speeds, fit_own_law, read_parts
 from backend.services.scaling_runs import RunPool, list_pools, points_of_group, worth
 from backend.services.tokenizers import get_tokenizer
@@ -167,9 +167,7 @@ def get_study(ctx: Context, name_or_id: str) -> StudyView:
 def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
     """Return a study with its runs and what they say so far. Raises NotFound."""
     study = get_study(ctx, name_or_id)
-    with ctx.db.read() as session:
-        run_ids = _members(session, [study.id]).get(study.id, [])
-    runs = tuple(get_runs(ctx, run_ids))
+    runs = tuple(get_runs(ctx, _run_ids(ctx, study.id)))
     try:
         reading = read_parts(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
     except (InvalidInput, Conflict, NotFound):  # what the runs were given may be gone by now
@@ -194,13 +192,28 @@ def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> Fit
 def stop_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
     """Ask every run of a study that waits or runs to stop; return how many there were."""
     require_builder(person)
-    active = [run for run in study_detail(ctx, name_or_id).runs if run.is_active and run.status is not Status.CANCELLING]
+    active = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.is_active and run.status is not Status.CANCELLING]
     for run in active:
         try:
             stop_run(ctx, run.id, person=person)
         except Conflict:  # it ended in this moment
             continue
     return len(active)
+
+
+def retry_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
+    """Queue again every run of a study that failed or was stopped, each from its newest checkpoint; return how many there were."""
+    require_builder(person)
+    ended = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.status in {Status.FAILED, Status.CANCELLED}]
+    for run in ended:
+        retry_run(ctx, run.id, person=person)
+    return len(ended)
+
+
+def _run_ids(ctx: Context, name_or_id: str) -> list[str]:
+    with ctx.db.read() as session:
+        group_id = _find(session, name_or_id).id
+        return _members(session, [group_id]).get(group_id, [])
 
 
 def archive_study(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:

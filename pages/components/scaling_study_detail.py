@@ -7,6 +7,7 @@ import math
 import streamlit as st
 
 from backend.domain.isoflop import Profile
+from backend.domain.job_states import Status
 from backend.domain.scaling import DEFAULT_LAW, PUBLISHED
 from backend.domain.scaling_curves import Line, parabola_line
 from backend.domain.scaling_fit import LawFit
@@ -15,7 +16,16 @@ from backend.domain.scaling_study import say_budget
 from backend.services.context import Context, Person
 from backend.services.scaling import OWN
 from backend.services.scaling_runs import PoolRun
-from backend.services.scaling_studies import FitReport, StudyDetail, archive_study, get_study, launch_study, stop_study, study_detail
+from backend.services.scaling_studies import (
+    FitReport,
+    StudyDetail,
+    archive_study,
+    get_study,
+    launch_study,
+    retry_study,
+    stop_study,
+    study_detail,
+)
 from pages.components.frame import errors_shown, plain
 from pages.components.live_runs import live_runs
 from pages.components.row_link import back_link
@@ -52,6 +62,14 @@ def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:
             if study.num_active and st.button("Stop all", key="study_stop", icon=":material/stop_circle:"):
                 with errors_shown():
                     stop_study(ctx, study.id, person=person)
+                    st.rerun()
+            ended = sum(run.status in {Status.FAILED, Status.CANCELLED} for run in detail.runs)
+            if not study.num_active and ended and st.button(
+                f"Queue {plural(ended, 'run')} again", key="study_again", icon=":material/replay:",
+                help="Those that failed or were stopped, each from its newest checkpoint.",
+            ):  # fmt: skip
+                with errors_shown():
+                    retry_study(ctx, study.id, person=person)
                     st.rerun()
             if not study.num_active and st.button("Archive", key="study_archive", icon=":material/archive:"):
                 with errors_shown():

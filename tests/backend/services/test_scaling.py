@@ -29,6 +29,7 @@ from backend.services.scaling_studies import (
     list_studies,
     preview_study,
     read_study,
+    retry_study,
     stop_study,
     study_detail,
     study_yaml,
@@ -137,6 +138,8 @@ def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
         archive_study(ctx, study.id, person=LOCAL)
     assert stop_study(ctx, "sizes", person=LOCAL) == 15
     assert (get_study(ctx, "sizes").num_active, get_study(ctx, "sizes").num_stopped) == (0, 15)
+    assert retry_study(ctx, study.id, person=LOCAL) == 15
+    assert (get_study(ctx, "sizes").num_active, stop_study(ctx, "sizes", person=LOCAL)) == (15, 15)
     archive_study(ctx, study.id, person=LOCAL)
     assert list_studies(ctx) == []
     assert [view.id for view in list_studies(ctx, archived=True)] == [study.id]
