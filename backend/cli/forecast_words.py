@@ -31,6 +31,8 @@ def forecast_lines(found: Forecast) -> list[str]:
         low, high = found.loss.estimate.low, found.loss.estimate.high
         between = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
         lines.append(f"val_loss     about {found.loss.estimate.value:.3f}{between} by {found.loss.law}")
+    elif found.loss_missing:
+        lines.append(f"val_loss     not known: {found.loss_missing}")
     place = found.place
     if place.num_slots == 0:
         lines.append("queue        no worker serves it at the moment")

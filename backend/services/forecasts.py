@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from backend.domain.run_config import Objective, RunConfig
 from backend.domain.run_progress import Progress, expected_wait_s, read_progress
 from backend.domain.scaling import DEFAULT_LAW, effective_tokens
 from backend.domain.scaling_shapes import count_all, count_without_embeddings
+from backend.domain.scaling_words import BELIEVABLE
 from backend.domain.statistics import Estimate
 from backend.errors import RoundhouseError
 from backend.services.context import Context
@@ -54,7 +56,7 @@ class Forecast:
     """What a run is expected to do and to need.
 
     `steps` are fewer than max_steps where max_epochs ends the run first. `epochs_at_least`: how many rows share a sequence is not
-    known, so more are read in a step. `cost_usd` is None without a price or a time.
+    known, so more are read in a step. `cost_usd` is None without a price or a time. `loss_missing` says why a pretraining has no `loss`.
     """
 
     steps: int
@@ -68,6 +70,7 @@ class Forecast:
     price_usd: float | None
     cost_usd: float | None
     loss: ExpectedLoss | None
+    loss_missing: str
     place: QueuePlace
     warnings: tuple[LaunchWarning, ...]
 
@@ -94,6 +97,8 @@ def forecast(ctx: Context, config: RunConfig) -> Forecast:
     seconds = prediction.time.seconds * steps / config.max_steps if prediction.time else None
     price = ctx.policy.device_hour_price_usd
     one, kept = checkpoint_bytes(config, parts)
+    loss = _expected_loss(ctx, config, parts, shape, tokens=steps * config.tokens_per_step, unique=unique)
+    believable = loss is not None and shape is not None and loss.estimate.value < BELIEVABLE * math.log(shape.vocab_size)
     facts = LaunchFacts(
         body=count_without_embeddings(shape) if shape else None, unique_tokens=unique, epochs=epochs, seconds=seconds,
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
@@ -104,8 +109,8 @@ def forecast(ctx: Context, config: RunConfig) -> Forecast:
         steps=steps, tokens=steps * config.tokens_per_step, epochs=epochs, epochs_at_least=at_least, prediction=prediction,
         checkpoint_bytes=one, num_checkpoints=kept, free_bytes=ctx.artifacts.free_bytes(), price_usd=price,
         cost_usd=seconds / 3600 * price * config.devices.count if price and seconds is not None else None,
-        loss=_expected_loss(ctx, config, parts, shape, tokens=steps * config.tokens_per_step, unique=unique),
-        place=queue_place(ctx, config), warnings=warnings_of(config, facts),
+        loss=loss if believable else None,
+        loss_missing="the published laws don't reach down to so small a run" if loss is not None and not believable else "", place=queue_place(ctx, config), warnings=warnings_of(config, facts),
     )  # fmt: skip
 
 

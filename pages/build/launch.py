@@ -74,14 +74,18 @@ def take_recipe() -> None:
         st.session_state["launch_fill"] = RECIPES[name].config
 
 
-def draw_recipes() -> None:
-    """Draw the recipes to start from."""
-    chosen = st.pills(
-        "Start from a recipe", list(RECIPES), key="launch_recipe", format_func=lambda name: RECIPES[name].head.title, on_change=take_recipe
-    )
+def draw_top() -> str:
+    """Draw whether it is one run or a sweep, and the recipes to start from; return the former."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        mode = st.segmented_control("Launch", [ONE, SWEEP], key="mode", bind="query-params", default=ONE, required=True)
+        chosen = st.selectbox(
+            "Start from a recipe", list(RECIPES), index=None, key="launch_recipe", format_func=lambda name: RECIPES[name].head.title,
+            on_change=take_recipe, placeholder="None", width=340,
+        )  # fmt: skip
     if chosen:
         head = RECIPES[chosen].head
         st.caption(f"{head.summary} {head.known}")
+    return str(mode)
 
 
 def draw_yaml(config: RunConfig | None) -> None:
@@ -90,7 +94,7 @@ def draw_yaml(config: RunConfig | None) -> None:
     if config is not None:
         st.code(config.to_yaml(), language="yaml", wrap_lines=True)
     else:
-        st.caption("The YAML appears once nothing is missing.")
+        st.caption("The YAML appears once nothing is missing and the values are right.")
     with st.popover("Paste YAML", icon=":material/content_paste:"):
         text = st.text_area("A recipe", key="launch_yaml", height=260, placeholder="objective: pretrain\ndataset: …")
         if st.button("Use it", key="launch_use_yaml", type="primary"):
@@ -161,7 +165,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
     draw_sweeps(ctx)
     left, right = _halves()
     with left:
-        form = draw_run_form(ctx)
+        form = draw_run_form(ctx, named=False)
     config, found, problem = check(ctx, form)
     mark_fields(problem)
     if config is None or problem is not None:
@@ -202,11 +206,8 @@ def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:
 def main() -> None:
     """Draw the form of one run, or of a sweep."""
     with page_frame("Launch", "A dataset and a network become a run. It waits in the queue until a worker takes it.") as (ctx, person):
-        mode = st.segmented_control(
-            "What", [ONE, SWEEP], key="mode", bind="query-params", default=ONE, required=True, label_visibility="collapsed",
-        )  # fmt: skip
         prepare_form(ctx)
-        draw_recipes()
+        mode = draw_top()
         if mode == SWEEP:
             draw_a_sweep(ctx, person)
         else:

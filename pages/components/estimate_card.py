@@ -53,13 +53,13 @@ def _say_tokens(tokens: int, steps: int, per_step: int) -> str:
 
 def _draw_prediction(prediction: Prediction) -> None:
     memory, time = prediction.memory, prediction.time
-    left, right = st.columns(2)
-    with left:
+    halves = st.grid(2, min_column_width=150)
+    with halves.cell():
         st.metric("Time of the steps", say_duration(time.seconds) if time else UNKNOWN, help="Measuring and saving come on top.")
         st.caption(
             f"{_sentence(say_spread(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}." if time else "A probe measures it."
         )
-    with right:
+    with halves.cell():
         st.metric("Peak memory", say_bytes(memory.num_bytes) if memory.num_bytes is not None else UNKNOWN, help=say_error(memory) or None)
         st.caption(_sentence(say_source(memory)))
 
@@ -77,6 +77,13 @@ def _draw_rest(found: Forecast) -> None:
         between = f", {low:.2f} to {high:.2f}" if low is not None and high is not None else ""
         own = "by the law of your own runs" if found.loss.is_own else f"by {found.loss.law}, a law of other data"
         _line("trending_down", "Final loss", f"about {value:.2f}{between}, {own}", help=found.loss.estimate.method)
+    elif found.loss_missing:
+        _line(
+            "trending_down",
+            "Final loss",
+            f"not known: {found.loss_missing}",
+            help="A scaling study on the Planner page fits a law to your own runs.",
+        )
     _line("schedule", "Queue", say_place(found.place))
 
 

@@ -56,8 +56,8 @@ def fill_form(config: RunConfig) -> None:
         st.session_state.pop(PREFIX + name, None)
 
 
-def draw_run_form(ctx: Context) -> FormState:
-    """Draw the form and return what it holds."""
+def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
+    """Draw the form and return what it holds; a run of a sweep is not `named` here."""
     values: dict[str, Any] = {}
     missing: list[str] = []
     objective = Objective(
@@ -74,8 +74,13 @@ def draw_run_form(ctx: Context) -> FormState:
     if objective is Objective.GRPO:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
     _draw_advanced(objective, method, values)
-    values["name"] = st.text_input("Name", key=PREFIX + "name", max_chars=120, placeholder="Made up from dataset and base when empty") or ""
+    if named:
+        values["name"] = _draw_name()
     return FormState(values, missing)
+
+
+def _draw_name() -> str:
+    return st.text_input("Name", key=PREFIX + "name", max_chars=120, placeholder="Made up from dataset and base when empty") or ""
 
 
 def objective_fields(objective: Objective, method: str) -> list[str]:

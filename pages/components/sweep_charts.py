@@ -45,7 +45,7 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
         told = "<br>".join(f"{figure_text(label_of(path))}: {figure_text(say(values[path]))}" for path in axes)
         figure.add_scatter(
             x=list(range(len(axes))), y=[scales[path].at(values[path]) for path in axes], mode="lines+markers", showlegend=False,
-            line={"color": _color(share), "width": 3.2 if rank == 0 else 1.6, "shape": "spline", "smoothing": 0.6},
+            line={"color": _color(share), "width": 3.2 if rank == 0 else 1.6},
             marker={"size": 7 if rank == 0 else 5}, opacity=1.0 if rank == 0 else 0.85,
             hovertemplate=f"<b>{figure_text(run.name)}</b><br>{told}<extra></extra>",
         )  # fmt: skip
@@ -53,14 +53,21 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
         figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": FAINT, "width": 1}, layer="below")
         for at, word in scales[path].ticks():
             figure.add_annotation(
-                x=place, y=at, text=figure_text(word), showarrow=False, xanchor="left", xshift=6, font={"size": 11, "color": MUTED}
+                x=place,
+                y=at,
+                text=figure_text(word),
+                showarrow=False,
+                xanchor="left",
+                xshift=5,
+                yshift=8,
+                font={"size": 11, "color": MUTED},
             )
     labels = [figure_text(label_of(path)) for path in axes]
     figure.update_layout(
-        height=HEIGHT, margin={"l": 20, "r": 60, "t": 10, "b": 0}, hovermode="closest", showlegend=False,
+        height=HEIGHT, margin={"l": 20, "r": 60, "t": 20, "b": 0}, hovermode="closest", showlegend=False,
         xaxis={"tickmode": "array", "tickvals": list(range(len(axes))), "ticktext": labels, "showgrid": False, "zeroline": False,
                "range": [-0.15, len(axes) - 0.6], "side": "top"},
-        yaxis={"visible": False, "range": [-0.05, 1.05]},
+        yaxis={"visible": False, "range": [-0.04, 1.08]},
     )  # fmt: skip
     return figure
 

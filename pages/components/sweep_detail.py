@@ -121,8 +121,7 @@ def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
 
 
 def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
-    halves = st.grid(5, min_column_width=220, gap="large")
-    left, right = halves.cell(column_span=3), halves.cell(column_span=2)
+    left, right = st.columns([3, 2], gap="large")
     config = detail.sweep.config
     with left:
         st.subheader("Values and what came of them", anchor=False)
@@ -152,7 +151,7 @@ def _draw_runs(detail: SweepDetail) -> None:
     ]  # fmt: skip
     chosen = st.dataframe(
         rows, hide_index=True, key="sweep_runs", on_select="rerun", selection_mode="single-row", height="content" if len(rows) < 14 else 520,
-        alt="Runs of the sweep", column_config={metric: st.column_config.NumberColumn(format="%.4f")},
+        alt="Runs of the sweep", placeholder="", column_config={metric: st.column_config.NumberColumn(format="%.4f")},
     )  # fmt: skip
     picked = chosen["selection"]["rows"]
     if picked:

@@ -150,4 +150,4 @@ def _draw_search() -> dict[str, Any]:
 
 
 def _made_up_name(config: RunConfig) -> str:
-    return f"{(config.name or config.dataset.partition('@')[0])[:80]} sweep"
+    return f"{config.dataset.partition('@')[0][:80]} sweep"
