@@ -126,10 +126,13 @@ class RunConfig(BaseModel):
         default="auto", description="auto: bf16 on a GPU that has it, else fp16; fp32 on the CPU. fp32 on a GPU uses tf32."
     )
     attention: Literal["auto", "sdpa", "eager", "flex", "flash"] = Field(
-        default="auto", description="How attention is computed: sdpa picks the fastest kernel there is."
+        default="auto", description="How attention is computed: sdpa picks the fastest kernel there is. Packed rows are attended one by one, by sdpa."
     )
     recompute: bool = Field(default=False, description="Compute a block's activations again when they are needed: less memory, more time.")
-    compile: Literal["off", "auto", "on"] = Field(default="off", description="torch.compile; auto and on fall back to eager and say so.")
+    compile: Literal["off", "auto", "on"] = Field(
+        default="auto",
+        description="torch.compile. auto: where a pretraining run is long enough for it to pay; eager where it fails, said in the log.",
+    )
     device: Literal["auto", "cpu", "gpu"] = "auto"
     devices: DeviceConfig = DeviceConfig()
     trackers: tuple[Tracker, ...] = Field(default=(), description="Where the run's numbers are written besides here, on this machine.")
@@ -164,8 +167,21 @@ class RunConfig(BaseModel):
                 f"micro_batch {self.micro_batch} times grad_accum_steps {self.grad_accum_steps} is no multiple of "
                 f"grpo.group_size {self.grpo.group_size}"
             )
+        if self.objective is Objective.GRPO:
+            if self.grpo.max_new_tokens >= self.context:
+                problems.append(
+                    f"grpo.max_new_tokens {self.grpo.max_new_tokens} leaves no room for a prompt in a context of {self.context}"
+                )
+            if self.grpo.kl_weight and self.method != "full" and self.lora.variant == "pissa":
+                problems.append("grpo.kl_weight needs the base as it was, which lora.variant pissa changes: choose another variant, or 0")
+            if self.devices.count > 1:
+                problems.append(f"grpo writes its completions on one device, and devices.count is {self.devices.count}")
         if self.objective is Objective.KTO and self.micro_batch < 2:
             problems.append("kto compares answers of a micro-batch, so micro_batch 1 is too small: choose 2 or more")
+        if self.method == "qlora" and self.lora.variant == "pissa":
+            problems.append("lora.variant pissa changes the base, which method qlora stores in few bits: choose another variant")
+        if self.method == "qlora" and self.objective is Objective.REWARD:
+            problems.append("method qlora can't train reward: choose lora")
         if self.freeze_blocks and self.method != "full":
             problems.append(f"freeze_blocks {self.freeze_blocks} has no meaning with method {self.method}, which freezes the whole base")
         if self.schedule == "wsd" and self.decay_steps > self.max_steps - self.warmup_steps:

@@ -82,6 +82,11 @@ class GrpoConfig(Section):
     kl_weight: float = Field(default=0.0, ge=0, description="Pull to the reference (the paper's beta); 0 needs no reference.")
     clip_range: float = Field(default=0.2, gt=0, lt=1)
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether a reward compares completions with the row's answer."""
+        return any(rule.kind in ("exact", "contains") for rule in self.rewards)
+
 
 class DeviceConfig(Section):
     """How many devices share a run, and how. micro_batch is that of one device.

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
+from backend.domain.adapters import check_adapters
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.consequences import describe
 from backend.domain.run_config import DATASET_KINDS, Objective, RunConfig, validation_message
@@ -19,7 +20,9 @@ from backend.services.context import Context
 from backend.services.data_reports import refuse_untrainable
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.jobs import Claim
+from backend.services.places import place_of
 from backend.services.tokenizers import TokenizerView, get_tokenizer
+from backend.services.trackers import require_trackers
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,16 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     Raises NotFound for an unknown name, InvalidInput for parts that don't fit, Conflict for parts that are not there yet and that
     one job can't wait for.
     """
+    require_trackers(config)
     version = resolve_version(ctx, config.dataset, ready=False)
     _check_kind(config, version)
     architecture, architecture_id = _architecture(ctx, config)
     tokenizer = get_tokenizer(ctx, config.tokenizer) if config.tokenizer and not config.base else None
     base = _base(ctx, config)
     refuse_devices(config)
+    if base is not None:
+        check_adapters(config, base.family)
+        _refuse_few_bits(ctx, config)
     _check_tokenizer(architecture, tokenizer)
     _check_context(config, architecture, base)
     seen_through = f"checkpoint:{base.id}" if base else f"tokenizer:{tokenizer.id}" if tokenizer else None
@@ -128,6 +135,16 @@ def refuse_devices(config: RunConfig) -> None:
         )
 
 
+def _refuse_few_bits(ctx: Context, config: RunConfig) -> None:
+    """Raise InvalidInput for a base of few bits on a device that has no kernels for it."""
+    if config.method == "qlora" and (place := place_of(ctx, config)).kind != "gpu":
+        raise InvalidInput(
+            f"qlora stores the base in {config.lora.bits} bits, which needs an NVIDIA GPU, and this run would go to {place.name}.",
+            remedy="Choose method lora, or start a worker on a machine with a GPU.",
+            field="method",
+        )
+
+
 def _check_kind(config: RunConfig, version: VersionView) -> None:
     fitting = DATASET_KINDS[config.objective]
     if version.kind not in fitting:
@@ -135,6 +152,12 @@ def _check_kind(config: RunConfig, version: VersionView) -> None:
             f"{config.objective} learns from a dataset of kind {' or '.join(fitting)}, and “{version.dataset}” is of kind {version.kind}.",
             remedy="Choose another dataset or another objective.",
             field="dataset",
+        )
+    if config.objective is Objective.GRPO and config.grpo.needs_answers and version.kind == "prompts":
+        raise InvalidInput(
+            f"The prompts of “{version.dataset}” have no answers, and a reward of grpo.rewards compares completions with them.",
+            remedy="Use rewards of kind regex or length, or a dataset of kind instruction or benchmark.",
+            field="grpo.rewards",
         )
     if version.is_ready and version.train_rows == 0:
         raise InvalidInput(f"{version.label} has no rows to train on.", remedy="Import more rows.", field="dataset")

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from backend.errors import InvalidInput
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, in_a_line, is_adapter, is_scorer, load_network, set_dropout
+from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, in_a_line, is_adapter, is_scorer, load_network
+from jobs.modeling.dropout import set_dropout
 
 
 def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool = True, dropout: float | None = None) -> PreTrainedModel:

@@ -6,13 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import peft
+
 from backend.domain.run_config import PAIRWISE, Objective
+from backend.errors import InvalidInput
 from jobs.modeling.tokenizers import token_bytes
 from jobs.training.batches import Batches
 from jobs.training.lessons import LanguageLesson, Lesson
 from jobs.training.linear_loss import Penalties
+from jobs.training.networks import load_base, padding_id, settle_packing
 from jobs.training.networks import load_batches as load_language_batches
-from jobs.training.networks import padding_id
 from jobs.training.output_head import OutputHead
 from jobs.training.parts import Parts
 from jobs.training.preference_batches import (
@@ -29,6 +32,10 @@ from jobs.training.preference_batches import (
 from jobs.training.preference_data import Answered, load_pairs, load_rated
 from jobs.training.preference_lessons import PairLesson, RatedLesson, RewardLesson
 from jobs.training.references import reference_logprobs
+from jobs.training.rewards import Rewards
+from jobs.training.rollout_data import load_questions
+from jobs.training.rollout_lesson import RolloutLesson
+from jobs.training.rollouts import RolloutBatches
 
 Item = TypeVar("Item")
 
@@ -41,13 +48,28 @@ def load_batches(parts: Parts, *, folder: Path) -> Batches:
     objective = parts.config.objective
     if objective in (Objective.PRETRAIN, Objective.SFT):
         return load_language_batches(parts)
+    if objective is Objective.GRPO:
+        return _rollouts(parts)
     with parts.team.in_turn():  # the first process asks the reference, the others read what it answered
         return _rated_batches(parts, folder) if objective is Objective.KTO else _pair_batches(parts, folder)
 
 
-def make_lesson(parts: Parts, model: Any) -> Lesson:
+def settle_batches(parts: Parts, batches: Batches, model: Any) -> Batches:
+    """Return the batches that a network is trained on, now that it is there: some depend on what it can do, grpo's it writes itself."""
+    if isinstance(batches, RolloutBatches):
+        batches.policy = model
+        return batches
+    return settle_packing(parts, batches, model)
+
+
+def make_lesson(parts: Parts, batches: Batches, model: Any) -> Lesson:
     """Return what the objective costs."""
     config = parts.config
+    if config.objective is Objective.GRPO:
+        reference = None
+        if config.grpo.kl_weight:
+            reference = model if isinstance(model, peft.PeftModel) else load_base(parts).to(parts.device).eval().requires_grad_(False)
+        return RolloutLesson(config, batches, reference)
     if config.objective is Objective.REWARD:
         return RewardLesson()
     if config.objective is Objective.KTO:
@@ -83,6 +105,21 @@ def _rated_batches(parts: Parts, folder: Path) -> Batches:
     # not by length: the estimate of the divergence is a micro-batch's, and long answers alone would have another
     collate = partial(collate_rated, pad_id=padding_id(parts.tokenizer))
     return Shuffled(items[: len(train)], items[len(train) :], items="answers", collate=collate, **_sizes(parts))
+
+
+def _rollouts(parts: Parts) -> Batches:
+    config = parts.config
+    if config.grpo.needs_answers and parts.spec.payload["dataset_kind"] == "prompts":
+        raise InvalidInput(
+            "The prompts have no answers, and a reward of grpo.rewards compares completions with them.",
+            remedy="Use rewards of kind regex or length, or a dataset with answers (instruction, benchmark).",
+            field="grpo.rewards",
+        )
+    rewards = Rewards(config.grpo.rewards, say=parts.reporter.log)
+    train, val = load_questions(parts, "train"), load_questions(parts, "val")
+    return RolloutBatches(
+        train, val, config=config, tokenizer=parts.tokenizer, rewards=rewards, pad_id=padding_id(parts.tokenizer), autocast=parts.autocast
+    )
 
 
 def _for_validation(parts: Parts, items: list[Item]) -> list[Item]:

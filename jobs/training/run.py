@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 
 from backend.domain.run_config import DeviceConfig, Objective
 from jobs.reporter import JobSpec, Reporter
@@ -17,14 +18,15 @@ from jobs.training.compiling import compile_network
 from jobs.training.continuing import machine_in_words, take_up, with_epochs, with_global_batch
 from jobs.training.experts import ExpertBalance
 from jobs.training.loop import TrainingLoop
-from jobs.training.networks import load_model, settle_packing
-from jobs.training.objectives import load_batches, make_lesson
+from jobs.training.networks import load_model
+from jobs.training.objectives import load_batches, make_lesson, settle_batches
 from jobs.training.optimizers import check_optimizer, make_optimizer
 from jobs.training.parts import Parts, gather_parts, memory_in_words
 from jobs.training.ranks import run_ranks
 from jobs.training.references import Stopped
 from jobs.training.sampling import encode_sample_prompt
 from jobs.training.state import Counters, load_state, read_counters, seed_everything
+from jobs.training.utilisation import find_utilisation
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
@@ -64,7 +66,7 @@ def train(parts: Parts) -> dict[str, Any]:
         max_steps=parts.config.max_steps,
         checkpoint_every=parts.config.checkpoint_every,
     )
-    batches = settle_packing(parts, batches, model)
+    batches = settle_batches(parts, batches, model)
     return make_loop(with_epochs(parts, batches), batches, model, resume_from=resume_from).run()
 
 
@@ -74,10 +76,11 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
     wrapped = parts.team.wrap(model, parts.device)
     optimizer = make_optimizer(model, config)
     average = Average(model, decay=config.ema_decay) if config.ema_decay else None
+    scaler = torch.amp.GradScaler(parts.device.type) if parts.autocast is torch.float16 else None
     seed_everything(config.seed + parts.team.rank)
     counters = Counters()
     if resume_from is not None:
-        counters = load_state(resume_from, optimizer=optimizer, parts=named_parts(average))
+        counters = load_state(resume_from, optimizer=optimizer, parts=named_parts(average, scaler))
         take_up(parts, batches, counters)
         parts.reporter.event("resumed", step=counters.step, folder=parts.spec.relative(resume_from))
     elif parts.spec.attempt > 1:  # what an earlier attempt reported before its first checkpoint is reported again
@@ -86,11 +89,14 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
     prompts = () if config.objective is Objective.REWARD else config.sample_prompts  # it scores, and writes nothing
     if not batches.validation():
         parts.reporter.log("The dataset has no val split, so val_loss is not measured.")
+    lesson = make_lesson(parts, batches, model)
+    used = find_utilisation(model, config, device=parts.device, artifacts=parts.spec.artifacts)
+    parts.reporter.share_of_device = None if used is None else used.of
     return TrainingLoop(
         config=config,
         model=model,
         tokenizer=parts.tokenizer,
-        lesson=make_lesson(parts, model),
+        lesson=lesson,
         batches=batches,
         optimizer=optimizer,
         store=parts.store,
@@ -98,8 +104,7 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
         device=parts.device,
         autocast=parts.autocast,
         team=parts.team,
-        forward=compile_network(wrapped, config=config, batch=batches.at_step(1)[0], device=parts.device, reporter=parts.reporter)
-        or wrapped,
+        forward=compile_network(wrapped, lesson, batches, parts),
         sample_prompts=[(prompt, encode_sample_prompt(parts.tokenizer, prompt, chat=not is_text)) for prompt in prompts],
         counters=replace(
             counters,
@@ -107,6 +112,7 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
             machine=machine_in_words(parts.device, count=parts.team.count),
         ),
         average=average,
+        scaler=scaler,
         balance=None if isinstance(model, peft.PeftModel) else ExpertBalance(model),  # an adapter's checkpoint would not keep the biases
         last_checkpoint=None if resume_from is None else parts.spec.relative(resume_from),
     )

@@ -20,10 +20,11 @@ from jobs.training.allocations import allocated_peak
 from jobs.training.batches import Batches, MicroBatch
 from jobs.training.loop import TrainingLoop
 from jobs.training.metering import device_kind, device_name, step_times
-from jobs.training.networks import load_model, settle_packing
-from jobs.training.objectives import load_batches
+from jobs.training.networks import load_model
+from jobs.training.objectives import load_batches, settle_batches
 from jobs.training.parts import Parts, gather_parts, memory_in_words
 from jobs.training.probe_data import write_sample
+from jobs.training.rollouts import RolloutBatches
 from jobs.training.run import make_loop
 
 WARM_UP, TIMED_FEWEST, TIMED_MOST = 2, 3, 40
@@ -62,7 +63,7 @@ def probe(parts: Parts, reporter: Reporter) -> dict[str, Any]:
     reporter.progress(1, 4, unit="", message="Building the network")
     parts.meter.begin()
     model = load_model(parts, resume_from=None).to(parts.device)
-    batches = LargestFirst(settle_packing(parts, read, model), micro_batch=parts.config.micro_batch)
+    batches = LargestFirst(settle_batches(parts, read, model), micro_batch=parts.config.micro_batch)
     loop = make_loop(parts, batches, model)
     model.train()
     seconds, tokens = _time_steps(loop, reporter)
@@ -115,7 +116,7 @@ class LargestFirst:
     def __init__(self, batches: Batches, *, micro_batch: int) -> None:
         self._batches = batches
         first = batches.at_step(1)
-        if first[0].columns is None:  # windows are all alike
+        if first[0].columns is None or isinstance(batches, RolloutBatches):  # windows are all alike; completions are drawn, not picked
             self._largest = first
         else:
             self._largest = max((batches.at_step(step) for step in range(1, LOOKED_THROUGH + 1)), key=lambda step: max(map(_size, step)))

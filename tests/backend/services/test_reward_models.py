@@ -41,6 +41,18 @@ def test_a_reward_model_is_not_deployed_evaluated_asked_or_entered(ctx: Context,
         usable_checkpoint(session, scorer)
 
 
+def test_rewards_that_need_answers_are_refused_for_bare_prompts(ctx: Context, scorer: str) -> None:
+    add_dataset(ctx, "asks", kind="prompts")
+    base = get_checkpoint(ctx, scorer).parent_id or add_checkpoint(ctx, launch_run(ctx, make_config(), person=LOCAL), 1)
+    values = {"objective": "grpo", "dataset": "asks", "base": base, "context": 32}
+    exact = RunConfig.model_validate({**values, "grpo": {"rewards": [{"kind": "exact"}], "max_new_tokens": 8}})
+    with pytest.raises(InvalidInput, match="The prompts of “asks” have no answers") as refusal:
+        launch_run(ctx, exact, person=LOCAL)
+    assert refusal.value.field == "grpo.rewards"
+    short = RunConfig.model_validate({**values, "grpo": {"rewards": [{"kind": "length", "target": 4}], "max_new_tokens": 8}})
+    assert launch_run(ctx, short, person=LOCAL).objective == "grpo"
+
+
 def test_a_reward_model_is_the_base_of_a_reward_run_alone(ctx: Context, scorer: str) -> None:
     with pytest.raises(InvalidInput, match=REFUSED) as refusal:
         launch_run(ctx, RunConfig(objective="sft", dataset="talks", base=scorer, context=32), person=LOCAL)  # type: ignore[arg-type]
