@@ -9,8 +9,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from backend.domain.architecture import ArchitectureConfig
+from backend.domain.compile_rule import compiles
 from backend.domain.families import FAMILIES
 from backend.domain.flops import count_flops
+from backend.domain.parameters import count_parameters
 from backend.domain.run_config import Objective, RunConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -63,7 +65,7 @@ class TrainingSetting(BaseModel):
 def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: DeviceKind, data: str | None = None) -> TrainingSetting:
     """Return the setting of a run whose network has this shape; `data` is the dataset version's id."""
     automatic: Precision = "bf16" if device == "gpu" else "fp32"
-    compiled = config.compile == "on" or (config.compile == "auto" and device == "gpu")
+    compiled = compiles(config, parameters=sum(count_parameters(architecture).values()), device=device)
     return TrainingSetting(
         architecture=architecture,
         objective=config.objective,

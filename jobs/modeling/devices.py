@@ -27,7 +27,7 @@ def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device
 def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device: torch.device) -> torch.dtype | None:
     """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that has it, else fp16; fp32 on the CPU.
 
-    Raises InvalidInput for fp16 on a CPU, whose gradients would need a scaler that torch has for GPUs alone.
+    Raises InvalidInput for fp16 on a CPU, which computes it slower than fp32.
     """
     if precision == "fp32":
         return None

@@ -56,6 +56,6 @@ class Average:
             parameter.copy_(value)
 
 
-def named_parts(average: Average | None) -> dict[str, Average]:
-    """Return the average under the name by which a training state holds it; nothing where there is none."""
-    return {} if average is None else {"average": average}
+def named_parts(average: Average | None, scaler: torch.amp.GradScaler | None = None) -> dict[str, Any]:
+    """Return the average, and the scaler of fp16 gradients, under the names by which a training state holds them; what there is of them."""
+    return {name: part for name, part in (("average", average), ("scaler", scaler)) if part is not None}

@@ -60,7 +60,8 @@ def linear_loss(
     chunks = -(-len(hidden) // rows)
     rows = -(-len(hidden) // max(chunks, 1))  # chunks of about one size
     differentiate = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (hidden, weight, bias))
-    return TokenLosses(*_LinearLoss.apply(hidden, weight, bias, targets, _Settings(cap, penalties, rows, low, differentiate)))
+    applied = _LinearLoss.apply(hidden, weight, bias, targets, _Settings(cap, penalties, rows, low, differentiate))  # type: ignore[no-untyped-call]
+    return TokenLosses(*applied)
 
 
 def logits_loss(logits: torch.Tensor, targets: torch.Tensor, penalties: Penalties = NO_PENALTIES) -> TokenLosses:

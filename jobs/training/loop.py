@@ -70,6 +70,7 @@ class TrainingLoop:
     last_checkpoint: str | None = None
     balance: ExpertBalance | None = None
     average: Average | None = None
+    scaler: torch.amp.GradScaler | None = None
     _measured_at: int | None = None
 
     def run(self) -> dict[str, Any]:
@@ -129,12 +130,19 @@ class TrainingLoop:
         while (done := self._passes(step)) is None:
             self._halve(step)
             before.restore()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         clip = self.config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], clip)
         train_loss, grad_norm = float(self.team.total(torch.stack(done.losses).sum())), float(whole(norm))
-        if not (math.isfinite(train_loss) and math.isfinite(grad_norm)):
+        overflow = self.scaler is not None and math.isfinite(train_loss) and not math.isfinite(grad_norm)
+        if not (math.isfinite(train_loss) and math.isfinite(grad_norm)) and not (overflow and self._may_scale_down):
             raise self._not_finite(step, done.losses, loss=train_loss, grad_norm=grad_norm, before=before)
-        self.optimizer.step()
+        if self.scaler is None:
+            self.optimizer.step()
+        else:  # leaves the weights as they are where fp16 overflowed, and scales less from then on
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.balance is not None:
             self.balance.step()
@@ -144,8 +152,13 @@ class TrainingLoop:
         measured = {name: float(self.team.total(value)) / done.units for name, value in done.sums.items()}
         self.metrics |= measured
         lasted = max(time.perf_counter() - started, 1e-9)
-        told = {"train_loss": train_loss, "learning_rate": learning_rate, "grad_norm": grad_norm}
+        told = {"train_loss": train_loss, "learning_rate": learning_rate, **({} if overflow else {"grad_norm": grad_norm})}
         return {**told, "tok_per_sec": done.trained / lasted, "data_wait": done.waited_s / lasted, **measured}
+
+    @property
+    def _may_scale_down(self) -> bool:
+        """Whether gradients that overflow in fp16 may be those of a scale too large."""
+        return self.scaler is not None and self.scaler.get_scale() > 1.0
 
     def _passes(self, step: int) -> Gradients | None:
         """Add up the gradients of a step; None if memory did not suffice and smaller micro-batches may help."""
@@ -176,9 +189,10 @@ class TrainingLoop:
                 with self._precision():
                     cost = self.lesson.cost(network, batch.to(self.device))
                 loss = cost.total / done.units
-                done.losses.append(loss.detach())
+                done.losses.append(loss.detach() if cost.penalty is None else loss.detach() - cost.penalty / done.units)
                 loss = loss * self.team.count  # DDP and FSDP average gradients, and the sum is wanted
-                torch.autograd.backward(loss if cost.extra is None else loss + cost.extra / len(micro_batches))
+                loss = loss if cost.extra is None else loss + cost.extra / len(micro_batches)
+                torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
             for name, value in cost.sums.items():
                 done.sums[name] = done.sums.get(name, 0.0) + value.detach()
 
@@ -284,7 +298,7 @@ class TrainingLoop:
     @property
     def stateful(self) -> dict[str, Stateful]:
         """What has a state of its own beside network and optimizer, by the name under which it is saved."""
-        return dict(named_parts(self.average))
+        return named_parts(self.average, self.scaler)
 
     def _save(self, *, final: bool, randomness: RandomState | None = None) -> None:
         """Publish a checkpoint with its training state, then delete what need not be kept.

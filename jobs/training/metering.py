@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from jobs.training.device_use import DeviceGauge
 
 STATUS, MAPS, CLEAR = Path("/proc/self/status"), Path("/proc/self/smaps"), Path("/proc/self/clear_refs")
 WARM_UP_STEPS = 2
+MEMORY_EVERY_S = 1.0
 
 
 class MemoryMeter:
@@ -63,19 +65,32 @@ class MemoryMeter:
         self.sample()
         return max(self._peak + _weights_in_files(), 0)
 
+    def held_bytes(self) -> int | None:
+        """Return what is held at the moment, above the baseline; None if `begin` was never called."""
+        if self._peak is None:
+            return None
+        if self._device.type == "cuda":
+            return torch.cuda.memory_reserved(self._device)
+        return max(_own_bytes(peak=False) - self._baseline, 0)
+
     def allocated_bytes(self) -> int | None:
         """Return the peak of tensors alone, where the allocator keeps the books."""
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
 
 
 class MeteredReporter:
-    """A reporter that passes everything on and measures on the way: memory at every progress, time between the steps' metrics."""
+    """A reporter that passes everything on and measures on the way: memory at every progress, time between the steps' metrics.
+
+    To a step's metrics it adds what the device is doing: `mfu`, where `share_of_device` says what a rate of tokens is of it, and once a
+    second `memory_bytes`.
+    """
 
     def __init__(self, reporter: Reporter, meter: MemoryMeter, *, gauge: DeviceGauge | None = None) -> None:
         self._reporter, self._meter, self._gauge = reporter, meter, gauge
         self._rates: deque[float] = deque(maxlen=4096)
         self._seconds: deque[float] = deque(maxlen=4096)
-        self._steps, self._last = 0, 0.0
+        self._steps, self._last, self._memory_at = 0, 0.0, 0.0
+        self.share_of_device: Callable[[float], float] | None = None
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         now = time.perf_counter()
@@ -85,8 +100,17 @@ class MeteredReporter:
                 self._rates.append(values["tok_per_sec"])
                 self._seconds.append(now - self._last)
             self._last = now
-            values = values if self._gauge is None else {**values, **self._gauge.read()}
+            values = {**values, **self._of_device(now, values["tok_per_sec"])}
         self._reporter.metrics(step, values)
+
+    def _of_device(self, now: float, rate: float) -> dict[str, float]:
+        read = {} if self._gauge is None else self._gauge.read()
+        if self.share_of_device is not None:
+            read["mfu"] = self.share_of_device(rate)
+        if now - self._memory_at >= MEMORY_EVERY_S and (held := self._meter.held_bytes()) is not None:
+            self._memory_at = now
+            read["memory_bytes"] = float(held)
+        return read
 
     def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
         self._meter.sample()

@@ -16,6 +16,7 @@ from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.scorers import load_scorer
+from jobs.training.attention import choose_attention
 from jobs.training.batches import Batches
 from jobs.training.freezing import freeze_blocks
 from jobs.training.parts import Parts
@@ -83,6 +84,8 @@ def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def load_model(parts: Parts, *, resume_from: Path | None) -> Any:
     """Return the network to train, fp32: fresh, from the base (with new adapters for lora), or from the checkpoint resumed."""
     model = _load_model(parts, resume_from=resume_from)
+    network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    choose_attention(network, parts.config.attention, device=parts.device, autocast=parts.autocast)
     freeze_blocks(model, parts.config.freeze_blocks, reporter=parts.reporter)
     if parts.config.recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -55,6 +55,8 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
         raise InvalidInput(f"{config.objective} trains on a dataset of kind {wanted}, and this one is {kind}.", field="dataset")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     device = pick_device(config.device)
+    if device.type == "cuda" and config.precision == "fp32":
+        torch.set_float32_matmul_precision("high")  # tf32
     team = join_team("ddp" if config.devices.sharding == "ddp" else "fsdp", device=device)
     threads = set_threads(payload.get("threads") or (threads_of_rank(team.count) if team.count > 1 else None))
     base = spec.path(payload["base"]) if payload.get("base") else None
