@@ -56,7 +56,7 @@ def subject_of(config: RunConfig, shape: ArchitectureConfig | None, *, device: D
         setting = setting_of(config, shape, device=device, data=data)
         return Subject(setting, setting.model_dump(mode="json"))
     fields = ("objective", "method", "packing", "micro_batch", "context", "precision", "recompute", "compile")
-    told = {**{name: getattr(config, name) for name in fields}, "rank": config.lora.rank if config.method == "lora" else None}
+    told = {**{name: getattr(config, name) for name in fields}, "rank": config.lora.rank if config.method != "full" else None}
     return Subject(None, {**told, "accumulates": config.grad_accum_steps > 1, "device": device, "data": data, "base": base})
 
 

@@ -26,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.chat import ensure_template
+from jobs.modeling.pissa import save_as_lora
 from jobs.modeling.dropout import set_dropout
 
 CARD = "roundhouse.json"
@@ -84,6 +85,7 @@ def _write_model(model: torch.nn.Module, folder: Path, *, base: str | None, weig
         try:
             # no look-up of the base on the hub, which "auto" would make
             model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **more)
+            save_as_lora(model, folder)
         finally:
             for config, place in zip(configs, places, strict=True):
                 config.base_model_name_or_path = place

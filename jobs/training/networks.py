@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.architecture import ArchitectureConfig
-from backend.domain.run_config import Objective, RunConfig
+from backend.domain.run_config import Objective
 from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.scorers import load_scorer
+from jobs.training.adapters import load_quantised, put_adapters
 from jobs.training.attention import choose_attention
 from jobs.training.batches import Batches
 from jobs.training.freezing import freeze_blocks
@@ -103,13 +103,8 @@ def _load_model(parts: Parts, *, resume_from: Path | None) -> Any:
             pad_token_id=tokenizer.pad_token_id,
             dropout=config.dropout,
         )
-    if config.method == "lora":
-        network = load_base(parts)
-        check_adapters(network, config)
-        if resume_from is not None:
-            return peft.PeftModel.from_pretrained(network, str(resume_from), is_trainable=True, local_files_only=True)
-        torch.manual_seed(config.seed)
-        return peft.get_peft_model(network, lora_config(config))
+    if config.method != "full":
+        return put_adapters(load_base(parts), config, resume_from=resume_from)
     return _load_whole(parts, resume_from) if resume_from is not None else load_base(parts)
 
 
@@ -124,7 +119,11 @@ def _load_whole(parts: Parts, folder: Path) -> PreTrainedModel:
 def load_base(parts: Parts) -> PreTrainedModel:
     """Load the base and check that the run's context fits it."""
     assert parts.base is not None
-    network = _load_whole(parts, parts.base)
+    config = parts.config
+    if config.method == "qlora":
+        network = load_quantised(parts.base, bits=config.lora.bits, device=parts.device, autocast=parts.autocast)
+    else:
+        network = _load_whole(parts, parts.base)
     if parts.config.context > longest_input(network):
         raise InvalidInput(
             f"The base reads at most {longest_input(network)} tokens, and context is {parts.config.context}.",
@@ -132,27 +131,6 @@ def load_base(parts: Parts) -> PreTrainedModel:
             field="context",
         )
     return network
-
-
-def lora_config(config: RunConfig) -> peft.LoraConfig:
-    """Adapters on every linear layer but the output head; PEFT adds those of routers and experts (`count_lora_parameters`)."""
-    return peft.LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules="all-linear",
-        task_type="SEQ_CLS" if config.objective is Objective.REWARD else "CAUSAL_LM",
-    )
-
-
-def check_adapters(network: PreTrainedModel, config: RunConfig) -> None:
-    """Raise InvalidInput for dropout in adapters of experts, which are folded into the weights and have no input of their own."""
-    if config.lora.dropout and any(getattr(network.config, name, None) for name in ("num_local_experts", "num_experts")):
-        raise InvalidInput(
-            f"This base has experts, and adapters of experts can't have the dropout of {config.lora.dropout:g}.",
-            remedy="Set lora.dropout to 0.",
-            field="lora.dropout",
-        )
 
 
 def check_architecture(parts: Parts) -> ArchitectureConfig:

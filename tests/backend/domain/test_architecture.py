@@ -13,7 +13,7 @@ from backend.domain.consequences import describe
 from backend.domain.run_config import LoraConfig, RunConfig
 from backend.domain.schedule import learning_rate_at
 from jobs.modeling.build import build_network
-from jobs.training.networks import lora_config
+from jobs.training.adapters import lora_config
 
 SHAPES = {
     "starter": {},

@@ -23,7 +23,7 @@ from backend.domain.run_config import LoraConfig, RunConfig
 from backend.domain.shape_rules import problems_by_field
 from jobs.modeling.build import build_network, config_from_checkpoint
 from jobs.modeling.family_configs import make_config
-from jobs.training.networks import lora_config
+from jobs.training.adapters import lora_config
 
 # Names in vLLM's registry (vllm-project/vllm, vllm/model_executor/models/registry.py at 0002bff0b6cb36a3c8a17364de3303664463c412): decoders
 # of its own (_TEXT_GENERATION_MODELS, in part), and those that its transformers backend serves (_TRANSFORMERS_SUPPORTED_MODELS).

@@ -1,0 +1,89 @@
+"""PiSSA (Meng et al. 2024, arXiv 2404.02948): adapters that start from a weight's largest singular vectors, and their plain LoRA form.
+
+While training the base holds what the first r singular vectors leave of each weight, and the adapter the rest. What is saved is the
+difference to where the adapters began, as plain LoRA of twice the rank on the base as it was: [B, B0] [A; -A0]. Every tool reads it, the
+base's files stay as they are, and both halves are there to go on from, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+
+from backend.errors import InvalidInput
+
+ADAPTER, START = "default", "pissa_start"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+EXACT_UP_TO = 1024
+"""Of larger matrices only the largest singular vectors are computed, by random projections (the paper's fast form, section 4)."""
+
+
+def begin(model: peft.PeftModel, *, saved: Path | None = None) -> None:
+    """Give fresh adapters of rank r their start and take it from the base; `saved` is a checkpoint's folder to go on from.
+
+    Raises InvalidInput if the rank is larger than a matrix.
+    """
+    tensors = load_file(saved / WEIGHTS) if saved is not None else {}
+    with torch.no_grad():
+        for name, layer in _layers(model):
+            down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            later = None
+            if tensors:
+                both_down, both_up = tensors[f"{name}.lora_A.weight"].to(down), tensors[f"{name}.lora_B.weight"].to(up)
+                (down_now, down_start), (up_now, up_start) = both_down.chunk(2, dim=0), both_up.chunk(2, dim=1)
+                start, later = (-down_start, up_start), (down_now, up_now)
+            else:
+                start = _largest(layer, rank=down.shape[0], name=name)
+            down.copy_(start[0])
+            up.copy_(start[1])
+            weight = layer.get_base_layer().weight
+            weight -= layer.get_delta_weight(ADAPTER).to(weight)
+            setattr(layer, START, (down.clone(), up.clone()))
+            if later is not None:
+                down.copy_(later[0])
+                up.copy_(later[1])
+
+
+def save_as_lora(model: peft.PeftModel, folder: Path) -> None:
+    """Rewrite a folder that PEFT has saved the adapters to as plain LoRA on the base as it was; nothing is done for other variants."""
+    starts = {name: getattr(layer, START) for name, layer in _layers(model) if hasattr(layer, START)}
+    if not starts:
+        return
+    tensors = load_file(folder / WEIGHTS)
+    for name, (down, up) in starts.items():
+        lower, upper = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+        tensors[lower] = torch.cat([tensors[lower], -down.cpu()], dim=0).contiguous()
+        tensors[upper] = torch.cat([tensors[upper], up.cpu()], dim=1).contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((folder / CONFIG).read_text())
+    config |= {"r": 2 * config["r"], "lora_alpha": 2 * config["lora_alpha"]}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _layers(model: peft.PeftModel) -> list[tuple[str, LoraLayer]]:
+    """Return the layers that have adapters, by the names that they have in files."""
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+
+
+def _largest(layer: LoraLayer, *, rank: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A (rank, inputs) and B (outputs, rank), whose product times the scaling is the weight's best approximation of that rank."""
+    weight = layer.get_base_layer().weight.float()
+    weight = weight.T if getattr(layer, "fan_in_fan_out", False) else weight
+    if rank > min(weight.shape):
+        raise InvalidInput(
+            f"lora.rank {rank} is more than the {min(weight.shape)} singular vectors of {name.removeprefix('base_model.model.')}.",
+            remedy=f"Choose a rank of at most {min(weight.shape)}, or another lora.variant.",
+            field="lora.rank",
+        )
+    if min(weight.shape) <= EXACT_UP_TO:
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    else:
+        left, values, turned = torch.svd_lowrank(weight, q=min(rank + 8, min(weight.shape)), niter=8)
+        right = turned.T
+    roots = (values[:rank] / layer.scaling[ADAPTER]).sqrt()
+    return roots[:, None] * right[:rank], left[:, :rank] * roots
