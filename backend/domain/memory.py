@@ -1,7 +1,7 @@
 """The peak memory of a training process by what holds it, and the largest micro-batch that fits a device. Arithmetic.
 
 What autograd keeps is counted exactly (`activations`). The peak is the largest of three moments of a step: where the backward pass
-begins (everything kept, and the loss three times), on its way down the blocks, and its end, where all gradients are there.
+begins (everything kept, and the logits), on its way down the blocks, and its end, where all gradients are there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.activations import FLOAT, INTEGER, Numbers, copied_weight_bytes, kept_in_block, kept_outside, rotary_bytes
 from backend.domain.families import FAMILIES
+from backend.domain.loss_bytes import loss_bytes
 from backend.domain.parameters import count_lora_parameters, count_parameters
 from backend.domain.run_config import Objective
 from backend.domain.training_setting import TrainingSetting
@@ -29,16 +30,13 @@ RESERVED_BYTES = {"gpu": 700_000_000, "cpu": 1_000_000_000}
 FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
 """What the libraries take when a network first runs, whatever its size: threads, kernels and their buffers. docs/benchmarks/memory.md."""
 
-LOSS_COPIES = 3
-"""Log-probabilities, the gradient of the loss by them, and the one by the logits: all there where the backward pass begins."""
-
 LARGEST_MICRO_BATCH = 65_536
 
 
 class MemoryEstimate(BaseModel):
     """What one training process holds at the moment of its peak, in bytes. The parts add up to `total`.
 
-    `logits` are the loss's copies of them. `temporary` is what operators need while they run. `overhead` is what the libraries
+    `logits` are those held at a time. `temporary` is what operators need while they run. `overhead` is what the libraries
     take besides. At the moment `loss` gradients are still to come, so they count only if earlier micro-batches left them.
     """
 
@@ -89,6 +87,7 @@ class _Costs:
     shared: int
     outside: int
     logits: int
+    with_logits: int
     work: int
 
 
@@ -146,6 +145,14 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     tokens = rows * length
     copies += numbers.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # of what rows read, laid end to end
     blocks = tuple(kept_in_block(config, layer, numbers).total(rows=rows, length=length) + copies for layer in range(config.num_layers))
+    logits, with_logits = loss_bytes(
+        setting.objective,
+        tokens=rows * trained,
+        width=config.width,
+        vocab_size=config.vocab_size,
+        low=numbers.low,
+        trains_head=not adapters,
+    )
     return _Costs(
         weights=FLOAT * (base + adapters + reference),
         optimizer=2 * FLOAT * updated,
@@ -159,7 +166,8 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
         recompute=setting.recompute,
         shared=rotary_bytes(config, length) + 2 * INTEGER * tokens,
         outside=kept_outside(config, numbers).total(rows=rows, length=length),
-        logits=FLOAT * config.vocab_size * rows * trained,
+        logits=logits,
+        with_logits=with_logits,
         work=tokens * _work_per_token(setting, numbers) + _gradient_in_work(setting),
     )
 
@@ -201,8 +209,8 @@ def _at_loss(costs: _Costs) -> MemoryEstimate:
         gradients=costs.gradients if costs.accumulates else 0,
         optimizer=costs.optimizer,
         activations=kept + costs.shared + costs.outside,
-        logits=LOSS_COPIES * costs.logits,
-        temporary=0,
+        logits=costs.logits,
+        temporary=costs.with_logits,
         overhead=0,
         moment="loss",
     )

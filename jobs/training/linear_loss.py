@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from backend.domain.loss_bytes import LOGITS_AT_ONCE_BYTES, chunk_rows
 from jobs.training.batches import IGNORE
-
-CHUNK_BYTES = 64 * 2**20
-"""Logits held at a time, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each."""
 
 
 class Penalties(NamedTuple):
@@ -48,7 +46,7 @@ def linear_loss(
     bias: torch.Tensor | None = None,
     cap: float | None = None,
     penalties: Penalties = NO_PENALTIES,
-    chunk_bytes: int = CHUNK_BYTES,
+    at_once_bytes: int = LOGITS_AT_ONCE_BYTES,
 ) -> TokenLosses:
     """Return the loss of logits `hidden @ weight.T + bias`, squashed to ±`cap` if there is one, against targets.
 
@@ -56,9 +54,7 @@ def linear_loss(
     autocast's type where that is on, the rest in fp32.
     """
     low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
-    rows = max(1, min(len(hidden), chunk_bytes // (4 * len(weight))))
-    chunks = -(-len(hidden) // rows)
-    rows = -(-len(hidden) // max(chunks, 1))  # chunks of about one size
+    rows = chunk_rows(len(hidden), len(weight), at_once_bytes=at_once_bytes)
     differentiate = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (hidden, weight, bias))
     applied = _LinearLoss.apply(hidden, weight, bias, targets, _Settings(cap, penalties, rows, low, differentiate))  # type: ignore[no-untyped-call]
     return TokenLosses(*applied)
