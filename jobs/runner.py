@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
@@ -26,13 +26,14 @@ from backend.errors import RoundhouseError
 from backend.services import outcomes
 from backend.services.context import Context
 from backend.services.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
+from jobs.tailing import Tail, parse_events
+from jobs.tracking import end_tracking, start_tracking
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 PR_SET_PDEATHSIG = 1
 NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.TRAIN_TOKENIZER})
-MAX_BATCH_BYTES = 4 * 2**20
 
 
 @dataclass
@@ -51,18 +52,21 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
     folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
     child: subprocess.Popen[bytes] | None = None
+    tracker: subprocess.Popen[bytes] | None = None
     try:
         _take_over_leftovers(ctx, claim)
         claim = outcomes.prepare(ctx, claim)
         child = _start_child(ctx, claim, folder, nice=nice)
+        tracker = start_tracking(claim.payload, folder, before_exec=_die_with_parent)
         ended = _Watch(ctx, claim, folder, child).until_exit()
         return _record_end(ctx, claim, folder, ended)
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
         return None
     except SystemExit:  # the worker is being stopped: put the job back at once, uncounted, instead of letting its lease lapse
-        if child is not None:
-            kill_group(child)
+        for process in (child, tracker):
+            if process is not None:
+                kill_group(process)
         give_back(ctx, claim)
         raise
     except OperationalError:
@@ -75,6 +79,9 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
     finally:
         if child is not None:
             kill_group(child)
+        if tracker is not None:
+            end_tracking(tracker, folder)
+            kill_group(tracker)
 
 
 def _in_words(error: Exception) -> dict[str, Any]:
@@ -149,44 +156,11 @@ def kill_group(child: subprocess.Popen[bytes], *, grace_s: float = 2.0) -> None:
     child.wait()
 
 
-class _Tail:
-    """Reads complete lines of a growing file by byte offset."""
-
-    def __init__(self, path: Path, offset: int = 0) -> None:
-        self.path, self.offset = path, offset
-        self._file: IO[bytes] | None = None
-
-    def read(self) -> list[bytes]:
-        if self._file is None:
-            if not self.path.exists():
-                return []
-            self._file = self.path.open("rb")
-        self._file.seek(self.offset)
-        block = self._file.read(MAX_BATCH_BYTES)
-        if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
-            block += self._file.readline()  # a line longer than a batch, or nothing behind it would ever be read
-        complete = block.rfind(b"\n") + 1
-        self.offset += complete
-        return block[:complete].splitlines()
-
-
-def _parse(lines: list[bytes]) -> list[dict[str, Any]]:
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line, parse_constant=lambda _: None)  # NaN and the infinities: no database's JSON holds them
-        except ValueError:
-            continue  # a torn line of a killed child
-        if isinstance(event, dict):
-            events.append(event)
-    return events
-
-
 def _take_over_leftovers(ctx: Context, claim: Claim) -> None:
     """Record what the attempt before wrote to its file but its parent never read, so that no step is missing."""
     path = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt - 1}" / "events.jsonl"
-    tail = _Tail(path, claim.events_offset)
-    while events := _parse(tail.read()):
+    tail = Tail(path, claim.events_offset)
+    while events := parse_events(tail.read()):
         wanted = [
             event for event in events if event.get("type") in {"metrics", "sample", "log", "checkpoint", "checkpoint_removed", "item"}
         ]
@@ -202,8 +176,8 @@ class _Watch:
 
     def __init__(self, ctx: Context, claim: Claim, folder: Path, child: subprocess.Popen[bytes]) -> None:
         self.ctx, self.claim, self.folder, self.child = ctx, claim, folder, child
-        self.events = _Tail(folder / "events.jsonl")
-        self.output = _Tail(folder / "output.log")
+        self.events = Tail(folder / "events.jsonl")
+        self.output = Tail(folder / "output.log")
         self.result: dict[str, Any] | None = None
         self.error: dict[str, Any] | None = None
         self.stopped_by: str | None = None
@@ -225,7 +199,7 @@ class _Watch:
     def _ship(self) -> bool:
         """Write what is new. Returns whether there was anything. A database that is busy or away is waited for, within the lease."""
         before = (self.events.offset, self.output.offset)
-        events = _parse(self.events.read())
+        events = parse_events(self.events.read())
         for line in self.output.read():
             text = line.decode("utf-8", "replace").rstrip()
             if text:

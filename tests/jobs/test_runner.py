@@ -9,8 +9,8 @@ from typing import Any
 from backend.domain.job_states import JobKind, Status
 from backend.services.context import Context
 from backend.services.jobs import add_job, claim_job, get_job
-from jobs import runner
 from jobs.runner import execute
+from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
 
 
 def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_being_tried_again(ctx: Context) -> None:
@@ -30,16 +30,16 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
 
 
 def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_path: Path) -> None:
-    long = json.dumps({"type": "result", "result": {"text": "x" * (runner.MAX_BATCH_BYTES + 10)}})
+    long = json.dumps({"type": "result", "result": {"text": "x" * (MAX_BATCH_BYTES + 10)}})
     (tmp_path / "events.jsonl").write_text(f'{{"type":"log"}}\n{long}\n{{"type":"progress"}}\n')
-    tail = runner._Tail(tmp_path / "events.jsonl")
+    tail = Tail(tmp_path / "events.jsonl")
     kinds: list[str] = []
-    while events := runner._parse(tail.read()):
+    while events := parse_events(tail.read()):
         kinds += [event["type"] for event in events]
     assert kinds == ["log", "result", "progress"]
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
-    assert runner._parse([b'{"type":"item","values":{"a":NaN,"b":-Infinity,"c":1.5}}']) == [
+    assert parse_events([b'{"type":"item","values":{"a":NaN,"b":-Infinity,"c":1.5}}']) == [
         {"type": "item", "values": {"a": None, "b": None, "c": 1.5}}
     ]

@@ -1,0 +1,181 @@
+"""TensorBoard, MLflow, Weights & Biases and Trackio, each written by its own library into a folder of the run. Known here alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+Event = dict[str, Any]
+PROJECT = "roundhouse"
+
+
+class Writer(Protocol):
+    """One tracker of one run."""
+
+    name: str
+
+    def write(self, events: list[Event], *, resumed: int | None) -> None:
+        """Write metrics events {"step", "time", "values"}; `resumed`: the step after which the run goes on, where it does."""
+
+    def close(self) -> None:
+        """Write the last points."""
+
+
+def open_writers(trackers: Iterable[str], folder: Path, *, run_id: str, config: dict[str, Any]) -> list[Writer]:
+    """Open the trackers of a run under `folder`; one that can't be opened is said and left out."""
+    writers: list[Writer] = []
+    for tracker in trackers:
+        place = folder / tracker
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            writers.append(WRITERS[tracker](place, run_id, config))
+        except Exception as error:  # a library that is missing or does not start must not end the run
+            print(f"The tracker {tracker} can't be written here: {type(error).__name__}: {error}", flush=True)  # noqa: T201
+    return writers
+
+
+class TensorBoardWriter:
+    """Event files, written without torch."""
+
+    name = "tensorboard"
+
+    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = event_pb2, summary_pb2
+        self._file = EventFileWriter(str(folder))
+
+    def write(self, events: list[Event], *, resumed: int | None) -> None:
+        if resumed is not None:  # TensorBoard forgets what was written from there on
+            start = self._event.SessionLog(status=self._event.SessionLog.START)
+            self._file.add_event(self._event.Event(step=resumed + 1, session_log=start))
+        for event in events:
+            values = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in _numbers(event)]
+            self._file.add_event(
+                self._event.Event(wall_time=event["time"], step=event["step"], summary=self._summary.Summary(value=values))
+            )
+        if events:
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class MlflowWriter:
+    """MLflow's store of files: it needs no server and no migration. `mlflow ui --backend-store-uri FOLDER` shows it."""
+
+    name = "mlflow"
+
+    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+
+        self._metric = Metric
+        self._client = MlflowClient(tracking_uri=folder.as_uri())
+        known = folder / "run_id"
+        if known.exists():
+            self._run = known.read_text()
+        else:
+            run = self._client.create_run(self._client.create_experiment(PROJECT), run_name=config.get("name") or run_id)
+            self._run = str(run.info.run_id)
+            for name, value in _flat(config):
+                self._client.log_param(self._run, name, value[:500])
+            known.write_text(self._run)
+
+    def write(self, events: list[Event], *, resumed: int | None) -> None:
+        points = [
+            self._metric(_safe(name), value, int(1000 * event["time"]), event["step"])
+            for event in events
+            for name, value in _numbers(event)
+        ]
+        for first in range(0, len(points), 1000):  # as many as MLflow takes at once
+            self._client.log_batch(self._run, metrics=points[first : first + 1000])
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+class WandbWriter:
+    """Weights & Biases in its offline mode: `wandb sync FOLDER` sends it, if somebody wants to."""
+
+    name = "wandb"
+
+    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+        import wandb
+
+        settings = wandb.Settings(mode="offline", console="off", silent=True, x_disable_stats=True, x_disable_meta=True)
+        self._run = wandb.init(
+            project=PROJECT,
+            dir=str(folder),
+            id=run_id,
+            name=config.get("name") or run_id,
+            config=dict(_flat(config)),
+            resume="allow",
+            settings=settings,
+        )
+
+    def write(self, events: list[Event], *, resumed: int | None) -> None:
+        for event in events:
+            self._run.log({**dict(_numbers(event)), "_timestamp": event["time"]}, step=event["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class TrackioWriter:
+    """Trackio's local database: `TRACKIO_DIR=FOLDER trackio show` shows it."""
+
+    name = "trackio"
+
+    def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
+        os.environ["TRACKIO_DIR"] = str(folder)
+        with quiet():  # it greets at length
+            import trackio
+
+            self._run = trackio.init(
+                project=PROJECT, name=config.get("name") or run_id, config=dict(_flat(config)), resume="allow", embed=False
+            )
+
+    def write(self, events: list[Event], *, resumed: int | None) -> None:
+        for event in events:
+            self._run.log(dict(_numbers(event)), step=event["step"])
+
+    def close(self) -> None:
+        with quiet():
+            self._run.finish()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what a library prints out of the job's log."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+WRITERS: dict[str, Callable[[Path, str, dict[str, Any]], Writer]] = {
+    "tensorboard": TensorBoardWriter,
+    "mlflow": MlflowWriter,
+    "wandb": WandbWriter,
+    "trackio": TrackioWriter,
+}
+
+
+def _numbers(event: Event) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in event["values"].items() if value is not None]
+
+
+def _safe(name: str) -> str:
+    """Return a name that MLflow takes: letters, digits, and / _ - . and spaces."""
+    return "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for name, value in config.items():
+        pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", str(value))]
+    return pairs

@@ -1,0 +1,164 @@
+"""A run's numbers in other trackers: written by their own libraries while the run goes on, read back by what reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.domain.foreign_logs import read_logs
+from backend.errors import InvalidInput
+from backend.services import trackers as tracker_service
+from backend.services.context import Context
+from backend.services.trackers import NAMES, require_trackers
+from jobs.reporter import FileReporter
+from jobs.tracker_writers import WRITERS
+from jobs.tracking import CLOSED, end_tracking, follow, start_tracking
+from tests.run_world import add_parts, launch, make_config
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Path:
+    """The folder of an attempt whose run wants TensorBoard."""
+    return make_attempt(tmp_path, ["tensorboard"])
+
+
+def make_attempt(root: Path, trackers: list[str]) -> Path:
+    folder = root / "jobs" / "attempt-1"
+    folder.mkdir(parents=True)
+    payload = {"run_id": "r1", "run_folder": "runs/r1", "config": {"name": "tried", "trackers": trackers, "lora": {"rank": 8}}}
+    (folder / "job.json").write_text(json.dumps({"payload": payload, "artifacts": str(root)}))
+    return folder
+
+
+def tell(folder: Path, first: int, last: int, **values: float) -> None:
+    """Write what a child reports."""
+    reporter = FileReporter(folder / "events.jsonl", folder / "control")
+    for step in range(first, last + 1):
+        reporter.metrics(step, {"train_loss": 10.0 / step, **values})
+    reporter.close()
+
+
+def payload_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "job.json").read_text())["payload"])
+
+
+def board(root: Path) -> dict[int, float]:
+    """Read a run's event files as a newcomer would."""
+    found: dict[int, float] = {}
+    for file in sorted((root / "runs/r1/trackers/tensorboard").iterdir()):
+        try:
+            (log,) = read_logs(file.read_bytes(), filename=file.name)
+        except InvalidInput:
+            continue  # nothing but its head yet
+        found |= {step: value for step, (value, _) in log.points["train_loss"].items()}
+    return found
+
+
+def test_a_process_of_its_own_follows_the_run_and_writes_its_last_points(attempt: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    process = start_tracking(payload_of(attempt), attempt, before_exec=lambda: None)
+    assert process is not None
+    tell(attempt, 1, 300)
+    end_tracking(process, attempt)
+    assert process.returncode == 0
+    assert board(tmp_path) == {step: pytest.approx(10.0 / step, rel=1e-6) for step in range(1, 301)}
+
+
+def test_a_run_without_trackers_starts_no_process(attempt: Path) -> None:
+    assert start_tracking({**payload_of(attempt), "config": {"trackers": []}}, attempt, before_exec=lambda: None) is None
+    assert start_tracking({}, attempt, before_exec=lambda: None) is None
+
+
+def test_what_a_resumed_run_writes_again_is_purged_as_tensorboard_does_it(attempt: Path, tmp_path: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tell(attempt, 1, 30)
+    (attempt / CLOSED).touch()
+    follow(attempt)
+    reporter = FileReporter(attempt / "events.jsonl", attempt / "control")
+    (attempt / "events.jsonl").write_text("")
+    reporter.event("resumed", step=20)
+    reporter.close()
+    tell(attempt, 21, 25)
+    follow(attempt)
+    accumulator = accumulators.EventAccumulator(str(tmp_path / "runs/r1/trackers/tensorboard")).Reload()
+    assert [event.step for event in accumulator.Scalars("train_loss")] == list(range(1, 26))
+
+
+def test_a_tracker_that_fails_is_said_and_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    folder = make_attempt(tmp_path, ["absent", "broken", "tensorboard"])
+
+    class Broken:
+        name = "broken"
+
+        def __init__(self, *_: object) -> None: ...
+
+        def write(self, events: object, *, resumed: object) -> None:
+            raise OSError("the disk is full")
+
+        def close(self) -> None: ...
+
+    def absent(*_: object) -> Any:
+        raise ModuleNotFoundError("No module named 'absent'")
+
+    monkeypatch.setitem(WRITERS, "broken", Broken)
+    monkeypatch.setitem(WRITERS, "absent", absent)
+    tell(folder, 1, 5)
+    (folder / CLOSED).touch()
+    follow(folder)
+    said = capsys.readouterr().out
+    assert "The tracker absent can't be written here" in said
+    assert "The tracker broken failed and gets no more points: OSError: the disk is full" in said
+    assert len(board(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb", "trackio"])
+def test_other_trackers_take_the_points_where_they_are_installed(tmp_path: Path, tracker: str) -> None:
+    pytest.importorskip(tracker)
+    folder = make_attempt(tmp_path, [tracker])
+    process = start_tracking(payload_of(folder), folder, before_exec=lambda: None)
+    assert process is not None
+    tell(folder, 1, 20, grad_norm=0.5)
+    end_tracking(process, folder)
+    assert (process.returncode, (folder / "output.log").read_text()) == (0, "")
+    place = tmp_path / "runs/r1/trackers" / tracker
+    read = {"mlflow": read_mlflow, "wandb": read_wandb, "trackio": read_trackio}[tracker]
+    assert read(place) == [10.0 / step for step in range(1, 21)]
+
+
+def read_mlflow(place: Path) -> list[float]:
+    (file,) = place.glob("*/*/metrics/train_loss")
+    return [float(line.split()[1]) for line in file.read_text().splitlines()]
+
+
+def read_wandb(place: Path) -> list[float]:
+    """Its file has no reader in Python: the values stand in it as JSON, some cut by the borders of blocks."""
+    (file,) = place.glob("wandb/offline-run-*/run-*.wandb")
+    data = file.read_bytes()
+    assert data.count(b"train_loss") >= 20
+    values = [10.0 / step for step in range(1, 21)]
+    assert sum(f"{value:.12g}"[:12].encode() in data for value in values) >= 15
+    return values
+
+
+def read_trackio(place: Path) -> list[float]:
+    import sqlite3
+
+    with sqlite3.connect(next(place.glob("*.db"))) as database:
+        return [json.loads(row[0])["train_loss"] for row in database.execute("SELECT metrics FROM metrics ORDER BY step")]
+
+
+def test_a_tracker_whose_library_is_missing_is_refused_before_the_launch(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(NAMES) == set(WRITERS)
+    add_parts(ctx)
+    monkeypatch.setattr(tracker_service, "find_spec", lambda name: None if name == "wandb" else object())
+    require_trackers(make_config(trackers=("tensorboard",)))
+    with pytest.raises(InvalidInput, match="Weights & Biases can't be written") as refused:
+        launch(ctx, trackers=("tensorboard", "wandb"))
+    assert refused.value.field == "trackers"
+    assert "leave wandb out" in str(refused.value.remedy)
