@@ -69,13 +69,13 @@ def make_lesson(parts: Parts, batches: Batches, model: Any) -> Lesson:
         reference = None
         if config.grpo.kl_weight:
             reference = model if isinstance(model, peft.PeftModel) else load_base(parts).to(parts.device).eval().requires_grad_(False)
-        return RolloutLesson(config, batches, reference)
+        return RolloutLesson(config, OutputHead(model), batches, reference)
     if config.objective is Objective.REWARD:
         return RewardLesson()
     if config.objective is Objective.KTO:
-        return RatedLesson(config)
+        return RatedLesson(config, OutputHead(model))
     if config.objective in PAIRWISE:
-        return PairLesson(config)
+        return PairLesson(config, OutputHead(model))
     is_text = config.objective is Objective.PRETRAIN
     return LanguageLesson(
         OutputHead(model),

@@ -7,7 +7,7 @@ is what the network computes is tried out on a few tokens; a network whose head 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,12 @@ import torch
 
 from jobs.modeling.checkpoints import UNUSABLE
 from jobs.training.batches import MicroBatch
+from jobs.training.experts import router_loss_weight
+from jobs.training.linear_logprobs import linear_logprobs, logits_logprobs
 from jobs.training.linear_loss import NO_PENALTIES, Penalties, TokenLosses, linear_loss, logits_loss
 
 TRIED_TOKENS, TOLERANCE = 9, 1e-3
+LossFunction = Callable[..., torch.Tensor]
 
 
 class OutputHead:
@@ -43,20 +46,60 @@ class OutputHead:
         if not self.joins_loss:
             output = network(**arguments)
             return logits_loss(output.logits.flatten(0, 1), targets.flatten(), penalties), output
-        with self._joined(penalties):
+        with self._joined(self._losses_of(penalties)):
             output = network(**arguments, labels=targets)
         return TokenLosses(output.loss[0], output.loss[1:].detach()), output
 
-    @contextmanager
-    def _joined(self, penalties: Penalties) -> Iterator[None]:
-        network, head, cap = self._network, self._head, self._cap
-        weighs_routers = hasattr(network, "router_aux_loss_coef")  # their loss is asked for apart
+    def logprobs(
+        self,
+        network: torch.nn.Module,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        columns: torch.Tensor,
+        *,
+        temperature: float = 1.0,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Call a network (this one, wrapped or compiled); return the log-probability of every target, each differentiable.
 
-        def loss_of(logits: torch.Tensor, labels: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        `inputs` and `targets` are (rows, tokens), shifted by one already; the head runs on `columns` alone, and the result is
+        (rows, columns), 0 where a target is IGNORE. The second is what the routers of experts add in training.
+        """
+        weight = router_loss_weight(network) if network.training else 0.0
+        arguments: dict[str, Any] = {"output_router_logits": True} if weight else {}
+        arguments |= {"input_ids": inputs, "use_cache": False, "logits_to_keep": columns}
+        targets = targets[:, columns]
+        if self.joins_loss:
+            with self._joined(self._logprobs_of(temperature)):
+                output = network(**arguments, labels=targets)
+            found = output.loss
+        else:
+            output = network(**arguments)
+            found = logits_logprobs(output.logits.flatten(0, 1), targets.flatten(), temperature=temperature)
+        return found.view(targets.shape), weight * output.aux_loss if weight else None
+
+    def _losses_of(self, penalties: Penalties) -> LossFunction:
+        head, cap = self._head, self._cap
+
+        def losses_of(logits: torch.Tensor, labels: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
             hidden = logits.flatten(0, 1)
             total, nll = linear_loss(hidden, head.weight, labels.flatten(), bias=head.bias, cap=cap, penalties=penalties)
             return torch.cat([total[None], nll])
 
+        return losses_of
+
+    def _logprobs_of(self, temperature: float) -> LossFunction:
+        head, cap = self._head, self._cap
+
+        def logprobs_of(logits: torch.Tensor, labels: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            hidden = logits.flatten(0, 1)
+            return linear_logprobs(hidden, head.weight, labels.flatten(), bias=head.bias, cap=cap, temperature=temperature)
+
+        return logprobs_of
+
+    @contextmanager
+    def _joined(self, loss_of: LossFunction) -> Iterator[None]:
+        network, head, cap = self._network, self._head, self._cap
+        weighs_routers = hasattr(network, "router_aux_loss_coef")  # their loss is asked for apart
         coefficient, before = getattr(network, "router_aux_loss_coef", None), vars(network).get("_loss_function")
         network.loss_function, head.forward = loss_of, _pass_on
         if cap is not None:
@@ -85,7 +128,7 @@ class OutputHead:
         inputs, targets = ids[:, :-1], ids[:, 1:]
         try:
             plain = logits_loss(network(input_ids=inputs, use_cache=False).logits.flatten(0, 1), targets.flatten()).nll
-            with self._joined(NO_PENALTIES):
+            with self._joined(self._losses_of(NO_PENALTIES)):
                 joined = network(input_ids=inputs, use_cache=False, labels=targets).loss[1:]
             return joined.shape == plain.shape and bool(((joined - plain).abs() <= TOLERANCE * plain.abs().clamp(min=1)).all())
         except UNUSABLE:

@@ -11,7 +11,7 @@ import torch
 from backend.domain.run_config import Objective, RunConfig
 from jobs.training.batches import IGNORE
 from jobs.training.lessons import Cost, Precision
-from jobs.training.logprobs import token_logprobs
+from jobs.training.output_head import OutputHead
 from jobs.training.preference_batches import PairBatch, RatedBatch, ScoredBatch, Sequences
 from jobs.training.preference_losses import (
     Scored,
@@ -55,10 +55,11 @@ class PairLesson:
     """dpo, orpo and simpo: the chosen answer is to become likelier than the rejected one. A unit is a pair."""
 
     config: RunConfig
+    head: OutputHead
 
     def cost(self, network: torch.nn.Module, batch: PairBatch) -> Cost:
         """Return the loss summed over pairs, and the rewards that it implies."""
-        logprobs, router_loss = token_logprobs(network, batch.inputs, batch.targets, batch.columns)
+        logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns)
         answers = batch.columns >= batch.starts[:, None]  # targets before them are 0, or a prompt's that orpo learns as well
         scored = self._score(batch, logprobs * answers)
         total, weight = scored.losses.sum(), self._chosen_weight()
@@ -104,13 +105,14 @@ class RatedLesson:
     """kto: good answers are to become likelier than the reference thinks them, bad ones less likely. A unit is an answer."""
 
     config: RunConfig
+    head: OutputHead
 
     def cost(self, network: torch.nn.Module, batch: RatedBatch) -> Cost:
         """Return the loss summed over answers, and the rewards that it implies."""
         with torch.no_grad():
-            others = answer_logprobs(network, batch.mismatched)
+            others = answer_logprobs(self.head, network, batch.mismatched)
         divergence = kto_divergence(others, batch.mismatched_reference)
-        logprobs, router_loss = token_logprobs(network, batch.inputs, batch.targets, batch.columns)
+        logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns)
         preference = self.config.preference
         losses, rewards = kto_losses(
             logprobs.sum(dim=1),
@@ -155,6 +157,6 @@ class RewardLesson:
         return validate_by_cost(self, network, batches, device=device, precision=precision)
 
 
-def answer_logprobs(network: torch.nn.Module, batch: Sequences) -> torch.Tensor:
+def answer_logprobs(head: OutputHead, network: torch.nn.Module, batch: Sequences) -> torch.Tensor:
     """Return the log-probability of each answer, (rows,)."""
-    return token_logprobs(network, batch.inputs, batch.targets, batch.columns)[0].sum(dim=1)
+    return head.logprobs(network, batch.inputs, batch.targets, batch.columns)[0].sum(dim=1)

@@ -22,6 +22,7 @@ from backend.errors import JobFailed
 from jobs.modeling.checkpoints import read_card
 from jobs.training.loop import PROGRESS_EVERY_S
 from jobs.training.networks import load_base, padding_id
+from jobs.training.output_head import OutputHead
 from jobs.training.parts import Parts
 from jobs.training.preference_batches import Floats, pad
 from jobs.training.preference_data import Answered
@@ -61,11 +62,12 @@ def _compute(parts: Parts, network: Any, answers: Sequence[Answered]) -> Floats:
     order = sorted(range(len(answers)), key=lambda index: -len(answers[index].ids))
     rows, pad_id, last = 2 * parts.config.micro_batch, padding_id(parts.tokenizer), 0.0
     network.eval()
+    head = OutputHead(network)
     for at in range(0, len(order), rows):
         chosen = order[at : at + rows]
         batch = pad([answers[index] for index in chosen], pad_id=pad_id).to(parts.device)
         with torch.autocast(parts.device.type, dtype=parts.autocast) if parts.autocast else nullcontext():
-            values[chosen] = answer_logprobs(network, batch).float().cpu().numpy()
+            values[chosen] = answer_logprobs(head, network, batch).float().cpu().numpy()
         if parts.reporter.should_stop():
             raise Stopped
         if time.perf_counter() - last > PROGRESS_EVERY_S:

@@ -13,7 +13,7 @@ import torch
 from backend.domain.run_config import RunConfig
 from jobs.training.batches import IGNORE
 from jobs.training.lessons import Cost, Precision
-from jobs.training.logprobs import token_logprobs
+from jobs.training.output_head import OutputHead
 from jobs.training.preference_losses import grpo_losses
 from jobs.training.rollout_data import Question
 from jobs.training.rollouts import RolloutBatch
@@ -24,13 +24,14 @@ class RolloutLesson:
     """grpo. A unit is a completion. `batches` write completions (`RolloutBatches`). `reference` is the network that the policy is pulled to: the policy itself where it has adapters."""
 
     config: RunConfig
+    head: OutputHead
     batches: Any
     reference: Any = None
 
     def cost(self, network: torch.nn.Module, batch: RolloutBatch) -> Cost:
         """Return the loss summed over completions. A step's completions are all of its own weights, so the old policy is this one."""
         grpo = self.config.grpo
-        logprobs, router_loss = token_logprobs(network, batch.inputs, batch.targets, batch.columns, temperature=grpo.temperature)
+        logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns, temperature=grpo.temperature)
         losses, divergence = grpo_losses(
             logprobs,
             old=logprobs.detach(),
@@ -64,12 +65,12 @@ class RolloutLesson:
     def _reference(self, batch: RolloutBatch) -> torch.Tensor | None:
         if self.reference is None:
             return None
-        without: AbstractContextManager[Any] = nullcontext()
-        if isinstance(self.reference, peft.PeftModel):
-            without = self.reference.disable_adapter()
+        without_adapters = isinstance(self.reference, peft.PeftModel)
+        without: AbstractContextManager[Any] = self.reference.disable_adapter() if without_adapters else nullcontext()
         training = self.reference.training
         self.reference.eval()
         with without:
-            found = token_logprobs(self.reference, batch.inputs, batch.targets, batch.columns, temperature=self.config.grpo.temperature)[0]
+            head = self.head if without_adapters else OutputHead(self.reference)
+            found = head.logprobs(self.reference, batch.inputs, batch.targets, batch.columns, temperature=self.config.grpo.temperature)[0]
         self.reference.train(training)
         return found

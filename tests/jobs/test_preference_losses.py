@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,8 @@ from trl.trainer.utils import add_fused_lm_head
 from backend.domain.run_config import RunConfig
 from jobs.modeling.build import build_network
 from jobs.training.lessons import Cost
+from jobs.training.linear_logprobs import linear_logprobs
+from jobs.training.output_head import OutputHead
 from jobs.training.preference_batches import (
     ReferredPair,
     ReferredRated,
@@ -88,7 +91,7 @@ def config(objective: str, *, micro_batch: int = 3, **preference: Any) -> RunCon
 
 def reference_of(base: Any, answers: list[Answered]) -> list[tuple[float, float]]:
     with torch.inference_mode():
-        return refer(answer_logprobs(base, pad(answers, pad_id=PAD)).numpy())
+        return refer(answer_logprobs(OutputHead(base), base, pad(answers, pad_id=PAD)).numpy())
 
 
 def per_unit(cost: Cost, units: int) -> float:
@@ -107,7 +110,7 @@ def per_unit(cost: Cost, units: int) -> float:
 )
 def test_dpo_equals_trl(policy: Any, base: Any, preference: dict[str, Any], names: list[str], weights: list[float]) -> None:
     pairs = [ReferredPair(*each) for each in zip(PAIRS, reference_of(base, answers_of(PAIRS)), strict=True)]
-    ours = PairLesson(config("dpo", **preference)).cost(policy, collate_pairs(pairs, pairs, pad_id=PAD))
+    ours = PairLesson(config("dpo", **preference), OutputHead(policy)).cost(policy, collate_pairs(pairs, pairs, pad_id=PAD))
     rows = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in zip(PROMPTS, CHOSEN, REJECTED, strict=True)]
     theirs = trainer(
         policy, ref_model=base, beta=preference["beta"], loss_types=names, loss_weights=weights, ld_alpha=None, use_weighting=False,
@@ -124,7 +127,9 @@ def test_smoothed_labels_are_a_share_of_the_pairs_turned_round(policy: Any, base
     losses = []
     for pairs, smoothing in ((PAIRS, 0.0), (turned, 0.0), (PAIRS, 0.2)):
         referred = [ReferredPair(*each) for each in zip(pairs, reference_of(base, answers_of(pairs)), strict=True)]
-        cost = PairLesson(config("dpo", label_smoothing=smoothing)).cost(policy, collate_pairs(referred, referred, pad_id=PAD))
+        cost = PairLesson(config("dpo", label_smoothing=smoothing), OutputHead(policy)).cost(
+            policy, collate_pairs(referred, referred, pad_id=PAD)
+        )
         losses.append(float(cost.total.detach()))
     assert losses[2] == pytest.approx(0.8 * losses[0] + 0.2 * losses[1], rel=1e-6)
 
@@ -152,7 +157,7 @@ def legacy(kind: Any, model: Any, **values: Any) -> Any:
 
 def test_orpo_equals_trl(policy: Any) -> None:
     pairs = [ReferredPair(sides) for sides in PAIRS]
-    ours = PairLesson(config("orpo", beta=0.25)).cost(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
+    ours = PairLesson(config("orpo", beta=0.25), OutputHead(policy)).cost(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
     loss, metrics = legacy(ORPOTrainer, policy, beta=0.25).get_batch_loss_metrics(policy, paired_inputs())
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
     assert float(ours.sums["rewards/margins"]) / 3 == pytest.approx(metrics["rewards/margins"], abs=1e-6)
@@ -161,7 +166,7 @@ def test_orpo_equals_trl(policy: Any) -> None:
 @pytest.mark.parametrize("sft_weight", [0.0, 0.7], ids=["simpo", "cpo-simpo"])
 def test_simpo_equals_trl(policy: Any, sft_weight: float) -> None:
     pairs = [ReferredPair(sides) for sides in PAIRS]
-    lesson = PairLesson(config("simpo", beta=2.0, gamma=0.6, sft_weight=sft_weight))
+    lesson = PairLesson(config("simpo", beta=2.0, gamma=0.6, sft_weight=sft_weight), OutputHead(policy))
     ours = lesson.cost(policy, collate_pairs(pairs, pairs, pad_id=PAD))
     theirs = legacy(CPOTrainer, policy, beta=2.0, simpo_gamma=0.6, cpo_alpha=sft_weight, alpha=0.0, loss_type="simpo", label_smoothing=0.0)
     loss, metrics = theirs.get_batch_loss_metrics(policy, paired_inputs())
@@ -176,7 +181,7 @@ def test_kto_equals_trl(policy: Any, base: Any) -> None:
     ]
     references = reference_of(base, [answer for each in rated for answer in (each.answered, each.mismatched)])
     items = [ReferredRated(*each) for each in zip(rated, references, strict=True)]
-    lesson = RatedLesson(config("kto", beta=0.2, desirable_weight=1.5, undesirable_weight=0.5))
+    lesson = RatedLesson(config("kto", beta=0.2, desirable_weight=1.5, undesirable_weight=0.5), OutputHead(policy))
     ours = lesson.cost(policy, collate_rated(items, items, pad_id=PAD))
     rows = [
         {"prompt_ids": p, "completion_ids": CHOSEN[row], "KL_completion_ids": CHOSEN[others[row]], "label": labels[row]}
@@ -204,7 +209,7 @@ def test_reward_equals_trl() -> None:
     ours = RewardLesson().cost(scorer, batch)
     inputs = {"input_ids": batch.inputs, "attention_mask": (batch.inputs != PAD).long()}
     theirs = trainer(scorer, args=SimpleNamespace(center_rewards_coefficient=None))
-    assert per_unit(ours, 3) == pytest.approx(float(RewardTrainer.compute_loss(theirs, scorer, inputs)), abs=1e-6)
+    assert per_unit(ours, 3) == pytest.approx(float(RewardTrainer.compute_loss(theirs, scorer, inputs).detach()), abs=1e-6)
     assert float(ours.sums["accuracy"]) / 3 == pytest.approx(theirs._metrics["train"]["accuracy"][0])
     assert float(ours.sums["margin"]) / 3 == pytest.approx(theirs._metrics["train"]["margin"][0], abs=1e-6)
 
@@ -241,7 +246,7 @@ def test_grpo_equals_trl(kl_weight: float) -> None:
 def test_pairs_cost_the_same_however_a_step_is_cut(policy: Any) -> None:
     """Learning the chosen answer is a mean over the step's tokens, whatever micro-batch they are in."""
     pairs = [ReferredPair(sides) for sides in PAIRS]
-    lesson = PairLesson(config("orpo"))
+    lesson = PairLesson(config("orpo"), OutputHead(policy))
     whole = lesson.cost(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
     parts = [lesson.cost(policy, collate_pairs([pair], pairs, pad_id=PAD, prompts=True)) for pair in pairs]
     assert float(sum(part.total for part in parts).detach()) == pytest.approx(float(whole.total.detach()), rel=1e-6)  # type: ignore[union-attr]
@@ -252,3 +257,40 @@ def test_targets_are_the_answers_tokens_alone() -> None:
     assert isinstance(batch, Sequences)
     read = [[int(token) for token in row if token != -100] for row in batch.targets]
     assert read == [answer for pair in zip(CHOSEN, REJECTED, strict=True) for answer in pair]
+
+
+@pytest.mark.parametrize("cap", [None, 5.0], ids=["plain", "capped"])
+def test_log_probabilities_computed_in_chunks_have_the_same_values_and_gradients(cap: float | None) -> None:
+    draw = torch.Generator().manual_seed(1)
+    hidden, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((23, 8), (50, 8), (50,)))
+    targets = torch.randint(0, 50, (23,), generator=draw)
+    targets[::4] = -100
+    slope = torch.randn(23, generator=draw)
+    results = []
+    for at_once in (2**20, 4 * 50 * 5):
+        parts = [part.clone().requires_grad_() for part in (hidden, weight, bias)]
+        found = linear_logprobs(parts[0], parts[1], targets, bias=parts[2], cap=cap, temperature=0.7, at_once_bytes=at_once)
+        (found * slope).sum().backward()  # type: ignore[no-untyped-call]
+        results.append([found.detach(), *(part.grad for part in parts)])
+    for whole, chunked in zip(*results, strict=True):
+        assert torch.allclose(whole, chunked, atol=1e-5)  # type: ignore[arg-type]
+    logits = hidden @ weight.T + bias
+    plain = (logits if cap is None else cap * torch.tanh(logits / cap)) / 0.7
+    expected = plain.log_softmax(dim=1).gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    assert torch.allclose(results[1][0], torch.where(targets == -100, 0.0, expected), atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_logits_of_long_pairs_are_never_there_at_once(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept for the backward pass grows with the hidden states, not with the vocabulary."""
+    pairs = [ReferredPair(sides) for sides in PAIRS]
+    lesson, batch = PairLesson(config("simpo"), OutputHead(policy)), collate_pairs(pairs, pairs, pad_id=PAD)
+    kept: dict[str, list[int]] = {"whole": [], "chunked": []}
+    costs = []
+    for name, at_once in (("whole", 2**20), ("chunked", 4 * TINY.vocab_size * 3)):
+        monkeypatch.setattr("jobs.training.output_head.linear_logprobs", partial(linear_logprobs, at_once_bytes=at_once))
+        with torch.autograd.graph.saved_tensors_hooks(lambda held, name=name: kept[name].append(held.numel()) or held, lambda held: held):  # type: ignore[misc]
+            costs.append(float(lesson.cost(policy, batch).total.detach()))
+    assert costs[0] == pytest.approx(costs[1], rel=1e-6)
+    tokens = int((batch.targets != -100).sum())
+    assert tokens * TINY.vocab_size in kept["whole"]
+    assert tokens * TINY.vocab_size not in kept["chunked"]
