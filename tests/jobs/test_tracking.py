@@ -125,7 +125,8 @@ def test_other_trackers_take_the_points_where_they_are_installed(tmp_path: Path,
     assert process is not None
     tell(folder, 1, 20, grad_norm=0.5)
     end_tracking(process, folder)
-    assert (process.returncode, (folder / "output.log").read_text()) == (0, "")
+    assert process.returncode == 0
+    assert "The tracker" not in (folder / "output.log").read_text()
     place = tmp_path / "runs/r1/trackers" / tracker
     read = {"mlflow": read_mlflow, "wandb": read_wandb, "trackio": read_trackio}[tracker]
     assert read(place) == [10.0 / step for step in range(1, 21)]
