@@ -194,6 +194,10 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
         _file("x.csv", b"prompt,completion\n" + b'"a",b\n' * 20 + b'"5" disk",b\nc,d\n'), {}, 21, [{"row": 22, "reason": "quotation mark"}],
     ),
     "Parquet that is not UTF-8": (_file("x.parquet", _not_utf8_parquet), {}, 2, [{"row": 2, "reason": "not UTF-8"}]),
+    "a conversation without turns": (
+        _file("x.jsonl", _lines({"messages": []}, *([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 20))),
+        {}, 20, [{"row": 1}],
+    ),
     "a list of JSON cut off": (
         _file("x.json", lambda: json.dumps(_texts(30)).encode()[:-20]), {}, 29, [{"row": 30, "reason": "nothing after this place"}],
     ),
