@@ -29,6 +29,7 @@ LONG_S = 900.0
 SLOW_FLOPS_PER_S = 3e10  # what one core of a CPU does in training
 PADDED = 0.5
 CUT = 0.1
+SILENT = 0.01
 TINY_BATCH = 16.0
 
 
@@ -44,6 +45,7 @@ class Code(StrEnum):
     PATIENCE_IDLE = "patience_idle"
     PADDING = "padding"
     CUT_ROWS = "cut_rows"
+    SILENT_ROWS = "silent_rows"
     OVER_FIT = "over_fit"
     BATCH_TINY = "batch_tiny"
     WITHOUT_EFFECT = "without_effect"
@@ -66,7 +68,7 @@ class LaunchFacts:
     """What is known of a run before it starts; None is not known.
 
     `body` are the network's parameters without embeddings. `unique_tokens` are those of the train split. `padding` and `cut_rows` are
-    shares of positions and rows, by a report on the data. `seconds` is the expected time of the steps. `fits` is that of a prediction.
+    shares of positions and rows, by a report on the data; `silent_rows` is the share of rows with nothing to train on. `seconds` is the expected time of the steps. `fits` is that of a prediction.
     """
 
     body: int | None = None
@@ -76,6 +78,7 @@ class LaunchFacts:
     val_rows: int | None = None
     padding: float | None = None
     cut_rows: float | None = None
+    silent_rows: float | None = None
     fits: str = "unknown"
     device: str = "the device"
 
@@ -186,6 +189,12 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         yield LaunchWarning(
             code=Code.CUT_ROWS, field="context", sentence=f"{facts.cut_rows:.0%} of the rows are longer than {config.context:,} tokens and are cut.",
             cure="Take a longer context, or leave the long rows out.",
+        )  # fmt: skip
+    if facts.silent_rows is not None and facts.silent_rows >= SILENT:
+        yield LaunchWarning(
+            code=Code.SILENT_ROWS, field="context",
+            sentence=f"{facts.silent_rows:.0%} of the rows or more have nothing to train on within {config.context:,} tokens and are left out.",
+            cure="Take a longer context; the report on the dataset lists such rows, and drops them.",
         )  # fmt: skip
     kind = "preference" if config.objective in PAIRWISE | {Objective.KTO} else "full" if config.method == "full" else "adapter"
     pretraining = config.objective is Objective.PRETRAIN

@@ -24,6 +24,7 @@ from backend.domain.statistics import Estimate
 from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.data_reports import find_data_report
+from backend.services.first_look import look_at_rows
 from backend.services.jobs import JobView, ahead_of_new
 from backend.services.measurements import find_shape, predict
 from backend.services.run_parts import RunParts, checkpoint_bytes, parse_config, resolve_parts
@@ -103,7 +104,7 @@ def forecast(ctx: Context, config: RunConfig) -> Forecast:
         body=count_without_embeddings(shape) if shape else None, unique_tokens=unique, epochs=epochs, seconds=seconds,
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
         padding=1.0 - report.packing.padded if report and report.packing.padded else None,
-        cut_rows=report.train.truncated_share if report else None, fits=prediction.fits, device=prediction.device,
+        cut_rows=report.train.truncated_share if report else None, silent_rows=_silent_share(ctx, config, parts, report), fits=prediction.fits, device=prediction.device,
     )  # fmt: skip
     return Forecast(
         steps=steps, tokens=steps * config.tokens_per_step, epochs=epochs, epochs_at_least=at_least, prediction=prediction,
@@ -144,9 +145,21 @@ def _expected(ctx: Context, values: dict[str, Any] | None) -> Progress | None:
     return Progress(0, 1, "run", None, time.seconds, "") if time else None
 
 
+def _source(parts: RunParts) -> str | None:
+    return f"checkpoint:{parts.base.id}" if parts.base else f"tokenizer:{parts.tokenizer.id}" if parts.tokenizer else None
+
+
+def _silent_share(ctx: Context, config: RunConfig, parts: RunParts, report: DataReport | None) -> float | None:
+    """Return the share of train rows with nothing to train on: by a report, or at least, by a look at some rows."""
+    if report is not None:
+        return report.train.zero_label_rows / max(1, report.train.rows)
+    look = look_at_rows(ctx, parts.version, source=_source(parts))
+    return look.silent(config.context) / len(look.prompts) if look else None
+
+
 def _report(ctx: Context, config: RunConfig, parts: RunParts) -> DataReport | None:
     """Return what a report has found of the data, seen through the same base or tokenizer at the same context."""
-    source = f"checkpoint:{parts.base.id}" if parts.base else f"tokenizer:{parts.tokenizer.id}" if parts.tokenizer else None
+    source = _source(parts)
     view = find_data_report(ctx, parts.version.id, source=source, context=config.context) if source else None
     return view.report if view else None
 

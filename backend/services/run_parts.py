@@ -19,6 +19,7 @@ from backend.services.checkpoints import CheckpointView, require_writer, resolve
 from backend.services.context import Context
 from backend.services.data_reports import refuse_untrainable
 from backend.services.datasets import VersionView, resolve_version
+from backend.services.first_look import refuse_silent_rows
 from backend.services.jobs import Claim
 from backend.services.places import place_of
 from backend.services.tokenizers import TokenizerView, get_tokenizer
@@ -57,6 +58,7 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     _check_context(config, architecture, base)
     seen_through = f"checkpoint:{base.id}" if base else f"tokenizer:{tokenizer.id}" if tokenizer else None
     refuse_untrainable(ctx, version, source=seen_through, context=config.context)
+    refuse_silent_rows(ctx, version, source=seen_through, context=config.context)
     return RunParts(version, architecture, architecture_id, tokenizer, base, _job_to_wait_for(version, tokenizer))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,6 +91,15 @@ def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool
         for index, piece, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
     ]
     return Tokenization(source, tokens, text, back, count_words(text), cut)
+
+
+def count_tokens(ctx: Context, source: TokenizerSource, texts: Sequence[str]) -> list[int]:
+    """Return how many tokens each text has, special tokens as text. Raises NotFound or InvalidInput if the tokenizer can't be loaded or read them."""
+    loaded = _load(ctx.artifacts.path(source.folder), specials=False)
+    try:
+        return [len(encoding.ids) for encoding in loaded.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    except BaseException as error:
+        raise _in_words(error, f"The tokenizer of “{source.name}” can't read the text") from error
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def test_no_starter_recipe_is_warned_of(name: str) -> None:
         ({}, {"val_rows": 0}, Code.NO_VALIDATION, "dataset"),
         ({"objective": "sft", "packing": False}, {"padding": 0.7}, Code.PADDING, "packing"),
         ({"objective": "sft"}, {"cut_rows": 0.4}, Code.CUT_ROWS, "context"),
+        ({"objective": "sft"}, {"silent_rows": 0.02}, Code.SILENT_ROWS, "context"),
         ({"objective": "sft"}, {"epochs": 30.0}, Code.OVER_FIT, "max_steps"),
         ({"objective": "dpo", "learning_rate": 1e-6}, {"epochs": 9.0}, Code.OVER_FIT, "max_steps"),
         ({}, {"epochs": 40.0}, Code.OVER_FIT, "max_steps"),
