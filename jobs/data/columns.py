@@ -66,12 +66,15 @@ class ColumnPlan:
             return self.turns[field].type
         return pyarrow.bool_() if field == "label" else _TEXT
 
-    def apply(self, table: pyarrow.Table) -> pyarrow.Table | None:
-        """Return the canonical rows of all rows of a block, or None if any is not plainly sound."""
+    def apply(self, table: pyarrow.Table, *, is_checked: bool = False) -> pyarrow.Table | None:
+        """Return the canonical rows of all rows of a block, or None if any is not plainly sound.
+
+        `is_checked` says that all texts are known to be UTF-8 without NUL characters.
+        """
         if not table.num_rows:
             return SCHEMAS[self.kind].empty_table()
         try:
-            block = _Block(table, self)
+            block = _Block(table, self, is_checked=is_checked)
             columns = _BUILDERS[self.kind](block)
             arrays = [
                 columns.get(field.name) if columns.get(field.name) is not None else pyarrow.nulls(table.num_rows, field.type)
@@ -110,8 +113,8 @@ def _turns_of(values: Sequence[Any]) -> Turns | None:
 class _Block:
     """The source columns of some rows, checked as they are asked for. Raises _NotPlain."""
 
-    def __init__(self, table: pyarrow.Table, plan: ColumnPlan) -> None:
-        self._table, self._plan = table, plan
+    def __init__(self, table: pyarrow.Table, plan: ColumnPlan, *, is_checked: bool) -> None:
+        self._table, self._plan, self._is_checked = table, plan, is_checked
         self.num_rows = table.num_rows
 
     def has(self, field: str) -> bool:
@@ -137,20 +140,24 @@ class _Block:
         texts = _as_text(column)
         if texts.null_count or blank(texts).any():
             raise _NotPlain
-        return _checked(texts)
+        return texts if self._is_checked else _checked(texts)
 
     def asked(self) -> pyarrow.Array:
         """The prompt, with Alpaca's input behind it."""
         prompt = self.text("prompt")
         if not self.has("input"):
             return prompt
-        column = self._column("input")
-        extra = _checked(compute.fill_null(_as_text(column), ""))
+        column = _as_text(self._column("input"))
+        extra = compute.fill_null(column, "") if column.null_count else column
+        if not self._is_checked:
+            _checked(extra)
         empty = blank(extra)
         if empty.all():
             return prompt
-        joined = compute.binary_join_element_wise(prompt, extra, "\n\n")
-        return compute.if_else(pyarrow.array(empty), prompt, joined)
+        if compute.binary_length(extra).to_numpy()[empty].any():  # white space
+            extra = compute.if_else(pyarrow.array(empty), "", extra)
+        between = pyarrow.array(["\n\n", ""]).take(pyarrow.array(empty.view(np.uint8)))
+        return compute.binary_join_element_wise(prompt, between, extra, "")
 
     def require_filled(self, field: str) -> None:
         """Refuse rows without a value where the field is mapped."""
@@ -200,12 +207,10 @@ class _Messages:
             raise _NotPlain
         self.offsets = np.concatenate([[0], np.cumsum(lengths)])
         self.row_of = np.repeat(np.arange(len(lengths)), lengths)
-        self.role = _plain_roles(_as_text(compute.struct_field(flat, turns.role)))
+        self.role, self.is_user, self.is_assistant = _plain_roles(_as_text(compute.struct_field(flat, turns.role)))
         self.content = _checked(_as_text(compute.struct_field(flat, turns.content)))
         if self.content.null_count:
             raise _NotPlain
-        self.is_user = np.asarray(compute.equal(self.role, "user").to_numpy(zero_copy_only=False))
-        self.is_assistant = np.asarray(compute.equal(self.role, "assistant").to_numpy(zero_copy_only=False))
         self.is_blank = blank(self.content)
 
     @property
@@ -250,14 +255,19 @@ def _single(content: pyarrow.Array, role: str) -> pyarrow.Array:
     return _lists(roles, content, np.arange(len(content) + 1))
 
 
-def _plain_roles(given: pyarrow.Array) -> pyarrow.Array:
+def _plain_roles(given: pyarrow.Array) -> tuple[pyarrow.Array, Bools, Bools]:
+    """Return the roles as we call them, which are the user's, and which the assistant's."""
     if given.null_count:
         raise _NotPlain
     coded = given.dictionary_encode()
-    names = [_PLAIN_ROLES.get(name.lower()) for name in coded.dictionary.to_pylist()]
+    spelled = coded.dictionary.to_pylist()
+    names = [_PLAIN_ROLES.get(name.lower()) for name in spelled]
     if None in names:
         raise _NotPlain
-    return pyarrow.array(names, _TEXT).take(coded.indices)
+    roles = given if names == spelled else pyarrow.array(names, _TEXT).take(coded.indices)
+    codes = coded.indices.to_numpy()
+    is_user, is_assistant = (np.array([name == role for name in names], dtype=bool)[codes] for role in ("user", "assistant"))
+    return roles, is_user, is_assistant
 
 
 def _as_text(column: pyarrow.Array | None) -> pyarrow.Array:

@@ -1,6 +1,7 @@
 """Import a dataset: recognise, convert, reject with reasons, split, hash, publish. Memory is bounded, whatever the source's size.
 
-Blocks of the source are parsed by two threads (Arrow's parsers and NumPy leave the interpreter free) and written in their order by this one.
+Blocks of the source are cut by this thread, parsed and divided by two more (Arrow's parsers and NumPy leave the interpreter free), then hashed and
+written in their order by others (jobs.data.writing).
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from backend.domain.row_problem import BadRow, RowProblem
 from backend.domain.rows import DatasetKind, check_mapping
 from backend.errors import InvalidInput, JobFailed
 from backend.text_encoding import check_encoding
-from jobs.data.blocks import Block
+from jobs.data.blocks import Block, Mark
 from jobs.data.columns import plan_columns
 from jobs.data.parsing import Parsed, Parser, rows_of
 from jobs.data.parts import State, join_parts, key_of, part_folder, workplace
 from jobs.data.readers import RowSource
-from jobs.data.splitting import Splitter
+from jobs.data.splitting import DividedRows, Splitter
 from jobs.data.writing import DatasetWriter, publish
 from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
 HEAD_ROWS, HEAD_BYTES, HEAD_CHARACTERS = 1000, 64 * 2**20, 20_000
 REPORT_EVERY_S = 0.5
-PARSERS, BLOCKS_AHEAD = 2, 6
-FORMAT_VERSION = 2
+PARSERS, BLOCKS_AHEAD = 2, 3
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,12 @@ class _Work:
         self._from: int | None = None
         blocks = self._rows.blocks(start, columns=tuple(self._parser.mapping))
         try:
-            for parsed in _parsed(blocks, self._parser):
+            for parsed, divided in _divided(blocks, self._parser, self._splitter):
                 done = min(skip, len(parsed.keys))
                 skip -= done
                 if parsed.bad and not self._keep_good:
                     raise _refused(self._rows.name, parsed.bad)
-                self._take(parsed, done=done, before=before)
+                self._take(divided, done=done, before=before)
                 for bad in parsed.bad:
                     self._writer.reject(bad)
                 before = parsed.block.after
@@ -183,24 +184,25 @@ class _Work:
         self._reporter.progress(self._rows.size, self._rows.size, unit="byte", message="all rows read")
         return self._writer
 
-    def _take(self, parsed: Parsed, *, done: int, before: Any) -> None:
+    def _take(self, rows: DividedRows, *, done: int, before: Mark) -> None:
         """Write a block's rows; put the part by at the end of a leaf, if that is due."""
-        end = len(parsed.keys)
+        end = len(rows.keys)
         if not self._splitter.is_small and time.monotonic() - self._part_began > self._part_s:
-            keys = parsed.keys.part(done, end)
-            stop = done + self._writer.leaf_room(keys)
-            self._write(parsed, done, stop)
+            stop = done + self._writer.leaf_room(rows.keys.part(done, end))
+            self._write(rows, done, stop)
             done = stop
             if self._writer.is_between_leaves:
                 self._writer.close()
                 self.state = State(self.state.parts + 1, self._writer.tally, before, stop)
                 self.state.save(self._folder)
                 self._writer = self._open_part()
-        self._write(parsed, done, end)
+        self._write(rows, done, end)
 
-    def _write(self, parsed: Parsed, start: int, stop: int) -> None:
-        if stop > start:
-            self._splitter.take(parsed.table.slice(start, stop - start), parsed.keys.part(start, stop), self._writer)
+    def _write(self, rows: DividedRows, start: int, stop: int) -> None:
+        if (start, stop) != (0, len(rows.keys)):
+            rows = self._splitter.divide(rows.table.slice(start, stop - start), rows.keys.part(start, stop))
+        if len(rows.keys):
+            self._splitter.take(rows, self._writer)
 
     def _report(self, position: int) -> None:
         """Say twice a second how far the reading is and how fast. Raises JobFailed when asked to stop."""
@@ -221,13 +223,18 @@ class _Work:
             )
 
 
-def _parsed(blocks: Iterator[Block], parser: Parser) -> Iterator[Parsed]:
-    """Parse blocks by two threads, a few ahead; yield them in their order."""
-    waiting: deque[Future[Parsed]] = deque()
+def _divided(blocks: Iterator[Block], parser: Parser, splitter: Splitter) -> Iterator[tuple[Parsed, DividedRows]]:
+    """Parse and divide blocks by two threads, a few ahead; yield them in their order."""
+
+    def divide(block: Block) -> tuple[Parsed, DividedRows]:
+        parsed = parser.parse(block)
+        return parsed, splitter.divide(parsed.table, parsed.keys)
+
+    waiting: deque[Future[tuple[Parsed, DividedRows]]] = deque()
     with ThreadPoolExecutor(max_workers=PARSERS, thread_name_prefix="parse") as pool:
         try:
             for block in blocks:
-                waiting.append(pool.submit(parser.parse, block))
+                waiting.append(pool.submit(divide, block))
                 if len(waiting) > BLOCKS_AHEAD:
                     yield waiting.popleft().result()
             while waiting:

@@ -18,7 +18,7 @@ from backend.domain.rows import DatasetKind, apply_mapping
 from backend.text_encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes
 from jobs.data.columns import ColumnPlan
-from jobs.data.row_keys import RowKeys, is_blank
+from jobs.data.row_keys import RowKeys, is_blank, one_array, string_parts
 from jobs.data.schemas import SCHEMAS
 
 SLICE_ROWS = 1000
@@ -57,7 +57,7 @@ class Parser:
             table = _table_of(block, self.plan)
         except (pyarrow.ArrowException, UnicodeDecodeError):
             return None
-        return None if table is None else self.plan.apply(table)
+        return None if table is None else self.plan.apply(table, is_checked=block.suffix in (".csv", ".txt"))
 
     def _by_rows(self, block: Block) -> tuple[pyarrow.Table, tuple[BadRow, ...]]:
         tables: list[pyarrow.Table] = []
@@ -180,11 +180,28 @@ def _json_table(data: Bytes, plan: ColumnPlan) -> pyarrow.Table | None:
 
 
 def _csv_table(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
+    """Parse rows of bytes that are UTF-8, so their parts are; None where a line may end otherwise than by LF or CR LF."""
+    if b"\x00" in block.data:
+        return None
+    if b"\r" not in block.data:
+        return _read_csv(block.data, block, plan)
+    characters = np.frombuffer(block.data, dtype=np.uint8)
+    returns = characters == 0x0D
+    if returns[-1] or (returns[:-1] > (characters[1:] == 0x0A)).any():
+        return None
+    table = _read_csv(block.data, block, plan)
+    if any(_holds_return(one_array(column)) for column in table.columns):  # lines within a cell end by LF alone
+        table = _read_csv(block.data.replace(b"\r\n", b"\n"), block, plan)
+    return table
+
+
+def _holds_return(texts: pyarrow.Array) -> bool:
+    return bool((np.frombuffer(string_parts(texts)[1], dtype=np.uint8) == 0x0D).any())
+
+
+def _read_csv(data: Bytes, block: Block, plan: ColumnPlan) -> pyarrow.Table:
     shape = block.shape
     assert shape is not None
-    data = block.data.replace(b"\r\n", b"\n") if b"\r" in block.data else block.data
-    if b"\r" in data or b"\x00" in data:
-        return None
     names = [column for column in plan.columns.values() if column in shape.header]
     return pyarrow.csv.read_csv(
         pyarrow.BufferReader(data),
@@ -193,7 +210,7 @@ def _csv_table(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
             delimiter=shape.delimiter, quote_char='"' if shape.quoted else False, newlines_in_values=shape.quoted
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types={name: pyarrow.string() for name in names}, include_columns=names, strings_can_be_null=False
+            column_types={name: pyarrow.string() for name in names}, include_columns=names, strings_can_be_null=False, check_utf8=False
         ),
     )
 

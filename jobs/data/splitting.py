@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +39,9 @@ def val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np
 
 
 def _hashes(keys: RowKeys, *, seed: int) -> npt.NDArray[np.uint64]:
-    digest, data, bounds = xxhash.xxh3_64_intdigest, keys.data, keys.offsets.tolist()
-    seed %= 2**64
-    hashes = [digest(data[start:end], seed) for start, end in pairwise(bounds)]
-    return np.array(hashes, dtype=np.uint64)
+    data, bounds = keys.data, keys.offsets.tolist()
+    hashes = map(xxhash.xxh3_64_intdigest, map(data.__getitem__, map(slice, bounds, bounds[1:])), repeat(seed % 2**64))
+    return np.fromiter(hashes, dtype=np.uint64, count=len(keys))
 
 
 def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
@@ -89,6 +89,15 @@ def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
     return (text, b"") if not tail or is_blank(head) or is_blank(tail) else (head, tail)
 
 
+@dataclass(frozen=True)
+class DividedRows:
+    """Consecutive rows with their keys, and the same rows by the side that their content puts them on."""
+
+    table: pyarrow.Table
+    keys: RowKeys
+    sides: dict[Split, pyarrow.Table]
+
+
 class Splitter:
     """Sends rows to their side. Small datasets are held until the end, so that their split can be exact."""
 
@@ -98,22 +107,24 @@ class Splitter:
         self._rows = self._bytes = 0
         self.is_small = kind not in NO_SPLIT
 
-    def take(self, table: pyarrow.Table, keys: RowKeys, writer: DatasetWriter) -> None:
+    def divide(self, table: pyarrow.Table, keys: RowKeys) -> DividedRows:
+        """Divide rows by their content. Any thread may ask."""
+        share = 0.0 if self._kind in NO_SPLIT else self._val_fraction
+        return DividedRows(table, keys, _sides(table, val_mask(keys, seed=self._seed, val_fraction=share)))
+
+    def take(self, rows: DividedRows, writer: DatasetWriter) -> None:
         """Take in the next rows and let the content hash depend on them."""
-        writer.note_rows(table, keys)
-        if self._kind in NO_SPLIT:
-            writer.add_table(table, split="train")
-            return
+        writer.note_rows(rows.table, rows.keys)
         if not self.is_small:
-            self._add_by_hash(table, keys, writer)
+            _add(rows.sides, writer)
             return
-        self._held.append((table, keys))
-        self._rows += len(keys)
-        self._bytes += len(keys.data)
+        self._held.append((rows.table, rows.keys))
+        self._rows += len(rows.keys)
+        self._bytes += len(rows.keys.data)
         self.is_small = self._rows <= HELD_ROWS and (self._bytes <= HELD_BYTES or self._is_few_texts())
         if not self.is_small:
             for held in self._held:
-                self._add_by_hash(*held, writer)
+                _add(self.divide(*held).sides, writer)
             self._held.clear()
 
     def finish(self, writer: DatasetWriter) -> None:
@@ -124,20 +135,10 @@ class Splitter:
             self._cut(writer)
             return
         table = pyarrow.concat_tables([table for table, _ in self._held]).combine_chunks()
-        self._add(table, exact_val_mask(RowKeys(table), seed=self._seed, val_fraction=self._val_fraction), writer)
+        _add(_sides(table, exact_val_mask(RowKeys(table), seed=self._seed, val_fraction=self._val_fraction)), writer)
 
     def _is_few_texts(self) -> bool:
         return self._kind is DatasetKind.TEXT and self._rows < MIN_DOCUMENTS
-
-    def _add_by_hash(self, table: pyarrow.Table, keys: RowKeys, writer: DatasetWriter) -> None:
-        self._add(table, val_mask(keys, seed=self._seed, val_fraction=self._val_fraction), writer)
-
-    def _add(self, table: pyarrow.Table, is_val: npt.NDArray[np.bool_], writer: DatasetWriter) -> None:
-        if not is_val.any():
-            writer.add_table(table, split="train")
-            return
-        writer.add_table(table.filter(pyarrow.array(~is_val)), split="train")
-        writer.add_table(table.filter(pyarrow.array(is_val)), split="val")
 
     def _cut(self, writer: DatasetWriter) -> None:
         parts: dict[Split, list[bytes]] = {"train": [], "val": []}
@@ -153,3 +154,14 @@ class Splitter:
                 parts["val"].append(tail)
         for split, texts in parts.items():
             writer.add_table(pyarrow.table([pyarrow.array(texts, pyarrow.string())], names=["text"]), split=split)
+
+
+def _sides(table: pyarrow.Table, is_val: npt.NDArray[np.bool_]) -> dict[Split, pyarrow.Table]:
+    if not is_val.any():
+        return {"train": table}
+    return {"train": table.filter(pyarrow.array(~is_val)), "val": table.filter(pyarrow.array(is_val))}
+
+
+def _add(sides: dict[Split, pyarrow.Table], writer: DatasetWriter) -> None:
+    for split, rows in sides.items():
+        writer.add_table(rows, split=split)

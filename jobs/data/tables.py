@@ -15,7 +15,7 @@ from backend.errors import InvalidInput
 from backend.source_files import Member
 from jobs.data.blocks import Block, Mark
 
-TABLE_BYTES = 4 * 2**20
+TABLE_BYTES = 2 * 2**20
 
 
 @contextmanager

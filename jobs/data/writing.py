@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow
+from blake3 import blake3
 from pyarrow import compute, parquet
 
 from backend.domain.row_problem import BadRow
@@ -30,8 +32,9 @@ from jobs.modeling.dataset_files import Split
 
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
 LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed as one; an import can be interrupted between two leaves
-COUNTED_LEAVES, THEN_ONE_IN = 1, 16  # the bytes of the first leaf are counted, then those of one in so many
-COUNTED_BYTES = 2 * 2**20  # of a column at a time
+COUNTED_AT_FIRST, THEN_ONE_IN = 4 * 2**20, 16  # bytes that are counted in full; then those of one leaf in so many
+NOTES_AHEAD = 4  # blocks that wait to be hashed
+COUNTED_BYTES = 2**18  # of a column at a time, then
 MAX_REJECTED_BYTES = 256 * 2**20
 SHOWN_REJECTED, SHOWN_RAW, LISTED_RAW = 200, 120, 2000
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -40,7 +43,10 @@ _UNCOUNTED = frozenset({"role", "tools", "id", "type", "tool_call_id", "name"})
 
 
 class SplitFile:
-    """One Parquet file that is written a row group at a time, by a thread of its own: packing leaves the interpreter free."""
+    """One Parquet file that is written a row group at a time, by a thread of its own: packing leaves the interpreter free.
+
+    A second thread sends to the disk what is written, meanwhile; so little is left to wait for at the end.
+    """
 
     def __init__(self, path: Path, *, kind: DatasetKind) -> None:
         schema = SCHEMAS[kind]
@@ -48,6 +54,9 @@ class SplitFile:
         self._writer = parquet.ParquetWriter(path, schema, compression="none", use_dictionary=roles, write_statistics=False)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
         self._written: Future[None] | None = None
+        self._syncing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sync")
+        self._synced: Future[None] | None = None
+        self._path = path
         self._tables: list[pyarrow.Table] = []
         self._rows = self._bytes = 0
 
@@ -67,6 +76,14 @@ class SplitFile:
 
     def _write(self, tables: list[pyarrow.Table]) -> None:
         self._writer.write_table(pyarrow.concat_tables(tables), row_group_size=2 * GROUP_ROWS)
+        if self._synced is None or self._synced.done():
+            self._wait_for_disk()
+            self._synced = self._syncing.submit(sync, self._path)
+
+    def _wait_for_disk(self) -> None:
+        synced, self._synced = self._synced, None
+        if synced is not None:
+            synced.result()
 
     def _wait(self) -> None:
         """Wait for the row group that is being written: one at a time is enough. Raises what its writing raised."""
@@ -81,7 +98,9 @@ class SplitFile:
             self._wait()
         finally:
             self._pool.shutdown()
+            self._syncing.shutdown()
             self._writer.close()
+        self._wait_for_disk()
 
 
 @dataclass
@@ -108,10 +127,10 @@ class Tally:
 
 
 class Leaf:
-    """The hash of up to LEAF_ROWS consecutive rows: SHA-256 of their lengths and their bytes, however they came in."""
+    """The hash of up to LEAF_ROWS consecutive rows: BLAKE3 of their lengths and their bytes, however they came in."""
 
     def __init__(self) -> None:
-        self._lengths, self._data = hashlib.sha256(), hashlib.sha256()
+        self._lengths, self._data = blake3(), blake3()
         self.rows = self.bytes = 0
 
     def room(self, lengths: npt.NDArray[np.int64]) -> int:
@@ -134,7 +153,7 @@ class Leaf:
 
     def hexdigest(self) -> str:
         """The hash of the rows so far."""
-        return hashlib.sha256(self._lengths.digest() + self._data.digest()).hexdigest()
+        return blake3(self._lengths.digest() + self._data.digest()).hexdigest()
 
 
 class DatasetWriter:
@@ -146,6 +165,8 @@ class DatasetWriter:
         self._rejected_file = (folder / "rejected.jsonl").open("w", encoding="utf-8")
         self._hash = hashlib.sha256()
         self._leaf = Leaf()
+        self._noting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hash")
+        self._noted: deque[Future[None]] = deque()
         self._waiting: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
         self.tally = tally or Tally()
 
@@ -154,7 +175,17 @@ class DatasetWriter:
         self._hash.update(text.encode() + b"\n")
 
     def note_rows(self, table: pyarrow.Table, keys: RowKeys) -> None:
-        """Count good rows and their text, and let the content hash depend on them, in their order."""
+        """Count good rows and their text, and let the content hash depend on them, in their order. A thread does it: hashing leaves the
+        interpreter free."""
+        self._noted.append(self._noting.submit(self._note_rows, table, keys))
+        self._wait_for_notes(NOTES_AHEAD)
+
+    def _wait_for_notes(self, most: int = 0) -> None:
+        """Wait until no more than `most` notes are open."""
+        while len(self._noted) > most:
+            self._noted.popleft().result()
+
+    def _note_rows(self, table: pyarrow.Table, keys: RowKeys) -> None:
         self._count_bytes(table)
         lengths, start = keys.lengths(), 0
         while start < len(keys):
@@ -168,11 +199,13 @@ class DatasetWriter:
 
     def leaf_room(self, keys: RowKeys) -> int:
         """Return how many of some rows the open leaf takes until it is full; all of them if it stays open."""
+        self._wait_for_notes()
         return self._leaf.room(keys.lengths())
 
     @property
     def is_between_leaves(self) -> bool:
         """Whether the last leaf is full and none is open: where an import can be interrupted."""
+        self._wait_for_notes()
         return not self._leaf.rows
 
     def add_table(self, table: pyarrow.Table, *, split: Split) -> None:
@@ -186,14 +219,15 @@ class DatasetWriter:
             self.tally.val_rows += table.num_rows
 
     def _count_bytes(self, table: pyarrow.Table) -> None:
-        place = len(self.tally.leaves)
-        is_counted = place < COUNTED_LEAVES or place % THEN_ONE_IN == 0
+        counted = sum(self.tally.histogram)
+        is_counted = counted < COUNTED_AT_FIRST or len(self.tally.leaves) % THEN_ONE_IN == 0
         for name, column in zip(table.column_names, table.columns, strict=True):
             for texts in _texts(name, one_array(column)):
                 data = np.frombuffer(string_parts(texts)[1], dtype=np.uint8)
                 self.tally.text_bytes += len(data)
                 if is_counted:
-                    self.tally.histogram = (np.array(self.tally.histogram) + _byte_counts(data[:COUNTED_BYTES])).tolist()
+                    counts = _byte_counts(data[: max(COUNTED_BYTES, COUNTED_AT_FIRST - counted)])
+                    self.tally.histogram = (np.array(self.tally.histogram) + counts).tolist()
 
     def note_row(self, row_json: str) -> None:
         """Count a good row and let the content hash depend on it."""
@@ -249,13 +283,15 @@ class DatasetWriter:
         return self.tally.byte_entropy_bits()
 
     def close(self) -> None:
-        """Finish the files."""
+        """Finish the files and the hash."""
         for split in SPLITS:
             if self._waiting[split]:
                 self._add_waiting(split)
         for file in self._files.values():
             file.close()
         self._rejected_file.close()
+        self._noting.shutdown()
+        self._wait_for_notes()
 
 
 def _texts(name: str, column: pyarrow.Array) -> Iterator[pyarrow.Array]:
@@ -321,14 +357,20 @@ def temporary_folder(out_root: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def sync(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def publish(folder: Path, *, target: Path) -> bool:
     """Sync a finished folder and rename it to its final name; return False if the same content is there already."""
-    for file in folder.iterdir():
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    files = list(folder.iterdir())
+    with ThreadPoolExecutor(max_workers=len(files)) as pool:  # at once, so the disk is told once
+        list(pool.map(sync, files))
     if (target / "meta.json").is_file():
         return False
     try:
