@@ -8,7 +8,7 @@ LOGITS_AT_ONCE_BYTES = 64 * 2**20
 """Logits held at a time, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each."""
 
 PLAIN_COPIES = 3
-"""Of objectives that need the logits themselves: log-probabilities, the gradient of the loss by them, and the one by the logits."""
+"""Of objectives that need each token's log-probability, where the logits fit a chunk: they, and two gradients."""
 
 FLOAT = 4
 JOINED = (Objective.PRETRAIN, Objective.SFT)
@@ -31,9 +31,13 @@ def loss_bytes(objective: Objective, *, tokens: int, width: int, vocab_size: int
     `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk is there in both types for a moment, and the
     head's weights are cast.
     """
-    if objective not in JOINED:
-        return PLAIN_COPIES * FLOAT * vocab_size * tokens, 0
+    if objective is Objective.REWARD:  # one number a row
+        return 0, 0
     head = width * vocab_size
     cast = low if low < FLOAT else 0
+    if objective not in JOINED:
+        if FLOAT * vocab_size * tokens <= LOGITS_AT_ONCE_BYTES:
+            return PLAIN_COPIES * FLOAT * vocab_size * tokens, 0
+        return (2 * FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), cast * head + (FLOAT * head if trains_head else 0)
     with_them = FLOAT * width * tokens + cast * head + ((FLOAT + cast) * head if trains_head else 0)
     return (FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), with_them

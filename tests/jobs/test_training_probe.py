@@ -26,6 +26,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("sft", {"method": "lora"}),
     "dpo": ("dpo", {}),
     "dpo lora": ("dpo", {"method": "lora"}),
+    "kto": ("kto", {}),
+    "reward": ("reward", {}),
+    "grpo": ("grpo", {"grpo": {"rewards": [{"kind": "length", "target": 4}], "group_size": 4, "max_new_tokens": 8, "kl_weight": 0.1}}),
 }
 
 
@@ -47,7 +50,7 @@ def test_a_probe_measures_and_leaves_nothing_behind(rooms: Rooms, method: str) -
     result = run(spec, recorder)
     assert files(rooms.root) == before
     assert (recorder.points, recorder.of("checkpoint"), recorder.samples) == ([], [], [])
-    assert recorder.progressed[-1][0] == recorder.progressed[-1][1] or objective == "dpo"
+    assert recorder.progressed[-1][0] == recorder.progressed[-1][1]
     config = RunConfig.model_validate(spec.payload["config"])
     estimate = estimate_memory(setting_of(config, TINY, device="cpu"), length=result["longest"])
     assert result["measured_bytes"] > estimate.weights
@@ -71,11 +74,13 @@ def test_the_longest_rows_are_among_those_that_a_probe_tries(rooms: Rooms) -> No
     assert short["trained"] < short["longest"]
 
 
-def test_tensors_that_a_step_holds_are_as_many_as_arithmetic_says(rooms: Rooms) -> None:
-    spec = rooms.training("pretrain", job="allocations", micro_batch=16)
+@pytest.mark.parametrize("objective", ["pretrain", "dpo", "reward"])
+def test_tensors_that_a_step_holds_are_as_many_as_arithmetic_says(rooms: Rooms, objective: str) -> None:
+    spec = rooms.training(objective, job=f"allocations {objective}", micro_batch=16)
     result = run(spec, Recorder())
     setting = setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu")
-    assert result["allocated_bytes"] == pytest.approx(estimate_memory(setting).allocated, rel=0.1)
+    estimate = estimate_memory(setting, length=result["longest"], trained=result["trained"])
+    assert result["allocated_bytes"] == pytest.approx(estimate.allocated, rel=0.1)
 
 
 class Impatient(Recorder):

@@ -74,6 +74,7 @@ class Rooms:
         stories = make_stories(120)
         write_dataset(root / "texts", train=[{"text": text} for text in stories[:100]], val=[{"text": text} for text in stories[100:]])
         write_dataset(root / "chats", train=chat_rows(40), val=chat_rows(8))
+        write_dataset(root / "asks", train=[{"prompt": f"How is {name}?"} for name in NAMES])
         write_dataset(root / "pairs", train=preference_rows(24), val=preference_rows(6))
         self.tokenizer = train_bpe(stories, vocab_size=TINY.vocab_size)
         self.tokenizer.save_pretrained(root / "tokenizer")
@@ -94,7 +95,7 @@ class Rooms:
         self, objective: str, *, run: str = "run", job: str = "job", attempt: int = 1, dataset: str = "", **values: Any
     ) -> JobSpec:
         """Return a training job; `values` go into its config."""
-        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat")}.get(objective, ("pairs", "preference"))
+        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat"), "grpo": ("asks", "prompts")}.get(objective, ("pairs", "preference"))
         fresh = objective == "pretrain"
         small = {
             "max_steps": 6,
