@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Text, cast, func, or_, select
 from sqlalchemy.orm import Session
@@ -87,7 +87,8 @@ class RunDetail:
     tokenizer: str | None
     result: dict[str, Any]
     checkpoints: tuple[CheckpointLine, ...]
-    children: tuple[tuple[str, str], ...]  # (id, name) of runs that start from one of its checkpoints
+    parent: tuple[str, str] | None  # (id, name) of the run whose config it was made from
+    children: tuple[tuple[str, str], ...]  # (id, name) of runs that start from one of its checkpoints, or were made from its config
     ahead: tuple[JobView, ...]
     expected_wait_s: float | None
     num_slots: int
@@ -108,61 +109,49 @@ class SampleView:
     completion: str
 
 
-def list_runs(
-    ctx: Context,
-    *,
-    text: str = "",
-    objectives: Sequence[str] = (),
-    statuses: Sequence[Status] = (),
-    tags: Sequence[str] = (),
-    archived: bool = False,
-    imported: bool | None = None,
-    limit: int = 50,
-    offset: int = 0,
-) -> list[RunView]:
-    """Return runs, newest first. `text` is looked for in name and notes; a run shows if it has every tag.
+class RunFilter(TypedDict, total=False):
+    """Which runs are wanted. `text` is looked for in name and notes; a run shows if it has every tag.
 
     `imported` chooses runs of other programs' logs, or all but those.
     """
+
+    text: str
+    objectives: Sequence[str]
+    statuses: Sequence[Status]
+    tags: Sequence[str]
+    archived: bool
+    imported: bool | None
+
+
+def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **wanted: Unpack[RunFilter]) -> list[RunView]:
+    """Return the runs that are wanted, newest first."""
     with ctx.db.read() as session:
-        wanted = _filters(text=text, objectives=objectives, statuses=statuses, tags=tags, archived=archived, imported=imported)
-        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*wanted).order_by(Run.created_at.desc(), Run.id)
+        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(wanted)).order_by(Run.created_at.desc(), Run.id)
         ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide: only those that are shown are read
         found = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).tuples().all()
         return views_of(session, sorted(found, key=lambda row: ids.index(row[0].id)))
 
 
-def count_runs(
-    ctx: Context,
-    *,
-    text: str = "",
-    objectives: Sequence[str] = (),
-    statuses: Sequence[Status] = (),
-    tags: Sequence[str] = (),
-    archived: bool = False,
-    imported: bool | None = None,
-) -> int:
-    """Return how many runs `list_runs` could return."""
+def count_runs(ctx: Context, **wanted: Unpack[RunFilter]) -> int:
+    """Return how many runs are wanted."""
     with ctx.db.read() as session:
-        wanted = _filters(text=text, objectives=objectives, statuses=statuses, tags=tags, archived=archived, imported=imported)
-        return session.scalar(select(func.count()).select_from(Run).outerjoin(Job, Job.id == Run.job_id).where(*wanted)) or 0
+        query = select(func.count()).select_from(Run).where(*_conditions(wanted))
+        return session.scalar(query.outerjoin(Job, Job.id == Run.job_id) if wanted.get("statuses") else query) or 0
 
 
-def _filters(
-    *, text: str, objectives: Sequence[str], statuses: Sequence[Status], tags: Sequence[str], archived: bool, imported: bool | None
-) -> list[ColumnElement[bool]]:
-    wanted: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if archived else Run.archived_at.is_(None)]
-    if text.strip():
-        wanted.append(or_(*(column.icontains(text.strip(), autoescape=True) for column in (Run.name, Run.notes))))
-    if objectives:
-        wanted.append(Run.objective.in_(objectives))
-    if statuses:
-        wanted.append(Job.status.in_(statuses))
-    if imported is not None:
-        wanted.append((Run.origin == "imported") == imported)
-    for tag in tags:  # as it stands in the JSON, quotes included: those of another string would have a backslash in front
-        wanted.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
-    return wanted
+def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if wanted.get("archived") else Run.archived_at.is_(None)]
+    if text := wanted.get("text", "").strip():
+        conditions.append(or_(*(column.icontains(text, autoescape=True) for column in (Run.name, Run.notes))))
+    if objectives := wanted.get("objectives"):
+        conditions.append(Run.objective.in_(objectives))
+    if statuses := wanted.get("statuses"):
+        conditions.append(Job.status.in_(statuses))
+    if (imported := wanted.get("imported")) is not None:
+        conditions.append((Run.origin == "imported") == imported)
+    for tag in wanted.get("tags", ()):  # as it stands in the JSON, quotes included: those of another string would have a backslash in front
+        conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
+    return conditions
 
 
 def list_tags(ctx: Context) -> list[str]:
@@ -205,15 +194,17 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
         version = session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
         children = session.execute(
             select(Run.id, Run.name)
-            .join(Checkpoint, Checkpoint.id == Run.base_id)
-            .where(Checkpoint.run_id == run.id)
+            .outerjoin(Checkpoint, Checkpoint.id == Run.base_id)
+            .where(or_(Checkpoint.run_id == run.id, Run.parent_id == run.id))
             .order_by(Run.created_at)
         )
+        parent = session.get(Run, row.parent_id) if row.parent_id else None
         return RunDetail(
             run=run, config=RunConfig.model_validate(row.config), job=view(job) if job else None,
             dataset_id=version.dataset_id if version else None, architecture=architecture.name if architecture else None,
             tokenizer=tokenizer.name if tokenizer else None, result=dict((row.summary or {}).get("result", {})),
-            checkpoints=tuple(_checkpoints(session, run.id)), children=tuple((c[0], c[1]) for c in children), ahead=tuple(ahead),
+            checkpoints=tuple(_checkpoints(session, run.id)), parent=(parent.id, parent.name) if parent else None,
+            children=tuple((c[0], c[1]) for c in children), ahead=tuple(ahead),
             expected_wait_s=expected_wait_s([read_progress(j.progress) for j in ahead], slots=slots) if len(ahead) >= slots else None,
             num_slots=slots, device=job.device if job else None,
         )  # fmt: skip

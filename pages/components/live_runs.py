@@ -65,7 +65,15 @@ def live_runs(
 
 def _row(ctx: Context, run: RunView) -> dict[str, object]:
     subject = f"{run.base} on {run.dataset}" if run.base else run.dataset
-    facts = " · ".join(part for part in (OBJECTIVES.get(run.objective, run.objective), subject, ago(run.created_at, now=ctx.now())) if part)
+    facts = " · ".join(
+        part
+        for part in (
+            "Imported log" if run.is_imported else OBJECTIVES.get(run.objective, run.objective),
+            subject or run.source,
+            ago(run.created_at, now=ctx.now()),
+        )
+        if part
+    )
     return {
         "id": run.id,
         "name": run.name,

@@ -303,3 +303,30 @@ def test_a_run_that_is_ill_is_diagnosed_and_the_run_that_follows_is_one_click_aw
     assert again.number_input(key="launch_learning_rate").value == 0.01
     assert again.number_input(key="launch_max_steps").value == run.max_steps
     assert "names no field" in text_of(open_page("build/launch.py", run=run.id, set="learning_rat:1"))
+
+
+def test_seeds_of_one_config_say_whether_a_difference_is_noise(ctx: Context) -> None:
+    add_parts(ctx)
+    runs = []
+    for name, rate, losses in (("slow", 0.001, (2.0, 2.01)), ("fast", 0.01, (1.5, 1.51))):
+        for seed, loss in enumerate(losses, 1):
+            run = launch(ctx, name=f"{name} {seed}", learning_rate=rate, seed=seed)
+            taken = claim(ctx, run)
+            report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": {"val_loss": loss}})
+            end(ctx, taken, Status.FINISHED)
+            runs.append(run)
+    page = open_page("build/runs.py", compare=f"{runs[0].id},{runs[2].id}")
+    assert "more than seeds explain" in text_of(page)
+    assert list(page.dataframe[1].value["Seeds"]) == [2, 2]
+
+
+def test_many_runs_are_paged_and_imported_ones_found(ctx: Context) -> None:
+    add_parts(ctx)
+    for number in range(31):
+        launch(ctx, name=f"run {number}")
+    import_log(ctx, b"step,loss\n1,2.5\n", filename="theirs.csv", person=LOCAL)
+    page = open_page("build/runs.py")
+    assert "32 runs" in text_of(page)
+    page.segmented_control(key="status").set_value("Imported").run()
+    assert not page.exception
+    assert "32 runs" not in text_of(page)
