@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow
 
 from backend.domain.dataset_changes import Change, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
 from backend.domain.row_fields import describe_change, meets
 from backend.domain.rows import DatasetKind, canonical_json, row_text
 from backend.errors import InvalidInput, JobFailed
-from jobs.data.splitting import exact_val_rows, hash_fraction
+from jobs.data.splitting import val_rows
 from jobs.data.writing import DatasetWriter, publish, temporary_folder
-from jobs.modeling.dataset_files import Split, iter_rows, num_rows, read_meta
+from jobs.modeling.dataset_files import Split, iter_rows, iter_tables, num_rows, read_meta
 from jobs.reporter import Reporter
 
-EXACT_SPLIT_ROWS = 1000
 REPORT_EVERY_S = 0.5
 SPLITS: tuple[Split, Split] = ("train", "val")
 Row = dict[str, Any]
@@ -61,7 +61,8 @@ def derive(folder: Path, *, change: Change, other: Path | None = None, out_root:
     added = _Source(other, read_meta(other)) if other is not None else None
     kind = DatasetKind(source.meta["kind"])
     total = sum(source.count(split) for split in SPLITS) + (sum(added.count(split) for split in SPLITS) if added else 0)
-    meter = _Meter(reporter, total=total * (2 if isinstance(change, DropDuplicates | Resplit) else 1))  # those read the rows twice
+    readings = 3 if isinstance(change, Resplit) else 2 if isinstance(change, DropDuplicates) else 1
+    meter = _Meter(reporter, total=total * readings)
     with temporary_folder(out_root) as partial:
         writer = DatasetWriter(partial, kind=kind)
         writer.note(f"derived {kind}")
@@ -131,12 +132,21 @@ class _Meter:
         """Pass rows on, counting them."""
         for placed in rows:
             yield placed
-            self._done += 1
-            if self._done % 64 == 0 and time.monotonic() - self._last > REPORT_EVERY_S:
-                self._last = time.monotonic()
-                self._reporter.progress(self._done, self._total, unit="row", message=f"{self._done:,} of {self._total:,} rows read")
-                if self._reporter.should_stop():
-                    raise JobFailed("The change was stopped on request.", remedy="Nothing was kept; ask for it again when you want to.")
+            self._count(1)
+
+    def passed_tables(self, tables: Iterator[pyarrow.Table]) -> Iterator[pyarrow.Table]:
+        """Pass tables on, counting their rows."""
+        for table in tables:
+            yield table
+            self._count(table.num_rows)
+
+    def _count(self, rows: int) -> None:
+        self._done += rows
+        if time.monotonic() - self._last > REPORT_EVERY_S:
+            self._last = time.monotonic()
+            self._reporter.progress(self._done, self._total, unit="row", message=f"{self._done:,} of {self._total:,} rows read")
+            if self._reporter.should_stop():
+                raise JobFailed("The change was stopped on request.", remedy="Nothing was kept; ask for it again when you want to.")
 
 
 def _placed(source: _Source, added: _Source | None, *, change: Change, kind: DatasetKind, meter: _Meter) -> Iterator[tuple[Placed, Split]]:
@@ -217,13 +227,9 @@ def _split_anew(source: _Source, change: Resplit, *, kind: DatasetKind, meter: _
             remedy="Import the file again with another share for validation.",
             field="change",
         )
-    total = source.count("train") + source.count("val")
-    chosen: frozenset[str] | None = None
-    if total <= EXACT_SPLIT_ROWS:
-        chosen = exact_val_rows([canonical_json(row) for _, row in source.rows()], seed=change.seed, val_fraction=change.val_fraction)
+    tables = (table for split in SPLITS for table in meter.passed_tables(iter_tables(source.folder, split=split)))
+    is_val = val_rows(tables, kind=kind, seed=change.seed, val_fraction=change.val_fraction)
     for wanted in SPLITS:
-        for was, row in meter.passed(source.rows()):
-            text = canonical_json(row)
-            is_val = text in chosen if chosen is not None else hash_fraction(text, seed=change.seed) < change.val_fraction
-            if is_val == (wanted == "val"):
+        for place, (was, row) in enumerate(meter.passed(source.rows())):
+            if is_val[place] == (wanted == "val"):
                 yield (wanted, row), was

@@ -5,8 +5,7 @@ So identical rows can't stand on both sides, and a row keeps its side when other
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -23,12 +22,6 @@ from jobs.modeling.dataset_files import Split
 NO_SPLIT = frozenset({DatasetKind.BENCHMARK, DatasetKind.PROMPTS})
 HELD_ROWS, HELD_BYTES = 1000, 64 * 2**20  # below this a dataset is small, and its split exact
 MIN_DOCUMENTS = 10  # with fewer texts than this, the texts themselves are cut
-
-
-def hash_fraction(row_json: str, *, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the row and the seed alone."""
-    digest = hashlib.blake2b(row_json.encode(), digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
@@ -58,16 +51,28 @@ def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDAr
     return np.array([content in chosen for content in contents], dtype=bool)
 
 
-def exact_val_rows(rows_json: Sequence[str], *, seed: int, val_fraction: float) -> frozenset[str]:
-    """Choose the validation rows of a small dataset so that their share is exact, and not zero by bad luck.
+def val_rows(tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
+    """Say of each row of a finished version whether it is for validation, by the rule of an import."""
+    masks: list[npt.NDArray[np.bool_]] = []
+    held: list[pyarrow.Table] = []
+    rows = size = 0
+    for table in tables:
+        keys = RowKeys(table)
+        rows, size = rows + len(keys), size + len(keys.data)
+        masks.append(val_mask(keys, seed=seed, val_fraction=val_fraction))
+        held = [*held, table] if is_small(kind, rows=rows, size=size) else []
+    if held:
+        return exact_val_mask(RowKeys(pyarrow.concat_tables(held)), seed=seed, val_fraction=val_fraction)
+    return np.concatenate([np.zeros(0, dtype=bool), *masks])
 
-    Returns the distinct rows (as JSON) that go to validation: at least one, and never all, where there are two distinct rows.
-    """
-    distinct = sorted(set(rows_json), key=lambda row: (hash_fraction(row, seed=seed), row))
-    if val_fraction <= 0 or len(distinct) < 2:
-        return frozenset()
-    count = min(len(distinct) - 1, max(1, round(val_fraction * len(distinct))))
-    return frozenset(distinct[:count])
+
+def is_small(kind: DatasetKind, *, rows: int, size: int) -> bool:
+    """Whether a dataset of so many rows and bytes is small enough for an exact split."""
+    return rows <= HELD_ROWS and (size <= HELD_BYTES or _is_few_texts(kind, rows))
+
+
+def _is_few_texts(kind: DatasetKind, rows: int) -> bool:
+    return kind is DatasetKind.TEXT and rows < MIN_DOCUMENTS
 
 
 def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
@@ -121,7 +126,7 @@ class Splitter:
         self._held.append((rows.table, rows.keys))
         self._rows += len(rows.keys)
         self._bytes += len(rows.keys.data)
-        self.is_small = self._rows <= HELD_ROWS and (self._bytes <= HELD_BYTES or self._is_few_texts())
+        self.is_small = is_small(self._kind, rows=self._rows, size=self._bytes)
         if not self.is_small:
             for held in self._held:
                 _add(self.divide(*held).sides, writer)
@@ -131,14 +136,11 @@ class Splitter:
         """Place the rows that were held."""
         if not self._held:
             return
-        if self._is_few_texts():
+        if _is_few_texts(self._kind, self._rows):
             self._cut(writer)
             return
         table = pyarrow.concat_tables([table for table, _ in self._held]).combine_chunks()
         _add(_sides(table, exact_val_mask(RowKeys(table), seed=self._seed, val_fraction=self._val_fraction)), writer)
-
-    def _is_few_texts(self) -> bool:
-        return self._kind is DatasetKind.TEXT and self._rows < MIN_DOCUMENTS
 
     def _cut(self, writer: DatasetWriter) -> None:
         parts: dict[Split, list[bytes]] = {"train": [], "val": []}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow
 from pyarrow import parquet
 
 from backend.domain.rows import clean_row
@@ -42,6 +43,12 @@ def iter_rows(folder: Path, *, split: Split) -> Iterator[dict[str, Any]]:
     Columns and fields that a row does not have (a benchmark's `choices` beside another's `answers`) are left out of it. Memory is bounded by a few
     hundred rows. Raises NotFound if the split's file is missing.
     """
-    for batch in parquet.ParquetFile(_file(folder, split=split)).iter_batches(batch_size=256, use_threads=False):
-        for row in batch.to_pylist():
+    for table in iter_tables(folder, split=split, num_rows=256):
+        for row in table.to_pylist():
             yield clean_row(row)
+
+
+def iter_tables(folder: Path, *, split: Split, num_rows: int = 4096) -> Iterator[pyarrow.Table]:
+    """Yield the rows of a split as stored, `num_rows` at a time. Raises NotFound if the split's file is missing."""
+    for batch in parquet.ParquetFile(_file(folder, split=split)).iter_batches(batch_size=num_rows, use_threads=False):
+        yield pyarrow.Table.from_batches([batch])

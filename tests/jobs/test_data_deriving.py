@@ -111,6 +111,13 @@ def test_a_new_split_has_its_share_and_loses_nothing(tmp_path: Path, count: int)
     assert change(Path(result["folder"]), Resplit(val_fraction=0.3, seed=5))["content_hash"] == result["content_hash"]
 
 
+@pytest.mark.parametrize("count", [200, 1500], ids=["exact", "by hash"])
+def test_a_new_split_holds_out_what_an_import_with_its_share_and_seed_does(tmp_path: Path, count: int) -> None:
+    folder = make(tmp_path, pairs(count), val_fraction=0)
+    result = change(folder, Resplit(val_fraction=0.2, seed=3))
+    assert rows_of(result["folder"]) == rows_of(make(tmp_path, pairs(count), val_fraction=0.2, seed=3))
+
+
 def test_texts_that_were_cut_are_not_divided_anew(tmp_path: Path) -> None:
     folder = make(tmp_path, [{"text": f"{n} " + "once upon a time " * 40} for n in range(3)], val_fraction=0.2)
     with pytest.raises(InvalidInput, match="too few to divide: each was cut in two"):

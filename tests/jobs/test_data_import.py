@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from backend.domain.rows import canonical_json
+from backend.domain.rows import DatasetKind, canonical_json
 from backend.domain.starter import STARTER_DATASETS, StarterDataset
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.data.importer import ImportResult, import_dataset
 from jobs.data.run import run
-from jobs.data.splitting import cut_text, exact_val_rows, hash_fraction
+from jobs.data.splitting import cut_text, val_rows
 from jobs.modeling.dataset_files import iter_rows, num_rows, read_meta
 from jobs.reporter import JobSpec
 from tests.jobs.data_reporter import RememberingReporter
@@ -265,12 +265,16 @@ def test_a_folder_without_a_dataset_is_not_found(tmp_path: Path) -> None:
 @given(texts=st.lists(st.text(max_size=6), max_size=40), seed=st.integers(0, 99), share=st.floats(0.01, 0.9))
 @settings(max_examples=200, deadline=None)
 def test_an_exact_split_takes_some_but_never_all_distinct_rows(texts: list[str], seed: int, share: float) -> None:
-    val = exact_val_rows(texts, seed=seed, val_fraction=share)
-    distinct = set(texts)
+    def chosen(texts: list[str]) -> set[str]:
+        table = pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())})
+        mask = val_rows([table], kind=DatasetKind.TEXT, seed=seed, val_fraction=share)
+        return {text for text, is_val in zip(texts, mask, strict=True) if is_val}
+
+    val, distinct = chosen(texts), set(texts)
     assert val <= distinct
     if len(distinct) >= 2:
         assert 0 < len(val) < len(distinct)
-    assert val == exact_val_rows(texts[::-1], seed=seed, val_fraction=share)
+    assert val == chosen(texts[::-1])
 
 
 @given(text=st.text(max_size=200), share=st.floats(0, 0.99))
@@ -279,9 +283,3 @@ def test_a_cut_text_loses_nothing(text: str, share: float) -> None:
     head, tail = (part.decode() for part in cut_text(text.encode(), val_fraction=share))
     assert head + tail == text
     assert head or not text
-
-
-def test_hash_fractions_are_spread_evenly() -> None:
-    fractions = [hash_fraction(str(i), seed=1) for i in range(4000)]
-    assert 0.07 < sum(fraction < 0.1 for fraction in fractions) / 4000 < 0.13
-    assert all(0 <= fraction < 1 for fraction in fractions)
