@@ -35,12 +35,14 @@ class Kept:
 class Numbers:
     """In what the forward pass computes: `low` is 2 for bf16 autocast and 4 for fp32. `rank` is that of LoRA, None for all weights.
 
-    `gpu` says whether attention over keys and values of different widths is fused, which it is there alone.
+    `gpu` says whether attention over keys and values of different widths is fused, which it is there alone. `dropout` says whether the
+    network drops activations.
     """
 
     low: int = FLOAT
     rank: int | None = None
     gpu: bool = False
+    dropout: bool = False
 
     @property
     def is_bf16(self) -> bool:
@@ -67,7 +69,8 @@ class Numbers:
 
 def kept_in_block(config: ArchitectureConfig, layer: int, numbers: Numbers) -> Kept:
     """Return what is kept of one block, counted from 0."""
-    return _kept_by_attention(config, layer, numbers) + _kept_by_feed_forward(config, layer, numbers)
+    kept = _kept_by_attention(config, layer, numbers) + _kept_by_feed_forward(config, layer, numbers)
+    return kept + _kept_by_dropout(config, layer, numbers) if numbers.dropout else kept
 
 
 def kept_outside(config: ArchitectureConfig, numbers: Numbers) -> Kept:
@@ -79,7 +82,8 @@ def kept_outside(config: ArchitectureConfig, numbers: Numbers) -> Kept:
     head = 0 if numbers.frozen else numbers.read(width, by=1)
     cast = numbers.low * width * config.vocab_size if numbers.is_bf16 else 0
     gemma = FLOAT * width if config.family == "gemma3" else 0
-    return Kept(per_token=INTEGER + norm + head, fixed=cast + gemma)
+    dropped = (1 if numbers.gpu else FLOAT) * width if numbers.dropout and config.family == "gpt2" else 0
+    return Kept(per_token=INTEGER + norm + head + dropped, fixed=cast + gemma)
 
 
 def rotary_bytes(config: ArchitectureConfig, length: int) -> int:
@@ -109,6 +113,25 @@ def _kept_by_attention(config: ArchitectureConfig, layer: int, numbers: Numbers)
     if config.is_global(layer):
         return kept + Kept(low * 2 * (heads + keys))
     return kept + Kept(low * 4 * heads, per_pair=low)  # a mask, in numbers; keys and values repeated for every head
+
+
+def _kept_by_dropout(config: ArchitectureConfig, layer: int, numbers: Numbers) -> Kept:
+    """What dropout adds: masks, which a CPU holds as numbers, and attention weights where dropping them leaves no fused kernel.
+
+    GPT-2 and BLOOM drop also what is added to the residual stream.
+    """
+    low, heads = numbers.low, config.num_heads
+    residual = 2 * (1 if numbers.gpu else low) * config.width if config.family in ("gpt2", "bloom") else 0
+    if config.family == "bloom":
+        return Kept(residual, per_pair=heads * (1 + low if numbers.gpu else low if numbers.is_bf16 else 2 * FLOAT))
+    if numbers.gpu:
+        return Kept(residual)
+    if FAMILIES[config.family].latent:
+        return Kept(residual, per_pair=heads * 2 * FLOAT)
+    pairs = heads * (3 * FLOAT + (low if numbers.is_bf16 else 0))
+    repeated = low * 2 * (heads - config.num_kv_heads) * config.head_dim if config.is_global(layer) else 0
+    mask = 0 if config.is_global(layer) else low  # one for all heads, no longer kept
+    return Kept(residual + repeated - FLOAT * heads, per_pair=pairs - mask)
 
 
 def _query_key_norms(config: ArchitectureConfig, numbers: Numbers) -> Kept:

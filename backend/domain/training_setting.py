@@ -18,14 +18,19 @@ from backend.domain.run_config import Objective, RunConfig
 Precision = Literal["fp32", "bf16", "fp16"]
 DeviceKind = Literal["cpu", "gpu"]
 Sharding = Literal["none", "ddp", "fsdp"]
+Optimizer = Literal["adamw", "muon", "lion", "adafactor", "adamw_8bit"]
+LATER_FIELDS = ("keeps_reference", "packed", "base_bits", "optimizer", "frozen_blocks", "average", "dropout")
+"""Fields that settings measured earlier do not have: at their defaults they leave the fingerprint as it was."""
 
 
 class TrainingSetting(BaseModel):
     """One training process: the network, what is trained of it, the batch, and the kind of device.
 
     `context` is the longest sequence in tokens. `data` names the dataset's version where its rows decide how long sequences are
-    (sft and dpo; a pretraining window is always full). `packed` says whether rows share sequences, which are then full or nearly. `accumulates` says whether a step has several micro-batches: then gradients
-    are there while the next one runs. `devices` share the work by `sharding`; micro_batch is that of one device.
+    (all but pretrain; a pretraining window is always full). `packed` says whether rows share sequences, which are then full or nearly.
+    `base_bits` are those of a base that qlora freezes, None for one in fp32. `accumulates` says whether a step has several
+    micro-batches: then gradients are there while the next one runs. `average` says whether an average of the weights is kept,
+    `dropout` whether there is any. `devices` share the work by `sharding`; micro_batch is that of one device.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +45,13 @@ class TrainingSetting(BaseModel):
     recompute: bool = False
     compiled: bool = False
     packed: bool = False
+    base_bits: Literal[4, 8] | None = None
+    optimizer: Optimizer = "adamw"
+    frozen_blocks: int = Field(default=0, ge=0)
+    average: bool = False
+    dropout: bool = False
     device: DeviceKind = "cpu"
+    keeps_reference: bool = False
     devices: int = Field(default=1, ge=1)
     sharding: Sharding = "none"
     data: str | None = None
@@ -48,7 +59,9 @@ class TrainingSetting(BaseModel):
     @property
     def fingerprint(self) -> str:
         """A hash that two settings share exactly if they are the same."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        data = self.model_dump(mode="json")
+        usual = {name: type(self).model_fields[name].default for name in LATER_FIELDS}
+        text = json.dumps({name: value for name, value in data.items() if name not in usual or value != usual[name]}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -76,7 +89,15 @@ def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: D
         accumulates=config.grad_accum_steps > 1,
         recompute=config.recompute,
         compiled=compiled,
+        base_bits=config.lora.bits if config.method == "qlora" else None,
         packed=config.packing and config.objective is Objective.SFT and FAMILIES[architecture.family].packs,
+        optimizer=config.optimizer,
+        frozen_blocks=config.freeze_blocks,
+        average=config.ema_decay > 0,
+        dropout=config.dropout > 0,
         device=device,
+        keeps_reference=config.objective is Objective.GRPO and config.grpo.kl_weight > 0 and config.method == "full",
+        devices=config.devices.count,
+        sharding="none" if config.devices.count == 1 else "fsdp" if config.devices.sharding in ("fsdp", "zero3") else "ddp",
         data=None if config.objective is Objective.PRETRAIN else data,
     )

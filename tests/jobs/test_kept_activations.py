@@ -24,18 +24,18 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def setting_for(family: str, *, rank: int | None, precision: Any) -> TrainingSetting:
+def setting_for(family: str, *, rank: int | None, precision: Any, dropout: bool = False) -> TrainingSetting:
     """A small setting of a family."""
     shape = ArchitectureConfig.model_validate(
         {"family": family, "num_layers": 3, "width": 64, "num_heads": 4, "context": 64, "vocab_size": 128, **SHAPES.get(family, {})}
     )
-    return TrainingSetting(architecture=shape, lora_rank=rank, precision=precision, micro_batch=ROWS, context=LENGTH)
+    return TrainingSetting(architecture=shape, lora_rank=rank, precision=precision, micro_batch=ROWS, context=LENGTH, dropout=dropout)
 
 
 def counted_bytes(setting: TrainingSetting) -> int:
     """What arithmetic says is kept before the loss."""
     shape = setting.architecture
-    numbers = Numbers(2 if setting.precision == "bf16" else 4, setting.lora_rank)
+    numbers = Numbers(2 if setting.precision == "bf16" else 4, setting.lora_rank, dropout=setting.dropout)
     sizes = {"rows": ROWS, "length": LENGTH}
     blocks = sum(kept_in_block(shape, layer, numbers).total(**sizes) for layer in range(shape.num_layers))
     copies = copied_weight_bytes(shape, numbers)
@@ -68,6 +68,20 @@ def test_activations_are_counted_as_autograd_keeps_them(family: str, rank: int |
     if rank is not None:
         network = peft.get_peft_model(network, peft.LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
     ids = torch.randint(0, 128, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            return network(input_ids=ids, use_cache=False).logits.float().sum()
+
+    assert counted_bytes(setting) == pytest.approx(kept_bytes(forward, network), rel=0.04)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_dropout_keeps_is_counted_too(family: str, precision: str) -> None:
+    setting = setting_for(family, rank=None, precision=precision, dropout=True)
+    ids = torch.randint(0, 128, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    network: Any = build_network(setting.architecture, seed=1, bos_token_id=0, eos_token_id=1, pad_token_id=2, dropout=0.3).train()
 
     def forward() -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
