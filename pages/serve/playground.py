@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import closing
+from itertools import count
 
 import streamlit as st
 
@@ -182,6 +183,7 @@ def ask(
     params: SamplingParams,
 ) -> None:  # fmt: skip
     """Stream one turn and keep it, whole or stopped."""
+    draw_again_if_stopped()
     names = shuffle_sides([conversation.endpoint, *([conversation.other_endpoint] if conversation.other_endpoint else [])])
     checkpoints = {endpoint.name: endpoint.checkpoint_id for endpoint in endpoints}
     if len(names) == 1:
@@ -204,6 +206,20 @@ def ask(
                 ctx, conversation.id, role="assistant", content=answer.text, branch=branch, endpoint=name,
                 checkpoint_id=checkpoints.get(name), usage=answer.as_usage(), person=person,
             )  # fmt: skip
+
+
+def draw_again_if_stopped() -> None:
+    """Draw the page again after its script was stopped, which is the end of a script: what was kept of the answer is shown at once.
+
+    A fragment's timer waits while the script runs, and goes on where it was stopped. After a whole answer the page is drawn without it.
+    """
+    calls = count()
+
+    def draw_again() -> None:
+        if next(calls):
+            st.rerun(scope="app")
+
+    st.fragment(draw_again, run_every=0.5)()
 
 
 def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> None:
