@@ -29,7 +29,7 @@ LABELS: dict[str, str] = {
     "preference.desirable_weight": "Weight of good answers",
     "preference.undesirable_weight": "Weight of bad answers",
     "grpo.group_size": "Completions per prompt",
-    "grpo.max_new_tokens": "Completion length, tokens",
+    "grpo.max_new_tokens": "Completion tokens",
     "grpo.temperature": "Temperature",
     "grpo.kl_weight": "Pull to the base (KL)",
     "grpo.clip_range": "Clip range",
@@ -121,10 +121,12 @@ def field_key(path: str) -> str:
 
 
 def set_field(path: str, value: Any) -> None:
-    """Put a value into a field. Only before it is drawn."""
-    held = float(value) if kind_of(path) is float else list(value) if isinstance(value, tuple) else value
-    st.session_state[field_key(path)] = held
-    _kept()[path] = held
+    """Put a value into a field. Only before it is drawn.
+
+    It goes to the widget when that is drawn: a key that is set for a widget that is not there keeps its first value for ever.
+    """
+    _kept()[path] = float(value) if kind_of(path) is float else list(value) if isinstance(value, tuple) else value
+    st.session_state.pop(field_key(path), None)
 
 
 def get_field(path: str) -> Any:
@@ -142,6 +144,7 @@ def draw_field(path: str) -> Any:
     key = field_key(path)
     if key not in st.session_state:
         set_field(path, get_field(path))
+        st.session_state[key] = _kept()[path]
     label = f":red[{LABELS[path]}]" if path in st.session_state.get("launch_at_fault", ()) else LABELS[path]
     value = _draw(path, label, key, HELP.get(path) or field_at(path).description)
     _kept()[path] = value

@@ -7,6 +7,7 @@ import streamlit as st
 from backend.domain.job_states import Status
 from backend.domain.run_progress import say_duration
 from backend.services.context import Context, Person
+from backend.services.run_sweeps import sweep_of_run
 from backend.services.run_views import RunDetail, RunView
 from backend.services.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from pages.components.frame import errors_shown, plain, show_problem
@@ -39,6 +40,12 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
             st.page_link(
                 "build/checkpoints.py", label=plain(run.base), icon=":material/deployed_code:", query_params={"checkpoint": run.base_id}
             )
+        if detail.parent is not None:
+            st.page_link(
+                "build/run.py", label=plain(detail.parent[1]), icon=":material/north_west:", query_params={"run": detail.parent[0]}
+            )
+        if (sweep := sweep_of_run(ctx, run.id)) is not None:
+            st.page_link("build/sweep.py", label=plain(sweep[1]), icon=":material/tune:", query_params={"sweep": sweep[0]})
         for run_id, name in detail.children[:3]:
             st.page_link("build/run.py", label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id})
         for tag in run.tags:
@@ -66,7 +73,7 @@ def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
             _draw_stops(ctx, person, run)
         else:
             _draw_continuations(ctx, person, detail)
-        st.page_link("build/launch.py", label="Launch a copy", icon=":material/content_copy:", query_params={"run": run.id})
+        st.page_link("build/launch.py", label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id})
         st.page_link("build/runs.py", label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
 
 

@@ -62,11 +62,11 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
                 yshift=8,
                 font={"size": 11, "color": MUTED},
             )
-    labels = [figure_text(label_of(path)) for path in axes]
+    labels = [figure_text(label_of(path)).replace(" ", "<br>") for path in axes]
     figure.update_layout(
         height=HEIGHT, margin={"l": 20, "r": 60, "t": 20, "b": 0}, hovermode="closest", showlegend=False,
         xaxis={"tickmode": "array", "tickvals": list(range(len(axes))), "ticktext": labels, "showgrid": False, "zeroline": False,
-               "range": [-0.15, len(axes) - 0.6], "side": "top"},
+               "range": [-0.15, len(axes) - 0.9], "side": "top", "tickangle": 0},
         yaxis={"visible": False, "range": [-0.04, 1.08]},
     )  # fmt: skip
     return figure

@@ -121,7 +121,8 @@ def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
 
 
 def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
-    left, right = st.columns([3, 2], gap="large")
+    fifths = st.grid(5, min_column_width=120)
+    left, right = fifths.cell(column_span=3), fifths.cell(column_span=2)
     config = detail.sweep.config
     with left:
         st.subheader("Values and what came of them", anchor=False)

@@ -1,0 +1,236 @@
+"""The launch page: every field where it applies, errors by field, warnings to accept, what differs from a run before, and sweeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.db.tables import RunGroup
+from backend.domain.config_paths import flatten
+from backend.domain.job_states import Status
+from backend.domain.run_config import Objective, RunConfig, parse_run_config
+from backend.services.context import LOCAL, Context
+from backend.services.run_sweeps import get_sweep, launch_sweep, lead_sweeps, read_sweep, sweep_detail
+from backend.services.run_views import get_run, list_runs, run_detail
+from pages.components.config_fields import LABELS, OTHER_LABELS, fields_in, with_labels
+from pages.components.run_form import SIMPLE, advanced_fields, objective_fields
+from tests.pages.opening import open_page, words
+from tests.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
+
+SWEEP = """
+name: rates
+run: {dataset: tales, architecture: small, tokenizer: pieces, context: 32, max_steps: 100, warmup_steps: 5, eval_every: 10}
+vary: {learning_rate: {low: 1e-4, high: 1e-2, log: true}, schedule: [cosine, linear]}
+runs: 3
+"""
+
+
+def open_form(**query: str) -> AppTest:
+    """The launch page with a form that can be launched."""
+    page = open_page("build/launch.py", dataset="tales", architecture="small", **query)
+    page.selectbox(key="launch_tokenizer").select("pieces").run()
+    page.number_input(key="launch_context").set_value(32).run()
+    return page
+
+
+def keys(page: AppTest) -> set[str]:
+    """The fields that are drawn."""
+    drawn = [*page.number_input, *page.selectbox, *page.toggle, *page.multiselect, *page.text_area, *page.text_input]
+    return {str(widget.key).removeprefix("launch_") for widget in drawn if str(widget.key).startswith("launch_")}
+
+
+def shown(page: AppTest) -> dict[str, Any]:
+    """The config that the page shows as YAML."""
+    return flatten(parse_run_config(page.code[0].value))
+
+
+def test_every_field_of_a_run_can_be_set_somewhere_on_the_page() -> None:
+    """Fields that a form has no room for are fields that nobody finds."""
+    drawn: set[str] = set()
+    for objective in Objective:
+        for method in ("full", "lora", "qlora"):
+            drawn |= {*SIMPLE, *objective_fields(objective, method)}
+            drawn |= {path for paths in advanced_fields(objective, method).values() for path in paths}
+    elsewhere = {"name", "queue", *OTHER_LABELS}
+    conditional = {"decay_steps", "devices.sharding"}  # with schedule wsd, and for several devices
+    sections = {path for path in flatten(RunConfig(dataset="d", base="b")) if path.split(".")[0] != "architecture"}
+    only_in_yaml = {"devices.nodes", "devices.rendezvous"}
+    assert sections - drawn - elsewhere - conditional - only_in_yaml == set()
+    assert drawn <= set(LABELS)
+
+
+def test_only_fields_that_apply_are_shown_and_what_was_set_comes_back(site: Context) -> None:
+    add_parts(site)
+    page = open_form()
+    assert {"optimizer", "z_loss", "freeze_blocks", "trackers"} <= keys(page)
+    assert not {"packing", "decay_steps", "devices_sharding", "lora_rank", "preference_beta"} & keys(page)
+    page.number_input(key="launch_z_loss").set_value(0.5).run()
+    page.selectbox(key="launch_schedule").select("wsd").run()
+    page.number_input(key="launch_decay_steps").set_value(40).run()
+    assert "Advanced · " in page.expander[0].label
+    assert (shown(page)["z_loss"], shown(page)["decay_steps"]) == (0.5, 40)
+    page.selectbox(key="launch_schedule").select("constant").run()
+    assert not {"decay_steps", "min_learning_rate"} & keys(page)
+    assert shown(page)["decay_steps"] == 0
+    page.selectbox(key="launch_schedule").select("wsd").run()
+    assert page.number_input(key="launch_decay_steps").value == 40
+
+
+def test_the_advanced_part_counts_what_differs_from_the_defaults(site: Context) -> None:
+    add_parts(site)
+    page = open_page("build/launch.py")
+    page.text_area(key="launch_yaml").set_value("dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\n").run()
+    page.button(key="launch_use_yaml").click().run()
+    assert page.expander[0].label == "Advanced · all as by default"
+    page.number_input(key="launch_dropout").set_value(0.1).run()
+    assert page.expander[0].label == "Advanced · 1 differs from the defaults"
+    page.selectbox(key="launch_optimizer").select("lion").run()
+    assert page.expander[0].label == "Advanced · 2 differ from the defaults"
+
+
+@pytest.mark.parametrize(
+    ("objective", "method", "there", "absent"),
+    [
+        ("sft", "full", {"packing", "label_smoothing", "freeze_blocks"}, {"preference.beta", "grpo.group_size", "lora.rank"}),
+        ("sft", "qlora", {"lora.rank", "lora.bits", "lora.variant"}, {"freeze_blocks"}),
+        ("dpo", "lora", {"preference.beta", "preference.loss", "preference.label_smoothing"}, {"preference.gamma", "z_loss", "lora.bits"}),
+        ("kto", "full", {"preference.beta", "preference.desirable_weight"}, {"preference.loss", "packing"}),
+        ("orpo", "full", {"preference.beta"}, {"preference.loss", "preference.gamma"}),
+        ("simpo", "full", {"preference.gamma", "preference.sft_weight"}, {"preference.loss"}),
+        ("reward", "full", {"dropout"}, {"preference.beta", "z_loss"}),
+        ("grpo", "full", {"grpo.group_size", "grpo.kl_weight"}, {"preference.beta"}),
+    ],
+)
+def test_each_objective_has_its_own_fields(objective: str, method: str, there: set[str], absent: set[str]) -> None:
+    groups = advanced_fields(Objective(objective), method).values()
+    drawn = {*objective_fields(Objective(objective), method), *(path for paths in groups for path in paths)}
+    assert there <= drawn
+    assert not absent & drawn
+
+
+def test_rewards_are_a_table(site: Context) -> None:
+    add_parts(site)
+    add_dataset(site, "questions", kind="prompts")
+    page = open_page("build/launch.py")
+    recipe = (
+        "objective: grpo\ndataset: questions\nbase: b\ngrpo:\n  group_size: 4\n"
+        "  rewards: [{kind: regex, pattern: '[0-9]+'}, {kind: length, target: 20, weight: 0.5}]\n"
+    )
+    page.text_area(key="launch_yaml").set_value(recipe).run()
+    page.button(key="launch_use_yaml").click().run()
+    assert not page.exception
+    assert page.number_input(key="launch_grpo_group_size").value == 4
+    assert page.selectbox(key="launch_dataset").value == "questions"
+    table = page.dataframe[0].value
+    assert list(table["kind"]) == ["regex", "length"]
+    assert list(table["target"]) == [0, 20]
+
+
+def test_pretraining_goes_on_from_a_base(site: Context) -> None:
+    add_parts(site)
+    run = launch(site, name="first")
+    taken = claim(site, run)
+    add_checkpoint(site, run, 100)
+    end(site, taken, Status.FINISHED)
+    page = open_form()
+    page.segmented_control(key="launch_start").set_value("A base, going on").run()
+    page.selectbox(key="launch_base").select("first · step 100").run()
+    config = shown(page)
+    assert (config["objective"], config["base"], config["architecture"], config["tokenizer"]) == (
+        "pretrain",
+        "first · step 100",
+        None,
+        None,
+    )
+
+
+def test_an_error_names_its_fields_in_the_forms_words_and_marks_them(site: Context) -> None:
+    add_parts(site)
+    page = open_form()
+    page.number_input(key="launch_warmup_steps").set_value(9999).run()
+    assert "“Warm\\-up steps” 9999 is longer than the run of “Steps” 1200" in words(page)
+    assert page.number_input(key="launch_warmup_steps").label == ":red[Warm-up steps]"
+    assert page.number_input(key="launch_max_steps").label == ":red[Steps]"
+    assert page.button(key="launch_go").label == "Correct the values first"
+    page.number_input(key="launch_warmup_steps").set_value(10).run()
+    assert page.number_input(key="launch_warmup_steps").label == "Warm-up steps"
+
+
+def test_fields_are_found_in_errors_by_their_whole_names() -> None:
+    assert fields_in("lora.rank: Input should be at most 1024; context 9 is longer") == ("lora.rank", "context")
+    assert fields_in("no such schedule_thing") == ()
+    assert with_labels("decay_steps 9 does not fit") == "“Steps of the decay” 9 does not fit"
+
+
+def test_warnings_ask_once_and_again_when_they_change(site: Context) -> None:
+    add_parts(site)
+    page = open_form()
+    page.number_input(key="launch_warmup_steps").set_value(900).run()
+    assert page.button(key="launch_go").disabled
+    (tick,) = [box for box in page.checkbox if str(box.key).startswith("launch_proceed")]
+    tick.check().run()
+    assert page.button(key="launch_go").label == "Launch"
+    page.number_input(key="launch_warmup_steps").set_value(1000).run()
+    assert page.button(key="launch_go").label == "Accept the warnings first"
+    page.number_input(key="launch_warmup_steps").set_value(10).run()
+    assert page.button(key="launch_go").label == "Launch"
+
+
+def test_a_new_run_from_one_shows_what_differs_and_remembers_it(site: Context) -> None:
+    add_parts(site)
+    before = launch(site, name="first", learning_rate=0.0123)
+    page = open_page("build/launch.py", run="first")
+    assert "Nothing differs from it yet." in words(page)
+    page.number_input(key="launch_learning_rate").set_value(0.005).run()
+    table = page.dataframe[0].value
+    assert table.to_dict("records") == [{"Field": "Learning rate", "Before": "0.0123", "Now": "0.005"}]
+    page.button(key="launch_go").click().run()
+    child = next(run for run in list_runs(site) if run.id != before.id)
+    assert run_detail(site, child.id).parent == (before.id, "first")
+    assert run_detail(site, before.id).children == ((child.id, child.name),)
+
+
+def test_a_sweep_is_launched_from_the_form(site: Context) -> None:
+    add_parts(site)
+    page = open_form(mode="Sweep")
+    page.multiselect(key="sweep_fields").set_value(["learning_rate", "optimizer"]).run()
+    page.number_input(key="sweep_low_learning_rate").set_value(0.5).run()
+    assert "is not below high" in words(page)
+    assert page.button(key="sweep_go").disabled
+    page.number_input(key="sweep_low_learning_rate").set_value(0.001).run()
+    page.segmented_control(key="sweep_method").set_value("grid").run()
+    page.number_input(key="sweep_points_learning_rate").set_value(3).run()
+    assert page.button(key="sweep_go").label == "Launch 6 runs"
+    page.button(key="sweep_go").click().run()
+    assert page.title[0].value == "Sweep"
+    sweep = get_sweep(site, "tales sweep")
+    assert (sweep.num_planned, sweep.num_launched, sweep.config.run.context) == (6, 2, 32)
+    assert set(sweep.config.vary) == {"learning_rate", "optimizer"}
+
+
+def test_a_sweeps_page_shows_its_best_run_stops_it_and_never_is_blank(site: Context) -> None:
+    add_parts(site)
+    assert "No sweep is chosen" in words(open_page("build/sweep.py"))
+    assert "There is no sweep" in words(open_page("build/sweep.py", sweep="none"))
+    sweep = launch_sweep(site, read_sweep(SWEEP), person=LOCAL)
+    page = open_page("build/sweep.py", sweep=sweep.id)
+    assert "The first runs that measure something" in words(page)
+    first, second = (each.run for each in sweep_detail(site, sweep.id).runs)
+    for run, loss in ((first, 2.0), (second, 1.5)):
+        taken = claim(site, run)
+        report(site, taken, {"type": "metrics", "step": 100, "time": 1000.0, "values": {"val_loss": loss}})
+        end(site, taken, Status.FINISHED)
+    lead_sweeps(site)
+    page = open_page("build/sweep.py", sweep=sweep.id)
+    assert "val\\_loss 1.5000" in words(page)
+    assert len(page.get("plotly_chart")) == 2
+    assert list(page.dataframe[0].value["val_loss"].dropna()) == [2.0, 1.5]
+    page.button(key="sweep_stop").click().run()
+    assert "stopped" in page.get("progress")[0].proto.text
+    assert get_run(site, "rates 3").status is Status.CANCELLED
+    page.button(key="sweep_archive").click().run()
+    assert page.title[0].value == "Launch"
+    with site.db.read() as session:
+        assert session.get_one(RunGroup, sweep.id).archived_at is not None
