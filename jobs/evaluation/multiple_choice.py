@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from backend.errors import InvalidInput
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.subject import Subject
-from jobs.modeling.chat import encode_answer, render_chat
+from jobs.modeling.chat import encode_answer, render_chat, text_alone
 from jobs.modeling.loglikelihood import Pair, score_continuations
 
 TIE = 1e-6
@@ -21,14 +21,21 @@ def glue(question: str, choice: str) -> str:
 
 
 def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> tuple[str, list[str]]:
-    """Return (context, continuations) of a question. Solved examples come before it, parted by blank lines, or as turns of a chat."""
+    """Return (context, continuations) of a question. Solved examples come before it, parted by blank lines, or as turns of a chat.
+
+    Special tokens that questions or choices spell stay text: a choice `<|end|>` is no end.
+    """
+
+    def free(text: str) -> str:
+        return text_alone(subject.tokenizer, text)
+
     if chat:
         messages = [turn for example in examples for turn in _turns(example.row)]
         context = render_chat(subject.tokenizer, [*messages, {"role": "user", "content": row["question"]}], generation_prompt=True)
-        return context, [choice.strip() or choice for choice in row["choices"]]
-    parts = [f"{e.row['question']}{glue(e.row['question'], right)}{right}" for e in examples for right in [right_choice(e.row)]]
-    context = "\n\n".join([*parts, row["question"]])
-    return context, [f"{glue(row['question'], choice)}{choice}" for choice in row["choices"]]
+        return context, [free(choice.strip() or choice) for choice in row["choices"]]
+    solved = [(example.row["question"], right_choice(example.row)) for example in examples]
+    context = free("\n\n".join([*(f"{question}{glue(question, right)}{right}" for question, right in solved), row["question"]]))
+    return context, [free(f"{glue(row['question'], choice)}{choice}") for choice in row["choices"]]
 
 
 def right_choice(row: Row) -> str:
@@ -73,14 +80,14 @@ def score_choices(
         pairs: list[Pair] = [encode_answer(subject.tokenizer, *text) if chat else text for text in texts]
         results = iter(score_continuations(subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS))
         scored = []
-        for item, (_, choices) in zip(batch, asked, strict=True):
-            sums = [next(results).sum_logprob for _ in choices]
-            scored.append(_scored(item, choices, sums))
+        for item in batch:
+            sums = [next(results).sum_logprob for _ in item.row["choices"]]
+            scored.append(_scored(item, sums))
         yield scored
 
 
-def _scored(item: Item, choices: Sequence[str], sums: Sequence[float]) -> Scored:
-    right = int(item.row["answer"])
+def _scored(item: Item, sums: Sequence[float]) -> Scored:
+    right, choices = int(item.row["answer"]), item.row["choices"]
     per_byte = [total / max(1, len(choice.strip().encode())) for total, choice in zip(sums, choices, strict=True)]
     chosen = max(range(len(sums)), key=sums.__getitem__)
     return Scored(

@@ -107,6 +107,12 @@ def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | No
     return known[1]
 
 
+def text_alone(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return a text in which no special token is spelled, as `render_chat` does to messages; a text without any comes back as it is."""
+    freed: str = _as_text(text, _special_pattern(tokenizer))
+    return freed
+
+
 def _render_upto(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools) -> str:
     """Render messages up to the last turn's end, as they stand when more turns follow."""
     return render_chat(tokenizer, messages, tools=tools).removesuffix(_closing(tokenizer))

@@ -120,6 +120,15 @@ def test_multiple_choice_follows_the_oracles_table(room: EvaluationRoom) -> None
     assert np.allclose([shown[i] for i in range(len(rows))], sums, atol=1e-4)
 
 
+@pytest.mark.parametrize("chat", ["off", "on"])
+def test_a_choice_that_spells_a_special_token_is_text(room: EvaluationRoom, chat: str) -> None:
+    end = str(byte_tokenizer().eos_token)
+    rows = [{"question": f"q{i}", "choices": ["ab", end], "answer": 0} for i in range(5)]
+    scores = room.evaluate("writes_hat", room.write("spelled", rows), "multiple_choice", job="spelled", chat=chat)
+    assert scores["facts"]["used_chat_template"] is (chat == "on")
+    assert scores["acc"]["value"] == 1.0, "as one token the end would be likelier than two letters"
+
+
 def test_ties_share_the_credit_so_a_uniform_network_scores_chance(room: EvaluationRoom) -> None:
     rows = [{"question": f"q{i}", "choices": ["abc", "def", "ghi", "jkl"], "answer": 0} for i in range(20)]
     scores = room.evaluate("uniform", room.write("ties", rows), "multiple_choice", job="ties")
