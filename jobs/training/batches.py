@@ -42,12 +42,16 @@ class MicroBatch:
         return {"input_ids": self.inputs, "use_cache": False, **packed}
 
     def to(self, device: torch.device) -> MicroBatch:
-        """Return the batch on a device."""
+        """Return the batch on a device. To a GPU it is copied from pinned memory, so that nothing waits for the copy."""
         if device.type == "cpu":
             return self
-        columns, positions = (None if held is None else held.to(device, non_blocking=True) for held in (self.columns, self.positions))
-        inputs, targets = self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
-        return replace(self, inputs=inputs, targets=targets, columns=columns, positions=positions)
+        pinned = device.type == "cuda"
+        moved = {
+            name: (held.pin_memory() if pinned else held).to(device, non_blocking=True)
+            for name in ("inputs", "targets", "columns", "positions")
+            if (held := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
 
 
 class Batches(Protocol):
@@ -103,6 +107,9 @@ class StepBatches:
     def cut_to(self, micro_batch: int) -> None:
         """Cut steps into micro-batches of at most so many items from now on; whoever keeps validation batches cuts those anew."""
         self.micro_batch = micro_batch
+
+    def prepare(self, step: int) -> None:
+        """Get a step's batches ready while the device is at work on the one before it. Nothing, unless it costs time."""
 
     def draw(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the epochs and the items of update `step` (the first is 1)."""

@@ -134,6 +134,8 @@ class TrainingLoop:
             self.scaler.unscale_(self.optimizer)
         clip = self.config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], clip)
+        if self.device.type == "cuda" and isinstance(self.batches, StepBatches):
+            self.batches.prepare(step + 1)  # before the next line, where the CPU waits for the GPU
         train_loss, grad_norm = float(self.team.total(torch.stack(done.losses).sum())), float(whole(norm))
         overflow = self.scaler is not None and math.isfinite(train_loss) and not math.isfinite(grad_norm)
         if not (math.isfinite(train_loss) and math.isfinite(grad_norm)) and not (overflow and self._may_scale_down):

@@ -99,6 +99,7 @@ class PretrainBatches(StepBatches):
         super().__init__(windows_of(len(train), context), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
         self._train, self._val, self._context = train, val, context
         self._measured = eval_batches * micro_batch
+        self._ready: tuple[tuple[int, int] | None, list[MicroBatch]] = (None, [])
 
     @property
     def num_windows(self) -> int:
@@ -107,7 +108,15 @@ class PretrainBatches(StepBatches):
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
+        asked, (ready, batches) = (step, self.micro_batch), self._ready
+        self._ready = None, []
+        if ready == asked:
+            return batches
         return [self._window(self._train, starts, self._context) for starts in self.cut(self._starts(step))]
+
+    def prepare(self, step: int) -> None:
+        """Cut a step's windows now."""
+        self._ready = (step, self.micro_batch), self.at_step(step)
 
     def validation(self) -> list[MicroBatch]:
         """Return evenly spaced windows of the val split; empty without one."""
