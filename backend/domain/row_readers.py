@@ -201,12 +201,14 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
 
 def _delimiter(head: bytes) -> str:
     """Return the comma where it parts the first row, else what parts the first two rows alike."""
-    rows = {}
-    for delimiter in (",", ";", "\t", "|"):
+    rows = {",": len(_first_row(head, delimiter=",", quoted=True)[0])}
+    if rows[","] > 1:
+        return ","
+    for delimiter in (";", "\t", "|"):
         first, size, _ = _first_row(head, delimiter=delimiter, quoted=True)
         second, _, _ = _first_row(head[size:], delimiter=delimiter, quoted=True)
-        rows[delimiter] = len(first) if delimiter == "," or len(second) in (0, len(first)) else 1
-    return "," if rows[","] > 1 else max(rows, key=lambda delimiter: rows[delimiter])
+        rows[delimiter] = len(first) if len(second) in (0, len(first)) else 1
+    return max(rows, key=lambda delimiter: rows[delimiter])
 
 
 def _first_row(head: bytes, *, delimiter: str, quoted: bool) -> tuple[list[str], int, int]:

@@ -22,6 +22,7 @@ from jobs.data.row_keys import RowKeys, is_blank, one_array, string_parts
 from jobs.data.schemas import SCHEMAS
 
 SLICE_ROWS = 1000
+PIECE_BYTES = 2**17  # what NumPy makes of it stays in the cache
 
 
 @dataclass(frozen=True)
@@ -185,14 +186,21 @@ def _csv_table(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
         return None
     if b"\r" not in block.data:
         return _read_csv(block.data, block, plan)
-    characters = np.frombuffer(block.data, dtype=np.uint8)
-    returns = characters == 0x0D
-    if returns[-1] or (returns[:-1] > (characters[1:] == 0x0A)).any():
+    if _has_bare_return(block.data):
         return None
     table = _read_csv(block.data, block, plan)
     if any(_holds_return(one_array(column)) for column in table.columns):  # lines within a cell end by LF alone
         table = _read_csv(block.data.replace(b"\r\n", b"\n"), block, plan)
     return table
+
+
+def _has_bare_return(data: Bytes) -> bool:
+    characters = np.frombuffer(data, dtype=np.uint8)
+    for start in range(0, len(data), PIECE_BYTES):
+        piece = characters[start : start + PIECE_BYTES + 1]
+        if ((piece[:-1] == 0x0D) > (piece[1:] == 0x0A)).any():
+            return True
+    return data.endswith(b"\r")
 
 
 def _holds_return(texts: pyarrow.Array) -> bool:

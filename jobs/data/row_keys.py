@@ -113,8 +113,14 @@ def _parts(column: pyarrow.Array) -> list[Any]:
         if len(flat) == len(column) and (lengths == 1).all():
             return [_LIST, _PART, *_parts(flat), _END]
         elements = _joined([_PART, *_parts(flat)], rows=len(flat))
-        offsets = pyarrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-        return [_LIST, compute.binary_join(pyarrow.ListArray.from_arrays(offsets, elements), _NOTHING), _END]
+        return [_LIST, _regrouped(elements, lengths), _END]
     if pyarrow.types.is_string(kind):
         return [compute.fill_null(column, "").cast(_BYTES) if column.null_count else column.cast(_BYTES)]
     return [compute.fill_null(column.cast(pyarrow.string()), "").cast(_BYTES)]
+
+
+def _regrouped(elements: pyarrow.Array, lengths: npt.NDArray[np.int64]) -> pyarrow.Array:
+    """Make one value of each so many elements. They stand one behind another, so nothing is copied."""
+    offsets, data = string_parts(elements)
+    bounds = offsets[np.concatenate([[0], np.cumsum(lengths)])].astype(np.int32)
+    return pyarrow.Array.from_buffers(_BYTES, len(lengths), [None, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data)])
