@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from backend.cli.main import app
+from backend.services.run_sweeps import read_sweep
 from backend.settings import PROJECT
 
 
@@ -47,6 +48,14 @@ def test_every_command_in_the_readme_exists() -> None:
         if result.exit_code != 0:  # the second word may be an argument
             result = runner.invoke(app, [words[0], "--help"])
         assert result.exit_code == 0, command
+
+
+def test_the_sweep_of_the_documentation_can_be_read() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (PROJECT / "docs" / "sweeps.md").read_text(), flags=re.DOTALL)
+    sweep = read_sweep(example)
+    assert (sweep.method, sweep.num_runs, list(sweep.vary)) == ("bayesian", 12, ["learning_rate", "lora.rank"])
+    table = (PROJECT / "docs" / "sweeps.md").read_text()
+    assert all(f"`{field}`" in table for field in type(sweep).model_fields)
 
 
 def test_every_variable_of_the_example_environment_is_a_setting() -> None:

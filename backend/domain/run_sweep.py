@@ -201,26 +201,37 @@ def _grid_values(path: str, choice: Values | Span) -> list[Any]:
     if isinstance(choice, Values):
         return list(dict.fromkeys(choice.values))
     space = np.geomspace if choice.log else np.linspace
-    return list(dict.fromkeys(_as_field(path, float(value)) for value in space(choice.low, choice.high, choice.points)))
+    return list(dict.fromkeys(as_field(path, choice, float(value)) for value in space(choice.low, choice.high, choice.points)))
 
 
 def _draw(path: str, choice: Values | Span, draw: random.Random) -> Any:
     if isinstance(choice, Values):
         return draw.choice(choice.values)
     if choice.log:
-        return _as_field(path, math.exp(draw.uniform(math.log(choice.low), math.log(choice.high))))
-    return _as_field(path, draw.uniform(choice.low, choice.high))
+        return as_field(path, choice, math.exp(draw.uniform(math.log(choice.low), math.log(choice.high))))
+    return as_field(path, choice, draw.uniform(choice.low, choice.high))
 
 
-def _as_field(path: str, value: float) -> int | float:
-    """Round to what the field takes: whole numbers, or four figures."""
-    return round(value) if kind_of(path) is int else float(f"{value:.4g}")
+def as_field(path: str, span: Span, value: float) -> int | float:
+    """Round to what the field takes, whole numbers or four figures, without leaving the range."""
+    if kind_of(path) is int:
+        return min(max(round(value), math.ceil(span.low)), math.floor(span.high))
+    return min(max(float(f"{value:.4g}"), span.low), span.high)
+
+
+def may_be(choice: Values | Span, value: Any) -> bool:
+    """Whether a value is one that a sweep may give to a field."""
+    if isinstance(choice, Values):
+        return value in choice.values
+    return isinstance(value, int | float) and choice.low <= value <= choice.high
 
 
 def _corners(config: SweepConfig) -> list[Point]:
     """Return the combinations of lowest and highest values, and of all listed ones one after the other."""
     ends = [
-        [choice.values[0], choice.values[-1]] if isinstance(choice, Values) else [_as_field(path, choice.low), _as_field(path, choice.high)]
+        [choice.values[0], choice.values[-1]]
+        if isinstance(choice, Values)
+        else [as_field(path, choice, choice.low), as_field(path, choice, choice.high)]
         for path, choice in config.vary.items()
     ]
     corners = [dict(zip(config.vary, values, strict=True)) for values in itertools.product(*ends)]

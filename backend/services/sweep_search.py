@@ -5,19 +5,21 @@ Nothing of Optuna's is kept. What runs were given and what they measured is in t
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from backend.domain.config_paths import kind_of
-from backend.domain.run_sweep import Point, Span, SweepConfig, Values, untried
+from backend.domain.run_sweep import Point, Span, SweepConfig, Values, as_field, may_be, untried
 
 if TYPE_CHECKING:
     import optuna
 
 REDRAWS = 20
 FEWEST_TO_LEARN_FROM, FEWEST_TO_PRUNE_BY = 4, 4
+_answers: dict[str, tuple[object, set[int]]] = {}
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
     import optuna
 
     number = len(trials)
-    study, _ = _replay(config, trials)
-    distributions = {path: _distribution(path, choice) for path, choice in config.vary.items()}
+    study, distributions = _study(config), _distributions(config)
+    study.add_trials([_frozen(config, trial, distributions) for trial in trials])
     tried = [trial.point for trial in trials]
     point: Point = {}
     for draw in range(REDRAWS):
@@ -61,34 +63,42 @@ def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
                 n_startup_trials=min(10, max(FEWEST_TO_LEARN_FROM, config.runs // 4)),
             )  # fmt: skip
             asked = study.ask(distributions)
-        point = {path: _rounded(path, value) for path, value in asked.params.items()}
+        point = {
+            path: as_field(path, choice, asked.params[path]) if isinstance(choice, Span) else asked.params[path]
+            for path, choice in config.vary.items()
+        }
         if point not in tried:
             break
         study.tell(asked, state=optuna.trial.TrialState.FAIL)
     else:
         point = untried(config, tried) or point
-    return {path: point[path] for path in config.vary}
+    return point
 
 
 def choose_pruned(config: SweepConfig, trials: Sequence[Trial]) -> list[int]:
     """Return the numbers of the running trials that the pruner would stop by what is reported so far."""
-    if config.pruner == "none":
+    running = {trial.number for trial in trials if trial.outcome is None and trial.reports}
+    if config.pruner == "none" or not running:
         return []
-    _, condemned = _replay(config, trials)
-    return sorted(condemned & {trial.number for trial in trials if trial.outcome is None})
+    return sorted(running & (_below_median(config, trials) if config.pruner == "median" else _halved(config, trials)))
 
 
-def _replay(config: SweepConfig, trials: Sequence[Trial]) -> tuple[optuna.Study, set[int]]:
-    """Tell a new study in memory all that happened, in the order of time; return it and the trials that the pruner would have stopped."""
-    import optuna
+def _below_median(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
+    study, distributions = _study(config), _distributions(config)
+    study.add_trials([_frozen(config, trial, distributions) for trial in trials])
+    return {trial.number for trial in study.trials if not trial.state.is_finished() and study.pruner.prune(study, trial)}
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    states = optuna.trial.TrialState
-    study = optuna.create_study(
-        study_name=config.name, direction="maximize" if config.goal == "highest" else "minimize",
-        sampler=optuna.samplers.RandomSampler(seed=config.seed), pruner=_pruner(config),
-    )  # fmt: skip
-    distributions = {path: _distribution(path, choice) for path, choice in config.vary.items()}
+
+def _halved(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
+    """Tell all that happened again in the order of time: which rung a trial has reached, hyperband notes down as it is asked.
+
+    That takes seconds for hundreds of runs, so the answer is kept until something new has happened.
+    """
+    happened = config, tuple((trial.number, tuple(trial.reports), trial.outcome) for trial in trials)
+    kept = _answers.get(config.name)
+    if kept is not None and kept[0] == happened:
+        return kept[1]
+    study, distributions = _study(config), _distributions(config)
     asked: list[optuna.Trial] = []
     condemned: set[int] = set()
     with warnings.catch_warnings():
@@ -96,19 +106,52 @@ def _replay(config: SweepConfig, trials: Sequence[Trial]) -> tuple[optuna.Study,
         for trial in trials:  # all at first, so that numbers agree
             study.enqueue_trial(trial.point)
             asked.append(study.ask(distributions))
-        for number, step, value in _in_order(trials):
-            if step is None:
-                trial, told = trials[number], asked[number]
-                best = trial.best(config.goal)
-                if trial.outcome == "finished" and best is not None:
-                    study.tell(told, best)
-                else:
-                    study.tell(told, state=states.PRUNED if trial.outcome != "failed" and best is not None else states.FAIL)
-                continue
-            asked[number].report(value, step)
-            if asked[number].should_prune():
+    for number, step, value in _in_order(trials):
+        told = asked[number]
+        if step is not None:
+            told.report(value, step)
+            if told.should_prune():
                 condemned.add(number)
-    return study, condemned
+            continue
+        state, best = _state_of(config, trials[number])
+        study.tell(told, best, state=state)
+    _answers[config.name] = happened, condemned
+    return condemned
+
+
+def _study(config: SweepConfig) -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=config.name, direction="maximize" if config.goal == "highest" else "minimize",
+        sampler=optuna.samplers.RandomSampler(seed=config.seed), pruner=_pruner(config),
+    )  # fmt: skip
+
+
+def _state_of(config: SweepConfig, trial: Trial) -> tuple[optuna.trial.TrialState, float | None]:
+    """Return how a trial ended, and its value where it counts: a pruned one speaks by its reports."""
+    from optuna.trial import TrialState
+
+    best = trial.best(config.goal)
+    if trial.outcome is None:
+        return TrialState.RUNNING, None
+    if trial.outcome == "failed" or best is None:
+        return TrialState.FAIL, None
+    return (TrialState.COMPLETE, best) if trial.outcome == "finished" else (TrialState.PRUNED, None)
+
+
+def _frozen(config: SweepConfig, trial: Trial, distributions: dict[str, optuna.distributions.BaseDistribution]) -> optuna.trial.FrozenTrial:
+    """Return a trial as Optuna keeps one; of a point that is not whole, or lies outside what may be drawn, only that it failed."""
+    import optuna
+
+    state, best = _state_of(config, trial)
+    if not all(path in trial.point and may_be(choice, trial.point[path]) for path, choice in config.vary.items()):
+        return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
+    return optuna.trial.create_trial(
+        state=state, value=best, params={path: trial.point[path] for path in config.vary}, distributions=distributions,
+        intermediate_values={step: value for _, step, value in trial.reports},
+    )  # fmt: skip
 
 
 def _in_order(trials: Sequence[Trial]) -> list[tuple[int, int | None, float]]:
@@ -136,15 +179,15 @@ def _pruner(config: SweepConfig) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
+def _distributions(config: SweepConfig) -> dict[str, optuna.distributions.BaseDistribution]:
+    return {path: _distribution(path, choice) for path, choice in config.vary.items()}
+
+
 def _distribution(path: str, choice: Values | Span) -> optuna.distributions.BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(choice, Values):
         return CategoricalDistribution(list(dict.fromkeys(choice.values)))
     if kind_of(path) is int:
-        return IntDistribution(round(choice.low), round(choice.high), log=choice.log)
+        return IntDistribution(math.ceil(choice.low), math.floor(choice.high), log=choice.log)
     return FloatDistribution(choice.low, choice.high, log=choice.log)
-
-
-def _rounded(path: str, value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) and kind_of(path) is float else value
