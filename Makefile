@@ -44,7 +44,7 @@ check: $(DEV_STAMP)
 
 test: $(DEV_STAMP) machine
 	$(MAKE) check
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 explore: $(DEV_STAMP)
 	$(BIN)/pytest --hypothesis-profile=explore $$(grep -rl "@given" tests)
