@@ -287,8 +287,8 @@ class DatasetWriter:
         for split in SPLITS:
             if self._waiting[split]:
                 self._add_waiting(split)
-        for file in self._files.values():
-            file.close()
+        with ThreadPoolExecutor(max_workers=len(self._files)) as pool:
+            list(pool.map(SplitFile.close, self._files.values()))
         self._rejected_file.close()
         self._noting.shutdown()
         self._wait_for_notes()
