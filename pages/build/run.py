@@ -54,8 +54,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
             draw_next_steps(newest.id)
-    st.fragment(lambda: draw_findings(run, diagnose_run(ctx, run.id)), run_every=DIAGNOSE_S if run.is_active else None)()
-    live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
+    draw_curves(ctx, person, run)
     every = REFRESH_S if run.is_active else None
     checkpoints, log, config, report, notes = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs")
     with checkpoints:
@@ -71,11 +70,21 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         draw_editor(ctx, person, run)
 
 
+def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
+    """Draw what is wrong with a run, and its curves with a line where that is."""
+    findings = diagnose_run(ctx, run.id)
+    if run.is_active:
+        st.fragment(lambda: draw_findings(run, diagnose_run(ctx, run.id)), run_every=DIAGNOSE_S)()
+    else:
+        draw_findings(run, findings)
+    marks = [finding.step for finding in findings if finding.step is not None]
+    live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}", marks=marks)
+
+
 def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
     """Draw curves that came from another program's log: there is nothing to stop, to resume or to copy."""
     draw_imported_facts(ctx, run)
-    draw_findings(run, diagnose_run(ctx, run.id))
-    live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}")
+    draw_curves(ctx, person, run)
     with st.expander("Notes and tags", icon=":material/edit_note:"):
         draw_editor(ctx, person, run)
 

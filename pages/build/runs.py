@@ -28,22 +28,22 @@ GROUPS: dict[str, tuple[Status, ...]] = {
 def draw_filters(ctx: Context, person: Person) -> tuple[list[RunView], int, bool]:
     """Draw the filters; return a page of the runs that pass them, how many pass, and whether any filter is set."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
+        text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=140) or ""
         group = st.segmented_control("Status", list(GROUPS), key="status", bind="query-params")
         objective = st.selectbox(
             "Objective", list(OBJECTIVES), index=None, key="objective", bind="query-params", format_func=OBJECTIVES.__getitem__,
-            placeholder="Any", width=170,
+            placeholder="Any", width=130,
         )  # fmt: skip
         known = list_tags(ctx)
         tags = st.multiselect("Tags", known, key="tags", bind="query-params", placeholder="Any", width=170) if known else []
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
-        if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
-            st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
         made = draw_log_import(ctx, person)
         if made:
             st.query_params["compare"] = ",".join(made[:MAX_COMPARED])
             st.rerun()
+        if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
+            st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
         wanted: RunFilter = {
             "text": text, "statuses": GROUPS[group] if group else (), "objectives": (objective,) if objective else (), "tags": tags,
             "archived": archived, "imported": True if group == IMPORTED else None,

@@ -14,7 +14,7 @@ from backend.services.run_axes import axes_of_runs
 from backend.services.run_views import RunView
 
 _HERE = Path(__file__).parent
-SCRIPTS = ("chart_panels.js", "chart_settings.js", "chart_export.js", "chart_samples.js", "live_chart.js")
+SCRIPTS = ("chart_panels.js", "chart_settings.js", "chart_export.js", "chart_samples.js", "chart_drawing.js", "live_chart.js")
 _chart = st.components.v2.component(
     "roundhouse_live_chart",
     html='<div class="rh-live"></div>',
@@ -45,6 +45,7 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
                     "name": run.name,
                     "objective": run.objective,
                     "status": run.status.value,
+                    "imported": run.is_imported,
                     "line": run.line,
                     "share": run.share,
                     "max_steps": run.max_steps,
