@@ -35,6 +35,7 @@ from pages.components.scaling_result import CHART_CONFIG, draw_frontier, interva
 from pages.components.words import plural, short
 
 PAGE = "build/planner.py"
+VAGUE = 1e4  # an interval that ends so many times above its value says nothing by its numbers
 STUDY_ONLY, EVERYTHING = "This study", "All finished runs on this data"
 
 
@@ -180,9 +181,11 @@ def _draw_law(fit: LawFit) -> None:
     st.subheader("The law of these runs", anchor=False)
     grid = st.grid(6, min_column_width=150)
     for name, value in (*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)):
+        span = interval(value, lambda v: f"{v:.3g}").strip()
+        vague = value.high is not None and value.low is not None and abs(value.high) > VAGUE * max(abs(value.low), abs(value.value), 1.0)
         grid.metric(
-            name, f"{value.value:.4g}" if abs(value.value) < 1e5 else f"{value.value:.1e}", delta=interval(value, lambda v: f"{v:.3g}").strip() or None, delta_color="off", delta_arrow="off",
-            border=True,
+            name, f"{value.value:.4g}" if abs(value.value) < 1e5 else f"{value.value:.1e}", delta="hardly known" if vague else span or None,
+            delta_color="off", delta_arrow="off", border=True, help=f"95 % interval: {span}" if vague else None,
         )  # fmt: skip
     st.caption(
         plain(
