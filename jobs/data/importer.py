@@ -26,7 +26,7 @@ from jobs.data.parsing import Parsed, Parser, rows_of
 from jobs.data.parts import State, join_parts, key_of, part_folder, workplace
 from jobs.data.readers import RowSource
 from jobs.data.splitting import DividedRows, Splitter
-from jobs.data.writing import DatasetWriter, publish
+from jobs.data.writing import DatasetWriter, publish, sync_all
 from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
@@ -153,7 +153,8 @@ class _Work:
 
     def _open_part(self) -> DatasetWriter:
         self._part_began = time.monotonic()
-        writer = DatasetWriter(part_folder(self._folder, self.state.parts), kind=self._parser.kind, tally=self.state.tally)
+        self._part = part_folder(self._folder, self.state.parts)
+        writer = DatasetWriter(self._part, kind=self._parser.kind, tally=self.state.tally)
         writer.note(self._header)
         return writer
 
@@ -193,6 +194,7 @@ class _Work:
             done = stop
             if self._writer.is_between_leaves:
                 self._writer.close()
+                sync_all(self._part)
                 self.state = State(self.state.parts + 1, self._writer.tally, before, stop)
                 self.state.save(self._folder)
                 self._writer = self._open_part()

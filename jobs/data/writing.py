@@ -366,11 +366,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(folder: Path, *, target: Path) -> bool:
-    """Sync a finished folder and rename it to its final name; return False if the same content is there already."""
+def sync_all(folder: Path) -> None:
+    """Wait until the files of a folder are on the disk."""
     files = list(folder.iterdir())
     with ThreadPoolExecutor(max_workers=len(files)) as pool:  # at once, so the disk is told once
         list(pool.map(sync, files))
+
+
+def publish(folder: Path, *, target: Path) -> bool:
+    """Sync a finished folder and rename it to its final name; return False if the same content is there already."""
+    sync_all(folder)
     if (target / "meta.json").is_file():
         return False
     try:
