@@ -4,11 +4,12 @@
     root/models/OWNER/NAME@v2/...         the branch or tag `v2`
     root/datasets/OWNER/NAME/...          the same for datasets
 
-Point a process at it with `HF_ENDPOINT=server.url`. A commit's id is the SHA-1 of what the revision holds, so it changes when a file does.
+Repositories are created and committed to as well, large files by the plain transfer of Git LFS. Point a process at it with `HF_ENDPOINT=server.url`. A commit's id is the SHA-1 of what the revision holds, so it changes when a file does.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -25,6 +26,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 API = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?")
+COMMITS = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)")
+LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)")
 LFS_ENDINGS = (".safetensors", ".bin", ".parquet", ".arrow", ".gguf", ".zip")
 
@@ -36,7 +39,8 @@ class HubServer:
     `cuts`: file path -> how many bytes of each coming download are sent before the connection breaks, one entry a request.
     `private` ids answer 401 and `gated` ids 403 without a key; `status` answers every request with that status; `delay_s` waits before
     each answer; without `knows_ranges` a file is always sent whole. `requests` collects "METHOD path", `sent` how many bytes of each
-    file went out, `keys` what was sent as authorization.
+    file went out, `keys` what was sent as authorization. `created` says of new repositories whether they are private, `objects` holds
+    what was uploaded, by its SHA-256.
     """
 
     root: Path
@@ -50,6 +54,8 @@ class HubServer:
     requests: list[str] = field(default_factory=list)
     sent: dict[str, int] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
+    created: dict[str, bool] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
 
     def folder(self, kind: str, repo: str, revision: str) -> Path | None:
         """Return the folder of a branch, tag or commit; None where there is no such revision."""
@@ -114,6 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         hub, length = self.server_hub, int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length)
@@ -124,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         if hub.status is not None:
             self._fail(hub.status, "")
+        elif self.command != "GET" and self._writes(url.path, body):
+            pass
         elif match := RESOLVE.fullmatch(url.path):
             kind = "datasets" if match[1] else "models"
             self._resolve(kind, match[2], unquote(match[3]), unquote(match[4]))
@@ -132,6 +143,47 @@ class _Handler(BaseHTTPRequestHandler):
             self._api(kind, repo, part, unquote(revision or "main"), unquote(inside or ""), query, body)
         else:
             self._fail(404, "RepoNotFound")
+
+    def _writes(self, path: str, body: bytes) -> bool:
+        """Answer what creates a repository or uploads to it; False if this is something else."""
+        hub, commits, batch = self.server_hub, COMMITS.fullmatch(path), LFS.fullmatch(path)
+        if path == "/api/validate-yaml":  # of a card, before a commit
+            self._json({"errors": [], "warnings": []})
+            return True
+        if path != "/api/repos/create" and not commits and not batch and not path.startswith("/upload/"):
+            return False
+        if not self.headers.get("authorization") and not path.startswith("/upload/"):
+            self._fail(401, "")
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
+            (hub.root / "models" / repo).mkdir(parents=True, exist_ok=True)
+            hub.created.setdefault(repo, asked.get("visibility") == "private")
+            self._json({"url": f"{hub.url}/{repo}", "id": repo, "name": repo})
+        elif batch:
+            objects = [{**item, "actions": {"upload": {"href": f"{hub.url}/upload/{item['oid']}"}}} for item in json.loads(body)["objects"]]
+            self._send(
+                200, {"Content-Type": "application/vnd.git-lfs+json"}, json.dumps({"transfer": "basic", "objects": objects}).encode()
+            )
+        elif commits and commits[2] == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(LFS_ENDINGS) else "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            self._json({"files": files})
+        elif commits:
+            folder = hub.root / "models" / commits[1]
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] in ("file", "lfsFile"):
+                    target = folder / value["path"]
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(base64.b64decode(value["content"]) if line["key"] == "file" else hub.objects[value["oid"]])
+            self._json({"success": True, "commitOid": commit_id(folder), "commitUrl": f"{hub.url}/{commits[1]}/commit/{commit_id(folder)}"})
+        else:
+            hub.objects[path.removeprefix("/upload/")] = body
+            self._send(200, {}, b"")
+        return True
 
     def _allowed(self, kind: str, repo: str) -> bool:
         hub = self.server_hub

@@ -10,9 +10,9 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
-from backend.services.checkpoint_files import check_destination, copy_export, export_checkpoint
 from backend.services.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
+from backend.services.exports import check_destination, copy_export, export_checkpoint
 
 app = typer.Typer()
 
@@ -22,14 +22,20 @@ app = typer.Typer()
 def export(
     checkpoint: str,
     to: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
-    format: Annotated[str, typer.Option(help="hf: as it is; merged: an adapter folded into its base.")] = "hf",
+    format: Annotated[
+        str, typer.Option(help="hf: as it is; merged: an adapter folded into its base; gguf: one file for llama.cpp.")
+    ] = "hf",
+    numbers: Annotated[str, typer.Option(help="gguf: f16, q8_0 (8 bits) or f32.")] = "f16",
+    push: Annotated[str, typer.Option(help="Upload it to this repository (owner/name) of the Hub as well, by the key in HF_TOKEN.")] = "",
+    public: Annotated[bool, typer.Option(help="push: make a new repository public.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a checkpoint to a folder that Hugging Face tools load."""
+    """Write a checkpoint for other tools: a folder that Hugging Face tools load, or a GGUF file in a folder."""
     ctx = get_context()
     found = resolve_checkpoint(ctx, checkpoint)
     destination = check_destination(to.expanduser().resolve())
-    job = wait_for_job(ctx, export_checkpoint(ctx, found.id, format=format, person=LOCAL).id)
+    asked = export_checkpoint(ctx, found.id, format=format, numbers=numbers, push=push, private=not public, person=LOCAL)
+    job = wait_for_job(ctx, asked.id)
     copy_export(ctx, job, destination)
     files = sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
     data = {
@@ -38,5 +44,7 @@ def export(
         "folder": str(destination),
         "files": files,
         "parameters": job.result.get("parameters"),
+        "pushed": job.result.get("pushed"),
     }
-    emit(data, as_json=as_json, text=f"Exported {found.name} to {destination}: {len(files)} files.")
+    pushed = f" Pushed to {job.result['pushed']['url']}." if job.result.get("pushed") else ""
+    emit(data, as_json=as_json, text=f"Exported {found.name} to {destination}: {len(files)} files.{pushed}")

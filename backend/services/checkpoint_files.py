@@ -1,8 +1,7 @@
-"""Files of checkpoints: what training wrote, exports and downloads."""
+"""Files of checkpoints: what training wrote, and downloads of it."""
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from datetime import timedelta
 from pathlib import Path
@@ -12,74 +11,43 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
-from backend.db.tables import Checkpoint, Job, Run
-from backend.domain.job_states import JobKind
-from backend.errors import Conflict, InvalidInput
-from backend.services.checkpoints import get_checkpoint, resolve_checkpoint, retired_name
+from backend.db.tables import Checkpoint, Run
+from backend.errors import Conflict
+from backend.services.checkpoints import get_checkpoint, retired_name
 from backend.services.context import Context, Person
-from backend.services.jobs import Claim, JobView, add_job, view, wake
+from backend.services.jobs import Claim
 from backend.services.permissions import require_builder
 
-FORMATS: dict[str, str] = {
-    "hf": "A folder that Hugging Face tools load; an adapter stays an adapter.",
-    "merged": "The same, with an adapter folded into its base.",
-}
 KEEP_DOWNLOADS = timedelta(hours=6)
 
 
-def export_checkpoint(ctx: Context, checkpoint: str, *, format: str, person: Person, idempotency_key: str | None = None) -> JobView:
-    """Ask for an export; its job writes a folder under `exports/`, named in its result."""
-    require_builder(person)
-    if format not in FORMATS:
-        raise InvalidInput(f"There is no export format {format!r}.", remedy=f"Choose one of {', '.join(FORMATS)}.", field="format")
-    found = resolve_checkpoint(ctx, checkpoint)
-    with ctx.db.write() as session:
-        if idempotency_key and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None:
-            return view(again)
-        job = add_job(
-            session, ctx, kind=JobKind.EXPORT, title=f"Export {found.name}"[:200], device="cpu",
-            payload={"checkpoint": found.folder, "format": format, "out": f"exports/{new_id()}"},
-            idempotency_key=idempotency_key, created_by=person.id,
-        )  # fmt: skip
-        result = view(job)
-    wake(ctx, "cpu")
-    return result
-
-
-def check_destination(folder: Path) -> Path:
-    """Return the folder an export may be copied to. Raises Conflict if it holds something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"{folder} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
-    return folder
-
-
-def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
-    """Move a finished export to a folder outside the artifacts. Raises Conflict if the folder holds something already."""
-    check_destination(destination)
-    folder = str(job.result["folder"])
-    shutil.copytree(ctx.artifacts.path(folder), destination, dirs_exist_ok=True)
-    ctx.artifacts.remove(folder)
-    return destination
-
-
 def zip_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> Path:
-    """Write a checkpoint's folder to a zip file for a download, without its training state; downloads of earlier are cleared away.
+    """Write a checkpoint's folder to a zip file for a download, without its training state.
 
-    Weights don't compress, so they are stored as they are. Raises Conflict if the files are gone, Unavailable if the disk is too full,
-    NotAllowed.
+    Raises Conflict if the files are gone, Unavailable if the disk is too full, NotAllowed.
     """
     require_builder(person)
     checkpoint = get_checkpoint(ctx, checkpoint_id)
     if not checkpoint.is_ready or checkpoint.folder is None:
         raise Conflict(f"The files of “{checkpoint.name}” are not there.", remedy="Choose another checkpoint.")
+    return zip_folder(ctx, ctx.artifacts.path(checkpoint.folder), name=checkpoint.id, size=checkpoint.bytes)
+
+
+def zip_folder(ctx: Context, root: Path, *, name: str, size: int) -> Path:
+    """Write a folder to a zip file for a download, without its training state; downloads of earlier are cleared away.
+
+    Weights don't compress, so they are stored as they are. Raises Unavailable if the disk is too full.
+    """
     folder = ctx.artifacts.folder("exports", "downloads")
-    _clear_downloads(ctx, folder)
-    root = ctx.artifacts.path(checkpoint.folder)
-    path = folder / f"{checkpoint.id}-{root.stat().st_mtime_ns}.zip"  # a resumed run publishes the same step anew
+    oldest = (ctx.now() - KEEP_DOWNLOADS).timestamp()
+    for earlier in folder.iterdir():
+        if earlier.stat().st_mtime < oldest:
+            earlier.unlink(missing_ok=True)
+    path = folder / f"{name}-{root.stat().st_mtime_ns}.zip"  # a resumed run publishes the same step anew
     if path.exists():
         return path
-    ctx.artifacts.require_free(checkpoint.bytes, keep=ctx.policy.keep_free_bytes, purpose="The download")
-    partial = folder / f"{checkpoint.id}.{new_id()}.partial"
+    ctx.artifacts.require_free(size, keep=ctx.policy.keep_free_bytes, purpose="The download")
+    partial = folder / f"{name}.{new_id()}.partial"
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted(root.rglob("*")):
@@ -133,10 +101,3 @@ def _free_name(session: Session, wanted: str) -> str:
     while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
         name, number = f"{wanted[:150]} ({number})", number + 1
     return name
-
-
-def _clear_downloads(ctx: Context, folder: Path) -> None:
-    oldest = (ctx.now() - KEEP_DOWNLOADS).timestamp()
-    for path in folder.iterdir():
-        if path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)

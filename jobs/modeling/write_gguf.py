@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from backend.domain.exports import gguf_refusal
 from backend.errors import InvalidInput
 
 GgufNumbers = Literal["f16", "f32", "q8_0"]
@@ -76,13 +77,8 @@ def write_gguf(
 
 def check_gguf(config: Any) -> None:
     """Raise InvalidInput unless a GGUF file can hold a network of this transformers config."""
-    known = ", ".join(name.removesuffix("_text") for name in ARCHITECTURES)
-    if config.model_type not in ARCHITECTURES:
-        raise InvalidInput(
-            f"A network of the family {config.model_type} can't be written as GGUF here; what can be written and checked is {known}.",
-            remedy="Export it as a folder instead; llama.cpp's own converter reads that.",
-            field="format",
-        )
+    if (refusal := gguf_refusal(config.model_type)) is not None:
+        raise InvalidInput(refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format")
     rope = getattr(config, "rope_parameters", None) or {}
     parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]
     stretched = next((part["rope_type"] for part in parts if part.get("rope_type", "default") != "default"), None)

@@ -18,6 +18,7 @@ from backend.services.checkpoints import (
     set_checkpoint_notes,
 )
 from backend.services.context import Context, Person
+from pages.components.checkpoint_exports import draw_exports
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.row_link import row_link
@@ -39,9 +40,14 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
     else:
         _draw_facts(checkpoint)
         _draw_next(checkpoint)
-    lineage, files, described = st.tabs(["Where it came from", "Files", "Details"], key=f"tabs_{checkpoint.id}")
+    lineage, exports, files, described = st.tabs(["Where it came from", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}")
     with lineage:
         _draw_lineage(ctx, checkpoint)
+    with exports:
+        if checkpoint.is_ready:
+            draw_exports(ctx, person, checkpoint)
+        else:
+            st.caption("The files are gone.")
     with files:
         _draw_files(ctx, person, checkpoint)
     with described:

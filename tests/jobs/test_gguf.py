@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.families import FAMILIES
+from backend.domain.exports import GGUF_FAMILIES
 from backend.errors import InvalidInput
 from backend.weight_files import read_gguf
 from jobs.modeling.build import build_network
 from jobs.modeling.tokenizers import train_bpe, train_unigram
-from jobs.modeling.write_gguf import write_gguf
+from jobs.modeling.write_gguf import ARCHITECTURES, write_gguf
 from tests.jobs.training_rooms import make_stories
 
 TEXTS = make_stories(60)
@@ -25,6 +26,10 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "llama": {}, "mistral": {"window": 1024}, "qwen3": {"head_size": 128}, "qwen3_moe": {"head_size": 128, "dense_layers": 0, "num_experts": 4, "expert_feed_forward": 768},
     "gpt2": {}, "gemma3": {"head_size": 256, "global_every": 6, "window": 8},
 }  # fmt: skip
+
+
+def test_the_domain_names_the_families_that_are_written() -> None:
+    assert tuple(ARCHITECTURES) == GGUF_FAMILIES
 
 
 @pytest.fixture(scope="module")

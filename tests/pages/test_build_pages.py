@@ -15,11 +15,14 @@ from backend.db.tables import Checkpoint
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.families import FAMILIES, OPTIONAL_FIELDS
 from backend.services.architectures import list_architectures, save_architecture
+from backend.services.bases import add_base
 from backend.services.context import LOCAL, Context
 from backend.services.datasets import get_dataset, import_dataset, list_datasets
+from backend.services.exports import list_exports
 from backend.services.tokenizers import train_tokenizer
 from backend.services.uploads import save_upload
 from tests.backend.services.job_work import do_job
+from tests.jobs.base_folders import save_base
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
@@ -297,3 +300,27 @@ def test_a_table_of_very_many_columns_shows_those_in_use_and_those_asked_for(sit
     app.multiselect[0].set_value(["instruction", "output", "column 7"]).run()
     assert_sound(app)
     assert sorted(lines()) == ["column 7", "instruction", "output"]
+
+
+def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -> None:
+    added = add_base(site, name="tiny", source=str(save_base(tmp_path / "tiny")), person=LOCAL)
+    do_job(site, str(added.job_id))
+    app = open_page("build/checkpoints.py", checkpoint=added.id)
+    assert "Nothing has been exported yet." in words(app)
+    app.selectbox(key=f"export_numbers_{added.id}").set_value("q8_0").run()
+    app.button(key=f"export_{added.id}").click().run()
+    (asked,) = list_exports(site, added.id)
+    assert (asked.format, asked.numbers) == ("gguf", "q8_0")
+    assert "No worker serves the queue" in words(app)
+    do_job(site, asked.job.id)
+    app = open_page("build/checkpoints.py", checkpoint=added.id)
+    assert "2 files" in words(app)
+    app.button(key=f"export_prepare_{asked.job.id}").click().run()
+    assert_sound(app)
+    app.toggle(key=f"export_pushes_{added.id}").set_value(True).run()
+    assert app.button(key=f"export_{added.id}").disabled
+    app.text_input(key=f"export_push_{added.id}").set_value("no slash").run()
+    app.button(key=f"export_{added.id}").click().run()
+    assert "no slash is no id of the Hub" in words(app)
+    app.button(key=f"export_delete_{asked.job.id}").click().run()
+    assert "Its files were deleted here." in words(app)

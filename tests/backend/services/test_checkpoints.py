@@ -19,7 +19,7 @@ from backend.domain.job_states import JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import outcomes
 from backend.services.bases import add_base, list_base_offers
-from backend.services.checkpoint_files import copy_export, export_checkpoint, zip_checkpoint
+from backend.services.checkpoint_files import zip_checkpoint
 from backend.services.checkpoints import (
     CheckpointView,
     delete_checkpoint,
@@ -31,6 +31,7 @@ from backend.services.checkpoints import (
     resolve_checkpoint,
 )
 from backend.services.context import LOCAL, Context, Person
+from backend.services.exports import copy_export, export_checkpoint
 from backend.services.jobs import Claim, add_job, claim_job, end_job
 from backend.services.people import add_user
 from tests.backend.services.job_work import do_job

@@ -1,0 +1,26 @@
+"""What a checkpoint can be exported as, and which families a GGUF file can hold. Tables; know no tensors."""
+
+from __future__ import annotations
+
+FORMATS: dict[str, str] = {
+    "hf": "A folder as it is, that Hugging Face tools load; an adapter stays an adapter.",
+    "merged": "The same, with an adapter folded into its base.",
+    "gguf": "One file for llama.cpp and what builds on it, an adapter folded in.",
+}
+NUMBERS: dict[str, str] = {
+    "f16": "16 bits: what most tools expect",
+    "q8_0": "8 bits: half the size, nearly the same answers",
+    "f32": "32 bits: exact, twice the size",
+}
+"""How a GGUF file stores its matrices."""
+
+GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt2", "gemma3_text")
+"""transformers' types of networks that are written as GGUF, each held against what transformers reads back."""
+
+
+def gguf_refusal(family: str) -> str | None:
+    """Return in a sentence why a network of this transformers type can't be a GGUF file; None if it can, as far as its name tells."""
+    if family in GGUF_FAMILIES:
+        return None
+    known = ", ".join(name.removesuffix("_text") for name in GGUF_FAMILIES)
+    return f"A network of the family {family} can't be written as GGUF here; what can be written and checked is {known}."
