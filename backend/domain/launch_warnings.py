@@ -67,7 +67,7 @@ class LaunchWarning(BaseModel):
 class LaunchFacts:
     """What is known of a run before it starts; None is not known.
 
-    `body` are the network's parameters without embeddings. `unique_tokens` are those of the train split. `padding` and `cut_rows` are
+    `body` are the network's parameters without embeddings, or all where its family is not known. `unique_tokens` are those of the train split. `padding` and `cut_rows` are
     shares of positions and rows, by a report on the data; `silent_rows` is the share of rows with nothing to train on. `seconds` is the expected time of the steps. `fits` is that of a prediction.
     """
 

@@ -101,7 +101,7 @@ def forecast(ctx: Context, config: RunConfig) -> Forecast:
     loss = _expected_loss(ctx, config, parts, shape, tokens=steps * config.tokens_per_step, unique=unique)
     believable = loss is not None and shape is not None and loss.estimate.value < BELIEVABLE * math.log(shape.vocab_size)
     facts = LaunchFacts(
-        body=count_without_embeddings(shape) if shape else None, unique_tokens=unique, epochs=epochs, seconds=seconds,
+        body=count_without_embeddings(shape) if shape else parts.base.parameters if parts.base else None, unique_tokens=unique, epochs=epochs, seconds=seconds,
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
         padding=1.0 - report.packing.padded if report and report.packing.padded else None,
         cut_rows=report.train.truncated_share if report else None, silent_rows=_silent_share(ctx, config, parts, report), fits=prediction.fits, device=prediction.device,
@@ -169,7 +169,7 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, report: D
     if config.objective is Objective.PRETRAIN:
         known = report.train.tokens if report and report.train.tokens else unique
         return (config.tokens_per_step * config.max_steps / known, False) if known else (None, False)
-    sequences = config.micro_batch * config.grad_accum_steps * config.devices.count * config.max_steps
+    sequences = config.tokens_per_step // config.context * config.max_steps
     if config.objective is Objective.GRPO:
         sequences //= config.grpo.group_size
     packs = config.objective is Objective.SFT and config.packing

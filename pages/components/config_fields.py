@@ -60,6 +60,8 @@ LABELS: dict[str, str] = {
     "device": "Device",
     "devices.count": "Devices",
     "devices.sharding": "How they share",
+    "devices.nodes": "Machines",
+    "devices.rendezvous": "Where they meet",
     "precision": "Precision",
     "attention": "Attention",
     "compile": "torch.compile",
@@ -181,6 +183,8 @@ def _draw(path: str, label: str, key: str, text: str | None) -> Any:
             return st.toggle(label, key=key, help=text)
     if not isinstance(kind, type):
         return st.selectbox(label, list(kind), key=key, help=text, format_func=_word)
+    if kind is str:
+        return st.text_input(label, key=key, help=text)
     low, high = _bounds(path)
     if kind is int:
         return st.number_input(

@@ -108,7 +108,8 @@ def advanced_fields(objective: Objective, method: str) -> dict[str, list[str]]:
     learning += _preference_fields(objective) + (
         ["grpo.temperature", "grpo.kl_weight", "grpo.clip_range"] if objective is Objective.GRPO else []
     )
-    sharing = ["devices.sharding"] * (get_field("devices.count") > 1)
+    sharing = ["devices.sharding", "devices.nodes"] if get_field("devices.count") > 1 else []
+    sharing += ["devices.rendezvous"] if sharing and get_field("devices.nodes") > 1 else []
     return {
         "Optimizer": ["optimizer", "grad_accum_steps", "weight_decay", "grad_clip", "beta1", "beta2", "seed"],
         "Schedule": schedule,

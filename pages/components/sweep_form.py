@@ -28,7 +28,19 @@ ABOUT = {
 PRUNERS = {"none": "Let all finish", "median": "Below the median", "hyperband": "Hyperband"}
 ABOUT_PRUNERS = "Runs that do badly at a step are stopped, with a checkpoint. Worth it where a run measures val_loss several times."
 RANGE, LIST = "Range", "List"
-NEVER = frozenset({"priority", "trackers", "sample_tokens", "device", "devices.count", "devices.sharding", "eval_every"})
+NEVER = frozenset(
+    {
+        "priority",
+        "trackers",
+        "sample_tokens",
+        "device",
+        "devices.count",
+        "devices.sharding",
+        "devices.nodes",
+        "devices.rendezvous",
+        "eval_every",
+    }
+)
 SHOWN = 12
 
 
