@@ -7,11 +7,26 @@ from collections.abc import Callable
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.families import FAMILIES
 from backend.domain.parameters import Matrix, count_lora_parameters, count_parameters, list_matrices
+from backend.domain.run_config import RunConfig
 from backend.domain.training_setting import TrainingSetting
 
 FLOAT = 4
 EIGHT_BIT = 2 * (1 + FLOAT / 256)
 """Bytes of adamw_8bit: two moments of a byte, with an fp32 scale for each 256 of them (bitsandbytes keeps small tensors in fp32)."""
+
+
+KEPT_PER_PARAMETER = {"adamw": 8.0, "muon": 8.0, "lion": 4.0, "adafactor": 0.5, "adamw_8bit": 4.0}
+"""Upper bounds of an optimizer's bytes for each trained parameter, for networks of any shape."""
+TOKENIZER_BYTES = 2_000_000
+
+
+def checkpoint_size(config: RunConfig, *, stored: int, trained: int) -> int:
+    """Return a checkpoint's bytes, a little too many: `stored` weights, the optimizer's state of `trained` ones, and the tokenizer.
+
+    With an average of the weights, which is what is stored, the training state holds those that are trained.
+    """
+    kept = KEPT_PER_PARAMETER[config.optimizer] + (FLOAT if config.ema_decay else 0)
+    return round(FLOAT * stored + kept * trained) + TOKENIZER_BYTES
 
 
 def count_frozen(config: ArchitectureConfig, blocks: int) -> int:

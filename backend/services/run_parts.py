@@ -12,6 +12,7 @@ from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.adapters import check_adapters
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.consequences import describe
+from backend.domain.optimizer_bytes import checkpoint_size
 from backend.domain.run_config import DATASET_KINDS, Objective, RunConfig, validation_message
 from backend.errors import Conflict, InvalidInput
 from backend.services.architectures import get_architecture
@@ -98,7 +99,7 @@ def checkpoint_bytes(config: RunConfig, parts: RunParts) -> tuple[int, int]:
     """Return (bytes of one checkpoint with its training state, how many of them lie on the disk at once)."""
     stored, trained = _parameters(config, parts)
     planned = -(-config.max_steps // config.checkpoint_every)
-    return 4 * stored + 8 * trained + 2_000_000, min(planned, config.keep_last + 1) + 1
+    return checkpoint_size(config, stored=stored, trained=trained), min(planned, config.keep_last + 1) + 1
 
 
 def require_disk(ctx: Context, config: RunConfig, parts: RunParts) -> None:

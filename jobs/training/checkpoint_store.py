@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.optimizer_bytes import checkpoint_size
+from backend.domain.run_config import RunConfig
 from backend.errors import JobFailed
 from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
 from jobs.modeling.loglikelihood import longest_input
@@ -153,8 +155,8 @@ class CheckpointStore:
             )
 
 
-def estimate_checkpoint_bytes(model: torch.nn.Module, *, adapter: bool) -> int:
-    """Estimate a checkpoint's size: what is saved of the weights, AdamW's two fp32 moments, and 2 MB of tokenizer."""
+def estimate_checkpoint_bytes(model: torch.nn.Module, config: RunConfig, *, adapter: bool) -> int:
+    """Estimate the size of a checkpoint with its training state."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     stored = trained if adapter else sum(parameter.numel() for parameter in model.parameters())
-    return 4 * stored + 8 * trained + 2_000_000
+    return checkpoint_size(config, stored=stored, trained=trained)

@@ -50,7 +50,7 @@ class NotFinite:
         value = self.grad_norm if what == "gradient" else self.loss
         where = f"step {self.step}, learning rate {self.learning_rate:.3g}"
         if self.micro_batch is not None:
-            where += f", in micro-batch {self.micro_batch} of {self.micro_batches}: {self.held}"
+            where += f", in micro-batch {self.micro_batch} of {self.micro_batches}" + (f": {self.held}" if self.held else "")
         cause, remedy, field = self._cause(config, autocast)
         saved = (
             f" The state before it is the checkpoint of step {self.kept}." if self.kept is not None else " Earlier checkpoints are intact."

@@ -62,7 +62,7 @@ def train(parts: Parts) -> dict[str, Any]:
     parts.meter.begin()
     model = load_model(parts, resume_from=resume_from).to(parts.device)
     store.check_disk(
-        checkpoint_bytes=estimate_checkpoint_bytes(model, adapter=isinstance(model, peft.PeftModel)),
+        checkpoint_bytes=estimate_checkpoint_bytes(model, parts.config, adapter=isinstance(model, peft.PeftModel)),
         max_steps=parts.config.max_steps,
         checkpoint_every=parts.config.checkpoint_every,
     )
