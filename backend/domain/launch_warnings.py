@@ -68,7 +68,7 @@ class LaunchFacts:
     """What is known of a run before it starts; None is not known.
 
     `body` are the network's parameters without embeddings, or all where its family is not known. `unique_tokens` are those of the train split. `padding` and `cut_rows` are
-    shares of positions and rows, by a report on the data; `silent_rows` is the share of rows with nothing to train on. `seconds` is the expected time of the steps. `fits` is that of a prediction.
+    shares of positions and rows, by a report on the data; `silent_rows` is the share of rows with nothing to train on. `packs` says whether the base keeps rows apart that share a sequence. `seconds` is the expected time of the steps. `fits` is that of a prediction.
     """
 
     body: int | None = None
@@ -77,6 +77,7 @@ class LaunchFacts:
     seconds: float | None = None
     val_rows: int | None = None
     padding: float | None = None
+    packs: bool = True
     cut_rows: float | None = None
     silent_rows: float | None = None
     fits: str = "unknown"
@@ -180,10 +181,12 @@ def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
 
 
 def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
-    if config.objective is Objective.SFT and not config.packing and facts.padding is not None and facts.padding >= PADDED:
+    packs = config.packing and facts.packs
+    if config.objective is Objective.SFT and not packs and facts.padding is not None and facts.padding >= PADDED:
+        why = "Without packing" if facts.packs else "This base can't keep rows apart that share a sequence, so they are padded:"
         yield LaunchWarning(
-            code=Code.PADDING, field="packing", sentence=f"Without packing {facts.padding:.0%} of what is computed is padding.",
-            cure="Turn packing on: rows share a sequence and none reads another.",
+            code=Code.PADDING, field="packing", sentence=f"{why} {facts.padding:.0%} of what is computed is padding.",
+            cure="Turn packing on: rows share a sequence and none reads another." if facts.packs else "A smaller micro-batch with more accumulation pads less.",
         )  # fmt: skip
     if config.objective is not Objective.PRETRAIN and facts.cut_rows is not None and facts.cut_rows >= CUT:
         yield LaunchWarning(

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import Run
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.data_report import DataReport
+from backend.domain.families import FAMILIES
 from backend.domain.job_states import Status
 from backend.domain.launch_warnings import LaunchFacts, LaunchWarning, warnings_of
 from backend.domain.predictions import Prediction
@@ -91,7 +92,8 @@ def forecast(ctx: Context, config: RunConfig) -> Forecast:
     prediction = predict(ctx, config)
     report = _report(ctx, config, parts)
     unique = count_tokens(parts.version, parts.tokenizer) if parts.tokenizer else None
-    epochs, at_least = _epochs(config, parts, unique=unique, report=report)
+    packs = shape is None or FAMILIES[shape.family].packs
+    epochs, at_least = _epochs(config, parts, unique=unique, report=report, packs=packs)
     steps = config.max_steps
     if config.max_epochs and epochs and epochs > config.max_epochs:
         steps, epochs = max(1, round(steps * config.max_epochs / epochs)), config.max_epochs
@@ -103,6 +105,7 @@ def forecast(ctx: Context, config: RunConfig) -> Forecast:
     facts = LaunchFacts(
         body=count_without_embeddings(shape) if shape else parts.base.parameters if parts.base else None, unique_tokens=unique, epochs=epochs, seconds=seconds,
         val_rows=parts.version.val_rows if parts.version.is_ready else None,
+        packs=packs,
         padding=1.0 - report.packing.padded if report and report.packing.padded else None,
         cut_rows=report.train.truncated_share if report else None, silent_rows=_silent_share(ctx, config, parts, report), fits=prediction.fits, device=prediction.device,
     )  # fmt: skip
@@ -164,7 +167,7 @@ def _report(ctx: Context, config: RunConfig, parts: RunParts) -> DataReport | No
     return view.report if view else None
 
 
-def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, report: DataReport | None) -> tuple[float | None, bool]:
+def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, report: DataReport | None, packs: bool) -> tuple[float | None, bool]:
     """Return (passes over the train split, whether they are a lower bound)."""
     if config.objective is Objective.PRETRAIN:
         known = report.train.tokens if report and report.train.tokens else unique
@@ -172,7 +175,7 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None, report: D
     sequences = config.tokens_per_step // config.context * config.max_steps
     if config.objective is Objective.GRPO:
         sequences //= config.grpo.group_size
-    packs = config.objective is Objective.SFT and config.packing
+    packs = packs and config.objective is Objective.SFT and config.packing
     if packs and report and report.packing.packed_sequences:
         return sequences / report.packing.packed_sequences, False
     return (sequences / parts.version.train_rows, packs) if parts.version.train_rows else (None, False)

@@ -74,7 +74,7 @@ def made_up_rows(count: int = 600) -> list[Row]:
 def prepare(home: Path, rows: list[Row]) -> None:
     """Write base, tokenizer and dataset."""
     tokenizer = train_bpe([text for row in rows for text in row.values()], vocab_size=4096)
-    shape = ArchitectureConfig(num_layers=6, width=256, num_heads=8, num_kv_heads=4, context=CONTEXT, vocab_size=len(tokenizer))
+    shape = ArchitectureConfig(num_layers=4, width=256, num_heads=8, num_kv_heads=4, context=CONTEXT, vocab_size=len(tokenizer))
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     save_checkpoint(home / "base", model=build_network(shape, seed=SEED, **ends), tokenizer=tokenizer, meta={})
     write_dataset(home / "rows", train=[dict(row) for row in rows])

@@ -11,8 +11,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.domain.architecture import ArchitectureConfig
-from backend.domain.families import FAMILIES
 from backend.domain.exports import GGUF_FAMILIES
+from backend.domain.families import FAMILIES
 from backend.errors import InvalidInput
 from backend.weight_files import read_gguf
 from jobs.modeling.build import build_network

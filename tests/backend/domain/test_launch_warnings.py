@@ -66,6 +66,7 @@ def test_no_starter_recipe_is_warned_of(name: str) -> None:
         ({"checkpoint_every": 99_999}, {"seconds": None}, Code.NOTHING_SAVED, "checkpoint_every"),
         ({"patience": 40}, {}, Code.PATIENCE_IDLE, "patience"),
         ({}, {"val_rows": 0}, Code.NO_VALIDATION, "dataset"),
+        ({"objective": "sft"}, {"padding": 0.7, "packs": False}, Code.PADDING, "packing"),
         ({"objective": "sft", "packing": False}, {"padding": 0.7}, Code.PADDING, "packing"),
         ({"objective": "sft"}, {"cut_rows": 0.4}, Code.CUT_ROWS, "context"),
         ({"objective": "sft"}, {"silent_rows": 0.02}, Code.SILENT_ROWS, "context"),
