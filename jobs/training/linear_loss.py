@@ -108,6 +108,7 @@ class _LinearLoss(torch.autograd.Function):
                     by_weight.addmm_(slope.t(), read) if low == weight.dtype else by_weight.add_(slope.t() @ read)
                 if by_bias is not None:
                     by_bias.add_(logits.sum(dim=0))
+                del logits, slope  # or the next chunk's would be beside them
         ctx.save_for_backward(by_hidden, by_weight, by_bias)
         ctx.mark_non_differentiable(nll)
         return total, nll

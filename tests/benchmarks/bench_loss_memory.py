@@ -9,6 +9,7 @@ network came; `allocated` is the peak of what torch's allocator handed out in a 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch comes: its profiler would write into the output
 ROWS, CONTEXT, STEPS = 8, 256, 3
 
 
