@@ -111,8 +111,8 @@ def _pairs(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Pa
     """Both answers of all pairs of a micro-batch are padded to the longest of them."""
     longest = kept.reshape(-1, 2).max(axis=1)
     _, order = EpochOrder(len(longest), seed=SEED).take(0, len(longest))
-    positions = 2 * padded_positions(longest[order], batch=question.micro_batch, padded=lambda most: most)
-    share, packed = int(kept.sum()) / positions if positions else None, count_sequences(kept, question.context)
+    positions = 2 * padded_positions(longest[order], batch=question.micro_batch, padded=padded_length)
+    share, packed = int((kept - 1).sum()) / positions if positions else None, count_sequences(kept, question.context)
     packing = Packing(
         trainer=share,
         padded=share,

@@ -7,6 +7,7 @@ import json
 import random
 import string
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from jobs.data.report_duplicates import Alike, DuplicateFinder
 from jobs.data.run_report import run
 from jobs.reporter import JobSpec
 from jobs.training.batches import EpochOrder
+from jobs.training.preference_batches import ReferredPair, collate_pairs
+from jobs.training.preference_data import load_pairs
 from jobs.training.sft_data import PackedBatches, encode_row, padded_length
 from tests.jobs.chat_styles import tokenizer_of
 from tests.jobs.data_reporter import RememberingReporter
@@ -290,3 +293,17 @@ def test_too_many_pairs_are_said_to_be_limited(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(report_duplicates, "MAX_PAIRS", 5)
     (text,) = unlike(1, seed=16)
     assert alike(tmp_path, [f"{text} {n}" for n in range(40)], num_train=40).limited
+
+
+def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
+    draw = random.Random(9)
+    says = lambda: [{"role": "assistant", "content": " ".join(draw.choices(WORDS, k=draw.randrange(1, 40)))}]  # noqa: E731
+    rows = [{"prompt": [{"role": "user", "content": "Say it"}], "chosen": says(), "rejected": says()} for _ in range(20)]
+    folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
+    report, _, _ = reported(folder, "preference", tokenizer=tokenizer, context=256, micro_batch=4)
+    parts = SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=SimpleNamespace(context=256), reporter=RememberingReporter())
+    pairs = [ReferredPair(sides) for sides in load_pairs(parts, "train")]  # type: ignore[arg-type]
+    order = EpochOrder(20, seed=1).take(0, 20)[1].tolist()
+    batches = [collate_pairs([pairs[index] for index in order[at : at + 4]], pairs, pad_id=0) for at in range(0, 20, 4)]
+    real = sum(len(side.ids) - 1 for pair in pairs for side in pair.sides)
+    assert report.packing.trainer == pytest.approx(real / sum(batch.inputs.numel() for batch in batches))
