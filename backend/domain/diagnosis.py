@@ -20,6 +20,7 @@ from backend.domain.run_config import Objective, RunConfig
 
 Floats = npt.NDArray[np.float64]
 
+MOST_POINTS = 4000
 MIN_POINTS = 60
 """Fewer points than this say nothing about a trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
@@ -104,8 +105,12 @@ class Finding:
 
 
 def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
-    """Return what is wrong with a run, the gravest first; an empty list for a healthy one and for one too short to tell."""
-    found = [*_not_finite(series, facts), *_gradients(series, facts), *_course(series, facts), *_loader(series, facts)]
+    """Return what is wrong with a run, the gravest first; an empty list for a healthy one and for one too short to tell.
+
+    Spikes are looked for among all points, the rest among every n-th of a long curve: that leaves means and noise what they are.
+    """
+    thin = {name: _thinned(one) for name, one in series.items()}
+    found = [*_not_finite(series, facts), *_gradients(thin, facts), *_spikes(series, facts), *_course(thin, facts), *_loader(thin, facts)]
     kinds = {finding.kind for finding in found}
     if kinds & {Kind.DIVERGED, Kind.NOT_FINITE}:  # what follows from it is not said again
         found = [finding for finding in found if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
@@ -172,12 +177,11 @@ def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tupl
 
 
 def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
-    """What the losses say. GRPO's loss has no level to fall from, so that only its spikes would be seen."""
+    """What the losses say. GRPO's loss has no level to fall from."""
     train, config = series.get("train_loss"), facts.config
     if train is None or len(train) < MIN_POINTS or (config is not None and config.objective is Objective.GRPO):
         return
     skipped = int(np.searchsorted(train.steps, config.warmup_steps if config else 0))
-    yield from _spikes(train, series.get("grad_norm"), facts, skipped)
     diverged = list(_diverged(train, facts, skipped))
     yield from diverged
     over_fit = list(_over_fit(series.get("val_loss"), train, facts))
@@ -188,13 +192,16 @@ def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
         yield from _plateau(train, facts, skipped)
 
 
-def _spikes(train: Series, norms: Series | None, facts: RunFacts, skipped: int) -> Iterator[Finding]:
+def _spikes(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
+    train, norms, config = series.get("train_loss"), series.get("grad_norm"), facts.config
+    if train is None or len(train) < MIN_POINTS or (config is not None and config.objective is Objective.GRPO):
+        return
     values = train.values
-    level = _rolling_median(values, 25)
+    level = _level(values, 25)
     above = values - level
-    scale = 1.4826 * _rolling_median(np.abs(above), 101)
+    scale = 1.4826 * _level(np.abs(above), 101)
     is_high = (above > SPIKE_SIGMAS * np.maximum(scale, 1e-9)) & (above > SPIKE_SHARE * np.abs(level))
-    is_high[: max(skipped, 20)] = False
+    is_high[: max(int(np.searchsorted(train.steps, config.warmup_steps if config else 0)), 25)] = False
     places = np.flatnonzero(is_high)
     if not len(places):
         return
@@ -353,6 +360,18 @@ def _warmup(facts: RunFacts, steps: int) -> int:
 def _noise(values: Floats) -> float:
     """Return the standard deviation of values about their trend, by the median difference of neighbours."""
     return float(1.4826 * np.median(np.abs(np.diff(values))) / math.sqrt(2)) if len(values) > 1 else 0.0
+
+
+def _thinned(series: Series) -> Series:
+    every = max(1, len(series) // MOST_POINTS)
+    return series if every == 1 else Series(series.steps[::every], series.values[::every])
+
+
+def _level(values: Floats, width: int) -> Floats:
+    """Return the median of blocks of `width` values, with straight lines between: of a million values in hundredths of a second."""
+    width = min(width, len(values))
+    blocks = values[: len(values) // width * width].reshape(-1, width)
+    return np.interp(np.arange(len(values)), np.arange(len(blocks)) * width + (width - 1) / 2, np.median(blocks, axis=1))
 
 
 def _rolling_median(values: Floats, width: int) -> Floats:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from sqlalchemy.orm import Session
-
 from backend.db.tables import Job, Run
 from backend.domain.diagnosis import Finding, RunFacts, Series, diagnose
 from backend.domain.job_states import ACTIVE, Status
@@ -14,26 +11,18 @@ from backend.services.metric_blocks import metric_names, read_points
 from backend.services.run_views import find_run
 
 LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait"})
-MOST_POINTS = 20_000
 
 
 def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
-    """Return what is wrong with a run, the gravest first. Of long curves every n-th point is looked at. Raises NotFound."""
+    """Return what is wrong with a run, the gravest first. Raises NotFound."""
     with ctx.db.read() as session:
         run: Run = find_run(session, name_or_id)
         job = session.get(Job, run.job_id) if run.job_id else None
-        series = {name: _thin(session, run.id, name_id) for name_id, name in metric_names(session, run.id) if name in LOOKED_AT}
+        points = {name: read_points(session, run.id, name_id) for name_id, name in metric_names(session, run.id) if name in LOOKED_AT}
     facts = RunFacts(
         config=RunConfig.model_validate(run.config) if run.config else None,
         has_ended=job is None or Status(job.status) not in ACTIVE,
         failure=str((job.error or {}).get("cause") or "") if job is not None and job.status == Status.FAILED else "",
         not_finite=(run.summary or {}).get("not_finite", {}),
     )
-    return diagnose(series, facts)
-
-
-def _thin(session: Session, run_id: str, name_id: int) -> Series:
-    """Read every n-th point: unlike a curve for the screen, which keeps extremes, this leaves means and noise what they are."""
-    points = read_points(session, run_id, name_id)
-    kept = np.arange(0, len(points), max(1, len(points) // MOST_POINTS))
-    return Series(points.steps[kept], points.values[kept])
+    return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)

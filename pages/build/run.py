@@ -72,12 +72,10 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
 
 def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
     """Draw what is wrong with a run, and its curves with a line where that is."""
-    findings = diagnose_run(ctx, run.id)
-    if run.is_active:
-        st.fragment(lambda: draw_findings(run, diagnose_run(ctx, run.id)), run_every=DIAGNOSE_S)()
-    else:
-        draw_findings(run, findings)
-    marks = [finding.step for finding in findings if finding.step is not None]
+    known = [diagnose_run(ctx, run.id)]
+    marks = [finding.step for finding in known[0] if finding.step is not None]
+    every = DIAGNOSE_S if run.is_active else None
+    st.fragment(lambda: draw_findings(run, known.pop() if known else diagnose_run(ctx, run.id)), run_every=every)()
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}", marks=marks)
 
 
