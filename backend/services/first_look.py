@@ -60,8 +60,8 @@ def refuse_silent_rows(ctx: Context, version: VersionView, *, source: str | None
     some = f"{len(look.prompts):,} train rows of {version.label}"
     looked_at = f"the {some}" if len(look.prompts) == look.total else f"the {some} that were looked at, spread over {look.total:,},"
     raise InvalidInput(
-        f"None of {looked_at} has anything to train on within a context of {context:,} tokens: the shortest prompt alone has {min(look.prompts):,}.",
-        remedy=f"Choose a context of {look.enough:,} tokens or more, with a base that can read it, or a dataset with shorter prompts.",
+        f"None of {looked_at} has anything to train on within its first {context:,} tokens: the shortest prompt alone has {min(look.prompts):,}.",
+        remedy=f"Choose {look.enough:,} tokens or more, with a base that can read so many, or a dataset with shorter prompts.",
         field="context",
     )
 

@@ -43,11 +43,11 @@ def sft(dataset: str, context: int) -> RunConfig:
 def test_a_run_that_would_find_nothing_to_train_on_is_refused_before_the_queue(ctx: Context, base: str) -> None:
     before = len(list_jobs(ctx))
     with pytest.raises(
-        InvalidInput, match=r"has anything to train on within a context of 16 tokens: the shortest prompt alone has \d\d\."
+        InvalidInput, match=r"has anything to train on within its first 16 tokens: the shortest prompt alone has \d\d\."
     ) as caught:
         launch_run(ctx, sft("asked", 16), person=LOCAL)
     assert caught.value.field == "context"
-    assert "Choose a context of" in str(caught.value.remedy)
+    assert "tokens or more" in str(caught.value.remedy)
     assert len(list_jobs(ctx)) == before
     assert launch_run(ctx, sft("asked", 128), person=LOCAL).id
 
