@@ -20,6 +20,7 @@ from backend.domain.run_config import RunConfig, parse_run_config
 from backend.errors import InvalidInput
 from backend.recipes import RECIPES, get_recipe
 from backend.services.context import LOCAL, Context
+from backend.services.diagnoses import diagnose_run
 from backend.services.forecasts import forecast
 from backend.services.foreign_runs import import_log_path
 from backend.services.measurements import predict
@@ -111,7 +112,7 @@ def import_(
 @app.command("show")
 @command
 def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonFlag = False) -> None:
-    """Show a run: where it is, its newest values, its checkpoints."""
+    """Show a run: where it is, its newest values, its checkpoints, and what is wrong with it."""
     ctx = get_context()
     found = get_run(ctx, run)
     if found.is_imported:
@@ -126,6 +127,7 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonF
     lines = [f"{detail.run.name}  {detail.run.status}  {detail.run.line}"]
     lines += [f"  {metric}: {value['value']:.6g} (step {value['step']})" for metric, value in data["metrics"].items()]
     lines += [f"  checkpoint: {checkpoint['name']}" for checkpoint in data["checkpoints"]]
+    lines += [f"  {finding['severity']}: {finding['sentence']} {finding['cause']}" for finding in data["findings"]]
     if detail.run.error:
         lines.append(f"  cause: {detail.run.error.get('cause')}")
     emit(data, as_json=as_json, text="\n".join(lines))
@@ -192,7 +194,7 @@ def describe_run(run: RunView) -> dict[str, Any]:
 
 
 def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
-    """Return a run with its newest values, config and checkpoints as a JSON object."""
+    """Return a run with its newest values, checkpoints, findings and config as a JSON object."""
     return {
         **describe_run(detail.run),
         "metrics": {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, detail.run.id).items()},
@@ -200,8 +202,15 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
             {"checkpoint": line.id, "name": line.name, "step": line.step, "val_loss": line.val_loss, "final": line.is_final}
             for line in detail.checkpoints
         ],
+        "findings": [
+            {
+                "kind": finding.kind.value, "severity": finding.severity, "sentence": finding.sentence, "cause": finding.cause,
+                "step": finding.step, "changes": dict(finding.changes),
+            }
+            for finding in diagnose_run(ctx, detail.run.id)
+        ],
         "config": detail.config.model_dump(mode="json"),
-    }
+    }  # fmt: skip
 
 
 def describe_prediction(prediction: Prediction) -> dict[str, Any]:

@@ -163,3 +163,25 @@ def test_a_sweep_with_a_mistake_ends_with_status_2_and_the_field(ctx: Context, t
     result = roundhouse("run", "sweep", str(tmp_path / "sweep.yaml"), "--json")
     assert result.exit_code == 2
     assert "learning_rat" in json.loads(result.stdout)["error"]
+
+
+def test_a_log_of_another_program_is_a_run_that_can_be_shown(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 5, "loss": 2.5}, {"step": 10, "loss": 2.25}]}')
+    made = roundhouse("run", "import", str(tmp_path / "trainer_state.json"), "--name", "theirs", "--json")
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["runs"][0]["name"] == "theirs"
+    shown = json.loads(roundhouse("run", "show", "theirs", "--json").stdout)
+    assert shown["metrics"] == {"train_loss": {"step": 10, "value": 2.25}}
+    assert roundhouse("run", "import", str(tmp_path / "absent.csv")).exit_code == 2
+
+
+def test_what_is_wrong_with_a_run_is_said_where_it_is_shown(ctx: Context) -> None:
+    one = launch(ctx, name="wild", learning_rate=0.03)
+    values = [5.6 - 0.04 * step if step < 50 else 3.6 + 0.05 * (step - 50) for step in range(1, 101)]
+    report(
+        ctx,
+        claim(ctx, one),
+        *({"type": "metrics", "step": step, "time": 1.0, "values": {"train_loss": v}} for step, v in enumerate(values, 1)),
+    )
+    (finding,) = json.loads(roundhouse("run", "show", "wild", "--json").stdout)["findings"]
+    assert (finding["kind"], finding["changes"]) == ("diverged", {"learning_rate": 0.01})
