@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,11 @@ from backend.services.run_parts import RunParts, checkpoint_bytes, parse_config,
 from backend.services.scaling import OWN, Reading, choose_law, count_tokens
 from backend.services.workers import list_workers
 
-MOST_PREDICTED = 12
+MOST_PREDICTED = 4
+DECIDES_TIME = (
+    "objective", "method", "dataset", "architecture", "tokenizer", "base", "lora", "max_steps", "micro_batch", "grad_accum_steps", "context",
+    "precision", "recompute", "compile", "device", "devices",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,19 +133,20 @@ def queue_place(ctx: Context, config: RunConfig) -> QueuePlace:
 
 
 def _lengths(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
-    """Return how far jobs are; of waiting runs, how long they are expected to take, if they are not too many to ask."""
+    """Return how far jobs are; of waiting runs, how long they are expected to take, if they are not too many unlike ones to ask."""
     waiting = [job.id for job in ahead if job.status is Status.QUEUED]
-    if len(waiting) > MOST_PREDICTED:
-        return [None]
     with ctx.db.read() as session:
         query = select(Run.job_id, Run.config).where(Run.job_id.in_(waiting))
         configs: dict[str | None, dict[str, Any]] = dict(session.execute(query).tuples().all())
-    return [_expected(ctx, configs.get(job.id)) if job.id in waiting else read_progress(job.progress) for job in ahead]
+    kinds = {job_id: json.dumps({name: config.get(name) for name in DECIDES_TIME}) for job_id, config in configs.items()}
+    if len(set(kinds.values())) > MOST_PREDICTED:
+        return [None]
+    one_each = {kind: configs[job_id] for job_id, kind in kinds.items()}
+    times = {kind: _expected(ctx, config) for kind, config in one_each.items()}
+    return [times.get(kinds.get(job.id, "")) if job.id in waiting else read_progress(job.progress) for job in ahead]
 
 
-def _expected(ctx: Context, values: dict[str, Any] | None) -> Progress | None:
-    if values is None:
-        return None
+def _expected(ctx: Context, values: dict[str, Any]) -> Progress | None:
     try:
         time = predict(ctx, parse_config(values)).time
     except RoundhouseError:  # what it was made of is gone
