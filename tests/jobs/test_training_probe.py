@@ -83,6 +83,13 @@ def test_tensors_that_a_step_holds_are_as_many_as_arithmetic_says(rooms: Rooms, 
     assert result["allocated_bytes"] == pytest.approx(estimate.allocated, rel=0.1)
 
 
+def test_what_freezing_dropout_and_another_optimizer_change_is_counted(rooms: Rooms) -> None:
+    values = {"micro_batch": 16, "freeze_blocks": 1, "dropout": 0.1, "optimizer": "lion"}
+    spec = rooms.training("pretrain", job="allocations of less", **values)
+    setting = setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu")
+    assert run(spec, Recorder())["allocated_bytes"] == pytest.approx(estimate_memory(setting).allocated, rel=0.1)
+
+
 class Impatient(Recorder):
     """Asks to stop as soon as steps are done."""
 
