@@ -11,7 +11,7 @@ import peft
 from backend.domain.run_config import PAIRWISE, Objective
 from backend.errors import InvalidInput
 from jobs.modeling.tokenizers import token_bytes
-from jobs.training.batches import Batches
+from jobs.training.batches import Batches, EpochOrder
 from jobs.training.lessons import LanguageLesson, Lesson
 from jobs.training.linear_loss import Penalties
 from jobs.training.networks import load_base, padding_id, settle_packing
@@ -19,6 +19,7 @@ from jobs.training.networks import load_batches as load_language_batches
 from jobs.training.output_head import OutputHead
 from jobs.training.parts import Parts
 from jobs.training.preference_batches import (
+    UNKNOWN,
     ReferredPair,
     ReferredRated,
     Shuffled,
@@ -87,10 +88,12 @@ def make_lesson(parts: Parts, batches: Batches, model: Any) -> Lesson:
 def _pair_batches(parts: Parts, folder: Path) -> Batches:
     objective, pad_id = parts.config.objective, padding_id(parts.tokenizer)
     train, val = load_pairs(parts, "train"), _for_validation(parts, load_pairs(parts, "val"))
-    references: list[tuple[float, float]] | list[None] = [None] * (len(train) + len(val))
+    pairs = [ReferredPair(sides) for sides in (*train, *val)]
     if objective is Objective.DPO:
-        references = refer(reference_logprobs(parts, answers_of([*train, *val]), folder=folder))
-    pairs = [ReferredPair(*each) for each in zip([*train, *val], references, strict=True)]
+        met = _met(parts, len(train), len(val))
+        references = refer(reference_logprobs(parts, answers_of([pairs[place].sides for place in met]), folder=folder))
+        for place, reference in zip(met, references, strict=True):
+            pairs[place] = ReferredPair(pairs[place].sides, reference)
     collate: Any = partial(collate_pairs, pad_id=pad_id, prompts=objective is Objective.ORPO)
     if objective is Objective.REWARD:
         collate = partial(collate_scored, pad_id=pad_id)
@@ -99,12 +102,22 @@ def _pair_batches(parts: Parts, folder: Path) -> Batches:
 
 def _rated_batches(parts: Parts, folder: Path) -> Batches:
     train, val = load_rated(parts, "train"), _for_validation(parts, load_rated(parts, "val"))
-    answers: list[Answered] = [answer for rated in (*train, *val) for answer in (rated.answered, rated.mismatched)]
-    references = refer(reference_logprobs(parts, answers, folder=folder))
-    items = [ReferredRated(*each) for each in zip([*train, *val], references, strict=True)]
+    items = [ReferredRated(rated, UNKNOWN) for rated in (*train, *val)]
+    met = _met(parts, len(train), len(val))
+    answers: list[Answered] = [answer for place in met for answer in (items[place].rated.answered, items[place].rated.mismatched)]
+    for place, reference in zip(met, refer(reference_logprobs(parts, answers, folder=folder)), strict=True):
+        items[place] = ReferredRated(items[place].rated, reference)
     # not by length: the estimate of the divergence is a micro-batch's, and long answers alone would have another
     collate = partial(collate_rated, pad_id=padding_id(parts.tokenizer))
     return Shuffled(items[: len(train)], items[len(train) :], items="answers", collate=collate, **_sizes(parts))
+
+
+def _met(parts: Parts, train: int, val: int) -> list[int]:
+    """Return the places of the items that a run meets, those of the val split behind the train split's: no others need a reference."""
+    sizes = _sizes(parts)
+    draws = parts.config.max_steps * sizes["micro_batch"] * sizes["grad_accum_steps"]
+    seen = range(train) if draws >= train else sorted(EpochOrder(train, seed=sizes["seed"]).take(0, draws)[1].tolist())
+    return [*seen, *range(train, train + val)]
 
 
 def _rollouts(parts: Parts) -> Batches:
@@ -123,7 +136,7 @@ def _rollouts(parts: Parts) -> Batches:
 
 
 def _for_validation(parts: Parts, items: list[Item]) -> list[Item]:
-    """Return those of the val split that are measured: no others need a reference."""
+    """Return those of the val split that are measured."""
     return items[: parts.config.eval_batches * parts.config.micro_batch]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Generic, Self, TypeVar
@@ -17,6 +18,7 @@ from jobs.training.sft_data import padded_length
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
 Floats = npt.NDArray[np.float32]
+UNKNOWN = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,8 @@ def collate_pairs(pairs: Sequence[ReferredPair], step: Sequence[ReferredPair], *
     padded = pad([Answered(side.ids, start) for side, start in zip(sides, starts, strict=True)], pad_id=pad_id)
     tokens = sum(len(pair.sides[0].ids) - (1 if prompts else max(pair.sides[0].start, 1)) for pair in step)
     reference = None
-    if pairs and pairs[0].reference is not None:
-        reference = torch.tensor([pair.reference[side] for side in (0, 1) for pair in pairs if pair.reference], dtype=torch.float32)
+    if any(pair.reference is not None for pair in pairs):
+        reference = torch.tensor([(pair.reference or UNKNOWN)[side] for side in (0, 1) for pair in pairs], dtype=torch.float32)
     return PairBatch(
         padded.inputs,
         padded.targets,

@@ -1,6 +1,7 @@
-"""The reference's log-probabilities of all answers, computed once before training: no second network is in memory afterwards.
+"""The reference's log-probabilities of the answers of a run, computed once before training: no second network is in memory afterwards.
 
-They lie in the run's folder, named by what they are made of, so that a resumed run reads the very same numbers wherever it goes on.
+They lie in the run's folder, each under a hash of its tokens, so that a resumed run reads the very same numbers wherever it goes on, and
+one that is to do more steps asks only for what is new.
 """
 
 from __future__ import annotations
@@ -28,31 +29,46 @@ from jobs.training.preference_batches import Floats, pad
 from jobs.training.preference_data import Answered
 from jobs.training.preference_lessons import answer_logprobs
 
+KEY_BYTES = 16
+
 
 class Stopped(Exception):
     """Somebody asked the job to stop before its first step."""
 
 
 def reference_logprobs(parts: Parts, answers: Sequence[Answered], *, folder: Path) -> Floats:
-    """Return the base's log-probability of each answer, (answers,), from the folder's file if they are there.
+    """Return the base's log-probability of each answer, (answers,). What the folder's file has already is not asked again.
 
     Raises Stopped if the job is asked to stop meanwhile, JobFailed if the base gives an answer no finite probability.
     """
-    file = folder / f"reference-{_fingerprint(parts, answers)[:24]}.safetensors"
-    if file.is_file():
-        values: Floats = load_file(file)["logprobs"]
-        return values
-    network = load_base(parts).to(parts.device)
-    values = _compute(parts, network, answers)
-    if not np.isfinite(values).all():
-        raise JobFailed("The base gives some answers no finite probability.", remedy="Choose another base.", field="base")
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("reference-*.safetensors"):
-        old.unlink()
-    partial = folder / f".{file.name}.partial"
-    save_file({"logprobs": values}, partial)
+    file = folder / f"reference-{_base_hash(parts)[:24]}.safetensors"
+    known = _read(file)
+    asked = {_key(answer): answer for answer in answers}
+    missing = [key for key in asked if key not in known]
+    if missing:
+        network = load_base(parts).to(parts.device)
+        values = _compute(parts, network, [asked[key] for key in missing])
+        if not np.isfinite(values).all():
+            raise JobFailed("The base gives some answers no finite probability.", remedy="Choose another base.", field="base")
+        known |= dict(zip(missing, values.tolist(), strict=True))
+        _write(file, known)
+    return np.array([known[_key(answer)] for answer in answers], dtype=np.float32)
+
+
+def _read(file: Path) -> dict[bytes, float]:
+    if not file.is_file():
+        return {}
+    held = load_file(file)
+    return dict(zip([key.tobytes() for key in held["keys"]], held["logprobs"].tolist(), strict=True))
+
+
+def _write(file: Path, known: dict[bytes, float]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    keys = sorted(known)
+    partial = file.with_name(f".{file.name}.partial")
+    packed = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(len(keys), KEY_BYTES)
+    save_file({"keys": packed.copy(), "logprobs": np.array([known[key] for key in keys], dtype=np.float32)}, partial)
     os.replace(partial, file)
-    return values
 
 
 @torch.inference_mode()
@@ -76,13 +92,13 @@ def _compute(parts: Parts, network: Any, answers: Sequence[Answered]) -> Floats:
     return values
 
 
-def _fingerprint(parts: Parts, answers: Sequence[Answered]) -> str:
-    """Return a hash of the base's files and the answers. Device and batch are not in it: a run that moves keeps its numbers."""
+def _key(answer: Answered) -> bytes:
+    return hashlib.blake2b(np.asarray([answer.start, *answer.ids], dtype=np.int64).tobytes(), digest_size=KEY_BYTES).digest()
+
+
+def _base_hash(parts: Parts) -> str:
+    """Return a hash of the base's files. Device and batch are not in it: a run that moves keeps its numbers."""
     assert parts.base is not None
-    found = hashlib.sha256()
     card = read_card(parts.base)
     files = card.get("files") or {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(parts.base.iterdir())}
-    found.update(json.dumps([files, card.get("base")], sort_keys=True, default=str).encode())
-    for answer in answers:
-        found.update(np.asarray([answer.start, len(answer.ids), *answer.ids], dtype=np.int64).tobytes())
-    return found.hexdigest()
+    return hashlib.sha256(json.dumps([files, card.get("base")], sort_keys=True, default=str).encode()).hexdigest()

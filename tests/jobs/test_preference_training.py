@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification
 
 from backend.errors import InvalidInput
@@ -212,3 +213,26 @@ def test_a_reward_model_is_the_base_of_reward_runs_alone(rooms: Rooms) -> None:
     tuned.payload["base"] = scorer
     with pytest.raises(InvalidInput, match="writes none"):
         run(tuned, Recorder())
+
+
+def test_the_reference_is_asked_about_no_more_than_the_run_meets(rooms: Rooms) -> None:
+    def kept(steps: int) -> dict[bytes, float]:
+        recorder = Recorder()
+        run(
+            rooms.training("dpo", run="met", job=f"met-{steps}", dataset="wide", max_steps=steps, eval_every=9, checkpoint_every=2),
+            recorder,
+        )
+        assert all(math.isfinite(loss) for _, loss in recorder.series("train_loss"))
+        (file,) = references(rooms.root / "met")
+        held = load_file(file)
+        return {key.tobytes(): float(value) for key, value in zip(held["keys"], held["logprobs"], strict=True)}
+
+    rows = preference_rows(40)
+    for index, row in enumerate(rows):
+        row["chosen"][0]["content"] = f"Glad, {index} times."
+    write_dataset(rooms.root / "wide", train=rows)
+    first = kept(2)
+    assert len(first) == 8 + 4  # two steps of four pairs, whose rejected answers are one to each prompt
+    more = kept(4)
+    assert len(more) == 16 + 4
+    assert more.items() >= first.items(), "what was asked is not asked again"
