@@ -6,8 +6,8 @@ const PANELS = [
   { id: "val_bpb", title: "Validation bits per byte", metrics: ["val_bpb"], log: true, format: ".4f" },
   { id: "learning_rate", title: "Learning rate", metrics: ["learning_rate"], exact: true, format: ".3e", exponent: "e" },
   { id: "grad_norm", title: "Gradient norm", metrics: ["grad_norm"], log: true, format: ".3f" },
-  { id: "margins", group: "Preferences", title: "Reward margin", metrics: ["rewards/margins", "val_rewards/margins"], format: ".3f" },
-  { id: "accuracies", group: "Preferences", title: "Preference accuracy", metrics: ["rewards/accuracies", "val_rewards/accuracies"], format: ".3f" },
+  { id: "margins", group: "Preferences", title: "Reward margin", metrics: ["rewards/margins", "val_rewards/margins", "margin", "val_margin"], format: ".3f" },
+  { id: "accuracies", group: "Preferences", title: "Preference accuracy", metrics: ["rewards/accuracies", "val_rewards/accuracies", "accuracy", "val_accuracy"], format: ".3f" },
   { id: "rewards", group: "Preferences", title: "Rewards", metrics: ["rewards/chosen", "rewards/rejected"], format: ".3f" },
   { id: "reward", group: "Rewards and policy", title: "Reward", metrics: ["reward/mean", "val_reward/mean"], format: ".3f" },
   { id: "kl", group: "Rewards and policy", title: "KL to the reference", metrics: ["kl", "val_kl"], format: ".4f" },
@@ -21,6 +21,7 @@ const PANELS = [
 const LABELS = {
   train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",
   "rewards/margins": "train", "val_rewards/margins": "validation", "rewards/accuracies": "train", "val_rewards/accuracies": "validation",
+  margin: "train", val_margin: "validation", accuracy: "train", val_accuracy: "validation",
   "reward/mean": "train", "val_reward/mean": "validation", kl: "train", val_kl: "validation", val_bpb: "validation",
 }
 const STATUS = { queued: "Queued", running: "Running", cancelling: "Stopping", paused: "Paused", cancelled: "Stopped", failed: "Failed", finished: "Finished" }
