@@ -25,6 +25,7 @@ from backend.errors import InvalidInput
 
 DEFAULT_VOCABULARY = 32_000
 MAX_STEPS = 100_000_000
+SETTLING = 12  # rounds in which a budget of time, the rate of a network and its size are brought together
 FINAL_LEARNING_RATE = 1e-5  # the fixed end that the learning-rate rule was fitted with
 
 
@@ -152,9 +153,13 @@ def make_plan(
             field="flops_per_s",
         )
     flops = config.flops if config.flops is not None else _flops_in(seconds or 0.0, speeds, config, law)
-    optimum = _allocate(config, law, flops)
-    architecture = propose_architecture(optimum.parameters, family=config.family, vocab_size=vocab_size, context=config.context)
-    per_token = count_flops(architecture, context=config.context).training
+    for _ in range(SETTLING):
+        optimum = _allocate(config, law, flops)
+        architecture = propose_architecture(optimum.parameters, family=config.family, vocab_size=vocab_size, context=config.context)
+        per_token = count_flops(architecture, context=config.context).training
+        if seconds is None or abs(math.log(seconds * rate_at(speeds, per_token) / flops)) < 0.1:
+            break
+        flops = math.sqrt(flops * seconds * rate_at(speeds, per_token))  # half the way: measured rates may leap between sizes
     if seconds is not None:
         flops = seconds * rate_at(speeds, per_token)
         optimum = _allocate(config, law, flops)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.domain.run_progress import say_duration
 from backend.domain.scaling import effective_tokens
+from backend.domain.scaling_shapes import count_all, propose_architecture
 from backend.domain.speeds import measured_range
 
 if TYPE_CHECKING:
@@ -40,9 +41,19 @@ def plan_notes(plan: ScalingPlan) -> Iterator[str]:
     yield from _about_more(plan)
 
 
+def _smallest(plan: ScalingPlan) -> int:
+    config, shape = plan.config, plan.architecture
+    return count_all(propose_architecture(1.0, family=config.family, vocab_size=shape.vocab_size, context=config.context))
+
+
 def _about_size(plan: ScalingPlan) -> Iterator[str]:
     asked, vocabulary = plan.optimum.parameters, plan.architecture.vocab_size
-    if plan.parameters > 1.5 * asked:
+    if plan.parameters > 1.5 * asked and plan.parameters > 1.5 * _smallest(plan):
+        yield (
+            f"The law asks for {say_count(asked)} parameters at the rate measured for {say_count(plan.parameters)}; rates measured here leap so much "
+            "between sizes that no network fits its own rate. A probe on a quiet machine, or a plan in FLOPs, would tell."
+        )
+    elif plan.parameters > 1.5 * asked:
         yield (
             f"The law asks for {say_count(asked)} parameters, and with a vocabulary of {vocabulary:,} the smallest network here has "
             f"{say_count(plan.parameters)}. It sees fewer tokens than would be best: a smaller vocabulary or a larger budget would help."

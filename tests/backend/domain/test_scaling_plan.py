@@ -90,6 +90,18 @@ def test_scarce_data_is_said_and_counts() -> None:
     assert any("enough" in note for note in enough.notes)
 
 
+def test_rates_that_leap_between_sizes_still_give_a_network_near_the_laws() -> None:
+    speeds = [
+        Speed(flops_per_token=6 * n, flops_per_s=rate, device="here", source="runs")
+        for n, rate in ((7e3, 1e8), (2e4, 2e9), (2e5, 2e8), (1e6, 5e9))
+    ]
+    for hours in (0.3, 1.0, 3.0):
+        found = make_plan(PlanConfig(device_hours=hours, context=64), law=LAW, vocab_size=262, speeds=speeds)
+        assert found.seconds == pytest.approx(hours * 3600, rel=0.2)
+        assert not any("smallest network" in note for note in found.notes)
+        assert found.parameters < 1.5 * found.optimum.parameters or any("leap" in note for note in found.notes)
+
+
 def test_a_budget_below_the_smallest_network_says_so() -> None:
     found = plan(flops=1e9)
     assert any("smallest network" in note for note in found.notes)
