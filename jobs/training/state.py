@@ -56,7 +56,8 @@ def gather_state(optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful]
     """Return the training state, put together where several processes hold parts of it. All of them call this."""
     tree = {"optimizer": optimizer.state_dict()["state"], **{name: part.state_dict() for name, part in (parts or {}).items()}}
     tensors: dict[str, torch.Tensor] = {}
-    encoded = {name: _encode(value, name, tensors) for name, value in tree.items()}
+    places: dict[Any, str] = {}
+    encoded = {name: _encode(value, name, tensors, places) for name, value in tree.items()}
     return {"optimizer": _kind(optimizer), "shapes": _shapes(optimizer), "parts": encoded, "tensors": tensors}
 
 
@@ -65,7 +66,7 @@ def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, ra
     target = folder / STATE_FOLDER
     target.mkdir()
     tensors = dict(gathered["tensors"])
-    randoms = _encode((randomness or RandomState.take()).state_dict(), "random", tensors)
+    randoms = _encode((randomness or RandomState.take()).state_dict(), "random", tensors, {})
     save_file(tensors, target / TENSORS)
     tree = {**{name: value for name, value in gathered.items() if name != "tensors"}, "random": randoms}
     (target / TREE).write_text(json.dumps(tree) + "\n")
@@ -156,15 +157,18 @@ class RandomState:
         return cls(tree["torch"], tree["cuda"], numpy_state, (version, tuple(internal.tolist()), spare))
 
 
-def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor], places: dict[Any, str]) -> Any:
     """Return a tree as JSON holds it; its tensors go into `tensors`, each under its path."""
     if isinstance(value, torch.Tensor):
-        tensors[path] = whole(value)
-        return {"tensor": path}
+        held = whole(value)
+        same = places.setdefault((held.data_ptr(), held.shape, held.dtype), path) if held.numel() else path
+        if same == path:  # small tables may be those of all parameters, and safetensors takes a tensor once
+            tensors[path] = held
+        return {"tensor": same}
     if isinstance(value, Mapping):
-        return {"keys": list(value), "values": [_encode(item, f"{path}.{key}", tensors) for key, item in value.items()]}
+        return {"keys": list(value), "values": [_encode(item, f"{path}.{key}", tensors, places) for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return [_encode(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
+        return [_encode(item, f"{path}.{index}", tensors, places) for index, item in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"{path} is a {type(value).__name__}, which a training state can't hold")

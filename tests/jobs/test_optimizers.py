@@ -189,6 +189,19 @@ def test_an_optimizer_goes_on_from_its_saved_state_bit_for_bit(name: str, tmp_pa
     assert json.loads((tmp_path / STATE_FOLDER / "state.json").read_text())["optimizer"]
 
 
+def test_a_table_that_all_parameters_share_is_saved_once(tmp_path: Path) -> None:
+    model, table = Small(), torch.arange(256.0)
+    optimizer = make_optimizer(model, config("adamw"))
+    gradients(model, 0)
+    optimizer.step()
+    for state in optimizer.state.values():
+        state["table"] = table  # as bitsandbytes does
+    save_state(tmp_path, gathered=gather_state(optimizer), counters=Counters())
+    again = make_optimizer(model, config("adamw"))
+    load_state(tmp_path, optimizer=again)
+    assert all(torch.equal(state["table"], table) for state in again.state.values())
+
+
 def test_a_state_of_another_optimizer_or_network_is_refused_in_words(tmp_path: Path) -> None:
     model = Small()
     save_state(tmp_path, gathered=gather_state(make_optimizer(model, config("lion"))), counters=Counters())
