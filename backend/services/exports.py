@@ -176,4 +176,4 @@ def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
 
 def file_name(name: str) -> str:
     """Return a name as a file or folder can have it."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip("-.") or "checkpoint"
+    return re.sub("-{2,}", "-", "".join(c if c.isalnum() or c in "-_." else "-" for c in name))[:80].strip("-.") or "checkpoint"
