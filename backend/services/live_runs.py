@@ -105,7 +105,7 @@ def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, s
     """Return a run's status and where it is in one line. An imported one is finished: nothing can happen to it here."""
     imported = (run.summary or {}).get("imported")
     if imported is not None:
-        return Status.FINISHED, f"Imported from {imported['format']}, {run.last_step:,} steps"
+        return Status.FINISHED, f"{run.last_step:,} steps, from {imported['format']}"
     status = Status(job.status) if job is not None else Status.CANCELLED
     return status, describe_state(status, job=job, last_step=run.last_step, ahead=ahead)
 

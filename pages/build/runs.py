@@ -25,23 +25,19 @@ GROUPS: dict[str, tuple[Status, ...]] = {
 }
 
 
-def draw_filters(ctx: Context, person: Person) -> tuple[list[RunView], int, bool]:
+def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
     """Draw the filters; return a page of the runs that pass them, how many pass, and whether any filter is set."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=140) or ""
+        text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
         group = st.segmented_control("Status", list(GROUPS), key="status", bind="query-params")
         objective = st.selectbox(
             "Objective", list(OBJECTIVES), index=None, key="objective", bind="query-params", format_func=OBJECTIVES.__getitem__,
-            placeholder="Any", width=130,
+            placeholder="Any", width=170,
         )  # fmt: skip
         known = list_tags(ctx)
         tags = st.multiselect("Tags", known, key="tags", bind="query-params", placeholder="Any", width=170) if known else []
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
-        made = draw_log_import(ctx, person)
-        if made:
-            st.query_params["compare"] = ",".join(made[:MAX_COMPARED])
-            st.rerun()
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
             st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
         wanted: RunFilter = {
@@ -50,32 +46,40 @@ def draw_filters(ctx: Context, person: Person) -> tuple[list[RunView], int, bool
         }  # fmt: skip
         number = count_runs(ctx, **wanted)
         page = min(int(st.session_state.get("runs_page", 1)), max(1, -(-number // PAGE_SIZE)))
+        if "runs_page" in st.session_state:
+            st.session_state["runs_page"] = page  # a filter may leave fewer pages than there were
         runs = list_runs(ctx, **wanted, limit=PAGE_SIZE, offset=(page - 1) * PAGE_SIZE)
     return runs, number, bool(text or group or objective or tags or archived)
 
 
-def draw_pages(number: int) -> None:
-    """Draw the page number where one page is not enough."""
-    if number > PAGE_SIZE:
-        with st.container(horizontal=True, vertical_alignment="center"):
+def draw_foot(ctx: Context, person: Person, number: int) -> None:
+    """Draw, below the list, the page number where one page is not enough, and the import of logs."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if number > PAGE_SIZE:
             st.pagination(-(-number // PAGE_SIZE), key="runs_page")
             st.caption(f"{number:,} runs", width="content")
+        st.space("stretch")
+        made = draw_log_import(ctx, person)
+    if made:
+        st.query_params["compare"] = ",".join(made[:MAX_COMPARED])
+        st.rerun()
 
 
 def main() -> None:
     """Draw the list, and the comparison of what is ticked in it."""
     with page_frame("Runs", "Every experiment, newest first. Tick several to lay their curves over each other.") as (ctx, person):
         picked = [part for part in st.query_params.get("compare", "").split(",") if part]
-        runs, number, filtered = draw_filters(ctx, person)
+        runs, number, filtered = draw_filters(ctx)
         if not runs:
             if filtered:
                 st.caption("No run passes these filters.")
             else:
                 empty_state("No run was launched yet.", page="build/launch.py", label="Launch the first", icon=":material/rocket_launch:")
+            draw_foot(ctx, person, 0)
             return
         above = st.container()
         action = live_runs(ctx, runs, person=person, key="runs_list", selectable=True, picked=picked, follow_active=True)
-        draw_pages(number)
+        draw_foot(ctx, person, number)
         if action.opened:
             st.switch_page("build/run.py", query_params={"run": action.opened})
         if action.picked is not None:

@@ -112,7 +112,8 @@ class LiveRuns {
   fill(id, state) {
     const row = this.rows.get(id)
     if (!row) return
-    row.badge.textContent = STATUS[state.status] || state.status
+    const { imported } = this.data.runs.find((one) => one.id === id) || {}
+    row.badge.textContent = imported ? "Imported" : STATUS[state.status] || state.status
     row.badge.dataset.status = state.status
     row.line.textContent = state.line
     row.line.title = state.line

@@ -78,6 +78,7 @@ def _row(ctx: Context, run: RunView) -> dict[str, object]:
         "id": run.id,
         "name": run.name,
         "status": run.status.value,
+        "imported": run.is_imported,
         "line": run.line,
         "share": run.share,
         "spark": list(run.spark),

@@ -13,14 +13,17 @@ ENDINGS = "`trainer_state.json` of transformers, a CSV with a column `step`, lin
 
 def draw_log_import(ctx: Context, person: Person) -> list[str] | None:
     """Draw the popover; return the ids of the runs that were just made."""
-    with st.popover("Import logs", icon=":material/input:"):
+    entered = st.session_state.setdefault("log_entered", 0)  # in the keys, so that the popover closes and is empty after an import
+    with st.popover("Import logs", icon=":material/input:", key=f"log_popover_{entered}"):
         st.write(f"Curves of another program become a run to compare with: {ENDINGS}.")
-        files = st.file_uploader("Files", accept_multiple_files=True, key="log_files", label_visibility="collapsed")
-        name = st.text_input("Name", key="log_name", max_chars=100, placeholder="That of the file") or ""
+        files = st.file_uploader("Files", accept_multiple_files=True, key=f"log_files_{entered}", label_visibility="collapsed")
+        name = st.text_input("Name", key=f"log_name_{entered}", max_chars=100, placeholder="That of the file") or ""
         if st.button("Import", key="log_import", type="primary", disabled=not files):
             made: list[str] = []
             with errors_shown():
                 for file in files:
                     made += [run.id for run in import_log(ctx, file.getvalue(), filename=file.name, person=person, name=name)]
+            if made:
+                st.session_state["log_entered"] = entered + 1
             return made or None
     return None

@@ -327,6 +327,8 @@ def test_many_runs_are_paged_and_imported_ones_found(ctx: Context) -> None:
     import_log(ctx, b"step,loss\n1,2.5\n", filename="theirs.csv", person=LOCAL)
     page = open_page("build/runs.py")
     assert "32 runs" in text_of(page)
+    page.session_state["runs_page"] = 2
+    page.run()
     page.segmented_control(key="status").set_value("Imported").run()
     assert not page.exception
     assert "32 runs" not in text_of(page)

@@ -24,7 +24,7 @@ CSV = b"step,loss,eval_loss\n" + b"".join(b"%d,%f,\n" % (step, 5.0 / step) for s
 def test_a_log_becomes_a_finished_run_that_is_marked(any_ctx: Context) -> None:
     (run,) = import_log(any_ctx, CSV, filename="theirs.csv", person=LOCAL)
     assert (run.name, run.status, run.is_imported, run.is_active) == ("theirs", Status.FINISHED, True, False)
-    assert run.line == "Imported from CSV, 100 steps"
+    assert run.line == "100 steps, from CSV"
     assert (run.last_step, run.best_val_loss) == (100, 0.5)
     assert read_curve(any_ctx, run.id, "train_loss").total == 100
     assert list_runs(any_ctx) == [run]
