@@ -245,6 +245,7 @@ class TrainingLoop:
             were_finite=were_finite,
             kept=kept,
         )
+        self.reporter.metrics(step, {"train_loss": loss, "grad_norm": grad_norm})
         self.reporter.event("not_finite", step=step, micro_batch=fault.micro_batch, held=held, kept=kept)
         return fault.in_words(self.config, autocast=self.autocast)
 
@@ -319,9 +320,7 @@ class TrainingLoop:
                     weights=weights,
                     model=self.model,
                     tokenizer=self.tokenizer,
-                    metrics=dict(self.metrics)
-                    if val_loss is not None
-                    else {name: self.metrics[name] for name in ("train_loss",) if name in self.metrics},
+                    metrics={name: value for name, value in self.metrics.items() if val_loss is not None or not name.startswith("val_")},
                     final=final,
                     best_step=self.counters.best_step,
                     write_more=lambda folder: save_state(folder, gathered=gathered, counters=self.counters, randomness=randomness),

@@ -53,7 +53,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
         newest = max(detail.checkpoints, key=lambda line: line.step or 0)
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.markdown("**Next:**", width="content")
-            draw_next_steps(newest.id)
+            draw_next_steps(newest.id, writes=run.objective != "reward")
     draw_curves(ctx, person, run)
     every = REFRESH_S if run.is_active else None
     checkpoints, log, config, report, notes = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs")

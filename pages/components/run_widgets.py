@@ -161,12 +161,12 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
                 st.badge("best", color="green")
             if line.is_final:
                 st.badge("final", color="blue")
-            draw_next_steps(line.id)
+            draw_next_steps(line.id, writes=detail.run.objective != "reward")
 
 
-def draw_next_steps(checkpoint_id: str) -> None:
-    """Draw links to what a checkpoint is for."""
-    for label, icon, page in NEXT_STEPS:
+def draw_next_steps(checkpoint_id: str, *, writes: bool = True) -> None:
+    """Draw links to what a checkpoint is for; of one that writes no text (a reward model) only a reward run is."""
+    for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
         st.page_link(page, label=label, icon=f":material/{icon}:", query_params={_PARAMETER.get(page, "checkpoint"): checkpoint_id})
 
 
