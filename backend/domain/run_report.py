@@ -95,29 +95,31 @@ def front_matter(report: RunReport) -> dict[str, Any]:
 def write_markdown(report: RunReport) -> str:
     """Return the report as a model card: YAML between lines of dashes, then Markdown."""
     facts = yaml.safe_dump(front_matter(report), sort_keys=False, allow_unicode=True, width=120)
-    return f"---\n{facts}---\n\n{_body(report)}"
+    before, after = _halves(report)
+    return f"---\n{facts}---\n\n{before}\n\n{after}\n"
 
 
 def write_html(report: RunReport) -> str:
     """Return the report as one HTML file that needs nothing else: styles and drawings are in it, and no script."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    body = markdown.render(_body(report))
-    drawings = "".join(f"<figure>{drawing}</figure>" for drawing in draw_curves(report.curves))
-    body = body.replace("<p>CURVES</p>", drawings, 1) if drawings else body.replace("<p>CURVES</p>", "", 1)
+    before, after = (markdown.render(half) for half in _halves(report))
+    drawings = "".join(f"<figure>{drawing}</figure>\n" for drawing in draw_curves(report.curves))
     title = html.escape(report.name)
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n'
-        f"<body>\n{body}</body>\n</html>\n"
+        f"<body>\n{before}{drawings}{after}</body>\n</html>\n"
     )
 
 
-def _body(report: RunReport) -> str:
+def _halves(report: RunReport) -> tuple[str, str]:
+    """Return what stands before the curves and what comes after them."""
     parts = [f"# {plain_markdown(report.name)}", f"{plain_markdown(report.objective_words)}: {plain_markdown(report.status)}"]
     if report.notes.strip():
         parts.append("\n".join(f"> {plain_markdown(line)}" for line in report.notes.strip().splitlines()))
-    parts += [_pairs(report.summary), "## Curves", "CURVES", _curve_table(report.curves)]
+    before = "\n\n".join(part for part in [*parts, _pairs(report.summary), "## Curves"] if part)
+    parts = [_curve_table(report.curves)]
     if report.findings:
         parts += ["## What was noticed", "\n".join(f"- {plain_markdown(finding)}" for finding in report.findings)]
     if report.scores:
@@ -142,7 +144,7 @@ def _body(report: RunReport) -> str:
         _fenced("roundhouse run launch run.yaml", "sh"),
         _fenced(report.config_yaml.rstrip("\n"), "yaml"),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return before, "\n\n".join(part for part in parts if part)
 
 
 def _interval(score: Measured) -> str:
@@ -172,7 +174,8 @@ def _curve_table(curves: Sequence[Trace], *, rows: int = 9) -> str:
     shown = [trace for trace in curves if trace.steps][:6]
     if not shown:
         return "Nothing was measured."
-    longest = max(shown, key=lambda trace: trace.steps[-1])
+    measured = next((trace for trace in shown if trace.name == "val_loss"), None)
+    longest = measured or max(shown, key=lambda trace: trace.steps[-1])
     count = min(rows, len(longest.steps))
     places = sorted({longest.steps[round(i * (len(longest.steps) - 1) / max(count - 1, 1))] for i in range(count)})
     cells = []
