@@ -67,6 +67,8 @@ def train(parts: Parts) -> dict[str, Any]:
         checkpoint_every=parts.config.checkpoint_every,
     )
     batches = settle_batches(parts, batches, model)
+    used = find_utilisation(model, parts.config, device=parts.device, artifacts=parts.spec.artifacts)
+    parts.reporter.share_of_device = None if used is None else used.of
     return make_loop(with_epochs(parts, batches), batches, model, resume_from=resume_from).run()
 
 
@@ -90,8 +92,6 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
     if not batches.validation():
         parts.reporter.log("The dataset has no val split, so val_loss is not measured.")
     lesson = make_lesson(parts, batches, model)
-    used = find_utilisation(model, config, device=parts.device, artifacts=parts.spec.artifacts)
-    parts.reporter.share_of_device = None if used is None else used.of
     return TrainingLoop(
         config=config,
         model=model,
