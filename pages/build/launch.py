@@ -199,7 +199,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
 
 
 def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:
-    thirds = st.grid(3, min_column_width=250, gap="large")
+    thirds = st.grid(3, min_column_width=210, gap="large")
     return thirds.cell(column_span=2), thirds.cell()
 
 
