@@ -66,6 +66,7 @@ class Contender:
 def main() -> None:
     """Run what was asked for."""
     asked = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # contenders that are stopped would stay
     if asked.child:
         CHILDREN[asked.child](asked)
     elif asked.telemetry:
@@ -100,6 +101,7 @@ def compare(asked: argparse.Namespace) -> None:
         try:
             for name in names:
                 contenders.append(_start(name, asked, Path(scratch) / name.replace(" ", "-")))
+                _warm_up(contenders[-1])
             rates: dict[str, list[float]] = {name: [] for name in names}
             peaks: list[float] = []
             for turn in range(asked.rounds):
@@ -110,7 +112,8 @@ def compare(asked: argparse.Namespace) -> None:
                 print(turn, {name: round(values[-1]) for name, values in rates.items()}, f"{peaks[-1] / 1e9:.0f} GFLOP/s", flush=True)
         finally:
             for contender in contenders:
-                contender.signal(signal.SIGKILL)
+                if contender.process.poll() is None:
+                    contender.signal(signal.SIGKILL)
     _print(asked.shape, rates, peaks)
 
 
@@ -131,15 +134,20 @@ def _start(name: str, asked: argparse.Namespace, folder: Path) -> Contender:
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    contender, began = Contender(name, process), time.time()
+    contender = Contender(name, process)
     threading.Thread(target=contender.read, daemon=True).start()
+    return contender
+
+
+def _warm_up(contender: Contender) -> None:
+    """Wait for a contender's first steps, then stop it."""
+    began, process = time.time(), contender.process
     while len(contender.steps) < 4:
         if process.poll() is not None or time.time() - began > 900:
-            raise SystemExit(f"{name} did not start:\n" + "\n".join(contender.tail))
+            raise SystemExit(f"{contender.name} did not start:\n" + "\n".join(contender.tail))
         time.sleep(0.2)
     contender.signal(signal.SIGSTOP)
-    print(f"{name}: four steps after {time.time() - began:.0f} s", flush=True)
-    return contender
+    print(f"{contender.name}: four steps after {time.time() - began:.0f} s", flush=True)
 
 
 def _turn(contender: Contender, seconds: float) -> float:
