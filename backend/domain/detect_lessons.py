@@ -132,7 +132,9 @@ def detect_chat(sample: Sample) -> Recognition | None:
         if not transcript:
             return None
         return Recognition(DatasetKind.CHAT, {transcript: "messages"}, 0.8, f"`{transcript}` is a dialogue of Human and Assistant")
-    sharegpt = sample.all(column, lambda turns: isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and "from" in turns[0])
+    sharegpt = sample.all(
+        column, lambda turns: isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and "from" in turns[0]
+    )
     spelling = "ShareGPT's from/value" if sharegpt else "role/content"
     extras = _extras(sample, {column: "messages"})
     offered = ", with tools" if "tools" in extras.values() else ""

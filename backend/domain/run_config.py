@@ -126,7 +126,8 @@ class RunConfig(BaseModel):
         default="auto", description="auto: bf16 on a GPU that has it, else fp16; fp32 on the CPU. fp32 on a GPU uses tf32."
     )
     attention: Literal["auto", "sdpa", "eager", "flex", "flash"] = Field(
-        default="auto", description="How attention is computed: sdpa picks the fastest kernel there is. Packed rows are attended one by one, by sdpa."
+        default="auto",
+        description="How attention is computed: sdpa picks the fastest kernel there is. Packed rows are attended one by one, by sdpa.",
     )
     recompute: bool = Field(default=False, description="Compute a block's activations again when they are needed: less memory, more time.")
     compile: Literal["off", "auto", "on"] = Field(

@@ -26,8 +26,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.chat import ensure_template
-from jobs.modeling.pissa import save_as_lora
 from jobs.modeling.dropout import set_dropout
+from jobs.modeling.pissa import save_as_lora
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"

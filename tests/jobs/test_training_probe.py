@@ -107,7 +107,7 @@ def test_a_probe_stops_between_two_steps(rooms: Rooms, objective: str) -> None:
 def test_a_probe_fails_in_the_words_of_a_run(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="at most 64 tokens"):
         run(rooms.training("sft", job="long", context=65), Recorder())
-    with pytest.raises(JobFailed, match="The (loss|gradient) became"):
+    with pytest.raises(JobFailed, match=r"The (loss|gradient) became"):
         run(rooms.training("pretrain", job="lost", learning_rate=9.0, warmup_steps=0, grad_clip=0.0, weight_decay=1e9), Recorder())
 
 

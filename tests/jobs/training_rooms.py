@@ -95,7 +95,9 @@ class Rooms:
         self, objective: str, *, run: str = "run", job: str = "job", attempt: int = 1, dataset: str = "", **values: Any
     ) -> JobSpec:
         """Return a training job; `values` go into its config."""
-        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat"), "grpo": ("asks", "prompts")}.get(objective, ("pairs", "preference"))
+        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat"), "grpo": ("asks", "prompts")}.get(
+            objective, ("pairs", "preference")
+        )
         fresh = objective == "pretrain"
         small = {
             "max_steps": 6,
