@@ -133,7 +133,7 @@ def lead_sweep(ctx: Context, group_id: str) -> None:
     halted = _why_halted(trials)
     if marks.get("stopped") or halted:
         if marks.get("stopped"):
-            _stop(ctx, [run for run, _ in active], how="cancel")
+            _stop(ctx, [run for run, job in active if job is not None and job.stop_request is None], how="stop_and_save")
         _mark(ctx, group_id, problem=halted, done=not active)
         return
     _prune(ctx, group_id, config, trials, members)

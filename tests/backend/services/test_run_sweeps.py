@@ -241,6 +241,16 @@ def test_a_sweep_is_stopped_whole_goes_on_later_and_leaves_the_list_when_archive
     assert [view.name for view in list_sweeps(ctx, archived=True)] == ["tries"]
 
 
+def test_a_run_that_was_asked_to_save_is_not_cancelled_when_the_sweep_is_led_again(ctx: Context) -> None:
+    add_parts(ctx)
+    launch_sweep(ctx, sweep(runs=4, parallel=1), person=LOCAL)
+    claim(ctx, queued(ctx)[0])
+    stop_sweep(ctx, "tries", person=LOCAL)
+    lead_sweeps(ctx)
+    with ctx.db.read() as session:
+        assert list(session.scalars(select(Job.stop_request).where(Job.idempotency_key.startswith("sweep:")))) == ["stop_and_save"]
+
+
 def test_the_dataset_is_fixed_to_the_version_of_the_launch(ctx: Context) -> None:
     add_parts(ctx)
     launch_sweep(ctx, sweep(runs=1), person=LOCAL)
