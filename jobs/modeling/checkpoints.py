@@ -234,7 +234,8 @@ def load_network(
     if is_adapter(folder):
         base = load_network(base_folder_of(folder), device=device, dtype=dtype, dropout=dropout)
         network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
-        return (network.merge_and_unload() if merge_adapter else network).eval()
+        # PEFT freezes the base, and leaves it so when the adapter is folded in: what is whole may be trained whole
+        return (network.merge_and_unload().requires_grad_(True) if merge_adapter else network).eval()
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)

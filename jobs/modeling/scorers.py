@@ -27,7 +27,8 @@ def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool
     if is_adapter(folder):
         base = load_scorer(base_folder_of(folder), pad_id=pad_id, seed=seed, dropout=dropout)
         network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
-        return (network.merge_and_unload() if merge_adapter else network).eval()
+        # PEFT freezes the base, and leaves it so when the adapter is folded in: what is whole may be trained whole
+        return (network.merge_and_unload().requires_grad_(True) if merge_adapter else network).eval()
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)

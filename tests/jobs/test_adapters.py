@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from backend.domain.architecture import ArchitectureConfig
@@ -104,3 +105,16 @@ def test_a_base_of_few_bits_is_refused_on_the_cpu(rooms: Rooms) -> None:
 def test_few_bits_with_what_they_can_not_have_are_refused_in_the_config(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="qlora"):
         RunConfig.model_validate({"dataset": "d", "base": "b", "method": "qlora", **values})
+
+
+@pytest.mark.parametrize("objective", ["sft", "reward"])
+def test_a_base_that_is_an_adapter_is_trained_whole(rooms: Rooms, objective: str) -> None:
+    if not (rooms.root / "first").is_dir():
+        training.run(rooms.training("sft", run="first", job="first", method="lora", max_steps=1, warmup_steps=0), Recorder())
+    spec = rooms.training(objective, run=f"whole {objective}", job=f"whole {objective}", max_steps=1, learning_rate=1e-2, warmup_steps=0)
+    spec.payload["base"] = "first/checkpoints/step-000001"
+    trained = load_file(rooms.root / training.run(spec, Recorder())["checkpoint"] / "model.safetensors")
+    before = load_network(rooms.root / spec.payload["base"]).state_dict()
+    body = [name for name in trained if name.startswith("model.")]
+    assert body
+    assert all(not torch.equal(trained[name], before[name]) for name in body)
