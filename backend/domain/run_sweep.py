@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -31,6 +32,7 @@ Point = dict[str, Any]
 
 MOST_RUNS = 500
 MOST_FIELDS = 8
+METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,59}")
 FIXED = frozenset({"name", "objective", "trackers", "sample_prompts", "queue", "priority", "grpo.rewards"})
 """What all runs of a sweep share: losses of different objectives can't be compared, and the rest does not change them."""
 
@@ -80,12 +82,19 @@ class SweepConfig(_Section):
     )
     runs: int = Field(default=12, ge=1, le=MOST_RUNS, description="random and bayesian: how many.")
     parallel: int = Field(default=2, ge=1, le=64, description="Runs that wait or run at once. A bayesian sweep learns less from many.")
-    metric: str = Field(default="val_loss", pattern=r"^[a-z][a-z0-9_]{0,59}$", description="What is compared: the best value of each run.")
+    metric: str = Field(default="val_loss", description="What is compared: the best value of each run.")
     goal: Literal["lowest", "highest"] = "lowest"
     pruner: Literal["none", "median", "hyperband"] = Field(
         default="none", description="Stops runs that do badly: median of the others at the same step, or hyperband's halving."
     )
     seed: int = Field(default=1, ge=0, le=2**31 - 1)
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, metric: str) -> str:
+        if METRIC.fullmatch(metric) is None:
+            raise ValueError("this is no name of a metric, such as val_loss, reward/mean or val_rewards/accuracies")
+        return metric
 
     @field_validator("vary")
     @classmethod
@@ -131,6 +140,8 @@ def parse_sweep(values: Any) -> SweepConfig:
     """
     if not isinstance(values, dict):
         raise InvalidInput("A sweep is a mapping with `run` and `vary`.")
+    if isinstance(run := values.get("run"), dict):  # a recipe's file, with what it says about itself
+        values = {**values, "run": {key: value for key, value in run.items() if key != "recipe"}}
     try:
         config = SweepConfig.model_validate(values)
     except ValidationError as error:
@@ -170,7 +181,8 @@ def untried(config: SweepConfig, tried: Sequence[Point]) -> Point | None:
     """Return a combination of listed values that was not tried; None where all were, or where there is no end to them."""
     if not config.is_listed:
         return None
-    every = (_combination(config, number) for number in range(config.num_combinations))
+    enough = min(config.num_combinations, len(tried) + 1)  # one more than were tried: combinations differ
+    every = (_combination(config, number) for number in range(enough))
     return next((point for point in every if point not in tried), None)
 
 
@@ -193,8 +205,13 @@ def _number(path: str, value: bool | int | float | str) -> bool | int | float | 
 
 
 def _combination(config: SweepConfig, number: int) -> Point:
-    every = itertools.product(*(_grid_values(path, choice) for path, choice in config.vary.items()))
-    return dict(zip(config.vary, next(itertools.islice(every, number, None)), strict=True))
+    """Return the combination of a number, whose digits are places in the fields' lists; the last field's turn fastest."""
+    point: Point = {}
+    for path, choice in reversed(config.vary.items()):
+        values = _grid_values(path, choice)
+        number, place = divmod(number, len(values))
+        point[path] = values[place]
+    return {path: point[path] for path in config.vary}
 
 
 def _grid_values(path: str, choice: Values | Span) -> list[Any]:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Job, RunGroup
 from backend.domain.job_states import Status
-from backend.domain.run_sweep import SweepConfig, build_run, parse_sweep, point_at, sweep_yaml
+from backend.domain.run_sweep import SweepConfig, build_run, parse_sweep, point_at, sweep_yaml, untried
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.jobs import Claim, list_jobs
@@ -72,6 +72,29 @@ def test_listed_values_are_drawn_without_repeats_and_no_more_often_than_there_ar
     config = sweep(vary={"weight_decay": [0.0, 0.1, 0.2], "micro_batch": [2, 4, 8]}, runs=40)
     points = [tuple(point_at(config, number).values()) for number in range(config.num_runs)]
     assert len(points) == len(set(points)) == 9
+
+
+def test_lists_that_no_one_could_walk_through_are_drawn_from_at_once() -> None:
+    fields = ("learning_rate", "weight_decay", "lora.alpha", "grad_clip", "preference.beta", "preference.gamma", "lora.dropout")
+    many = {path: [number / 100 for number in range(1, 65)] for path in fields}
+    config = sweep(vary=many, runs=20)
+    points = [point_at(config, number) for number in range(20)]
+    assert config.num_combinations == 64**7
+    assert len({tuple(point.items()) for point in points}) == 20
+    first = untried(config, [])
+    assert first == dict.fromkeys(fields, 0.01)
+    assert untried(config, [first]) == {**first, fields[-1]: 0.02}
+
+
+def test_metrics_of_sections_are_compared_and_what_is_no_name_is_refused() -> None:
+    assert sweep(metric="val_rewards/accuracies", goal="highest").metric == "val_rewards/accuracies"
+    with pytest.raises(InvalidInput, match="such as val_loss, reward/mean"):
+        sweep(metric="/etc")
+
+
+def test_a_recipe_pasted_as_the_run_leaves_its_head_behind() -> None:
+    run = {**make_config().model_dump(mode="json"), "recipe": {"title": "Tales"}}
+    assert parse_sweep({"name": "tries", "run": run, "vary": {"seed": [1, 2]}}).run == make_config()
 
 
 @given(seed=st.integers(0, 2**31 - 1), number=st.integers(0, 499), low=st.floats(1e-6, 1e-2), ratio=st.floats(1.1, 100))
