@@ -81,7 +81,9 @@ class MlflowWriter:
         if known.exists():
             self._run = known.read_text()
         else:
-            run = self._client.create_run(self._client.create_experiment(PROJECT), run_name=config.get("name") or run_id)
+            there = self._client.get_experiment_by_name(PROJECT)  # of an attempt that was killed before it noted its run
+            experiment = there.experiment_id if there is not None else self._client.create_experiment(PROJECT)
+            run = self._client.create_run(experiment, run_name=config.get("name") or run_id)
             self._run = str(run.info.run_id)
             for name, value in _flat(config):
                 self._client.log_param(self._run, name, value[:500])

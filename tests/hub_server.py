@@ -29,6 +29,7 @@ API = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|p
 COMMITS = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)")
 LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)")
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
 LFS_ENDINGS = (".safetensors", ".bin", ".parquet", ".arrow", ".gguf", ".zip")
 
 
@@ -148,7 +149,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer what creates a repository or uploads to it; False if this is something else."""
         hub, commits, batch = self.server_hub, COMMITS.fullmatch(path), LFS.fullmatch(path)
         if path == "/api/validate-yaml":  # of a card, before a commit
-            self._json({"errors": [], "warnings": []})
+            content = json.loads(body)["content"]
+            facts = (yaml.safe_load(content.split("---\n")[1]) if content.startswith("---\n") else None) or {}
+            named = [*facts.get("datasets", []), *([facts["base_model"]] if "base_model" in facts else [])]
+            errors = [{"message": f'"{name}" is not a valid id'} for name in named if not REPO.fullmatch(name)]
+            self._json({"errors": errors, "warnings": []})
             return True
         if path != "/api/repos/create" and not commits and not batch and not path.startswith("/upload/"):
             return False

@@ -17,13 +17,14 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
     """Return DeepSpeed's config for a run: ZeRO stage 2 or 3 (Rajbhandari et al. 2020, arXiv 1910.02054), or stage 0 for ddp.
 
     The batch is that of the run: micro_batch a device, grad_accum_steps, and devices.count devices. The learning-rate schedule stays
-    with the training script, as it is a function of the step.
+    with the training script, as it is a function of the step; so does any optimizer but AdamW.
     """
     stage = {"zero2": 2, "zero3": 3, "fsdp": 3}.get(config.devices.sharding, 0)
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     precision = config.precision if config.precision != "auto" else "bf16"
+    adamw = {"lr": config.learning_rate, "betas": [config.beta1, config.beta2], "weight_decay": config.weight_decay}
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch,
         "gradient_accumulation_steps": config.grad_accum_steps,
@@ -31,10 +32,7 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
         "gradient_clipping": config.grad_clip,
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": precision == "fp16"},
-        "optimizer": {
-            "type": "AdamW",
-            "params": {"lr": config.learning_rate, "betas": [config.beta1, config.beta2], "weight_decay": config.weight_decay},
-        },
+        **({"optimizer": {"type": "AdamW", "params": adamw}} if config.optimizer == "adamw" else {}),
         "zero_optimization": zero,
     }
 

@@ -21,7 +21,7 @@ from backend.services.jobs import JobView, add_job, view, wake
 from backend.services.permissions import require_builder
 from backend.services.run_reports import report_text
 
-LOOKED_THROUGH = 200
+MOST_SHOWN = 200
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
@@ -91,7 +91,7 @@ def _check(ctx: Context, found: CheckpointView, *, format: str, numbers: str, pu
 def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
     """Return the model card that goes with an export: the report of the run that made it, or the little that is known of a base."""
     if checkpoint.run_id:
-        return report_text(ctx, checkpoint.run_id)
+        return report_text(ctx, checkpoint.run_id, public=True)
     facts = {
         "Family": checkpoint.family,
         "Parameters": f"{checkpoint.parameters:,}" if checkpoint.parameters else "",
@@ -109,9 +109,10 @@ def _plain(text: str) -> str:
 def list_exports(ctx: Context, checkpoint_id: str) -> list[ExportView]:
     """Return the exports of a checkpoint, newest first."""
     with ctx.db.read() as session:
-        query = select(Job).where(Job.kind == JobKind.EXPORT).order_by(Job.created_at.desc()).limit(LOOKED_THROUGH)
+        of_it = (Job.kind == JobKind.EXPORT, Job.payload["checkpoint_id"].as_string() == checkpoint_id)
+        query = select(Job).where(*of_it).order_by(Job.created_at.desc()).limit(MOST_SHOWN)
         rows = [(view(job), dict(job.payload)) for job in session.scalars(query)]
-    return [_export(ctx, job, payload) for job, payload in rows if payload.get("checkpoint_id") == checkpoint_id]
+    return [_export(ctx, job, payload) for job, payload in rows]
 
 
 def get_export(ctx: Context, job_id: str) -> ExportView:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from backend.services.context import Context
 from backend.services.dataset_cards import card_facts
 from backend.services.dataset_views import VersionView
 from backend.services.datasets import resolve_version
+from backend.services.diagnoses import diagnose_run
 from backend.services.evaluations import list_evaluations
 from backend.services.metric_blocks import metric_names, read_points
 from backend.services.metrics import downsample
@@ -37,9 +40,15 @@ CURVES = (
 CURVE_POINTS = 400
 
 
-def report_text(ctx: Context, name_or_id: str, *, form: str = "md") -> str:
-    """Return a run's report as Markdown (`md`, a model card) or as one HTML file (`html`). Raises NotFound."""
+def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:
+    """Return a run's report as Markdown (`md`, a model card) or as one HTML file (`html`). Raises NotFound.
+
+    A `public` one leaves out what is the team's own business: notes, cost, and the machine's name.
+    """
     report = build_report(ctx, name_or_id)
+    if public:
+        own = ("machine", "attempts")
+        report = replace(report, notes="", cost=(), environment=tuple(pair for pair in report.environment if pair[0] not in own))
     return write_html(report) if form == "html" else write_markdown(report)
 
 
@@ -73,8 +82,9 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
         checkpoints=tuple((checkpoint.name, _known(checkpoint)) for checkpoint in made),
         notes=run.notes,
         licence=card_facts(version).licence if version else "",
-        base_model=run.base,
-        dataset=run.dataset,
+        findings=tuple(finding.sentence for finding in diagnose_run(ctx, run.id)),
+        base_model=_hub_base(ctx, made),
+        dataset=_hub_dataset(version),
         seed=config.seed,
     )
 
@@ -214,9 +224,31 @@ def _lineage(ctx: Context, newest: CheckpointView | None) -> tuple[str, ...]:
     if newest is None:
         return ()
     return tuple(
-        f"{ancestor.name}" + (f", trained on {ancestor.dataset}" if ancestor.dataset else f", {ancestor.source}" if ancestor.source else "")
+        ancestor.name + (f", trained on {ancestor.dataset}" if ancestor.dataset else _from_the_hub(ancestor))
         for ancestor in list_lineage(ctx, newest.id)
     )
+
+
+def _from_the_hub(base: CheckpointView) -> str:
+    """Where a base came from, if others can fetch it there; a path of this machine tells nobody anything."""
+    found = _hub_id(base.source) if base.facts.get("revision") else None
+    return f", {found} at {base.facts['revision']}" if found else ""
+
+
+def _hub_base(ctx: Context, made: list[CheckpointView]) -> str | None:
+    """The Hub id of what a run started from, if that came from there: the Hub refuses cards that name anything else."""
+    ancestors = list_lineage(ctx, made[0].id)[:-1] if made else []
+    return next((found for one in reversed(ancestors) if one.facts.get("revision") and (found := _hub_id(one.source))), None)
+
+
+def _hub_dataset(version: VersionView | None) -> str:
+    fetched = version is not None and (version.facts.get("commit") or version.facts.get("revision"))
+    return (_hub_id(version.source) or "") if version is not None and fetched else ""
+
+
+def _hub_id(source: str) -> str | None:
+    match = re.fullmatch(r"(?:hub:)?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@\S+)?", source.strip())
+    return match[1] if match else None
 
 
 def _known(checkpoint: CheckpointView) -> str:

@@ -75,6 +75,11 @@ def write_gguf(
         writer.close()
 
 
+SWISH = ("silu", "swish")
+ACTIVATIONS = {"gpt2": ("gelu_new", "gelu_pytorch_tanh"), "gemma3_text": ("gelu_pytorch_tanh",)}
+"""What llama.cpp computes in a family's feed-forward, by transformers' names; `SWISH` where a family is not named."""
+
+
 def check_gguf(config: Any) -> None:
     """Raise InvalidInput unless a GGUF file can hold a network of this transformers config."""
     if (refusal := gguf_refusal(config.model_type)) is not None:
@@ -97,8 +102,26 @@ def check_gguf(config: Any) -> None:
             problem = f"llama.cpp divides Gemma 3's scores by the root of {config.head_dim}, and this one by that of {config.query_pre_attn_scalar}"
     elif config.model_type == "qwen3_moe" and (config.mlp_only_layers or config.decoder_sparse_step != 1 or not config.norm_topk_prob):
         problem = "llama.cpp's Qwen3-MoE has experts in every layer, whose shares add up to 1"
+    problem = problem or _unusual_part(config, rope)
     if problem is not None:
         raise InvalidInput(f"This network can't be written as GGUF: {problem}.", remedy="Export it as a folder instead.", field="format")
+
+
+def _unusual_part(config: Any, rope: dict[str, Any]) -> str | None:
+    """Say what llama.cpp would compute otherwise without a word, as its files have no field for it; None where there is nothing."""
+    activation = (
+        getattr(config, "activation_function", None) or getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
+    )
+    usual = ACTIVATIONS.get(config.model_type, SWISH)
+    if activation not in usual:
+        return f"llama.cpp's {config.model_type} has the activation {usual[0]}, and this one {activation}"
+    if float(rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None) or 1.0)) != 1.0:
+        return "only a part of its heads is turned by the position"
+    if config.model_type.startswith("qwen") and getattr(config, "use_sliding_window", False):
+        return "llama.cpp's Qwen knows no window, and this one has one"
+    if config.model_type == "gpt2" and (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights):
+        return "its attention is scaled in a way of its own"
+    return None
 
 
 def _write_shape(writer: gguf.GGUFWriter, config: Any) -> None:
