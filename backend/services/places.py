@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from backend.devices import read_gauges
 from backend.domain.memory import usable_bytes
@@ -50,6 +51,16 @@ def place_of(ctx: Context, config: RunConfig) -> Place:
 def find_place(ctx: Context, name: str, kind: DeviceKind) -> Place:
     """Return the device of a name, whose memory is not known if no living worker has it."""
     return next((place for place in list_places(ctx) if place.name == name), Place(name, kind, None))
+
+
+def most_devices(ctx: Context, device: Literal["auto", "cpu", "gpu"]) -> int | None:
+    """Return how many devices of a kind one machine that trains has: cores, GPUs, or the more of the two. None where no worker tells."""
+    workers = [worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues]
+    gpus = max((len(worker.devices) for worker in workers), default=None)
+    if device == "gpu":
+        return gpus
+    cores = max((int(worker.gauges["cpu_count"]) for worker in workers if worker.gauges.get("cpu_count")), default=os.cpu_count() or 1)
+    return cores if device == "cpu" else max(cores, gpus or 0)
 
 
 def _places(gauges: dict[str, Any]) -> list[Place]:

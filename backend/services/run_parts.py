@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,7 +23,7 @@ from backend.services.data_reports import refuse_untrainable
 from backend.services.datasets import VersionView, resolve_version
 from backend.services.first_look import refuse_silent_rows
 from backend.services.jobs import Claim
-from backend.services.places import place_of
+from backend.services.places import most_devices, place_of
 from backend.services.tokenizers import TokenizerView, get_tokenizer
 from backend.services.trackers import require_trackers
 
@@ -51,10 +52,11 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     architecture, architecture_id = _architecture(ctx, config)
     tokenizer = get_tokenizer(ctx, config.tokenizer) if config.tokenizer and not config.base else None
     base = _base(ctx, config)
-    refuse_devices(config)
+    refuse_devices(ctx, config)
     if base is not None:
         check_adapters(config, base.family)
         _refuse_few_bits(ctx, config)
+    _refuse_without_gpu(ctx, config)
     _check_tokenizer(architecture, tokenizer)
     _check_context(config, architecture, base)
     seen_through = f"checkpoint:{base.id}" if base else f"tokenizer:{tokenizer.id}" if tokenizer else None
@@ -120,17 +122,26 @@ def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
     return whole, whole
 
 
-def refuse_devices(config: RunConfig) -> None:
-    """Raise InvalidInput for ways to share a run among devices that are not carried out."""
+def refuse_devices(ctx: Context, config: RunConfig) -> None:
+    """Raise InvalidInput for more devices than a machine has, and for ways to share a run among them that are not carried out."""
     if config.devices.count == 1:
         return
+    most = most_devices(ctx, config.device)
+    if most is not None and config.devices.per_node > most:
+        what = "GPUs" if config.device == "gpu" else "cores" if config.device == "cpu" else "devices"
+        raise InvalidInput(
+            f"devices.count {config.devices.count} asks for {config.devices.per_node} {what} of one machine, and none that trains has "
+            f"more than {most}.",
+            remedy="Take fewer devices, spread them over more devices.nodes, or start a worker on a larger machine.",
+            field="devices.count",
+        )
     if config.devices.sharding in ("zero2", "zero3"):
         raise InvalidInput(
             f"{config.devices.sharding} is DeepSpeed's, which needs NVIDIA GPUs and is not driven from here.",
             remedy="Choose sharding fsdp, which shares the same among devices; `roundhouse run cluster` writes DeepSpeed's config for other tools.",
             field="devices.sharding",
         )
-    if config.devices.sharding == "fsdp" and config.optimizer in ("muon", "adamw_8bit"):
+    if config.devices.sharding == "fsdp" and config.optimizer in ("muon", "adamw_8bit", "adafactor"):
         raise InvalidInput(
             f"{config.optimizer} needs whole matrices, and fsdp cuts them into parts.",
             remedy="Choose sharding ddp, or optimizer adamw.",
@@ -146,6 +157,29 @@ def _refuse_few_bits(ctx: Context, config: RunConfig) -> None:
             remedy="Choose method lora, or start a worker on a machine with a GPU.",
             field="method",
         )
+
+
+def _refuse_without_gpu(ctx: Context, config: RunConfig) -> None:
+    """Raise InvalidInput for what the room would refuse on a CPU, after the run has waited for its turn."""
+    asked = {
+        "precision": config.precision == "fp16",
+        "attention": config.attention in ("flex", "flash"),
+        "optimizer": config.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None,
+    }
+    field = next((name for name, needs in asked.items() if needs), None)
+    if field is None or (place := place_of(ctx, config)).kind == "gpu":
+        return
+    why = "needs the library bitsandbytes, which is not installed here" if field == "optimizer" else "trains on a GPU only"
+    cure = {
+        "precision": "Choose precision fp32, or bf16",
+        "attention": "Choose attention auto, which takes the fastest that there is",
+        "optimizer": "Choose optimizer adamw, adafactor or lion, or install roundhouse[quantized]",
+    }
+    raise InvalidInput(
+        f"{field} {getattr(config, field)} {why}, and this run would go to {place.name}.",
+        remedy=f"{cure[field]}; or start a worker on a machine with a GPU.",
+        field=field,
+    )
 
 
 def _check_kind(config: RunConfig, version: VersionView) -> None:

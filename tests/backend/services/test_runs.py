@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from backend.services.logs import read_log
 from backend.services.metrics import read_curve
 from backend.services.run_views import config_differences, get_run, list_runs, list_sample_steps, list_samples, list_tags, run_detail
 from backend.services.runs import archive_run, launch_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
+from backend.services.workers import beat
 from tests.run_world import (
     add_checkpoint,
     add_dataset,
@@ -92,8 +94,9 @@ def test_a_run_without_a_name_is_named_after_its_data(world: Context) -> None:
         ({"context": 65}, "at most 64"),
         ({"tokenizer": "large"}, "vocab_size of 999"),
         ({"dataset": "pairs"}, "kind preference"),
+        ({"devices": {"count": 2, "sharding": "fsdp"}, "optimizer": "adafactor"}, "adafactor needs whole matrices"),
     ],
-    ids=["unknown dataset", "unknown tokenizer", "unknown architecture", "context too long", "vocabulary too large", "wrong kind"],
+    ids=["unknown dataset", "unknown tokenizer", "unknown architecture", "context too long", "vocabulary too large", "wrong kind", "cut matrices"],
 )
 def test_what_does_not_fit_is_refused_with_a_cure(world: Context, values: dict[str, object], words: str) -> None:
     add_dataset(world, "pairs", kind="preference")
@@ -285,3 +288,32 @@ def test_every_recipe_survives_a_round_trip_through_yaml(name: str) -> None:
 
     config = RECIPES[name].config
     assert parse_run_config(config.to_yaml()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"devices": {"count": 6}}, "devices.count"),
+        ({"devices": {"count": 12, "nodes": 2}, "device": "cpu"}, "devices.count"),
+        ({"devices": {"count": 2}, "device": "gpu"}, "devices.count"),
+        ({"precision": "fp16"}, "precision"),
+        ({"attention": "flash"}, "attention"),
+        ({"attention": "flex", "device": "cpu"}, "attention"),
+    ],
+)
+def test_what_no_living_worker_could_do_is_refused_before_the_queue(ctx: Context, values: dict[str, Any], field: str) -> None:
+    add_parts(ctx)
+    gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33}
+    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[], gauges=gauges)
+    with pytest.raises(InvalidInput) as caught:
+        launch(ctx, **values)
+    assert caught.value.field == field
+
+
+def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_one(ctx: Context) -> None:
+    add_parts(ctx)
+    gpus = [{"name": "a GPU", "memory_total_bytes": 2**36}] * 8
+    gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33, "gpus": gpus}
+    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[str(n) for n in range(8)], gauges=gauges)
+    assert launch(ctx, devices={"count": 16, "nodes": 2}, device="gpu", precision="fp16").status is Status.QUEUED
+    assert launch(ctx, devices={"count": 4}, device="cpu").status is Status.QUEUED
