@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from jobs.training.team import like
+
 
 class Average:
     """The average of a network's trained parameters. Made when the network is: fresh, or as its checkpoint holds it."""
@@ -53,7 +55,7 @@ class Average:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put the trained weights into a network that was loaded from a checkpoint, with the average in it."""
         for parameter, value in zip(self._trained, state_dict["trained"], strict=True):
-            parameter.copy_(value)
+            parameter.copy_(like(value, parameter))
 
 
 def named_parts(average: Average | None, scaler: torch.amp.GradScaler | None = None) -> dict[str, Any]:

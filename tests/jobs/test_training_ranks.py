@@ -75,7 +75,7 @@ def test_whole_copies_on_two_machines_equal_one_process(tmp_path: Path) -> None:
 
 def test_a_sharded_run_that_was_ended_goes_on_as_one_process_would(tmp_path: Path) -> None:
     rooms, alone, before, after = Rooms(tmp_path), Recorder(), Recorder(), Recorder()
-    same: dict[str, Any] = {"schedule": "constant", "micro_batch": 2}
+    same: dict[str, Any] = {"schedule": "constant", "micro_batch": 2, "ema_decay": 0.9}
     training.run(rooms.training("sft", run="one", job="one", grad_accum_steps=2, **same), alone)
     devices = {"count": 2, "sharding": "fsdp"}
     training.run(rooms.training("sft", run="two", job="two", devices=devices, max_steps=3, **same), before)
