@@ -69,6 +69,7 @@ def hidden_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     outside: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     if hasattr(model, "get_output_embeddings") and network.get_output_embeddings() is not None:
         outside.append(network.get_output_embeddings())
+    outside += [module for name, module in model.named_modules() if "score" in name.split(".") and isinstance(module, torch.nn.Linear)]
     kept = {id(module.weight) for module in outside}
     return [each for each in model.parameters() if each.requires_grad and each.dim() == 2 and id(each) not in kept]
 

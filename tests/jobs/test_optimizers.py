@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.optimizer_bytes import count_frozen, optimizer_bytes
@@ -293,3 +294,10 @@ def test_settings_measured_before_there_were_optimizers_to_choose_are_still_foun
     data = {name: value for name, value in setting.model_dump(mode="json").items() if name not in LATER_FIELDS}
     assert setting.fingerprint == hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     assert setting.model_copy(update={"optimizer": "lion"}).fingerprint != setting.fingerprint
+
+
+def test_muon_leaves_the_head_of_a_reward_model_to_adamw() -> None:
+    scorer = AutoModelForSequenceClassification.from_config(build_network(TINY, seed=1).config, num_labels=1)
+    chosen = {id(parameter) for parameter in hidden_matrices(scorer)}
+    assert chosen
+    assert id(scorer.score.weight) not in chosen
