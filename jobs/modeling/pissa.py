@@ -29,6 +29,8 @@ def begin(model: peft.PeftModel, *, saved: Path | None = None) -> None:
     Raises InvalidInput if the rank is larger than a matrix.
     """
     tensors = load_file(saved / WEIGHTS) if saved is not None else {}
+    if beside := {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}:  # the head of a reward model
+        peft.set_peft_model_state_dict(model, beside)
     with torch.no_grad():
         for name, layer in _layers(model):
             down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

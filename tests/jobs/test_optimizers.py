@@ -297,7 +297,9 @@ def test_settings_measured_before_there_were_optimizers_to_choose_are_still_foun
 
 
 def test_muon_leaves_the_head_of_a_reward_model_to_adamw() -> None:
-    scorer = AutoModelForSequenceClassification.from_config(build_network(TINY, seed=1).config, num_labels=1)
+    shape = build_network(TINY, seed=1).config
+    shape.num_labels = 1
+    scorer = AutoModelForSequenceClassification.from_config(shape)
     chosen = {id(parameter) for parameter in hidden_matrices(scorer)}
     assert chosen
     assert id(scorer.score.weight) not in chosen

@@ -192,12 +192,12 @@ def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: R
 
 
 def test_a_reward_run_goes_on_bit_for_bit(rooms: Rooms) -> None:
-    for method in ("full", "lora"):
+    for method, variant in (("full", ""), ("lora", "lora"), ("lora", "pissa")):
         undisturbed, stopped, resumed = Recorder(), Recorder(stop_after=4), Recorder()
-        values = {"method": method, "learning_rate": 5e-3}
-        run(rooms.training("reward", run=f"r-a-{method}", job=f"r-a-{method}", **values), undisturbed)
-        run(rooms.training("reward", run=f"r-b-{method}", job=f"r-b-{method}", **values), stopped)
-        run(rooms.training("reward", run=f"r-b-{method}", job=f"r-c-{method}", **values), resumed)
+        values = {"method": method, "learning_rate": 5e-3, **({"lora": {"rank": 4, "variant": variant}} if variant else {})}
+        run(rooms.training("reward", run=f"r-a-{method}{variant}", job=f"r-a-{method}{variant}", **values), undisturbed)
+        run(rooms.training("reward", run=f"r-b-{method}{variant}", job=f"r-b-{method}{variant}", **values), stopped)
+        run(rooms.training("reward", run=f"r-b-{method}{variant}", job=f"r-c-{method}{variant}", **values), resumed)
         assert resumed.series("train_loss") == undisturbed.series("train_loss")[3:]
 
 
