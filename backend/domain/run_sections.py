@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal, Self
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_UNROLLED = 200_000
+"""Characters of a pattern times what its counted repeats multiply to: counts are unrolled, which took 1 µs a character when measured."""
 
 
 class Section(BaseModel):
@@ -63,13 +68,21 @@ class RewardRule(Section):
         if self.kind == "regex":
             if not self.pattern:
                 raise ValueError("a regex reward needs a pattern")
-            try:
-                re.compile(self.pattern)
-            except re.error as error:
-                raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+            _check_pattern(self.pattern)
         if self.kind == "length" and not self.target:
             raise ValueError("a length reward needs a target, in tokens")
         return self
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError for what is no regular expression, or takes long to become one. Counts multiply as if each held the next."""
+    counts = [re.sub(r"\D", "", inside.partition(",")[0]) for inside in re.findall(r"\{([^}]*)", pattern)]
+    if math.prod(int(count) or 1 for count in counts if count) * len(pattern) > MAX_UNROLLED:
+        raise ValueError(f"pattern {pattern!r} repeats too often: its counts in braces multiply to too much; choose smaller ones, or +")
+    try:
+        regex.compile(pattern)
+    except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
 
 
 class GrpoConfig(Section):

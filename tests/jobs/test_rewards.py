@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from pydantic import ValidationError
 
 from backend.domain.run_sections import RewardRule
 from jobs.training.rewards import Rewards
@@ -50,3 +51,16 @@ def test_a_pattern_that_would_search_for_ages_is_given_up_and_named_once() -> No
     assert time.perf_counter() - started < 30  # without a bound: centuries
     assert len(said) == 1
     assert "'^(a|aa)+$'" in said[0]
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999}", "(?:(?:(?:a{99}){99}){99}){9}", "(", "a{1,9}{1,9}"])
+def test_a_pattern_that_can_not_be_run_is_refused_at_once(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        RewardRule(kind="regex", pattern=pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"), [(r"(?<=a+)\p{L}", "aab"), (r"^\d{4}-\d{2}-\d{2}$", "2024-02-29"), (r"(?:\w{2,60} ){3,99}", "ab cd ef ")]
+)
+def test_what_the_rewards_library_reads_is_taken(pattern: str, text: str) -> None:
+    assert Rewards([RewardRule(kind="regex", pattern=pattern)]).of(text, tokens=1, answers=()) == 1.0
