@@ -20,8 +20,10 @@ from backend.errors import InvalidInput
 
 MAX_BYTES = 64 * 2**20
 MAX_POINTS = 1_000_000
-MAX_METRICS, MAX_NAME = 200, 60
+MAX_METRICS, MAX_NAME, MAX_NOTES = 200, 60, 20
 MAX_STEP = 2**31 - 1
+LARGEST, LATEST_S = 1e300, 1e12
+"""Beyond them a value or a time is taken as no number: differences and sums of such overflow."""
 STEP_NAMES = ("step", "global_step", "_step", "steps", "iteration", "iter", "trainer/global_step")
 TIME_NAMES = ("time", "wall_time", "wall time", "_timestamp", "timestamp", "walltime")
 TOKEN_NAMES = ("num_input_tokens_seen", "num_tokens", "tokens", "train/num_input_tokens_seen", "train/num_tokens")
@@ -39,6 +41,7 @@ class ForeignLog:
     """Curves of one run of another program.
 
     `points`: by metric, by step, (value, Unix seconds or None). `not_finite`: by metric the first step whose value was no number.
+    `sources`: by metric what the log called it last.
     """
 
     format: str
@@ -49,6 +52,7 @@ class ForeignLog:
     flops_per_step: float | None = None
     notes: list[str] = field(default_factory=list)
     num_points: int = 0
+    sources: dict[str, str] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -68,7 +72,7 @@ class ForeignLog:
             return
         if not 0 <= step <= MAX_STEP:
             raise InvalidInput(f"The step {step} of {name} is not between 0 and {MAX_STEP:,}.")
-        if not math.isfinite(number):
+        if not abs(number) <= LARGEST:
             self.not_finite.setdefault(name, step)
             return
         if name not in self.points and len(self.points) >= MAX_METRICS:
@@ -76,7 +80,19 @@ class ForeignLog:
         self.num_points += 1
         if self.num_points > MAX_POINTS:
             raise InvalidInput(f"The log has more than {MAX_POINTS:,} points.", remedy="Export fewer metrics, or every tenth step.")
-        self.points.setdefault(name, {})[step] = (number, time)
+        series = self.points.setdefault(name, {})
+        before = self.sources.get(name, metric)
+        if before != metric and step in series:
+            self._tell(
+                f"“{clean_text(before)[:MAX_NAME]}” and “{clean_text(metric)[:MAX_NAME]}” are both {name}: of a step, the later value is kept."
+            )
+        self.sources[name] = metric
+        series[step] = (number, time if time is not None and abs(time) <= LATEST_S else None)
+
+    def _tell(self, note: str) -> None:
+        """Note something once; of two names that take turns, what was said first is enough."""
+        if note not in self.notes and len(self.notes) < MAX_NOTES:
+            self.notes.append(note)
 
 
 def read_logs(data: bytes, *, filename: str) -> list[ForeignLog]:
@@ -101,9 +117,14 @@ def read_logs(data: bytes, *, filename: str) -> list[ForeignLog]:
     return logs
 
 
+def clean_text(text: str) -> str:
+    """Return a foreign name in one line, without what can't be stored or shown: surrogates, NULs, control characters."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable()).strip()
+
+
 def our_name(metric: str) -> str | None:
     """Return what a metric is called here; None for what is no curve (an epoch, a runtime)."""
-    text = " ".join(metric.split())
+    text = clean_text(metric)
     if not text or NO_METRIC.search(text):
         return None
     known = OURS.get(text.lower())
@@ -129,7 +150,7 @@ def _read_json(data: bytes) -> ForeignLog:
     rows = content["log_history"] if is_state else content if isinstance(content, list) else [content]
     _take_rows(log, (row for row in rows if isinstance(row, dict) and "train_runtime" not in row))
     flops, steps = (_number(content.get(key)) for key in ("total_flos", "global_step")) if is_state else (None, None)
-    if flops and steps and math.isfinite(flops) and steps > 0:
+    if flops and steps and abs(flops) <= LARGEST and steps > 0:
         log.flops_per_step = flops / steps
     return log
 
@@ -152,7 +173,7 @@ def _take_rows(log: ForeignLog, rows: Iterable[dict[str, Any]]) -> None:
 def _first(row: dict[str, Any], names: Iterable[str]) -> float | None:
     for name in names:
         number = _number(row.get(name))
-        if number is not None and math.isfinite(number):
+        if number is not None and abs(number) <= LARGEST:
             return number
     return None
 

@@ -7,6 +7,7 @@ each metric and gets what came after; a newcomer gets the whole curve, downsampl
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from array import array
@@ -144,10 +145,18 @@ def _to_json(
     is_whole: bool,
     clip: Iterable[float] = (),
 ) -> str:
-    """Write points with six significant digits, which is more than a screen shows. `clip`: the middle 98 % of all values lie in between."""
-    shown = ",".join(f"{value:.6g}" for value in values)
-    moments = ",".join(f"{moment - started:.1f}" for moment in times)
+    """Write points with six significant digits, which is more than a screen shows. `clip`: the middle 98 % of all values lie in between.
+
+    JSON has no infinity: what is not finite becomes null, a gap.
+    """
+    shown = ",".join(_number(value, ".6g") for value in values)
+    moments = ",".join(_number(moment - started, ".1f") for moment in times)
     places = ",".join(map(str, steps))
-    middle = ",".join(f"{value:.6g}" for value in clip)
-    whole = f'true,"clip":[{middle}]' if is_whole else "false"
+    ends = list(clip)
+    middle = f"[{','.join(f'{value:.6g}' for value in ends)}]" if all(map(math.isfinite, ends)) else "null"
+    whole = f'true,"clip":{middle}' if is_whole else "false"
     return f'{{"whole":{whole},"steps":[{places}],"values":[{shown}],"times":[{moments}]}}'
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "null"

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from backend.db.base import new_id
 from backend.db.tables import Run
-from backend.domain.foreign_logs import MAX_BYTES, ForeignLog, read_logs
+from backend.domain.foreign_logs import MAX_BYTES, MAX_NOTES, ForeignLog, clean_text, read_logs
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person
 from backend.services.metric_blocks import pack_points
@@ -70,14 +70,14 @@ def _merge(logs: Sequence[ForeignLog]) -> ForeignLog:
 
 
 def _insert(ctx: Context, log: ForeignLog, *, filename: str, wanted: str, person: Person) -> str:
-    run_id, shown = new_id(), " ".join((wanted or log.name or Path(filename).stem).split())[:100] or "imported"
+    run_id, shown = new_id(), clean_text(wanted or log.name or Path(filename).stem)[:100] or "imported"
     has_time = log.has_time
     with ctx.db.write() as session:
         taken = set(session.scalars(select(Run.name).where(Run.name.startswith(shown, autoescape=True))))
         name = next(text for n in range(1, len(taken) + 2) if (text := shown if n == 1 else f"{shown} {n}") not in taken)
         told: dict[str, Any] = {
-            "file": filename[-200:], "format": log.format, "tokens_per_step": log.tokens_per_step, "flops_per_step": log.flops_per_step,
-            "has_time": has_time, "notes": log.notes[:20],
+            "file": clean_text(filename)[-200:], "format": log.format, "tokens_per_step": log.tokens_per_step, "flops_per_step": log.flops_per_step,
+            "has_time": has_time, "notes": log.notes[:MAX_NOTES],
         }  # fmt: skip
         run = Run(id=run_id, name=name, objective="", config={}, origin=IMPORTED, created_by=person.id, created_at=ctx.now())
         session.add(run)

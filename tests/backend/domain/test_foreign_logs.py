@@ -180,3 +180,15 @@ def test_a_pickle_is_no_log(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_names_are_those_of_here(theirs: str, ours: str | None) -> None:
     assert our_name(theirs) == ours
+
+
+def test_names_lose_what_can_not_be_stored_and_values_that_overflow_are_no_numbers() -> None:
+    log = only(b'{"step":1,"a\\u0000b\\ud800":1,"loss":1e308,"time":-1e308}\n{"step":2,"\\ud800":1,"loss":2,"time":1e308}')
+    assert values(log, "ab") == {1: 1.0}
+    assert (values(log, "train_loss"), log.not_finite, log.has_time) == ({2: 2.0}, {"train_loss": 1}, False)
+
+
+def test_two_names_of_one_metric_are_told() -> None:
+    log = only(b'{"step":1,"loss":1,"train/loss":5}\n{"step":2,"loss":1,"train/loss":4}')
+    assert values(log, "train_loss") == {1: 5.0, 2: 4.0}
+    assert log.notes == ["“loss” and “train/loss” are both train_loss: of a step, the later value is kept."]

@@ -11,6 +11,7 @@ from backend.domain.job_states import Status
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.curve_files import stream_csv
+from backend.services.curves import CurveCache
 from backend.services.foreign_runs import import_log, import_log_path
 from backend.services.metrics import read_curve
 from backend.services.run_axes import axes_of_runs
@@ -97,3 +98,16 @@ def test_the_axes_of_our_runs_are_arithmetic(ctx: Context) -> None:
     assert axes.tokens_per_step == 256
     assert axes.flops_per_step is not None
     assert axes.flops_per_step > 6 * 256 * 15_000  # 6 operations a parameter and token at the least
+
+
+def test_hostile_names_and_numbers_are_stored_and_drawn_as_json(ctx: Context) -> None:
+    lines = b'{"step":1,"a\\ud800\\u0000b":1e300,"loss":1}\n{"step":2,"a\\ud800\\u0000b":-1e300,"loss":1e308}'
+    (run,) = import_log(ctx, lines, filename="x\udc80\0y.json", person=LOCAL)
+    assert run.name == "xy"
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    drawn = json.loads(CurveCache().points_json(ctx, run.id, after={}, resets=None), parse_constant=refuse)
+    assert drawn["metrics"]["ab"]["values"] == [1e300, -1e300]
+    assert drawn["metrics"]["train_loss"]["values"] == [1.0]
