@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import InvalidInput
-from jobs.modeling.checkpoints import is_adapter, load_network, load_tokenizer, read_card, save_checkpoint
+from jobs.modeling.checkpoints import is_adapter, is_scorer, load_network, load_tokenizer, read_card, save_checkpoint
+from jobs.modeling.scorers import load_scorer
+from jobs.modeling.tokenizers import padding_id
 
 
 def merge_adapter(folder: Path, out_folder: Path) -> dict[str, Any]:
@@ -19,4 +21,6 @@ def merge_adapter(folder: Path, out_folder: Path) -> dict[str, Any]:
     card = read_card(folder)
     meta = {key: value for key, value in card.items() if key not in ("files", "versions", "base_path", "format")}
     meta["merged_from"] = {"step": card.get("step"), "run_folder": card.get("run_folder")}
-    return save_checkpoint(out_folder, model=load_network(folder), tokenizer=load_tokenizer(folder), meta=meta)
+    tokenizer = load_tokenizer(folder)
+    network = load_scorer(folder, pad_id=padding_id(tokenizer)) if is_scorer(folder) else load_network(folder)
+    return save_checkpoint(out_folder, model=network, tokenizer=tokenizer, meta=meta)

@@ -157,6 +157,11 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
     return ids
 
 
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that fills up short rows; it is never read nor trained on."""
+    return int(next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0))
+
+
 def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = None) -> npt.NDArray[np.int32]:
     """Return how many bytes of text each token stands for; special tokens stand for none.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import peft
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.run_config import Objective
@@ -15,6 +15,7 @@ from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.scorers import load_scorer
+from jobs.modeling.tokenizers import padding_id
 from jobs.training.adapters import load_quantised, put_adapters
 from jobs.training.attention import choose_attention
 from jobs.training.batches import Batches
@@ -74,11 +75,6 @@ def settle_packing(parts: Parts, batches: Batches, model: Any) -> Batches:
         f"the run sees them {epochs:.1f} times."
     )
     return batches
-
-
-def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that fills up short rows; it is never read nor trained on."""
-    return int(next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0))
 
 
 def load_model(parts: Parts, *, resume_from: Path | None) -> Any:

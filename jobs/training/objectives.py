@@ -10,11 +10,11 @@ import peft
 
 from backend.domain.run_config import PAIRWISE, Objective
 from backend.errors import InvalidInput
-from jobs.modeling.tokenizers import token_bytes
+from jobs.modeling.tokenizers import padding_id, token_bytes
 from jobs.training.batches import Batches, EpochOrder
 from jobs.training.lessons import LanguageLesson, Lesson
 from jobs.training.linear_loss import Penalties
-from jobs.training.networks import load_base, padding_id, settle_packing
+from jobs.training.networks import load_base, settle_packing
 from jobs.training.networks import load_batches as load_language_batches
 from jobs.training.output_head import OutputHead
 from jobs.training.parts import Parts

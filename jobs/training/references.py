@@ -21,8 +21,9 @@ from safetensors.numpy import load_file, save_file
 
 from backend.errors import JobFailed
 from jobs.modeling.checkpoints import read_card
+from jobs.modeling.tokenizers import padding_id
 from jobs.training.loop import PROGRESS_EVERY_S
-from jobs.training.networks import load_base, padding_id
+from jobs.training.networks import load_base
 from jobs.training.output_head import OutputHead
 from jobs.training.parts import Parts
 from jobs.training.preference_batches import Floats, pad

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from backend.errors import InvalidInput, JobFailed, Unavailable
 from jobs.modeling import run_export
 from jobs.modeling.checkpoints import load_network
+from jobs.modeling.scorers import load_scorer
 from jobs.training import run as training
 from tests.hub_server import HubServer, run_hub
 from tests.jobs.training_rooms import Recorder, Rooms
@@ -104,3 +105,14 @@ def test_an_export_that_is_stopped_leaves_nothing(rooms: Rooms, format: str) -> 
 def test_a_format_that_is_none_is_refused(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="no export format 'onnx'"):
         export(rooms, "onnx", format="onnx")
+
+
+def test_a_reward_models_adapter_is_folded_in_and_scores_as_before(rooms: Rooms) -> None:
+    steps: dict[str, Any] = {"max_steps": 2, "learning_rate": 3e-2, "method": "lora", "eval_every": 2}
+    checkpoint = training.run(rooms.training("reward", run="judge", job="judge", **steps), Recorder())["checkpoint"]
+    result = export(rooms, "whole judge", format="merged", checkpoint=checkpoint)
+    assert (result["adapter"], result["architecture"]) == (False, "LlamaForSequenceClassification")
+    whole, ids = AutoModelForSequenceClassification.from_pretrained(str(rooms.root / "whole judge")), torch.arange(3, 20)[None]
+    with torch.inference_mode():
+        before = load_scorer(rooms.root / checkpoint, pad_id=2, merge_adapter=False)(input_ids=ids).logits
+        torch.testing.assert_close(whole(input_ids=ids).logits, before, atol=1e-5, rtol=0)
