@@ -314,6 +314,7 @@ class TrainingLoop:
             self.counters = replace(self.counters, best_step=step, best_val_loss=val_loss)
         with self._averaged():
             weights, gathered = self.team.whole_model(self.model), gather_state(self.optimizer, self.stateful)
+            randoms = self.team.each(randomness or RandomState.take())
             if self.team.is_first:
                 self.last_checkpoint = self.store.save(
                     step,
@@ -323,6 +324,6 @@ class TrainingLoop:
                     metrics={name: value for name, value in self.metrics.items() if val_loss is not None or not name.startswith("val_")},
                     final=final,
                     best_step=self.counters.best_step,
-                    write_more=lambda folder: save_state(folder, gathered=gathered, counters=self.counters, randomness=randomness),
+                    write_more=lambda folder: save_state(folder, gathered=gathered, counters=self.counters, randomness=randoms),
                 )
         self.team.wait()

@@ -32,7 +32,7 @@ from jobs.training.preference_batches import (
 )
 from jobs.training.preference_data import Answered, load_pairs, load_rated
 from jobs.training.preference_lessons import PairLesson, RatedLesson, RewardLesson
-from jobs.training.references import reference_logprobs
+from jobs.training.references import Stopped, reference_logprobs
 from jobs.training.rewards import Rewards
 from jobs.training.rollout_data import load_questions
 from jobs.training.rollout_lesson import RolloutLesson
@@ -51,8 +51,16 @@ def load_batches(parts: Parts, *, folder: Path) -> Batches:
         return load_language_batches(parts)
     if objective is Objective.GRPO:
         return _rollouts(parts)
-    with parts.team.in_turn():  # the first process asks the reference, the others read what it answered
-        return _rated_batches(parts, folder) if objective is Objective.KTO else _pair_batches(parts, folder)
+    load = _rated_batches if objective is Objective.KTO else _pair_batches
+    batches, stopped = None, False
+    if parts.team.is_first:  # it asks the reference, the others read what that answered, or stop as it did
+        try:
+            batches = load(parts, folder)
+        except Stopped:
+            stopped = True
+    if parts.team.agree("cancel" if stopped else None):
+        raise Stopped
+    return batches if batches is not None else load(parts, folder)
 
 
 def settle_batches(parts: Parts, batches: Batches, model: Any) -> Batches:

@@ -55,7 +55,7 @@ def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> di
         if child.poll() is None:
             child.kill()
         child.wait()
-    return _outcome(folder, code=child.returncode)
+    return outcome(folder, code=child.returncode)
 
 
 def torchrun(folder: Path, devices: DeviceConfig, *, job: str) -> list[str]:
@@ -138,15 +138,18 @@ def _pass_on(event: dict[str, Any], reporter: Reporter) -> None:
         reporter.event(kind, **event)
 
 
-def _outcome(folder: Path, *, code: int) -> dict[str, Any]:
+def outcome(folder: Path, *, code: int) -> dict[str, Any]:
+    """Return the result that the first process left, or raise the error that one left. `code` is torchrun's exit status.
+
+    Errors that only echo another process's end are none once there is a result.
+    """
     errors = [json.loads(path.read_text()) for path in sorted(folder.glob("error-*.json"))]
-    told = [error for error in errors if not error["is_echo"]] or errors
-    if told:
+    causes, result = [error for error in errors if not error["is_echo"]], folder / "result.json"
+    if not causes and result.is_file() and (errors or code == 0):
+        return dict(json.loads(result.read_text()))
+    if told := causes or errors:
         kind = InvalidInput if told[0]["invalid"] else JobFailed
         raise kind(told[0]["cause"], remedy=told[0]["remedy"], field=told[0]["field"])
-    result = folder / "result.json"
-    if code == 0 and result.is_file():
-        return dict(json.loads(result.read_text()))
     raise JobFailed(
         f"One of the processes of this run ended without a word (torchrun's status is {code}).",
         remedy="See the end of the log. Out of memory is the usual reason: choose a smaller micro_batch, or sharding fsdp.",

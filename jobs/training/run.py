@@ -82,7 +82,7 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
     seed_everything(config.seed + parts.team.rank)
     counters = Counters()
     if resume_from is not None:
-        counters = load_state(resume_from, optimizer=optimizer, parts=named_parts(average, scaler))
+        counters = load_state(resume_from, optimizer=optimizer, parts=named_parts(average, scaler), team=parts.team, seed=config.seed)
         take_up(parts, batches, counters)
         parts.reporter.event("resumed", step=counters.step, folder=parts.spec.relative(resume_from))
     elif parts.spec.attempt > 1:  # what an earlier attempt reported before its first checkpoint is reported again

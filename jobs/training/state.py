@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER
-from jobs.training.team import like, whole
+from jobs.training.team import Team, like, whole
 
 TENSORS, TREE, COUNTERS = "state.safetensors", "state.json", "counters.json"
 
@@ -61,22 +61,24 @@ def gather_state(optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful]
     return {"optimizer": _kind(optimizer), "shapes": _shapes(optimizer), "parts": encoded, "tensors": tensors}
 
 
-def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, randomness: RandomState | None = None) -> None:
-    """Write what `gather_state` returned into a checkpoint's folder, with the random state: the present one, or one taken earlier."""
+def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, randomness: Sequence[RandomState] = ()) -> None:
+    """Write what `gather_state` returned into a checkpoint's folder, with each process's random state: by default this one's alone."""
     target = folder / STATE_FOLDER
     target.mkdir()
     tensors = dict(gathered["tensors"])
-    randoms = _encode((randomness or RandomState.take()).state_dict(), "random", tensors, {})
+    randoms = _encode([each.state_dict() for each in randomness or [RandomState.take()]], "random", tensors, {})
     save_file(tensors, target / TENSORS)
     tree = {**{name: value for name, value in gathered.items() if name != "tensors"}, "random": randoms}
     (target / TREE).write_text(json.dumps(tree) + "\n")
     (target / COUNTERS).write_text(json.dumps(asdict(counters)) + "\n")
 
 
-def load_state(folder: Path, *, optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None) -> Counters:
+def load_state(
+    folder: Path, *, optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None, team: Team | None = None, seed: int = 0
+) -> Counters:
     """Restore the training state from a checkpoint's folder; return its counters. A part that was not saved stays as it is.
 
-    Raises InvalidInput if the state belongs to another network or optimizer.
+    Saved by another number of processes, random numbers begin anew with the run's `seed`, the rank and the step. Raises InvalidInput if the state belongs to another network or optimizer.
     """
     counters = read_counters(folder)
     try:
@@ -98,7 +100,12 @@ def load_state(folder: Path, *, optimizer: torch.optim.Optimizer, parts: Mapping
     for name, part in (parts or {}).items():
         if name in tree:
             part.load_state_dict(tree[name])
-    RandomState.of(_decode(saved["random"], tensors)).restore()
+    randoms, team = _decode(saved["random"], tensors), team or Team()
+    randoms = randoms if isinstance(randoms, list) else [randoms]  # of one process alone, in older checkpoints
+    if len(randoms) == team.count:
+        RandomState.of(randoms[team.rank]).restore()
+    else:
+        seed_everything(int(np.random.SeedSequence((seed, team.rank, counters.step)).generate_state(1)[0]))
     return counters
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -94,6 +95,14 @@ class Team:
         dist.broadcast(told, src=0)
         return REQUESTS[int(told)]
 
+    def each(self, value: Item) -> list[Item]:
+        """Return what every process holds, in the order of ranks. All processes call this."""
+        if self.count == 1:
+            return [value]
+        held: list[Any] = [None] * self.count
+        dist.all_gather_object(held, value)
+        return held
+
     def whole_model(self, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
         """Return the weights put together, on the first process; None where the network holds them itself. All processes call this."""
         if self.count == 1 or self.sharding == "ddp":
@@ -125,7 +134,8 @@ def join_team(sharding: Literal["ddp", "fsdp"], *, device: torch.device) -> Team
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # the others wait while the first tokenises or asks the reference, which may take long
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
     return Team(rank=dist.get_rank(), count=dist.get_world_size(), sharding=sharding)
 
 

@@ -24,7 +24,8 @@ from jobs.training import optimizers
 from jobs.training.averaging import Average, named_parts
 from jobs.training.freezing import freeze_blocks
 from jobs.training.optimizers import check_optimizer, hidden_matrices, make_optimizer
-from jobs.training.state import Counters, gather_state, load_state, save_state
+from jobs.training.state import Counters, RandomState, gather_state, load_state, save_state, seed_everything
+from jobs.training.team import Team
 from tests.jobs.training_rooms import TINY
 
 RATE, DECAY, BETA1, BETA2 = 0.01, 0.1, 0.9, 0.95
@@ -303,3 +304,22 @@ def test_muon_leaves_the_head_of_a_reward_model_to_adamw() -> None:
     chosen = {id(parameter) for parameter in hidden_matrices(scorer)}
     assert chosen
     assert id(scorer.score.weight) not in chosen
+
+
+def test_each_process_goes_on_with_its_own_random_numbers_and_other_numbers_of_processes_with_new_ones(tmp_path: Path) -> None:
+    model = Small()
+    optimizer, states, expected = make_optimizer(model, config("adamw")), [], []
+    for rank in range(2):
+        seed_everything(rank)
+        states.append(RandomState.take())
+        expected.append(float(torch.rand(())))
+    save_state(tmp_path, gathered=gather_state(optimizer), counters=Counters(step=3), randomness=states)
+
+    def drawn(team: Team) -> float:
+        load_state(tmp_path, optimizer=optimizer, team=team, seed=7)
+        return float(torch.rand(()))
+
+    assert [drawn(Team(rank=rank, count=2)) for rank in range(2)] == expected
+    others = [drawn(Team(rank=rank, count=3)) for rank in range(3)]
+    assert len({*others, *expected}) == 5
+    assert others == [drawn(Team(rank=rank, count=3)) for rank in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from backend.errors import InvalidInput
 from jobs.modeling.chat import encode_completion
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.scorers import load_scorer
+from jobs.reporter import StopRequest
 from jobs.training.objectives import load_batches
 from jobs.training.parts import gather_parts
+from jobs.training.references import Stopped
 from jobs.training.run import run
+from jobs.training.team import Team
 from tests.jobs.training_rooms import NAMES, TINY, Recorder, Rooms, preference_rows, write_dataset
 
 
@@ -76,6 +80,22 @@ def test_a_run_that_is_stopped_while_it_asks_the_reference_ends_without_a_step(r
     result = run(rooms.training("dpo", run="d-x", job="d-x"), recorder)
     assert (result["stopped"], result["final_step"], result["checkpoint"]) == ("cancel", 0, None)
     assert not references(rooms.root / "d-x")
+
+
+class Agreeing(Team):
+    """A process among two, of which the first is asked to stop."""
+
+    def agree(self, request: StopRequest | None) -> StopRequest | None:
+        assert (request is not None) == self.is_first
+        return "cancel"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_stop_as_the_first_does_while_it_asks_the_reference(rooms: Rooms, rank: int) -> None:
+    parts = gather_parts(rooms.training("dpo", run="d-y", job="d-y"), Recorder(stop_after=0 if rank == 0 else None))
+    with pytest.raises(Stopped):
+        load_batches(replace(parts, team=Agreeing(rank=rank, count=2)), folder=rooms.root / "d-y")
+    assert not references(rooms.root / "d-y")
 
 
 @pytest.mark.parametrize(

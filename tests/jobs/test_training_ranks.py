@@ -16,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backend.errors import JobFailed
 from jobs.training import run as training
+from jobs.training.ranks import outcome
 from tests.jobs.training_rooms import Recorder, Rooms
 
 METRICS = ("train_loss", "grad_norm", "val_loss")
@@ -84,3 +86,15 @@ def test_a_sharded_run_that_was_ended_goes_on_as_one_process_would(tmp_path: Pat
     close(alone, after, first=4)
     config = json.loads((rooms.root / ended["checkpoint"] / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_an_error_that_only_echoes_the_first_process_end_is_none_once_there_is_a_result(tmp_path: Path) -> None:
+    echo = {"cause": "RuntimeError: Connection closed by peer", "remedy": None, "field": None, "invalid": False, "is_echo": True}
+    (tmp_path / "error-1.json").write_text(json.dumps(echo))
+    with pytest.raises(JobFailed, match="Connection closed"):
+        outcome(tmp_path, code=1)
+    (tmp_path / "result.json").write_text('{"stopped": "cancel"}')
+    assert outcome(tmp_path, code=1) == {"stopped": "cancel"}
+    (tmp_path / "error-2.json").write_text(json.dumps({**echo, "cause": "Too little memory.", "is_echo": False}))
+    with pytest.raises(JobFailed, match="Too little memory"):
+        outcome(tmp_path, code=1)
