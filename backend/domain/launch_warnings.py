@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from backend.domain.config_paths import default_at, value_at
 from backend.domain.run_config import PAIRWISE, Objective, RunConfig
 from backend.domain.run_progress import say_duration
 from backend.domain.scaling_rules import batch_tokens_rule, learning_rate_rule
@@ -226,19 +227,41 @@ def _about_batch(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
 
 def _about_idle_fields(config: RunConfig) -> Iterator[LaunchWarning]:
     """Fields that were set and do nothing in this run."""
-    default, tunes_language = RunConfig.model_fields, config.objective in (Objective.PRETRAIN, Objective.SFT)
-    usable = {
-        "decay_steps": config.schedule == "wsd",
-        "min_learning_rate": config.schedule not in ("constant",),
-        "label_smoothing": tunes_language,
-        "z_loss": tunes_language,
-        "beta2": config.optimizer in ("adamw", "adamw_8bit", "lion", "muon"),
-    }
-    for field, used in usable.items():
-        if not used and getattr(config, field) != default[field].default:
-            why = f"schedule {config.schedule}" if field in ("decay_steps", "min_learning_rate") else f"objective {config.objective}"
-            why = f"optimizer {config.optimizer}" if field == "beta2" else why
-            yield LaunchWarning(
-                code=Code.WITHOUT_EFFECT, field=field, sentence=f"{field} {getattr(config, field):g} has no effect with {why}.",
-                cure="Set it back to its default.",
-            )  # fmt: skip
+    for what, fields in _uses(config).items():
+        for field, used in fields.items():
+            value = value_at(config, field)
+            if not used and value != default_at(field):
+                told = f" {value:g}" if isinstance(value, float) else f" {str(value).lower()}" if isinstance(value, int | str) else ""
+                yield LaunchWarning(
+                    code=Code.WITHOUT_EFFECT, field=field, sentence=f"{field}{told} has no effect with {what}.",
+                    cure="Set it back to its default.",
+                )  # fmt: skip
+
+
+def _uses(config: RunConfig) -> dict[str, dict[str, bool]]:
+    """Return, by the choice that decides it, which fields this run makes use of."""
+    goal, loss, method = config.objective, config.preference.loss, config.method
+    tunes_language = goal in (Objective.PRETRAIN, Objective.SFT)
+    learns_chosen = goal in (Objective.DPO, Objective.SIMPO)
+    return {
+        f"schedule {config.schedule}": {"decay_steps": config.schedule == "wsd", "min_learning_rate": config.schedule != "constant"},
+        f"optimizer {config.optimizer}": dict.fromkeys(("beta1", "beta2"), config.optimizer != "adafactor"),
+        f"objective {goal}": {
+            "label_smoothing": tunes_language,
+            "z_loss": tunes_language,
+            "packing": goal is Objective.SFT,
+            "sample_prompts": goal is not Objective.REWARD,
+            "preference.beta": learns_chosen or goal in (Objective.KTO, Objective.ORPO),
+            "preference.loss": goal is Objective.DPO,
+            "preference.label_smoothing": goal is Objective.DPO,
+            "preference.gamma": goal is Objective.SIMPO,
+            "preference.sft_weight": learns_chosen,
+            "preference.desirable_weight": goal is Objective.KTO,
+            "preference.undesirable_weight": goal is Objective.KTO,
+        },
+        f"preference.loss {loss}": {"preference.label_smoothing": goal is not Objective.DPO or loss == "sigmoid"},
+        f"method {method}": {
+            **dict.fromkeys(("lora.rank", "lora.alpha", "lora.dropout", "lora.variant"), method != "full"),
+            "lora.bits": method == "qlora",
+        },
+    }  # fmt: skip

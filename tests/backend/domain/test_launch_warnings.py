@@ -101,6 +101,37 @@ def test_what_is_not_known_to_be_one_is_left_alone(values: dict[str, Any], facts
     assert codes(run(**values), **facts) == []
 
 
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"objective": "dpo", "preference": {"loss": "hinge", "label_smoothing": 0.3}}, "preference.label_smoothing"),
+        ({"objective": "simpo", "preference": {"loss": "ipo"}}, "preference.loss"),
+        ({"objective": "dpo", "preference": {"gamma": 2}}, "preference.gamma"),
+        ({"objective": "kto", "preference": {"sft_weight": 1}}, "preference.sft_weight"),
+        ({"objective": "orpo", "preference": {"desirable_weight": 2}}, "preference.desirable_weight"),
+        ({"objective": "sft", "optimizer": "adafactor", "beta1": 0.5}, "beta1"),
+        ({"objective": "sft", "lora": {"rank": 64}}, "lora.rank"),
+        ({"objective": "sft", "method": "lora", "lora": {"bits": 8}}, "lora.bits"),
+        ({"objective": "reward", "sample_prompts": ["Why?"]}, "sample_prompts"),
+        ({"packing": False}, "packing"),
+    ],
+)
+def test_a_field_without_effect_is_named_once_and_not_where_it_has_one(values: dict[str, Any], field: str) -> None:
+    config = run(**{"learning_rate": 1e-6, **values})
+    assert [warning.field for warning in warnings_of(config, LaunchFacts()) if warning.code is Code.WITHOUT_EFFECT] == [field]
+
+
+def test_fields_that_have_an_effect_are_left_alone() -> None:
+    for values in (
+        {"objective": "dpo", "preference": {"label_smoothing": 0.1, "sft_weight": 1, "beta": 0.3}},
+        {"objective": "simpo", "preference": {"gamma": 1, "sft_weight": 1, "beta": 2}},
+        {"objective": "kto", "preference": {"desirable_weight": 2, "undesirable_weight": 3}},
+        {"objective": "sft", "method": "qlora", "packing": False, "lora": {"rank": 4, "bits": 8}},
+        {"objective": "reward", "method": "lora", "lora": {"alpha": 4, "variant": "dora"}},
+    ):
+        assert not [each for each in warnings_of(run(**values), LaunchFacts()) if each.code is Code.WITHOUT_EFFECT]
+
+
 def test_every_sentence_ends_and_names_its_numbers() -> None:
     config = run(learning_rate=0.5, warmup_steps=9000, checkpoint_every=99_999)
     for warning in warnings_of(config, LaunchFacts(body=100 * MILLION, seconds=7200.0, val_rows=5, epochs=99.0)):
