@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from backend.domain.run_config import RunConfig, validation_message
+from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
 Value = float | int | str | bool
@@ -34,8 +34,8 @@ def with_changes(config: RunConfig, text: str) -> RunConfig:
                 f"“{part[:80]}” names no field of a run.", remedy="Write `field:value`, such as learning_rate:0.001.", field="set"
             )
         try:
-            place[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            place[name] = parse_yaml(value, what="The value")
+        except InvalidInput as error:
             raise InvalidInput(f"“{value[:80]}” is no value.", field=name) from error
     try:
         return RunConfig.model_validate(data)

@@ -145,8 +145,10 @@ class RunConfig(BaseModel):
     def _read_old(cls, data: Any) -> Any:
         """Runs launched before the section `preference` existed have `dpo_beta`."""
         if isinstance(data, dict) and "dpo_beta" in data:
-            data = {**data, "preference": {"beta": data["dpo_beta"], **(data.get("preference") or {})}}
-            del data["dpo_beta"]
+            data = dict(data)
+            beta, preference = data.pop("dpo_beta"), data.get("preference") or {}
+            if isinstance(preference, dict):  # else it is said below what is wrong with it
+                data["preference"] = {"beta": beta, **preference}
         return data
 
     @model_validator(mode="after")

@@ -146,6 +146,9 @@ def parse_sweep(values: Any) -> SweepConfig:
         config = SweepConfig.model_validate(values)
     except ValidationError as error:
         raise InvalidInput(f"This sweep can't be run: {validation_message(error)}.") from error
+    for path, choice in config.vary.items():
+        if isinstance(choice, Span) and kind_of(path) is int and math.ceil(choice.low) > math.floor(choice.high):
+            raise InvalidInput(f"{path} is a whole number, and none lies between {choice.low:g} and {choice.high:g}.", field="vary")
     if config.num_runs > MOST_RUNS:
         raise InvalidInput(
             f"This grid has {config.num_runs:,} runs.",

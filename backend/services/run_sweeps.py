@@ -20,7 +20,7 @@ from backend.domain.config_paths import flatten
 from backend.domain.job_states import TERMINAL, Status
 from backend.domain.names import clean_name, not_found
 from backend.domain.run_config import RunConfig
-from backend.domain.run_sweep import SweepConfig, build_run, parse_sweep, point_at
+from backend.domain.run_sweep import SweepConfig, Values, as_field, build_run, parse_sweep, point_at
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.context import LOCAL, Context, Person
@@ -238,7 +238,10 @@ def _first_runs(config: SweepConfig) -> list[RunConfig]:
     """Return one run for each choice among rows, so that a name that nothing has is found before the launch."""
     names = {path: choice for path, choice in config.vary.items() if path in ("dataset", "base", "architecture", "tokenizer")}
     if config.method == "bayesian":
-        first = {path: getattr(choice, "values", (getattr(choice, "low", None),))[0] for path, choice in config.vary.items()}
+        first = {
+            path: choice.values[0] if isinstance(choice, Values) else as_field(path, choice, choice.low)
+            for path, choice in config.vary.items()
+        }
     else:
         first = point_at(config, 0)
     points = [first, *({**first, path: value} for path, choice in names.items() for value in getattr(choice, "values", ()))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backend.domain.config_changes import with_changes
 from backend.domain.run_config import parse_run_config
 from backend.domain.yaml_text import MAX_CHARACTERS, parse_yaml
 from backend.errors import InvalidInput
@@ -58,3 +59,17 @@ def test_a_syntax_error_is_one_line_with_its_place(text: str, words: str) -> Non
         parse_yaml(text, what="The recipe")
     assert "\n" not in str(caught.value)
     assert "unicode string" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "[" * 400, "&a [*a]", "\0"])
+def test_a_change_in_an_address_that_is_no_value_is_refused_in_words(value: str) -> None:
+    config = parse_run_config("{objective: sft, dataset: d, base: b}")
+    with pytest.raises(InvalidInput, match="is no value"):
+        with_changes(config, f"name:{value}")
+
+
+def test_an_old_recipe_with_a_section_that_is_none_is_refused_by_field() -> None:
+    recipe = "objective: dpo\ndataset: d\nbase: b\ndpo_beta: 0.3\n"
+    assert parse_run_config(recipe + "preference: {loss: ipo}").preference.beta == 0.3
+    with pytest.raises(InvalidInput, match="preference"):
+        parse_run_config(recipe + "preference: 5")

@@ -92,6 +92,14 @@ def test_metrics_of_sections_are_compared_and_what_is_no_name_is_refused() -> No
         sweep(metric="/etc")
 
 
+def test_a_range_of_a_whole_number_gives_whole_numbers_and_one_without_any_is_refused(ctx: Context) -> None:
+    add_parts(ctx)
+    launch_sweep(ctx, sweep(method="bayesian", vary={"max_steps": {"low": 100.2, "high": 103.8}}), person=LOCAL)
+    assert all(run.point["max_steps"] in (101, 102, 103) for run in sweep_detail(ctx, "tries").runs)
+    with pytest.raises(InvalidInput, match=r"none lies between 100\.2 and 100\.8"):
+        sweep(method="bayesian", vary={"max_steps": {"low": 100.2, "high": 100.8}})
+
+
 def test_a_recipe_pasted_as_the_run_leaves_its_head_behind() -> None:
     run = {**make_config().model_dump(mode="json"), "recipe": {"title": "Tales"}}
     assert parse_sweep({"name": "tries", "run": run, "vary": {"seed": [1, 2]}}).run == make_config()
