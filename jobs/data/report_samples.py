@@ -84,7 +84,7 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
     if len(head) < 2 * context + 1:
         return None
     tokens = np.asarray(head[: 2 * context + 1], dtype=np.uint32)
-    batch = PretrainBatches(tokens, None, context=context, micro_batch=1, grad_accum_steps=1, eval_batches=1, seed=SEED).at_step(1)[0]
+    batch = PretrainBatches(tokens, None, context=context, micro_batch=1, grad_accum_steps=1, measured=1, seed=SEED).at_step(1)[0]
     ids = [int(batch.inputs[0, 0]), *batch.targets[0].tolist()]
     pieces = pieces_of(Strip(ids, [False, *[True] * context]), tokenizer)
     return Sample(group="window", num_tokens=len(ids), loss_tokens=batch.trained, pieces=pieces)

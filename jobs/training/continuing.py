@@ -22,11 +22,13 @@ def machine_in_words(device: torch.device, *, count: int = 1) -> str:
 
 
 def with_global_batch(parts: Parts, counters: Counters) -> Parts:
-    """Return the parts of a run that goes on, with a step of as many sequences as before.
+    """Return the parts of a run that goes on, with as many sequences in a step, and validated on, as before.
 
     Raises InvalidInput if the devices can't share them evenly.
     """
     config = parts.config
+    if counters.measured is not None:
+        parts = replace(parts, measured=counters.measured)
     if counters.sequences is None:
         return parts
     kept = keep_global_batch(config, counters.sequences)

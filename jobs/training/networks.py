@@ -37,7 +37,7 @@ def _load_batches(parts: Parts) -> Batches:
     sizes = {
         "micro_batch": config.micro_batch,
         "grad_accum_steps": config.grad_accum_steps * parts.team.count,
-        "eval_batches": config.eval_batches,
+        "measured": parts.measured,
         "seed": config.seed,
     }
     if config.objective is Objective.PRETRAIN:

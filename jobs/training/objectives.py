@@ -139,13 +139,20 @@ def _rollouts(parts: Parts) -> Batches:
     rewards = Rewards(config.grpo.rewards, say=parts.reporter.log)
     train, val = load_questions(parts, "train"), load_questions(parts, "val")
     return RolloutBatches(
-        train, val, config=config, tokenizer=parts.tokenizer, rewards=rewards, pad_id=padding_id(parts.tokenizer), autocast=parts.autocast
+        train,
+        val,
+        config=config,
+        tokenizer=parts.tokenizer,
+        rewards=rewards,
+        pad_id=padding_id(parts.tokenizer),
+        measured=parts.measured,
+        autocast=parts.autocast,
     )
 
 
 def _for_validation(parts: Parts, items: list[Item]) -> list[Item]:
     """Return those of the val split that are measured."""
-    return items[: parts.config.eval_batches * parts.config.micro_batch]
+    return items[: parts.measured]
 
 
 def _sizes(parts: Parts) -> dict[str, Any]:
@@ -153,6 +160,6 @@ def _sizes(parts: Parts) -> dict[str, Any]:
     return {
         "micro_batch": config.micro_batch,
         "grad_accum_steps": config.grad_accum_steps * parts.team.count,
-        "eval_batches": config.eval_batches,
+        "measured": parts.measured,
         "seed": config.seed,
     }

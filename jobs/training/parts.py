@@ -27,12 +27,16 @@ from jobs.training.team import Team, join_team
 
 @dataclass(frozen=True)
 class Parts:
-    """What every objective starts from. `meter` begins when the data is there and the network is still to come."""
+    """What every objective starts from. `meter` begins when the data is there and the network is still to come.
+
+    `measured` is how many items of the val split are validated on: as many all through a run, however its steps are cut.
+    """
 
     spec: JobSpec
     reporter: MeteredReporter
     meter: MemoryMeter
     config: RunConfig
+    measured: int
     dataset: Path
     base: Path | None
     tokenizer: PreTrainedTokenizerBase
@@ -76,6 +80,7 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
         reporter=MeteredReporter(reporter, meter, gauge=DeviceGauge(device)),
         meter=meter,
         config=config,
+        measured=config.eval_batches * config.micro_batch,
         dataset=spec.path(payload["dataset"]),
         base=base,
         tokenizer=tokenizer,

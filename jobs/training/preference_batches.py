@@ -113,7 +113,8 @@ class ScoredBatch:
 class Shuffled(StepBatches, Generic[Item, Batch]):
     """Items in an order that follows from (seed, epoch), those of a step put into micro-batches by `length`.
 
-    `collate` makes a micro-batch of items; its second argument are all items of the step. `items` is what they are called.
+    `collate` makes a micro-batch of items; its second argument are all items of the step. `items` is what they are called. The first
+    `measured` items of the val split are validated on.
     """
 
     def __init__(
@@ -126,13 +127,13 @@ class Shuffled(StepBatches, Generic[Item, Batch]):
         length: Callable[[Item], int] = lambda _: 0,
         micro_batch: int,
         grad_accum_steps: int,
-        eval_batches: int,
+        measured: int,
         seed: int,
     ) -> None:
         super().__init__(len(train), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
         self.items = items
         self._train, self._collate, self._length = train, collate, length
-        self._chosen = val[: eval_batches * micro_batch]
+        self._chosen = val[:measured]
 
     def at_step(self, step: int) -> list[Batch]:
         """Return the micro-batches of update `step` (the first is 1)."""

@@ -74,7 +74,8 @@ def windows_of(num_tokens: int, context: int) -> int:
 class PretrainBatches(StepBatches):
     """Windows of `context` tokens from a flat token file.
 
-    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch).
+    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch). At most `measured` windows of the
+    val split are validated on.
     """
 
     items = "windows of the train split that begin at tokens"
@@ -87,7 +88,7 @@ class PretrainBatches(StepBatches):
         context: int,
         micro_batch: int,
         grad_accum_steps: int,
-        eval_batches: int,
+        measured: int,
         seed: int,
     ) -> None:
         if len(train) < 2 * context + 1:
@@ -98,7 +99,7 @@ class PretrainBatches(StepBatches):
             )
         super().__init__(windows_of(len(train), context), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
         self._train, self._val, self._context = train, val, context
-        self._measured = eval_batches * micro_batch
+        self._measured = measured
         self._ready: tuple[tuple[int, int] | None, list[MicroBatch]] = (None, [])
 
     @property

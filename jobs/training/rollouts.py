@@ -57,12 +57,13 @@ class RolloutBatches(StepBatches):
         tokenizer: PreTrainedTokenizerBase,
         rewards: Rewards,
         pad_id: int,
+        measured: int,
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__(len(train), micro_batch=config.micro_batch, grad_accum_steps=config.grad_accum_steps, seed=config.seed)
         self._train, self._config, self._tokenizer, self._rewards, self._pad_id = train, config, tokenizer, rewards, pad_id
         self._autocast = autocast
-        self._val = list(val[: config.eval_batches * config.micro_batch])
+        self._val = list(val[:measured])
 
     def steps_for(self, epochs: float) -> int:
         """Return how many steps see every prompt so many times, rounded up."""

@@ -109,6 +109,7 @@ def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path |
         counters=replace(
             counters,
             sequences=config.micro_batch * config.grad_accum_steps * parts.team.count,
+            measured=parts.measured,
             machine=machine_in_words(parts.device, count=parts.team.count),
         ),
         average=average,

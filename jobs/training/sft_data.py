@@ -127,17 +127,17 @@ class PackedBatches(StepBatches):
         context: int,
         micro_batch: int,
         grad_accum_steps: int,
-        eval_batches: int,
+        measured: int,
         seed: int,
     ) -> None:
         self._train, self._seed, self._context = train, seed, context
         self._padded: dict[str, int] = {"pad_id": pad_id, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
-        self._padded |= {"eval_batches": eval_batches, "seed": seed}
+        self._padded |= {"measured": measured, "seed": seed}
         self._lengths = positions_of(np.array([len(example.ids) for example in train], dtype=np.int64))
         sequences = count_sequences(self._lengths, context)
         super().__init__(sequences, micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
         self._epochs: dict[int, list[npt.NDArray[np.int64]]] = {}
-        self._val = val[: eval_batches * micro_batch]
+        self._val = val[:measured]
 
     @property
     def num_sequences(self) -> int:
@@ -221,11 +221,11 @@ class SftBatches(StepBatches):
         pad_id: int,
         micro_batch: int,
         grad_accum_steps: int,
-        eval_batches: int,
+        measured: int,
         seed: int,
     ) -> None:
         super().__init__(len(train), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
-        self._train, self._val, self._pad_id = train, val[: eval_batches * micro_batch], pad_id
+        self._train, self._val, self._pad_id = train, val[:measured], pad_id
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""

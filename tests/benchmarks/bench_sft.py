@@ -148,7 +148,7 @@ def time_ours(home: Path, *, steps: int, threads: int) -> dict[str, float]:
     folder.mkdir(exist_ok=True)
     clock = Clock()
     training.run(JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=home, folder=folder), clock)
-    batches = PackedBatches(examples, [], pad_id=0, context=CONTEXT, micro_batch=micro_batch, grad_accum_steps=1, eval_batches=1, seed=SEED)
+    batches = PackedBatches(examples, [], pad_id=0, context=CONTEXT, micro_batch=micro_batch, grad_accum_steps=1, measured=1, seed=SEED)
     measured = range(WARM_UP + 1, steps)  # the last step saves
     micro = [batch for step in measured for batch in batches.at_step(step)]
     real = sum(batch.inputs.numel() + len(batch.row_ends if batch.row_ends is not None else ()) for batch in micro)

@@ -162,9 +162,7 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     assert sum(train.lengths.counts) == 50
     for low, high, count in zip(train.lengths.edges[:-1], train.lengths.edges[1:], train.lengths.counts, strict=True):
         assert count == sum(low <= size < high for size in whole)
-    sequences = PackedBatches(
-        examples, [], pad_id=0, context=context, micro_batch=4, grad_accum_steps=3, eval_batches=1, seed=1
-    ).num_sequences
+    sequences = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=4, grad_accum_steps=3, measured=1, seed=1).num_sequences
     assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (sequences, sum(kept), -(-sequences // 12))
     order = EpochOrder(50, seed=1).take(0, 50)[1].tolist()
     batches = [[kept[index] for index in order[at : at + 4]] for at in range(0, 50, 4)]
@@ -173,7 +171,7 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     assert report.packing.padded == pytest.approx(real / positions)
     assert report.packing.packed_sequences == sequences < 50
     assert report.packing.packed == pytest.approx(real / (sequences * context))
-    whole = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=1, grad_accum_steps=sequences, eval_batches=1, seed=1)
+    whole = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=1, grad_accum_steps=sequences, measured=1, seed=1)
     assert report.packing.trainer == real / sum(batch.inputs.numel() for batch in whole.at_step(1)) == 1.0
 
 

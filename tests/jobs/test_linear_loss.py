@@ -159,7 +159,7 @@ def test_a_batch_that_is_prepared_ahead_is_the_one_that_comes() -> None:
     import numpy as np
 
     tokens = np.arange(1000, dtype=np.uint16)
-    sizes = {"context": 16, "micro_batch": 2, "grad_accum_steps": 2, "eval_batches": 1, "seed": 3}
+    sizes = {"context": 16, "micro_batch": 2, "grad_accum_steps": 2, "measured": 2, "seed": 3}
     ahead, plain = PretrainBatches(tokens, None, **sizes), PretrainBatches(tokens, None, **sizes)
     ahead.prepare(5)
     ahead.cut_to(1)

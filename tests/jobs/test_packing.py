@@ -21,7 +21,7 @@ from jobs.training.row_attention import attend_by_row
 from jobs.training.sft_data import Example, PackedBatches, SftBatches, lay_end_to_end
 from tests.jobs.training_rooms import TINY, Recorder, Rooms
 
-SIZES = {"micro_batch": 3, "grad_accum_steps": 2, "eval_batches": 2, "seed": 4}
+SIZES = {"micro_batch": 3, "grad_accum_steps": 2, "measured": 6, "seed": 4}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_every_row_comes_once_an_epoch_in_sequences_that_fit_and_a_step_depends_
     batches = PackedBatches(examples, [], pad_id=0, context=48, **SIZES)
     per_epoch = batches.num_sequences
     assert per_epoch == -(-sum(length - 1 for length in lengths) // 48)  # no more than there must be
-    whole = PackedBatches(examples, [], pad_id=0, context=48, micro_batch=1, grad_accum_steps=per_epoch, eval_batches=1, seed=4)
+    whole = PackedBatches(examples, [], pad_id=0, context=48, micro_batch=1, grad_accum_steps=per_epoch, measured=1, seed=4)
     orders = []
     for epoch in (1, 2, 3):
         micro = whole.at_step(epoch)

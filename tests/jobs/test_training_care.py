@@ -285,14 +285,15 @@ def test_another_micro_batch_keeps_the_sequences_of_a_step_and_says_what_is_not_
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, second = Recorder(), Recorder()
-    run(rooms.training("pretrain", run="g-0", job="g-0", micro_batch=8), plain)
-    run(rooms.training("pretrain", run="g", job="g", micro_batch=8, max_steps=6), Recorder(stop_after=3))
+    run(rooms.training("pretrain", run="g-0", job="g-0", micro_batch=8, context=24), plain)
+    run(rooms.training("pretrain", run="g", job="g", micro_batch=8, context=24, max_steps=6), Recorder(stop_after=3))
     monkeypatch.setattr("jobs.training.continuing.machine_in_words", lambda *_, **__: "another CPU")
-    run(rooms.training("pretrain", run="g", job="g", attempt=2, micro_batch=4), second)
+    run(rooms.training("pretrain", run="g", job="g", attempt=2, micro_batch=4, context=24), second)
     assert "A step keeps its 8 sequences: 1 x micro_batch 4 x 2, where the config now says micro_batch 4 x 1." in second.lines
     assert any("goes on on another CPU" in line and "not bit for bit" in line for line in second.lines)
-    pairs = zip(second.series("train_loss"), plain.series("train_loss")[3:], strict=True)
-    assert all(one == pytest.approx(other, rel=1e-5) for one, other in pairs)
+    for metric in ("train_loss", "val_loss"):
+        pairs = zip(second.series(metric), [point for point in plain.series(metric) if point[0] > 3], strict=True)
+        assert all(one == pytest.approx(other, rel=1e-5) for one, other in pairs), metric
 
 
 def test_dropout_of_a_family_without_any_is_refused_by_name() -> None:

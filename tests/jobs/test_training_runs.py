@@ -141,7 +141,7 @@ def test_batches_visit_every_window_once_an_epoch_and_depend_on_the_step_alone(r
     from jobs.training.pretrain_data import PretrainBatches
 
     tokens = np.arange(16 * 33 + 1, dtype=np.uint16)
-    make = lambda: PretrainBatches(tokens, None, context=16, micro_batch=4, grad_accum_steps=2, eval_batches=1, seed=7)  # noqa: E731
+    make = lambda: PretrainBatches(tokens, None, context=16, micro_batch=4, grad_accum_steps=2, measured=1, seed=7)  # noqa: E731
     batches = make()
     assert batches.num_windows == 32
     first_epoch = [int(row[0]) for step in range(1, 5) for batch in batches.at_step(step) for row in batch.inputs]
