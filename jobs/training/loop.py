@@ -76,6 +76,10 @@ class TrainingLoop:
     def run(self) -> dict[str, Any]:
         """Train from the step after `counters.step` to `max_steps`, or until asked to stop; return the job's result."""
         config = self.config
+        if self.counters.ended == config.max_steps:  # it stopped early, and an earlier attempt was lost before it could say so
+            return self._result(stopped=None)
+        if self.counters.ended is not None:
+            self.counters = replace(self.counters, ended=None, stale=0)
         self.model.train()
         gc.collect()
         gc.freeze()  # the network's many objects need not be walked again every few steps
@@ -108,6 +112,7 @@ class TrainingLoop:
         patience, counters = self.config.patience, self.counters
         if not patience or counters.stale < patience or self._measured_at != step:
             return False
+        self.counters = replace(counters, ended=self.config.max_steps)
         self.reporter.log(
             f"Stopped early: val_loss was lowest at {counters.lowest_val_loss:.4f}, and the {counters.stale} measurements since were not lower."
         )

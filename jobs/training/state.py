@@ -38,7 +38,8 @@ class Stateful(Protocol):
 class Counters:
     """How far a run is: updates done; the best val_loss of a checkpoint, with its step; and what early stopping goes by.
 
-    `lowest_val_loss` is the lowest of all measurements, `stale` how many came since. `sequences` are those of a step, on all devices;
+    `lowest_val_loss` is the lowest of all measurements, `stale` how many came since; `ended` is the max_steps of a
+    run that stopped early. `sequences` are those of a step, on all devices;
     `measured` the items that val_loss is measured on.
     `micro_batch` is None unless memory was too small for the config's. `machine` is what rounding depends on.
     """
@@ -48,6 +49,7 @@ class Counters:
     best_val_loss: float | None = None
     lowest_val_loss: float | None = None
     stale: int = 0
+    ended: int | None = None
     sequences: int | None = None
     measured: int | None = None
     micro_batch: int | None = None

@@ -123,6 +123,11 @@ def test_a_run_without_progress_stops_early_with_its_best_kept_and_the_count_res
     kept = sorted(path.name for path in (rooms.root / "early/checkpoints").iterdir())
     assert kept == [f"step-{best:06d}", f"step-{best + 3:06d}"]
     assert [event["step"] for event in whole.of("checkpoint") if event["final"]] == [best + 3]
+    again, longer = Recorder(), Recorder()
+    ended = run(rooms.training("pretrain", run="early", job="early", attempt=2, **values), again)
+    assert (ended["final_step"], again.points) == (best + 3, [])
+    run(rooms.training("pretrain", run="early", job="early-b", **{**values, "max_steps": 61}), longer)
+    assert len(longer.series("val_loss")) >= 3, "it has all its patience again"
     run(rooms.training("pretrain", run="early-2", job="early-2", **values), first)
     assert run(rooms.training("pretrain", run="early-2", job="early-2b", **values), second)["final_step"] == best + 3
 
