@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from backend.domain.loss_bytes import LOGITS_AT_ONCE_BYTES, chunk_rows
 from jobs.training.batches import IGNORE
 
+FP16_AT_MOST = 2.0**15
+"""Half of what fp16 holds."""
+
 
 class Penalties(NamedTuple):
     """What is learnt beside the cross-entropy.
@@ -105,7 +108,7 @@ class _LinearLoss(torch.autograd.Function):
                 if by_hidden is not None:
                     torch.mm(slope, head, out=by_hidden[part]) if low == hidden.dtype else by_hidden[part].copy_(slope @ head)
                 if by_weight is not None:
-                    by_weight.addmm_(slope.t(), read) if low == weight.dtype else by_weight.add_(slope.t() @ read)
+                    by_weight.addmm_(slope.t(), read) if low == weight.dtype else by_weight.add_(_over_tokens(slope, read))
                 if by_bias is not None:
                     by_bias.add_(logits.sum(dim=0))
                 del logits, slope  # or the next chunk's would be beside them
@@ -117,6 +120,15 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scaled = [None if gradient is None else gradient.mul_(slopes[0]) for gradient in ctx.saved_tensors]
         return (*scaled, None, None)
+
+
+def _over_tokens(slope: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    """Return `slope.T @ read`, whose sums over many tokens may be more than fp16 holds: there they are formed smaller, by a power of two."""
+    if slope.dtype != torch.float16:
+        return slope.t() @ read
+    most = read.abs().amax().float() * len(read)  # as slopes are hardly more than 1
+    smaller = (most / FP16_AT_MOST).clamp_min(1.0).log2().ceil().exp2()
+    return (slope.t() @ (read / smaller).to(read.dtype)).float() * smaller
 
 
 def _use_up(

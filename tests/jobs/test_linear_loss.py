@@ -64,6 +64,17 @@ def test_the_loss_and_its_gradients_are_those_of_the_whole_logits(cap: float | N
     assert relative(plain.total, expected) < 1e-6
 
 
+def test_sums_over_many_tokens_do_not_overflow_in_fp16() -> None:
+    """A small vocabulary makes chunks of many tokens, and a gradient of the head adds all of them up."""
+    hidden, weight = torch.full((8192, 4), 100.0), torch.zeros(8, 4, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.float16):
+        linear_loss(hidden, weight, torch.zeros(8192, dtype=torch.long), at_once_bytes=1 << 30).total.backward()
+    expected = torch.full((8, 4), 8192 * 100 / 8)
+    expected[0] *= -7
+    assert weight.grad is not None
+    assert relative(weight.grad, expected) < 1e-2
+
+
 def test_a_chunk_is_as_large_as_it_may_be_and_chunks_are_even() -> None:
     assert chunk_rows(4096, 2048) == 4096
     assert chunk_rows(4096, 32_000) * 4 * 32_000 <= 64 * 2**20
