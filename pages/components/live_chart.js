@@ -275,8 +275,11 @@ class LiveChart extends ChartDrawing {
     this.fillHead()
     this.sayWaiting()
     if (dirty.size) this.draw(dirty.has("all"), dirty)
-    if ([...dirty].some((name) => name === "all" || name.startsWith("val_"))) this.samples.refresh()
-    else if ([...this.runs.values()].some((held) => held.state && held.state.active)) this.samples.refresh()
+    const active = [...this.runs.values()].some((held) => held.state && held.state.active)
+    const ended = this.wasActive && !active // the last samples come with the end, when nothing else would ask for them
+    this.wasActive = active
+    if (ended || [...dirty].some((name) => name === "all" || name.startsWith("val_"))) this.samples.refresh(true)
+    else if (active || this.quietPolls < 3) this.samples.refresh()
   }
 
   sayWaiting() {

@@ -52,8 +52,8 @@ class Visitor:
                 self.findings.append(f"{sign!r} at {self.page.url}: {text[:600]}")
 
     def sees(self, text: str | re.Pattern[str], *, timeout_s: float = 60.0) -> None:
-        """Wait for a text."""
-        self.page.get_by_text(text).first.wait_for(timeout=timeout_s * 1000)
+        """Wait for a text that can be seen; one in a tab that is closed can not."""
+        self.page.get_by_text(text).filter(visible=True).first.wait_for(timeout=timeout_s * 1000)
 
     def clicks(self, name: str, *, timeout_s: float = 30.0) -> None:
         """Click a button once it can be clicked."""
