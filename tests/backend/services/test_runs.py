@@ -96,7 +96,15 @@ def test_a_run_without_a_name_is_named_after_its_data(world: Context) -> None:
         ({"dataset": "pairs"}, "kind preference"),
         ({"devices": {"count": 2, "sharding": "fsdp"}, "optimizer": "adafactor"}, "adafactor needs whole matrices"),
     ],
-    ids=["unknown dataset", "unknown tokenizer", "unknown architecture", "context too long", "vocabulary too large", "wrong kind", "cut matrices"],
+    ids=[
+        "unknown dataset",
+        "unknown tokenizer",
+        "unknown architecture",
+        "context too long",
+        "vocabulary too large",
+        "wrong kind",
+        "cut matrices",
+    ],
 )
 def test_what_does_not_fit_is_refused_with_a_cure(world: Context, values: dict[str, object], words: str) -> None:
     add_dataset(world, "pairs", kind="preference")
