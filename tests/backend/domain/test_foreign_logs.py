@@ -142,7 +142,7 @@ def test_lines_of_json_are_read() -> None:
         (b"step,loss\n-5,1.0\n", "not between 0"),
         (b"step,loss\n99999999999,1.0\n", "not between 0"),
         (b"step," + ",".join(f"m{n}" for n in range(300)).encode() + b"\n1" + b",1" * 300, "more than 200 metrics"),
-        (b'step,loss\n1,"' + b"x" * 300_000, "can't be read"),
+        (b'step,loss\n1,"' + b"x" * 300_000, "can't be read|holds no points"),  # as long as the process lets a field be
     ],
 )  # fmt: skip
 def test_what_is_no_log_is_refused_in_words(data: bytes, words: str) -> None:

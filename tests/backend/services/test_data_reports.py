@@ -18,6 +18,7 @@ from backend.db.tables import Analysis, Checkpoint, Run
 from backend.domain.dataset_changes import Sample
 from backend.domain.job_states import JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services import run_parts
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data_reports import (
     DataReportView,
@@ -152,11 +153,13 @@ def test_a_planted_item_is_named_dropped_and_gone(ctx: Context) -> None:
         drop_found_rows(ctx, clean.id, "typos", person=LOCAL)
 
 
-def test_a_launch_on_rows_with_nothing_to_train_on_is_refused_with_count_and_cure(ctx: Context) -> None:
+def test_a_launch_on_rows_with_nothing_to_train_on_is_refused_with_count_and_cure(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     base = add_base(ctx)
     imported(ctx, "silent", SILENT)
     config = parse_config({"objective": "sft", "dataset": "silent", "base": "base", "context": 64, "max_steps": 2, "warmup_steps": 0})
-    resolve_parts(ctx, config)  # nothing is known yet; the trainer would refuse
+    with pytest.raises(InvalidInput, match="within its first 64 tokens: the shortest prompt alone has 454"):
+        resolve_parts(ctx, config)  # seen before any report, by the prompts alone
+    monkeypatch.setattr(run_parts, "refuse_silent_rows", lambda *_, **__: None)  # what follows is the report's own refusal
     view = made(ctx, "silent", source="base", context=64)
     assert view.report is not None
     assert view.report.is_silent

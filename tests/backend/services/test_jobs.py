@@ -218,10 +218,10 @@ def test_a_job_of_two_gpus_takes_two_and_is_not_overtaken_by_jobs_of_one(ctx: Co
     first = submit(ctx, "one")
     held = taken(ctx, owner="w1", devices=("0", "1"))
     assert held.job_id == first
-    submit(ctx, "too large", payload={"config": {"devices": {"count": 3}}})
-    wide = submit(ctx, "two", payload=two)
-    submit(ctx, "another")
-    submit(ctx, "on the CPU", device="cpu")
+    submit(ctx, "too large", payload={"config": {"devices": {"count": 3}}}, priority=5)
+    wide = submit(ctx, "two", payload=two, priority=6)
+    submit(ctx, "another", priority=7)
+    submit(ctx, "on the CPU", device="cpu", priority=8)
     assert get_job(ctx, taken(ctx, owner="w2", devices=("0", "1")).job_id).title == "on the CPU"
     assert claim(ctx, owner="w3", devices=("0", "1")) is None, "the free GPU is kept for the job that waits for two"
     with ctx.db.write() as session:
