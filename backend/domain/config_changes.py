@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
-from backend.domain.run_config import RunConfig, validation_message
+from backend.domain.config_paths import flatten, with_values
+from backend.domain.run_config import RunConfig
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
@@ -24,20 +23,16 @@ def with_changes(config: RunConfig, text: str) -> RunConfig:
     """Return a config in which these fields have these values. Raises InvalidInput for an unknown field or a value it can't have."""
     if not text.strip():
         return config
-    data: dict[str, Any] = config.model_dump()
+    values: dict[str, Any] = {}
     for part in text[:MAX_CHARACTERS].split(","):
         field, colon, value = part.partition(":")
-        section, _, name = field.strip().rpartition(".")
-        place = data.get(section) if section else data
-        if not colon or not isinstance(place, dict) or name not in place:
+        field = field.strip()
+        if not colon or field not in flatten(config):
             raise InvalidInput(
                 f"“{part[:80]}” names no field of a run.", remedy="Write `field:value`, such as learning_rate:0.001.", field="set"
             )
         try:
-            place[name] = parse_yaml(value, what="The value")
+            values[field] = parse_yaml(value, what="The value")
         except InvalidInput as error:
-            raise InvalidInput(f"“{value[:80]}” is no value.", field=name) from error
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        raise InvalidInput(f"This run can't be launched: {validation_message(error)}.") from error
+            raise InvalidInput(f"“{value[:80]}” is no value.", field=field) from error
+    return with_values(config, values)

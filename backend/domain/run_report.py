@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -66,8 +66,6 @@ class RunReport:
     licence: str = ""
     base_model: str | None = None
     dataset: str = ""
-    seed: int = 0
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def front_matter(report: RunReport) -> dict[str, Any]:

@@ -85,7 +85,6 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
         findings=tuple(finding.sentence for finding in diagnose_run(ctx, run.id)),
         base_model=_hub_base(ctx, made),
         dataset=_hub_dataset(version),
-        seed=config.seed,
     )
 
 

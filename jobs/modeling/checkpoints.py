@@ -213,6 +213,13 @@ def base_folder_of(folder: Path) -> Path:
     return (folder / base).resolve()
 
 
+def put_on(base: Any, adapter: Path, *, fold: bool) -> Any:
+    """Return a base with the adapter of a folder on it, or folded into its weights."""
+    network = peft.PeftModel.from_pretrained(base, str(adapter), local_files_only=True)
+    # PEFT freezes the base, and leaves it so when the adapter is folded in: what is whole may be trained whole
+    return (network.merge_and_unload().requires_grad_(True) if fold else network).eval()
+
+
 def load_network(
     folder: Path,
     *,
@@ -233,9 +240,7 @@ def load_network(
     transformers.utils.logging.disable_progress_bar()
     if is_adapter(folder):
         base = load_network(base_folder_of(folder), device=device, dtype=dtype, dropout=dropout)
-        network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
-        # PEFT freezes the base, and leaves it so when the adapter is folded in: what is whole may be trained whole
-        return (network.merge_and_unload().requires_grad_(True) if merge_adapter else network).eval()
+        return put_on(base, folder, fold=merge_adapter)
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)

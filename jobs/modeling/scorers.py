@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from backend.errors import InvalidInput
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, in_a_line, is_adapter, is_scorer, load_network
+from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, in_a_line, is_adapter, is_scorer, load_network, put_on
 from jobs.modeling.dropout import set_dropout
 
 
@@ -26,9 +25,7 @@ def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool
         return _with_new_head(load_network(folder, dropout=dropout), pad_id=pad_id, seed=seed)
     if is_adapter(folder):
         base = load_scorer(base_folder_of(folder), pad_id=pad_id, seed=seed, dropout=dropout)
-        network = peft.PeftModel.from_pretrained(base, str(folder), local_files_only=True)
-        # PEFT freezes the base, and leaves it so when the adapter is folded in: what is whole may be trained whole
-        return (network.merge_and_unload().requires_grad_(True) if merge_adapter else network).eval()
+        return put_on(base, folder, fold=merge_adapter)
     safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(str(folder), **safely)
