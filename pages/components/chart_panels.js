@@ -25,7 +25,7 @@ const LABELS = {
   "reward/mean": "train", "val_reward/mean": "validation", kl: "train", val_kl: "validation", val_bpb: "validation",
 }
 const STATUS = { queued: "Queued", running: "Running", cancelling: "Stopping", paused: "Paused", cancelled: "Stopped", failed: "Failed", finished: "Finished" }
-const TICKS = { "%": { tickformat: ".0~%" }, B: { tickformat: ".3~s", ticksuffix: "B" }, W: { ticksuffix: " W" } }
+const TICKS = { "%": { tickformat: ".2~%" }, B: { tickformat: ".4~s", ticksuffix: "B" }, W: { ticksuffix: " W" } }
 const HOVER = { "%": ":.1%", B: ":.4s", W: ":.1f" }
 
 // A panel for each metric there is: the known ones in their order, the others by name in the group that their name tells.
