@@ -13,6 +13,7 @@ from backend.domain.compile_rule import compiles
 from backend.domain.families import FAMILIES
 from backend.domain.flops import count_flops
 from backend.domain.parameters import count_parameters
+from backend.domain.pass_size import sequences_at_once
 from backend.domain.run_config import Objective, RunConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -26,8 +27,8 @@ LATER_FIELDS = ("keeps_reference", "packed", "base_bits", "optimizer", "frozen_b
 class TrainingSetting(BaseModel):
     """One training process: the network, what is trained of it, the batch, and the kind of device.
 
-    `context` is the longest sequence in tokens. `data` names the dataset's version where its rows decide how long sequences are
-    (all but pretrain; a pretraining window is always full). `packed` says whether rows share sequences, which are then full or nearly.
+    `micro_batch` is what passes at once (`sequences_at_once`), `context` the longest sequence in tokens. `data` names the dataset's
+    version where its rows decide how long sequences are (all but pretrain; a pretraining window is always full). `packed` says whether rows share sequences, which are then full or nearly.
     `base_bits` are those of a base that qlora freezes, None for one in fp32. `accumulates` says whether a step has several
     micro-batches: then gradients are there while the next one runs. `average` says whether an average of the weights is kept,
     `dropout` whether there is any. `devices` share the work by `sharding`; micro_batch is that of one device.
@@ -79,18 +80,22 @@ def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: D
     """Return the setting of a run whose network has this shape; `data` is the dataset version's id."""
     automatic: Precision = "bf16" if device == "gpu" else "fp32"
     compiled = compiles(config, parameters=sum(count_parameters(architecture).values()), device=device)
+    packed = config.packing and config.objective is Objective.SFT and FAMILIES[architecture.family].packs
+    at_once = sequences_at_once(
+        config, device=device, is_full=packed or config.objective is Objective.PRETRAIN, has_experts=architecture.num_experts is not None
+    )
     return TrainingSetting(
         architecture=architecture,
         objective=config.objective,
         lora_rank=config.lora.rank if config.method != "full" else None,
         precision=automatic if config.precision == "auto" else config.precision,
-        micro_batch=config.micro_batch,
+        micro_batch=at_once,
         context=config.context,
-        accumulates=config.grad_accum_steps > 1,
+        accumulates=config.micro_batch * config.grad_accum_steps > at_once,
         recompute=config.recompute,
         compiled=compiled,
         base_bits=config.lora.bits if config.method == "qlora" else None,
-        packed=config.packing and config.objective is Objective.SFT and FAMILIES[architecture.family].packs,
+        packed=packed,
         optimizer=config.optimizer,
         frozen_blocks=config.freeze_blocks,
         average=config.ema_decay > 0,

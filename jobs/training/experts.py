@@ -20,6 +20,11 @@ def router_loss_weight(network: Any) -> float:
     return float(getattr(config, "router_aux_loss_coef", None) or 0.0) if hasattr(config, "output_router_logits") else 0.0
 
 
+def has_experts(model: Any) -> bool:
+    """Whether a network, or the one under adapters, has experts to pick from."""
+    return any(getattr(model.config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+
+
 class ExpertBalance:
     """Moves the score biases of a network's routers, once an optimizer step. Does nothing for a network without such biases."""
 

@@ -8,12 +8,15 @@ from typing import Any, TypeVar
 
 import peft
 
+from backend.domain.pass_size import sequences_at_once
 from backend.domain.run_config import PAIRWISE, Objective
 from backend.errors import InvalidInput
 from jobs.modeling.tokenizers import padding_id, token_bytes
-from jobs.training.batches import Batches, EpochOrder
+from jobs.training.batches import Batches, EpochOrder, StepBatches
+from jobs.training.experts import has_experts
 from jobs.training.lessons import LanguageLesson, Lesson
 from jobs.training.linear_loss import Penalties
+from jobs.training.metering import device_kind
 from jobs.training.networks import load_base, settle_packing
 from jobs.training.networks import load_batches as load_language_batches
 from jobs.training.output_head import OutputHead
@@ -37,6 +40,7 @@ from jobs.training.rewards import Rewards
 from jobs.training.rollout_data import load_questions
 from jobs.training.rollout_lesson import RolloutLesson
 from jobs.training.rollouts import RolloutBatches
+from jobs.training.sft_data import PackedBatches
 
 Item = TypeVar("Item")
 
@@ -68,7 +72,18 @@ def settle_batches(parts: Parts, batches: Batches, model: Any) -> Batches:
     if isinstance(batches, RolloutBatches):
         batches.policy = model
         return batches
-    return settle_packing(parts, batches, model)
+    return _cut_for_cache(parts, settle_packing(parts, batches, model), model)
+
+
+def _cut_for_cache(parts: Parts, batches: Batches, model: Any) -> Batches:
+    """Cut steps into what suits a CPU's cache, which leaves their loss what it is, and say so."""
+    config = parts.config
+    is_full = config.objective is Objective.PRETRAIN or isinstance(batches, PackedBatches)
+    at_once = sequences_at_once(config, device=device_kind(parts.device), is_full=is_full, has_experts=has_experts(model))
+    if at_once < config.micro_batch and isinstance(batches, StepBatches):
+        batches.cut_to(at_once)
+        parts.reporter.log(f"{at_once} of the {config.micro_batch} sequences of a micro-batch pass at once: this suits the CPU's cache.")
+    return batches
 
 
 def make_lesson(parts: Parts, batches: Batches, model: Any) -> Lesson:
