@@ -38,6 +38,21 @@ def open_writers(trackers: Iterable[str], folder: Path, *, run_id: str, config: 
     return writers
 
 
+class Held:
+    """The last step of each metric that a tracker holds: what a resumed run reports again is not sent again."""
+
+    def __init__(self, steps: Iterable[tuple[str, int]] = ()) -> None:
+        self._last: dict[str, int] = {}
+        for name, step in steps:
+            self._last[name] = max(step, self._last.get(name, step))
+
+    def new(self, event: Event) -> list[tuple[str, float]]:
+        """Return the numbers of an event that lie behind what is held, and hold them."""
+        found = [(name, value) for name, value in _numbers(event) if event["step"] > self._last.get(name, -1)]
+        self._last |= dict.fromkeys((name for name, _ in found), event["step"])
+        return found
+
+
 class TensorBoardWriter:
     """Event files, written without torch."""
 
@@ -77,9 +92,12 @@ class MlflowWriter:
 
         self._metric = Metric
         self._client = MlflowClient(tracking_uri=folder.as_uri())
+        self._held = Held()
         known = folder / "run_id"
         if known.exists():
             self._run = known.read_text()
+            names = self._client.get_run(self._run).data.metrics
+            self._held = Held((name, point.step) for name in names for point in self._client.get_metric_history(self._run, name))
         else:
             there = self._client.get_experiment_by_name(PROJECT)  # of an attempt that was killed before it noted its run
             experiment = there.experiment_id if there is not None else self._client.create_experiment(PROJECT)
@@ -91,9 +109,9 @@ class MlflowWriter:
 
     def write(self, events: list[Event], *, resumed: int | None) -> None:
         points = [
-            self._metric(_safe(name), value, int(1000 * event["time"]), event["step"])
+            self._metric(name, value, int(1000 * event["time"]), event["step"])
             for event in events
-            for name, value in _numbers(event)
+            for name, value in self._held.new({**event, "values": {_safe(name): value for name, value in event["values"].items()}})
         ]
         for first in range(0, len(points), 1000):  # as many as MLflow takes at once
             self._client.log_batch(self._run, metrics=points[first : first + 1000])
@@ -138,14 +156,16 @@ class TrackioWriter:
         os.environ["TRACKIO_DIR"] = str(folder)
         with quiet():  # it greets at length
             import trackio
+            from trackio.sqlite_storage import SQLiteStorage
 
-            self._run = trackio.init(
-                project=PROJECT, name=config.get("name") or run_id, config=dict(_flat(config)), resume="allow", embed=False
-            )
+            name = config.get("name") or run_id
+            self._held = Held((key, row["step"]) for row in SQLiteStorage.get_logs(PROJECT, name) for key in row)
+            self._run = trackio.init(project=PROJECT, name=name, config=dict(_flat(config)), resume="allow", embed=False)
 
     def write(self, events: list[Event], *, resumed: int | None) -> None:
         for event in events:
-            self._run.log(dict(_numbers(event)), step=event["step"])
+            if numbers := self._held.new(event):
+                self._run.log(dict(numbers), step=event["step"])
 
     def close(self) -> None:
         with quiet():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from backend.services.context import Context
 from backend.services.trackers import NAMES, require_trackers
 from jobs.reporter import FileReporter
 from jobs.tracker_writers import WRITERS
-from jobs.tracking import CLOSED, end_tracking, follow, start_tracking
+from jobs.tracking import CLOSED, OFFLINE, end_tracking, follow, start_tracking
 from tests.run_world import add_parts, launch, make_config
 
 
@@ -87,6 +91,50 @@ def test_what_a_resumed_run_writes_again_is_purged_as_tensorboard_does_it(attemp
     assert [event.step for event in accumulator.Scalars("train_loss")] == list(range(1, 26))
 
 
+@pytest.mark.parametrize("tracker", ["mlflow", "trackio"])
+def test_what_a_resumed_run_reports_again_is_not_sent_again(tmp_path: Path, tracker: str) -> None:
+    """The first attempt died at step 30 before it reported that step's second metric; the next one goes on from step 20."""
+    pytest.importorskip(tracker)
+    folder = make_attempt(tmp_path, [tracker])
+    track(folder, lambda: (tell(folder, 1, 29, grad_norm=0.5), tell(folder, 30, 30)))
+    (folder / "events.jsonl").write_text("")
+    reporter = FileReporter(folder / "events.jsonl", folder / "control")
+    reporter.event("resumed", step=20)
+    reporter.close()
+    track(folder, lambda: tell(folder, 21, 40, grad_norm=0.5))
+    read = {"mlflow": history_of_mlflow, "trackio": history_of_trackio}[tracker]
+    place = tmp_path / "runs/r1/trackers" / tracker
+    assert read(place, "train_loss") == [(step, 10.0 / step) for step in range(1, 41)]
+    assert read(place, "grad_norm") == [(step, 0.5) for step in range(1, 41)]
+
+
+def track(folder: Path, report: Callable[[], object]) -> None:
+    """Follow what an attempt reports, in a process of its own, to its end."""
+    process = start_tracking(payload_of(folder), folder, before_exec=lambda: None)
+    assert process is not None
+    report()
+    end_tracking(process, folder)
+    assert process.returncode == 0
+    assert "The tracker" not in (folder / "output.log").read_text()
+
+
+def history_of_mlflow(place: Path, metric: str) -> list[tuple[int, float]]:
+    """Ask MLflow's own client."""
+    from mlflow import MlflowClient
+
+    points = MlflowClient(tracking_uri=place.as_uri()).get_metric_history((place / "run_id").read_text(), metric)
+    return [(point.step, point.value) for point in points]
+
+
+def history_of_trackio(place: Path, metric: str) -> list[tuple[int, float]]:
+    """Ask Trackio's own reader, which looks for its folder when it is first imported."""
+    code = "import json, sys; from trackio.sqlite_storage import SQLiteStorage as S; print(json.dumps(S.get_logs('roundhouse', 'tried'), default=str))"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **OFFLINE, "TRACKIO_DIR": str(place)}, check=True, capture_output=True
+    )
+    return [(row["step"], row[metric]) for row in json.loads(answer.stdout) if metric in row]
+
+
 def test_a_tracker_that_fails_is_said_and_leaves_the_others_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,12 +169,7 @@ def test_a_tracker_that_fails_is_said_and_leaves_the_others_alone(
 def test_other_trackers_take_the_points_where_they_are_installed(tmp_path: Path, tracker: str) -> None:
     pytest.importorskip(tracker)
     folder = make_attempt(tmp_path, [tracker])
-    process = start_tracking(payload_of(folder), folder, before_exec=lambda: None)
-    assert process is not None
-    tell(folder, 1, 20, grad_norm=0.5)
-    end_tracking(process, folder)
-    assert process.returncode == 0
-    assert "The tracker" not in (folder / "output.log").read_text()
+    track(folder, lambda: tell(folder, 1, 20, grad_norm=0.5))
     place = tmp_path / "runs/r1/trackers" / tracker
     read = {"mlflow": read_mlflow, "wandb": read_wandb, "trackio": read_trackio}[tracker]
     assert read(place) == [10.0 / step for step in range(1, 21)]
