@@ -26,6 +26,7 @@ from backend.errors import RoundhouseError
 from backend.services import outcomes
 from backend.services.context import Context
 from backend.services.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
+from jobs.memory_reuse import keeping_memory
 from jobs.tailing import Tail, parse_events
 from jobs.tracking import end_tracking, start_tracking
 
@@ -126,6 +127,8 @@ def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subp
     # libgomp lets waiting threads spin for long, which beside other busy processes costs most of a run's speed. This much spinning
     # keeps the speed of a quiet machine; docs/benchmarks/openmp-spinning.md has the numbers.
     environment.setdefault("GOMP_SPINCOUNT", "10000")
+    if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
+        environment = keeping_memory(environment)
     command = [sys.executable, "-m", "jobs.run", "--child", str(folder)]
     if nice and claim.kind in NICED:
         command = ["nice", "-n", str(nice), *command]

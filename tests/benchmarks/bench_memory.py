@@ -26,6 +26,7 @@ from backend.domain.memory import estimate_memory
 from backend.domain.predictions import say_bytes
 from backend.domain.run_config import RunConfig
 from backend.domain.training_setting import TrainingSetting, setting_of
+from jobs.memory_reuse import keeping_memory
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
@@ -133,7 +134,8 @@ class Bench:
         }  # fmt: skip
         spec = {"id": "job", "attempt": 1, "kind": kind, "payload": payload, "artifacts": str(self.root), "job_folder": str(folder)}
         (folder / "job.json").write_text(json.dumps(spec))
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "10000"}
+        quiet = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "10000"}
+        environment = keeping_memory({**os.environ, **quiet})
         command = [sys.executable, "-m", "jobs.run", "--child", str(folder)]
         started = time.perf_counter()
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from backend.domain import pass_size
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.compile_rule import compiles
 from backend.domain.device_peaks import peak_flops
@@ -143,6 +144,26 @@ def test_a_compiled_run_trains_as_an_eager_one(rooms: Rooms, monkeypatch: pytest
     assert any(line.startswith("The network is compiled") for line in compiled.lines)
     for (_, one), (_, other) in zip(eager.series("train_loss"), compiled.series("train_loss"), strict=True):
         assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["pretrain", "sft"])
+def test_a_cpu_passes_part_of_a_micro_batch_at_once_and_learns_the_same(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    recorders = []
+    for at_once in (1024, 100):
+        monkeypatch.setattr(pass_size, "PASS_TOKENS", at_once)
+        name = f"{objective}-{at_once}-at-once"
+        spec = rooms.training(objective, run=name, job=name, packing=True)
+        run(spec, recorder := Recorder())
+        recorders.append(recorder)
+    whole, cut = recorders
+    said = "2 of the 4 sequences of a micro-batch pass at once: this suits the CPU's cache."
+    assert said in cut.lines
+    assert said not in whole.lines
+    for metric in ("train_loss", "grad_norm", "val_loss"):
+        assert cut.series(metric) == [(step, pytest.approx(value, rel=1e-5)) for step, value in whole.series(metric)]
+    assert setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu").micro_batch == 2
 
 
 def test_a_run_reports_its_share_of_the_device_and_its_memory(rooms: Rooms) -> None:
