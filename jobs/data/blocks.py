@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow
 
 from backend.domain.row_readers import CsvShape, NumberedRow
@@ -18,6 +20,19 @@ class Mark:
     member: int = 0
     offset: int = 0
     number: int = 1
+
+
+@dataclass(frozen=True)
+class CsvMarks:
+    """Places in a piece of CSV where cells may end or be quoted (int32), and the byte at each (jobs.data.csv_cells)."""
+
+    places: npt.NDArray[np.int32]
+    kinds: npt.NDArray[np.uint8]
+
+    def before(self, end: int) -> CsvMarks:
+        """Return those before a place."""
+        count = int(np.searchsorted(self.places, end))
+        return CsvMarks(self.places[:count], self.kinds[:count])
 
 
 @dataclass(frozen=True)
@@ -36,3 +51,4 @@ class Block:
     table: pyarrow.Table | None = None
     rows: tuple[NumberedRow, ...] | None = None
     shape: CsvShape | None = None
+    marks: CsvMarks | None = None

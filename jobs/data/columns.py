@@ -6,7 +6,7 @@ with calls of tools), and that block is then read row by row, where each bad row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -315,14 +315,6 @@ def _require_no_transcripts(texts: pyarrow.Array) -> None:
             raise _NotPlain
 
 
-def _text(block: _Block) -> dict[str, Any]:
-    return {"text": block.text("text")}
-
-
-def _prompts(block: _Block) -> dict[str, Any]:
-    return {"prompt": block.asked()}
-
-
 def _instruction(block: _Block) -> dict[str, Any]:
     block.require_no_system()
     return {"prompt": block.asked(), "completion": block.text("completion")}
@@ -386,9 +378,9 @@ def _kto(block: _Block) -> dict[str, Any]:
     return {"prompt": _single(prompt, "user"), "completion": _single(completion, "assistant"), "label": block.label()}
 
 
-_BUILDERS = {
-    DatasetKind.TEXT: _text,
-    DatasetKind.PROMPTS: _prompts,
+_BUILDERS: dict[DatasetKind, Callable[[_Block], dict[str, Any]]] = {
+    DatasetKind.TEXT: lambda block: {"text": block.text("text")},
+    DatasetKind.PROMPTS: lambda block: {"prompt": block.asked()},
     DatasetKind.INSTRUCTION: _instruction,
     DatasetKind.CHAT: _chat,
     DatasetKind.PREFERENCE: _preference,

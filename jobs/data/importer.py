@@ -1,7 +1,7 @@
 """Import a dataset: recognise, convert, reject with reasons, split, hash, publish. Memory is bounded, whatever the source's size.
 
-Blocks of the source are cut by this thread, parsed and divided by two more (Arrow's parsers and NumPy leave the interpreter free), then hashed and
-written in their order by others (jobs.data.writing).
+Blocks of the source are cut by this thread, parsed and divided by another (Arrow's parsers and NumPy leave the interpreter free) and by this one where
+that is behind, then hashed and written in their order by others (jobs.data.writing).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from jobs.reporter import Reporter
 SAMPLE_ROWS = 50
 HEAD_ROWS, HEAD_BYTES, HEAD_CHARACTERS = 1000, 64 * 2**20, 20_000
 REPORT_EVERY_S = 0.5
-PARSERS, BLOCKS_AHEAD = 2, 3
+BLOCKS_AHEAD = 3
 FORMAT_VERSION = 3
 
 
@@ -169,7 +169,7 @@ class _Work:
         self._from: int | None = None
         blocks = self._rows.blocks(start, columns=tuple(self._parser.mapping))
         try:
-            for parsed, divided in _divided(blocks, self._parser, self._splitter):
+            for parsed, divided in _divided(blocks, self._rows, self._parser, self._splitter):
                 done = min(skip, len(parsed.keys))
                 skip -= done
                 if parsed.bad and not self._keep_good:
@@ -225,19 +225,23 @@ class _Work:
             )
 
 
-def _divided(blocks: Iterator[Block], parser: Parser, splitter: Splitter) -> Iterator[tuple[Parsed, DividedRows]]:
-    """Parse and divide blocks by two threads, a few ahead; yield them in their order."""
+def _divided(blocks: Iterator[Block], rows: RowSource, parser: Parser, splitter: Splitter) -> Iterator[tuple[Parsed, DividedRows]]:
+    """Parse and divide blocks by a thread, a few ahead; yield them in their order. Where it is behind, this thread does its work too."""
 
     def divide(block: Block) -> tuple[Parsed, DividedRows]:
         parsed = parser.parse(block)
+        rows.reuse(block.data)
         return parsed, splitter.divide(parsed.table, parsed.keys)
 
     waiting: deque[Future[tuple[Parsed, DividedRows]]] = deque()
-    with ThreadPoolExecutor(max_workers=PARSERS, thread_name_prefix="parse") as pool:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="parse") as pool:
         try:
             for block in blocks:
                 waiting.append(pool.submit(divide, block))
                 if len(waiting) > BLOCKS_AHEAD:
+                    if not waiting[0].done() and waiting[-1].cancel():
+                        waiting[-1] = Future()
+                        waiting[-1].set_result(divide(block))
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

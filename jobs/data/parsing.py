@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.csv
 import pyarrow.json
 
 from backend.domain.row_problem import BadRow, RowProblem
@@ -18,11 +17,12 @@ from backend.domain.rows import DatasetKind, apply_mapping
 from backend.text_encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes
 from jobs.data.columns import ColumnPlan
-from jobs.data.row_keys import RowKeys, is_blank, one_array, string_parts
+from jobs.data.csv_cells import csv_columns
+from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.schemas import SCHEMAS
 
 SLICE_ROWS = 1000
-PIECE_BYTES = 2**17  # what NumPy makes of it stays in the cache
+FIRST_BYTES = 2**16  # of a block that is read row by row: who looks at its first rows need not part all
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,18 @@ def rows_of(block: Block) -> Iterator[NumberedRow]:
         yield from _table_rows(block.table, first=block.first)
     elif block.suffix == ".csv":
         assert block.shape is not None
-        lines = (line for _, line in iter_lines([bytes(block.data)]))
+        lines = (line for _, line in iter_lines(_pieces(block.data)))
         yield from iter_csv_rows(lines, shape=block.shape, first=block.first)
     elif block.suffix == ".lines":
-        yield from iter_rows_of(".txt", [bytes(block.data)], lines_are_prompts=True, first=block.first)
+        yield from iter_rows_of(".txt", _pieces(block.data), lines_are_prompts=True, first=block.first)
     elif block.suffix == ".txt" and (texts := _documents(block.data, first=block.first)) is not None:
         yield from ((number, {"text": text.decode()}) for number, text in texts)
     else:
-        yield from iter_rows_of(block.suffix, [bytes(block.data)], first=block.first)
+        yield from iter_rows_of(block.suffix, _pieces(block.data), first=block.first)
+
+
+def _pieces(data: Bytes) -> Iterator[bytes]:
+    return (bytes(data[part]) for part in (slice(FIRST_BYTES), slice(FIRST_BYTES, None)))
 
 
 def _table_rows(table: pyarrow.Table, *, first: int) -> Iterator[NumberedRow]:
@@ -143,7 +147,10 @@ def _table_of(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
     if block.suffix == ".jsonl":
         return _json_table(block.data, plan)
     if block.suffix == ".csv":
-        return _csv_table(block, plan)
+        assert block.shape is not None
+        assert block.marks is not None
+        names = [column for column in plan.columns.values() if column in block.shape.header]
+        return None if b"\x00" in block.data else csv_columns(block.data, block.marks, block.shape, names)
     return None
 
 
@@ -178,49 +185,6 @@ def _json_table(data: Bytes, plan: ColumnPlan) -> pyarrow.Table | None:
         parse_options=pyarrow.json.ParseOptions(explicit_schema=plan.schema(), unexpected_field_behavior="ignore"),
     )
     return table if table.num_rows == len(ends) else None
-
-
-def _csv_table(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
-    """Parse rows of bytes that are UTF-8, so their parts are; None where a line may end otherwise than by LF or CR LF."""
-    if b"\x00" in block.data:
-        return None
-    if b"\r" not in block.data:
-        return _read_csv(block.data, block, plan)
-    if _has_bare_return(block.data):
-        return None
-    table = _read_csv(block.data, block, plan)
-    if any(_holds_return(one_array(column)) for column in table.columns):  # lines within a cell end by LF alone
-        table = _read_csv(block.data.replace(b"\r\n", b"\n"), block, plan)
-    return table
-
-
-def _has_bare_return(data: Bytes) -> bool:
-    characters = np.frombuffer(data, dtype=np.uint8)
-    for start in range(0, len(data), PIECE_BYTES):
-        piece = characters[start : start + PIECE_BYTES + 1]
-        if ((piece[:-1] == 0x0D) > (piece[1:] == 0x0A)).any():
-            return True
-    return data.endswith(b"\r")
-
-
-def _holds_return(texts: pyarrow.Array) -> bool:
-    return bool((np.frombuffer(string_parts(texts)[1], dtype=np.uint8) == 0x0D).any())
-
-
-def _read_csv(data: Bytes, block: Block, plan: ColumnPlan) -> pyarrow.Table:
-    shape = block.shape
-    assert shape is not None
-    names = [column for column in plan.columns.values() if column in shape.header]
-    return pyarrow.csv.read_csv(
-        pyarrow.BufferReader(data),
-        read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=list(shape.header)),
-        parse_options=pyarrow.csv.ParseOptions(
-            delimiter=shape.delimiter, quote_char='"' if shape.quoted else False, newlines_in_values=shape.quoted
-        ),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={name: pyarrow.string() for name in names}, include_columns=names, strings_can_be_null=False, check_utf8=False
-        ),
-    )
 
 
 def _documents(data: Bytes, *, first: int = 1) -> list[tuple[int, bytes]] | None:

@@ -15,19 +15,11 @@ import numpy as np
 
 from backend.domain.json_stream import iter_json_rows
 from backend.domain.row_problem import RowProblem
-from backend.domain.row_readers import (
-    END_OF_TEXT,
-    MAX_DOCUMENT_BYTES,
-    MAX_ROW_BYTES,
-    TEXTS,
-    CsvShape,
-    NumberedRow,
-    csv_shape,
-    iter_csv_rows,
-)
+from backend.domain.row_readers import END_OF_TEXT, MAX_DOCUMENT_BYTES, MAX_ROW_BYTES, TEXTS, NumberedRow, csv_shape, iter_csv_rows
 from backend.source_files import Ignored, Listing, Member, Opened, list_source
 from backend.text_encoding import Utf8Stream
 from jobs.data.blocks import Block, Bytes, Mark
+from jobs.data.csv_cells import csv_cut, csv_marks
 from jobs.data.tables import on_disk, table_blocks
 
 BLOCK_BYTES = 2 * 2**20  # stays in the processor's cache
@@ -44,12 +36,18 @@ class RowSource:
         self.listing: Listing = list_source(path)
         self.name = path.name
         self._prompts, self._encoding = lines_are_prompts, encoding
+        self._spare: list[bytearray] = []
         self.size = self.listing.bytes
 
     @property
     def ignored(self) -> tuple[Ignored, ...]:
         """Files that are left out."""
         return self.listing.ignored
+
+    def reuse(self, data: Bytes) -> None:
+        """Take back the bytes of a block that nothing looks at any more; any thread may. New memory would have to be cleared first."""
+        if isinstance(data, bytearray) and len(data) <= BLOCK_BYTES:
+            self._spare.append(data)
 
     def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = ()) -> Iterator[Block]:
         """Yield blocks from a place on; of tables only `columns` are read, where all of them are there. Raises InvalidInput."""
@@ -70,7 +68,7 @@ class RowSource:
                 yield from table_blocks(member, path, mark, columns)
             return
         with member.open() as opened:
-            stream = _Reader(opened, Utf8Stream(opened.read, encoding=self._encoding, skip=opened.skip))
+            stream = _Reader(opened, Utf8Stream(opened.read, encoding=self._encoding, skip=opened.skip), self._spare)
             if member.suffix == ".json":
                 yield from _json_blocks(stream, mark)
             elif member.suffix in (".csv", ".tsv"):
@@ -86,8 +84,8 @@ class RowSource:
 class _Reader:
     """UTF-8 bytes that wait to be cut, and how many were taken: `offset` in the text, `position` in the file."""
 
-    def __init__(self, opened: Opened, stream: Utf8Stream) -> None:
-        self._opened, self._stream = opened, stream
+    def __init__(self, opened: Opened, stream: Utf8Stream, spare: list[bytearray]) -> None:
+        self._opened, self._stream, self._spare = opened, stream, spare
         self.data: Bytes = b""
         self.offset = 0
         self.ended = False
@@ -105,7 +103,7 @@ class _Reader:
         have = len(self.data)
         if have >= size or self.ended:
             return
-        whole = bytearray(size)
+        whole = self._room(size)
         whole[:have] = self.data
         with memoryview(whole) as view:
             while have < size and not self.ended:
@@ -114,6 +112,15 @@ class _Reader:
                 have += part
         del whole[have:]
         self.data = whole
+
+    def _room(self, size: int) -> bytearray:
+        try:
+            room = self._spare.pop()
+            room.extend(bytes(max(1, size - len(room))))  # refused while anything looks at it
+        except (IndexError, BufferError):
+            return bytearray(size)
+        del room[size:]
+        return room
 
     def take(self, size: int) -> Bytes:
         """Return and remove the first bytes. The buffer goes with them: what is left, mostly little, is copied."""
@@ -254,11 +261,12 @@ def _csv_blocks(stream: _Reader, mark: Mark, *, suffix: str) -> Iterator[Block]:
         stream.fill(BLOCK_BYTES)
         if not stream.data:
             return
-        cut = csv_cut(stream.data, shape, is_whole=stream.ended)
+        marks = csv_marks(stream.data, shape)
+        cut = csv_cut(stream.data, marks, shape, is_whole=stream.ended)
         if cut:
-            data = stream.take(cut)
-            lines = _num_lines(data)
-            yield _block(stream, number + lines, first=number, suffix=".csv", data=data, shape=shape)
+            data, marks = stream.take(cut), marks.before(cut)
+            lines = int(np.count_nonzero(marks.kinds == 0x0A))
+            yield _block(stream, number + lines, first=number, suffix=".csv", data=data, shape=shape, marks=marks)
             number += lines
             continue
         single = _Lines(stream)
@@ -302,32 +310,3 @@ class _Lines:
     def close(self) -> None:
         """Leave to the stream what was not read."""
         self._stream.data, self._place = self._stream.data[self._place :], 0
-
-
-def csv_cut(data: Bytes, shape: CsvShape, *, is_whole: bool) -> int:
-    """Return where the last whole row ends, or 0 if there is none or a quotation mark stands where none may.
-
-    Quotation marks count only around a field, so a line ends a row where an even number of them came before it.
-    """
-    end = len(data) if is_whole else data.rfind(b"\n") + 1
-    if not shape.quoted or b'"' not in data:
-        return end
-    characters = np.frombuffer(data, dtype=np.uint8)
-    quotes = np.flatnonzero(characters == 0x22)
-    edges = np.zeros(256, dtype=bool)
-    edges[[0x22, 0x0A, 0x0D, ord(shape.delimiter)]] = True
-    opening, closing = quotes[0::2], quotes[1::2]
-    before = opening[opening > 0] - 1
-    after = closing[closing + 1 < len(data)] + 1
-    before_edges = edges.copy()
-    before_edges[0x0D] = False
-    if not before_edges[characters[before]].all() or not edges[characters[after]].all():
-        return 0
-    if is_whole and len(quotes) % 2 == 0:
-        return end
-    while end > 0:
-        before_end = int(np.searchsorted(quotes, end))
-        if before_end % 2 == 0:
-            break
-        end = data.rfind(b"\n", 0, int(quotes[before_end - 1])) + 1
-    return end

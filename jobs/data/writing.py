@@ -32,7 +32,7 @@ from jobs.modeling.dataset_files import Split
 
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
 LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed as one; an import can be interrupted between two leaves
-COUNTED_AT_FIRST, THEN_ONE_IN = 4 * 2**20, 16  # bytes that are counted in full; then those of one leaf in so many
+COUNTED_AT_FIRST, THEN_ONE_IN = 2**20, 16  # bytes that are counted in full; then those of one leaf in so many
 NOTES_AHEAD = 4  # blocks that wait to be hashed
 COUNTED_BYTES = 2**18  # of a column at a time, then
 MAX_REJECTED_BYTES = 256 * 2**20
@@ -51,7 +51,9 @@ class SplitFile:
     def __init__(self, path: Path, *, kind: DatasetKind) -> None:
         schema = SCHEMAS[kind]
         roles = [f"{field.name}.list.element.role" for field in schema if field.name not in ("choices", "answers")]
-        self._writer = parquet.ParquetWriter(path, schema, compression="none", use_dictionary=roles, write_statistics=False)
+        self._writer = parquet.ParquetWriter(
+            path, schema, compression="none", use_dictionary=roles, write_statistics=False, write_batch_size=2 * GROUP_ROWS
+        )
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write")
         self._written: Future[None] | None = None
         self._syncing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sync")

@@ -14,6 +14,7 @@ from backend.domain.row_readers import csv_shape
 from backend.domain.rows import DatasetKind, RowProblem, apply_mapping
 from jobs.data.blocks import Block, Mark
 from jobs.data.columns import plan_columns
+from jobs.data.csv_cells import csv_columns, csv_cut, csv_marks
 from jobs.data.parsing import Parsed, Parser
 from jobs.data.row_keys import RowKeys
 from jobs.data.schemas import SCHEMAS
@@ -102,16 +103,24 @@ def test_plain_rows_are_read_by_columns(name: str) -> None:
 @given(lines=st.lists(st.text(st.sampled_from('a,"\r\n\x00é '), max_size=9), max_size=5), end=st.sampled_from(["", "\n", "\r\n"]))
 @settings(max_examples=100, deadline=None)
 def test_a_csv_gives_the_same_rows_by_columns_as_one_by_one(lines: list[str], end: str) -> None:
-    from jobs.data.readers import csv_cut
-
     mapping = {"prompt": "prompt", "completion": "completion"}
     shape, _ = csv_shape(b"prompt,completion\n", suffix=".csv")
     data = (end or "\n").join(lines).encode() + end.encode()
-    data = data[: csv_cut(data, shape, is_whole=True)]
+    data = data[: csv_cut(data, csv_marks(data, shape), shape, is_whole=True)]
     plan = plan_columns([{"prompt": "a", "completion": "b"}], kind=DatasetKind.INSTRUCTION, mapping=mapping)
-    block = _block(data, ".csv", shape=shape)
+    block = _block(data, ".csv", shape=shape, marks=csv_marks(data, shape))
     one_by_one = _content(Parser(DatasetKind.INSTRUCTION, mapping, None).parse(block))
     assert _content(Parser(DatasetKind.INSTRUCTION, mapping, plan).parse(block)) == one_by_one
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_sound_csv_is_read_by_columns(end: str) -> None:
+    shape, _ = csv_shape(b"a,b\n", suffix=".csv")
+    data = f'1,"x, ""y""{end}z"{end}{end}"",é'.encode()
+    table = csv_columns(data, csv_marks(data, shape), shape, ["b", "a"])
+    assert table is not None
+    assert table.to_pylist() == [{"b": 'x, "y"\nz', "a": "1"}, {"b": "é", "a": ""}]
+    assert csv_columns(b"1,2,3\n", csv_marks(b"1,2,3\n", shape), shape, ["a"]) is None
 
 
 @given(rows=st.lists(st.lists(TURN | ODD, max_size=3), min_size=2, max_size=4))
