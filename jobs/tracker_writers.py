@@ -49,7 +49,7 @@ class Held:
     def new(self, event: Event) -> list[tuple[str, float]]:
         """Return the numbers of an event that lie behind what is held, and hold them."""
         found = [(name, value) for name, value in _numbers(event) if event["step"] > self._last.get(name, -1)]
-        self._last |= dict.fromkeys((name for name, _ in found), event["step"])
+        self._last |= {name: int(event["step"]) for name, _ in found}
         return found
 
 
