@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Split = Literal["train", "val"]
-Trainer = Literal["pretrain", "sft", "dpo", "none"]
+Trainer = Literal["pretrain", "sft", "dpo", "kto", "none"]
 
 MAX_CONTEXT = 1_048_576
 

@@ -88,7 +88,9 @@ class Tally:
             return _windows(kept, question, batch)
         if trainer == "none" or not len(kept):
             return Epoch(), Packing()
-        return _pairs(kept, question, batch) if trainer == "dpo" else _rows(kept, question, batch)
+        if trainer == "sft":
+            return _rows(kept, question, batch)
+        return _answers(kept, question, batch, sides=2 if trainer == "dpo" else 1)
 
 
 def _rows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
@@ -107,18 +109,18 @@ def _rows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Pac
     return Epoch(tokens=int(kept.sum()), sequences=packed, steps=-(-packed // batch)), packing
 
 
-def _pairs(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
-    """Both answers of all pairs of a micro-batch are padded to the longest of them."""
-    longest = kept.reshape(-1, 2).max(axis=1)
+def _answers(kept: Array, question: ReportQuestion, batch: int, *, sides: int) -> tuple[Epoch, Packing]:
+    """All answers of a micro-batch, of pairs (2 sides) or rated one by one, are padded to the longest of them."""
+    longest = kept.reshape(-1, sides).max(axis=1)
     _, order = EpochOrder(len(longest), seed=SEED).take(0, len(longest))
-    positions = 2 * padded_positions(longest[order], batch=question.micro_batch, padded=padded_length)
+    positions = sides * padded_positions(longest[order], batch=question.micro_batch, padded=padded_length)
     share, packed = int((kept - 1).sum()) / positions if positions else None, count_sequences(kept, question.context)
     packing = Packing(
         trainer=share,
         padded=share,
         packed=int(kept.sum()) / (packed * question.context),
         packed_sequences=packed,
-        method=f"one pair a sequence, padded to the longest of {question.micro_batch} in a micro-batch",
+        method=f"one answer a sequence, padded to the longest of {question.micro_batch} {'pairs' if sides == 2 else 'answers'} in a micro-batch",
     )
     return Epoch(tokens=int(kept.sum()), sequences=len(longest), steps=-(-len(longest) // batch)), packing
 

@@ -10,11 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data_report import Trainer
 from backend.domain.rows import DatasetKind, row_text
+from backend.domain.tool_calls import tools_of
 from backend.errors import InvalidInput
 from jobs.modeling.chat import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
 from jobs.training.batches import IGNORE
-from jobs.training.preference_data import EncodedSide, Pair, encode_pairs, pair_of
+from jobs.training.preference_data import EncodedSide, encode_pairs, encode_rated, pair_of
 from jobs.training.pretrain_data import encode_documents
 from jobs.training.sft_data import Example, encode_row
 
@@ -88,6 +89,8 @@ def make_view(kind: str, *, tokenizer: PreTrainedTokenizerBase, context: int) ->
         return ConversationView(tokenizer, context=context)
     if kind == DatasetKind.PREFERENCE:
         return PairView(tokenizer, context=context)
+    if kind == DatasetKind.KTO:
+        return RatedView(tokenizer, context=context)
     return UntrainedView(tokenizer, asks=kind == DatasetKind.PROMPTS)
 
 
@@ -158,18 +161,45 @@ class PairView:
             try:
                 sides = encode_pairs([pair], tokenizer=self._tokenizer, context=self._context)[0]
                 if sides is None:
-                    seen.append(Seen(self._asked(pair), problem=f"the prompt fills the {self._context:,} tokens"))
+                    seen.append(_full(self._tokenizer, row, self._context))
                 elif pair["chosen"] == pair["rejected"]:
-                    seen.append(Seen(self._asked(pair), problem="both answers are the same"))
+                    seen.append(Seen([_asked(self._tokenizer, row, self._context)], problem="both answers are the same"))
                 else:
                     seen.append(Seen([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)]))
             except InvalidInput as error:
                 seen.append(Seen(refusal=error.message))
         return seen
 
-    def _asked(self, pair: Pair) -> list[Strip]:
-        ids = encode_prompt(self._tokenizer, pair["prompt"], tools=pair["tools"])
-        return [Strip(ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt")]
+
+class RatedView:
+    """KTO: an answer that is good or bad behind its prompt, the answer trained on."""
+
+    trainer: Trainer = "kto"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
+        self._tokenizer, self._context = tokenizer, context
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each row as one strip; one that the trainer leaves out says why."""
+        return [self._see(row) for row in rows]
+
+    def _see(self, row: Row) -> Seen:
+        try:
+            side = encode_rated(row, tokenizer=self._tokenizer, context=self._context)
+            if side is None:
+                return _full(self._tokenizer, row, self._context)
+            return Seen([_side("good answer" if row["label"] else "bad answer", side)])
+        except InvalidInput as error:
+            return Seen(refusal=error.message)
+
+
+def _full(tokenizer: PreTrainedTokenizerBase, row: Row, context: int) -> Seen:
+    return Seen([_asked(tokenizer, row, context)], problem=f"the prompt fills the {context:,} tokens")
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, row: Row, context: int) -> Strip:
+    ids = encode_prompt(tokenizer, row["prompt"], tools=tools_of(row))
+    return Strip(ids, [False] * len(ids), cut_at=context if len(ids) > context else None, label="prompt")
 
 
 def _side(label: str, side: EncodedSide) -> Strip:

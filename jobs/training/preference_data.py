@@ -154,6 +154,12 @@ def encode_pairs(
     return sides
 
 
+def encode_rated(row: Row, *, tokenizer: PreTrainedTokenizerBase, context: int) -> EncodedSide | None:
+    """Return the answer of a kto row as it is trained on; None for a row whose prompt fills the context. Raises ConversationRefused."""
+    prompt, answer = _rated_ids_of(row, tokenizer)
+    return None if len(prompt) >= context else _cut(prompt, answer, context)
+
+
 def _load(parts: Parts, split: Split, encode: Callable[[Row], tuple[Item, ...] | Problem], *, what: str) -> list[Item]:
     """Encode a split's rows, each into some items or a problem; count and log what is left out."""
     kept: list[Item] = []
@@ -191,8 +197,12 @@ def _rated_ids(parts: Parts, row: Row) -> tuple[tuple[list[int], list[int], bool
         if isinstance(ids, str):
             return ids
         return (ids["prompt_ids"], ids["chosen_ids"], True), (ids["prompt_ids"], ids["rejected_ids"], False)
-    prompt, answer = encode_completion(parts.tokenizer, row["prompt"], row["completion"], tools=tools_of(row))
+    prompt, answer = _rated_ids_of(row, parts.tokenizer)
     return "prompt too long" if len(prompt) >= parts.config.context else ((prompt, answer, bool(row["label"])),)
+
+
+def _rated_ids_of(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    return encode_completion(tokenizer, row["prompt"], row["completion"], tools=tools_of(row))
 
 
 def _answered(prompt: list[int], answer: list[int], context: int) -> Answered:

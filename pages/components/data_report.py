@@ -140,7 +140,7 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
     st.subheader("Lengths", anchor=False)
     train = report.train
     st.plotly_chart(
-        length_figure(train.lengths, context=report.question.context, cuts=report.trainer in ("sft", "dpo")), key=f"report_lengths_{view.id}",
+        length_figure(train.lengths, context=report.question.context, cuts=report.trainer in ("sft", "dpo", "kto")), key=f"report_lengths_{view.id}",
         config={"displayModeBar": False},
     )  # fmt: skip
     lengths = train.lengths

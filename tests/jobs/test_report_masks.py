@@ -17,7 +17,7 @@ from jobs.data.report_views import Seen, make_view
 from jobs.modeling.chat import encode_prompt, teach_template
 from jobs.training.batches import IGNORE
 from jobs.training.preference_batches import answers_of, pad
-from jobs.training.preference_data import load_pairs
+from jobs.training.preference_data import load_pairs, load_rated
 from jobs.training.pretrain_data import PretrainBatches, cache_tokens
 from jobs.training.sft_data import SftBatches, encode_rows
 from tests.jobs.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, Style, make_tokenizer, tokenizer_of
@@ -120,6 +120,29 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
         "prompt that fills" in line and int(line.split()[0]) for line in reporter.lines
     )
     assert fed
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_training_on_rated_answers_is_fed_exactly_what_is_coloured(cut: bool, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("own")
+    teach_template(tokenizer, chats=True)
+    context = len(encode_prompt(tokenizer, [ASKED])) + 3 if cut else 4096
+    rows: list[dict[str, Any]] = [
+        {"prompt": talk[:-1], "completion": [talk[-1]], "label": index % 2 == 0} for index, talk in enumerate(TALKS) if talk is not SILENT
+    ]
+    rows.append({"prompt": [{"role": "user", "content": "Who?"}], "completion": [ANSWER], "label": False})
+    folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
+    config = SimpleNamespace(context=context, seed=1)
+    rated = load_rated(SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=config, reporter=reporter), "train")  # type: ignore[arg-type]
+    fed = Counter((tuple(one.answered.ids), one.answered.start, one.desirable) for one in rated)
+    seen = see(folder, "kto", tokenizer=tokenizer, context=context)
+    strips = [row.strips[0] for row in seen if not row.problem]
+    assert fed == Counter((tuple(strip.ids[: strip.cut_at]), strip.trained.index(True), strip.label == "good answer") for strip in strips)
+    assert all(not any(strip.trained[strip.cut_at :]) for strip in strips if strip.cut_at is not None)
+    assert {strip.label for strip in strips} == {"good answer", "bad answer"}
+    assert sum(row.loss_tokens for row in seen) == sum(len(one.answered.ids) - one.answered.start for one in rated)
+    assert sum(row.problem.startswith("the prompt fills") for row in seen) == len(rows) - len(rated)
+    assert any(row.problem for row in seen) == cut
 
 
 def test_a_template_that_no_answer_can_follow_leaves_nothing_to_colour(tmp_path: Path) -> None:
