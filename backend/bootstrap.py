@@ -38,6 +38,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             keep_free_bytes=settings.keep_free_mb * 2**20,
             max_upload_bytes=settings.max_upload_mb * 2**20,
             device_hour_price_usd=settings.device_hour_price,
+            keep_job_folders_days=settings.keep_job_folders_days,
         ),
         gateway_url=settings.public_gateway_url or f"http://{_reachable(settings.host)}:{settings.gateway_port}",
         pages_url=f"http://{_reachable(settings.host)}:{settings.port}",

@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     train_nice: int = Field(default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay usable.")
     max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
+    keep_job_folders_days: float = Field(
+        default=30.0,
+        ge=0,
+        description="Days after which working folders of ended jobs (token caches, event files) are deleted; 0 keeps them.",
+    )
     device_hour_price: float | None = Field(
         default=None, gt=0, description="US dollars for an hour of one device, for the planner; when unset, plans show no costs."
     )

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from typing import Any
 
 from celery import signals
@@ -16,6 +17,7 @@ from celery import signals
 from backend.bootstrap import get_context
 from backend.devices import read_gauges, visible_devices
 from backend.queue import TASK, make_celery
+from backend.services.job_folders import remove_job_folders
 from backend.services.jobs import claim_next
 from backend.services.run_sweeps import lead_sweeps
 from backend.services.sweep import sweep
@@ -26,6 +28,7 @@ from jobs.runner import execute
 log = logging.getLogger(__name__)
 settings = Settings()
 app = make_celery(settings.broker_url)
+TIDY_S = 3600.0
 HOST = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
 
 
@@ -68,6 +71,7 @@ def _heart(queues: list[str], concurrency: int) -> None:
     ctx = get_context()
     devices = list(visible_devices(settings.devices))
     pause = threading.Event()
+    tidied = -TIDY_S
     while True:
         try:
             beat(
@@ -79,6 +83,8 @@ def _heart(queues: list[str], concurrency: int) -> None:
                 log.warning("sweep: %s", report)
             if "train" in queues:
                 lead_sweeps(ctx)
+            if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(ctx):  # a few a beat until none is left
+                tidied = time.monotonic()
         except Exception as error:  # the heart must outlive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)
         pause.wait(settings.sweep_s)

@@ -23,6 +23,7 @@ class Policy:
     keep_free_bytes: int = 512 * 2**20
     max_upload_bytes: int = 1024 * 2**20
     device_hour_price_usd: float | None = None
+    keep_job_folders_days: float = 30.0
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,17 @@ def draw_how_to_add(ctx: Context) -> None:
             )
 
 
+def draw_job_folders(ctx: Context) -> None:
+    """Say how long the working folders of ended jobs take up the disk."""
+    days = ctx.policy.keep_job_folders_days
+    kept = f"are deleted {days:g} days after its end" if days else "are kept for good"
+    st.caption(
+        f"A job's working files (token caches, event files) {kept} (`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`). Runs with their curves and logs, "
+        f"checkpoints and datasets stay. Free on the artifacts' disk: {size(ctx.artifacts.free_bytes())}."
+    )
+
+
 with page_frame("Workers", "The processes that do the work, and the machines they run on.") as (context_, person_):
     draw_workers(context_)
+    draw_job_folders(context_)
     draw_how_to_add(context_)
