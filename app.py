@@ -14,14 +14,16 @@ from starlette.middleware import Middleware
 from backend.bootstrap import get_context
 from backend.downloads import download_routes
 from backend.live import live_routes
+from backend.page_server import EarlyCharts, prepare_server
 from backend.settings import Settings
 from backend.sign_in import SecurityHeaders, SignInGate, sign_in_routes
 
 
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
-    """Migrate before the first visitor, then take everything imported so far out of the garbage collector's sight."""
+    """Do before the first visitor what he would wait for, then take everything imported so far out of the garbage collector's sight."""
     get_context()
+    prepare_server("pages.components")
     gc.collect()
     gc.freeze()
     yield {}
@@ -31,5 +33,5 @@ app = st.App(
     Path(__file__).parent / "pages" / "shell.py",
     lifespan=lifespan,
     routes=[*live_routes(get_context), *download_routes(get_context), *sign_in_routes(get_context, trust_proxy=Settings().trust_proxy)],
-    middleware=[Middleware(SecurityHeaders), Middleware(SignInGate, get_context=get_context)],
+    middleware=[Middleware(SecurityHeaders), Middleware(SignInGate, get_context=get_context), Middleware(EarlyCharts)],
 )

@@ -56,18 +56,20 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
             draw_next_steps(newest.id, writes=run.objective != "reward")
     draw_curves(ctx, person, run)
     every = REFRESH_S if run.is_active else None
-    checkpoints, log, config, report, notes = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs")
-    with checkpoints:
-        st.fragment(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)), run_every=every)()
-    with log:
-        st.fragment(lambda: draw_log(ctx, run.job_id), run_every=every)()
-    with config:
-        st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
-        st.code(detail.config.to_yaml(), language="yaml")
-    with report:
-        draw_report(ctx, run)
-    with notes:
+    tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs", on_change="rerun")
+    with tabs[-1]:  # drawn always: what is written there and not saved yet outlasts a look at another tab
         draw_editor(ctx, person, run)
+    opened = next((tab for tab in tabs if tab.open), tabs[0])
+    with opened:
+        if opened is tabs[0]:
+            st.fragment(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)), run_every=every)()
+        elif opened is tabs[1]:
+            st.fragment(lambda: draw_log(ctx, run.job_id), run_every=every)()
+        elif opened is tabs[2]:
+            st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
+            st.code(detail.config.to_yaml(), language="yaml")
+        elif opened is tabs[3]:
+            draw_report(ctx, run)
 
 
 def draw_curves(ctx: Context, person: Person, run: RunView) -> None:

@@ -64,9 +64,10 @@ class ChartDrawing {
     const started = performance.now()
     this.layPanels()
     this.chooseTimeUnit()
-    for (const panel of this.panels.values()) {
-      if (all || !dirty || panel.spec.metrics.some((name) => dirty.has(name))) this.drawPanel(panel)
-    }
+    const stale = [...this.panels.values()].filter((panel) => all || !dirty || panel.spec.metrics.some((name) => dirty.has(name)))
+    const later = stale.filter((panel, index) => index && !panel.drawn) // the first curve is on the screen before the others are made
+    for (const panel of stale) if (!later.includes(panel)) this.drawPanel(panel)
+    if (later.length) setTimeout(() => { if (!this.dead) later.forEach((panel) => this.drawPanel(panel)) }, 30)
     this.drawMs = performance.now() - started
   }
 

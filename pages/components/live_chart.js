@@ -9,11 +9,12 @@ const MAX_POINTS = 4000 // more than this, and the whole curve is asked for agai
 function loadPlotly(url) {
   if (!window.__roundhousePlotly) {
     window.__roundhousePlotly = new Promise((resolve, reject) => {
-      const script = document.createElement("script")
-      script.src = url
-      script.onload = () => resolve(window.Plotly)
-      script.onerror = () => { window.__roundhousePlotly = null; reject(new Error("plotly.js did not load")) }
-      document.head.appendChild(script)
+      if (window.Plotly) { resolve(window.Plotly); return }
+      const early = document.querySelector(`script[src="${url}"]`) // named in the page's head, and under way
+      const script = early || document.createElement("script")
+      script.addEventListener("load", () => resolve(window.Plotly))
+      script.addEventListener("error", () => { window.__roundhousePlotly = null; reject(new Error("plotly.js did not load")) })
+      if (!early) { script.src = url; document.head.appendChild(script) }
     })
   }
   return window.__roundhousePlotly

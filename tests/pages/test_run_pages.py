@@ -203,7 +203,8 @@ def test_a_failed_run_says_why_and_offers_a_retry(ctx: Context) -> None:
     end(ctx, taken, Status.FAILED, cause="The loss became nan.", remedy="Lower the learning rate.")
     page = open_page("build/run.py", run=run.id)
     assert "The loss became nan" in text_of(page)
-    assert "step five" in text_of(page)
+    page.session_state["run_tabs"] = "Log"
+    assert "step five" in text_of(page.run())
     page.button(key="run_retry").click().run()
     assert list_runs(ctx)[0].status is Status.QUEUED
 
