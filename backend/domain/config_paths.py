@@ -1,8 +1,8 @@
-"""Fields of a run's config by their path, such as `lora.rank`: read, set, compared. Pure."""
+"""Fields of a run's config by their path, such as `lora.rank`: read, set, compared, and changed by an address. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -11,8 +11,11 @@ from pydantic.fields import FieldInfo
 
 from backend.domain.architecture import ArchitectureConfig
 from backend.domain.run_config import RunConfig, validation_message
+from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
+Value = float | int | str | bool
+MAX_CHARACTERS = 500  # of changes that an address carries
 SECTIONS = ("lora", "preference", "grpo", "devices")
 
 
@@ -74,6 +77,30 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(data)
     except ValidationError as error:
         raise InvalidInput(f"{validation_message(error)}.", field=next(iter(values), None)) from error
+
+
+def write_changes(changes: Sequence[tuple[str, Value]]) -> str:
+    """Return changes as an address carries them, `learning_rate:0.001,preference.beta:0.2`, which `with_changes` reads."""
+    return ",".join(f"{field}:{str(value).lower() if isinstance(value, bool) else value}" for field, value in changes)
+
+
+def with_changes(config: RunConfig, text: str) -> RunConfig:
+    """Return a config in which these fields have these values. Raises InvalidInput for an unknown field or a value it can't have."""
+    if not text.strip():
+        return config
+    values: dict[str, Any] = {}
+    for part in text[:MAX_CHARACTERS].split(","):
+        field, colon, value = part.partition(":")
+        field = field.strip()
+        if not colon or field not in flatten(config):
+            raise InvalidInput(
+                f"“{part[:80]}” names no field of a run.", remedy="Write `field:value`, such as learning_rate:0.001.", field="set"
+            )
+        try:
+            values[field] = parse_yaml(value, what="The value")
+        except InvalidInput as error:
+            raise InvalidInput(f"“{value[:80]}” is no value.", field=field) from error
+    return with_values(config, values)
 
 
 def field_at(path: str) -> FieldInfo:

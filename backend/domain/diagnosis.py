@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain.config_changes import Value
+from backend.domain.config_paths import Value
 from backend.domain.run_config import Objective, RunConfig
 
 Floats = npt.NDArray[np.float64]

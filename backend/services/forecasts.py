@@ -27,7 +27,8 @@ from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.data_reports import find_data_report
 from backend.services.first_look import look_at_rows
-from backend.services.jobs import JobView, ahead_of_new
+from backend.services.job_places import ahead_of_new
+from backend.services.jobs import JobView
 from backend.services.measurements import find_shape, predict
 from backend.services.run_parts import RunParts, checkpoint_bytes, parse_config, resolve_parts
 from backend.services.scaling import OWN, Reading, choose_law, count_tokens

@@ -12,7 +12,7 @@ from backend.db.tables import Job, Run
 from backend.domain.job_states import ACTIVE, JobKind, Status
 from backend.domain.run_progress import read_progress, say_progress
 from backend.services.context import Context, Person
-from backend.services.jobs import queue_positions
+from backend.services.job_places import queue_positions
 from backend.services.people import sign, unsign
 
 PURPOSE = "points"

@@ -18,7 +18,8 @@ from backend.domain.run_config import RunConfig
 from backend.domain.run_progress import expected_wait_s, read_progress
 from backend.errors import InvalidInput
 from backend.services.context import Context
-from backend.services.jobs import JobView, queue_ahead, queue_positions, view
+from backend.services.job_places import queue_ahead, queue_positions
+from backend.services.jobs import JobView, view
 from backend.services.live_runs import status_and_line
 from backend.services.workers import list_workers
 

@@ -7,7 +7,7 @@ import hashlib
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.config_changes import with_changes
+from backend.domain.config_paths import with_changes
 from backend.domain.run_config import RunConfig, parse_run_config
 from backend.domain.run_sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError

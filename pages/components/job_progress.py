@@ -9,7 +9,8 @@ import streamlit as st
 from backend.domain.job_states import ACTIVE, Status
 from backend.domain.run_progress import say_duration
 from backend.services.context import Context, Person
-from backend.services.jobs import get_job, queue_ahead, stop_job
+from backend.services.job_places import queue_ahead
+from backend.services.jobs import get_job, stop_job
 from backend.services.workers import has_worker
 from pages.components.frame import errors_shown, plain
 from pages.components.words import plural, size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from backend.domain.config_changes import write_changes
+from backend.domain.config_paths import write_changes
 from backend.domain.diagnosis import Finding
 from backend.services.run_views import RunView
 from pages.components.frame import plain

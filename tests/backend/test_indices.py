@@ -17,7 +17,8 @@ from backend.services.context import LOCAL, Context
 from backend.services.curves import CurveCache
 from backend.services.deployments import list_endpoints, ready_targets
 from backend.services.evaluations import list_items
-from backend.services.jobs import add_job, claim_next, queue_ahead
+from backend.services.job_places import queue_ahead
+from backend.services.jobs import add_job, claim_next
 from backend.services.live_runs import active_run_ids, queue_counts, run_states
 from backend.services.logs import read_log
 from backend.services.metrics import last_values

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.domain.config_changes import with_changes, write_changes
+from backend.domain.config_paths import with_changes, write_changes
 from backend.domain.diagnosis import Finding, Kind, RunFacts, Series, diagnose
 from backend.domain.run_config import RunConfig
 from backend.errors import InvalidInput

@@ -13,6 +13,7 @@ from backend.db.tables import Job, Slot
 from backend.domain.job_states import JobKind, Status
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
+from backend.services.job_places import queue_ahead
 from backend.services.jobs import (
     Claim,
     Fenced,
@@ -21,7 +22,6 @@ from backend.services.jobs import (
     end_job,
     get_job,
     give_back,
-    queue_ahead,
     renew,
     request_stop,
     requeue,
