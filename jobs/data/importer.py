@@ -31,6 +31,7 @@ from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
 HEAD_ROWS, HEAD_BYTES, HEAD_CHARACTERS = 1000, 64 * 2**20, 20_000
+HEAD_TABLE_BYTES = 2**17  # a few rows are enough
 REPORT_EVERY_S = 0.5
 BLOCKS_AHEAD = 3
 FORMAT_VERSION = 3
@@ -264,7 +265,7 @@ def _head(rows: RowSource) -> tuple[list[dict[str, Any]], list[BadRow]]:
     good: list[dict[str, Any]] = []
     bad: list[BadRow] = []
     size = 0
-    for block in rows.blocks():
+    for block in rows.blocks(table_bytes=HEAD_TABLE_BYTES):
         for number, row in rows_of(block):
             if isinstance(row, RowProblem):
                 bad.append(BadRow(block.file, number, row.reason, row.raw))

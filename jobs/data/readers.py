@@ -20,7 +20,7 @@ from backend.source_files import Ignored, Listing, Member, Opened, list_source
 from backend.text_encoding import Utf8Stream
 from jobs.data.blocks import Block, Bytes, Mark
 from jobs.data.csv_cells import csv_cut, csv_marks
-from jobs.data.tables import on_disk, table_blocks
+from jobs.data.tables import TABLE_BYTES, on_disk, table_blocks
 
 BLOCK_BYTES = 2 * 2**20  # stays in the processor's cache
 ROWS_IN_BLOCK = 2000
@@ -49,23 +49,26 @@ class RowSource:
         if isinstance(data, bytearray) and len(data) <= BLOCK_BYTES:
             self._spare.append(data)
 
-    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = ()) -> Iterator[Block]:
-        """Yield blocks from a place on; of tables only `columns` are read, where all of them are there. Raises InvalidInput."""
+    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
+        """Yield blocks from a place on; of tables only `columns` are read, where all of them are there, `table_bytes` at a time.
+
+        Raises InvalidInput.
+        """
         members = self.listing.members
         before = sum(member.bytes for member in members[: start.member])
         for place in range(start.member, len(members)):
             member = members[place]
             mark = start if place == start.member else Mark(place)
             name = "" if self.listing.is_single else member.name
-            for block in self._cut(member, mark, columns):
+            for block in self._cut(member, mark, columns, table_bytes):
                 after = replace(block.after, member=place)
                 yield replace(block, file=name, after=after, position=before + min(block.position, member.bytes))
             before += member.bytes
 
-    def _cut(self, member: Member, mark: Mark, columns: tuple[str, ...]) -> Iterator[Block]:
+    def _cut(self, member: Member, mark: Mark, columns: tuple[str, ...], table_bytes: int) -> Iterator[Block]:
         if member.suffix in (".parquet", ".arrow", ".feather"):
             with on_disk(member) as path:
-                yield from table_blocks(member, path, mark, columns)
+                yield from table_blocks(member, path, mark, columns, table_bytes)
             return
         with member.open() as opened:
             stream = _Reader(opened, Utf8Stream(opened.read, encoding=self._encoding, skip=opened.skip), self._spare)

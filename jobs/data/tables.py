@@ -32,11 +32,11 @@ def on_disk(member: Member) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...]) -> Iterator[Block]:
-    """Batches of a Parquet or Arrow file; the place in it is its row."""
+def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...], size: int) -> Iterator[Block]:
+    """Batches of about `size` bytes of a Parquet or Arrow file; the place in it is its row."""
     done = 0
     try:
-        batches, total = (_parquet_batches if member.suffix == ".parquet" else _arrow_batches)(path, columns)
+        batches, total = (_parquet_batches if member.suffix == ".parquet" else _arrow_batches)(path, columns, size)
         for batch in batches:
             start, done = done, done + batch.num_rows
             if done <= mark.offset:
@@ -57,16 +57,16 @@ def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str] | None:
     return [name for name in columns if name in names] if columns and set(columns) <= set(names) else None
 
 
-def _parquet_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+def _parquet_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
     file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
     meta = file.metadata
-    size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-    rows = min(8192, max(16, TABLE_BYTES * meta.num_rows // max(1, size)))
+    whole = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+    rows = min(8192, max(16, size * meta.num_rows // max(1, whole)))
     chosen = _chosen(file.schema_arrow.names, columns)
     return file.iter_batches(batch_size=rows, columns=chosen, use_threads=False), meta.num_rows
 
 
-def _arrow_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+def _arrow_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
     """Batches of an IPC file (Feather 2) or stream (what `datasets` saves). How many rows a stream has is not known before its end."""
     file = pyarrow.OSFile(str(path))
     try:
@@ -78,9 +78,9 @@ def _arrow_batches(path: Path, columns: tuple[str, ...]) -> tuple[Iterator[pyarr
         stream = ipc.open_stream(file)
         batches, names = iter(stream), stream.schema.names
     chosen = _chosen(names, columns)
-    return (part for batch in batches for part in _smaller(batch.select(chosen) if chosen else batch)), 0
+    return (part for batch in batches for part in _smaller(batch.select(chosen) if chosen else batch, size)), 0
 
 
-def _smaller(batch: pyarrow.RecordBatch) -> Iterator[pyarrow.RecordBatch]:
-    rows = max(16, min(8192, batch.num_rows * TABLE_BYTES // max(1, batch.nbytes)))
+def _smaller(batch: pyarrow.RecordBatch, size: int) -> Iterator[pyarrow.RecordBatch]:
+    rows = max(16, min(8192, batch.num_rows * size // max(1, batch.nbytes)))
     return (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
