@@ -90,7 +90,9 @@ class RunConfig(BaseModel):
     grpo: GrpoConfig = GrpoConfig()
 
     max_steps: int = Field(default=300, ge=1, le=100_000_000, description="Optimizer updates.")
-    micro_batch: int = Field(default=16, ge=1, le=65_536, description="Sequences in one forward pass.")
+    micro_batch: int = Field(
+        default=16, ge=1, le=65_536, description="Sequences in one forward pass. A CPU may take fewer at once; the loss is the same."
+    )
     grad_accum_steps: int = Field(default=1, ge=1, le=65_536)
     context: int = Field(default=128, ge=8, le=1_048_576, description="Tokens per training sequence.")
     learning_rate: float = Field(default=3e-3, gt=0, lt=10)

@@ -93,7 +93,7 @@ def _arguments() -> argparse.Namespace:
 
 def compare(asked: argparse.Namespace) -> None:
     """Start all contenders, let them train in turns, print rates and ratios."""
-    names = ["roundhouse", "roundhouse eager", "Trainer"]
+    names = ["roundhouse", "roundhouse eager", "roundhouse bf16", "Trainer"]
     names += ["nanoGPT compiled", "nanoGPT eager"] if asked.nanogpt else []
     names += ["LitGPT"] if asked.litgpt else []
     names = [name for name in names if not asked.only or name in asked.only.split(",")]
@@ -229,7 +229,7 @@ class Telling:
         return getattr(self._file, name)
 
 
-def _training_spec(asked: argparse.Namespace, *, compile_: str, steps: int) -> Any:
+def _training_spec(asked: argparse.Namespace, *, compile_: str, steps: int, precision: Any = "auto") -> Any:
     """Write a dataset of made-up words and a tokenizer; return the job of a pretraining run on them."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -248,7 +248,7 @@ def _training_spec(asked: argparse.Namespace, *, compile_: str, steps: int) -> A
     architecture = _architecture(asked.shape)
     config = RunConfig(
         dataset="d", tokenizer="t", architecture=architecture, max_steps=steps, micro_batch=SHAPES[asked.shape][4], context=CONTEXT,
-        eval_every=ENDLESS, checkpoint_every=ENDLESS, sample_prompts=(), compile=compile_, device="cpu",
+        eval_every=ENDLESS, checkpoint_every=ENDLESS, sample_prompts=(), compile=compile_, device="cpu", precision=precision,
     )  # fmt: skip
     payload = {
         "config": config.model_dump(mode="json"), "architecture": architecture.model_dump(mode="json"), "tokenizer": "tokenizer",
@@ -264,8 +264,9 @@ def _roundhouse(asked: argparse.Namespace) -> None:
     from jobs.training.run import run
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(asked.folder / "compiled")
-    eager = os.environ["BENCH_WAY"] == "eager"
-    run(_training_spec(asked, compile_="off" if eager else "on", steps=ENDLESS), Telling(asked.folder))
+    way = os.environ["BENCH_WAY"]
+    spec = _training_spec(asked, compile_="off" if way == "eager" else "on", steps=ENDLESS, precision="bf16" if way == "bf16" else "auto")
+    run(spec, Telling(asked.folder))
 
 
 def _trainer(asked: argparse.Namespace) -> None:
