@@ -36,6 +36,7 @@ from pages.components.words import plural, short
 
 PAGE = "build/planner.py"
 VAGUE = 1e4  # an interval that ends so many times above its value says nothing by its numbers
+NOTHING = 1e-9
 STUDY_ONLY, EVERYTHING = "This study", "All finished runs on this data"
 
 
@@ -181,10 +182,10 @@ def _draw_law(fit: LawFit) -> None:
     st.subheader("The law of these runs", anchor=False)
     grid = st.grid(6, min_column_width=150)
     for name, value in (*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)):
-        span = interval(value, lambda v: f"{v:.3g}").strip()
+        span = interval(value, lambda v: _constant(v, digits=3)).strip()
         vague = value.high is not None and value.low is not None and abs(value.high) > VAGUE * max(abs(value.low), abs(value.value), 1.0)
         grid.metric(
-            name, f"{value.value:.4g}" if abs(value.value) < 1e5 else f"{value.value:.1e}", delta="hardly known" if vague else span or None,
+            name, _constant(value.value, digits=4), delta="hardly known" if vague else span or None,
             delta_color="off", delta_arrow="off", border=True, help=f"95 % interval: {span}" if vague else None,
         )  # fmt: skip
     st.caption(
@@ -194,6 +195,13 @@ def _draw_law(fit: LawFit) -> None:
     )
     for text in fit.warnings:
         st.caption(f":material/info: {plain(text)}")
+
+
+def _constant(value: float, *, digits: int) -> str:
+    """Return a constant so that it fits its tile; of what a fit has pushed against its bound at 0 no digits mean anything."""
+    if abs(value) < NOTHING:
+        return "0"
+    return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
 def _size_dot(point: ScalingPoint) -> Dot:
