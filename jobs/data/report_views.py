@@ -110,23 +110,40 @@ class TextView:
         ]
 
 
-class ConversationView:
-    """Fine-tuning: one conversation a sequence, cut to the context, the answers trained on."""
-
-    trainer: Trainer = "sft"
+class _RenderedRows:
+    """Rows that a chat template renders, one at a time: `_see` says what the trainer makes of one, or raises InvalidInput."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
         self._tokenizer, self._context = tokenizer, context
 
     def see(self, rows: Sequence[Row]) -> list[Seen]:
-        """Return each row as one strip; a row that the template refuses says so."""
-        return [self._see(row) for row in rows]
+        """Return each row as its strips; one that the template refuses or the trainer leaves out says why."""
+        return [self._seen_or_refused(row) for row in rows]
 
-    def _see(self, row: Row) -> Seen:
+    def _seen_or_refused(self, row: Row) -> Seen:
         try:
-            examples = encode_row(self._tokenizer, row, context=self._context)
+            return self._see(row)
         except InvalidInput as error:
             return Seen(refusal=error.message)
+
+    def _see(self, row: Row) -> Seen:
+        raise NotImplementedError
+
+    def _full(self, row: Row) -> Seen:
+        return Seen([self._asked(row)], problem=f"the prompt fills the {self._context:,} tokens")
+
+    def _asked(self, row: Row) -> Strip:
+        ids = encode_prompt(self._tokenizer, row["prompt"], tools=tools_of(row))
+        return Strip(ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt")
+
+
+class ConversationView(_RenderedRows):
+    """Fine-tuning: one conversation a sequence, cut to the context, the answers trained on."""
+
+    trainer: Trainer = "sft"
+
+    def _see(self, row: Row) -> Seen:
+        examples = encode_row(self._tokenizer, row, context=self._context)
         problem = "" if any(example.teaches for example in examples) else self._problem(row, examples[0])
         return Seen([strip_of(example) for example in examples if example.teaches or problem], problem=problem)
 
@@ -145,61 +162,29 @@ def strip_of(example: Example) -> Strip:
     return Strip(example.whole, [*kept.tolist(), *[False] * rest], cut_at=len(kept) if rest > 0 else None)
 
 
-class PairView:
+class PairView(_RenderedRows):
     """DPO: a pair is two sequences, the prompt with either answer, the answers trained on."""
 
     trainer: Trainer = "dpo"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
-        self._tokenizer, self._context = tokenizer, context
-
-    def see(self, rows: Sequence[Row]) -> list[Seen]:
-        """Return each pair as two strips; one that the trainer leaves out says why."""
-        seen = []
-        for row in rows:
-            pair = pair_of(row)
-            try:
-                sides = encode_pairs([pair], tokenizer=self._tokenizer, context=self._context)[0]
-                if sides is None:
-                    seen.append(_full(self._tokenizer, row, self._context))
-                elif pair["chosen"] == pair["rejected"]:
-                    seen.append(Seen([_asked(self._tokenizer, row, self._context)], problem="both answers are the same"))
-                else:
-                    seen.append(Seen([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)]))
-            except InvalidInput as error:
-                seen.append(Seen(refusal=error.message))
-        return seen
+    def _see(self, row: Row) -> Seen:
+        pair = pair_of(row)
+        sides = encode_pairs([pair], tokenizer=self._tokenizer, context=self._context)[0]
+        if sides is None:
+            return self._full(row)
+        if pair["chosen"] == pair["rejected"]:
+            return Seen([self._asked(row)], problem="both answers are the same")
+        return Seen([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)])
 
 
-class RatedView:
+class RatedView(_RenderedRows):
     """KTO: an answer that is good or bad behind its prompt, the answer trained on."""
 
     trainer: Trainer = "kto"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
-        self._tokenizer, self._context = tokenizer, context
-
-    def see(self, rows: Sequence[Row]) -> list[Seen]:
-        """Return each row as one strip; one that the trainer leaves out says why."""
-        return [self._see(row) for row in rows]
-
     def _see(self, row: Row) -> Seen:
-        try:
-            side = encode_rated(row, tokenizer=self._tokenizer, context=self._context)
-            if side is None:
-                return _full(self._tokenizer, row, self._context)
-            return Seen([_side("good answer" if row["label"] else "bad answer", side)])
-        except InvalidInput as error:
-            return Seen(refusal=error.message)
-
-
-def _full(tokenizer: PreTrainedTokenizerBase, row: Row, context: int) -> Seen:
-    return Seen([_asked(tokenizer, row, context)], problem=f"the prompt fills the {context:,} tokens")
-
-
-def _asked(tokenizer: PreTrainedTokenizerBase, row: Row, context: int) -> Strip:
-    ids = encode_prompt(tokenizer, row["prompt"], tools=tools_of(row))
-    return Strip(ids, [False] * len(ids), cut_at=context if len(ids) > context else None, label="prompt")
+        side = encode_rated(row, tokenizer=self._tokenizer, context=self._context)
+        return self._full(row) if side is None else Seen([_side("good answer" if row["label"] else "bad answer", side)])
 
 
 def _side(label: str, side: EncodedSide) -> Strip:
