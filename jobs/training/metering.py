@@ -106,7 +106,10 @@ class MeteredReporter:
     def _of_device(self, now: float, rate: float) -> dict[str, float]:
         read = {} if self._gauge is None else self._gauge.read()
         if self.share_of_device is not None:
-            read["mfu"] = self.share_of_device(rate)
+            if (share := self.share_of_device(rate)) > 1:
+                self.share_of_device = None  # the peak was measured too low, on a busy machine: no share of it is right
+            else:
+                read["mfu"] = share
         if now - self._memory_at >= MEMORY_EVERY_S and (held := self._meter.held_bytes()) is not None:
             self._memory_at = now
             read["memory_bytes"] = float(held)

@@ -25,7 +25,7 @@ from backend.domain.flops import count_flops
 from backend.domain.run_config import Objective, RunConfig
 from jobs.training.metering import device_name
 
-SIDE, TRIES = 1024, 5
+SIDE, TRIES = 1024, 20
 FOLDER = "machines"
 
 

@@ -21,10 +21,11 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.build import build_network
 from jobs.training import compiling
 from jobs.training.attention import choose_attention
+from jobs.training.metering import MemoryMeter, MeteredReporter
 from jobs.training.parts import gather_parts
 from jobs.training.run import load_batches, load_model, make_loop, run
 from jobs.training.state import load_state
-from jobs.training.utilisation import find_utilisation, matmul_flops
+from jobs.training.utilisation import Utilisation, find_utilisation, matmul_flops
 from tests.jobs.training_rooms import TINY, Recorder, Rooms
 
 CPU = torch.device("cpu")
@@ -213,3 +214,13 @@ def test_a_share_is_given_where_operations_and_peak_are_known(tmp_path: Path) ->
 )
 def test_peaks_of_devices_are_found_by_the_names_of_their_drivers(name: str, peak: float | None) -> None:
     assert peak_flops(name) == peak
+
+
+def test_a_share_of_the_device_that_can_not_be_is_not_told() -> None:
+    recorder = Recorder()
+    reporter = MeteredReporter(recorder, MemoryMeter(CPU))
+    reporter.share_of_device = Utilisation(flops_per_token=1.0, peak=100.0).of
+    for step, rate in enumerate((90.0, 110.0, 95.0), start=1):
+        reporter.metrics(step, {"tok_per_sec": rate})
+    assert recorder.series("mfu") == [(1, 0.9)]
+    assert [rate for _, rate in recorder.series("tok_per_sec")] == [90.0, 110.0, 95.0]
