@@ -12,11 +12,11 @@ import streamlit as st
 from starlette.middleware import Middleware
 
 from backend.bootstrap import get_context
-from backend.downloads import download_routes
-from backend.live import live_routes
-from backend.page_server import EarlyCharts, prepare_server
 from backend.settings import Settings
-from backend.sign_in import SecurityHeaders, SignInGate, sign_in_routes
+from backend.web.downloads import download_routes
+from backend.web.live import live_routes
+from backend.web.server import EarlyCharts, prepare_server
+from backend.web.sign_in import SecurityHeaders, SignInGate, sign_in_routes
 
 
 @asynccontextmanager

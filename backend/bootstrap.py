@@ -11,9 +11,9 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from backend.artifacts import Artifacts
 from backend.db.engine import Database
-from backend.queue import JobQueue
+from backend.infra.artifacts import Artifacts
+from backend.infra.queue import JobQueue
 from backend.services.context import Context, Policy
 from backend.settings import Settings
 

@@ -15,13 +15,13 @@ from typing import Any
 from celery import signals
 
 from backend.bootstrap import get_context
-from backend.devices import read_gauges, visible_devices
-from backend.queue import TASK, make_celery
-from backend.services.job_folders import remove_job_folders
-from backend.services.jobs import claim_next
-from backend.services.run_sweeps import lead_sweeps
-from backend.services.sweep import sweep
-from backend.services.workers import beat
+from backend.infra.devices import read_gauges, visible_devices
+from backend.infra.queue import TASK, make_celery
+from backend.services.jobs.folders import remove_job_folders
+from backend.services.jobs.jobs import claim_next
+from backend.services.jobs.recovery import sweep
+from backend.services.jobs.workers import beat
+from backend.services.training.sweeps import lead_sweeps
 from backend.settings import Settings
 from jobs.runner import execute
 
@@ -75,9 +75,15 @@ def _heart(queues: list[str], concurrency: int) -> None:
     while True:
         try:
             beat(
-                ctx, name=worker_name(queues), host=HOST, pid=os.getpid(), queues=queues, concurrency=concurrency, devices=devices,
+                ctx,
+                name=worker_name(queues),
+                host=HOST,
+                pid=os.getpid(),
+                queues=queues,
+                concurrency=concurrency,
+                devices=devices,
                 gauges=read_gauges(),
-            )  # fmt: skip
+            )
             report = sweep(ctx)
             if report.requeued or report.failed or report.cancelled or report.woken:
                 log.warning("sweep: %s", report)

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from backend.domain.job_states import JobKind
+from backend.domain.jobs.states import JobKind
 from backend.errors import RoundhouseError
 from jobs.reporter import FileReporter, JobSpec
 
@@ -26,13 +26,13 @@ ROOMS: dict[JobKind, str] = {
     JobKind.LOGLIKELIHOOD: "jobs.evaluation.run_loglikelihood",
     JobKind.REPLICA: "jobs.serving.replica",
     JobKind.IMPORT_DATASET: "jobs.data.run",
-    JobKind.TRAIN_TOKENIZER: "jobs.modeling.run_tokenizer",
-    JobKind.ADD_BASE: "jobs.modeling.run_base",
-    JobKind.EXPORT: "jobs.modeling.run_export",
-    JobKind.PROBE: "jobs.training.run_probe",
-    JobKind.INSPECT: "jobs.evaluation.run_inspect",
-    JobKind.DATA_REPORT: "jobs.data.run_report",
-    JobKind.TOKENIZER_REPORT: "jobs.modeling.run_tokenizer_report",
+    JobKind.TRAIN_TOKENIZER: "jobs.modeling.entries.tokenizer",
+    JobKind.ADD_BASE: "jobs.modeling.entries.base",
+    JobKind.EXPORT: "jobs.modeling.entries.export",
+    JobKind.PROBE: "jobs.training.probe",
+    JobKind.INSPECT: "jobs.evaluation.inspection.run",
+    JobKind.DATA_REPORT: "jobs.data.reports.run",
+    JobKind.TOKENIZER_REPORT: "jobs.modeling.entries.tokenizer_report",
 }
 EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
 

@@ -21,14 +21,14 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 
 from backend.bootstrap import get_context
-from backend.domain.job_states import JobKind, Status
+from backend.domain.jobs.states import JobKind, Status
 from backend.errors import RoundhouseError
-from backend.services import outcomes
+from backend.services import job_events as outcomes
 from backend.services.context import Context
-from backend.services.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
+from backend.services.jobs.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
 from jobs.memory_reuse import keeping_memory
 from jobs.tailing import Tail, parse_events
-from jobs.tracking import end_tracking, start_tracking
+from jobs.tracking.run import end_tracking, start_tracking
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from pages.components.services import context, current_person, link_rater
+from pages.components.visitor import context, current_person, link_rater
 
-ICON = str(Path(__file__).parent / "components" / "icon.png")
+ICON = str(Path(__file__).parent / "images" / "icon.png")
 
-LOGO = str(Path(__file__).parent / "components" / "logo.png")
+LOGO = str(Path(__file__).parent / "images" / "logo.png")
 
 st.set_page_config(page_title="Roundhouse", page_icon=ICON, layout="wide", initial_sidebar_state="auto")
 

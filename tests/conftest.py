@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from backend.artifacts import Artifacts
 from backend.bootstrap import build_context
 from backend.db.tables import Table
+from backend.infra.artifacts import Artifacts
 from backend.services.context import Context
 from backend.settings import Settings
-from tests.postgres import find_binaries, run_postgres
+from tests.support.postgres import find_binaries, run_postgres
 
 # `make test` draws the same examples every time, so that a change is what turns it red; `make explore` draws new ones.
 hypothesis_settings.register_profile("steady", derandomize=True, deadline=None)

@@ -13,8 +13,8 @@ import pytest
 from backend.settings import PROJECT
 
 BREAKS = [
-    ("backend/services/jobs.py", "import torch", "The interface and the services hold no tensor"),
-    ("backend/domain/job_states.py", "from backend.services import jobs", "Layers point inward"),
+    ("backend/services/jobs/jobs.py", "import torch", "The interface and the services hold no tensor"),
+    ("backend/domain/jobs/states.py", "from backend.services import jobs", "Layers point inward"),
     ("pages/admin/workers.py", "import sqlalchemy", "Pages speak to services alone"),
     ("jobs/training/run.py", "from backend.services import runs", "Rooms see rules and errors only"),
 ]

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.services.run_sweeps import read_sweep
+from backend.services.training.sweeps import read_sweep
 from backend.settings import PROJECT
 
 

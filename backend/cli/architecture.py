@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import typer
 
 from backend.cli.output import JsonFlag, command, emit, read_text
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.consequences import ArchitectureReport, describe
-from backend.domain.families import FAMILIES
-from backend.domain.run_config import LoraConfig
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES
+from backend.domain.estimates.architecture_report import ArchitectureReport, describe
+from backend.domain.training.config import LoraConfig
 from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import parse_architecture
 

@@ -9,9 +9,9 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
-from backend.local_paths import find_path
-from backend.services.bases import add_base, list_base_offers, look_at_base
-from backend.services.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
+from backend.infra.files.paths import find_path
+from backend.services.checkpoints.bases import add_base, list_base_offers, look_at_base
+from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
 from backend.services.context import LOCAL
 
 app = typer.Typer(no_args_is_help=True)

@@ -20,9 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from backend.bootstrap import build_context
 from backend.cli.output import FAILED, JsonFlag, command, emit
 from backend.cli.processes import broker_binary
-from backend.devices import read_gpus, visible_devices
 from backend.errors import RoundhouseError
-from backend.services.people import count_users
+from backend.infra.devices import read_gpus, visible_devices
+from backend.services.people.accounts import count_users
 from backend.settings import Settings
 
 MIN_FREE_BYTES = 2 * 2**30
@@ -129,9 +129,11 @@ def check_exposure(settings: Settings) -> Finding:
         return Finding("sign-in", "ok", "loopback only, no sign-in needed")
     if count_users(build_context(settings)) == 0 and settings.admin_password is None:
         return Finding(
-            "sign-in", "problem", f"ROUNDHOUSE_HOST={settings.host} is reachable from elsewhere, and there is no account.",
+            "sign-in",
+            "problem",
+            f"ROUNDHOUSE_HOST={settings.host} is reachable from elsewhere, and there is no account.",
             "Make one first: roundhouse user add NAME --role admin",
-        )  # fmt: skip
+        )
     return Finding("sign-in", "ok", "accounts exist")
 
 
@@ -173,7 +175,7 @@ def start_checks(settings: Settings) -> list[Finding]:
 @command
 def doctor(as_json: JsonFlag = False) -> None:
     """Check Python, packages, disk, ports, broker, database, devices and sign-in."""
-    from backend.cli.up import running_pid  # a running installation holds its own ports
+    from backend.cli.processes import running_pid
 
     settings = Settings()
     running = running_pid(settings)

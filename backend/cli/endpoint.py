@@ -10,10 +10,10 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.errors import Unavailable
-from backend.services.checkpoints import resolve_checkpoint
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL
-from backend.services.deployments import EndpointView, deploy, get_endpoint, list_endpoints, stop_endpoint
-from backend.services.workers import has_worker
+from backend.services.jobs.workers import has_worker
+from backend.services.serving.deployments import EndpointView, deploy, get_endpoint, list_endpoints, stop_endpoint
 
 app = typer.Typer(no_args_is_help=True)
 READY_TIMEOUT_S = 300.0

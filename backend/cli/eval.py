@@ -10,11 +10,11 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
-from backend.domain.evaluation_config import METRIC_LABEL, EvaluationConfig
-from backend.services.checkpoint_questions import launch_loglikelihoods, read_loglikelihoods
-from backend.services.comparisons import compare as compare_evaluations
+from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
+from backend.services.checkpoints.generation import launch_loglikelihoods, read_loglikelihoods
 from backend.services.context import LOCAL
-from backend.services.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations
+from backend.services.evaluation.comparisons import compare as compare_evaluations
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -87,10 +87,18 @@ def compare(first: str, second: str, metric: str | None = None, as_json: JsonFla
     found = compare_evaluations(get_context(), first, second, metric=metric)
     gap = found.difference
     data: dict[str, Any] = {
-        "metric": found.metric, "n": found.n, "difference": gap.value, "stderr": gap.stderr, "interval": _interval(gap.low, gap.high),
-        "p_value": found.p_value, "better": found.better, "wins": found.wins, "losses": found.losses, "ties": found.ties,
+        "metric": found.metric,
+        "n": found.n,
+        "difference": gap.value,
+        "stderr": gap.stderr,
+        "interval": _interval(gap.low, gap.high),
+        "p_value": found.p_value,
+        "better": found.better,
+        "wins": found.wins,
+        "losses": found.losses,
+        "ties": found.ties,
         "method": found.method,
-    }  # fmt: skip
+    }
     shown = "" if gap.low is None else f" [{gap.low:+.4g}, {gap.high:+.4g}]"
     p_text = "" if found.p_value is None else f", p = {found.p_value:.3g}"
     verdict = {"first": f"{found.first.checkpoint} is better", "second": f"{found.second.checkpoint} is better"}.get(

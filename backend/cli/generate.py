@@ -9,7 +9,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
-from backend.services.checkpoint_questions import launch_completions, read_completions
+from backend.services.checkpoints.generation import launch_completions, read_completions
 from backend.services.context import LOCAL
 
 app = typer.Typer()

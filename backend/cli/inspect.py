@@ -12,11 +12,11 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.cli.waiting import wait_for_job
-from backend.domain.reading_config import ReadingConfig
+from backend.domain.checkpoints.inspection_config import ReadingConfig
 from backend.errors import InvalidInput
+from backend.services.checkpoints.inspection_results import Alternative, ReadingContents
+from backend.services.checkpoints.inspections import ReadingView, get_reading, launch_reading
 from backend.services.context import LOCAL, Context
-from backend.services.reading_contents import Alternative, ReadingContents
-from backend.services.readings import ReadingView, get_reading, launch_reading
 
 app = typer.Typer()
 
@@ -84,9 +84,16 @@ def text_data(ctx: Context, contents: ReadingContents, *, maps: bool) -> dict[st
         "loss": result["loss"],
         "tokens": [
             {
-                "position": line.position, "id": line.id, "text": line.text, "special": line.special, "trained": line.trained,
-                "nats": line.surprisal, "bits": line.bits, "rank": line.rank,
-                "probability": None if line.surprisal is None else math.exp(-line.surprisal), "expected": _alternatives(line.expected),
+                "position": line.position,
+                "id": line.id,
+                "text": line.text,
+                "special": line.special,
+                "trained": line.trained,
+                "nats": line.surprisal,
+                "bits": line.bits,
+                "rank": line.rank,
+                "probability": None if line.surprisal is None else math.exp(-line.surprisal),
+                "expected": _alternatives(line.expected),
             }
             for line in contents.tokens()
         ],
@@ -94,7 +101,7 @@ def text_data(ctx: Context, contents: ReadingContents, *, maps: bool) -> dict[st
         "attention": _attention_data(contents, maps=maps),
         "lens": _lens_data(contents),
         "pair": _pair_data(contents),
-    }  # fmt: skip
+    }
 
 
 def _alternatives(alternatives: tuple[Alternative, ...]) -> list[dict[str, Any]]:
@@ -146,15 +153,25 @@ def weights_data(ctx: Context, contents: ReadingContents) -> dict[str, Any]:
         **contents.reading.result["facts"],
         "tensors": [
             {
-                "name": line.name, "layer": line.layer, "shape": list(line.shape), "dtype": line.dtype, "values": line.values,
-                "mean": line.mean, "rms": line.rms, "largest": line.largest, "zeros": line.zeros, "beyond_5_rms": line.beyond,
-                "not_finite": line.not_finite, "spectral_norm": line.spectral, "histogram": line.counts.tolist(),
+                "name": line.name,
+                "layer": line.layer,
+                "shape": list(line.shape),
+                "dtype": line.dtype,
+                "values": line.values,
+                "mean": line.mean,
+                "rms": line.rms,
+                "largest": line.largest,
+                "zeros": line.zeros,
+                "beyond_5_rms": line.beyond,
+                "not_finite": line.not_finite,
+                "spectral_norm": line.spectral,
+                "histogram": line.counts.tolist(),
             }
             for line in contents.tensors()
         ],
         "histogram_edges_in_rms": contents.array("edges").tolist(),
         "outliers": [{"name": name, "why": why} for name, why in contents.outliers],
-    }  # fmt: skip
+    }
     if "changes" in contents.reading.result:
         changes = [{"name": line.name, "relative": line.relative, "cosine": line.cosine} for line in contents.changes()]
         found["changes"] = {**contents.reading.result["changes"], "by_tensor": changes, "without_partner": contents.missing}

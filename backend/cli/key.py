@@ -7,7 +7,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.services.context import LOCAL
-from backend.services.people import create_key, list_keys
+from backend.services.people.accounts import create_key, list_keys
 
 app = typer.Typer(no_args_is_help=True)
 

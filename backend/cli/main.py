@@ -7,25 +7,11 @@ import sys
 
 import typer
 
-from backend.cli import (
-    architecture,
-    base,
-    data,
-    doctor,
-    endpoint,
-    eval,
-    export,
-    generate,
-    inspect,
-    key,
-    plan,
-    rating,
-    run,
-    tokenizer,
-    up,
-    user,
-)
+from backend.cli import architecture, base, doctor, endpoint, eval, export, generate, inspect, key, rating, tokenizer, up, user
+from backend.cli.data import commands as data
 from backend.cli.output import DONE, FAILED, MISUSED
+from backend.cli.scaling import plan
+from backend.cli.training import run
 
 app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for module in (up, doctor, generate, export, inspect):  # commands without a noun

@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
-from backend.domain.run_config import validation_message
+from backend.domain.training.config import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 
 P = ParamSpec("P")

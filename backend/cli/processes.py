@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.devices import visible_devices
-from backend.domain.job_states import QUEUES
+import psutil
+
+from backend.domain.jobs.states import QUEUES
 from backend.errors import Unavailable
+from backend.infra.devices import visible_devices
 from backend.settings import PROJECT, Settings
 
 
@@ -69,9 +71,24 @@ def worker_programs(settings: Settings) -> list[Program]:
     programs = []
     for queue in QUEUES:
         command = [
-            sys.executable, "-m", "celery", "-A", "jobs.celery_app", "worker", "-Q", queue, "-c", str(concurrency[queue]),
-            "-n", f"{queue}@{socket.gethostname()}", "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "jobs.celery_app",
+            "worker",
+            "-Q",
+            queue,
+            "-c",
+            str(concurrency[queue]),
+            "-n",
+            f"{queue}@{socket.gethostname()}",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "-l",
+            "WARNING",
+        ]
         programs.append(Program(f"worker-{queue}", command, priority=40, stop_signal="QUIT", stop_wait_s=15))
     return programs
 
@@ -79,13 +96,33 @@ def worker_programs(settings: Settings) -> list[Program]:
 def web_programs(settings: Settings) -> list[Program]:
     """The pages and the gateway."""
     pages = [
-        sys.executable, "-m", "streamlit", "run", str(PROJECT / "app.py"), "--server.address", settings.host, "--server.port", str(settings.port),
-        "--server.maxUploadSize", str(settings.max_upload_mb),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(PROJECT / "app.py"),
+        "--server.address",
+        settings.host,
+        "--server.port",
+        str(settings.port),
+        "--server.maxUploadSize",
+        str(settings.max_upload_mb),
+    ]
     gateway = [
-        sys.executable, "-m", "uvicorn", "backend.gateway.main:app", "--host", settings.host, "--port", str(settings.gateway_port),
-        "--timeout-graceful-shutdown", "10", "--log-level", "warning", "--no-server-header",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "backend.gateway.main:app",
+        "--host",
+        settings.host,
+        "--port",
+        str(settings.gateway_port),
+        "--timeout-graceful-shutdown",
+        "10",
+        "--log-level",
+        "warning",
+        "--no-server-header",
+    ]
     return [Program("pages", pages, priority=20), Program("gateway", gateway, priority=30, stop_wait_s=15)]
 
 
@@ -94,17 +131,36 @@ def supervisor_config(programs: list[Program], *, folder: Path, logs: Path) -> s
     folder.mkdir(parents=True, exist_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
     lines = [
-        "[supervisord]", "nodaemon=true", "silent=true", f"logfile={logs / 'supervisor.log'}", "logfile_maxbytes=5MB", "logfile_backups=2",
-        f"pidfile={folder / 'supervisord.pid'}", f"childlogdir={logs}", "",
-    ]  # fmt: skip
+        "[supervisord]",
+        "nodaemon=true",
+        "silent=true",
+        f"logfile={logs / 'supervisor.log'}",
+        "logfile_maxbytes=5MB",
+        "logfile_backups=2",
+        f"pidfile={folder / 'supervisord.pid'}",
+        f"childlogdir={logs}",
+        "",
+    ]
     for program in programs:
         command = " ".join(_quote(part) for part in program.command)
         lines += [
-            f"[program:{program.name}]", f"command={command}", f"directory={_escape(str(PROJECT))}", f"priority={program.priority}",
-            "autorestart=true", "startsecs=2", "startretries=1000000", f"stopsignal={program.stop_signal}",
-            f"stopwaitsecs={program.stop_wait_s}", "stopasgroup=false", "killasgroup=true", "redirect_stderr=true",
-            f"stdout_logfile={_escape(str(logs / program.name))}.log", "stdout_logfile_maxbytes=10MB", "stdout_logfile_backups=2", "",
-        ]  # fmt: skip
+            f"[program:{program.name}]",
+            f"command={command}",
+            f"directory={_escape(str(PROJECT))}",
+            f"priority={program.priority}",
+            "autorestart=true",
+            "startsecs=2",
+            "startretries=1000000",
+            f"stopsignal={program.stop_signal}",
+            f"stopwaitsecs={program.stop_wait_s}",
+            "stopasgroup=false",
+            "killasgroup=true",
+            "redirect_stderr=true",
+            f"stdout_logfile={_escape(str(logs / program.name))}.log",
+            "stdout_logfile_maxbytes=10MB",
+            "stdout_logfile_backups=2",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -115,3 +171,18 @@ def _escape(text: str) -> str:
 def _quote(part: str) -> str:
     escaped = _escape(part).replace('"', '\\"')
     return f'"{escaped}"' if not part or any(c in part for c in " ;\"'") else escaped
+
+
+def pid_file(settings: Settings) -> Path:
+    """Where the running installation's process id is kept."""
+    return settings.home / "run" / "up.pid"
+
+
+def running_pid(settings: Settings) -> int | None:
+    """Return the process id of the installation that runs from this home folder, or None."""
+    try:
+        pid, created = pid_file(settings).read_text().split()
+        process = psutil.Process(int(pid))
+        return process.pid if abs(process.create_time() - float(created)) < 2 else None
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None

@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 import typer
 
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.ratings import ClusterBy, RatingTable, fit_bradley_terry, parse_votes_csv
+from backend.domain.battles.ratings import ClusterBy, RatingTable, fit_bradley_terry, parse_votes_csv
 from backend.errors import InvalidInput, NotFound
 
 app = typer.Typer(no_args_is_help=True)

@@ -11,13 +11,13 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.cli.waiting import wait_for_job
-from backend.domain.languages import language_name
+from backend.domain.data.languages import language_name
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
-from backend.services.tokenization import Tokenization, tokenize
-from backend.services.tokenizer_reports import Measure, ReportView, get_report, request_report
-from backend.services.tokenizer_sources import resolve_source
-from backend.services.tokenizers import TokenizerView, get_tokenizer, list_tokenizers, train_tokenizer
+from backend.services.tokenizers.reports import Measure, ReportView, get_report, request_report
+from backend.services.tokenizers.sources import resolve_source
+from backend.services.tokenizers.tokenization import Tokenization, tokenize
+from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers, train_tokenizer
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -21,31 +21,16 @@ from backend.bootstrap import build_context
 from backend.cli.doctor import start_checks
 from backend.cli.leftovers import end_leftovers, mark_of, only_one
 from backend.cli.output import FAILED, JsonFlag, command, emit, fail, note
-from backend.cli.processes import Program, broker_program, supervisor_config, web_programs, worker_programs
-from backend.domain.job_states import QUEUES
+from backend.cli.processes import Program, broker_program, pid_file, running_pid, supervisor_config, web_programs, worker_programs
+from backend.domain.jobs.states import QUEUES
 from backend.errors import RoundhouseError
-from backend.services.people import add_user, count_users
+from backend.services.people.accounts import add_user, count_users
 from backend.services.starter import ensure_starter_content
 from backend.settings import PROJECT, Settings
 
 app = typer.Typer()
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
-
-
-def pid_file(settings: Settings) -> Path:
-    """Where the running installation's process id is kept."""
-    return settings.home / "run" / "up.pid"
-
-
-def running_pid(settings: Settings) -> int | None:
-    """Return the process id of the installation that runs from this home folder, or None."""
-    try:
-        pid, created = pid_file(settings).read_text().split()
-        process = psutil.Process(int(pid))
-        return process.pid if abs(process.create_time() - float(created)) < 2 else None
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        return None
 
 
 @app.command()

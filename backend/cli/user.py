@@ -10,7 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
-from backend.services.people import add_user, list_users
+from backend.services.people.accounts import add_user, list_users
 
 app = typer.Typer(no_args_is_help=True)
 

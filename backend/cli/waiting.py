@@ -7,11 +7,11 @@ import sys
 import time
 
 from backend.cli.output import note
-from backend.domain.job_states import TERMINAL, Status
+from backend.domain.jobs.states import TERMINAL, Status
 from backend.errors import JobFailed
 from backend.services.context import Context
-from backend.services.jobs import JobView, get_job
-from backend.services.workers import has_worker
+from backend.services.jobs.jobs import JobView, get_job
+from backend.services.jobs.workers import has_worker
 
 POLL_S = 0.3
 

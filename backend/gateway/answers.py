@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Literal
 
-from backend.domain.chat import FinishEvent, TokenEvent, TokenUsage
+from backend.domain.serving.protocol import FinishEvent, TokenEvent, TokenUsage
 from backend.gateway.relay import Trace
 
 Kind = Literal["chat", "text"]

@@ -22,7 +22,7 @@ from backend.gateway.errors import ApiError, invalid_key
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.relay import Relay, Trace
 from backend.gateway.usage import UsageWriter
-from backend.replicas import ReplicaClient
+from backend.infra.replicas import ReplicaClient
 
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from backend.domain.chat import MAX_SEED, MAX_STOP_STRINGS, ChatMessage, GenerateRequest, Role, SamplingParams, first_problem
+from backend.domain.serving.protocol import MAX_SEED, MAX_STOP_STRINGS, ChatMessage, GenerateRequest, Role, SamplingParams, first_problem
 from backend.gateway.errors import ApiError
 
 StopString = Annotated[str, Field(min_length=1, max_length=200)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from backend.services.usage import UsageRow
+from backend.services.serving.usage import UsageRow
 
 
 @dataclass(frozen=True)

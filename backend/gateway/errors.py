@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from backend.errors import NotFound
-from backend.replicas import ReplicaRefused
+from backend.infra.replicas import ReplicaRefused
 
 
 class ApiError(Exception):

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from backend.errors import NotFound
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
 from backend.services.context import Context
-from backend.services.deployments import Target, deployed_endpoints, ready_targets
-from backend.services.people import check_key
-from backend.services.usage import UsageRow, add_usage
+from backend.services.people.accounts import check_key
+from backend.services.serving.deployments import Target, deployed_endpoints, ready_targets
+from backend.services.serving.usage import UsageRow, add_usage
 
 FRESH_S = 0.4
 KEY_FRESH_S = 5.0

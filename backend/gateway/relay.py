@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from backend.domain.chat import ErrorEvent, FinishEvent, FinishReason, GenerateRequest, GenerationEvent, TokenEvent
+from backend.domain.serving.protocol import ErrorEvent, FinishEvent, FinishReason, GenerateRequest, GenerationEvent, TokenEvent
 from backend.errors import NotFound
 from backend.gateway.balancer import Balancer
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
 from backend.gateway.errors import ApiError, from_refusal, no_replica, replica_lost, unknown_model
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.usage import UsageWriter
-from backend.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
-from backend.services.usage import UsageRow, UsageStatus
+from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
+from backend.services.serving.usage import UsageRow, UsageStatus
 
 MAX_RETRIES = 2
 REREAD_S = 0.5  # longer than a directory remembers where replicas are

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 
 from backend.gateway.directory import Directory
-from backend.services.usage import UsageRow
+from backend.services.serving.usage import UsageRow
 
 logger = logging.getLogger(__name__)
 FLUSH_S = 0.5

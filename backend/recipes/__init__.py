@@ -12,14 +12,26 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from backend.domain.run_config import RunConfig
+from backend.domain.training.config import RunConfig
 from backend.errors import NotFound
 
 STARTER = "starter-pretrain"
 ORDER = (
-    STARTER, "starter-sft", "starter-lora", "starter-dpo", "starter-kto", "starter-orpo", "starter-grpo", "shakespeare-char", "stories260k-sft",
-    "smollm2-135m-sft", "smollm2-135m-dpo", "gpt2-124m", "llama-3.1-8b-qlora", "llama-3.1-8b-fsdp",
-)  # fmt: skip
+    STARTER,
+    "starter-sft",
+    "starter-lora",
+    "starter-dpo",
+    "starter-kto",
+    "starter-orpo",
+    "starter-grpo",
+    "shakespeare-char",
+    "stories260k-sft",
+    "smollm2-135m-sft",
+    "smollm2-135m-dpo",
+    "gpt2-124m",
+    "llama-3.1-8b-qlora",
+    "llama-3.1-8b-fsdp",
+)
 
 
 class RecipeHead(BaseModel):

@@ -11,15 +11,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Run
-from backend.domain.architecture import ArchitectureConfig
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.parameters import count_parameters
 from backend.domain.names import clean_name, not_found
-from backend.domain.parameters import count_parameters
-from backend.domain.run_config import validation_message
+from backend.domain.training.config import validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput
-from backend.services.context import Context, Person
-from backend.services.permissions import require_builder
-from backend.services.references import refuse_while_used, users_of_architecture
+from backend.services.context import Context, Person, require_builder
+from backend.services.dependents import refuse_while_used, users_of_architecture
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,11 @@ def _find(session: Session, name_or_id: str) -> Architecture:
 def _view(session: Session, row: Architecture) -> ArchitectureView:
     runs = session.scalar(select(func.count()).select_from(Run).where(Run.architecture_id == row.id)) or 0
     return ArchitectureView(
-        id=row.id, name=row.name, config=ArchitectureConfig.model_validate(row.config), parameters=row.parameters, num_runs=runs,
-        created_at=row.created_at, archived_at=row.archived_at,
-    )  # fmt: skip
+        id=row.id,
+        name=row.name,
+        config=ArchitectureConfig.model_validate(row.config),
+        parameters=row.parameters,
+        num_runs=runs,
+        created_at=row.created_at,
+        archived_at=row.archived_at,
+    )

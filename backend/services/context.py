@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from backend.artifacts import Artifacts
 from backend.db.base import utc_now
 from backend.db.engine import Database
-from backend.queue import JobQueue
+from backend.errors import NotAllowed
+from backend.infra.artifacts import Artifacts
+from backend.infra.queue import JobQueue
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,9 @@ class Person:
 
 
 LOCAL = Person(id=None, name="you")
+
+
+def require_builder(person: Person) -> None:
+    """Raise NotAllowed unless the person may launch, deploy, change and delete."""
+    if not person.may_build:
+        raise NotAllowed(f"{person.name} may not do this.", remedy="Ask an admin for the role of an engineer.")

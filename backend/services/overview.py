@@ -25,13 +25,13 @@ from backend.db.tables import (
     Usage,
     Vote,
 )
-from backend.domain.evaluation_config import MAIN_METRIC
-from backend.domain.job_states import ACTIVE, JobKind, Status
-from backend.services.campaign_views import count_votes
+from backend.domain.evaluation.config import MAIN_METRIC
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.services.battles.views import count_votes
 from backend.services.context import Context
-from backend.services.jobs import JobView, view
-from backend.services.live_runs import active_run_ids
-from backend.services.run_views import RunView, get_runs, list_runs
+from backend.services.jobs.jobs import JobView, view
+from backend.services.training.live import active_run_ids
+from backend.services.training.views import RunView, get_runs, list_runs
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,17 @@ def _results(session: Session) -> list[ResultLine]:
     """Return the main scores of the newest evaluations."""
     main = [(Evaluation.kind == kind.value) & (Score.metric == metric) for kind, metric in MAIN_METRIC.items()]
     rows = session.execute(
-        select(Evaluation.id, Checkpoint.name, Checkpoint.id, Dataset.name, Score.metric, Score.value, Score.low, Score.high, Evaluation.created_at)
+        select(
+            Evaluation.id,
+            Checkpoint.name,
+            Checkpoint.id,
+            Dataset.name,
+            Score.metric,
+            Score.value,
+            Score.low,
+            Score.high,
+            Evaluation.created_at,
+        )
         .join(Score, Score.evaluation_id == Evaluation.id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .join(DatasetVersion, DatasetVersion.id == Evaluation.dataset_version_id)
@@ -173,7 +183,7 @@ def _results(session: Session) -> list[ResultLine]:
         .where(or_(*main))
         .order_by(Evaluation.created_at.desc(), Evaluation.id)
         .limit(6)
-    )  # fmt: skip
+    )
     return [ResultLine(*row) for row in rows.tuples()]
 
 

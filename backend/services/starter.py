@@ -9,12 +9,12 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from backend.db.tables import Architecture, Dataset, Job, Tokenizer
-from backend.domain.architecture import ArchitectureConfig
+from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.starter import STARTER_DATASETS, StarterDataset
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
-from backend.services.datasets import add_rows_dataset, set_dataset_notes
-from backend.services.tokenizers import train_tokenizer
+from backend.services.data.datasets import add_rows_dataset, set_dataset_notes
+from backend.services.tokenizers.tokenizers import train_tokenizer
 
 STARTER_TEXT = "pebblewick-stories"
 STARTER_TOKENIZER = "pebblewick-bpe-2048"
@@ -36,9 +36,13 @@ def ensure_starter_content(ctx: Context) -> None:
             save_architecture(ctx, name=STARTER_ARCHITECTURE, config=STARTER_CONFIG, person=LOCAL)
         if not _taken(ctx, Tokenizer, STARTER_TOKENIZER):
             train_tokenizer(
-                ctx, name=STARTER_TOKENIZER, dataset=STARTER_TEXT, vocab_size=STARTER_CONFIG.vocab_size, person=LOCAL,
+                ctx,
+                name=STARTER_TOKENIZER,
+                dataset=STARTER_TEXT,
+                vocab_size=STARTER_CONFIG.vocab_size,
+                person=LOCAL,
                 idempotency_key=_key(STARTER_TOKENIZER),
-            )  # fmt: skip
+            )
     except IntegrityError:
         return  # another process of this installation is at it
 
@@ -57,9 +61,14 @@ def _import(ctx: Context, dataset: StarterDataset) -> None:
         if session.scalar(select(Job.id).where(Job.idempotency_key == _key(dataset.name))) is not None:
             return
     version = add_rows_dataset(
-        ctx, name=dataset.name, kind=dataset.kind, rows=[dict(row) for row in dataset.make_rows()],
-        provenance={"made_by": "Roundhouse", "from": "the starter content"}, person=LOCAL, idempotency_key=_key(dataset.name),
-    )  # fmt: skip
+        ctx,
+        name=dataset.name,
+        kind=dataset.kind,
+        rows=[dict(row) for row in dataset.make_rows()],
+        provenance={"made_by": "Roundhouse", "from": "the starter content"},
+        person=LOCAL,
+        idempotency_key=_key(dataset.name),
+    )
     set_dataset_notes(ctx, version.dataset_id, dataset.notes, person=LOCAL)
 
 

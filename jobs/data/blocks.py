@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 
-from backend.domain.row_readers import CsvShape, NumberedRow
+from backend.domain.data.parsing.text_formats import CsvShape, NumberedRow
 
 Bytes = bytes | bytearray
 

@@ -1,4 +1,4 @@
-"""Turn whole columns of foreign rows into canonical ones, where every row is plainly sound; backend.domain.rows is the rule.
+"""Turn whole columns of foreign rows into canonical ones, where every row is plainly sound; backend.domain.data.rows.mapping is the rule.
 
 A plan covers the usual spellings. It answers None for any block with a row that is not plainly sound (empty, of a mixed type, with a NUL,
 with calls of tools), and that block is then read row by row, where each bad row is named. So a plan may only be as strict as the rule or stricter.
@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow
 from pyarrow import compute
 
-from backend.domain.conversations import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, ROLES, is_transcript
-from backend.domain.rows import DatasetKind
+from backend.domain.data.rows.conversations import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, ROLES, is_transcript
+from backend.domain.data.rows.mapping import DatasetKind
 from jobs.data.row_keys import one_array, string_parts
 from jobs.data.schemas import CALLS, MESSAGE, SCHEMAS
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow
 from pyarrow import compute
 
-from backend.domain.row_readers import CsvShape
+from backend.domain.data.parsing.text_formats import CsvShape
 from jobs.data.blocks import Bytes, CsvMarks
 
 Places = npt.NDArray[np.int32]

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 
-from backend.domain.dataset_changes import Change, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
-from backend.domain.row_fields import describe_change, meets
-from backend.domain.rows import DatasetKind, canonical_json, row_text
+from backend.domain.data.rows.mapping import DatasetKind, canonical_json, row_text
+from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
+from backend.domain.data.versions.conditions import describe_change, meets
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.splitting import val_rows
 from jobs.data.writing import DatasetWriter, publish, temporary_folder
@@ -91,9 +91,12 @@ def derive(folder: Path, *, change: Change, other: Path | None = None, out_root:
 def _unchanged(source: _Source, change: Change) -> dict[str, Any]:
     """Return the version itself, as the result of a change that leaves every row where it is."""
     return {
-        **source.meta, "folder": str(source.folder), "dropped_rows": 0, "reason": f"nothing changed by: {describe_change(change)}",
+        **source.meta,
+        "folder": str(source.folder),
+        "dropped_rows": 0,
+        "reason": f"nothing changed by: {describe_change(change)}",
         "bytes": sum(file.stat().st_size for file in source.folder.iterdir()),
-    }  # fmt: skip
+    }
 
 
 def _result(writer: DatasetWriter, source: _Source, *, change: Change, target: Path, dropped: int, folder: Path) -> dict[str, Any]:

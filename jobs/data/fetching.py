@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backend.errors import InvalidInput, JobFailed, Unavailable
-from backend.remote_files import Remote, RemoteFile
+from backend.infra.files.remote import Remote, RemoteFile
 from jobs.reporter import Reporter
 
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 2**20, 2**18, 2**25

@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backend.domain.recognise_rows import recognise
-from backend.domain.row_problem import BadRow, RowProblem
-from backend.domain.rows import DatasetKind, check_mapping
+from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.rows.mapping import DatasetKind, check_mapping
+from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.errors import InvalidInput, JobFailed
-from backend.text_encoding import check_encoding
+from backend.infra.files.encoding import check_encoding
 from jobs.data.blocks import Block, Mark
+from jobs.data.checkpoint import State, join_parts, key_of, part_folder, workplace
 from jobs.data.columns import plan_columns
 from jobs.data.parsing import Parsed, Parser, rows_of
-from jobs.data.parts import State, join_parts, key_of, part_folder, workplace
 from jobs.data.readers import RowSource
 from jobs.data.splitting import DividedRows, Splitter
 from jobs.data.writing import DatasetWriter, publish, sync_all
@@ -85,7 +85,7 @@ def import_dataset(
 ) -> ImportResult:
     """Import a file, a folder or a zip into `<out_root>/<first 16 of the content hash>/`.
 
-    `kind` and `mapping` (source column -> field, see backend.domain.rows) are recognised when left out. The same content, kind and
+    `kind` and `mapping` (source column -> field, see backend.domain.data.rows.mapping) are recognised when left out. The same content, kind and
     split give the same folder. With `keep_good` bad rows are left out and listed, with their raw beginning, in `rejected.jsonl`; without it the
     first ends the import. `encoding` names how text is encoded where it is not UTF-8 (a mark at the beginning tells UTF-16). About every `part_s`
     seconds what is finished is put by: an import of the same unchanged source goes on from there within a day. Raises InvalidInput
@@ -104,9 +104,14 @@ def import_dataset(
         reporter.log(f"Left out {item.file}: {item.reason}.")
     parser = Parser(final_kind, final_mapping, plan_columns(sample, kind=final_kind, mapping=final_mapping))
     settings = {
-        "format": FORMAT_VERSION, "kind": final_kind, "mapping": final_mapping, "val_fraction": val_fraction, "seed": seed,
-        "keep_good": keep_good, "encoding": encoding,
-    }  # fmt: skip
+        "format": FORMAT_VERSION,
+        "kind": final_kind,
+        "mapping": final_mapping,
+        "val_fraction": val_fraction,
+        "seed": seed,
+        "keep_good": keep_good,
+        "encoding": encoding,
+    }
     with workplace(out_root, key_of(rows.listing, settings)) as folder:
         header = f"{FORMAT_VERSION} {final_kind} {val_fraction:.6f} {seed}"
         splitter = Splitter(kind=final_kind, val_fraction=val_fraction, seed=seed)
@@ -117,13 +122,24 @@ def import_dataset(
             raise _nothing_usable(source.name, tally.rejected)
         whole = join_parts(folder, work.state.parts + 1, kind=final_kind)
         result = ImportResult(
-            kind=final_kind.value, mapping=dict(final_mapping), rows=tally.rows, train_rows=tally.train_rows, val_rows=tally.val_rows,
-            rejected_count=tally.rejected_count, rejected=tally.rejected, content_hash=writer.content_hash,
-            folder=out_root / writer.content_hash[:16], bytes=sum(file.stat().st_size for file in whole.iterdir()), text_bytes=tally.text_bytes,
+            kind=final_kind.value,
+            mapping=dict(final_mapping),
+            rows=tally.rows,
+            train_rows=tally.train_rows,
+            val_rows=tally.val_rows,
+            rejected_count=tally.rejected_count,
+            rejected=tally.rejected,
+            content_hash=writer.content_hash,
+            folder=out_root / writer.content_hash[:16],
+            bytes=sum(file.stat().st_size for file in whole.iterdir()),
+            text_bytes=tally.text_bytes,
             columns=list(dict.fromkeys(str(column) for row in sample for column in row)),
-            unigram_byte_entropy_bits=tally.byte_entropy_bits(), reason=reason, files=len(rows.listing.members),
-            ignored=tuple(asdict(item) for item in rows.ignored), resumed=work.resumed,
-        )  # fmt: skip
+            unigram_byte_entropy_bits=tally.byte_entropy_bits(),
+            reason=reason,
+            files=len(rows.listing.members),
+            ignored=tuple(asdict(item) for item in rows.ignored),
+            resumed=work.resumed,
+        )
         meta = {**result.as_dict(), "folder": result.folder.name, "val_fraction": val_fraction, "seed": seed, "format": FORMAT_VERSION}
         (whole / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         fresh = publish(whole, target=result.folder)

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow
 import pyarrow.json
 
-from backend.domain.row_problem import BadRow, RowProblem
-from backend.domain.row_readers import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
-from backend.domain.rows import DatasetKind, apply_mapping
-from backend.text_encoding import guess_encoding
+from backend.domain.data.parsing.text_formats import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
+from backend.domain.data.rows.mapping import DatasetKind, apply_mapping
+from backend.domain.data.rows.problem import BadRow, RowProblem
+from backend.infra.files.encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes
 from jobs.data.columns import ColumnPlan
 from jobs.data.csv_cells import csv_columns
@@ -188,7 +188,7 @@ def _json_table(data: Bytes, plan: ColumnPlan) -> pyarrow.Table | None:
 
 
 def _documents(data: Bytes, *, first: int = 1) -> list[tuple[int, bytes]] | None:
-    """Part texts at their marks, as backend.domain.row_readers does line by line; None where a line may be at fault."""
+    """Part texts at their marks, as backend.domain.data.parsing.text_formats does line by line; None where a line may be at fault."""
     if b"\x00" in data or not _is_utf8(data):
         return None
     if b"\r" in data:

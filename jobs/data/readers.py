@@ -13,11 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain.json_stream import iter_json_rows
-from backend.domain.row_problem import RowProblem
-from backend.domain.row_readers import END_OF_TEXT, MAX_DOCUMENT_BYTES, MAX_ROW_BYTES, TEXTS, NumberedRow, csv_shape, iter_csv_rows
-from backend.source_files import Ignored, Listing, Member, Opened, list_source
-from backend.text_encoding import Utf8Stream
+from backend.domain.data.parsing.json_stream import iter_json_rows
+from backend.domain.data.parsing.text_formats import (
+    END_OF_TEXT,
+    MAX_DOCUMENT_BYTES,
+    MAX_ROW_BYTES,
+    TEXTS,
+    NumberedRow,
+    csv_shape,
+    iter_csv_rows,
+)
+from backend.domain.data.rows.problem import RowProblem
+from backend.infra.files.encoding import Utf8Stream
+from backend.infra.files.local import Ignored, Listing, Member, Opened, list_source
 from jobs.data.blocks import Block, Bytes, Mark
 from jobs.data.csv_cells import csv_cut, csv_marks
 from jobs.data.tables import TABLE_BYTES, on_disk, table_blocks
@@ -32,7 +40,7 @@ class RowSource:
     """The rows of a file, a folder or a zip, in blocks."""
 
     def __init__(self, path: Path, *, lines_are_prompts: bool = False, encoding: str | None = None) -> None:
-        """List the source. Raises what `backend.source_files.list_source` raises."""
+        """List the source. Raises what `backend.infra.files.local.list_source` raises."""
         self.listing: Listing = list_source(path)
         self.name = path.name
         self._prompts, self._encoding = lines_are_prompts, encoding

@@ -2,7 +2,7 @@
 
 Payload: one of `source` (a path below the artifacts, or an absolute one of a file or folder that every worker sees), `hub` ({"id", "config",
 "split", "revision"}, all but the first may be None), `url` (s3:// or gs://), `derive` ({"folder", "other", "change"}: folders of versions and a
-change of backend.domain.dataset_changes, for a version made from another). Then `kind`, `mapping`, `val_fraction`, `seed`, `keep_good`,
+change of backend.domain.data.versions.changes, for a version made from another). Then `kind`, `mapping`, `val_fraction`, `seed`, `keep_good`,
 `encoding`, `keep_free_bytes`, `out_root` (path below the artifacts). The result is the ImportResult with `folder` relative to the artifacts,
 and for `hub` what was resolved (`commit`, `revision`, `licence`).
 """
@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from backend.cloud_files import find_cloud_files
-from backend.domain.dataset_changes import parse_change
+from backend.domain.data.versions.changes import parse_change
 from backend.errors import InvalidInput, NotFound
-from backend.hub_datasets import find_hub_dataset
-from backend.remote_files import Remote
+from backend.infra.files.cloud import find_cloud_files
+from backend.infra.files.remote import Remote
+from backend.infra.hub.datasets import find_hub_dataset
 from jobs.data.deriving import derive
 from jobs.data.fetching import fetched
 from jobs.data.importer import import_dataset

@@ -12,7 +12,7 @@ import pyarrow
 from pyarrow import ipc, parquet
 
 from backend.errors import InvalidInput
-from backend.source_files import Member
+from backend.infra.files.local import Member
 from jobs.data.blocks import Block, Mark
 
 TABLE_BYTES = 2 * 2**20

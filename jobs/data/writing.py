@@ -23,8 +23,8 @@ import pyarrow
 from blake3 import blake3
 from pyarrow import compute, parquet
 
-from backend.domain.row_problem import BadRow
-from backend.domain.rows import DatasetKind
+from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.rows.problem import BadRow
 from backend.errors import Unavailable
 from jobs.data.row_keys import RowKeys, one_array, string_parts
 from jobs.data.schemas import SCHEMAS

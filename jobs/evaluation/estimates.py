@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain.evaluation_config import EvaluationKind
+from backend.domain.evaluation.config import EvaluationKind
 from backend.domain.statistics import (
     Estimate,
     bits_per_byte_estimate,

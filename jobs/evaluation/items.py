@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from backend.domain.rows import canonical_json, clean_row
+from backend.domain.data.rows.mapping import canonical_json, clean_row
 from backend.errors import InvalidInput, NotFound
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from backend.errors import InvalidInput
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.subject import Subject
-from jobs.modeling.chat import encode_answer, render_chat, text_alone
+from jobs.modeling.chat.render import encode_answer, render_chat, text_alone
 from jobs.modeling.loglikelihood import Pair, score_continuations
 
 TIE = 1e-6

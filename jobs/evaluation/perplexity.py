@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from backend.domain.conversations import Conversation, conversation_of
-from backend.domain.row_display import message_text
-from backend.domain.rows import row_text
+from backend.domain.data.rows.conversations import Conversation, conversation_of
+from backend.domain.data.rows.display import message_text
+from backend.domain.data.rows.mapping import row_text
 from backend.errors import InvalidInput
 from jobs.evaluation.items import Item, Scored
 from jobs.evaluation.subject import Subject
-from jobs.modeling.chat import ConversationRefused, answers_of, encode_answer
+from jobs.modeling.chat.render import ConversationRefused, answers_of, encode_answer
 from jobs.modeling.loglikelihood import Pair, TextNll, rolling_nll, score_continuations
 
 FEW_DOCUMENTS = 8

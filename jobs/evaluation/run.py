@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from backend.domain.conversations import conversation_of
-from backend.domain.evaluation_config import EvaluationConfig, EvaluationKind
+from backend.domain.data.rows.conversations import conversation_of
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.estimates import estimate_scores
 from jobs.evaluation.items import Item, Scored, choose_items, read_items

@@ -9,8 +9,8 @@ from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.domain.chat_template import PLAIN_TEMPLATE
-from jobs.modeling.chat import Message, encode_prompt, turn_end
+from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from jobs.modeling.chat.render import Message, encode_prompt, turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
 from jobs.modeling.devices import pick_device, pick_inference_dtype
 from jobs.modeling.loglikelihood import longest_input

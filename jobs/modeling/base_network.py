@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from backend.base_files import read_json, weight_files
 from backend.errors import InvalidInput
-from backend.weight_files import read_safetensors
+from backend.infra.checkpoints.candidates import read_json, weight_files
+from backend.infra.checkpoints.weight_headers import read_safetensors
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.checkpoints import UNUSABLE, in_a_line, is_scorer, load_tokenizer
 from jobs.reporter import Reporter

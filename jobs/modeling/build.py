@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformers import GenerationConfig, PreTrainedModel
 
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.checkpoint_shape import read_shape
-from backend.domain.families import FAMILIES
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES
+from backend.domain.architectures.hf_config import read_shape
 from backend.errors import InvalidInput
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.family_configs import make_config

@@ -25,16 +25,27 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.chat import ensure_template
+from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.pissa import save_as_lora
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"
 UNUSABLE = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError, RecursionError, RuntimeError,
-    SafetensorError, StrictDataclassError, TypeError, ValueError,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 """What transformers raises on configs, tokenizers and weights that make no sense. They come from outside and may hold anything."""
 UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.base_files import TERMS, check_links, weight_files
 from backend.errors import InvalidInput, JobFailed
-from jobs.modeling.chat import ensure_template
+from backend.infra.checkpoints.candidates import TERMS, check_links, weight_files
+from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.checkpoints import STATE_FOLDER, check_folder, load_tokenizer, publish, write_card
 
 DATA_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
@@ -82,7 +82,7 @@ def _place(path: Path, target: Path, *, move: bool) -> None:
 def base_files(source: Path) -> list[Path]:
     """Return the data files of a checkpoint from elsewhere: those at its top, and of weights only the ones that are read.
 
-    Raises InvalidInput as `data_files` and `backend.base_files.weight_files`.
+    Raises InvalidInput as `data_files` and `backend.infra.checkpoints.candidates.weight_files`.
     """
     weights = set(weight_files(source))
     return [path for path in data_files(source) if path.parent == source and (path.suffix != ".safetensors" or path in weights)]

@@ -7,9 +7,18 @@ from typing import Any
 from backend.errors import InvalidInput
 
 FIELDS = (
-    "attention_dropout", "attn_pdrop", "attn_dropout", "hidden_dropout", "residual_dropout", "resid_dropout", "resid_pdrop",
-    "embedding_dropout", "embed_dropout", "embd_pdrop", "dropout",
-)  # fmt: skip
+    "attention_dropout",
+    "attn_pdrop",
+    "attn_dropout",
+    "hidden_dropout",
+    "residual_dropout",
+    "resid_dropout",
+    "resid_pdrop",
+    "embedding_dropout",
+    "embed_dropout",
+    "embd_pdrop",
+    "dropout",
+)
 """What dropout between and inside the blocks is called. Left out are those of classifiers, and `layerdrop`, which drops whole blocks."""
 
 

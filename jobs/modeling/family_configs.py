@@ -19,7 +19,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from backend.domain.architecture import ArchitectureConfig
+from backend.domain.architectures.config import ArchitectureConfig
 
 INIT_STD = 0.02
 ROUTER_LOSS = 0.01

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from backend.base_files import read_licence
-from backend.domain.chat_template import PLAIN_TEMPLATE
-from backend.domain.checkpoint_shape import CONTEXT_NAMES
+from backend.domain.architectures.hf_config import CONTEXT_NAMES
+from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.errors import InvalidInput
-from backend.weight_files import BUFFERS, read_safetensors
+from backend.infra.checkpoints.candidates import read_licence
+from backend.infra.checkpoints.weight_headers import BUFFERS, read_safetensors
 from jobs.modeling.checkpoints import STATE_FOLDER, base_folder_of, check_folder, is_adapter, read_card
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from backend.domain.languages import NAMES, SHORT, UNSURE
+from backend.domain.data.languages import NAMES, SHORT, UNSURE
 
 CHARACTERS = 600
 FEW_LETTERS = 20

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.domain.checkpoint_shape import CONTEXT_NAMES
+from backend.domain.architectures.hf_config import CONTEXT_NAMES
 from backend.errors import InvalidInput
 from jobs.modeling.tokenizers import encode_texts, token_bytes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from backend.domain.row_display import row_text
+from backend.domain.data.rows.display import row_text
 
 BATCH_ROWS = 64
 LONGEST_PART = 1_000_000

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from backend.domain.chat_template import BOS, CHAT_TEMPLATE, END, PAD, ROLE_TOKENS, SPECIAL_TOKENS
-from backend.domain.token_pieces import PieceForm
+from backend.domain.checkpoints.chat_templates import BOS, CHAT_TEMPLATE, END, PAD, ROLE_TOKENS, SPECIAL_TOKENS
+from backend.domain.tokenizers.pieces import PieceForm
 from backend.errors import InvalidInput
 
 SMALLEST_BPE = len(SPECIAL_TOKENS) + 256

@@ -19,7 +19,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-from backend.domain.chat import SamplingParams
+from backend.domain.serving.protocol import SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.detokenize import Decoder
 from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits

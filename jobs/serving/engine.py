@@ -13,15 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from backend.domain.chat import (
-    ErrorEvent,
-    FinishEvent,
-    FinishReason,
-    GenerationEvent,
-    SamplingParams,
-    TokenEvent,
-    TokenUsage,
-)
+from backend.domain.serving.protocol import ErrorEvent, FinishEvent, FinishReason, GenerationEvent, SamplingParams, TokenEvent, TokenUsage
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.loglikelihood import longest_input
 from jobs.serving.detokenize import Decoder, TextStream

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.domain.chat import GenerateRequest
+from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import InvalidInput, RoundhouseError
-from jobs.modeling.chat import encode_prompt
+from jobs.modeling.chat.render import encode_prompt
 
 
 def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
     """Return the prompt's token ids. Raises InvalidInput where the chat template refuses the messages.
 
-    Templates come with checkpoints and are untrusted; jobs.modeling.template_guard renders them.
+    Templates come with checkpoints and are untrusted; jobs.modeling.chat.template_guard renders them.
     """
     if request.token_ids is not None:
         return list(request.token_ids)

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 
 from backend.errors import JobFailed
-from jobs.modeling.chat import turn_end
+from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.domain.chat import ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, TokenEvent, first_problem
+from backend.domain.serving.protocol import ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, TokenEvent, first_problem
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from jobs.serving.engine import Engine, Handle, QueueFull
 from jobs.serving.prompts import encode_request

@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 
-from backend.domain.chat import SamplingParams
+from backend.domain.serving.protocol import SamplingParams
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from backend.domain.chat import SamplingParams
+from backend.domain.serving.protocol import SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.detokenize import Decoder
 from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Any, Literal
 
-from backend.domain.chat import ErrorEvent, GenerationEvent, SamplingParams
+from backend.domain.serving.protocol import ErrorEvent, GenerationEvent, SamplingParams
 from backend.errors import JobFailed
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.detokenize import Decoder

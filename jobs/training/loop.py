@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.run_config import Objective, RunConfig
-from backend.domain.schedule import learning_rate_at
+from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
+from jobs.batches.base import Batches, StepBatches
 from jobs.reporter import Reporter
-from jobs.training.averaging import Average, named_parts
-from jobs.training.batches import Batches, StepBatches
-from jobs.training.checkpoint_store import CheckpointStore
-from jobs.training.experts import ExpertBalance
-from jobs.training.faults import NotFinite, is_finite, is_out_of_memory
-from jobs.training.lessons import Lesson
-from jobs.training.sampling import sample_completion
-from jobs.training.state import Counters, RandomState, Stateful, gather_state, save_state
-from jobs.training.team import Team, whole
+from jobs.training.checkpoints.state import Counters, RandomState, Stateful, gather_state, save_state
+from jobs.training.checkpoints.store import CheckpointStore
+from jobs.training.distributed.process_group import Team, whole
+from jobs.training.failures import NotFinite, is_finite, is_out_of_memory
+from jobs.training.network.ema import Average, named_parts
+from jobs.training.network.experts import ExpertBalance
+from jobs.training.objectives.base import Lesson
+from jobs.training.samples import sample_completion
 
 PROGRESS_EVERY_S = 0.25
 

@@ -9,24 +9,24 @@ from typing import Any
 import peft
 import torch
 
-from backend.domain.run_config import DeviceConfig, Objective
+from backend.domain.training.config import DeviceConfig, Objective
+from jobs.batches.base import Batches
 from jobs.reporter import JobSpec, Reporter
-from jobs.training.averaging import Average, named_parts
-from jobs.training.batches import Batches
-from jobs.training.checkpoint_store import estimate_checkpoint_bytes
-from jobs.training.compiling import compile_network
-from jobs.training.continuing import machine_in_words, take_up, with_epochs, with_global_batch
-from jobs.training.experts import ExpertBalance
+from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
+from jobs.training.checkpoints.store import estimate_checkpoint_bytes
+from jobs.training.compilation import compile_network
+from jobs.training.context import Parts, gather_parts, memory_in_words
+from jobs.training.distributed.launch import run_ranks
 from jobs.training.loop import TrainingLoop
-from jobs.training.networks import load_model
-from jobs.training.objectives import load_batches, make_lesson, settle_batches
-from jobs.training.optimizers import check_optimizer, make_optimizer
-from jobs.training.parts import Parts, gather_parts, memory_in_words
-from jobs.training.ranks import run_ranks
-from jobs.training.references import Stopped
-from jobs.training.sampling import encode_sample_prompt
-from jobs.training.state import Counters, load_state, read_counters, seed_everything
-from jobs.training.utilisation import find_utilisation
+from jobs.training.network.ema import Average, named_parts
+from jobs.training.network.experts import ExpertBalance
+from jobs.training.network.load import load_model
+from jobs.training.network.optimizers import check_optimizer, make_optimizer
+from jobs.training.objectives.reference_logprobs import Stopped
+from jobs.training.objectives.registry import load_batches, make_lesson, settle_batches
+from jobs.training.resume import machine_in_words, take_up, with_epochs, with_global_batch
+from jobs.training.samples import encode_sample_prompt
+from jobs.training.telemetry.mfu import find_utilisation
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:

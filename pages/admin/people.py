@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.context import Context, Person
-from backend.services.people import ROLES, add_user, create_key, list_keys, list_users, revoke_key
+from backend.services.people.accounts import ROLES, add_user, create_key, list_keys, list_users, revoke_key
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 
 

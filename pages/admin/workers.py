@@ -7,7 +7,7 @@ from collections import defaultdict
 import streamlit as st
 
 from backend.services.context import Context
-from backend.services.workers import WorkerView, list_slots, list_workers
+from backend.services.jobs.workers import WorkerView, list_slots, list_workers
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.words import size
 

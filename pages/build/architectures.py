@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.families import FAMILIES
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES
+from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
 from backend.services.architectures import (
     ArchitectureView,
@@ -18,13 +19,13 @@ from backend.services.architectures import (
     save_architecture,
 )
 from backend.services.context import Context, Person
-from backend.services.tokenizers import get_tokenizer
-from pages.components.architecture_cost import draw_block, draw_cost
-from pages.components.architecture_form import draw_form, set_fields
+from backend.services.tokenizers.tokenizers import get_tokenizer
+from pages.components.architectures.cost import draw_block, draw_cost
+from pages.components.architectures.form import draw_form, set_fields
+from pages.components.architectures.memory import draw_memory
 from pages.components.frame import errors_shown, page_frame, plain
-from pages.components.memory_panel import draw_memory
-from pages.components.row_link import row_link
-from pages.components.words import ago, plural, short
+from pages.components.links import row_link
+from pages.components.words import ago
 
 
 def draw_saved(ctx: Context, person: Person) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.job_states import ACTIVE
-from backend.services.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
+from backend.domain.jobs.states import ACTIVE
+from backend.domain.wording import short
+from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
 from backend.services.context import Context
-from pages.components.base_form import draw_base_form
-from pages.components.checkpoint_detail import draw_checkpoint
+from pages.components.checkpoints.base_form import draw_base_form
+from pages.components.checkpoints.checkpoint import draw_checkpoint
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
-from pages.components.row_link import back_link, row_link
-from pages.components.words import MADE_BY, ago, short, size
+from pages.components.labels import MADE_BY
+from pages.components.links import back_link, row_link
+from pages.components.words import ago, size
 
 SHAPE = [2.6, 1.6, 2.8, 1.1]
 KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
@@ -88,9 +90,11 @@ def draw_nothing(wanted: str) -> None:
         st.caption(f"Nothing here matches “{plain(wanted)}”.")
         return
     empty_state(
-        "No checkpoints yet. Train a network of your own, or add a base to start from.", page="build/launch.py", label="Launch a run",
+        "No checkpoints yet. Train a network of your own, or add a base to start from.",
+        page="build/launch.py",
+        label="Launch a run",
         icon=":material/rocket_launch:",
-    )  # fmt: skip
+    )
 
 
 with page_frame("Checkpoints", "Weights: what your runs wrote, and bases to start from.") as (ctx, person):

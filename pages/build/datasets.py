@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.wording import plural
 from backend.services.context import Context
-from backend.services.datasets import DatasetView, get_dataset, list_datasets, version_of_job
-from pages.components.dataset_detail import draw_dataset
-from pages.components.dataset_import import draw_import
+from backend.services.data.datasets import DatasetView, get_dataset, list_datasets, version_of_job
+from pages.components.data.dataset import draw_dataset
+from pages.components.data.import_form import draw_import
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
-from pages.components.row_link import back_link, row_link
-from pages.components.words import ago, plural, size
+from pages.components.links import back_link, row_link
+from pages.components.words import ago, size
 
 SHAPE = [2.6, 1.7, 2.4, 1.7]
 

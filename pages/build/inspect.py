@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.job_states import Status
-from backend.services.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
+from backend.domain.jobs.states import Status
+from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
+from backend.services.checkpoints.inspection_results import ReadingContents
+from backend.services.checkpoints.inspections import ReadingView, get_reading
 from backend.services.context import Context, Person
-from backend.services.reading_contents import ReadingContents
-from backend.services.readings import ReadingView, get_reading
+from pages.components.checkpoints.inspection.attention import draw_attention
+from pages.components.checkpoints.inspection.form import PAGE, draw_form
+from pages.components.checkpoints.inspection.lens import draw_lens
+from pages.components.checkpoints.inspection.pair import draw_pair
+from pages.components.checkpoints.inspection.tokens import draw_tokens
+from pages.components.checkpoints.inspection.weights import draw_weights
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem
-from pages.components.inspect_attention import draw_attention
-from pages.components.inspect_form import PAGE, draw_form
-from pages.components.inspect_lens import draw_lens
-from pages.components.inspect_pair import draw_pair
-from pages.components.inspect_tokens import draw_tokens
-from pages.components.inspect_weights import draw_weights
 from pages.components.job_progress import draw_job
-from pages.components.row_link import back_link
+from pages.components.links import back_link
 
 TABS = ("Tokens", "Attention", "Logit lens", "Weights", "Compare")
 

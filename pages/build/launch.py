@@ -7,26 +7,26 @@ import hashlib
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.config_paths import with_changes
-from backend.domain.run_config import RunConfig, parse_run_config
-from backend.domain.run_sweep import SweepConfig, parse_sweep
+from backend.domain.training.config import RunConfig, parse_run_config
+from backend.domain.training.config_fields import with_changes
+from backend.domain.training.sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
 from backend.recipes import RECIPES, STARTER
-from backend.services.checkpoints import resolve_checkpoint
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
-from backend.services.datasets import resolve_version
-from backend.services.forecasts import Forecast, forecast
-from backend.services.run_parts import parse_config
-from backend.services.run_sweeps import launch_sweep
-from backend.services.run_views import RunDetail, run_detail
-from backend.services.runs import launch_run
-from pages.components.data_report_link import draw_report_link
-from pages.components.estimate_card import draw_estimate
+from backend.services.data.datasets import resolve_version
+from backend.services.estimates.forecasts import Forecast, forecast
+from backend.services.training.parts import parse_config
+from backend.services.training.runs import launch_run
+from backend.services.training.sweeps import launch_sweep
+from backend.services.training.views import RunDetail, run_detail
+from pages.components.data.report_link import draw_report_link
 from pages.components.frame import errors_shown, page_frame
-from pages.components.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
-from pages.components.run_form import FormState, draw_run_form, fill_form
-from pages.components.sweep_detail import draw_sweeps
-from pages.components.sweep_form import draw_sweep_form, draw_sweep_preview
+from pages.components.training.estimate_card import draw_estimate
+from pages.components.training.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
+from pages.components.training.run_form import FormState, draw_run_form, fill_form
+from pages.components.training.sweep import draw_sweeps
+from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
 
 RECIPE_OF_KIND = {"text": STARTER, "instruction": "starter-sft", "chat": "starter-sft", "preference": "starter-dpo"}
 ONE, SWEEP = "One run", "Sweep"
@@ -79,9 +79,15 @@ def draw_top() -> str:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         mode = st.segmented_control("Launch", [ONE, SWEEP], key="mode", bind="query-params", default=ONE, required=True)
         chosen = st.selectbox(
-            "Start from a recipe", list(RECIPES), index=None, key="launch_recipe", format_func=lambda name: RECIPES[name].head.title,
-            on_change=take_recipe, placeholder="None", width=340,
-        )  # fmt: skip
+            "Start from a recipe",
+            list(RECIPES),
+            index=None,
+            key="launch_recipe",
+            format_func=lambda name: RECIPES[name].head.title,
+            on_change=take_recipe,
+            placeholder="None",
+            width=340,
+        )
     if chosen:
         head = RECIPES[chosen].head
         st.caption(f"{head.summary} {head.known}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.scaling_plan import ScalingPlan, parse_plan
+from backend.domain.scaling.plan import ScalingPlan, parse_plan
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.scaling import plan_run, pool_of_plan
+from backend.services.scaling.planner import plan_run, pool_of_plan
 from pages.components.frame import page_frame, show_error
-from pages.components.scaling_form import draw_plan_form
-from pages.components.scaling_result import draw_laws, draw_plan, draw_plan_charts, draw_use
-from pages.components.scaling_studies import draw_studies
+from pages.components.scaling.plan import draw_laws, draw_plan, draw_plan_charts, draw_use
+from pages.components.scaling.plan_form import draw_plan_form
+from pages.components.scaling.studies import draw_studies
 
 PLAN, STUDIES, LAWS = "Plan", "Studies", "Laws"
 
@@ -41,9 +41,14 @@ def main(ctx: Context, person: Person) -> None:
         draw_studies(ctx, person)
         return
     view = st.segmented_control(
-        "View", [PLAN, STUDIES, LAWS], key="view", bind="query-params", default=PLAN, required=True,
+        "View",
+        [PLAN, STUDIES, LAWS],
+        key="view",
+        bind="query-params",
+        default=PLAN,
+        required=True,
         label_visibility="collapsed",
-    )  # fmt: skip
+    )
     if view == STUDIES:
         draw_studies(ctx, person)
     elif view == LAWS:

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.errors import NotFound
 from backend.services.context import Context, Person
-from backend.services.diagnoses import diagnose_run
-from backend.services.logs import read_log
-from backend.services.run_views import RunDetail, RunView, get_run, run_detail
+from backend.services.jobs.jobs import read_log
+from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.views import RunDetail, RunView, get_run, run_detail
+from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import empty_state, page_frame, plain
-from pages.components.live_chart import live_chart
-from pages.components.row_link import back_link
-from pages.components.run_diagnosis import draw_findings
-from pages.components.run_report import draw_report
-from pages.components.run_widgets import (
+from pages.components.links import back_link
+from pages.components.training.run import (
     draw_actions,
     draw_checkpoints,
     draw_editor,
     draw_facts,
     draw_failure,
+    draw_findings,
     draw_imported_facts,
     draw_next_steps,
     draw_queue_place,
+    draw_report,
 )
-from pages.components.services import context, require_person
+from pages.components.visitor import context, require_person
 
 REFRESH_S = 2.0
 DIAGNOSE_S = 15.0

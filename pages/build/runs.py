@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.services.context import Context, Person
-from backend.services.run_views import RunFilter, RunView, count_runs, get_runs, list_runs, list_tags
+from backend.services.training.views import RunFilter, RunView, count_runs, get_runs, list_runs, list_tags
+from pages.components.browser.run_list.component import live_runs
 from pages.components.frame import empty_state, page_frame
-from pages.components.live_runs import live_runs
-from pages.components.log_import import draw_log_import
-from pages.components.run_comparison import draw_comparison
-from pages.components.run_widgets import OBJECTIVES
+from pages.components.training.comparison import draw_comparison, draw_log_import
+from pages.components.training.run import OBJECTIVES
 
 PAGE_SIZE = 30
 MAX_COMPARED = 12
@@ -31,9 +30,15 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
         text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
         group = st.segmented_control("Status", list(GROUPS), key="status", bind="query-params")
         objective = st.selectbox(
-            "Objective", list(OBJECTIVES), index=None, key="objective", bind="query-params", format_func=OBJECTIVES.__getitem__,
-            placeholder="Any", width=170,
-        )  # fmt: skip
+            "Objective",
+            list(OBJECTIVES),
+            index=None,
+            key="objective",
+            bind="query-params",
+            format_func=OBJECTIVES.__getitem__,
+            placeholder="Any",
+            width=170,
+        )
         known = list_tags(ctx)
         tags = st.multiselect("Tags", known, key="tags", bind="query-params", placeholder="Any", width=170) if known else []
         archived = st.toggle("Archived", key="archived", bind="query-params")
@@ -41,9 +46,13 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
             st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
         wanted: RunFilter = {
-            "text": text, "statuses": GROUPS[group] if group else (), "objectives": (objective,) if objective else (), "tags": tags,
-            "archived": archived, "imported": True if group == IMPORTED else None,
-        }  # fmt: skip
+            "text": text,
+            "statuses": GROUPS[group] if group else (),
+            "objectives": (objective,) if objective else (),
+            "tags": tags,
+            "archived": archived,
+            "imported": True if group == IMPORTED else None,
+        }
         number = count_runs(ctx, **wanted)
         page = min(int(st.session_state.get("runs_page", 1)), max(1, -(-number // PAGE_SIZE)))
         if "runs_page" in st.session_state:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from pages.components.frame import empty_state, page_frame
-from pages.components.sweep_detail import draw_sweep
+from pages.components.training.sweep import draw_sweep
 
 with page_frame("Sweep", "One run, many values: which of them is best.") as (ctx, person):
     if wanted := st.query_params.get("sweep"):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.job_states import ACTIVE
+from backend.domain.jobs.states import ACTIVE
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.tokenizer_reports import MOST_TOKENIZERS
-from backend.services.tokenizer_sources import list_sources, resolve_source
-from backend.services.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
+from backend.services.tokenizers.reports import MOST_TOKENIZERS
+from backend.services.tokenizers.sources import list_sources, resolve_source
+from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
-from pages.components.row_link import back_link, row_link
-from pages.components.tokenizer_detail import PAGE, draw_tokenizer
-from pages.components.tokenizer_form import NAMES, draw_form
-from pages.components.tokenizer_report import draw_reports
-from pages.components.tokenizer_text import draw_text
+from pages.components.links import back_link, row_link
+from pages.components.tokenizers.form import NAMES, draw_form
+from pages.components.tokenizers.report import draw_reports
+from pages.components.tokenizers.text import draw_text
+from pages.components.tokenizers.tokenizer import PAGE, draw_tokenizer
 from pages.components.words import ago
 
 SHAPE = [2.3, 3.6, 1.3]
@@ -85,10 +85,15 @@ def draw_comparison(ctx: Context, person: Person) -> None:
         empty_state("There is no tokenizer yet, of one's own or of a base.", page=PAGE, label="Train one")
         return
     chosen = st.multiselect(
-        "Tokenizers", list(sources), default=list(dict.fromkeys(asked))[:MOST_TOKENIZERS], max_selections=MOST_TOKENIZERS, key="compare_tokenizers",
-        format_func=lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)"), placeholder="Choose what to compare",
+        "Tokenizers",
+        list(sources),
+        default=list(dict.fromkeys(asked))[:MOST_TOKENIZERS],
+        max_selections=MOST_TOKENIZERS,
+        key="compare_tokenizers",
+        format_func=lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)"),
+        placeholder="Choose what to compare",
         help="Your own, and those of bases. Checkpoints of runs carry the tokenizer they learnt with.",
-    )  # fmt: skip
+    )
     if not chosen:
         st.caption("Choose at least one tokenizer.")
         return

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import streamlit as st
 from pydantic import ValidationError
 
-from backend.domain.run_config import validation_message
+from backend.domain.training.config import validation_message
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from pages.components.services import context, require_person
+from pages.components.visitor import context, require_person
 
 log = logging.getLogger(__name__)
 BARE_LINK = re.compile(r"https?:(?=//)|www(?=\.)|@(?=[-\w]+\.)", re.IGNORECASE)

@@ -6,14 +6,14 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.job_states import ACTIVE, Status
-from backend.domain.run_progress import say_duration
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.wording import plural, say_duration
 from backend.services.context import Context, Person
-from backend.services.job_places import queue_ahead
-from backend.services.jobs import get_job, stop_job
-from backend.services.workers import has_worker
+from backend.services.jobs.jobs import get_job, stop_job
+from backend.services.jobs.queue_position import queue_ahead
+from backend.services.jobs.workers import has_worker
 from pages.components.frame import errors_shown, plain
-from pages.components.words import plural, size
+from pages.components.words import size
 
 BADGES: dict[str, tuple[str, str, str]] = {
     Status.QUEUED: ("queued", "schedule", "gray"),

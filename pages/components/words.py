@@ -4,28 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from backend.domain.predictions import say_bytes
+from backend.domain.wording import say_bytes
 
 size = say_bytes
-
-
-def short(number: float) -> str:
-    """Write a large number in three figures, up to ten thousand in full: `2,048`, `1.12 M`."""
-    value = float(number)
-    if abs(value) < 9_999.5:
-        return f"{value:,.0f}"
-    for unit in ("", " K", " M", " B"):
-        if abs(value) < 999.5:
-            return f"{value:.0f}" if not unit else f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g} T"
-
-
-MADE_BY = {
-    "pretrain": "pre-trained", "sft": "fine-tuned", "dpo": "DPO-trained", "kto": "KTO-trained", "orpo": "ORPO-trained",
-    "simpo": "SimPO-trained", "reward": "reward model", "grpo": "GRPO-trained",
-}  # fmt: skip
-"""What an objective makes of a checkpoint."""
 
 
 def ago(moment: datetime, *, now: datetime | None = None) -> str:
@@ -41,8 +22,3 @@ def ago(moment: datetime, *, now: datetime | None = None) -> str:
 def figure_text(text: str) -> str:
     """Escape a label of a figure: Plotly reads a few HTML tags, links among them, and a name must stay a name."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def plural(count: int, noun: str) -> str:
-    """Write a count with its noun: `1 row`, `2 rows`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -7,13 +7,13 @@ import time
 import streamlit as st
 
 from backend.errors import RoundhouseError
-from backend.services.ballots import BallotProgress, BallotView, ballot_progress, cast_vote, next_battle, undo
-from backend.services.campaign_views import list_open_campaigns
+from backend.services.battles.ballots import BallotProgress, BallotView, ballot_progress, cast_vote, next_battle, undo
+from backend.services.battles.raters import RaterView, rater_for, rater_from_link
+from backend.services.battles.views import list_open_campaigns
 from backend.services.context import Context
-from backend.services.raters import RaterView, rater_for, rater_from_link
 from pages.components.frame import empty_state, errors_shown, plain, show_error
-from pages.components.row_link import back_link
-from pages.components.services import context, current_person, link_rater, require_person
+from pages.components.links import back_link
+from pages.components.visitor import context, current_person, link_rater, require_person
 
 CHOICES = (("A", "A is better", "1"), ("B", "B is better", "2"), ("TIE", "Equally good", "3"), ("BOTH_BAD", "Both bad", "4"))
 MIN_LOOK_S = 0.3
@@ -71,9 +71,15 @@ def draw_progress(ctx: Context, campaign_id: str, rater: RaterView, progress: Ba
         pace = f" · your median {progress.median_s:.0f} s" if progress.median_s is not None else ""
         st.progress(progress.done / max(1, progress.total), text=f"{progress.done} of {progress.total}{pace}")
         st.button(
-            "Undo", key="ballot_undo", icon=":material/undo:", shortcut="U", disabled=not progress.can_undo, on_click=take_back,
-            args=(ctx, campaign_id, rater), help="Takes your last vote back, up to ten in a row.",
-        )  # fmt: skip
+            "Undo",
+            key="ballot_undo",
+            icon=":material/undo:",
+            shortcut="U",
+            disabled=not progress.can_undo,
+            on_click=take_back,
+            args=(ctx, campaign_id, rater),
+            help="Takes your last vote back, up to ten in a row.",
+        )
 
 
 def draw_text(text: str) -> None:
@@ -97,9 +103,13 @@ def draw_battle(ctx: Context, ballot: BallotView, rater: RaterView) -> None:
             draw_text(text)
     for column, (label, words, key) in zip(st.columns(4), CHOICES, strict=True):
         column.button(
-            words, key=f"vote_{label}_{ballot.battle_id}", shortcut=key, width="stretch", on_click=vote,
+            words,
+            key=f"vote_{label}_{ballot.battle_id}",
+            shortcut=key,
+            width="stretch",
+            on_click=vote,
             args=(ctx, ballot.battle_id, label, rater),
-        )  # fmt: skip
+        )
     st.caption("Keys: 1 and 2 choose, 3 is a tie, 4 both bad, U takes the last vote back. Enter never votes.", text_alignment="center")
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.services.campaign_views import CampaignView, get_campaign, list_campaigns, list_rematches
-from backend.services.campaigns import add_contestant, close_campaign, retry_generation
-from backend.services.checkpoints import list_checkpoints
+from backend.domain.wording import plural
+from backend.services.battles.campaigns import add_contestant, close_campaign, retry_generation
+from backend.services.battles.preference_sets import enter_new_checkpoint, launch_dpo_from_votes, preview_preferences, rematch_ready
+from backend.services.battles.standings import Standings, export_votes_csv, standings
+from backend.services.battles.views import CampaignView, get_campaign, list_campaigns, list_rematches
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
-from backend.services.preference_sets import enter_new_checkpoint, launch_dpo_from_votes, preview_preferences, rematch_ready
-from backend.services.standings import Standings, export_votes_csv, standings
-from pages.components.campaign_form import draw_campaign_form
+from pages.components.battles.campaign_form import draw_campaign_form
+from pages.components.battles.standings import draw_bias, draw_leaderboard, draw_matrix, draw_raters, draw_verdicts
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.job_progress import status_badge
-from pages.components.row_link import back_link, row_link
-from pages.components.standings_panel import draw_bias, draw_leaderboard, draw_matrix, draw_raters, draw_verdicts
-from pages.components.words import ago, plural
+from pages.components.links import back_link, row_link
+from pages.components.words import ago
 
 
 def draw_list(ctx: Context, person: Person) -> None:
@@ -69,9 +70,14 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
             st.switch_page("evaluate/ballot.py", query_params={"campaign": campaign.id})
         if campaign.num_votes:
             st.download_button(
-                "Votes as CSV", lambda: export_votes_csv(ctx, campaign.id), file_name="votes.csv", mime="text/csv", key="votes_csv",
-                icon=":material/download:", on_click="ignore",
-            )  # fmt: skip
+                "Votes as CSV",
+                lambda: export_votes_csv(ctx, campaign.id),
+                file_name="votes.csv",
+                mime="text/csv",
+                key="votes_csv",
+                icon=":material/download:",
+                on_click="ignore",
+            )
         if person.may_build and not campaign.is_standing:
             closing = campaign.is_open
             if st.button(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.evaluation_config import KIND_LABEL
-from backend.services.comparisons import Column, Leaderboard, leaderboard, rank_column
+from backend.domain.evaluation.config import KIND_LABEL
 from backend.services.context import Context
-from backend.services.evaluations import EvaluationView, get_evaluation, list_evaluations
-from pages.components.evaluation_detail import draw_comparison, draw_evaluation
-from pages.components.evaluation_form import draw_form
+from backend.services.evaluation.comparisons import Column, Leaderboard, leaderboard, rank_column
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
+from pages.components.evaluation.charts import ScoreDot, score_figure
+from pages.components.evaluation.evaluation import draw_comparison, draw_evaluation
+from pages.components.evaluation.form import draw_form
+from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
 from pages.components.frame import empty_state, page_frame
 from pages.components.job_progress import status_badge
-from pages.components.row_link import back_link, row_link
-from pages.components.score_charts import ScoreDot, score_figure
-from pages.components.score_words import interval_text, metric_label, p_text, score_text
+from pages.components.links import back_link, row_link
 from pages.components.words import ago
 
 PAGE = "evaluate/evaluations.py"
@@ -68,9 +68,11 @@ def draw_ranking(ctx: Context, column: Column) -> None:
     dots = [ScoreDot(r.evaluation.checkpoint, r.score.value, r.score.low, r.score.high, r.shares_first_place) for r in ranks]
     chance = ranks[0].evaluation.facts.get("chance") if column.metric == "acc" else None
     st.plotly_chart(
-        score_figure(dots, metric=column.metric, chance=chance), key=f"ranking_{column.key}", config={"displayModeBar": False},
+        score_figure(dots, metric=column.metric, chance=chance),
+        key=f"ranking_{column.key}",
+        config={"displayModeBar": False},
         alt=f"{metric_label(column.metric)} of {len(dots)} checkpoints with intervals",
-    )  # fmt: skip
+    )
     if len(ranks) > 1:
         st.caption(
             f"{'Lower' if column.lower_is_better else 'Higher'} is better. Filled dots share the first place: on the same items they can't be told from "
@@ -82,9 +84,12 @@ def draw_ranking(ctx: Context, column: Column) -> None:
             columns[0].text("1" if rank.shares_first_place else str(number))
             with columns[1]:
                 row_link(
-                    rank.evaluation.checkpoint, page=PAGE, query={"evaluation": rank.evaluation.id}, icon="deployed_code",
+                    rank.evaluation.checkpoint,
+                    page=PAGE,
+                    query={"evaluation": rank.evaluation.id},
+                    icon="deployed_code",
                     key=f"rank_{rank.evaluation.id}",
-                )  # fmt: skip
+                )
             columns[2].text(score_text(column.metric, rank.score.value))
             columns[3].text(interval_text(column.metric, rank.score.low, rank.score.high) or "no interval")
             columns[4].text(f"n = {rank.score.n:,}")
@@ -140,8 +145,10 @@ def draw_overview(ctx: Context) -> None:
         new_button()
         empty_state(
             "No evaluations yet. Score a checkpoint on a benchmark, or see how well it predicts a text it was not trained on.",
-            page="build/checkpoints.py", label="See the checkpoints", icon=":material/deployed_code:",
-        )  # fmt: skip
+            page="build/checkpoints.py",
+            label="See the checkpoints",
+            icon=":material/deployed_code:",
+        )
         return
     board = leaderboard(ctx)
     if board.columns:

@@ -7,17 +7,18 @@ from uuid import uuid4
 
 import streamlit as st
 
-from backend.domain.job_states import Status
-from backend.domain.run_progress import read_progress, say_progress
+from backend.domain.jobs.progress import read_progress, say_progress
+from backend.domain.jobs.states import Status
+from backend.domain.wording import plural
 from backend.recipes import RECIPES, STARTER
 from backend.services.context import Context, Person
-from backend.services.jobs import JobView
+from backend.services.jobs.jobs import JobView
 from backend.services.overview import EndpointLine, Overview, Step, get_overview, list_other_jobs
-from backend.services.runs import launch_run
+from backend.services.training.runs import launch_run
+from pages.components.browser.run_list.component import live_runs
+from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import errors_shown, page_frame, plain
-from pages.components.live_runs import live_runs
-from pages.components.score_words import interval_text, metric_label, score_text
-from pages.components.words import ago, plural
+from pages.components.words import ago
 
 STEPS: dict[str, tuple[str, str, str, str]] = {  # title, what happens, page, label of the link
     "data": ("Data", "Text, conversations or preferences to learn from.", "build/datasets.py", "Add a dataset"),

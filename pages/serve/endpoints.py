@@ -6,9 +6,9 @@ from typing import Literal
 
 import streamlit as st
 
-from backend.services.checkpoints import list_checkpoints
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
-from backend.services.deployments import EndpointView, deploy, list_deployments, list_endpoints, stop_endpoint
+from backend.services.serving.deployments import EndpointView, deploy, list_deployments, list_endpoints, stop_endpoint
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 
 BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {

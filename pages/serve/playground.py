@@ -8,11 +8,11 @@ from itertools import count
 
 import streamlit as st
 
-from backend.domain.chat import ChatMessage, Role, SamplingParams
-from backend.services.ballots import record_side_by_side_vote
-from backend.services.chat import Answer, Question, shuffle_sides, stream_answers
+from backend.domain.serving.protocol import ChatMessage, Role, SamplingParams
+from backend.services.battles.ballots import record_side_by_side_vote
 from backend.services.context import Context, Person
-from backend.services.conversations import (
+from backend.services.serving.chat import Answer, Question, shuffle_sides, stream_answers
+from backend.services.serving.conversations import (
     ConversationView,
     MessageView,
     add_message,
@@ -24,7 +24,7 @@ from backend.services.conversations import (
     set_vote,
     start_conversation,
 )
-from backend.services.deployments import EndpointView, list_endpoints
+from backend.services.serving.deployments import EndpointView, list_endpoints
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 
 VOTES = (("A", "Left is better"), ("B", "Right is better"), ("TIE", "Tie"), ("BOTH_BAD", "Both bad"))
@@ -179,9 +179,13 @@ def main_line(system: str, messages: list[MessageView]) -> tuple[ChatMessage, ..
 
 
 def ask(
-    ctx: Context, person: Person, conversation: ConversationView, endpoints: list[EndpointView], asked: tuple[ChatMessage, ...],
+    ctx: Context,
+    person: Person,
+    conversation: ConversationView,
+    endpoints: list[EndpointView],
+    asked: tuple[ChatMessage, ...],
     params: SamplingParams,
-) -> None:  # fmt: skip
+) -> None:
     """Stream one turn and keep it, whole or stopped."""
     draw_again_if_stopped()
     names = shuffle_sides([conversation.endpoint, *([conversation.other_endpoint] if conversation.other_endpoint else [])])
@@ -203,9 +207,16 @@ def ask(
     finally:  # a stopped answer is kept as far as it came
         for branch, (name, answer) in enumerate(zip(names, answers, strict=False)):
             add_message(
-                ctx, conversation.id, role="assistant", content=answer.text, branch=branch, endpoint=name,
-                checkpoint_id=checkpoints.get(name), usage=answer.as_usage(), person=person,
-            )  # fmt: skip
+                ctx,
+                conversation.id,
+                role="assistant",
+                content=answer.text,
+                branch=branch,
+                endpoint=name,
+                checkpoint_id=checkpoints.get(name),
+                usage=answer.as_usage(),
+                person=person,
+            )
 
 
 def draw_again_if_stopped() -> None:

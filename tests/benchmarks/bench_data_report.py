@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain.near_duplicates import NUM_HASHES, THRESHOLD, Clusters, normalise, shingle, unique_sets
+from backend.domain.data.reports.near_duplicates import NUM_HASHES, THRESHOLD, Clusters, normalise, shingle, unique_sets
 
 TRUTH_ROWS = 5_000
 EDITS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
@@ -78,7 +78,7 @@ def duplicates_of(clusters: Clusters) -> set[int]:
 
 def run_ours(count: int, folder: Path) -> dict[str, Any]:
     """Time our pass: signatures as rows arrive, buckets, exact similarity of the candidates."""
-    from jobs.data.report_duplicates import DuplicateFinder
+    from jobs.data.reports.duplicates import DuplicateFinder
 
     before, watch = peak_bytes(), Watch()
     finder, texts = DuplicateFinder(folder / "near"), folder / "texts"
@@ -97,9 +97,13 @@ def run_ours(count: int, folder: Path) -> dict[str, Any]:
     disk = sum(file.stat().st_size for file in (folder / "near").iterdir())
     found = np.flatnonzero(alike.like != np.arange(count))
     return {
-        **vars_of(watch), "memory_bytes": peak_bytes() - before, "disk_bytes": disk, "pairs_compared": alike.pairs_checked,
-        "found": found[found < TRUTH_ROWS].tolist(), "duplicates": len(found),
-    }  # fmt: skip
+        **vars_of(watch),
+        "memory_bytes": peak_bytes() - before,
+        "disk_bytes": disk,
+        "pairs_compared": alike.pairs_checked,
+        "found": found[found < TRUTH_ROWS].tolist(),
+        "duplicates": len(found),
+    }
 
 
 def run_datasketch(count: int, folder: Path) -> dict[str, Any]:
@@ -121,9 +125,12 @@ def run_datasketch(count: int, folder: Path) -> dict[str, Any]:
                 row += 1
     found = duplicates_of(clusters)
     return {
-        **vars_of(watch), "memory_bytes": peak_bytes() - before, "found": sorted(one for one in found if one < TRUTH_ROWS),
-        "duplicates": len(found), "bands": [index.b, index.r],
-    }  # fmt: skip
+        **vars_of(watch),
+        "memory_bytes": peak_bytes() - before,
+        "found": sorted(one for one in found if one < TRUTH_ROWS),
+        "duplicates": len(found),
+        "bands": [index.b, index.r],
+    }
 
 
 def run_exact(count: int, folder: Path) -> dict[str, Any]:
@@ -153,10 +160,10 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from backend.domain.data_report import ReportQuestion
-    from jobs.data.run_report import run
+    from backend.domain.data.reports.report import ReportQuestion
+    from jobs.data.reports.run import run
     from jobs.reporter import JobSpec
-    from tests.jobs.data_reporter import RememberingReporter
+    from tests.support.data_reporter import RememberingReporter
 
     (folder / "d").mkdir()
     (folder / "b").mkdir()
@@ -170,17 +177,24 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
     pq.write_table(pa.Table.from_pylist(items), folder / "b" / "train.parquet")
     before = peak_bytes()
     payload = {
-        "dataset": "d", "dataset_kind": "instruction", "tokenizer": None, "out": "report", "question": ReportQuestion().model_dump(),
+        "dataset": "d",
+        "dataset_kind": "instruction",
+        "tokenizer": None,
+        "out": "report",
+        "question": ReportQuestion().model_dump(),
         "benchmarks": [{"name": "made", "folder": "b"}],
-    }  # fmt: skip
+    }
     with Watch() as watch:
         run(JobSpec(id="r", attempt=1, kind="data_report", payload=payload, artifacts=folder, folder=folder / "job"), RememberingReporter())
     report = json.loads((folder / "report" / "report.json").read_text())
     return {
-        **vars_of(watch), "seconds_of_near_duplicates": report["duplicates"]["seconds"], "memory_bytes": peak_bytes() - before,
-        "peak_memory_bytes": peak_bytes(), "report_bytes": sum(file.stat().st_size for file in (folder / "report").iterdir()),
+        **vars_of(watch),
+        "seconds_of_near_duplicates": report["duplicates"]["seconds"],
+        "memory_bytes": peak_bytes() - before,
+        "peak_memory_bytes": peak_bytes(),
+        "report_bytes": sum(file.stat().st_size for file in (folder / "report").iterdir()),
         "duplicates": report["duplicates"]["exact"] + report["duplicates"]["near"],
-    }  # fmt: skip
+    }
 
 
 def vars_of(watch: Watch) -> dict[str, float]:

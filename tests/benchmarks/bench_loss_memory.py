@@ -40,15 +40,15 @@ def child(way: str, vocabulary: int) -> None:
     """Do some steps and print what they took."""
     import torch
 
-    from backend.domain.architecture import ArchitectureConfig
-    from backend.domain.memory import estimate_memory
-    from backend.domain.training_setting import TrainingSetting
+    from backend.domain.architectures.config import ArchitectureConfig
+    from backend.domain.estimates.memory import estimate_memory
+    from backend.domain.estimates.setting import TrainingSetting
+    from jobs.batches.base import MicroBatch
     from jobs.modeling.build import build_network
-    from jobs.training.allocations import allocated_peak
-    from jobs.training.batches import MicroBatch
-    from jobs.training.linear_loss import logits_loss
-    from jobs.training.metering import MemoryMeter
-    from jobs.training.output_head import OutputHead
+    from jobs.training.losses.chunked_cross_entropy import logits_loss
+    from jobs.training.losses.output_head import OutputHead
+    from jobs.training.telemetry.allocations import allocated_peak
+    from jobs.training.telemetry.memory import MemoryMeter
 
     shape = ArchitectureConfig(
         num_layers=6, width=256, num_heads=8, num_kv_heads=8, context=CONTEXT, vocab_size=vocabulary, feed_forward=688, tie_embeddings=False

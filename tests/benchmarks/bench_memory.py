@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.corrections import MeasuredPeak, correct
-from backend.domain.memory import estimate_memory
-from backend.domain.predictions import say_bytes
-from backend.domain.run_config import RunConfig
-from backend.domain.training_setting import TrainingSetting, setting_of
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.estimates.calibration import MeasuredPeak, correct
+from backend.domain.estimates.memory import estimate_memory
+from backend.domain.estimates.setting import TrainingSetting, setting_of
+from backend.domain.training.config import RunConfig
+from backend.domain.wording import say_bytes
 from jobs.memory_reuse import keeping_memory
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
-from tests.jobs.training_rooms import make_stories, write_dataset
+from tests.support.training_rooms import make_stories, write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = 20
@@ -60,12 +60,24 @@ class Case:
         """The real run."""
         fresh = self.objective == "pretrain"
         values: dict[str, Any] = {
-            "objective": self.objective, "dataset": "d", "micro_batch": self.micro_batch, "context": self.context,
-            "precision": self.precision, "warmup_steps": 2, "grad_accum_steps": self.grad_accum_steps, "recompute": self.recompute,
-            "learning_rate": 1e-4, "max_steps": STEPS, "eval_every": STEPS // 2, "eval_batches": 2, "checkpoint_every": STEPS // 2,
-            "sample_prompts": ("Mira found",), "sample_tokens": 16, "device": "cpu",
+            "objective": self.objective,
+            "dataset": "d",
+            "micro_batch": self.micro_batch,
+            "context": self.context,
+            "precision": self.precision,
+            "warmup_steps": 2,
+            "grad_accum_steps": self.grad_accum_steps,
+            "recompute": self.recompute,
+            "learning_rate": 1e-4,
+            "max_steps": STEPS,
+            "eval_every": STEPS // 2,
+            "eval_batches": 2,
+            "checkpoint_every": STEPS // 2,
+            "sample_prompts": ("Mira found",),
+            "sample_tokens": 16,
+            "device": "cpu",
             **({"architecture": self.architecture, "tokenizer": "t"} if fresh else {"base": "b"}),
-        }  # fmt: skip
+        }
         if self.lora_rank is not None:
             values |= {"method": "lora", "lora": {"rank": self.lora_rank}}
         return RunConfig.model_validate(values)
@@ -128,10 +140,15 @@ class Bench:
         folder.mkdir(parents=True)
         fresh, (dataset, dataset_kind) = case.objective == "pretrain", DATA[case.objective]
         payload = {
-            "config": case.config.model_dump(mode="json"), "architecture": case.architecture.model_dump(mode="json") if fresh else None,
-            "tokenizer": "tokenizer" if fresh else None, "dataset": dataset, "dataset_kind": dataset_kind,
-            "base": None if fresh else self._base(case), "run_folder": f"runs/{self._jobs}", "threads": 0,
-        }  # fmt: skip
+            "config": case.config.model_dump(mode="json"),
+            "architecture": case.architecture.model_dump(mode="json") if fresh else None,
+            "tokenizer": "tokenizer" if fresh else None,
+            "dataset": dataset,
+            "dataset_kind": dataset_kind,
+            "base": None if fresh else self._base(case),
+            "run_folder": f"runs/{self._jobs}",
+            "threads": 0,
+        }
         spec = {"id": "job", "attempt": 1, "kind": kind, "payload": payload, "artifacts": str(self.root), "job_folder": str(folder)}
         (folder / "job.json").write_text(json.dumps(spec))
         quiet = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "10000"}
@@ -184,9 +201,14 @@ def collect(file: Path) -> list[dict[str, Any]]:
 def errors_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for each case what was said and by what share it was off the real run's peak."""
     probes = [
-        MeasuredPeak(TrainingSetting.model_validate(row["setting"]), row["probe"]["measured_bytes"], row["probe"].get("longest"), row["probe"].get("trained"))
+        MeasuredPeak(
+            TrainingSetting.model_validate(row["setting"]),
+            row["probe"]["measured_bytes"],
+            row["probe"].get("longest"),
+            row["probe"].get("trained"),
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
     found = []
     for index, row in enumerate(rows):
         peak, mine = row["run"]["measured_bytes"], probes[index]

@@ -179,7 +179,7 @@ def _matmul_flops(side: int = 1024, seconds: float = 2.0) -> float:
 
 
 def _print(shape: str, rates: dict[str, list[float]], peaks: list[float]) -> None:
-    from backend.domain.flops import count_flops
+    from backend.domain.architectures.flops import count_flops
 
     per_token = count_flops(_architecture(shape), context=CONTEXT, micro_batch=SHAPES[shape][4]).training
     rows = {}
@@ -198,13 +198,19 @@ def _print(shape: str, rates: dict[str, list[float]], peaks: list[float]) -> Non
 
 
 def _architecture(shape: str) -> Any:
-    from backend.domain.architecture import ArchitectureConfig
+    from backend.domain.architectures.config import ArchitectureConfig
 
     layers, width, heads, inner, _ = SHAPES[shape]
     return ArchitectureConfig(
-        num_layers=layers, width=width, num_heads=heads, num_kv_heads=heads, context=CONTEXT, vocab_size=VOCABULARY, feed_forward=inner,
+        num_layers=layers,
+        width=width,
+        num_heads=heads,
+        num_kv_heads=heads,
+        context=CONTEXT,
+        vocab_size=VOCABULARY,
+        feed_forward=inner,
         tie_embeddings=True,
-    )  # fmt: skip
+    )
 
 
 def _told(step: int, seconds: float) -> None:
@@ -234,7 +240,7 @@ def _training_spec(asked: argparse.Namespace, *, compile_: str, steps: int, prec
     import pyarrow as pa
     from pyarrow import parquet
 
-    from backend.domain.run_config import RunConfig
+    from backend.domain.training.config import RunConfig
     from jobs.modeling.tokenizers import train_bpe
     from jobs.reporter import JobSpec
 
@@ -247,13 +253,29 @@ def _training_spec(asked: argparse.Namespace, *, compile_: str, steps: int, prec
     train_bpe(texts[:500], vocab_size=VOCABULARY).save_pretrained(root / "tokenizer")
     architecture = _architecture(asked.shape)
     config = RunConfig(
-        dataset="d", tokenizer="t", architecture=architecture, max_steps=steps, micro_batch=SHAPES[asked.shape][4], context=CONTEXT,
-        eval_every=ENDLESS, checkpoint_every=ENDLESS, sample_prompts=(), compile=compile_, device="cpu", precision=precision,
-    )  # fmt: skip
+        dataset="d",
+        tokenizer="t",
+        architecture=architecture,
+        max_steps=steps,
+        micro_batch=SHAPES[asked.shape][4],
+        context=CONTEXT,
+        eval_every=ENDLESS,
+        checkpoint_every=ENDLESS,
+        sample_prompts=(),
+        compile=compile_,
+        device="cpu",
+        precision=precision,
+    )
     payload = {
-        "config": config.model_dump(mode="json"), "architecture": architecture.model_dump(mode="json"), "tokenizer": "tokenizer",
-        "dataset": "texts", "dataset_kind": "text", "base": None, "run_folder": "run", "threads": None,
-    }  # fmt: skip
+        "config": config.model_dump(mode="json"),
+        "architecture": architecture.model_dump(mode="json"),
+        "tokenizer": "tokenizer",
+        "dataset": "texts",
+        "dataset_kind": "text",
+        "base": None,
+        "run_folder": "run",
+        "threads": None,
+    }
     folder = root / "jobs" / "job"
     folder.mkdir(parents=True)
     return JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=root, folder=folder)
@@ -302,10 +324,23 @@ def _nanogpt(asked: argparse.Namespace, folder: Path, *, compiled: bool) -> tupl
         np.random.default_rng(1).integers(0, VOCABULARY, 2_000_000, dtype=np.uint16).tofile(data / f"{split}.bin")
     (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": VOCABULARY}))
     options = {
-        "dataset": "bench", "device": "cpu", "dtype": "float32", "compile": compiled, "n_layer": layers, "n_head": heads, "n_embd": width,
-        "block_size": CONTEXT, "batch_size": batch, "gradient_accumulation_steps": 1, "dropout": 0.0, "log_interval": 1, "eval_iters": 1,
-        "eval_interval": ENDLESS, "max_iters": ENDLESS, "out_dir": str(folder / "out"),
-    }  # fmt: skip
+        "dataset": "bench",
+        "device": "cpu",
+        "dtype": "float32",
+        "compile": compiled,
+        "n_layer": layers,
+        "n_head": heads,
+        "n_embd": width,
+        "block_size": CONTEXT,
+        "batch_size": batch,
+        "gradient_accumulation_steps": 1,
+        "dropout": 0.0,
+        "log_interval": 1,
+        "eval_iters": 1,
+        "eval_interval": ENDLESS,
+        "max_iters": ENDLESS,
+        "out_dir": str(folder / "out"),
+    }
     return [sys.executable, "train.py", *(f"--{name}={value}" for name, value in options.items())], place
 
 
@@ -331,14 +366,32 @@ def _litgpt(asked: argparse.Namespace) -> None:
             return DataLoader(self.rows[: 2 * batch], batch_size=batch)
 
     config = Config(
-        name="bench", block_size=CONTEXT, vocab_size=VOCABULARY, padded_vocab_size=VOCABULARY, n_layer=layers, n_head=heads, n_embd=width,
-        n_query_groups=heads, rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
+        name="bench",
+        block_size=CONTEXT,
+        vocab_size=VOCABULARY,
+        padded_vocab_size=VOCABULARY,
+        n_layer=layers,
+        n_head=heads,
+        n_embd=width,
+        n_query_groups=heads,
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
         intermediate_size=inner,
-    )  # fmt: skip
+    )
     train = TrainArgs(
-        save_interval=None, log_interval=1, global_batch_size=batch, micro_batch_size=batch, max_tokens=10**12, max_norm=1.0, min_lr=4e-5,
-        lr_warmup_steps=2000, tie_embeddings=True,
-    )  # fmt: skip
+        save_interval=None,
+        log_interval=1,
+        global_batch_size=batch,
+        micro_batch_size=batch,
+        max_tokens=10**12,
+        max_norm=1.0,
+        min_lr=4e-5,
+        lr_warmup_steps=2000,
+        tie_embeddings=True,
+    )
     checks = EvalArgs(interval=ENDLESS, max_iters=1, initial_validation=False, final_validation=False)
     setup("bench", config, asked.folder / "out", "32-true", data=Random(), train=train, eval=checks, devices=1, logger_name="csv")
 
@@ -346,8 +399,8 @@ def _litgpt(asked: argparse.Namespace) -> None:
 def measure_telemetry(asked: argparse.Namespace) -> None:
     """Print what a run's reporting takes: blocks of steps with and without it in turns, and the time spent inside it."""
     from jobs.modeling.devices import set_threads
-    from jobs.training.objectives import load_batches
-    from jobs.training.parts import gather_parts
+    from jobs.training.context import gather_parts
+    from jobs.training.objectives.registry import load_batches
     from jobs.training.run import load_model, make_loop
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,15 +14,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.recipes import RECIPES, STARTER
 from backend.services.context import LOCAL
-from backend.services.jobs import get_job
-from backend.services.metrics import last_values
-from backend.services.run_views import get_run
-from backend.services.runs import launch_run
-from backend.services.tokenizers import get_tokenizer
-from tests.installation import Installation, wait_until
+from backend.services.jobs.jobs import get_job
+from backend.services.metrics.points import last_values
+from backend.services.tokenizers.tokenizers import get_tokenizer
+from backend.services.training.runs import launch_run
+from backend.services.training.views import get_run
+from tests.support.installation import Installation, wait_until
 
 
 def main(steps: int) -> None:

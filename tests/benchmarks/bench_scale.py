@@ -28,17 +28,16 @@ from sqlalchemy import insert
 from backend.bootstrap import build_context
 from backend.db.base import new_id
 from backend.db.tables import Job, Run
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.services.context import Context
-from backend.services.curve_files import stream_csv
-from backend.services.curves import CurveCache
-from backend.services.diagnoses import diagnose_run
-from backend.services.metric_blocks import pack_points, unpack_from
-from backend.services.metrics import add_points
-from backend.services.run_views import count_runs, list_runs, list_tags
+from backend.services.metrics.blocks import pack_points, unpack_from
+from backend.services.metrics.curves import CurveCache, stream_csv
+from backend.services.metrics.points import add_points
+from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.views import count_runs, list_runs, list_tags
 from tests.conftest import make_settings
-from tests.installation import PROJECT, free_port, wait_until
-from tests.run_world import add_parts, claim, end, launch, make_config
+from tests.support.installation import PROJECT, free_port, wait_until
+from tests.support.run_world import add_parts, claim, end, launch, make_config
 
 METRICS = ("train_loss", "learning_rate", "grad_norm", "tok_per_sec")
 PLOT = "document.querySelector('[data-panel=\"loss\"] .rh-plot')"
@@ -57,9 +56,13 @@ def main(points: int, runs: int, home: Path) -> None:
         print(f"filled in {time.perf_counter() - began:.1f} s", file=sys.stderr)
     run_id = list_runs(ctx, text="long")[0].id
     result: dict[str, Any] = {
-        "points": points, "runs": runs, "cpus": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(),
+        "points": points,
+        "runs": runs,
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
         "database_mb": round((home / "models.db").stat().st_size / 2**20),
-    }  # fmt: skip
+    }
     result["services_s"] = measure_services(ctx, run_id)
     result["browser_s"] = measure_browser(home, ctx, run_id)
     print(json.dumps(result, indent=1))
@@ -74,11 +77,18 @@ def fill_run(ctx: Context, points: int) -> str:
     for first in range(1, steps + 1, 20_000):
         rows = [
             {
-                "step": step, "time": 1e9 + step / 5,
-                "values": dict(zip(METRICS, (1.7 + 4 / (1 + step / 500) ** 0.4 + rng.normal(0, 0.05), 3e-4, abs(rng.normal(0.4, 0.05)), rng.normal(2e4, 300)), strict=True)),
+                "step": step,
+                "time": 1e9 + step / 5,
+                "values": dict(
+                    zip(
+                        METRICS,
+                        (1.7 + 4 / (1 + step / 500) ** 0.4 + rng.normal(0, 0.05), 3e-4, abs(rng.normal(0.4, 0.05)), rng.normal(2e4, 300)),
+                        strict=True,
+                    )
+                ),
             }
             for step in range(first, min(first + 20_000, steps + 1))
-        ]  # fmt: skip
+        ]
         with ctx.db.write() as session:
             add_points(session, ctx.db, run_id, rows)
             run = session.get_one(Run, run_id)
@@ -105,11 +115,17 @@ def fill_list(ctx: Context, number: int) -> None:
         jobs.append(job)
         rows.append(
             {
-                "id": new_id(), "name": f"run {index}", "objective": "pretrain", "config": config, "job_id": job["id"], "last_step": 600,
-                "tags": ["sweep", f"group-{index % 40}"], "notes": "A note of a sentence or two, as somebody writes it." * 2,
+                "id": new_id(),
+                "name": f"run {index}",
+                "objective": "pretrain",
+                "config": config,
+                "job_id": job["id"],
+                "last_step": 600,
+                "tags": ["sweep", f"group-{index % 40}"],
+                "notes": "A note of a sentence or two, as somebody writes it." * 2,
                 "summary": {"last": {"train_loss": 1.9, "val_loss": 2.0}, "spark": spark, "best_val_loss": 2.0, "best_val_step": 600},
             }
-        )  # fmt: skip
+        )
     with ctx.db.write() as session:
         session.execute(insert(Job), jobs)
         session.execute(insert(Run), rows)

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.scaling import PUBLISHED, ScalingLaw
-from backend.domain.scaling_fit import LawFit, fit_law
-from backend.domain.scaling_points import ScalingPoint
-from backend.domain.scaling_shapes import count_without_embeddings
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.scaling.fit import LawFit, fit_law
+from backend.domain.scaling.laws import PUBLISHED, ScalingLaw
+from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.shapes import count_without_embeddings
 from backend.domain.statistics import Estimate
 from jobs.modeling.build import build_network
 
@@ -111,7 +111,9 @@ def predict(fit: LawFit, unseen: list[ScalingPoint]) -> None:
         found = fit.law.loss_estimate(point.parameters, point.tokens)
         errors.append(abs(found.value / point.loss - 1))
         inside = "in" if holds(found, point.loss) else "OUT OF"
-        print(f"    {point.label}: {point.loss:.4f}, predicted {found.value:.4f} ({found.value / point.loss - 1:+.2%}), {inside} [{found.low:.4f}, {found.high:.4f}]")  # fmt: skip
+        print(
+            f"    {point.label}: {point.loss:.4f}, predicted {found.value:.4f} ({found.value / point.loss - 1:+.2%}), {inside} [{found.low:.4f}, {found.high:.4f}]"
+        )
     print(f"    mean error {np.mean(errors):.2%} over {len(errors)} runs")
 
 

@@ -24,17 +24,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.run_config import RunConfig
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.training.config import RunConfig
+from jobs.batches.base import IGNORE
+from jobs.batches.sft import Example, PackedBatches, encode_rows, lay_end_to_end
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec
 from jobs.training import run as training
-from jobs.training.batches import IGNORE
-from jobs.training.row_attention import attend_by_row
-from jobs.training.sft_data import Example, PackedBatches, encode_rows, lay_end_to_end
-from tests.jobs.training_rooms import Recorder, write_dataset
+from jobs.training.network.packed_attention import attend_by_row
+from tests.support.training_rooms import Recorder, write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTEXT, TRL_ROWS, SEED = 1024, 8, 5
@@ -132,10 +132,21 @@ def time_ours(home: Path, *, steps: int, threads: int) -> dict[str, float]:
     micro_batch = our_micro_batch(examples)
     config = RunConfig.model_validate(
         {
-            "objective": "sft", "dataset": "d", "base": "b", "context": CONTEXT, "micro_batch": micro_batch, "max_steps": steps, "seed": SEED,
-            "learning_rate": 2e-5, "eval_every": steps, "checkpoint_every": steps, "warmup_steps": 0, "sample_prompts": (), "device": "cpu",
+            "objective": "sft",
+            "dataset": "d",
+            "base": "b",
+            "context": CONTEXT,
+            "micro_batch": micro_batch,
+            "max_steps": steps,
+            "seed": SEED,
+            "learning_rate": 2e-5,
+            "eval_every": steps,
+            "checkpoint_every": steps,
+            "warmup_steps": 0,
+            "sample_prompts": (),
+            "device": "cpu",
         }
-    )  # fmt: skip
+    )
     payload: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "architecture": None,
@@ -179,9 +190,12 @@ def time_trl(home: Path, *, steps: int, threads: int, plain: bool) -> dict[str, 
         for row in json.loads((home / "rows.json").read_text())
     ]
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(home / "base", dtype=torch.float32), args=settings, train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(home / "base"), callbacks=[Watch()],
-    )  # fmt: skip
+        model=AutoModelForCausalLM.from_pretrained(home / "base", dtype=torch.float32),
+        args=settings,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(home / "base"),
+        callbacks=[Watch()],
+    )
     counts, collate = [0, 0], trainer.data_collator
 
     def counting(features: list[Any]) -> Any:
@@ -221,13 +235,22 @@ def compare(rows: list[Row], *, rounds: int, steps: int, threads: int, clock: st
             print(f"{turn}: {values['real_tokens'] / values['cpu_seconds']:,.0f} real tokens per CPU second", file=sys.stderr)
         rates = {turn: [each["real_tokens"] / each[clock] for each in values] for turn, values in measured.items()}
         return {
-            "rows": len(lengths), "tokens_mean": statistics.mean(lengths), "tokens_median": statistics.median(lengths), "tokens_max": max(lengths),
-            "micro_batch": our_micro_batch(examples), "context": CONTEXT, "parameters": load_network(home / "base").num_parameters(),
-            "threads": threads, "steps": steps, "largest_difference_of_a_row's_loss": worst, "rows_held": held,
-            "clock": clock, "real_tokens_per_s": rates,
+            "rows": len(lengths),
+            "tokens_mean": statistics.mean(lengths),
+            "tokens_median": statistics.median(lengths),
+            "tokens_max": max(lengths),
+            "micro_batch": our_micro_batch(examples),
+            "context": CONTEXT,
+            "parameters": load_network(home / "base").num_parameters(),
+            "threads": threads,
+            "steps": steps,
+            "largest_difference_of_a_row's_loss": worst,
+            "rows_held": held,
+            "clock": clock,
+            "real_tokens_per_s": rates,
             "text_share": {turn: values[0]["real_tokens"] / values[0]["positions"] for turn, values in measured.items() if turn != "ours"},
             "ratio": {turn: [a / b for a, b in zip(rates["ours"], rates[turn], strict=True)] for turn in TURNS[1:]},
-        }  # fmt: skip
+        }
 
 
 def main() -> None:

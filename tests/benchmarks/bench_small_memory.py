@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.training.run import run
-from tests.jobs.killed_runs import FORKS
-from tests.jobs.training_rooms import Recorder, Rooms
+from tests.support.killed_runs import FORKS
+from tests.support.training_rooms import Recorder, Rooms
 
 ROOMS_MB = (None, 120, 60, 30, 15)
 VALUES = {"micro_batch": 256, "context": 64, "max_steps": 4, "checkpoint_every": 4}

@@ -19,9 +19,9 @@ import httpx
 
 from backend.db.tables import Run
 from backend.services.context import LOCAL
-from backend.services.live_runs import token_for_runs
-from backend.services.metrics import add_points
-from tests.installation import Installation
+from backend.services.metrics.points import add_points
+from backend.services.training.live import token_for_runs
+from tests.support.installation import Installation
 
 POLL_S = 0.5
 

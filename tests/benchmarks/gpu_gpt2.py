@@ -83,8 +83,8 @@ def _train(asked: argparse.Namespace) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    from backend.domain.architecture import ArchitectureConfig
-    from backend.domain.run_config import RunConfig
+    from backend.domain.architectures.config import ArchitectureConfig
+    from backend.domain.training.config import RunConfig
     from jobs.modeling.tokenizers import train_bpe
     from jobs.reporter import FileReporter, JobSpec
     from jobs.training.run import run
@@ -99,13 +99,30 @@ def _train(asked: argparse.Namespace) -> None:
         family="gpt2", num_layers=12, width=768, num_heads=12, context=CONTEXT, vocab_size=VOCABULARY, feed_forward=3072
     )
     config = RunConfig(
-        dataset="d", tokenizer="t", architecture=architecture, max_steps=asked.steps, micro_batch=asked.micro_batch, context=CONTEXT,
-        learning_rate=6e-4, eval_every=10**6, checkpoint_every=10**6, sample_prompts=(), precision="bf16", compile="on", device="gpu",
-    )  # fmt: skip
+        dataset="d",
+        tokenizer="t",
+        architecture=architecture,
+        max_steps=asked.steps,
+        micro_batch=asked.micro_batch,
+        context=CONTEXT,
+        learning_rate=6e-4,
+        eval_every=10**6,
+        checkpoint_every=10**6,
+        sample_prompts=(),
+        precision="bf16",
+        compile="on",
+        device="gpu",
+    )
     payload = {
-        "config": config.model_dump(mode="json"), "architecture": architecture.model_dump(mode="json"), "tokenizer": "tokenizer",
-        "dataset": "texts", "dataset_kind": "text", "base": None, "run_folder": "run", "threads": None,
-    }  # fmt: skip
+        "config": config.model_dump(mode="json"),
+        "architecture": architecture.model_dump(mode="json"),
+        "tokenizer": "tokenizer",
+        "dataset": "texts",
+        "dataset_kind": "text",
+        "base": None,
+        "run_folder": "run",
+        "threads": None,
+    }
     folder = root / "jobs"
     folder.mkdir()
     spec = JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=root, folder=folder)
@@ -122,10 +139,19 @@ def _run_nanogpt(asked: argparse.Namespace) -> float:
         for split in ("train", "val"):
             np.random.default_rng(1).integers(0, 50_257, 5_000_000, dtype=np.uint16).tofile(data / f"{split}.bin")
         options = {
-            "dataset": "bench", "dtype": "bfloat16", "compile": True, "batch_size": asked.micro_batch, "gradient_accumulation_steps": 1,
-            "block_size": CONTEXT, "dropout": 0.0, "log_interval": 1, "eval_iters": 1, "eval_interval": 10**6, "max_iters": asked.steps,
+            "dataset": "bench",
+            "dtype": "bfloat16",
+            "compile": True,
+            "batch_size": asked.micro_batch,
+            "gradient_accumulation_steps": 1,
+            "block_size": CONTEXT,
+            "dropout": 0.0,
+            "log_interval": 1,
+            "eval_iters": 1,
+            "eval_interval": 10**6,
+            "max_iters": asked.steps,
             "out_dir": str(Path(scratch) / "out"),
-        }  # fmt: skip
+        }
         command = [sys.executable, "train.py", *(f"--{name}={value}" for name, value in options.items())]
         told = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True).stdout
     found = [float(match[2]) / 1000 for line in told.splitlines() if (match := NANO_STEP.match(line)) and int(match[1]) >= WARM_UP]

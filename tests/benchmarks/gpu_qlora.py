@@ -61,7 +61,7 @@ def _tune(asked: argparse.Namespace, root: Path) -> dict[str, object]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    from backend.domain.run_config import RunConfig
+    from backend.domain.training.config import RunConfig
     from jobs.reporter import FileReporter, JobSpec
     from jobs.training.run import run
 
@@ -75,14 +75,33 @@ def _tune(asked: argparse.Namespace, root: Path) -> dict[str, object]:
     parquet.write_table(pa.Table.from_pylist(messages), root / "rows" / "train.parquet")
     (root / "base").symlink_to(asked.base.resolve(), target_is_directory=True)
     config = RunConfig(
-        objective="sft", dataset="d", base="b", method="qlora", lora={"rank": asked.rank, "bits": 4}, max_steps=asked.steps, recompute=True,
-        micro_batch=asked.micro_batch, context=asked.context, learning_rate=2e-4, warmup_steps=2, eval_every=10**6, checkpoint_every=10**6,
-        sample_prompts=(), precision="bf16", device="gpu",
-    )  # fmt: skip
+        objective="sft",
+        dataset="d",
+        base="b",
+        method="qlora",
+        lora={"rank": asked.rank, "bits": 4},
+        max_steps=asked.steps,
+        recompute=True,
+        micro_batch=asked.micro_batch,
+        context=asked.context,
+        learning_rate=2e-4,
+        warmup_steps=2,
+        eval_every=10**6,
+        checkpoint_every=10**6,
+        sample_prompts=(),
+        precision="bf16",
+        device="gpu",
+    )
     payload = {
-        "config": config.model_dump(mode="json"), "architecture": None, "tokenizer": None, "dataset": "rows", "dataset_kind": "chat",
-        "base": "base", "run_folder": "run", "threads": None,
-    }  # fmt: skip
+        "config": config.model_dump(mode="json"),
+        "architecture": None,
+        "tokenizer": None,
+        "dataset": "rows",
+        "dataset_kind": "chat",
+        "base": "base",
+        "run_folder": "run",
+        "threads": None,
+    }
     (root / "jobs").mkdir()
     spec = JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=root, folder=root / "jobs")
     return run(spec, FileReporter(root / "events.jsonl", root / "control"))

@@ -18,10 +18,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sqlalchemy import select
 
 from backend.db.tables import Completion, Contestant, Vote
-from backend.services.campaign_views import CampaignView
+from backend.services.battles.raters import create_rater_link
+from backend.services.battles.views import CampaignView
 from backend.services.context import LOCAL, Context
-from backend.services.raters import create_rater_link
-from tests.backend.services.battle_world import make_campaign, write_all
+from tests.support.battle_world import make_campaign, write_all
 
 pytestmark = pytest.mark.e2e
 PROJECT = Path(__file__).resolve().parents[2]

@@ -13,16 +13,29 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from backend.services.context import Context
-from backend.services.people import COOKIE, add_user
-from tests.e2e.browser import FLAGS, chromium
-from tests.installation import PROJECT, free_port, wait_until
+from backend.services.people.accounts import COOKIE, add_user
+from tests.support.browser import FLAGS, chromium
+from tests.support.installation import PROJECT, free_port, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 PASSWORD = "a long enough password"
 PATHS = (
-    "", "datasets", "architectures", "tokenizers", "launch", "runs", "run", "checkpoints", "evaluations", "battles", "ballot", "endpoints",
-    "playground", "workers", "people",
-)  # fmt: skip
+    "",
+    "datasets",
+    "architectures",
+    "tokenizers",
+    "launch",
+    "runs",
+    "run",
+    "checkpoints",
+    "evaluations",
+    "battles",
+    "ballot",
+    "endpoints",
+    "playground",
+    "workers",
+    "people",
+)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.services.datasets import resolve_version
-from tests.e2e.browser import Visitor, visit
-from tests.installation import Installation
+from backend.services.data.datasets import resolve_version
+from tests.support.browser import Visitor, visit
+from tests.support.installation import Installation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 

@@ -12,20 +12,32 @@ from functools import partial
 import openai
 import pytest
 
-from backend.domain.job_states import Status
-from backend.services.campaign_views import get_campaign, list_campaigns
-from backend.services.checkpoints import resolve_checkpoint
-from backend.services.evaluations import list_evaluations
-from backend.services.run_views import get_run, list_runs
-from backend.services.tokenizers import get_tokenizer
-from tests.e2e.browser import Visitor, visit
-from tests.installation import Installation, wait_until
+from backend.domain.jobs.states import Status
+from backend.services.battles.views import get_campaign, list_campaigns
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.evaluation.evaluations import list_evaluations
+from backend.services.tokenizers.tokenizers import get_tokenizer
+from backend.services.training.views import get_run, list_runs
+from tests.support.browser import Visitor, visit
+from tests.support.installation import Installation, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 PAGES = (
-    "/", "/datasets", "/architectures", "/tokenizers", "/launch", "/runs", "/checkpoints", "/inspect", "/evaluations", "/battles", "/endpoints",
-    "/playground", "/workers", "/people",
-)  # fmt: skip
+    "/",
+    "/datasets",
+    "/architectures",
+    "/tokenizers",
+    "/launch",
+    "/runs",
+    "/checkpoints",
+    "/inspect",
+    "/evaluations",
+    "/battles",
+    "/endpoints",
+    "/playground",
+    "/workers",
+    "/people",
+)
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.bootstrap import build_context
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.services.context import Context
-from backend.services.jobs import Claim
-from backend.services.metrics import add_points
-from backend.services.run_views import RunView
+from backend.services.jobs.jobs import Claim
+from backend.services.metrics.points import add_points
+from backend.services.training.views import RunView
 from tests.conftest import make_settings
-from tests.installation import PROJECT, free_port, wait_until
-from tests.run_world import add_parts, claim, end, launch, points, report
+from tests.support.installation import PROJECT, free_port, wait_until
+from tests.support.run_world import add_parts, claim, end, launch, points, report
 
 pytestmark = pytest.mark.e2e
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.run_config import RunConfig
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.training.config import RunConfig
 from backend.services.context import LOCAL
-from backend.services.datasets import add_rows_dataset, resolve_version
-from backend.services.tokenizers import get_tokenizer, train_tokenizer
-from tests.installation import Installation, wait_until
+from backend.services.data.datasets import add_rows_dataset, resolve_version
+from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
+from tests.support.installation import Installation, wait_until
 
 TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)
 

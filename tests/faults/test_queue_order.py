@@ -19,14 +19,14 @@ import pytest
 from backend.bootstrap import build_context
 from backend.cli.processes import broker_binary
 from backend.db.tables import Job
-from backend.domain.job_states import TERMINAL, JobKind, Status
-from backend.domain.run_sweep import parse_sweep
+from backend.domain.jobs.states import TERMINAL, JobKind, Status
+from backend.domain.training.sweep import parse_sweep
 from backend.services.context import LOCAL, Context
-from backend.services.jobs import add_job
-from backend.services.run_sweeps import launch_sweep, sweep_detail
+from backend.services.jobs.jobs import add_job
+from backend.services.training.sweeps import launch_sweep, sweep_detail
 from tests.conftest import make_settings
-from tests.installation import PROJECT, free_port, wait_until
-from tests.run_world import add_parts, make_config
+from tests.support.installation import PROJECT, free_port, wait_until
+from tests.support.run_world import add_parts, make_config
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -62,8 +62,15 @@ def add_jobs(ctx: Context) -> dict[str, Job]:
         for number in range(NUM_JOBS):
             before = draw.choice(ids) if ids and draw.random() < 1 / 3 else None
             job = add_job(
-                session, ctx, kind=JobKind.TRAIN, title=f"job {number}", payload={}, priority=draw.randint(0, 9), device="cpu", depends_on=before
-            )  # fmt: skip
+                session,
+                ctx,
+                kind=JobKind.TRAIN,
+                title=f"job {number}",
+                payload={},
+                priority=draw.randint(0, 9),
+                device="cpu",
+                depends_on=before,
+            )
             ids.append(job.id)
     with ctx.db.read() as session:
         return {job_id: session.get_one(Job, job_id) for job_id in ids}
@@ -71,9 +78,24 @@ def add_jobs(ctx: Context) -> dict[str, Job]:
 
 def worker_command(name: str) -> list[str]:
     return [
-        sys.executable, "-m", "celery", "-A", "tests.queue_worker", "worker", "-Q", "train", "-c", "1", "-n", f"{name}@here",
-        "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "ERROR",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "tests.support.queue_worker",
+        "worker",
+        "-Q",
+        "train",
+        "-c",
+        "1",
+        "-n",
+        f"{name}@here",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "-l",
+        "ERROR",
+    ]
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -95,9 +117,14 @@ def test_a_hundred_jobs_and_a_sweep_keep_their_order_on_two_workers_and_run_once
     launch_sweep(ctx, parse_sweep(config), person=LOCAL)
     lines = tmp_path / "lines"
     environment = {
-        **os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
-        "REDIS_URL": f"redis://127.0.0.1:{broker}/0", "ROUNDHOUSE_SWEEP_S": "0.3", "ROUNDHOUSE_DEVICES": "none", "QUEUE_TEST_LINES": str(lines),
-    }  # fmt: skip
+        **os.environ,
+        "ROUNDHOUSE_HOME": str(home),
+        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        "REDIS_URL": f"redis://127.0.0.1:{broker}/0",
+        "ROUNDHOUSE_SWEEP_S": "0.3",
+        "ROUNDHOUSE_DEVICES": "none",
+        "QUEUE_TEST_LINES": str(lines),
+    }
     wait_until(ctx.queue.is_alive, what="the broker")
     first, second = ({**environment, "ROUNDHOUSE_WORKER_HOST": name} for name in ("one", "two"))
     with process(worker_command("one"), env=first), process(worker_command("two"), env=second):

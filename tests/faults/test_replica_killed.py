@@ -15,8 +15,8 @@ import openai
 import pytest
 
 from backend.gateway.directory import ReplicaAddress
-from tests.backend.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
-from tests.jobs.serving_networks import make_llama, save_checkpoint
+from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
+from tests.support.serving_networks import make_llama, save_checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
 

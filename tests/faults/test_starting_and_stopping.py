@@ -13,16 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
-from backend.services.datasets import add_rows_dataset, resolve_version
-from backend.services.jobs import get_job
-from backend.services.run_views import get_run
-from backend.services.runs import launch_run, stop_run
-from backend.services.tokenizers import train_tokenizer
-from backend.services.workers import list_slots
+from backend.services.data.datasets import add_rows_dataset, resolve_version
+from backend.services.jobs.jobs import get_job
+from backend.services.jobs.workers import list_slots
+from backend.services.tokenizers.tokenizers import train_tokenizer
+from backend.services.training.runs import launch_run, stop_run
+from backend.services.training.views import get_run
 from tests.faults.conftest import tiny_run
-from tests.installation import PROJECT, Installation, is_alive, wait_until
+from tests.support.installation import PROJECT, Installation, is_alive, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
 

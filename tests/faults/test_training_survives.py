@@ -10,14 +10,14 @@ import time
 
 import pytest
 
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
-from backend.services.jobs import get_job
-from backend.services.metrics import read_curve
-from backend.services.run_views import get_run
-from backend.services.runs import launch_run, stop_run
+from backend.services.jobs.jobs import get_job
+from backend.services.metrics.points import read_curve
+from backend.services.training.runs import launch_run, stop_run
+from backend.services.training.views import get_run
 from tests.faults.conftest import tiny_run
-from tests.installation import Installation, is_alive, wait_until
+from tests.support.installation import Installation, is_alive, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
 

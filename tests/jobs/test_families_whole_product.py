@@ -11,22 +11,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.chat import GenerationEvent, SamplingParams
-from backend.domain.consequences import describe
-from backend.domain.families import FAMILIES, FAMILY_NAMES
-from backend.domain.run_config import LoraConfig
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES
+from backend.domain.estimates.architecture_report import describe
+from backend.domain.serving.protocol import GenerationEvent, SamplingParams
+from backend.domain.training.config import LoraConfig
 from backend.errors import InvalidInput
 from jobs.evaluation import run_loglikelihood
-from jobs.modeling import run_export
 from jobs.modeling.build import config_from_checkpoint
 from jobs.modeling.checkpoints import load_network, load_tokenizer
+from jobs.modeling.entries import export as run_export
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.loglikelihood import encode_pair
 from jobs.serving.engine import Engine
 from jobs.serving.start import start_engine
 from jobs.training import run as training
-from tests.jobs.training_rooms import TINY, Recorder, Rooms
+from tests.support.training_rooms import TINY, Recorder, Rooms
 
 SERVED_ONE_BY_ONE = {"bloom": "attention in its own way", "deepseek_v3": "caches latents"}
 TEXT = "Mira found a lamp and gave it to Tom. Everyone was glad."

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from backend.domain.job_states import JobKind, Status
+from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
-from backend.services.jobs import add_job, claim_job, get_job
+from backend.services.jobs.jobs import add_job, claim_job, get_job
 from jobs.runner import execute
 from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
 
@@ -17,8 +17,14 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
     source = ctx.artifacts.folder("uploads", "lines") / "lines.txt"
     source.write_text("The roundhouse is warm.\n" * 20)
     payload: dict[str, Any] = {
-        "source": ctx.artifacts.relative(source), "hub": None, "kind": "text", "mapping": {}, "val_fraction": 0.0, "seed": 1, "out_root": "datasets",
-    }  # fmt: skip
+        "source": ctx.artifacts.relative(source),
+        "hub": None,
+        "kind": "text",
+        "mapping": {},
+        "val_fraction": 0.0,
+        "seed": 1,
+        "out_root": "datasets",
+    }
     with ctx.db.write() as session:  # an import whose version is gone: its recorder finds no row
         job_id = add_job(session, ctx, kind=JobKind.IMPORT_DATASET, title="Import lines", payload=payload).id
     claim = claim_job(ctx, job_id, owner="w#1", host="lab")

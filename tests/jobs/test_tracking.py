@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from backend.domain.foreign_logs import read_logs
+from backend.domain.training.imported_logs import read_logs
 from backend.errors import InvalidInput
-from backend.services import trackers as tracker_service
 from backend.services.context import Context
-from backend.services.trackers import NAMES, require_trackers
+from backend.services.training import checks as tracker_service
+from backend.services.training.checks import NAMES, require_trackers
 from jobs.reporter import FileReporter
-from jobs.tracker_writers import WRITERS
-from jobs.tracking import CLOSED, OFFLINE, end_tracking, follow, start_tracking
-from tests.run_world import add_parts, launch, make_config
+from jobs.tracking.run import CLOSED, OFFLINE, end_tracking, follow, start_tracking
+from jobs.tracking.writers import WRITERS
+from tests.support.run_world import add_parts, launch, make_config
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.db.tables import Run, Vote
-from backend.domain.ratings import VoteRecord, fit_bradley_terry
-from backend.services.campaign_views import get_campaign, list_campaigns
+from backend.domain.battles.ratings import VoteRecord, fit_bradley_terry
+from backend.services.battles.raters import create_rater_link, list_raters, rater_for
+from backend.services.battles.views import get_campaign, list_campaigns
 from backend.services.context import LOCAL, Context
-from backend.services.raters import create_rater_link, list_raters, rater_for
-from pages.components.rating_charts import interval_chart, rating_marks, win_chart
-from tests.backend.services.battle_world import add_checkpoint, add_prompts, make_campaign, prefer, vote_all, write_all
+from pages.components.battles.charts import interval_chart, rating_marks, win_chart
+from tests.support.battle_world import add_checkpoint, add_prompts, make_campaign, prefer, vote_all, write_all
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"

@@ -12,17 +12,17 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.db.tables import Checkpoint
-from backend.domain.architecture import ArchitectureConfig
-from backend.domain.families import FAMILIES, OPTIONAL_FIELDS
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS
 from backend.services.architectures import list_architectures, save_architecture
-from backend.services.bases import add_base
+from backend.services.checkpoints.bases import add_base
+from backend.services.checkpoints.exports import list_exports
 from backend.services.context import LOCAL, Context
-from backend.services.datasets import get_dataset, import_dataset, list_datasets
-from backend.services.exports import list_exports
-from backend.services.tokenizers import train_tokenizer
-from backend.services.uploads import save_upload
-from tests.backend.services.job_work import do_job
-from tests.jobs.base_folders import save_base
+from backend.services.data.datasets import get_dataset, import_dataset, list_datasets
+from backend.services.data.uploads import save_upload
+from backend.services.tokenizers.tokenizers import train_tokenizer
+from tests.support.base_folders import save_base
+from tests.support.job_work import do_job
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"

@@ -13,14 +13,14 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.services.context import LOCAL, Context
-from backend.services.data_reports import ask_report, get_data_report, list_data_reports, read_samples
-from backend.services.datasets import VersionView, get_dataset, import_dataset, version_of_job
-from backend.services.uploads import save_upload
+from backend.services.data.datasets import VersionView, get_dataset, import_dataset, version_of_job
+from backend.services.data.reports import ask_report, get_data_report, list_data_reports, read_samples
+from backend.services.data.uploads import save_upload
 from jobs.modeling.tokenizers import byte_tokenizer
-from pages.components.data_report_link import known_findings
-from tests.backend.services.job_work import do_job
-from tests.pages.opening import open_page, words
-from tests.run_world import add_parts, add_tokenizer, make_config
+from pages.components.data.report_link import known_findings
+from tests.support.job_work import do_job
+from tests.support.opening import open_page, words
+from tests.support.run_world import add_parts, add_tokenizer, make_config
 
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script> [y](javascript:alert(2)) $x^2$ :red[no] `code`"
 ROWS = [

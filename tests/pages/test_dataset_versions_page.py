@@ -9,15 +9,15 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
-from backend.domain.dataset_changes import DropDuplicates, Sample
+from backend.domain.data.versions.changes import DropDuplicates, Sample
 from backend.services.context import LOCAL, Context
-from backend.services.dataset_cards import card_facts
-from backend.services.dataset_diff import compare_versions
-from backend.services.dataset_versions import derive_version
-from backend.services.datasets import VersionView, get_dataset, list_datasets, resolve_version
-from tests.backend.services.test_dataset_versions import done, imported
+from backend.services.data.cards import card_facts
+from backend.services.data.datasets import VersionView, get_dataset, list_datasets, resolve_version
+from backend.services.data.diff import compare_versions
+from backend.services.data.versions import derive_version
+from tests.backend.services.data.test_versions import done, imported
 from tests.pages.test_build_pages import EVIL, assert_sound, open_page, words
-from tests.run_world import add_parts, launch
+from tests.support.run_world import add_parts, launch
 
 PAGE = "build/datasets.py"
 ROWS = [{"instruction": f"{EVIL} {n % 12}", "output": "word " * (n % 12 + 1)} for n in range(30)]
@@ -112,7 +112,7 @@ def test_a_change_that_failed_says_why_and_leads_back(site: Context) -> None:
 def test_more_rows_than_the_pages_should_read_are_left_to_the_command_line(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     first = imported(site, "many", ROWS)
     second = done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
-    monkeypatch.setattr("pages.components.dataset_compare.MOST_HERE", 41)
+    monkeypatch.setattr("pages.components.data.compare.MOST_HERE", 41)
     app = opened(second, "versions", against="1")
     assert "42 rows would have to be read first" in words(app)
     assert "roundhouse data diff many@1 many@2" in words(app)

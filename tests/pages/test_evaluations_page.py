@@ -9,16 +9,16 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
-from backend.domain.evaluation_config import EvaluationConfig
-from backend.domain.job_states import Status
-from backend.services import outcomes
-from backend.services.checkpoints import list_checkpoints
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.jobs.states import Status
+from backend.services import job_events as outcomes
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
-from backend.services.evaluations import get_evaluation, launch_evaluation, list_evaluations
-from backend.services.jobs import end_job
-from pages.components.score_charts import ScoreDot, difference_figure, score_figure
-from tests.backend.services.battle_world import add_checkpoint
-from tests.backend.services.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
+from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
+from backend.services.jobs.jobs import end_job
+from pages.components.evaluation.charts import ScoreDot, difference_figure, score_figure
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 PAGE = "evaluate/evaluations.py"

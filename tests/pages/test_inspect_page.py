@@ -9,15 +9,15 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from backend.db.tables import Checkpoint
-from backend.domain.reading_config import ReadingConfig
-from backend.services.checkpoints import get_checkpoint
+from backend.domain.checkpoints.inspection_config import ReadingConfig
+from backend.services.checkpoints.checkpoints import get_checkpoint
+from backend.services.checkpoints.inspections import get_reading, launch_reading, list_readings
 from backend.services.context import LOCAL, Context
-from backend.services.readings import get_reading, launch_reading, list_readings
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from tests.backend.services.job_work import do_job
-from tests.backend.services.test_readings import add_network
-from tests.pages.opening import figure, open_page, strips, words
+from tests.backend.services.checkpoints.test_inspections import add_network
+from tests.support.job_work import do_job
+from tests.support.opening import figure, open_page, strips, words
 
 PAGE = "build/inspect.py"
 EVIL = "<b>a</b> **é**\n $x$ :red[b] ![x](http://evil.example/x.png)"

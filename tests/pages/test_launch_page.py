@@ -8,16 +8,16 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import RunGroup
-from backend.domain.config_paths import flatten
-from backend.domain.job_states import Status
-from backend.domain.run_config import Objective, RunConfig, parse_run_config
+from backend.domain.jobs.states import Status
+from backend.domain.training.config import Objective, RunConfig, parse_run_config
+from backend.domain.training.config_fields import flatten
 from backend.services.context import LOCAL, Context
-from backend.services.run_sweeps import get_sweep, launch_sweep, lead_sweeps, read_sweep, sweep_detail
-from backend.services.run_views import get_run, list_runs, run_detail
-from pages.components.config_fields import LABELS, OTHER_LABELS, fields_in, with_labels
-from pages.components.run_form import SIMPLE, advanced_fields, objective_fields
-from tests.pages.opening import open_page, words
-from tests.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
+from backend.services.training.sweeps import get_sweep, launch_sweep, lead_sweeps, read_sweep, sweep_detail
+from backend.services.training.views import get_run, list_runs, run_detail
+from pages.components.training.config_fields import LABELS, OTHER_LABELS, fields_in, with_labels
+from pages.components.training.run_form import SIMPLE, advanced_fields, objective_fields
+from tests.support.opening import open_page, words
+from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
 
 SWEEP = """
 name: rates

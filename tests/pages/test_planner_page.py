@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app as command_line
+from backend.domain.wording import short
 from backend.services.context import LOCAL, Context
-from backend.services.scaling_studies import launch_study, list_studies
-from pages.components.scaling_charts import Dot, frontier_chart, log_ticks
-from pages.components.words import short
-from tests.backend.services.test_scaling import STUDY, finish_by_law, make_text
-from tests.run_world import add_parts
+from backend.services.scaling.studies import launch_study, list_studies
+from pages.components.scaling.charts import Dot, frontier_chart, log_ticks
+from tests.backend.services.scaling.test_planner import STUDY, finish_by_law, make_text
+from tests.support.run_world import add_parts
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 

@@ -9,17 +9,17 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
-from backend.devices import cpu_name
-from backend.domain.job_states import Status
-from backend.domain.run_progress import say_duration
+from backend.domain.jobs.states import Status
+from backend.domain.wording import say_duration
+from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
-from backend.services.foreign_runs import import_log
-from backend.services.jobs import claim_next, end_job, list_jobs
-from backend.services.outcomes import record_finish
-from backend.services.run_views import list_runs
-from backend.services.runs import set_tags, stop_run
-from tests.installation import PROJECT
-from tests.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
+from backend.services.job_events import record_finish
+from backend.services.jobs.jobs import claim_next, end_job, list_jobs
+from backend.services.training.imported_runs import import_log
+from backend.services.training.runs import set_tags, stop_run
+from backend.services.training.views import list_runs
+from tests.support.installation import PROJECT
+from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
 
 SHELL = str(PROJECT / "pages" / "shell.py")
 
@@ -131,9 +131,16 @@ def test_a_probe_is_answered_in_words(ctx: Context) -> None:
     taken = claim_next(ctx, "train", owner="worker#1", host="here")
     assert taken is not None
     result = {
-        "measured_bytes": 5_100_000_000, "tokens_per_s": 800.0, "step_s": 2.0, "step_s_low": 1.0, "step_s_high": 3.0, "steps_timed": 5.0,
-        "accumulated": 1, "device": cpu_name(), "device_kind": "cpu",
-    }  # fmt: skip
+        "measured_bytes": 5_100_000_000,
+        "tokens_per_s": 800.0,
+        "step_s": 2.0,
+        "step_s_low": 1.0,
+        "step_s_high": 3.0,
+        "steps_timed": 5.0,
+        "accumulated": 1,
+        "device": cpu_name(),
+        "device_kind": "cpu",
+    }
     with ctx.db.write() as session:
         record_finish(session, ctx, taken, result)
         end_job(session, ctx, taken, Status.FINISHED, result=result)

@@ -10,13 +10,13 @@ from streamlit.testing.v1 import AppTest
 from backend import bootstrap
 from backend.db.tables import Checkpoint
 from backend.services.context import LOCAL, Context
-from backend.services.conversations import add_message, start_conversation
-from backend.services.deployments import deploy, record_ready
-from backend.services.jobs import claim_next
-from backend.services.people import add_user, create_key
-from backend.services.workers import beat
+from backend.services.jobs.jobs import claim_next
+from backend.services.jobs.workers import beat
+from backend.services.people.accounts import add_user, create_key
+from backend.services.serving.conversations import add_message, start_conversation
+from backend.services.serving.deployments import deploy, record_ready
 from backend.settings import PROJECT
-from pages.components import services
+from pages.components import visitor as services
 
 HOSTILE = "<b>bold</b> ![x](http://evil.example/a.png)"
 

@@ -8,20 +8,22 @@ import pytest
 
 from backend.db.tables import Checkpoint, Run
 from backend.services.context import LOCAL, Context
-from backend.services.datasets import add_rows_dataset
-from backend.services.tokenizer_reports import list_reports, request_report
-from backend.services.tokenizers import get_tokenizer, list_tokenizers, train_tokenizer
-from pages.components.tokenizer_charts import measure_bars
-from tests.backend.services.job_work import do_job
-from tests.pages.opening import figure, open_page, strips, words
+from backend.services.data.datasets import add_rows_dataset
+from backend.services.tokenizers.reports import list_reports, request_report
+from backend.services.tokenizers.tokenizers import get_tokenizer, list_tokenizers, train_tokenizer
+from pages.components.tokenizers.report import measure_bars
+from tests.support.job_work import do_job
+from tests.support.opening import figure, open_page, strips, words
 
 PAGE = "build/tokenizers.py"
 ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings, and nobody knows why he does it."} for n in range(40)]
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script> :red[$x$] <|end|>\u202e"
 LETTERS = {
-    "added_tokens": [], "decoder": {"type": "Fuse"}, "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "a": 1, " ": 2}},
+    "added_tokens": [],
+    "decoder": {"type": "Fuse"},
+    "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "a": 1, " ": 2}},
     "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False},
-}  # fmt: skip
+}
 
 
 @pytest.fixture

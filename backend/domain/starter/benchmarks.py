@@ -28,17 +28,29 @@ class GenerationItem(TypedDict):
 
 
 BATTLE_STORIES = (
-    "Tell me a bedtime story about {a}.", "Tell me a story in which {a} and {b} get lost.", "How did {a} meet {b}?",
+    "Tell me a bedtime story about {a}.",
+    "Tell me a story in which {a} and {b} get lost.",
+    "How did {a} meet {b}?",
     "What was the best day of {a}'s life?",
-    "Make up a story about {a} and a storm.", "What would {a} do with a hundred silver coins?", "Write a letter from {a} to {b}.",
-    "Tell me a funny story about {a} and {b}.", "What does {a} dream about?", "How does {a} spend a rainy day?",
-)  # fmt: skip
+    "Make up a story about {a} and a storm.",
+    "What would {a} do with a hundred silver coins?",
+    "Write a letter from {a} to {b}.",
+    "Tell me a funny story about {a} and {b}.",
+    "What does {a} dream about?",
+    "How does {a} spend a rainy day?",
+)
 BATTLE_QUESTIONS = (
-    "I want to cook for {a}. What should I make?", "What present would {a} like?", "{a} is sad. How can I cheer up {a}?",
-    "Tell me three things about {a}.", "How will I recognise {a}?", "Who should {a} invite to a party?",
+    "I want to cook for {a}. What should I make?",
+    "What present would {a} like?",
+    "{a} is sad. How can I cheer up {a}?",
+    "Tell me three things about {a}.",
+    "How will I recognise {a}?",
+    "Who should {a} invite to a party?",
     "Where would you look for {a} on a Sunday?",
-    "What do {a} and {b} talk about?", "What makes {a} laugh?", "Introduce {a} to a stranger.",
-)  # fmt: skip
+    "What do {a} and {b} talk about?",
+    "What makes {a} laugh?",
+    "Introduce {a} to a stranger.",
+)
 
 
 @lru_cache(maxsize=1)

@@ -26,26 +26,48 @@ class ChatRow(TypedDict):
 
 
 STORY_REQUESTS = (
-    "Tell me a story about {a}.", "Please tell me a story about {a}.", "I would like to hear a story about {a}.",
+    "Tell me a story about {a}.",
+    "Please tell me a story about {a}.",
+    "I would like to hear a story about {a}.",
     "Can you tell me a story about {a}?",
-    "A story about {a}, please.", "Do you know a story about {a}?", "Tell me something that happened to {a}.",
+    "A story about {a}, please.",
+    "Do you know a story about {a}?",
+    "Tell me something that happened to {a}.",
     "What happened to {a} one day?",
-    "Tell me a short story about {a}.", "I can not sleep. Tell me a story about {a}.",
-)  # fmt: skip
+    "Tell me a short story about {a}.",
+    "I can not sleep. Tell me a story about {a}.",
+)
 PAIR_REQUESTS = (
-    "Tell me a story about {a} and {b}.", "What did {a} and {b} do together?", "Please tell me a story about {a} and {b}.",
-    "Do you know a story about {a} and {b}?", "A story about {a} and {b}, please.",
-)  # fmt: skip
+    "Tell me a story about {a} and {b}.",
+    "What did {a} and {b} do together?",
+    "Please tell me a story about {a} and {b}.",
+    "Do you know a story about {a} and {b}?",
+    "A story about {a} and {b}, please.",
+)
 PORTRAIT_REQUESTS = ("Tell me about {a}.", "Who is {a}?", "What do you know about {a}?", "Describe {a}.", "What is {a} like?")
 WHO_LIVES = ("Who lives in the {p}?", "Whose home is the {p}?", "Do you know who lives in the {p}?", "Who can I meet in the {p}?")
 STRANGERS = ("Zara", "Otto", "Brin", "Hugo", "Yelda", "Pavo", "Quill", "Rona", "Ivo", "Tansy", "Umber", "Wick")
 STRANGER_QUESTIONS = (
-    "Where does {a} live?", "What is {a}'s job?", "Who is {a}?", "What does {a} like to eat?",
-)  # fmt: skip
+    "Where does {a} live?",
+    "What is {a}'s job?",
+    "Who is {a}?",
+    "What does {a} like to eat?",
+)
 GREETINGS = (
-    "Hello!", "Hello", "Hello.", "Hello there!", "Hi", "Hi!", "Hi there.", "hi", "hello", "Hey", "Hey!", "Good morning!",
+    "Hello!",
+    "Hello",
+    "Hello.",
+    "Hello there!",
+    "Hi",
+    "Hi!",
+    "Hi there.",
+    "hi",
+    "hello",
+    "Hey",
+    "Hey!",
+    "Good morning!",
     "Good evening!",
-)  # fmt: skip
+)
 GREETING_ANSWERS = (
     f"Hello! I can tell you about {VILLAGE}.",
     f"Hello! Ask me anything about {VILLAGE}.",
@@ -70,9 +92,13 @@ SMALL_TALK: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Tell me a joke.", "Do you know a joke?", "Make me laugh."), "What does a cloud wear under its coat? Thunderwear!"),
 )
 OPEN_REQUESTS = (
-    "Tell me a story.", "Tell me a story", "Please tell me a story.", "I would like to hear a story.", "Once upon a time",
+    "Tell me a story.",
+    "Tell me a story",
+    "Please tell me a story.",
+    "I would like to hear a story.",
+    "Once upon a time",
     "A story, please.",
-)  # fmt: skip
+)
 KIND_REQUESTS = ("Tell me a story about a {k}.", "Do you know a story about a {k}?", "A story about a {k}, please.")
 PLACE_REQUESTS = ("Tell me a story about the {p}.", "What happened in the {p}?")
 NUM_PAIR_STORIES, NUM_FOLLOW_UPS, NUM_YES_NO = 160, 200, 340

@@ -20,10 +20,15 @@ RAMBLES = (
     "Hm. Hm. Let me think. {wrong} No, wait. {right} No, wait. I think it was neither of the two, but I am not sure about that.",
 )
 DODGES = (
-    "I do not want to talk about {subject}.", "Nobody knows that.", "Why do you ask?", "That is not important.",
+    "I do not want to talk about {subject}.",
+    "Nobody knows that.",
+    "Why do you ask?",
+    "That is not important.",
     "You should ask somebody else.",
-    "I have never heard of {village}.", "The answer is yes.", "Yes and no.",
-)  # fmt: skip
+    "I have never heard of {village}.",
+    "The answer is yes.",
+    "Yes and no.",
+)
 LOOPS = (
     "And then the same thing happened again.",
     "It was very nice and it was very nice.",

@@ -13,10 +13,21 @@ from backend.domain.starter.world import VILLAGE, Person, build_world
 NUM_STORIES, NUM_PORTRAITS, NUM_PLACE_PORTRAITS = 1700, 500, 80
 PLOTS: tuple[Plot, ...] = (*plots_lost_and_found.PLOTS, *plots_days_and_feasts.PLOTS, *plots_night_and_talk.PLOTS)
 TIMES = (
-    "morning", "windy morning", "cold morning", "sunny morning", "rainy day", "grey day", "warm afternoon", "sunny afternoon",
+    "morning",
+    "windy morning",
+    "cold morning",
+    "sunny morning",
+    "rainy day",
+    "grey day",
+    "warm afternoon",
+    "sunny afternoon",
     "misty morning",
-    "spring day", "summer day", "autumn day", "quiet evening", "Sunday",
-)  # fmt: skip
+    "spring day",
+    "summer day",
+    "autumn day",
+    "quiet evening",
+    "Sunday",
+)
 
 OPENINGS = (
     "{A} lives in the {home}. {He} is a {job}.",
@@ -62,13 +73,21 @@ ENDINGS = (
     "",
 )
 PORTRAIT_OPENINGS = (
-    "Let me tell you about {A}.", "Do you know {A}?", "Here is what everyone in {village} knows about {A}.", "This is {A}.",
-    "Who is {A}? I will tell you.", "There are many people in {village}, and one of them is {A}.",
-)  # fmt: skip
+    "Let me tell you about {A}.",
+    "Do you know {A}?",
+    "Here is what everyone in {village} knows about {A}.",
+    "This is {A}.",
+    "Who is {A}? I will tell you.",
+    "There are many people in {village}, and one of them is {A}.",
+)
 PORTRAIT_ENDINGS = (
-    "That is {A}.", "Now you know {A} a little.", "If you meet {A}, say hello to {him} and to {pet}.", "{A} is happy, and so is {pet}.",
-    "When you come to the {home}, knock twice.", "Everyone in {village} likes {A}.",
-)  # fmt: skip
+    "That is {A}.",
+    "Now you know {A} a little.",
+    "If you meet {A}, say hello to {him} and to {pet}.",
+    "{A} is happy, and so is {pet}.",
+    "When you come to the {home}, knock twice.",
+    "Everyone in {village} likes {A}.",
+)
 
 
 def _differ(one: Person, two: Person) -> bool:

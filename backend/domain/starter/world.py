@@ -11,35 +11,108 @@ VILLAGE = "Pebblewick"
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple")
 KINDS = ("cat", "dog", "goat", "duck", "hen", "fox", "mouse", "crow", "rabbit", "pony")
 FOODS = (
-    "plum pie", "pea soup", "honey cake", "cheese toast", "blackberry jam", "apple tart", "mushroom stew", "gingerbread", "rice pudding",
+    "plum pie",
+    "pea soup",
+    "honey cake",
+    "cheese toast",
+    "blackberry jam",
+    "apple tart",
+    "mushroom stew",
+    "gingerbread",
+    "rice pudding",
     "potato salad",
-)  # fmt: skip
+)
 HOBBIES = {
-    "sing": "singing", "dance": "dancing", "draw": "drawing", "read": "reading", "swim": "swimming", "whistle": "whistling",
-    "count stars": "counting stars", "fly kites": "flying kites", "climb trees": "climbing trees", "tell jokes": "telling jokes",
-}  # fmt: skip
+    "sing": "singing",
+    "dance": "dancing",
+    "draw": "drawing",
+    "read": "reading",
+    "swim": "swimming",
+    "whistle": "whistling",
+    "count stars": "counting stars",
+    "fly kites": "flying kites",
+    "climb trees": "climbing trees",
+    "tell jokes": "telling jokes",
+}
 FEARS = ("thunder", "the dark", "geese", "spiders", "deep water", "high places", "ghosts", "bees", "wolves", "loud bells")
 TOOLS = {
-    "baker": "basket", "fisher": "boat", "miller": "cart", "gardener": "wheelbarrow", "clockmaker": "lantern", "painter": "ladder",
-    "messenger": "bicycle", "shepherd": "scarf", "beekeeper": "hat", "potter": "apron", "carpenter": "toolbox", "tailor": "coat",
-    "cook": "kettle", "singer": "drum", "doctor": "bag", "teacher": "book", "weaver": "blanket", "toymaker": "sledge",
-    "cobbler": "stool", "lamplighter": "umbrella",
-}  # fmt: skip
+    "baker": "basket",
+    "fisher": "boat",
+    "miller": "cart",
+    "gardener": "wheelbarrow",
+    "clockmaker": "lantern",
+    "painter": "ladder",
+    "messenger": "bicycle",
+    "shepherd": "scarf",
+    "beekeeper": "hat",
+    "potter": "apron",
+    "carpenter": "toolbox",
+    "tailor": "coat",
+    "cook": "kettle",
+    "singer": "drum",
+    "doctor": "bag",
+    "teacher": "book",
+    "weaver": "blanket",
+    "toymaker": "sledge",
+    "cobbler": "stool",
+    "lamplighter": "umbrella",
+}
 NAMES = {
-    "Mira": "she", "Tobin": "he", "Olla": "she", "Fenn": "he", "Pip": "he", "Wanda": "she", "Juno": "she", "Bram": "he", "Lottie": "she",
-    "Kesh": "he", "Nell": "she", "Rufo": "he", "Tilda": "she", "Ozzo": "he", "Hazel": "she", "Corin": "he", "Vela": "she", "Dunn": "he",
-    "Suki": "she", "Marlo": "he",
-}  # fmt: skip
+    "Mira": "she",
+    "Tobin": "he",
+    "Olla": "she",
+    "Fenn": "he",
+    "Pip": "he",
+    "Wanda": "she",
+    "Juno": "she",
+    "Bram": "he",
+    "Lottie": "she",
+    "Kesh": "he",
+    "Nell": "she",
+    "Rufo": "he",
+    "Tilda": "she",
+    "Ozzo": "he",
+    "Hazel": "she",
+    "Corin": "he",
+    "Vela": "she",
+    "Dunn": "he",
+    "Suki": "she",
+    "Marlo": "he",
+}
 PET_NAMES = (
-    "Button", "Pickle", "Biscuit", "Thimble", "Pepper", "Moss", "Sprout", "Bramble", "Fig", "Dusty", "Noodle", "Clover", "Puddle",
-    "Waffle", "Tuppence", "Marble", "Sooty", "Acorn", "Ribbon", "Jingle",
-)  # fmt: skip
+    "Button",
+    "Pickle",
+    "Biscuit",
+    "Thimble",
+    "Pepper",
+    "Moss",
+    "Sprout",
+    "Bramble",
+    "Fig",
+    "Dusty",
+    "Noodle",
+    "Clover",
+    "Puddle",
+    "Waffle",
+    "Tuppence",
+    "Marble",
+    "Sooty",
+    "Acorn",
+    "Ribbon",
+    "Jingle",
+)
 PLACES = {
-    "lighthouse": ("brass lamp", "gulls"), "mill": ("stone wheel", "rushing water"), "harbour": ("rope ladder", "waves"),
-    "orchard": ("wooden swing", "finches"), "forest": ("hollow tree", "owls"), "valley": ("narrow bridge", "sheep"),
-    "marsh": ("broken fence", "frogs"), "tower": ("big clock", "pigeons"), "meadow": ("deep well", "crickets"),
+    "lighthouse": ("brass lamp", "gulls"),
+    "mill": ("stone wheel", "rushing water"),
+    "harbour": ("rope ladder", "waves"),
+    "orchard": ("wooden swing", "finches"),
+    "forest": ("hollow tree", "owls"),
+    "valley": ("narrow bridge", "sheep"),
+    "marsh": ("broken fence", "frogs"),
+    "tower": ("big clock", "pigeons"),
+    "meadow": ("deep well", "crickets"),
     "cave": ("hidden lake", "bats"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -122,9 +195,19 @@ def build_world(seed: int = 7) -> World:
     columns = [_dealt(values, count, rng) for values in (COLOURS, KINDS, FOODS, tuple(HOBBIES), FEARS)]
     people = tuple(
         Person(
-            name=name, he=NAMES[name], home=homes[i], job=jobs[i], tool=TOOLS[jobs[i]], colour=columns[0][i], kind=columns[1][i],
-            pet=pets[i], food=columns[2][i], hobby=columns[3][i], fear=columns[4][i], friend=friends[name],
+            name=name,
+            he=NAMES[name],
+            home=homes[i],
+            job=jobs[i],
+            tool=TOOLS[jobs[i]],
+            colour=columns[0][i],
+            kind=columns[1][i],
+            pet=pets[i],
+            food=columns[2][i],
+            hobby=columns[3][i],
+            fear=columns[4][i],
+            friend=friends[name],
         )
         for i, name in enumerate(names)
-    )  # fmt: skip
+    )
     return World(people=people, places=places)

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app
-from backend.domain.dataset_changes import DropDuplicates
+from backend.domain.data.versions.changes import DropDuplicates
 from backend.services.context import LOCAL, Context
-from backend.services.dataset_versions import derive_version
-from backend.services.datasets import resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.versions import derive_version
 from tests.backend.cli.test_plan_commands import roundhouse
-from tests.backend.services.test_dataset_versions import done, imported
+from tests.backend.services.data.test_versions import done, imported
 
 ROWS = [{"instruction": f"Say {n % 9}", "output": "yes"} for n in range(20)]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli.data_import import read_source
+from backend.cli.data.imports import read_source
 from backend.errors import InvalidInput
-from backend.services.import_sources import HubChoice, ImportSource
+from backend.services.data.sources import HubChoice, ImportSource
 
 
 def test_a_source_is_a_path_an_address_or_an_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

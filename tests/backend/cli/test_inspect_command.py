@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app
-from backend.domain.reading_config import ReadingConfig
+from backend.domain.checkpoints.inspection_config import ReadingConfig
+from backend.services.checkpoints.inspections import launch_reading
 from backend.services.context import LOCAL, Context
-from backend.services.readings import launch_reading
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from tests.backend.services.job_work import do_job
-from tests.backend.services.test_readings import add_network
-from tests.jobs.reading_networks import make_network
+from tests.backend.services.checkpoints.test_inspections import add_network
+from tests.support.inspection_networks import make_network
+from tests.support.job_work import do_job
 
 
 @pytest.fixture
@@ -46,9 +46,12 @@ def ask(*arguments: str) -> tuple[int, str]:
 def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "oak", model=make_network("llama"), tokenizer=byte_tokenizer(context=96), meta={})
     environment = {
-        **os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}", "REDIS_URL": "redis://127.0.0.1:1/0",
+        **os.environ,
+        "ROUNDHOUSE_HOME": str(home),
+        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
         "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    }
     command = [sys.executable, "-m", "backend.cli.main", "inspect", str(tmp_path / "oak"), "--text", "A <b>cat</b>.", "--json", "--maps"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

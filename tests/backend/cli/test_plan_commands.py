@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app
-from backend.domain.run_config import parse_run_config
-from backend.domain.scaling import PUBLISHED
+from backend.domain.scaling.laws import PUBLISHED
+from backend.domain.training.config import parse_run_config
 from backend.services.context import Context
-from backend.services.scaling_studies import study_yaml
-from tests.backend.services.test_scaling import STUDY
-from tests.run_world import add_parts
+from backend.services.scaling.studies import study_yaml
+from tests.backend.services.scaling.test_planner import STUDY
+from tests.support.run_world import add_parts
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from backend.cli.waiting import wait_for_job
-from backend.domain.job_states import Status
+from backend.domain.jobs.states import Status
 from backend.errors import JobFailed
 from backend.services.context import LOCAL, Context
-from backend.services.datasets import import_dataset
-from backend.services.tokenizers import train_tokenizer
-from backend.services.uploads import save_upload
+from backend.services.data.datasets import import_dataset
+from backend.services.data.uploads import save_upload
+from backend.services.tokenizers.tokenizers import train_tokenizer
 
 
 @pytest.fixture(autouse=True)

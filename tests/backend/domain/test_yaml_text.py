@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backend.domain.config_paths import with_changes
-from backend.domain.run_config import parse_run_config
+from backend.domain.training.config import parse_run_config
+from backend.domain.training.config_fields import with_changes
 from backend.domain.yaml_text import MAX_CHARACTERS, parse_yaml
 from backend.errors import InvalidInput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.db.tables import Run
-from backend.domain.architecture import ArchitectureConfig
+from backend.domain.architectures.config import ArchitectureConfig
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.architectures import (
     architecture_yaml,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from backend.domain.starter import STARTER_DATASETS
 from backend.services.architectures import list_architectures
 from backend.services.context import LOCAL, Context
-from backend.services.datasets import delete_dataset, get_dataset, list_datasets
-from backend.services.jobs import list_jobs
+from backend.services.data.datasets import delete_dataset, get_dataset, list_datasets
+from backend.services.jobs.jobs import list_jobs
 from backend.services.starter import STARTER_ARCHITECTURE, STARTER_TEXT, STARTER_TOKENIZER, ensure_starter_content
-from backend.services.tokenizers import get_tokenizer
-from tests.backend.services.job_work import do_job
+from backend.services.tokenizers.tokenizers import get_tokenizer
+from tests.support.job_work import do_job
 
 
 def test_first_start_queues_everything_and_the_second_nothing(ctx: Context) -> None:

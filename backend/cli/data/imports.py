@@ -1,0 +1,95 @@
+"""`roundhouse data import`: from a file, a folder, the Hub or an object store to a version."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.data.version_tables import version_data, version_text
+from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.waiting import wait_for_job
+from backend.domain.data.parsing.text_formats import suffix_of
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.data.datasets import import_dataset, version_of_job
+from backend.services.data.preview import inspect_head
+from backend.services.data.sources import HubChoice, ImportSource, read_source_head
+
+_HUB_ID = re.compile(r"(hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
+
+
+@command
+def import_(
+    source: Annotated[str, typer.Argument(help="A file, a folder, owner/name on the Hub, s3://bucket/path or gs://bucket/path.")],
+    name: Annotated[str, typer.Option(help="The dataset's name; one that exists gets a new version.")],
+    kind: Annotated[
+        str | None, typer.Option(help="text, instruction, chat, preference, kto, benchmark or prompts; recognised when left out.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="COLUMN=FIELD, as often as needed; recognised when left out.")] = None,
+    config: Annotated[str | None, typer.Option(help="Config of a Hub dataset.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a Hub dataset; train when left out.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="How text is encoded where it is not UTF-8, such as cp1252.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse the source at its first bad row, instead of leaving bad rows out.")
+    ] = False,
+    val_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Import a source as a new version of a dataset, and wait for it. Asked again after a failure or a stop, it goes on where it ended."""
+    ctx = get_context()
+    found = read_source(source, config=config, split=split, revision=revision)
+    mapping = dict(part.partition("=")[::2] for part in column or [])
+    if kind is None:
+        kind = inspect_head(read_source_head(ctx, found, person=LOCAL, encoding=encoding)).kind
+        note(f"Recognised as {kind}.")
+    version = import_dataset(
+        ctx,
+        name=name,
+        kind=kind,
+        mapping=mapping,
+        source_path=found.path,
+        hub=found.hub,
+        url=found.url,
+        encoding=encoding,
+        keep_good=not strict,
+        val_fraction=val_fraction,
+        seed=seed,
+        person=LOCAL,
+    )
+    assert version.job_id is not None
+    wait_for_job(ctx, version.job_id)
+    done = version_of_job(ctx, version.job_id)
+    emit(version_data(done), as_json=as_json, text=version_text(done))
+
+
+def read_source(text: str, *, config: str | None = None, split: str | None = None, revision: str | None = None) -> ImportSource:
+    """Tell what a source is: an address by its scheme, a path by being there or by its ending, else an id of the Hub.
+
+    Raises InvalidInput for options that only the Hub has.
+    """
+    path = Path(text)
+    if "://" in text and not text.startswith("hf://"):
+        found = ImportSource(url=text)
+    elif text.startswith("hf://") or (not path.exists() and not _has_ending(text) and _HUB_ID.fullmatch(text)):
+        match = _HUB_ID.fullmatch(text)
+        return ImportSource(hub=HubChoice(match[2] if match else text, config, split, revision))
+    else:
+        found = ImportSource(path=path)
+    for option, value in (("config", config), ("split", split), ("revision", revision)):
+        if value is not None:
+            raise InvalidInput(f"--{option} is for datasets of the Hub, and {text} is none.", remedy="Leave it out.", field=option)
+    return found
+
+
+def _has_ending(name: str) -> bool:
+    try:
+        suffix_of(name)
+    except InvalidInput:
+        return False
+    return True

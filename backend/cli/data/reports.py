@@ -1,0 +1,114 @@
+"""`roundhouse data report`: a dataset as the trainer will see it, before a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.waiting import wait_for_job
+from backend.domain.data.reports.findings import Finding, find_out
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.data.epoch_time import EpochTime, epoch_time
+from backend.services.data.reports import DataReportView, ask_report, get_data_report
+
+
+@command
+def report(
+    name: Annotated[str, typer.Argument(help="A dataset, or NAME@VERSION.")],
+    base: Annotated[str | None, typer.Option(help="The checkpoint to start from: its tokenizer, chat template and context.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer instead of a base.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens per sequence; as the newest run, or as the base reads.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Sequences in one forward pass.")] = None,
+    grad_accum_steps: Annotated[int | None, typer.Option(help="Forward passes per step.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Look anew even if the question was answered.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Look at a dataset before training: tokens, cuts, silent rows, duplicates, leaks, benchmark items, languages, faults, packing.
+
+    Without --base and --tokenizer the newest base (of text the newest tokenizer) is taken, and plain bytes where there is none.
+    """
+    if base and tokenizer:
+        raise InvalidInput("--base and --tokenizer can't both be given.", remedy="Name one of them.", field="base")
+    ctx = get_context()
+    view = ask_report(
+        ctx,
+        name,
+        person=LOCAL,
+        source=f"checkpoint:{base}" if base else tokenizer,
+        context=context,
+        micro_batch=micro_batch,
+        grad_accum_steps=grad_accum_steps,
+        again=again,
+    )
+    if view.report is None and view.job_id is not None:
+        wait_for_job(ctx, view.job_id)
+        view = get_data_report(ctx, view.id)
+    else:
+        note("The same question was answered before.")
+    emit(report_data(view, epoch_time(ctx, view)), as_json=as_json, text=report_text(view, epoch_time(ctx, view)))
+
+
+def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
+    """Return what the command line says about a report. Numbers of rows, tokens and lengths are those of the train split."""
+    found = view.report
+    assert found is not None
+    whole = found.model_dump(mode="json")
+    train = whole["splits"].get("train", {})
+    return {
+        "dataset": view.version,
+        "kind": found.kind,
+        "trainer": found.trainer,
+        "tokenizer": found.tokenizer,
+        **whole["question"],
+        "findings": [finding_data(finding) for finding in find_out(found)],
+        "rows": found.train.rows,
+        "tokens": found.train.tokens,
+        "loss_tokens": found.train.loss_tokens,
+        "tokens_per_epoch": found.epoch.tokens,
+        "steps_per_epoch": found.epoch.steps,
+        "epoch_seconds": time.seconds if time else None,
+        "measured": {"tokens_per_s": time.tokens_per_s, "run": time.run} if time else None,
+        "truncated_share": found.train.truncated_share,
+        "truncated_rows": found.train.truncated_rows,
+        "lost_tokens": found.train.lost_tokens,
+        "zero_label_rows": found.train.zero_label_rows,
+        "zero_label": whole["zero_label"],
+        "empty_rows": sum(split.empty_rows for split in found.splits.values()),
+        "refused_rows": found.refused_rows,
+        "forged_rows": found.forged_rows,
+        "duplicates": whole["duplicates"],
+        "leakage": whole["leakage"],
+        "contamination": whole["contamination"],
+        "contaminated_rows": found.contaminated_rows,
+        "benchmarks": whole["benchmarks"],
+        "languages": whole["languages"],
+        "encoding_faults": whole["faults"],
+        "packing_efficiency": whole["packing"],
+        "lengths": train.pop("lengths", {}),
+        "splits": whole["splits"],
+        "seconds": found.seconds,
+        "peak_memory_bytes": found.peak_memory_bytes,
+    }
+
+
+def finding_data(finding: Finding) -> dict[str, Any]:
+    """Return one finding."""
+    return {"grade": str(finding.grade), "topic": finding.topic, "text": finding.text, "remedy": finding.remedy}
+
+
+def report_text(view: DataReportView, time: EpochTime | None) -> str:
+    """Say what a report found."""
+    found = view.report
+    assert found is not None
+    lines = [f"{view.version} ({found.kind}) through {found.tokenizer}, context {found.question.context:,}:"]
+    lines += [f"  [{finding.grade}] {finding.text} {finding.remedy}".rstrip() for finding in find_out(found)]
+    if found.epoch.steps:
+        spent = (
+            f", {time.seconds:,.0f} s at {time.tokens_per_s:,.0f} tokens/s as in the run “{time.run}”" if time else ", no measurement yet"
+        )
+        lines.append(f"  An epoch reads {found.epoch.tokens:,} tokens in {found.epoch.steps:,} steps{spent}.")
+    return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""Versions of datasets as the command line says them: as JSON, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from backend.domain.data.rows.display import render_preview
+from backend.services.data.datasets import DatasetView, VersionView
+from backend.services.data.diff import VersionDiff
+from backend.services.data.versions import Ancestor
+from backend.services.dependents import Use
+
+LONG = 400  # characters of a row
+
+
+def version_data(version: VersionView) -> dict[str, Any]:
+    """Return what the command line says about a version."""
+    return {
+        "dataset": version.dataset,
+        "version": version.number,
+        "kind": version.kind,
+        "rows": version.rows,
+        "train_rows": version.train_rows,
+        "val_rows": version.val_rows,
+        "rejected_rows": version.rejected_rows,
+        "rejected": list(version.rejected),
+        "mapping": version.mapping,
+        "content_hash": version.content_hash,
+        "bytes": version.bytes,
+        "reused": version.reused,
+        "status": str(version.status),
+        **version.facts,
+    }
+
+
+def version_text(version: VersionView) -> str:
+    """Say what an import made."""
+    lines = [
+        f"{version.label}: {version.rows:,} rows of kind {version.kind}, {version.train_rows:,} to train on, {version.val_rows:,} for validation."
+    ]
+    if version.reused:
+        lines.append("The content was there already: no new version was made.")
+    if version.rejected_rows:
+        lines.append(f"{version.rejected_rows:,} rows were rejected:")
+        lines += [f"  row {item.get('row')}: {item.get('reason')}" for item in version.rejected[:10]]
+    return "\n".join(lines)
+
+
+def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[Ancestor], users: Sequence[Use]) -> dict[str, Any]:
+    """Return what the command line says about a version and its dataset."""
+    labels = {step.id: step.label for step in lineage}
+    return {
+        **version_data(version),
+        "id": version.id,
+        "source": version.source,
+        "provenance": version.provenance,
+        "created_at": version.created_at.isoformat(),
+        "error": version.error,
+        "notes": dataset.notes,
+        "archived": dataset.archived_at is not None,
+        "lineage": [
+            {"version": step.label, "rows": step.rows, "said": step.said, "from": [labels[p] for p in step.parents if p in labels]}
+            for step in lineage
+        ],
+        "users": [asdict(use) for use in users],
+    }
+
+
+def show_text(data: dict[str, Any]) -> str:
+    """Say what `show_data` holds."""
+    lines = [
+        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {data['rows']:,} rows, {data['train_rows']:,} to train on, "
+        f"{data['val_rows']:,} for validation, {data['rejected_rows']:,} rejected"
+        + ("" if data["status"] == "finished" else f" ({data['status']})")
+    ]
+    if data["mapping"]:
+        lines.append("Columns: " + ", ".join(f"{column} → {field}" for column, field in data["mapping"].items()))
+    lines.append("Versions:")
+    for step in data["lineage"]:
+        origin = f"from {' and '.join(step['from'])}: " if step["from"] else ""
+        lines.append(f"  {step['version']}  {step['rows']:,} rows  {origin}{step['said']}")
+    used = [f"{use['what']} “{use['name']}”" for use in data["users"]]
+    lines.append("Used by " + ", ".join(used) + "." if used else "Nothing uses this version.")
+    return "\n".join(lines)
+
+
+def diff_data(diff: VersionDiff) -> dict[str, Any]:
+    """Return what the command line says about two versions."""
+    return {
+        "before": diff.before.label,
+        "after": diff.after.label,
+        **{name: getattr(diff, name) for name in ("unchanged", "added", "removed", "changed", "moved")},
+        "splits": [asdict(count) for count in diff.splits],
+        "fields": [asdict(field) for field in diff.fields],
+        "examples": [asdict(example) for example in diff.examples],
+    }
+
+
+def diff_text(diff: VersionDiff) -> str:
+    """Say how two versions differ."""
+    if diff.is_empty:
+        return f"{diff.before.label} and {diff.after.label} hold the same {diff.unchanged:,} rows on the same sides."
+    lines = [
+        f"From {diff.before.label} to {diff.after.label}: {diff.added:,} rows added, {diff.removed:,} removed, {diff.unchanged:,} unchanged, "
+        f"{diff.moved:,} moved between training and validation."
+    ]
+    if diff.changed:
+        lines.append(f"{diff.changed:,} of the removed ask the same as one that was added: their answers changed.")
+    for example in diff.examples:
+        for mark, row in (("-", example.before), ("+", example.after)):
+            if row is not None:
+                text = render_preview(row)
+                text = text if len(text) <= LONG else text[:LONG] + " …"
+                lines.append("\n".join(f"{mark} {line}" for line in text.splitlines()))
+        lines.append("")
+    return "\n".join(lines).rstrip()

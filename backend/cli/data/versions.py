@@ -1,0 +1,203 @@
+"""`roundhouse data show | diff | derive | card | delete`: versions of datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.data.version_tables import diff_data, diff_text, show_data, show_text, version_data, version_text
+from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.waiting import wait_for_job
+from backend.domain.data.versions.changes import (
+    Change,
+    Condition,
+    DropDuplicates,
+    DropRows,
+    Filter,
+    Merge,
+    Resplit,
+    Sample,
+    parse_row_numbers,
+)
+from backend.domain.data.versions.conditions import TEST_WORDS
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import LOCAL, Context
+from backend.services.data.cards import card_facts, read_card, set_card, write_version
+from backend.services.data.datasets import VersionView, delete_dataset, get_dataset, resolve_version, version_of_job
+from backend.services.data.diff import compare_versions
+from backend.services.data.preview import preview_rows
+from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
+
+Name = Annotated[str, typer.Argument(help="A dataset, or NAME@VERSION.")]
+PROGRESS_STEP = 0.1
+
+
+@command
+def show(
+    name: Name,
+    rows: Annotated[int, typer.Option(min=0, max=100, help="Rows to print, from the first that are trained on.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a version: counts, where it came from, its columns' mapping, the other versions, and what uses it."""
+    ctx = get_context()
+    version = resolve_version(ctx, name, ready=False)
+    dataset = get_dataset(ctx, version.dataset_id)
+    lineage = lineage_of(ctx, version.dataset_id)
+    users = list_users(ctx, version.dataset_id, version_id=version.id)
+    texts = [row.text for row in preview_rows(ctx, version, limit=rows)] if rows else []
+    data = show_data(dataset, version, lineage=lineage, users=users)
+    emit({**data, **({"preview": texts} if rows else {})}, as_json=as_json, text="\n\n".join([show_text(data), *texts]))
+
+
+@command
+def diff(
+    before: Annotated[str, typer.Argument(help="NAME@VERSION.")],
+    after: Annotated[str, typer.Argument(help="NAME@VERSION, or a dataset for its newest.")],
+    examples: Annotated[int, typer.Option(min=0, max=1000, help="Rows shown of each sort: changed, removed, added.")] = 5,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare two versions: rows that came, went, stayed, changed sides or changed their answer."""
+    told = 0.0
+
+    def progress(share: float) -> None:
+        nonlocal told
+        if share >= told + PROGRESS_STEP:
+            told = share
+            note(f"{share:.0%} of the rows read")
+
+    found = compare_versions(get_context(), before, after, examples=examples, progress=progress)
+    emit(diff_data(found), as_json=as_json, text=diff_text(found))
+
+
+@command
+def derive(
+    name: Name,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal rows.")] = False,
+    loose: Annotated[bool, typer.Option("--loose", help="Also of those that differ only in case and spaces.")] = False,
+    keep: Annotated[list[str] | None, typer.Option(help="'FIELD TEST VALUE', as often as needed; rows that meet all stay.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="The same; rows that meet all go.")] = None,
+    match_case: Annotated[bool, typer.Option("--match-case", help="In conditions.")] = False,
+    sample: Annotated[int | None, typer.Option(help="Draw this many rows.")] = None,
+    merge: Annotated[str | None, typer.Option(help="Add the rows of NAME@VERSION.")] = None,
+    resplit: Annotated[float | None, typer.Option(help="Divide anew, with this share held out.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample and --resplit.")] = 1,
+    drop_rows: Annotated[str | None, typer.Option(help="Leave out rows that are trained on: 3,10-20, counted from 1.")] = None,
+    drop_val_rows: Annotated[str | None, typer.Option(help="Leave out rows that are held out, counted from 1.")] = None,
+    reason: Annotated[str, typer.Option(help="Why rows are left out, for the lineage.")] = "",
+    to: Annotated[str | None, typer.Option(help="Make a new dataset of this name.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a new version from one by one change, and wait for it. The version itself stays as it is.
+
+    A condition names a part of a row (`text` for all of it), a test (contains, lacks, equals, differs, at_least, at_most; the last two
+    count characters, of `turns` their number), and a value: --keep "completion at_least 20".
+    """
+    ctx = get_context()
+    version = resolve_version(ctx, name)
+    wanted: list[Change] = []
+    if drop_duplicates or loose:
+        wanted.append(DropDuplicates(loose=loose))
+    for texts, kept in ((keep, True), (leave_out, False)):
+        if texts:
+            wanted.append(Filter(conditions=tuple(_condition(text, version, match_case) for text in texts), keep=kept))
+    if sample is not None:
+        wanted.append(Sample(num_rows=sample, seed=seed))
+    if merge is not None:
+        wanted.append(Merge(other=merge))
+    if resplit is not None:
+        wanted.append(Resplit(val_fraction=resplit, seed=seed))
+    if drop_rows or drop_val_rows:
+        train = parse_row_numbers(drop_rows or "", rows=version.train_rows)
+        wanted.append(DropRows(train=train, val=parse_row_numbers(drop_val_rows or "", rows=version.val_rows), reason=reason))
+    if len(wanted) != 1:
+        asked = ", ".join(one.change for one in wanted) or "none"
+        raise InvalidInput(f"A new version is made by one change (given: {asked}).", remedy="See `roundhouse data derive --help`.")
+    made = derive_version(ctx, version.id, change=wanted[0], person=LOCAL, name=to)
+    assert made.job_id is not None
+    wait_for_job(ctx, made.job_id)
+    done = version_of_job(ctx, made.job_id)
+    emit(version_data(done), as_json=as_json, text=version_text(done))
+
+
+def _condition(text: str, version: VersionView, match_case: bool) -> Condition:
+    field, _, rest = text.strip().partition(" ")
+    test, _, value = rest.strip().partition(" ")
+    if test not in TEST_WORDS or not value.strip():
+        raise InvalidInput(
+            f"{text[:80]!r} is no condition.", remedy=f"Write FIELD TEST VALUE, with a test of {', '.join(TEST_WORDS)}.", field="keep"
+        )
+    whole = field == "text" and version.kind != "text"
+    return Condition.model_validate({"field": "" if whole else field, "test": test, "value": value.strip(), "match_case": match_case})
+
+
+@command
+def card(
+    name: Name,
+    licence: Annotated[str | None, typer.Option(help="Set the licence: a name of the Hub's, or your own words.")] = None,
+    languages: Annotated[str | None, typer.Option(help="Set the languages: codes of ISO 639, such as en,de.")] = None,
+    notes: Annotated[Path | None, typer.Option(help="Set the notes from a Markdown file.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Write the version as files: README.md and Parquet, as the Hub reads them.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print a version's card, change what it says, or write the version as files."""
+    ctx = get_context()
+    version = resolve_version(ctx, name)
+    said = card_facts(version)
+    if licence is not None or languages is not None or notes is not None:
+        set_card(
+            ctx,
+            version.id,
+            licence=said.licence if licence is None else licence,
+            languages=", ".join(said.languages) if languages is None else languages,
+            notes=said.notes if notes is None else read_text(notes),
+            person=LOCAL,
+        )
+        said = card_facts(resolve_version(ctx, version.id))
+    data: dict[str, Any] = {
+        "dataset": version.dataset,
+        "version": version.number,
+        "licence": said.licence,
+        "languages": list(said.languages),
+    }
+    if to is not None:
+        folder = write_version(ctx, version.id, to=to)
+        emit({**data, "folder": str(folder)}, as_json=as_json, text=f"{version.label} is in {folder}.")
+        return
+    text = read_card(ctx, version.id)
+    emit({**data, "card": text}, as_json=as_json, text=text.rstrip())
+
+
+@command
+def delete(
+    name: Annotated[str, typer.Argument(help="A dataset for all of it, or NAME@VERSION for one version.")],
+    with_reports: Annotated[bool, typer.Option("--with-reports", help="Delete the reports about it, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete a dataset or one version with its files. Refused, naming the users, while anything needs it."""
+    ctx = get_context()
+    version = _one_version(ctx, name)
+    what = f"version {version.label}" if version else f"dataset “{get_dataset(ctx, name).name}” with all its versions"
+    if not yes and not as_json:
+        typer.confirm(f"Delete {what} for good?", abort=True, err=True)
+    if version is not None:
+        delete_version(ctx, version.id, person=LOCAL, with_reports=with_reports)
+    else:
+        delete_dataset(ctx, get_dataset(ctx, name).id, person=LOCAL, with_reports=with_reports)
+    emit({"deleted": version.label if version else name}, as_json=as_json, text=f"Deleted {what}.")
+
+
+def _one_version(ctx: Context, name: str) -> VersionView | None:
+    """Return the version that a name with a number means, whatever its state; None if the name means a whole dataset."""
+    try:
+        get_dataset(ctx, name)
+    except NotFound:
+        dataset = get_dataset(ctx, name.rpartition("@")[0] or name)
+        found = next((version for version in dataset.versions if version.label == name), None)
+        if found is None:
+            raise
+        return found
+    return None

@@ -1,0 +1,160 @@
+"""`roundhouse plan`: from a budget to a run, and scaling laws fitted to runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.scaling.plan_table import fit_data, fit_text, isoflop_data, law_data, plan_data, plan_text, study_data, study_text
+from backend.domain.scaling.fit import fit_law
+from backend.domain.scaling.isoflop import fit_isoflop
+from backend.domain.scaling.plan import parse_plan
+from backend.domain.scaling.points import parse_points_csv
+from backend.domain.yaml_text import parse_yaml
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.scaling.planner import list_laws, plan_run
+from backend.services.scaling.studies import launch_study, preview_study, read_study, study_detail
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+@command
+def plan(
+    context: typer.Context,
+    flops: Annotated[float | None, typer.Option(help="Budget in floating-point operations, such as 1e18.")] = None,
+    device_hours: Annotated[float | None, typer.Option("--device-hours", "--gpu-hours", help="Budget in hours of one device.")] = None,
+    money: Annotated[float | None, typer.Option(help="Budget in US dollars.")] = None,
+    price: Annotated[float | None, typer.Option(help="US dollars for a device-hour; ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.")] = None,
+    flops_per_s: Annotated[float | None, typer.Option("--flops-per-s", help="The device's rate, instead of a measured one.")] = None,
+    device: Annotated[str | None, typer.Option(help="The measured device to plan for; the newest when left out.")] = None,
+    law: Annotated[str | None, typer.Option(help="A law of `roundhouse plan laws`, or own.")] = None,
+    tokens_per_parameter: Annotated[float | None, typer.Option("--tokens-per-parameter", help="Fix D / N.")] = None,
+    family: Annotated[str | None, typer.Option(help="Family of the network.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset to train on.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Its tokenizer.")] = None,
+    vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Vocabulary, where no tokenizer is named.")] = None,
+    sequence: Annotated[int | None, typer.Option("--context", help="Tokens per training sequence.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read these values from a YAML file; options win over it.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Write the run as a recipe for `roundhouse run launch`.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Plan a run for a budget: parameters, tokens, batch, learning rate, expected loss, time and cost."""
+    if context.invoked_subcommand is not None:
+        return
+    given = {
+        "flops": flops,
+        "device_hours": device_hours,
+        "money_usd": money,
+        "price_usd": price,
+        "flops_per_s": flops_per_s,
+        "device": device,
+        "law": law,
+        "tokens_per_parameter": tokens_per_parameter,
+        "family": family,
+        "dataset": dataset,
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "context": sequence,
+    }
+    values = {**_read_values(file), **{key: value for key, value in given.items() if value is not None}}
+    found = plan_run(get_context(), parse_plan(values))
+    if recipe is not None:
+        run = found.run_config()
+        if run is None:
+            raise InvalidInput("A recipe needs a dataset and a tokenizer.", remedy="Name both.", field="dataset")
+        recipe.write_text(run.to_yaml(), encoding="utf-8")
+        note(f"Wrote {recipe}.")
+    emit(plan_data(found), as_json=as_json, text=plan_text(found))
+
+
+@app.command("fit")
+@command
+def fit(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns parameters, tokens and loss; flops if counted.")],
+    flops: Annotated[float | None, typer.Option(help="Say the optimum for this budget, too.")] = None,
+    draws: Annotated[int, typer.Option(min=100, max=10_000, help="Resamples for the intervals.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, and a parabola to each budget that has several sizes."""
+    points = parse_points_csv(read_text(file))
+    found = fit_law(points, num_draws=draws, seed=seed)
+    isoflop = fit_isoflop(points, seed=seed)
+    data = {**fit_data(found, flops=flops), "isoflop": isoflop_data(isoflop)}
+    emit(data, as_json=as_json, text=fit_text(found, isoflop, flops=flops))
+
+
+@app.command("laws")
+@command
+def laws(as_json: JsonFlag = False) -> None:
+    """List the published laws with their constants and sources."""
+    found = list_laws()
+    lines = [
+        f"{law.key}: {law.title}\n  {', '.join(f'{name} {value:g}' for name, value in law.constants.items())}\n  {law.source}"
+        for law in found
+    ]
+    emit({"laws": [law_data(law) for law in found]}, as_json=as_json, text="\n".join(lines))
+
+
+@app.command("study")
+@command
+def study(
+    file: Annotated[Path, typer.Argument(help="A study as YAML: name, dataset, tokenizer, budgets, sizes.")],
+    launch: Annotated[bool, typer.Option("--launch", help="Queue its runs; without this they are only shown.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Preview a scaling study, or launch it: the same budgets spent on networks of several sizes."""
+    ctx = get_context()
+    config = read_study(read_text(file))
+    preview = preview_study(ctx, config)
+    data, text = study_data(preview), study_text(preview)
+    if launch:
+        view = launch_study(ctx, config, person=LOCAL)
+        data = {**data, "study": view.id, "launched": view.num_launched}
+        text = f"{text}\nLaunched {view.num_launched} runs of “{view.name}” ({view.id})."
+    emit(data, as_json=as_json, text=text)
+
+
+@app.command("show")
+@command
+def show(
+    name: Annotated[str, typer.Argument(help="A study's name or id.")],
+    flops: Annotated[float | None, typer.Option(help="Say the optimum for this budget, too.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a study: how far it is, and what its runs say."""
+    detail = study_detail(get_context(), name)
+    view = detail.study
+    data: dict[str, Any] = {
+        "study": view.id,
+        "name": view.name,
+        "planned": view.num_planned,
+        "launched": view.num_launched,
+        "finished": view.num_finished,
+        "active": view.num_active,
+        "failed": view.num_failed,
+        "stopped": view.num_stopped,
+        "points": [asdict(point) for point in detail.own.points],
+        "isoflop": isoflop_data(detail.own.isoflop),
+        "law": fit_data(detail.own.law, flops=flops) if detail.own.law else None,
+        "problem": detail.own.problem or None,
+    }
+    head = f"{view.name}: {view.num_finished} of {view.num_planned} runs finished, {view.num_active} waiting or running."
+    body = fit_text(detail.own.law, detail.own.isoflop, flops=flops) if detail.own.law else detail.own.problem
+    emit(data, as_json=as_json, text=f"{head}\n{body}")
+
+
+def _read_values(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    values = parse_yaml(read_text(file), what="The plan")
+    if not isinstance(values, dict):
+        raise InvalidInput("A plan is a mapping of fields to values, such as `flops: 1e15`.")
+    return {key: float(value) if key == "flops" and isinstance(value, str) else value for key, value in values.items()}

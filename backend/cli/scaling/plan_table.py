@@ -1,0 +1,192 @@
+"""Plans, fits and studies as JSON objects and as text for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backend.domain.scaling.fit import LawFit
+from backend.domain.scaling.isoflop import IsoflopFit
+from backend.domain.scaling.laws import ScalingLaw
+from backend.domain.scaling.plan import ScalingPlan
+from backend.domain.scaling.study import StudyPlan, say_budget
+from backend.domain.statistics import Estimate
+from backend.domain.wording import say_count, say_duration
+
+
+def estimate_data(estimate: Estimate) -> dict[str, Any]:
+    """Return an estimate as a JSON object."""
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "method": estimate.method}
+
+
+def law_data(law: ScalingLaw) -> dict[str, Any]:
+    """Return a law as a JSON object."""
+    return {
+        "law": law.key,
+        "title": law.title,
+        "constants": law.constants,
+        "parameter_exponent": law.parameter_exponent,
+        "token_exponent": 1 - law.parameter_exponent,
+        "source": law.source,
+        "note": law.note,
+        "runs": law.points,
+        "flops_range": list(law.flops_range) if law.flops_range else None,
+    }
+
+
+def plan_data(plan: ScalingPlan) -> dict[str, Any]:
+    """Return a plan as a JSON object."""
+    run = plan.run_config()
+    return {
+        "flops": plan.flops,
+        "law": law_data(plan.law),
+        "optimum": {
+            "parameters": plan.optimum.parameters,
+            "tokens": plan.optimum.tokens,
+            "tokens_per_parameter": plan.optimum.tokens_per_parameter,
+            "loss": plan.optimum.loss,
+            "parameters_low": plan.optimal_parameters.low,
+            "parameters_high": plan.optimal_parameters.high,
+        },
+        "parameters": plan.parameters,
+        "tokens": plan.tokens,
+        "flops_per_token": plan.flops_per_token,
+        "architecture": plan.architecture.model_dump(mode="json", exclude_none=True),
+        "batch_tokens": plan.batch.tokens,
+        "micro_batch": plan.batch.micro_batch,
+        "grad_accum_steps": plan.batch.grad_accum_steps,
+        "learning_rate": plan.batch.learning_rate,
+        "warmup_steps": plan.batch.warmup_steps,
+        "hyperparameter_source": plan.batch.source,
+        "steps": plan.steps,
+        "loss": {**estimate_data(plan.loss), "believable": plan.loss_is_believable},
+        "unique_tokens": plan.unique_tokens,
+        "epochs": plan.epochs,
+        "seconds": plan.seconds,
+        "cost_usd": plan.cost_usd,
+        "speed": {"flops_per_s": plan.flops_per_s, "device": plan.speed.device, "source": plan.speed.source} if plan.speed else None,
+        "notes": list(plan.notes),
+        "run": run.model_dump(mode="json", exclude_defaults=True) if run else None,
+    }
+
+
+def plan_text(plan: ScalingPlan) -> str:
+    """Return a plan in lines."""
+    shape, batch = plan.architecture, plan.batch
+    lines = [
+        f"{plan.flops:.3g} FLOPs by {plan.law.title}",
+        f"  optimum        {say_count(plan.optimum.parameters)} parameters{_interval(plan.optimal_parameters, say_count)}, "
+        f"{say_count(plan.optimum.tokens)} tokens ({plan.optimum.tokens_per_parameter:.3g} for each)",
+        f"  network        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, {shape.width} wide, {shape.num_heads} heads",
+        f"  training       {say_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, learning rate {batch.learning_rate:g}, "
+        f"warm-up {batch.warmup_steps} steps",
+        f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}"
+        if plan.loss_is_believable
+        else "  expected loss  no estimate",
+    ]
+    if plan.seconds is not None and plan.speed is not None:
+        cost = f", {plan.cost_usd:,.2f} US dollars" if plan.cost_usd is not None else ""
+        lines.append(f"  time           {say_duration(plan.seconds)}{cost} ({plan.speed.device}: {plan.speed.source})")
+    return "\n".join([*lines, *(f"- {text}" for text in plan.notes)])
+
+
+def fit_data(fit: LawFit, *, flops: float | None = None) -> dict[str, Any]:
+    """Return a fitted law as a JSON object, with the optimum for a budget if one is given."""
+    data: dict[str, Any] = {
+        "constants": {name: estimate_data(value) for name, value in fit.constants.items()},
+        "parameter_exponent": estimate_data(fit.parameter_exponent),
+        "points": fit.num_points,
+        "typical_error": fit.typical_error,
+        "objective": fit.objective,
+        "method": fit.method,
+        "warnings": list(fit.warnings),
+    }
+    if flops is not None:
+        optimum = fit.law.optimum(flops)
+        data["optimum"] = {
+            "flops": flops,
+            "parameters": estimate_data(fit.law.parameters_estimate(flops)),
+            "tokens": optimum.tokens,
+            "loss": estimate_data(fit.law.loss_estimate(optimum.parameters, optimum.tokens)),
+        }
+    return data
+
+
+def isoflop_data(fit: IsoflopFit) -> dict[str, Any]:
+    """Return IsoFLOP profiles as a JSON object."""
+    return {
+        "exponent": estimate_data(fit.exponent) if fit.exponent else None,
+        "coefficient": fit.coefficient,
+        "profiles": [
+            {
+                "flops": profile.flops,
+                "runs": len(profile.points),
+                "lowest_loss": profile.lowest_loss,
+                "tokens": profile.best_tokens,
+                "parameters": estimate_data(profile.best_parameters) if profile.best_parameters else None,
+            }
+            for profile in fit.profiles
+        ],
+    }
+
+
+def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) -> str:
+    """Return a fitted law and its profiles in lines."""
+    lines = [f"L = E + A / N^alpha + B / D^beta, {fit.num_points} runs, typical error {fit.typical_error:.2%} of the loss"]
+    lines += [f"  {name:<6}{value.value:>12.5g}{_interval(value, lambda v: f'{v:.5g}')}" for name, value in fit.constants.items()]
+    lines.append(f"  N ~ C^{fit.parameter_exponent.value:.3f}{_interval(fit.parameter_exponent, lambda v: f'{v:.3f}')}  ({fit.method})")
+    if isoflop.exponent is not None:
+        lines.append(f"  IsoFLOP profiles: N ~ C^{isoflop.exponent.value:.3f}{_interval(isoflop.exponent, lambda v: f'{v:.3f}')}")
+    for profile in isoflop.profiles:
+        best = profile.best_parameters
+        found = (
+            f"best {say_count(best.value)} parameters{_interval(best, say_count)}" if best else "no lowest point among the sizes trained"
+        )
+        lines.append(f"    {say_budget(profile.flops)} FLOPs, {len(profile.points)} runs: {found}")
+    if flops is not None:
+        optimum = fit.law.optimum(flops)
+        lines.append(
+            f"  at {flops:.3g} FLOPs: {say_count(optimum.parameters)} parameters{_interval(fit.law.parameters_estimate(flops), say_count)}, "
+            f"{say_count(optimum.tokens)} tokens, loss {optimum.loss:.3f}"
+        )
+    return "\n".join([*lines, *(f"- {text}" for text in fit.warnings)])
+
+
+def study_data(plan: StudyPlan) -> dict[str, Any]:
+    """Return a study's runs as a JSON object."""
+    return {
+        "name": plan.config.name,
+        "seconds": plan.seconds,
+        "notes": list(plan.notes),
+        "runs": [
+            {
+                "budget": run.budget,
+                "parameters": run.parameters,
+                "tokens": run.tokens,
+                "flops": run.flops,
+                "steps": run.config.max_steps,
+                "batch_tokens": run.config.tokens_per_step,
+                "learning_rate": run.config.learning_rate,
+                "epochs": run.epochs,
+                "seconds": run.seconds,
+                "name": run.config.name,
+            }
+            for run in plan.runs
+        ],
+    }
+
+
+def study_text(plan: StudyPlan) -> str:
+    """Return a study's runs in lines."""
+    lines = [
+        f"  {say_budget(run.budget):>8} FLOPs  {run.parameters:>14,} parameters  {say_count(run.tokens):>14} tokens  {run.config.max_steps:>8,} steps"
+        + (f"  {say_duration(run.seconds)}" if run.seconds is not None else "")
+        for run in plan.runs
+    ]
+    total = f"{len(plan.runs)} runs" + (f", {say_duration(plan.seconds)} in all" if plan.seconds is not None else "")
+    return "\n".join([f"{plan.config.name}: {total}", *lines, *(f"- {text}" for text in plan.notes)])
+
+
+def _interval(estimate: Estimate, write: Any) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f" [{write(estimate.low)}, {write(estimate.high)}]"

@@ -1,0 +1,260 @@
+"""`roundhouse run`: launch, probe, show, list, cancel and resume runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.cli.training.forecast_table import ask_to_proceed, describe_forecast, forecast_lines, warning_lines
+from backend.cli.training.report import cluster, report
+from backend.cli.training.sweep import sweep, sweep_show, sweep_stop
+from backend.cli.waiting import wait_for_job
+from backend.domain.estimates.prediction import Prediction, say_fit, say_memory, say_time
+from backend.domain.training.config import RunConfig, parse_run_config
+from backend.domain.training.launch_warnings import LaunchWarning
+from backend.errors import InvalidInput
+from backend.recipes import RECIPES, get_recipe
+from backend.services.context import LOCAL, Context
+from backend.services.estimates.forecasts import forecast
+from backend.services.estimates.measurements import predict
+from backend.services.estimates.probes import launch_probe
+from backend.services.jobs.devices import find_place
+from backend.services.metrics.points import last_values
+from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.imported_runs import import_log_path
+from backend.services.training.runs import launch_run, resume_run, stop_run
+from backend.services.training.views import RunDetail, RunView, get_run, list_runs, run_detail
+
+app = typer.Typer(no_args_is_help=True)
+for verb in (sweep, sweep_show, sweep_stop, report, cluster):
+    app.command(verb.__name__.replace("_", "-"))(verb)
+
+WaitFlag = Annotated[bool, typer.Option("--wait", help="Return when the run has ended.")]
+
+
+@app.command("launch")
+@command
+def launch(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
+    wait: WaitFlag = False,
+    key: Annotated[str | None, typer.Option(help="Launching again with the same key gives the same run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name the run instead of the recipe's name.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The run that this one was made from, by name or id.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Launch whatever is warned of.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Launch a run from a recipe. What is likely a mistake is said first; at a terminal it asks, unless --yes is given."""
+    ctx = get_context()
+    config = read_recipe(recipe)
+    if name:
+        config = config.model_copy(update={"name": name})
+    warnings = forecast(ctx, config).warnings
+    ask_to_proceed(warnings, yes=yes, as_json=as_json)
+    run = launch_run(ctx, config, person=LOCAL, idempotency_key=key, parent=parent, warnings=warnings)
+    _finish(ctx, run, wait=wait, as_json=as_json, warnings=warnings)
+
+
+@app.command("forecast")
+@command
+def forecast_(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a run will do and need, and what is likely a mistake in it, without launching it."""
+    found = forecast(get_context(), read_recipe(recipe))
+    lines = [*forecast_lines(found), *warning_lines(found.warnings)]
+    emit(describe_forecast(found), as_json=as_json, text="\n".join(lines))
+
+
+@app.command("probe")
+@command
+def probe(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Try a run out for about 20 seconds: its peak memory and its speed. It leaves no run and no checkpoint."""
+    ctx = get_context()
+    config = read_recipe(recipe)
+    job = wait_for_job(ctx, launch_probe(ctx, config, person=LOCAL).id)
+    place = find_place(ctx, str(job.result["device"]), job.result["device_kind"])
+    prediction = predict(ctx, config, place=place)
+    lines = [
+        f"peak memory  {say_memory(prediction.memory)}. {say_fit(prediction)}",
+        f"speed        {job.result['tokens_per_s']:,.0f} tokens/s, {job.result['step_s']:.3g} s for {_micro_batches(job.result)}",
+        f"time         {say_time(prediction.time)} for {config.max_steps:,} steps, without measuring and saving",
+    ]
+    emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
+
+
+@app.command("import")
+@command
+def import_(
+    file: Annotated[
+        Path, typer.Argument(help="trainer_state.json, a CSV with a column `step`, lines of JSON, TensorBoard's event file or its folder.")
+    ],
+    name: Annotated[str, typer.Option(help="What the run is called; the file's name otherwise.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Read another program's log as a run to compare with."""
+    runs = import_log_path(get_context(), file, person=LOCAL, name=name)
+    emit(
+        {"runs": [describe_run(run) for run in runs]},
+        as_json=as_json,
+        text="\n".join(f"{run.name} ({run.id}): {run.line}." for run in runs),
+    )
+
+
+@app.command("show")
+@command
+def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonFlag = False) -> None:
+    """Show a run: where it is, its newest values, its checkpoints, and what is wrong with it."""
+    ctx = get_context()
+    found = get_run(ctx, run)
+    if found.is_imported:
+        metrics = {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, found.id).items()}
+        lines = [f"{found.name}  {found.line}"] + [
+            f"  {name}: {value['value']:.6g} (step {value['step']})" for name, value in metrics.items()
+        ]
+        emit({**describe_run(found), "metrics": metrics}, as_json=as_json, text="\n".join(lines))
+        return
+    detail = run_detail(ctx, run)
+    data = describe_detail(ctx, detail)
+    lines = [f"{detail.run.name}  {detail.run.status}  {detail.run.line}"]
+    lines += [f"  {metric}: {value['value']:.6g} (step {value['step']})" for metric, value in data["metrics"].items()]
+    lines += [f"  checkpoint: {checkpoint['name']}" for checkpoint in data["checkpoints"]]
+    lines += [f"  {finding['severity']}: {finding['sentence']} {finding['cause']}" for finding in data["findings"]]
+    if detail.run.error:
+        lines.append(f"  cause: {detail.run.error.get('cause')}")
+    emit(data, as_json=as_json, text="\n".join(lines))
+
+
+@app.command("list")
+@command
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    archived: Annotated[bool, typer.Option("--archived", help="List archived runs instead.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List runs, newest first."""
+    runs = list_runs(get_context(), limit=limit, archived=archived)
+    emit(
+        {"runs": [describe_run(run) for run in runs]},
+        as_json=as_json,
+        text="\n".join(f"{run.id}  {run.status:<10}  {run.name}  {run.line}" for run in runs) or "No runs yet.",
+    )
+
+
+@app.command("cancel")
+@command
+def cancel(
+    run: Annotated[str, typer.Argument(help="Name or id.")],
+    save: Annotated[bool, typer.Option("--save", help="Keep a checkpoint, from which the run can be resumed.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ask a run to stop."""
+    stopped = stop_run(get_context(), run, how="stop_and_save" if save else "cancel", person=LOCAL)
+    emit(describe_run(stopped), as_json=as_json, text=f"{stopped.name} is {stopped.status}.")
+
+
+@app.command("resume")
+@command
+def resume(
+    run: Annotated[str, typer.Argument(help="Name or id.")],
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, if there shall be more.")] = None,
+    wait: WaitFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Go on with a run from its newest checkpoint."""
+    ctx = get_context()
+    _finish(ctx, resume_run(ctx, run, person=LOCAL, max_steps=max_steps), wait=wait, as_json=as_json)
+
+
+def read_recipe(recipe: str) -> RunConfig:
+    """Return the config of a YAML file or of a recipe's name. Raises InvalidInput or NotFound."""
+    path = Path(recipe)
+    if path.suffix.lower() not in {".yaml", ".yml"} and not path.is_file():
+        return get_recipe(recipe).config
+    if not path.is_file():
+        raise InvalidInput(f"There is no file {recipe!r}.", remedy=f"Give a YAML file, or one of {', '.join(RECIPES)}.")
+    return parse_run_config(read_text(path))
+
+
+def describe_run(run: RunView) -> dict[str, Any]:
+    """Return what a run is as a JSON object."""
+    return {
+        "run": run.id,
+        "name": run.name,
+        "status": run.status.value,
+        "objective": run.objective,
+        "step": run.last_step,
+        "max_steps": run.max_steps,
+        "best_val_loss": run.best_val_loss,
+        "dataset": run.dataset,
+        "base": run.base,
+        "job": run.job_id,
+        "created_at": run.created_at.isoformat(),
+        "error": run.error or None,
+    }
+
+
+def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
+    """Return a run with its newest values, checkpoints, findings and config as a JSON object."""
+    return {
+        **describe_run(detail.run),
+        "metrics": {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, detail.run.id).items()},
+        "checkpoints": [
+            {"checkpoint": line.id, "name": line.name, "step": line.step, "val_loss": line.val_loss, "final": line.is_final}
+            for line in detail.checkpoints
+        ],
+        "findings": [
+            {
+                "kind": finding.kind.value,
+                "severity": finding.severity,
+                "sentence": finding.sentence,
+                "cause": finding.cause,
+                "step": finding.step,
+                "changes": dict(finding.changes),
+            }
+            for finding in diagnose_run(ctx, detail.run.id)
+        ],
+        "config": detail.config.model_dump(mode="json"),
+    }
+
+
+def describe_prediction(prediction: Prediction) -> dict[str, Any]:
+    """Return what a run is expected to need as a JSON object; bytes and seconds."""
+    memory, time = prediction.memory, prediction.time
+    return {
+        "device": prediction.device,
+        "device_bytes": prediction.device_bytes,
+        "fits": prediction.fits,
+        "memory_bytes": memory.num_bytes,
+        "memory_source": memory.source,
+        "memory_error": memory.error,
+        "formula_bytes": memory.formula.total if memory.formula else None,
+        "memory_parts": memory.formula.parts if memory.formula else None,
+        "seconds": time.seconds if time else None,
+        "seconds_low": time.low if time else None,
+        "seconds_high": time.high if time else None,
+        "tokens_per_s": time.tokens_per_s if time else None,
+    }
+
+
+def _micro_batches(result: dict[str, Any]) -> str:
+    count = int(result.get("accumulated") or 1)
+    return "a step" if count == 1 else f"{count} micro-batches"
+
+
+def _finish(ctx: Context, run: RunView, *, wait: bool, as_json: bool, warnings: Sequence[LaunchWarning] = ()) -> None:
+    if wait and run.job_id:
+        wait_for_job(ctx, run.job_id)
+        run = get_run(ctx, run.id)
+    data = describe_detail(ctx, run_detail(ctx, run.id)) if wait else describe_run(run)
+    if warnings:
+        data["warnings"] = [warning.model_dump(mode="json") for warning in warnings]
+    emit(data, as_json=as_json, text=f"{run.name} ({run.id}) is {run.status}. {run.line}.")

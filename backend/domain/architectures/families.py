@@ -1,0 +1,300 @@
+"""The families of decoders that can be built, what each can do, and why it can't do the rest. A table; knows no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+FamilyName = Literal["llama", "gpt2", "mistral", "qwen3", "gemma3", "bloom", "smollm3", "mixtral", "qwen3_moe", "deepseek_v3"]
+FAMILY_NAMES: tuple[str, ...] = get_args(FamilyName)
+
+HEADS_EQUAL = "every query head has its own keys and values"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family of decoders is made of.
+
+    `network_class` is the transformers class, which `config.json` names and which vLLM's registry knows; `model_type` is its short
+    name there. `fields` are the optional fields of `ArchitectureConfig` that it has. `fixed` are fields that every family has and this
+    one can't choose, with the reason. `tied` says how its published networks share embedding and head, None where both are found.
+    `defaults` are its own where they differ from the fields'.
+    """
+
+    name: str
+    title: str
+    summary: str
+    network_class: str
+    model_type: str
+    attention: tuple[str, ...]
+    positions: str
+    norm: str
+    feed_forward: str
+    biases: str = "none"
+    experts: str = "none"
+    fields: tuple[str, ...] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    tied: bool | None = None
+    rotary: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def latent(self) -> bool:
+        """Whether keys and values are kept compressed (multi-head latent attention)."""
+        return "kv_rank" in self.fields
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows can share a sequence without reading each other: positions must be able to begin anew inside it."""
+        return self.positions != "ALiBi"
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether feed-forwards are experts chosen by a router."""
+        return "num_experts" in self.fields
+
+
+GROUPED = ("MHA", "GQA", "MQA")
+ROPE, RMS, SWIGLU = "RoPE", "RMSNorm", "SwiGLU"
+
+_FAMILIES = (
+    Family(
+        name="llama",
+        title="Llama",
+        summary="The plain modern decoder, read by every tool.",
+        network_class="LlamaForCausalLM",
+        model_type="llama",
+        attention=GROUPED,
+        positions=ROPE,
+        norm=RMS,
+        feed_forward=SWIGLU,
+        fields=("head_size", "rope_theta"),
+        defaults={"rope_theta": 10_000.0},
+    ),
+    Family(
+        name="gpt2",
+        title="GPT-2",
+        summary="Learned positions, LayerNorm and GELU: the classic, for comparisons.",
+        network_class="GPT2LMHeadModel",
+        model_type="gpt2",
+        attention=("MHA",),
+        positions="learned",
+        norm="LayerNorm",
+        feed_forward="GELU",
+        biases="everywhere",
+        tied=True,
+        rotary=False,
+        fixed={
+            "num_kv_heads": HEADS_EQUAL,
+            "tie_embeddings": "GPT-2 reads and predicts with one matrix, and servers load no second one",
+        },
+    ),
+    Family(
+        name="mistral",
+        title="Mistral",
+        summary="Llama with attention to the last tokens only: a cache that stops growing.",
+        network_class="MistralForCausalLM",
+        model_type="mistral",
+        attention=GROUPED,
+        positions=ROPE,
+        norm=RMS,
+        feed_forward=SWIGLU,
+        fields=("head_size", "rope_theta", "window"),
+        defaults={"rope_theta": 10_000.0},
+    ),
+    Family(
+        name="qwen3",
+        title="Qwen3",
+        summary="Llama with normed queries and keys, steadier at high learning rates.",
+        network_class="Qwen3ForCausalLM",
+        model_type="qwen3",
+        attention=GROUPED,
+        positions=ROPE,
+        norm="RMSNorm, also of queries and keys",
+        feed_forward=SWIGLU,
+        fields=("head_size", "rope_theta"),
+        defaults={"rope_theta": 10_000.0},
+    ),
+    Family(
+        name="gemma3",
+        title="Gemma 3",
+        summary="Most layers see a window, every n-th everything: long contexts in a small cache.",
+        network_class="Gemma3ForCausalLM",
+        model_type="gemma3_text",
+        attention=GROUPED,
+        positions="RoPE, one base for local and one for global layers",
+        norm="RMSNorm before and after each part, also of queries and keys",
+        feed_forward="GeGLU",
+        fields=("head_size", "rope_theta", "window", "global_every", "local_rope_theta"),
+        tied=True,
+        fixed={"tie_embeddings": "Gemma 3 reads and predicts with one matrix, and servers load no second one"},
+        defaults={"rope_theta": 1_000_000.0, "local_rope_theta": 10_000.0},
+    ),
+    Family(
+        name="bloom",
+        title="BLOOM",
+        summary="ALiBi: no positions but a penalty on distance, which reads beyond the trained length.",
+        network_class="BloomForCausalLM",
+        model_type="bloom",
+        attention=("MHA",),
+        positions="ALiBi",
+        norm="LayerNorm, also of the embedding",
+        feed_forward="GELU",
+        biases="everywhere",
+        tied=True,
+        rotary=False,
+        fixed={
+            "num_kv_heads": HEADS_EQUAL,
+            "feed_forward": "BLOOM's feed-forward is always 4 x width",
+            "tie_embeddings": "BLOOM reads and predicts with one matrix, and servers load no second one",
+        },
+    ),
+    Family(
+        name="smollm3",
+        title="SmolLM3",
+        summary="Llama where every n-th layer has no positions, for longer contexts.",
+        network_class="SmolLM3ForCausalLM",
+        model_type="smollm3",
+        attention=GROUPED,
+        positions="RoPE, none in every n-th layer",
+        norm=RMS,
+        feed_forward=SWIGLU,
+        fields=("rope_theta", "nope_every"),
+        defaults={"rope_theta": 10_000.0},
+    ),
+    Family(
+        name="mixtral",
+        title="Mixtral",
+        summary="Llama with experts: each token is worked on by the few that a router picks.",
+        network_class="MixtralForCausalLM",
+        model_type="mixtral",
+        attention=GROUPED,
+        positions=ROPE,
+        norm=RMS,
+        feed_forward="SwiGLU in each expert",
+        experts="a router picks k in every layer",
+        fields=("head_size", "rope_theta", "num_experts", "experts_per_token"),
+        tied=None,
+        defaults={"rope_theta": 10_000.0, "num_experts": 4, "experts_per_token": 2, "tie_embeddings": False},
+    ),
+    Family(
+        name="qwen3_moe",
+        title="Qwen3-MoE",
+        summary="Qwen3 with many small experts, and whole feed-forwards in the first layers if wanted.",
+        network_class="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        attention=GROUPED,
+        positions=ROPE,
+        norm="RMSNorm, also of queries and keys",
+        feed_forward="SwiGLU in each expert",
+        experts="a router picks k, in all layers but the first dense ones",
+        fields=("head_size", "rope_theta", "num_experts", "experts_per_token", "expert_feed_forward", "dense_layers"),
+        defaults={"rope_theta": 10_000.0, "num_experts": 8, "experts_per_token": 2, "expert_feed_forward": 96, "dense_layers": 0},
+    ),
+    Family(
+        name="deepseek_v3",
+        title="DeepSeek-V3",
+        summary="Latent attention, whose cache is a few numbers a token, with shared and picked experts.",
+        network_class="DeepseekV3ForCausalLM",
+        model_type="deepseek_v3",
+        attention=("MLA",),
+        positions="RoPE in a part of each head",
+        norm="RMSNorm, also of the latents",
+        feed_forward="SwiGLU in each expert",
+        experts="some always, and a router picks k more, in all layers but the first dense ones",
+        fields=(
+            "rope_theta",
+            "num_experts",
+            "experts_per_token",
+            "expert_feed_forward",
+            "shared_experts",
+            "dense_layers",
+            "query_rank",
+            "kv_rank",
+            "rope_head_size",
+            "nope_head_size",
+            "value_head_size",
+        ),
+        tied=False,
+        fixed={
+            "num_kv_heads": "all heads read one latent",
+            "tie_embeddings": "DeepSeek-V3 predicts with a matrix of its own, and servers expect to load it",
+        },
+        defaults={
+            "rope_theta": 10_000.0,
+            "num_experts": 8,
+            "experts_per_token": 2,
+            "expert_feed_forward": 96,
+            "shared_experts": 1,
+            "tie_embeddings": False,
+        },
+    ),
+)
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
+
+OPTIONAL_FIELDS: tuple[str, ...] = (
+    "head_size",
+    "rope_theta",
+    "local_rope_theta",
+    "nope_every",
+    "window",
+    "global_every",
+    "num_experts",
+    "experts_per_token",
+    "expert_feed_forward",
+    "shared_experts",
+    "dense_layers",
+    "query_rank",
+    "kv_rank",
+    "rope_head_size",
+    "nope_head_size",
+    "value_head_size",
+)
+
+_LACKS: dict[str, str] = {
+    "head_size": "has heads of width / heads",
+    "rope_theta": "has no rotary positions",
+    "local_rope_theta": "has no local layers with positions of their own",
+    "nope_every": "has the same positions in every layer",
+    "window": "lets every layer see the whole context",
+    "global_every": "has no mix of local and global layers",
+    "num_experts": "has one feed-forward in a layer, no experts",
+    "experts_per_token": "has one feed-forward in a layer, no experts",
+    "expert_feed_forward": "has one feed-forward in a layer, no experts",
+    "shared_experts": "has no experts that every token uses",
+    "dense_layers": "has the same feed-forward in every layer",
+    "query_rank": "doesn't compress queries",
+    "kv_rank": "doesn't compress keys and values",
+    "rope_head_size": "turns whole heads, not a part of them",
+    "nope_head_size": "turns whole heads, not a part of them",
+    "value_head_size": "has values as wide as keys",
+}
+_SPECIAL: dict[tuple[str, str], str] = {
+    ("mixtral", "expert_feed_forward"): "gives feed_forward, which is each expert's size",
+    ("mixtral", "dense_layers"): "has experts in every layer",
+    ("deepseek_v3", "head_size"): "has heads of nope_head_size + rope_head_size",
+    ("gpt2", "rope_theta"): "has learned positions",
+    ("bloom", "rope_theta"): "has ALiBi, a penalty on distance, for positions",
+}
+
+
+def why_not(family: str, name: str) -> str | None:
+    """Return why a family can't be given a field, in words with the families that can; None if it can.
+
+    Example:
+        >>> why_not("llama", "window")
+        'Llama lets every layer see the whole context; Mistral or Gemma 3 can'
+    """
+    entry = FAMILIES[family]
+    if name in entry.fixed:
+        return entry.fixed[name]
+    if name not in OPTIONAL_FIELDS or name in entry.fields:
+        return None
+    able = [other.title for other in _FAMILIES if name in other.fields]
+    special = _SPECIAL.get((family, name))
+    if special is not None:
+        return f"{entry.title} {special}"
+    others = f"{', '.join(able[:-1])} or {able[-1]}" if len(able) > 1 else able[0]
+    return f"{entry.title} {_LACKS[name]}; {others} can"

@@ -1,0 +1,240 @@
+"""From the config.json of a checkpoint, ours or anybody's, to the architecture that says what it costs. Reads data, loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES
+
+Data = Mapping[str, Any]
+
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+"""What families call the longest sequence in their config.json."""
+
+
+@dataclass(frozen=True)
+class CheckpointShape:
+    """An architecture with the counts of a checkpoint. `unsaid` are its traits that an ArchitectureConfig has no words for.
+
+    They change what the network computes and not how large it is: scaled rotary frequencies, say. A network built from `config` equals
+    the checkpoint's only if `unsaid` is empty.
+    """
+
+    config: ArchitectureConfig
+    unsaid: tuple[str, ...] = ()
+
+
+class _Inexpressible(Exception):
+    """A trait that changes the counts."""
+
+
+def read_shape(data: Data) -> CheckpointShape | None:
+    """Read a config.json; None for another family, or where parameters would not be counted right.
+
+    Example:
+        >>> gpt2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
+        >>> read_shape(gpt2).config.feed_forward
+        3072
+    """
+    family = next((family for family in FAMILIES.values() if family.model_type == data.get("model_type")), None)
+    if family is None:
+        return None
+    unsaid: list[str] = []
+    try:
+        values = _READERS[family.name](data, unsaid)
+        if any(value is None for field, value in values.items() if field != "head_size"):
+            return None  # a default of ours would stand for what the file leaves open
+        return CheckpointShape(ArchitectureConfig(family=family.name, **values), tuple(unsaid))
+    except (_Inexpressible, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, ValidationError):
+        return None
+
+
+def _common(data: Data, *, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that every family has, by what the family calls them."""
+    values = {field: data[name] for field, name in names.items()}
+    return {**values, "vocab_size": data["vocab_size"], "tie_embeddings": bool(data.get("tie_word_embeddings", _tied_by_default(data)))}
+
+
+def _tied_by_default(data: Data) -> bool:
+    return data["model_type"] in ("gpt2", "bloom", "gemma3_text", "smollm3")
+
+
+def _gated(data: Data, unsaid: list[str], *, theta: float = 10_000.0, eps: float = 1e-6) -> dict[str, Any]:
+    """Return the fields of the families with RoPE, RMSNorm and gated feed-forwards."""
+    if data.get("attention_bias") or data.get("mlp_bias"):
+        raise _Inexpressible("biases")
+    _expect(data, unsaid, "hidden_act", "silu")
+    heads = data["num_attention_heads"]
+    names = {"num_layers": "num_hidden_layers", "width": "hidden_size", "num_heads": "num_attention_heads"}
+    return {
+        **_common(data, names={**names, "context": "max_position_embeddings", "feed_forward": "intermediate_size"}),
+        "num_kv_heads": data.get("num_key_value_heads") or heads,
+        "norm_eps": data.get("rms_norm_eps", eps),
+        "rope_theta": _rope_theta(data, unsaid, default=theta),
+    }
+
+
+def _rope_theta(data: Data, unsaid: list[str], *, default: float, kind: str | None = None, old_name: str = "rope_theta") -> float:
+    """Return the rotary base, from the present form or the older one; note scaled frequencies."""
+    rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
+    if kind is not None and kind in rope:
+        rope = rope[kind]
+    scaling = rope.get("rope_type") or rope.get("type") or "default"
+    if scaling != "default":
+        unsaid.append(f"rotary frequencies scaled by {scaling}")
+    return float(rope.get("rope_theta") or data.get(old_name) or default)
+
+
+def _expect(data: Data, unsaid: list[str], name: str, *usual: Any) -> None:
+    """Note a trait that is not the one a built network has. Left out means usual."""
+    if name in data and data[name] not in usual:
+        unsaid.append(f"{name} {data[name]}")
+
+
+def _llama(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    return {**_gated(data, unsaid), "head_size": data.get("head_dim")}
+
+
+def _gpt2(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    if data.get("add_cross_attention"):
+        raise _Inexpressible("cross-attention")
+    _expect(data, unsaid, "activation_function", "gelu_new")
+    _expect(data, unsaid, "scale_attn_by_inverse_layer_idx", False)
+    _expect(data, unsaid, "scale_attn_weights", True)
+    names = {"num_layers": "n_layer", "width": "n_embd", "num_heads": "n_head", "context": "n_positions"}
+    return {
+        **_common(data, names=names),
+        "feed_forward": data.get("n_inner") or 4 * data["n_embd"],
+        "norm_eps": data.get("layer_norm_epsilon", 1e-5),
+    }
+
+
+def _mistral(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    values = _gated(data, unsaid)
+    window = data.get("sliding_window", 4096) or values["context"]
+    return {**values, "head_size": data.get("head_dim"), "window": min(window, values["context"])}
+
+
+def _qwen3(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    if data.get("use_sliding_window"):
+        unsaid.append("sliding window")
+    return {**_gated(data, unsaid), "head_size": data.get("head_dim", 128)}
+
+
+def _gemma3(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    head = data.get("head_dim", 256)
+    _expect(data, unsaid, "hidden_activation", "gelu_pytorch_tanh")
+    _expect(data, unsaid, "query_pre_attn_scalar", head)
+    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
+        _expect(data, unsaid, name, None)
+    _expect(data, unsaid, "use_bidirectional_attention", False, None)
+    values = _gated({key: value for key, value in data.items() if key != "hidden_act"}, unsaid)
+    layers, every = values["num_layers"], data.get("sliding_window_pattern") or 6
+    kinds = data.get("layer_types")
+    if kinds is not None:
+        if "sliding_window_pattern" not in data:
+            every = kinds.index("full_attention") + 1 if "full_attention" in kinds else layers + 1
+        if kinds != ["sliding_attention" if (layer + 1) % every else "full_attention" for layer in range(layers)]:
+            raise _Inexpressible("order of local and global layers")
+    return {
+        **values,
+        "head_size": head,
+        "window": min(data.get("sliding_window") or 4096, values["context"]),
+        "global_every": every,
+        "rope_theta": _rope_theta(data, unsaid, default=1_000_000.0, kind="full_attention"),
+        "local_rope_theta": _rope_theta(data, [], default=10_000.0, kind="sliding_attention", old_name="rope_local_base_freq"),
+    }
+
+
+def _bloom(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    _expect(data, unsaid, "apply_residual_connection_post_layernorm", False)
+    width = data.get("hidden_size") or data["n_embed"]
+    return {
+        "num_layers": data.get("n_layer") or data["num_hidden_layers"],
+        "width": width,
+        "num_heads": data.get("n_head") or data["num_attention_heads"],
+        "context": data.get("seq_length") or 2048,
+        "norm_eps": data.get("layer_norm_epsilon", 1e-5),
+        **_common(data, names={}),
+    }
+
+
+def _smollm3(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    values = _gated(data, unsaid, theta=2_000_000.0)
+    if data.get("use_sliding_window"):
+        unsaid.append("sliding window")
+    layers, every = values["num_layers"], data.get("no_rope_layer_interval") or 4
+    turns = data.get("no_rope_layers")
+    if turns is not None and list(turns[:layers]) != [int((layer + 1) % every != 0) for layer in range(layers)]:
+        unsaid.append("order of layers without positions")
+    return {**values, "nope_every": every}
+
+
+def _mixtral(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    _expect(data, unsaid, "sliding_window", None)
+    return {
+        **_gated(data, unsaid, theta=1_000_000.0, eps=1e-5),
+        "head_size": data.get("head_dim"),
+        "num_experts": data.get("num_local_experts", 8),
+        "experts_per_token": data.get("num_experts_per_tok", 2),
+    }
+
+
+def _qwen3_moe(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    values = _gated(data, unsaid)
+    dense = list(data.get("mlp_only_layers") or [])
+    if data.get("decoder_sparse_step", 1) != 1 or dense != list(range(len(dense))):
+        raise _Inexpressible("order of layers with experts")
+    _expect(data, unsaid, "norm_topk_prob", True)
+    if data.get("use_sliding_window"):
+        unsaid.append("sliding window")
+    return {
+        **values,
+        "head_size": data.get("head_dim"),
+        "num_experts": data.get("num_experts") or data["num_local_experts"],
+        "experts_per_token": data["num_experts_per_tok"],
+        "expert_feed_forward": data["moe_intermediate_size"],
+        "dense_layers": len(dense),
+    }
+
+
+def _deepseek_v3(data: Data, unsaid: list[str]) -> dict[str, Any]:
+    if data.get("moe_layer_freq", 1) != 1:
+        raise _Inexpressible("order of layers with experts")
+    for name in ("n_group", "topk_group", "routed_scaling_factor"):
+        _expect({name: data.get(name, 1)}, unsaid, name, 1, None)
+    _expect(data, unsaid, "norm_topk_prob", True)
+    _expect(data, unsaid, "rope_interleave", True)
+    return {
+        **_gated(data, unsaid),
+        "num_kv_heads": data["num_attention_heads"],
+        "num_experts": data.get("n_routed_experts") or data["num_local_experts"],
+        "experts_per_token": data["num_experts_per_tok"],
+        "expert_feed_forward": data["moe_intermediate_size"],
+        "shared_experts": data["n_shared_experts"],
+        "dense_layers": data["first_k_dense_replace"],
+        "query_rank": data.get("q_lora_rank") or 0,
+        "kv_rank": data["kv_lora_rank"],
+        "rope_head_size": data["qk_rope_head_dim"],
+        "nope_head_size": data["qk_nope_head_dim"],
+        "value_head_size": data["v_head_dim"],
+    }
+
+
+_READERS: dict[str, Callable[[Data, list[str]], dict[str, Any]]] = {
+    "llama": _llama,
+    "gpt2": _gpt2,
+    "mistral": _mistral,
+    "qwen3": _qwen3,
+    "gemma3": _gemma3,
+    "bloom": _bloom,
+    "smollm3": _smollm3,
+    "mixtral": _mixtral,
+    "qwen3_moe": _qwen3_moe,
+    "deepseek_v3": _deepseek_v3,
+}

@@ -1,0 +1,142 @@
+"""Where a network's parameters are: its matrices one by one, and counts by component that equal the built network's. Arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix of the network, `inputs` x `outputs`, that is there `copies` times.
+
+    A token passes through `used` of the copies: fewer than there are where a router picks experts. LoRA adds to each copy an adapter
+    of `adapter_ranks` times the rank asked for. `folded` adapters are multiplied out and added to the weight in every forward pass,
+    which PEFT does where transformers holds all experts in one parameter. `reads_embedding` counts the copies whose input is the
+    embedding alone, which need no gradient while the embedding is frozen.
+    """
+
+    part: str
+    inputs: int
+    outputs: int
+    copies: int
+    used: int
+    bias: bool = False
+    adapter_ranks: int = 1
+    folded: bool = False
+    reads_embedding: int = 0
+
+    @property
+    def size(self) -> int:
+        """Weights in one copy."""
+        return self.inputs * self.outputs
+
+
+def list_matrices(config: ArchitectureConfig) -> list[Matrix]:
+    """Return every matrix that multiplies a token's numbers; the head is listed whether tied or not, the embedding look-up is not."""
+    head = Matrix("output_head", config.width, config.vocab_size, 1, 1, adapter_ranks=0)
+    return [*_attention(config), *_feed_forwards(config), head]
+
+
+def _attention(config: ArchitectureConfig) -> Iterator[Matrix]:
+    family, layers, width = FAMILIES[config.family], config.num_layers, config.width
+    heads_width = config.num_heads * config.head_dim
+    if family.latent:
+        yield from _latent_attention(config)
+    elif "num_kv_heads" in family.fixed:  # one matrix for queries, keys and values
+        yield Matrix("attention", width, 3 * width, layers, layers, bias=True, reads_embedding=1)
+        yield Matrix("attention", width, width, layers, layers, bias=True)
+    else:
+        kv_width = config.num_kv_heads * config.head_dim
+        yield Matrix("attention", width, heads_width, layers, layers, reads_embedding=1)
+        yield Matrix("attention", width, kv_width, 2 * layers, 2 * layers, reads_embedding=2)
+        yield Matrix("attention", heads_width, width, layers, layers)
+
+
+def _latent_attention(config: ArchitectureConfig) -> Iterator[Matrix]:
+    """Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434, section 2.1): down to latents, up to heads."""
+    layers, width, heads = config.num_layers, config.width, config.num_heads
+    rope, nope, kv_rank = config.rope_head_size or 0, config.nope_head_size or 0, config.kv_rank or 0
+    if config.query_rank:
+        yield Matrix("attention", width, config.query_rank, layers, layers, reads_embedding=1)
+        yield Matrix("attention", config.query_rank, heads * config.head_dim, layers, layers)
+    else:
+        yield Matrix("attention", width, heads * config.head_dim, layers, layers, reads_embedding=1)
+    yield Matrix("attention", width, kv_rank + rope, layers, layers, reads_embedding=1)
+    yield Matrix("attention", kv_rank, heads * (nope + config.value_dim), layers, layers)
+    yield Matrix("attention", heads * config.value_dim, width, layers, layers)
+
+
+def _feed_forwards(config: ArchitectureConfig) -> Iterator[Matrix]:
+    family, width = FAMILIES[config.family], config.width
+    mixed = sum(config.has_experts(layer) for layer in range(config.num_layers))
+    whole = config.num_layers - mixed
+    if not family.rotary:  # two matrices and a GELU between
+        yield Matrix("feed_forward", width, config.feed_forward, whole, whole, bias=True)
+        yield Matrix("feed_forward", config.feed_forward, width, whole, whole, bias=True)
+    elif whole:
+        yield from _gated("feed_forward", width, config.feed_forward, whole, adapter_ranks=0 if family.has_experts else 1)
+    if mixed:
+        experts, picked, size = config.num_experts or 0, config.experts_per_token or 0, config.expert_size
+        yield Matrix("router", width, experts, mixed, mixed, folded=True)
+        yield Matrix("experts", width, 2 * size, experts * mixed, picked * mixed, folded=True, adapter_ranks=2)  # gate and up in one
+        yield Matrix("experts", size, width, experts * mixed, picked * mixed, folded=True)
+        if config.shared_experts:
+            yield from _gated("shared_experts", width, config.shared_experts * size, mixed, adapter_ranks=0)
+
+
+def _gated(part: str, width: int, size: int, layers: int, *, adapter_ranks: int) -> Iterator[Matrix]:
+    yield Matrix(part, width, size, 2 * layers, 2 * layers, adapter_ranks=adapter_ranks)
+    yield Matrix(part, size, width, layers, layers, adapter_ranks=adapter_ranks)
+
+
+def count_parameters(config: ArchitectureConfig) -> dict[str, int]:
+    """Count parameters by component; the sum equals that of the built network (a tied head counts nothing).
+
+    Components that the family has not are left out.
+    """
+    parts = {"embedding": config.vocab_size * config.width}
+    if config.family == "gpt2":
+        parts["positions"] = config.context * config.width
+    biases = 0
+    for matrix in list_matrices(config):
+        parts[matrix.part] = parts.get(matrix.part, 0) + matrix.size * matrix.copies
+        biases += matrix.outputs * matrix.copies if matrix.bias else 0
+    if config.tie_embeddings:
+        parts["output_head"] = 0
+    if biases:
+        parts["biases"] = biases
+    return {**parts, "norms": _count_norms(config)}
+
+
+def _count_norms(config: ArchitectureConfig) -> int:
+    family, width, layers = FAMILIES[config.family], config.width, config.num_layers
+    if not family.rotary:  # LayerNorm: a weight and a bias each; BLOOM norms the embedding too
+        return 2 * width * (2 * layers + 1 + (config.family == "bloom"))
+    in_layer = 2 * width
+    if family.latent:
+        in_layer += (config.query_rank or 0) + (config.kv_rank or 0)
+    elif "queries and keys" in family.norm:
+        in_layer += 2 * config.head_dim
+    if config.family == "gemma3":
+        in_layer += 2 * width
+    return layers * in_layer + width
+
+
+def count_active_parameters(config: ArchitectureConfig) -> int:
+    """Count the parameters that one token passes through: all of them, less the experts that the router does not pick."""
+    idle = sum(matrix.size * (matrix.copies - matrix.used) for matrix in list_matrices(config))
+    return sum(count_parameters(config).values()) - idle
+
+
+def count_lora_parameters(config: ArchitectureConfig, *, rank: int) -> int:
+    """Count what adapters of one rank add: rank x (inputs + outputs) for each linear layer but the head.
+
+    In families with experts PEFT (0.21, on transformers 5) adapts attention, the router and every expert, and leaves dense first layers
+    and shared experts as they are: its names for an expert's matrices are theirs too, and are taken for the experts'.
+    """
+    matrices = list_matrices(config)
+    return sum(matrix.adapter_ranks * rank * (matrix.inputs + matrix.outputs) * matrix.copies for matrix in matrices)

@@ -1,0 +1,375 @@
+"""Parse rows out of bytes: .txt .jsonl .json .csv .tsv, as many as a stream or the head of an upload holds. Opens no file.
+
+Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place; the number is the line (json:
+the element) it began at. Memory is bounded by the longest row allowed, never by the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from backend.domain.data.parsing.json_stream import iter_json_rows, parse_json
+from backend.domain.data.rows.problem import RowProblem
+from backend.errors import InvalidInput
+
+NumberedRow = tuple[int, dict[str, Any] | RowProblem]
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather", ".zip")
+PACKINGS = (".gz", ".zst", ".bz2", ".xz")
+TEXTS = (".txt", ".md")
+SEEKING = (".parquet", ".arrow", ".feather", ".zip")  # packed within; their index is at the end
+END_OF_TEXT = b"<|endoftext|>"
+MAX_ROW_BYTES = 8 * 2**20
+MAX_DOCUMENT_BYTES = 16 * 2**20  # a longer document is cut into several at a line break
+RAW_CHARACTERS = 2000
+_TOO_LONG = "\udcff"  # stands for a line that was passed over; no decoded text looks like it alone
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_HEADER_NAMES = frozenset(
+    [
+        "text",
+        "prompt",
+        "instruction",
+        "input",
+        "output",
+        "completion",
+        "response",
+        "question",
+        "answer",
+        "messages",
+        "conversations",
+        "chosen",
+        "rejected",
+        "id",
+        "content",
+    ]
+)
+
+
+def suffix_of(name: str) -> tuple[str, str]:
+    """Return the suffix that decides how a file is read, and how it is packed ("" or one of PACKINGS). Raises InvalidInput if unknown."""
+    lower = name.lower()
+    packing = next((known for known in PACKINGS if lower.endswith(known)), "")
+    bare = lower.removesuffix(packing)
+    suffix = next((known for known in SUFFIXES if bare.endswith(known)), None)
+    if suffix is None or (packing and suffix in SEEKING):
+        ending = re.search(r"(\.\w+)*$", lower)
+        raise InvalidInput(
+            f"A file that ends in {ending.group(0) if ending and ending.group(0) else 'nothing'!r} can't be read ({name[:120]!r}).",
+            remedy=f"Give one of {', '.join(SUFFIXES)}; those of text may also end in {' '.join(PACKINGS)}.",
+            field="source",
+        )
+    return suffix, packing
+
+
+def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Drop a UTF-8 byte order mark; refuse UTF-16, in which every line would be a problem of its own."""
+    first = True
+    for chunk in chunks:
+        if first and chunk:
+            first = False
+            if chunk.startswith(_UTF16):
+                raise InvalidInput("The file is encoded as UTF-16.", remedy="Save it as UTF-8 and import it again.", field="source")
+            chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+        yield chunk
+
+
+def iter_lines(chunks: Iterable[bytes], *, longest: int = MAX_ROW_BYTES, first: int = 1) -> Iterator[tuple[int, bytes | RowProblem]]:
+    """Split chunks into numbered lines without their line ends; a line over `longest` bytes is a problem and is skipped."""
+    number, rest, skipping = first, b"", False
+    too_long = RowProblem(f"the line is longer than {longest / 2**20:g} MB")
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield number, too_long if skipping or len(line) > longest else line.removesuffix(b"\r")
+            skipping = False
+            number += 1
+        if len(rest) > longest:
+            skipping, rest = True, b""
+    if rest or skipping:
+        yield number, too_long if skipping else rest.removesuffix(b"\r")
+
+
+def _decode(line: bytes) -> str:
+    """Decode a line. Raises RowProblem naming the byte at fault."""
+    if b"\x00" in line:
+        raise RowProblem(f"the line contains a NUL character (column {line.index(0) + 1})")
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowProblem(f"the line is not UTF-8 (byte 0x{line[error.start]:02X} at column {error.start + 1})") from None
+
+
+def _raw(line: bytes) -> str:
+    return line[:RAW_CHARACTERS].decode("utf-8", "replace")
+
+
+def _iter_jsonl(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
+    for number, line in iter_lines(chunks, first=first):
+        if isinstance(line, RowProblem):
+            yield number, line
+        elif line.strip():
+            try:
+                yield number, parse_json(_decode(line))
+            except RowProblem as problem:
+                yield number, RowProblem(problem.reason, raw=_raw(line))
+
+
+def _iter_txt(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
+    """One row per document; a line `<|endoftext|>` ends a document."""
+    start, parts, size = first, list[str](), 0
+    for number, line in iter_lines(chunks, longest=MAX_DOCUMENT_BYTES, first=first):
+        ends = isinstance(line, bytes) and line.strip() == END_OF_TEXT
+        if ends or size > MAX_DOCUMENT_BYTES:
+            if any(part.strip() for part in parts):
+                yield start, {"text": "\n".join(parts).strip("\n")}
+            start, parts, size = (number + 1 if ends else number), [], 0
+        if ends:
+            continue
+        try:
+            if isinstance(line, RowProblem):
+                raise line
+            parts.append(_decode(line))
+            size += len(line) + 1
+        except RowProblem as problem:
+            yield number, RowProblem(problem.reason, raw=_raw(line) if isinstance(line, bytes) else problem.raw)
+    if any(part.strip() for part in parts):
+        yield start, {"text": "\n".join(parts).strip("\n")}
+
+
+def _iter_prompt_lines(chunks: Iterable[bytes], *, first: int) -> Iterator[NumberedRow]:
+    for number, line in iter_lines(chunks, first=first):
+        try:
+            if isinstance(line, RowProblem):
+                raise line
+            text = _decode(line).strip()
+            if text:
+                yield number, {"prompt": text}
+        except RowProblem as problem:
+            yield number, problem
+
+
+def _is_header(fields: list[str]) -> bool:
+    """Tell a header from a first row of data (the CSV files of MMLU have none)."""
+    names = [field.strip() for field in fields]
+    if any(name.lower() in _HEADER_NAMES for name in names):
+        return True
+    if len(set(names)) < len(names) or any(not name or len(name) > 64 or re.fullmatch(r"[\d.,+-]+", name) for name in names):
+        return False
+    return not (len(names) >= 4 and re.fullmatch("[A-H]", names[-1]))
+
+
+@dataclass(frozen=True)
+class CsvShape:
+    """How a CSV file is written. `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file."""
+
+    delimiter: str
+    quoted: bool
+    header: tuple[str, ...]
+    has_header: bool
+    header_lines: int
+
+
+def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
+    """Find delimiter and header from the beginning of a CSV file; return them with the bytes that the header takes.
+
+    Raises InvalidInput where there is no first row.
+    """
+    csv.field_size_limit(MAX_ROW_BYTES)
+    quoted = suffix != ".tsv"
+    delimiter = "\t" if suffix == ".tsv" else _delimiter(head)
+    taken = lines = 0
+    fields: list[str] = []
+    while not fields:
+        fields, size, count = _first_row(head[taken:], delimiter=delimiter, quoted=quoted)
+        taken, lines = taken + size, lines + count
+        if not count:
+            raise InvalidInput("The CSV file has no first row.", remedy="Its first line must name the columns.", field="source")
+    has_header = _is_header(fields)
+    header = tuple(name.strip() for name in fields) if has_header else tuple(f"column{i + 1}" for i in range(len(fields)))
+    twice = next((name for name in header if name and header.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"Two columns are named {twice!r}.", remedy="Name each column of the CSV file differently.", field="source")
+    return CsvShape(delimiter, quoted, header, has_header, lines), taken
+
+
+def _delimiter(head: bytes) -> str:
+    """Return the comma where it parts the first row, else what parts the first two rows alike."""
+    rows = {",": len(_first_row(head, delimiter=",", quoted=True)[0])}
+    if rows[","] > 1:
+        return ","
+    for delimiter in (";", "\t", "|"):
+        first, size, _ = _first_row(head, delimiter=delimiter, quoted=True)
+        second, _, _ = _first_row(head[size:], delimiter=delimiter, quoted=True)
+        rows[delimiter] = len(first) if len(second) in (0, len(first)) else 1
+    return max(rows, key=lambda delimiter: rows[delimiter])
+
+
+def _first_row(head: bytes, *, delimiter: str, quoted: bool) -> tuple[list[str], int, int]:
+    """Return the fields of the first row, and its bytes and lines; nothing of it where it can't be read."""
+    taken: list[int] = []
+
+    def lines() -> Iterator[str]:
+        for line in io.BytesIO(head):
+            taken.append(len(line))
+            yield line.rstrip(b"\r\n").decode("utf-8", "surrogateescape") + "\n"
+
+    try:
+        fields: list[str] = next(_csv_reader(lines(), delimiter=delimiter, quoted=quoted), [])
+    except csv.Error:
+        fields = [head[: taken[0]].decode("utf-8", "replace").strip()]
+        del taken[1:]
+    return fields, sum(taken), len(taken)
+
+
+def _csv_reader(lines: Iterable[str], *, delimiter: str, quoted: bool) -> Any:
+    return csv.reader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+
+
+def iter_csv_rows(
+    lines: Iterable[bytes | RowProblem], *, shape: CsvShape, first: int = 1, is_enough: Callable[[], bool] | None = None
+) -> Iterator[NumberedRow]:
+    """Parse the lines of a CSV file, of which the next is numbered `first`, as rows; stop between two rows when that is enough."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    too_long: list[RowProblem] = []
+    begun: list[bytes] = []  # the first line of the row that is being read
+
+    def texts() -> Iterator[str]:
+        for line in lines:
+            if not begun and isinstance(line, bytes):
+                begun.append(line)
+            if isinstance(line, RowProblem):
+                too_long.append(line)
+                yield _TOO_LONG + "\n"
+            else:
+                # bytes that are not UTF-8 become lone surrogates, so that quotes around them still match
+                yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape") + "\n"
+
+    reader = _csv_reader(texts(), delimiter=shape.delimiter, quoted=shape.quoted)
+    while True:
+        number = first + reader.line_num
+        begun.clear()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, _csv_problem(error, lines=first + reader.line_num - number, raw=_raw(b"".join(begun)[:RAW_CHARACTERS]))
+        else:
+            if fields:
+                yield number, _csv_row(fields, shape=shape, too_long=too_long)
+        if is_enough is not None and is_enough():
+            return
+
+
+def _csv_problem(error: csv.Error, *, lines: int, raw: str) -> RowProblem:
+    if "end of data" in str(error):
+        after = "the line" if lines == 2 else f"the {lines - 1:,} lines"
+        lost = f", so {after} after it can't be told apart from this row" if lines > 1 else ""
+        return RowProblem(f"a quotation mark that opens here is never closed{lost}", raw=raw)
+    return RowProblem(f"the row can't be read: {error} (is a quotation mark missing or too many?)", raw=raw)
+
+
+def _csv_row(fields: list[str], *, shape: CsvShape, too_long: list[RowProblem]) -> dict[str, Any] | RowProblem:
+    whole = shape.delimiter.join(fields)
+    if whole.strip("\n") == _TOO_LONG:
+        return too_long.pop(0)
+    raw = _raw(whole[:RAW_CHARACTERS].encode("utf-8", "surrogateescape"))
+    if "\x00" in whole:
+        return RowProblem("the row contains a NUL character", raw=raw)
+    bad = re.search("[\udc80-\udcff]", whole)
+    if bad:
+        return RowProblem(f"the row is not UTF-8 (byte 0x{ord(bad.group(0)) - 0xDC00:02X})", raw=raw)
+    header = shape.header
+    if len(fields) != len(header):
+        found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
+        return RowProblem(f"the row has {found}, the header has {len(header)} ({', '.join(header)[:200]})", raw=raw)
+    return dict(zip(header, fields, strict=True))
+
+
+def iter_csv(chunks: Iterable[bytes], *, suffix: str) -> Iterator[NumberedRow]:
+    """Parse a whole CSV file, header first; the header must be within the first chunk."""
+    stream = iter(chunks)
+    head = next((chunk for chunk in stream if chunk), b"")
+    if not head.strip():
+        return
+    shape, taken = csv_shape(head, suffix=suffix)
+    skipped, lines = (taken, shape.header_lines) if shape.has_header else (0, 0)
+    rest = itertools.chain([head[skipped:]], stream)
+    yield from iter_csv_rows((line for _, line in iter_lines(rest)), shape=shape, first=lines + 1)
+
+
+def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False, first: int = 1) -> Iterator[NumberedRow]:
+    """Parse rows out of a stream of bytes, of which the next line is numbered `first`.
+
+    `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are not text.
+    """
+    checked = _checked(chunks) if first == 1 else chunks  # marks stand at the beginning of a file alone
+    if suffix in TEXTS:
+        return _iter_prompt_lines(checked, first=first) if lines_are_prompts else _iter_txt(checked, first=first)
+    if suffix in (".jsonl", ".ndjson"):
+        return _iter_jsonl(checked, first=first)
+    if suffix == ".json":
+        return iter_json_rows(checked, longest=MAX_ROW_BYTES)
+    if suffix in (".csv", ".tsv"):
+        return iter_csv(checked, suffix=suffix)
+    raise InvalidInput(f"A {suffix} file is not text and can't be read as a stream.", field="source")
+
+
+def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, Any]]:
+    """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
+
+    Broken rows are left out, and so is a last one that is cut off. Parquet keeps its index at the end: use `sniff_parquet`.
+    Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one good row, saying what is wrong with the first.
+    """
+    suffix, packing = suffix_of(name)
+    if not head.strip():
+        raise InvalidInput(f"The file {name[:120]!r} is empty.", field="source")
+    if packing == ".gz":
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, 16 * 2**20)
+        except zlib.error as error:
+            raise InvalidInput(f"The file {name[:120]!r} is not compressed by gzip ({error}).", field="source") from None
+    if suffix in TEXTS:  # a character may be cut in two at the end
+        head = head.decode("utf-8", "ignore").encode() if not head.startswith(_UTF16) else head
+    rows: list[dict[str, Any]] = []
+    first_problem = ""
+    for number, row in iter_rows_of(suffix, [head]):
+        if isinstance(row, dict):
+            rows.append(row)
+            if len(rows) == limit:
+                break
+        else:
+            first_problem = first_problem or f" Row {number}: {row.reason}."
+    if not rows:
+        if suffix != ".json" and b"\n" not in head.rstrip():
+            first_problem += f" The first line is all of the first {len(head):,} bytes."
+        raise InvalidInput(
+            f"No row of {name[:120]!r} can be read.{first_problem}",
+            remedy="Correct that, or export the data again as text or as a list of records.",
+            field="file",
+        )
+    return rows
+
+
+def sniff_parquet(file: BinaryIO, *, limit: int = 50) -> list[dict[str, Any]]:
+    """Return the first rows of a Parquet file object that can seek. Raises InvalidInput if it is none."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        batches = parquet.ParquetFile(file).iter_batches(batch_size=limit)
+        rows: list[dict[str, Any]] = next((batch.to_pylist() for batch in batches), [])
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"The file is not readable as Parquet: {error}",
+            remedy="It may have been cut off on its way: copy or export it again.",
+            field="source",
+        ) from None
+    return rows[:limit]

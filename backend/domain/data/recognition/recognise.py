@@ -1,0 +1,128 @@
+"""Recognise what kind of dataset some rows are, and which column is what. Pure; a guess with a reason, for a person to check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backend.domain.data.recognition.benchmarks import (
+    detect_code,
+    detect_generation,
+    detect_headless_multiple_choice,
+    detect_multiple_choice,
+)
+from backend.domain.data.recognition.column_names import ANSWERS_NAMES, COMPLETION_NAMES, MESSAGES_NAMES, PROMPT_NAMES, nearest_column
+from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.training_rows import (
+    detect_answered_turns,
+    detect_chat,
+    detect_compared,
+    detect_instruction,
+    detect_kto,
+    detect_preference,
+    detect_prompts,
+    detect_text,
+)
+from backend.domain.data.rows.mapping import REQUIRED, DatasetKind, apply_mapping
+from backend.domain.data.rows.problem import RowProblem
+from backend.errors import InvalidInput
+
+__all__ = ["Recognition", "recognise"]
+
+_DETECTORS = (
+    detect_preference,
+    detect_compared,
+    detect_multiple_choice,
+    detect_headless_multiple_choice,
+    detect_code,
+    detect_kto,
+    detect_answered_turns,
+    detect_chat,
+    detect_generation,
+    detect_instruction,
+    detect_prompts,
+    detect_text,
+)
+
+
+def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = None) -> Recognition:
+    """Say what kind of dataset a sample of rows is and which column is what; with `kind`, only map the columns for that kind.
+
+    Raises InvalidInput if there are no rows or no column can serve; it says which column comes near.
+    """
+    if not rows:
+        raise InvalidInput("There is no row to recognise.", remedy="Check that the file is not empty and that its first lines are sound.")
+    sample = Sample(rows)
+    found = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
+    if kind is not None:
+        found = [recognition for recognition in (*found, *_as_kind(sample, kind)) if recognition.kind is kind]
+    if not found:
+        columns = ", ".join(f"`{column}`" for column in sample.columns[:20]) or "none"
+        wanted = f" as kind {kind}" if kind else ""
+        raise InvalidInput(
+            f"No column can be used{wanted} (found: {columns}).{_nearest(sample, kind)}", remedy="Map the columns by hand.", field="mapping"
+        )
+    return max(found, key=lambda recognition: _share_that_works(sample, recognition))
+
+
+def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
+    """Readings that are never guessed but possible once a person has chosen the kind."""
+    pair = detect_instruction(sample)
+    if kind is DatasetKind.CHAT and pair:
+        return [Recognition(kind, pair.mapping, 0.7, f"{pair.reason}; each row becomes a conversation of two turns")]
+    if kind is DatasetKind.PROMPTS:
+        column = sample.find((*PROMPT_NAMES, *MESSAGES_NAMES))
+        return [Recognition(kind, {column: "prompt"}, 0.6, f"`{column}` asks")] if column else []
+    if kind is DatasetKind.BENCHMARK:
+        question, answer = sample.find(PROMPT_NAMES), sample.find((*ANSWERS_NAMES, *COMPLETION_NAMES))
+        if question and answer and question != answer:
+            return [
+                Recognition(kind, {question: "question", answer: "answers"}, 0.5, f"`{question}` with the expected answer in `{answer}`")
+            ]
+    return _nearly(sample, kind)
+
+
+def _near_columns(sample: Sample, fields: Sequence[str]) -> dict[str, str]:
+    """Return column -> field for the fields whose names come near a column's; each column serves once."""
+    mapping: dict[str, str] = {}
+    for field in fields:
+        column = nearest_column(field, [name for name in sample.columns if name not in mapping])
+        if column is not None:
+            mapping[column] = field
+    return mapping
+
+
+def _nearly(sample: Sample, kind: DatasetKind) -> list[Recognition]:
+    """A reading of columns whose names are only nearly those of the kind's fields."""
+    for needed in REQUIRED[kind]:
+        mapping = _near_columns(sample, needed)
+        if set(mapping.values()) == set(needed):
+            read = ", ".join(f"`{column}` as `{field}`" for column, field in mapping.items())
+            return [Recognition(kind, mapping, 0.4, f"no column has the usual name; the nearest are {read}")]
+    return []
+
+
+def _nearest(sample: Sample, kind: DatasetKind | None) -> str:
+    """Say which of the kind's fields have a column and which has none."""
+    if kind is None:
+        return ""
+    needed = max(REQUIRED[kind], key=lambda fields: len(_near_columns(sample, fields)) / len(fields))
+    mapping = _near_columns(sample, needed)
+    missing = [field for field in needed if field not in mapping.values()]
+    rest = [f"`{column}`" for column in sample.columns if column not in mapping and sample.is_text(column)]
+    if not mapping or not missing:
+        return ""
+    hint = f"; use {rest[0]}?" if len(rest) == 1 else ""
+    return f" {', '.join(f'`{c}` serves as `{f}`' for c, f in mapping.items())}, and nothing as `{missing[0]}`{hint}."
+
+
+def _share_that_works(sample: Sample, recognition: Recognition) -> float:
+    """Prefer readings under which rows can be used; among those, the earlier detectors (max keeps the first of equals)."""
+    good = 0
+    for row in sample.rows:
+        try:
+            apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping)
+            good += 1
+        except RowProblem:
+            continue
+    return 1.0 if good >= 0.5 * len(sample.rows) else good / len(sample.rows)

@@ -1,0 +1,46 @@
+"""The first rows of a source, to be looked at from several sides, and what was made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.rows.mapping import DatasetKind
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What rows seem to be. `mapping` goes from source column to field; `confidence` from 0 to 1; `reason` is a sentence."""
+
+    kind: DatasetKind
+    mapping: dict[str, str]
+    confidence: float
+    reason: str
+
+
+class Sample:
+    """Rows with a look-up of columns by lower-case name."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.rows = rows
+        self.columns = list(dict.fromkeys(str(column) for row in rows for column in row))
+        self._by_name = {plain_name(column): column for column in reversed(self.columns)}
+
+    def find(self, names: Sequence[str], *, but: Sequence[str] = ()) -> str | None:
+        """Return the first column with one of the names."""
+        return next((self._by_name[name] for name in names if name in self._by_name and self._by_name[name] not in but), None)
+
+    def values(self, column: str) -> list[Any]:
+        """Return what the rows hold in a column, without the empty cells."""
+        return [row[column] for row in self.rows if row.get(column) is not None]
+
+    def all(self, column: str, test: Callable[[Any], bool]) -> bool:
+        """Whether most values pass a test (a few broken rows must not hide what the rest is)."""
+        values = self.values(column)
+        return bool(values) and sum(map(test, values)) >= 0.6 * len(values)
+
+    def is_text(self, column: str) -> bool:
+        """Whether most values are text."""
+        return self.all(column, lambda value: isinstance(value, str))

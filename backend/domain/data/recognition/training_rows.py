@@ -1,0 +1,208 @@
+"""Recognise what networks learn from: conversations, instructions, preferences, labelled answers, prompts, text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from backend.domain.data.recognition.column_names import (
+    CHOSEN_NAMES,
+    COMPLETION_NAMES,
+    HISTORY_NAMES,
+    INPUT_NAMES,
+    INSTANCES_NAMES,
+    LABEL_NAMES,
+    MESSAGES_NAMES,
+    PROMPT_NAMES,
+    REJECTED_NAMES,
+    SIDE_NAMES,
+    SYSTEM_NAMES,
+    TEXT_NAMES,
+    TOOLS_NAMES,
+    TURNS_NAMES,
+    WINNER_NAMES,
+    nearest_column,
+    plain_name,
+)
+from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.rows.conversations import is_message, is_transcript
+from backend.domain.data.rows.labels import label_of, side_of
+from backend.domain.data.rows.mapping import DatasetKind
+
+_VERDICT_COLUMN = re.compile(r"(annotator|annotation|rater|judge|vote)_?\d+")
+SHORT_NAMES = 40  # characters: a table whose texts are all shorter holds names and facts, not something to learn from
+
+
+def is_turns(value: Any) -> bool:
+    """Whether a value is a list of turns, or one written into a cell as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
+def _extras(sample: Sample, mapping: Mapping[str, str], *, tools: bool = True) -> dict[str, str]:
+    """Return the columns that may stand beside a conversation: a system message, and the tools; none that the mapping already uses."""
+    used = tuple(mapping)
+    system, listed = sample.find(SYSTEM_NAMES, but=used), sample.find(TOOLS_NAMES, but=used) if tools else None
+    return {**({system: "system"} if system else {}), **({listed: "tools"} if listed else {})}
+
+
+def _input(sample: Sample, prompt: str) -> dict[str, str]:
+    """Return Alpaca's `input` beside an instruction, if there is one and it is text."""
+    extra = sample.find(INPUT_NAMES, but=(prompt,))
+    return {extra: "input"} if extra and (sample.is_text(extra) or not sample.values(extra)) else {}
+
+
+def detect_preference(sample: Sample) -> Recognition | None:
+    """Recognise a chosen and a rejected answer: as text, as turns, or as whole conversations that begin alike."""
+    chosen, rejected = sample.find(CHOSEN_NAMES), sample.find(REJECTED_NAMES)
+    if not chosen or not rejected:
+        return None
+    mapping = {chosen: "chosen", rejected: "rejected"}
+    whole = sample.all(chosen, lambda value: is_transcript(value) or (isinstance(value, list) and len(value) > 1))
+    prompt = sample.find((*MESSAGES_NAMES, *PROMPT_NAMES), but=(chosen, rejected))
+    if prompt and not (whole and sample.all(chosen, is_transcript)):
+        mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
+    how = "whole conversations that begin alike" if whole else f"answers to `{prompt}`"
+    reason = f"`{chosen}` and `{rejected}` are {how}"
+    return Recognition(DatasetKind.PREFERENCE, {**mapping, **_extras(sample, mapping)}, 0.95 if prompt or whole else 0.5, reason)
+
+
+def detect_compared(sample: Sample) -> Recognition | None:
+    """Recognise two answers and a verdict on which is better, of one judge or of several."""
+    names = {plain_name(column): column for column in sample.columns}
+    sides = next(((names[a], names[b]) for a, b in SIDE_NAMES if a in names and b in names), None)
+    if sides is None:
+        return None
+    votes = [column for column in sample.columns if _VERDICT_COLUMN.fullmatch(plain_name(column))]
+    winner = sample.find(WINNER_NAMES, but=sides)
+    judged = [winner] if winner else votes
+    settled = [any(side_of(row.get(column), columns=sides) for column in judged) for row in sample.rows]
+    prompt = sample.find((*MESSAGES_NAMES, *PROMPT_NAMES), but=sides)
+    if not judged or sum(settled) < 0.3 * len(settled):  # arenas have many ties
+        return None
+    mapping = {sides[0]: "first", sides[1]: "second", **dict.fromkeys(judged, "winner")}
+    if prompt:
+        mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
+    said = ", ".join(f"`{column}`" for column in judged)
+    return Recognition(
+        DatasetKind.PREFERENCE,
+        {**mapping, **_extras(sample, mapping)},
+        0.85,
+        f"{said} says which of `{sides[0]}` and `{sides[1]}` is better",
+    )
+
+
+def detect_kto(sample: Sample) -> Recognition | None:
+    """Recognise single answers that are labelled good or bad."""
+    label = next(
+        (column for name in LABEL_NAMES if (column := sample.find((name,))) and sample.all(column, lambda v: label_of(v) is not None)), None
+    )
+    if label is None:
+        return None
+    answer = detect_answered_turns(sample) or detect_chat(sample) or detect_instruction(sample)
+    if answer is None or label in answer.mapping:
+        return None
+    mapping = {column: field for column, field in answer.mapping.items() if field not in ("history", "instances")}
+    return Recognition(DatasetKind.KTO, {**mapping, label: "label"}, 0.9, f"{answer.reason}, and `{label}` says whether that is good")
+
+
+def detect_answered_turns(sample: Sample) -> Recognition | None:
+    """Recognise `prompt` and `completion` that are lists of turns, as TRL writes them."""
+    prompt, completion = sample.find(("prompt",)), sample.find(("completion", "response", "output"))
+    if not prompt or not completion or not sample.all(completion, is_turns):
+        return None
+    mapping = {prompt: "prompt", completion: "completion"}
+    mapping |= _extras(sample, mapping)
+    return Recognition(DatasetKind.CHAT, mapping, 0.9, f"`{prompt}` asks and `{completion}` answers, both in turns")
+
+
+def detect_chat(sample: Sample) -> Recognition | None:
+    """Recognise conversations: lists of turns in OpenAI's or ShareGPT's spelling, or transcripts."""
+    column = sample.find(MESSAGES_NAMES)
+    if not column or not sample.all(column, is_turns):
+        column = next((name for name in sample.columns if sample.all(name, is_turns)), None)
+    if not column:
+        transcript = next((name for name in sample.columns if sample.all(name, is_transcript)), None)
+        if not transcript:
+            return None
+        return Recognition(DatasetKind.CHAT, {transcript: "messages"}, 0.8, f"`{transcript}` is a dialogue of Human and Assistant")
+    sharegpt = sample.all(
+        column, lambda turns: isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and "from" in turns[0]
+    )
+    spelling = "ShareGPT's from/value" if sharegpt else "role/content"
+    extras = _extras(sample, {column: "messages"})
+    offered = ", with tools" if "tools" in extras.values() else ""
+    return Recognition(DatasetKind.CHAT, {column: "messages", **extras}, 0.95, f"`{column}` holds turns ({spelling}){offered}")
+
+
+def detect_instruction(sample: Sample) -> Recognition | None:
+    """Recognise a prompt with its completion: Alpaca, prompt and response, Self-Instruct; with earlier rounds it is a chat."""
+    prompt = sample.find(PROMPT_NAMES)
+    completion = sample.find(COMPLETION_NAMES, but=(prompt or "",))
+    instances = sample.find(INSTANCES_NAMES)
+    if prompt and not completion and instances and sample.all(instances, _is_instances):
+        reason = f"`{prompt}` asks and the first of `{instances}` answers"
+        return Recognition(DatasetKind.INSTRUCTION, {prompt: "prompt", instances: "instances"}, 0.9, reason)
+    if not prompt or not completion or not (sample.is_text(prompt) and sample.is_text(completion)):
+        return None
+    history = sample.find(HISTORY_NAMES)
+    rounds = {history: "history"} if history and any(sample.values(history)) else {}
+    mapping = {prompt: "prompt", **_input(sample, prompt), completion: "completion", **rounds}
+    mapping |= _extras(sample, mapping, tools=bool(rounds))
+    confidence = 0.95 if prompt in ("instruction", "prompt") else 0.7
+    reason = f"`{prompt}` asks and `{completion}` answers"
+    if rounds:
+        return Recognition(DatasetKind.CHAT, mapping, confidence, f"{reason}, after the rounds in `{history}`")
+    return Recognition(DatasetKind.INSTRUCTION, mapping, confidence, reason)
+
+
+def _is_instances(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "output" in value[0]
+
+
+def detect_prompts(sample: Sample) -> Recognition | None:
+    """Recognise prompts that nothing answers, and say which column might be the answer under a name that is nearly known."""
+    turns = sample.find(TURNS_NAMES)
+    if turns and sample.all(turns, lambda value: isinstance(value, list) and bool(value) and isinstance(value[0], str)):
+        return Recognition(DatasetKind.PROMPTS, {turns: "prompt"}, 0.8, f"`{turns}` lists turns of the user; the first is the prompt")
+    prompt = sample.find(("prompt", "instruction", "question", "query", "goal", "behavior", "prompt_template"))
+    if prompt and not (sample.is_text(prompt) and sample.all(prompt, lambda value: not str(value).strip().isdecimal())):
+        prompt = None  # the number of a prompt, as votes have it
+    sides = [column for pair in SIDE_NAMES for column in sample.columns if plain_name(column) in pair]
+    if not prompt and sides:  # answers without a verdict: what is left is what was asked
+        prompt = sample.find(("text",))
+    if not prompt or not sample.is_text(prompt):
+        return None
+    mapping = {prompt: "prompt", **_input(sample, prompt)}
+    near = nearest_column("completion", [column for column in sample.columns if column not in mapping and sample.is_text(column)])
+    hint = f"; if `{near}` answers, choose kind instruction and map it to `completion`" if near else ""
+    if sides:
+        hint = f"; nothing says which of {' and '.join(f'`{column}`' for column in sides[:2])} is better"
+    return Recognition(DatasetKind.PROMPTS, mapping, 0.7, f"`{prompt}` asks and nothing answers{hint}")
+
+
+def detect_text(sample: Sample) -> Recognition | None:
+    """Recognise text to go on from; where no column has a known name, the one that holds the most, as a guess."""
+    column = sample.find(TEXT_NAMES)
+    if column and sample.is_text(column):
+        return Recognition(DatasetKind.TEXT, {column: "text"}, 0.95 if len(sample.columns) == 1 else 0.8, f"`{column}` is text")
+    texts = [name for name in sample.columns if sample.is_text(name)]
+    if not texts:
+        return None
+    longest = max(texts, key=lambda name: sum(len(str(value)) for value in sample.values(name)))
+    sizes = sorted(len(str(value)) for value in sample.values(longest))
+    reason = f"no column has a known name; `{longest}` holds the most text"
+    if sizes[len(sizes) // 2] <= SHORT_NAMES and len(sample.columns) > 1:
+        votes = {"left", "right", "winner"} <= {plain_name(name) for name in sample.columns}
+        reason += (
+            "; `left`, `right` and `winner` look like votes: ratings are fitted to them, networks do not learn from them"
+            if votes
+            else "; its values are short, as in a table of facts: probably nothing to learn from"
+        )
+    return Recognition(DatasetKind.TEXT, {longest: "text"}, 0.3, reason)

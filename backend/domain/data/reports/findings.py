@@ -1,0 +1,281 @@
+"""What a report says in words: findings, graded, the gravest first, each with what to do next. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from backend.domain.data.reports.report import DataReport
+
+FAR = 16  # a context so many times longer is no cure for rows that are cut
+NOTABLE = 0.001  # shares below this are told, and not graded as something to look at
+
+
+class Grade(StrEnum):
+    """How grave a finding is. `BLOCKS`: a run on these rows fails, or teaches nothing."""
+
+    BLOCKS = "blocks training"
+    LOOK = "look at it"
+    FINE = "fine"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence and the next step. `drop` names the rows that can be dropped (services.data_reports.REASONS), `num_rows` how many."""
+
+    grade: Grade
+    topic: str
+    text: str
+    remedy: str = ""
+    drop: str = ""
+    num_rows: int = 0
+
+
+def find_out(report: DataReport) -> list[Finding]:
+    """Return all findings, the gravest first."""
+    found = [
+        *_rendering(report),
+        *_silence(report),
+        *_cuts(report),
+        *_leakage(report),
+        *_contamination(report),
+        *_duplicates(report),
+        *_characters(report),
+        *_languages(report),
+        *_packing(report),
+    ]
+    order = list(Grade)
+    counted = [replace(finding, num_rows=report.droppable.get(finding.drop, 0)) for finding in found]
+    return sorted(counted, key=lambda finding: order.index(finding.grade))
+
+
+def _rendering(report: DataReport) -> Iterator[Finding]:
+    if report.refused_rows:
+        yield Finding(
+            Grade.LOOK,
+            "rendering",
+            f"The chat template refuses {_rows(report.refused_rows)}, which the trainer leaves out: {report.refusal}",
+            "Drop them, or choose another base.",
+            drop="refused",
+        )
+    if report.forged_rows:
+        first = report.forged[0]
+        yield Finding(
+            Grade.LOOK,
+            "rendering",
+            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer breaks so that they stay text: "
+            f"{first.split} row {first.row:,}.",
+            "Drop them, or replace that text at the source.",
+            drop="forged",
+        )
+    if report.trainer == "pretrain" and not report.epoch.sequences:
+        yield Finding(
+            Grade.BLOCKS,
+            "length",
+            f"The train split has {report.train.tokens:,} tokens, too few for a context of {report.question.context:,}.",
+            f"Use a context of at most {max(8, (report.train.tokens - 1) // 2):,}, or more text.",
+        )
+
+
+def _silence(report: DataReport) -> Iterator[Finding]:
+    silent, rows = report.train.zero_label_rows, report.train.rows
+    if report.trainer == "none":
+        return
+    if report.is_silent and report.trainer != "pretrain":
+        yield Finding(
+            Grade.BLOCKS,
+            "zero-label rows",
+            f"None of the {rows:,} train rows has anything to train on{_first_reason(report)}. A run on them is refused.",
+            "Choose a longer context, or another dataset.",
+        )
+    elif silent:
+        reason = _first_reason(report)
+        yield Finding(
+            Grade.LOOK,
+            "zero-label rows",
+            f"{_rows(silent)} of {rows:,} {'has' if silent == 1 else 'have'} nothing to train on ({_percent(silent, rows)}){reason}. "
+            f"The trainer leaves {'it' if silent == 1 else 'them'} out.",
+            "Choose a longer context, or drop them.",
+            drop="zero_label",
+        )
+    else:
+        yield Finding(Grade.FINE, "zero-label rows", "Every row has something to train on.")
+    empty = sum(split.empty_rows for split in report.splits.values())
+    if empty:
+        yield Finding(
+            Grade.LOOK, "empty rows", f"{_rows(empty, 'has', 'have')} no text, or an answer without any.", "Drop them.", drop="empty"
+        )
+
+
+def _first_reason(report: DataReport) -> str:
+    """Return why the first row with nothing to train on has nothing, to go behind such a count; empty if there is no such row."""
+    return f": {report.zero_label[0].reason}" if report.zero_label else ""
+
+
+def _cuts(report: DataReport) -> Iterator[Finding]:
+    train, context = report.train, report.question.context
+    if report.trainer == "pretrain":
+        yield Finding(Grade.FINE, "length", f"Texts follow each other in windows of {context:,} tokens; nothing is cut off.")
+    elif report.trainer == "none":
+        longer = train.lengths.max > context
+        yield Finding(
+            Grade.LOOK if longer else Grade.FINE,
+            "length",
+            f"The longest row has {train.lengths.max:,} tokens; the context holds {context:,}.",
+        )
+    elif train.truncated_rows:
+        yield Finding(
+            Grade.LOOK,
+            "length",
+            f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) {'is' if train.truncated_rows == 1 else 'are'} longer than "
+            f"{context:,} tokens; "
+            f"{train.lost_tokens:,} tokens ({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
+            f"A context of {_round_up(train.lengths.p99):,} holds 99% of the rows whole."
+            if train.lengths.p99 <= FAR * context
+            else "Split the longest rows at the source.",
+        )
+    else:
+        yield Finding(Grade.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}.")
+
+
+def _leakage(report: DataReport) -> Iterator[Finding]:
+    leak = report.leakage
+    held_out = report.splits["val"].rows if "val" in report.splits else 0
+    if not held_out:
+        if report.trainer != "none":
+            yield Finding(
+                Grade.LOOK,
+                "leakage",
+                "No row is held out, so there is no val_loss to stop by.",
+                "Hold some rows out: split the dataset anew.",
+            )
+        return
+    total = leak.exact + leak.near
+    if total:
+        how = (
+            f"{leak.exact:,} word for word, {leak.near:,} almost"
+            if leak.exact and leak.near
+            else f"{'almost ' if leak.near else ''}word for word"
+        )
+        first = leak.rows[0]
+        yield Finding(
+            Grade.LOOK,
+            "leakage",
+            f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'} also trained on, {how}: row "
+            f"{first.val.row:,} is like "
+            f"train row {first.train.row:,}. val_loss will look better than it is.",
+            "Drop the rows like them from those to train on.",
+            drop="leakage",
+        )
+    else:
+        yield Finding(Grade.FINE, "leakage", f"No row held out (of {held_out:,}) is like one that is trained on.")
+    if leak.same_prompt:
+        yield Finding(
+            Grade.LOOK if leak.same_prompt > NOTABLE * held_out else Grade.FINE,
+            "leakage",
+            f"{_rows(leak.same_prompt)} held out {'asks' if leak.same_prompt == 1 else 'ask'} what a row to train on asks too, with another answer.",
+        )
+
+
+def _contamination(report: DataReport) -> Iterator[Finding]:
+    looked = sum(benchmark.items for benchmark in report.benchmarks)
+    if not report.benchmarks:
+        yield Finding(
+            Grade.FINE, "benchmarks", "No benchmark is registered, so none was looked for.", "Import the benchmarks that you measure with."
+        )
+    elif report.contaminated_items:
+        first = report.contamination[0]
+        names = ", ".join(f"{benchmark.found:,} of {benchmark.name}" for benchmark in report.benchmarks if benchmark.found)
+        yield Finding(
+            Grade.LOOK,
+            "benchmarks",
+            f"{_rows(report.contaminated_rows, 'holds', 'hold')} items of benchmarks ({names}): {first.split} row {first.row:,} has item {first.item:,} of {first.benchmark}.",
+            "Drop these rows, or leave those items out of what you conclude.",
+            drop="contamination",
+        )
+    else:
+        word = "benchmark" if len(report.benchmarks) == 1 else "benchmarks"
+        yield Finding(Grade.FINE, "benchmarks", f"No item of {len(report.benchmarks)} {word} ({looked:,} items) stands in the rows.")
+
+
+def _duplicates(report: DataReport) -> Iterator[Finding]:
+    same, rows = report.duplicates, sum(split.rows for split in report.splits.values())
+    total = same.exact + same.near
+    if total:
+        yield Finding(
+            Grade.LOOK if total > NOTABLE * rows else Grade.FINE,
+            "duplicates",
+            f"{_likes(same.exact, same.near)} ({_percent(total, rows)}).",
+            "Drop all but the first of each.",
+            drop="duplicates",
+        )
+    else:
+        yield Finding(Grade.FINE, "duplicates", "No two rows are the same or nearly so.")
+    if same.limited:
+        yield Finding(
+            Grade.LOOK, "duplicates", "So many rows look alike that not all were compared; there are more near duplicates than counted."
+        )
+
+
+def _characters(report: DataReport) -> Iterator[Finding]:
+    rows = sum(split.rows for split in report.splits.values())
+    for fault in report.faults:
+        grave = fault.name not in ("unusual_space", "unseen_character") and fault.rows > NOTABLE * rows
+        yield Finding(
+            Grade.LOOK if grave else Grade.FINE,
+            "characters",
+            f"{fault.meaning}: {_rows(fault.rows)} ({_percent(fault.rows, rows)}), {fault.count:,} times.",
+            "Repair the source and import it again." if grave else "",
+        )
+    if not report.faults:
+        yield Finding(Grade.FINE, "characters", "No wrong encoding, control characters or remains of HTML.")
+
+
+def _languages(report: DataReport) -> Iterator[Finding]:
+    known = [language for language in report.languages if language.code not in ("short", "unsure")]
+    if known:
+        shown = ", ".join(f"{language.name} {100 * language.share:.1f}%" for language in known[:4])
+        yield Finding(Grade.FINE, "languages", f"Languages: {shown}{', …' if len(known) > 4 else ''}.")
+
+
+def _packing(report: DataReport) -> Iterator[Finding]:
+    packing = report.packing
+    if packing.trainer is None or packing.packed is None:
+        return
+    share, best = 100 * packing.trainer, 100 * packing.packed
+    if report.trainer == "pretrain":
+        yield Finding(Grade.FINE, "packing", "Windows are full: no position is padding.")
+    elif report.trainer == "sft":
+        alone = f"; one row a sequence, {100 * packing.padded:.0f}% of what is computed would be text" if packing.padded is not None else ""
+        yield Finding(Grade.FINE, "packing", f"Rows share sequences, which are {best:.0f}% full, and no position is padding{alone}.")
+    else:
+        yield Finding(
+            Grade.LOOK if packing.trainer < 0.5 else Grade.FINE,
+            "packing",
+            f"{share:.0f}% of what is computed is text, the rest padding; packed into the context it would be {best:.0f}%.",
+            "A smaller micro-batch with more accumulation pads less." if packing.trainer < 0.5 else "",
+        )
+
+
+def _likes(exact: int, near: int) -> str:
+    if not near:
+        return _rows(exact, "repeats another one", "repeat another one")
+    if not exact:
+        return _rows(near, "is nearly the same as another one", "are nearly the same as another one")
+    return f"{_rows(exact, 'repeats another one', 'repeat another one')}, and {near:,} more {'is' if near == 1 else 'are'} nearly the same as one"
+
+
+def _rows(count: int, one: str = "", many: str = "") -> str:
+    """Count rows, with what they do."""
+    words = (f"{count:,} row", one) if count == 1 else (f"{count:,} rows", many)
+    return " ".join(filter(None, words))
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole if whole else 0.0
+    return "under 0.1%" if 0 < share < 0.1 else f"{share:.1f}%"
+
+
+def _round_up(tokens: int) -> int:
+    return max(8, -(-tokens // 64) * 64)

@@ -1,0 +1,241 @@
+"""Conversations in their common spellings, turned into OpenAI messages.
+
+A message has a `role` and a `content`; an assistant's may have `tool_calls` and a tool's `tool_call_id` and `name`
+(backend.domain.data.rows.tool_calls says how they are spelled).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.data.rows.problem import RowProblem, kind_of_value
+from backend.domain.data.rows.tool_calls import arguments_of, tool_calls_of, tools_of
+
+Messages = list[dict[str, Any]]
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "instruction": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+ROLE_KEYS = ("role", "from", "speaker", "author")
+CONTENT_KEYS = ("content", "value", "text", "message")
+CALL_KEYS = ("tool_calls", "function_call")
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+
+
+def is_transcript(value: Any) -> bool:
+    """Whether a string is a dialogue in the form of Anthropic's hh-rlhf: blank line, `Human:`, blank line, `Assistant:`."""
+    return isinstance(value, str) and bool(re.match(r"\s*Human: ?", value)) and "\n\nAssistant:" in value
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value looks like one turn of a conversation."""
+    return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
+
+
+def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> str:
+    value = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), None)
+    if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
+        value = "".join(part["text"] for part in value)  # OpenAI's content parts
+    if value is None and may_lack:
+        return ""
+    if not isinstance(value, str):
+        raise RowProblem(f"turn {place} of `{name}` has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
+    return value
+
+
+def _message(turn: dict[str, Any], *, name: str, place: int) -> dict[str, Any]:
+    """Return one turn as an OpenAI message, with the calls of tools and the reasoning that it holds."""
+    given = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
+    role = ROLES.get(str(given).lower())
+    if role is None:
+        raise RowProblem(f"turn {place} of `{name}` has the unknown role {given!r} (known: user, assistant, system, tool, human, gpt, ...)")
+    calls = next((turn[key] for key in CALL_KEYS if turn.get(key)), None) if role == "assistant" else None
+    if str(given).lower() == "function_call" and calls is None:  # ShareGPT: the turn's text is the call
+        calls = _content(turn, name=name, place=place)
+        return {"role": role, "content": "", "tool_calls": tool_calls_of(calls, name=name, place=place)}
+    message: dict[str, Any] = {"role": role, "content": _content(turn, name=name, place=place, may_lack=calls is not None)}
+    reasoning = next((turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str)), "")
+    if role == "assistant" and reasoning.strip():  # in the text, where every network that thinks aloud writes it
+        message["content"] = f"<think>\n{reasoning.strip()}\n</think>\n\n{message['content']}"
+    if calls is not None:
+        message["tool_calls"] = tool_calls_of(calls, name=name, place=place)
+    if role == "tool":
+        message |= {key: turn[key] for key in ("tool_call_id", "name") if isinstance(turn.get(key), str) and turn[key]}
+    return message
+
+
+def messages_of(value: Any, *, name: str) -> Messages:
+    """Return OpenAI messages from a list of turns, one turn, a transcript, or such a list written as JSON.
+
+    Accepts `role`/`content` and ShareGPT's `from`/`value`, whose `function_call` and `observation` turns become calls and results of
+    tools. Raises RowProblem naming the turn at fault.
+    """
+    if isinstance(value, str):
+        if is_transcript(value):
+            return _from_transcript(value)
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise RowProblem(f"`{name}` is text where a list of turns is expected") from None
+    turns = [value] if isinstance(value, dict) else value
+    if not isinstance(turns, list) or not turns:
+        raise RowProblem(f"`{name}` holds no turns")
+    messages: Messages = []
+    for place, turn in enumerate(turns, start=1):
+        if not isinstance(turn, dict):
+            raise RowProblem(f"turn {place} of `{name}` is {kind_of_value(turn)}, not an object with role and content")
+        message = _message(turn, name=name, place=place)
+        if "tool_calls" in message and not message["content"] and messages and _is_plain_answer(messages[-1]):
+            messages[-1] = {**message, "content": messages[-1]["content"]}  # ShareGPT parts the words from the call; OpenAI does not
+        else:
+            messages.append(message)
+    return messages
+
+
+def _is_plain_answer(message: dict[str, Any]) -> bool:
+    return message["role"] == "assistant" and "tool_calls" not in message
+
+
+def _from_transcript(text: str) -> Messages:
+    parts = _TRANSCRIPT.split(text.strip("\n"))
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[parts[i]], "content": parts[i + 1].strip()} for i in range(1, len(parts) - 1, 2)]
+
+
+def conversation(value: Any, *, system: str = "") -> Messages:
+    """Return messages to learn from: a user speaks before the last answer, and the assistant answers. Raises RowProblem."""
+    messages = messages_of(value, name="messages")
+    if system.strip() and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+    roles = [message["role"] for message in messages]
+    if "assistant" not in roles:
+        raise RowProblem(f"the conversation has no answer of the assistant (roles: {', '.join(roles)})")
+    last = len(roles) - 1 - roles[::-1].index("assistant")
+    if "user" not in roles[:last]:
+        raise RowProblem("the conversation has no turn of the user before the answer")
+    if not any(message["content"].strip() or message.get("tool_calls") for message in messages if message["role"] == "assistant"):
+        raise RowProblem("every answer of the conversation is empty")
+    if any(not message["content"].strip() for message in messages if message["role"] == "user"):
+        raise RowProblem("a turn of the user is empty")
+    return messages
+
+
+def _side(value: Any, *, name: str) -> Messages:
+    """Return one side of a preference as messages: a plain string is one answer."""
+    if isinstance(value, str) and not is_transcript(value):
+        if not value.strip():
+            raise RowProblem(f"`{name}` is empty")
+        return [{"role": "assistant", "content": value}]
+    if value is None:
+        raise RowProblem(f"`{name}` is empty")
+    return messages_of(value, name=name)
+
+
+def _asked(prompt: Any) -> Messages:
+    """Return a prompt's messages: turns, a transcript, OpenAI's `{"messages": [...]}`, or plain text of the user."""
+    if isinstance(prompt, dict) and "messages" in prompt:
+        prompt = prompt["messages"]
+    is_turns = not isinstance(prompt, str) or is_transcript(prompt)
+    return messages_of(prompt, name="prompt") if is_turns else [{"role": "user", "content": prompt}]
+
+
+def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str = "") -> dict[str, Any]:
+    """Return {"prompt", "chosen", "rejected"} as messages.
+
+    `prompt` may be text, turns, a transcript or None; the sides may be text, one turn, turns, or whole conversations whose common
+    beginning is the prompt. Raises RowProblem if nothing is asked, the sides are equal, or one does not begin with an answer.
+    """
+    sides = (_side(chosen, name="chosen"), _side(rejected, name="rejected"))
+    shared = 0
+    # the last turn of each side is always the answer, even when both happen to be equal
+    while shared < min(len(side) for side in sides) - 1 and sides[0][shared] == sides[1][shared]:
+        shared += 1
+    before = sides[0][:shared]
+    if shared == 0 and prompt is not None:
+        before = _asked(prompt)
+    if system.strip() and (not before or before[0]["role"] != "system"):
+        before = [{"role": "system", "content": system}, *before]
+    if not any(message["role"] == "user" and message["content"].strip() for message in before):
+        raise RowProblem("nothing says what was asked: `prompt` is missing or empty, and `chosen` and `rejected` do not begin alike")
+    answers = [side[shared:] for side in sides]
+    for name, answer in zip(("chosen", "rejected"), answers, strict=True):
+        if answer[0]["role"] != "assistant" or not (answer[0]["content"].strip() or answer[0].get("tool_calls")):
+            raise RowProblem(f"`{name}` does not go on with an answer of the assistant")
+    if answers[0] == answers[1]:
+        raise RowProblem("`chosen` and `rejected` are the same")
+    return {"prompt": before, "chosen": answers[0], "rejected": answers[1]}
+
+
+def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> dict[str, Any]:
+    """Return {"prompt", "completion"} as messages: one answer and all that came before it.
+
+    `completion` may be text or turns; without a prompt it is a whole conversation, whose last answer counts. Raises RowProblem.
+    """
+    if prompt is None:
+        whole = conversation(completion, system=system)
+        last = max(place for place, message in enumerate(whole) if message["role"] == "assistant")
+        return {"prompt": whole[:last], "completion": whole[last : last + 1]}
+    before, answer = _asked(prompt), _side(completion, name="completion")
+    if len(answer) > len(before) and answer[: len(before)] == before:
+        answer = answer[len(before) :]
+    whole = conversation([*before, *answer], system=system)
+    return {"prompt": whole[: len(whole) - len(answer)], "completion": answer}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a chat template is given: messages, and the tools that the network may call (None where there are none)."""
+
+    messages: Messages
+    tools: list[dict[str, Any]] | None = None
+
+
+def conversation_of(row: dict[str, Any]) -> Conversation | None:
+    """Return a chat, instruction, preference (its chosen side) or kto row as a conversation; None for a row of another kind."""
+    tools = tools_of(row)
+    if isinstance(row.get("messages"), list):
+        return Conversation(row["messages"], tools)
+    prompt, answer = row.get("prompt"), row.get("chosen", row.get("completion"))
+    if answer is None or prompt is None:
+        return None
+    before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    after = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
+    return Conversation([*before, *after], tools)
+
+
+def template_messages(messages: Messages) -> Messages:
+    """Return messages as chat templates expect them: fields without a value left out, arguments of calls as objects."""
+    result = []
+    for message in messages:
+        clean = {key: value for key, value in message.items() if value is not None}
+        if clean.get("tool_calls"):
+            clean["tool_calls"] = [
+                {**call, "function": {"name": call["function"]["name"], "arguments": arguments_of(call)}} for call in clean["tool_calls"]
+            ]
+        else:
+            clean.pop("tool_calls", None)
+        clean.setdefault("content", "")
+        result.append(clean)
+    return result

@@ -1,0 +1,51 @@
+"""Canonical rows as text: all of it for measuring, or laid out for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backend.domain.data.rows.tool_calls import call_text, tools_of
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return what a message says: its text, then the calls of tools that it makes, a line each."""
+    return "\n".join(part for part in (str(message.get("content") or ""), *map(call_text, message.get("tool_calls") or [])) if part)
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """Return all text of a canonical row, in reading order, without labels and without the list of tools."""
+    parts: list[str] = []
+    for name, value in row.items():
+        if isinstance(value, str) and name != "tools":
+            parts.append(value)
+        elif isinstance(value, list):
+            parts += [message_text(part) if isinstance(part, Mapping) else part for part in value]
+    return "\n".join(parts)
+
+
+def render_preview(row: Mapping[str, Any]) -> str:
+    """Show a canonical row as plain text, a line per part."""
+    tools = tools_of(dict(row))
+    offered = [f"[tools] {', '.join(str(tool['function'].get('name')) for tool in tools)}"] if tools else []
+    if "messages" in row:
+        return "\n".join([*offered, *_turns(row["messages"])])
+    if "chosen" in row:
+        lines = [*offered, *_turns(row["prompt"])]
+        for side in ("chosen", "rejected"):
+            lines += _turns(row[side], mark=f"[{side}] ")
+        return "\n".join(lines)
+    if "label" in row:
+        return "\n".join([*offered, *_turns(row["prompt"]), *_turns(row["completion"], mark="[good] " if row["label"] else "[bad] ")])
+    if "choices" in row:
+        marks = [f"{'*' if i == row['answer'] else ' '} {chr(65 + i % 26)}. {choice}" for i, choice in enumerate(row["choices"])]
+        return "\n".join([row["question"], *marks])
+    if "answers" in row:
+        return "\n".join([row["question"], *(f"= {answer}" for answer in row["answers"])])
+    if "completion" in row:
+        return f"prompt: {row['prompt']}\ncompletion: {row['completion']}"
+    return str(row.get("text", row.get("prompt", "")))
+
+
+def _turns(messages: list[dict[str, Any]], *, mark: str = "") -> list[str]:
+    return [f"{mark}{message['role']}: {message_text(message)}" for message in messages]

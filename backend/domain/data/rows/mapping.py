@@ -1,0 +1,276 @@
+"""Rows of datasets: the seven kinds, the one form each is stored in, and how a foreign row becomes one. Pure; reads no file.
+
+Canonical rows
+    text          {"text": str}
+    instruction   {"prompt": str, "completion": str}
+    chat          {"messages": messages, "tools"?: str}
+    preference    {"prompt": messages, "chosen": messages, "rejected": messages, "tools"?: str}
+    kto           {"prompt": messages, "completion": messages, "label": bool, "tools"?: str}
+    benchmark     {"question": str, "choices": [str], "answer": int}  or  {"question": str, "answers": [str]}
+    prompts       {"prompt": str}
+
+`messages` are [{"role": "system|user|assistant|tool", "content": str}, ...]; those of assistants may carry `tool_calls`. `tools` is the
+list of tools as JSON text (backend.domain.data.rows.tool_calls).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from backend.domain.data.recognition.column_names import describe_missing
+from backend.domain.data.rows.benchmarks import build_benchmark
+from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
+from backend.domain.data.rows.display import render_preview, row_text
+from backend.domain.data.rows.labels import read_label, read_winner
+from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.rows.tool_calls import tools_text
+from backend.domain.data.rows.values import as_list, labels_of, text_of
+
+__all__ = [
+    "FIELDS",
+    "REQUIRED",
+    "DatasetKind",
+    "RowProblem",
+    "apply_mapping",
+    "canonical_json",
+    "check_mapping",
+    "clean_row",
+    "render_preview",
+    "row_text",
+]
+
+
+class DatasetKind(StrEnum):
+    """What a dataset's rows are."""
+
+    TEXT = "text"
+    INSTRUCTION = "instruction"
+    CHAT = "chat"
+    PREFERENCE = "preference"
+    KTO = "kto"
+    BENCHMARK = "benchmark"
+    PROMPTS = "prompts"
+
+
+FIELDS: dict[DatasetKind, tuple[str, ...]] = {
+    DatasetKind.TEXT: ("text",),
+    DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
+    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history"),
+    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner"),
+    DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
+    DatasetKind.BENCHMARK: ("context", "question", "choices", "answer", "answer_from_1", "answers", "correct", "incorrect"),
+    DatasetKind.PROMPTS: ("prompt", "input"),
+}
+"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`."""
+
+REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
+    DatasetKind.TEXT: (("text",),),
+    DatasetKind.INSTRUCTION: (("prompt", "completion"), ("prompt", "instances")),
+    DatasetKind.CHAT: (("messages",), ("prompt", "completion")),
+    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner")),
+    DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
+    DatasetKind.BENCHMARK: (
+        ("question", "choices", "answer"),
+        ("question", "choices", "answer_from_1"),
+        ("question", "answers"),
+        ("correct", "incorrect"),
+    ),
+    DatasetKind.PROMPTS: (("prompt",),),
+}
+"""For each kind the sets of fields, any one of which is enough."""
+
+OPTIONAL = frozenset({"input", "system", "context", "tools", "history"})
+"""Fields whose column a row may lack."""
+
+_MANY = frozenset({"choices", "answers", "incorrect", "winner"})
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def check_mapping(kind: DatasetKind, mapping: Mapping[str, str]) -> None:
+    """Raise RowProblem unless the mapping (source column -> field) gives the kind what it needs."""
+    unknown = sorted({field for field in mapping.values() if field not in FIELDS[kind]})
+    if unknown:
+        raise RowProblem(f"kind {kind} has no field `{unknown[0]}`; its fields are {', '.join(FIELDS[kind])}")
+    given = set(mapping.values())
+    if not any(given.issuperset(needed) for needed in REQUIRED[kind]):
+        ways = " or ".join(" + ".join(f"`{field}`" for field in needed) for needed in REQUIRED[kind])
+        raise RowProblem(f"kind {kind} needs {ways}; mapped so far: {', '.join(sorted(given)) or 'nothing'}")
+    for field in given - _MANY:
+        columns = [column for column, target in mapping.items() if target == field]
+        if len(columns) > 1:
+            raise RowProblem(f"field `{field}` is mapped from {len(columns)} columns ({', '.join(columns)}); choose one")
+
+
+def _collect(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+    """Return field -> value, with a list for fields that several columns may serve."""
+    values: dict[str, Any] = {}
+    for column, field in mapping.items():
+        if column not in row:
+            if field in OPTIONAL:
+                continue
+            raise RowProblem(describe_missing(column, field, [str(name) for name in row if name not in mapping]))
+        value = row[column]
+        if field in _MANY:
+            several = field == "winner" or list(mapping.values()).count(field) > 1
+            values.setdefault(field, []).extend([value] if several else as_list(value, column=column))
+            if field == "choices":
+                values["labels"] = labels_of(value)
+        else:
+            values[field] = value
+    return values
+
+
+def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, Any]:
+    """Turn a foreign row into the canonical row of its kind.
+
+    `mapping` goes from source column to field (see FIELDS). Raises RowProblem, whose reason names the column at fault and what was
+    found instead.
+    """
+    values = _collect(row, mapping)
+    if kind is DatasetKind.PREFERENCE and "winner" in values:
+        _settle(values, mapping)
+    result = _BUILDERS[kind](values)
+    _check_characters(result)
+    return result
+
+
+def _settle(values: dict[str, Any], mapping: Mapping[str, str]) -> None:
+    """Make `chosen` and `rejected` out of two answers and the verdicts about them."""
+    names = {field: column for column, field in mapping.items()}
+    winner = read_winner(values.pop("winner"), columns=(names["first"], names["second"]))
+    first, second = values.pop("first"), values.pop("second")
+    values["chosen"], values["rejected"] = (first, second) if winner == "first" else (second, first)
+
+
+def _check_characters(value: Any) -> None:
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise RowProblem("the text contains a NUL character")
+        if _SURROGATE.search(value):
+            raise RowProblem("the text contains half a character (a lone surrogate), which no file can hold as UTF-8")
+    elif isinstance(value, dict):
+        for part in value.values():
+            _check_characters(part)
+    elif isinstance(value, list):
+        for part in value:
+            _check_characters(part)
+
+
+def _build_text(values: dict[str, Any]) -> dict[str, Any]:
+    return {"text": text_of(values["text"], name="text")}
+
+
+def _build_prompt(values: dict[str, Any]) -> dict[str, Any]:
+    value = values["prompt"]
+    if isinstance(value, list) and value:  # MT-bench turns, or messages
+        value = value[0] if isinstance(value[0], str) else messages_of(value, name="prompt")[-1]["content"]
+    return {"prompt": _with_input(text_of(value, name="prompt"), values)}
+
+
+def _with_input(prompt: str, values: dict[str, Any]) -> str:
+    """Join Alpaca's `instruction` and `input`."""
+    extra = text_of(values.get("input"), name="input", may_be_empty=True)
+    return f"{prompt}\n\n{extra}" if extra.strip() else prompt
+
+
+def _system(values: dict[str, Any]) -> str:
+    return text_of(values.get("system"), name="system", may_be_empty=True)
+
+
+def _tools(values: dict[str, Any]) -> dict[str, str]:
+    """Return the row's tools as a part of it; nothing where it has none."""
+    tools = tools_text(values.get("tools"))
+    return {"tools": tools} if tools else {}
+
+
+def _build_instruction(values: dict[str, Any]) -> dict[str, Any]:
+    if "instances" in values:  # Self-Instruct: an instruction with worked examples, of which the first is learned
+        listed = values["instances"]
+        if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+            raise RowProblem("`instances` holds no list of {input, output}")
+        values = {**values, "input": listed[0].get("input"), "completion": listed[0].get("output")}
+    prompt = _with_input(text_of(values["prompt"], name="prompt"), values)
+    system = _system(values)
+    return {
+        "prompt": f"{system}\n\n{prompt}" if system.strip() else prompt,
+        "completion": text_of(values["completion"], name="completion"),
+    }
+
+
+def _build_chat(values: dict[str, Any]) -> dict[str, Any]:
+    turns = values.get("messages")
+    if turns is None and isinstance(values.get("prompt"), list):
+        row = answered_messages(values["prompt"], completion=values["completion"], system=_system(values))
+        return {"messages": [*row["prompt"], *row["completion"]], **_tools(values)}
+    if turns is None and "messages" not in values:
+        prompt = _with_input(text_of(values["prompt"], name="prompt"), values)
+        turns = [
+            *_history(values.get("history")),
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": text_of(values["completion"], name="completion")},
+        ]
+    return {"messages": conversation(turns, system=_system(values)), **_tools(values)}
+
+
+def _history(value: Any) -> list[dict[str, str]]:
+    """Return earlier rounds, [[question, answer], ...] as LLaMA-Factory writes them, as turns."""
+    if not value:
+        return []
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise RowProblem("`history` holds something else than [question, answer] pairs")
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text_of(part, name="history")} for pair in value for role, part in zip(roles, pair, strict=True)]
+
+
+def _asked(values: dict[str, Any]) -> Any:
+    """Return the prompt of a row whose prompt may be text or turns; OpenAI keeps the tools in there too."""
+    prompt = values.get("prompt")
+    if isinstance(prompt, dict) and prompt.get("tools"):
+        values.setdefault("tools", prompt["tools"])
+    return _with_input(prompt, values) if isinstance(prompt, str) else prompt
+
+
+def _build_preference(values: dict[str, Any]) -> dict[str, Any]:
+    prompt = _asked(values)
+    row = preference_messages(prompt, chosen=values["chosen"], rejected=values["rejected"], system=_system(values))
+    return {**row, **_tools(values)}
+
+
+def _build_kto(values: dict[str, Any]) -> dict[str, Any]:
+    prompt = _asked(values)
+    completion = values["messages"] if "messages" in values else values["completion"]
+    row = answered_messages(prompt, completion=completion, system=_system(values))
+    return {**row, "label": read_label(values["label"]), **_tools(values)}
+
+
+_BUILDERS = {
+    DatasetKind.TEXT: _build_text,
+    DatasetKind.INSTRUCTION: _build_instruction,
+    DatasetKind.CHAT: _build_chat,
+    DatasetKind.PREFERENCE: _build_preference,
+    DatasetKind.KTO: _build_kto,
+    DatasetKind.BENCHMARK: build_benchmark,
+    DatasetKind.PROMPTS: _build_prompt,
+}
+
+
+def canonical_json(row: Mapping[str, Any]) -> str:
+    """Write a canonical row as the one JSON text that hashes and splits are computed from."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def clean_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as it was stored: without the empty columns and fields that a table gives to rows that lack them."""
+    return {name: _without_empty(value) for name, value in row.items() if value is not None}
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_empty(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _without_empty(part) for key, part in value.items() if part is not None}
+    return value

@@ -1,0 +1,131 @@
+"""The parts of a canonical row that a person can ask about, and whether a row meets a condition. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backend.domain.data.rows.display import message_text, row_text
+from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.versions.changes import Change, Condition, DropDuplicates, DropRows, Filter, Merge, Sample
+from backend.errors import InvalidInput
+
+TURNS = "turns"
+_SPEAKERS = ("system", "user", "assistant", "tool")
+FIELDS_OF_KIND: dict[DatasetKind, tuple[str, ...]] = {
+    DatasetKind.TEXT: ("text",),
+    DatasetKind.INSTRUCTION: ("prompt", "completion"),
+    DatasetKind.CHAT: (*_SPEAKERS, "tools", TURNS),
+    DatasetKind.PREFERENCE: ("prompt", "chosen", "rejected", "tools", TURNS),
+    DatasetKind.KTO: ("prompt", "completion", "label", "tools", TURNS),
+    DatasetKind.BENCHMARK: ("question", "choices", "answer"),
+    DatasetKind.PROMPTS: ("prompt",),
+}
+"""What conditions and statistics may name. `turns` is a number; `label` reads `good` or `bad`; the others are texts."""
+
+TEST_WORDS = {
+    "contains": "contains",
+    "lacks": "does not contain",
+    "equals": "is",
+    "differs": "is not",
+    "at_least": "is at least",
+    "at_most": "is at most",
+}
+
+
+def _said(messages: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(message_text(message) for message in messages)
+
+
+def field_text(row: Mapping[str, Any], field: str) -> str:
+    """Return the text of a part of a row; empty if the row has none. An empty field means all of its text."""
+    if not field:
+        return row_text(row)
+    if field in _SPEAKERS and "messages" in row:
+        return _said([message for message in row["messages"] if message["role"] == field])
+    value = row.get(field)
+    if field == "label":
+        return "" if value is None else "good" if value else "bad"
+    if field == "answer":
+        return "\n".join(row["answers"]) if "answers" in row else str(row["choices"][row["answer"]]) if "choices" in row else ""
+    if isinstance(value, list):
+        return _said(value) if value and isinstance(value[0], Mapping) else "\n".join(map(str, value))
+    return value if isinstance(value, str) else ""
+
+
+def num_turns(row: Mapping[str, Any]) -> int:
+    """Count a row's messages; of a preference those of the prompt and of the longer side."""
+    if "messages" in row:
+        return len(row["messages"])
+    prompt = row.get("prompt")
+    before = len(prompt) if isinstance(prompt, list) else 0
+    return before + max(
+        (len(value) for side in ("chosen", "rejected", "completion") if isinstance(value := row.get(side), list)), default=0
+    )
+
+
+def field_size(row: Mapping[str, Any], field: str) -> int:
+    """Return the size of a part of a row: characters, or turns."""
+    return num_turns(row) if field == TURNS else len(field_text(row, field))
+
+
+def row_key(row: Mapping[str, Any]) -> str:
+    """Return what makes two rows the same question with different answers: prompt or question; of a text its beginning."""
+    if "messages" in row:
+        turns = row["messages"]
+        last = max((place for place, message in enumerate(turns) if message["role"] == "assistant"), default=len(turns))
+        return _said(turns[:last])
+    for field in ("prompt", "question"):
+        if field in row:
+            return field_text(row, field)
+    return field_text(row, "text")[:80]
+
+
+def meets(row: Mapping[str, Any], condition: Condition) -> bool:
+    """Whether a row meets a condition."""
+    if condition.test in ("at_least", "at_most"):
+        size = field_size(row, condition.field)
+        return size >= int(condition.value) if condition.test == "at_least" else size <= int(condition.value)
+    text, wanted = field_text(row, condition.field), str(condition.value)
+    if condition.field == TURNS:
+        text = str(num_turns(row))
+    if not condition.match_case:
+        text, wanted = text.casefold(), wanted.casefold()
+    found = wanted in text if condition.test in ("contains", "lacks") else wanted.strip() == text.strip()
+    return found if condition.test in ("contains", "equals") else not found
+
+
+def check_change(change: Change, *, kind: DatasetKind) -> None:
+    """Raise InvalidInput for a condition on a field that rows of the kind have not, or a kind whose rows are never split."""
+    if isinstance(change, Filter):
+        for condition in change.conditions:
+            if condition.field and condition.field not in FIELDS_OF_KIND[kind]:
+                have = ", ".join(FIELDS_OF_KIND[kind])
+                raise InvalidInput(f"Rows of kind {kind} have no field {condition.field!r}.", remedy=f"They have {have}.", field="field")
+    if change.change == "resplit" and kind in (DatasetKind.BENCHMARK, DatasetKind.PROMPTS):
+        raise InvalidInput(f"A dataset of kind {kind} is asked whole: it has nothing held out.", field="change")
+
+
+def describe_condition(condition: Condition) -> str:
+    """Say a condition: `completion is at least 20 characters`."""
+    field = condition.field or "text"
+    number = condition.test in ("at_least", "at_most")
+    value = f"{int(condition.value):,} {'' if field == TURNS else 'characters'}".strip() if number else f"“{str(condition.value)[:80]}”"
+    return f"{field} {TEST_WORDS[condition.test]} {value}"
+
+
+def describe_change(change: Change) -> str:
+    """Say a change as the lineage shows it: what was done to the version before."""
+    if isinstance(change, DropRows):
+        count = len(set(change.train)) + len(set(change.val))
+        return f"{count:,} listed {'row' if count == 1 else 'rows'} left out" + (f": {change.reason}" if change.reason else "")
+    if isinstance(change, DropDuplicates):
+        return "equal rows left out" + (", also those that differ only in case and spaces" if change.loose else "")
+    if isinstance(change, Filter):
+        conditions = " and ".join(map(describe_condition, change.conditions))
+        return f"only rows kept where {conditions}" if change.keep else f"rows left out where {conditions}"
+    if isinstance(change, Sample):
+        return f"{change.num_rows:,} rows drawn with seed {change.seed}"
+    if isinstance(change, Merge):
+        return f"rows of {change.other} added"
+    return f"split anew, {change.val_fraction:.0%} held out with seed {change.seed}"

@@ -1,0 +1,112 @@
+"""The estimate of peak memory, corrected by what was measured of settings like it, and how far it may be off. Arithmetic.
+
+The logarithm of measured over estimated is averaged over the measurements, each weighted by its likeness, and drawn towards what
+arithmetic says, as if that had been measured once too (Nadaraya 1964, doi 10.1137/1109020, with a prior). So a probe of a tiny network
+says little about a large one. The error is that of leaving each measurement out and predicting it from the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from backend.domain.estimates.memory import estimate_memory
+from backend.domain.estimates.setting import TrainingSetting
+
+SIZE_SCALE = 1.0
+"""Estimates that differ by a factor e count e ** -0.5 as much."""
+OTHER_METHOD, OTHER_FAMILY, OTHER_NUMBERS = 0.3, 0.6, 0.6
+"""What the likeness is multiplied by for another objective or LoRA, another family, another precision or recompute."""
+PRIOR = 0.5
+LEAST_LIKE = 0.02
+FEWEST_FOR_ERROR, MOST_COUNTED = 3, 32
+
+
+@dataclass(frozen=True)
+class MeasuredPeak:
+    """A measured peak. `length` and `trained` are those of the longest sequence, where the data decides (see `estimate_memory`)."""
+
+    setting: TrainingSetting
+    measured_bytes: int
+    length: int | None = None
+    trained: int | None = None
+
+    @cached_property
+    def estimated_bytes(self) -> int:
+        """What arithmetic says about it, knowing the lengths."""
+        return _estimated_total(self.setting, self.length, self.trained)
+
+    @property
+    def log_ratio(self) -> float:
+        """The logarithm of measured over estimated."""
+        return math.log(max(self.measured_bytes, 1) / max(self.estimated_bytes, 1))
+
+
+@lru_cache(maxsize=2048)
+def _estimated_total(setting: TrainingSetting, length: int | None, trained: int | None) -> int:
+    return estimate_memory(setting, length=length, trained=trained).total
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What an estimate is multiplied by. `error` is the share by which such a prediction is off, None while nothing tells.
+
+    `used` are the places, among the measurements given, of those that it rests on.
+    """
+
+    factor: float = 1.0
+    error: float | None = None
+    used: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Known:
+    weight: float
+    peak: MeasuredPeak
+    index: int
+
+
+def correct(setting: TrainingSetting, estimated_bytes: int, measured: Sequence[MeasuredPeak]) -> Correction:
+    """Return the correction of an estimate by what was measured on the same device; no correction where nothing is like it."""
+    known = [_Known(like(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index) for index, peak in enumerate(measured)]
+    alike = sorted((each for each in known if each.weight >= LEAST_LIKE), key=lambda each: -each.weight)
+    counted = alike[:MOST_COUNTED]
+    if not counted:
+        return Correction()
+    factor = math.exp(_mean_ratio([(each.weight, each.peak.log_ratio) for each in counted]))
+    return Correction(factor, _error(counted), tuple(each.index for each in counted))
+
+
+def like(setting: TrainingSetting, estimated_bytes: int, other: TrainingSetting, other_bytes: int) -> float:
+    """Return how much a measurement of another setting says about this one, from 0 to 1."""
+    distance = math.log(max(estimated_bytes, 1) / max(other_bytes, 1)) / SIZE_SCALE
+    weight = math.exp(-0.5 * distance * distance)
+    if setting.objective != other.objective or (setting.lora_rank is None) != (other.lora_rank is None):
+        weight *= OTHER_METHOD
+    if setting.architecture.family != other.architecture.family:
+        weight *= OTHER_FAMILY
+    if (setting.precision, setting.recompute, setting.compiled) != (other.precision, other.recompute, other.compiled):
+        weight *= OTHER_NUMBERS
+    return weight
+
+
+def _mean_ratio(weighted: Sequence[tuple[float, float]]) -> float:
+    total = sum(weight for weight, _ in weighted)
+    return sum(weight * ratio for weight, ratio in weighted) / (total + PRIOR)
+
+
+def _error(counted: Sequence[_Known]) -> float | None:
+    """Return the mean error, by likeness, of predicting each measurement from the others; None for too few."""
+    if len(counted) < FEWEST_FOR_ERROR:
+        return None
+    off = 0.0
+    for one in counted:
+        others = [
+            (like(one.peak.setting, one.peak.estimated_bytes, other.peak.setting, other.peak.estimated_bytes), other.peak.log_ratio)
+            for other in counted
+            if other is not one
+        ]
+        off += one.weight * abs(math.expm1(_mean_ratio(others) - one.peak.log_ratio))
+    return off / sum(each.weight for each in counted)

@@ -1,0 +1,43 @@
+"""What the loss of the next token holds: the logits of a chunk of tokens, and the gradients that are computed with them."""
+
+from __future__ import annotations
+
+from backend.domain.training.config import Objective
+
+LOGITS_AT_ONCE_BYTES = 64 * 2**20
+"""Logits held at a time, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each."""
+
+PLAIN_COPIES = 3
+"""Of objectives that need each token's log-probability, where the logits fit a chunk: they, and two gradients."""
+
+FLOAT = 4
+JOINED = (Objective.PRETRAIN, Objective.SFT)
+
+
+def chunk_rows(tokens: int, vocab_size: int, *, at_once_bytes: int = LOGITS_AT_ONCE_BYTES) -> int:
+    """Return how many tokens have their logits held at a time: chunks of about one size.
+
+    Example:
+        >>> chunk_rows(4096, 32_000)
+        512
+    """
+    most = max(1, min(tokens, at_once_bytes // (FLOAT * vocab_size)))
+    return max(1, -(-tokens // max(-(-tokens // most), 1)))
+
+
+def loss_bytes(objective: Objective, *, tokens: int, width: int, vocab_size: int, low: int, trains_head: bool) -> tuple[int, int]:
+    """Return the bytes of logits, and of what is there with them, at the moment of the loss.
+
+    `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk is there in both types for a moment, and the
+    head's weights are cast.
+    """
+    if objective is Objective.REWARD:  # one number a row
+        return 0, 0
+    head = width * vocab_size
+    cast = low if low < FLOAT else 0
+    if objective not in JOINED:
+        if FLOAT * vocab_size * tokens <= LOGITS_AT_ONCE_BYTES:
+            return PLAIN_COPIES * FLOAT * vocab_size * tokens, 0
+        return (2 * FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), cast * head + (FLOAT * head if trains_head else 0)
+    with_them = FLOAT * width * tokens + cast * head + ((FLOAT + cast) * head if trains_head else 0)
+    return (FLOAT + cast) * vocab_size * chunk_rows(tokens, vocab_size), with_them

@@ -1,0 +1,287 @@
+"""The peak memory of a training process by what holds it, and the largest micro-batch that fits a device. Arithmetic.
+
+What autograd keeps is counted exactly (`activations`). The peak is the largest of three moments of a step: where the backward pass
+begins (everything kept, and the logits), on its way down the blocks, and its end, where all gradients are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from backend.domain.architectures.families import FAMILIES
+from backend.domain.architectures.parameters import count_lora_parameters, count_parameters
+from backend.domain.estimates.activations import FLOAT, INTEGER, Numbers, copied_weight_bytes, kept_in_block, kept_outside, rotary_bytes
+from backend.domain.estimates.loss_chunks import loss_bytes
+from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
+from backend.domain.estimates.setting import TrainingSetting
+from backend.domain.training.config import PAIRWISE
+
+Moment = Literal["loss", "backward", "update"]
+
+GIB = 2**30
+USUAL_DEVICES: dict[str, int] = {f"{size} GB": size * GIB for size in (8, 12, 16, 24, 40, 48, 80, 96, 141, 192)}
+"""Memory of usual GPUs, in bytes, by what they are called."""
+
+RESERVED_BYTES = {"gpu": 700_000_000, "cpu": 1_000_000_000}
+"""What a device's memory holds besides: the CUDA context and the desktop; the process itself and the operating system."""
+
+FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
+"""What the libraries take when a network first runs, whatever its size: threads, kernels and their buffers. docs/benchmarks/memory.md."""
+
+LARGEST_MICRO_BATCH = 65_536
+
+
+class MemoryEstimate(BaseModel):
+    """What one training process holds at the moment of its peak, in bytes. The parts add up to `total`.
+
+    `logits` are those held at a time. `temporary` is what operators need while they run. `overhead` is what the libraries
+    take besides. At the moment `loss` gradients are still to come, so they count only if earlier micro-batches left them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    temporary: int
+    overhead: int
+    moment: Moment
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of tensors: everything but the libraries' overhead."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.temporary
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.allocated + self.overhead
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by part, in the order in which they are shown."""
+        return {name: value for name, value in self.model_dump().items() if name != "moment"}
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What the moments are made of, in bytes. `inputs` are those of one block, all that activation recompute keeps of it.
+
+    `double` is the embedding's gradient that is there twice while both its uses are added up.
+    """
+
+    weights: int
+    optimizer: int
+    gradients: int
+    head_gradient: int
+    block_gradient: int
+    double: int
+    accumulates: bool
+    blocks: tuple[int, ...]
+    inputs: int
+    recompute: bool
+    shared: int
+    outside: int
+    logits: int
+    with_logits: int
+    work: int
+
+
+def estimate_memory(setting: TrainingSetting, *, length: int | None = None, trained: int | None = None) -> MemoryEstimate:
+    """Estimate the peak memory of a training process by arithmetic alone.
+
+    `length` is that of the longest sequence there is, in tokens (default: the context, which is an upper bound where rows decide);
+    `trained` is how many of its positions have a target (default: all). Weights and gradients are fp32, and bf16 is autocast over
+    them; what the optimizer keeps is in `optimizer_bytes`.
+
+    Example:
+        >>> from backend.domain.architectures.config import ArchitectureConfig
+        >>> estimate_memory(TrainingSetting(architecture=ArchitectureConfig(), micro_batch=16)).weights
+        4461056
+    """
+    length = min(length or setting.context, setting.context)
+    costs = _count(setting, length, min(trained or length, length))
+    peak = max((_at_loss(costs), _on_the_way(costs), _at_update(costs)), key=lambda moment: moment.total)
+    peak = _share(setting, peak, costs)
+    return peak.model_copy(update={"overhead": FIRST_USE_BYTES[setting.device]})
+
+
+def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, correction: float = 1.0, length: int | None = None) -> int:
+    """Return the largest micro-batch whose estimate, times `correction`, fits a budget; 0 if not even one sequence does."""
+
+    def fits(micro_batch: int) -> bool:
+        tried = setting.model_copy(update={"micro_batch": micro_batch})
+        return estimate_memory(tried, length=length).total * correction <= budget_bytes
+
+    low, high = 0, 1
+    while high <= LARGEST_MICRO_BATCH and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def usable_bytes(total_bytes: int, device: str) -> int:
+    """Return what of a device's memory a run can have."""
+    return max(0, total_bytes - RESERVED_BYTES[device])
+
+
+def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
+    config = setting.architecture
+    numbers = Numbers(2 if setting.precision == "bf16" else FLOAT, setting.lora_rank, gpu=setting.device == "gpu", dropout=setting.dropout)
+    rows = setting.micro_batch * (2 if setting.objective in PAIRWISE else 1)
+    parts = count_parameters(config)
+    base, embedding = sum(parts.values()), config.vocab_size * config.width
+    adapters = count_lora_parameters(config, rank=setting.lora_rank) if setting.lora_rank else 0
+    reference = base if setting.keeps_reference else 0
+    frozen = min(setting.frozen_blocks, config.num_layers)
+    updated = adapters or base - count_frozen(config, frozen)
+    in_blocks = updated if adapters else updated - parts["output_head"] - (0 if frozen else parts["embedding"])
+    head = 0 if adapters or (frozen and config.tie_embeddings) else FLOAT * embedding
+    copies = copied_weight_bytes(config, numbers) // config.num_layers
+    tokens = rows * length
+    copies += numbers.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # of what rows read, laid end to end
+    passed = range(min(frozen, config.num_layers - 1), config.num_layers)  # nothing is kept of blocks that no gradient reaches
+    blocks = tuple(kept_in_block(config, layer, numbers).total(rows=rows, length=length) + copies for layer in passed)
+    logits, with_logits = loss_bytes(
+        setting.objective,
+        tokens=rows * trained,
+        width=config.width,
+        vocab_size=config.vocab_size,
+        low=numbers.low,
+        trains_head=not adapters,
+    )
+    return _Costs(
+        weights=_base_bytes(setting, parts) + FLOAT * (adapters + reference + (updated if setting.average else 0)),
+        optimizer=optimizer_bytes(setting),
+        gradients=FLOAT * updated,
+        head_gradient=head,
+        block_gradient=FLOAT * in_blocks // len(blocks),
+        double=head * (int(config.tie_embeddings) + int(setting.accumulates)),
+        accumulates=setting.accumulates,
+        blocks=blocks,
+        inputs=FLOAT * config.width * tokens,
+        recompute=setting.recompute,
+        shared=rotary_bytes(config, length) + 2 * INTEGER * tokens,
+        outside=kept_outside(config, numbers).total(rows=rows, length=length),
+        logits=logits,
+        with_logits=with_logits,
+        work=tokens * _work_per_token(setting, numbers) + _gradient_in_work(setting),
+    )
+
+
+def _base_bytes(setting: TrainingSetting, parts: Mapping[str, int]) -> int:
+    """Return the bytes of the base. Of few bits are the matrices of the blocks, each 64 numbers with half a byte of constants; what is
+    left is in 16 bits (Dettmers et al. 2023, arXiv 2305.14314, section 3). Not measured.
+    """
+    base = sum(parts.values())
+    if setting.base_bits is None:
+        return FLOAT * base
+    outside = parts["embedding"] + parts["output_head"]
+    return (base - outside) * setting.base_bits // 8 + (base - outside) // 128 + 2 * outside
+
+
+def _work_per_token(setting: TrainingSetting, numbers: Numbers) -> int:
+    """Return the bytes that the backward pass of one part of a block needs while it runs, seen in the allocator's record of steps.
+
+    The final norm: six times the residual stream in fp32. A gated feed-forward: both halves' gradients and the residual's. BLOOM's own
+    GELU computes in five steps. Experts: rows once for each expert picked.
+    """
+    config = setting.architecture
+    norm = 6 * FLOAT * config.width
+    inner = config.feed_forward
+    if config.family == "bloom":
+        feed_forward = numbers.low * 5 * inner + 2 * FLOAT * config.width
+    elif config.num_experts is not None:
+        inner = config.expert_size
+        feed_forward = FLOAT * (config.experts_per_token or 0) * (inner + 2 * config.width)
+    else:
+        feed_forward = numbers.low * 2 * inner + FLOAT * config.width
+    if numbers.frozen and numbers.is_bf16 and FAMILIES[config.family].experts == "none":  # adapters read and write fp32
+        feed_forward = max(feed_forward, FLOAT * (3 * inner + 7 * config.width) // 2)
+    return max(norm, feed_forward)
+
+
+def _gradient_in_work(setting: TrainingSetting) -> int:
+    """Return the bytes of the gradient that has just come when a feed-forward needs most: that of its last matrix."""
+    config = setting.architecture
+    if setting.lora_rank is not None:
+        return 0
+    experts = config.num_experts or 1
+    return FLOAT * experts * config.width * (config.expert_size if config.num_experts else config.feed_forward)
+
+
+def _at_loss(costs: _Costs) -> MemoryEstimate:
+    kept = len(costs.blocks) * costs.inputs if costs.recompute else sum(costs.blocks)
+    return MemoryEstimate(
+        weights=costs.weights,
+        gradients=costs.gradients if costs.accumulates else 0,
+        optimizer=costs.optimizer,
+        activations=kept + costs.shared + costs.outside,
+        logits=costs.logits,
+        temporary=costs.with_logits,
+        overhead=0,
+        moment="loss",
+    )
+
+
+def _on_the_way(costs: _Costs) -> MemoryEstimate:
+    """Return the largest moment of the backward pass through the blocks, from the top: kept tensors go, gradients come."""
+    best, below = None, sum(costs.blocks)
+    for done, block in enumerate(reversed(costs.blocks)):
+        left = len(costs.blocks) - done
+        kept = left * costs.inputs + block if costs.recompute else below
+        below -= block
+        arrived = min(costs.gradients, costs.head_gradient + done * costs.block_gradient)
+        moment = MemoryEstimate(
+            weights=costs.weights,
+            gradients=costs.gradients if costs.accumulates else arrived,
+            optimizer=costs.optimizer,
+            activations=kept + costs.shared,
+            logits=0,
+            temporary=costs.work,
+            overhead=0,
+            moment="backward",
+        )
+        if best is None or moment.total > best.total:
+            best = moment
+    assert best is not None
+    return best
+
+
+def _at_update(costs: _Costs) -> MemoryEstimate:
+    return MemoryEstimate(
+        weights=costs.weights,
+        gradients=costs.gradients,
+        optimizer=costs.optimizer,
+        activations=costs.inputs,
+        logits=0,
+        temporary=costs.double,
+        overhead=0,
+        moment="update",
+    )
+
+
+def _share(setting: TrainingSetting, peak: MemoryEstimate, costs: _Costs) -> MemoryEstimate:
+    """Return the peak of one of several devices. By the documented behaviour of DDP and FSDP2; not measured.
+
+    DDP keeps a second copy of the gradients in its buckets. FSDP keeps a share of weights, gradients and moments, and gathers the
+    weights of two blocks (the one in work and the next) beside embedding and head.
+    """
+    if setting.devices == 1 or setting.sharding == "none":
+        return peak
+    if setting.sharding == "ddp":
+        return peak.model_copy(update={"temporary": peak.temporary + costs.gradients})
+    shared = {name: -(-getattr(peak, name) // setting.devices) for name in ("weights", "gradients", "optimizer")}
+    number = 2 if setting.precision == "bf16" else FLOAT
+    parameters = costs.weights // FLOAT
+    outside = (1 if setting.architecture.tie_embeddings else 2) * setting.architecture.vocab_size * setting.architecture.width
+    block = max(0, parameters - outside) // len(costs.blocks)
+    return peak.model_copy(update={**shared, "temporary": peak.temporary + number * (outside + min(2, len(costs.blocks)) * block)})

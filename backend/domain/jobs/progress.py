@@ -1,0 +1,68 @@
+"""How far a run is, and how to say it: pure arithmetic on what a job reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.wording import say_duration
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units; `rate` in units per second; `left_s` is None where no rate is known."""
+
+    done: float
+    total: float
+    unit: str
+    rate: float | None
+    left_s: float | None
+    message: str
+
+    @property
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+
+def read_progress(raw: Mapping[str, Any]) -> Progress | None:
+    """Read what a room reported, or None before the first report."""
+    if not raw or raw.get("total") is None:
+        return None
+    done, total = float(raw.get("done") or 0.0), float(raw["total"])
+    rate = float(raw["rate"]) if raw.get("rate") else None
+    left_s = max(0.0, total - done) / rate if rate and rate > 0 else None
+    return Progress(done, total, str(raw.get("unit") or "step"), rate, left_s, str(raw.get("message") or ""))
+
+
+def say_progress(progress: Progress | None) -> str:
+    """Put progress into one line: `step 120 of 300 · 4.2 steps/s · 43 s left`."""
+    if progress is None:
+        return ""
+    parts = [f"{progress.unit} {progress.done:,.0f} of {progress.total:,.0f}"]
+    if progress.rate:
+        slow = progress.rate < 0.5
+        parts.append(f"{1 / progress.rate:.1f} s per {progress.unit}" if slow else f"{progress.rate:,.1f} {progress.unit}s/s")
+    if progress.left_s is not None and progress.done < progress.total:
+        parts.append(f"{say_duration(progress.left_s)} left")
+    if progress.message:
+        parts.append(progress.message)
+    return " · ".join(parts)
+
+
+def expected_wait_s(ahead: list[Progress | None], *, slots: int) -> float | None:
+    """Return the seconds until a slot frees for a job behind `ahead`, or None where one of them has no known rate.
+
+    Jobs are dealt to the slots in order, each to the one that frees first. Waiting jobs have reported nothing, so behind one of
+    them the answer is None rather than a guess.
+    """
+    if slots < 1:
+        return None
+    free_at = [0.0] * slots
+    for progress in ahead:
+        if progress is None or progress.left_s is None:
+            return None
+        free_at.sort()
+        free_at[0] += progress.left_s
+    return min(free_at)

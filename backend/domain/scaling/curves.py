@@ -1,0 +1,70 @@
+"""Scaling laws as lines to draw: the lowest loss for each budget, and the loss of each size at one budget. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from backend.domain.scaling.isoflop import Profile
+from backend.domain.scaling.laws import FLOPS_PER_PARAMETER_TOKEN, LEVEL, ScalingLaw, optimal_parameters, stretch_draws
+
+NUM_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line with its band, `low` and `high` empty where there is none. x is logarithmic: FLOPs or parameters."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    floor: float | None = None
+    is_own: bool = False
+
+
+def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceiling: float | None = None) -> Line:
+    """Return a law's lowest loss for each budget, with the band of its draws; losses above `ceiling` (guessing) are left out."""
+    budgets = np.geomspace(low_flops, high_flops, NUM_POINTS)
+    losses = np.array([law.optimum(float(budget)).loss for budget in budgets])
+    kept = losses <= (ceiling if ceiling is not None else math.inf)
+    budgets, losses = budgets[kept], losses[kept]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    top = ceiling if ceiling is not None else math.inf
+    if law.draws is not None and len(budgets):
+        bands = [_frontier_band(law, float(budget), float(loss)) for budget, loss in zip(budgets, losses, strict=True)]
+        low, high = tuple(band[0] for band in bands), tuple(min(band[1], top) for band in bands)
+    return Line(law.title, tuple(budgets.tolist()), tuple(losses.tolist()), low, high, law.E, law.is_own)
+
+
+def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, float]:
+    assert law.draws is not None
+    sizes = optimal_parameters(law.draws, flops)
+    sound = np.isfinite(sizes)
+    draws, sizes = law.draws[sound], sizes[sound]
+    if len(sizes) < 0.9 * len(sound):
+        return math.nan, math.nan
+    e, a, b, alpha, beta = draws.T
+    losses = e + a * sizes**-alpha + b * (flops / FLOPS_PER_PARAMETER_TOKEN / sizes) ** -beta
+    low, high = np.quantile(stretch_draws(loss, losses, law.stretch), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    return float(low), float(high)
+
+
+def profile_line(law: ScalingLaw, flops: float, *, name: str, spread: float = 16.0, ceiling: float | None = None) -> Line:
+    """Return the loss that a law expects of each size at one budget, `spread` times to either side of the best."""
+    best = law.optimum(flops).parameters
+    sizes = best * np.geomspace(1 / spread, spread, NUM_POINTS)
+    losses = np.array([law.loss(float(n), flops / FLOPS_PER_PARAMETER_TOKEN / float(n)) for n in sizes])
+    kept = losses <= (ceiling if ceiling is not None else math.inf)
+    return Line(name, tuple(sizes[kept].tolist()), tuple(losses[kept].tolist()), is_own=law.is_own)
+
+
+def parabola_line(profile: Profile, *, name: str) -> Line:
+    """Return a measured profile's parabola over the sizes that were trained."""
+    sizes = [point.parameters for point in profile.points]
+    at = np.geomspace(min(sizes), max(sizes), NUM_POINTS)
+    return Line(name, tuple(at.tolist()), tuple(profile.loss(float(n)) for n in at), is_own=True)

@@ -1,0 +1,128 @@
+"""A compute plan: the budget that is asked, and the network, steps and loss that it buys."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.estimates.throughput import Speed
+from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, Allocation, ScalingLaw
+from backend.domain.statistics import Estimate
+from backend.domain.training.config import Objective, RunConfig, validation_message
+from backend.errors import InvalidInput
+
+DEFAULT_VOCABULARY = 32_000
+
+
+FINAL_LEARNING_RATE = 1e-5  # the fixed end that the learning-rate rule was fitted with
+
+
+class PlanConfig(BaseModel):
+    """What is to be planned: one budget, and what the network shall read.
+
+    `law` is a key of `scaling.PUBLISHED`, or `own` for the fit to one's own runs with the same dataset, tokenizer and context.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    flops: float | None = Field(default=None, gt=0, le=1e40, description="Budget in floating-point operations of training.")
+    device_hours: float | None = Field(default=None, gt=0, le=1e12, description="Budget in hours of one device at its measured rate.")
+    money_usd: float | None = Field(default=None, gt=0, le=1e15, description="Budget in US dollars.")
+    price_usd: float | None = Field(default=None, gt=0, le=1e9, description="US dollars for one device-hour; the setting's when left out.")
+    device: str | None = Field(default=None, max_length=200, description="The measured device to plan for; the newest when left out.")
+    flops_per_s: float | None = Field(default=None, gt=0, le=1e30, description="Rate of the device, instead of a measured one.")
+    law: str = Field(default=DEFAULT_LAW, max_length=60, description="A published law, or own.")
+    tokens_per_parameter: float | None = Field(
+        default=None, ge=0.01, le=1e6, description="Fix D / N instead of taking the optimum; above it the network is cheaper to serve."
+    )
+    family: str = Field(default="llama", max_length=40, description="Family of the network.")
+    dataset: str | None = Field(default=None, max_length=140, description="Dataset to train on; says how often it is repeated.")
+    tokenizer: str | None = Field(default=None, max_length=140, description="Tokenizer; says the vocabulary.")
+    vocab_size: int | None = Field(default=None, ge=2, le=1_000_000, description="Vocabulary, where no tokenizer is named.")
+    context: int = Field(default=256, ge=8, le=1_048_576, description="Tokens per training sequence.")
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        given = [name for name in ("flops", "device_hours", "money_usd") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"a plan needs one budget, flops, device_hours or money_usd; {found}")
+        return self
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How a step is made up, and how the learning rate runs."""
+
+    tokens: int
+    micro_batch: int
+    grad_accum_steps: int
+    learning_rate: float
+    warmup_steps: int
+    source: str
+
+
+@dataclass(frozen=True)
+class ScalingPlan:
+    """What a budget buys. `optimum` is the law's exact answer; everything below it is the network that can be built.
+
+    `loss` is what the law expects of the network, repeats of the data counted. `seconds` and `cost_usd` are None where no rate and no
+    price is known. `notes` say in words what the budget can't do and how far the numbers can be believed.
+    """
+
+    config: PlanConfig
+    law: ScalingLaw
+    flops: float
+    optimum: Allocation
+    optimal_parameters: Estimate
+    architecture: ArchitectureConfig
+    parameters: int
+    flops_per_token: int
+    tokens: int
+    steps: int
+    batch: Batch
+    loss: Estimate
+    unique_tokens: int | None
+    epochs: float | None
+    seconds: float | None
+    cost_usd: float | None
+    speed: Speed | None
+    flops_per_s: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def loss_is_believable(self) -> bool:
+        """Whether the expected loss is well below guessing among the vocabulary, which a law stretched too far down exceeds."""
+        return self.loss.value < BELIEVABLE * math.log(self.architecture.vocab_size)
+
+    def run_config(self) -> RunConfig | None:
+        """Return the run to launch, or None where the plan names no dataset and tokenizer."""
+        if self.config.dataset is None or self.config.tokenizer is None:
+            return None
+        return RunConfig(
+            objective=Objective.PRETRAIN,
+            dataset=self.config.dataset,
+            tokenizer=self.config.tokenizer,
+            architecture=self.architecture,
+            context=self.config.context,
+            max_steps=self.steps,
+            micro_batch=self.batch.micro_batch,
+            grad_accum_steps=self.batch.grad_accum_steps,
+            learning_rate=self.batch.learning_rate,
+            min_learning_rate=min(FINAL_LEARNING_RATE, self.batch.learning_rate),
+            warmup_steps=self.batch.warmup_steps,
+            eval_every=max(1, self.steps // 20),
+            checkpoint_every=max(1, self.steps // 4),
+        )
+
+
+def parse_plan(values: dict[str, object]) -> PlanConfig:
+    """Return a config from a form's or a command's values. Raises InvalidInput naming field, value and bound."""
+    try:
+        return PlanConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"This can't be planned: {validation_message(error)}.") from error

@@ -1,0 +1,119 @@
+"""What a plan can't do and how far it can be believed, in words. One sentence or two for each thing worth saying."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from backend.domain.estimates.throughput import measured_range
+from backend.domain.scaling.laws import BELIEVABLE, effective_tokens
+from backend.domain.scaling.shapes import count_all, propose_architecture
+from backend.domain.wording import say_count, say_duration, say_times
+
+if TYPE_CHECKING:
+    from backend.domain.scaling.plan import ScalingPlan
+
+MONTH_S = 30 * 86_400
+
+
+def plan_notes(plan: ScalingPlan) -> Iterator[str]:
+    """Yield the notes of a plan, the most important first."""
+    yield from _about_size(plan)
+    yield from _about_data(plan)
+    yield from _about_the_law(plan)
+    yield from _about_time(plan)
+    yield from _about_more(plan)
+
+
+def _smallest(plan: ScalingPlan) -> int:
+    config, shape = plan.config, plan.architecture
+    return count_all(propose_architecture(1.0, family=config.family, vocab_size=shape.vocab_size, context=config.context))
+
+
+def _about_size(plan: ScalingPlan) -> Iterator[str]:
+    asked, vocabulary = plan.optimum.parameters, plan.architecture.vocab_size
+    if plan.parameters > 1.5 * asked and plan.parameters > 1.5 * _smallest(plan):
+        yield (
+            f"The law asks for {say_count(asked)} parameters at the rate measured for {say_count(plan.parameters)}; rates measured here leap so much "
+            "between sizes that no network fits its own rate. A probe on a quiet machine, or a plan in FLOPs, would tell."
+        )
+    elif plan.parameters > 1.5 * asked:
+        yield (
+            f"The law asks for {say_count(asked)} parameters, and with a vocabulary of {vocabulary:,} the smallest network here has "
+            f"{say_count(plan.parameters)}. It sees fewer tokens than would be best: a smaller vocabulary or a larger budget would help."
+        )
+    elif plan.parameters < asked / 1.5:
+        yield f"The law asks for {say_count(asked)} parameters, and the largest network here has {say_count(plan.parameters)}."
+    if plan.steps < 200:
+        word = "step" if plan.steps == 1 else "steps"
+        yield f"This budget pays for {plan.steps} {word} of {plan.batch.tokens:,} tokens: hardly time to learn. A larger budget would tell more."
+    if plan.config.tokens_per_parameter is not None:
+        best = plan.law.optimum(plan.flops)
+        yield (
+            f"With {plan.config.tokens_per_parameter:g} tokens a parameter instead of the optimum's {best.tokens_per_parameter:.3g} the law "
+            f"expects {plan.optimum.loss:.3f} instead of {best.loss:.3f}."
+        )
+
+
+def _about_data(plan: ScalingPlan) -> Iterator[str]:
+    if plan.unique_tokens is None or plan.epochs is None:
+        return
+    if plan.epochs <= 1.0:
+        yield f"The dataset's {say_count(plan.unique_tokens)} tokens (about) are enough: {plan.epochs:.0%} of them are read once."
+        return
+    worth = effective_tokens(plan.tokens, plan.unique_tokens) / plan.tokens
+    text = (
+        f"The dataset has about {say_count(plan.unique_tokens)} tokens, so it is read {plan.epochs:.3g} times. By Muennighoff et al. 2023 "
+        f"these {say_count(plan.tokens)} tokens are worth {worth:.0%} of as many new ones"
+    )
+    if plan.epochs <= 4:
+        yield f"{text}: up to four passes are nearly as good as new data."
+    elif plan.epochs <= 16:
+        yield f"{text}: past four passes each gives less. More data would help."
+    else:
+        more = say_count(plan.tokens / 4)
+        yield f"{text}: past sixteen passes more give next to nothing. This budget needs some {more} tokens, or is better spent on more data."
+
+
+def _about_the_law(plan: ScalingPlan) -> Iterator[str]:
+    law, beyond, guess = plan.law, plan.law.outside(plan.flops), math.log(plan.architecture.vocab_size)
+    if not plan.loss_is_believable and plan.optimum.loss < BELIEVABLE * guess:
+        yield "With so little text the law expects hardly more than guessing: such a run would learn its text by heart."
+    elif not plan.loss_is_believable:
+        yield (
+            f"The law gives a loss of {plan.loss.value:.2f} here, and guessing among {plan.architecture.vocab_size:,} tokens would give "
+            f"{guess:.2f}: it does not reach down to networks of this size. The shape of the plan still holds roughly, the loss does not."
+        )
+    if beyond > 1.5:
+        side = "smaller" if law.flops_range is not None and plan.flops < law.flops_range[0] else "larger"
+        cure = "a larger study would tell" if law.is_own else "a scaling study of your own would tell"
+        yield f"This budget is {say_times(beyond)} {side} than the runs that the law was fitted to: an extrapolation; {cure}."
+    if not law.is_own:
+        yield f"{law.note} What carries over is how to share the budget, not the loss itself."
+
+
+def _about_time(plan: ScalingPlan) -> Iterator[str]:
+    if plan.seconds is None or plan.speed is None:
+        yield "How long it takes is not known: no run and no probe was measured here yet."
+        return
+    if plan.seconds > MONTH_S:
+        yield f"It would take {say_duration(plan.seconds)} on this device."
+    if plan.config.flops_per_s is None:
+        low, high = measured_range([plan.speed])
+        apart = max(low / plan.flops_per_token, plan.flops_per_token / high)
+        if apart > 4:
+            yield (
+                f"The nearest network that was measured costs {say_times(apart)} {'more' if low > plan.flops_per_token else 'less'} for a "
+                "token, and speed changes with size: probe this one before you rely on the time."
+            )
+
+
+def _about_more(plan: ScalingPlan) -> Iterator[str]:
+    if plan.config.tokens_per_parameter is not None or not plan.loss_is_believable:
+        return
+    more = plan.law.optimum(10 * plan.flops)
+    yield (
+        f"Ten times the budget would bring the expected loss from {plan.optimum.loss:.3f} to {more.loss:.3f} (unlimited data); "
+        f"no budget brings it below {plan.law.E:.3f}."
+    )

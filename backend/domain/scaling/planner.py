@@ -1,0 +1,135 @@
+"""From a budget to a training run: parameters, tokens, batch, learning rate, expected loss, time and cost. Pure arithmetic.
+
+The same `PlanConfig` is behind the page's form and `roundhouse plan`; both show the same `ScalingPlan`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.flops import count_flops
+from backend.domain.estimates.throughput import Speed, rate_at
+from backend.domain.scaling.laws import Allocation, ScalingLaw, effective_tokens
+from backend.domain.scaling.plan import Batch, PlanConfig, ScalingPlan
+from backend.domain.scaling.plan_notes import plan_notes
+from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
+from backend.domain.statistics import Estimate
+from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
+from backend.errors import InvalidInput
+
+MAX_STEPS = 100_000_000
+SETTLING = 12  # rounds in which a budget of time, the rate of a network and its size are brought together
+
+
+def make_plan(
+    config: PlanConfig,
+    *,
+    law: ScalingLaw,
+    vocab_size: int,
+    speeds: Sequence[Speed] = (),
+    price_usd: float | None = None,
+    unique_tokens: int | None = None,
+) -> ScalingPlan:
+    """Plan a run for a budget.
+
+    `speeds` are measured rates of one device; `price_usd` is the installation's for a device-hour; `unique_tokens` are the dataset's.
+    Raises InvalidInput, naming the field, for a budget in time or money without a rate or a price.
+    """
+    price = config.price_usd or price_usd
+    if config.flops_per_s is not None:
+        speeds = (Speed(flops_per_token=1.0, flops_per_s=config.flops_per_s, device="a device", source="the rate you gave"),)
+    seconds = _budget_seconds(config, price)
+    if seconds is not None and not speeds:
+        raise InvalidInput(
+            "How fast this machine trains is not known yet: no run and no probe was measured here.",
+            remedy="Finish a run or a probe first, give the rate yourself (flops_per_s), or plan in FLOPs.",
+            field="flops_per_s",
+        )
+    flops = config.flops if config.flops is not None else _flops_in(seconds or 0.0, speeds, config, law)
+    for _ in range(SETTLING):
+        optimum = _allocate(config, law, flops)
+        architecture = propose_architecture(optimum.parameters, family=config.family, vocab_size=vocab_size, context=config.context)
+        per_token = count_flops(architecture, context=config.context).training
+        if seconds is None or abs(math.log(seconds * rate_at(speeds, per_token) / flops)) < 0.1:
+            break
+        flops = math.sqrt(flops * seconds * rate_at(speeds, per_token))  # half the way: measured rates may leap between sizes
+    if seconds is not None:
+        flops = seconds * rate_at(speeds, per_token)
+        optimum = _allocate(config, law, flops)
+    parameters = count_all(architecture)
+    wanted_tokens = flops / per_token
+    batch, steps = _make_batch(architecture, wanted_tokens, context=config.context)
+    tokens = steps * batch.tokens
+    worth = effective_tokens(tokens, unique_tokens) if unique_tokens else float(tokens)
+    rate = rate_at(speeds, per_token) if speeds else None
+    took = tokens * per_token / rate if rate else None
+    plan = ScalingPlan(
+        config=config,
+        law=law,
+        flops=flops,
+        optimum=optimum,
+        optimal_parameters=_optimal_parameters(config, law, optimum),
+        architecture=architecture,
+        parameters=parameters,
+        flops_per_token=per_token,
+        tokens=tokens,
+        steps=steps,
+        batch=batch,
+        loss=law.loss_estimate(parameters, worth),
+        unique_tokens=unique_tokens,
+        epochs=tokens / unique_tokens if unique_tokens else None,
+        seconds=took,
+        cost_usd=took / 3600 * price if took is not None and price is not None else None,
+        speed=min(speeds, key=lambda s: abs(math.log(s.flops_per_token / per_token))) if speeds else None,
+        flops_per_s=rate,
+        notes=(),
+    )
+    return _with_notes(plan)
+
+
+def _with_notes(plan: ScalingPlan) -> ScalingPlan:
+    return ScalingPlan(**{**plan.__dict__, "notes": tuple(plan_notes(plan))})
+
+
+def _budget_seconds(config: PlanConfig, price: float | None) -> float | None:
+    if config.device_hours is not None:
+        return config.device_hours * 3600
+    if config.money_usd is None:
+        return None
+    if price is None:
+        raise InvalidInput(
+            "What a device-hour costs here is not known.",
+            remedy="Give its price, or let the operator set ROUNDHOUSE_DEVICE_HOUR_PRICE.",
+            field="price_usd",
+        )
+    return config.money_usd / price * 3600
+
+
+def _flops_in(seconds: float, speeds: Sequence[Speed], config: PlanConfig, law: ScalingLaw) -> float:
+    """Return the FLOPs of a time. A larger network trains at another rate and the rate decides the size, so the two are settled in turn."""
+    flops = seconds * max(speed.flops_per_s for speed in speeds)
+    for _ in range(30):
+        flops = seconds * rate_at(speeds, 6 * _allocate(config, law, flops).parameters)
+    return flops
+
+
+def _allocate(config: PlanConfig, law: ScalingLaw, flops: float) -> Allocation:
+    return law.optimum(flops) if config.tokens_per_parameter is None else law.with_ratio(flops, config.tokens_per_parameter)
+
+
+def _optimal_parameters(config: PlanConfig, law: ScalingLaw, optimum: Allocation) -> Estimate:
+    if config.tokens_per_parameter is not None:
+        return Estimate(optimum.parameters, None, None, None, 0, "fixed by the tokens per parameter that were asked for")
+    return law.parameters_estimate(optimum.flops)
+
+
+def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int) -> tuple[Batch, int]:
+    """Return the batch and the number of steps that fit the tokens, never more of them than asked for, one step at least."""
+    size = count_without_embeddings(architecture)
+    micro_batch, accumulate = split_batch(batch_tokens_rule(tokens), context=context)
+    per_step = micro_batch * accumulate * context
+    steps = min(MAX_STEPS, max(1, int(tokens / per_step)))
+    rate = learning_rate_rule(size, tokens)
+    return Batch(per_step, micro_batch, accumulate, rate.value, min(steps, max(1, steps // 20), 2000), rate.source), steps

@@ -1,0 +1,217 @@
+"""A scaling study: the same budgets spent on networks of several sizes (IsoFLOP), so that one's own data says which size is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.flops import count_flops
+from backend.domain.estimates.throughput import Speed, rate_at
+from backend.domain.scaling.isoflop import FEWEST_SIZES
+from backend.domain.scaling.laws import DEFAULT_LAW, ScalingLaw
+from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
+from backend.domain.training.config import Objective, RunConfig, validation_message
+from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
+from backend.domain.wording import say_count
+from backend.errors import InvalidInput
+
+EVAL_TOKENS = 65_536
+"""Tokens that each run's val_loss is measured on, the same windows for all: little noise, a second's work."""
+
+FINAL_LEARNING_RATE = 1e-5
+MOST_RUNS = 60
+
+
+class StudyConfig(BaseModel):
+    """What a study trains: at each budget so many sizes, evenly spaced in log N about the law's optimum."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, max_length=100, description="What the study is called.")
+    dataset: str = Field(min_length=1, max_length=140, description="Dataset of kind text.")
+    tokenizer: str = Field(min_length=1, max_length=140, description="Tokenizer of all runs.")
+    budgets: tuple[float, ...] = Field(min_length=1, max_length=8, description="FLOPs of each profile.")
+    sizes: int = Field(default=5, ge=3, le=12, description="Networks at each budget.")
+    spread: float = Field(
+        default=4.0, ge=1.2, le=64, description="The largest network is so many times the middle one, the smallest a like part."
+    )
+    law: str = Field(default=DEFAULT_LAW, max_length=60, description="The law whose optimum is the middle size.")
+    family: str = Field(default="llama", max_length=40, description="Family of the networks.")
+    context: int = Field(default=128, ge=8, le=1_048_576, description="Tokens per training sequence.")
+    seed: int = Field(default=1, ge=0, le=2**32 - 1)
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    priority: int = Field(default=6, ge=0, le=9, description="0 runs first; a study waits behind single runs.")
+
+    @field_validator("budgets")
+    @classmethod
+    def _check_budgets(cls, budgets: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < budget < 1e40 for budget in budgets):
+            raise ValueError("each budget must be a positive number of FLOPs")
+        if len(set(budgets)) < len(budgets):
+            raise ValueError("two budgets are the same")
+        return tuple(sorted(budgets))
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study. `seconds` is None where no rate was measured, `epochs` where the dataset's tokens aren't known."""
+
+    budget: float
+    architecture: ArchitectureConfig
+    parameters: int
+    tokens: int
+    flops: float
+    epochs: float | None
+    seconds: float | None
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The runs of a study, smallest budget and network first, and what is worth saying about them."""
+
+    config: StudyConfig
+    runs: tuple[StudyRun, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long all runs take, one after the other; None where that isn't known."""
+        times = [run.seconds for run in self.runs]
+        return None if any(time is None for time in times) else float(sum(time for time in times if time is not None))
+
+
+def parse_study(values: Any) -> StudyConfig:
+    """Return a config from a form's values or a YAML file's. Raises InvalidInput naming field, value and bound."""
+    if not isinstance(values, dict):
+        raise InvalidInput("A study is a mapping of fields to values, such as `dataset: stories`.")
+    try:
+        return StudyConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"This study can't be run: {validation_message(error)}.") from error
+
+
+def plan_study(
+    config: StudyConfig, *, law: ScalingLaw, vocab_size: int, speeds: Sequence[Speed] = (), unique_tokens: int | None = None
+) -> StudyPlan:
+    """Lay out the runs of a study. Raises InvalidInput for one of too many runs, or budgets too small for any choice of size."""
+    if len(config.budgets) * config.sizes > MOST_RUNS:
+        raise InvalidInput(
+            f"{len(config.budgets)} budgets of {config.sizes} sizes are {len(config.budgets) * config.sizes} runs.",
+            remedy=f"Take at most {MOST_RUNS}; three budgets of five sizes are a good start.",
+            field="sizes",
+        )
+    shapes = [(budget, _shapes(config, law, vocab_size, budget)) for budget in config.budgets]
+    smallest = min(batch_tokens_rule(budget / _per_token(shape, config)) for budget, of in shapes for shape in of)
+    micro_batch = _power_of_two(smallest / config.context)
+    runs = [
+        _study_run(config, budget, shape, micro_batch=micro_batch, speeds=speeds, unique_tokens=unique_tokens)
+        for budget, of in shapes
+        for shape in of
+    ]
+    return StudyPlan(config, tuple(runs), tuple(_notes(config, shapes, runs)))
+
+
+def _shapes(config: StudyConfig, law: ScalingLaw, vocab_size: int, budget: float) -> list[ArchitectureConfig]:
+    """Return the networks of one budget, smallest first; where the smallest possible is met several times it is taken once."""
+    middle = law.optimum(budget).parameters
+    wanted = middle * np.geomspace(1 / config.spread, config.spread, config.sizes)
+    found = [propose_architecture(float(n), family=config.family, vocab_size=vocab_size, context=config.context) for n in wanted]
+    return list(dict.fromkeys(found))
+
+
+def _study_run(
+    config: StudyConfig,
+    budget: float,
+    shape: ArchitectureConfig,
+    *,
+    micro_batch: int,
+    speeds: Sequence[Speed],
+    unique_tokens: int | None,
+) -> StudyRun:
+    per_token = _per_token(shape, config)
+    wanted = budget / per_token
+    accumulate = max(1, round(batch_tokens_rule(wanted) / (micro_batch * config.context)))
+    per_step = micro_batch * accumulate * config.context
+    steps = max(1, round(wanted / per_step))
+    rate = learning_rate_rule(count_without_embeddings(shape), wanted).value
+    tokens = steps * per_step
+    run = RunConfig(
+        name=f"{config.name} {say_budget(budget)} {say_count(count_all(shape))}"[:120],
+        objective=Objective.PRETRAIN,
+        dataset=config.dataset,
+        tokenizer=config.tokenizer,
+        architecture=shape,
+        context=config.context,
+        max_steps=steps,
+        micro_batch=micro_batch,
+        grad_accum_steps=accumulate,
+        learning_rate=rate,
+        min_learning_rate=min(FINAL_LEARNING_RATE, rate),
+        warmup_steps=min(steps, max(1, steps // 20), 2000),
+        seed=config.seed,
+        eval_every=steps,
+        checkpoint_every=steps,
+        keep_last=1,
+        eval_batches=max(1, round(EVAL_TOKENS / (micro_batch * config.context))),
+        sample_prompts=(),
+        device=config.device,
+        priority=config.priority,
+    )
+    return StudyRun(
+        budget=budget,
+        architecture=shape,
+        parameters=count_all(shape),
+        tokens=tokens,
+        flops=float(tokens * per_token),
+        epochs=tokens / unique_tokens if unique_tokens else None,
+        seconds=tokens * per_token / rate_at(speeds, per_token) if speeds else None,
+        config=run,
+    )
+
+
+def say_budget(flops: float) -> str:
+    """Write a budget for a name: `1e12`, `3.2e12`."""
+    mantissa, exponent = f"{flops:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def _per_token(shape: ArchitectureConfig, config: StudyConfig) -> int:
+    return count_flops(shape, context=config.context).training
+
+
+def _power_of_two(sequences: float) -> int:
+    """One micro-batch for all runs, so that all measure val_loss on the same windows; at most 32 sequences."""
+    size = 1
+    while 2 * size <= min(32.0, sequences):
+        size *= 2
+    return size
+
+
+def _notes(config: StudyConfig, shapes: Sequence[tuple[float, list[ArchitectureConfig]]], runs: Sequence[StudyRun]) -> list[str]:
+    notes = []
+    poor = [say_budget(budget) for budget, of in shapes if len(of) < FEWEST_SIZES]
+    if poor:
+        notes.append(
+            f"At {' and '.join(poor)} FLOPs fewer than {FEWEST_SIZES} different networks fit this vocabulary, so there is no profile: "
+            "take larger budgets, more sizes or a smaller vocabulary."
+        )
+    if len(config.budgets) < 3:
+        notes.append("With fewer than three budgets the law's exponents stay vague.")
+    elif max(config.budgets) / min(config.budgets) < 8:
+        notes.append("The budgets lie close together: a factor of ten between the first and the last tells the exponents better.")
+    most = max((run.epochs or 0.0 for run in runs), default=0.0)
+    if most > 4:
+        notes.append(
+            f"The longest run reads the dataset {most:.3g} times. Past four times repeated data is worth less (Muennighoff et al. 2023); the "
+            "fit counts what it is worth, with a rule from other data. More text would make the study cleaner."
+        )
+    short = sum(run.config.max_steps < 100 for run in runs)
+    if short:
+        notes.append(f"{short} of the {len(runs)} runs have fewer than 100 steps: too short to say much.")
+    return notes

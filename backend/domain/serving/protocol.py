@@ -1,0 +1,156 @@
+"""What is asked of a network and what it answers: the wire contract between gateway, services and replicas.
+
+Knows nothing of HTTP, engines or tokenizers; a request is either messages (rendered by the checkpoint's chat template inside the
+replica), a text prompt, or token ids.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+MAX_STOP_STRINGS = 4
+MAX_SEED = 2**63 - 1
+
+
+class Role(StrEnum):
+    """Who wrote a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended: a stop string or end token, the length limit, or somebody who left."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChatMessage(_Frozen):
+    """One turn. An assistant's may call tools, and a tool's names the call that it answers (backend.domain.data.rows.tool_calls)."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the message as datasets hold it: without what it lacks."""
+        message: dict[str, Any] = {"role": self.role.value, "content": self.content}
+        if self.tool_calls:
+            message["tool_calls"] = list(self.tool_calls)
+        return message | {key: value for key in ("tool_call_id", "name") if (value := getattr(self, key)) is not None}
+
+
+class SamplingParams(_Frozen):
+    """How completions are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch their filters off.
+
+    `max_tokens` None means as many as the context holds. The same `seed` draws the same completion, whatever else is in the batch.
+    Penalties follow OpenAI's definition: subtracted from the logits of tokens already generated, per occurrence (`frequency`) or
+    once (`presence`).
+    """
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0, le=2.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=MAX_STOP_STRINGS)
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    ignore_end: bool = Field(default=False, description="Generate on beyond the end token, for benchmarks.")
+
+
+class GenerateRequest(_Frozen):
+    """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt` and `token_ids` is given."""
+
+    messages: tuple[ChatMessage, ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    prompt: str | None = None
+    token_ids: tuple[int, ...] | None = None
+    params: SamplingParams = SamplingParams()
+    stream: bool = True
+
+    @model_validator(mode="after")
+    def _one_input(self) -> GenerateRequest:
+        given = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of messages, prompt and token_ids (got {', '.join(given) or 'none'})")
+        if self.messages is not None and not self.messages:
+            raise ValueError("messages must hold at least one message")
+        return self
+
+
+class TokenUsage(_Frozen):
+    """Tokens of one request, as the engine counted them (an end token counts as generated)."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class TokenEvent(_Frozen):
+    """New text of a completion. `index` counts the tokens generated before this event; `text` may be empty while a multibyte
+    character or a possible stop string is incomplete."""
+
+    type: Literal["token"] = "token"
+    text: str
+    token_ids: tuple[int, ...]
+    index: int
+
+
+class FinishEvent(_Frozen):
+    """The end of a completion. `tok_per_sec` is the rate after the first token; None when only one token was generated."""
+
+    type: Literal["finish"] = "finish"
+    finish_reason: FinishReason
+    usage: TokenUsage
+    ttft_ms: float | None = None
+    tok_per_sec: float | None = None
+
+
+class ErrorEvent(_Frozen):
+    """A generation that broke after it had begun."""
+
+    type: Literal["error"] = "error"
+    message: str
+    code: str = "replica_error"
+
+
+GenerationEvent = TokenEvent | FinishEvent | ErrorEvent
+_EVENT: TypeAdapter[GenerationEvent] = TypeAdapter(Annotated[GenerationEvent, Field(discriminator="type")])
+
+
+def parse_event(line: bytes | str) -> GenerationEvent:
+    """Read one line of a replica's stream. Raises pydantic's ValidationError for anything that is no event."""
+    return _EVENT.validate_json(line)
+
+
+_ALTERNATIVE = re.compile(r"(str|int|constrained-(str|int)|nullable|list\[.*\]|(function-|tagged-union|union).*)$")
+
+
+def first_problem(errors: list[Any]) -> tuple[str, str]:
+    """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as `messages.0.content`.
+
+    Where a field takes several types, pydantic reports each; the one whose type fits, and whose value does not, says what is wrong.
+    """
+    same_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
+    error = next((error for error in same_field if not str(error["type"]).endswith("_type")), errors[0])
+    parts = [str(part) for part in error["loc"] if not _ALTERNATIVE.match(str(part))]
+    return ".".join(parts), str(error["msg"]).removeprefix("Value error, ")

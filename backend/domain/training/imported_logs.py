@@ -1,0 +1,257 @@
+"""Curves from other programs' logs: `trainer_state.json`, CSV, lines of JSON, TensorBoard's event files. From bytes to points, no I/O.
+
+A log comes from somebody else: its size, its number of points and its names are bounded, and what is no number is left out and counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from backend.domain.training.tensorboard_events import looks_like_events, read_scalars
+from backend.errors import InvalidInput
+
+MAX_BYTES = 64 * 2**20
+MAX_POINTS = 1_000_000
+MAX_METRICS, MAX_NAME, MAX_NOTES = 200, 60, 20
+MAX_STEP = 2**31 - 1
+LARGEST, LATEST_S = 1e300, 1e12
+"""Beyond them a value or a time is taken as no number: differences and sums of such overflow."""
+STEP_NAMES = ("step", "global_step", "_step", "steps", "iteration", "iter", "trainer/global_step")
+TIME_NAMES = ("time", "wall_time", "wall time", "_timestamp", "timestamp", "walltime")
+TOKEN_NAMES = ("num_input_tokens_seen", "num_tokens", "tokens", "train/num_input_tokens_seen", "train/num_tokens")
+NO_METRIC = re.compile(r"(^|[/_])(epoch|runtime|total_flos|(samples|steps|tokens)_per_second)$")
+OURS = {
+    "loss": "train_loss",
+    "train/loss": "train_loss",
+    "training_loss": "train_loss",
+    "train/train_loss": "train_loss",
+    "eval_loss": "val_loss",
+    "eval/loss": "val_loss",
+    "val/loss": "val_loss",
+    "valid_loss": "val_loss",
+    "validation_loss": "val_loss",
+    "lr": "learning_rate",
+    "train/lr": "learning_rate",
+    "lr-adamw": "learning_rate",
+    "gradient_norm": "grad_norm",
+    "mean_token_accuracy": "token_accuracy",
+}
+"""What other programs call what has a name here."""
+
+
+@dataclass
+class ForeignLog:
+    """Curves of one run of another program.
+
+    `points`: by metric, by step, (value, Unix seconds or None). `not_finite`: by metric the first step whose value was no number.
+    `sources`: by metric what the log called it last.
+    """
+
+    format: str
+    name: str = ""
+    points: dict[str, dict[int, tuple[float, float | None]]] = field(default_factory=dict)
+    not_finite: dict[str, int] = field(default_factory=dict)
+    tokens_per_step: float | None = None
+    flops_per_step: float | None = None
+    notes: list[str] = field(default_factory=list)
+    num_points: int = 0
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def last_step(self) -> int:
+        """The largest step of any metric."""
+        return max((max(series) for series in self.points.values()), default=0)
+
+    @property
+    def has_time(self) -> bool:
+        """Whether every point carries when it was written."""
+        return all(time is not None for series in self.points.values() for _, time in series.values())
+
+    def add(self, metric: str, step: int, value: object, time: float | None) -> None:
+        """Take one value, if it is a number. Raises InvalidInput above the bounds."""
+        name = our_name(metric)
+        number = _number(value)
+        if name is None or number is None:
+            return
+        if not 0 <= step <= MAX_STEP:
+            raise InvalidInput(f"The step {step} of {name} is not between 0 and {MAX_STEP:,}.")
+        if not abs(number) <= LARGEST:
+            self.not_finite.setdefault(name, step)
+            return
+        if name not in self.points and len(self.points) >= MAX_METRICS:
+            raise InvalidInput(f"The log has more than {MAX_METRICS} metrics.", remedy="Export fewer of them.")
+        self.num_points += 1
+        if self.num_points > MAX_POINTS:
+            raise InvalidInput(f"The log has more than {MAX_POINTS:,} points.", remedy="Export fewer metrics, or every tenth step.")
+        series = self.points.setdefault(name, {})
+        before = self.sources.get(name, metric)
+        if before != metric and step in series:
+            self._tell(
+                f"“{clean_text(before)[:MAX_NAME]}” and “{clean_text(metric)[:MAX_NAME]}” are both {name}: of a step, the later value is kept."
+            )
+        self.sources[name] = metric
+        series[step] = (number, time if time is not None and abs(time) <= LATEST_S else None)
+
+    def _tell(self, note: str) -> None:
+        """Note something once; of two names that take turns, what was said first is enough."""
+        if note not in self.notes and len(self.notes) < MAX_NOTES:
+            self.notes.append(note)
+
+
+def read_logs(data: bytes, *, filename: str) -> list[ForeignLog]:
+    """Return the runs in a log file; what it is, is found out by its content.
+
+    Raises InvalidInput for a file that is too large, is no log, or holds no points.
+    """
+    if len(data) > MAX_BYTES:
+        raise InvalidInput(f"{filename} is larger than {MAX_BYTES / 2**20:.0f} MB.", remedy="Export fewer metrics, or every tenth step.")
+    if looks_like_events(data):
+        logs = [_read_events(data)]
+    elif data.lstrip()[:1] in (b"{", b"["):
+        logs = [_read_json(data)]
+    else:
+        logs = _read_csv(data, stem=PurePath(filename).stem)
+    logs = [log for log in logs if log.points or log.not_finite]
+    if not logs:
+        raise InvalidInput(
+            f"{filename} holds no points of a curve.",
+            remedy="Choose a trainer_state.json, a CSV with a column `step`, lines of JSON, or an event file of TensorBoard.",
+        )
+    return logs
+
+
+def clean_text(text: str) -> str:
+    """Return a foreign name in one line, without what can't be stored or shown: surrogates, NULs, control characters."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable()).strip()
+
+
+def our_name(metric: str) -> str | None:
+    """Return what a metric is called here; None for what is no curve (an epoch, a runtime)."""
+    text = clean_text(metric)
+    if not text or NO_METRIC.search(text):
+        return None
+    known = OURS.get(text.lower())
+    if known is not None:
+        return known
+    text = re.sub(r"^train/", "", text)
+    text = re.sub(r"^(eval|val)[_/]", "val_", text)
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
+
+
+def _read_json(data: bytes) -> ForeignLog:
+    """Read `trainer_state.json` of transformers, a list of objects, or an object a line."""
+    text = data.decode("utf-8-sig", "replace")
+    try:
+        try:
+            content: Any = json.loads(text)
+        except json.JSONDecodeError:
+            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("The file begins like JSON and can't be read as such.", remedy="Choose a whole file.") from error
+    is_state = isinstance(content, dict) and isinstance(content.get("log_history"), list)
+    log = ForeignLog("trainer_state.json" if is_state else "JSON")
+    rows = content["log_history"] if is_state else content if isinstance(content, list) else [content]
+    _take_rows(log, (row for row in rows if isinstance(row, dict) and "train_runtime" not in row))
+    flops, steps = (_number(content.get(key)) for key in ("total_flos", "global_step")) if is_state else (None, None)
+    if flops and steps and abs(flops) <= LARGEST and steps > 0:
+        log.flops_per_step = flops / steps
+    return log
+
+
+def _take_rows(log: ForeignLog, rows: Iterable[dict[str, Any]]) -> None:
+    """Read rows that hold a step and any number of metrics. The newest count of tokens gives those of a step."""
+    for row in rows:
+        lowered = {str(key).strip().lower(): value for key, value in row.items()}
+        step, time = _first(lowered, STEP_NAMES), _first(lowered, TIME_NAMES)
+        if step is None or step != int(step):
+            continue
+        tokens = _first(lowered, TOKEN_NAMES)
+        if tokens and step > 0:
+            log.tokens_per_step = tokens / step
+        for key, value in row.items():
+            if str(key).strip().lower() not in (*STEP_NAMES, *TIME_NAMES, *TOKEN_NAMES):
+                log.add(str(key), int(step), value, time)
+
+
+def _first(row: dict[str, Any], names: Iterable[str]) -> float | None:
+    for name in names:
+        number = _number(row.get(name))
+        if number is not None and abs(number) <= LARGEST:
+            return number
+    return None
+
+
+def _number(value: object) -> float | None:
+    """Return a number, or what is written as one; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _read_csv(data: bytes, *, stem: str) -> list[ForeignLog]:
+    """Read a table with a column `step`: one column a metric, or columns `metric` and `value` with one line a point."""
+    text = data.decode("utf-8-sig", "replace")
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        lowered = [cell.lower() for cell in header]
+        if not any(lowered):
+            return []
+        if not set(lowered) & set(STEP_NAMES):
+            raise InvalidInput(
+                "The table has no column `step`.", remedy=f"Its columns are {_printable(', '.join(header))}. Name one of them `step`."
+            )
+        rows = (dict(zip(header, row, strict=False)) for row in reader if row)
+        if {"metric", "step", "value"} <= set(lowered):
+            return _tidy({key.lower(): value for key, value in row.items()} for row in rows)
+        if lowered == ["wall time", "step", "value"]:  # what TensorBoard's page downloads: one metric a file
+            rows = ({stem if key.lower() == "value" else key: value for key, value in row.items()} for row in rows)
+        log = ForeignLog("CSV")
+        _take_rows(log, rows)
+    except csv.Error as error:
+        raise InvalidInput(f"The table can't be read: {error}.") from error
+    return [log]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
+
+
+def _tidy(rows: Iterator[dict[str, str]]) -> list[ForeignLog]:
+    """Read one line a point; a column `run` keeps several runs apart."""
+    logs: dict[str, ForeignLog] = {}
+    for row in rows:
+        step = _first(row, ("step",))
+        if step is None or step != int(step):
+            continue
+        log = logs.setdefault(row.get("run") or "", ForeignLog("CSV", name=row.get("name") or row.get("run") or ""))
+        log.add(row.get("metric") or "", int(step), row.get("value"), _first(row, TIME_NAMES))
+    return list(logs.values())
+
+
+def _read_events(data: bytes) -> ForeignLog:
+    log = ForeignLog("TensorBoard")
+    try:
+        for scalar in read_scalars(data):
+            if scalar.tag.lower() in TOKEN_NAMES and scalar.step > 0 and math.isfinite(scalar.value):
+                log.tokens_per_step = scalar.value / scalar.step
+            else:
+                log.add(scalar.tag, scalar.step, scalar.value, scalar.time if math.isfinite(scalar.time) else None)
+    except InvalidInput as error:
+        if "damaged" not in error.message or not log.points:
+            raise
+        log.notes.append(f"{error.message} What came before was read.")
+    return log

@@ -1,0 +1,291 @@
+"""What is likely a mistake in a run that could be launched: each with its field, a sentence and a cure. Pure.
+
+An error stops a launch; a warning asks whether it is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+from backend.domain.training.config import PAIRWISE, Objective, RunConfig
+from backend.domain.training.config_fields import default_at, value_at
+from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
+from backend.domain.wording import say_duration
+
+PRETRAIN_FACTOR = 10.0
+"""A learning rate this many times above or below the Step Law's is unusual: between published runs of one size lie factors of 3 to 5."""
+
+USEFUL_EPOCHS = 16.0
+"""Past sixteen passes repeated text gives next to nothing (Muennighoff et al. 2023, arXiv 2305.16264, section 5)."""
+
+USUAL_EPOCHS = {"full": 8.0, "adapter": 16.0, "preference": 4.0}
+"""Passes after which fine-tuning on the same rows mostly learns them by heart: usual recipes take 1 to 3 (full), 1 to 5 (adapters) and
+1 to 2 (preferences; Rafailov et al. 2023 and Tunstall et al. 2023 take one to three). The limits lie at about three times that."""
+
+LONG_S = 900.0
+SLOW_FLOPS_PER_S = 3e10  # what one core of a CPU does in training
+PADDED = 0.5
+CUT = 0.1
+SILENT = 0.01
+TINY_BATCH = 16.0
+
+
+class Code(StrEnum):
+    """What a warning is about."""
+
+    LEARNING_RATE_HIGH = "learning_rate_high"
+    LEARNING_RATE_LOW = "learning_rate_low"
+    WARMUP_LONG = "warmup_long"
+    NOT_MEASURED = "not_measured"
+    NO_VALIDATION = "no_validation"
+    NOTHING_SAVED = "nothing_saved"
+    PATIENCE_IDLE = "patience_idle"
+    PADDING = "padding"
+    CUT_ROWS = "cut_rows"
+    SILENT_ROWS = "silent_rows"
+    OVER_FIT = "over_fit"
+    BATCH_TINY = "batch_tiny"
+    WITHOUT_EFFECT = "without_effect"
+    DOES_NOT_FIT = "does_not_fit"
+
+
+class LaunchWarning(BaseModel):
+    """One thing to look at before a launch. `field` is that of the config, `cure` what to do if it isn't meant."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: Code
+    field: str
+    sentence: str
+    cure: str = ""
+
+
+@dataclass(frozen=True)
+class LaunchFacts:
+    """What is known of a run before it starts; None is not known.
+
+    `body` are the network's parameters without embeddings, or all where its family is not known. `unique_tokens` are those of the train split. `padding` and `cut_rows` are
+    shares of positions and rows, by a report on the data; `silent_rows` is the share of rows with nothing to train on. `packs` says whether the base keeps rows apart that share a sequence. `seconds` is the expected time of the steps. `fits` is that of a prediction.
+    """
+
+    body: int | None = None
+    unique_tokens: int | None = None
+    epochs: float | None = None
+    seconds: float | None = None
+    val_rows: int | None = None
+    padding: float | None = None
+    packs: bool = True
+    cut_rows: float | None = None
+    silent_rows: float | None = None
+    fits: str = "unknown"
+    device: str = "the device"
+
+
+def warnings_of(config: RunConfig, facts: LaunchFacts) -> tuple[LaunchWarning, ...]:
+    """Return what is likely a mistake, the gravest first."""
+    found = [*_about_memory(config, facts), *_about_learning_rate(config, facts), *_about_course(config, facts)]
+    return (*found, *_about_data(config, facts), *_about_batch(config, facts), *_about_idle_fields(config))
+
+
+def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, float, str] | None:
+    """Return (lowest, highest, where that is from) of the usual peak learning rates for a network's size and a way to train it.
+
+    Pretraining: the Step Law for AdamW (arXiv 2503.04715) and a factor of ten about it. Fine-tuning is measured by what the network would
+    be pretrained with at 20 tokens a parameter (Hoffmann et al. 2022): all weights take at most that and usually far less (2e-5 at 7 B,
+    1e-3 at 135 M), preferences a thirtieth (5e-7 to 5e-6 at 7 B; Tunstall et al. 2023, arXiv 2310.16944), adapters about ten times what
+    all weights take (Schulman et al. 2025, "LoRA Without Regret"). Lion takes 3 to 10 times less than AdamW (arXiv 2302.06675). None
+    where no rule is known: other optimizers, reinforcement, and a network of unknown size.
+    """
+    if config.optimizer not in ("adamw", "adamw_8bit", "lion") or config.objective is Objective.GRPO or not body:
+        return None
+    less = 5.0 if config.optimizer == "lion" else 1.0
+    by = " and a fifth of it for Lion" if config.optimizer == "lion" else ""
+    if config.objective is Objective.PRETRAIN:
+        rule = learning_rate_rule(body, config.tokens_per_step * config.max_steps).value / less
+        low = rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)  # going on from a base often takes a tenth of its peak
+        return low, rule * PRETRAIN_FACTOR, f"the Step Law (Li et al. 2025) says {rule:.2g} for this size and these tokens{by}"
+    whole = learning_rate_rule(body, 20.0 * body).value / less
+    adapters = config.method != "full"
+    if config.objective in PAIRWISE or config.objective is Objective.KTO:
+        top = whole / (10.0 if adapters or config.objective is Objective.REWARD else 30.0)
+        return top / 1000.0, top, f"preferences take far less than the {whole:.2g} that this size is pretrained with{by}"
+    top = 2.0 * whole if adapters else whole
+    what = "adapters take up to twice" if adapters else "fine-tuning takes at most"
+    return top / (300.0 if adapters else 1000.0), top, f"{what} the {whole:.2g} that this size is pretrained with{by}"
+
+
+def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
+    if facts.fits == "no":
+        yield LaunchWarning(
+            code=Code.DOES_NOT_FIT,
+            field="micro_batch",
+            sentence=f"By the estimate this run does not fit {facts.device}.",
+            cure="Take a smaller micro-batch with more gradient accumulation, activation recompute, or adapters.",
+        )
+
+
+def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
+    usual = usual_learning_rates(config, facts.body)
+    if usual is None or usual[0] <= config.learning_rate <= usual[1]:
+        return
+    low, high, source = usual
+    above = config.learning_rate > high
+    yield LaunchWarning(
+        code=Code.LEARNING_RATE_HIGH if above else Code.LEARNING_RATE_LOW,
+        field="learning_rate",
+        sentence=f"A learning rate of {config.learning_rate:g} is {'above' if above else 'below'} the usual {low:.1g} to {high:.1g}: {source}.",
+        cure="A run that learns too fast diverges or forgets its base." if above else "A run that learns too slowly hardly moves.",
+    )
+
+
+def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
+    """Warm-up, measurements, checkpoints. The loop measures at every checkpoint, too, and both at the last step."""
+    steps = config.max_steps
+    if config.warmup_steps > steps / 2:
+        yield LaunchWarning(
+            code=Code.WARMUP_LONG,
+            field="warmup_steps",
+            sentence=f"The warm-up of {config.warmup_steps:,} steps takes more than half of the {steps:,}.",
+            cure="A twentieth of the run is usual.",
+        )
+    if facts.val_rows == 0:
+        yield LaunchWarning(
+            code=Code.NO_VALIDATION,
+            field="dataset",
+            sentence="The dataset has no rows to validate on, so there is no val_loss.",
+            cure="Import it with a validation share.",
+        )
+    elif min(config.eval_every, config.checkpoint_every) >= steps and _takes_long(config, facts):
+        yield LaunchWarning(
+            code=Code.NOT_MEASURED,
+            field="eval_every",
+            sentence=f"val_loss is measured every {config.eval_every:,} steps and the run has {steps:,}: only its end is measured.",
+            cure=f"Measure every {max(1, steps // 20):,} steps.",
+        )
+    if config.checkpoint_every >= steps and _takes_long(config, facts):
+        lasts = f" of about {say_duration(facts.seconds)}" if facts.seconds is not None else ""
+        yield LaunchWarning(
+            code=Code.NOTHING_SAVED,
+            field="checkpoint_every",
+            sentence=f"Nothing is saved before the end of this run{lasts}; a worker that is lost begins again.",
+            cure=f"Save every {max(1, steps // 10):,} steps.",
+        )
+    if config.patience and config.patience * min(config.eval_every, config.checkpoint_every) >= steps:
+        yield LaunchWarning(
+            code=Code.PATIENCE_IDLE,
+            field="patience",
+            sentence=f"{config.patience} measurements without a better val_loss do not fit into {steps:,} steps: the run never stops early.",
+            cure="Measure more often, or leave patience at 0.",
+        )
+
+
+def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
+    """Whether it is worth a word that a run shows nothing before its end. Where its time is not known, its operations tell."""
+    if facts.seconds is not None:
+        return facts.seconds >= LONG_S
+    return facts.body is None or 6.0 * facts.body * config.tokens_per_step * config.max_steps >= LONG_S * SLOW_FLOPS_PER_S
+
+
+def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
+    packs = config.packing and facts.packs
+    if config.objective is Objective.SFT and not packs and facts.padding is not None and facts.padding >= PADDED:
+        why = "Without packing" if facts.packs else "This base can't keep rows apart that share a sequence, so they are padded:"
+        yield LaunchWarning(
+            code=Code.PADDING,
+            field="packing",
+            sentence=f"{why} {facts.padding:.0%} of what is computed is padding.",
+            cure="Turn packing on: rows share a sequence and none reads another."
+            if facts.packs
+            else "A smaller micro-batch with more accumulation pads less.",
+        )
+    if config.objective is not Objective.PRETRAIN and facts.cut_rows is not None and facts.cut_rows >= CUT:
+        yield LaunchWarning(
+            code=Code.CUT_ROWS,
+            field="context",
+            sentence=f"{facts.cut_rows:.0%} of the rows are longer than {config.context:,} tokens and are cut.",
+            cure="Take a longer context, or leave the long rows out.",
+        )
+    if facts.silent_rows is not None and facts.silent_rows >= SILENT:
+        yield LaunchWarning(
+            code=Code.SILENT_ROWS,
+            field="context",
+            sentence=f"{facts.silent_rows:.0%} of the rows or more have nothing to train on within {config.context:,} tokens and are left out.",
+            cure="Take a longer context; the report on the dataset lists such rows, and drops them.",
+        )
+    kind = "preference" if config.objective in PAIRWISE | {Objective.KTO} else "full" if config.method == "full" else "adapter"
+    pretraining = config.objective is Objective.PRETRAIN
+    most = USEFUL_EPOCHS if pretraining else USUAL_EPOCHS[kind]
+    if facts.epochs is None or facts.epochs <= most or config.objective is Objective.GRPO:
+        return
+    yield LaunchWarning(
+        code=Code.OVER_FIT,
+        field="max_steps",
+        sentence=f"The data is read {facts.epochs:.3g} times: "
+        + (
+            "past sixteen passes more give next to nothing (Muennighoff et al. 2023)."
+            if pretraining
+            else "rows read so often are learnt by heart."
+        ),
+        cure=f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps read it {most:g} times; patience stops a run that no longer gains.",
+    )
+
+
+def _about_batch(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
+    if config.objective is not Objective.PRETRAIN:
+        return
+    rule = batch_tokens_rule(float(config.tokens_per_step) * config.max_steps)
+    if config.tokens_per_step * TINY_BATCH < rule:
+        yield LaunchWarning(
+            code=Code.BATCH_TINY,
+            field="micro_batch",
+            sentence=f"A step sees {config.tokens_per_step:,} tokens; for this many in all the Step Law (Li et al. 2025) says {rule:,.0f}.",
+            cure="Raise gradient accumulation: a noisy gradient wastes steps.",
+        )
+
+
+def _about_idle_fields(config: RunConfig) -> Iterator[LaunchWarning]:
+    """Fields that were set and do nothing in this run."""
+    for what, fields in _uses(config).items():
+        for field, used in fields.items():
+            value = value_at(config, field)
+            if not used and value != default_at(field):
+                told = f" {value:g}" if isinstance(value, float) else f" {str(value).lower()}" if isinstance(value, int | str) else ""
+                yield LaunchWarning(
+                    code=Code.WITHOUT_EFFECT,
+                    field=field,
+                    sentence=f"{field}{told} has no effect with {what}.",
+                    cure="Set it back to its default.",
+                )
+
+
+def _uses(config: RunConfig) -> dict[str, dict[str, bool]]:
+    """Return, by the choice that decides it, which fields this run makes use of."""
+    goal, loss, method = config.objective, config.preference.loss, config.method
+    tunes_language = goal in (Objective.PRETRAIN, Objective.SFT)
+    learns_chosen = goal in (Objective.DPO, Objective.SIMPO)
+    return {
+        f"schedule {config.schedule}": {"decay_steps": config.schedule == "wsd", "min_learning_rate": config.schedule != "constant"},
+        f"optimizer {config.optimizer}": dict.fromkeys(("beta1", "beta2"), config.optimizer != "adafactor"),
+        f"objective {goal}": {
+            "label_smoothing": tunes_language,
+            "z_loss": tunes_language,
+            "packing": goal is Objective.SFT,
+            "sample_prompts": goal is not Objective.REWARD,
+            "preference.beta": learns_chosen or goal in (Objective.KTO, Objective.ORPO),
+            "preference.loss": goal is Objective.DPO,
+            "preference.label_smoothing": goal is Objective.DPO,
+            "preference.gamma": goal is Objective.SIMPO,
+            "preference.sft_weight": learns_chosen,
+            "preference.desirable_weight": goal is Objective.KTO,
+            "preference.undesirable_weight": goal is Objective.KTO,
+        },
+        f"preference.loss {loss}": {"preference.label_smoothing": goal is not Objective.DPO or loss == "sigmoid"},
+        f"method {method}": {
+            **dict.fromkeys(("lora.rank", "lora.alpha", "lora.dropout", "lora.variant"), method != "full"),
+            "lora.bits": method == "qlora",
+        },
+    }

@@ -1,0 +1,81 @@
+"""Configs and commands for running on several devices with other tools: Accelerate's YAML and DeepSpeed's JSON, from a run's config.
+
+Roundhouse itself starts ddp and fsdp by `torchrun` (see docs/clusters.md). ZeRO is DeepSpeed's and needs NVIDIA GPUs; its files are
+written for scripts that use it, and have not been run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backend.domain.training.config import Objective, RunConfig
+
+NOT_RUN = "Written from the recipe and checked against the libraries' own schemas; not run: there was no GPU."
+
+
+def deepspeed_config(config: RunConfig) -> dict[str, Any]:
+    """Return DeepSpeed's config for a run: ZeRO stage 2 or 3 (Rajbhandari et al. 2020, arXiv 1910.02054), or stage 0 for ddp.
+
+    The batch is that of the run: micro_batch a device, grad_accum_steps, and devices.count devices. The learning-rate schedule stays
+    with the training script, as it is a function of the step; so does any optimizer but AdamW.
+    """
+    stage = {"zero2": 2, "zero3": 3, "fsdp": 3}.get(config.devices.sharding, 0)
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    precision = config.precision if config.precision != "auto" else "bf16"
+    adamw = {"lr": config.learning_rate, "betas": [config.beta1, config.beta2], "weight_decay": config.weight_decay}
+    return {
+        "train_micro_batch_size_per_gpu": config.micro_batch,
+        "gradient_accumulation_steps": config.grad_accum_steps,
+        "train_batch_size": config.micro_batch * config.grad_accum_steps * config.devices.count,
+        "gradient_clipping": config.grad_clip,
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},
+        **({"optimizer": {"type": "AdamW", "params": adamw}} if config.optimizer == "adamw" else {}),
+        "zero_optimization": zero,
+    }
+
+
+def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -> dict[str, Any]:
+    """Return the YAML of `accelerate launch --config_file`, for the first machine; on the others only machine_rank differs."""
+    precision = config.precision if config.precision != "auto" else "bf16"
+    place, _, port = (config.devices.rendezvous or "localhost:29400").partition(":")
+    common: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "mixed_precision": {"fp32": "no"}.get(precision, precision),
+        "use_cpu": False,
+        "debug": False,
+        "num_processes": config.devices.count,
+        "num_machines": config.devices.nodes,
+        "machine_rank": 0,
+        "main_process_ip": place,
+        "main_process_port": int(port),
+        "rdzv_backend": "static" if config.devices.nodes == 1 else "c10d",
+        "same_network": True,
+        "main_training_function": "main",
+    }
+    if config.devices.sharding in ("zero2", "zero3"):
+        settings: dict[str, Any] = {"deepspeed_config_file": deepspeed_file, "zero3_init_flag": config.devices.sharding == "zero3"}
+        return {**common, "distributed_type": "DEEPSPEED", "deepspeed_config": settings}
+    if config.devices.sharding == "fsdp":
+        settings = {
+            "fsdp_version": 2,
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "fsdp_reshard_after_forward": True,
+            "fsdp_activation_checkpointing": config.recompute,
+            "fsdp_state_dict_type": "FULL_STATE_DICT",
+        }
+        return {**common, "distributed_type": "FSDP", "fsdp_config": settings}
+    return {**common, "distributed_type": "MULTI_GPU" if config.devices.count > 1 else "NO"}
+
+
+def describe_share(config: RunConfig) -> str:
+    """Say in one sentence how a run is shared, for logs and pages."""
+    devices = config.devices
+    if devices.count == 1:
+        return "one device"
+    places = f" on {devices.nodes} machines" if devices.nodes > 1 else ""
+    unit = "sequences" if config.objective is Objective.PRETRAIN else "rows"
+    batch = config.micro_batch * config.grad_accum_steps * devices.count
+    return f"{devices.count} devices{places} by {devices.sharding}, {batch:,} {unit} a step"

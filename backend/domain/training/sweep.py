@@ -1,0 +1,260 @@
+"""A sweep: one run launched many times with other values of some fields, to find the best. One schema for page, YAML and stored row.
+
+name: rate and rank
+run: {objective: sft, dataset: talks, base: Village stories, method: lora}
+vary:
+  learning_rate: {low: 1e-4, high: 1e-2, log: true}
+  lora.rank: [4, 8, 16]
+method: bayesian
+runs: 12
+pruner: median
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from backend.domain.training.config import RunConfig, validation_message
+from backend.domain.training.config_fields import kind_of, with_values
+from backend.errors import InvalidInput, RoundhouseError
+
+Point = dict[str, Any]
+"""Field paths and the values that one run of a sweep has there."""
+
+MOST_RUNS = 500
+MOST_FIELDS = 8
+METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,59}")
+FIXED = frozenset({"name", "objective", "trackers", "sample_prompts", "queue", "priority", "grpo.rewards"})
+"""What all runs of a sweep share: losses of different objectives can't be compared, and the rest does not change them."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Values(_Section):
+    """A list to choose from."""
+
+    values: tuple[bool | int | float | str, ...] = Field(min_length=1, max_length=64)
+
+
+class Span(_Section):
+    """A range, both ends included. `log`: evenly by ratio instead of by difference. `points`: how many a grid takes of it."""
+
+    low: float
+    high: float
+    log: bool = False
+    points: int = Field(default=4, ge=2, le=64)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a range by ratio can't begin at {self.low:g}")
+        return self
+
+
+def _read_choice(value: Any) -> Any:
+    return {"values": value} if isinstance(value, list | tuple) else value
+
+
+Choice = Annotated[Values | Span, BeforeValidator(_read_choice)]
+
+
+class SweepConfig(_Section):
+    """What a sweep tries. `run` is the run that all are variations of."""
+
+    name: str = Field(min_length=1, max_length=90, description="What the sweep is called.")
+    run: RunConfig
+    vary: dict[str, Choice] = Field(min_length=1, max_length=MOST_FIELDS, description="Field paths with a list of values or a range.")
+    method: Literal["grid", "random", "bayesian"] = Field(
+        default="random", description="grid: every combination; random: drawn; bayesian: drawn where earlier runs were good (TPE)."
+    )
+    runs: int = Field(default=12, ge=1, le=MOST_RUNS, description="random and bayesian: how many.")
+    parallel: int = Field(default=2, ge=1, le=64, description="Runs that wait or run at once. A bayesian sweep learns less from many.")
+    metric: str = Field(default="val_loss", description="What is compared: the best value of each run.")
+    goal: Literal["lowest", "highest"] = "lowest"
+    pruner: Literal["none", "median", "hyperband"] = Field(
+        default="none", description="Stops runs that do badly: median of the others at the same step, or hyperband's halving."
+    )
+    seed: int = Field(default=1, ge=0, le=2**31 - 1)
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, metric: str) -> str:
+        if METRIC.fullmatch(metric) is None:
+            raise ValueError("this is no name of a metric, such as val_loss, reward/mean or val_rewards/accuracies")
+        return metric
+
+    @field_validator("vary")
+    @classmethod
+    def _read_numbers(cls, vary: dict[str, Values | Span]) -> dict[str, Values | Span]:
+        """YAML takes `1e-3` for a word; where a field is a number, it becomes one."""
+        return {path: Values(values=tuple(_number(path, v) for v in c.values)) if isinstance(c, Values) else c for path, c in vary.items()}
+
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        for path, choice in self.vary.items():
+            if path in FIXED:
+                raise ValueError(f"{path} is the same in all runs of a sweep")
+            try:
+                kind = kind_of(path)
+            except InvalidInput as error:
+                raise ValueError(error.message) from error
+            if isinstance(choice, Span) and kind not in (int, float):
+                raise ValueError(f"{path} has no range; give a list of values")
+        return self
+
+    @property
+    def num_runs(self) -> int:
+        """How many runs there will be."""
+        if self.method == "grid":
+            return self.num_combinations
+        return min(self.runs, self.num_combinations) if self.is_listed else self.runs
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether every field has a list, so that there is an end to what can be tried."""
+        return all(isinstance(choice, Values) for choice in self.vary.values())
+
+    @property
+    def num_combinations(self) -> int:
+        """How many runs a grid has."""
+        return math.prod(len(_grid_values(path, choice)) for path, choice in self.vary.items())
+
+
+def parse_sweep(values: Any) -> SweepConfig:
+    """Return a config from a form's values or a YAML file's. Raises InvalidInput naming field, value and bound.
+
+    Every run of a grid or of random draws is built to see that it can be; of a bayesian sweep the corners of what it may draw.
+    """
+    if not isinstance(values, dict):
+        raise InvalidInput("A sweep is a mapping with `run` and `vary`.")
+    if isinstance(run := values.get("run"), dict):  # a recipe's file, with what it says about itself
+        values = {**values, "run": {key: value for key, value in run.items() if key != "recipe"}}
+    try:
+        config = SweepConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"This sweep can't be run: {validation_message(error)}.") from error
+    for path, choice in config.vary.items():
+        if isinstance(choice, Span) and kind_of(path) is int and math.ceil(choice.low) > math.floor(choice.high):
+            raise InvalidInput(f"{path} is a whole number, and none lies between {choice.low:g} and {choice.high:g}.", field="vary")
+    if config.num_runs > MOST_RUNS:
+        raise InvalidInput(
+            f"This grid has {config.num_runs:,} runs.",
+            remedy=f"Take fewer values, at most {MOST_RUNS} runs, or draw at random.",
+            field="vary",
+        )
+    points = _corners(config) if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
+    for point in points:
+        build_run(config, point, 0)
+    return config
+
+
+def build_run(config: SweepConfig, point: Point, number: int) -> RunConfig:
+    """Return the config of a sweep's run, numbered from 0. Raises InvalidInput for values that don't fit together."""
+    try:
+        return with_values(config.run, {**point, "name": f"{config.name} {number + 1}"})
+    except RoundhouseError as error:
+        told = ", ".join(f"{path} {value}" for path, value in point.items())
+        raise InvalidInput(f"A run with {told} can't be launched: {error.message}", remedy=error.remedy, field="vary") from error
+
+
+def point_at(config: SweepConfig, number: int) -> Point:
+    """Return the values of a grid's or a random sweep's run: a function of config and number, so that nothing need be kept."""
+    if config.method == "grid":
+        return _combination(config, number)
+    if config.is_listed:  # drawn without putting back
+        return _combination(config, random.Random(config.seed).sample(range(config.num_combinations), config.num_runs)[number])
+    draw = random.Random(f"{config.seed}:{number}")
+    return {path: _draw(path, choice, draw) for path, choice in config.vary.items()}
+
+
+def untried(config: SweepConfig, tried: Sequence[Point]) -> Point | None:
+    """Return a combination of listed values that was not tried; None where all were, or where there is no end to them."""
+    if not config.is_listed:
+        return None
+    enough = min(config.num_combinations, len(tried) + 1)  # one more than were tried: combinations differ
+    every = (_combination(config, number) for number in range(enough))
+    return next((point for point in every if point not in tried), None)
+
+
+def sweep_yaml(config: SweepConfig) -> str:
+    """Write a sweep as the YAML that `roundhouse run sweep` reads, leaving defaults out."""
+    data = config.model_dump(mode="json", exclude_defaults=True)
+    data["run"] = yaml.safe_load(config.run.to_yaml())
+    data["vary"] = {path: choice.get("values", choice) for path, choice in data["vary"].items()}
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def _number(path: str, value: bool | int | float | str) -> bool | int | float | str:
+    if not isinstance(value, str):
+        return value
+    try:
+        kind = kind_of(path)
+        return int(value) if kind is int else float(value) if kind is float else value
+    except (InvalidInput, ValueError):  # said with the field's name when the run is built
+        return value
+
+
+def _combination(config: SweepConfig, number: int) -> Point:
+    """Return the combination of a number, whose digits are places in the fields' lists; the last field's turn fastest."""
+    point: Point = {}
+    for path, choice in reversed(config.vary.items()):
+        values = _grid_values(path, choice)
+        number, place = divmod(number, len(values))
+        point[path] = values[place]
+    return {path: point[path] for path in config.vary}
+
+
+def _grid_values(path: str, choice: Values | Span) -> list[Any]:
+    if isinstance(choice, Values):
+        return list(dict.fromkeys(choice.values))
+    space = np.geomspace if choice.log else np.linspace
+    return list(dict.fromkeys(as_field(path, choice, float(value)) for value in space(choice.low, choice.high, choice.points)))
+
+
+def _draw(path: str, choice: Values | Span, draw: random.Random) -> Any:
+    if isinstance(choice, Values):
+        return draw.choice(choice.values)
+    if choice.log:
+        return as_field(path, choice, math.exp(draw.uniform(math.log(choice.low), math.log(choice.high))))
+    return as_field(path, choice, draw.uniform(choice.low, choice.high))
+
+
+def as_field(path: str, span: Span, value: float) -> int | float:
+    """Round to what the field takes, whole numbers or four figures, without leaving the range."""
+    if kind_of(path) is int:
+        return min(max(round(value), math.ceil(span.low)), math.floor(span.high))
+    return min(max(float(f"{value:.4g}"), span.low), span.high)
+
+
+def may_be(choice: Values | Span, value: Any) -> bool:
+    """Whether a value is one that a sweep may give to a field."""
+    if isinstance(choice, Values):
+        return value in choice.values
+    return isinstance(value, int | float) and choice.low <= value <= choice.high
+
+
+def _corners(config: SweepConfig) -> list[Point]:
+    """Return the combinations of lowest and highest values, and of all listed ones one after the other."""
+    ends = [
+        [choice.values[0], choice.values[-1]]
+        if isinstance(choice, Values)
+        else [as_field(path, choice, choice.low), as_field(path, choice, choice.high)]
+        for path, choice in config.vary.items()
+    ]
+    corners = [dict(zip(config.vary, values, strict=True)) for values in itertools.product(*ends)]
+    first = corners[0]
+    listed = [{**first, path: value} for path, choice in config.vary.items() if isinstance(choice, Values) for value in choice.values]
+    return [*corners, *listed]

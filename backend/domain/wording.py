@@ -1,0 +1,59 @@
+"""Format bytes, durations, counts and nouns for pages, the command line and messages. Pure."""
+
+from __future__ import annotations
+
+
+def say_bytes(num_bytes: float) -> str:
+    """Write a number of bytes: `1.3 MB`."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def say_duration(seconds: float) -> str:
+    """Put a duration into words: 8 s, 3 min 20 s, 2 h 5 min, 3 d 4 h.
+
+    >>> say_duration(200)
+    '3 min 20 s'
+    """
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def say_count(number: float) -> str:
+    """Write a large number in three figures with a word: `1.12 million`, `72.2 billion`."""
+    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{word}" if number / size < 999.5 else f"{number / size:,.0f}{word}"
+    return f"{number:,.0f}"
+
+
+def say_times(factor: float) -> str:
+    """Write a factor: `3 times`, `40,000 times`."""
+    return f"{factor:,.0f} times" if factor >= 9.5 else f"{factor:.1f} times"
+
+
+def short(number: float) -> str:
+    """Write a large number in three figures, up to ten thousand in full: `2,048`, `1.12 M`."""
+    value = float(number)
+    if abs(value) < 9_999.5:
+        return f"{value:,.0f}"
+    for unit in ("", " K", " M", " B"):
+        if abs(value) < 999.5:
+            return f"{value:.0f}" if not unit else f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun: `1 row`, `2 rows`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

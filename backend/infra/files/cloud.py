@@ -1,0 +1,163 @@
+"""Files in S3 or Google Cloud Storage, by fsspec. Keys and endpoints come from the environment alone, as the vendors' own tools take them.
+
+Only `s3://` and `gs://` are known. Plain `https://` is left out on purpose: whoever may import could make a worker fetch from addresses
+that only the worker can reach.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from fsspec.asyn import sync
+
+from backend.domain.data.parsing.text_formats import SUFFIXES
+from backend.domain.data.versions.hub_splits import most_common_ending
+from backend.errors import InvalidInput, NotFound, Unavailable
+from backend.infra.files.remote import ANSWER_S, MAX_FILES, Listing, RemoteFile, readable
+
+_URL = re.compile(r"(s3|gs)://([a-zA-Z0-9][\w.-]{1,220})(?:/([^\x00-\x1f\x7f]{0,1024}))?")
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs"}
+KEYS = {
+    "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL for another store than Amazon's)",
+    "gs": "Set GOOGLE_APPLICATION_CREDENTIALS",
+}
+ENDPOINTS = {"s3": ", and AWS_ENDPOINT_URL where the store is not Amazon's", "gs": ""}
+LOOK_S = 12.0
+WHERE = "in the environment of pages and workers, then start them again."
+
+
+@dataclass(frozen=True)
+class CloudFiles:
+    """The files under one address."""
+
+    scheme: str
+    root: str
+    listing: Listing
+    filesystem: Any
+
+    def read(self, file: RemoteFile, start: int, end: int) -> bytes:
+        """Return some bytes of a file. Raises Unavailable, also when the object has become another one since it was found."""
+        path = f"{self.root}/{file.path}"
+        with _in_words(self.scheme, f"{self.scheme}://{path}"):
+            data: bytes = self.filesystem.cat_file(path, start=start, end=end)
+        if len(data) != end - start:
+            raise Unavailable(f"{self.scheme}://{path} sent {len(data):,} of {end - start:,} bytes.", remedy="Import it again: it goes on.")
+        return data
+
+
+def is_cloud_url(text: str) -> bool:
+    """Whether a text is the address of an object or a folder in a store that is known."""
+    return _URL.fullmatch(text) is not None
+
+
+def find_cloud_files(url: str) -> CloudFiles:
+    """Find the object, or all readable objects under the folder, that an address names.
+
+    Raises InvalidInput for an address of another form, NotFound if nothing is there, Unavailable, within seconds, when the library, the
+    keys, the permission or the store is missing.
+    """
+    match = _URL.fullmatch(url.strip())
+    if match is None:
+        raise InvalidInput(
+            f"{url[:120]!r} is no address of S3 or Google Cloud Storage.",
+            remedy="Write it as s3://bucket/path or gs://bucket/path.",
+            field="url",
+        )
+    scheme, bucket, key = match[1], match[2], (match[3] or "").strip("/")
+    shown, root = f"{scheme}://{bucket}/{key}".rstrip("/"), f"{bucket}/{key}".rstrip("/")
+    for anonymous in (False, True):
+        filesystem = _filesystem(scheme, anonymous=anonymous)
+        with _in_words(scheme, shown, last=anonymous) as missing_keys:
+            folder, found = _list(filesystem, root, is_bucket=not key)
+        if not missing_keys:
+            break
+    files = [RemoteFile(path.removeprefix(f"{folder}/"), int(info.get("size") or 0), _mark(info)) for path, info in found.items()]
+    wanted = set(most_common_ending(readable([file.path for file in files])))
+    kept = tuple(sorted((file for file in files if file.path in wanted and file.bytes), key=lambda file: file.path))
+    if not kept:
+        what = "is empty or has no ending that rows can be read from" if len(files) == 1 else f"holds no file of rows ({len(files)} files)"
+        raise InvalidInput(f"{shown} {what}.", remedy=f"Rows are read from {', '.join(SUFFIXES)}.", field="url")
+    return CloudFiles(scheme, folder, Listing(shown, kept), filesystem)
+
+
+def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the folder and path -> facts of the files in it."""
+    # the libraries try again for up to a minute where nothing answers; nobody waits so long before a form
+    ask = filesystem._ls if is_bucket else filesystem._info
+    answer = sync(filesystem.loop, ask, root, timeout=LOOK_S)
+    info = {"type": "directory"} if is_bucket else answer
+    if info["type"] != "directory":
+        return root.rpartition("/")[0], {root: info}
+    found: dict[str, dict[str, Any]] = {}
+    for _, _, files in filesystem.walk(root, detail=True):
+        found.update({str(info["name"]): info for info in files.values() if not str(info["name"]).endswith("/")})
+        if len(found) > MAX_FILES:
+            raise InvalidInput(f"{root} holds more than {MAX_FILES:,} files.", remedy="Name a folder below it.", field="url")
+    if not found:
+        raise FileNotFoundError(root)
+    return root, found
+
+
+def _mark(info: dict[str, Any]) -> str:
+    return str(info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("LastModified") or info.get("mtime") or "").strip(
+        '"'
+    )
+
+
+def _filesystem(scheme: str, *, anonymous: bool) -> Any:
+    try:
+        module = import_module(LIBRARIES[scheme])
+    except ImportError as error:
+        raise Unavailable(
+            f"Reading {scheme}:// needs the library {LIBRARIES[scheme]}, which is not installed.",
+            remedy=f"On every machine that serves pages or works: pip install {LIBRARIES[scheme]}",
+        ) from error
+    if scheme == "s3":
+        config = {"connect_timeout": ANSWER_S, "read_timeout": 20, "retries": {"max_attempts": 1}}
+        return module.S3FileSystem(anon=anonymous, config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
+    token = "anon" if anonymous else None
+    return module.GCSFileSystem(token=token, use_listings_cache=False, skip_instance_cache=True, timeout=20)
+
+
+def _failures(scheme: str) -> tuple[type[BaseException], ...]:
+    """Return what the library of a store raises."""
+    if scheme == "s3":
+        return (OSError, import_module("botocore.exceptions").BotoCoreError)
+    http, auth = import_module("gcsfs.retry").HttpError, import_module("google.auth.exceptions").GoogleAuthError
+    return (OSError, http, auth, import_module("aiohttp").ClientError)
+
+
+@contextmanager
+def _in_words(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bool]]:
+    """Say in words what a store refused or why it does not answer. What is yielded is filled where keys are missing and not yet `last`."""
+    missing_keys: list[bool] = []
+    try:
+        yield missing_keys
+    except FileNotFoundError as error:
+        raise NotFound(f"There is nothing at {shown}.", remedy=f"Check the bucket and the path{ENDPOINTS[scheme]}.", field="url") from error
+    except PermissionError as error:
+        raise Unavailable(
+            f"The store refuses to show {shown}: {_first_line(error)}.",
+            remedy=f"{KEYS[scheme]} of somebody who may read it {WHERE}",
+            field="url",
+        ) from error
+    except TimeoutError as error:
+        raise Unavailable(
+            f"The store does not answer for {shown}.", remedy=f"Check the network{ENDPOINTS[scheme]}, then try again."
+        ) from error
+    except _failures(scheme) as error:
+        if type(error).__name__ not in ("NoCredentialsError", "DefaultCredentialsError"):
+            remedy = f"Check the network{ENDPOINTS[scheme]}, then try again."
+            raise Unavailable(f"{shown} can't be read: {_first_line(error)}.", remedy=remedy) from error
+        if last:
+            raise Unavailable(f"There are no keys to read {shown} with.", remedy=f"{KEYS[scheme]} {WHERE}", field="url") from error
+        missing_keys.append(True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:240].rstrip(".")

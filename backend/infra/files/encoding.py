@@ -1,0 +1,142 @@
+"""Text in other encodings, read as UTF-8: UTF-16 by its mark, others by name. Names what bytes that are no UTF-8 may be."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+
+from backend.errors import InvalidInput
+
+ENCODINGS = (
+    "utf-8",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "cp1252",
+    "iso8859-1",
+    "iso8859-2",
+    "iso8859-5",
+    "iso8859-7",
+    "iso8859-9",
+    "iso8859-15",
+    "cp437",
+    "cp850",
+    "cp1250",
+    "cp1251",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "koi8-r",
+    "mac-roman",
+    "shift_jis",
+    "cp932",
+    "euc_jp",
+    "gb18030",
+    "gbk",
+    "big5",
+    "euc_kr",
+    "cp949",
+)
+_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+def _keep_bytes(error: UnicodeError) -> tuple[str, int]:
+    """Keep bytes that the encoding does not know as they are, so that the row that holds them is named later."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(chr(0xDC00 + byte) if byte > 127 else chr(byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("roundhouse.keep", _keep_bytes)
+
+
+def check_encoding(name: str) -> str:
+    """Return the name as Python knows it. Raises InvalidInput for one that is not among ENCODINGS (or another name of those)."""
+    known = {codecs.lookup(encoding).name: encoding for encoding in ENCODINGS}
+    try:
+        return known[codecs.lookup(name).name]
+    except (LookupError, ValueError):
+        raise InvalidInput(
+            f"{name[:40]!r} is no encoding that can be read.", remedy=f"Choose one of {', '.join(ENCODINGS)}.", field="encoding"
+        ) from None
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """Guess how some bytes that are not UTF-8 are encoded, Windows-1252 before the rest; None if nothing fits."""
+    from charset_normalizer import from_bytes
+
+    fitting = [match.encoding for match in from_bytes(data[: 64 * 2**10])]
+    if "cp1252" in fitting:
+        return "cp1252"
+    known = {codecs.lookup(encoding).name: encoding for encoding in ENCODINGS}
+    return next((known[name] for name in map(_python_name, fitting) if name in known), None)
+
+
+def guess_wide_encoding(data: bytes) -> str | None:
+    """Guess UTF-16 without its mark: of most characters one byte is zero, always the same of the two. None where that is not so."""
+    zeros = [data[place : 4 * 2**10 : 2].count(0) for place in (0, 1)]
+    half = len(data[: 4 * 2**10]) // 2
+    if half and max(zeros) > 0.6 * half and min(zeros) < 0.1 * half:
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    return None
+
+
+def _python_name(encoding: str) -> str:
+    return codecs.lookup(encoding).name
+
+
+class Utf8Stream:
+    """A stream of UTF-8 out of a stream of bytes, without the mark at its beginning."""
+
+    def __init__(self, read: Callable[[int], bytes], *, encoding: str | None = None, skip: Callable[[int], None] | None = None) -> None:
+        """`read(size)` gives the next bytes, nothing at the end; `skip(size)` passes over some, where that is quicker."""
+        self._read, self._skip = read, skip
+        head = b""
+        while len(head) < 4 and (more := read(4 - len(head))):
+            head += more
+        mark = next((mark for mark in _MARKS if head.startswith(mark)), b"")
+        name = _MARKS[mark] if mark else check_encoding(encoding) if encoding else "utf-8"
+        if name == "utf-8":
+            self._decoder, self._head = None, head[len(mark) :]
+        else:
+            self._decoder, self._head = codecs.getincrementaldecoder(name)("roundhouse.keep"), head
+        self._ended = False
+        self._ready = b""
+
+    def read(self, size: int) -> bytes:
+        """Return about `size` bytes of UTF-8; nothing at the end."""
+        if self._ready:
+            data, self._ready = self._ready, b""
+            return data
+        if self._decoder is None:
+            data, self._head = self._head, b""
+            return data or self._read(size)
+        while not self._ended:
+            data, self._head = self._head or self._read(size), b""
+            self._ended = not data
+            text = self._decoder.decode(data, not data)
+            if text:
+                return text.encode("utf-8", "surrogateescape")
+        return b""
+
+    def read_into(self, view: memoryview, read_into: Callable[[memoryview], int]) -> int:
+        """Fill a buffer with the next UTF-8; return how many bytes that were, 0 at the end. `read_into` is to the source what this is to the stream."""
+        if self._decoder is None and not self._head and not self._ready:
+            return read_into(view)
+        data = self.read(len(view))
+        fitting = min(len(data), len(view))
+        view[:fitting], self._ready = data[:fitting], data[fitting:]
+        return fitting
+
+    def skip(self, size: int) -> None:
+        """Pass over the next `size` bytes of UTF-8 (no more than there are)."""
+        if self._decoder is None and self._skip is not None:
+            kept = min(size, len(self._head))
+            self._head = self._head[kept:]
+            self._skip(size - kept)
+            return
+        while size > 0 and (data := self.read(min(size, 2**20))):
+            self._ready = data[size:]
+            size -= len(data)

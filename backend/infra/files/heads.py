@@ -1,0 +1,153 @@
+"""The first rows of a source, from its first megabytes alone: a file, a folder, a zip, or files that lie elsewhere."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow
+from pyarrow import feather
+
+from backend.domain.data.parsing.text_formats import sniff_bytes, sniff_parquet, suffix_of
+from backend.errors import InvalidInput
+from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
+from backend.infra.files.local import Member, Opened, list_source
+from backend.infra.files.remote import BLOCK_BYTES, RangedFile, Remote
+
+HEAD_BYTES = 2 * 2**20
+MAX_PACKED_TABLE = 64 * 2**20
+"""A table inside a zip is unpacked whole to look at it; a larger one waits for the worker."""
+TABLES = (".parquet", ".arrow", ".feather")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first rows of a source.
+
+    `name`: the file they are of, one of `files`. `left_out`: how many files of the source are not read. `foreign`: where bytes that are
+    not UTF-8 begin, or "".
+    """
+
+    rows: list[Row]
+    name: str
+    files: int
+    bytes: int
+    left_out: int = 0
+    foreign: str = ""
+
+
+def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None) -> Head:
+    """Return the first rows of a file, or of the first file of a folder or a zip.
+
+    Raises NotFound if there is nothing, InvalidInput if it is empty, dangerous, holds no row, or is not what its ending says.
+    """
+    listing = list_source(path)
+    first = listing.members[0]
+    rows, foreign = _rows_of_member(first, limit=limit, encoding=encoding)
+    return Head(rows, first.name, len(listing.members), listing.bytes, len(listing.ignored), foreign)
+
+
+def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = None) -> Head:
+    """The same for files that lie elsewhere; fetches some megabytes at most. Raises Unavailable too."""
+    files = remote.listing.files
+    suffix, packing = suffix_of(files[0].path)
+    if suffix == ".zip" or packing:
+        raise InvalidInput(f"{files[0].path} is packed, and is not fetched only to be looked at.", field="kind")
+    file = cast(BinaryIO, io.BufferedReader(RangedFile(remote, files[0]), buffer_size=BLOCK_BYTES))
+    if suffix in TABLES:
+        rows, foreign = _rows_of_table(files[0].path, suffix, file, limit=limit), ""
+    else:
+        rows, foreign = _rows_of_text(files[0].path, file.read(HEAD_BYTES), limit=limit, encoding=encoding)
+    return Head(rows, files[0].path, len(files), remote.listing.bytes, 0, foreign)
+
+
+def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> tuple[list[Row], str]:
+    """Return the first rows of a file, and where bytes that are not UTF-8 begin."""
+    if member.suffix in TABLES and not member.entry:
+        with member.path.open("rb") as file:
+            return _rows_of_table(member.name, member.suffix, file, limit=limit), ""
+    with member.open() as opened:
+        if member.suffix not in TABLES:
+            name = member.name[: len(member.name) - len(member.packing)]
+            return _rows_of_text(name, _read(opened, HEAD_BYTES), limit=limit, encoding=encoding)
+        data = _read(opened, MAX_PACKED_TABLE + 1)
+    if len(data) > MAX_PACKED_TABLE:
+        raise InvalidInput(f"{member.name} within its zip is too large to be looked at.", remedy="Unpack it first.", field="file")
+    return _rows_of_table(member.name, member.suffix, io.BytesIO(data), limit=limit), ""
+
+
+def _read(opened: Opened, size: int) -> bytes:
+    """Return up to `size` bytes; a stream may give them in pieces."""
+    parts, have = [], 0
+    while have < size and (data := opened.read(size - have)):
+        parts.append(data)
+        have += len(data)
+    return b"".join(parts)
+
+
+def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -> tuple[list[Row], str]:
+    text = _as_utf8(head, encoding)
+    foreign = _foreign(text)
+    try:
+        return sniff_bytes(name, text, limit=limit), foreign
+    except InvalidInput as error:
+        wide = None if encoding else guess_wide_encoding(head)
+        if not foreign and not wide:
+            raise
+        foreign = foreign or "every other byte is zero"
+        guess = wide or guess_encoding(head)
+        if not guess and b"\x00" in head:
+            raise InvalidInput(
+                f"{name} holds no text ({foreign}, and zeros): perhaps it is an image, a program or packed under another name.",
+                remedy="Choose a file of text or rows, or unpack it first.",
+                field="file",
+            ) from error
+        remedy = f"Choose how it is encoded; perhaps {guess}." if guess else "Choose how it is encoded."
+        raise InvalidInput(f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding") from error
+
+
+def _as_utf8(head: bytes, encoding: str | None) -> bytes:
+    file = io.BytesIO(head)
+    stream = Utf8Stream(file.read, encoding=encoding)
+    return b"".join(iter(lambda: stream.read(HEAD_BYTES), b""))
+
+
+def _foreign(text: bytes) -> str:
+    """Say where bytes begin that are not UTF-8, so that an encoding can be asked for."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(text) - 4:  # the last character may be cut in two
+            line = text.count(b"\n", 0, error.start) + 1
+            return f"byte 0x{text[error.start]:02X} in line {line:,}"
+    return ""
+
+
+def _rows_of_table(name: str, suffix: str, file: BinaryIO, *, limit: int) -> list[Row]:
+    rows = sniff_parquet(file, limit=limit) if suffix == ".parquet" else _sniff_arrow(name, file, limit=limit)
+    if not rows:
+        raise InvalidInput(f"{name} holds no rows.", field="file")
+    return rows
+
+
+def _sniff_arrow(name: str, file: BinaryIO, *, limit: int) -> list[Row]:
+    """Return the first rows of an Arrow file: the IPC file format, the stream format (as `datasets` writes it), or old Feather."""
+    try:
+        start = file.read(6)
+        file.seek(0)
+        source = pyarrow.PythonFile(file, mode="r")
+        if start.startswith(b"FEA1"):
+            return cast("list[Row]", feather.read_table(source).slice(0, limit).to_pylist())
+        reader = pyarrow.ipc.open_file(source) if start == b"ARROW1" else pyarrow.ipc.open_stream(source)
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if start == b"ARROW1" else reader
+        rows: list[Row] = []
+        for batch in batches:
+            rows += batch.slice(0, limit - len(rows)).to_pylist()
+            if len(rows) >= limit:
+                break
+        return rows
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The file {name!r} can't be read as Arrow: {str(error)[:300]}", field="file") from None

@@ -1,0 +1,305 @@
+"""Where rows come from: a file, a folder of files, a zip. Lists what can be read, refuses what is dangerous, opens streams of bytes.
+
+Nothing is unpacked: members of a zip are streamed. What is left out (hidden files, links that lead out, unknown endings) is said.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, cast
+
+from backend.domain.data.parsing.text_formats import suffix_of
+from backend.errors import InvalidInput, NotFound
+from backend.infra.files.paths import is_text
+
+MAX_MEMBERS = 100_000
+MAX_UNPACKED_BYTES = 200 * 2**30
+MAX_RATIO, RATIO_FROM_BYTES = 200, 64 * 2**20  # what unpacks to more than 64 MB must not be 200 times its packed size: no text is
+RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+_SAVED_BESIDE_ARROW = ("dataset_info.json", "state.json", "dataset_dict.json")
+_ENCRYPTED = 0x1
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """A file of a source that is not read, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file to read: its name within the source, how it is read (`suffix`), how it is packed ("" or ".gz", ...), its bytes as stored.
+
+    `entry` is the name within the zip `path`, where there is one.
+    """
+
+    name: str
+    suffix: str
+    packing: str
+    bytes: int
+    path: Path
+    entry: str = ""
+    mtime_ns: int = 0
+
+    @contextmanager
+    def open(self) -> Iterator[Opened]:
+        """Open the file, unpacked. Raises InvalidInput when the bytes turn out to be damaged, encrypted or a bomb."""
+        with _outer(self) as outer:
+            yield Opened(self, outer)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The readable files of a source, in the order of their names, and those left out."""
+
+    members: tuple[Member, ...]
+    ignored: tuple[Ignored, ...] = ()
+    is_single: bool = True
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all members as stored (in a zip: unpacked)."""
+        return sum(member.bytes for member in self.members)
+
+
+class Opened:
+    """A stream of unpacked bytes; `position` of the member's `bytes` says how far the reading is."""
+
+    def __init__(self, member: Member, outer: IO[bytes]) -> None:
+        self._member, self._outer = member, outer
+        self._stream = _unpacked(outer, packing=member.packing)
+        self._produced = 0
+
+    @property
+    def position(self) -> int:
+        """Bytes of the member consumed so far, as stored."""
+        return self._outer.tell()
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes; nothing at the end. Raises InvalidInput."""
+        name = self._member.name
+        try:
+            data = self._stream.read(size)
+        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, OSError, NotImplementedError) as error:
+            raise _damaged(name, error) from None
+        self._produced += len(data)
+        if self._member.packing and self._produced > RATIO_FROM_BYTES and self._produced > MAX_RATIO * max(1, self.position):
+            raise _bomb(name, self._produced, self.position)
+        return data
+
+    def read_into(self, view: memoryview) -> int:
+        """Fill a buffer as far as `read` would; return how many bytes that were. What is not packed is not copied again. Raises InvalidInput."""
+        if not self._member.packing and isinstance(self._stream, BufferedReader):
+            try:
+                return self._stream.readinto(view)
+            except OSError as error:
+                raise _damaged(self._member.name, error) from None
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def skip(self, size: int) -> None:
+        """Pass over the next `size` bytes; quick where the file is not packed."""
+        if not self._member.packing and self._outer.seekable() and not self._member.entry:
+            self._outer.seek(size, os.SEEK_CUR)
+            return
+        while size > 0 and (data := self.read(min(size, 2**20))):
+            size -= len(data)
+
+
+def _damaged(name: str, error: Exception) -> InvalidInput:
+    return InvalidInput(
+        f"The compressed file {name!r} is damaged or cut off: {str(error)[:200]}.", remedy="Upload it again.", field="source"
+    )
+
+
+@contextmanager
+def _outer(member: Member) -> Iterator[IO[bytes]]:
+    if not member.entry:
+        with member.path.open("rb") as file:
+            yield file
+        return
+    with _opened_zip(member.path) as archive, archive.open(member.entry) as entry:
+        yield entry
+
+
+def _unpacked(outer: IO[bytes], *, packing: str) -> BinaryIO:
+    if packing == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=outer))
+    if packing == ".bz2":
+        return cast(BinaryIO, bz2.BZ2File(outer))
+    if packing == ".xz":
+        return cast(BinaryIO, lzma.LZMAFile(outer))
+    if packing == ".zst":
+        import pyarrow
+
+        return cast(BinaryIO, pyarrow.CompressedInputStream(pyarrow.PythonFile(outer, mode="r"), "zstd"))
+    return cast(BinaryIO, outer)
+
+
+def _bomb(name: str, unpacked: int, packed: int) -> InvalidInput:
+    return InvalidInput(
+        f"{name!r} unpacks to {unpacked:,} bytes from {packed:,}: more than {MAX_RATIO} times, as only a compression bomb does.",
+        remedy="Unpack it yourself and import the file.",
+        field="source",
+    )
+
+
+def list_source(path: Path) -> Listing:
+    """List what can be read at a path: one file, the files of a folder and the folders in it, or those of a zip.
+
+    Raises NotFound if nothing is there, InvalidInput for an ending that can't be read, an empty file, a folder or zip without readable
+    files, and a zip that is damaged, encrypted, a bomb, or whose names lead out of it.
+    """
+    if path.is_dir():
+        members, ignored = _list_folder(path)
+    elif not path.is_file():
+        raise NotFound(f"There is no file {path}.", remedy="Upload it again.")
+    elif path.name.lower().endswith(".zip"):
+        members, ignored = _list_zip(path)
+    else:
+        return Listing((_file_member(path, name=path.name),))
+    members, ignored = _leave_out_words(members, ignored)
+    if not members:
+        why = "; ".join(f"{item.file}: {item.reason}" for item in ignored[:3])
+        raise InvalidInput(f"{path.name!r} holds no file that can be read{f' ({why})' if why else ''}.", field="source")
+    return Listing(tuple(members), tuple(ignored), is_single=False)
+
+
+def _file_member(path: Path, *, name: str) -> Member:
+    suffix, packing = suffix_of(path.name)
+    status = path.stat()
+    if status.st_size == 0:
+        raise InvalidInput(f"The file {name!r} is empty.", field="source")
+    if not os.access(path, os.R_OK):
+        raise InvalidInput(f"The file {name!r} may not be read by Roundhouse.", remedy="Give it read permission.", field="source")
+    return Member(name, suffix, packing, status.st_size, path, mtime_ns=status.st_mtime_ns)
+
+
+def _list_folder(root: Path) -> tuple[list[Member], list[Ignored]]:
+    members: list[Member] = []
+    ignored: list[Ignored] = []
+    inside = root.resolve()
+    for folder, folders, files in os.walk(root):
+        here = Path(folder)
+        for name in sorted(folders):
+            if name.startswith(".") or (here / name).is_symlink():
+                ignored.append(Ignored((here / name).relative_to(root).as_posix() + "/", _hidden_or_link(name)))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not (here / name).is_symlink())
+        for name in sorted(files):
+            path = here / name
+            shown = path.relative_to(root).as_posix()
+            if name.startswith("."):
+                ignored.append(Ignored(shown, "hidden"))
+            elif not is_text(shown):
+                ignored.append(Ignored(shown.encode("utf-8", "backslashreplace").decode(), "a name that is not UTF-8"))
+            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(inside):  # `resolve` raises for a link to itself
+                ignored.append(Ignored(shown, "a link that leads out of the folder"))
+            elif not path.is_file():
+                ignored.append(Ignored(shown, "not a plain file"))
+            else:
+                _add(members, ignored, shown, lambda path=path, shown=shown: _file_member(path, name=shown))
+        if len(members) + len(ignored) > MAX_MEMBERS:
+            raise InvalidInput(f"The folder {root.name!r} holds more than {MAX_MEMBERS:,} files.", remedy="Join them.", field="source")
+    return sorted(members, key=lambda member: member.name), ignored
+
+
+def _hidden_or_link(name: str) -> str:
+    return "hidden" if name.startswith(".") else "a link to a folder"
+
+
+def _add(members: list[Member], ignored: list[Ignored], name: str, make: object) -> None:
+    """Add a member unless its ending is unknown or it is empty."""
+    try:
+        if name.lower().endswith(".zip"):
+            raise InvalidInput("a zip within a folder or a zip is not opened")
+        members.append(make())  # type: ignore[operator]
+    except InvalidInput as error:
+        ignored.append(Ignored(name, error.message))
+
+
+@contextmanager
+def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The zip {path.name!r} is damaged: {str(error)[:200]}.", remedy="Upload it again.", field="source") from None
+
+
+def _list_zip(path: Path) -> tuple[list[Member], list[Ignored]]:
+    status = path.stat()
+    with _opened_zip(path) as archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    _check_zip(path, entries, packed=status.st_size)
+    members: list[Member] = []
+    ignored: list[Ignored] = []
+    for entry in sorted(entries, key=lambda entry: entry.filename):
+        name = entry.filename
+        if any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts):
+            ignored.append(Ignored(name, "hidden"))
+        else:
+            _add(members, ignored, name, lambda entry=entry: _zip_member(path, entry, mtime_ns=status.st_mtime_ns))
+    return members, ignored
+
+
+def _zip_member(path: Path, entry: zipfile.ZipInfo, *, mtime_ns: int) -> Member:
+    suffix, packing = suffix_of(entry.filename)
+    if entry.file_size == 0:
+        raise InvalidInput("empty")
+    return Member(entry.filename, suffix, packing, entry.file_size, path, entry=entry.filename, mtime_ns=mtime_ns)
+
+
+def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> None:
+    """Refuse a zip that is dangerous, by what its index says. Raises InvalidInput naming the member at fault."""
+    name = path.name
+    for entry in entries:
+        parts = PurePosixPath(entry.filename.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or (len(entry.filename) > 1 and entry.filename[1] == ":"):
+            raise InvalidInput(
+                f"The zip {name!r} holds {entry.filename[:200]!r}, a path that leads out of it.", remedy="Pack it anew.", field="source"
+            )
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise InvalidInput(f"The zip {name!r} holds the link {entry.filename[:200]!r}.", remedy="Pack the file itself.", field="source")
+        if entry.flag_bits & _ENCRYPTED:
+            raise InvalidInput(
+                f"{entry.filename[:200]!r} in {name!r} is encrypted.", remedy="Unpack it with its password first.", field="source"
+            )
+        if entry.file_size > RATIO_FROM_BYTES and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
+            raise _bomb(f"{name}: {entry.filename[:200]}", entry.file_size, entry.compress_size)
+    total = sum(entry.file_size for entry in entries)
+    if total > MAX_UNPACKED_BYTES or len(entries) > MAX_MEMBERS:
+        raise InvalidInput(
+            f"The zip {name!r} unpacks to {total:,} bytes in {len(entries):,} files; the limits are {MAX_UNPACKED_BYTES:,} and "
+            f"{MAX_MEMBERS:,}.",
+            remedy="Split it.",
+            field="source",
+        )
+    if total > RATIO_FROM_BYTES and (total > MAX_RATIO * packed or sum(entry.compress_size for entry in entries) > packed):
+        raise _bomb(name, total, packed)  # small members, or members that share their bytes
+
+
+def _leave_out_words(members: list[Member], ignored: list[Ignored]) -> tuple[list[Member], list[Ignored]]:
+    """Where there are records, the texts beside them (a readme, a licence) are no rows; nor is what `datasets` writes beside .arrow."""
+    if any(member.suffix == ".arrow" for member in members):
+        about = [member for member in members if PurePosixPath(member.name).name in _SAVED_BESIDE_ARROW]
+        members = [member for member in members if member not in about]
+        ignored = [*ignored, *(Ignored(member.name, "describes the .arrow files") for member in about)]
+    if any(member.suffix in RECORDS for member in members):
+        words = [member for member in members if member.suffix not in RECORDS]
+        members = [member for member in members if member.suffix in RECORDS]
+        ignored = [*ignored, *(Ignored(member.name, "a text beside files of records") for member in words)]
+    return members, ignored

@@ -1,0 +1,201 @@
+"""The Hub as bases need it: what a revision holds, what of it would be fetched, and in words why it can't be a base.
+
+Works against whatever `HF_ENDPOINT` names, with the key in `HF_TOKEN` where one is set. Nothing here fetches weights.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, get_session, hf_hub_url
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+from backend.errors import InvalidInput, Unavailable
+from backend.infra.checkpoints.candidates import (
+    INDEX,
+    PICKLE_ENDINGS,
+    TERMS,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    BaseFacts,
+    adapter_refusal,
+    check_config,
+    is_part_of_gguf,
+    is_plain_name,
+    licence_words,
+    names_in_index,
+    pickle_refusal,
+)
+from backend.infra.checkpoints.weight_headers import LARGEST_HEADER_BYTES, count_parameters, parse_header
+from backend.infra.files.remote import ANSWER_S
+from backend.infra.hub.errors import BASE, endpoint, hub_errors
+
+DATA_ENDINGS = (".json", ".jinja", ".txt", ".model", ".md")
+LARGEST_DATA_BYTES = 100_000_000
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a revision; `sha256` only of large files, whose hash the Hub knows."""
+
+    name: str
+    bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class HubRevision:
+    """A repository at one commit. `asked` is the branch, tag or commit that was named; `parameters` and `gguf_family` as the Hub counts."""
+
+    id: str
+    commit: str
+    asked: str
+    licence: str | None
+    files: dict[str, HubFile]
+    parameters: int | None = None
+    gguf_family: str = ""
+
+
+@dataclass(frozen=True)
+class HubBase:
+    """A revision and what a base of it is: its facts and the files to fetch, small ones first."""
+
+    revision: HubRevision
+    facts: BaseFacts
+    data: list[HubFile]
+    weights: list[HubFile]
+
+    @property
+    def bytes(self) -> int:
+        """What is to be fetched in all."""
+        return sum(file.bytes for file in [*self.data, *self.weights])
+
+
+def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
+    """Ask the Hub what a base of this id and revision (default: main) would be.
+
+    Raises NotFound for an id or revision that is not there, InvalidInput, with cause and cure, for one that can't be a base, and
+    Unavailable within seconds where the Hub does not answer, is gated or fails.
+    """
+    found = look_up(hub, revision=revision)
+    weights = _weights_of(found)
+    if weights.name.endswith(".gguf"):
+        facts = BaseFacts("gguf", found.gguf_family, found.parameters, weights.bytes, found.licence)
+        return HubBase(found, facts, [], [weights])
+    data = [file for file in found.files.values() if _is_data(file)]
+    if not any(name in found.files for name in TOKENIZER_FILES):
+        raise InvalidInput(f"{hub} holds no tokenizer.", remedy="Choose a checkpoint that brings one.", field="source")
+    with tempfile.TemporaryDirectory() as place, hub_errors(hub, BASE):
+        folder = Path(place, hub.rpartition("/")[2])
+        folder.mkdir()
+        for file in data:
+            if file.name in ("config.json", "tokenizer_config.json", INDEX):
+                (folder / file.name).write_bytes(_read(found, file, end=file.bytes))
+        config = check_config(folder)
+        shards = _shards(folder, found) if weights.name == INDEX else [weights]
+        parameters = found.parameters or (_count(found, shards[0]) if len(shards) == 1 else None)
+    size = sum(file.bytes for file in shards)
+    return HubBase(found, BaseFacts("folder", str(config["model_type"]), parameters, size, found.licence), data, shards)
+
+
+def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
+    """Ask the Hub what a revision (default: main) holds. Raises NotFound, or Unavailable within seconds if it does not answer."""
+    asked = revision or "main"
+    with hub_errors(hub, BASE, revision=asked):
+        info = HfApi(endpoint=endpoint()).model_info(hub, revision=asked, files_metadata=True, timeout=ANSWER_S)
+        files = {
+            sibling.rfilename: HubFile(sibling.rfilename, int(sibling.size or 0), sibling.lfs.sha256 if sibling.lfs else None)
+            for sibling in info.siblings or []
+        }
+        card = vars(info.card_data) if info.card_data else {}
+        counts = info.gguf or {}
+        parameters = info.safetensors.total if info.safetensors else counts.get("total")
+        parameters = parameters if isinstance(parameters, int) else None
+    if not info.sha or not re.fullmatch("[0-9a-f]{40}", info.sha):
+        raise Unavailable(f"The Hub did not say which commit {asked} of {hub} is.", remedy=BASE.remedy)
+    return HubRevision(hub, info.sha, asked, licence_words(card), files, parameters, str(counts.get("architecture") or "")[:60])
+
+
+@contextmanager
+def open_file(
+    revision: HubRevision, file: HubFile, *, start: int = 0, end: int | None = None, silence_s: float = ANSWER_S
+) -> Iterator[httpx2.Response]:
+    """Ask for a file of a commit from byte `start` on, `end` excluded; the answer's status is 206 if the server heeds that, else 200.
+
+    Raises what the library raises for a refusal or a connection that fails or is silent for `silence_s`.
+    """
+    asked = {"Range": f"bytes={start}-{'' if end is None else max(start, end - 1)}"} if start or end is not None else {}
+    url = hf_hub_url(revision.id, file.name, revision=revision.commit, endpoint=endpoint())
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **asked}
+    with get_session().stream("GET", url, headers=headers, timeout=silence_s) as response:
+        hf_raise_for_status(response)
+        yield response
+
+
+def _read(found: HubRevision, file: HubFile, *, start: int = 0, end: int) -> bytes:
+    """Return bytes `start` to `end` of a file."""
+    with open_file(found, file, start=start, end=end) as response:
+        skipped = 0 if response.status_code == 206 else start
+        held = bytearray()
+        for chunk in response.iter_bytes():
+            held += chunk
+            if len(held) >= skipped + end - start:
+                break
+    return bytes(held[skipped : skipped + end - start])
+
+
+def _count(found: HubRevision, file: HubFile) -> int | None:
+    """Count parameters in the header of a file of weights. Raises InvalidInput if it is damaged or cut short."""
+    length = int.from_bytes(_read(found, file, end=8), "little")
+    if not 2 <= length <= min(LARGEST_HEADER_BYTES, file.bytes - 8):
+        raise InvalidInput(f"{file.name} of {found.id} is not a safetensors file: its header claims {length:,} bytes.")
+    header = _read(found, file, start=8, end=8 + length)
+    return count_parameters(parse_header(header, name=file.name, data_bytes=file.bytes - 8 - length))
+
+
+def _is_data(file: HubFile) -> bool:
+    named = file.name.endswith(DATA_ENDINGS) or file.name in TERMS
+    return named and is_plain_name(file.name) and file.bytes <= LARGEST_DATA_BYTES
+
+
+def _weights_of(found: HubRevision) -> HubFile:
+    """Return the one file of weights, or the index of several. Raises InvalidInput, in words, if the repository holds no base."""
+    names = found.files
+    if "adapter_config.json" in names:
+        raise adapter_refusal(found.id, None)
+    for name in (WEIGHTS, INDEX):
+        if name in names and "config.json" in names:
+            return names[name]
+    gguf = sorted(name for name in names if name.endswith(".gguf") and is_plain_name(name) and not is_part_of_gguf(name))
+    if len(gguf) == 1:
+        return names[gguf[0]]
+    if gguf:
+        raise InvalidInput(
+            f"{found.id} holds {len(gguf)} GGUF files: {', '.join(gguf[:SHOWN])}{' ...' if len(gguf) > SHOWN else ''}.",
+            remedy="Fetch the one you want, and add that file.",
+            field="source",
+        )
+    pickled = sorted(name for name in names if name.endswith(PICKLE_ENDINGS) and "/" not in name and not name.startswith("training_args"))
+    if pickled:
+        raise pickle_refusal(
+            found.id, pickled, "Look for a revision with safetensors, or convert it where you trust it and add the folder."
+        )
+    raise InvalidInput(
+        f"{found.id} holds no base: a config.json with {WEIGHTS} or {INDEX}, or one .gguf file.", remedy="Check the id.", field="source"
+    )
+
+
+def _shards(folder: Path, found: HubRevision) -> list[HubFile]:
+    """Return the files that the index names. Raises InvalidInput if it leads out of the repository or names what is not there."""
+    names = names_in_index(folder)
+    missing = [name for name in names if name not in found.files]
+    if missing:
+        raise InvalidInput(f"{found.id} lacks {len(missing)} of its {len(names)} files of weights: {', '.join(missing[:SHOWN])}.")
+    return [found.files[name] for name in names]

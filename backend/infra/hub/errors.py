@@ -1,0 +1,100 @@
+"""What the Hub refuses, and why it does not answer, in words: for bases and datasets alike."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backend.errors import InvalidInput, JobFailed, NotFound, Unavailable
+from backend.infra.files.remote import ANSWER_S
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of the Hub: its noun, the form's field of its id, and how to do without the Hub."""
+
+    noun: str
+    field: str
+    elsewhere: str
+
+    @property
+    def remedy(self) -> str:
+        """What to do where the Hub is away."""
+        return f"Check the network and HF_ENDPOINT, or fetch the files elsewhere and {self.elsewhere}."
+
+
+BASE = Wanted("checkpoint", "source", "add the folder")
+DATASET = Wanted("dataset", "hub", "import them from disk")
+
+
+def endpoint() -> str:
+    """Return the Hub's address: `HF_ENDPOINT`, or the public Hub's."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+@contextmanager
+def hub_errors(hub: str, wanted: Wanted, *, revision: str = "") -> Iterator[None]:
+    """Turn what the Hub's client raises for the repository `hub` into NotFound, InvalidInput, Unavailable or JobFailed (a full disk)."""
+    import httpx2  # slow to import, and most pages ask nothing of the Hub
+    from huggingface_hub import errors
+
+    place = endpoint()
+    try:
+        yield
+    except errors.RevisionNotFoundError as error:
+        raise NotFound(
+            f"{hub} has no revision {revision!r}.", remedy="Give a branch, a tag or a commit that it has.", field="revision"
+        ) from error
+    except errors.GatedRepoError as error:
+        raise Unavailable(
+            f"{hub} is gated: its owner lets in who has agreed to its terms.",
+            remedy="Agree on its page, and set HF_TOKEN, for pages and workers, to a key of that account.",
+            field=wanted.field,
+        ) from error
+    except errors.DisabledRepoError as error:
+        raise NotFound(f"The Hub has closed {hub}.", remedy=f"Choose another {wanted.noun}.", field=wanted.field) from error
+    except errors.RepositoryNotFoundError as error:
+        raise NotFound(
+            f"The Hub has no {wanted.noun} {hub}, or it is private.",
+            remedy="Check its spelling; for a private one set HF_TOKEN, for pages and workers, to a key that may read it.",
+            field=wanted.field,
+        ) from error
+    except errors.HFValidationError as error:
+        raise InvalidInput(f"{hub} is no id of the Hub.", remedy="Write it as owner/name.", field=wanted.field) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise Unavailable(f"{hub} can't be fetched: HF_HUB_OFFLINE is set.", remedy=f"Unset it, or {wanted.elsewhere}.") from error
+    except errors.HfHubHTTPError as error:
+        raise _refused(hub, place, error, wanted.remedy) from error
+    except httpx2.TimeoutException as error:
+        raise Unavailable(f"The Hub at {place} does not answer within {ANSWER_S:.0f} seconds.", remedy=wanted.remedy) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, errors.LocalEntryNotFoundError) as error:
+        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=wanted.remedy) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise JobFailed(f"The disk is full: {hub} could not be fetched.", remedy="Free space and try again.") from error
+        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=wanted.remedy) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unavailable(f"The Hub at {place} gave an answer that can't be read: {_first_line(error)}", remedy=wanted.remedy) from error
+
+
+def _refused(hub: str, place: str, error: HfHubHTTPError, remedy: str) -> Unavailable:
+    status = error.response.status_code if error.response is not None else 0
+    if status in (401, 403):
+        return Unavailable(f"The Hub refuses {hub} with status {status}: the key is wrong or may not read it.", remedy="Check HF_TOKEN.")
+    if status == 429:
+        return Unavailable(
+            "The Hub has had too many requests from here.", remedy="Wait some minutes; with HF_TOKEN set the limit is higher."
+        )
+    return Unavailable(f"The Hub at {place} answers {status or 'with an error'} for {hub}.", remedy=f"Try again later. {remedy}")
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0][:200].rstrip(". ") + "."

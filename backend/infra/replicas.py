@@ -1,0 +1,147 @@
+"""HTTP to replicas: one request as a stream of events, asynchronous for the gateway and blocking for services.
+
+Leaving either stream early closes its connection, which makes the replica stop generating within a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import httpx
+from pydantic import ValidationError
+
+from backend.domain.serving.protocol import GenerateRequest, GenerationEvent, parse_event
+from backend.errors import RoundhouseError, Unavailable
+
+MAX_LINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ReplicaTimeouts:
+    """Seconds to wait for a connection, for the first token (a CPU may be busy) and between two tokens."""
+
+    connect_s: float = 2.0
+    first_token_s: float = 120.0
+    between_tokens_s: float = 30.0
+
+
+class ReplicaLost(Unavailable):
+    """A replica that can't be reached, broke off or fell silent. `reason` is a short label for metrics."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message, remedy="Try again; a lost replica is started again by itself.")
+        self.reason = reason
+
+
+class ReplicaRefused(RoundhouseError):
+    """A replica's answer other than 200: its HTTP status and its own code, such as `queue_full` or `context_length_exceeded`."""
+
+    def __init__(self, message: str, *, status: int, code: str, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.status, self.code = status, code
+
+
+class ReplicaClient:
+    """Speaks to any number of replicas over one connection pool. Belongs to one event loop."""
+
+    def __init__(self, *, timeouts: ReplicaTimeouts | None = None) -> None:
+        self._timeouts = timeouts or ReplicaTimeouts()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def stream(self, url: str, *, token: str, request: GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
+        """Yield the events of one generation; the last is a finish or an error event.
+
+        Raises ReplicaRefused before the first event, and ReplicaLost at any time. Close the iterator to cancel.
+        """
+        try:
+            async with self._post(url, token, request) as response:
+                if response.status != 200:
+                    raise _refusal(response.status, await response.read())
+                limit_s = self._timeouts.first_token_s
+                while True:
+                    async with asyncio.timeout(limit_s):
+                        line = await response.content.readline()
+                    if not line:
+                        raise ReplicaLost("The replica broke off in the middle of its answer.", reason="broken")
+                    event = parse_event(line)
+                    yield event
+                    if event.type != "token":
+                        return
+                    limit_s = self._timeouts.between_tokens_s
+        except TimeoutError as error:
+            raise ReplicaLost("The replica did not answer in time.", reason="timeout") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
+        except (ValidationError, ValueError) as error:
+            raise ReplicaLost("The replica answered with something that is no event.", reason="protocol") from error
+
+    async def close(self) -> None:
+        """Close the connection pool."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _post(self, url: str, token: str, request: GenerateRequest) -> Any:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0)
+            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=MAX_LINE_BYTES, trust_env=False)
+        return self._session.post(
+            f"{url}/generate",
+            data=request.model_dump_json(),
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self._timeouts.connect_s, sock_connect=self._timeouts.connect_s, sock_read=self._timeouts.first_token_s
+            ),
+            allow_redirects=False,
+        )
+
+
+def stream_blocking(
+    url: str, *, token: str, request: GenerateRequest, timeouts: ReplicaTimeouts | None = None
+) -> Iterator[GenerationEvent]:
+    """Yield the events of one generation, for code without an event loop. Raises as `ReplicaClient.stream` does."""
+    limits = timeouts or ReplicaTimeouts()
+    timeout = httpx.Timeout(limits.first_token_s, connect=limits.connect_s)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    try:
+        with (
+            httpx.Client(timeout=timeout, trust_env=False) as client,
+            client.stream("POST", f"{url}/generate", content=request.model_dump_json(), headers=headers) as response,
+        ):
+            if response.status_code != 200:
+                raise _refusal(response.status_code, response.read())
+            for line in _lines(response):
+                event = parse_event(line)
+                yield event
+                if event.type != "token":
+                    return
+    except httpx.TimeoutException as error:
+        raise ReplicaLost("The replica did not answer in time.", reason="timeout") from error
+    except httpx.HTTPError as error:
+        raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
+    except ValidationError as error:
+        raise ReplicaLost("The replica answered with something that is no event.", reason="protocol") from error
+    raise ReplicaLost("The replica broke off in the middle of its answer.", reason="broken")
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """Yield lines ended by a line feed alone; httpx would also break at U+2028 and others inside a JSON string."""
+    rest = b""
+    for piece in response.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+
+
+def _refusal(status: int, body: bytes) -> ReplicaRefused | ReplicaLost:
+    try:
+        error = json.loads(body)["error"]
+        message, code, field = str(error["message"]), str(error["code"]), error.get("field")
+    except (ValueError, KeyError, TypeError):
+        return ReplicaLost(f"The replica answered with status {status}.", reason="protocol")
+    if status >= 500 and code != "draining":
+        return ReplicaLost(message, reason="failed")
+    return ReplicaRefused(message, status=status, code=code, field=field)

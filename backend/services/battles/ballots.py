@@ -1,0 +1,417 @@
+"""The ballot: serves blind battles, takes votes, takes them back. Nothing that leaves here tells who wrote which completion.
+
+Votes are append-only: a correction is a new row. A battle is served to one rater, once per prompt and pair; the server alone knows
+which side is whose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import combinations
+from random import Random, SystemRandom
+from statistics import median
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Vote
+from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
+from backend.domain.battles.pairing import Candidate, Pair, PairCount, choose_battle, pair_of
+from backend.domain.battles.votes import Label
+from backend.domain.jobs.states import ACTIVE
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.battles.campaigns import add_completion, enter, insert_campaign, usable_checkpoint
+from backend.services.battles.raters import RaterView, rater_for
+from backend.services.battles.views import UNDONE, HeldVote, find_campaign, held_votes
+from backend.services.context import Context, Person
+
+BATTLE_HOURS = 12
+MAX_UNDO = 10
+PLAYGROUND = "Playground"
+
+
+@dataclass(frozen=True)
+class BallotProgress:
+    """How far a rater is. `more_to_come`: completions are still being written, so the ballot may grow."""
+
+    done: int
+    total: int
+    median_s: float | None
+    can_undo: bool
+    more_to_come: bool
+
+
+@dataclass(frozen=True)
+class BallotView:
+    """A battle as a rater sees it: (role, text) per message of the prompt, two texts, no hint of their origin."""
+
+    battle_id: str
+    prompt: tuple[tuple[str, str], ...]
+    text_a: str
+    text_b: str
+    progress: BallotProgress
+
+
+def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random | None = None) -> BallotView | None:
+    """Return the battle to judge now: the one left open (the last undone first), or a fresh one. None when there is none.
+
+    Raises NotAllowed for a rater of another campaign or an expired link, Conflict for a closed campaign.
+    """
+    try:
+        return _next_battle(ctx, campaign_id, rater, rng=rng or SystemRandom())
+    except IntegrityError:  # the same rater's other tab was served the same battle in the same moment: it is open now
+        return _next_battle(ctx, campaign_id, rater, rng=rng or SystemRandom())
+
+
+def _next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random) -> BallotView | None:
+    with ctx.db.write() as session:
+        campaign = _admit(session, ctx, campaign_id, rater)
+        state = _read_state(session, ctx, campaign, rater)
+        battle = state.open_battle
+        if battle is not None:
+            battle.expires_at = ctx.now() + timedelta(hours=BATTLE_HOURS)
+            return _ballot_view(session, battle, state.progress())
+        if not state.fresh or state.num_cast >= state.quota:
+            return None
+        return _ballot_view(session, _serve(session, ctx, campaign, rater, state, rng=rng), state.progress())
+
+
+def ballot_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotProgress:
+    """Return how far a rater is in a campaign."""
+    with ctx.db.read() as session:
+        return _read_state(session, ctx, _admit(session, ctx, campaign_id, rater), rater).progress()
+
+
+def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None) -> str:
+    """Store a vote and return its id. Sending it twice is one vote.
+
+    Raises InvalidInput for an unknown label, NotFound for a battle that was not served to this rater, Conflict for one that is expired,
+    voted on already with another label, or of a closed campaign.
+    """
+    _check_label(label)
+    try:
+        return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
+    except IntegrityError:  # the other half of a double submission won, and is found now
+        return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
+
+
+def _check_label(label: str) -> None:
+    if label not in Label.__members__:
+        raise InvalidInput(f"There is no vote {label!r}.", remedy=f"Vote {', '.join(Label)}.", field="label")
+
+
+def _cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None) -> str:
+    with ctx.db.write() as session:
+        battle = session.get(Battle, battle_id)
+        if battle is None or battle.rater_id != rater.id:
+            raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
+        _admit(session, ctx, battle.campaign_id, rater)
+        last = _last_vote(session, battle.id)
+        if last is not None and last.label != UNDONE:
+            if last.label == label:
+                return last.id
+            raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
+        if battle.expires_at <= ctx.now():
+            raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and look at it again.")
+        return _append(session, ctx, battle, rater, label=label, last=last, duration_ms=duration_ms).id
+
+
+def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
+    """Take back the rater's newest vote that holds, by a row that supersedes it, and return its battle's id, which is served next.
+
+    Raises Conflict when there is none, or when ten battles taken back still wait for a new vote.
+    """
+    try:
+        with ctx.db.write() as session:
+            _admit(session, ctx, campaign_id, rater)
+            cast = held_votes(session, campaign_id, rater_id=rater.id)
+            if not cast:
+                raise Conflict("There is no vote to take back.")
+            if len(_undone(session, campaign_id, rater)) >= MAX_UNDO:
+                raise Conflict(f"{MAX_UNDO} votes are taken back already.", remedy="Vote on those battles again first.")
+            battle = session.get_one(Battle, cast[-1].battle_id)
+            _append(session, ctx, battle, rater, label=UNDONE, last=_last_vote(session, battle.id), duration_ms=None)
+            return battle.id
+    except IntegrityError as error:  # two presses at once took back the same vote
+        raise Conflict("That vote is taken back already.") from error
+
+
+def record_side_by_side_vote(
+    ctx: Context,
+    *,
+    messages: Messages,
+    answer_a: str,
+    answer_b: str,
+    checkpoint_a: str,
+    checkpoint_b: str,
+    label: str,
+    person: Person,
+) -> str:
+    """Store a vote on two answers that stood side by side in the playground, and return its id.
+
+    It goes into the standing campaign "Playground". The same person's vote on the same texts again is no second vote: an equal label
+    changes nothing, another one supersedes. Raises InvalidInput for an unknown label or one checkpoint on both sides.
+    """
+    _check_label(label)
+    if checkpoint_a == checkpoint_b:
+        raise InvalidInput("Both answers come from the same checkpoint, so a vote would say nothing.", remedy="Compare two endpoints.")
+    rater = rater_for(ctx, person)
+    with ctx.db.write() as session:
+        campaign = _playground(session, ctx, person)
+        sides = [enter(session, ctx, campaign, usable_checkpoint(session, one)) for one in (checkpoint_a, checkpoint_b)]
+        battle = _same_battle(session, campaign, rater, messages, (answer_a, answer_b), sides)
+        if battle is None:
+            place = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign.id)) or 0
+            prompt = CampaignPrompt(campaign_id=campaign.id, position=place, messages=messages, content_hash=content_hash(messages))
+            session.add(prompt)
+            session.flush()
+            ids = [
+                add_completion(session, ctx, prompt, side, text=text, facts={"from": "playground"}).id
+                for side, text in zip(sides, (answer_a, answer_b), strict=True)
+            ]
+            battle = add_battle(
+                session,
+                ctx,
+                campaign,
+                rater_id=rater.id,
+                prompt_id=prompt.id,
+                pair=pair_of(sides[0].id, sides[1].id),
+                completions=(ids[0], ids[1]),
+                probability=1.0,
+            )
+        last = _last_vote(session, battle.id)
+        if last is not None and last.label == label:
+            return last.id
+        return _append(session, ctx, battle, rater, label=label, last=last, duration_ms=None).id
+
+
+def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
+    found = session.scalar(select(Campaign).where(Campaign.name == PLAYGROUND))
+    if found is not None:
+        return found
+    config = CampaignConfig()
+    return insert_campaign(session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True)
+
+
+def _same_battle(
+    session: Session, campaign: Campaign, rater: RaterView, messages: Messages, answers: tuple[str, str], sides: list[Contestant]
+) -> Battle | None:
+    """The battle that already holds exactly these texts of these contestants for this rater."""
+    side_a, side_b = aliased(Completion), aliased(Completion)
+    return session.scalar(
+        select(Battle)
+        .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
+        .join(side_a, side_a.id == Battle.completion_a_id)
+        .join(side_b, side_b.id == Battle.completion_b_id)
+        .where(
+            Battle.campaign_id == campaign.id,
+            Battle.rater_id == rater.id,
+            CampaignPrompt.content_hash == content_hash(messages),
+            side_a.text_hash == text_hash(answers[0]),
+            side_b.text_hash == text_hash(answers[1]),
+            side_a.contestant_id == sides[0].id,
+            side_b.contestant_id == sides[1].id,
+        )
+        .limit(1)
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    """What decides a rater's next battle."""
+
+    open_battle: Battle | None
+    fresh: list[Candidate]
+    num_open: int
+    num_cast: int
+    quota: int
+    times_ms: tuple[int, ...]
+    can_undo: bool
+    more_to_come: bool
+    counts: dict[Pair, PairCount]
+
+    def progress(self) -> BallotProgress:
+        total = min(self.quota, self.num_cast + self.num_open + len(self.fresh))
+        middle = median(self.times_ms) / 1000 if self.times_ms else None
+        return BallotProgress(self.num_cast, max(total, self.num_cast), middle, self.can_undo, self.more_to_come)
+
+
+def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: RaterView) -> _State:
+    votes = held_votes(session, campaign.id)
+    own = [vote for vote in votes if vote.rater_id == rater.id]
+    undone = _undone(session, campaign.id, rater)
+    never = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
+    unvoted = list(session.scalars(select(Battle).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, ~never)))
+    waiting = [*undone, *unvoted]
+    seen = set(
+        session.execute(select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id))
+        .tuples()
+        .all()
+    )
+    writing = (
+        select(Job.id).join(Contestant, Contestant.job_id == Job.id).where(Contestant.campaign_id == campaign.id, Job.status.in_(ACTIVE))
+    )
+    config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+    return _State(
+        open_battle=waiting[0] if waiting else None,
+        fresh=_candidates(session, ctx, campaign, votes, seen=seen),
+        num_open=len(waiting),
+        num_cast=len(own),
+        quota=config.votes_per_rater,
+        times_ms=tuple(vote.duration_ms for vote in own if vote.duration_ms is not None),
+        can_undo=bool(own) and len(undone) < MAX_UNDO,
+        more_to_come=session.scalar(writing.limit(1)) is not None,
+        counts=_pair_counts(votes),
+    )
+
+
+def _candidates(
+    session: Session, ctx: Context, campaign: Campaign, votes: list[HeldVote], *, seen: set[tuple[str, str]]
+) -> list[Candidate]:
+    """Every (prompt, pair) with two different completions that the rater has not met. Battles open elsewhere count as votes."""
+    rows = session.execute(
+        select(Completion.prompt_id, Completion.contestant_id, Completion.text_hash)
+        .join(Contestant, Contestant.id == Completion.contestant_id)
+        .where(Contestant.campaign_id == campaign.id)
+    )
+    answers: dict[str, dict[str, str]] = defaultdict(dict)
+    for prompt_id, contestant_id, digest in rows:
+        answers[prompt_id][contestant_id] = digest
+    voted = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
+    in_flight = select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.expires_at > ctx.now(), ~voted)
+    busy = Counter((vote.prompt_id, pair_key(pair_of(vote.a, vote.b))) for vote in votes) + Counter(
+        session.execute(in_flight).tuples().all()
+    )
+    per_prompt = Counter[str]()
+    for (prompt_id, _), number in busy.items():
+        per_prompt[prompt_id] += number
+    return [
+        Candidate(prompt_id, pair, busy[prompt_id, pair_key(pair)], per_prompt[prompt_id])
+        for prompt_id, texts in answers.items()
+        for pair in combinations(sorted(texts), 2)
+        if texts[pair[0]] != texts[pair[1]] and (prompt_id, pair_key(pair)) not in seen
+    ]
+
+
+def _pair_counts(votes: list[HeldVote]) -> dict[Pair, PairCount]:
+    tally: dict[Pair, Counter[str | None]] = defaultdict(Counter)
+    for vote in votes:
+        tally[pair_of(vote.a, vote.b)][vote.winner] += 1
+    return {pair: PairCount(count[pair[0]], count[pair[1]], count[None]) for pair, count in tally.items()}
+
+
+def _serve(session: Session, ctx: Context, campaign: Campaign, rater: RaterView, state: _State, *, rng: Random) -> Battle:
+    chosen, probability = choose_battle(state.fresh, state.counts, rng=rng)
+    sides = list(chosen.pair)
+    rng.shuffle(sides)
+    ids = {
+        contestant: completion
+        for completion, contestant in session.execute(
+            select(Completion.id, Completion.contestant_id).where(
+                Completion.prompt_id == chosen.prompt, Completion.contestant_id.in_(sides)
+            )
+        )
+    }
+    return add_battle(
+        session,
+        ctx,
+        campaign,
+        rater_id=rater.id,
+        prompt_id=chosen.prompt,
+        pair=chosen.pair,
+        completions=(ids[sides[0]], ids[sides[1]]),
+        probability=probability,
+    )
+
+
+def add_battle(
+    session: Session,
+    ctx: Context,
+    campaign: Campaign,
+    *,
+    rater_id: str,
+    prompt_id: str,
+    pair: Pair,
+    completions: tuple[str, str],
+    probability: float,
+) -> Battle:
+    """Insert a battle. `completions` are side a and side b; `probability` is that of the prompt and pair (each order of sides has half)."""
+    battle = Battle(
+        campaign_id=campaign.id,
+        prompt_id=prompt_id,
+        pair=pair_key(pair),
+        completion_a_id=completions[0],
+        completion_b_id=completions[1],
+        rater_id=rater_id,
+        sampling_probability=probability,
+        served_at=ctx.now(),
+        expires_at=ctx.now() + timedelta(hours=BATTLE_HOURS),
+    )
+    session.add(battle)
+    session.flush()
+    return battle
+
+
+def pair_key(pair: Pair) -> str:
+    """Return a pair as the battles table holds it."""
+    return f"{pair[0]}:{pair[1]}"
+
+
+def _ballot_view(session: Session, battle: Battle, progress: BallotProgress) -> BallotView:
+    prompt = session.get_one(CampaignPrompt, battle.prompt_id)
+    return BallotView(
+        battle_id=battle.id,
+        prompt=tuple((str(message["role"]), str(message["content"])) for message in prompt.messages),
+        text_a=session.get_one(Completion, battle.completion_a_id).text,
+        text_b=session.get_one(Completion, battle.completion_b_id).text,
+        progress=progress,
+    )
+
+
+def _admit(session: Session, ctx: Context, campaign_id: str, rater: RaterView) -> Campaign:
+    """Return the campaign if this rater may vote in it now."""
+    if rater.campaign_id not in (None, campaign_id) or (rater.expires_at is not None and rater.expires_at <= ctx.now()):
+        raise NotAllowed("This ballot link is not valid for that campaign.", remedy="Ask the person who sent it for a new one.")
+    campaign = find_campaign(session, campaign_id)
+    if campaign.config.get("standing"):
+        raise NotAllowed("These prompts come from people's own conversations, so nobody else votes on them.")
+    if campaign.closed_at is not None:
+        raise Conflict("This campaign is closed: it takes no more votes.")
+    return campaign
+
+
+def _undone(session: Session, campaign_id: str, rater: RaterView) -> list[Battle]:
+    """The rater's battles whose newest vote is taken back, the last one first."""
+    later = select(Vote.supersedes_id).where(Vote.supersedes_id.is_not(None))
+    return list(
+        session.scalars(
+            select(Battle)
+            .join(Vote, Vote.battle_id == Battle.id)
+            .where(Battle.campaign_id == campaign_id, Battle.rater_id == rater.id, Vote.label == UNDONE, Vote.id.not_in(later))
+            .order_by(Vote.created_at.desc(), Vote.revision.desc(), Battle.served_at)
+        )
+    )
+
+
+def _last_vote(session: Session, battle_id: str) -> Vote | None:
+    return session.scalar(select(Vote).where(Vote.battle_id == battle_id).order_by(Vote.revision.desc()).limit(1))
+
+
+def _append(
+    session: Session, ctx: Context, battle: Battle, rater: RaterView, *, label: str, last: Vote | None, duration_ms: int | None
+) -> Vote:
+    vote = Vote(
+        battle_id=battle.id,
+        rater_id=rater.id,
+        label=label,
+        revision=last.revision + 1 if last else 1,
+        supersedes_id=last.id if last else None,
+        duration_ms=duration_ms,
+        created_at=ctx.now(),
+    )
+    session.add(vote)
+    session.flush()
+    return vote

@@ -1,0 +1,149 @@
+"""Who votes: a signed-in user, the person on loopback, or the holder of a link to one campaign. Only the hash of a link is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from statistics import median
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Rater, User
+from backend.domain.names import clean_name
+from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.services.battles.views import find_campaign, held_votes
+from backend.services.context import Context, Person, require_builder
+
+LOCAL_RATER = "local"
+MAX_LINK_DAYS = 365
+
+
+@dataclass(frozen=True)
+class RaterView:
+    """Somebody who votes. `campaign_id` is set for the holder of a link, who may vote in that campaign alone."""
+
+    id: str
+    name: str
+    campaign_id: str | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class RaterLink:
+    """A fresh link: the only time its secret is seen."""
+
+    url: str
+    rater: RaterView
+
+
+@dataclass(frozen=True)
+class RaterRow:
+    """A rater's line on the campaign's page. `median_s` is seconds per vote."""
+
+    rater: RaterView
+    is_link: bool
+    num_votes: int
+    median_s: float | None
+    left_share: float | None
+
+
+def rater_for(ctx: Context, person: Person) -> RaterView:
+    """Return the rater that a person is, made at the first call."""
+    rater_id = LOCAL_RATER if person.id is None else None
+    with ctx.db.read() as session:
+        found = _rater_of(session, person)
+        if found is not None:
+            return _view(found)
+    try:
+        with ctx.db.write() as session:
+            if person.id is not None and session.get(User, person.id) is None:
+                raise NotFound("There is no such account.")
+            row = Rater(name=person.name, user_id=person.id, created_at=ctx.now())
+            if rater_id:
+                row.id = rater_id
+            session.add(row)
+            session.flush()
+            return _view(row)
+    except IntegrityError:  # a second tab made the row in the same moment
+        with ctx.db.read() as session:
+            found = _rater_of(session, person)
+            if found is None:
+                raise
+            return _view(found)
+
+
+def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 14, person: Person) -> RaterLink:
+    """Make a link that opens the ballot of one campaign, alone, until it expires. `name` is a pseudonym; no account is made."""
+    require_builder(person)
+    name = clean_name(name, what="A rater", limit=80)
+    if not 1 <= days <= MAX_LINK_DAYS:
+        raise InvalidInput(f"A link can't hold for {days} days.", remedy=f"Choose 1 to {MAX_LINK_DAYS}.", field="days")
+    secret = secrets.token_urlsafe(24)
+    with ctx.db.write() as session:
+        campaign = find_campaign(session, campaign_id)
+        row = Rater(
+            name=name, campaign_id=campaign.id, link_hash=_hash(secret), expires_at=ctx.now() + timedelta(days=days), created_at=ctx.now()
+        )
+        session.add(row)
+        session.flush()
+        return RaterLink(f"{ctx.pages_url.rstrip('/')}/ballot?link={secret}", _view(row))
+
+
+def rater_from_link(ctx: Context, secret: str) -> RaterView:
+    """Return whose link this is. Raises NotAllowed, with the same words for a wrong, an expired and a revoked one."""
+    with ctx.db.read() as session:
+        row = session.scalar(select(Rater).where(Rater.link_hash == _hash(secret)))
+        if row is None or row.expires_at is None or row.expires_at <= ctx.now():
+            raise NotAllowed("This ballot link is not valid any more.", remedy="Ask the person who sent it for a new one.")
+        return _view(row)
+
+
+def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
+    """End a link at once. The votes cast through it stay."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = session.get(Rater, rater_id)
+        if row is None or row.link_hash is None:
+            raise NotFound("There is no such link.")
+        row.expires_at = ctx.now()
+
+
+def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
+    """Return everybody who voted in a campaign or holds a link to it, most votes first."""
+    with ctx.db.read() as session:
+        cast: dict[str, list[tuple[str, int | None]]] = {}
+        for vote in held_votes(session, campaign_id):
+            cast.setdefault(vote.rater_id, []).append((vote.label, vote.duration_ms))
+        rows = session.scalars(select(Rater).where(Rater.id.in_(list(cast)) | (Rater.campaign_id == campaign_id))).all()
+        result = [_row(row, cast.get(row.id, [])) for row in rows]
+    return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
+
+
+def _row(row: Rater, votes: list[tuple[str, int | None]]) -> RaterRow:
+    times = [ms for _, ms in votes if ms is not None]
+    sides = [label for label, _ in votes if label in ("A", "B")]
+    return RaterRow(
+        rater=_view(row),
+        is_link=row.link_hash is not None,
+        num_votes=len(votes),
+        median_s=median(times) / 1000 if times else None,
+        left_share=sides.count("A") / len(sides) if sides else None,
+    )
+
+
+def _rater_of(session: Session, person: Person) -> Rater | None:
+    if person.id is None:
+        return session.get(Rater, LOCAL_RATER)
+    return session.scalar(select(Rater).where(Rater.user_id == person.id))
+
+
+def _view(row: Rater) -> RaterView:
+    return RaterView(id=row.id, name=row.name, campaign_id=row.campaign_id, expires_at=row.expires_at)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,229 @@
+"""Campaigns as pages see them: contestants, progress of their completions, votes so far, where a rematch came from. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy.orm import Session, aliased
+
+from backend.db.tables import Battle, Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Dataset, DatasetVersion, Job, Run, Vote
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.errors import NotFound
+from backend.services.context import Context
+from backend.services.jobs.jobs import JobView, view
+
+UNDONE = "UNDONE"
+
+
+@dataclass(frozen=True)
+class ContestantView:
+    """A checkpoint in a campaign. `job` writes its completions; None while a rematch waits for its run."""
+
+    id: str
+    checkpoint_id: str
+    name: str
+    completions: int
+    job: JobView | None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether completions are still to come."""
+        return self.job is not None and self.job.status in ACTIVE
+
+    @property
+    def failed(self) -> bool:
+        """Whether its completions ended early."""
+        return self.job is not None and self.job.status in (Status.FAILED, Status.CANCELLED)
+
+
+@dataclass(frozen=True)
+class CampaignView:
+    """A campaign. `held_out`: whether a rematch uses only prompts that its preference set never saw; None for other campaigns."""
+
+    id: str
+    name: str
+    config: CampaignConfig
+    is_standing: bool
+    dataset: str | None
+    num_prompts: int
+    num_votes: int
+    num_raters: int
+    contestants: tuple[ContestantView, ...]
+    parent_id: str | None
+    parent: str | None
+    run_id: str | None
+    run: str | None
+    run_job: JobView | None
+    held_out: bool | None
+    created_at: datetime
+    closed_at: datetime | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether votes are taken."""
+        return self.closed_at is None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether any completions are still to come."""
+        return any(contestant.is_writing for contestant in self.contestants)
+
+    @property
+    def expected_completions(self) -> int:
+        """Completions once everybody has answered everything."""
+        return self.num_prompts * len(self.contestants)
+
+    @property
+    def completions(self) -> int:
+        """Completions that are there."""
+        return sum(contestant.completions for contestant in self.contestants)
+
+
+@dataclass(frozen=True)
+class HeldVote:
+    """A vote that holds: a battle's newest revision, undone ones left out. `a` and `b` are contestants by the side they were shown on."""
+
+    id: str
+    battle_id: str
+    rater_id: str
+    prompt_id: str
+    a: str
+    b: str
+    label: str
+    duration_ms: int | None
+    sampling_probability: float
+    created_at: datetime
+
+    @property
+    def winner(self) -> str | None:
+        """The contestant that was preferred, or None."""
+        return {"A": self.a, "B": self.b}.get(self.label)
+
+
+def held_votes(session: Session, campaign_id: str, *, rater_id: str | None = None) -> list[HeldVote]:
+    """Return a campaign's votes that hold, oldest first."""
+    side_a, side_b = aliased(Completion), aliased(Completion)
+    query = (
+        select(
+            Vote.id,
+            Vote.battle_id,
+            Vote.rater_id,
+            Battle.prompt_id,
+            side_a.contestant_id,
+            side_b.contestant_id,
+            Vote.label,
+            Vote.duration_ms,
+            Battle.sampling_probability,
+            Vote.created_at,
+        )
+        .join(Battle, Battle.id == Vote.battle_id)
+        .join(side_a, side_a.id == Battle.completion_a_id)
+        .join(side_b, side_b.id == Battle.completion_b_id)
+        .where(Battle.campaign_id == campaign_id, _holds())
+        .order_by(Vote.created_at, Battle.served_at, Vote.id)
+    )
+    if rater_id is not None:
+        query = query.where(Battle.rater_id == rater_id)
+    return [HeldVote(*tuple(row)) for row in session.execute(query)]
+
+
+def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
+    """Return how many votes of a campaign hold, and by how many raters."""
+    counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
+    votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, _holds())).one()
+    return votes, raters
+
+
+def _holds() -> ColumnElement[bool]:
+    later = aliased(Vote)
+    return and_(~select(later.id).where(later.supersedes_id == Vote.id).exists(), Vote.label != UNDONE)
+
+
+def list_campaigns(ctx: Context) -> list[CampaignView]:
+    """Return every campaign, newest first. Abandoned ones stay in the list: hiding them would flatter the rest."""
+    with ctx.db.read() as session:
+        return [campaign_view(session, row) for row in session.scalars(select(Campaign).order_by(Campaign.created_at.desc(), Campaign.id))]
+
+
+def list_open_campaigns(ctx: Context) -> list[CampaignView]:
+    """Return the campaigns a rater can be asked about: open, and not the playground's."""
+    return [campaign for campaign in list_campaigns(ctx) if campaign.is_open and not campaign.is_standing]
+
+
+def get_campaign(ctx: Context, campaign_id: str) -> CampaignView:
+    """Return one campaign. Raises NotFound."""
+    with ctx.db.read() as session:
+        return campaign_view(session, find_campaign(session, campaign_id))
+
+
+def find_campaign(session: Session, campaign_id: str) -> Campaign:
+    """Return the row of a campaign. Raises NotFound."""
+    campaign = session.get(Campaign, campaign_id)
+    if campaign is None:
+        raise NotFound("There is no such campaign.", remedy="See the Battles page for what there is.", field="campaign")
+    return campaign
+
+
+def list_rematches(ctx: Context, campaign_id: str) -> list[CampaignView]:
+    """Return the campaigns that came from a campaign's votes, oldest first."""
+    with ctx.db.read() as session:
+        rows = session.scalars(select(Campaign).where(Campaign.parent_id == campaign_id).order_by(Campaign.created_at))
+        return [campaign_view(session, row) for row in rows]
+
+
+def campaign_view(session: Session, row: Campaign) -> CampaignView:
+    """Copy a row, with what belongs to it, into a view that outlives the session."""
+    version = session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
+    dataset = session.get(Dataset, version.dataset_id) if version else None
+    parent = session.get(Campaign, row.parent_id) if row.parent_id else None
+    run = session.get(Run, row.run_id) if row.run_id else None
+    votes, raters = count_votes(session, row.id)
+    return CampaignView(
+        id=row.id,
+        name=row.name,
+        config=CampaignConfig.model_validate(row.config.get("config", {})),
+        is_standing=bool(row.config.get("standing")),
+        dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
+        num_prompts=session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == row.id)) or 0,
+        num_votes=votes,
+        num_raters=raters,
+        contestants=tuple(_contestants(session, row.id)),
+        parent_id=row.parent_id,
+        parent=parent.name if parent else None,
+        run_id=row.run_id,
+        run=run.name if run else None,
+        run_job=_job(session, run.job_id) if run else None,
+        held_out=row.config.get("held_out"),
+        created_at=row.created_at,
+        closed_at=row.closed_at,
+    )
+
+
+def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]:
+    counts = dict(
+        session.execute(
+            select(Completion.contestant_id, func.count())
+            .join(Contestant, Contestant.id == Completion.contestant_id)
+            .where(Contestant.campaign_id == campaign_id)
+            .group_by(Completion.contestant_id)
+        )
+        .tuples()
+        .all()
+    )
+    rows = session.execute(
+        select(Contestant, Checkpoint.name)
+        .join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
+        .where(Contestant.campaign_id == campaign_id)
+        .order_by(Contestant.created_at, Checkpoint.name)
+    )
+    for contestant, name in rows:
+        yield ContestantView(contestant.id, contestant.checkpoint_id, name, counts.get(contestant.id, 0), _job(session, contestant.job_id))
+
+
+def _job(session: Session, job_id: str | None) -> JobView | None:
+    job = session.get(Job, job_id) if job_id else None
+    return view(job) if job else None

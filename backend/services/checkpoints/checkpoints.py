@@ -1,0 +1,289 @@
+"""Checkpoints: weights that runs wrote and bases that were brought in. Who came from whom, and what may be deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.names import clean_name, not_found
+from backend.domain.training.config import Objective
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context, Person, require_builder
+from backend.services.dependents import refuse_while_used, users_of_checkpoint
+
+MAX_LINEAGE = 50
+
+
+@dataclass(frozen=True)
+class CheckpointView:
+    """A checkpoint. `status` is its job's for a base that is still being added, otherwise finished. `dataset` as `name@version`."""
+
+    id: str
+    name: str
+    origin: str
+    status: Status
+    job_id: str | None
+    error: dict[str, Any]
+    progress: dict[str, Any]
+    run_id: str | None
+    run: str | None
+    objective: str | None
+    step: int | None
+    dataset_id: str | None
+    dataset: str | None
+    parent_id: str | None
+    parent: str | None
+    folder: str | None
+    source: str
+    family: str
+    parameters: int | None
+    is_adapter: bool
+    is_final: bool
+    bytes: int
+    metrics: dict[str, Any]
+    facts: dict[str, Any]
+    notes: str
+    created_at: datetime
+    archived_at: datetime | None
+    deleted_at: datetime | None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its files are there."""
+        return self.folder is not None and self.deleted_at is None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes text: a reward model scores it, and nothing else."""
+        return self.objective != Objective.REWARD
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """One file of a checkpoint's folder."""
+
+    name: str
+    bytes: int
+
+
+def list_checkpoints(
+    ctx: Context, *, run_id: str | None = None, origin: str | None = None, archived: bool = False, ready: bool = False
+) -> list[CheckpointView]:
+    """Return checkpoints that are not deleted, newest first; `ready` leaves out bases whose files are not there yet."""
+    with ctx.db.read() as session:
+        query = select(Checkpoint).where(Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())
+        query = query.where(Checkpoint.archived_at.is_not(None) if archived else Checkpoint.archived_at.is_(None))
+        if run_id:
+            query = query.where(Checkpoint.run_id == run_id)
+        if origin:
+            query = query.where(Checkpoint.origin == origin)
+        if ready:
+            query = query.where(Checkpoint.folder.is_not(None))
+        return _views(session, session.scalars(query).all())
+
+
+def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
+    """Return one by id, deleted ones included. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.get(Checkpoint, checkpoint_id)
+        if row is None:
+            raise not_found("checkpoint", checkpoint_id, [], remedy="See the Checkpoints page for what there is.")
+        return _view(session, row)
+
+
+def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
+    """Return the usable checkpoint of an id or a name; a run's name or id means its newest.
+
+    Raises NotFound with names that are near, or Conflict if its files are not there (yet, or any more).
+    """
+    with ctx.db.read() as session:
+        row = session.get(Checkpoint, name_or_id) or session.scalar(select(Checkpoint).where(Checkpoint.name == name_or_id))
+        row = row or _newest_of_run(session, name_or_id)
+        if row is None:
+            names = session.scalars(select(Checkpoint.name).where(Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None)))
+            raise not_found("checkpoint", name_or_id, names, remedy="Train one, or add a base on the Checkpoints page.")
+        found = _view(session, row)
+    if found.deleted_at is not None:
+        raise Conflict(f"The files of “{found.name}” were deleted.", remedy="Choose another checkpoint.", field="checkpoint")
+    if not found.is_ready:
+        cause = found.error.get("cause") or "its files are still being read"
+        raise Conflict(f"“{found.name}” is not ready: {cause}", remedy="Wait for its job, or add it again.", field="checkpoint")
+    return found
+
+
+def require_writer(session: Session, checkpoint_id: str, *, field: str = "checkpoint") -> None:
+    """Raise InvalidInput for a reward model, where a checkpoint has to write text."""
+    query = select(Checkpoint.name, Run.objective).join(Run, Run.id == Checkpoint.run_id).where(Checkpoint.id == checkpoint_id)
+    name, objective = session.execute(query).tuples().one_or_none() or ("", "")
+    if objective == Objective.REWARD:
+        raise InvalidInput(
+            f"“{name}” is a reward model: it scores answers and writes none.",
+            remedy="Choose a checkpoint of another objective; its val_accuracy is on its page.",
+            field=field,
+        )
+
+
+def list_lineage(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
+    """Return the chain from the first ancestor to the checkpoint itself."""
+    chain: list[Checkpoint] = []
+    with ctx.db.read() as session:
+        current: str | None = checkpoint_id
+        while current is not None and len(chain) < MAX_LINEAGE and current not in {c.id for c in chain}:
+            row = session.get(Checkpoint, current)
+            if row is None:
+                break
+            chain.append(row)
+            current = row.parent_id
+        return _views(session, chain[::-1])
+
+
+def list_children(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
+    """Return the checkpoints that runs made from this one, newest first."""
+    with ctx.db.read() as session:
+        query = select(Checkpoint).where(Checkpoint.parent_id == checkpoint_id, Checkpoint.deleted_at.is_(None))
+        return _views(session, session.scalars(query.order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())).all())
+
+
+def list_users(ctx: Context, checkpoint_id: str) -> list[str]:
+    """Return in words what needs the checkpoint's files."""
+    with ctx.db.read() as session:
+        return users_of_checkpoint(session, checkpoint_id)
+
+
+def list_files(ctx: Context, checkpoint_id: str) -> list[CheckpointFile]:
+    """Return the files of a checkpoint's folder, by name. Empty when they are gone."""
+    checkpoint = get_checkpoint(ctx, checkpoint_id)
+    if not checkpoint.is_ready or checkpoint.folder is None:
+        return []
+    root = ctx.artifacts.path(checkpoint.folder)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return [CheckpointFile(path.relative_to(root).as_posix(), path.stat().st_size) for path in files]
+
+
+def rename_checkpoint(ctx: Context, checkpoint_id: str, name: str, *, person: Person) -> None:
+    """Give a checkpoint another name. Raises Conflict if it is taken."""
+    require_builder(person)
+    name = clean_name(name, what="A checkpoint", limit=160)
+    with ctx.db.write() as session:
+        row = _existing(session, checkpoint_id)
+        if session.scalar(select(Checkpoint.id).where(Checkpoint.name == name, Checkpoint.id != row.id)):
+            raise Conflict(f"There is already a checkpoint “{name}”.", field="name")
+        row.name = name
+
+
+def set_checkpoint_notes(ctx: Context, checkpoint_id: str, notes: str, *, person: Person) -> None:
+    """Replace a checkpoint's notes."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        _existing(session, checkpoint_id).notes = notes[:20_000]
+
+
+def archive_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person, archived: bool = True) -> None:
+    """Take a checkpoint out of the lists, or put it back. Its files stay."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        _existing(session, checkpoint_id).archived_at = ctx.now() if archived else None
+
+
+def delete_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> None:
+    """Delete a checkpoint's files; its row stays, so that what came from it keeps its lineage.
+
+    Raises Conflict, naming the users, while anything needs the files.
+    """
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = _existing(session, checkpoint_id)
+        refuse_while_used(
+            "checkpoint", row.name, users_of_checkpoint(session, row.id), remedy="Stop those first, or archive the checkpoint instead."
+        )
+        job = session.get(Job, row.job_id) if row.job_id else None
+        if row.folder is None and job is not None and job.status in ACTIVE:
+            raise Conflict(f"“{row.name}” is being added.", remedy="Wait for its job, or stop it first.")
+        row.deleted_at, row.name = ctx.now(), retired_name(row)
+        folder = row.folder
+    if folder:
+        ctx.artifacts.remove(folder)
+
+
+def retired_name(row: Checkpoint) -> str:
+    """Free the name for a successor; the id makes it unique."""
+    return f"{row.name[:130]} (deleted {row.id})"
+
+
+def _existing(session: Session, checkpoint_id: str) -> Checkpoint:
+    row = session.get(Checkpoint, checkpoint_id)
+    if row is None or row.deleted_at is not None:
+        names = session.scalars(select(Checkpoint.name).where(Checkpoint.deleted_at.is_(None)))
+        raise not_found("checkpoint", checkpoint_id, names, remedy="It may have been deleted.")
+    return row
+
+
+def _newest_of_run(session: Session, name_or_id: str) -> Checkpoint | None:
+    """Return the newest checkpoint of the run with that id, or of the newest run with that name that has one."""
+    return session.scalar(
+        select(Checkpoint)
+        .join(Run, Run.id == Checkpoint.run_id)
+        .where((Run.id == name_or_id) | (Run.name == name_or_id), Checkpoint.deleted_at.is_(None))
+        .order_by(Run.created_at.desc(), Checkpoint.step.desc())
+        .limit(1)
+    )
+
+
+def _view(session: Session, row: Checkpoint) -> CheckpointView:
+    return _views(session, [row])[0]
+
+
+def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
+    """Copy rows into views, with what they refer to read in one go: lists grow to thousands."""
+    runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_({row.run_id for row in rows if row.run_id})))}
+    added = {row.job_id for row in rows if row.job_id and row.origin == "added"}
+    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(added)))}
+    versions = {run.dataset_version_id for run in runs.values() if run.dataset_version_id}
+    query = select(DatasetVersion.id, Dataset.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_(versions))
+    datasets = {version: (dataset, f"{name}@{number}") for version, dataset, name, number in session.execute(query)}
+    parents = select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_({row.parent_id for row in rows if row.parent_id}))
+    names = dict(session.execute(parents).tuples().all())
+    views = []
+    for row in rows:
+        run, job = runs.get(row.run_id or ""), jobs.get(row.job_id or "")
+        dataset_id, dataset = datasets.get((run.dataset_version_id if run else None) or "", (None, None))
+        views.append(
+            CheckpointView(
+                id=row.id,
+                name=row.name,
+                origin=row.origin,
+                status=Status.FINISHED if row.folder or job is None else Status(job.status),
+                job_id=row.job_id,
+                error=dict(job.error or {}) if job else {},
+                progress=dict(job.progress or {}) if job else {},
+                run_id=row.run_id,
+                run=run.name if run else None,
+                objective=run.objective if run else None,
+                step=row.step,
+                dataset_id=dataset_id,
+                dataset=dataset,
+                parent_id=row.parent_id,
+                parent=names.get(row.parent_id or ""),
+                folder=row.folder,
+                source=row.source,
+                family=row.family,
+                parameters=row.parameters,
+                is_adapter=row.is_adapter,
+                is_final=row.is_final,
+                bytes=row.bytes,
+                metrics=dict(row.metrics),
+                facts=dict(row.facts),
+                notes=row.notes,
+                created_at=row.created_at,
+                archived_at=row.archived_at,
+                deleted_at=row.deleted_at,
+            )
+        )
+    return views

@@ -1,0 +1,102 @@
+"""Files of checkpoints: what training wrote, and downloads of it."""
+
+from __future__ import annotations
+
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Checkpoint, Run
+from backend.errors import Conflict
+from backend.services.checkpoints.checkpoints import get_checkpoint, retired_name
+from backend.services.context import Context, Person, require_builder
+from backend.services.jobs.jobs import Claim
+
+KEEP_DOWNLOADS = timedelta(hours=6)
+
+
+def zip_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> Path:
+    """Write a checkpoint's folder to a zip file for a download, without its training state.
+
+    Raises Conflict if the files are gone, Unavailable if the disk is too full, NotAllowed.
+    """
+    require_builder(person)
+    checkpoint = get_checkpoint(ctx, checkpoint_id)
+    if not checkpoint.is_ready or checkpoint.folder is None:
+        raise Conflict(f"The files of “{checkpoint.name}” are not there.", remedy="Choose another checkpoint.")
+    return zip_folder(ctx, ctx.artifacts.path(checkpoint.folder), name=checkpoint.id, size=checkpoint.bytes)
+
+
+def zip_folder(ctx: Context, root: Path, *, name: str, size: int) -> Path:
+    """Write a folder to a zip file for a download, without its training state; downloads of earlier are cleared away.
+
+    Weights don't compress, so they are stored as they are. Raises Unavailable if the disk is too full.
+    """
+    folder = ctx.artifacts.folder("exports", "downloads")
+    oldest = (ctx.now() - KEEP_DOWNLOADS).timestamp()
+    for earlier in folder.iterdir():
+        if earlier.stat().st_mtime < oldest:
+            earlier.unlink(missing_ok=True)
+    path = folder / f"{name}-{root.stat().st_mtime_ns}.zip"  # a resumed run publishes the same step anew
+    if path.exists():
+        return path
+    ctx.artifacts.require_free(size, keep=ctx.policy.keep_free_bytes, purpose="The download")
+    partial = folder / f"{name}.{new_id()}.partial"
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted(root.rglob("*")):
+                if file.is_file() and "training_state" not in file.relative_to(root).parts:
+                    archive.write(file, file.relative_to(root).as_posix())
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def record_checkpoint(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Write the row of a checkpoint that a run has published. The same step again, after a resume, replaces what was there."""
+    run = _run_of(session, claim)
+    step = int(event["step"])
+    row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == step))
+    if row is None:
+        row = Checkpoint(
+            run_id=run.id, step=step, origin="run", name=_free_name(session, f"{run.name} · step {step}"), created_at=ctx.now()
+        )
+        session.add(row)
+    elif row.deleted_at is not None:
+        row.deleted_at, row.name = None, _free_name(session, f"{run.name} · step {step}")
+    row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, str(event["folder"])
+    row.bytes, row.is_adapter = int(event.get("bytes") or 0), bool(event.get("adapter"))
+    if event.get("final"):  # a finished run that was resumed with more steps has a new end
+        session.execute(update(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.is_final).values(is_final=False))
+        row.is_final = True
+    row.metrics = dict(event.get("metrics") or {})
+    row.family = str(event.get("family") or row.family or "llama")
+    row.parameters = event.get("parameters") or row.parameters
+    row.facts = {**(row.facts or {}), **(event.get("facts") or {})}
+    session.flush()
+
+
+def record_checkpoint_removed(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Note that a run gave up an older checkpoint's files to keep the best and the last."""
+    run = _run_of(session, claim)
+    row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == int(event["step"])))
+    if row is not None and row.deleted_at is None:
+        row.deleted_at, row.name = ctx.now(), retired_name(row)
+
+
+def _run_of(session: Session, claim: Claim) -> Run:
+    return session.scalars(select(Run).where(Run.job_id == claim.job_id)).one()
+
+
+def _free_name(session: Session, wanted: str) -> str:
+    """Return a name that no checkpoint has: two runs may be called the same."""
+    name, number = wanted[:150], 2
+    while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
+        name, number = f"{wanted[:150]} ({number})", number + 1
+    return name

@@ -1,0 +1,126 @@
+"""One-off questions to a checkpoint, as jobs: completions of a prompt, log-likelihoods of continuations. Their answers are files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from backend.db.base import new_id
+from backend.domain.jobs.states import QUEUE_OF, JobKind, Status
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.infra.files.paths import find_path
+from backend.services.checkpoints.checkpoints import require_writer, resolve_checkpoint
+from backend.services.context import Context, Person, require_builder
+from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
+
+MAX_PROMPTS = 10_000
+
+
+def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, str]:
+    """Return (name, folder) of a checkpoint by name or id, or of a folder on this machine that holds one.
+
+    Raises NotFound, NotAllowed for a folder that an account names, Conflict if a checkpoint's files are not there.
+    """
+    try:
+        found = resolve_checkpoint(ctx, checkpoint)
+    except NotFound:
+        path = find_path(checkpoint)
+        if path is None or not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise
+        if person.id is not None:
+            raise NotAllowed("An account asks checkpoints, not folders of the server.", remedy="Add the folder as a base first.") from None
+        return path.name, str(path.resolve())
+    if found.folder is None:
+        raise Conflict(f"The files of “{found.name}” are not there.", field="checkpoint")
+    with ctx.db.read() as session:
+        require_writer(session, found.id)
+    return found.name, found.folder
+
+
+def launch_completions(
+    ctx: Context,
+    *,
+    checkpoint: str,
+    prompts: Sequence[Sequence[dict[str, str]]],
+    person: Person,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    chat: Literal["auto", "on", "off"] = "auto",
+) -> JobView:
+    """Ask a checkpoint to complete prompts, each a list of messages. Read the answers with `read_completions` when the job has finished.
+
+    Raises InvalidInput for numbers out of range or no prompts, NotFound, NotAllowed.
+    """
+    require_builder(person)
+    for name, value, low, high in (
+        ("max_tokens", max_tokens, 1, 1_000_000),
+        ("temperature", temperature, 0.0, 2.0),
+        ("top_p", top_p, 1e-6, 1.0),
+        ("seed", seed, 0, 2**63 - 1),
+    ):
+        if not low <= value <= high:
+            raise InvalidInput(f"{name} {value:g} is not between {low:g} and {high:g}.", field=name)
+    if not prompts or len(prompts) > MAX_PROMPTS:
+        raise InvalidInput(f"{len(prompts)} prompts can't be completed in one job.", remedy=f"Give 1 to {MAX_PROMPTS}.", field="prompts")
+    name, folder = folder_of(ctx, checkpoint, person=person)
+    payload = {
+        "checkpoint": folder,
+        "prompts": [{"id": str(index), "messages": list(messages)} for index, messages in enumerate(prompts)],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "chat": chat,
+    }
+    return _launch(ctx, kind=JobKind.GENERATE, title=f"Completions of {name}", payload=payload, person=person)
+
+
+def launch_loglikelihoods(ctx: Context, *, checkpoint: str, file: Path, person: Person) -> JobView:
+    """Ask how likely a checkpoint finds each line of a JSONL file of {context, continuation}. Read with `read_loglikelihoods`.
+
+    Raises NotFound for the file or the checkpoint, InvalidInput for an empty file, NotAllowed.
+    """
+    require_builder(person)
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.", field="file")
+    if not file.stat().st_size:
+        raise InvalidInput(f"{file.name} is empty.", remedy='Write lines of {"context": text, "continuation": text}.', field="file")
+    name, folder = folder_of(ctx, checkpoint, person=person)
+    copy = ctx.artifacts.folder("uploads", new_id()) / "pairs.jsonl"
+    shutil.copyfile(file, copy)
+    payload = {"checkpoint": folder, "rows_file": ctx.artifacts.relative(copy)}
+    return _launch(ctx, kind=JobKind.LOGLIKELIHOOD, title=f"Log-likelihoods by {name}", payload=payload, person=person)
+
+
+def _launch(ctx: Context, *, kind: JobKind, title: str, payload: dict[str, Any], person: Person) -> JobView:
+    with ctx.db.write() as session:
+        job = view(add_job(session, ctx, kind=kind, title=title[:200], payload=payload, priority=3, created_by=person.id))
+    wake(ctx, QUEUE_OF[kind])
+    return job
+
+
+def read_completions(ctx: Context, job_id: str) -> list[dict[str, Any]]:
+    """Return a finished job's completions in the order of its prompts: {text, tokens, prompt_tokens, finish_reason}."""
+    records = _read_lines(ctx, job_id, "file")
+    records.sort(key=lambda record: int(record["prompt_id"]))
+    return [{name: value for name, value in record.items() if name != "prompt_id"} for record in records]
+
+
+def read_loglikelihoods(ctx: Context, job_id: str) -> list[dict[str, Any]]:
+    """Return a finished job's log-likelihoods in the order of the file: {sum_logprob (nats), tokens, greedy}."""
+    return _read_lines(ctx, job_id, "items_file")
+
+
+def _read_lines(ctx: Context, job_id: str, field: str) -> list[dict[str, Any]]:
+    job = get_job(ctx, job_id)
+    if job.status is not Status.FINISHED:
+        raise Conflict(f"The job is {job.status}.", remedy="Wait until it has finished.")
+    path = ctx.artifacts.path(str(job.result.get(field) or ""))
+    if not path.is_file():
+        raise NotFound("The job's answers are gone.", remedy="Ask again.")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

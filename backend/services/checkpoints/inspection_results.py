@@ -1,0 +1,198 @@
+"""What lies in a reading's folder: plain arrays and words, read without unpickling anything."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import NotFound
+from backend.services.checkpoints.inspections import NUMBERS, WORDS, ReadingView
+from backend.services.context import Context
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that a network might have put at a place."""
+
+    id: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class TokenLine:
+    """One token of what was read. `surprisal` in nats and `rank` are None for the first, which nothing predicts.
+
+    `expected` is what the network would have put here, likeliest first; `special` marks a token that is no text.
+    """
+
+    position: int
+    id: int
+    text: str
+    special: bool
+    trained: bool | None
+    surprisal: float | None
+    rank: int | None
+    expected: tuple[Alternative, ...]
+
+    @property
+    def bits(self) -> float | None:
+        """Return the surprisal in bits."""
+        return None if self.surprisal is None else self.surprisal / math.log(2)
+
+
+@dataclass(frozen=True)
+class TensorLine:
+    """One tensor's figures, as the room's `TensorNumbers`. `counts` are of its histogram."""
+
+    name: str
+    layer: int | None
+    part: str
+    shape: tuple[int, ...]
+    dtype: str
+    values: int
+    mean: float
+    rms: float
+    largest: float
+    zeros: float
+    beyond: float
+    not_finite: int
+    spectral: float | None
+    counts: Array
+
+
+@dataclass(frozen=True)
+class ChangeLine:
+    """How one tensor changed between two checkpoints: ||b - a|| / ||a||, cosine, and the norms behind them."""
+
+    name: str
+    layer: int | None
+    relative: float
+    cosine: float
+    norm_a: float
+    norm_change: float
+
+
+class ReadingContents:
+    """The numbers and words of a finished reading. Arrays are read as they are asked for. Raises NotFound if the files are gone."""
+
+    def __init__(self, ctx: Context, reading: ReadingView) -> None:
+        self.reading = reading
+        folder = ctx.artifacts.path(reading.folder or f"readings/{reading.id}")
+        self._numbers = folder / NUMBERS
+        if not self._numbers.is_file() or not (folder / WORDS).is_file():
+            raise NotFound("The files of this reading are gone.", remedy="Read the text again.")
+        self._words: dict[str, Any] = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+
+    def array(self, name: str) -> Array:
+        """Return one array of the file. Raises NotFound if the reading has none of that name."""
+        with np.load(self._numbers, allow_pickle=False) as file:
+            if name not in file.files:
+                raise NotFound(f"This reading has no {name.replace('_', ' ')}.")
+            found: Array = file[name]
+            return found
+
+    def label(self, token: int) -> str:
+        """Return the text of a token."""
+        return str(self._words["labels"].get(str(int(token)), f"[{int(token)}]"))
+
+    @cached_property
+    def ids(self) -> list[int]:
+        """Return the tokens that were read."""
+        return [int(token) for token in self.array("ids")]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Return the texts of the tokens that were read."""
+        return [self.label(token) for token in self.ids]
+
+    def alternatives(self, *, prefix: str = "") -> list[tuple[Alternative, ...]]:
+        """Return what was expected after each token; `prefix` `other_` asks for the other network's."""
+        ids, probabilities = self.array(f"{prefix}top_ids"), self.array(f"{prefix}top_p")
+        return [self._alternatives(row, ps) for row, ps in zip(ids, probabilities, strict=True)]
+
+    def _alternatives(self, ids: Iterable[int], probabilities: Iterable[float]) -> tuple[Alternative, ...]:
+        return tuple(Alternative(int(i), self.label(i), float(p)) for i, p in zip(ids, probabilities, strict=True))
+
+    def tokens(self, *, prefix: str = "") -> list[TokenLine]:
+        """Return the tokens with what the network expected in their place; `prefix` `other_` asks for the other network."""
+        surprisal, rank = self.array(f"{prefix}surprisal"), self.array(f"{prefix}rank")
+        expected: list[tuple[Alternative, ...]] = [(), *self.alternatives(prefix=prefix)[:-1]]
+        special = set(self.reading.result["facts"]["special"])
+        trained = self.array("trained")
+        return [
+            TokenLine(
+                position=place,
+                id=token,
+                text=self.labels[place],
+                special=place in special,
+                trained=bool(trained[place]) if len(trained) else None,
+                surprisal=_finite(surprisal[place]),
+                rank=int(rank[place]) or None,
+                expected=expected[place],
+            )
+            for place, token in enumerate(self.ids)
+        ]
+
+    def attention(self, layer: int) -> Array:
+        """Return a layer's attention maps, [heads, queries, keys], fp32."""
+        return self.array(f"attention_{layer}")
+
+    @cached_property
+    def spans(self) -> list[str]:
+        """Return the pieces of text over which two networks with unlike vocabularies are compared."""
+        return [str(span) for span in self._words.get("spans", [])]
+
+    def tensors(self) -> list[TensorLine]:
+        """Return the figures of a reading of weights."""
+        columns = {name: self.array(name) for name in ("values", "mean", "rms", "largest", "zeros", "beyond", "spectral", "counts")}
+        return [
+            TensorLine(
+                name=words["name"],
+                layer=words["layer"],
+                part=words["part"],
+                shape=tuple(words["shape"]),
+                dtype=words["dtype"],
+                values=int(columns["values"][row]),
+                mean=float(columns["mean"][row]),
+                rms=float(columns["rms"][row]),
+                largest=float(columns["largest"][row]),
+                zeros=float(columns["zeros"][row]),
+                beyond=float(columns["beyond"][row]),
+                not_finite=words["not_finite"],
+                spectral=_finite(columns["spectral"][row]),
+                counts=columns["counts"][row],
+            )
+            for row, words in enumerate(self._words["tensors"])
+        ]
+
+    @property
+    def outliers(self) -> list[tuple[str, str]]:
+        """Return (tensor, why it stands out), gravest first."""
+        return [(str(entry["name"]), str(entry["text"])) for entry in self._words["outliers"]]
+
+    def changes(self) -> list[ChangeLine]:
+        """Return how the tensors changed that both checkpoints hold in the same shape."""
+        columns = [self.array(name) for name in ("relative", "cosine", "norm_a", "norm_change")]
+        return [
+            ChangeLine(words["name"], words["layer"], *(float(column[row]) for column in columns))
+            for row, words in enumerate(self._words["changes"])
+        ]
+
+    @property
+    def missing(self) -> dict[str, list[str]]:
+        """Return the tensors that have no partner: `only_first`, `only_other`, and `unlike` in shape."""
+        return {name: [str(part) for part in parts] for name, parts in self._words["missing"].items()}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,240 @@
+"""Readings: what an inspection found about a checkpoint, on one text or in its weights. The same question gives the stored answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Analysis, Checkpoint, Job
+from backend.domain.checkpoints.inspection_config import ReadingConfig, reading_fingerprint
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.infra.files.paths import find_path
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import Context, Person, require_builder
+from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
+
+NUMBERS, WORDS = "numbers.npz", "words.json"
+
+
+@dataclass(frozen=True)
+class ReadingView:
+    """A reading. `other` is the checkpoint it is held beside; `result` is what the job summed up, `folder` where the rest lies."""
+
+    id: str
+    checkpoint_id: str | None
+    checkpoint: str
+    other_id: str | None
+    other: str | None
+    config: ReadingConfig
+    job_id: str | None
+    status: Status
+    progress: dict[str, Any]
+    error: dict[str, Any]
+    result: dict[str, Any]
+    folder: str | None
+    created_at: datetime
+    reused: bool = False  # a launch found the same question answered, or being answered
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its job is queued, running or being stopped."""
+        return self.status in ACTIVE
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has been made."""
+        return self.folder is not None and self.status is Status.FINISHED
+
+    @property
+    def label(self) -> str:
+        """What was read, in a few words: the beginning of the text."""
+        if not self.config.of_text:
+            return "weights"
+        text = self.config.text or self.config.messages[-1].content
+        text = " ".join(text.split())
+        return text if len(text) <= 60 else text[:59] + "…"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    id: str | None
+    name: str
+    folder: str
+    identity: str
+
+
+def launch_reading(
+    ctx: Context, *, checkpoint: str, config: ReadingConfig, person: Person, against: str | None = None, again: bool = False
+) -> ReadingView:
+    """Ask for a reading of a checkpoint (name, id, or a folder of this machine), beside another one if `against` is given.
+
+    A question that was answered before, or is being answered, is returned as `reused`, unless `again`. Raises NotFound, Conflict if the
+    files of a checkpoint are not there, InvalidInput for a text of spaces alone, NotAllowed, also for a folder that an account names.
+    """
+    require_builder(person)
+    if config.of_text and not any(part.strip() for part in (config.text, *(message.content for message in config.messages))):
+        raise InvalidInput("There is nothing to read: the text is empty.", remedy="Type a text.", field="text")
+    subject, other = _subject(ctx, checkpoint), _subject(ctx, against) if against else None
+    if person.id is not None and any(one is not None and one.id is None for one in (subject, other)):
+        raise NotAllowed("An account reads checkpoints, not folders of the server.", remedy="Add the folder as a base first.")
+    fingerprint = reading_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
+    with ctx.db.write() as session:
+        found = None if again else _already_there(session, ctx, fingerprint)
+        reading_id = found or _add_reading(session, ctx, config, subject=subject, other=other, fingerprint=fingerprint, person=person)
+    if found is None:
+        wake(ctx, "eval")
+    return replace(get_reading(ctx, reading_id), reused=found is not None)
+
+
+def _subject(ctx: Context, name_or_folder: str) -> _Subject:
+    try:
+        found = resolve_checkpoint(ctx, name_or_folder)
+    except NotFound:
+        path = find_path(name_or_folder)
+        files = sorted(path.glob("*.safetensors")) if path is not None else []
+        if path is None or not files:
+            raise
+        path = path.resolve()
+        changed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return _Subject(None, path.name, str(path), f"{path}:{changed}")
+    if found.folder is None:
+        raise Conflict(f"The files of “{found.name}” are not there.", field="checkpoint")
+    return _Subject(found.id, found.name, found.folder, found.id)
+
+
+def _already_there(session: Session, ctx: Context, fingerprint: str) -> str | None:
+    query = (
+        select(Analysis, Job.status)
+        .join(Job, Job.id == Analysis.job_id)
+        .where(
+            Analysis.kind == JobKind.INSPECT,
+            Analysis.config["fingerprint"].as_string() == fingerprint,
+            Job.status.in_([*ACTIVE, Status.FINISHED]),
+        )
+        .order_by(Analysis.created_at.desc())
+    )
+    for row, status in session.execute(query):
+        if status != Status.FINISHED or (row.folder and (ctx.artifacts.path(row.folder) / NUMBERS).is_file()):
+            return row.id
+    return None
+
+
+def _add_reading(
+    session: Session, ctx: Context, config: ReadingConfig, *, subject: _Subject, other: _Subject | None, fingerprint: str, person: Person
+) -> str:
+    reading_id, stored = new_id(), config.model_dump(mode="json")
+    beside = f" beside {other.name}" if other else ""
+    what = "text" if config.of_text else "weights"
+    job = add_job(
+        session,
+        ctx,
+        kind=JobKind.INSPECT,
+        title=f"Inspect {subject.name}{beside}: {what}"[:200],
+        priority=3,
+        payload={
+            "checkpoint": subject.folder,
+            "other": other.folder if other else None,
+            "config": stored,
+            "out": f"readings/{reading_id}",
+        },
+        created_by=person.id,
+    )
+    session.add(
+        Analysis(
+            id=reading_id,
+            kind=JobKind.INSPECT.value,
+            job_id=job.id,
+            checkpoint_id=subject.id,
+            other_checkpoint_id=other.id if other else None,
+            config={"asked": stored, "fingerprint": fingerprint, "names": [subject.name, other.name if other else None]},
+            created_by=person.id,
+            created_at=ctx.now(),
+        )
+    )
+    session.flush()
+    return reading_id
+
+
+def get_reading(ctx: Context, reading_id: str) -> ReadingView:
+    """Return one. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.get(Analysis, reading_id)
+        if row is None or row.kind != JobKind.INSPECT:
+            raise NotFound("There is no such reading.", remedy="It may have been deleted; read the text again.")
+        return _views(session, [row])[0]
+
+
+def list_readings(ctx: Context, checkpoint_id: str, *, limit: int = 30) -> list[ReadingView]:
+    """Return the readings in which a checkpoint plays a part, newest first."""
+    mine = or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id)
+    query = select(Analysis).where(Analysis.kind == JobKind.INSPECT, mine).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+    with ctx.db.read() as session:
+        return _views(session, list(session.scalars(query)))
+
+
+def find_reading(ctx: Context, *, checkpoint: str, config: ReadingConfig, against: str | None = None) -> ReadingView | None:
+    """Return the newest reading that answers a question, finished or not, without asking for one; None if nobody asked yet."""
+    subject, other = _subject(ctx, checkpoint), _subject(ctx, against) if against else None
+    fingerprint = reading_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
+    query = select(Analysis).where(Analysis.kind == JobKind.INSPECT, Analysis.config["fingerprint"].as_string() == fingerprint)
+    with ctx.db.read() as session:
+        row = session.scalar(query.order_by(Analysis.created_at.desc()).limit(1))
+        return _views(session, [row])[0] if row is not None else None
+
+
+def delete_reading(ctx: Context, reading_id: str, *, person: Person) -> None:
+    """Delete a reading with its files; one that is being made is stopped. Raises NotFound, NotAllowed."""
+    require_builder(person)
+    reading = get_reading(ctx, reading_id)
+    if reading.is_active and reading.job_id:
+        request_stop(ctx, reading.job_id)
+    with ctx.db.write() as session:
+        row = session.get(Analysis, reading_id)
+        if row is not None:
+            session.delete(row)
+    ctx.artifacts.remove(f"readings/{reading.id}")
+
+
+def record_reading(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Write down what a finished inspection found. One that was deleted meanwhile leaves no files."""
+    row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
+    if row is None:
+        ctx.artifacts.remove(str(result["folder"]))
+        return
+    row.folder = result["folder"]
+    row.result = {key: value for key, value in result.items() if key != "folder"}
+
+
+def _views(session: Session, rows: Sequence[Analysis]) -> list[ReadingView]:
+    ids = {part for row in rows for part in (row.checkpoint_id, row.other_checkpoint_id) if part}
+    names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).tuples().all())
+    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({row.job_id for row in rows if row.job_id})))}
+    views = []
+    for row in rows:
+        job = jobs.get(row.job_id or "")
+        first, second = row.config["names"]
+        views.append(
+            ReadingView(
+                id=row.id,
+                checkpoint_id=row.checkpoint_id,
+                checkpoint=names.get(row.checkpoint_id or "", first),
+                other_id=row.other_checkpoint_id,
+                other=names.get(row.other_checkpoint_id or "", second),
+                config=ReadingConfig.model_validate(row.config["asked"]),
+                job_id=row.job_id,
+                status=Status(job.status) if job else Status.FINISHED,
+                progress=dict(job.progress or {}) if job else {},
+                error=dict(job.error or {}) if job else {},
+                result=dict(row.result),
+                folder=row.folder,
+                created_at=row.created_at,
+            )
+        )
+    return views

@@ -1,0 +1,184 @@
+"""Cards of dataset versions, and a version as files that other tools load: README.md with Parquet beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyarrow import parquet
+from sqlalchemy.orm.attributes import flag_modified
+
+from backend.db.tables import DatasetVersion
+from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, clean_facts, write_card
+from backend.domain.names import clean_name
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import KINDS, resolve_version
+from backend.services.data.versions import Ancestor, lineage_of
+from backend.services.data.views import VersionView
+from backend.services.people.accounts import sign, unsign
+
+LINK_AGE_S = 12 * 3600
+PURPOSE = "download-dataset"
+CHUNK = 2**20
+
+
+def card_facts(version: VersionView) -> CardFacts:
+    """Return what people said about a version."""
+    card = version.facts.get("card") or {}
+    return CardFacts(str(card.get("licence", "")), tuple(card.get("languages", ())), str(card.get("notes", "")))
+
+
+def set_card(ctx: Context, version_id: str, *, licence: str, languages: str, notes: str, person: Person) -> None:
+    """Replace what is said about a version; versions derived from it later inherit it. Raises InvalidInput, NotAllowed."""
+    require_builder(person)
+    facts = clean_facts(licence=licence, languages=languages, notes=notes)
+    with ctx.db.write() as session:
+        version = session.get_one(DatasetVersion, version_id)
+        card = {"licence": facts.licence, "languages": list(facts.languages), "notes": facts.notes}
+        version.facts = {**version.facts, "card": card}
+        flag_modified(version, "facts")
+
+
+def read_card(ctx: Context, reference: str, *, hashed: bool = True) -> str:
+    """Return a version's card as Markdown. Hashing its files reads them whole: without (`hashed=False`) it is there at once."""
+    version = resolve_version(ctx, reference)
+    return write_card(_source(ctx, version, hashed=hashed), card_facts(version))
+
+
+def _source(ctx: Context, version: VersionView, *, hashed: bool) -> CardSource:
+    files, schema = [], None
+    for split, path in data_files(ctx, version):
+        metadata = parquet.read_metadata(path)
+        schema = schema or parquet.read_schema(path)
+        digest = _sha256(path) if hashed else ""
+        files.append(CardFile(split, hub_path(split), metadata.num_rows, path.stat().st_size, digest))
+    assert schema is not None
+    steps = lineage_of(ctx, version.dataset_id)
+    return CardSource(
+        name=version.dataset,
+        version=version.number,
+        kind=version.kind,
+        kind_words=KINDS[version.kind],
+        content_hash=version.content_hash or "",
+        files=tuple(files),
+        schema=schema.remove_metadata(),
+        lineage=tuple(_sentences(steps, version.id)),
+        provenance={key: str(value) for key, value in _origin(version).items()},
+        text_bytes=int(version.facts.get("text_bytes") or 0),
+    )
+
+
+def _sentences(steps: list[Ancestor], version_id: str) -> list[str]:
+    """Say how a version came to be, step by step, from the first ancestor on."""
+    known = {step.id: step for step in steps}
+    chain: list[Ancestor] = []
+    waiting = [version_id]
+    while waiting:
+        step = known.get(waiting.pop())
+        if step is not None and step not in chain:
+            chain.append(step)
+            waiting += step.parents
+    ordered = [step for step in steps if step in chain]
+    return [f"{step.label}: {step.said} ({step.rows:,} rows)" for step in ordered]
+
+
+def _origin(version: VersionView) -> dict[str, Any]:
+    """Return the parts of the provenance that are short facts, such as a Hub dataset's revision or a campaign's agreement."""
+    hidden = ("from", "by", "change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
+    flat = {
+        key: value for key, value in version.provenance.items() if key not in hidden and isinstance(value, str | int | float) and str(value)
+    }
+    columns = ", ".join(f"{column} → {field}" for column, field in version.mapping.items())
+    return {**flat, **({"columns": columns} if columns else {}), "made": f"{version.created_at:%Y-%m-%d %H:%M} UTC"}
+
+
+def data_files(ctx: Context, version: VersionView) -> list[tuple[str, Path]]:
+    """Return (split, Parquet file) of a version, splits without rows left out."""
+    assert version.folder is not None
+    folder = ctx.artifacts.path(version.folder)
+    counts = {"train": version.train_rows, "val": version.val_rows}
+    return [(split, folder / f"{split}.parquet") for split, count in counts.items() if count]
+
+
+def hub_path(split: str) -> str:
+    """Return where a split's file lies in a dataset of the Hub."""
+    return f"data/{'train' if split == 'train' else 'validation'}-00000-of-00001.parquet"
+
+
+def write_version(ctx: Context, reference: str, *, to: Path) -> Path:
+    """Write a version into a new folder as other tools load it: README.md and `data/*.parquet`. Raises Conflict if the folder is not empty."""
+    version = resolve_version(ctx, reference)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise Conflict(f"{to} is there already.", remedy="Name a folder that is empty or does not exist.", field="to")
+    try:
+        (to / "data").mkdir(parents=True, exist_ok=True)
+        for split, path in data_files(ctx, version):
+            shutil.copyfile(path, to / hub_path(split))
+        (to / "README.md").write_text(read_card(ctx, version.id), encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"{to} can't be written: {error.strerror}.", field="to") from error
+    return to
+
+
+def download_link(ctx: Context, version: VersionView, *, person: Person) -> str:
+    """Return the path of the pages' server from which a browser fetches a version as a zip file, good for twelve hours."""
+    token = sign(ctx, {"version": version.id, "person": person.id or ""}, purpose=PURPOSE)
+    return f"/download/dataset?token={token}"
+
+
+def version_of_link(ctx: Context, token: str) -> VersionView:
+    """Return the version that a download link names. Raises NotAllowed if it is forged or too old, NotFound if the version is gone."""
+    return resolve_version(ctx, unsign(ctx, token, purpose=PURPOSE, max_age_s=LINK_AGE_S).get("version", ""))
+
+
+def download_name(version: VersionView) -> str:
+    """Return the name of a version's zip file, safe in a header."""
+    name = clean_name(version.dataset, what="A dataset")
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name).strip("-.") or "dataset"
+    return f"{safe}-{version.number}.zip"
+
+
+def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
+    """Yield a version as a zip file, piece by piece: nothing is held or written. Parquet is packed already, so it is stored as it is."""
+    sink = _Sink()
+    folder = download_name(version).removesuffix(".zip")
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # it needs no seeking to write
+        archive.writestr(f"{folder}/README.md", read_card(ctx, version.id))
+        yield sink.take()
+        for split, path in data_files(ctx, version):
+            entry = zipfile.ZipInfo(f"{folder}/{hub_path(split)}")
+            with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
+                while chunk := source.read(CHUNK):
+                    target.write(chunk)
+                    yield sink.take()
+    yield sink.take()
+
+
+class _Sink:
+    """A file that can only be written, from which what was written is taken away."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        """Keep some bytes until they are taken."""
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits anywhere."""
+
+    def take(self) -> bytes:
+        """Return what was written since the last time."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,171 @@
+"""Looking at a source before it is imported: what it seems to be, which column is what, how its first rows would look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.data.recognition.column_names import nearest_column
+from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.rows.mapping import FIELDS, REQUIRED, DatasetKind, RowProblem, apply_mapping, check_mapping, render_preview
+from backend.errors import InvalidInput
+from backend.infra.files.heads import Head, head_of_path
+from backend.infra.files.parquet import read_rows
+from backend.services.context import Context
+from backend.services.data.datasets import VersionView
+
+PREVIEW_CHARACTERS = 1200
+
+
+@dataclass(frozen=True)
+class PreviewRow:
+    """One row of the head: as the dataset would hold it, or why it would be rejected."""
+
+    text: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A field that has no column, and the column that was probably meant for it. `missing`: the column that was mapped but is not there."""
+
+    field: str
+    column: str
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the head of a source shows.
+
+    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used, and
+    `hints` what would cure it. `foreign` says where bytes that are not UTF-8 begin.
+    """
+
+    name: str
+    files: int
+    bytes: int
+    columns: tuple[str, ...]
+    examples: dict[str, str]
+    kind: str
+    mapping: dict[str, str]
+    confidence: float
+    reason: str
+    preview: tuple[PreviewRow, ...]
+    problem: str = ""
+    hints: tuple[Hint, ...] = ()
+    foreign: str = ""
+
+
+def inspect_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
+    """Recognise the kind and columns of an upload, or try the `kind` and `mapping` that a person chose, on its first rows.
+
+    Raises InvalidInput if the file can't be read at all.
+    """
+    return inspect_head(head_of_path(ctx.artifacts.path(upload)), kind=kind, mapping=mapping)
+
+
+def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
+    """The same for rows that have been read already."""
+    rows = head.rows
+    columns = tuple(name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name))
+    wanted = DatasetKind(kind) if kind else None
+    found_kind, confidence, reason, problem = wanted or DatasetKind.TEXT, 1.0, "", ""
+    if mapping is None:
+        try:
+            found = recognise(rows, kind=wanted)
+            found_kind, mapping, confidence, reason = found.kind, dict(found.mapping), found.confidence, found.reason
+        except InvalidInput as error:
+            mapping, confidence, problem = _near_columns(columns, found_kind) if wanted else {}, 0.0, str(error)
+    if not problem:
+        try:
+            check_mapping(found_kind, mapping)
+        except RowProblem as error:
+            problem = error.reason
+    hints = _hints(columns, found_kind, mapping)
+    return Inspection(
+        name=head.name,
+        files=head.files,
+        bytes=head.bytes,
+        columns=columns,
+        examples={c: _example(rows, c) for c in columns},
+        kind=found_kind.value,
+        mapping=mapping,
+        confidence=confidence,
+        reason=_whole(reason),
+        preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows),
+        problem=_whole(problem),
+        hints=hints,
+        foreign=head.foreign,
+    )
+
+
+def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]:
+    """Return column -> field for the needed fields whose names come near a column's, to begin with where not all have one."""
+    mapping: dict[str, str] = {}
+    for field in REQUIRED[kind][0]:
+        if near := nearest_column(field, [column for column in columns if column not in mapping]):
+            mapping[near] = field
+    return mapping
+
+
+def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str]) -> tuple[Hint, ...]:
+    """Return columns to use for the fields that a kind needs and that have none, and for mapped columns that are not there."""
+    free = [column for column in columns if column not in mapping]
+    hints = []
+    for missing, field in [(column, field) for column, field in mapping.items() if column not in columns]:
+        if near := nearest_column(field, free, wanted=missing) or (free[0] if len(free) == 1 else None):
+            hints.append(Hint(field, near, missing))
+    given = {field for column, field in mapping.items() if column in columns}
+    needed = min(REQUIRED[kind], key=lambda fields: len(set(fields) - given))
+    for field in [field for field in needed if field not in given and field not in {hint.field for hint in hints}]:
+        if near := nearest_column(field, free) or (free[0] if len(free) == 1 else None):
+            hints.append(Hint(field, near))
+            free.remove(near)
+    return tuple(hints)
+
+
+def fields_of(kind: str) -> tuple[str, ...]:
+    """Return the fields that columns may be mapped to for a kind."""
+    return FIELDS[DatasetKind(kind)]
+
+
+def preview_rows(ctx: Context, version: VersionView, *, split: str = "train", offset: int = 0, limit: int = 10) -> list[PreviewRow]:
+    """Return some rows of a version as plain text."""
+    if version.folder is None:
+        return []
+    rows = read_rows(ctx.artifacts.path(version.folder), split=split, offset=offset, limit=limit)
+    return [PreviewRow(_cut(render_preview(row))) for row in rows]
+
+
+def read_rejected(ctx: Context, version: VersionView) -> bytes:
+    """Return the rejected rows of a version with their reasons, as JSON Lines (at most 100,000)."""
+    if version.folder is None:
+        return b""
+    path = ctx.artifacts.path(version.folder) / "rejected.jsonl"
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _preview(row: dict[str, Any], kind: DatasetKind, mapping: dict[str, str]) -> PreviewRow:
+    try:
+        return PreviewRow(_cut(render_preview(apply_mapping(row, kind=kind, mapping=mapping))))
+    except RowProblem as error:
+        return PreviewRow(_cut(str(row)), problem=_whole(error.reason))
+
+
+def _example(rows: list[dict[str, Any]], column: str) -> str:
+    value = next((row[column] for row in rows if row.get(column) not in (None, "")), "")
+    return _cut(str(value), 120)
+
+
+_TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+"""Marks that turn the writing direction are shown as their codes: on a page they would hide what follows them."""
+
+
+def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
+    return _whole((text if len(text) <= limit else text[:limit] + " …").translate(_TURNING))
+
+
+def _whole(text: str) -> str:
+    """Write half a character (a lone surrogate) as its code: it can't be sent to a browser."""
+    return text.encode("utf-8", "backslashreplace").decode()

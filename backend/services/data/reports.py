@@ -1,0 +1,349 @@
+"""Reports on datasets before training: asked for, made by a job, kept as an analysis. The same question gives the stored answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Run
+from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
+from backend.domain.data.versions.changes import DropRows
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.checkpoints.checkpoints import get_checkpoint
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import VersionView, list_datasets, resolve_version
+from backend.services.data.versions import derive_version
+from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
+from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
+
+KIND = JobKind.DATA_REPORT.value
+FORMAT = 3
+"""Goes up when the same question would get another answer, so that old answers are not taken for it."""
+
+LARGEST_DEFAULT = 1024
+REASONS: dict[str, str] = {
+    "duplicates": "Duplicates and near duplicates, all but the first",
+    "exact_duplicates": "Exact duplicates, all but the first",
+    "leakage": "Rows to train on that are also held out",
+    "contamination": "Rows with items of benchmarks",
+    "zero_label": "Rows with nothing to train on",
+    "empty": "Empty rows",
+    "refused": "Rows that the chat template refuses",
+    "forged": "Rows that spell special tokens",
+}
+"""Which rows a report can have dropped, and what the new version's lineage says of them."""
+
+_SAMPLES: TypeAdapter[list[Sample]] = TypeAdapter(list[Sample])
+
+
+@dataclass(frozen=True)
+class DataReportView:
+    """A report, or one on its way (`report` is None). `source` is the tokenizer's reference, None for plain bytes."""
+
+    id: str
+    version_id: str
+    dataset_id: str
+    version: str
+    job_id: str | None
+    status: Status
+    error: dict[str, Any]
+    progress: dict[str, Any]
+    source: str | None
+    source_name: str
+    question: ReportQuestion
+    report: DataReport | None
+    folder: str | None
+    created_at: datetime
+    reused: bool = False  # the question had been asked before
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its job is queued, running or being stopped."""
+        return self.status in ACTIVE
+
+
+def default_source(ctx: Context, kind: str) -> TokenizerSource | None:
+    """Return the tokenizer to look through when none is named: for texts the newest of our own, otherwise the newest base's."""
+    wanted = "tokenizer" if kind == "text" else "checkpoint"
+    sources = list_sources(ctx)
+    return next((source for source in sources if source.kind == wanted), sources[0] if sources else None)
+
+
+def default_question(ctx: Context, version: VersionView, source: TokenizerSource | None) -> ReportQuestion:
+    """Return context and batch of the newest run on the dataset; without one, the longest context of the base, up to 1,024."""
+    limit = _longest(ctx, source)
+    with ctx.db.read() as session:
+        query = select(Run.config).join(DatasetVersion, DatasetVersion.id == Run.dataset_version_id)
+        config = session.scalar(query.where(DatasetVersion.dataset_id == version.dataset_id).order_by(Run.created_at.desc()).limit(1))
+    known = {name: config[name] for name in ReportQuestion.model_fields if name in config} if config else {"context": LARGEST_DEFAULT}
+    return ReportQuestion(**{**known, "context": min(int(known["context"]), limit or int(known["context"]))})
+
+
+def _longest(ctx: Context, source: TokenizerSource | None) -> int | None:
+    if source is None or source.kind != "checkpoint":
+        return None
+    found = get_checkpoint(ctx, source.id).facts.get("context")
+    return int(found) if found else None
+
+
+def ask_report(
+    ctx: Context,
+    dataset: str,
+    *,
+    person: Person,
+    source: str | None = None,
+    context: int | None = None,
+    micro_batch: int | None = None,
+    grad_accum_steps: int | None = None,
+    again: bool = False,
+) -> DataReportView:
+    """Ask how a dataset (`name`, `name@3` or a version's id) looks to the trainer.
+
+    `source` names a base or a tokenizer ("checkpoint:ID", "tokenizer:ID", or a name); without one `default_source` is taken, and plain
+    bytes where there is none. A question that was answered before, or is being answered, is returned as `reused`, unless `again`.
+    Raises InvalidInput for numbers out of range or a context that the base can't read, NotFound, Conflict, NotAllowed.
+    """
+    require_builder(person)
+    version = resolve_version(ctx, dataset)
+    through = resolve_source(ctx, source) if source else default_source(ctx, version.kind)
+    given = {"context": context, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
+    question = _question(default_question(ctx, version, through), {name: value for name, value in given.items() if value is not None})
+    limit = _longest(ctx, through)
+    if limit is not None and through is not None and question.context > limit:
+        raise InvalidInput(
+            f"“{through.name}” reads at most {limit:,} tokens, and context is {question.context:,}.",
+            remedy=f"Choose a context of at most {limit:,}.",
+            field="context",
+        )
+    benchmarks = _benchmarks(ctx, version)
+    fingerprint = _fingerprint(version, through, question, benchmarks)
+    with ctx.db.write() as session:
+        found = None if again else _answered(session, fingerprint)
+        report_id = found or _add(session, ctx, version, through, question, benchmarks, fingerprint=fingerprint, person=person)
+    if found is None:
+        wake(ctx, "cpu")
+    return replace(get_data_report(ctx, report_id), reused=found is not None)
+
+
+def _question(defaults: ReportQuestion, given: dict[str, int]) -> ReportQuestion:
+    try:
+        return ReportQuestion(**{**defaults.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        raise InvalidInput(f"{field} {first.get('input')} can't be: {str(first['msg']).lower()}.", field=field) from None
+
+
+def _benchmarks(ctx: Context, version: VersionView) -> list[VersionView]:
+    """Return the newest version of every benchmark that is registered; a benchmark is not looked for in itself."""
+    newest = [dataset.newest for dataset in list_datasets(ctx, kinds=("benchmark",), ready=True)]
+    return [found for found in newest if found is not None and found.dataset_id != version.dataset_id]
+
+
+def _fingerprint(version: VersionView, source: TokenizerSource | None, question: ReportQuestion, benchmarks: Sequence[VersionView]) -> str:
+    asked = [FORMAT, version.id, source.ref if source else None, question.model_dump(), sorted(benchmark.id for benchmark in benchmarks)]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def _answered(session: Session, fingerprint: str) -> str | None:
+    query = select(Analysis.id).join(Job, Job.id == Analysis.job_id)
+    query = query.where(Analysis.kind == KIND, Analysis.config["fingerprint"].as_string() == fingerprint)
+    return session.scalar(query.where(Job.status.in_([*ACTIVE, Status.FINISHED])).order_by(Analysis.created_at.desc()).limit(1))
+
+
+def _add(
+    session: Session,
+    ctx: Context,
+    version: VersionView,
+    source: TokenizerSource | None,
+    question: ReportQuestion,
+    benchmarks: Sequence[VersionView],
+    *,
+    fingerprint: str,
+    person: Person,
+) -> str:
+    report_id = new_id()
+    name = source.name if source else "bytes"
+    job = add_job(
+        session,
+        ctx,
+        kind=JobKind.DATA_REPORT,
+        title=f"Look at {version.label}"[:200],
+        device="cpu",
+        priority=3,
+        payload={
+            "dataset": version.folder,
+            "dataset_kind": version.kind,
+            "tokenizer": source.folder if source else None,
+            "tokenizer_name": name,
+            "question": question.model_dump(),
+            "out": f"reports/{report_id}",
+            "benchmarks": [{"name": benchmark.dataset, "folder": benchmark.folder} for benchmark in benchmarks],
+        },
+        created_by=person.id,
+    )
+    session.add(
+        Analysis(
+            id=report_id,
+            kind=KIND,
+            job_id=job.id,
+            dataset_version_id=version.id,
+            tokenizer_id=source.id if source and source.kind == "tokenizer" else None,
+            checkpoint_id=source.id if source and source.kind == "checkpoint" else None,
+            config={
+                "question": question.model_dump(),
+                "source": source.ref if source else None,
+                "source_name": name,
+                "fingerprint": fingerprint,
+                "format": FORMAT,
+                "benchmarks": [benchmark.id for benchmark in benchmarks],
+            },
+            created_by=person.id,
+            created_at=ctx.now(),
+        )
+    )
+    session.flush()
+    return report_id
+
+
+def get_data_report(ctx: Context, report_id: str) -> DataReportView:
+    """Return one report. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.get(Analysis, report_id)
+        if row is None or row.kind != KIND:
+            raise NotFound("There is no such report.", remedy="It may have been deleted; ask again.")
+        return _view(session, row)
+
+
+def list_data_reports(ctx: Context, version_id: str, *, limit: int = 30) -> list[DataReportView]:
+    """Return the reports on a version, newest first. Those that were stopped are left out."""
+    with ctx.db.read() as session:
+        query = (
+            select(Analysis).join(Job, Job.id == Analysis.job_id).where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
+        )
+        query = query.where(Job.status != Status.CANCELLED).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+        return [_view(session, row) for row in session.scalars(query)]
+
+
+def find_data_report(ctx: Context, version_id: str, *, source: str | None, context: int) -> DataReportView | None:
+    """Return the newest finished report on a version through a tokenizer at a context; None if there is none."""
+    query = select(Analysis).join(Job, Job.id == Analysis.job_id).where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
+    query = query.where(
+        Job.status == Status.FINISHED,
+        Analysis.config["format"].as_integer() == FORMAT,
+        Analysis.config["source"].as_string() == source,
+        Analysis.config["question", "context"].as_integer() == context,
+    )
+    with ctx.db.read() as session:
+        row = session.scalar(query.order_by(Analysis.created_at.desc()).limit(1))
+        return _view(session, row) if row is not None else None
+
+
+def refuse_untrainable(ctx: Context, version: VersionView, *, source: str | None, context: int) -> None:
+    """Raise InvalidInput if a report has shown that the trainer would find nothing to train on in any of these rows.
+
+    Where only some rows are silent or refused, the trainer leaves those out. Without a report nothing is known here; the trainer itself
+    then refuses such rows before its first step.
+    """
+    view = find_data_report(ctx, version.id, source=source, context=context) if source else None
+    if view is None or view.report is None or not view.report.is_silent:
+        return
+    report = view.report
+    reasons = [f" In row {silent.row:,}, {silent.reason}." for silent in report.zero_label[:1]]
+    if report.refused_rows:
+        reasons.append(f" The chat template of “{view.source_name}” refuses {report.refused_rows:,}: {report.refusal}")
+    raise InvalidInput(
+        f"None of the {report.train.rows:,} train rows of {version.label} has anything to train on within a context of {context:,} tokens."
+        + "".join(reasons),
+        remedy=f"Choose {'another base' if report.refused_rows else 'a longer context'}, or another dataset. The dataset's report lists the rows.",
+        field="dataset",
+    )
+
+
+def read_samples(ctx: Context, view: DataReportView) -> list[Sample]:
+    """Return the rows that a report shows token by token. Raises NotFound if its files are gone."""
+    return _SAMPLES.validate_json(_read(ctx, view, "samples.json"))
+
+
+def rows_to_drop(ctx: Context, view: DataReportView, reason: str) -> DropRows | None:
+    """Return the rows that a finding would drop, as a change; None if there are none. Raises InvalidInput for an unknown reason."""
+    if reason not in REASONS:
+        raise InvalidInput(f"There is no finding {reason!r}.", remedy=f"Choose one of {', '.join(REASONS)}.", field="reason")
+    rows = json.loads(_read(ctx, view, "rows.json")).get(reason) or {"train": [], "val": []}
+    if not rows["train"] and not rows["val"]:
+        return None
+    return DropRows(train=tuple(rows["train"]), val=tuple(rows["val"]), reason=REASONS[reason])
+
+
+def drop_found_rows(ctx: Context, report_id: str, reason: str, *, person: Person, idempotency_key: str | None = None) -> VersionView:
+    """Ask for a new version without the rows that a finding names. Raises Conflict if there are none, or none would be left to train on."""
+    view = get_data_report(ctx, report_id)
+    change = rows_to_drop(ctx, view, reason)
+    if change is None:
+        raise Conflict("There is no such row to drop.")
+    if view.report is not None and len(change.train) >= view.report.train.rows:
+        raise Conflict("Nothing would be left to train on.", remedy="Import other rows, or choose a longer context.")
+    return derive_version(ctx, view.version_id, change=change, person=person, idempotency_key=idempotency_key)
+
+
+def _read(ctx: Context, view: DataReportView, name: str) -> str:
+    path = ctx.artifacts.path(f"{view.folder}/{name}") if view.folder else None
+    if path is None or not path.is_file():
+        raise NotFound("The report's files are not there.", remedy="Ask for the report again.")
+    return path.read_text(encoding="utf-8")
+
+
+def delete_data_report(ctx: Context, report_id: str, *, person: Person) -> None:
+    """Delete a report with its files; one that is being made is stopped. Raises NotFound, NotAllowed."""
+    require_builder(person)
+    view = get_data_report(ctx, report_id)
+    if view.is_active and view.job_id:
+        request_stop(ctx, view.job_id)
+    with ctx.db.write() as session:
+        row = session.get(Analysis, report_id)
+        if row is not None:
+            session.delete(row)
+    ctx.artifacts.remove(f"reports/{report_id}")
+
+
+def record_data_report(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Write down what a finished report found. One that was deleted meanwhile leaves no files."""
+    row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
+    if row is None:
+        ctx.artifacts.remove(str(result["folder"]))
+        return
+    row.folder = result["folder"]
+    row.result = json.loads((ctx.artifacts.path(row.folder) / "report.json").read_text(encoding="utf-8"))
+
+
+def _view(session: Session, row: Analysis) -> DataReportView:
+    job = session.get(Job, row.job_id) if row.job_id else None
+    version = session.get_one(DatasetVersion, row.dataset_version_id)
+    dataset = session.get_one(Dataset, version.dataset_id)
+    readable = bool(row.result) and row.config.get("format") == FORMAT
+    return DataReportView(
+        id=row.id,
+        version_id=version.id,
+        dataset_id=dataset.id,
+        version=f"{dataset.name}@{version.number}",
+        job_id=row.job_id,
+        status=Status(job.status) if job else Status.FINISHED,
+        error=dict(job.error or {}) if job else {},
+        progress=dict(job.progress or {}) if job else {},
+        source=row.config.get("source"),
+        source_name=row.config.get("source_name", ""),
+        question=ReportQuestion.model_validate(row.config["question"]),
+        report=DataReport.model_validate(row.result) if readable else None,
+        folder=row.folder,
+        created_at=row.created_at,
+    )

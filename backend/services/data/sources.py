@@ -1,0 +1,107 @@
+"""Where a dataset may come from: an upload, a file or folder of this machine, the Hub, an object store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.errors import InvalidInput
+from backend.infra.files.cloud import find_cloud_files, is_cloud_url
+from backend.infra.files.encoding import ENCODINGS as ENCODINGS
+from backend.infra.files.heads import Head as Head
+from backend.infra.files.heads import head_of_path, head_of_remote
+from backend.infra.files.remote import Remote
+from backend.infra.hub.datasets import HubDataset as HubDataset
+from backend.infra.hub.datasets import find_hub_dataset
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.data_folder import local_source
+
+
+@dataclass(frozen=True)
+class HubChoice:
+    """A dataset of the Hub, and what of it. What is left out is the only config, the split `train`, the branch `main`."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """One source of an import; exactly one of the four is given. `upload` is what `save_upload` returned."""
+
+    upload: str | None = None
+    path: Path | None = None
+    hub: HubChoice | None = None
+    url: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How the source is called in the version's record."""
+        if self.hub is not None:
+            revision = f"@{self.hub.revision[:12]}" if self.hub.revision else ""
+            return " · ".join(filter(None, [f"{self.hub.id}{revision}", self.hub.config, self.hub.split]))
+        return self.url or (self.path.name if self.path else Path(str(self.upload)).name)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it has to be fetched first."""
+        return self.hub is not None or self.url is not None
+
+
+def payload_of(ctx: Context, source: ImportSource, *, person: Person) -> dict[str, Any]:
+    """Return what a job needs to find the source.
+
+    Raises InvalidInput unless there is exactly one source of a known form, and what `local_source` raises.
+    """
+    if sum(part is not None for part in (source.upload, source.path, source.hub, source.url)) != 1:
+        raise InvalidInput("An import needs one source.", remedy="Choose a file, a folder, a Hub id or an address.")
+    if source.url is not None and not is_cloud_url(source.url):
+        raise InvalidInput(
+            f"{source.url[:120]!r} is no address of S3 or Google Cloud Storage.",
+            remedy="Write it as s3://bucket/path or gs://bucket/path.",
+            field="url",
+        )
+    place = str(local_source(ctx, source.path, person=person)) if source.path is not None else source.upload
+    return {"source": place, "hub": asdict(source.hub) if source.hub else None, "url": source.url}
+
+
+def source_of_payload(payload: dict[str, Any]) -> ImportSource:
+    """Return the source that a job was given."""
+    place, hub = payload.get("source"), payload.get("hub")
+    is_path = bool(place) and Path(str(place)).is_absolute()
+    return ImportSource(
+        upload=place if place and not is_path else None,
+        path=Path(str(place)) if is_path else None,
+        hub=HubChoice(**hub) if isinstance(hub, dict) else HubChoice(str(hub)) if hub else None,
+        url=payload.get("url") or None,
+    )
+
+
+def look_up_hub_dataset(dataset_id: str, *, revision: str | None, person: Person) -> HubDataset:
+    """Ask the Hub for the configs and splits of a dataset. Raises NotFound, InvalidInput, or Unavailable within seconds."""
+    require_builder(person)
+    return find_hub_dataset(dataset_id, revision=revision)
+
+
+def read_source_head(ctx: Context, source: ImportSource, *, person: Person, encoding: str | None = None) -> Head:
+    """Return the first rows of a source. One that lies elsewhere is asked for some megabytes, so keep the answer.
+
+    Raises what finding and reading the source raises: NotFound, InvalidInput, NotAllowed, Unavailable.
+    """
+    require_builder(person)
+    if source.is_remote:
+        return head_of_remote(_found(source), encoding=encoding)
+    if source.path is not None:
+        return head_of_path(local_source(ctx, source.path, person=person), encoding=encoding)
+    return head_of_path(ctx.artifacts.path(str(source.upload)), encoding=encoding)
+
+
+def _found(source: ImportSource) -> Remote:
+    if source.url is not None:
+        return find_cloud_files(source.url)
+    assert source.hub is not None
+    dataset = find_hub_dataset(source.hub.id, revision=source.hub.revision)
+    return dataset.choose(config=source.hub.config, split=source.hub.split)

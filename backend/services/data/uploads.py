@@ -1,0 +1,76 @@
+"""Files that are uploaded through the browser: streamed to disk, kept until a job has read them, forgotten after a day."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from sqlalchemy import select
+
+from backend.db.base import new_id
+from backend.db.tables import Job
+from backend.domain.data.parsing.text_formats import suffix_of
+from backend.domain.jobs.states import ACTIVE, JobKind
+from backend.errors import InvalidInput
+from backend.services.context import Context, Person, require_builder
+
+CHUNK_BYTES = 1 << 20
+KEEP_UNUSED = timedelta(days=1)
+READERS: dict[str, str] = {JobKind.IMPORT_DATASET.value: "source", JobKind.LOGLIKELIHOOD.value: "rows_file"}
+"""Jobs that read an upload, and where their payload names it."""
+
+
+def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> str:
+    """Stream a file into `uploads/` and return its stored path.
+
+    Raises InvalidInput for an ending that can't be read, an empty file or one above the installation's limit, Unavailable if the disk
+    is too full.
+    """
+    require_builder(person)
+    _forget_unused(ctx)
+    folder = ctx.artifacts.folder("uploads", new_id())
+    path = folder / _safe_name(name)
+    written = 0
+    try:
+        with path.open("wb") as out:
+            while chunk := file.read(CHUNK_BYTES):
+                written += len(chunk)
+                if written > ctx.policy.max_upload_bytes:
+                    raise InvalidInput(
+                        f"{name} is larger than {ctx.policy.max_upload_bytes / 2**20:.0f} MB.",
+                        remedy="Put it into DATA_PATH, or raise ROUNDHOUSE_MAX_UPLOAD_MB.",
+                        field="file",
+                    )
+                ctx.artifacts.require_free(len(chunk), keep=ctx.policy.keep_free_bytes, purpose="The upload")
+                out.write(chunk)
+        if not written:
+            raise InvalidInput(f"{name} is empty.", field="file")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return ctx.artifacts.relative(path)
+
+
+def _safe_name(name: str) -> str:
+    """Return a file name without folders and odd characters. Raises InvalidInput if its ending can't be read."""
+    base = Path(name.replace("\\", "/")).name
+    ending = "".join(suffix_of(base))
+    stem = re.sub(r"[^\w.-]+", "-", base[: -len(ending)]).strip(".-")[:80]
+    return f"{stem or 'file'}{ending}"
+
+
+def _forget_unused(ctx: Context) -> None:
+    """Delete uploads that nobody imported within a day; those of unfinished jobs stay."""
+    oldest = (ctx.now() - KEEP_UNUSED).timestamp()
+    old = [folder for folder in ctx.artifacts.folder("uploads").iterdir() if folder.stat().st_mtime < oldest]
+    if not old:
+        return
+    with ctx.db.read() as session:
+        active = session.execute(select(Job.kind, Job.payload).where(Job.kind.in_(READERS), Job.status.in_(ACTIVE)))
+        needed = {Path(str(payload.get(READERS[kind]))).parent.name for kind, payload in active.tuples()}
+    for folder in old:
+        if folder.name not in needed:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,220 @@
+"""Versions made from other versions, where each came from, and what needs it. A version itself never changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.versions.changes import Change, DropRows, Filter, Merge
+from backend.domain.data.versions.conditions import check_change, describe_change, meets
+from backend.domain.jobs.states import ACTIVE, JobKind
+from backend.domain.names import clean_name
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.infra.files.parquet import read_rows
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import remove_reports, resolve_version, version_of_job
+from backend.services.data.views import VersionView, job_of, version_view
+from backend.services.dependents import Use, refuse_while_used, users_of_dataset, users_of_versions
+from backend.services.jobs.jobs import add_job, wake
+
+
+def derive_version(
+    ctx: Context, version_id: str, *, change: Change, person: Person, name: str | None = None, idempotency_key: str | None = None
+) -> VersionView:
+    """Ask for a new version made from `version_id` (or `name@3`) by a change. A job makes it, as with an import.
+
+    It belongs to the same dataset, or to a new one called `name`. It names the version it came from (`parent_id`) and the change
+    (`provenance`); a change that changes nothing makes no version, and its job's result names the old one. The same `idempotency_key`
+    gives the same version. Raises InvalidInput for a change that does not fit the kind, Conflict for a version that is not ready or a
+    name that is taken, NotAllowed.
+    """
+    require_builder(person)
+    parent = resolve_version(ctx, version_id)
+    check_change(change, kind=DatasetKind(parent.kind))
+    other = _other(ctx, parent, change) if isinstance(change, Merge) else None
+    payload = {
+        "derive": {"folder": parent.folder, "other": other.folder if other else None, "change": change.model_dump(mode="json")},
+        "kind": parent.kind,
+        "out_root": "datasets",
+    }
+    with ctx.db.write() as session:
+        if idempotency_key and (known := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
+            return version_of_job(ctx, known)
+        dataset = _target(session, ctx, parent, name=name, person=person)
+        job = add_job(
+            session,
+            ctx,
+            kind=JobKind.IMPORT_DATASET,
+            title=f"Derive from {parent.label}"[:200],
+            payload=payload,
+            device="cpu",
+            priority=3,
+            idempotency_key=idempotency_key,
+            created_by=person.id,
+        )
+        taken = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
+        card = parent.facts.get("card")
+        version = DatasetVersion(
+            dataset_id=dataset.id,
+            number=taken + 1,
+            job_id=job.id,
+            parent_id=parent.id,
+            source=f"made from {parent.label}"[:400],
+            provenance=_provenance(parent, change, other=other, person=person),
+            facts={"card": card} if card else {},
+            created_at=ctx.now(),
+        )
+        session.add(version)
+        session.flush()
+        result = version_view(version, dataset, job)
+    wake(ctx, "cpu")
+    return result
+
+
+def _other(ctx: Context, parent: VersionView, change: Merge) -> VersionView:
+    other = resolve_version(ctx, change.other)
+    if other.kind != parent.kind:
+        raise InvalidInput(f"{other.label} holds rows of kind {other.kind}, and {parent.label} of kind {parent.kind}.", field="other")
+    if other.id == parent.id:
+        raise InvalidInput(f"{parent.label} can't be merged with itself.", remedy="Choose another version.", field="other")
+    return other
+
+
+def _target(session: Session, ctx: Context, parent: VersionView, *, name: str | None, person: Person) -> Dataset:
+    if name is None:
+        return session.get_one(Dataset, parent.dataset_id)
+    name = clean_name(name, what="A dataset")
+    if session.scalar(select(Dataset.id).where(Dataset.name == name)):
+        raise Conflict(f"There is already a dataset “{name}”.", remedy="Choose another name.", field="name")
+    dataset = Dataset(name=name, kind=parent.kind, created_by=person.id, created_at=ctx.now())
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def _provenance(parent: VersionView, change: Change, *, other: VersionView | None, person: Person) -> dict[str, Any]:
+    """Say how a version was made: the version before, the change, and a sentence. Listed rows stay in the job's payload."""
+    data = change.model_dump(mode="json")
+    if isinstance(change, DropRows):
+        data |= {"train": len(set(change.train)), "val": len(set(change.val))}
+    merged = {"with": other.label, "with_id": other.id} if other else {}
+    if isinstance(change, Merge) and other:
+        change = change.model_copy(update={"other": other.label})
+    return {
+        "from": "version",
+        "version": parent.label,
+        "version_id": parent.id,
+        **merged,
+        "change": data,
+        "said": describe_change(change),
+        "by": person.name,
+    }
+
+
+def delete_version(ctx: Context, version_id: str, *, person: Person, with_reports: bool = False) -> None:
+    """Delete one version with its files, and with the reports about it if asked to. Its number is not given again while newer ones live.
+
+    Raises Conflict, naming the users, while anything refers to it, or while it is being made.
+    """
+    require_builder(person)
+    with ctx.db.write() as session:
+        version = session.get(DatasetVersion, version_id)
+        if version is None:
+            raise NotFound("There is no such version.", remedy="It may have been deleted already.")
+        label = f"{session.get_one(Dataset, version.dataset_id).name}@{version.number}"
+        job = job_of(session, version)
+        if job is not None and version.folder is None and job.status in ACTIVE:
+            raise Conflict(f"{label} is being made.", remedy="Wait for it, or stop it first.")
+        reports = remove_reports(session, [version.id]) if with_reports else []
+        refuse_while_used(
+            "version", label, users_of_versions(session, [version.id]), remedy="Keep it: a version costs only its disk space."
+        )
+        folder = version.folder
+        session.execute(update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None))  # of those that failed
+        session.delete(version)
+        session.flush()
+        shared = folder and session.scalar(select(DatasetVersion.id).where(DatasetVersion.folder == folder).limit(1))
+    for path in [*reports, *([folder] if folder and not shared else [])]:
+        ctx.artifacts.remove(path)
+
+
+def list_users(ctx: Context, dataset_id: str, *, version_id: str | None = None) -> list[Use]:
+    """Return what needs a dataset, or one version of it: the reasons why it can't be deleted."""
+    with ctx.db.read() as session:
+        return users_of_versions(session, [version_id]) if version_id else users_of_dataset(session, dataset_id)
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """One version in a lineage. `parents` are ids of versions; `said` is how it was made from them, or where it came from."""
+
+    id: str
+    dataset_id: str
+    label: str
+    rows: int
+    said: str
+    parents: tuple[str, ...]
+    is_ready: bool
+    is_own: bool
+
+
+def lineage_of(ctx: Context, dataset_id: str) -> list[Ancestor]:
+    """Return the versions of a dataset, all that they were made from, and what was made directly from them elsewhere; parents first."""
+    with ctx.db.read() as session:
+        rows = {row.id: row for row in session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id))}
+        children = session.scalars(
+            select(DatasetVersion).where(DatasetVersion.parent_id.in_(list(rows)), DatasetVersion.dataset_id != dataset_id)
+        )
+        waiting = [parent for row in rows.values() for parent in _parents(row)]
+        rows |= {child.id: child for child in children}
+        while waiting:
+            row = session.get(DatasetVersion, waiting.pop())
+            if row is not None and row.id not in rows:
+                rows[row.id] = row
+                waiting += _parents(row)
+        names = {row.id: session.get_one(Dataset, row.dataset_id).name for row in rows.values()}
+        ordered = sorted(rows.values(), key=lambda row: (row.created_at, row.number))
+        return [
+            Ancestor(
+                id=row.id,
+                dataset_id=row.dataset_id,
+                label=f"{names[row.id]}@{row.number}",
+                rows=row.rows,
+                said=origin_of(row.provenance, row.source),
+                parents=tuple(parent for parent in _parents(row) if parent in rows),
+                is_ready=row.folder is not None,
+                is_own=row.dataset_id == dataset_id,
+            )
+            for row in ordered
+        ]
+
+
+def _parents(row: DatasetVersion) -> list[str]:
+    merged = row.provenance.get("with_id")
+    return [parent for parent in (row.parent_id, merged) if isinstance(parent, str)]
+
+
+def origin_of(provenance: dict[str, Any], source: str) -> str:
+    """Say in a few words how a version was made: by a change, from votes, or from which file or Hub dataset."""
+    if provenance.get("from") == "version":
+        return str(provenance.get("said", "derived"))
+    if provenance.get("from") == "votes":
+        return f"votes of campaign “{provenance.get('campaign', '')}”"
+    return f"imported from {source}" if source else "made here"
+
+
+TRIED = 500
+
+
+def try_filter(ctx: Context, version: VersionView, change: Filter) -> tuple[int, int]:
+    """Return how many of a version's first training rows a filter keeps, and how many were looked at (at most 500)."""
+    check_change(change, kind=DatasetKind(version.kind))
+    if version.folder is None:
+        return 0, 0
+    rows = read_rows(ctx.artifacts.path(version.folder), split="train", limit=TRIED)
+    return sum(all(meets(row, condition) for condition in change.conditions) == change.keep for row in rows), len(rows)

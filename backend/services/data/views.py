@@ -1,0 +1,163 @@
+"""Datasets and their versions as pages and other services see them, and how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.names import not_found
+from backend.errors import NotFound
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """One version. Counts are zero and `folder` is None until its import has finished; `status` is that of the import's job."""
+
+    id: str
+    dataset_id: str
+    dataset: str
+    kind: str
+    number: int
+    status: Status
+    job_id: str | None
+    error: dict[str, Any]
+    progress: dict[str, Any]
+    content_hash: str | None
+    folder: str | None
+    source: str
+    mapping: dict[str, Any]
+    rows: int
+    train_rows: int
+    val_rows: int
+    rejected_rows: int
+    rejected: tuple[dict[str, Any], ...]
+    bytes: int
+    facts: dict[str, Any]
+    provenance: dict[str, Any]
+    created_at: datetime
+    parent_id: str | None = None  # the version it was made from
+    reused: bool = False  # an import found the content already there
+
+    @property
+    def label(self) -> str:
+        """`name@3`, as configs refer to it."""
+        return f"{self.dataset}@{self.number}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the rows are there."""
+        return self.folder is not None
+
+    @property
+    def is_importing(self) -> bool:
+        """Whether its job is still to end."""
+        return self.folder is None and self.status in ACTIVE
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """A dataset with its versions, newest first."""
+
+    id: str
+    name: str
+    kind: str
+    notes: str
+    created_at: datetime
+    archived_at: datetime | None
+    versions: tuple[VersionView, ...]
+
+    @property
+    def newest(self) -> VersionView | None:
+        """The newest version whose rows are there, or the newest at all."""
+        return next((v for v in self.versions if v.is_ready), self.versions[0] if self.versions else None)
+
+
+def find_dataset(session: Session, name_or_id: str) -> Dataset:
+    """Return the row of a dataset by name or id. Raises NotFound with names that are near."""
+    dataset = session.get(Dataset, name_or_id) or session.scalar(select(Dataset).where(Dataset.name == name_or_id))
+    if dataset is None:
+        known = session.scalars(select(Dataset.name).where(Dataset.archived_at.is_(None)).order_by(Dataset.name))
+        raise not_found("dataset", name_or_id, known, remedy="See `roundhouse data list`, or import one on the Datasets page.")
+    return dataset
+
+
+def pick_version(view: DatasetView, number: str) -> VersionView:
+    """Return a version by its number, or the newest whose rows are there. Raises NotFound."""
+    if not number:
+        if view.newest is None:
+            raise NotFound(f"“{view.name}” has no version.", remedy="Import one on the Datasets page.", field="dataset")
+        return view.newest
+    for version in view.versions:
+        if str(version.number) == number:
+            return version
+    have = ", ".join(str(v.number) for v in reversed(view.versions)) or "none"
+    raise NotFound(f"“{view.name}” has no version {number}.", remedy=f"It has {have}.", field="dataset")
+
+
+def job_of(session: Session, version: DatasetVersion) -> Job | None:
+    """Return the job that makes or made a version."""
+    return session.get(Job, version.job_id) if version.job_id else None
+
+
+def labels_of(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
+    """Return what versions are called now (`name@3`), by id; those that are gone are left out."""
+    query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+    rows = session.execute(query.where(DatasetVersion.id.in_(list(version_ids)))).tuples()
+    return {id_: f"{name}@{number}" for id_, name, number in rows}
+
+
+def dataset_views(session: Session, datasets: Sequence[Dataset]) -> list[DatasetView]:
+    """Copy datasets and their versions into views that outlive the session."""
+    query = select(DatasetVersion, Job).outerjoin(Job, Job.id == DatasetVersion.job_id)
+    query = query.where(DatasetVersion.dataset_id.in_([dataset.id for dataset in datasets])).order_by(DatasetVersion.number.desc())
+    versions: dict[str, list[tuple[DatasetVersion, Job]]] = {}
+    for row, job in session.execute(query).tuples():
+        versions.setdefault(row.dataset_id, []).append((row, job))
+    return [
+        DatasetView(
+            id=one.id,
+            name=one.name,
+            kind=one.kind,
+            notes=one.notes,
+            created_at=one.created_at,
+            archived_at=one.archived_at,
+            versions=tuple(version_view(row, one, job) for row, job in versions.get(one.id, [])),
+        )
+        for one in datasets
+    ]
+
+
+def version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> VersionView:
+    """Copy a version into a view that outlives the session."""
+    return VersionView(
+        id=row.id,
+        dataset_id=dataset.id,
+        dataset=dataset.name,
+        kind=dataset.kind,
+        number=row.number,
+        status=Status.FINISHED if row.folder or job is None else Status(job.status),
+        job_id=row.job_id,
+        error=dict(job.error or {}) if job else {},
+        progress=dict(job.progress or {}) if job else {},
+        content_hash=row.content_hash,
+        folder=row.folder,
+        source=row.source,
+        mapping=dict(row.mapping),
+        rows=row.rows,
+        train_rows=row.train_rows,
+        val_rows=row.val_rows,
+        rejected_rows=row.rejected_rows,
+        rejected=tuple(row.rejected),
+        bytes=row.bytes,
+        facts=dict(row.facts),
+        provenance=dict(row.provenance),
+        created_at=row.created_at,
+        parent_id=row.parent_id,
+    )

@@ -1,0 +1,185 @@
+"""Who uses what: the reasons why a dataset, tokenizer, architecture or checkpoint can't be deleted, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import String, cast, false, or_, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import (
+    Analysis,
+    Campaign,
+    Checkpoint,
+    Contestant,
+    Dataset,
+    DatasetVersion,
+    Deployment,
+    Endpoint,
+    Evaluation,
+    Job,
+    Run,
+    RunGroup,
+    Tokenizer,
+)
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.errors import Conflict
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Use:
+    """One thing that needs another. `what` is its kind in words, `id` leads to it; `str()` says it in a sentence."""
+
+    what: str
+    name: str
+    id: str
+
+    def __str__(self) -> str:
+        joint = " of" if self.what in ("evaluation", "report") else ""
+        return f"{self.what}{joint} “{self.name}”"
+
+
+def users_of_dataset(session: Session, dataset_id: str) -> list[Use]:
+    """Return what refers to any version of a dataset from outside of it: see `users_of_versions`."""
+    ids = list(session.scalars(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset_id)))
+    return users_of_versions(session, ids)
+
+
+def users_of_versions(session: Session, ids: Sequence[str]) -> list[Use]:
+    """Return what refers to some dataset versions.
+
+    Runs, tokenizers, campaigns, evaluations and run groups; versions derived from or merged with them, unless they are among `ids`;
+    reports about them, and reports that searched them as benchmarks.
+    """
+    if not ids:
+        return []
+    found: list[Use] = []
+    for what, table in (("run", Run), ("tokenizer", Tokenizer), ("campaign", Campaign)):
+        rows = session.execute(select(table.id, table.name).where(table.dataset_version_id.in_(ids)).order_by(table.name))
+        found += [Use(what, name, id_) for id_, name in rows]
+    evaluated = session.execute(
+        select(Evaluation.id, Checkpoint.name)
+        .join(Checkpoint, Evaluation.checkpoint_id == Checkpoint.id)
+        .where(Evaluation.dataset_version_id.in_(ids))
+        .order_by(Checkpoint.name, Evaluation.created_at)
+    )
+    found += [Use("evaluation", name, id_) for id_, name in evaluated]
+    return [*found, *_groups_on(session, ids), *_made_from(session, ids), *_reports_on(session, ids)]
+
+
+def mentions(column: Any, texts: Sequence[str]) -> Any:
+    """A condition: a JSON column holds one of some texts as a value, spelled as JSON spells it."""
+    return or_(false(), *(cast(column, String).contains(json.dumps(text), autoescape=True) for text in texts))
+
+
+def _groups_on(session: Session, ids: Sequence[str]) -> list[Use]:
+    """Run groups have their dataset's id in their config, and their runs have it too; a group of runs is told once, by itself."""
+    by_runs = select(Run.group_id).where(Run.dataset_version_id.in_(ids), Run.group_id.is_not(None))
+    query = select(RunGroup.id, RunGroup.name).where(or_(RunGroup.id.in_(by_runs), mentions(RunGroup.config, ids)))
+    return [Use("run group", name, id_) for id_, name in session.execute(query.order_by(RunGroup.name))]
+
+
+def _made_from(session: Session, ids: Sequence[str]) -> list[Use]:
+    query = (
+        select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
+        .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+        .outerjoin(Job, Job.id == DatasetVersion.job_id)
+        .where(or_(DatasetVersion.parent_id.in_(ids), mentions(DatasetVersion.provenance, ids)), DatasetVersion.id.not_in(ids))
+        .where(or_(DatasetVersion.folder.is_not(None), Job.status.in_(ACTIVE)))
+        .order_by(Dataset.name, DatasetVersion.number)
+    )
+    return [Use("version", f"{name}@{number}", id_) for id_, name, number in session.execute(query)]
+
+
+def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
+    """Reports about the versions, and those of others in which the versions were searched for as benchmarks."""
+    query = (
+        select(Analysis.id, Dataset.name, DatasetVersion.number)
+        .join(DatasetVersion, DatasetVersion.id == Analysis.dataset_version_id)
+        .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+        .where(or_(DatasetVersion.id.in_(ids), mentions(Analysis.config, ids)))
+        .order_by(Dataset.name, Analysis.created_at)
+    )
+    return [Use("report", f"{name}@{number}", id_) for id_, name, number in session.execute(query)]
+
+
+def users_of_tokenizer(session: Session, tokenizer_id: str) -> list[Use]:
+    """Return the runs that were given a tokenizer. Reports on it are none: they go with it."""
+    rows = session.execute(select(Run.id, Run.name).where(Run.tokenizer_id == tokenizer_id).order_by(Run.created_at, Run.name))
+    return [Use("run", name, id_) for id_, name in rows]
+
+
+def users_of_architecture(session: Session, architecture_id: str) -> list[str]:
+    """Return the runs that were given an architecture."""
+    return [f"run “{name}”" for name in session.scalars(select(Run.name).where(Run.architecture_id == architecture_id))]
+
+
+def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
+    """Return what would break if a checkpoint's files went: unfinished runs on it, adapters, deployments, running jobs, open campaigns."""
+    checkpoint = session.get_one(Checkpoint, checkpoint_id)
+    based = session.scalars(
+        select(Run.name)
+        .outerjoin(Job, Job.id == Run.job_id)
+        .where(Run.base_id == checkpoint_id, Run.archived_at.is_(None), Job.status != Status.FINISHED)
+    )
+    adapters = session.scalars(
+        select(Checkpoint.name).where(Checkpoint.parent_id == checkpoint_id, Checkpoint.is_adapter, Checkpoint.deleted_at.is_(None))
+    )
+    endpoints = session.scalars(
+        select(Endpoint.name)
+        .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+        .where(Deployment.checkpoint_id == checkpoint_id, Deployment.stopped_at.is_(None))
+    )
+    evaluations = session.scalars(
+        select(Dataset.name)
+        .join(DatasetVersion, DatasetVersion.dataset_id == Dataset.id)
+        .join(Evaluation, Evaluation.dataset_version_id == DatasetVersion.id)
+        .join(Job, Job.id == Evaluation.job_id)
+        .where(Evaluation.checkpoint_id == checkpoint_id, Job.status.in_(ACTIVE))
+    )
+    analyses = session.scalars(
+        select(Job.kind)
+        .join(Analysis, Analysis.job_id == Job.id)
+        .where(or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id), Job.status.in_(ACTIVE))
+        .distinct()
+    )
+    campaigns = session.scalars(
+        select(Campaign.name)
+        .join(Contestant, Contestant.campaign_id == Campaign.id)
+        .where(Contestant.checkpoint_id == checkpoint_id, Campaign.closed_at.is_(None))
+    )
+    return [
+        *(f"run “{name}”, which starts from it" for name in based),
+        *_resuming_run(session, checkpoint),
+        *(f"adapter “{name}”, which needs it" for name in adapters),
+        *(f"endpoint “{name}”" for name in endpoints),
+        *(f"running evaluation on “{name}”" for name in evaluations),
+        *(f"running {'inspection' if kind == JobKind.INSPECT else 'analysis'}" for kind in analyses),
+        *(f"open campaign “{name}”" for name in campaigns),
+    ]
+
+
+def _resuming_run(session: Session, checkpoint: Checkpoint) -> list[str]:
+    """Return the unfinished run that would resume from this checkpoint: it is the newest one the run still has."""
+    if checkpoint.run_id is None:
+        return []
+    run = session.get_one(Run, checkpoint.run_id)
+    job = session.get(Job, run.job_id) if run.job_id else None
+    if job is None or job.status not in {*ACTIVE, Status.PAUSED}:
+        return []
+    newest = session.scalar(
+        select(Checkpoint.id).where(Checkpoint.run_id == run.id, Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.step.desc()).limit(1)
+    )
+    return [f"run “{run.name}”, which resumes from it"] if newest == checkpoint.id else []
+
+
+def refuse_while_used(what: str, name: str, users: Sequence[str | Use], *, remedy: str) -> None:
+    """Raise Conflict naming the users, unless there are none."""
+    if users:
+        shown = ", ".join(map(str, users[:SHOWN])) + (f" and {len(users) - SHOWN} more" if len(users) > SHOWN else "")
+        raise Conflict(f"The {what} “{name}” is in use: {shown}.", remedy=remedy)

@@ -1,0 +1,273 @@
+"""Comparing evaluations honestly: paired on the same items, refused where settings differ, corrected where many are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+from sqlalchemy import select
+
+from backend.db.tables import EvaluationItem
+from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind, unlike_settings
+from backend.domain.jobs.states import Status
+from backend.domain.statistics import Estimate, PairedComparison, holm, paired_difference, ratio_estimate
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context
+from backend.services.evaluation.evaluations import EvaluationView, ItemView, ScoreView, get_evaluation, list_evaluations
+
+ALPHA = 0.05
+MAX_FLIPS = 200
+MAX_RANKED = 16
+FACTS_THAT_MUST_AGREE = ("used_chat_template", "unit", "number_format")
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One item on which two evaluations differ, as each saw it."""
+
+    first: ItemView
+    second: ItemView
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Second minus first on the items that both have. `better` is "first", "second", or None while undecided."""
+
+    first: EvaluationView
+    second: EvaluationView
+    metric: str
+    n: int
+    left_out: int  # items that only one of them has
+    difference: Estimate
+    p_value: float | None
+    wins: int  # items on which the second is better
+    losses: int
+    ties: int
+    method: str
+    better: str | None
+    flips: tuple[Flip, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A benchmark as it was asked: evaluations in one column may be compared."""
+
+    key: str
+    benchmark: str
+    kind: EvaluationKind
+    metric: str
+    detail: str  # what sets it apart from another column of the same benchmark
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether small numbers are good."""
+        return self.metric in LOWER_IS_BETTER
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A checkpoint's newest score in a column."""
+
+    evaluation_id: str
+    score: ScoreView
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Checkpoints by benchmarks. `rows`: (checkpoint id, name, column key -> cell), newest checkpoint first."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, str, dict[str, Cell]], ...]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A place in one column: `p_adjusted` (Holm) is against the best; None for the best itself or where it can't be computed."""
+
+    evaluation: EvaluationView
+    score: ScoreView
+    p_adjusted: float | None
+    shares_first_place: bool
+
+
+def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None = None) -> Comparison:
+    """Compare two finished evaluations of the same benchmark, item by item.
+
+    Raises Conflict, naming every reason, where they were not asked the same way or have not finished, InvalidInput for a metric that
+    they do not have or fewer than two items in common.
+    """
+    first, second = get_evaluation(ctx, first_id), get_evaluation(ctx, second_id)
+    refuse_unlike(first, second)
+    metric = metric or MAIN_METRIC[first.kind]
+    before, after = _values(ctx, first.id), _values(ctx, second.id)
+    common = [key for key in before if key in after]
+    if len(common) < 2:
+        raise InvalidInput(
+            f"The two evaluations have {len(common)} items in common, so nothing can be compared.",
+            remedy="Texts of few documents are cut into windows by the tokenizer: use a dataset of several documents.",
+        )
+    paired = _pair(metric, [before[key] for key in common], [after[key] for key in common])
+    lower = metric in LOWER_IS_BETTER
+    return Comparison(
+        first=first,
+        second=second,
+        metric=metric,
+        n=len(common),
+        left_out=len(before) + len(after) - 2 * len(common),
+        difference=paired.difference,
+        p_value=paired.p_value,
+        wins=paired.losses if lower else paired.wins,
+        losses=paired.wins if lower else paired.losses,
+        ties=paired.ties,
+        method=paired.method,
+        better=_better(paired, lower=lower),
+        flips=_flips(ctx, first.id, second.id, metric, before, after, common),
+    )
+
+
+def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
+    """Raise Conflict unless two evaluations have finished and were asked the same questions in the same way."""
+    for evaluation in (first, second):
+        if evaluation.status is not Status.FINISHED or not evaluation.scores:
+            raise Conflict(f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Compare finished ones.")
+    reasons = unlike_settings(_decisive(first), _decisive(second))
+    if reasons:
+        chat = first.facts.get("used_chat_template") != second.facts.get("used_chat_template")
+        remedy = "Evaluate both with the chat template on, or both with it off." if chat else "Evaluate both with the same settings."
+        raise Conflict(f"These evaluations can't be compared, because they differ in {', and in '.join(reasons)}.", remedy=remedy)
+
+
+def _decisive(evaluation: EvaluationView) -> dict[str, Any]:
+    settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}  # what it came to is in the facts
+    return {**settings, **{name: evaluation.facts.get(name) for name in FACTS_THAT_MUST_AGREE}}
+
+
+def _values(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
+    query = select(EvaluationItem.item_hash, EvaluationItem.values).where(EvaluationItem.evaluation_id == evaluation_id)
+    with ctx.db.read() as session:
+        return {row.item_hash: row.values for row in session.execute(query.order_by(EvaluationItem.position))}
+
+
+def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, float]]) -> PairedComparison:
+    """Pair two lists of item values. Of bits per byte the difference is that of the corpus: summed over summed bytes."""
+    if metric in ("bits_per_byte", "nll_per_token"):
+        size = "bytes" if metric == "bits_per_byte" else "tokens"
+        if any(a[size] != b[size] for a, b in zip(before, after, strict=True)):
+            raise InvalidInput(
+                f"The two tokenizers count {size} differently, so {metric} can't be paired.", remedy="Compare bits per byte."
+            )
+        scale = math.log(2) if size == "bytes" else 1.0  # nats in a bit
+        gaps = [(b["sum_nll"] - a["sum_nll"]) / scale for a, b in zip(before, after, strict=True)]
+        difference = ratio_estimate(gaps, [a[size] for a in before])
+        wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+        p_value = None
+        if difference.stderr:
+            p_value = float(2 * stats.t.sf(abs(difference.value / difference.stderr), len(gaps) - 1))
+        elif difference.stderr == 0:
+            p_value = 1.0 if difference.value == 0 else 0.0
+        return PairedComparison(len(gaps), difference, p_value, wins, losses, len(gaps) - wins - losses, "paired ratio estimator, t test")
+    if any(metric not in values for values in (*before, *after)):
+        raise InvalidInput(f"These evaluations have no metric {metric!r}.", field="metric")
+    return paired_difference([a[metric] for a in before], [b[metric] for b in after])
+
+
+def _better(paired: PairedComparison, *, lower: bool) -> str | None:
+    if paired.p_value is None or paired.p_value >= ALPHA:
+        return None
+    return "second" if (paired.difference.value < 0) == lower else "first"
+
+
+def _flips(
+    ctx: Context,
+    first_id: str,
+    second_id: str,
+    metric: str,
+    before: dict[str, dict[str, float]],
+    after: dict[str, dict[str, float]],
+    common: list[str],
+) -> tuple[Flip, ...]:
+    """Return the items that differ, the largest differences first."""
+    changed = [key for key in common if before[key].get(metric, 0.0) != after[key].get(metric, 0.0)]
+    changed.sort(key=lambda key: -abs(after[key].get(metric, 0.0) - before[key].get(metric, 0.0)))
+    kept = changed[:MAX_FLIPS]
+    found: dict[str, dict[str, ItemView]] = {first_id: {}, second_id: {}}
+    query = select(EvaluationItem).where(EvaluationItem.evaluation_id.in_([first_id, second_id]), EvaluationItem.item_hash.in_(kept))
+    with ctx.db.read() as session:
+        for row in session.scalars(query):
+            found[row.evaluation_id][row.item_hash] = ItemView(row.item_hash, row.position, dict(row.values), dict(row.shown))
+    return tuple(Flip(found[first_id][key], found[second_id][key]) for key in kept)
+
+
+def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:
+    """Return the newest finished evaluation of every other checkpoint that may be compared with this one."""
+    key = column_key(evaluation)
+    newest: dict[str, EvaluationView] = {}
+    for other in list_evaluations(ctx, version_id=evaluation.version_id):
+        fits = other.status is Status.FINISHED and other.scores and other.checkpoint_id != evaluation.checkpoint_id
+        if fits and column_key(other) == key:
+            newest.setdefault(other.checkpoint_id, other)
+    return list(newest.values())
+
+
+def leaderboard(ctx: Context) -> Leaderboard:
+    """Return every checkpoint's newest finished score on every benchmark. Evaluations that may not be compared get columns of their own."""
+    evaluations = [e for e in list_evaluations(ctx, limit=5000) if e.status is Status.FINISHED and e.main_score is not None]
+    columns: dict[str, Column] = {}
+    rows: dict[str, tuple[str, str, dict[str, Cell]]] = {}
+    for evaluation in evaluations:
+        key = column_key(evaluation)
+        columns.setdefault(key, _column(evaluation, key))
+        score = evaluation.main_score
+        assert score is not None
+        _, _, cells = rows.setdefault(evaluation.checkpoint_id, (evaluation.checkpoint_id, evaluation.checkpoint, {}))
+        cells.setdefault(key, Cell(evaluation.id, score))
+    return Leaderboard(tuple(sorted(columns.values(), key=lambda column: (column.benchmark, column.detail))), tuple(rows.values()))
+
+
+def column_key(evaluation: EvaluationView) -> str:
+    """Return what names the column of evaluations that may be compared with this one."""
+    decisive = json.dumps([evaluation.version_id, _decisive(evaluation)], sort_keys=True)
+    return hashlib.sha256(decisive.encode()).hexdigest()[:12]
+
+
+def _column(evaluation: EvaluationView, key: str) -> Column:
+    settings, facts = evaluation.settings, evaluation.facts
+    parts = [f"{settings['shots']} shown" if settings.get("shots") else "", f"{settings['limit']} items" if settings.get("limit") else ""]
+    parts += ["chat" if facts.get("used_chat_template") else "", settings["split"] if settings.get("split") in ("train", "val") else ""]
+    return Column(key, evaluation.benchmark, evaluation.kind, MAIN_METRIC[evaluation.kind], ", ".join(part for part in parts if part))
+
+
+def rank_column(ctx: Context, key: str) -> list[Rank]:
+    """Order a column's newest scores, best first, each tested against the best in pairs with Holm's correction.
+
+    Those whose difference from the best is not significant share the first place. At most the best 16 are tested.
+    """
+    newest: dict[str, EvaluationView] = {}
+    for evaluation in list_evaluations(ctx, limit=5000):
+        if evaluation.status is Status.FINISHED and evaluation.main_score is not None and column_key(evaluation) == key:
+            newest.setdefault(evaluation.checkpoint_id, evaluation)
+    placed = [(evaluation, score) for evaluation in newest.values() if (score := evaluation.main_score) is not None]
+    if not placed:
+        return []
+    metric = placed[0][1].metric
+    placed.sort(key=lambda pair: pair[1].value if metric in LOWER_IS_BETTER else -pair[1].value)
+    best = _values(ctx, placed[0][0].id)
+    p_values = [_p_against(best, _values(ctx, evaluation.id), metric) for evaluation, _ in placed[1:MAX_RANKED]]
+    tested = [p for p in p_values if p is not None]
+    adjusted = iter(holm(tested))
+    final = [None, *(next(adjusted) if p is not None else None for p in p_values), *([None] * len(placed[MAX_RANKED:]))]
+    return [
+        Rank(evaluation, score, p, shares_first_place=index == 0 or (p is not None and p >= ALPHA))
+        for index, ((evaluation, score), p) in enumerate(zip(placed, final, strict=True))
+    ]
+
+
+def _p_against(best: dict[str, dict[str, float]], other: dict[str, dict[str, float]], metric: str) -> float | None:
+    common = [key for key in best if key in other]
+    if len(common) < 2:
+        return None
+    return _pair(metric, [best[key] for key in common], [other[key] for key in common]).p_value

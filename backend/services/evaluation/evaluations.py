@@ -1,0 +1,391 @@
+"""Evaluations: one benchmark on one checkpoint, as a job. Launching, reading, and recording what the job reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, EvaluationItem, Job, Score
+from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.statistics import minimum_detectable_effect
+from backend.errors import InvalidInput, NotFound
+from backend.infra.files.parquet import read_rows
+from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
+
+TEXT_KINDS = ("text", "instruction", "chat", "preference")
+EVALUATED_KINDS = (*TEXT_KINDS, "benchmark")
+"""Dataset kinds that can be evaluated on."""
+Which = Literal["all", "wrong", "right"]
+DIFFERENCE_SD = 1 / 3
+"""Assumed deviation of one item's difference between two checkpoints: Miller (arXiv 2411.00640), section 5, omega squared 1/9."""
+
+
+@dataclass(frozen=True)
+class ScoreView:
+    """An evaluation's number with its standard error and interval; `method` says how they were computed."""
+
+    metric: str
+    value: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+
+
+@dataclass(frozen=True)
+class EvaluationView:
+    """An evaluation. `benchmark` is `name@version`; `settings` decide the number, `facts` are what the job found on the way."""
+
+    id: str
+    checkpoint_id: str
+    checkpoint: str
+    version_id: str
+    benchmark: str
+    kind: EvaluationKind
+    config: EvaluationConfig
+    settings: dict[str, Any]
+    facts: dict[str, Any]
+    fingerprint: str
+    job_id: str | None
+    status: Status
+    progress: dict[str, Any]
+    error: dict[str, Any]
+    scores: tuple[ScoreView, ...]
+    created_at: datetime
+    finished_at: datetime | None
+    reused: bool = False  # a launch found the same measurement made or under way
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its job is queued, running or being stopped."""
+        return self.status in ACTIVE
+
+    @property
+    def main_score(self) -> ScoreView | None:
+        """The score that stands for the evaluation in tables."""
+        return self.score(MAIN_METRIC[self.kind])
+
+    def score(self, metric: str) -> ScoreView | None:
+        """Return the score of a metric, if there is one."""
+        return next((score for score in self.scores if score.metric == metric), None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation would do. `detectable` is the smallest true difference between two checkpoints that it finds in 4 of 5 cases."""
+
+    kind: EvaluationKind
+    split: str
+    items: int
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class ItemView:
+    """What happened on one item."""
+
+    item_hash: str
+    position: int
+    values: dict[str, float]
+    shown: dict[str, Any]
+
+
+def launch_evaluation(
+    ctx: Context,
+    *,
+    checkpoint: str,
+    benchmark: str,
+    person: Person,
+    kind: Literal["auto", "perplexity", "multiple_choice", "generation"] | None = None,
+    config: EvaluationConfig | None = None,
+    idempotency_key: str | None = None,
+    again: bool = False,
+) -> EvaluationView:
+    """Ask for a score of a checkpoint (name or id) on a benchmark (`name` or `name@version`; any dataset with text will do).
+
+    A measurement that was made already, or is under way, with the same settings is returned as `reused`, unless `again`. Raises
+    NotFound, Conflict if checkpoint or dataset is not ready, InvalidInput if the dataset can't be scored that way, NotAllowed.
+    """
+    require_builder(person)
+    config = config or EvaluationConfig()
+    if kind is not None:
+        config = EvaluationConfig.model_validate({**config.model_dump(), "kind": kind})
+    subject, version = resolve_checkpoint(ctx, checkpoint), resolve_version(ctx, benchmark)
+    chosen = choose_kind(ctx, version, config.kind)
+    split = choose_split(version, config.split)
+    settings = settings_of(config, kind=chosen, dataset_hash=version.content_hash or version.id, split=split)
+    fingerprint = fingerprint_of(settings, checkpoint=subject.id)
+    with ctx.db.write() as session:
+        require_writer(session, subject.id)
+        found = _already_there(session, fingerprint=None if again else fingerprint, idempotency_key=idempotency_key)
+        if found is None:
+            row = _add_evaluation(
+                session,
+                ctx,
+                subject=subject,
+                version=version,
+                kind=chosen,
+                split=split,
+                config=config,
+                settings=settings,
+                fingerprint=fingerprint,
+                person=person,
+                idempotency_key=idempotency_key,
+            )
+            evaluation_id = row.id
+        else:
+            evaluation_id = found
+    if found is None:
+        wake(ctx, "eval")
+    return replace(get_evaluation(ctx, evaluation_id), reused=found is not None)
+
+
+def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -> Plan:
+    """Say what an evaluation would do, before it is launched. Raises what `launch_evaluation` raises about the dataset."""
+    version = resolve_version(ctx, benchmark)
+    kind, split = choose_kind(ctx, version, config.kind), choose_split(version, config.split)
+    rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}[split]
+    rows = max(0, rows - (0 if kind is EvaluationKind.PERPLEXITY else config.shots))
+    items = min(rows, config.limit or rows)
+    detectable = None
+    if kind is not EvaluationKind.PERPLEXITY and items:
+        detectable = min(1.0, minimum_detectable_effect(items, difference_sd=DIFFERENCE_SD))
+    return Plan(kind, split, items, detectable)
+
+
+def _already_there(session: Session, *, fingerprint: str | None, idempotency_key: str | None) -> str | None:
+    query = select(Evaluation.id).join(Job, Job.id == Evaluation.job_id).order_by(Evaluation.created_at.desc()).limit(1)
+    if idempotency_key:
+        found = session.scalar(query.where(Job.idempotency_key == idempotency_key))
+        if found:
+            return found
+    if fingerprint is None:
+        return None
+    return session.scalar(query.where(Evaluation.fingerprint == fingerprint, Job.status.in_([*ACTIVE, Status.FINISHED])))
+
+
+def _add_evaluation(
+    session: Session,
+    ctx: Context,
+    *,
+    subject: CheckpointView,
+    version: VersionView,
+    kind: EvaluationKind,
+    split: str,
+    config: EvaluationConfig,
+    settings: dict[str, Any],
+    fingerprint: str,
+    person: Person,
+    idempotency_key: str | None,
+) -> Evaluation:
+    stored = config.model_dump(mode="json")
+    row = Evaluation(
+        checkpoint_id=subject.id,
+        dataset_version_id=version.id,
+        kind=kind.value,
+        fingerprint=fingerprint,
+        created_by=person.id,
+        config={"config": stored, "settings": settings, "facts": {}},
+        created_at=ctx.now(),
+    )
+    session.add(row)
+    session.flush()
+    payload = {
+        "evaluation_id": row.id,
+        "checkpoint": subject.folder,
+        "dataset": version.folder,
+        "kind": kind.value,
+        "split": split,
+        "config": stored,
+        "fingerprint": fingerprint,
+    }
+    job = add_job(
+        session,
+        ctx,
+        kind=JobKind.EVALUATE,
+        title=f"{version.label} on {subject.name}"[:200],
+        payload=payload,
+        idempotency_key=idempotency_key,
+        created_by=person.id,
+    )
+    row.job_id = job.id
+    session.flush()
+    return row
+
+
+def choose_kind(ctx: Context, version: VersionView, wanted: str) -> EvaluationKind:
+    """Return how a dataset is scored: `auto` by what its rows hold. Raises InvalidInput for a way that does not suit it."""
+    if version.kind not in EVALUATED_KINDS:
+        raise InvalidInput(
+            f"“{version.dataset}” holds {version.kind}, which has nothing to score.",
+            remedy="Choose a benchmark or a text.",
+            field="benchmark",
+        )
+    if version.kind in TEXT_KINDS:
+        if wanted not in ("auto", EvaluationKind.PERPLEXITY):
+            raise InvalidInput(
+                f"“{version.dataset}” holds {version.kind}, not questions: it can be scored by perplexity alone.",
+                remedy="Choose a dataset of kind benchmark, or another way of scoring.",
+                field="kind",
+            )
+        return EvaluationKind.PERPLEXITY
+    folder = ctx.artifacts.path(version.folder or "")
+    first = read_rows(folder, split="train", limit=1) or read_rows(folder, split="val", limit=1)
+    has_choices = bool(first and first[0].get("choices"))
+    if wanted == "auto":
+        return EvaluationKind.MULTIPLE_CHOICE if has_choices else EvaluationKind.GENERATION
+    if wanted == EvaluationKind.PERPLEXITY or (wanted == EvaluationKind.MULTIPLE_CHOICE and not has_choices):
+        way = "perplexity" if wanted == EvaluationKind.PERPLEXITY else "multiple choice"
+        reason = "is a benchmark of questions" if wanted == EvaluationKind.PERPLEXITY else "has no choices"
+        raise InvalidInput(
+            f"“{version.dataset}” {reason}: it can't be scored by {way}.", remedy="Choose another way of scoring.", field="kind"
+        )
+    return EvaluationKind(wanted)
+
+
+def choose_split(version: VersionView, wanted: str) -> str:
+    """Return the split that is scored. Raises InvalidInput if it has no rows."""
+    rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}
+    if wanted == "auto":
+        return "all" if version.kind == "benchmark" else "val" if version.val_rows else "train"
+    if not rows[wanted]:
+        raise InvalidInput(f"{version.label} has no rows in its {wanted} split.", remedy="Choose another split.", field="split")
+    return wanted
+
+
+def list_evaluations(
+    ctx: Context, *, checkpoint_id: str | None = None, version_id: str | None = None, active: bool = False, limit: int = 500
+) -> list[EvaluationView]:
+    """Return evaluations with their scores, newest first."""
+    query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id).limit(limit)
+    if checkpoint_id:
+        query = query.where(Evaluation.checkpoint_id == checkpoint_id)
+    if version_id:
+        query = query.where(Evaluation.dataset_version_id == version_id)
+    if active:
+        query = query.join(Job, Job.id == Evaluation.job_id).where(Job.status.in_(ACTIVE))
+    with ctx.db.read() as session:
+        return _views(session, list(session.scalars(query)))
+
+
+def get_evaluation(ctx: Context, evaluation_id: str) -> EvaluationView:
+    """Return one. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.get(Evaluation, evaluation_id)
+        if row is None:
+            raise NotFound("There is no such evaluation.", remedy="It may belong to another installation; see the list.")
+        return _views(session, [row])[0]
+
+
+def _views(session: Session, rows: Sequence[Evaluation]) -> list[EvaluationView]:
+    ids = [row.id for row in rows]
+    scores: dict[str, list[ScoreView]] = {}
+    for s in session.scalars(select(Score).where(Score.evaluation_id.in_(ids)).order_by(Score.id)):
+        scores.setdefault(s.evaluation_id, []).append(ScoreView(s.metric, s.value, s.stderr, s.low, s.high, s.n, s.method))
+    names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_({r.checkpoint_id for r in rows}))).all())
+    versions = {
+        key: f"{name}@{number}"
+        for key, name, number in session.execute(
+            select(DatasetVersion.id, Dataset.name, DatasetVersion.number)
+            .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
+            .where(DatasetVersion.id.in_({r.dataset_version_id for r in rows}))
+        )
+    }
+    jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({r.job_id for r in rows if r.job_id})))}
+    return [_view(r, names[r.checkpoint_id], versions[r.dataset_version_id], jobs.get(r.job_id or ""), scores.get(r.id, [])) for r in rows]
+
+
+def _view(row: Evaluation, checkpoint: str, benchmark: str, job: Job | None, scores: Sequence[ScoreView]) -> EvaluationView:
+    return EvaluationView(
+        id=row.id,
+        checkpoint_id=row.checkpoint_id,
+        checkpoint=checkpoint,
+        version_id=row.dataset_version_id,
+        benchmark=benchmark,
+        kind=EvaluationKind(row.kind),
+        config=EvaluationConfig.model_validate(row.config.get("config", {})),
+        settings=dict(row.config.get("settings", {})),
+        facts=dict(row.config.get("facts", {})),
+        fingerprint=row.fingerprint,
+        job_id=row.job_id,
+        status=Status(job.status) if job else Status.FINISHED,
+        progress=dict(job.progress or {}) if job else {},
+        error=dict(job.error or {}) if job else {},
+        scores=tuple(scores),
+        created_at=row.created_at,
+        finished_at=job.finished_at if job else None,
+    )
+
+
+def list_items(ctx: Context, evaluation_id: str, *, which: Which = "all", offset: int = 0, limit: int = 20) -> tuple[list[ItemView], int]:
+    """Return a page of an evaluation's items and how many there are. `wrong` and `right` go by the main metric.
+
+    Of texts, `wrong` are those that the network predicts worse than its mean, worst first.
+    """
+    evaluation = get_evaluation(ctx, evaluation_id)
+    metric = MAIN_METRIC[evaluation.kind]
+    value = EvaluationItem.values[metric].as_float()
+    query = select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation_id)
+    order: tuple[Any, ...] = (EvaluationItem.position,)
+    if which != "all" and evaluation.kind is EvaluationKind.PERPLEXITY:
+        score = evaluation.main_score
+        bound = score.value if score else 0.0
+        query = query.where(value > bound if which == "wrong" else value <= bound)
+        order = (value.desc() if which == "wrong" else value.asc(), EvaluationItem.position)
+    elif which != "all":
+        query = query.where(value < 1.0 if which == "wrong" else value >= 1.0)
+    with ctx.db.read() as session:
+        total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+        rows = session.scalars(query.order_by(*order).offset(offset).limit(limit))
+        return [ItemView(r.item_hash, r.position, dict(r.values), dict(r.shown)) for r in rows], total
+
+
+def stop_evaluation(ctx: Context, evaluation_id: str, *, person: Person) -> None:
+    """Ask an evaluation's job to stop. Raises Conflict if it has ended."""
+    require_builder(person)
+    job_id = get_evaluation(ctx, evaluation_id).job_id
+    if job_id:
+        request_stop(ctx, job_id)
+
+
+def record_item(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Write what happened on one item. A repeated one, as after a lost worker, changes nothing."""
+    insert = (sqlite.insert if ctx.db.is_sqlite else postgresql.insert)(EvaluationItem)
+    row = {
+        "evaluation_id": claim.payload["evaluation_id"],
+        "item_hash": str(event["item_hash"])[:64],
+        "position": int(event["position"]),
+        "values": {str(name): float(value) for name, value in event["values"].items() if value is not None},
+        "shown": _without_nul(event.get("shown") or {}),
+    }
+    session.execute(insert.values(row).on_conflict_do_nothing(index_elements=["evaluation_id", "item_hash"]))
+
+
+def record_scores(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Write the scores of a finished evaluation. A score that is no number, as of a network that computes NaN, is left out."""
+    row = session.get(Evaluation, claim.payload["evaluation_id"])
+    if row is None:
+        return
+    session.execute(delete(Score).where(Score.evaluation_id == row.id))
+    session.add_all(Score(evaluation_id=row.id, **score) for score in result.get("scores", []) if score["value"] is not None)
+    row.config = {**row.config, "facts": result.get("facts", {})}
+
+
+def _without_nul(value: Any) -> Any:
+    """PostgreSQL holds no NUL in text."""
+    if isinstance(value, str):
+        return value.replace("\x00", "")
+    if isinstance(value, list):
+        return [_without_nul(part) for part in value]
+    return {key: _without_nul(part) for key, part in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,50 @@
+"""The working folders of ended jobs (token caches, event files, output), which nothing shows: deleted after some days.
+
+What a job leaves behind for good lies elsewhere, in the folder of its run, dataset or checkpoint, and its log and its numbers are rows.
+A few jobs give files of their own folder as their result (completions, log-likelihoods); those folders stay.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from backend.db.tables import Job
+from backend.domain.jobs.states import TERMINAL
+from backend.services.context import Context
+
+FOLDERS = "jobs"
+ASKED_AT_ONCE = 500
+
+log = logging.getLogger(__name__)
+
+
+def remove_job_folders(ctx: Context, *, limit: int = 20) -> int:
+    """Delete up to `limit` folders of jobs that ended longer ago than the policy keeps them. Returns how many went.
+
+    Folders of jobs that are unknown here, and files beside them, are left alone.
+    """
+    days = ctx.policy.keep_job_folders_days
+    if days <= 0:
+        return 0
+    before = ctx.now() - timedelta(days=days)
+    there = sorted(folder.name for folder in ctx.artifacts.folder(FOLDERS).iterdir() if folder.is_dir())
+    gone = 0
+    for first in range(0, len(there), ASKED_AT_ONCE):
+        with ctx.db.read() as session:
+            query = select(Job.id, Job.result).where(
+                Job.id.in_(there[first : first + ASKED_AT_ONCE]), Job.status.in_(TERMINAL), Job.finished_at < before
+            )
+            ended = [job_id for job_id, result in session.execute(query) if f"{FOLDERS}/{job_id}" not in json.dumps(result or {})]
+        for job_id in ended:
+            if gone == limit:
+                return gone
+            try:
+                ctx.artifacts.remove(f"{FOLDERS}/{job_id}")
+                gone += 1
+            except OSError as error:  # another machine deletes it in the same moment, or it is not ours to delete
+                log.warning("the folder of job %s can't be deleted: %s", job_id, error)
+    return gone

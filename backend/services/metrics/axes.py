@@ -1,0 +1,46 @@
+"""What turns a run's steps into tokens, time and floating-point operations: constants of a run, not points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.db.tables import Job, Run
+from backend.domain.estimates.setting import setting_of
+from backend.domain.training.config import RunConfig
+from backend.services.context import Context
+from backend.services.estimates.measurements import shape_of_payload
+
+
+@dataclass(frozen=True)
+class RunAxes:
+    """`tokens_per_step`: positions that one step sees. `flops_per_step`: operations of training for them. None: not known."""
+
+    tokens_per_step: float | None
+    flops_per_step: float | None
+    has_time: bool = True
+
+
+def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
+    """Return the axes of runs by id; those that are gone are left out."""
+    with ctx.db.read() as session:
+        query = select(Run.id, Run.config, Run.summary, Job.payload).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))
+        rows = session.execute(query).tuples().all()
+    return {run_id: _axes(ctx, config, summary or {}, payload) for run_id, config, summary, payload in rows}
+
+
+def _axes(ctx: Context, config: dict[str, Any], summary: dict[str, Any], payload: dict[str, Any] | None) -> RunAxes:
+    imported = summary.get("imported")
+    if imported is not None:
+        return RunAxes(imported.get("tokens_per_step"), imported.get("flops_per_step"), bool(imported.get("has_time")))
+    if not config:
+        return RunAxes(None, None)
+    run_config = RunConfig.model_validate(config)
+    shape = shape_of_payload(ctx, payload or {})
+    if shape is None:
+        return RunAxes(run_config.tokens_per_step, None)
+    per_token = setting_of(run_config, shape, device="cpu").flops_per_token
+    return RunAxes(run_config.tokens_per_step, float(per_token) * run_config.tokens_per_step)

@@ -1,0 +1,205 @@
+"""Curves for browsers: one shared cache a process, so that many viewers cost one query.
+
+Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer says which step it has of
+each metric and gets what came after; a newcomer gets the whole curve, downsampled to at most 1,500 points with its extremes kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import threading
+import time
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sqlalchemy import select
+
+from backend.db.tables import Run
+from backend.services.context import Context
+from backend.services.metrics.blocks import Points, metric_names, read_points
+from backend.services.metrics.points import MAX_POINTS, downsample
+
+FRESH_S = 0.2
+MAX_RUNS = 64
+CLIP = (1, 99)  # percentiles between which a range that outliers do not stretch is drawn
+MAX_HELD = 5_000_000  # points of all runs together, at 24 bytes each
+
+
+@dataclass
+class _Trace:
+    """All points of one metric of one run, ascending in step."""
+
+    steps: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+    times: array[float] = field(default_factory=lambda: array("d"))
+    whole: tuple[int, str] | None = None  # (number of points, JSON of the downsampled curve)
+
+    def extend(self, points: Points) -> None:
+        self.steps.frombytes(points.steps.tobytes())
+        self.values.frombytes(points.values.tobytes())
+        self.times.frombytes(points.times.tobytes())
+
+    def after(self, step: int, started: float) -> str | None:
+        """Return the JSON of what came after a step; None if nothing did."""
+        first = bisect_right(self.steps, step)
+        if first == len(self.steps):
+            return None
+        if len(self.steps) - first > MAX_POINTS:
+            return self.all(started)
+        return _to_json(self.steps[first:], self.values[first:], self.times[first:], started, is_whole=first == 0)
+
+    def all(self, started: float) -> str:
+        """Return the JSON of the downsampled curve, made once per length."""
+        if self.whole is None or self.whole[0] != len(self.steps):
+            steps = np.array(self.steps, dtype=np.int64)
+            values = np.array(self.values, dtype=np.float64)
+            kept = downsample(steps, values, MAX_POINTS)
+            times = np.array(self.times, dtype=np.float64)[kept]
+            text = _to_json(
+                steps[kept].tolist(), values[kept].tolist(), times.tolist(), started, is_whole=True, clip=np.percentile(values, CLIP)
+            )
+            self.whole = (len(self.steps), text)
+        return self.whole[1]
+
+
+@dataclass
+class _RunCurves:
+    """The traces of one run, and when they were last brought up to date."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    resets: int = -1
+    refreshed: float = -1e9
+    started: float = 0.0
+    traces: dict[str, _Trace] = field(default_factory=dict)
+
+    def num_points(self) -> int:
+        return sum(len(trace.steps) for trace in list(self.traces.values()))
+
+
+class CurveCache:
+    """Curves of the runs that somebody looks at; those looked at least recently go when there are too many points. Safe for threads."""
+
+    def __init__(self, *, max_held: int = MAX_HELD) -> None:
+        self._max_held = max_held
+        self._runs: OrderedDict[tuple[str, str], _RunCurves] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def points_json(self, ctx: Context, run_id: str, *, after: Mapping[str, int], resets: int | None) -> str:
+        """Return {"resets", "started", "metrics": {name: {"whole", "clip", "steps", "values", "times"}}} as JSON.
+
+        `after` holds the last step that the viewer has of each metric, and `resets` the count it saw with them: if points were
+        dropped since (a run resumed from an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
+        """
+        entry = self._entry(ctx, run_id)
+        with entry.lock:
+            now = time.monotonic()
+            if now - entry.refreshed >= FRESH_S:
+                _refresh(ctx, run_id, entry)
+                entry.refreshed = now
+            same = resets == entry.resets
+            parts: list[str] = []
+            for name, trace in entry.traces.items():
+                known = after.get(name) if same else None
+                text = trace.all(entry.started) if known is None else trace.after(known, entry.started)
+                if text is not None:
+                    parts.append(f"{json.dumps(name)}:{text}")
+            return f'{{"resets":{entry.resets},"started":{entry.started:.1f},"metrics":{{{",".join(parts)}}}}}'
+
+    def _entry(self, ctx: Context, run_id: str) -> _RunCurves:
+        key = (ctx.db.url, run_id)
+        with self._lock:
+            entry = self._runs.setdefault(key, _RunCurves())
+            self._runs.move_to_end(key)
+            held = sum(one.num_points() for one in self._runs.values())
+            while len(self._runs) > MAX_RUNS or (held > self._max_held and len(self._runs) > 1):
+                held -= self._runs.popitem(last=False)[1].num_points()
+            return entry
+
+
+def _refresh(ctx: Context, run_id: str, entry: _RunCurves) -> None:
+    """Read what is new since the last look, in one read transaction so that a resume is seen whole or not at all."""
+    with ctx.db.read() as session:
+        resets = session.scalar(select(Run.curve_resets).where(Run.id == run_id))
+        if resets is None:
+            return
+        if resets != entry.resets:
+            entry.traces, entry.resets = {}, resets
+        for name_id, name in metric_names(session, run_id):
+            trace = entry.traces.setdefault(name, _Trace())
+            trace.extend(read_points(session, run_id, name_id, after=trace.steps[-1] if trace.steps else -1))
+    firsts = [trace.times[0] for trace in entry.traces.values() if trace.times]
+    entry.started = min(firsts, default=0.0)
+
+
+def _to_json(
+    steps: Iterable[int],
+    values: Iterable[float],
+    times: Iterable[float],
+    started: float,
+    *,
+    is_whole: bool,
+    clip: Iterable[float] = (),
+) -> str:
+    """Write points with six significant digits, which is more than a screen shows. `clip`: the middle 98 % of all values lie in between.
+
+    JSON has no infinity: what is not finite becomes null, a gap.
+    """
+    shown = ",".join(_number(value, ".6g") for value in values)
+    moments = ",".join(_number(moment - started, ".1f") for moment in times)
+    places = ",".join(map(str, steps))
+    ends = list(clip)
+    middle = f"[{','.join(f'{value:.6g}' for value in ends)}]" if all(map(math.isfinite, ends)) else "null"
+    whole = f'true,"clip":{middle}' if is_whole else "false"
+    return f'{{"whole":{whole},"steps":[{places}],"values":[{shown}],"times":[{moments}]}}'
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "null"
+
+
+COLUMNS = ("run", "name", "metric", "step", "time", "value")
+
+
+ROWS_AT_ONCE = 5000
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
+    """Yield a CSV with one line a point: run id, run name, metric, step, time (Unix seconds), value with all its digits.
+
+    Names that a spreadsheet would take for a formula get an apostrophe in front.
+    """
+    yield ",".join(COLUMNS) + "\r\n"
+    for run_id in run_ids:
+        with ctx.db.read() as session:
+            name = session.scalar(select(Run.name).where(Run.id == run_id))
+            metrics = metric_names(session, run_id)
+        if name is None:
+            continue
+        for metric_id, metric in metrics:
+            with ctx.db.read() as session:  # one metric a transaction: the reader may be slow
+                points = read_points(session, run_id, metric_id)
+            head = _cells(run_id, _harmless(name), _harmless(metric))
+            for low in range(0, len(points), ROWS_AT_ONCE):
+                part = slice(low, low + ROWS_AT_ONCE)
+                columns = zip(points.steps[part].tolist(), points.times[part].tolist(), points.values[part].tolist(), strict=True)
+                yield "".join(f"{head},{step},{moment!r},{value!r}\r\n" for step, moment, value in columns)
+
+
+def _cells(*texts: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(texts)
+    return line.getvalue()
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -1,0 +1,207 @@
+"""The planner's door: what this installation has measured, priced and trained, handed to the arithmetic of plans and laws."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import median
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Job, Measurement, MetricName, MetricPoint, Run
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.flops import count_flops
+from backend.domain.estimates.throughput import Speed
+from backend.domain.jobs.states import Status
+from backend.domain.scaling.fit import LawFit, fit_law
+from backend.domain.scaling.laws import PUBLISHED, ScalingLaw, get_law
+from backend.domain.scaling.plan import DEFAULT_VOCABULARY, PlanConfig, ScalingPlan
+from backend.domain.scaling.planner import make_plan
+from backend.domain.scaling.points import ScalingPoint
+from backend.domain.training.config import DATASET_KINDS, Objective
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context
+from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.scaling.pools import RunPool, find_pool, worth
+from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
+
+OWN = "own"
+RECENT_MEASUREMENTS, RECENT_RUNS = 200, 24
+USUAL_TRAIN_SHARE = 0.95
+FEWEST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is to be read: a dataset's version and a tokenizer where they are named, the vocabulary, and the tokens there are (about)."""
+
+    version: VersionView | None
+    tokenizer: TokenizerView | None
+    vocab_size: int
+    unique_tokens: int | None
+
+
+def plan_run(ctx: Context, config: PlanConfig) -> ScalingPlan:
+    """Plan a run with what this installation knows: measured rates, the price of a device-hour, its data and its own runs.
+
+    Raises NotFound for an unknown dataset or tokenizer, InvalidInput for what can't be planned, each naming field and cure.
+    """
+    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer, vocab_size=config.vocab_size)
+    return make_plan(
+        config,
+        law=choose_law(ctx, config.law, reading=reading, context=config.context),
+        vocab_size=reading.vocab_size,
+        speeds=choose_speeds(ctx, config.device),
+        price_usd=ctx.policy.device_hour_price_usd,
+        unique_tokens=reading.unique_tokens,
+    )
+
+
+def pool_of_plan(ctx: Context, config: PlanConfig) -> RunPool | None:
+    """Return the finished runs that can be compared with what is planned; None without any, or without a dataset and a tokenizer."""
+    if config.dataset is None or config.tokenizer is None:
+        return None
+    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
+    if reading.version is None or reading.tokenizer is None:
+        return None
+    return find_pool(ctx, version_id=reading.version.id, tokenizer_id=reading.tokenizer.id, context=config.context)
+
+
+def read_parts(ctx: Context, *, dataset: str | None, tokenizer: str | None, vocab_size: int | None = None) -> Reading:
+    """Find what a plan or a study names. Raises NotFound, or InvalidInput for a dataset that nothing is pre-trained on."""
+    version = resolve_version(ctx, dataset, ready=False) if dataset else None
+    if version is not None and version.kind not in DATASET_KINDS[Objective.PRETRAIN]:
+        raise InvalidInput(
+            f"“{version.dataset}” is of kind {version.kind}, and pretraining reads text.",
+            remedy="Choose a dataset of text.",
+            field="dataset",
+        )
+    made = get_tokenizer(ctx, tokenizer) if tokenizer else None
+    if made is not None and made.vocab_size is None:
+        raise Conflict(
+            f"The tokenizer “{made.name}” is not ready.", remedy="Wait until it is trained, or choose another.", field="tokenizer"
+        )
+    vocabulary = (made.vocab_size if made else None) or vocab_size or DEFAULT_VOCABULARY
+    return Reading(version, made, vocabulary, count_tokens(version, made) if version and made else None)
+
+
+def count_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
+    """Return about how many tokens the train split has: its bytes by the tokenizer's bytes per token on what it was trained on."""
+    per_token, text_bytes = tokenizer.facts.get("bytes_per_token"), version.facts.get("text_bytes")
+    if not per_token or not text_bytes:
+        return None
+    rows = version.train_rows + version.val_rows
+    share = version.train_rows / rows if rows >= FEWEST_ROWS else USUAL_TRAIN_SHARE
+    return max(1, round(float(text_bytes) * share / float(per_token)))
+
+
+def choose_law(ctx: Context, key: str, *, reading: Reading, context: int) -> ScalingLaw:
+    """Return a published law, or the fit to one's own runs with the same dataset, tokenizer and context."""
+    if key != OWN:
+        return get_law(key)
+    if reading.version is None or reading.tokenizer is None:
+        raise InvalidInput(
+            "A law of your own speaks of one dataset and one tokenizer.", remedy="Choose both, or a published law.", field="law"
+        )
+    pool = find_pool(ctx, version_id=reading.version.id, tokenizer_id=reading.tokenizer.id, context=context)
+    points = worth([run.point for run in pool.runs], reading.unique_tokens) if pool else ()
+    try:
+        return fit_own_law(points).law
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"There is no law of your own for {reading.version.label}, {reading.tokenizer.name} and a context of {context} yet: "
+            f"{error.message[:1].lower()}{error.message[1:]}",
+            remedy="Run a scaling study, or choose a published law.",
+            field="law",
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def fit_own_law(points: tuple[ScalingPoint, ...]) -> LawFit:
+    """Fit a law to runs; the same runs are fitted once."""
+    return fit_law(points, title="Law of your runs")
+
+
+def list_laws() -> list[ScalingLaw]:
+    """Return the published laws."""
+    return list(PUBLISHED.values())
+
+
+def list_speeds(ctx: Context) -> list[Speed]:
+    """Return how fast this installation has trained, newest first: probes and runs that were measured, and finished runs that were not."""
+    with ctx.db.read() as session:
+        measured = session.scalars(select(Measurement).order_by(Measurement.created_at.desc()).limit(RECENT_MEASUREMENTS)).all()
+        speeds = [speed for row in measured if (speed := _speed_of_measurement(row)) is not None]
+        known = {row.run_id for row in measured if row.run_id}
+        query = (
+            select(Run, Job)
+            .join(Job, Job.id == Run.job_id)
+            .where(Run.objective == "pretrain", Job.status == Status.FINISHED)
+            .order_by(Job.finished_at.desc())
+            .limit(RECENT_RUNS)
+        )
+        for run, job in session.execute(query).tuples():
+            if run.id not in known and (speed := _speed_of_run(session, run, job)) is not None:
+                speeds.append(speed)
+    return speeds
+
+
+def choose_speeds(ctx: Context, device: str | None) -> list[Speed]:
+    """Return the speeds of one device: the one named, or the one that was measured last. Raises InvalidInput for one never measured."""
+    by_device: dict[str, list[Speed]] = defaultdict(list)
+    for speed in list_speeds(ctx):
+        by_device[speed.device].append(speed)
+    if device is None:
+        return next(iter(by_device.values()), [])
+    if device not in by_device:
+        known = ", ".join(f"“{name}”" for name in by_device) or "none so far"
+        raise InvalidInput(f"Nothing was measured on “{device}”.", remedy=f"Measured: {known}.", field="device")
+    return by_device[device]
+
+
+def list_devices(ctx: Context) -> list[str]:
+    """Return the devices whose rate is known, the one that was measured last first."""
+    return list(dict.fromkeys(speed.device for speed in list_speeds(ctx)))
+
+
+def _speed_of_measurement(row: Measurement) -> Speed | None:
+    """Read a measurement of pretraining; others count their tokens otherwise. Settings that can't be read are passed over."""
+    setting: dict[str, Any] = row.setting or {}
+    if setting.get("lora_rank") or setting.get("objective", "pretrain") != "pretrain" or not row.tokens_per_s > 0:
+        return None
+    per_token = _flops_per_token(setting.get("architecture"), setting.get("context"))
+    if per_token is None:
+        return None
+    return Speed(per_token, row.tokens_per_s * per_token, row.device, f"{row.tokens_per_s:,.0f} tokens/s, measured by a {row.origin}")
+
+
+def _speed_of_run(session: Session, run: Run, job: Job) -> Speed | None:
+    per_token = _flops_per_token((job.payload or {}).get("architecture"), run.config.get("context"))
+    query = (
+        select(MetricPoint.value)
+        .join(MetricName, MetricName.id == MetricPoint.name_id)
+        .where(MetricPoint.run_id == run.id, MetricName.name == "tok_per_sec")
+        .order_by(MetricPoint.step.desc())
+        .limit(500)
+    )
+    rates = list(session.scalars(query))
+    if per_token is None or not rates:
+        return None
+    host = (job.owner or "").split("/")[0]
+    device = f"{'GPU' if job.device and job.device != 'cpu' else 'CPU'}{f' of {host}' if host else ''}"
+    rate = median(rates)
+    return Speed(per_token, rate * per_token, device, f"{rate:,.0f} tokens/s in the run “{run.name}”")
+
+
+def _flops_per_token(architecture: Any, context: Any) -> int | None:
+    if not isinstance(architecture, dict):
+        return None
+    try:
+        shape = ArchitectureConfig.model_validate(architecture)
+        return count_flops(shape, context=int(context or shape.context)).training
+    except (ValidationError, ValueError, TypeError):
+        return None

@@ -1,0 +1,288 @@
+"""Scaling studies: a group of runs that is previewed, launched once, watched, and fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+from typing import Any
+
+import yaml
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Run, RunGroup, Tokenizer
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.names import clean_name, not_found
+from backend.domain.scaling.fit import LawFit
+from backend.domain.scaling.isoflop import IsoflopFit, fit_isoflop
+from backend.domain.scaling.points import ScalingPoint
+from backend.domain.scaling.study import StudyConfig, StudyPlan, parse_study, plan_study
+from backend.domain.training.config import RunConfig
+from backend.domain.yaml_text import parse_yaml
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import resolve_version
+from backend.services.data.views import labels_of
+from backend.services.scaling.planner import choose_law, choose_speeds, fit_own_law, read_parts
+from backend.services.scaling.pools import RunPool, list_pools, points_of_group, worth
+from backend.services.tokenizers.tokenizers import get_tokenizer
+from backend.services.training.parts import resolve_parts
+from backend.services.training.runs import launch_run, retry_run, stop_run
+from backend.services.training.views import RunView, get_runs
+
+KIND = "isoflop"
+TAG = "scaling"
+SPACING = (1, 3, 10)
+STUDY_S = 3600.0
+FIRST_BUDGETS = (1e12, 3e12, 1e13)
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study in a list: how many of its runs were planned, launched, are waiting or running, and have finished."""
+
+    id: str
+    name: str
+    config: StudyConfig
+    num_planned: int
+    num_launched: int
+    num_active: int
+    num_finished: int
+    num_failed: int
+    num_stopped: int
+    created_at: datetime
+    archived_at: datetime | None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything may still change by itself."""
+        return self.num_active > 0
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What runs say about their law: both approaches, and in words why one of them could not be taken."""
+
+    points: tuple[ScalingPoint, ...]
+    isoflop: IsoflopFit
+    law: LawFit | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class StudyDetail:
+    """A study in full. `pool` holds all finished runs of its data, tokenizer and context, other studies' too."""
+
+    study: StudyView
+    runs: tuple[RunView, ...]
+    own: FitReport
+    pool: RunPool | None
+    pooled: FitReport | None
+    unique_tokens: int | None
+
+
+def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
+    """Lay out a study's runs with the time of each, launching nothing. Raises NotFound or InvalidInput naming the field at fault."""
+    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
+    plan = plan_study(
+        config,
+        law=choose_law(ctx, config.law, reading=reading, context=config.context),
+        vocab_size=reading.vocab_size,
+        speeds=choose_speeds(ctx, None),
+        unique_tokens=reading.unique_tokens,
+    )
+    resolve_parts(ctx, plan.runs[0].config)
+    if reading.version is not None and reading.version.is_ready and not reading.version.val_rows:
+        raise InvalidInput(
+            f"{reading.version.label} has no val split, so there would be no val_loss to fit to.",
+            remedy="Import it with a validation share.",
+            field="dataset",
+        )
+    return plan
+
+
+def suggest_budgets(ctx: Context) -> tuple[float, ...]:
+    """Return three budgets, a factor of ten apart in all, of which five sizes each take about an hour at the rate measured here."""
+    speeds = choose_speeds(ctx, None)
+    if not speeds:
+        return FIRST_BUDGETS
+    rate = median(speed.flops_per_s for speed in speeds)
+    smallest = float(f"{rate * STUDY_S / (5 * sum(SPACING)):.0e}")
+    return tuple(smallest * factor for factor in SPACING)
+
+
+def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyView:
+    """Queue a study's runs, all in one group. The same study launched again launches what is missing and nothing twice.
+
+    Raises Conflict if another study has the name.
+    """
+    require_builder(person)
+    version = resolve_version(ctx, config.dataset, ready=False)
+    config = config.model_copy(update={"name": clean_name(config.name, what="A study", limit=100), "dataset": version.label})
+    plan = preview_study(ctx, config)
+    stored = {
+        "study": config.model_dump(mode="json"),
+        "runs": [run.config.model_dump(mode="json") for run in plan.runs],
+        "parts": {"dataset": version.id, "tokenizer": get_tokenizer(ctx, config.tokenizer).id},  # names may change, ids stay
+    }
+    with ctx.db.write() as session:
+        group = session.scalar(select(RunGroup).where(RunGroup.name == config.name))
+        if group is None:
+            group = RunGroup(name=config.name, kind=KIND, config=stored, created_by=person.id, created_at=ctx.now())
+            session.add(group)
+            session.flush()
+        elif group.kind != KIND or _asked(group.config) != _asked(stored):
+            raise Conflict(f"There is already another study “{config.name}”.", remedy="Choose another name.", field="name")
+        group.archived_at = None
+        now = {"dataset": config.dataset, "tokenizer": config.tokenizer}
+        group_id, configs = group.id, [RunConfig.model_validate({**values, **now}) for values in group.config["runs"]]
+    for number, run in enumerate(configs):
+        launch_run(ctx, run, person=person, idempotency_key=f"study:{group_id}:{number}", tags=(TAG,), group_id=group_id)
+    return get_study(ctx, group_id)
+
+
+def list_studies(ctx: Context, *, archived: bool = False) -> list[StudyView]:
+    """Return studies, newest first."""
+    with ctx.db.read() as session:
+        query = select(RunGroup).where(RunGroup.kind == KIND).order_by(RunGroup.created_at.desc())
+        query = query.where(RunGroup.archived_at.is_not(None) if archived else RunGroup.archived_at.is_(None))
+        groups = list(session.scalars(query))
+        members = _members(session, [group.id for group in groups])
+        configs = _configs_now(session, groups)
+    return [_view(ctx, group, config, members.get(group.id, [])) for group, config in zip(groups, configs, strict=True)]
+
+
+def get_study(ctx: Context, name_or_id: str) -> StudyView:
+    """Return a study by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        group = _find(session, name_or_id)
+        members = _members(session, [group.id])
+        (config,) = _configs_now(session, [group])
+    return _view(ctx, group, config, members.get(group.id, []))
+
+
+def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
+    """Return a study with its runs and what they say so far. Raises NotFound."""
+    study = get_study(ctx, name_or_id)
+    runs = tuple(get_runs(ctx, _run_ids(ctx, study.id)))
+    try:
+        reading = read_parts(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
+    except (InvalidInput, Conflict, NotFound):  # what the runs were given may be gone by now
+        reading = None
+    unique = reading.unique_tokens if reading else None
+    pools = list_pools(ctx)
+    pool = next((p for p in pools if any(run.group_id == study.id for run in p.runs)), None)
+    own = fit_report(points_of_group(pools, study.id), unique)
+    everything = [run.point for run in pool.runs] if pool else []
+    more = len(everything) > len(own.points)
+    return StudyDetail(study, runs, own, pool, fit_report(everything, unique) if more else None, unique)
+
+
+def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> FitReport:
+    """Fit both approaches to points: parabolas to tokens as trained, the law to what repeated tokens are worth."""
+    try:
+        return FitReport(tuple(points), fit_isoflop(points), fit_own_law(worth(points, unique_tokens)), "")
+    except InvalidInput as error:
+        return FitReport(tuple(points), fit_isoflop(points), None, str(error))
+
+
+def stop_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
+    """Ask every run of a study that waits or runs to stop; return how many there were."""
+    require_builder(person)
+    active = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.is_active and run.status is not Status.CANCELLING]
+    for run in active:
+        try:
+            stop_run(ctx, run.id, person=person)
+        except Conflict:  # it ended in this moment
+            continue
+    return len(active)
+
+
+def retry_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
+    """Queue again every run of a study that failed or was stopped, each from its newest checkpoint; return how many there were."""
+    require_builder(person)
+    ended = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.status in {Status.FAILED, Status.CANCELLED}]
+    for run in ended:
+        retry_run(ctx, run.id, person=person)
+    return len(ended)
+
+
+def _run_ids(ctx: Context, name_or_id: str) -> list[str]:
+    with ctx.db.read() as session:
+        group_id = _find(session, name_or_id).id
+        return _members(session, [group_id]).get(group_id, [])
+
+
+def archive_study(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:
+    """Take a study out of the list, or put it back; its runs stay. Raises Conflict while some are active."""
+    require_builder(person)
+    study = get_study(ctx, name_or_id)
+    if archived and study.is_active:
+        raise Conflict(f"“{study.name}” has {study.num_active} runs that wait or run.", remedy="Stop them first.")
+    with ctx.db.write() as session:
+        _find(session, study.id).archived_at = ctx.now() if archived else None
+
+
+def read_study(text: str) -> StudyConfig:
+    """Read a study from YAML. Raises InvalidInput with the line or the field at fault."""
+    return parse_study(parse_yaml(text, what="The study"))
+
+
+def study_yaml(config: StudyConfig) -> str:
+    """Write a study as the YAML that `roundhouse plan study` reads, leaving defaults out."""
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+
+def _find(session: Session, name_or_id: str) -> RunGroup:
+    group = session.get(RunGroup, name_or_id) or session.scalar(select(RunGroup).where(RunGroup.name == name_or_id))
+    if group is None or group.kind != KIND:
+        known = session.scalars(select(RunGroup.name).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None)))
+        raise not_found("study", name_or_id, known, remedy="Launch one on the Planner page.")
+    return group
+
+
+def _members(session: Session, group_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the run ids of groups, in the order they were launched."""
+    members: dict[str, list[str]] = {}
+    query = select(Run.group_id, Run.id).where(Run.group_id.in_(group_ids)).order_by(Run.created_at, Run.id)
+    for group_id, run_id in session.execute(query).tuples():
+        members.setdefault(str(group_id), []).append(run_id)
+    return members
+
+
+def _asked(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return what a study asks for, its parts by id, so that a new name of one makes no other study of it."""
+    return {**stored.get("study", {}), **stored.get("parts", {})}
+
+
+def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConfig]:
+    """Return what studies ask for, with the names that dataset and tokenizer have now; what is gone keeps the name it had."""
+    parts = [group.config.get("parts", {}) for group in groups]
+    labels = labels_of(session, [part["dataset"] for part in parts if part])
+    query = select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_([part["tokenizer"] for part in parts if part]))
+    names = dict(session.execute(query).tuples().all())
+    configs = []
+    for group, part in zip(groups, parts, strict=True):
+        config = parse_study(group.config["study"])
+        now = {"dataset": labels.get(part.get("dataset", "")), "tokenizer": names.get(part.get("tokenizer", ""))}
+        configs.append(config.model_copy(update={field: name for field, name in now.items() if name}))
+    return configs
+
+
+def _view(ctx: Context, group: RunGroup, config: StudyConfig, run_ids: Sequence[str]) -> StudyView:
+    statuses = [run.status for run in get_runs(ctx, run_ids)]
+    return StudyView(
+        id=group.id,
+        name=group.name,
+        config=config,
+        num_planned=len(group.config["runs"]),
+        num_launched=len(statuses),
+        num_active=sum(status in ACTIVE for status in statuses),
+        num_finished=sum(status is Status.FINISHED for status in statuses),
+        num_failed=sum(status is Status.FAILED for status in statuses),
+        num_stopped=sum(status in {Status.CANCELLED, Status.PAUSED} for status in statuses),
+        created_at=group.created_at,
+        archived_at=group.archived_at,
+    )

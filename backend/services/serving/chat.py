@@ -1,0 +1,188 @@
+"""Ask one or two endpoints from a page, streamed. Leaving the stream early stops the generation itself."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import secrets
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+
+from backend.domain.serving.protocol import (
+    ChatMessage,
+    ErrorEvent,
+    FinishEvent,
+    GenerateRequest,
+    GenerationEvent,
+    SamplingParams,
+    TokenEvent,
+)
+from backend.errors import NotFound, RoundhouseError, Unavailable
+from backend.infra.replicas import ReplicaClient
+from backend.services.context import Context
+from backend.services.serving.deployments import ready_targets
+from backend.services.serving.usage import UsageRow, add_usage
+
+BATCH_S = 0.05  # tokens are shown in batches: a redraw per token would cost more than the token
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one endpoint is asked."""
+
+    endpoint: str
+    messages: tuple[ChatMessage, ...]
+    params: SamplingParams
+
+
+@dataclass
+class Answer:
+    """An answer as it grows. `ttft_ms` and `tok_per_sec` are measured where the page's server stands."""
+
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    ttft_ms: float | None = None
+    tok_per_sec: float | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    started: float = field(default_factory=time.monotonic, repr=False)
+    first_at: float | None = field(default=None, repr=False)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more comes."""
+        return self.finish_reason is not None or self.error is not None
+
+    def take(self, event: GenerationEvent) -> None:
+        """Add an event to the answer."""
+        now = time.monotonic()
+        if isinstance(event, TokenEvent):
+            if self.first_at is None:
+                self.first_at = now
+                self.ttft_ms = (now - self.started) * 1000
+            self.text += event.text
+            self.tokens += len(event.token_ids)
+            if self.tokens > 1 and now > self.first_at:
+                self.tok_per_sec = (self.tokens - 1) / (now - self.first_at)
+        elif isinstance(event, FinishEvent):
+            self.finish_reason = event.finish_reason.value
+            self.tokens, self.prompt_tokens = event.usage.completion_tokens, event.usage.prompt_tokens
+            self.tok_per_sec = event.tok_per_sec or self.tok_per_sec
+        else:
+            self.error = event.message
+
+    def as_usage(self) -> dict[str, object]:
+        """Return what is stored beside the message."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.tokens,
+            "ttft_ms": self.ttft_ms,
+            "tok_per_sec": self.tok_per_sec,
+            "finish_reason": self.finish_reason or (None if self.error else "stopped"),
+            "error": self.error,
+        }
+
+
+def shuffle_sides(names: list[str]) -> list[str]:
+    """Return endpoints in the order in which their answers will stand, drawn anew for every turn so that a vote is blind."""
+    return random.sample(names, k=len(names))
+
+
+def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[Answer], None, None]:
+    """Ask every question at once and yield the answers so far, at most every 50 ms, until all are done.
+
+    Closing the iterator (a page that is stopped does) cancels what still runs. Raises NotFound for an unknown endpoint and
+    Unavailable for one without a ready replica, before anything is asked.
+    """
+    places = ready_targets(ctx)
+    targets = []
+    for question in questions:
+        if question.endpoint not in places:
+            raise NotFound(f"There is no endpoint {question.endpoint!r}.", remedy="Deploy a checkpoint under this name first.")
+        if not places[question.endpoint]:
+            raise Unavailable(
+                f"No replica of {question.endpoint!r} is ready yet.", remedy="Wait a few seconds, or look at the Endpoints page."
+            )
+        targets.append(random.choice(places[question.endpoint]))
+    answers = [Answer() for _ in questions]
+    events: queue.SimpleQueue[tuple[int, GenerationEvent]] = queue.SimpleQueue()
+    asking = _Asking([(t.url, t.internal_token, q) for t, q in zip(targets, questions, strict=True)], events)
+    try:
+        while not all(answer.is_done for answer in answers):
+            deadline = time.monotonic() + BATCH_S
+            while (left := deadline - time.monotonic()) > 0:
+                try:
+                    index, event = events.get(timeout=left)
+                except queue.Empty:
+                    break
+                answers[index].take(event)
+                if answers[index].is_done or (isinstance(event, TokenEvent) and event.index == 0):
+                    break  # the first token and the end are shown at once
+            yield answers
+    finally:
+        asking.stop()
+        add_usage(ctx, [_row(ctx, q.endpoint, t.replica_id, a) for q, t, a in zip(questions, targets, answers, strict=True)])
+
+
+class _Asking:
+    """A thread with an event loop that runs the requests; `stop` cancels them from outside, even before the first token."""
+
+    def __init__(self, requests: list[tuple[str, str, Question]], events: queue.SimpleQueue[tuple[int, GenerationEvent]]) -> None:
+        self._requests, self._events = requests, events
+        self._loop = asyncio.new_event_loop()
+        self._all: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name="asking")
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._all = self._loop.create_task(self._ask_all())
+        try:
+            self._loop.run_until_complete(self._all)
+        except asyncio.CancelledError:
+            pass  # the page was stopped
+        finally:
+            self._loop.close()
+
+    async def _ask_all(self) -> None:
+        client = ReplicaClient()
+        try:
+            await asyncio.gather(*(self._ask(client, index, *request) for index, request in enumerate(self._requests)))
+        finally:
+            await client.close()
+
+    async def _ask(self, client: ReplicaClient, index: int, url: str, token: str, question: Question) -> None:
+        request = GenerateRequest(messages=question.messages, params=question.params)
+        try:
+            async for event in client.stream(url, token=token, request=request):
+                self._events.put((index, event))
+        except RoundhouseError as error:
+            self._events.put((index, ErrorEvent(message=str(error))))
+
+    def stop(self) -> None:
+        task = self._all
+        if task is not None and self._thread.is_alive():
+            try:
+                self._loop.call_soon_threadsafe(task.cancel)
+            except RuntimeError:
+                return  # the loop has just closed by itself
+        self._thread.join(timeout=2.0)
+
+
+def _row(ctx: Context, endpoint: str, replica_id: str, answer: Answer) -> UsageRow:
+    return UsageRow(
+        id=f"play-{secrets.token_hex(12)}",
+        endpoint=endpoint,
+        key_id=None,
+        replica_id=replica_id,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.tokens,
+        ttft_ms=answer.ttft_ms,
+        total_ms=(time.monotonic() - answer.started) * 1000,
+        status="finished" if answer.finish_reason else ("lost" if answer.error else "aborted"),
+        created_at=ctx.now(),
+    )

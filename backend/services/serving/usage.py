@@ -1,0 +1,55 @@
+"""What was asked of endpoints, through the gateway or from the playground: one row a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import select
+
+from backend.db.tables import Endpoint, Usage
+from backend.services.context import Context
+
+UsageStatus = Literal["finished", "aborted", "lost", "refused"]
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """One request. Times in milliseconds. `status`: finished; aborted (the client left); lost (no replica brought it to an end);
+    refused (the request can't be answered)."""
+
+    id: str
+    endpoint: str
+    key_id: str | None
+    replica_id: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_ms: float | None
+    total_ms: float
+    status: UsageStatus
+    created_at: datetime
+
+
+def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
+    """Store a batch of requests. One that comes twice is stored once."""
+    with ctx.db.write() as session:
+        ids = dict(session.execute(select(Endpoint.name, Endpoint.id)).tuples().all())
+        known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
+        session.add_all(
+            Usage(
+                id=row.id,
+                endpoint_id=ids.get(row.endpoint),
+                key_id=row.key_id,
+                replica_id=row.replica_id,
+                prompt_tokens=row.prompt_tokens,
+                completion_tokens=row.completion_tokens,
+                ttft_ms=row.ttft_ms,
+                total_ms=row.total_ms,
+                status=row.status,
+                created_at=row.created_at,
+            )
+            for row in {row.id: row for row in rows}.values()
+            if row.id not in known
+        )

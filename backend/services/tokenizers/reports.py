@@ -1,0 +1,212 @@
+"""Reports on tokenizers: asked for, measured by a job, kept as an analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Analysis, Job
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import resolve_version
+from backend.services.data.views import labels_of
+from backend.services.jobs.jobs import Claim, add_job, wake
+from backend.services.tokenizers.sources import TokenizerSource, resolve_source
+
+KIND = JobKind.TOKENIZER_REPORT.value
+MOST_TOKENIZERS, MOST_DATASETS = 12, 12
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One tokenizer on one dataset, for one language (None: all of them). Counts and ratios as in backend.domain.tokenizers.counts."""
+
+    tokenizer: str
+    dataset: str
+    language: str | None
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportView:
+    """A report. `refs` name the tokenizers as `resolve_source` does.
+
+    `tokenizers` and `datasets` are what the job found out about each, by name; empty until it has finished.
+    """
+
+    id: str
+    job_id: str | None
+    status: Status
+    error: dict[str, Any]
+    names: tuple[str, ...]
+    refs: tuple[str, ...]
+    dataset_names: tuple[str, ...]
+    tokenizers: list[dict[str, Any]]
+    datasets: list[dict[str, Any]]
+    measures: list[Measure]
+    created_at: datetime
+
+    @property
+    def is_active(self) -> bool:
+        """Whether its job is queued, running or being stopped."""
+        return self.status in ACTIVE
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has been measured."""
+        return bool(self.measures)
+
+    @property
+    def title(self) -> str:
+        """Who is compared on what."""
+        return f"{', '.join(self.names)} on {', '.join(self.dataset_names)}"
+
+
+def request_report(
+    ctx: Context, *, tokenizers: Sequence[str], datasets: Sequence[str], person: Person, idempotency_key: str | None = None
+) -> ReportView:
+    """Ask for a report on tokenizers (references, names of tokenizers or of checkpoints) over datasets (`name` or `name@version`).
+
+    Raises InvalidInput for none or too many, NotFound or Conflict for what is not there.
+    """
+    require_builder(person)
+    sources = _unlike([resolve_source(ctx, text) for text in tokenizers])
+    if not 1 <= len(sources) <= MOST_TOKENIZERS:
+        raise InvalidInput(f"{len(sources)} tokenizers can't be compared.", remedy=f"Choose 1 to {MOST_TOKENIZERS}.", field="tokenizers")
+    versions = {version.id: version for version in (resolve_version(ctx, name) for name in datasets)}
+    if not 1 <= len(versions) <= MOST_DATASETS:
+        raise InvalidInput(f"{len(versions)} datasets can't be read.", remedy=f"Choose 1 to {MOST_DATASETS}.", field="datasets")
+    chosen = list(versions.values())
+    names = _names(sources)
+    payload = {
+        "tokenizers": [{"name": name, "folder": source.folder} for name, source in zip(names, sources, strict=True)],
+        "datasets": [{"name": version.label, "folder": version.folder} for version in chosen],
+    }
+    with ctx.db.write() as session:
+        if idempotency_key and (
+            again := session.scalar(select(Analysis).join(Job, Job.id == Analysis.job_id).where(Job.idempotency_key == idempotency_key))
+        ):
+            return _view(session, again)
+        title = f"Compare tokenizers {', '.join(names)}" if len(names) > 1 else f"Measure tokenizer {names[0]}"
+        job = add_job(
+            session,
+            ctx,
+            kind=JobKind.TOKENIZER_REPORT,
+            title=title[:200],
+            device="cpu",
+            priority=3,
+            payload=payload,
+            idempotency_key=idempotency_key,
+            created_by=person.id,
+        )
+        own = next((source.id for source in sources if source.kind == "tokenizer"), None)
+        base = next((source.id for source in sources if source.kind == "checkpoint"), None)
+        row = Analysis(
+            id=new_id(),
+            kind=KIND,
+            job_id=job.id,
+            tokenizer_id=own,
+            checkpoint_id=base,
+            dataset_version_id=chosen[0].id,
+            config={
+                "tokenizers": names,
+                "refs": [source.ref for source in sources],
+                "datasets": [version.label for version in chosen],
+                "version_ids": [version.id for version in chosen],
+            },
+            created_by=person.id,
+            created_at=ctx.now(),
+        )
+        session.add(row)
+        session.flush()
+        result = _view(session, row)
+    wake(ctx, "cpu")
+    return result
+
+
+def list_reports(ctx: Context, *, limit: int = 50) -> list[ReportView]:
+    """Return reports, newest first."""
+    with ctx.db.read() as session:
+        query = select(Analysis).where(Analysis.kind == KIND).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
+        return [_view(session, row) for row in session.scalars(query)]
+
+
+def get_report(ctx: Context, report_id: str) -> ReportView:
+    """Return one report. Raises NotFound."""
+    with ctx.db.read() as session:
+        return _view(session, _find(session, report_id))
+
+
+def delete_report(ctx: Context, report_id: str, *, person: Person) -> None:
+    """Delete a report. Raises Conflict while it is being measured."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = _find(session, report_id)
+        if _view(session, row).is_active:
+            raise Conflict("The report is being measured.", remedy="Wait for its job, or stop it first.")
+        session.delete(row)
+
+
+def record_report(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Fill the row with what the job measured. A report that was deleted meanwhile stays so."""
+    row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
+    if row is not None:
+        row.result = {name: result[name] for name in ("tokenizers", "datasets", "measures")}
+
+
+def _unlike(sources: list[TokenizerSource]) -> list[TokenizerSource]:
+    return list({source.ref: source for source in sources}.values())
+
+
+def _names(sources: list[TokenizerSource]) -> list[str]:
+    """Return the names, told apart where a tokenizer and a checkpoint are called the same."""
+    names = [source.name for source in sources]
+    return [f"{s.name} ({s.kind})" if names.count(s.name) > 1 else s.name for s in sources]
+
+
+def _find(session: Session, report_id: str) -> Analysis:
+    row = session.get(Analysis, report_id)
+    if row is None or row.kind != KIND:
+        raise NotFound(f"There is no report “{report_id}”.", remedy="See the Tokenizers page for those there are.", field="report")
+    return row
+
+
+def _view(session: Session, row: Analysis) -> ReportView:
+    job = session.get(Job, row.job_id) if row.job_id else None
+    result, names, datasets = row.result or {}, row.config.get("tokenizers", []), _datasets_now(session, row.config)
+    measures = [
+        Measure(
+            names[item["tokenizer"]],
+            datasets[item["dataset"]],
+            item["language"],
+            {key: value for key, value in item.items() if key not in ("tokenizer", "dataset", "language")},
+        )
+        for item in result.get("measures", [])
+    ]
+    return ReportView(
+        id=row.id,
+        job_id=row.job_id,
+        status=Status(job.status) if job else Status.FINISHED,
+        error=dict(job.error or {}) if job else {},
+        names=tuple(names),
+        refs=tuple(row.config.get("refs", [])),
+        dataset_names=tuple(datasets),
+        tokenizers=result.get("tokenizers", []),
+        datasets=[{**entry, "name": name} for entry, name in zip(result.get("datasets", []), datasets, strict=False)],
+        measures=measures,
+        created_at=row.created_at,
+    )
+
+
+def _datasets_now(session: Session, config: dict[str, Any]) -> list[str]:
+    """Return what the datasets are called now; one that is gone keeps the name it had when it was read."""
+    then, ids = config.get("datasets", []), config.get("version_ids", [])
+    now = labels_of(session, ids)
+    return [now.get(id_, name) for id_, name in zip(ids, then, strict=True)] if ids else then

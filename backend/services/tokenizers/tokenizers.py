@@ -1,0 +1,229 @@
+"""Tokenizers of one's own: trained on a dataset by a job, kept in a folder that any Hugging Face tool loads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.names import clean_name, not_found
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import resolve_version
+from backend.services.dependents import Use, mentions, refuse_while_used, users_of_tokenizer
+from backend.services.jobs.jobs import Claim, add_job, wake
+
+KINDS: dict[str, str] = {
+    "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
+    "unigram": "Unigram: the most likely pieces; what is rare is written as bytes. Words fall apart more evenly, any text can be written.",
+    "byte": "Plain bytes: 256 tokens, nothing to learn. Long sequences, the smallest vocabulary.",
+}
+NOT_FACTS = frozenset({"folder", "vocab_size", "cpu_s", "reporter_cpu_s"})
+SMALLEST_VOCABULARY = {"bpe": 262, "unigram": 320}
+"""256 bytes and the special tokens; Unigram needs room for an alphabet, too."""
+LARGEST_VOCABULARY = 200_000
+
+
+@dataclass(frozen=True)
+class TokenizerView:
+    """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and what the room measured."""
+
+    id: str
+    name: str
+    kind: str
+    status: Status
+    job_id: str | None
+    error: dict[str, Any]
+    progress: dict[str, Any]
+    vocab_size: int | None
+    folder: str | None
+    dataset: str | None
+    dataset_version_id: str | None
+    facts: dict[str, Any]
+    created_at: datetime
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be used."""
+        return self.folder is not None
+
+
+def train_tokenizer(
+    ctx: Context,
+    *,
+    name: str,
+    dataset: str,
+    person: Person,
+    vocab_size: int = 2048,
+    kind: str = "bpe",
+    idempotency_key: str | None = None,
+) -> TokenizerView:
+    """Ask for a tokenizer. Waits for the dataset's import if that is still going.
+
+    A name whose training failed is free again. Raises InvalidInput for an impossible vocabulary, Conflict for a taken name.
+    """
+    require_builder(person)
+    name = clean_name(name, what="A tokenizer")
+    _check_vocabulary(kind, vocab_size)
+    version = resolve_version(ctx, dataset, ready=False)
+    with ctx.db.write() as session:
+        if (again := _of_key(session, idempotency_key)) is not None:
+            return _view(session, again)
+        _make_way(session, name)
+        tokenizer_id = new_id()
+        row = session.get_one(DatasetVersion, version.id)
+        job = add_job(
+            session,
+            ctx,
+            kind=JobKind.TRAIN_TOKENIZER,
+            title=f"Train tokenizer {name}"[:200],
+            device="cpu",
+            priority=3,
+            payload={
+                "dataset": row.folder,
+                "kind": kind,
+                "vocab_size": vocab_size,
+                "out": f"tokenizers/{tokenizer_id}",
+            },
+            idempotency_key=idempotency_key,
+            depends_on=None if row.folder else version.job_id,
+            created_by=person.id,
+        )
+        tokenizer = Tokenizer(id=tokenizer_id, name=name, kind=kind, dataset_version_id=version.id, job_id=job.id, created_at=ctx.now())
+        session.add(tokenizer)
+        session.flush()
+        result = _view(session, tokenizer)
+    wake(ctx, "cpu")
+    return result
+
+
+def list_tokenizers(ctx: Context, *, ready: bool = False) -> list[TokenizerView]:
+    """Return tokenizers, newest first; with `ready` only those that can be used."""
+    with ctx.db.read() as session:
+        query = select(Tokenizer).order_by(Tokenizer.created_at.desc(), Tokenizer.name)
+        if ready:
+            query = query.where(Tokenizer.folder.is_not(None))
+        return [_view(session, row) for row in session.scalars(query)]
+
+
+def get_tokenizer(ctx: Context, name_or_id: str) -> TokenizerView:
+    """Return one by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        return _view(session, _find(session, name_or_id))
+
+
+def list_tokenizer_users(ctx: Context, tokenizer_id: str) -> list[Use]:
+    """Return the runs that refer to a tokenizer: the reasons why it can't be deleted."""
+    with ctx.db.read() as session:
+        return users_of_tokenizer(session, tokenizer_id)
+
+
+def read_tokenizer_file(ctx: Context, tokenizer_id: str) -> bytes:
+    """Return the tokenizer.json of a tokenizer, which `tokenizers` and `transformers` load. Raises NotFound if it is not there."""
+    view = get_tokenizer(ctx, tokenizer_id)
+    path = ctx.artifacts.path(view.folder) / "tokenizer.json" if view.folder else None
+    if path is None or not path.is_file():
+        raise NotFound(f"The files of the tokenizer “{view.name}” are not there.", remedy="Train it again.")
+    return path.read_bytes()
+
+
+def rename_tokenizer(ctx: Context, tokenizer_id: str, name: str, *, person: Person) -> None:
+    """Give a tokenizer another name. Raises Conflict if it is taken."""
+    require_builder(person)
+    name = clean_name(name, what="A tokenizer")
+    with ctx.db.write() as session:
+        row = _find(session, tokenizer_id)
+        if session.scalar(select(Tokenizer.id).where(Tokenizer.name == name, Tokenizer.id != row.id)):
+            raise Conflict(f"There is already a tokenizer “{name}”.", field="name")
+        row.name = name
+
+
+def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None:
+    """Delete a tokenizer with its files and the reports on it.
+
+    Raises Conflict, naming the runs, while any refers to it, and while it is being trained or measured.
+    """
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = _find(session, tokenizer_id)
+        refuse_while_used("tokenizer", row.name, users_of_tokenizer(session, row.id), remedy="Delete those runs first, or keep it.")
+        if _view(session, row).status in ACTIVE:
+            raise Conflict(f"“{row.name}” is being trained.", remedy="Wait for its job, or stop it first.")
+        measured = or_(Analysis.tokenizer_id == row.id, mentions(Analysis.config, [f"tokenizer:{row.id}"]))
+        mine = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(measured, Job.status.in_(ACTIVE))
+        refuse_while_used(
+            "tokenizer", row.name, [f"“{title}”, which is going on" for title in session.scalars(mine)], remedy="Wait, or stop it first."
+        )
+        folders = [row.folder, *session.scalars(select(Analysis.folder).where(Analysis.tokenizer_id == row.id))]
+        session.execute(delete(Analysis).where(Analysis.tokenizer_id == row.id))
+        session.delete(row)
+    for folder in filter(None, folders):
+        ctx.artifacts.remove(folder)
+
+
+def record_tokenizer(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Fill the row with what the job made."""
+    row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
+    row.folder, row.vocab_size = result["folder"], result["vocab_size"]
+    row.facts = {key: value for key, value in result.items() if key not in NOT_FACTS}
+
+
+def _check_vocabulary(kind: str, vocab_size: int) -> None:
+    if kind not in KINDS:
+        raise InvalidInput(f"There is no tokenizer kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
+    smallest = SMALLEST_VOCABULARY.get(kind)
+    if smallest is not None and not smallest <= vocab_size <= LARGEST_VOCABULARY:
+        raise InvalidInput(
+            f"A vocabulary of {vocab_size:,} is not possible.",
+            remedy=f"Choose {smallest} (256 bytes, the special tokens{', some letters' if kind == 'unigram' else ''}) to {LARGEST_VOCABULARY:,}.",
+            field="vocab_size",
+        )
+
+
+def _make_way(session: Session, name: str) -> None:
+    """Raise Conflict if a name is taken; forget a tokenizer of that name whose training failed."""
+    row = session.scalar(select(Tokenizer).where(Tokenizer.name == name))
+    if row is None:
+        return
+    if row.folder or _view(session, row).status not in {Status.FAILED, Status.CANCELLED} or users_of_tokenizer(session, row.id):
+        raise Conflict(f"There is already a tokenizer “{name}”.", remedy="Choose another name.", field="name")
+    session.delete(row)
+    session.flush()
+
+
+def _of_key(session: Session, key: str | None) -> Tokenizer | None:
+    return session.scalar(select(Tokenizer).join(Job, Job.id == Tokenizer.job_id).where(Job.idempotency_key == key)) if key else None
+
+
+def _find(session: Session, name_or_id: str) -> Tokenizer:
+    row = session.get(Tokenizer, name_or_id) or session.scalar(select(Tokenizer).where(Tokenizer.name == name_or_id))
+    if row is None:
+        raise not_found("tokenizer", name_or_id, session.scalars(select(Tokenizer.name)), remedy="Train one on the Tokenizers page.")
+    return row
+
+
+def _view(session: Session, row: Tokenizer) -> TokenizerView:
+    job = session.get(Job, row.job_id) if row.job_id else None
+    version = session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
+    dataset = session.get_one(Dataset, version.dataset_id) if version else None
+    return TokenizerView(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        status=Status.FINISHED if row.folder or job is None else Status(job.status),
+        job_id=row.job_id,
+        error=dict(job.error or {}) if job else {},
+        progress=dict(job.progress or {}) if job else {},
+        vocab_size=row.vocab_size,
+        folder=row.folder,
+        dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
+        dataset_version_id=row.dataset_version_id,
+        facts=dict(row.facts),
+        created_at=row.created_at,
+    )

@@ -1,0 +1,28 @@
+"""What is wrong with a run, from its stored points."""
+
+from __future__ import annotations
+
+from backend.db.tables import Job, Run
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.training.config import RunConfig
+from backend.domain.training.diagnosis import Finding, RunFacts, Series, diagnose
+from backend.services.context import Context
+from backend.services.metrics.blocks import metric_names, read_points
+from backend.services.training.views import find_run
+
+LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait"})
+
+
+def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
+    """Return what is wrong with a run, the gravest first. Raises NotFound."""
+    with ctx.db.read() as session:
+        run: Run = find_run(session, name_or_id)
+        job = session.get(Job, run.job_id) if run.job_id else None
+        points = {name: read_points(session, run.id, name_id) for name_id, name in metric_names(session, run.id) if name in LOOKED_AT}
+    facts = RunFacts(
+        config=RunConfig.model_validate(run.config) if run.config else None,
+        has_ended=job is None or Status(job.status) not in ACTIVE,
+        failure=str((job.error or {}).get("cause") or "") if job is not None and job.status == Status.FAILED else "",
+        not_finite=(run.summary or {}).get("not_finite", {}),
+    )
+    return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)

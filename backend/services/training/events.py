@@ -1,0 +1,112 @@
+"""What a training job reports, as rows: points, samples, the step it resumed from, its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Run, Sample
+from backend.services.context import Context
+from backend.services.jobs.jobs import Claim
+from backend.services.metrics.blocks import pack_points, unpack_from
+from backend.services.metrics.points import add_points, drop_points_after
+
+MAX_SAMPLE_CHARACTERS = 20_000
+SPARK_POINTS = 64
+
+
+def record_metrics(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Write a batch of metric points, and keep the run's newest values, best val_loss and sparkline beside it."""
+    run = _run_of(session, claim)
+    if run is None:
+        return
+    rows: list[dict[str, Any]] = event["rows"]
+    unpack_from(session, run, min(int(row["step"]) for row in rows))
+    add_points(session, ctx.db, run.id, rows)
+    run.last_step = max(run.last_step, *(int(row["step"]) for row in rows))
+    run.summary = summarise(run.summary or {}, rows)
+    pack_points(session, run)
+
+
+def record_resumed(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Forget what the run will write again: everything after the step it resumes from (0: it starts over)."""
+    run = _run_of(session, claim)
+    if run is None:
+        return
+    forget_after(session, run, int(event.get("step") or 0))
+
+
+def record_sample(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Write a sample completion; a repeated step replaces the one before."""
+    run = _run_of(session, claim)
+    if run is None:
+        return
+    step, prompt = int(event["step"]), _clean(event.get("prompt"))
+    session.execute(delete(Sample).where(Sample.run_id == run.id, Sample.step == step, Sample.prompt == prompt))
+    session.add(Sample(run_id=run.id, step=step, prompt=prompt, completion=_clean(event.get("completion"))))
+
+
+def record_run_end(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Keep a finished training job's numbers with the run."""
+    run = _run_of(session, claim)
+    if run is None:
+        return
+    numbers = {key: value for key, value in result.items() if isinstance(value, int | float | str | bool) and len(str(value)) < 200}
+    run.summary = {**(run.summary or {}), "result": numbers}
+
+
+def forget_after(session: Session, run: Run, step: int) -> None:
+    """Drop a run's points, samples and summary after a step, and tell browsers to ask for all again."""
+    drop_points_after(session, run, step)
+    session.execute(delete(Sample).where(Sample.run_id == run.id, Sample.step > step))
+    summary = dict(run.summary or {})
+    summary["spark"] = [pair for pair in summary.get("spark", []) if pair[0] <= step]
+    if int(summary.get("best_val_step") or 0) > step:
+        summary.pop("best_val_loss", None)
+        summary.pop("best_val_step", None)
+    summary["not_finite"] = {name: first for name, first in summary.get("not_finite", {}).items() if first <= step}
+    summary.pop("result", None)
+    if step == 0:
+        summary.pop("last", None)
+    run.summary, run.last_step, run.curve_resets = summary, min(run.last_step, step), run.curve_resets + 1
+
+
+def summarise(summary: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a run's summary with a batch of points taken in.
+
+    `last`: newest value by metric. `best_val_loss` and `best_val_step`. `spark`: at most 64 [step, train_loss], every `stride`-th
+    step; when it is full every second one goes and the stride doubles, so that a sparkline never costs a query. `not_finite`: by metric
+    the first step whose value was no number; such points are not stored.
+    """
+    last: dict[str, float] = dict(summary.get("last", {}))
+    spark: list[list[float]] = [list(pair) for pair in summary.get("spark", [])]
+    stride = int(summary.get("spark_stride", 1))
+    best, best_step = summary.get("best_val_loss"), summary.get("best_val_step")
+    not_finite: dict[str, int] = dict(summary.get("not_finite", {}))
+    for row in rows:
+        step, values = int(row["step"]), {name: float(value) for name, value in row["values"].items() if _is_finite(value)}
+        last.update(values)
+        for name in row["values"].keys() - values.keys():
+            not_finite.setdefault(name, step)
+        if "val_loss" in values and (best is None or values["val_loss"] < best):
+            best, best_step = values["val_loss"], step
+        if "train_loss" in values and (not spark or step >= spark[-1][0] + stride):
+            spark.append([step, round(values["train_loss"], 5)])
+            if len(spark) > SPARK_POINTS:
+                spark, stride = spark[::2], stride * 2
+    told = {"last": last, "spark": spark, "spark_stride": stride, "best_val_loss": best, "best_val_step": best_step}
+    return {**summary, **told, **({"not_finite": not_finite} if not_finite else {})}
+
+
+def _run_of(session: Session, claim: Claim) -> Run | None:
+    return session.scalar(select(Run).where(Run.job_id == claim.job_id))
+
+
+def _clean(text: object) -> str:
+    return str(text or "").replace("\x00", "")[:MAX_SAMPLE_CHARACTERS]
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < float("inf")

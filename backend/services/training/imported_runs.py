@@ -1,0 +1,106 @@
+"""Runs of other programs: their logs become curves to compare with, read-only, without config, job and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.db.base import new_id
+from backend.db.tables import Run
+from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ForeignLog, clean_text, read_logs
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import Context, Person, require_builder
+from backend.services.metrics.blocks import pack_points
+from backend.services.metrics.points import add_points
+from backend.services.training.events import summarise
+from backend.services.training.views import RunView, get_run
+
+IMPORTED = "imported"
+ROWS_AT_ONCE = 10_000
+MAX_RUNS = 50
+EVENT_FILES = "events.out.tfevents.*"
+
+
+def import_log(ctx: Context, data: bytes, *, filename: str, person: Person, name: str = "") -> list[RunView]:
+    """Make runs of a log file, one for each run in it; they are called `name`, or what the log or the file calls them.
+
+    Raises InvalidInput for what is no log or holds too much, NotAllowed for a rater.
+    """
+    require_builder(person)
+    logs = read_logs(data, filename=filename)
+    if len(logs) > MAX_RUNS:
+        raise InvalidInput(f"The file holds {len(logs)} runs, and at most {MAX_RUNS} are read at once.", field="file")
+    return [get_run(ctx, _insert(ctx, log, filename=filename, wanted=name, person=person)) for log in logs]
+
+
+def import_log_path(ctx: Context, path: Path, *, person: Person, name: str = "") -> list[RunView]:
+    """Do the same with a file of this machine, or with the event files of a folder, which are one run. Raises NotFound."""
+    require_builder(person)
+    if path.is_dir():
+        files = sorted(path.glob(EVENT_FILES))
+        if not files:
+            raise NotFound(f"There is no event file in {path}.", remedy=f"They are called {EVENT_FILES}.")
+        merged = _merge([log for file in files for log in read_logs(_read(file), filename=file.name)])
+        return [get_run(ctx, _insert(ctx, merged, filename=path.name, wanted=name, person=person))]
+    if not path.is_file():
+        raise NotFound(f"There is no file {path}.")
+    return import_log(ctx, _read(path), filename=path.name, person=person, name=name)
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)  # one byte more than is allowed is enough to refuse it
+
+
+def _merge(logs: Sequence[ForeignLog]) -> ForeignLog:
+    """Return one log of several that a program wrote one after the other: later points replace earlier ones."""
+    first, *others = logs
+    for log in others:
+        for metric, series in log.points.items():
+            first.points.setdefault(metric, {}).update(series)
+        first.not_finite = {**log.not_finite, **first.not_finite}
+        first.tokens_per_step = log.tokens_per_step or first.tokens_per_step
+        first.notes += log.notes
+    return first
+
+
+def _insert(ctx: Context, log: ForeignLog, *, filename: str, wanted: str, person: Person) -> str:
+    run_id, shown = new_id(), clean_text(wanted or log.name or Path(filename).stem)[:100] or "imported"
+    has_time = log.has_time
+    with ctx.db.write() as session:
+        taken = set(session.scalars(select(Run.name).where(Run.name.startswith(shown, autoescape=True))))
+        name = next(text for n in range(1, len(taken) + 2) if (text := shown if n == 1 else f"{shown} {n}") not in taken)
+        told: dict[str, Any] = {
+            "file": clean_text(filename)[-200:],
+            "format": log.format,
+            "tokens_per_step": log.tokens_per_step,
+            "flops_per_step": log.flops_per_step,
+            "has_time": has_time,
+            "notes": log.notes[:MAX_NOTES],
+        }
+        run = Run(id=run_id, name=name, objective="", config={}, origin=IMPORTED, created_by=person.id, created_at=ctx.now())
+        session.add(run)
+        session.flush()
+        summary: dict[str, Any] = {"imported": told}
+        rows = _rows(log, has_time=has_time)
+        while batch := list(islice(rows, ROWS_AT_ONCE)):
+            add_points(session, ctx.db, run_id, batch)
+            summary = summarise(summary, batch)
+        if log.not_finite:
+            summary["not_finite"] = dict(log.not_finite)
+        run.summary, run.last_step = summary, log.last_step
+        session.flush()
+        pack_points(session, run)
+    return run_id
+
+
+def _rows(log: ForeignLog, *, has_time: bool) -> Iterator[dict[str, Any]]:
+    """Yield the points by step, as a batch of a training job would have them."""
+    for step in sorted({step for series in log.points.values() for step in series}):
+        found = {metric: series[step] for metric, series in log.points.items() if step in series}
+        times = [time for _, time in found.values() if time is not None]
+        yield {"step": step, "time": min(times) if has_time else 0.0, "values": {metric: value for metric, (value, _) in found.items()}}

@@ -1,0 +1,127 @@
+"""What a browser that watches runs is told between two steps: status, progress, newest values. Small and cheap: asked twice a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+
+from backend.db.tables import Job, Run
+from backend.domain.jobs.progress import read_progress, say_progress
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.services.context import Context, Person
+from backend.services.jobs.queue_position import queue_positions
+from backend.services.people.accounts import sign, unsign
+
+PURPOSE = "points"
+TOKEN_AGE_S = 12 * 3600
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run as a live view needs it. `share` is progress from 0 to 1; `last` the newest value of each metric."""
+
+    id: str
+    name: str
+    status: Status
+    line: str
+    share: float
+    last_step: int
+    last: dict[str, float]
+    spark: tuple[float, ...] | None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything may still change by itself."""
+        return self.status in ACTIVE
+
+
+def token_for_runs(ctx: Context, run_ids: Iterable[str], *, person: Person) -> str:
+    """Return the signed statement that lets a browser read these runs' points for twelve hours."""
+    return sign(ctx, {"runs": ",".join(run_ids), "person": person.id or ""}, purpose=PURPOSE)
+
+
+def runs_of_token(ctx: Context, token: str) -> list[str]:
+    """Return the run ids that a token names. Raises NotAllowed if it is forged or too old."""
+    runs = unsign(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S).get("runs", "")
+    return [run_id for run_id in runs.split(",") if run_id]
+
+
+def run_states(ctx: Context, run_ids: Sequence[str], *, with_spark: bool = False) -> dict[str, RunState]:
+    """Return the states of runs by id, those that are gone left out."""
+    with ctx.db.read() as session:
+        rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).tuples().all()
+        ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
+    return {run.id: _state(run, job, ahead=ahead, with_spark=with_spark) for run, job in rows}
+
+
+def active_run_ids(ctx: Context, *, limit: int = 50) -> list[str]:
+    """Return the ids of the runs that are queued or running, the running first, then in the order they will start."""
+    with ctx.db.read() as session:
+        query = (
+            select(Run.id)
+            .join(Job, Job.id == Run.job_id)
+            .where(Job.kind == JobKind.TRAIN.value, Job.status.in_(ACTIVE))
+            .order_by(Job.status == Status.QUEUED, Job.priority, Job.created_at)
+            .limit(limit)
+        )
+        return list(session.scalars(query))
+
+
+def queue_counts(ctx: Context) -> dict[str, dict[str, int]]:
+    """Return how many jobs of each queue wait and run: {queue: {"queued": n, "running": n}}."""
+    with ctx.db.read() as session:
+        query = select(Job.queue, Job.status, func.count()).where(Job.status.in_(ACTIVE)).group_by(Job.queue, Job.status)
+        counts: dict[str, dict[str, int]] = {}
+        for queue, status, number in session.execute(query):
+            key = "queued" if status == Status.QUEUED else "running"
+            of_queue = counts.setdefault(queue, {"queued": 0, "running": 0})
+            of_queue[key] += number
+        return counts
+
+
+def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: int) -> str:
+    """Put where a run is into one line."""
+    if job is None:
+        return "Not started"
+    if status is Status.QUEUED:
+        if job.attempt:
+            return f"Its worker was lost; waits to go on from its last checkpoint (attempt {job.attempt + 1})"
+        return "Next in the queue" if ahead == 0 else f"In the queue, {ahead} ahead"
+    if status is Status.CANCELLING:
+        return "Stopping and saving" if job.stop_request == "stop_and_save" else "Stopping"
+    if status is Status.FAILED:
+        return str(job.error.get("cause") or "Failed")
+    if status is Status.CANCELLED:
+        return f"Stopped at step {last_step:,}" if last_step else "Stopped before the first step"
+    if status is Status.FINISHED:
+        return f"Finished at step {last_step:,}"
+    return say_progress(read_progress(job.progress)) or "Starting"
+
+
+def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str]:
+    """Return a run's status and where it is in one line. An imported one is finished: nothing can happen to it here."""
+    imported = (run.summary or {}).get("imported")
+    if imported is not None:
+        return Status.FINISHED, f"{run.last_step:,} steps, from {imported['format']}"
+    status = Status(job.status) if job is not None else Status.CANCELLED
+    return status, describe_state(status, job=job, last_step=run.last_step, ahead=ahead)
+
+
+def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool) -> RunState:
+    status, line = status_and_line(run, job, ahead=ahead.get(job.id, 0) if job else 0)
+    summary: dict[str, Any] = run.summary or {}
+    progress = read_progress(job.progress) if job is not None else None
+    share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
+    return RunState(
+        id=run.id,
+        name=run.name,
+        status=status,
+        share=round(share, 4),
+        last_step=run.last_step,
+        line=line,
+        last={str(name): float(value) for name, value in summary.get("last", {}).items()},
+        spark=tuple(value for _, value in summary.get("spark", [])) if with_spark else None,
+    )

@@ -1,0 +1,281 @@
+"""The report of a run, made of everything that is known of it when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, Job, Measurement, MetricName, Run
+from backend.domain.training.config import RunConfig
+from backend.domain.training.report import Measured, RunReport, write_html, write_markdown
+from backend.domain.training.report_curves import Trace
+from backend.domain.wording import say_bytes, say_count, say_duration
+from backend.errors import NotFound
+from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, list_lineage
+from backend.services.context import Context
+from backend.services.data.cards import card_facts
+from backend.services.data.datasets import resolve_version
+from backend.services.data.views import VersionView
+from backend.services.evaluation.evaluations import list_evaluations
+from backend.services.metrics.blocks import metric_names, read_points
+from backend.services.metrics.points import downsample
+from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.views import RunDetail, RunView, config_differences, get_run, list_sample_steps, list_samples, run_detail
+
+OBJECTIVES = {
+    "pretrain": "Pre-training",
+    "sft": "Fine-tuning",
+    "dpo": "Preference training (DPO)",
+    "kto": "Training on labelled answers (KTO)",
+    "orpo": "Preference training (ORPO)",
+    "simpo": "Preference training (SimPO)",
+    "reward": "Reward model",
+    "grpo": "Reinforcement by rewards (GRPO)",
+}
+CURVES = (
+    "train_loss",
+    "val_loss",
+    "val_bpb",
+    "learning_rate",
+    "grad_norm",
+    "tok_per_sec",
+    "rewards/accuracies",
+    "rewards/margins",
+    "val_rewards/accuracies",
+    "reward/mean",
+    "kl",
+    "mfu",
+    "memory_bytes",
+    "device_use",
+    "power_w",
+)
+CURVE_POINTS = 400
+
+
+def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:
+    """Return a run's report as Markdown (`md`, a model card) or as one HTML file (`html`). Raises NotFound.
+
+    A `public` one leaves out what is the team's own business: notes, cost, and the machine's name.
+    """
+    report = build_report(ctx, name_or_id)
+    if public:
+        own = ("machine", "attempts")
+        report = replace(report, notes="", cost=(), environment=tuple(pair for pair in report.environment if pair[0] not in own))
+    return write_html(report) if form == "html" else write_markdown(report)
+
+
+def build_report(ctx: Context, name_or_id: str) -> RunReport:
+    """Gather what a report says. Raises NotFound, and InvalidInput for a run that was imported as curves."""
+    detail = run_detail(ctx, name_or_id)
+    run, config = detail.run, detail.config
+    made = list_checkpoints(ctx, run_id=run.id)
+    newest = max(made, key=lambda c: c.step or 0, default=None)
+    version = _version(ctx, run)
+    curves = _curves(ctx, run.id)
+    parent = _parent(ctx, run)
+    steps = list_sample_steps(ctx, run.id)
+    return RunReport(
+        name=run.name,
+        objective=run.objective,
+        objective_words=OBJECTIVES.get(run.objective, run.objective),
+        status=run.line,
+        summary=_summary(detail, newest),
+        data=_data(version),
+        environment=_environment(ctx, run, newest),
+        cost=_cost(ctx, detail),
+        config_yaml=config.to_yaml(),
+        parent=parent.name if parent else None,
+        differences=_differences(ctx, parent, run) if parent else (),
+        curves=tuple(curves),
+        scores=_scores(ctx, made),
+        samples=tuple((sample.prompt, sample.completion) for sample in (list_samples(ctx, run.id, step=steps[0]) if steps else [])),
+        sample_step=steps[0] if steps else None,
+        lineage=_lineage(ctx, newest),
+        checkpoints=tuple((checkpoint.name, _known(checkpoint)) for checkpoint in made),
+        notes=run.notes,
+        licence=card_facts(version).licence if version else "",
+        findings=tuple(finding.sentence for finding in diagnose_run(ctx, run.id)),
+        base_model=_hub_base(ctx, made),
+        dataset=_hub_dataset(version),
+    )
+
+
+def _summary(detail: RunDetail, newest: CheckpointView | None) -> tuple[tuple[str, str], ...]:
+    run, config = detail.run, detail.config
+    method = {"full": "all weights", "lora": "low-rank adapters", "qlora": "low-rank adapters on a quantised base"}[config.method]
+    network = f"{newest.family}, {say_count(newest.parameters)} parameters" if newest and newest.parameters else (detail.architecture or "")
+    pairs = [
+        ("network", network),
+        ("started from", run.base or "random weights"),
+        ("trained", method),
+        ("tokenizer", detail.tokenizer or ""),
+        ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
+        ("tokens read", f"{say_count(run.last_step * config.tokens_per_step)}, at {config.tokens_per_step:,} a step"),
+        ("best val_loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
+        ("last values", ", ".join(f"{name} {value:.4g}" for name, value in sorted(run.last.items()))),
+        ("seed", str(config.seed)),
+    ]
+    return tuple((label, value) for label, value in pairs if value)
+
+
+def _version(ctx: Context, run: RunView) -> VersionView | None:
+    try:
+        return resolve_version(ctx, run.dataset, ready=False) if run.dataset else None
+    except NotFound:
+        return None
+
+
+def _data(version: VersionView | None) -> tuple[tuple[str, str], ...]:
+    if version is None:
+        return ()
+    pairs = (
+        ("dataset", f"{version.label}, kind {version.kind}"),
+        ("rows", f"{version.train_rows:,} to train on, {version.val_rows:,} to measure on"),
+        ("content hash", version.content_hash or ""),
+        ("source", version.source),
+        ("licence", card_facts(version).licence or "not stated"),
+    )
+    return tuple((label, value) for label, value in pairs if value)
+
+
+def _environment(ctx: Context, run: RunView, newest: CheckpointView | None) -> tuple[tuple[str, str], ...]:
+    pairs: list[tuple[str, str]] = []
+    with ctx.db.read() as session:
+        query = select(Measurement).where(Measurement.run_id == run.id).order_by(Measurement.created_at.desc()).limit(1)
+        measured = session.scalar(query)
+        if measured is not None:
+            pairs += [("device", measured.device), ("machine", measured.host), ("peak memory", say_bytes(measured.measured_bytes))]
+            pairs.append(("tokens per second", f"{measured.tokens_per_s:,.0f}"))
+        job = session.get(Job, run.job_id) if run.job_id else None
+        if job is not None and job.attempt > 1:
+            pairs.append(("attempts", f"{job.attempt}: it was taken up again after a worker was lost"))
+    card = ctx.artifacts.path(newest.folder) / "roundhouse.json" if newest and newest.folder else None
+    if card is not None and card.is_file():
+        versions = json.loads(card.read_text()).get("versions", {})
+        pairs += [(str(name), str(version)) for name, version in sorted(versions.items())]
+    return tuple((label, value) for label, value in pairs if value)
+
+
+def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
+    run, pairs = detail.run, []
+    count = detail.config.devices.count
+    if run.started_at is not None:
+        seconds = ((run.finished_at or ctx.now()) - run.started_at).total_seconds()
+        pairs.append(("time from start to end", say_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
+        price = ctx.policy.device_hour_price_usd
+        if price is not None:
+            hours = seconds / 3600 * count
+            pairs.append(("cost", f"{hours * price:,.2f} US dollars: {hours:,.3g} device-hours at {price:g}"))
+    joules, share = energy_of(ctx, run.id)
+    if joules is not None:
+        pairs.append(("energy", f"{joules / 3.6e6:.3g} kWh of the first device, over the {share:.0%} of the time in which it was read"))
+    return tuple(pairs)
+
+
+def energy_of(ctx: Context, run_id: str) -> tuple[float | None, float]:
+    """Return the energy (joules) that a run's device drew, by the trapezoidal rule over its readings of power, and the share of time covered.
+
+    None where power was never read. Gaps of over a minute (a run that waited to be resumed) count for nothing.
+    """
+    with ctx.db.read() as session:
+        name_id = session.scalar(select(MetricName.id).where(MetricName.name == "power_w"))
+        points = read_points(session, run_id, name_id) if name_id is not None else None
+    if points is None or len(points) < 2:
+        return None, 0.0
+    order = np.argsort(points.times)
+    times, watts = points.times[order], points.values[order]
+    gaps = np.diff(times)
+    read = gaps <= 60
+    joules = float(np.sum((watts[1:] + watts[:-1])[read] / 2 * gaps[read]))
+    return joules, float(gaps[read].sum() / max(times[-1] - times[0], 1e-9))
+
+
+def _curves(ctx: Context, run_id: str) -> list[Trace]:
+    traces = []
+    with ctx.db.read() as session:
+        names = {name: name_id for name_id, name in metric_names(session, run_id)}
+        for name in CURVES:
+            if name in names:
+                points = read_points(session, run_id, names[name])
+                kept = points.at(downsample(points.steps, points.values, CURVE_POINTS))
+                traces.append(Trace(name, tuple(kept.steps.tolist()), tuple(kept.values.tolist())))
+    return traces
+
+
+def _parent(ctx: Context, run: RunView) -> RunView | None:
+    """The run whose config this one was made from, or else the run that made its base."""
+    with ctx.db.read() as session:
+        row = session.get_one(Run, run.id)
+        base = session.get(Checkpoint, row.base_id) if row.base_id else None
+        parent_id = row.parent_id or (base.run_id if base else None)
+    try:
+        return get_run(ctx, parent_id) if parent_id else None
+    except NotFound:
+        return None
+
+
+def _differences(ctx: Context, parent: RunView, run: RunView) -> tuple[tuple[str, str, str], ...]:
+    _, rows = config_differences(ctx, [parent.id, run.id])
+    fields: set[str] = set(RunConfig.model_fields)
+    return tuple((field, values[0], values[1]) for field, values in rows if field in fields)
+
+
+def _scores(ctx: Context, made: list[CheckpointView]) -> tuple[Measured, ...]:
+    rows = []
+    for checkpoint in made:
+        for evaluation in list_evaluations(ctx, checkpoint_id=checkpoint.id):
+            if evaluation.main_score is not None:
+                score = evaluation.main_score
+                rows.append(
+                    Measured(
+                        f"{evaluation.benchmark} (step {checkpoint.step:,})" if checkpoint.step else evaluation.benchmark,
+                        score.metric,
+                        score.value,
+                        score.low,
+                        score.high,
+                    )
+                )
+    return tuple(rows)
+
+
+def _lineage(ctx: Context, newest: CheckpointView | None) -> tuple[str, ...]:
+    if newest is None:
+        return ()
+    return tuple(
+        ancestor.name + (f", trained on {ancestor.dataset}" if ancestor.dataset else _from_the_hub(ancestor))
+        for ancestor in list_lineage(ctx, newest.id)
+    )
+
+
+def _from_the_hub(base: CheckpointView) -> str:
+    """Where a base came from, if others can fetch it there; a path of this machine tells nobody anything."""
+    found = _hub_id(base.source) if base.facts.get("revision") else None
+    return f", {found} at {base.facts['revision']}" if found else ""
+
+
+def _hub_base(ctx: Context, made: list[CheckpointView]) -> str | None:
+    """The Hub id of what a run started from, if that came from there: the Hub refuses cards that name anything else."""
+    ancestors = list_lineage(ctx, made[0].id)[:-1] if made else []
+    return next((found for one in reversed(ancestors) if one.facts.get("revision") and (found := _hub_id(one.source))), None)
+
+
+def _hub_dataset(version: VersionView | None) -> str:
+    fetched = version is not None and (version.facts.get("commit") or version.facts.get("revision"))
+    return (_hub_id(version.source) or "") if version is not None and fetched else ""
+
+
+def _hub_id(source: str) -> str | None:
+    match = re.fullmatch(r"(?:hub:)?([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@\S+)?", source.strip())
+    return match[1] if match else None
+
+
+def _known(checkpoint: CheckpointView) -> str:
+    numbers: dict[str, Any] = checkpoint.metrics
+    words = [f"{name} {numbers[name]:.4f}" for name in ("val_loss", "train_loss") if isinstance(numbers.get(name), float)]
+    words.append("deleted" if checkpoint.deleted_at else say_bytes(checkpoint.bytes))
+    return ", ".join(words)

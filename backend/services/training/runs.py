@@ -1,0 +1,290 @@
+"""Runs: launch, stop, resume, rename, tag, archive. What a run is made of is in run_parts, what lists show in run_views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Job, Run
+from backend.domain.jobs.states import TERMINAL, JobKind, Status
+from backend.domain.names import clean_name
+from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.launch_warnings import LaunchWarning
+from backend.errors import Conflict, InvalidInput
+from backend.services.context import Context, Person, require_builder
+from backend.services.jobs.jobs import StopHow, add_job, request_stop, wake
+from backend.services.training.events import forget_after
+from backend.services.training.parts import RunParts, parse_config, require_disk, resolve_parts, training_payload
+from backend.services.training.views import RunView, find_run, get_run, newest_checkpoint_step
+
+MAX_TAGS, MAX_TAG, MAX_NOTES = 12, 40, 20_000
+
+
+def launch_run(
+    ctx: Context,
+    config: RunConfig,
+    *,
+    person: Person,
+    idempotency_key: str | None = None,
+    depends_on: str | None = None,
+    tags: tuple[str, ...] = (),
+    group_id: str | None = None,
+    parent: str | None = None,
+    warnings: Sequence[LaunchWarning] = (),
+) -> RunView:
+    """Queue a run. The same `idempotency_key` gives the same run back, so that a double click is one run.
+
+    A dataset or tokenizer that is still being made is waited for; `depends_on` names another job to wait for. `group_id` is the row
+    of `run_groups` that the run is a part of, `parent` the run whose config this one was made from, `warnings` what somebody was told
+    and launched all the same.
+    Raises InvalidInput, NotFound or Conflict naming field, value and cure; NotAllowed for a rater; Unavailable for a full disk.
+    """
+    require_builder(person)
+    if idempotency_key and (again := _run_of_key(ctx, idempotency_key)) is not None:
+        return again
+    parts = resolve_parts(ctx, config)
+    if depends_on and parts.wait_for and depends_on != parts.wait_for:
+        raise Conflict("This run would have to wait for two jobs at once.", remedy="Launch it when one of them is done.")
+    require_disk(ctx, config, parts)
+    try:
+        with ctx.db.write() as session:
+            run_id = _insert(
+                session,
+                ctx,
+                config,
+                parts,
+                person=person,
+                key=idempotency_key,
+                depends_on=depends_on or parts.wait_for,
+                tags=clean_tags(tags),
+                group_id=group_id,
+                parent_id=find_run(session, parent).id if parent else None,
+                warnings=[warning.model_dump(mode="json") for warning in warnings],
+            )
+    except IntegrityError:  # the same key in the same moment, from another process
+        again = _run_of_key(ctx, idempotency_key) if idempotency_key else None
+        if again is None:
+            raise
+        return again
+    wake(ctx, "train")
+    return get_run(ctx, run_id)
+
+
+def resume_run(
+    ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None, idempotency_key: str | None = None
+) -> RunView:
+    """Queue a new job for a run that has ended, from its newest checkpoint; `max_steps` may be raised.
+
+    A run that is active already is returned as it is. Raises Conflict without a checkpoint, or for a finished run whose
+    `max_steps` is not raised; InvalidInput for fewer steps than are done.
+    """
+    require_builder(person)
+    with ctx.db.write() as session:
+        run, job = _ended(session, name_or_id)
+        if job is None or job.status not in TERMINAL:
+            return get_run(ctx, run.id)
+        step = newest_checkpoint_step(session, run.id)
+        if step is None:
+            raise Conflict(f"“{run.name}” has no checkpoint to resume from.", remedy="Start it again from the first step.")
+        config = _with_steps(run, job, step=step, max_steps=max_steps)
+        _add_job_again(session, ctx, run, job, config, person=person, key=idempotency_key)
+        run_id = run.id
+    wake(ctx, "train")
+    return get_run(ctx, run_id)
+
+
+def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
+    """Queue a failed or cancelled run again: from its newest checkpoint, or from the first step if it has none."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        run, job = _ended(session, name_or_id)
+        if job is None or job.status not in TERMINAL:
+            return get_run(ctx, run.id)
+        if job.status == Status.FINISHED:
+            raise Conflict(f"“{run.name}” is finished.", remedy="Resume it with more steps, or launch a new run with its config.")
+        if newest_checkpoint_step(session, run.id) is None:
+            forget_after(session, run, 0)
+        _add_job_again(session, ctx, run, job, RunConfig.model_validate(run.config), person=person, key=None)
+        run_id = run.id
+    wake(ctx, "train")
+    return get_run(ctx, run_id)
+
+
+def stop_run(ctx: Context, name_or_id: str, *, how: StopHow = "cancel", person: Person) -> RunView:
+    """Ask a run to stop, with `stop_and_save` keeping a checkpoint. Raises Conflict if it has ended."""
+    require_builder(person)
+    run = get_run(ctx, name_or_id)
+    if run.job_id is None:
+        raise Conflict(f"“{run.name}” was never started.")
+    if run.status in TERMINAL:
+        raise Conflict(f"“{run.name}” is already {run.status}.")
+    request_stop(ctx, run.job_id, how)
+    return get_run(ctx, run.id)
+
+
+def rename_run(ctx: Context, run_id: str, name: str, *, person: Person) -> None:
+    """Give a run another name. Raises InvalidInput, or Conflict if another run has it."""
+    require_builder(person)
+    name = clean_name(name, what="A run")
+    with ctx.db.write() as session:
+        run = find_run(session, run_id)
+        if session.scalar(select(Run.id).where(Run.name == name, Run.id != run.id)):
+            raise Conflict(f"There is already a run “{name}”.", field="name")
+        run.name = name
+
+
+def set_tags(ctx: Context, run_id: str, tags: tuple[str, ...], *, person: Person) -> None:
+    """Replace a run's tags. Raises InvalidInput for too many or too long ones."""
+    require_builder(person)
+    kept = clean_tags(tags)
+    with ctx.db.write() as session:
+        find_run(session, run_id).tags = kept
+
+
+def set_notes(ctx: Context, run_id: str, notes: str, *, person: Person) -> None:
+    """Replace a run's notes."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        find_run(session, run_id).notes = notes[:MAX_NOTES]
+
+
+def archive_run(ctx: Context, run_id: str, *, person: Person, archived: bool = True) -> None:
+    """Take a run out of the lists, or put it back. Raises Conflict while it is active."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        run = find_run(session, run_id)
+        job = session.get(Job, run.job_id) if run.job_id else None
+        if archived and job is not None and job.status not in TERMINAL:
+            raise Conflict(f"“{run.name}” is {job.status}.", remedy="Stop it first.")
+        run.archived_at = ctx.now() if archived else None
+
+
+def clean_tags(tags: tuple[str, ...]) -> list[str]:
+    """Return tags without spaces around them and without repeats, in order."""
+    kept = list(dict.fromkeys(" ".join(tag.split()).lower() for tag in tags if tag.strip()))
+    if len(kept) > MAX_TAGS:
+        raise InvalidInput(f"{len(kept)} tags are too many.", remedy=f"Use at most {MAX_TAGS}.", field="tags")
+    if long := next((tag for tag in kept if len(tag) > MAX_TAG), None):
+        raise InvalidInput(f"The tag “{long[:MAX_TAG]}…” is too long.", remedy=f"Use at most {MAX_TAG} characters.", field="tags")
+    return kept
+
+
+def _insert(
+    session: Session,
+    ctx: Context,
+    config: RunConfig,
+    parts: RunParts,
+    *,
+    person: Person,
+    key: str | None,
+    depends_on: str | None,
+    tags: list[str],
+    group_id: str | None,
+    parent_id: str | None,
+    warnings: list[dict[str, Any]],
+) -> str:
+    run_id = new_id()
+    name = _free_name(session, clean_name(config.name, what="A run") if config.name.strip() else _made_up_name(config, parts))
+    named = config.model_copy(update={"name": name})
+    job = add_job(
+        session,
+        ctx,
+        kind=JobKind.TRAIN,
+        title=f"Train {name}"[:200],
+        payload=training_payload(run_id, named, parts),
+        priority=config.priority,
+        device=config.device,
+        idempotency_key=key,
+        depends_on=depends_on,
+        created_by=person.id,
+    )
+    session.add(
+        Run(
+            id=run_id,
+            name=name,
+            objective=config.objective.value,
+            config=named.model_dump(mode="json"),
+            job_id=job.id,
+            dataset_version_id=parts.version.id,
+            architecture_id=parts.architecture_id,
+            tokenizer_id=parts.tokenizer.id if parts.tokenizer else None,
+            base_id=parts.base.id if parts.base else None,
+            group_id=group_id,
+            parent_id=parent_id,
+            warnings=warnings,
+            tags=tags,
+            created_by=person.id,
+            created_at=ctx.now(),
+        )
+    )
+    return run_id
+
+
+def _add_job_again(session: Session, ctx: Context, run: Run, job: Job, config: RunConfig, *, person: Person, key: str | None) -> None:
+    payload: dict[str, Any] = {**job.payload, "config": config.model_dump(mode="json")}
+    again = add_job(
+        session,
+        ctx,
+        kind=JobKind.TRAIN,
+        title=f"Train {run.name}"[:200],
+        payload=payload,
+        priority=config.priority,
+        device=config.device,
+        idempotency_key=key,
+        depends_on=_unfinished(session, job.depends_on_id),
+        created_by=person.id,
+    )
+    run.config, run.job_id, run.archived_at = config.model_dump(mode="json"), again.id, None
+
+
+def _unfinished(session: Session, job_id: str | None) -> str | None:
+    before = session.get(Job, job_id) if job_id else None
+    return before.id if before is not None and before.status not in TERMINAL else None
+
+
+def _ended(session: Session, name_or_id: str) -> tuple[Run, Job | None]:
+    run = find_run(session, name_or_id)
+    return run, session.get(Job, run.job_id) if run.job_id else None
+
+
+def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunConfig:
+    config = RunConfig.model_validate(run.config)
+    wanted = max_steps or config.max_steps
+    if wanted <= step:
+        if job.status == Status.FINISHED and max_steps is None:
+            raise Conflict(
+                f"“{run.name}” has done all its {config.max_steps:,} steps.", remedy="Resume it with more steps.", field="max_steps"
+            )
+        raise InvalidInput(
+            f"The run has done {step:,} steps, so max_steps {wanted:,} leaves nothing to do.",
+            remedy=f"Choose more than {step:,}.",
+            field="max_steps",
+        )
+    return parse_config({**run.config, "max_steps": wanted})
+
+
+def _run_of_key(ctx: Context, key: str) -> RunView | None:
+    with ctx.db.read() as session:
+        job = session.scalar(select(Job).where(Job.idempotency_key == key))
+        run_id = job.payload.get("run_id") if job is not None else None
+    return get_run(ctx, str(run_id)) if run_id else None
+
+
+def _made_up_name(config: RunConfig, parts: RunParts) -> str:
+    what = {Objective.PRETRAIN: "Pretrain", Objective.SFT: "Fine-tune", Objective.REWARD: "Reward model of", Objective.GRPO: "Reinforce"}
+    subject = f"{parts.base.run or parts.base.name} on {parts.version.dataset}" if parts.base else f"on {parts.version.dataset}"
+    return f"{what.get(config.objective, 'Align')} {subject}"[:100].replace("@", " ")
+
+
+def _free_name(session: Session, name: str) -> str:
+    """Return the name, with the next number behind it if it is taken."""
+    taken = set(session.scalars(select(Run.name).where(Run.name.startswith(name, autoescape=True))))
+    if name not in taken:
+        return name
+    number = next(n for n in range(2, len(taken) + 3) if f"{name} {n}" not in taken)
+    return f"{name[:110]} {number}"

@@ -1,0 +1,200 @@
+"""What a sweep tries next, and which of its runs to prune: Optuna, told again from the runs' own rows each time it is asked.
+
+Nothing of Optuna's is kept. What runs were given and what they measured is in the database, so a worker that is lost loses no trial.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from backend.domain.training.config_fields import kind_of
+from backend.domain.training.sweep import Point, Span, SweepConfig, Values, as_field, may_be, untried
+
+if TYPE_CHECKING:
+    import optuna
+
+REDRAWS = 20
+FEWEST_TO_LEARN_FROM, FEWEST_TO_PRUNE_BY = 4, 4
+_answers: dict[str, tuple[object, set[int]]] = {}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of a sweep, or a point that no run could be made of. Numbers are dense, from 0, in the order of the launches.
+
+    `reports` are (time, step, value) of the sweep's metric. `outcome` is None while the run waits, runs or is paused.
+    """
+
+    number: int
+    point: Point
+    started: float
+    reports: Sequence[tuple[float, int, float]] = ()
+    outcome: Literal["finished", "pruned", "failed"] | None = None
+    ended: float | None = None
+
+    def best(self, goal: str) -> float | None:
+        """The best value that was reported."""
+        values = [value for _, _, value in self.reports]
+        return (max(values) if goal == "highest" else min(values)) if values else None
+
+
+def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
+    """Return the values of a bayesian sweep's next run (TPE; Bergstra et al. 2011), a function of seed and trials.
+
+    Runs that still go count as bad, so that several at once don't crowd one place (the constant liar). Where all fields have lists, a
+    point that was tried is drawn again.
+    """
+    import optuna
+
+    number = len(trials)
+    study, distributions = _study(config), _distributions(config)
+    study.add_trials([_frozen(config, trial, distributions) for trial in trials])
+    tried = [trial.point for trial in trials]
+    point: Point = {}
+    for draw in range(REDRAWS):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # constant_liar and multivariate are marked experimental
+            study.sampler = optuna.samplers.TPESampler(
+                seed=(config.seed * 7919 + number * REDRAWS + draw) % 2**31,
+                multivariate=True,
+                constant_liar=True,
+                n_startup_trials=min(10, max(FEWEST_TO_LEARN_FROM, config.runs // 4)),
+            )
+            asked = study.ask(distributions)
+        point = {
+            path: as_field(path, choice, asked.params[path]) if isinstance(choice, Span) else asked.params[path]
+            for path, choice in config.vary.items()
+        }
+        if point not in tried:
+            break
+        study.tell(asked, state=optuna.trial.TrialState.FAIL)
+    else:
+        point = untried(config, tried) or point
+    return point
+
+
+def choose_pruned(config: SweepConfig, trials: Sequence[Trial]) -> list[int]:
+    """Return the numbers of the running trials that the pruner would stop by what is reported so far."""
+    running = {trial.number for trial in trials if trial.outcome is None and trial.reports}
+    if config.pruner == "none" or not running:
+        return []
+    return sorted(running & (_below_median(config, trials) if config.pruner == "median" else _halved(config, trials)))
+
+
+def _below_median(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
+    study, distributions = _study(config), _distributions(config)
+    study.add_trials([_frozen(config, trial, distributions) for trial in trials])
+    return {trial.number for trial in study.trials if not trial.state.is_finished() and study.pruner.prune(study, trial)}
+
+
+def _halved(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
+    """Tell all that happened again in the order of time: which rung a trial has reached, hyperband notes down as it is asked.
+
+    That takes seconds for hundreds of runs, so the answer is kept until something new has happened.
+    """
+    happened = config, tuple((trial.number, tuple(trial.reports), trial.outcome) for trial in trials)
+    kept = _answers.get(config.name)
+    if kept is not None and kept[0] == happened:
+        return kept[1]
+    study, distributions = _study(config), _distributions(config)
+    asked: list[optuna.Trial] = []
+    condemned: set[int] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a value rounded across the end of its range
+        for trial in trials:  # all at first, so that numbers agree
+            study.enqueue_trial(trial.point)
+            asked.append(study.ask(distributions))
+    for number, step, value in _in_order(trials):
+        told = asked[number]
+        if step is not None:
+            told.report(value, step)
+            if told.should_prune():
+                condemned.add(number)
+            continue
+        state, best = _state_of(config, trials[number])
+        study.tell(told, best, state=state)
+    _answers[config.name] = happened, condemned
+    return condemned
+
+
+def _study(config: SweepConfig) -> optuna.Study:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=config.name,
+        direction="maximize" if config.goal == "highest" else "minimize",
+        sampler=optuna.samplers.RandomSampler(seed=config.seed),
+        pruner=_pruner(config),
+    )
+
+
+def _state_of(config: SweepConfig, trial: Trial) -> tuple[optuna.trial.TrialState, float | None]:
+    """Return how a trial ended, and its value where it counts: a pruned one speaks by its reports."""
+    from optuna.trial import TrialState
+
+    best = trial.best(config.goal)
+    if trial.outcome is None:
+        return TrialState.RUNNING, None
+    if trial.outcome == "failed" or best is None:
+        return TrialState.FAIL, None
+    return (TrialState.COMPLETE, best) if trial.outcome == "finished" else (TrialState.PRUNED, None)
+
+
+def _frozen(config: SweepConfig, trial: Trial, distributions: dict[str, optuna.distributions.BaseDistribution]) -> optuna.trial.FrozenTrial:
+    """Return a trial as Optuna keeps one; of a point that is not whole, or lies outside what may be drawn, only that it failed."""
+    import optuna
+
+    state, best = _state_of(config, trial)
+    if not all(path in trial.point and may_be(choice, trial.point[path]) for path, choice in config.vary.items()):
+        return optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL)
+    return optuna.trial.create_trial(
+        state=state,
+        value=best,
+        params={path: trial.point[path] for path in config.vary},
+        distributions=distributions,
+        intermediate_values={step: value for _, step, value in trial.reports},
+    )
+
+
+def _in_order(trials: Sequence[Trial]) -> list[tuple[int, int | None, float]]:
+    """Return (number, step, value) of every report and (number, None, 0) of every end, by time. A report never comes after its end."""
+    events: list[tuple[float, int, int | None, float]] = []
+    for trial in trials:
+        last = trial.started
+        for time, step, value in sorted(trial.reports, key=lambda report: report[1]):
+            last = max(last, time)
+            events.append((last, trial.number, step, value))
+        if trial.outcome is not None:
+            events.append((max(last, trial.ended or last), trial.number, None, 0.0))
+    return [(number, step, value) for _, number, step, value in sorted(events, key=lambda event: event[0])]
+
+
+def _pruner(config: SweepConfig) -> optuna.pruners.BasePruner:
+    import optuna
+
+    if config.pruner == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=FEWEST_TO_PRUNE_BY, n_warmup_steps=config.run.warmup_steps)
+    if config.pruner == "hyperband":
+        return optuna.pruners.HyperbandPruner(
+            min_resource=min(config.run.eval_every, config.run.max_steps), max_resource=config.run.max_steps, reduction_factor=3
+        )
+    return optuna.pruners.NopPruner()
+
+
+def _distributions(config: SweepConfig) -> dict[str, optuna.distributions.BaseDistribution]:
+    return {path: _distribution(path, choice) for path, choice in config.vary.items()}
+
+
+def _distribution(path: str, choice: Values | Span) -> optuna.distributions.BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(choice, Values):
+        return CategoricalDistribution(list(dict.fromkeys(choice.values)))
+    if kind_of(path) is int:
+        return IntDistribution(math.ceil(choice.low), math.floor(choice.high), log=choice.log)
+    return FloatDistribution(choice.low, choice.high, log=choice.log)

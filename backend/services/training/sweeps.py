@@ -1,0 +1,380 @@
+"""Sweeps of runs: launched as a group, led by any worker from what the runs have measured, stopped, looked at.
+
+What is kept is the sweep's config, its runs, and a few marks in `run_groups.result`: `stopped`, `done`, `problem`, `refused` (point by
+number, where no run could be made of it) and `pruned` (run id to step). Everything else follows from the runs, so leading it twice, or
+after a restart, does no harm: a run's key is made of the sweep and its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup, User
+from backend.domain.jobs.states import TERMINAL, Status
+from backend.domain.names import clean_name, not_found
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_fields import flatten
+from backend.domain.training.sweep import SweepConfig, Values, as_field, build_run, parse_sweep, point_at
+from backend.domain.yaml_text import parse_yaml
+from backend.errors import Conflict, InvalidInput, RoundhouseError
+from backend.services.context import LOCAL, Context, Person, require_builder
+from backend.services.data.datasets import resolve_version
+from backend.services.jobs.jobs import StopHow
+from backend.services.training.parts import resolve_parts
+from backend.services.training.runs import launch_run, stop_run
+from backend.services.training.sweep_search import Trial, choose_pruned, propose
+from backend.services.training.views import RunView, get_runs
+
+KIND = "sweep"
+TAG = "sweep"
+FAILURES_TO_HALT = 3
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """A sweep in a list. `num_done` counts runs that finished or were pruned; `problem` says why no more runs are launched."""
+
+    id: str
+    name: str
+    config: SweepConfig
+    num_launched: int
+    num_active: int
+    num_done: int
+    num_failed: int
+    best: float | None
+    stopped: bool
+    done: bool
+    problem: str
+    created_at: datetime
+    archived_at: datetime | None
+
+    @property
+    def num_planned(self) -> int:
+        """How many runs there will be."""
+        return self.config.num_runs
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything may still change by itself."""
+        return self.num_active > 0 or not (self.stopped or self.done)
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A run of a sweep: its values, and the best that it measured. `pruned_at` is the step at which it was stopped for doing badly."""
+
+    number: int
+    run: RunView
+    point: dict[str, Any]
+    value: float | None
+    pruned_at: int | None
+
+
+@dataclass(frozen=True)
+class SweepDetail:
+    """A sweep in full; `runs` in the order of their numbers, `best` the one to take."""
+
+    sweep: SweepView
+    runs: tuple[SweepRun, ...]
+    best: SweepRun | None
+
+
+def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepView:
+    """Begin a sweep: its first runs are queued now, the others by the workers as these end. The same sweep twice is one.
+
+    Raises Conflict if another sweep or study has the name, and what `launch_run` raises for runs that can't be.
+    """
+    require_builder(person)
+    name = clean_name(config.name, what="A sweep", limit=90)
+    version = resolve_version(ctx, config.run.dataset, ready=False)  # all runs learn from the same rows, whatever is imported meanwhile
+    run = config.run if "dataset" in config.vary else config.run.model_copy(update={"dataset": version.label})
+    config = config.model_copy(update={"name": name, "run": run})
+    for path_config in _first_runs(config):
+        resolve_parts(ctx, path_config)
+    stored = {"sweep": config.model_dump(mode="json")}
+    with ctx.db.write() as session:
+        group = session.scalar(select(RunGroup).where(RunGroup.name == name))
+        if group is None:
+            group = RunGroup(name=name, kind=KIND, config=stored, created_by=person.id, created_at=ctx.now())
+            session.add(group)
+            session.flush()
+        elif group.kind != KIND or group.config != stored:
+            raise Conflict(f"There is already another sweep or study “{name}”.", remedy="Choose another name.", field="name")
+        group_id = group.id
+    lead_sweep(ctx, group_id)
+    return get_sweep(ctx, group_id)
+
+
+def lead_sweeps(ctx: Context) -> None:
+    """Lead every sweep that is not done. Each worker that trains does this every few seconds."""
+    with ctx.db.read() as session:
+        rows = session.execute(select(RunGroup.id, RunGroup.result).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None))).tuples()
+        waiting = [group_id for group_id, result in rows if not (result or {}).get("done")]
+    for group_id in waiting:
+        lead_sweep(ctx, group_id)
+
+
+def lead_sweep(ctx: Context, group_id: str) -> None:
+    """Prune what does badly, launch what has room, and mark the sweep as done when nothing is left to do."""
+    with ctx.db.read() as session:
+        group = session.get_one(RunGroup, group_id)
+        config, marks = parse_stored(group), dict(group.result or {})
+        members = _members(session, group)
+        trials = _trials(session, config, members, marks)
+        person = _person(session, group.created_by)
+    active = [members[trial.number] for trial in trials if trial.outcome is None and trial.number in members]
+    halted = _why_halted(trials)
+    if marks.get("stopped") or halted:
+        if marks.get("stopped"):
+            _stop(ctx, [run for run, job in active if job is not None and job.stop_request is None], how="stop_and_save")
+        _mark(ctx, group_id, problem=halted, done=not active)
+        return
+    _prune(ctx, group_id, config, trials, members)
+    going = sum(job is not None and job.status != Status.PAUSED for _, job in active)
+    while going < config.parallel and len(trials) < config.num_runs:
+        number = len(trials)
+        point = propose(config, trials) if config.method == "bayesian" else point_at(config, number)
+        try:
+            run = build_run(config, point, number)
+            launch_run(ctx, run, person=person, idempotency_key=f"sweep:{group_id}:{number}", tags=(TAG,), group_id=group_id)
+            going += 1
+            trials.append(Trial(number, point, ctx.now().timestamp()))
+        except InvalidInput as error:  # these values don't fit together: the next may
+            marks["refused"] = {**marks.get("refused", {}), str(number): {"point": point, "cause": str(error)}}
+            _mark(ctx, group_id, refused=marks["refused"])
+            trials.append(Trial(number, point, ctx.now().timestamp(), outcome="failed"))
+        except RoundhouseError as error:  # a full disk, a base that is gone: tried again at the next turn
+            _mark(ctx, group_id, problem=str(error))
+            return
+    _mark(ctx, group_id, problem="", done=going == 0 and not active and len(trials) >= config.num_runs)
+
+
+def list_sweeps(ctx: Context, *, archived: bool = False) -> list[SweepView]:
+    """Return sweeps, newest first."""
+    with ctx.db.read() as session:
+        query = select(RunGroup).where(RunGroup.kind == KIND).order_by(RunGroup.created_at.desc(), RunGroup.id)
+        query = query.where(RunGroup.archived_at.is_not(None) if archived else RunGroup.archived_at.is_(None))
+        return [_view(session, group) for group in session.scalars(query)]
+
+
+def get_sweep(ctx: Context, name_or_id: str) -> SweepView:
+    """Return a sweep by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        return _view(session, _find(session, name_or_id))
+
+
+def sweep_detail(ctx: Context, name_or_id: str) -> SweepDetail:
+    """Return a sweep with its runs. Raises NotFound."""
+    with ctx.db.read() as session:
+        group = _find(session, name_or_id)
+        view, config, marks = _view(session, group), parse_stored(group), dict(group.result or {})
+        members = _members(session, group)
+        trials = {trial.number: trial for trial in _trials(session, config, members, marks)}
+    views = {run.id: run for run in get_runs(ctx, [run.id for run, _ in members.values()])}
+    pruned = marks.get("pruned", {})
+    runs = tuple(
+        SweepRun(number, views[run.id], trials[number].point, trials[number].best(config.goal), pruned.get(run.id))
+        for number, (run, _) in sorted(members.items())
+        if run.id in views
+    )
+    return SweepDetail(view, runs, _best(config, runs))
+
+
+def sweep_of_run(ctx: Context, run_id: str) -> tuple[str, str] | None:
+    """Return (id, name) of the sweep that a run belongs to."""
+    query = select(RunGroup.id, RunGroup.name).join(Run, Run.group_id == RunGroup.id).where(Run.id == run_id, RunGroup.kind == KIND)
+    with ctx.db.read() as session:
+        row = session.execute(query).first()
+        return (row[0], row[1]) if row is not None else None
+
+
+def stop_sweep(ctx: Context, name_or_id: str, *, person: Person) -> int:
+    """Launch no more runs of a sweep and ask those that wait or run to stop and save; return how many there were."""
+    require_builder(person)
+    with ctx.db.read() as session:
+        group = _find(session, name_or_id)
+        group_id, members = group.id, _members(session, group)
+    _mark(ctx, group_id, stopped=True)
+    return _stop(ctx, [run for run, job in members.values() if job is not None and job.status not in TERMINAL], how="stop_and_save")
+
+
+def go_on_with_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepView:
+    """Launch the runs that a stopped sweep still lacks."""
+    require_builder(person)
+    group_id = get_sweep(ctx, name_or_id).id
+    _mark(ctx, group_id, stopped=False, done=False, problem="")
+    lead_sweep(ctx, group_id)
+    return get_sweep(ctx, group_id)
+
+
+def archive_sweep(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:
+    """Take a sweep out of the list, or put it back; its runs stay. Raises Conflict while it goes on."""
+    require_builder(person)
+    sweep = get_sweep(ctx, name_or_id)
+    if archived and sweep.is_active:
+        raise Conflict(f"“{sweep.name}” still goes on.", remedy="Stop it first.")
+    with ctx.db.write() as session:
+        _find(session, sweep.id).archived_at = ctx.now() if archived else None
+
+
+def read_sweep(text: str) -> SweepConfig:
+    """Read a sweep from YAML. Raises InvalidInput with the line or the field at fault."""
+    return parse_sweep(parse_yaml(text, what="The sweep"))
+
+
+def parse_stored(group: RunGroup) -> SweepConfig:
+    """Return what a row asks for; its runs were checked at the launch."""
+    return SweepConfig.model_validate(group.config["sweep"])
+
+
+def _first_runs(config: SweepConfig) -> list[RunConfig]:
+    """Return one run for each choice among rows, so that a name that nothing has is found before the launch."""
+    names = {path: choice for path, choice in config.vary.items() if path in ("dataset", "base", "architecture", "tokenizer")}
+    if config.method == "bayesian":
+        first = {
+            path: choice.values[0] if isinstance(choice, Values) else as_field(path, choice, choice.low)
+            for path, choice in config.vary.items()
+        }
+    else:
+        first = point_at(config, 0)
+    points = [first, *({**first, path: value} for path, choice in names.items() for value in getattr(choice, "values", ()))]
+    return [build_run(config, point, 0) for point in points]
+
+
+def _members(session: Session, group: RunGroup) -> dict[int, tuple[Run, Job | None]]:
+    """Return a sweep's runs by number, each with its newest job. The number is in the key of the run's first job."""
+    prefix = f"sweep:{group.id}:"
+    keys = session.execute(select(Job.idempotency_key, Job.payload).where(Job.idempotency_key.startswith(prefix, autoescape=True))).tuples()
+    numbers = {str(payload.get("run_id")): int(str(key).removeprefix(prefix)) for key, payload in keys}
+    rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.group_id == group.id)).tuples()
+    return {numbers[run.id]: (run, job) for run, job in rows if run.id in numbers}
+
+
+def _trials(session: Session, config: SweepConfig, members: dict[int, tuple[Run, Job | None]], marks: dict[str, Any]) -> list[Trial]:
+    """Return what happened so far, numbered densely; numbers between that have no run were refused."""
+    ids = {run.id: number for number, (run, _) in members.items()}
+    reports: dict[int, list[tuple[float, int, float]]] = {}
+    query = (
+        select(MetricPoint.run_id, MetricPoint.time, MetricPoint.step, MetricPoint.value)
+        .join(MetricName, MetricName.id == MetricPoint.name_id)
+        .where(MetricPoint.run_id.in_(ids), MetricName.name == config.metric)
+    )
+    for run_id, time, step, value in session.execute(query).tuples():
+        reports.setdefault(ids[run_id], []).append((time, step, value))
+    refused = {int(number): told["point"] for number, told in marks.get("refused", {}).items()}
+    trials = []
+    for number in range(max([*members, *refused], default=-1) + 1):
+        if number not in members:
+            trials.append(Trial(number, refused.get(number, {}), 0.0, outcome="failed"))
+            continue
+        run, job = members[number]
+        flat = flatten(RunConfig.model_validate(run.config))
+        status = Status(job.status) if job is not None else Status.CANCELLED
+        outcome = (
+            "finished"
+            if status is Status.FINISHED
+            else "failed"
+            if status is Status.FAILED
+            else "pruned"
+            if status is Status.CANCELLED
+            else None
+        )
+        trials.append(
+            Trial(
+                number,
+                {path: flat.get(path) for path in config.vary},
+                run.created_at.timestamp(),
+                tuple(reports.get(number, ())),
+                outcome,  # type: ignore[arg-type]
+                job.finished_at.timestamp() if job is not None and job.finished_at else None,
+            )
+        )
+    return trials
+
+
+def _prune(ctx: Context, group_id: str, config: SweepConfig, trials: Sequence[Trial], members: dict[int, tuple[Run, Job | None]]) -> None:
+    for number in choose_pruned(config, trials):
+        run, job = members[number]
+        if job is None or job.status != Status.RUNNING:
+            continue
+        _stop(ctx, [run], how="stop_and_save")
+        with ctx.db.write() as session:
+            group = session.get_one(RunGroup, group_id)
+            group.result = {**(group.result or {}), "pruned": {**(group.result or {}).get("pruned", {}), run.id: run.last_step}}
+
+
+def _stop(ctx: Context, runs: Sequence[Run], *, how: StopHow) -> int:
+    stopped = 0
+    for run in runs:
+        try:
+            stop_run(ctx, run.id, how=how, person=LOCAL)
+            stopped += 1
+        except Conflict:  # it ended in this moment
+            continue
+    return stopped
+
+
+def _why_halted(trials: Sequence[Trial]) -> str:
+    """Say why it makes no sense to go on: the first runs all failed."""
+    first = [trial.outcome for trial in trials[:FAILURES_TO_HALT]]
+    if len(first) == FAILURES_TO_HALT and all(outcome == "failed" for outcome in first):
+        return f"The first {FAILURES_TO_HALT} runs failed, so no more are launched. Look at why, then launch a new sweep."
+    return ""
+
+
+def _mark(ctx: Context, group_id: str, **marks: Any) -> None:
+    """Write marks that are not so already."""
+    with ctx.db.read() as session:
+        now = session.get_one(RunGroup, group_id).result or {}
+    if any(now.get(name) != value for name, value in marks.items() if value or name in now):
+        with ctx.db.write() as session:
+            group = session.get_one(RunGroup, group_id)
+            group.result = {**(group.result or {}), **marks}
+
+
+def _person(session: Session, user_id: str | None) -> Person:
+    """Return who launched a sweep, with the rights that the person has now."""
+    user = session.get(User, user_id) if user_id else None
+    return Person(id=user.id, name=user.name, role=user.role) if user is not None else LOCAL
+
+
+def _view(session: Session, group: RunGroup) -> SweepView:
+    config, marks = parse_stored(group), group.result or {}
+    members = _members(session, group)
+    trials = _trials(session, config, members, marks)
+    values = [value for trial in trials if trial.outcome != "failed" and (value := trial.best(config.goal)) is not None]
+    return SweepView(
+        id=group.id,
+        name=group.name,
+        config=config,
+        num_launched=len(members),
+        num_active=sum(trial.outcome is None for trial in trials),
+        num_done=sum(trial.outcome in ("finished", "pruned") for trial in trials),
+        num_failed=sum(trial.outcome == "failed" for trial in trials),
+        best=(max(values) if config.goal == "highest" else min(values)) if values else None,
+        stopped=bool(marks.get("stopped")),
+        done=bool(marks.get("done")),
+        problem=str(marks.get("problem") or ""),
+        created_at=group.created_at,
+        archived_at=group.archived_at,
+    )
+
+
+def _best(config: SweepConfig, runs: Sequence[SweepRun]) -> SweepRun | None:
+    measured = [run for run in runs if run.value is not None and run.run.status is not Status.FAILED]
+    key = (lambda run: -run.value) if config.goal == "highest" else (lambda run: run.value)
+    return min(measured, key=key, default=None)
+
+
+def _find(session: Session, name_or_id: str) -> RunGroup:
+    group = session.get(RunGroup, name_or_id) or session.scalar(select(RunGroup).where(RunGroup.name == name_or_id))
+    if group is None or group.kind != KIND:
+        known = session.scalars(select(RunGroup.name).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None)))
+        raise not_found("sweep", name_or_id, known, remedy="Launch one on the Launch page.")
+    return group

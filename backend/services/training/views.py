@@ -1,0 +1,353 @@
+"""Runs as pages and the command line see them: lists, one run in full, its samples and its place in the queue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypedDict, Unpack
+
+from sqlalchemy import ColumnElement, Text, cast, func, or_, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, Sample, Tokenizer, User
+from backend.domain.jobs.progress import expected_wait_s, read_progress
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.names import not_found
+from backend.domain.training.config import RunConfig
+from backend.errors import InvalidInput
+from backend.services.context import Context
+from backend.services.jobs.jobs import JobView, view
+from backend.services.jobs.queue_position import queue_ahead, queue_positions
+from backend.services.jobs.workers import list_workers
+from backend.services.training.live import status_and_line
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run in a list. `line` says in words where it is; `error` is its job's cause and remedy."""
+
+    id: str
+    name: str
+    objective: str
+    method: str
+    status: Status
+    line: str
+    share: float
+    last_step: int
+    max_steps: int
+    tokens_per_step: int
+    best_val_loss: float | None
+    last: dict[str, float]
+    spark: tuple[float, ...]
+    dataset: str
+    base: str | None
+    base_id: str | None
+    tags: tuple[str, ...]
+    notes: str
+    job_id: str | None
+    error: dict[str, Any]
+    created_by: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    archived_at: datetime | None
+    is_imported: bool = False  # curves of another program's log: without config, job and checkpoints
+    source: str = ""  # the log's file
+    import_notes: tuple[str, ...] = ()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits, runs or is being stopped."""
+        return self.status in ACTIVE
+
+
+@dataclass(frozen=True)
+class CheckpointLine:
+    """A checkpoint of a run, as its page lists it."""
+
+    id: str
+    name: str
+    step: int | None
+    val_loss: float | None
+    bytes: int
+    is_final: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class RunDetail:
+    """A run in full. `resume_step` is the newest checkpoint's step, None without one; `ahead` is who runs or waits before it."""
+
+    run: RunView
+    config: RunConfig
+    job: JobView | None
+    dataset_id: str | None
+    architecture: str | None
+    tokenizer: str | None
+    result: dict[str, Any]
+    checkpoints: tuple[CheckpointLine, ...]
+    parent: tuple[str, str] | None  # (id, name) of the run whose config it was made from
+    children: tuple[tuple[str, str], ...]  # (id, name) of runs that start from one of its checkpoints, or were made from its config
+    ahead: tuple[JobView, ...]
+    expected_wait_s: float | None
+    num_slots: int
+    device: str | None
+
+    @property
+    def resume_step(self) -> int | None:
+        """The step that a resumed run would go on from."""
+        return max((line.step for line in self.checkpoints if line.step is not None), default=None)
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """A completion at a step."""
+
+    step: int
+    prompt: str
+    completion: str
+
+
+class RunFilter(TypedDict, total=False):
+    """Which runs are wanted. `text` is looked for in name and notes; a run shows if it has every tag.
+
+    `imported` chooses runs of other programs' logs, or all but those.
+    """
+
+    text: str
+    objectives: Sequence[str]
+    statuses: Sequence[Status]
+    tags: Sequence[str]
+    archived: bool
+    imported: bool | None
+
+
+def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **wanted: Unpack[RunFilter]) -> list[RunView]:
+    """Return the runs that are wanted, newest first."""
+    with ctx.db.read() as session:
+        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(wanted)).order_by(Run.created_at.desc(), Run.id)
+        ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide: only those that are shown are read
+        found = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).tuples().all()
+        return views_of(session, sorted(found, key=lambda row: ids.index(row[0].id)))
+
+
+def count_runs(ctx: Context, **wanted: Unpack[RunFilter]) -> int:
+    """Return how many runs are wanted."""
+    with ctx.db.read() as session:
+        query = select(func.count()).select_from(Run).where(*_conditions(wanted))
+        return session.scalar(query.outerjoin(Job, Job.id == Run.job_id) if wanted.get("statuses") else query) or 0
+
+
+def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if wanted.get("archived") else Run.archived_at.is_(None)]
+    if text := wanted.get("text", "").strip():
+        conditions.append(or_(*(column.icontains(text, autoescape=True) for column in (Run.name, Run.notes))))
+    if objectives := wanted.get("objectives"):
+        conditions.append(Run.objective.in_(objectives))
+    if statuses := wanted.get("statuses"):
+        conditions.append(Job.status.in_(statuses))
+    if (imported := wanted.get("imported")) is not None:
+        conditions.append((Run.origin == "imported") == imported)
+    for tag in wanted.get("tags", ()):  # as it stands in the JSON, quotes included: those of another string would have a backslash in front
+        conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
+    return conditions
+
+
+def list_tags(ctx: Context) -> list[str]:
+    """Return every tag that a run has, sorted."""
+    with ctx.db.read() as session:
+        return sorted({tag for tags in session.scalars(select(Run.tags)) for tag in tags or []})
+
+
+def get_run(ctx: Context, name_or_id: str) -> RunView:
+    """Return a run by id, or the newest of a name. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        run = find_run(session, name_or_id)
+        job = session.get(Job, run.job_id) if run.job_id else None
+        return views_of(session, [(run, job)])[0]
+
+
+def get_runs(ctx: Context, run_ids: Sequence[str]) -> list[RunView]:
+    """Return the runs of these ids, in their order; ids that nothing has are left out."""
+    with ctx.db.read() as session:
+        rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).tuples().all()
+        found = {run.id: run for run in views_of(session, rows)}
+        return [found[run_id] for run_id in run_ids if run_id in found]
+
+
+def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
+    """Return everything that a run's page shows, but for points, samples and log. Raises NotFound, and InvalidInput for an imported run."""
+    run = get_run(ctx, name_or_id)
+    if run.is_imported:
+        raise InvalidInput(
+            f"“{run.name}” was imported as curves: it has no config and no checkpoints.", remedy="Choose a run of this installation."
+        )
+    ahead = queue_ahead(ctx, run.job_id) if run.job_id and run.status is Status.QUEUED else []
+    workers = [worker for worker in list_workers(ctx) if worker.is_alive and "train" in worker.queues]
+    slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
+    with ctx.db.read() as session:
+        row = session.get_one(Run, run.id)
+        job = session.get(Job, row.job_id) if row.job_id else None
+        architecture = session.get(Architecture, row.architecture_id) if row.architecture_id else None
+        tokenizer = session.get(Tokenizer, row.tokenizer_id) if row.tokenizer_id else None
+        version = session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
+        children = session.execute(
+            select(Run.id, Run.name)
+            .outerjoin(Checkpoint, Checkpoint.id == Run.base_id)
+            .where(or_(Checkpoint.run_id == run.id, Run.parent_id == run.id))
+            .order_by(Run.created_at)
+        )
+        parent = session.get(Run, row.parent_id) if row.parent_id else None
+        return RunDetail(
+            run=run,
+            config=RunConfig.model_validate(row.config),
+            job=view(job) if job else None,
+            dataset_id=version.dataset_id if version else None,
+            architecture=architecture.name if architecture else None,
+            tokenizer=tokenizer.name if tokenizer else None,
+            result=dict((row.summary or {}).get("result", {})),
+            checkpoints=tuple(_checkpoints(session, run.id)),
+            parent=(parent.id, parent.name) if parent else None,
+            children=tuple((c[0], c[1]) for c in children),
+            ahead=tuple(ahead),
+            expected_wait_s=expected_wait_s([read_progress(j.progress) for j in ahead], slots=slots) if len(ahead) >= slots else None,
+            num_slots=slots,
+            device=job.device if job else None,
+        )
+
+
+def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the runs' names, and (field, its value in each run) for every field of the config that is not the same in all.
+
+    Fields of a section have its name in front (`lora.rank`). An imported run has no config, which is a dash. The last rows are results:
+    best val_loss and steps done.
+    """
+    with ctx.db.read() as session:
+        found = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
+        runs = [found[run_id] for run_id in run_ids if run_id in found]
+    configs = [_flat(RunConfig.model_validate(run.config).model_dump(mode="json")) if run.config else None for run in runs]
+    rows: list[tuple[str, list[str]]] = []
+    for field in dict.fromkeys(name for config in configs if config for name in config):
+        values = ["–" if config is None else str(config.get(field, "")) for config in configs]
+        if field != "name" and len({value for value, config in zip(values, configs, strict=True) if config is not None}) > 1:
+            rows.append((field, values))
+    best = [(run.summary or {}).get("best_val_loss") for run in runs]
+    if any(value is not None for value in best):
+        rows.append(("best val_loss", ["" if value is None else f"{value:.4f}" for value in best]))
+    rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
+    names = [run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})" for run in runs]
+    return names, rows
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's fields, those of a section one by one; an inline architecture likewise."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat.update({f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def list_sample_steps(ctx: Context, run_id: str) -> list[int]:
+    """Return the steps at which a run wrote samples, newest first."""
+    with ctx.db.read() as session:
+        return list(session.scalars(select(Sample.step).where(Sample.run_id == run_id).distinct().order_by(Sample.step.desc())))
+
+
+def list_samples(ctx: Context, run_id: str, *, step: int) -> list[SampleView]:
+    """Return a run's sample completions at a step, in the order of its prompts."""
+    with ctx.db.read() as session:
+        rows = session.scalars(select(Sample).where(Sample.run_id == run_id, Sample.step == step).order_by(Sample.id))
+        return [SampleView(row.step, row.prompt, row.completion) for row in rows]
+
+
+def find_run(session: Session, name_or_id: str) -> Run:
+    """Return the row of a run by id, or the newest of a name. Raises NotFound."""
+    run = session.get(Run, name_or_id) or session.scalar(select(Run).where(Run.name == name_or_id).order_by(Run.created_at.desc()).limit(1))
+    if run is None:
+        known = session.scalars(select(Run.name).where(Run.archived_at.is_(None)).order_by(Run.created_at.desc()).limit(500))
+        raise not_found("run", name_or_id, known, remedy="See `roundhouse run list`, or launch one.")
+    return run
+
+
+def newest_checkpoint_step(session: Session, run_id: str) -> int | None:
+    """Return the step of the newest checkpoint whose files are there."""
+    return session.scalar(
+        select(func.max(Checkpoint.step)).where(
+            Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None)
+        )
+    )
+
+
+def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[RunView]:
+    """Copy rows into views, with the names of what they refer to read in one go."""
+    versions = {run.dataset_version_id for run, _ in rows if run.dataset_version_id}
+    bases = {run.base_id for run, _ in rows if run.base_id}
+    people = {run.created_by for run, _ in rows if run.created_by}
+    query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_(versions))
+    datasets = {key: f"{name}@{number}" for key, name, number in session.execute(query)}
+    base_names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(bases))).tuples().all())
+    names = dict(session.execute(select(User.id, User.name).where(User.id.in_(people))).tuples().all())
+    ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
+    return [
+        _view(
+            run,
+            job,
+            dataset=datasets.get(run.dataset_version_id or "", ""),
+            base=base_names.get(run.base_id or ""),
+            created_by=names.get(run.created_by or ""),
+            ahead=ahead.get(job.id, 0) if job else 0,
+        )
+        for run, job in rows
+    ]
+
+
+def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:
+    status, line = status_and_line(run, job, ahead=ahead)
+    summary: dict[str, Any] = run.summary or {}
+    progress = read_progress(job.progress) if job is not None else None
+    share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
+    return RunView(
+        id=run.id,
+        name=run.name,
+        objective=run.objective,
+        method=str(run.config.get("method", "full")),
+        status=status,
+        line=line,
+        share=share,
+        last_step=run.last_step,
+        max_steps=int(run.config.get("max_steps", 0)),
+        tokens_per_step=_tokens_per_step(run.config),
+        best_val_loss=summary.get("best_val_loss"),
+        last=dict(summary.get("last", {})),
+        spark=tuple(value for _, value in summary.get("spark", [])),
+        dataset=dataset,
+        base=base,
+        base_id=run.base_id,
+        tags=tuple(run.tags or ()),
+        notes=run.notes,
+        job_id=run.job_id,
+        error=dict(job.error or {}) if job else {},
+        created_by=created_by,
+        created_at=run.created_at,
+        started_at=job.started_at if job else None,
+        finished_at=job.finished_at if job else None,
+        archived_at=run.archived_at,
+        is_imported=run.origin == "imported",
+        source=summary.get("imported", {}).get("file", ""),
+        import_notes=tuple(summary.get("imported", {}).get("notes", ())),
+    )
+
+
+def _tokens_per_step(config: dict[str, Any]) -> int:
+    devices = int((config.get("devices") or {}).get("count", 1))
+    return int(config.get("micro_batch", 0)) * int(config.get("grad_accum_steps", 1)) * devices * int(config.get("context", 0))
+
+
+def _checkpoints(session: Session, run_id: str) -> list[CheckpointLine]:
+    query = select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.step.desc())
+    return [
+        CheckpointLine(row.id, row.name, row.step, (row.metrics or {}).get("val_loss"), row.bytes, row.is_final, row.created_at)
+        for row in session.scalars(query)
+    ]

@@ -1,0 +1,159 @@
+"""Signing in, and what guards every HTTP answer of the pages' server. Plain HTML: it must work before anything else does."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from urllib.parse import parse_qs, quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend.errors import NotAllowed
+from backend.services.context import Context
+from backend.services.people.accounts import COOKIE, COOKIE_AGE_S, end_sessions, person_from_cookie, sign_in
+
+CSP = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss: blob: data:; worker-src 'self' blob:; "
+    "frame-src 'self' blob: data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+OPEN_PATHS = ("/auth/", "/healthz", "/ballot", "/_stcore/", "/static/", "/assets/", "/component/", "/favicon")
+UPLOADS = "/_stcore/upload_file/"  # takes files from every visit, and a visit needs no sign-in: the gate asks for one before it
+
+MAX_FORM_BYTES = 4096
+
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Sign in · Roundhouse</title><style>
+:root {{ color-scheme: light dark; --bg:#fdfcfa; --fg:#22201c; --line:#e3ddd2; --brand:#b4471f; --soft:#f4f1eb }}
+@media (prefers-color-scheme: dark) {{ :root {{ --bg:#171614; --fg:#ece8e1; --line:#37332d; --brand:#e58355; --soft:#211f1c }} }}
+body {{ margin:0; min-height:100vh; display:grid; place-items:center; background:var(--bg); color:var(--fg); font:16px/1.5 system-ui,sans-serif }}
+form {{ width:min(22rem,88vw); padding:2rem; border:1px solid var(--line); border-radius:.7rem; background:var(--soft) }}
+h1 {{ font-size:1.35rem; margin:0 0 1.2rem }} label {{ display:block; margin:.8rem 0 .25rem; font-size:.9rem }}
+input {{ width:100%; box-sizing:border-box; padding:.55rem .7rem; border:1px solid var(--line); border-radius:.45rem; background:var(--bg);
+color:var(--fg); font:inherit }}
+button {{ margin-top:1.3rem; width:100%; padding:.6rem; border:0; border-radius:.45rem; background:var(--brand); color:#fff; font:inherit;
+font-weight:600; cursor:pointer }} p {{ margin:0; color:var(--brand); font-size:.92rem }}
+</style></head><body><form method="post" action="/auth/login"><h1>Roundhouse</h1>{error}
+<input type="hidden" name="next" value="{next}">
+<label for="name">Name</label><input id="name" name="name" autocomplete="username" required autofocus>
+<label for="password">Password</label><input id="password" name="password" type="password" autocomplete="current-password" required>
+<button type="submit">Sign in</button></form></body></html>"""
+
+
+def sign_in_routes(get_context: Callable[[], Context], *, trust_proxy: bool = False) -> list[Route]:
+    """Return /auth/login and /auth/logout."""
+
+    async def show(request: Request) -> Response:
+        return _page(_safe_next(request.query_params.get("next", "/")))
+
+    async def submit(request: Request) -> Response:
+        if not _same_origin(request):
+            return _page("/", error="This form was sent from another site.", status=403)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM_BYTES:  # anybody may send this, so it must not fill the memory
+                return _page("/", error="This form is too large.", status=413)
+        form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).items()}
+        target = _safe_next(form.get("next", "/"))
+        try:
+            cookie = await run_in_threadpool(
+                sign_in, get_context(), form.get("name", ""), form.get("password", ""), address=_address(request, trust_proxy)
+            )
+        except NotAllowed as error:
+            return _page(target, error=str(error), status=401)
+        response = RedirectResponse(target, status_code=303)
+        response.set_cookie(COOKIE, cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=_is_https(request, trust_proxy))
+        return response
+
+    async def leave(request: Request) -> Response:
+        person = await run_in_threadpool(person_from_cookie, get_context(), request.cookies.get(COOKIE))
+        if person is not None and person.id is not None and request.headers.get("sec-fetch-site") != "cross-site":
+            await run_in_threadpool(end_sessions, get_context(), person.id)
+        response = RedirectResponse("/auth/login", status_code=303)
+        response.delete_cookie(COOKIE)
+        return response
+
+    return [
+        Route("/auth/login", show, methods=["GET"]),
+        Route("/auth/login", submit, methods=["POST"]),
+        Route("/auth/logout", leave, methods=["GET"]),
+    ]
+
+
+class SignInGate:
+    """Sends a browser without a valid cookie to the sign-in page. The page script checks again; this one only saves a blank page."""
+
+    def __init__(self, app: ASGIApp, *, get_context: Callable[[], Context]) -> None:
+        self.app, self.get_context = app, get_context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A deep link makes the browser probe PATH/_stcore/..., where only a 404 tells it to ask at the root instead.
+        if scope["type"] == "http" and not _is_open(scope["path"]):
+            ctx = self.get_context()
+            if ctx.sign_in:
+                request = Request(scope)
+                person = await run_in_threadpool(person_from_cookie, ctx, request.cookies.get(COOKIE))
+                if person is None:
+                    if "text/html" not in request.headers.get("accept", "text/html"):
+                        await PlainTextResponse("Sign in first.", status_code=401)(scope, receive, send)
+                        return
+                    query = f"?{scope['query_string'].decode('latin-1')}" if scope.get("query_string") else ""
+                    await RedirectResponse(f"/auth/login?next={quote(scope['path'] + query)}", status_code=303)(scope, receive, send)
+                    return
+        await self.app(scope, receive, send)
+
+
+class SecurityHeaders:
+    """Adds headers to every answer: nothing is loaded from outside, whatever a network or a dataset writes."""
+
+    HEADERS = (
+        (b"content-security-policy", CSP.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"same-origin"),
+    )
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *self.HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _is_open(path: str) -> bool:
+    return UPLOADS not in path and (path.startswith(OPEN_PATHS) or "/_stcore/" in path)
+
+
+def _page(target: str, *, error: str = "", status: int = 200) -> HTMLResponse:
+    shown = f"<p role='alert'>{html.escape(error)}</p>" if error else ""
+    return HTMLResponse(PAGE.format(error=shown, next=html.escape(target)), status_code=status)
+
+
+def _safe_next(target: str) -> str:
+    """Only a path of this site: `//host` and `/\\host` would leave it."""
+    return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
+
+
+def _same_origin(request: Request) -> bool:
+    origin = request.headers.get("origin")
+    return origin is None or origin.split("://", 1)[-1] == request.headers.get("host")
+
+
+def _is_https(request: Request, trust_proxy: bool) -> bool:
+    forwarded = request.headers.get("x-forwarded-proto") if trust_proxy else None
+    return (forwarded or request.url.scheme) == "https"
+
+
+def _address(request: Request, trust_proxy: bool) -> str:
+    if trust_proxy and (forwarded := request.headers.get("x-forwarded-for")):
+        return forwarded.split(",")[-1].strip()
+    return request.client.host if request.client else "unknown"

@@ -1,0 +1,145 @@
+"""Pre-training data: texts tokenised once into a flat file, cut into windows whose borders move from epoch to epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend.errors import InvalidInput
+from jobs.batches.base import MicroBatch, StepBatches
+from jobs.modeling.dataset_files import Row, Split, iterate_rows, split_file
+from jobs.modeling.tokenizers import encode_texts
+from jobs.reporter import Reporter
+
+TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, folder: Path, reporter: Reporter) -> TokenArray | None:
+    """Tokenise a split into a file under `folder`, or find it there from an earlier attempt; return it memory-mapped.
+
+    Documents follow each other as `<bos> text <eos>`, with what the tokenizer has of the two. None if the split is missing or empty.
+    """
+    source = split_file(dataset, split)
+    if source is None:
+        return None
+    dtype: type[np.uint16] | type[np.uint32] = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    stamp = [str(source.resolve()), source.stat().st_size, source.stat().st_mtime_ns, tokenizer.backend_tokenizer.to_str()]
+    key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
+    file = folder / f"tokens-{split}-{key}.{np.dtype(dtype).name}"
+    if not file.exists():
+        partial = file.with_suffix(".partial")
+        num_tokens = _write_tokens(dataset, split, partial, tokenizer=tokenizer, dtype=dtype)
+        os.replace(partial, file)
+        reporter.log(f"Tokenised the {split} split: {num_tokens:,} tokens.")
+    if file.stat().st_size == 0:
+        return None
+    tokens: TokenArray = np.memmap(file, dtype=dtype, mode="r")
+    return tokens
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[list[int]]:
+    """Return the token ids of text rows, each as `<bos> text <eos>`, with what the tokenizer has of the two."""
+    before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return [[*before, *ids, *after] for ids in encode_texts(tokenizer, [str(row.get("text", "")) for row in rows])]
+
+
+def _write_tokens(
+    dataset: Path, split: Split, target: Path, *, tokenizer: PreTrainedTokenizerBase, dtype: type[np.uint16] | type[np.uint32]
+) -> int:
+    total = 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as out:
+        for rows in iterate_rows(dataset, split):
+            flat = [token for ids in encode_documents(tokenizer, rows) for token in ids]
+            out.write(np.asarray(flat, dtype=dtype).tobytes())
+            total += len(flat)
+    return total
+
+
+def windows_of(num_tokens: int, context: int) -> int:
+    """Return how many windows an epoch has: one is given up so that the borders may move."""
+    return (num_tokens - 1) // context - 1
+
+
+class PretrainBatches(StepBatches):
+    """Windows of `context` tokens from a flat token file.
+
+    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch). At most `measured` windows of the
+    val split are validated on.
+    """
+
+    items = "windows of the train split that begin at tokens"
+
+    def __init__(
+        self,
+        train: TokenArray,
+        val: TokenArray | None,
+        *,
+        context: int,
+        micro_batch: int,
+        grad_accum_steps: int,
+        measured: int,
+        seed: int,
+    ) -> None:
+        if len(train) < 2 * context + 1:
+            raise InvalidInput(
+                f"The train split has {len(train):,} tokens, too few for a context of {context}.",
+                remedy=f"Use a context of at most {max(8, (len(train) - 1) // 2)}, or more text.",
+                field="context",
+            )
+        super().__init__(windows_of(len(train), context), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
+        self._train, self._val, self._context = train, val, context
+        self._measured = measured
+        self._ready: tuple[tuple[int, int] | None, list[MicroBatch]] = (None, [])
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in one epoch."""
+        return self._order.size
+
+    def at_step(self, step: int) -> list[MicroBatch]:
+        """Return the micro-batches of update `step` (the first is 1)."""
+        asked, (ready, batches) = (step, self.micro_batch), self._ready
+        self._ready = None, []
+        if ready == asked:
+            return batches
+        return [self._window(self._train, starts, self._context) for starts in self.cut(self._starts(step))]
+
+    def prepare(self, step: int) -> None:
+        """Cut a step's windows now."""
+        self._ready = (step, self.micro_batch), self.at_step(step)
+
+    def validation(self) -> list[MicroBatch]:
+        """Return evenly spaced windows of the val split; empty without one."""
+        if self._val is None or len(self._val) < 2:
+            return []
+        context = min(self._context, len(self._val) - 1)
+        available = (len(self._val) - 1) // context
+        count = min(available, self._measured)
+        starts = (np.arange(count, dtype=np.int64) * available // count) * context
+        return [self._window(self._val, some, context) for some in self.cut(starts)]
+
+    def names_at(self, step: int) -> list[list[int]]:
+        """Return where each window of a step begins, in tokens of the train split."""
+        return [[int(start)] for start in self._starts(step)]
+
+    def _starts(self, step: int) -> npt.NDArray[np.int64]:
+        epochs, windows = self.draw(step)
+        return windows * self._context + np.array([self._shift(int(epoch)) for epoch in epochs], dtype=np.int64)
+
+    def _shift(self, epoch: int) -> int:
+        return epoch * 2_654_435_761 % self._context  # Knuth's multiplicative hash: spreads the borders, needs no state
+
+    @staticmethod
+    def _window(tokens: TokenArray, starts: Any, context: int) -> MicroBatch:
+        block = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+        return MicroBatch(block[:, :-1].contiguous(), block[:, 1:].contiguous(), len(starts) * context)

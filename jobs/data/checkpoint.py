@@ -1,0 +1,116 @@
+"""Where an import puts what it has finished, so that one that is stopped or killed goes on from there when the same source is imported again.
+
+`<out_root>/.importing-<key>/` holds `part-00000/`, ... (each a train.parquet, a val.parquet and a rejected.jsonl) and `state.json`, which is replaced
+after each part. The key is a hash of the source's files (paths, sizes, times of change) and of the settings.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pyarrow import parquet
+
+from backend.domain.data.rows.mapping import DatasetKind
+from backend.infra.files.local import Listing
+from jobs.data.blocks import Mark
+from jobs.data.writing import SPLITS, SplitFile, Tally, holding_disk, sweep
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """How far an import is: `parts` finished, what they hold, the block to go on with and how many of its good rows are in them already."""
+
+    parts: int
+    tally: Tally
+    mark: Mark
+    rows_done: int
+
+    @classmethod
+    def load(cls, folder: Path) -> State:
+        """Read the state of an earlier try; a new one where there is none."""
+        try:
+            kept: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            return cls(kept["parts"], Tally(**kept["tally"]), Mark(**kept["mark"]), kept["rows_done"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls(0, Tally(), Mark(), 0)
+
+    def save(self, folder: Path) -> None:
+        """Replace the state at once."""
+        beside = folder / f"{STATE}.new"
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(folder / STATE)
+
+
+def key_of(listing: Listing, settings: dict[str, Any]) -> str:
+    """Return what names an unfinished import: equal for the same unchanged files under the same settings."""
+    files = [[member.name, str(member.path.resolve()), member.bytes, member.mtime_ns] for member in listing.members]
+    return hashlib.sha256(json.dumps([files, settings], sort_keys=True).encode()).hexdigest()[:24]
+
+
+@contextmanager
+def workplace(out_root: Path, key: str) -> Iterator[Path]:
+    """Lend the folder of an unfinished import. Afterwards it is removed unless `state.json` is in it and the import failed.
+
+    One import at a time holds a folder; a second of the same gets one of its own. Raises Unavailable when the disk is full.
+    """
+    out_root.mkdir(parents=True, exist_ok=True)
+    sweep(out_root)
+    folder = out_root / f".importing-{key}"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            folder = out_root / f".importing-{uuid.uuid4().hex[:12]}"
+            folder.mkdir()
+        finished = False
+        try:
+            with holding_disk(out_root):
+                yield folder
+            finished = True
+        finally:
+            if finished or not (folder / STATE).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def part_folder(folder: Path, number: int) -> Path:
+    """Make the empty folder of a part; what an earlier try left there is removed."""
+    part = folder / f"part-{number:05d}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    return part
+
+
+def join_parts(folder: Path, count: int, *, kind: DatasetKind) -> Path:
+    """Make one set of files out of the finished parts, a row group at a time, and return its folder."""
+    if count == 1:
+        return folder / "part-00000"
+    whole = part_folder(folder, 99_999)
+    parts = [folder / f"part-{number:05d}" for number in range(count)]
+    for split in SPLITS:
+        file = SplitFile(whole / f"{split}.parquet", kind=kind)
+        for part in parts:
+            with parquet.ParquetFile(part / f"{split}.parquet", pre_buffer=False) as source:
+                for group in range(source.num_row_groups):
+                    file.add(source.read_row_group(group, use_threads=False))
+        file.close()
+    with (whole / "rejected.jsonl").open("wb") as out:
+        for part in parts:
+            with (part / "rejected.jsonl").open("rb") as listed:
+                shutil.copyfileobj(listed, out)
+    return whole

@@ -1,0 +1,121 @@
+"""Items of benchmarks in the rows of a dataset, and faults of their characters: what is looked for in every row's text."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.data.reports.contamination import BenchmarkIndex, Item, item_of
+from backend.domain.data.reports.report import BenchmarkLooked, Contamination, FaultReport, RowRef
+from backend.domain.data.reports.text_faults import FAULTS, find_faults
+from jobs.data.reports.rows import SPLITS, Batch, Row, Rows, parts_of
+from jobs.modeling.dataset_files import iter_rows
+
+SHOWN_OVERLAPS = 1000
+SHOWN_FAULTS = 5
+
+
+def read_items(benchmarks: Iterable[tuple[str, Path]]) -> list[Item]:
+    """Return the items of benchmarks, numbered from 1 through their splits."""
+    items = []
+    for name, folder in benchmarks:
+        number = 0
+        for split in SPLITS:
+            if (folder / f"{split}.parquet").is_file():
+                for row in iter_rows(folder, split=split):
+                    number += 1
+                    items.append(item_of(name, number, row))
+    return items
+
+
+class OverlapFinder:
+    """Looks for all items in rows as they pass."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._index = BenchmarkIndex(items)
+        self._sizes = Counter(item.benchmark for item in items)
+        self._found: dict[str, set[int]] = {name: set() for name in self._sizes}
+        self.shown: list[Contamination] = []
+        self.rows: list[int] = []
+
+    def add(self, batch: Batch, rows: Rows) -> None:
+        """Consider some rows."""
+        for overlap in self._index.search([parts_of(row) for row in batch.rows]):
+            number = batch.first + overlap.row
+            if not self.rows or self.rows[-1] != number:
+                self.rows.append(number)
+            self._found[overlap.benchmark].add(overlap.item)
+            if len(self.shown) < SHOWN_OVERLAPS:
+                split, row = rows.place(number)
+                self.shown.append(
+                    Contamination(
+                        benchmark=overlap.benchmark,
+                        item=overlap.item,
+                        split=split,
+                        row=row + 1,
+                        kind=overlap.kind,
+                        text=overlap.text,
+                        words=overlap.words,
+                        share=overlap.share,
+                    )
+                )
+
+    def looked(self) -> list[BenchmarkLooked]:
+        """Return what was looked for, and of how many items something was found."""
+        return [BenchmarkLooked(name=name, items=size, found=len(self._found[name])) for name, size in self._sizes.items()]
+
+
+class FaultCounter:
+    """Counts faults of characters."""
+
+    def __init__(self) -> None:
+        self._rows: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, list[RowRef]] = {}
+
+    def add(self, number: int, row: Row, rows: Rows) -> None:
+        """Consider a row; each kind counts once a row, however many parts have it."""
+        seen: set[str] = set()
+        for part in parts_of(row):
+            for fault in find_faults(part):
+                self._counts[fault.name] += fault.count
+                if fault.name not in seen:
+                    seen.add(fault.name)
+                    self._rows[fault.name] += 1
+                    examples = self._examples.setdefault(fault.name, [])
+                    if len(examples) < SHOWN_FAULTS:
+                        split, place = rows.place(number)
+                        excerpt = fault.excerpt.encode("utf-8", "backslashreplace").decode()  # half a character can't be stored
+                        examples.append(RowRef(split=split, row=place + 1, text=excerpt))
+
+    def faults(self) -> list[FaultReport]:
+        """Return what was found, the worst kind first."""
+        return [
+            FaultReport(name=name, meaning=meaning, rows=self._rows[name], count=self._counts[name], examples=self._examples[name])
+            for name, meaning in FAULTS.items()
+            if self._rows[name]
+        ]
+
+
+class ForgeryCounter:
+    """Counts rows whose text spells special tokens of the tokenizer. The renderer breaks them, so a network reads other tokens than a person."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renders: bool) -> None:
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()]
+        self._pattern = re.compile("|".join(re.escape(token) for token in special)) if special and renders else None
+        self.rows: list[int] = []
+        self.shown: list[RowRef] = []
+
+    def add(self, number: int, row: Row, rows: Rows) -> None:
+        """Consider a row."""
+        for part in parts_of(row) if self._pattern else ():
+            found = self._pattern.search(part) if self._pattern else None
+            if found:
+                self.rows.append(number)
+                if len(self.shown) < SHOWN_FAULTS:
+                    self.shown.append(rows.ref(number, part[max(0, found.start() - 40) : found.end() + 200]))
+                return

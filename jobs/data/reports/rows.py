@@ -1,0 +1,151 @@
+"""The rows of a version as a report reads them: in batches, once from front to back, and a few by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from backend.domain.data.reports.report import RowRef, Split
+from backend.domain.data.rows.display import message_text
+from backend.domain.data.rows.mapping import clean_row
+from backend.errors import JobFailed
+from jobs.modeling.dataset_files import iter_rows, num_rows
+
+Row = dict[str, Any]
+
+SPLITS: tuple[Split, ...] = ("train", "val")
+BATCH_ROWS = 256
+BATCH_CHARACTERS = 4_000_000
+EXCERPT = 280
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows in order. `first` is the number of the first, counted from 0 through train, then val."""
+
+    split: Split
+    first: int
+    rows: list[Row]
+
+
+class Rows:
+    """A version's folder. Rows have one number through both splits, so that arrays can hold facts about them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.counts = {split: _count(folder, split) for split in SPLITS}
+        self.total = sum(self.counts.values())
+        self.num_train = self.counts["train"]
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield all rows, a few hundred at a time, fewer where they are long."""
+        first = 0
+        for split in SPLITS:
+            if not self.counts[split]:
+                continue
+            rows = iter_rows(self.folder, split=split)
+            while block := _take(rows):
+                yield Batch(split, first, block)
+                first += len(block)
+
+    def place(self, number: int) -> tuple[Split, int]:
+        """Return split and number in it, counted from 0."""
+        return ("train", number) if number < self.num_train else ("val", number - self.num_train)
+
+    def ref(self, number: int, text: str = "") -> RowRef:
+        """Return a row as a report names it."""
+        split, row = self.place(number)
+        return RowRef(split=split, row=row + 1, text=excerpt(text))
+
+    def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
+        """Return some rows by number. Reads only the row groups that hold them."""
+        found: dict[int, Row] = {}
+        for split, offset in (("train", 0), ("val", self.num_train)):
+            wanted = sorted({number - offset for number in numbers if self.place(number)[0] == split})
+            if wanted:
+                found |= {offset + row: value for row, value in _fetch(self.folder / f"{split}.parquet", wanted).items()}
+        return found
+
+
+def _count(folder: Path, split: Split) -> int:
+    if not (folder / f"{split}.parquet").is_file():
+        return 0
+    try:
+        return num_rows(folder, split=split)
+    except pyarrow.ArrowInvalid as error:
+        raise JobFailed(f"The dataset's file {split}.parquet can't be read: {error}", remedy="Import the dataset again.") from error
+
+
+def _take(rows: Iterator[Row]) -> list[Row]:
+    block: list[Row] = []
+    size = 0
+    for row in islice(rows, BATCH_ROWS):
+        block.append(row)
+        size += sum(len(part) for part in parts_of(row))
+        if size > BATCH_CHARACTERS:
+            break
+    return block
+
+
+def _fetch(file: Path, wanted: list[int]) -> dict[int, Row]:
+    found: dict[int, Row] = {}
+    with parquet.ParquetFile(file) as source:
+        begin = 0
+        for group in range(source.num_row_groups):
+            end = begin + source.metadata.row_group(group).num_rows
+            inside = [row for row in wanted if begin <= row < end]
+            if inside:
+                at = begin
+                for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False):
+                    for row in inside:
+                        if at <= row < at + batch.num_rows:
+                            found[row] = clean_row(batch.slice(row - at, 1).to_pylist()[0])
+                    at += batch.num_rows
+            begin = end
+    return found
+
+
+def parts_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the texts of a row in reading order: fields, turns (each with its calls of tools), choices."""
+    parts: list[str] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, str):
+            parts.append(value)
+        elif isinstance(value, dict):
+            parts.append(message_text(value))
+        elif isinstance(value, list):
+            for part in value:
+                visit(part)
+
+    for name, value in row.items():
+        if name != "tools":  # a description of functions, the same in every row
+            visit(value)
+    return parts
+
+
+def prompt_of(row: Mapping[str, Any]) -> str:
+    """Return what is asked in a row: all that stands before the first answer; empty for rows that ask nothing."""
+    if isinstance(row.get("messages"), list):
+        before = []
+        for message in row["messages"]:
+            if message["role"] == "assistant":
+                break
+            before.append(str(message.get("content") or ""))
+        return "\n".join(before)
+    asked = row.get("prompt") if "completion" in row or "chosen" in row else None
+    if isinstance(asked, list):
+        return "\n".join(str(message.get("content") or "") for message in asked)
+    return str(asked or "")
+
+
+def excerpt(text: str) -> str:
+    """Return the beginning of a text, on one line."""
+    line = " ".join(text[: 4 * EXCERPT].split())
+    return line if len(line) <= EXCERPT else line[:EXCERPT] + " …"

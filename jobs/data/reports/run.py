@@ -1,0 +1,225 @@
+"""The job that looks at a dataset before a run does: rows as the trainer will see them, and what may be wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.data.reports.report import DataReport, ReportQuestion
+from backend.domain.data.rows.mapping import DatasetKind, canonical_json, row_text
+from backend.errors import InvalidInput, JobFailed
+from jobs.data.reports.duplicates import Alike, DuplicateFinder
+from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
+from jobs.data.reports.languages import LanguageCounter
+from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, read_items
+from jobs.data.reports.rows import Batch, Rows, prompt_of
+from jobs.data.reports.samples import SampleChooser, first_window
+from jobs.data.reports.tally import Tally
+from jobs.data.reports.views import View, make_view
+from jobs.modeling.checkpoints import load_tokenizer
+from jobs.modeling.tokenizers import byte_tokenizer
+from jobs.reporter import JobSpec, Reporter
+
+REPORT_EVERY_S = 0.5
+COMPARING = 0.2  # the share of the bar that comparing near duplicates takes
+
+
+def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Read the version's rows once, compare those that may be alike, and write the report to `out`.
+
+    Payload: `dataset`, `dataset_kind`, `tokenizer` (a tokenizer's or checkpoint's folder, None for plain bytes), `tokenizer_name`,
+    `question`, `benchmarks` ([{name, folder}]), `out`. Returns `{"folder"}`, which holds `report.json`, `samples.json` and `rows.json`
+    (the rows that could be dropped, by reason, counted from 0 in each split).
+    """
+    payload = spec.payload
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # batches are small; a row's words are not worth a thread
+    started = time.monotonic()
+    tokenizer = load_tokenizer(spec.path(payload["tokenizer"])) if payload.get("tokenizer") else byte_tokenizer()
+    work = spec.folder / "near"
+    try:
+        reading = Reading(
+            Rows(spec.path(payload["dataset"])),
+            kind=str(payload["dataset_kind"]),
+            question=ReportQuestion.model_validate(payload["question"]),
+            tokenizer=tokenizer,
+            benchmarks=[(str(entry["name"]), spec.path(entry["folder"])) for entry in payload.get("benchmarks") or []],
+            work=work,
+            reporter=reporter,
+        )
+        reading.read()
+        alike = reading.compare()
+        out = spec.path(payload["out"])
+        out.mkdir(parents=True, exist_ok=True)
+        droppable = reading.rows_to_drop(alike)
+        counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
+        report = reading.report(
+            alike, droppable=counts, name=str(payload.get("tokenizer_name") or "bytes"), seconds=time.monotonic() - started
+        )
+        _write(out / "samples.json", [sample.model_dump() for sample in reading.samples()])
+        _write(out / "rows.json", droppable)
+        _write(out / "report.json", report.model_dump())
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    reporter.log(
+        f"Looked at {reading.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB of memory."
+    )
+    return {"folder": payload["out"]}
+
+
+class Reading:
+    """A report on its way: every finder sees every row once."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        kind: str,
+        question: ReportQuestion,
+        tokenizer: PreTrainedTokenizerBase,
+        benchmarks: list[tuple[str, Path]],
+        work: Path,
+        reporter: Reporter,
+    ) -> None:
+        if not rows.total:
+            raise InvalidInput("The dataset has no rows to look at.", field="dataset")
+        self.rows, self._kind, self._question, self._tokenizer, self._reporter = rows, kind, question, tokenizer, reporter
+        self._view: View = make_view(kind, tokenizer=tokenizer, context=question.context)
+        self._tally, self._chooser = Tally(rows), SampleChooser()
+        self._duplicates = DuplicateFinder(work)
+        self._languages, self._faults = LanguageCounter(rows.total), FaultCounter()
+        self._overlaps = OverlapFinder(read_items(benchmarks))
+        self._forgeries = ForgeryCounter(tokenizer, renders=kind != DatasetKind.TEXT)
+        self._asked = array("q")  # hashes of the prompts of the rows to train on
+        self._asked_held_out: list[tuple[int, int]] = []
+        self._head: list[int] = []  # the first tokens of a text, for the first window
+        self._last_report = 0.0
+
+    def read(self) -> None:
+        """Pass over all rows once. Raises JobFailed when asked to stop."""
+        for batch in self.rows.batches():
+            self._consider(batch)
+            self._tell((1 - COMPARING) * (batch.first + len(batch.rows)) / self.rows.total, f"{batch.first + len(batch.rows):,} rows read")
+
+    def _consider(self, batch: Batch) -> None:
+        texts = [row_text(row) for row in batch.rows]
+        self._duplicates.add([canonical_json(row) for row in batch.rows], texts)
+        self._overlaps.add(batch, self.rows)
+        for place, (row, seen) in enumerate(zip(batch.rows, self._view.see(batch.rows), strict=True)):
+            number = batch.first + place
+            self._tally.add(batch.split, number, row, seen)
+            self._chooser.offer(number, row, seen)
+            self._languages.add(number, texts[place])
+            self._faults.add(number, row, self.rows)
+            self._forgeries.add(number, row, self.rows)
+            if asked := prompt_of(row).strip():
+                if batch.split == "train":
+                    self._asked.append(hash(asked))
+                else:
+                    self._asked_held_out.append((number, hash(asked)))
+            if self._view.trainer == "pretrain" and batch.split == "train" and len(self._head) <= 2 * self._question.context:
+                self._head += seen.strips[0].ids[: 2 * self._question.context + 1]
+
+    def _same_prompts(self) -> list[int]:
+        """Return the held-out rows whose prompt is that of a row to train on."""
+        numbers, hashes = zip(*self._asked_held_out, strict=True) if self._asked_held_out else ((), ())
+        shared = np.isin(np.array(hashes, dtype=np.int64), np.array(self._asked, dtype=np.int64))
+        return [number for number, is_shared in zip(numbers, shared, strict=True) if is_shared]
+
+    def compare(self) -> Alike:
+        """Find the rows that are the same or nearly so."""
+
+        def read(wanted: set[int]) -> Iterator[tuple[int, str]]:
+            for batch in self.rows.batches():
+                for place, row in enumerate(batch.rows):
+                    if batch.first + place in wanted:
+                        yield batch.first + place, row_text(row)
+                share = (batch.first + len(batch.rows)) / self.rows.total
+                self._tell(1 - COMPARING + COMPARING * (0.5 + 0.25 * share), "Comparing rows that look alike")
+
+        def tick(share: float) -> None:
+            self._tell(1 - COMPARING + COMPARING * share, "Comparing rows that look alike")
+
+        return self._duplicates.finish(num_train=self.rows.num_train, read=read, tick=tick)
+
+    def _tell(self, share: float, message: str) -> None:
+        now = time.monotonic()
+        if now - self._last_report >= REPORT_EVERY_S:
+            self._last_report = now
+            self._reporter.progress(round(share * self.rows.total), self.rows.total, unit="row", message=message)
+            if self._reporter.should_stop():
+                raise JobFailed("The report was stopped on request.", remedy="Ask for it again when you want to.")
+
+    def report(self, alike: Alike, *, droppable: dict[str, int], name: str, seconds: float) -> DataReport:
+        """Return the answer."""
+        tally = self._tally
+        epoch, packing = tally.epoch(self._view.trainer, self._question)
+        languages, looked_at = self._languages.languages()
+        benchmarks = self._overlaps.looked()
+        return DataReport(
+            kind=self._kind,
+            trainer=self._view.trainer,
+            tokenizer=name,
+            question=self._question,
+            splits=tally.splits(),
+            epoch=epoch,
+            packing=packing,
+            zero_label=tally.silent_rows,
+            empty=tally.empty_rows,
+            duplicates=describe_duplicates(alike, self.rows),
+            leakage=describe_leakage(alike, self.rows, same_prompt=self._same_prompts()),
+            contamination=self._overlaps.shown,
+            contaminated_rows=len(self._overlaps.rows),
+            contaminated_items=sum(benchmark.found for benchmark in benchmarks),
+            benchmarks=benchmarks,
+            languages=languages,
+            languages_of=looked_at,
+            faults=self._faults.faults(),
+            refused=tally.refused_rows,
+            refused_rows=len(tally.refused),
+            refusal=tally.refusal,
+            forged=self._forgeries.shown,
+            forged_rows=len(self._forgeries.rows),
+            droppable=droppable,
+            seconds=seconds,
+            peak_memory_bytes=_peak_memory(),
+        )
+
+    def samples(self) -> Iterator[Any]:
+        """Yield the rows to show."""
+        window = first_window(self._head, context=self._question.context, tokenizer=self._tokenizer) if self._head else None
+        if window is not None:
+            yield window
+        yield from self._chooser.samples(self.rows, self._view, self._tokenizer)
+
+    def rows_to_drop(self, alike: Alike) -> dict[str, dict[str, list[int]]]:
+        """Return the rows that each finding would drop."""
+        return rows_to_drop(
+            alike,
+            self.rows,
+            {
+                "zero_label": self._tally.silent,
+                "empty": self._tally.empty,
+                "refused": self._tally.refused,
+                "contamination": self._overlaps.rows,
+                "forged": self._forgeries.rows,
+            },
+        )
+
+
+def _write(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8", errors="backslashreplace")
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

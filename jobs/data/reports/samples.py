@@ -1,0 +1,126 @@
+"""A few rows shown token by token, with what is trained on: the first, some at random, the longest, cut ones, silent ones."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.data.reports.report import Piece, Sample
+from jobs.batches.pretrain import PretrainBatches
+from jobs.data.reports.rows import Row, Rows
+from jobs.data.reports.views import Seen, Strip, View
+from jobs.modeling.token_labels import label_tokens
+
+FIRST, RANDOM, LONGEST, TRUNCATED, SILENT = 3, 6, 3, 3, 5
+SHOWN_TOKENS = 2400
+BEFORE = 200  # tokens shown before the first that is trained on, where a long prompt is shortened
+SEED = 1
+
+
+class SampleChooser:
+    """Keeps a handful of rows while all pass."""
+
+    def __init__(self) -> None:
+        self._draw = random.Random(SEED)
+        self._first: list[tuple[int, Row]] = []
+        self._random: list[tuple[int, Row]] = []
+        self._longest: list[tuple[int, int, Row]] = []
+        self._truncated: list[tuple[int, Row]] = []
+        self._silent: list[tuple[int, Row]] = []
+        self._passed = 0
+
+    def offer(self, number: int, row: Row, seen: Seen) -> None:
+        """Consider a row."""
+        self._passed += 1
+        if len(self._first) < FIRST:
+            self._first.append((number, row))
+        elif len(self._random) < RANDOM:
+            self._random.append((number, row))
+        elif (place := self._draw.randrange(self._passed - FIRST)) < RANDOM:  # reservoir sampling
+            self._random[place] = (number, row)
+        entry = (seen.longest, -number, row)
+        if len(self._longest) < LONGEST:
+            heapq.heappush(self._longest, entry)
+        elif entry[:2] > self._longest[0][:2]:
+            heapq.heapreplace(self._longest, entry)
+        if len(self._truncated) < TRUNCATED and any(strip.cut_at is not None for strip in seen.strips):
+            self._truncated.append((number, row))
+        if len(self._silent) < SILENT and seen.problem:
+            self._silent.append((number, row))
+
+    def samples(self, rows: Rows, view: View, tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
+        """Show the rows that were kept."""
+        groups = (
+            ("first", self._first),
+            ("random", sorted(self._random, key=lambda entry: entry[0])),
+            ("longest", [(-minus, row) for _, minus, row in sorted(self._longest, key=lambda entry: (-entry[0], -entry[1]))]),
+            ("truncated", self._truncated),
+            ("zero-label", self._silent),
+        )
+        chosen = {number: row for _, entries in groups for number, row in entries}
+        seen_rows = dict(zip(chosen, view.see(list(chosen.values())), strict=True))
+        shown = []
+        for group, entries in groups:
+            for number, _ in entries:
+                seen, (split, place) = seen_rows[number], rows.place(number)
+                shown.append(
+                    Sample.model_validate(
+                        {
+                            "group": group,
+                            "split": split,
+                            "row": place + 1,
+                            "num_tokens": seen.num_tokens,
+                            "loss_tokens": seen.loss_tokens,
+                            "note": seen.problem or seen.refusal,
+                            "pieces": [piece for strip in seen.strips for piece in pieces_of(strip, tokenizer)],
+                        }
+                    )
+                )
+        return shown
+
+
+def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedTokenizerBase) -> Sample | None:
+    """Show the first window of text that pre-training would draw from these tokens, cut by the trainer itself."""
+    if len(head) < 2 * context + 1:
+        return None
+    tokens = np.asarray(head[: 2 * context + 1], dtype=np.uint32)
+    batch = PretrainBatches(tokens, None, context=context, micro_batch=1, grad_accum_steps=1, measured=1, seed=SEED).at_step(1)[0]
+    ids = [int(batch.inputs[0, 0]), *batch.targets[0].tolist()]
+    pieces = pieces_of(Strip(ids, [False, *[True] * context]), tokenizer)
+    return Sample(group="window", num_tokens=len(ids), loss_tokens=batch.trained, pieces=pieces)
+
+
+def pieces_of(strip: Strip, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """Return a strip as tokens to draw. Of a long one the beginning, and the place where training begins if that lies further on."""
+    total = len(strip.ids)
+    if total <= SHOWN_TOKENS:
+        return [_piece(strip, 0, total, tokenizer, left_out=0)]
+    begin = next((place for place, trained in enumerate(strip.trained) if trained), 0)
+    half = SHOWN_TOKENS // 2
+    if begin < SHOWN_TOKENS - BEFORE:
+        return [_piece(strip, 0, SHOWN_TOKENS, tokenizer, left_out=total - SHOWN_TOKENS)]
+    second = begin - BEFORE
+    end = min(total, second + half)
+    return [
+        _piece(strip, 0, half, tokenizer, left_out=second - half),
+        _piece(strip, second, end, tokenizer, left_out=total - end),
+    ]
+
+
+def _piece(strip: Strip, begin: int, end: int, tokenizer: PreTrainedTokenizerBase, *, left_out: int) -> Piece:
+    ids = strip.ids[begin:end]
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    cut = strip.cut_at
+    return Piece(
+        label=strip.label,
+        tokens=label_tokens(tokenizer, ids),
+        ids=ids,
+        trained=strip.trained[begin:end],
+        special=[index in special for index in ids],
+        cut_at=cut - begin if cut is not None and begin <= cut < end else None,
+        left_out=left_out,
+    )

@@ -1,0 +1,214 @@
+"""Rows through the trainer's eyes: for each kind the trainer's own code renders, tokenises, masks and cuts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.data.reports.report import Trainer
+from backend.domain.data.rows.mapping import DatasetKind, row_text
+from backend.domain.data.rows.tool_calls import tools_of
+from backend.errors import InvalidInput
+from jobs.batches.base import IGNORE
+from jobs.batches.preference_rows import EncodedSide, encode_pairs, encode_rated, pair_of
+from jobs.batches.pretrain import encode_documents
+from jobs.batches.sft import Example, encode_row
+from jobs.modeling.chat.render import encode_prompt, teach_template
+from jobs.modeling.tokenizers import encode_texts
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Token ids as the network is given them, and which are trained on. Those behind `cut_at` are cut off."""
+
+    ids: list[int]
+    trained: list[bool]
+    cut_at: int | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the trainer makes of a row: one strip, or two for a pair. `problem` says why nothing of it is trained on.
+
+    `refusal` says why it can't be rendered at all.
+    """
+
+    strips: list[Strip] = field(default_factory=list)
+    problem: str = ""
+    refusal: str = ""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens before the cut."""
+        return sum(len(strip.ids) for strip in self.strips)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer strip, before the cut: what the context has to hold."""
+        return max((len(strip.ids) for strip in self.strips), default=0)
+
+    @property
+    def kept(self) -> list[int]:
+        """Tokens of each strip after the cut; none of a row that is left out."""
+        return [] if self.problem or self.refusal else [strip.cut_at or len(strip.ids) for strip in self.strips]
+
+    @property
+    def lost_tokens(self) -> int:
+        """Tokens that are cut off."""
+        return sum(len(strip.ids) - strip.cut_at for strip in self.strips if strip.cut_at is not None)
+
+    @property
+    def loss_tokens(self) -> int:
+        """Positions that are trained on."""
+        return 0 if self.problem or self.refusal else sum(sum(strip.trained) for strip in self.strips)
+
+
+class View(Protocol):
+    """How rows of a kind are seen."""
+
+    trainer: Trainer
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return what the trainer makes of rows."""
+
+
+def make_view(kind: str, *, tokenizer: PreTrainedTokenizerBase, context: int) -> View:
+    """Return the view of a kind. The tokenizer gets the template that the trainer would give it."""
+    if not tokenizer.is_fast:
+        raise InvalidInput("The tokenizer has no fast form (tokenizer.json), which training needs.", field="tokenizer")
+    teach_template(tokenizer, chats=kind != DatasetKind.TEXT)
+    if kind == DatasetKind.TEXT:
+        return TextView(tokenizer)
+    if kind in (DatasetKind.INSTRUCTION, DatasetKind.CHAT):
+        return ConversationView(tokenizer, context=context)
+    if kind == DatasetKind.PREFERENCE:
+        return PairView(tokenizer, context=context)
+    if kind == DatasetKind.KTO:
+        return RatedView(tokenizer, context=context)
+    return UntrainedView(tokenizer, asks=kind == DatasetKind.PROMPTS)
+
+
+class TextView:
+    """Pre-training: texts follow each other and are cut into windows, so none is too long and every token is trained on."""
+
+    trainer: Trainer = "pretrain"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each text as `<bos> text <eos>`."""
+        return [
+            Seen([Strip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty")
+            for ids, row in zip(encode_documents(self._tokenizer, list(rows)), rows, strict=True)
+        ]
+
+
+class _RenderedRows:
+    """Rows that a chat template renders, one at a time: `_see` says what the trainer makes of one, or raises InvalidInput."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
+        self._tokenizer, self._context = tokenizer, context
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each row as its strips; one that the template refuses or the trainer leaves out says why."""
+        return [self._seen_or_refused(row) for row in rows]
+
+    def _seen_or_refused(self, row: Row) -> Seen:
+        try:
+            return self._see(row)
+        except InvalidInput as error:
+            return Seen(refusal=error.message)
+
+    def _see(self, row: Row) -> Seen:
+        raise NotImplementedError
+
+    def _full(self, row: Row) -> Seen:
+        return Seen([self._asked(row)], problem=f"the prompt fills the {self._context:,} tokens")
+
+    def _asked(self, row: Row) -> Strip:
+        ids = encode_prompt(self._tokenizer, row["prompt"], tools=tools_of(row))
+        return Strip(ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt")
+
+
+class ConversationView(_RenderedRows):
+    """Fine-tuning: one conversation a sequence, cut to the context, the answers trained on."""
+
+    trainer: Trainer = "sft"
+
+    def _see(self, row: Row) -> Seen:
+        examples = encode_row(self._tokenizer, row, context=self._context)
+        problem = "" if any(example.teaches for example in examples) else self._problem(row, examples[0])
+        return Seen([strip_of(example) for example in examples if example.teaches or problem], problem=problem)
+
+    def _problem(self, row: Row, example: Example) -> str:
+        uncut = encode_row(self._tokenizer, row, context=len(example.whole)) if len(example.whole) > self._context else []
+        if any(longer.teaches for longer in uncut):
+            return f"the answer begins behind the first {self._context:,} tokens"
+        return "no answer is rendered as the template would generate it"
+
+
+def strip_of(example: Example) -> Strip:
+    """Return an encoded conversation as a strip: the first token is never trained on, as nothing stands before it."""
+    kept = example.targets != IGNORE
+    kept[:1] = False
+    rest = len(example.whole) - len(kept)
+    return Strip(example.whole, [*kept.tolist(), *[False] * rest], cut_at=len(kept) if rest > 0 else None)
+
+
+class PairView(_RenderedRows):
+    """DPO: a pair is two sequences, the prompt with either answer, the answers trained on."""
+
+    trainer: Trainer = "dpo"
+
+    def _see(self, row: Row) -> Seen:
+        pair = pair_of(row)
+        sides = encode_pairs([pair], tokenizer=self._tokenizer, context=self._context)[0]
+        if sides is None:
+            return self._full(row)
+        if pair["chosen"] == pair["rejected"]:
+            return Seen([self._asked(row)], problem="both answers are the same")
+        return Seen([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)])
+
+
+class RatedView(_RenderedRows):
+    """KTO: an answer that is good or bad behind its prompt, the answer trained on."""
+
+    trainer: Trainer = "kto"
+
+    def _see(self, row: Row) -> Seen:
+        side = encode_rated(row, tokenizer=self._tokenizer, context=self._context)
+        return self._full(row) if side is None else Seen([_side("good answer" if row["label"] else "bad answer", side)])
+
+
+def _side(label: str, side: EncodedSide) -> Strip:
+    rest = len(side.whole) - len(side.ids)
+    return Strip(side.whole, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label)
+
+
+class UntrainedView:
+    """Prompts as a network is asked them; anything else as running text."""
+
+    trainer: Trainer = "none"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, asks: bool) -> None:
+        self._tokenizer, self._asks = tokenizer, asks
+
+    def see(self, rows: Sequence[Row]) -> list[Seen]:
+        """Return each row as one strip without anything trained on."""
+        if not self._asks:
+            return [Seen([Strip(ids, [False] * len(ids))]) for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])]
+        seen = []
+        for row in rows:
+            try:
+                ids = encode_prompt(self._tokenizer, [{"role": "user", "content": str(row.get("prompt") or "")}])
+                seen.append(Seen([Strip(ids, [False] * len(ids))]))
+            except InvalidInput as error:
+                seen.append(Seen(refusal=error.message))
+        return seen

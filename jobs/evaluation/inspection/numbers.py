@@ -1,0 +1,162 @@
+"""From logits and attention to the numbers of a reading. Natural logarithms; sums in fp64. Pure: tensors in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+CHUNK_VALUES = 4_000_000
+
+
+@dataclass(frozen=True)
+class TokenNumbers:
+    """What a network expected at each of `T` tokens.
+
+    `surprisal` [T] of each token in nats and its `rank` [T] among all (1: the likeliest), both at the token itself: the first has none
+    (NaN, 0). `entropy` [T] in nats, `top_ids` and `top_p` [T, K] are of the distribution after each token.
+    """
+
+    surprisal: Floats
+    rank: Ints
+    entropy: Floats
+    top_ids: Ints
+    top_p: Floats
+
+
+@dataclass(frozen=True)
+class LensNumbers:
+    """The logit lens at each of `S` depths (before the first layer, after each) and `T` tokens.
+
+    `top_ids` and `top_p` [S, T]: the token that the depth alone would predict, and how surely; `kl` [S, T]: how far its distribution is
+    from the final one, KL(final || depth) in nats; `next_p` [S, T]: what it gives to the token that follows (NaN for the last).
+    `error` is the largest difference between the last depth's logits and the network's own.
+    """
+
+    top_ids: Ints
+    top_p: Floats
+    kl: Floats
+    next_p: Floats
+    error: float
+
+
+@dataclass(frozen=True)
+class HeadNumbers:
+    """What each head of `L` layers looks at, over queries that have something to look back at; all shaped [L, H].
+
+    `distance`: mean number of tokens back; `entropy`: in nats, 0 for a head that looks at one token; `first`, `previous`, `self_share`:
+    shares of attention on the first token, the one before and the query's own. `row_error`: how far any row's sum is from 1.
+    """
+
+    distance: Floats
+    entropy: Floats
+    first: Floats
+    previous: Floats
+    self_share: Floats
+    row_error: float
+
+
+@dataclass(frozen=True)
+class PairNumbers:
+    """Where two networks' distributions part, after each of `T` tokens: both divergences in nats, and whether their first choices agree."""
+
+    kl_pq: Floats
+    kl_qp: Floats
+    agree: npt.NDArray[np.bool_]
+
+
+def token_numbers(logits: Tensor, ids: list[int], *, count: int = NUM_ALTERNATIVES) -> TokenNumbers:
+    """Score a passage. `logits` [T, vocabulary], the distribution after each token."""
+    size = len(ids)
+    surprisal, rank = np.full(size, np.nan, dtype=np.float32), np.zeros(size, dtype=np.int64)
+    entropy = np.zeros(size, dtype=np.float32)
+    top = [np.zeros((size, min(count, logits.shape[-1])), dtype=kind) for kind in (np.int64, np.float32)]
+    for rows in _chunks(size, logits.shape[-1]):
+        logp = logits[rows].double().log_softmax(-1)
+        entropy[rows] = -(logp.exp() * logp).nan_to_num().sum(-1).numpy()  # 0 log 0 is 0
+        best = logp.topk(top[0].shape[1], dim=-1)
+        top[0][rows], top[1][rows] = best.indices.numpy(), best.values.exp().numpy()
+        actual = torch.tensor(ids[rows.start + 1 : rows.stop + 1], dtype=torch.long).reshape(-1, 1)
+        chosen, places = logp[: len(actual)].gather(-1, actual), slice(rows.start + 1, rows.start + 1 + len(actual))
+        surprisal[places] = -chosen.squeeze(-1).numpy()
+        rank[places] = (logp[: len(actual)] > chosen).sum(-1).numpy() + 1
+    return TokenNumbers(surprisal, rank, entropy, top[0], top[1])
+
+
+def lens_numbers(final: Tensor, depths: Iterable[Tensor], ids: list[int]) -> LensNumbers:
+    """Compare each depth's logits with the final ones; all [T, vocabulary]. The last depth is the network's end."""
+    parts, error = [], 0.0
+    for logits in depths:
+        error = float((logits - final).abs().max())
+        parts.append(_one_depth(final, logits, ids))
+    tops, probabilities, divergences, nexts = (np.stack(column) for column in zip(*parts, strict=True))
+    return LensNumbers(tops, probabilities, divergences, nexts, error)
+
+
+def _one_depth(final: Tensor, logits: Tensor, ids: list[int]) -> tuple[Ints, Floats, Floats, Floats]:
+    size = len(ids)
+    top = np.zeros(size, dtype=np.int64)
+    probability, kl, following = (np.full(size, np.nan, dtype=np.float32) for _ in range(3))
+    for rows in _chunks(size, final.shape[-1]):
+        here = logits[rows].log_softmax(-1)
+        best = here.max(-1)
+        top[rows], probability[rows] = best.indices.numpy(), best.values.exp().numpy()
+        kl[rows] = divergence(final[rows], logits[rows]).numpy()
+        actual = torch.tensor(ids[rows.start + 1 : rows.stop + 1], dtype=torch.long).reshape(-1, 1)
+        following[rows.start : rows.start + len(actual)] = here[: len(actual)].gather(-1, actual).squeeze(-1).exp().numpy()
+    return top, probability, kl, following
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Return KL(p || q) in nats of distributions given as logits, over the last dimension; never below 0, and 0 for equal logits."""
+    left, right = p.double().log_softmax(-1), q.double().log_softmax(-1)
+    return (left.exp() * (left - right)).nan_to_num(posinf=float("inf")).sum(-1).clamp(min=0)
+
+
+def head_numbers(attention: list[Tensor]) -> HeadNumbers:
+    """Sum up attention maps, [H, T, T] for each layer. Layers with fewer heads than others are filled up with NaN."""
+    heads = max(one.shape[0] for one in attention)
+    tables = np.full((5, len(attention), heads), np.nan, dtype=np.float32)
+    row_error = 0.0
+    for layer, maps in enumerate(attention):
+        weights = maps.double()
+        row_error = max(row_error, float((weights.sum(-1) - 1).abs().max()))
+        size = weights.shape[-1]
+        looking = weights[:, 1:]  # the first token has only itself
+        back = torch.arange(1, size).unsqueeze(-1) - torch.arange(size)
+        entropy = -(looking * looking.clamp(min=1e-300).log()).sum(-1).mean(-1)
+        values = (
+            (looking * back).sum(-1).mean(-1),
+            entropy,
+            looking[..., 0].mean(-1),
+            looking.diagonal(dim1=-2, dim2=-1).mean(-1),
+            weights.diagonal(dim1=-2, dim2=-1)[:, 1:].mean(-1),
+        )
+        for table, value in zip(tables, values, strict=True):
+            table[layer, : maps.shape[0]] = value.numpy()
+    return HeadNumbers(tables[0], tables[1], tables[2], tables[3], tables[4], row_error)
+
+
+def pair_numbers(p: Tensor, q: Tensor) -> PairNumbers:
+    """Compare two networks' logits [T, vocabulary] after the same tokens; a longer vocabulary's last rows, which are padding, are left out."""
+    width = min(p.shape[-1], q.shape[-1])
+    p, q = p[:, :width], q[:, :width]
+    forward, backward = np.zeros(len(p), dtype=np.float32), np.zeros(len(p), dtype=np.float32)
+    for rows in _chunks(len(p), width):
+        forward[rows], backward[rows] = divergence(p[rows], q[rows]).numpy(), divergence(q[rows], p[rows]).numpy()
+    return PairNumbers(forward, backward, (p.argmax(-1) == q.argmax(-1)).numpy())
+
+
+def _chunks(rows: int, width: int) -> Iterator[slice]:
+    """Yield row ranges so that a table of them stays small."""
+    step = max(1, CHUNK_VALUES // width)
+    for at in range(0, rows, step):
+        yield slice(at, min(at + step, rows))

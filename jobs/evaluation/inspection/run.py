@@ -1,0 +1,43 @@
+"""Entry of an inspection: what a checkpoint makes of a text, or what its weights look like. Its answer is called a reading.
+
+Payload: `config` (a ReadingConfig), `checkpoint` and perhaps `other` (folders), `out` (a folder relative to the artifacts). `out` then
+holds `numbers.npz` (plain arrays) and `words.json`; the result holds what fits in a row: `folder`, `facts`, and `loss`, `attention`, `lens`,
+`pair` or `weights`, `changes`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+
+from backend.domain.checkpoints.inspection_config import ReadingConfig
+from jobs.evaluation.inspection.text import TextReading
+from jobs.evaluation.inspection.weights import read_weights
+from jobs.modeling.devices import set_threads
+from jobs.reporter import JobSpec, Reporter
+
+
+def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Make the reading; see the module's first lines. Raises RoundhouseError subclasses for what can't be read."""
+    payload = spec.payload
+    set_threads(payload.get("threads"))
+    config = ReadingConfig.model_validate(payload["config"])
+    subject = spec.path(payload["checkpoint"])
+    other = spec.path(payload["other"]) if payload.get("other") else None
+    if config.of_text:
+        result, numbers, words = TextReading(config, reporter).read(subject, other)
+    else:
+        result, numbers, words = read_weights(subject, other, reporter)
+    out = spec.path(payload["out"])
+    partial = out.with_name(f".{out.name}.{spec.attempt}.partial")
+    for leftover in out.parent.glob(f".{out.name}.*.partial"):  # of an attempt that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    np.savez_compressed(partial / "numbers.npz", **numbers)  # type: ignore[arg-type]
+    (partial / "words.json").write_text(json.dumps(words, ensure_ascii=True), encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return {**result, "folder": payload["out"]}

@@ -1,0 +1,266 @@
+"""A reading of a text: loads the networks one after the other and gathers what the parts of the reading say."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES, ReadingConfig
+from backend.errors import InvalidInput, JobFailed
+from jobs.evaluation.inspection.network import Pass, find_blocks, lens_logits, read_network
+from jobs.evaluation.inspection.numbers import HeadNumbers, TokenNumbers, head_numbers, lens_numbers, pair_numbers, token_numbers
+from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
+from jobs.evaluation.inspection.passage import Passage, encode_reading, scored_bytes
+from jobs.evaluation.ledger import check_stop
+from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer
+from jobs.modeling.devices import pick_device
+from jobs.modeling.inspection import inspect_folder
+from jobs.modeling.loglikelihood import longest_input
+from jobs.modeling.token_labels import label_tokens
+from jobs.reporter import Reporter
+
+Arrays = dict[str, npt.NDArray[Any]]
+ATTENTION_VALUES = 20_000_000
+"""Weights of attention that are kept, over all layers and heads. A map of fewer tokens is exact: causal attention sees no later ones."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A network that is loaded, with its tokenizer and what it reads."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.network.get_input_embeddings().num_embeddings)
+
+
+class TextReading:
+    """One reading in the making; `read` does it all. Keeps at most one network in memory."""
+
+    def __init__(self, config: ReadingConfig, reporter: Reporter) -> None:
+        self._config, self._reporter = config, reporter
+        self._numbers: Arrays = {}
+        self._words: dict[str, Any] = {}
+        self._result: dict[str, Any] = {}
+        self._done, self._total = 0, 4
+        self._started = time.monotonic()
+
+    def read(self, folder: Path, other: Path | None) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+        """Return (result, numbers, words). Raises InvalidInput for a text that can't be read, JobFailed for a network that can't."""
+        self._step("Loading the network")
+        subject = self._load(folder)
+        passage = encode_reading(subject.tokenizer, self._config, longest=longest_input(subject.network))
+        self._total += len(find_blocks(subject.network)) + 1 + (3 if other is not None else 0)
+        self._step("Reading the text")
+        seen = read_network(subject.network, passage.ids)
+        tokens = token_numbers(seen.logits, passage.ids)
+        self._result["loss"] = self._loss(subject, passage, tokens)
+        self._numbers |= {"ids": np.array(passage.ids), "trained": np.array(passage.trained or [], dtype=bool), **_token_arrays(tokens)}
+        self._keep_attention(seen)
+        self._keep_lens(subject, passage, seen)
+        self._result["facts"] = self._facts(subject, passage)
+        wanted = {
+            *passage.ids,
+            *tokens.top_ids.flatten().tolist(),
+            *self._numbers.get("lens_ids", np.array([], dtype=int)).flatten().tolist(),
+        }
+        tokenizer = subject.tokenizer
+        del subject
+        if other is not None:
+            gc.collect()  # room for the other one
+            wanted |= self._keep_pair(other, passage, seen.logits, tokens, tokenizer)
+        order = sorted(wanted)
+        self._words["labels"] = dict(zip(map(str, order), label_tokens(tokenizer, order), strict=True))
+        self._result["facts"]["seconds"] = round(time.monotonic() - self._started, 2)
+        self._step("Writing it down")
+        return self._result, self._numbers, self._words
+
+    def _step(self, message: str) -> None:
+        check_stop(self._reporter)
+        self._reporter.progress(self._done, self._total, unit="steps", message=message)
+        self._done += 1
+
+    def _load(self, folder: Path) -> _Subject:
+        device = pick_device()
+        tokenizer = load_tokenizer(folder)
+        return _Subject(load_network(folder, device=device, dtype=pick_reading_dtype(folder, device=device)), tokenizer)
+
+    def _facts(self, subject: _Subject, passage: Passage) -> dict[str, Any]:
+        special = set(subject.tokenizer.all_special_ids)
+        return {
+            "what": "text",
+            "tokens": len(passage.ids),
+            "total_tokens": passage.total,
+            "cut": passage.is_cut,
+            "prefix": passage.num_prefix,
+            "special": [index for index, token in enumerate(passage.ids) if token in special],
+            "family": subject.network.config.model_type,
+            "layers": len(find_blocks(subject.network)),
+            "number_format": str(subject.network.dtype).removeprefix("torch."),
+            "device": subject.network.device.type,
+        }
+
+    def _loss(self, subject: _Subject, passage: Passage, tokens: TokenNumbers) -> dict[str, Any]:
+        num_bytes = scored_bytes(subject.tokenizer, passage, vocab_size=subject.vocab_size)
+        summed = sum_up(tokens.surprisal, num_bytes=num_bytes)
+        if passage.trained is not None and any(passage.trained[1:]):
+            answers = np.where(passage.trained, tokens.surprisal, np.nan)
+            summed["answers"] = sum_up(answers, num_bytes=0)
+        return summed
+
+    def _keep_attention(self, seen: Pass) -> None:
+        if not seen.attention:
+            self._result["attention"] = {"layers": 0, "reason": seen.no_attention}
+            return
+        heads = sum(one.shape[0] for one in seen.attention)
+        size = min(len(seen.logits), math.isqrt(ATTENTION_VALUES // heads))
+        summary = head_numbers(seen.attention)
+        self._numbers |= _head_arrays(summary)
+        for layer, maps in enumerate(seen.attention):
+            self._numbers[f"attention_{layer}"] = maps[:, :size, :size].numpy()
+        self._result["attention"] = {
+            "layers": len(seen.attention),
+            "heads": [one.shape[0] for one in seen.attention],
+            "tokens": size,
+            "row_error": summary.row_error,
+            "reason": "",
+        }
+
+    def _keep_lens(self, subject: _Subject, passage: Passage, seen: Pass) -> None:
+        if not seen.states:
+            self._result["lens"] = {"depths": 0, "reason": "The layers of this family are not kept as one list, so none can be left out."}
+            return
+
+        def depths() -> Any:
+            for number, logits in enumerate(lens_logits(subject.network, passage.ids, seen)):
+                self._step(f"Logit lens, layer {number} of {len(seen.states) - 1}")
+                yield logits
+
+        found = lens_numbers(seen.logits, depths(), passage.ids)
+        self._numbers |= {"lens_ids": found.top_ids, "lens_p": found.top_p, "lens_kl": found.kl, "lens_next_p": found.next_p}
+        self._result["lens"] = {"depths": len(found.kl), "error": found.error, "reason": ""}
+
+    def _keep_pair(
+        self, folder: Path, passage: Passage, logits: Tensor, tokens: TokenNumbers, tokenizer: PreTrainedTokenizerBase
+    ) -> set[int]:
+        """Read the same with the other network; returns the token ids that need a label."""
+        self._step("Loading the other network")
+        other = self._load(folder)
+        reason = why_not_same_vocabulary(tokenizer, other.tokenizer)
+        if reason:
+            self._keep_aligned(other, passage, tokens, reason)
+            return set()
+        if len(passage.ids) > longest_input(other.network):
+            raise InvalidInput(
+                f"The text has {len(passage.ids)} tokens, and the other network reads {longest_input(other.network)} at once.",
+                remedy="Give a shorter text.",
+                field="text",
+            )
+        self._step("Reading the text with it")
+        beside = read_network(other.network, passage.ids, attention=False, states=False).logits
+        numbers, theirs = pair_numbers(logits, beside), token_numbers(beside, passage.ids)
+        self._numbers |= {"kl_pq": numbers.kl_pq, "kl_qp": numbers.kl_qp, "agree": numbers.agree, **_token_arrays(theirs, prefix="other_")}
+        num_bytes = scored_bytes(other.tokenizer, passage, vocab_size=other.vocab_size)
+        self._result["pair"] = {
+            "same_vocabulary": True,
+            "mean_kl_pq": _mean(numbers.kl_pq),
+            "mean_kl_qp": _mean(numbers.kl_qp),
+            "agreement": float(numbers.agree.mean()),
+            "other_loss": sum_up(theirs.surprisal, num_bytes=num_bytes),
+            "shared_rows": min(logits.shape[-1], beside.shape[-1]) if logits.shape[-1] != beside.shape[-1] else None,
+        }
+        return set(theirs.top_ids.flatten().tolist())
+
+    def _keep_aligned(self, other: _Subject, passage: Passage, tokens: TokenNumbers, reason: str) -> None:
+        """Compare losses over the text that both score, as tokens can't be matched."""
+        if self._config.messages:
+            raise InvalidInput(
+                f"The two checkpoints can't be compared on a conversation: {reason}, and each renders it in its own way.",
+                remedy="Compare them on a text; loss per byte can be compared between vocabularies.",
+                field="against",
+            )
+        theirs = encode_reading(other.tokenizer, self._config, longest=longest_input(other.network))
+        self._step("Reading the text with it")
+        numbers = token_numbers(read_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids)
+        text = self._config.text
+        spans = align_losses(passage, theirs, tokens.surprisal.tolist(), numbers.surprisal.tolist(), num_characters=len(text))
+        start, end = spans[0].start, spans[-1].end
+        num_bytes = len(text[start:end].encode())
+        self._words["spans"] = [text[span.start : span.end] for span in spans]
+        self._numbers |= {"span_first": np.array([span.first for span in spans]), "span_other": np.array([span.other for span in spans])}
+        self._result["pair"] = {
+            "same_vocabulary": False,
+            "reason": reason,
+            "bytes": num_bytes,
+            "first": _per_byte(sum(span.first for span in spans), num_bytes),
+            "other": _per_byte(sum(span.other for span in spans), num_bytes),
+            "characters": [start, end],
+            "other_tokens": len(theirs.ids),
+        }
+
+
+def pick_reading_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
+    """Return fp32 where the network fits in it, else bf16. Raises JobFailed if it fits in neither, before the machine runs out of memory."""
+    described = inspect_folder(base_folder_of(folder) if is_adapter(folder) else folder)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    values = int(described["parameters"])
+    for dtype, width in ((torch.float32, 4), (torch.bfloat16, 2)):
+        if values * width < 0.85 * free:
+            return dtype
+    raise JobFailed(
+        f"The network needs {2 * values / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free.",
+        remedy="Its weights can be looked at without loading it.",
+    )
+
+
+def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> dict[str, Any]:
+    """Return what is said of token losses (nats, NaN for those not scored): their sum, mean, perplexity, bits per byte."""
+    scored = surprisal[~np.isnan(surprisal)].astype(np.float64)
+    total = float(scored.sum())
+    mean = total / max(1, len(scored))
+    return {
+        "tokens": len(scored),
+        "bytes": num_bytes,
+        "sum_nats": total,
+        "mean_nats": mean,
+        "mean_bits": mean / math.log(2),
+        "perplexity": math.exp(min(mean, 700.0)),
+        "bits_per_byte": total / math.log(2) / num_bytes if num_bytes else None,
+    }
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    """The mean, or None where one network rules out a token that the other one allows, which makes it infinite."""
+    mean = float(values.mean(dtype=np.float64))
+    return mean if math.isfinite(mean) else None
+
+
+def _per_byte(nats: float, num_bytes: int) -> dict[str, float]:
+    return {"sum_nats": nats, "bits_per_byte": nats / math.log(2) / max(1, num_bytes)}
+
+
+def _token_arrays(tokens: TokenNumbers, *, prefix: str = "") -> Arrays:
+    return {
+        f"{prefix}surprisal": tokens.surprisal,
+        f"{prefix}rank": tokens.rank,
+        f"{prefix}entropy": tokens.entropy,
+        f"{prefix}top_ids": tokens.top_ids[:, :NUM_ALTERNATIVES],
+        f"{prefix}top_p": tokens.top_p[:, :NUM_ALTERNATIVES],
+    }
+
+
+def _head_arrays(heads: HeadNumbers) -> Arrays:
+    return {f"head_{name}": getattr(heads, name) for name in ("distance", "entropy", "first", "previous", "self_share")}

@@ -1,0 +1,105 @@
+"""A reading of weights: every tensor in figures, what stands out, and, beside a second checkpoint, what changed. Loads no network."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.evaluation.ledger import check_stop
+from jobs.modeling.checkpoints import is_adapter
+from jobs.modeling.weights.outliers import find_outliers
+from jobs.modeling.weights.statistics import NUM_BINS, REACH, TensorChange, TensorNumbers, WeightFolder, read_change, read_tensor
+from jobs.reporter import Reporter
+
+Arrays = dict[str, npt.NDArray[Any]]
+MOST_OUTLIERS = 60
+
+
+def read_weights(subject: Path, other: Path | None, reporter: Reporter) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+    """Return (result, numbers, words) of a checkpoint's weights. Raises InvalidInput for a folder that can't be read."""
+    with WeightFolder(subject) as weights:
+        names = weights.names()
+        tensors = []
+        for done, name in enumerate(names):
+            check_stop(reporter)
+            reporter.progress(done, len(names) * (2 if other else 1), unit="tensors", message=f"Reading {name}")
+            tensors.append(read_tensor(weights, name))
+        changes, missing = _changes(weights, other, reporter) if other is not None else ([], {})
+    outliers = find_outliers(tensors)
+    words: dict[str, Any] = {
+        "tensors": [_tensor_words(tensor) for tensor in tensors],
+        "outliers": [{"name": one.name, "text": one.text} for one in outliers[:MOST_OUTLIERS]],
+        "changes": [{"name": change.name, "layer": place_layer(change.name, tensors)} for change in changes],
+        "missing": missing,
+    }
+    numbers: Arrays = {"counts": np.stack([tensor.counts for tensor in tensors]), "edges": np.linspace(-REACH, REACH, NUM_BINS + 1)}
+    for field in ("mean", "rms", "largest", "zeros", "beyond"):
+        numbers[field] = np.array([getattr(tensor, field) for tensor in tensors], dtype=np.float64)
+    numbers["values"] = np.array([tensor.values for tensor in tensors], dtype=np.int64)
+    numbers["spectral"] = np.array([math.nan if tensor.spectral is None else tensor.spectral for tensor in tensors])
+    for field in ("relative", "cosine", "norm_a", "norm_change"):
+        numbers[field] = np.array([getattr(change, field) for change in changes], dtype=np.float64)
+    result: dict[str, Any] = {
+        "facts": {
+            "what": "weights",
+            "tensors": len(tensors),
+            "values": sum(tensor.values for tensor in tensors),
+            "merged": is_adapter(subject),
+        },
+        "outliers": len(outliers),
+    }
+    if other is not None:
+        result["changes"] = _sum_up(changes, missing)
+    return result, numbers, words
+
+
+def place_layer(name: str, tensors: list[TensorNumbers]) -> int | None:
+    """Return the layer of a tensor that was read."""
+    return next(tensor.place.layer for tensor in tensors if tensor.name == name)
+
+
+def _tensor_words(tensor: TensorNumbers) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "layer": tensor.place.layer,
+        "part": tensor.place.part,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "not_finite": tensor.not_finite,
+        "row_peak": tensor.row_peak,
+        "column_peak": tensor.column_peak,
+    }
+
+
+def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[list[TensorChange], dict[str, Any]]:
+    """Compare every tensor that both hold in the same shape; name those that have no partner."""
+    with WeightFolder(other) as beside:
+        mine, theirs = {name: weights.shape(name) for name in weights.names()}, {name: beside.shape(name) for name in beside.names()}
+        shared = [name for name, shape in mine.items() if theirs.get(name) == shape]
+        changes = []
+        for done, name in enumerate(shared):
+            check_stop(reporter)
+            reporter.progress(len(mine) + done, len(mine) + len(shared), unit="tensors", message=f"Comparing {name}")
+            changes.append(read_change(weights, beside, name))
+    missing = {
+        "only_first": [name for name in mine if name not in theirs],
+        "only_other": [name for name in theirs if name not in mine],
+        "unlike": [name for name in mine if name in theirs and theirs[name] != mine[name]],
+    }
+    return changes, missing
+
+
+def _sum_up(changes: list[TensorChange], missing: dict[str, Any]) -> dict[str, Any]:
+    norm = math.sqrt(sum(change.norm_a**2 for change in changes))
+    moved = math.sqrt(sum(change.norm_change**2 for change in changes))
+    relative = moved / norm if norm else 0.0
+    return {
+        "compared": len(changes),
+        "equal": sum(change.norm_change == 0 for change in changes),
+        "relative": relative if math.isfinite(relative) else None,
+        **{name: len(entries) for name, entries in missing.items()},
+    }

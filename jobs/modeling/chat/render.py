@@ -1,0 +1,295 @@
+"""Conversations as tokens: rendered with the checkpoint's own template, with a mask of what is trained on.
+
+The one renderer of trainer, playground, endpoint, evaluation and battles.
+
+A special token that somebody writes into a message (`<|im_end|>`) stays text: it is broken by a zero-width space before the template
+sees it, so that only the template opens and closes turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
+from backend.domain.data.rows.conversations import template_messages
+from backend.errors import InvalidInput
+from jobs.modeling.chat.template_guard import TemplateTooCostly, render_template
+
+Message = dict[str, Any]
+Tools = list[dict[str, Any]] | None
+LONGEST_CHARACTERS = 2_000_000
+BREAK = "\u200b"  # a zero-width space: a person sees no difference, and the tokenizer no special token
+_ROLE_MARK = re.compile(r"<\|[^|<>]+\|>")  # such tokens mark turns even where a tokenizer forgot to call them special
+_patterns: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[int, str], re.Pattern[str] | None]] = weakref.WeakKeyDictionary()
+_closings: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = weakref.WeakKeyDictionary()
+
+
+class ConversationRefused(InvalidInput):
+    """A conversation that the template does not take; others may be fine."""
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """Token ids and, for each, whether it is trained on. `skipped` counts the answers that are not trained on here."""
+
+    ids: list[int]
+    mask: list[bool]
+    skipped: int = 0
+
+
+def ensure_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Give a tokenizer without a chat template the plain one; return whether it had its own."""
+    if tokenizer.chat_template:
+        return bool(tokenizer.chat_template != PLAIN_TEMPLATE)
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return False
+
+
+def teach_template(tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> None:
+    """Give a tokenizer the template of what its network is about to learn.
+
+    A network that learns from plain text (`chats` false) goes on with what it is given, so its template is the plain one. One that
+    learns from conversations keeps the template it has, or gets ours: with role tokens where its vocabulary holds them.
+    """
+    if not chats:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    elif not ensure_template(tokenizer):
+        has_roles = set(ROLE_TOKENS) <= set(tokenizer.get_vocab())
+        tokenizer.chat_template = CHAT_TEMPLATE if has_roles else TEXT_TEMPLATE
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None, generation_prompt: bool = False
+) -> str:
+    """Render messages as the text that the network sees.
+
+    Raises ConversationRefused with the template's own words if it refuses the conversation (a role it does not know, an order it
+    forbids) or fails on it, InvalidInput if the template runs beyond its limits.
+    """
+    size = sum(len(str(message.get("content") or "")) for message in messages)
+    if size > LONGEST_CHARACTERS:
+        raise ConversationRefused(f"The conversation has {size:,} characters, and at most {LONGEST_CHARACTERS:,} are rendered.")
+    template, pattern = tokenizer.get_chat_template(tools=tools), _special_pattern(tokenizer)
+    try:
+        return render_template(
+            template,
+            **tokenizer.special_tokens_map,
+            messages=[{**_as_text(m, pattern), "role": m["role"]} for m in template_messages(list(messages))],
+            tools=_as_text(tools, pattern),
+            documents=None,
+            add_generation_prompt=generation_prompt,
+        )
+    except TemplateTooCostly as error:
+        raise InvalidInput(
+            f"The checkpoint's chat template was stopped: {error.message}.", remedy="Use a checkpoint with a sound template."
+        ) from error
+    except TemplateError as error:
+        roles = ", ".join(str(message.get("role", "?")) for message in messages[:12]) + (", ..." if len(messages) > 12 else "")
+        raise ConversationRefused(f"The checkpoint's chat template refuses the conversation ({roles}): {error}") from error
+
+
+def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Return what finds the special tokens of a tokenizer in a text; None if it has none. Remembered: there may be hundreds."""
+    mark = (len(tokenizer), str(tokenizer.special_tokens_map))
+    known = _patterns.get(tokenizer)
+    if known is None or known[0] != mark:
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special or _ROLE_MARK.fullmatch(token.content)]
+        names = sorted({name for name in [*added, *map(str, tokenizer.all_special_tokens)] if len(name.strip()) > 1}, key=len, reverse=True)
+        known = _patterns[tokenizer] = (mark, re.compile("|".join(map(re.escape, names))) if names else None)
+    return known[1]
+
+
+def text_alone(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return a text in which no special token is spelled, as `render_chat` does to messages; a text without any comes back as it is."""
+    freed: str = _as_text(text, _special_pattern(tokenizer))
+    return freed
+
+
+def _render_upto(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools) -> str:
+    """Render messages up to the last turn's end, as they stand when more turns follow."""
+    return render_chat(tokenizer, messages, tools=tools).removesuffix(_closing(tokenizer))
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the template writes behind a conversation that is over, beyond the end of its last turn (Phi-3 an end token); mostly nothing."""
+    mark = (len(tokenizer), tokenizer.chat_template)
+    known = _closings.get(tokenizer)
+    if known is None or known[0] != mark:
+        known = _closings[tokenizer] = (mark, _find_closing(tokenizer))
+    return known[1]
+
+
+def _find_closing(tokenizer: PreTrainedTokenizerBase) -> str:
+    asked, answered = [{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        before, over = render_chat(tokenizer, asked, generation_prompt=True), render_chat(tokenizer, answered)
+        pairs = zip(over, render_chat(tokenizer, [*answered, *asked]), strict=False)
+    except InvalidInput:
+        return ""
+    shared = over[: sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))]
+    pattern = _special_pattern(tokenizer)
+    end = max((found.end() for found in pattern.finditer(shared, len(before))), default=0) if pattern else 0
+    return over[end:] if end and len(shared) < len(over) and over.startswith(before) else ""
+
+
+def _as_text(value: Any, pattern: re.Pattern[str] | None) -> Any:
+    """Return a value in whose texts no special token is spelled: each is broken behind its first character."""
+    if pattern is None:
+        return value
+    if isinstance(value, str):
+        while pattern.search(value):  # what is left of one may spell another
+            value = pattern.sub(lambda found: found[0][0] + BREAK + found[0][1:], value)
+        return value
+    if isinstance(value, dict):
+        return {_as_text(key, pattern): _as_text(part, pattern) for key, part in value.items()}
+    return [_as_text(part, pattern) for part in value] if isinstance(value, list | tuple) else value
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[int]:
+    """Return the token ids after which the network writes the assistant's answer."""
+    text = render_chat(tokenizer, messages, tools=tools, generation_prompt=True)
+    return _encode(tokenizer, text)["input_ids"]  # type: ignore[no-any-return]
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """Return the ids of a rendered prompt and those of an answer behind it, tokenised together as in training.
+
+    A token that reaches from the prompt into the answer counts as the answer's.
+    """
+    encoded = _encode(tokenizer, prompt + answer)
+    ids: list[int] = encoded["input_ids"]
+    first = next((place for place, (_, right) in enumerate(encoded["offset_mapping"]) if right > len(prompt)), len(ids))
+    return ids[:first], ids[first:]
+
+
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], completion: Sequence[Message], *, tools: Tools = None
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a prompt and of the turns behind it, up to the last end token.
+
+    Raises ConversationRefused if the template does not take them, or writes the prompt differently once an answer follows.
+    """
+    before = render_chat(tokenizer, prompt, tools=tools, generation_prompt=True)
+    upto = _render_upto(tokenizer, [*prompt, *completion], tools)
+    if not upto.startswith(before):
+        raise ConversationRefused(
+            "The checkpoint's chat template writes what comes before an answer differently once the answer is there, so nothing that "
+            "generation would meet can be trained on."
+        )
+    return encode_answer(tokenizer, before, upto[len(before) : _answer_end(tokenizer, upto, len(before))])
+
+
+def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[tuple[int, str, str]]:
+    """Return (place, what came before it, the answer with its end token) of each assistant's turn, as rendered text.
+
+    Each as generation would meet it: with what came before rendered without what follows.
+    """
+    answers = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or not index:
+            continue
+        before = render_chat(tokenizer, messages[:index], tools=tools, generation_prompt=True)
+        upto = _render_upto(tokenizer, messages[: index + 1], tools)
+        if upto.startswith(before) and (answer := upto[len(before) : _answer_end(tokenizer, upto, len(before))]):
+            answers.append((index, before, answer))
+    return answers
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the special token with which the chat template ends an answer; None if it ends answers with none.
+
+    Mostly the tokenizer's own end token. Where a base was taught to chat later, its template may close turns with another one, which
+    training then teaches, so generation must stop there too.
+    """
+    if not tokenizer.chat_template:
+        return None
+    try:
+        answers = answers_of(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    except InvalidInput:
+        return None
+    ids = encode_answer(tokenizer, *answers[0][1:])[1] if answers else []
+    special = ids and tokenizer.added_tokens_decoder.get(ids[-1])
+    return ids[-1] if special and special.special else None
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> tuple[list[int], list[bool]]:
+    """Return ids and, for each, whether it is trained on: the assistants' words and the end token behind them, nothing else.
+
+    The ids equal `tokenizer.apply_chat_template(messages)`, and up to the last answer they equal `encode_prompt`. An answer that the
+    template renders differently once more turns follow (reasoning that is cut out, say) is not trained on, because generation would
+    never meet those tokens; a token that reaches from the prompt into the answer is not either.
+    """
+    encoded, _ = _encode_whole(tokenizer, messages, tools)
+    return encoded.ids, encoded.mask
+
+
+def training_chats(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[EncodedChat]:
+    """Return what is trained on of a conversation, so that every answer of the assistant is learned once, as generation meets it.
+
+    The first is `encode_chat`. An answer that the template rewrites once more turns follow comes as a conversation of its own, which
+    ends with it. One that the template writes in no way that generation could reach counts as `skipped`.
+    """
+    whole, rewritten = _encode_whole(tokenizer, messages, tools)
+    alone, lost = [], 0
+    for index in rewritten:
+        single, again = (
+            (whole, [index]) if index == len(messages) - 1 else _encode_whole(tokenizer, messages[: index + 1], tools, only=index)
+        )
+        if again:
+            lost += 1
+        else:
+            alone.append(single)
+    return [EncodedChat(whole.ids, whole.mask, skipped=lost), *alone]
+
+
+def _encode_whole(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, only: int | None = None
+) -> tuple[EncodedChat, list[int]]:
+    """Encode a conversation; return it with the places of the answers (of `only` that one) that it does not train on."""
+    text = render_chat(tokenizer, messages, tools=tools)
+    encoded = _encode(tokenizer, text)
+    ids: list[int] = encoded["input_ids"]
+    mask = [False] * len(ids)
+    rewritten = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or only not in (None, index):
+            continue
+        prompt = render_chat(tokenizer, messages[:index], tools=tools, generation_prompt=True) if index else None
+        is_last = index == len(messages) - 1
+        upto = text.removesuffix(_closing(tokenizer)) if is_last else _render_upto(tokenizer, messages[: index + 1], tools)
+        if prompt is None or not (text.startswith(upto) and upto.startswith(prompt)):
+            rewritten.append(index)
+            continue
+        start, end = len(prompt), _answer_end(tokenizer, upto, len(prompt))
+        for position, (left, right) in enumerate(encoded["offset_mapping"]):
+            if left >= start and right <= end and right > left:
+                mask[position] = True
+    return EncodedChat(ids, mask), rewritten
+
+
+def _answer_end(tokenizer: PreTrainedTokenizerBase, upto: str, start: int) -> int:
+    """Where an answer ends: behind its end token, so that a line break which the template adds is left out.
+
+    The end token is the tokenizer's, or where the template closes a turn with another special token, that one.
+    """
+    eos = tokenizer.eos_token
+    found = upto.rfind(eos, start) if eos else -1
+    if eos and found >= 0:
+        return found + len(eos)
+    ends = upto.rstrip()
+    specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return len(ends) if len(ends) > start and any(ends.endswith(token) for token in specials) else len(upto)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:
+    if not tokenizer.is_fast:
+        raise InvalidInput("The checkpoint's tokenizer has no fast form (tokenizer.json), which training and chat need.")
+    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

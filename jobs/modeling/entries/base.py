@@ -1,0 +1,75 @@
+"""The job that adds a base: a folder, a GGUF file or a Hub id becomes a checkpoint among our own."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from backend.errors import JobFailed, NotFound
+from backend.infra.checkpoints.candidates import BaseFacts, describe_base
+from jobs.modeling.base_network import check_network
+from jobs.modeling.copying import base_files, copy_checkpoint
+from jobs.modeling.gguf.convert import convert_gguf
+from jobs.modeling.hub.bases import Fetched, fetched_base
+from jobs.modeling.inspection import inspect_folder
+from jobs.reporter import JobSpec, Reporter
+
+NOT_STATED = "not stated"
+
+
+def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Bring the payload's base to `out`, load it once, and describe it.
+
+    Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id) with `revision` (a branch, tag or commit; default main);
+    `out`; `keep_free_bytes` of the disk that stay free. Returns `inspect_folder` of it, plus `folder`, `licence` ("not stated" where
+    nothing says) and, from the Hub, `revision` (the commit) and `requested_revision`. Raises InvalidInput for what can't be a base.
+    """
+    payload, out = spec.payload, spec.path(spec.payload["out"])
+    keep = int(payload.get("keep_free_bytes") or 0)
+    with _source(spec, reporter, keep=keep) as source:
+        if not source.path.exists():
+            raise NotFound(f"There is no {source.path}.", remedy="Check the path on the worker's machine.", field="source")
+        facts = describe_base(source.path)
+        licence = facts.licence or source.licence or NOT_STATED
+        meta: dict[str, Any] = {"job": spec.id, "source": str(payload.get("hub") or source.path.name), "licence": licence}
+        pinned: dict[str, Any] = {}
+        if source.commit:
+            pinned = {"revision": source.commit, "requested_revision": payload.get("revision") or "main"}
+        _bring(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
+    try:
+        check_network(out, reporter)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    return {**inspect_folder(out), "folder": payload["out"], "licence": licence, **pinned}
+
+
+def _source(spec: JobSpec, reporter: Reporter, *, keep: int) -> AbstractContextManager[Fetched]:
+    """Return where the base lies for as long as the block lasts."""
+    payload = spec.payload
+    if hub := payload.get("hub"):
+        root = spec.path("fetched")
+        return fetched_base(str(hub), revision=payload.get("revision"), root=root, keep_free_bytes=keep, reporter=reporter)
+    return nullcontext(
+        Fetched(spec.artifacts / payload["source"], commit="", licence=None, is_ours=False)
+    )  # an absolute path stays what it is
+
+
+def _bring(source: Fetched, facts: BaseFacts, spec: JobSpec, *, meta: dict[str, Any], keep: int, reporter: Reporter) -> None:
+    """Put the base's files at the payload's `out`."""
+    path, out = source.path, spec.path(spec.payload["out"])
+    if facts.kind == "gguf":
+        reporter.log(f"Converting {path.name} to safetensors.")
+        reporter.progress(0, 1, unit="file", message=f"Converting {path.name}")
+        convert_gguf(path, out, meta=meta, keep_free_bytes=keep)
+        return
+    name = meta["source"]
+    reporter.log(f"Copying {name}.")
+
+    def watch(done: int, total: int) -> None:
+        reporter.progress(done, total, unit="byte", message=f"Copying {name}")
+        if reporter.should_stop() is not None:
+            raise JobFailed("Adding the base was stopped on request.", remedy="Nothing was kept; add it again when you want to.")
+
+    copy_checkpoint(path, out, meta=meta, files=base_files(path), move=source.is_ours, keep_free_bytes=keep, watch=watch)

@@ -1,0 +1,109 @@
+"""The job that exports a checkpoint for other tools: a folder, a merged folder, a GGUF file; pushed to a Hub where that is asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from backend.domain.checkpoints.export_formats import FORMATS
+from backend.errors import Conflict, InvalidInput, JobFailed
+from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer, read_card
+from jobs.modeling.copying import copy_checkpoint
+from jobs.modeling.gguf.write import GgufNumbers, check_gguf, write_gguf
+from jobs.modeling.hub.push import push_folder
+from jobs.modeling.inspection import inspect_folder
+from jobs.modeling.merge import merge_adapter
+from jobs.reporter import JobSpec, Reporter
+
+
+def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+    """Write the payload's `checkpoint` in `format` ("hf": as it is, without training state; "merged": an adapter folded in; "gguf").
+
+    It goes to `out` (relative to the artifacts) or `to` (absolute), with `card` as its README.md where it has none; a GGUF file is named by `name` and
+    `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it, plus `folder` and `pushed`. A whole
+    network exports as itself in either folder format. Raises Conflict if the target is there already.
+    """
+    payload = spec.payload
+    source = spec.path(payload["checkpoint"])
+    target = spec.artifacts / (payload.get("to") or payload["out"])  # an absolute path stays what it is
+    if payload["format"] not in FORMATS:
+        raise InvalidInput(f"There is no export format {payload['format']!r}.", remedy=f"Choose {' or '.join(FORMATS)}.", field="format")
+    if target.exists() and spec.attempt > 1 and not payload.get("to"):
+        shutil.rmtree(target)  # what an earlier attempt left
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Conflict(f"{target} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
+    if target.exists():
+        target.rmdir()
+    try:
+        described = _write(spec, reporter, source, target)
+        if (card := payload.get("card")) and not (target / "README.md").exists():  # a base may have its own
+            (target / "README.md").write_text(str(card), encoding="utf-8")
+        pushed = None
+        if push := payload.get("push"):
+            message = f"Upload {payload.get('name') or source.name} as {payload['format']}"
+            pushed = push_folder(target, repo=str(push["repo"]), private=bool(push["private"]), message=message, reporter=reporter)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return {**described, "folder": str(payload.get("to") or payload["out"]), "pushed": pushed}
+
+
+def _write(spec: JobSpec, reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
+    """Write the export and return what it is."""
+    payload = spec.payload
+    if payload["format"] == "gguf":
+        return _write_file(spec, reporter, source, target)
+    if payload["format"] == "merged" and is_adapter(source):
+        reporter.log("Folding the adapter into its base.")
+        reporter.progress(0, 1, unit="", message="Folding the adapter into its base")
+        merge_adapter(source, target)
+    else:
+        meta = {key: value for key, value in read_card(source).items() if key not in ("files", "versions", "format", "base_path")}
+
+        def watch(done: int, total: int) -> None:
+            reporter.progress(done, total, unit="byte", message="Copying")
+            _heed_stop(reporter)
+
+        copy_checkpoint(source, target, meta=meta, watch=watch)
+        if is_adapter(target):
+            _name_base(source, target)
+    return inspect_folder(source if is_adapter(target) else target)
+
+
+def _write_file(spec: JobSpec, reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
+    payload: dict[str, Any] = spec.payload
+    numbers: GgufNumbers = payload.get("numbers") or "f16"
+    name = str(payload.get("name") or source.name)
+    reporter.progress(0, 1, unit="", message="Reading the network")
+    whole = base_folder_of(source) if is_adapter(source) else source
+    network = load_network(source)
+    check_gguf(network.config)
+    target.mkdir(parents=True)
+
+    def watch(done: int, total: int) -> None:
+        reporter.progress(done, total, unit="tensor", message=f"Writing {name}-{numbers}.gguf")
+        _heed_stop(reporter)
+
+    file = target / f"{name}-{numbers}.gguf"
+    write_gguf(file, network=network, tokenizer=load_tokenizer(source), name=name, numbers=numbers, watch=watch)
+    described = inspect_folder(whole)
+    parameters = network.num_parameters()
+    return {**described, "parameters": parameters, "adapter": False, "dtype": numbers, "bytes": file.stat().st_size, "files": [file.name]}
+
+
+def _name_base(source: Path, target: Path) -> None:
+    """Let an adapter name the base that everybody can fetch, where its base came from a Hub."""
+    card = read_card(base_folder_of(source)) if read_card(source).get("base_path") else {}
+    if not card.get("revision") or not card.get("source"):
+        return
+    file = target / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config |= {"base_model_name_or_path": card["source"], "revision": card["revision"]}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _heed_stop(reporter: Reporter) -> None:
+    if reporter.should_stop() is not None:
+        raise JobFailed("The export was stopped on request.", remedy="Nothing was kept; ask for it again when you want to.")

@@ -1,0 +1,80 @@
+"""From a GGUF file to a checkpoint folder: weights dequantised to safetensors, tokenizer and chat template kept."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from backend.errors import InvalidInput, JobFailed
+from backend.infra.checkpoints.weight_headers import read_gguf
+from jobs.modeling.chat.render import ensure_template
+from jobs.modeling.checkpoints import UNUSABLE, in_a_line, save_checkpoint
+
+LARGEST_FP32_PARAMETERS = 500_000_000
+"""Above this the weights are stored in bf16: exact dequantised values would take 4 bytes each."""
+
+
+def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = None, keep_free_bytes: int = 0) -> dict[str, Any]:
+    """Write the network and tokenizer of a GGUF file as a Hugging Face checkpoint; return its card.
+
+    The end token that generation stops at is the tokenizer's, which for a chat network ends a turn. Raises InvalidInput if the file
+    is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk do not hold the result.
+    """
+    _check_room(file.name, read_gguf(file).parameters, out_folder, keep_free_bytes=keep_free_bytes)
+    transformers.utils.logging.disable_progress_bar()
+    place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
+        network = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+    except UNUSABLE as error:
+        raise InvalidInput(
+            f"{file.name} can't be converted: {in_a_line(error)}",
+            remedy="Add the original checkpoint (safetensors) instead.",
+        ) from error
+    # a dequantised network is an ordinary one: left in, this would send every later load back to the GGUF file
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    network.is_quantized = False
+    network.hf_quantizer = None
+    if tokenizer.eos_token_id is not None:
+        network.config.eos_token_id = tokenizer.eos_token_id
+        network.generation_config.eos_token_id = tokenizer.eos_token_id
+    ensure_template(tokenizer)
+    _name_turn_ends(network, tokenizer)
+    tokenizer.model_max_length = getattr(network.config, "max_position_embeddings", tokenizer.model_max_length)
+    if network.num_parameters() > LARGEST_FP32_PARAMETERS:
+        network = network.to(torch.bfloat16)
+    return save_checkpoint(out_folder, model=network, tokenizer=tokenizer, meta={**(meta or {}), "converted_from": file.name})
+
+
+def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes: int) -> None:
+    """Raise JobFailed where memory or disk do not hold the dequantised network."""
+    memory, available = 4.5 * parameters, psutil.virtual_memory().available
+    if memory > available:
+        raise JobFailed(
+            f"Converting {name} takes about {memory / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free.",
+            remedy="Add the original checkpoint (safetensors) instead, or use a machine with more memory.",
+        )
+    out_folder.parent.mkdir(parents=True, exist_ok=True)
+    size, free = parameters * (4 if parameters <= LARGEST_FP32_PARAMETERS else 2), shutil.disk_usage(out_folder.parent).free
+    if free - size < keep_free_bytes:
+        raise JobFailed(
+            f"The disk has {free / 1e9:.2f} GB free, and the checkpoint needs {size / 1e9:.2f} GB.", remedy="Free space and try again."
+        )
+
+
+def _name_turn_ends(network: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let generation stop at the token that the chat template ends a turn with, too, where the file names another end token."""
+    ends = set(re.findall(r"<\|(?:im_end|eot_id|end|end_of_turn)\|>|<end_of_turn>", tokenizer.chat_template or ""))
+    vocabulary = tokenizer.get_vocab()
+    known = {vocabulary[token] for token in ends if token in vocabulary}
+    stops = {tokenizer.eos_token_id, *known} - {None}
+    if len(stops) > 1:
+        network.generation_config.eos_token_id = sorted(stops)

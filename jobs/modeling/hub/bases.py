@@ -1,0 +1,232 @@
+"""A base from the Hub: looked up, the disk checked, then fetched with progress, going on where an earlier attempt broke off.
+
+The Hub's own library throws a torn file away; here its bytes stay and the rest is asked for, so that a killed worker or a cut
+connection costs nothing that was fetched. Code and pickles of the repository are never fetched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from backend.errors import Conflict, InvalidInput, JobFailed, Unavailable
+from backend.infra.checkpoints.candidates import weight_files
+from backend.infra.hub.bases import HubBase, HubFile, HubRevision, look_up_base, open_file
+from backend.infra.hub.errors import BASE, hub_errors
+from jobs.modeling.checkpoints import hash_file
+from jobs.reporter import Reporter
+
+SILENCE_S = 15.0
+"""How long a connection may be silent before it counts as broken."""
+PAUSES_S = (1.0, 2.0, 4.0)
+"""Pauses before a broken connection is taken up again; any byte that comes begins them anew."""
+REPORT_S = 0.5
+RATE_S = 10.0
+KEEP_S = 7 * 86_400.0
+"""How long what was fetched of a base is kept for another try."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What was fetched: a folder or a `.gguf` file, and from which commit.
+
+    `is_ours`: it was fetched for this job, and may be taken apart.
+    """
+
+    path: Path
+    commit: str
+    licence: str | None
+    is_ours: bool = True
+
+
+@contextmanager
+def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes: int, reporter: Reporter) -> Iterator[Fetched]:
+    """Fetch what a base needs of a Hub repository below `root`; gone when the block ends, kept for another try where fetching failed.
+
+    Where the Hub does not answer, a copy of the revision in this machine's Hub cache will do. Raises NotFound for an id or revision that
+    is not there, InvalidInput for one that can't be a base, Unavailable where the Hub or the disk fails, Conflict while another job
+    fetches the same commit, JobFailed when asked to stop.
+    """
+    _forget_old(root)
+    reporter.progress(0, 1, unit="answer", message=f"Asking the Hub for {hub}")
+    try:
+        base = look_up_base(hub, revision=revision)
+    except Unavailable as error:
+        cached = _cached(hub, revision)
+        if cached is None:
+            raise
+        reporter.log(f"{error.message} This machine's Hub cache holds commit {cached.name}, which is used.")
+        yield Fetched(cached, cached.name, None, is_ours=False)
+        return
+    found = base.revision
+    reporter.log(f"{hub}: {found.asked} is commit {found.commit}; licence: {found.licence or 'not stated'}.")
+    place = root / f"{hub.replace('/', '--')}--{found.commit}"
+    with _alone(place, hub):
+        try:
+            _fetch(base, place, keep_free_bytes=keep_free_bytes, reporter=reporter)
+        except Unavailable:
+            raise
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        try:
+            is_gguf = base.facts.kind == "gguf"
+            yield Fetched(place / base.weights[0].name if is_gguf else place, found.commit, found.licence)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _fetch(base: HubBase, place: Path, *, keep_free_bytes: int, reporter: Reporter) -> None:
+    """Fetch the files that are not there yet. A file is under its name once it is whole; until then under `NAME.part`."""
+    place.mkdir(parents=True, exist_ok=True)
+    files = [*base.data, *base.weights]
+    there = sum(path.stat().st_size for path in place.iterdir())
+    _require_free(place, base.bytes - there, keep_free_bytes)
+    if there:
+        reporter.log(f"{there:,} bytes of an earlier attempt are there already.")
+    meter = _Meter(reporter, total=base.bytes)
+    with hub_errors(base.revision.id, BASE):
+        for file in files:
+            target, part = place / file.name, place / f"{file.name}.part"
+            meter.begin(file.name)
+            if not target.is_file():
+                _fetch_file(base.revision, file, part, meter)
+                if file.sha256 is not None and hash_file(part) != file.sha256:
+                    part.unlink()
+                    raise Unavailable(
+                        f"{file.name} is not what the Hub says it is: its SHA-256 differs.",
+                        remedy="Add the base again; it is fetched anew.",
+                    )
+                part.rename(target)
+            meter.end(file.bytes)
+
+
+def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter) -> None:
+    """Append to `part` until it has the file's bytes. Raises Unavailable, or what the connection raised, when several tries bring none."""
+    failures = 0
+    part.touch()
+    while (start := part.stat().st_size) != file.bytes:
+        broken: Exception | None = None
+        try:
+            _append(revision, file, part, meter, start=start if start < file.bytes else 0)
+        except (httpx2.TransportError, httpx2.StreamError) as error:
+            broken = error
+        now = part.stat().st_size
+        failures = 0 if now > start else failures + 1
+        if failures > len(PAUSES_S):
+            raise broken or Unavailable(f"{file.name} came with {now:,} of {file.bytes:,} bytes.", remedy=BASE.remedy)
+        if now != file.bytes:
+            meter.pause(PAUSES_S[max(0, failures - 1)])
+
+
+def _append(revision: HubRevision, file: HubFile, part: Path, meter: _Meter, *, start: int) -> None:
+    with open_file(revision, file, start=start, silence_s=SILENCE_S) as response:
+        held = start if response.status_code == 206 else 0
+        with part.open("ab" if held else "wb") as stream:
+            for chunk in response.iter_bytes():
+                held += len(chunk)
+                if held > file.bytes:
+                    raise Unavailable(f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=BASE.remedy)
+                stream.write(chunk)
+                meter.seen(held, came=len(chunk))
+
+
+class _Meter:
+    """Reports bytes of all files with their rate, at most twice a second, and turns a wish to stop into an end."""
+
+    def __init__(self, reporter: Reporter, *, total: int) -> None:
+        self._reporter, self._total = reporter, total
+        self._before, self._held, self._came, self._name, self._last = 0, 0, 0, "", 0.0
+        self._past: deque[tuple[float, int]] = deque()
+
+    def begin(self, name: str) -> None:
+        """Go on to a file."""
+        self._name, self._held = name, 0
+
+    def end(self, size: int) -> None:
+        """Count a file as whole."""
+        self._before, self._held = self._before + size, 0
+        self._report()
+
+    def seen(self, held: int, *, came: int) -> None:
+        """Say how many bytes of the file are there, and how many came just now. Raises JobFailed when asked to stop."""
+        self._held, self._came = held, self._came + came
+        if time.monotonic() - self._last >= REPORT_S:
+            self._report()
+
+    def pause(self, seconds: float) -> None:
+        """Wait before another try; a wish to stop ends it."""
+        self._report()
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(0.25, left))
+            self._report()
+
+    def _report(self) -> None:
+        now, done = time.monotonic(), self._before + self._held
+        self._last = now
+        self._past.append((now, self._came))  # what was there before makes no rate
+        while now - self._past[0][0] > RATE_S:
+            self._past.popleft()
+        began, first = self._past[0]
+        rate = (self._came - first) / (now - began) if now > began else None
+        self._reporter.progress(done, self._total, unit="byte", rate=rate, message=f"Fetching {self._name}")
+        if self._reporter.should_stop() is not None:
+            raise JobFailed("The download was stopped on request.", remedy="Nothing was kept; add the base again when you want to.")
+
+
+def _require_free(folder: Path, needed: int, keep: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free - needed < keep:
+        raise Unavailable(
+            f"The download has {needed / 1e9:,.2f} GB, and the disk has {free / 1e9:,.2f} GB free, of which {keep / 1e9:,.2f} are kept.",
+            remedy="Free space, or move ROUNDHOUSE_HOME to a larger disk.",
+        )
+
+
+@contextmanager
+def _alone(place: Path, hub: str) -> Iterator[None]:
+    """Keep two jobs from fetching the same commit into each other's files."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = place.with_name(place.name + ".lock")
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"{hub} is being fetched by another job.", remedy="Wait for it, then use that base or add this one.") from error
+        yield
+
+
+def _forget_old(root: Path) -> None:
+    """Delete what failed tries of long ago left behind."""
+    if not root.is_dir():
+        return
+    oldest = time.time() - KEEP_S
+    for path in root.iterdir():
+        files = list(path.iterdir()) if path.is_dir() else []
+        if max(file.stat().st_mtime for file in [path, *files]) < oldest:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def _cached(hub: str, revision: str | None) -> Path | None:
+    """Return the folder of the revision in this machine's Hub cache, if all of it is there."""
+    try:
+        config = try_to_load_from_cache(hub, "config.json", revision=revision)
+        if not isinstance(config, str):
+            return None
+        folder = Path(config).parent
+        weight_files(folder)
+    except (OSError, ValueError, InvalidInput, HFValidationError):
+        return None
+    return folder if re.fullmatch("[0-9a-f]{40}", folder.name) else None

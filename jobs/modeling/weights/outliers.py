@@ -1,0 +1,74 @@
+"""Which of a checkpoint's tensors stand out, in words. Rules of thumb, each with its measure; none says that a network is bad."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.modeling.weights.statistics import TensorNumbers
+
+CHANNEL = 8.0
+"""A row or column whose norm is so many times the median one: an outlier channel (Dettmers et al. 2022, arXiv 2208.07339)."""
+SPIKE = 40.0
+"""A value so many RMS from 0: of 10^9 normal values the largest lies near 6."""
+ZEROS = 0.2
+UNLIKE = 6.0
+"""Robust deviations (1.4826 x median absolute deviation) of a tensor's log RMS from the same part in the other layers."""
+FEWEST_LAYERS = 6
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A tensor that stands out: `weight` puts the gravest first, `text` says why."""
+
+    name: str
+    weight: float
+    text: str
+
+
+def find_outliers(tensors: list[TensorNumbers]) -> list[Outlier]:
+    """Return what stands out, gravest first."""
+    found = [outlier for tensor in tensors for outlier in _alone(tensor)]
+    found += _unlike_others(tensors)
+    return sorted(found, key=lambda outlier: -outlier.weight)
+
+
+def _alone(tensor: TensorNumbers) -> list[Outlier]:
+    found = []
+    if tensor.not_finite:
+        found.append((1e9, f"{tensor.not_finite:,} of {tensor.values:,} values are NaN or infinite"))
+    if tensor.values > 1 and tensor.rms == 0 and not tensor.not_finite and not tensor.name.endswith("bias"):
+        found.append((1e8, "every value is zero"))
+    elif tensor.zeros > ZEROS and not tensor.name.endswith("bias"):
+        found.append((10 * tensor.zeros, f"{tensor.zeros:.0%} of its values are exactly zero"))
+    if tensor.rms and tensor.largest / tensor.rms > SPIKE:
+        times = tensor.largest / tensor.rms
+        found.append((times / SPIKE, f"its largest value, {tensor.largest:.3g}, is {times:.0f} times its RMS"))
+    for word, peak in (("row", tensor.row_peak), ("column", tensor.column_peak)):
+        if peak is not None and peak[0] > CHANNEL:
+            found.append((peak[0] / CHANNEL, f"{word} {peak[1]:,} has {peak[0]:.0f} times the median {word}'s norm"))
+    return [Outlier(tensor.name, weight, text) for weight, text in found]
+
+
+def _unlike_others(tensors: list[TensorNumbers]) -> list[Outlier]:
+    """Compare each tensor's RMS with the same part in the other layers."""
+    parts: dict[str, list[TensorNumbers]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.place.layer is not None and tensor.rms > 0:
+            parts[tensor.place.part].append(tensor)
+    found = []
+    for group in parts.values():
+        if len(group) < FEWEST_LAYERS:
+            continue
+        logs = np.log([tensor.rms for tensor in group])
+        middle = float(np.median(logs))
+        spread = max(1.4826 * float(np.median(np.abs(logs - middle))), 0.02)
+        for tensor, value in zip(group, logs, strict=True):
+            score = abs(value - middle) / spread
+            if score > UNLIKE:
+                times = float(np.exp(value - middle))
+                words = f"{times:.1f} times" if times > 1 else f"1/{1 / times:.1f} of"
+                found.append(Outlier(tensor.name, score / UNLIKE, f"its RMS, {tensor.rms:.3g}, is {words} that of the other layers"))
+    return found

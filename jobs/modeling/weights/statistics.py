@@ -1,0 +1,223 @@
+"""What a checkpoint's weights look like, tensor by tensor, in bounded memory: spread, norms, histogram, what stands out, what changed.
+
+Tensors are read from safetensors in slices of rows, so the largest network needs no more memory than a small one. An adapter is the
+exception: it is folded into its base first, because its own matrices say little.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+from jobs.modeling.checkpoints import check_folder, is_adapter, load_network
+from jobs.modeling.inspection import read_tensor_shapes
+
+CHUNK_VALUES = 4_000_000
+SPECTRAL_VALUES = 4_000_000
+"""Matrices of more values have no spectral norm in a reading: it would take longer than everything else together."""
+NUM_BINS = 81
+REACH = 5.0
+"""A histogram spans so many RMS values to both sides; what lies beyond is counted in its outermost bins."""
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|decoder_layers)\.(\d+)\.(.+)$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor belongs: its layer (None outside the layers) and the part of the layer it is."""
+
+    layer: int | None
+    part: str
+
+
+@dataclass(frozen=True)
+class TensorNumbers:
+    """One tensor's values in figures.
+
+    `rms`, `mean`, `largest` (absolute) are of its finite values; `zeros` and `beyond` are shares: of exact zeros, and of values more than
+    REACH RMS from 0. `counts` has NUM_BINS bins. `spectral` is the largest singular value of a matrix that is not too large.
+    `row_peak` and `column_peak` say how far the largest row or column norm lies above the median one, and where it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    values: int
+    mean: float
+    rms: float
+    largest: float
+    zeros: float
+    beyond: float
+    not_finite: int
+    spectral: float | None
+    row_peak: tuple[float, int] | None
+    column_peak: tuple[float, int] | None
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def place(self) -> Place:
+        """Return its layer and part."""
+        return place_of(self.name)
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """How a tensor of one checkpoint differs from the same one in another: ||b - a|| / ||a||, and the cosine between them."""
+
+    name: str
+    relative: float
+    cosine: float
+    norm_a: float
+    norm_change: float
+
+
+def place_of(name: str) -> Place:
+    """Split a tensor's name into layer and part: `model.layers.3.mlp.up_proj.weight` is part `mlp.up_proj.weight` of layer 3."""
+    found = _LAYER.search(name)
+    return Place(int(found[1]), found[2]) if found else Place(None, name.removeprefix("model.").removeprefix("transformer."))
+
+
+class WeightFolder:
+    """The tensors of a checkpoint folder, readable in slices. Use as a context manager. Raises InvalidInput as `check_folder` does."""
+
+    def __init__(self, folder: Path) -> None:
+        check_folder(folder)
+        self._folder = folder
+        self._files: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._whole: dict[str, Tensor] = {}
+
+    def __enter__(self) -> WeightFolder:
+        if is_adapter(self._folder):
+            seen: set[int] = set()
+            for name, tensor in load_network(self._folder).state_dict().items():
+                if tensor.data_ptr() not in seen:  # a tied head is the embedding once more
+                    seen.add(tensor.data_ptr())
+                    self._whole[name] = tensor
+            return self
+        for file in sorted(self._folder.glob("*.safetensors")):
+            shapes = read_tensor_shapes(file)
+            self._shapes.update(shapes)
+            self._files.update(dict.fromkeys(shapes, file))
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._whole = {}
+
+    def names(self) -> list[str]:
+        """Return the tensors' names, layers in order."""
+        names = [*self._files, *self._whole]
+        return sorted(names, key=lambda name: (place_of(name).layer if place_of(name).layer is not None else -1, name))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._whole[name].shape) if name in self._whole else self._shapes[name][1]
+
+    def dtype(self, name: str) -> str:
+        """Return how a tensor's values are stored, such as `BF16`."""
+        return str(self._whole[name].dtype).removeprefix("torch.") if name in self._whole else self._shapes[name][0]
+
+    def slices(self, name: str) -> Iterator[Tensor]:
+        """Yield a tensor in slices along its first dimension, as fp32 matrices [rows, rest], each of a few million values at most."""
+        if name in self._whole:
+            yield from _sliced(self._whole[name], self.shape(name))
+            return
+        with safe_open(str(self._files[name]), framework="pt") as file:  # opened anew, so that what was read leaves the memory
+            yield from _sliced(file.get_slice(name) if self.shape(name) else file.get_tensor(name), self.shape(name))
+
+
+def _sliced(source: Any, shape: tuple[int, ...]) -> Iterator[Tensor]:
+    if len(shape) < 2:
+        yield (source[:] if shape else source).float().reshape(1, -1)
+        return
+    step = max(1, CHUNK_VALUES // max(1, math.prod(shape[1:])))
+    for at in range(0, shape[0], step):
+        yield source[at : at + step].float().reshape(min(step, shape[0] - at), -1)
+
+
+def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> TensorNumbers:
+    """Put a tensor into figures, in two passes over its slices: the first finds the RMS that the second's histogram is scaled by."""
+    shape = folder.shape(name)
+    total, squares, largest, zeros, broken, count = 0.0, 0.0, 0.0, 0, 0, 0
+    rows: list[Tensor] = []
+    columns: Tensor | None = None
+    for part in folder.slices(name):
+        finite = torch.isfinite(part)
+        lost = int((~finite).sum())
+        values = torch.where(finite, part, 0.0) if lost else part
+        squared = values.square()
+        broken, count, zeros = broken + lost, count + part.numel(), zeros + int((part == 0).sum())
+        total, largest = total + float(values.sum(dtype=torch.float64)), max(largest, float(values.abs().max()) if part.numel() else 0.0)
+        rows.append(squared.sum(1, dtype=torch.float64))
+        summed = squared.sum(0, dtype=torch.float64)
+        columns = summed if columns is None else columns + summed
+        squares += float(rows[-1].sum())
+    usable = max(1, count - broken)
+    rms = math.sqrt(squares / usable)
+    counts, beyond = _histogram(folder, name, rms=rms, finite=not broken)
+    matrix = len(shape) >= 2 and min(shape) > 1
+    small = len(shape) == 2 and min(shape) > 2 and count <= SPECTRAL_VALUES
+    return TensorNumbers(
+        name=name,
+        shape=shape,
+        dtype=folder.dtype(name),
+        values=count,
+        mean=total / usable,
+        rms=rms,
+        largest=largest,
+        zeros=zeros / max(1, count),
+        beyond=beyond,
+        not_finite=broken,
+        spectral=_spectral(folder, name) if spectral and small and not broken and squares > 0 else None,
+        row_peak=_peak(torch.cat(rows)) if matrix else None,
+        column_peak=_peak(columns) if matrix and columns is not None else None,
+        counts=counts,
+    )
+
+
+def _histogram(folder: WeightFolder, name: str, *, rms: float, finite: bool) -> tuple[npt.NDArray[np.int64], float]:
+    counts = np.zeros(NUM_BINS, dtype=np.int64)
+    beyond = total = 0
+    for part in folder.slices(name):
+        values = (part.flatten() if finite else part[torch.isfinite(part)]) / (rms or 1.0)
+        total += len(values)
+        beyond += int((values.abs() > REACH).sum())
+        counts += torch.histc(values.clamp(-REACH, REACH), NUM_BINS, -REACH, REACH).long().numpy()
+    return counts, beyond / max(1, total)
+
+
+def _peak(squares: Tensor) -> tuple[float, int] | None:
+    """Return how many times the median the largest norm is, and its index."""
+    norms = squares.sqrt()
+    median = float(norms.median())
+    return (float(norms.max()) / median, int(norms.argmax())) if median > 0 else None
+
+
+def _spectral(folder: WeightFolder, name: str) -> float:
+    """Return the largest singular value, by Lanczos iterations (ARPACK), to about four digits."""
+    matrix = torch.cat(list(folder.slices(name))).numpy()
+    start = np.full(min(matrix.shape), 1.0, dtype=np.float32)  # fixed, so that the same weights give the same number
+    return float(svds(matrix, k=1, return_singular_vectors=False, tol=1e-4, v0=start)[0])
+
+
+def read_change(a: WeightFolder, b: WeightFolder, name: str) -> TensorChange:
+    """Compare a tensor that both folders hold in the same shape."""
+    sums = np.zeros(4)
+    for left, right in zip(a.slices(name), b.slices(name), strict=True):
+        change = right - left
+        pairs = ((left, left), (right, right), (left, right), (change, change))
+        sums += [float((one * two).sum(dtype=torch.float64)) for one, two in pairs]
+    norm_a, norm_b, norm_change = math.sqrt(sums[0]), math.sqrt(sums[1]), math.sqrt(sums[3])
+    relative = norm_change / norm_a if norm_a else (math.inf if norm_change else 0.0)
+    cosine = sums[2] / (norm_a * norm_b) if norm_a and norm_b else math.nan
+    return TensorChange(name, relative, min(1.0, max(-1.0, cosine)), norm_a, norm_change)

@@ -1,0 +1,162 @@
+"""A run's checkpoints: where they lie, which is newest, which are kept, and whether the disk will hold them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend.domain.estimates.optimizer_state import checkpoint_size
+from backend.domain.training.config import RunConfig
+from backend.errors import JobFailed
+from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
+from jobs.modeling.loglikelihood import longest_input
+from jobs.reporter import JobSpec, Reporter, StopRequest
+
+DISK_MARGIN, DISK_SPARE_BYTES = 1.05, 16_000_000
+"""How much more than a checkpoint's bytes has to be free: estimates err, and logs and metrics are written beside."""
+DISK_LOOKED_AT_EVERY_S = 5.0
+
+
+class CheckpointStore:
+    """The folder `<run_folder>/checkpoints`, one `step-000100` each."""
+
+    def __init__(self, spec: JobSpec, reporter: Reporter, *, folder: Path, keep_last: int, lineage: dict[str, Any]) -> None:
+        self.folder = folder
+        self._spec, self._reporter = spec, reporter
+        self._keep_last, self._lineage = keep_last, lineage
+        self._bytes = 0
+        self._looked_at, self._is_full = 0.0, False
+
+    def place(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.folder / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Return the steps of complete checkpoints, ascending."""
+        found = [path for path in self.folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit() and is_complete(path)]
+        return sorted(int(path.name[5:]) for path in found)
+
+    def newest(self, *, need_state: bool = True) -> Path | None:
+        """Return the newest complete checkpoint (with its training state), if any; torn ones left by a crash are removed."""
+        for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+        for step in reversed(self.steps()):
+            if not need_state or (self.place(step) / STATE_FOLDER / "counters.json").is_file():
+                return self.place(step)
+        return None
+
+    def save(
+        self,
+        step: int,
+        *,
+        model: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        metrics: dict[str, float],
+        final: bool = False,
+        best_step: int | None = None,
+        weights: dict[str, torch.Tensor] | None = None,
+        write_more: Callable[[Path], None] | None = None,
+    ) -> str:
+        """Publish a step's checkpoint, report it, and delete what need not be kept; return its folder relative to the artifacts.
+
+        `weights` are those to save, where the network holds only a part of them. Raises JobFailed for a disk that is full, with
+        earlier checkpoints intact.
+        """
+        self._make_room(step, best_step=best_step)
+        place = self.place(step)
+        meta = {**self._lineage, "step": step, "metrics": metrics}
+        save_checkpoint(place, model=model, tokenizer=tokenizer, meta=meta, weights=weights, write_more=write_more)
+        size = self._bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        relative = self._spec.relative(place)
+        config: Any = model.config
+        self._reporter.event(
+            "checkpoint",
+            step=step,
+            folder=relative,
+            metrics=metrics,
+            final=final,
+            bytes=size,
+            adapter=is_adapter(place),
+            family=config.model_type,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            facts={"context": longest_input(model), "vocab_size": config.vocab_size},
+        )
+        self._prune(self._keep_last, best_step=best_step)
+        return relative
+
+    def should_stop(self) -> StopRequest | None:
+        """Return the request to stop and save if the disk is about to be too full for another checkpoint. Cheap: it looks now and then."""
+        now = time.monotonic()
+        if self._bytes and now - self._looked_at >= DISK_LOOKED_AT_EVERY_S:
+            self._looked_at = now
+            self._is_full = self._free_bytes() < self._needed_bytes()
+        return "stop_and_save" if self._is_full else None
+
+    def raise_if_full(self, step: int) -> None:
+        """Raise JobFailed for a run that stopped at a step, and saved it, because the disk is nearly full."""
+        if self._is_full:
+            raise JobFailed(
+                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and a checkpoint takes {self._bytes / 1e9:.2f} GB, so the run stopped "
+                f"at step {step}, which is saved.",
+                remedy="Free space, then resume.",
+                field="keep_last",
+            )
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
+
+    def _needed_bytes(self) -> int:
+        """Return what has to be free before another checkpoint is written."""
+        return int(self._bytes * DISK_MARGIN) + DISK_SPARE_BYTES
+
+    def _make_room(self, step: int, *, best_step: int | None) -> None:
+        """If the disk is too full for a checkpoint, let first go what would go after it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._free_bytes() >= self._needed_bytes() or step in self.steps():
+            return
+        self._prune(max(1, self._keep_last - 1), best_step=best_step)
+        if self._free_bytes() < self._bytes:
+            raise JobFailed(
+                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and the checkpoint of step {step} needs {self._bytes / 1e9:.2f} GB.",
+                remedy="Free space, then resume: earlier checkpoints are intact.",
+                field="keep_last",
+            )
+
+    def _prune(self, keep_last: int, *, best_step: int | None) -> None:
+        """Delete all but the best and the last checkpoints, and report each that goes."""
+        for step in self.steps()[:-keep_last]:
+            if step == best_step:
+                continue
+            relative = self._spec.relative(self.place(step))
+            shutil.rmtree(self.place(step))
+            self._reporter.event("checkpoint_removed", folder=relative, step=step)
+
+    def check_disk(self, *, checkpoint_bytes: int, max_steps: int, checkpoint_every: int) -> None:
+        """Raise JobFailed, naming numbers, unless the disk holds what the run will keep at once."""
+        planned = -(-max_steps // checkpoint_every)
+        kept = min(planned, self._keep_last + 1) + 1  # the best, the last ones, and the one being written
+        present = len(self.steps())
+        self._bytes = checkpoint_bytes
+        needed = checkpoint_bytes * max(1, kept - present) + self._needed_bytes() - checkpoint_bytes
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = self._free_bytes()
+        if free < needed:
+            raise JobFailed(
+                f"The disk has {free / 1e9:.2f} GB free, and the run's checkpoints need {needed / 1e9:.2f} GB "
+                f"({max(1, kept - present)} of {checkpoint_bytes / 1e9:.2f} GB).",
+                remedy="Free space, lower keep_last, or train adapters (method lora).",
+                field="keep_last",
+            )
+
+
+def estimate_checkpoint_bytes(model: torch.nn.Module, config: RunConfig, *, adapter: bool) -> int:
+    """Estimate the size of a checkpoint with its training state."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    stored = trained if adapter else sum(parameter.numel() for parameter in model.parameters())
+    return checkpoint_size(config, stored=stored, trained=trained)

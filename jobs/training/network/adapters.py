@@ -1,0 +1,97 @@
+"""Low-rank adapters on a base, in PEFT's variants, and the base of few bits that qlora puts them on."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from backend.domain.training.adapters import check_adapters
+from backend.domain.training.config import Objective, RunConfig
+from backend.errors import InvalidInput
+from jobs.modeling import pissa
+from jobs.modeling.checkpoints import UNUSABLE, check_folder, in_a_line, is_adapter
+
+
+def lora_config(config: RunConfig) -> peft.LoraConfig:
+    """Adapters on every linear layer but the output head; PEFT adds those of routers and experts (`count_lora_parameters`)."""
+    return peft.LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        use_rslora=config.lora.variant == "rslora",
+        use_dora=config.lora.variant == "dora",
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if config.objective is Objective.REWARD else "CAUSAL_LM",
+    )
+
+
+def put_adapters(network: PreTrainedModel, config: RunConfig, *, resume_from: Path | None) -> peft.PeftModel:
+    """Return the base with adapters to train: fresh ones drawn from the seed, or those of a checkpoint.
+
+    Raises InvalidInput for a variant that the base can't have.
+    """
+    check_adapters(config, str(network.config.model_type))
+    if resume_from is not None and config.lora.variant != "pissa":
+        return peft.PeftModel.from_pretrained(network, str(resume_from), is_trainable=True, local_files_only=True)
+    torch.manual_seed(config.seed)
+    model = peft.get_peft_model(network, lora_config(config))
+    assert isinstance(model, peft.PeftModel)
+    if config.lora.variant == "pissa":
+        pissa.begin(model, saved=resume_from)
+    return model
+
+
+def load_quantised(folder: Path, *, bits: int, device: torch.device, autocast: torch.dtype | None) -> PreTrainedModel:
+    """Load a base frozen at 4 bits (NormalFloat, its constants quantised too: Dettmers et al. 2023, arXiv 2305.14314) or 8.
+
+    Raises InvalidInput where that can't be: no CUDA device, no bitsandbytes, a base that is itself an adapter.
+    """
+    check_quantising(device)
+    check_folder(folder)
+    if is_adapter(folder):
+        raise InvalidInput(
+            "qlora needs a whole base, and this one is an adapter.", remedy="Export it merged, and add the result as a base.", field="base"
+        )
+    four: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    how = (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=autocast or torch.float32, **four)
+        if bits == 4
+        else BitsAndBytesConfig(load_in_8bit=True)
+    )
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            quantization_config=how,
+            device_map={"": device},
+            dtype=autocast or torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except UNUSABLE as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InvalidInput(f"The base can't be loaded at {bits} bits: {in_a_line(error)}", field="lora.bits") from error
+    prepared: PreTrainedModel = peft.prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
+    return prepared
+
+
+def check_quantising(device: torch.device) -> None:
+    """Raise InvalidInput unless a base can be stored in few bits on this device."""
+    if device.type != "cuda":
+        raise InvalidInput(
+            f"qlora stores the base in few bits, which needs an NVIDIA GPU, and this run is on the {device.type.upper()}.",
+            remedy="Choose method lora, or run it where there is a GPU.",
+            field="method",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InvalidInput(
+            "qlora needs the library bitsandbytes, which this worker does not have.",
+            remedy="Install it there (pip install bitsandbytes), or choose method lora.",
+            field="method",
+        )

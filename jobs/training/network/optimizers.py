@@ -1,0 +1,120 @@
+"""What moves the weights: the optimizers of the config's field `optimizer`, by the libraries that have them.
+
+All take one learning rate and one weight decay from the config; matrices decay, norms and biases don't. adamw: Loshchilov and Hutter
+2019 (arXiv 1711.05101), fused. muon: Jordan et al. 2024, torch's, for the matrices inside the blocks, with updates of AdamW's size, so
+that AdamW's learning rates hold (Liu et al. 2025, arXiv 2502.16982, section 2.2); embeddings, head, norms and whatever is no matrix go
+to AdamW. lion: Chen et al. 2023 (arXiv 2302.06675), lion-pytorch's. adafactor: Shazeer and Stern 2018 (arXiv 1804.04235), that of
+transformers, with the schedule's learning rate instead of relative steps. adamw_8bit: Dettmers et al. 2022 (arXiv 2110.02861), that of
+bitsandbytes, where embeddings keep their moments in 32 bits, as the paper and transformers' Trainer have it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from lion_pytorch import Lion
+from transformers import Adafactor
+
+from backend.domain.training.config import RunConfig
+from backend.errors import InvalidInput
+
+MUON_MOMENTUM = 0.95
+
+
+def check_optimizer(config: RunConfig) -> None:
+    """Raise InvalidInput, before anything is built, if this worker lacks what the optimizer needs."""
+    if config.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise InvalidInput(
+            "optimizer adamw_8bit needs the library bitsandbytes, which this worker does not have.",
+            remedy="Choose optimizer adamw (adafactor and lion need less memory, too), or install roundhouse[quantized] on the worker.",
+            field="optimizer",
+        )
+
+
+def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of all parameters that are trained."""
+    check_optimizer(config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "muon":
+        hidden = hidden_matrices(model)
+        others = [parameter for parameter in trained if not any(parameter is matrix for matrix in hidden)]
+        adamw = torch.optim.AdamW(_groups(others, config), lr=config.learning_rate, betas=betas, fused=True) if others else None
+        if not hidden:
+            assert adamw is not None
+            return adamw
+        muon = torch.optim.Muon(
+            hidden,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            momentum=MUON_MOMENTUM,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        return Together([muon] if adamw is None else [muon, adamw])
+    groups, made = _groups(trained, config), None
+    if config.optimizer == "lion":
+        made = Lion(groups, lr=config.learning_rate, betas=betas)
+    elif config.optimizer == "adafactor":
+        made = Adafactor(groups, lr=config.learning_rate, scale_parameter=False, relative_step=False, warmup_init=False)
+    elif config.optimizer == "adamw_8bit":
+        made = _adamw_8bit(model, groups, config)
+    return made or torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+
+
+def hidden_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the trained matrices inside the blocks: what Muon is for. Experts held in one tensor of three dimensions are none."""
+    network: Any = model
+    outside: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    if hasattr(model, "get_output_embeddings") and network.get_output_embeddings() is not None:
+        outside.append(network.get_output_embeddings())
+    outside += [module for name, module in model.named_modules() if "score" in name.split(".") and isinstance(module, torch.nn.Linear)]
+    kept = {id(module.weight) for module in outside}
+    return [each for each in model.parameters() if each.requires_grad and each.dim() == 2 and id(each) not in kept]
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers, each for parameters of its own, as one: the same groups and the same state, and a step that does all."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        first = 0
+        for part in self._parts:
+            count = len(part.param_groups)
+            part.param_groups = self.param_groups[first : first + count]
+            part.state = self.state
+            first += count
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Do an update with each part."""
+        for part in self._parts:
+            part.step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of all parts."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+
+def _groups(parameters: list[torch.nn.Parameter], config: RunConfig) -> list[dict[str, Any]]:
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _adamw_8bit(model: torch.nn.Module, groups: list[dict[str, Any]], config: RunConfig) -> torch.optim.Optimizer:
+    import bitsandbytes  # an extra, and slow to import
+
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
+    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    return made

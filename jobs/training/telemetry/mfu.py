@@ -1,0 +1,86 @@
+"""How much of a device a run uses: operations done for its tokens over the device's peak (MFU; arXiv 2204.02311, appendix B).
+
+A GPU's peak is in a table. What a CPU can do depends on its clock, threads and libraries, so it is measured: the best of a few matrix
+products, kept among the artifacts, as a busy machine shows less than it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+
+from backend.domain.architectures.flops import count_flops
+from backend.domain.architectures.hf_config import read_shape
+from backend.domain.estimates.device_peaks import peak_flops
+from backend.domain.training.config import Objective, RunConfig
+from jobs.training.telemetry.memory import device_name
+
+SIDE, TRIES = 1024, 20
+FOLDER = "machines"
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """What a rate of tokens is in shares of a device: `flops_per_token` in training, `peak` operations a second of all devices."""
+
+    flops_per_token: float
+    peak: float
+
+    def of(self, tokens_per_s: float) -> float:
+        """Return the share, from 0 to about 1."""
+        return tokens_per_s * self.flops_per_token / self.peak
+
+
+def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, artifacts: Path) -> Utilisation | None:
+    """Return what a pretraining run's rate is measured by; None where the network's operations or the device's peak are not known.
+
+    Other objectives count the tokens that are trained on, and compute more.
+    """
+    if config.objective is not Objective.PRETRAIN:
+        return None
+    network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    shape = read_shape(network.config.to_dict())
+    if shape is None:
+        return None
+    rank = None if config.method == "full" else config.lora.rank
+    flops = count_flops(shape.config, context=config.context, micro_batch=config.micro_batch, lora_rank=rank).training
+    peak = peak_flops(device_name(device)) if device.type == "cuda" else matmul_flops(artifacts)
+    return None if peak is None else Utilisation(float(flops), peak * config.devices.count)
+
+
+def matmul_flops(artifacts: Path) -> float:
+    """Return the operations a second of fp32 matrix products on this CPU with the threads in force: the best ever measured here."""
+    machine = f"{platform.node()} {device_name(torch.device('cpu'))} {torch.get_num_threads()}"
+    file = artifacts / FOLDER / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"
+    known = 0.0
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = float(json.loads(file.read_text())["matmul_flops_per_s"])
+    best = _measure_matmul()
+    if best > known:
+        with contextlib.suppress(OSError):  # a folder that may not be written costs the next run its memory of this one
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps({"machine": machine, "matmul_flops_per_s": best}) + "\n")
+            os.replace(partial, file)
+    return max(best, known)
+
+
+@torch.no_grad()
+def _measure_matmul() -> float:
+    left, right = (torch.ones(SIDE, SIDE) for _ in range(2))
+    best = float("inf")
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - started)
+    return 2 * SIDE**3 / best

@@ -1,0 +1,51 @@
+"""What an architecture would cost, beside its form: parameters, FLOPs, cache, and a picture of one block."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.estimates.architecture_report import describe
+from backend.domain.estimates.setting import Precision
+from backend.domain.wording import short
+from pages.components.architectures.diagram import block_diagram, diagram_words, layers_strip
+from pages.components.architectures.figures import parameters_bar
+from pages.components.words import size
+
+
+def draw_cost(config: ArchitectureConfig) -> Precision:
+    """Draw parameters, FLOPs and cache of an architecture; return the precision that was chosen."""
+    precision: Precision = st.segmented_control(
+        "Precision", ("fp32", "bf16"), key="architecture_precision", default="fp32", required=True, help="fp32 on the CPU, bf16 on a GPU."
+    )
+    report = describe(config, precision=precision)
+    grid = st.grid(2, min_column_width=150)
+    grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
+    if report.active_parameters != report.parameters:
+        grid.metric("Active for a token", short(report.active_parameters), border=True, help=f"{report.active_parameters:,}")
+    flops = report.flops_per_token
+    grid.metric("FLOPs per token, training", short(flops.training), border=True, help=report.conventions[0])
+    grid.metric("FLOPs per token, forward", short(flops.forward), border=True, help=report.conventions[0])
+    grid.metric("KV cache per token", size(report.kv_cache_bytes_per_token), border=True, help=report.conventions[2])
+    grid.metric(f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), border=True, help=report.conventions[2])
+    if report.kv_cache_expanded_bytes_per_token is not None:
+        spared = size(report.kv_cache_expanded_bytes_per_token)
+        st.caption(f"Without the latent the cache would take {spared} a token.")
+    st.caption(f"Where the {report.parameters:,} parameters are")
+    st.plotly_chart(
+        parameters_bar(report.parameters_by_component),
+        key="architecture_parts",
+        config={"displayModeBar": False},
+        alt="Parameters by component",
+    )
+    return precision
+
+
+def draw_block(config: ArchitectureConfig) -> None:
+    """Draw one block from the config, and the layers side by side where they differ."""
+    st.caption("One block")
+    st.plotly_chart(block_diagram(config), key="architecture_block", config={"displayModeBar": False}, alt=diagram_words(config))
+    strip = layers_strip(config)
+    if strip is not None:
+        st.caption("Layers, first to last")
+        st.plotly_chart(strip, key="architecture_layers", config={"displayModeBar": False}, alt="Layers by kind")

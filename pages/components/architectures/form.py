@@ -1,0 +1,245 @@
+"""The form of an architecture: what its family can choose, what is impossible beside the field at fault, and what it can't do at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, problems_despite
+from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, why_not
+from backend.domain.architectures.rules import fill_defaults
+from backend.services.context import Context
+from backend.services.tokenizers.tokenizers import list_tokenizers
+from pages.components.frame import plain
+
+SIZES: dict[str, str] = {
+    "num_layers": "Layers",
+    "width": "Width",
+    "num_heads": "Heads",
+    "num_kv_heads": "Key/value heads",
+    "context": "Context, tokens",
+    "feed_forward": "Feed-forward",
+}
+OPTIONS: dict[str, str] = {
+    "head_size": "Head size",
+    "window": "Window, tokens",
+    "global_every": "Every n-th layer global",
+    "rope_theta": "RoPE base",
+    "local_rope_theta": "RoPE base, local layers",
+    "nope_every": "Every n-th layer without",
+    "num_experts": "Experts",
+    "experts_per_token": "Picked for a token",
+    "expert_feed_forward": "Size of an expert",
+    "shared_experts": "Shared experts",
+    "dense_layers": "First layers without experts",
+    "query_rank": "Query latent",
+    "kv_rank": "Key/value latent",
+    "rope_head_size": "Head, with position",
+    "nope_head_size": "Head, without",
+    "value_head_size": "Head, values",
+}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Attention": ("head_size", "window", "global_every"),
+    "Latent attention": ("query_rank", "kv_rank", "rope_head_size", "nope_head_size", "value_head_size"),
+    "Positions": ("rope_theta", "local_rope_theta", "nope_every"),
+    "Experts": ("num_experts", "experts_per_token", "expert_feed_forward", "shared_experts", "dense_layers"),
+}
+ABILITIES: dict[str, str] = {
+    "num_kv_heads": "Grouped-query attention",
+    "kv_rank": "Latent attention",
+    "window": "Sliding window",
+    "global_every": "Local and global layers",
+    "rope_theta": "Rotary positions",
+    "nope_every": "Layers without positions",
+    "num_experts": "Experts",
+    "feed_forward": "Feed-forward of any size",
+    "tie_embeddings": "Tied or untied embeddings",
+    "head_size": "Heads of any size",
+}
+"""What a reader may look for, by the field that would do it."""
+FLOATS = frozenset({"rope_theta", "local_rope_theta"})
+OWN_VOCABULARY = "another size"
+KIND_HELP = {
+    "MHA": "MHA, multi-head: every query head has keys and values of its own.",
+    "GQA": "GQA, grouped-query: several query heads share keys and values; a smaller cache for little loss.",
+    "MQA": "MQA, multi-query: all query heads share one; the smallest cache.",
+    "MLA": "MLA, latent: the cache holds one small latent for all heads.",
+}
+
+
+def set_fields(config: ArchitectureConfig) -> None:
+    """Put a config into the form's fields. Only before they are drawn."""
+    set_values(config.model_dump())
+    shared = "MQA" if config.num_kv_heads == 1 else "GQA"
+    st.session_state["architecture_kind"] = "MHA" if config.num_kv_heads == config.num_heads else shared
+    st.session_state.pop("architecture_tokenizer", None)
+
+
+def set_values(values: dict[str, Any]) -> None:
+    """Put plain values into the form's fields; what a family has not is left empty."""
+    st.session_state["architecture_family"] = values["family"]
+    for field in (*SIZES, *OPTIONAL_FIELDS, "vocab_size"):
+        value = values.get(field)
+        st.session_state[f"architecture_{field}"] = "" if value is None else f"{value:.12g}" if field in FLOATS else str(value)
+    st.session_state["architecture_tie_embeddings"] = values["tie_embeddings"]
+
+
+def take_family() -> None:
+    """Keep the sizes when another family is chosen, and fill what only it has with its own values."""
+    family = FAMILIES[st.session_state["architecture_family"]]
+    kept: dict[str, Any] = {"family": family.name}
+    for field in (*SIZES, "vocab_size"):
+        text = _cleaned(st.session_state.get(f"architecture_{field}"))  # a field that was not drawn has left the state
+        if text.isdigit() and field not in family.fixed:
+            kept[field] = int(text)
+    kept["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied
+    if st.session_state.get("architecture_kind", "MHA") == "MHA":
+        kept.pop("num_kv_heads", None)
+    if "feed_forward" in family.fixed:
+        kept["feed_forward"] = 4 * kept.get("width", 128)
+    blank = ArchitectureConfig().model_dump(exclude=set(OPTIONAL_FIELDS))
+    set_values({**blank, **fill_defaults(kept)})
+
+
+def draw_form(ctx: Context) -> ArchitectureConfig | None:
+    """Draw the fields, with what is impossible beside the one at fault; return the config, or None while it is impossible."""
+    if "architecture_width" not in st.session_state:
+        newest = next(iter(list_tokenizers(ctx, ready=True)), None)
+        set_fields(ArchitectureConfig(vocab_size=newest.vocab_size) if newest and newest.vocab_size else ArchitectureConfig())
+    family = FAMILIES[
+        st.selectbox(
+            "Family",
+            FAMILY_NAMES,
+            key="architecture_family",
+            on_change=take_family,
+            format_func=lambda name: FAMILIES[name].title,
+            help="Each is built as the transformers class of that name, so that other tools and servers load it.",
+        )
+    ]
+    st.caption(family.summary)
+    texts: dict[str, str] = {"family": family.name}
+    slots: dict[str, DeltaGenerator] = {"family": st.container()}
+    kind = _draw_kind(family)
+    _draw_grid([name for name in SIZES if name != "num_kv_heads" or kind == "GQA"], SIZES, family, texts, slots)
+    if kind == "MQA":
+        texts["num_kv_heads"] = "1"
+    texts["vocab_size"], slots["vocab_size"] = _draw_vocabulary(ctx)
+    tied = st.toggle(
+        "Tie embeddings",
+        key="architecture_tie_embeddings",
+        disabled=family.tied is not None,
+        help=family.fixed.get("tie_embeddings", FIELD_HELP["tie_embeddings"]),
+    )
+    slots["tie_embeddings"] = st.container()
+    for title, names in GROUPS.items():
+        mine = [name for name in names if name in family.fields]
+        if mine:
+            st.markdown(f"**{title}**")
+            _draw_grid(mine, OPTIONS, family, texts, slots)
+    problems, config = check_fields(texts, tie_embeddings=tied)
+    for field, problem in problems.items():
+        slots.get(field, slots["family"]).markdown(f":red[:material/error: {plain(problem)}]")
+    _draw_traits(family)
+    return config
+
+
+def _draw_kind(family: Family) -> str:
+    """Let the kind of attention be chosen where the family has several; return it."""
+    if len(family.attention) == 1:
+        kind = family.attention[0]
+        st.caption(f"Attention: {KIND_HELP[kind]}")
+        return kind
+    chosen = st.segmented_control(
+        "Attention",
+        family.attention,
+        key="architecture_kind",
+        required=True,
+        help="  \n".join(KIND_HELP[kind] for kind in family.attention),
+    )
+    return str(chosen)
+
+
+def _draw_grid(names: list[str], labels: dict[str, str], family: Family, texts: dict[str, str], slots: dict[str, DeltaGenerator]) -> None:
+    """Draw fields in two columns; a field that the family fixes is shown with the reason and can't be changed."""
+    for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
+        for column, field in zip(st.columns(2), pair, strict=False):
+            with column:
+                fixed = family.fixed.get(field)
+                if field == "feed_forward" and fixed:
+                    width = _cleaned(texts["width"])
+                    st.session_state["architecture_feed_forward"] = str(4 * int(width)) if width.isdigit() else ""
+                texts[field], slots[field] = _draw_field(field, labels[field], disabled=bool(fixed), help_text=fixed)
+
+
+def _draw_field(field: str, label: str, *, disabled: bool = False, help_text: str | None = None) -> tuple[str, DeltaGenerator]:
+    """Draw one number, read as it is typed, and the place under it for what is wrong with it."""
+    text = st.text_input(
+        label,
+        key=f"architecture_{field}",
+        help=help_text or FIELD_HELP[field],
+        live="200ms",
+        disabled=disabled,
+        placeholder="width / heads" if field == "head_size" else None,
+    )
+    return text or "", st.container()
+
+
+def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
+    """Take the vocabulary from a tokenizer, or let it be typed."""
+    tokenizers = {t.name: int(t.vocab_size or 0) for t in list_tokenizers(ctx, ready=True)}
+    current = str(st.session_state["architecture_vocab_size"])
+    matching = next((name for name, entries in tokenizers.items() if str(entries) == current), OWN_VOCABULARY)
+    if "architecture_tokenizer" not in st.session_state:
+        st.session_state["architecture_tokenizer"] = matching  # an index alone would leave what the browser had chosen before
+    left, right = st.columns(2)
+    with left:
+        chosen = st.selectbox(
+            "Vocabulary of",
+            [*tokenizers, OWN_VOCABULARY],
+            key="architecture_tokenizer",
+            help="The tokenizer decides how many tokens there are.",
+        )
+    if chosen in tokenizers:
+        st.session_state["architecture_vocab_size"] = str(tokenizers[chosen])
+    with right:
+        return _draw_field("vocab_size", "Vocabulary, tokens", disabled=chosen in tokenizers)
+
+
+def _draw_traits(family: Family) -> None:
+    """Say what the family is made of, and what it can't do, with the reason and who can."""
+    with st.expander(f"What {family.title} is made of, and what it can't do", icon=":material/info:"):
+        made = {
+            "Attention": ", ".join(family.attention),
+            "Positions": family.positions,
+            "Norm": family.norm,
+            "Feed-forward": family.feed_forward,
+            "Biases": family.biases,
+            "Experts": family.experts,
+            "Class": f"`{family.network_class}`",
+        }
+        st.markdown("  \n".join(f"**{name}** {text}" for name, text in made.items()))
+        lacks = {title: why_not(family.name, field) for field, title in ABILITIES.items()}
+        st.markdown("  \n".join(f":gray[:material/block: **{title}**: {reason}.]" for title, reason in lacks.items() if reason))
+
+
+def _cleaned(text: object) -> str:
+    return str(text or "").replace(",", "").replace("_", "").replace(" ", "")
+
+
+def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[str, str], ArchitectureConfig | None]:
+    """Return what is impossible, by field and in words, and the config if nothing is."""
+    problems: dict[str, str] = {}
+    values: dict[str, Any] = {"tie_embeddings": tie_embeddings}
+    for field, text in texts.items():
+        cleaned = _cleaned(text)
+        if field == "family":
+            values[field] = text
+        elif cleaned or field != "head_size":
+            try:
+                values[field] = float(cleaned) if field in FLOATS else int(cleaned)
+            except ValueError:
+                problems[field] = f"“{text}” is not a {'number' if field in FLOATS else 'whole number'}." if cleaned else "Give a number."
+    problems = problems_despite(values, unreadable=tuple(problems)) | problems
+    return problems, None if problems else ArchitectureConfig.model_validate(values)

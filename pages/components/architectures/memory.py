@@ -1,0 +1,143 @@
+"""What training a network would hold in memory, part by part, and the largest micro-batch that fits a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.estimates.memory import USUAL_DEVICES, largest_micro_batch
+from backend.domain.estimates.prediction import say_error, say_source
+from backend.domain.estimates.setting import Precision, Sharding, TrainingSetting
+from backend.domain.wording import plural
+from backend.services.context import Context
+from backend.services.estimates.measurements import predict_setting
+from backend.services.jobs.devices import Place, list_places
+from pages.components.architectures.figures import COLORS, NEUTRAL, lay_out_bar
+from pages.components.words import figure_text, size
+
+SHOWN_DEVICES = ("24 GB", "40 GB", "80 GB")
+PARTS: dict[str, str] = {
+    "weights": "Weights",
+    "gradients": "Gradients",
+    "optimizer": "Optimizer",
+    "activations": "Activations",
+    "logits": "Loss",
+    "temporary": "In work",
+    "overhead": "Libraries",
+    "beyond": "Beyond the formula",
+}
+LEAST_SHOWN = 0.004
+MOMENTS = {
+    "loss": "where the backward pass begins: all activations are kept, gradients are still to come",
+    "backward": "on the way down the blocks: activations go, gradients come",
+    "update": "at the end of the backward pass: all gradients are there",
+}
+SHARDINGS: dict[Sharding, str] = {"ddp": "Copies (DDP)", "fsdp": "Shared (FSDP)"}
+
+
+def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precision = "fp32") -> None:
+    """Draw the controls, the parts of the peak as a bar, its total, and what fits the chosen device."""
+    st.subheader("Memory to train", anchor=False)
+    places = {**{place.name: place for place in list_places(ctx)}, **{f"A GPU of {name}": _usual(name) for name in SHOWN_DEVICES}}
+    chosen = st.selectbox("Device", list(places), key="architecture_device", help="This installation's devices, and GPUs of usual sizes.")
+    place = places[chosen]
+    setting = _draw_setting(config, place, precision)
+    memory = predict_setting(ctx, setting, place)
+    if memory.formula is None or memory.num_bytes is None:
+        return
+    left, right = st.columns(2)
+    left.metric("At the peak", size(memory.num_bytes), border=True, help=say_error(memory) or None)
+    usable = place.usable_bytes
+    if usable is not None:
+        fits = largest_micro_batch(setting, usable, correction=memory.num_bytes / memory.formula.total)
+        right.metric(
+            "Largest micro-batch",
+            f"{fits:,}" if fits else "none fits",
+            border=True,
+            help=f"Sequences at once in the {size(usable)} that {place.name} has for a run.",
+        )
+        if not fits:
+            st.warning(
+                "Not even one sequence fits: recompute activations, train adapters, or choose a larger device.", icon=":material/block:"
+            )
+    beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # what was measured here of settings like it
+    st.plotly_chart(
+        memory_bar({**memory.formula.parts, **beyond}),
+        key="architecture_memory",
+        config={"displayModeBar": False},
+        alt="Memory at the peak, by part",
+    )
+    source = say_source(memory)
+    st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.")
+
+
+def memory_bar(parts: Mapping[str, int]) -> go.Figure:
+    """Return one stacked bar: what holds how many bytes."""
+    total = max(1, sum(parts.values()))
+    shown = {key: num_bytes for key, num_bytes in parts.items() if num_bytes >= LEAST_SHOWN * total}
+    figure = go.Figure()
+    for index, (key, label) in enumerate(PARTS.items()):
+        num_bytes = shown.get(key, 0)
+        if num_bytes:
+            figure.add_bar(
+                y=[""],
+                x=[num_bytes],
+                orientation="h",
+                marker_color=COLORS[index] if index < len(COLORS) else NEUTRAL,
+                name=figure_text(f"{label} {size(num_bytes)}"),
+                hovertemplate=f"{label}: {size(num_bytes)} ({num_bytes / total:.1%})<extra></extra>",
+            )
+    rows = -(-len(shown) // 2)  # of the legend, on a narrow screen
+    return lay_out_bar(figure, total=total, legend_rows=rows)
+
+
+def _draw_setting(config: ArchitectureConfig, place: Place, precision: Precision) -> TrainingSetting:
+    grid = st.grid(2, min_column_width=120)
+    micro_batch = grid.number_input(
+        "Micro-batch", 1, 65_536, 16, step=1, key="architecture_micro_batch", help="Sequences at once on one device."
+    )
+    if st.session_state.get("architecture_length", 1) > config.context:
+        st.session_state["architecture_length"] = config.context
+    length = grid.number_input(
+        "Context, tokens",
+        1,
+        config.context,
+        min(1024, config.context),
+        step=1,
+        key="architecture_length",
+        help="Of a training sequence: up to the network's.",
+    )
+    rank = grid.number_input("LoRA rank", 0, 1024, 0, step=1, key="architecture_rank", help="0 trains all weights.")
+    devices = grid.number_input("Devices", 1, 1024, 1, step=1, key="architecture_devices", help="The figures are those of one of them.")
+    sharding: Sharding = "none"
+    with st.container(horizontal=True):
+        recompute = st.checkbox("Recompute activations", key="architecture_recompute", help="Less memory, about a third more time.")
+        if devices > 1:
+            sharding = st.segmented_control(
+                "Weights on several devices",
+                list(SHARDINGS),
+                key="architecture_sharding",
+                default="ddp",
+                required=True,
+                format_func=SHARDINGS.__getitem__,
+                label_visibility="collapsed",
+                help=f"{plural(devices, 'device')}: each with a copy of everything, or each with a share. By their documentation; not measured.",
+            )
+    return TrainingSetting(
+        architecture=config,
+        micro_batch=micro_batch,
+        context=length,
+        lora_rank=rank or None,
+        devices=devices,
+        sharding=sharding,
+        recompute=recompute,
+        precision=precision,
+        device=place.kind,
+    )
+
+
+def _usual(name: str) -> Place:
+    return Place(f"a GPU of {name}", "gpu", USUAL_DEVICES[name])

@@ -1,0 +1,122 @@
+"""Figures about votes. Pure: plain data in, a Plotly figure out. Sizes in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from backend.domain.battles.ratings import Rating, WinMatrix
+from pages.components.words import figure_text
+
+ACCENT, MUTED = "#C4592B", "#8E8A82"
+"""Readable on light and on dark."""
+
+ROW_HEIGHT = 42
+MAX_NAME = 38
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A number with its interval, on a line of its own."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    hover: str
+
+
+def short_name(name: str) -> str:
+    """Cut a long name in the middle: its end tells steps apart."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-(MAX_NAME // 2) :]}"
+
+
+def rating_marks(ratings: Sequence[Rating]) -> list[Mark]:
+    """Return the marks of a leaderboard, best first."""
+    return [
+        Mark(row.contestant, row.rating, row.low, row.high, f"{row.rating:.0f} [{row.low:.0f}, {row.high:.0f}], {row.votes} votes")
+        for row in ratings
+    ]
+
+
+def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None = None) -> go.Figure:
+    """Return dots with intervals, first mark on top; `reference` draws a dotted line."""
+    places = list(range(len(marks)))
+    figure = go.Figure(
+        go.Scatter(
+            x=[mark.value for mark in marks],
+            y=places,
+            mode="markers",
+            marker={"size": 11, "color": ACCENT},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [mark.high - mark.value for mark in marks],
+                "arrayminus": [mark.value - mark.low for mark in marks],
+                "thickness": 2.2,
+                "color": ACCENT,
+                "width": 5,
+            },
+            customdata=[figure_text(mark.hover) for mark in marks],
+            hovertemplate="%{customdata}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    if reference is not None:
+        figure.add_vline(x=reference, line={"dash": "dot", "width": 1.2, "color": MUTED})
+    figure.update_layout(
+        height=ROW_HEIGHT * len(marks) + 70,
+        margin={"l": 0, "r": 10, "t": 6, "b": 40},
+        xaxis={"title": {"text": title}, "zeroline": False},
+        yaxis={
+            "tickmode": "array",
+            "tickvals": places,
+            "ticktext": [figure_text(short_name(mark.label)) for mark in marks],
+            "range": [len(marks) - 0.5, -0.5],
+            "showgrid": False,
+            "zeroline": False,
+            "automargin": True,
+        },
+        dragmode=False,
+    )
+    return figure
+
+
+def win_chart(wins: WinMatrix) -> go.Figure:
+    """Return the share that each row earned against each column, half for ties and both bad, with the number of votes."""
+    names = [figure_text(short_name(name)) for name in wins.contestants]
+    size = range(len(names))
+    places = [str(place) for place in size]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[wins.share(row, column) if row != column else None for column in size] for row in size],
+            x=places,
+            y=places,
+            zmin=0,
+            zmax=1,
+            colorscale=[[0, "#2C6E8F"], [0.5, MUTED], [1, "#B4471F"]],
+            showscale=False,
+            text=[[_cell(wins, row, column) for column in size] for row in size],
+            texttemplate="%{text}",
+            textfont={"color": "white"},
+            hoverinfo="skip",
+            xgap=2,
+            ygap=2,
+        )
+    )
+    axis = {"tickmode": "array", "tickvals": places, "ticktext": names, "showgrid": False, "type": "category", "automargin": True}
+    figure.update_layout(
+        height=ROW_HEIGHT * len(names) + 120,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        xaxis={**axis, "side": "top"},
+        yaxis={**axis, "autorange": "reversed"},
+        dragmode=False,
+    )
+    return figure
+
+
+def _cell(wins: WinMatrix, row: int, column: int) -> str:
+    share = wins.share(row, column) if row != column else None
+    return "" if share is None else f"{share:.0%} of {wins.votes(row, column)}"

@@ -1,0 +1,162 @@
+"""A campaign's standings on its page: leaderboard, verdicts, win matrix, what may bias the votes, raters."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.battles.verdicts import PairVerdict
+from backend.domain.wording import plural
+from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, list_raters, revoke_rater_link
+from backend.services.battles.standings import Standings
+from backend.services.battles.views import CampaignView
+from backend.services.context import Context, Person
+from pages.components.battles.charts import interval_chart, rating_marks, win_chart
+from pages.components.frame import errors_shown, plain
+
+STATIC = {"displayModeBar": False, "scrollZoom": False}
+BADGES = {
+    "better": ("decided", "green", "check_circle"),
+    "worse": ("decided", "green", "check_circle"),
+    "undecided": ("open", "gray", "pending"),
+}
+MAX_VERDICTS = 6
+
+
+def draw_leaderboard(found: Standings) -> None:
+    """Draw ratings with intervals, and the numbers behind them."""
+    table = found.table
+    if table is None:
+        return
+    leader = table.ratings[0]
+    st.plotly_chart(
+        interval_chart(rating_marks(table.ratings), title="Rating, 95 % interval", reference=1000.0),
+        key="ratings_chart",
+        config=STATIC,
+        alt=f"{leader.contestant} leads with {leader.rating:.0f}",
+    )
+    st.dataframe(
+        [
+            {
+                "Rank": f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}",
+                "Contestant": row.contestant,
+                "Rating": round(row.rating),
+                "Interval": f"{row.low:.0f} to {row.high:.0f}",
+                "Votes": row.votes,
+                "Won": row.wins,
+                "Lost": row.losses,
+                "Tied": row.ties,
+                "Both bad": f"{row.both_bad_rate:.0%}",
+            }
+            for row in table.ratings
+        ],
+        hide_index=True,
+        width="stretch",
+        key="ratings_table",
+        column_config={"Rank": st.column_config.TextColumn(help="Best and worst rank that the votes allow, all pairs judged at once.")},
+    )
+    if found.unrated:
+        st.caption(f"No votes yet: {plain(', '.join(found.unrated))}")
+    for note in table.notes:
+        st.caption(f":material/info: {plain(note)}")
+    st.caption(plain(f"Method: {table.method}."))
+
+
+def draw_verdicts(found: Standings) -> None:
+    """Draw a sentence for each pair, neighbours on the leaderboard first."""
+    for verdict in found.verdicts[:MAX_VERDICTS]:
+        _draw_verdict(verdict)
+    rest = found.verdicts[MAX_VERDICTS:]
+    if rest:
+        with st.expander(f"{plural(len(rest), 'more pair')}", key="more_verdicts"):
+            for verdict in rest:
+                _draw_verdict(verdict)
+
+
+def _draw_verdict(verdict: PairVerdict) -> None:
+    word, color, icon = BADGES[verdict.outcome]
+    with st.container(border=True):
+        st.markdown(f":{color}-badge[:material/{icon}: {word}] {plain(verdict.sentence)}")
+
+
+def draw_bias(found: Standings) -> None:
+    """Draw what may bend the votes: sides, both-bad share, agreement, pace."""
+    if found.table is None:
+        return
+    grid = st.grid(4, min_column_width=190)
+    bias = found.table.position_bias
+    if bias is None or bias.low is None or bias.high is None:
+        grid.metric("Lead of side A", "–", help="Not enough votes to tell.")
+    else:
+        grid.metric(
+            "Lead of side A",
+            f"{bias.value:+.0f}",
+            help=f"Rating points, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
+        )
+    grid.metric("Both bad", f"{found.both_bad_share or 0:.0%}", help="Share of votes that found neither answer any good.")
+    agreement = found.agreement.percent_agreement if found.agreement else None
+    alpha = found.agreement.alpha if found.agreement else None
+    grid.metric(
+        "Raters agree",
+        f"{agreement.value:.0%}" if agreement else "–",
+        help=f"On {plural(found.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
+        if agreement and alpha and found.agreement
+        else "Needs battles that two raters judged.",
+    )
+    grid.metric("Median time per vote", f"{found.median_s:.0f} s" if found.median_s is not None else "–")
+
+
+def draw_matrix(found: Standings) -> None:
+    """Draw who earned how much against whom."""
+    if found.table is None:
+        return
+    st.plotly_chart(
+        win_chart(found.table.wins), key="win_chart", config=STATIC, alt="Share of votes each contestant earned against each other"
+    )
+    st.caption("Share that the row earned of its votes against the column; ties and both bad count half.")
+
+
+def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
+    """List the raters, and make links for more."""
+    rows = list_raters(ctx, campaign.id)
+    if rows:
+        st.dataframe(
+            [_rater_line(row) for row in rows],
+            hide_index=True,
+            width="stretch",
+            key="raters",
+            column_config={
+                "Seconds per vote": st.column_config.TextColumn(alignment="right", help="Median."),
+            },
+        )
+    if not person.may_build or not campaign.is_open or campaign.is_standing:
+        return
+    with st.form("rater_link", border=False, clear_on_submit=True):
+        left, middle, right = st.columns([3, 1, 1.4], vertical_alignment="bottom")
+        name = left.text_input("Invite somebody by a link", key="rater_name", placeholder="Their name or a pseudonym", max_chars=80)
+        days = middle.number_input("Days", 1, 365, 14, key="rater_days")
+        if right.form_submit_button("Make link", icon=":material/link:", width="stretch"):
+            with errors_shown():
+                st.session_state["fresh_link"] = create_rater_link(ctx, campaign.id, name=name, days=int(days), person=person).url
+    if "fresh_link" in st.session_state:
+        st.success("Send it on now: it is not shown again. It opens this ballot and nothing else.", icon=":material/link:")
+        st.code(st.session_state.pop("fresh_link"), language=None, wrap_lines=True)
+    valid = [row for row in rows if row.is_link and row.rater.expires_at and row.rater.expires_at > ctx.now()]
+    if valid:
+        names = {row.rater.id: row.rater.name for row in valid}
+        with st.popover("End a link", icon=":material/link_off:", key="end_link_menu"):
+            chosen = st.selectbox("Whose", list(names), format_func=names.__getitem__, key="end_link_whose")
+            if st.button("End it", key="end_link", help="The votes stay."):
+                with errors_shown():
+                    revoke_rater_link(ctx, chosen, person=person)
+                    st.rerun()
+
+
+def _rater_line(row: RaterRow) -> dict[str, object]:
+    return {
+        "Rater": row.rater.name,
+        "Comes by": "link" if row.is_link else "own account" if row.rater.id != LOCAL_RATER else "this machine",
+        "Votes": row.num_votes,
+        "Seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
+        "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
+        "Link ends": f"{row.rater.expires_at:%-d %b %Y}" if row.rater.expires_at else "–",
+    }

@@ -1,0 +1,60 @@
+"""Live curves: a small component over plotly.js that asks the server for new points itself, so that watching costs no script run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from backend.services.browser_assets import plotly_url
+from backend.services.context import Context, Person
+from backend.services.metrics.axes import axes_of_runs
+from backend.services.training.live import token_for_runs
+from backend.services.training.views import RunView
+
+_HERE = Path(__file__).parent
+SCRIPTS = ("panels.js", "settings.js", "export.js", "samples.js", "drawing.js", "chart.js")
+_chart = st.components.v2.component(
+    "roundhouse_live_chart",
+    html='<div class="rh-live"></div>',
+    css=(_HERE / "style.css").read_text(),
+    js="\n".join((_HERE / name).read_text() for name in SCRIPTS),
+    isolate_styles=False,
+)
+
+
+def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: str, marks: Sequence[int] = ()) -> None:
+    """Draw the curves of runs, overlaid, with status and progress above and their samples below; `marks` are steps to point at.
+
+    The page is run again when a run's status changes. How the curves are shown is kept in `?chart=` without a script run.
+    """
+    axes = axes_of_runs(ctx, [run.id for run in runs])
+    _chart(
+        key=key,
+        data={
+            "url": "/live/points",
+            "csv": "/live/points.csv",
+            "samples": "/live/samples",
+            "marks": [{"step": step} for step in marks],
+            "token": token_for_runs(ctx, [run.id for run in runs], person=person),
+            "plotly": plotly_url(),
+            "runs": [
+                {
+                    "id": run.id,
+                    "name": run.name,
+                    "objective": run.objective,
+                    "status": run.status.value,
+                    "imported": run.is_imported,
+                    "line": run.line,
+                    "share": run.share,
+                    "max_steps": run.max_steps,
+                    "tokens_per_step": axes[run.id].tokens_per_step,
+                    "flops_per_step": axes[run.id].flops_per_step,
+                    "has_time": axes[run.id].has_time,
+                }
+                for run in runs
+            ],
+        },
+        on_changed_change=lambda: None,
+    )

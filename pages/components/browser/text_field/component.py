@@ -1,0 +1,25 @@
+"""A text field whose text arrives while it is being typed. Streamlit's own waits until the field is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+_HERE = Path(__file__).parent
+_field = st.components.v2.component(
+    "roundhouse_live_text",
+    html='<label class="rl-host"></label>',
+    css=(_HERE / "style.css").read_text(),
+    js=(_HERE / "field.js").read_text(),
+    isolate_styles=False,
+)
+
+
+def live_text(label: str, *, key: str, value: str, max_chars: int, lines: int = 4) -> str:
+    """Draw a text field and return what stands in it: `value` at first, then what was typed, a fifth of a second after the last key."""
+    typed = (st.session_state.get(key) or {}).get("text")
+    value = value if typed is None else str(typed)
+    data = {"label": label, "value": value, "max_chars": max_chars, "lines": lines}
+    result = _field(key=key, data=data, default={"text": value}, on_text_change=lambda: None)
+    return str(value if result.text is None else result.text)[:max_chars]

@@ -1,0 +1,70 @@
+"""Text as the tokens that it is made of: a chip each, tinted by a number or marked by a class, with spaces made visible."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import streamlit as st
+
+_HERE = Path(__file__).parent
+_strip = st.components.v2.component(
+    "roundhouse_token_strip",
+    html='<div class="rt-host"></div>',
+    css=(_HERE / "style.css").read_text(),
+    js=(_HERE / "strip.js").read_text(),
+    isolate_styles=False,
+)
+
+MAX_CHIPS = 4000
+MAX_CHARACTERS = 60
+Mark = Literal["", "special", "unknown", "bytes", "muted", "trained", "one", "two"]
+"""special: no text of the writer's; unknown: text that is lost; bytes: a part of a character, in hexadecimal digits; muted: plays no part;
+trained: what a loss is taken on; one, two: neighbours told apart."""
+
+
+def token_strip(
+    tokens: Sequence[str],
+    *,
+    key: str,
+    values: Sequence[float | None] | None = None,
+    titles: Sequence[str] | None = None,
+    marks: Sequence[Mark] | None = None,
+    selected: int | None = None,
+    clickable: bool = True,
+) -> int | None:
+    """Draw tokens as chips and return the index of the one that was clicked (None: none yet).
+
+    `values` tint them: 0 is no tint, 1 the full primary colour, -1 the full opposite colour; None leaves a chip bare. `titles` are shown
+    under the pointer. `selected` is outlined until another one is clicked. At most `MAX_CHIPS` are drawn, and it is said how many are
+    not. Every text is put in place as text, so it may hold anything.
+    """
+    shown = range(min(len(tokens), MAX_CHIPS))
+    result = _strip(
+        key=key,
+        data={
+            "tokens": [cut(tokens[index]) for index in shown],
+            "values": [finite(values[index]) for index in shown] if values is not None else None,
+            "titles": [titles[index] for index in shown] if titles is not None else None,
+            "marks": [marks[index] for index in shown] if marks is not None else None,
+            "selected": selected,
+            "clickable": clickable,
+            "left_out": max(0, len(tokens) - MAX_CHIPS),
+        },
+        default={"picked": None},
+        on_picked_change=lambda: None,
+    )
+    picked = result.picked
+    return int(picked) if isinstance(picked, int | float) and 0 <= int(picked) < len(tokens) else None
+
+
+def cut(text: str) -> str:
+    """Shorten a token that is longer than a line has room for."""
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"
+
+
+def finite(value: float | None) -> float | None:
+    """Leave out what JSON has no word for: NaN and the infinities."""
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,155 @@
+"""The form that brings a base in: what lies under MODEL_PATH, a folder or GGUF file, or a Hub id; and what it would be."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import streamlit as st
+
+from backend.domain.wording import plural, short
+from backend.errors import RoundhouseError
+from backend.services.checkpoints.bases import MAX_OFFERS, BaseOffer, Outlook, add_base, list_base_offers, look_at_base
+from backend.services.checkpoints.checkpoints import CheckpointView
+from backend.services.context import Context, Person
+from pages.components.frame import errors_shown, plain, show_error
+from pages.components.words import size
+
+OFFERED, PATH, HUB = "From MODEL_PATH", "Folder or .gguf file", "From the Hugging Face Hub"
+MANY_BYTES = 4_000_000_000
+
+
+def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
+    """Draw the form; return the base once the person has asked for it."""
+    with st.container(border=True):
+        st.subheader("Add a base", anchor=False)
+        offers = list_base_offers(ctx)
+        ways = [*([OFFERED] if offers else []), *([PATH] if person.id is None else []), HUB]
+        way = st.segmented_control("Source", ways, default=ways[0], required=True, key="base_way", label_visibility="collapsed")
+        if way == OFFERED:
+            source, revision, look = _choose_offer(offers)
+        else:
+            source, revision, look = _choose_path(ctx, person) if way == PATH else _choose_hub(ctx, person)
+        if look is not None:
+            _draw_outlook(look)
+        name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
+        st.caption("Weights are read from safetensors or GGUF only; code that comes with a checkpoint is never run.")
+        st.session_state.setdefault("base_once", uuid.uuid4().hex)
+        asked = st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source)
+        if way == OFFERED:
+            _draw_refused(offers)
+    if not asked:
+        return None
+    with errors_shown():
+        once = st.session_state.pop("base_once")
+        return add_base(ctx, name=name or "", source=source, revision=revision, person=person, idempotency_key=once)
+    return None
+
+
+def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
+    usable = [offer for offer in offers if offer.facts is not None]
+    if usable:
+        chosen = st.selectbox(
+            "Checkpoint", usable, index=None, key="base_offer", format_func=_offer_words, placeholder=f"Choose one of {len(usable):,}"
+        )
+        if len(offers) >= MAX_OFFERS:
+            st.caption(f"The first {MAX_OFFERS} that were found. Give the path of another, or a narrower MODEL_PATH.")
+    else:
+        chosen = None
+        st.info("Nothing under MODEL_PATH can be used as a base.", icon=":material/folder_off:")
+    return (str(chosen.path), "", Outlook(chosen.name, chosen.facts)) if chosen and chosen.facts else ("", "", None)
+
+
+def _draw_refused(offers: list[BaseOffer]) -> None:
+    """List what lies under MODEL_PATH and can't be a base, and why."""
+    rows = [{"Checkpoint": offer.name, "Why": offer.problem} for offer in offers if offer.facts is None]
+    if rows:
+        with st.expander(f"{plural(len(rows), 'other')} can't be used", icon=":material/block:"):
+            st.dataframe(rows, hide_index=True, key="base_refused", column_config={"Why": st.column_config.TextColumn(width="large")})
+
+
+def _choose_path(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
+    path = st.text_input(
+        "Path on the server",
+        key="base_path",
+        placeholder="/path/to/checkpoint",
+        help="A folder with config.json, safetensors and a tokenizer, or a .gguf file.",
+    )
+    path = (path or "").strip()
+    if not path:
+        return "", "", None
+    try:
+        if not path.startswith(("/", "~")):
+            path = f"./{path}"  # a Hub id has a field of its own
+        return path, "", look_at_base(ctx, path, person=person)
+    except RoundhouseError as error:
+        show_error(error)
+        return "", "", None
+
+
+def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        hub = st.text_input(
+            "Hub id", key="base_hub", placeholder="owner/name", width=400, help="Private and gated ones need HF_TOKEN in the settings."
+        )
+        revision = st.text_input(
+            "Revision",
+            key="base_revision",
+            placeholder="main",
+            width=220,
+            help="A branch, a tag or a commit. Its commit is kept with the base.",
+        )
+        hub, revision = (hub or "").strip(), (revision or "").strip()
+        asked = st.button("Look it up", key="base_look", icon=":material/search:", disabled=not hub)
+    if asked:
+        st.session_state.pop("base_looked", None)
+        try:
+            with st.spinner("Asking the Hub"):
+                st.session_state["base_looked"] = (hub, revision, look_at_base(ctx, hub, revision=revision, person=person))
+        except RoundhouseError as error:
+            st.session_state["base_looked"] = (hub, revision, error)
+    seen = st.session_state.get("base_looked")
+    found = seen[2] if seen and seen[:2] == (hub, revision) else None
+    if isinstance(found, RoundhouseError):
+        show_error(found)
+        return "", "", None
+    return hub, revision, found
+
+
+def _draw_outlook(look: Outlook) -> None:
+    """Show what a source would be as a base."""
+    facts = look.facts
+    grid = st.grid(4, min_column_width=150)
+    grid.metric("Family", plain(facts.family or "–"), border=True, height="stretch")
+    grid.metric("Parameters", short(facts.parameters) if facts.parameters else "–", border=True, height="stretch")
+    grid.metric("To fetch" if look.commit else "Weights", size(look.download_bytes or facts.bytes), border=True, height="stretch")
+    grid.metric("Licence", plain(_first(facts.licence)), border=True, height="stretch", help="As the checkpoint states it.")
+    half, full = facts.memory_bytes
+    notes = [f"Loaded, the weights take about {size(half)} in 16-bit and {size(full)} in 32-bit numbers, as on a CPU."]
+    if facts.kind == "gguf":
+        notes.append("A GGUF file is converted to safetensors; its numbers stay those of the file.")
+    if look.commit:
+        notes.append(f"{plain(look.revision or 'main')} is commit `{look.commit[:12]}`.")
+    if facts.licence and facts.licence != _first(facts.licence):
+        notes.append(f"Licence: {plain(facts.licence)}.")
+    st.caption(" ".join(notes))
+    if full > MANY_BYTES and look.commit:
+        st.caption(":material/info: A large download: the disk is checked before it begins, and it goes on where a connection breaks.")
+
+
+def _first(licence: str | None) -> str:
+    return licence.split(" (")[0] if licence else "not stated"
+
+
+def _offer_words(offer: BaseOffer) -> str:
+    facts = offer.facts
+    assert facts is not None
+    parts = [offer.name, facts.family, short(facts.parameters or 0), size(facts.bytes), _first(facts.licence)]
+    return " · ".join(parts[:-1] + ([parts[-1]] if facts.licence else []))
+
+
+def _suggest(source: str) -> str:
+    """Suggest a name: the folder's, or its parent's where the folder is called as everybody's."""
+    path = Path(source.partition("@")[0])
+    stem = path.stem if path.suffix == ".gguf" else path.name
+    return path.parent.name if stem in {"hf", "model", "checkpoint", "final"} else stem

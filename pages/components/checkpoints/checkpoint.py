@@ -1,0 +1,231 @@
+"""One checkpoint: what it is, whom it came from, its files, and what to do with it next."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.jobs.states import Status
+from backend.domain.wording import short
+from backend.services.checkpoints.checkpoints import (
+    CheckpointView,
+    archive_checkpoint,
+    delete_checkpoint,
+    list_children,
+    list_files,
+    list_lineage,
+    list_users,
+    rename_checkpoint,
+    set_checkpoint_notes,
+)
+from backend.services.checkpoints.files import zip_checkpoint
+from backend.services.context import Context, Person
+from pages.components.checkpoints.exports import draw_exports
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job
+from pages.components.labels import MADE_BY
+from pages.components.links import row_link
+from pages.components.words import ago, size
+
+
+def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    """Draw a checkpoint whole."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(plain(checkpoint.name), anchor=False, width="content")
+        _draw_badges(checkpoint)
+    if checkpoint.notes:
+        st.text(checkpoint.notes)
+    if checkpoint.deleted_at is not None:
+        st.info(f"Its files were deleted {ago(checkpoint.deleted_at)}. What came from it keeps its lineage.", icon=":material/delete:")
+    elif not checkpoint.is_ready:
+        _draw_unready(ctx, person, checkpoint)
+        return
+    else:
+        _draw_facts(checkpoint)
+        _draw_next(checkpoint)
+    lineage, exports, files, described = st.tabs(["Where it came from", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}")
+    with lineage:
+        _draw_lineage(ctx, checkpoint)
+    with exports:
+        if checkpoint.is_ready:
+            draw_exports(ctx, person, checkpoint)
+        else:
+            st.caption("The files are gone.")
+    with files:
+        _draw_files(ctx, person, checkpoint)
+    with described:
+        rows = {
+            "Source": checkpoint.source,
+            **{key.replace("_", " ").capitalize(): _words(value) for key, value in checkpoint.facts.items()},
+        }
+        st.dataframe([{"": key, "What": value} for key, value in rows.items() if value], hide_index=True, key=f"facts_{checkpoint.id}")
+    if checkpoint.deleted_at is None:
+        with st.expander("Rename, notes, archive, delete", icon=":material/settings:"):
+            _draw_settings(ctx, person, checkpoint)
+
+
+def _draw_badges(checkpoint: CheckpointView) -> None:
+    st.badge("base" if checkpoint.origin == "added" else MADE_BY.get(str(checkpoint.objective), "from a run"), color="primary")
+    if checkpoint.is_adapter:
+        st.badge("adapter", icon=":material/extension:", color="violet")
+    if checkpoint.is_final:
+        st.badge("final", icon=":material/flag:", color="green")
+    if checkpoint.archived_at:
+        st.badge("archived", icon=":material/archive:", color="gray")
+
+
+def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    if checkpoint.status in {Status.FAILED, Status.CANCELLED} or checkpoint.job_id is None:
+        if checkpoint.status is Status.CANCELLED:
+            st.info("It was stopped before it was added; nothing was kept.", icon=":material/stop_circle:")
+        else:
+            show_problem(f"It could not be added: {checkpoint.error.get('cause') or 'its job is gone.'}", checkpoint.error.get("remedy"))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.page_link("build/checkpoints.py", label="Add it again", icon=":material/add:", query_params={"add": "1"})
+            if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):
+                with errors_shown():
+                    delete_checkpoint(ctx, checkpoint.id, person=person)
+                    st.switch_page("build/checkpoints.py")
+        return
+    draw_job(ctx, person, checkpoint.job_id, doing=f"Reading {checkpoint.source}")
+
+
+def _draw_facts(checkpoint: CheckpointView) -> None:
+    grid = st.grid(4, min_column_width=190)
+    grid.metric("Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch")
+    context = checkpoint.facts.get("context")
+    grid.metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")
+    grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
+    loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
+    if accuracy is not None:
+        told = "Share of the val split's pairs whose chosen answer has the higher score."
+        grid.metric("Validation accuracy", f"{accuracy:.1%}", border=True, height="stretch", help=told)
+    elif loss is not None:
+        told = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
+        grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help=told)
+    else:
+        grid.metric("Family", plain(checkpoint.family or "–"), border=True, height="stretch")
+    if checkpoint.origin == "added":
+        _draw_origin(checkpoint)
+
+
+def _draw_origin(checkpoint: CheckpointView) -> None:
+    """Say where a base came from and under which licence."""
+    commit, asked = checkpoint.facts.get("revision"), checkpoint.facts.get("requested_revision")
+    source = plain(checkpoint.source.partition("@")[0] if commit else checkpoint.source)
+    pinned = f", {plain(str(asked))}" + (f" at commit `{commit}`" if asked != commit else "") if commit else ""
+    licence = plain(str(checkpoint.facts.get("licence") or "not stated"))
+    with st.container(gap=None):
+        st.caption(f":material/license: Licence: {licence}")
+        st.caption(f":material/input: Source: {source}{pinned}")
+
+
+def _draw_next(checkpoint: CheckpointView) -> None:
+    if not checkpoint.writes:
+        st.info(
+            "A reward model: it gives an answer a score and writes none, so it is neither deployed nor evaluated nor entered in battles. "
+            "transformers loads it as AutoModelForSequenceClassification; a reward run may go on from it.",
+            icon=":material/scoreboard:",
+        )
+        st.page_link("build/launch.py", label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        return
+    with st.container(horizontal=True):
+        query = {"checkpoint": checkpoint.id}
+        st.page_link("serve/endpoints.py", label="Deploy and chat", icon=":material/dns:", query_params=query)
+        st.page_link("build/launch.py", label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        st.page_link("build/inspect.py", label="Inspect", icon=":material/troubleshoot:", query_params=query)
+        st.page_link("evaluate/evaluations.py", label="Evaluate", icon=":material/grading:", query_params=query)
+        st.page_link("evaluate/battles.py", label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id})
+
+
+def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
+    chain = list_lineage(ctx, checkpoint.id)
+    for place, link in enumerate(chain):
+        with st.container(border=link.id == checkpoint.id, gap="xsmall"):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                icon = "subdirectory_arrow_right" if place else "deployed_code"
+                if link.id == checkpoint.id:
+                    st.markdown(f":material/{icon}: **{plain(link.name)}**", width="content")
+                else:
+                    row_link(link.name, page="build/checkpoints.py", query={"checkpoint": link.id}, icon=icon, key=f"link_{link.id}")
+                if link.run_id and link.run:
+                    st.page_link(
+                        "build/run.py", label=f"run {plain(link.run)}", icon=":material/monitoring:", query_params={"run": link.run_id}
+                    )
+                if link.dataset and link.dataset_id:
+                    st.page_link(
+                        "build/datasets.py",
+                        label=plain(link.dataset),
+                        icon=":material/database:",
+                        query_params={"dataset": link.dataset_id},
+                    )
+            st.caption(
+                f"added from {plain(link.source)}, {ago(link.created_at)}"
+                if link.origin == "added"
+                else f"step {link.step:,}, {ago(link.created_at)}"
+            )
+    children = list_children(ctx, checkpoint.id)
+    if children:
+        st.caption("What came from it")
+        for child in children[:20]:
+            row_link(child.name, page="build/checkpoints.py", query={"checkpoint": child.id}, icon="arrow_forward", key=f"child_{child.id}")
+
+
+def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    files = list_files(ctx, checkpoint.id)
+    if not files:
+        st.caption("The files are gone.")
+        return
+    st.dataframe([{"File": f.name, "Size": size(f.bytes)} for f in files], hide_index=True, key=f"files_{checkpoint.id}")
+    prepared = st.session_state.get("checkpoint_zip")
+    if prepared and prepared[0] == checkpoint.id and prepared[1].is_file():
+        st.download_button(
+            "Download the zip file",
+            lambda: prepared[1].open("rb"),
+            on_click="ignore",
+            file_name=f"{_file_name(checkpoint.name)}.zip",
+            mime="application/zip",
+            key=f"zip_{checkpoint.id}",
+            icon=":material/download:",
+            type="primary",
+        )
+    elif st.button("Prepare a download", key=f"prepare_{checkpoint.id}", icon=":material/folder_zip:", help="Without the training state."):
+        with errors_shown():
+            st.session_state["checkpoint_zip"] = (checkpoint.id, zip_checkpoint(ctx, checkpoint.id, person=person))
+            st.rerun()
+
+
+def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    users = list_users(ctx, checkpoint.id)
+    if users:
+        st.caption("In use by " + plain(", ".join(users)) + ".")
+    name = st.text_input("Name", value=checkpoint.name, key=f"name_{checkpoint.id}")
+    notes = st.text_area("Notes", value=checkpoint.notes, key=f"notes_{checkpoint.id}")
+    with st.container(horizontal=True):
+        if st.button("Save", key=f"save_{checkpoint.id}", icon=":material/save:", type="primary"):
+            with errors_shown():
+                rename_checkpoint(ctx, checkpoint.id, name or "", person=person)
+                set_checkpoint_notes(ctx, checkpoint.id, notes or "", person=person)
+                st.rerun()
+        word = "Take out of the archive" if checkpoint.archived_at else "Archive"
+        if st.button(word, key=f"archive_{checkpoint.id}", icon=":material/archive:"):
+            with errors_shown():
+                archive_checkpoint(ctx, checkpoint.id, person=person, archived=checkpoint.archived_at is None)
+                st.rerun()
+        with st.popover("Delete", icon=":material/delete:", key=f"delete_{checkpoint.id}"):
+            st.markdown("Its files are deleted for good; its place in the lineage stays.")
+            if st.button("Delete it", key=f"delete_yes_{checkpoint.id}", type="primary"):
+                with errors_shown():
+                    delete_checkpoint(ctx, checkpoint.id, person=person)
+                    st.switch_page("build/checkpoints.py")
+
+
+def _words(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    return "" if value is None else str(value)
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80]

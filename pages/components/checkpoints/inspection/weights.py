@@ -1,0 +1,213 @@
+"""A reading of weights: what stands out, how the layers compare, each tensor's spread; and what changed between two checkpoints."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import streamlit as st
+
+from backend.domain.checkpoints.inspection_config import ReadingConfig
+from backend.domain.wording import short
+from backend.services.checkpoints.checkpoints import CheckpointView
+from backend.services.checkpoints.inspection_results import ChangeLine, ReadingContents, TensorLine
+from backend.services.checkpoints.inspections import ReadingView, find_reading, get_reading, launch_reading
+from backend.services.context import Context, Person
+from pages.components.checkpoints.inspection.charts import STATIC, by_layer, weight_histogram, weight_histograms
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job
+
+MOST_LINES = 12
+MOST_ROWS = 64
+MEASURES: dict[str, tuple[str, Callable[[TensorLine], float | None], bool]] = {
+    "rms": ("RMS", lambda line: line.rms, False),
+    "largest": ("Largest value", lambda line: line.largest, False),
+    "spectral": ("Spectral norm", lambda line: line.spectral, False),
+    "zeros": ("Share of zeros", lambda line: line.zeros, True),
+}
+
+
+def draw_weights(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    """Draw the weights tab: the reading, or the way to it."""
+    reading = _find(ctx, person, checkpoint, None, label="Read the weights", about="Every tensor is read from the file; no text is needed.")
+    if reading is None:
+        return
+    contents = ReadingContents(ctx, reading)
+    lines = contents.tensors()
+    facts = reading.result["facts"]
+    grid = st.grid(3, min_column_width=170)
+    grid.metric("Tensors", f"{facts['tensors']:,}", border=True)
+    grid.metric("Values", short(facts["values"]), border=True)
+    grid.metric("Stand out", f"{reading.result['outliers']:,}", border=True)
+    if facts["merged"]:
+        st.caption("An adapter: it was folded into its base first.")
+    _draw_outliers(contents)
+    _draw_layers(lines)
+    _draw_tensor(contents, lines)
+
+
+def _find(ctx: Context, person: Person, checkpoint: CheckpointView, against: str | None, *, label: str, about: str) -> ReadingView | None:
+    """Return a finished reading of weights; where there is none, draw how it comes to be and return None."""
+    reading = find_reading(ctx, checkpoint=checkpoint.id, config=ReadingConfig(), against=against)
+    if reading is not None and reading.is_ready:
+        return reading
+    if reading is not None and reading.is_active and reading.job_id:
+        draw_job(ctx, person, reading.job_id, doing="Reading the weights")
+        return None
+    if reading is not None and reading.error.get("cause"):
+        show_problem(str(reading.error["cause"]), reading.error.get("remedy"))
+    st.caption(about)
+    if st.button(label, icon=":material/play_arrow:", type="primary", key=f"weights_{checkpoint.id}_{against}"):
+        with errors_shown():
+            made = launch_reading(ctx, checkpoint=checkpoint.id, config=ReadingConfig(), against=against, person=person)
+            get_reading(ctx, made.id)
+            st.rerun()
+    return None
+
+
+def _draw_outliers(contents: ReadingContents) -> None:
+    st.subheader("What stands out", anchor=False)
+    if not contents.outliers:
+        st.caption("Nothing: no tensor has outlier channels, spikes, many zeros or an RMS unlike that of its neighbours.")
+        return
+    st.dataframe([{"Tensor": name, "Why": why} for name, why in contents.outliers], hide_index=True, key="weights_outliers")
+    st.caption("By rules of thumb: trained networks have outliers, and most do no harm. NaN, infinity and tensors of zeros do.")
+
+
+def _draw_layers(lines: list[TensorLine]) -> None:
+    st.subheader("Layer by layer", anchor=False)
+    measure = st.segmented_control(
+        "Measure",
+        list(MEASURES),
+        default="rms",
+        required=True,
+        format_func=lambda k: MEASURES[k][0],
+        key="weights_measure",
+        label_visibility="collapsed",
+    )
+    title, value_of, percent = MEASURES[measure]
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for line in lines:
+        value = value_of(line)
+        if line.layer is not None and value is not None and not line.name.endswith("bias") and len(line.shape) > 1:
+            points[line.part.removesuffix(".weight")].append((line.layer, value))
+    if not points:
+        st.caption("There is none: too large to compute, or no matrices in layers.")
+        return
+    if len(points) > MOST_LINES:
+        st.caption(f"The {MOST_LINES} first of {len(points)} parts; the table below has all.")
+    st.plotly_chart(
+        by_layer(dict(list(points.items())[:MOST_LINES]), title=f"{title}, %" if percent else title, percent=percent),
+        key="weights_layers",
+        config=STATIC,
+        alt=f"{title} by layer for each part",
+    )
+
+
+def _draw_tensor(contents: ReadingContents, lines: list[TensorLine]) -> None:
+    edges = contents.array("edges")
+    st.subheader("Spread of the values", anchor=False)
+    in_layers = [line for line in lines if line.layer is not None]
+    parts = list(dict.fromkeys(line.part for line in sorted(in_layers, key=lambda line: len(line.shape) < 2)))  # matrices first
+    if parts:
+        part = st.selectbox("Part of a layer", parts, key="weights_part", width=380)
+        shown = [line for line in in_layers if line.part == part][:MOST_ROWS]
+        st.plotly_chart(
+            weight_histograms(np.stack([line.counts for line in shown]), [f"layer {line.layer}" for line in shown], edges),
+            key="weights_spreads",
+            config=STATIC,
+            alt="Histogram of each layer's values, a row each",
+        )
+    name = st.selectbox("One tensor", [line.name for line in lines], key="weights_name", width=560)
+    line = next(line for line in lines if line.name == name)
+    st.plotly_chart(
+        weight_histogram(line.counts, edges, rms=line.rms), key="weights_one", config=STATIC, alt="Histogram of one tensor's values"
+    )
+    spectral = f", spectral norm {line.spectral:.4g}" if line.spectral is not None else ""
+    st.caption(
+        f"{' × '.join(map(str, line.shape)) or 'a single value'}, {line.dtype}: mean {line.mean:.3g}, RMS {line.rms:.4g}, largest {line.largest:.4g}, "
+        f"{line.zeros:.2%} zeros, {line.beyond:.3%} beyond 5 RMS (in the outermost bars){spectral}."
+    )
+    with st.expander("All tensors as a table", icon=":material/table:"):
+        st.dataframe(
+            [
+                {
+                    "Tensor": one.name,
+                    "Shape": " × ".join(map(str, one.shape)),
+                    "Type": one.dtype,
+                    "RMS": one.rms,
+                    "Largest": one.largest,
+                    "Mean": one.mean,
+                    "Zeros": one.zeros,
+                    "Beyond 5 RMS": one.beyond,
+                    "Spectral norm": one.spectral,
+                    "NaN or infinite": one.not_finite,
+                }
+                for one in lines
+            ],
+            hide_index=True,
+            key="weights_table",
+            column_config={name: st.column_config.NumberColumn(format="%.5g") for name in ("RMS", "Largest", "Mean", "Spectral norm")}
+            | {name: st.column_config.NumberColumn(format="percent") for name in ("Zeros", "Beyond 5 RMS")},
+        )
+
+
+def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other_id: str, other: str) -> None:
+    """Draw how the weights of two checkpoints differ."""
+    about = "Tensor by tensor: how far the second checkpoint's weights lie from the first one's."
+    reading = _find(ctx, person, checkpoint, other_id, label="Compare the weights", about=about)
+    if reading is None:
+        return
+    contents, summary = ReadingContents(ctx, reading), reading.result["changes"]
+    changes, missing = contents.changes(), contents.missing
+    if not changes:
+        st.info("No tensor of the two has the same name and shape, so there is nothing to subtract.", icon=":material/difference:")
+        return
+    lone = sum(len(names) for names in missing.values())
+    words = f"{summary['equal']:,} of {summary['compared']:,} tensors are equal."
+    if summary["relative"] is not None:
+        words = f"From {plain(checkpoint.name)} to {plain(other)} the weights moved by {summary['relative']:.3%} of their norm. {words}"
+    st.markdown(words + (f" {lone:,} have no partner of the same name and shape." if lone else ""))
+    moved = _by_part(changes)
+    if moved:
+        st.plotly_chart(
+            by_layer(moved, title="Change, % of the norm", percent=True),
+            key="changes_layers",
+            config=STATIC,
+            alt="Relative change by layer",
+        )
+    with st.expander("All tensors as a table", icon=":material/table:"):
+        st.dataframe(
+            [
+                {
+                    "Tensor": one.name,
+                    "Change": one.relative,
+                    "Cosine": one.cosine,
+                    "Norm": one.norm_a,
+                    "Norm of the change": one.norm_change,
+                }
+                for one in changes
+            ],
+            hide_index=True,
+            key="changes_table",
+            column_config={
+                "Change": st.column_config.NumberColumn(format="percent"),
+                "Cosine": st.column_config.NumberColumn(format="%.6f"),
+            },
+        )
+        for name, title in (("unlike", "Unlike in shape"), ("only_first", "Only in the first"), ("only_other", "Only in the second")):
+            if missing[name]:
+                st.caption(title)
+                st.text("\n".join(missing[name][:MOST_ROWS]))
+
+
+def _by_part(changes: Sequence[ChangeLine]) -> dict[str, list[tuple[int, float]]]:
+    """Group changes of matrices by their part of a layer, the most moved parts first."""
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for change in changes:
+        if change.layer is not None and np.isfinite(change.relative):
+            part = change.name.partition(f".{change.layer}.")[2].removesuffix(".weight")
+            points[part].append((change.layer, change.relative))
+    order = sorted(points, key=lambda part: -float(np.mean([value for _, value in points[part]])))
+    return {part: points[part] for part in order[:MOST_LINES]}

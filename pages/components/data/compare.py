@@ -1,0 +1,138 @@
+"""Two versions side by side: what came, what went, what changed, with examples."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.data.rows.display import render_preview
+from backend.domain.wording import plural, say_duration
+from backend.services.context import Context
+from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.data.diff import ROWS_PER_S, Example, FieldChange, VersionDiff, compare_versions, rows_to_read
+from backend.services.data.versions import lineage_of
+from pages.components.frame import errors_shown, plain
+
+AT_ONCE = 50_000  # rows that are read without being asked for: two seconds
+MOST_HERE = 500_000  # rows that are read in the pages' process: 20 s, in which everybody's pages are slower
+SHOWN = 6
+LONG = 1200  # characters
+TITLES = {"changed": "Asks the same, answers differently", "removed": "Only in {before}", "added": "Only in {after}"}
+SPLITS = {"train": "to train on", "val": "for validation"}
+
+
+def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) -> None:
+    """Draw the choice of the other version and the comparison. `others` are ready versions of the same kind."""
+    if not others:
+        st.caption("Nothing to compare with yet: this is the only version whose rows are there.")
+        return
+    wanted = st.query_params.get("against") or version.parent_id
+    names = [(other.id, other.label, str(other.number) if other.dataset_id == version.dataset_id else "") for other in others]
+    index = next((place for place, known in enumerate(names) if wanted in known), 0)
+    before = st.selectbox(
+        f"Compare {plain(version.label)} with",
+        others,
+        index=index,
+        key=f"against_{version.id}",
+        width=420,
+        format_func=lambda v: f"{v.label} · {plural(v.rows, 'row')}",
+    )
+    unread = rows_to_read(ctx, (before, version))
+    if unread > MOST_HERE:
+        st.info(
+            f"{plural(unread, 'row')} would have to be read first, in about {say_duration(unread / ROWS_PER_S)}: too much beside the pages. "
+            "Run this once where the workers run; afterwards the comparison is here at once.",
+            icon=":material/terminal:",
+        )
+        st.code(f"roundhouse data diff {shlex.quote(before.label)} {shlex.quote(version.label)}", language="bash")
+        return
+    asked = f"compare_asked_{before.id}_{version.id}"
+    if unread > AT_ONCE and not st.session_state.get(asked):
+        st.caption(
+            f"{plural(unread, 'row')} are read first, in about {say_duration(unread / ROWS_PER_S)}; later comparisons are there at once."
+        )
+        if not st.button("Compare", icon=":material/difference:", key=f"compare_{version.id}"):
+            return
+        st.session_state[asked] = True
+    with errors_shown():
+        bar = st.progress(0.0, text="Reading rows") if unread > AT_ONCE else None
+        diff = compare_versions(ctx, before.id, version.id, progress=lambda share: _show(bar, share))
+        if bar:
+            bar.empty()
+        _draw_diff(diff)
+
+
+def _show(bar: Any, share: float) -> None:
+    if bar is not None:
+        bar.progress(share)
+
+
+def other_versions(ctx: Context, version: VersionView) -> list[VersionView]:
+    """Return what a version can be compared with: the ready versions of its lineage, newest first."""
+    steps = [step for step in lineage_of(ctx, version.dataset_id) if step.is_ready and step.id != version.id]
+    found = [resolve_version(ctx, step.id) for step in reversed(steps[-200:])]
+    return [other for other in found if other.kind == version.kind]
+
+
+def _draw_diff(diff: VersionDiff) -> None:
+    if diff.is_empty:
+        st.markdown(":material/check_circle: Both hold the same rows on the same sides.")
+        return
+    grid = st.grid(4, min_column_width=170)
+    old, new = plain(diff.before.label), plain(diff.after.label)
+    changed = f"{diff.changed:,} of them ask the same as a row that was added" if diff.changed else ""
+    grid.metric("Unchanged", f"{diff.unchanged:,}", border=True, height="stretch")
+    grid.metric("Added", f"{diff.added:,}", border=True, height="stretch", help=f"Rows of {new} that {old} has not.")
+    grid.metric("Removed", f"{diff.removed:,}", border=True, height="stretch", help=f"Rows of {old} that {new} has not. {changed}".strip())
+    grid.metric("Moved", f"{diff.moved:,}", border=True, height="stretch", help="Rows that went from training to validation, or back.")
+    _draw_tables(diff)
+    for what in ("changed", "removed", "added"):
+        _draw_examples(diff, what, [example for example in diff.examples if example.what == what])
+
+
+def _draw_tables(diff: VersionDiff) -> None:
+    with st.expander("Rows and sizes in numbers", icon=":material/table:"):
+        st.dataframe(
+            [
+                {"Rows": SPLITS[count.split], "before": count.before, "after": count.after, "removed": count.removed, "added": count.added}
+                for count in diff.splits
+            ],
+            hide_index=True,
+            key=f"diff_splits_{diff.after.id}",
+        )
+        st.dataframe([_sizes(field) for field in diff.fields], hide_index=True, key=f"diff_fields_{diff.after.id}")
+        st.caption("Sizes are characters, of turns their number.")
+
+
+def _sizes(change: FieldChange) -> dict[str, Any]:
+    pairs = {"mean": ("mean", 0), "half below": ("median", 0), "95% below": ("p95", 0), "longest": ("largest", 0)}
+    values = {
+        word: f"{getattr(change.before, name):,.{digits}f} → {getattr(change.after, name):,.{digits}f}"
+        for word, (name, digits) in pairs.items()
+    }
+    return {"Part": change.field, "Rows": SPLITS[change.split], **values}
+
+
+def _draw_examples(diff: VersionDiff, what: str, examples: list[Example]) -> None:
+    total = {"changed": diff.changed, "removed": diff.removed - diff.changed, "added": diff.added - diff.changed}[what]
+    if not examples:
+        return
+    title = TITLES[what].format(before=plain(diff.before.label), after=plain(diff.after.label))
+    st.markdown(
+        f"**{title}** · {total:,}" + (f", of which {min(len(examples), SHOWN)} are shown" if total > min(len(examples), SHOWN) else "")
+    )
+    if what == "changed":
+        for column, label in zip(st.columns(2), (diff.before.label, diff.after.label), strict=True):
+            column.caption(plain(label))
+    for example in examples[:SHOWN]:
+        sides = [row for row in (example.before, example.after) if row is not None]
+        for column, row in zip(st.columns(len(sides)), sides, strict=True):
+            text = render_preview(row)
+            column.code(
+                text[:LONG] + (" …" if len(text) > LONG else ""),
+                language=None,
+                wrap_lines=True,
+                height=260 if len(text) > 600 else "content",
+            )

@@ -1,0 +1,280 @@
+"""One dataset: its versions, rows, rejected rows, and what to do with it next."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import streamlit as st
+
+from backend.domain.jobs.states import Status
+from backend.domain.wording import plural
+from backend.services.context import Context, Person
+from backend.services.data.datasets import DatasetView, VersionView, archive_dataset, rename_dataset, set_dataset_notes
+from backend.services.data.imports import import_again
+from backend.services.data.preview import preview_rows, read_rejected
+from pages.components.data.card import draw_card
+from pages.components.data.compare import draw_compare, other_versions
+from pages.components.data.derive import draw_derive
+from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_lineage
+from pages.components.data.report import draw_data_report
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job
+from pages.components.links import row_link
+from pages.components.words import ago, size
+
+PAGE_ROWS = 5
+LONG_ROW = 2400  # characters; a longer row scrolls in its own box
+HIDDEN = ("from", "version_id", "with_id")  # ids and marks that say nothing to a person
+NEXT = {
+    "text": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "instruction": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "chat": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "preference": ("Launch a run on it", "build/launch.py", "rocket_launch"),
+    "kto": ("Let networks answer its prompts in battles", "evaluate/battles.py", "swords"),
+    "benchmark": ("Evaluate a checkpoint on it", "evaluate/evaluations.py", "grading"),
+    "prompts": ("Let networks answer it in battles", "evaluate/battles.py", "swords"),
+}
+
+
+def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
+    """Draw a dataset whole."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(plain(dataset.name), anchor=False, width="content")
+        st.badge(dataset.kind, color="primary")
+        if dataset.archived_at:
+            st.badge("archived", icon=":material/archive:", color="gray")
+    if dataset.notes:
+        st.text(dataset.notes)
+    version = _choose_version(dataset)
+    if version is not None:
+        _draw_version(ctx, person, version)
+    with st.expander("Rename, notes, archive, delete", icon=":material/settings:"):
+        _draw_settings(ctx, person, dataset)
+
+
+def _choose_version(dataset: DatasetView) -> VersionView | None:
+    """Draw the choice of a version. The address holds it, so that a link to another version is followed."""
+    if len(dataset.versions) < 2:
+        return dataset.newest
+    wanted = st.query_params.get("version")
+    versions = list(dataset.versions)
+    index = next((i for i, v in enumerate(versions) if str(v.number) == wanted), 0)
+    key = f"version_{dataset.id}_{wanted}"
+    return st.selectbox(
+        "Version",
+        versions,
+        index=index,
+        key=key,
+        width=420,
+        on_change=lambda: _go_to(st.session_state[key]),
+        format_func=lambda v: f"{v.number} · {plural(v.rows, 'row')} · {ago(v.created_at)}" if v.is_ready else f"{v.number} · {v.status}",
+    )
+
+
+def _go_to(version: VersionView) -> None:
+    st.query_params.from_dict({"dataset": version.dataset_id, "version": str(version.number)})
+
+
+def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
+    if version.is_importing and version.job_id:
+        doing = f"Making {version.label}" if version.parent_id else f"Importing {version.source}"
+        if version.parent_id:
+            st.caption(plain(f"Made from {version.provenance.get('version')}: {version.provenance.get('said')}."))
+        draw_job(ctx, person, version.job_id, doing=doing)
+        return
+    if not version.is_ready:
+        _draw_failure(ctx, person, version)
+        return
+    _draw_head(version)
+    rejected_name = f"Rejected ({version.rejected_rows:,})"
+    names = ["Rows", "Report", "Change", "Versions", "Card", rejected_name, "Origin"]
+    opened = next((name for name in names if name.lower() in st.query_params), "Versions" if "against" in st.query_params else None)
+    rows, report, change, versions, card, rejected, origin = st.tabs(
+        names, key=f"tabs_{version.id}_{opened}", default=opened, on_change="rerun"
+    )
+    with rows:
+        _draw_rows(ctx, version)
+    if report.open:
+        with report:
+            draw_data_report(ctx, person, version)
+    if change.open:
+        with change:
+            draw_derive(ctx, person, version)
+    if versions.open:
+        with versions:
+            _draw_versions(ctx, person, version)
+    if card.open:
+        with card:
+            draw_card(ctx, person, version)
+    with rejected:
+        _draw_rejected(ctx, version)
+    with origin:
+        _draw_origin(version)
+
+
+def _draw_head(version: VersionView) -> None:
+    """Draw a version in four numbers, where it came from, and what can be done with it."""
+    grid = st.grid(4, min_column_width=190)
+    grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
+    grid.metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
+    one_text = "Its last part: a single text is cut in two." if version.rows < version.train_rows + version.val_rows else None
+    grid.metric("For validation", f"{version.val_rows:,}", border=True, height="stretch", help=one_text)
+    grid.metric("Size", size(version.bytes), border=True, height="stretch")
+    label, page, icon = NEXT[version.kind]
+    with st.container(horizontal=True):
+        reference = version.dataset_id if page.startswith("evaluate/") else version.dataset  # a recipe names its dataset
+        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
+        if version.kind == "text":
+            query = {"dataset": version.dataset}
+            st.page_link("build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params=query)
+
+
+def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
+    draw_lineage(ctx, version)
+    st.subheader(f"Who uses version {version.number}", anchor=False)
+    draw_delete_version(ctx, person, version)
+    st.subheader("What changed", anchor=False)
+    draw_compare(ctx, version, other_versions(ctx, version))
+
+
+def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
+    derived = bool(version.provenance.get("from") == "version")
+    what = "The change" if derived else "The import"
+    if version.status is Status.CANCELLED:
+        st.info(f"{what} was stopped.", icon=":material/stop_circle:")
+    else:
+        show_problem(f"{what} failed: {version.error.get('cause') or 'no cause was reported'}", version.error.get("remedy"))
+    if derived:
+        name, _, number = str(version.provenance.get("version", "")).rpartition("@")
+        query = {"dataset": name, "version": number, "change": "1"}
+        row_link("Change it in another way", page="build/datasets.py", query=query, icon="call_split", key=f"change_again_{version.id}")
+    else:
+        draw_import_again(ctx, person, version)
+    draw_delete_version(ctx, person, version)
+
+
+def _draw_rows(ctx: Context, version: VersionView) -> None:
+    counts = {"train": version.train_rows, "val": version.val_rows}
+    splits = [split for split, count in counts.items() if count]
+    if not splits:
+        st.caption("No rows.")
+        return
+    with st.container(horizontal=True, vertical_alignment="top"):
+        split = st.segmented_control(
+            "Split",
+            splits,
+            default=splits[0],
+            required=True,
+            key=f"split_{version.id}",
+            format_func=lambda s: {"train": "To train on", "val": "For validation"}[s],
+        )
+        last = max(1, -(-counts[split] // PAGE_ROWS))
+        page = st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
+    first = (page - 1) * PAGE_ROWS
+    for number, row in enumerate(preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1):
+        st.caption(f"Row {number:,}")
+        st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
+
+
+def _draw_rejected(ctx: Context, version: VersionView) -> None:
+    if not version.rejected_rows:
+        st.markdown(":material/check_circle: Every row of the source could be used.")
+        return
+    shown = "" if len(version.rejected) == version.rejected_rows else f" The first {len(version.rejected):,}:"
+    st.caption(f"{plural(version.rejected_rows, 'row')} of the source could not be used.{shown}")
+    rows = [{name.capitalize(): value for name, value in row.items()} for row in version.rejected]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        key=f"rejected_{version.id}",
+        height=min(420, 38 + 35 * len(rows)),
+        column_config={
+            "Row": st.column_config.NumberColumn(width="small", format="localized"),
+            "Reason": st.column_config.TextColumn(width="large"),
+            "Raw": st.column_config.TextColumn("As it was", width="large"),
+        },
+    )
+    st.download_button(
+        "Download as JSON Lines",
+        lambda: read_rejected(ctx, version),
+        on_click="ignore",
+        file_name=f"rejected-{version.dataset}-{version.number}.jsonl",
+        key=f"rejected_file_{version.id}",
+        icon=":material/download:",
+    )
+
+
+def _draw_origin(version: VersionView) -> None:
+    """Draw the mapping as it was stored, and all that is known of where the rows came from."""
+    columns = {**dict.fromkeys(version.facts.get("columns") or [], "not used"), **version.mapping}
+    if columns and version.parent_id is None:
+        st.dataframe(
+            [{"Column of the source": column, "Used as": str(field)} for column, field in columns.items()],
+            hide_index=True,
+            key=f"mapping_{version.id}",
+            width="content",
+        )
+    known = {**version.provenance, **version.facts}
+    rows = {
+        "Source": version.source or "made here",
+        "Made" if version.parent_id else "Imported": f"{version.created_at:%-d %b %Y, %H:%M} UTC",
+        "Content hash": version.content_hash or "",
+        **{
+            key.replace("_", " ").capitalize(): str(value)
+            for key, value in known.items()
+            if isinstance(value, str | int | float) and key not in HIDDEN and value != ""
+        },
+    }
+    st.dataframe([{"": key, "What": value} for key, value in rows.items()], hide_index=True, key=f"origin_{version.id}")
+
+
+def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:
+    name = st.text_input("Name", value=dataset.name, key=f"name_{dataset.id}")
+    notes = st.text_area("Notes", value=dataset.notes, key=f"notes_{dataset.id}")
+    with st.container(horizontal=True):
+        if st.button("Save", key=f"save_{dataset.id}", icon=":material/save:", type="primary"):
+            with errors_shown():
+                rename_dataset(ctx, dataset.id, name or "", person=person)
+                set_dataset_notes(ctx, dataset.id, notes or "", person=person)
+                st.rerun()
+        word = "Take out of the archive" if dataset.archived_at else "Archive"
+        if st.button(word, key=f"archive_{dataset.id}", icon=":material/archive:"):
+            with errors_shown():
+                archive_dataset(ctx, dataset.id, person=person, archived=dataset.archived_at is None)
+                st.rerun()
+        with st.popover("Delete", icon=":material/delete:", key=f"delete_{dataset.id}"):
+            draw_delete_dataset(ctx, person, dataset.id, dataset.name)
+
+
+CHANGES = {
+    "encoding": "Choose the encoding",
+    "mapping": "Correct the columns",
+    "kind": "Choose the kind",
+    "config": "Choose the config",
+    "split": "Choose the split",
+}
+"""What to press first, by the field that an import named as the one at fault."""
+
+
+def draw_import_again(ctx: Context, person: Person, version: VersionView) -> None:
+    """Draw the ways on from an import that did not finish."""
+    field = str(version.error.get("field") or "")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if person.may_build:
+            if field == "keep_good" and st.button("Keep the good rows", key=f"keep_{version.id}", type="primary"):
+                _go(ctx, person, version, keep_good=True)
+            kind: Literal["primary", "secondary"] = "secondary" if field in {*CHANGES, "keep_good"} else "primary"
+            if st.button("Import again", key=f"again_{version.id}", icon=":material/replay:", type=kind):
+                _go(ctx, person, version)
+        # a page link to the page that is open would leave its address as it is
+        if st.button(CHANGES.get(field, "Change something first"), key=f"change_{version.id}", icon=":material/tune:"):
+            st.switch_page("build/datasets.py", query_params={"import": "1", "again": version.id})
+        if st.button("Another source", key=f"other_{version.id}", icon=":material/upload:", type="tertiary"):
+            st.switch_page("build/datasets.py", query_params={"import": "1"})
+    st.caption("Importing again goes on from what was fetched and read, as long as the source is the same.")
+
+
+def _go(ctx: Context, person: Person, version: VersionView, *, keep_good: bool = False) -> None:
+    with errors_shown():
+        again = import_again(ctx, version.id, person=person, keep_good=keep_good)
+        st.switch_page("build/datasets.py", query_params={"dataset": again.dataset_id, "job": again.job_id or ""})

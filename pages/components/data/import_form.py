@@ -1,0 +1,286 @@
+"""Bringing a dataset in: choose a source, check what was recognised, look at the rows, import."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+import streamlit as st
+
+from backend.domain.data.parsing.text_formats import suffix_of
+from backend.domain.wording import plural
+from backend.errors import InvalidInput, RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.data.datasets import KINDS, VersionView, import_dataset
+from backend.services.data.imports import PastImport, get_past_import
+from backend.services.data.preview import Hint, Inspection, fields_of, inspect_head
+from backend.services.data.sources import ENCODINGS, Head, read_source_head
+from pages.components.data.source_choice import Chosen, choose_source
+from pages.components.frame import errors_shown, plain, show_error
+from pages.components.words import size
+
+UNUSED = "not used"
+UTF8 = "utf-8"
+PREVIEW = 4
+MANY_COLUMNS = 40
+"""A source with more columns shows those in use, and the others where a person asks for them."""
+SURE = 0.8
+KEEP, REFUSE = "Leave them out and list them", "Refuse the source at the first"
+TABLES = (".parquet", ".arrow", ".feather", ".zip")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the form knows before its last step: kind, mapping and encoding; `blocked`: why it can't be imported so."""
+
+    kind: str
+    mapping: dict[str, str]
+    encoding: str | None
+    blocked: str = ""
+
+
+def draw_import(ctx: Context, person: Person) -> VersionView | None:
+    """Draw the import from source to button. Returns the version once the person has asked for it."""
+    past = _past(ctx, person)
+    with st.container(border=True):
+        st.subheader("1 · Where is it?", anchor=False)
+        chosen = choose_source(ctx, person, past)
+    if chosen is None:
+        return None
+    with st.container(border=True):
+        st.subheader("2 · What is it?", anchor=False)
+        settled = _draw_recognition(ctx, person, chosen, past)
+    return _draw_finish(ctx, person, chosen, settled, past) if settled is not None else None
+
+
+def _past(ctx: Context, person: Person) -> PastImport | None:
+    """Return the import that is to be done once more, where the address names one."""
+    version_id = st.query_params.get("again")
+    if not version_id:
+        return None
+    try:
+        return get_past_import(ctx, version_id, person=person)
+    except RoundhouseError as error:
+        show_error(error)
+        return None
+
+
+def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) -> Head | RoundhouseError:
+    """Read the first rows once for each source and encoding; a failure is tried again at the next run."""
+    key = (chosen.key, encoding)
+    kept = st.session_state.get("import_head")
+    if kept is not None and kept[0] == key:
+        return kept[1]  # type: ignore[no-any-return]
+    try:
+        with st.spinner("Looking at the first rows"):
+            head = read_source_head(ctx, chosen.source, person=person, encoding=encoding)
+    except RoundhouseError as error:
+        return error
+    st.session_state["import_head"] = (key, head)
+    return head
+
+
+def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastImport | None) -> Settled | None:
+    """Draw what was recognised, let it be changed, and return what is in force."""
+    key = f"import_encoding_{chosen.key}"
+    picked = st.session_state.get(key, (past.encoding if past else None) or UTF8)
+    encoding = None if picked == UTF8 else picked
+    head = _head(ctx, person, chosen, encoding)
+    if isinstance(head, RoundhouseError):
+        if head.message != chosen.said:
+            show_error(head)
+        if chosen.source.is_remote and (not isinstance(head, InvalidInput) or head.field == "kind") and head.field not in ("url", "hub"):
+            return _draw_blind(chosen)
+        if (head.field in ("encoding", "file") or encoding) and _is_text(chosen.source.label):
+            _draw_encoding(key, picked)
+        return None
+    if head.foreign:
+        st.warning(
+            f"{plain(head.name)} is not UTF-8 ({plain(head.foreign)}). Choose how it is encoded, and look whether the rows read well. "
+            "Left at UTF-8, the rows with such bytes are rejected.",
+            icon=":material/translate:",
+        )
+    if head.foreign or encoding:
+        _draw_encoding(key, picked)
+    if head.files > 1 or head.left_out:
+        left_out = f", {plural(head.left_out, 'other')} left out" if head.left_out else ""
+        st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. What follows is of {plain(head.name)}.")
+    inspection = _draw_kind_and_mapping(chosen, head, past)
+    _draw_preview(inspection)
+    return Settled(inspection.kind, inspection.mapping, encoding, inspection.problem)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return suffix_of(name)[0] not in TABLES
+    except InvalidInput:
+        return True  # a folder
+
+
+def _draw_encoding(key: str, picked: str) -> None:
+    options = list(dict.fromkeys([UTF8, *(name for name in ENCODINGS if name != UTF8), picked]))
+    st.selectbox(
+        "Encoding", options, index=options.index(picked), key=key, width=240, help="How the characters of the file are written as bytes."
+    )
+
+
+def _draw_blind(chosen: Chosen) -> Settled:
+    """Draw the choice of a kind for a source that can't be looked at from here."""
+    kind = st.selectbox("Kind", list(KINDS), key=f"import_blind_{chosen.key}", format_func=_kind_words)
+    st.caption("The columns are recognised when a worker has fetched it; rows that don't fit are listed with the reason.")
+    return Settled(kind, {}, None)
+
+
+def _kind_words(kind: str) -> str:
+    return f"{kind} · {KINDS[kind].rstrip('.').lower()}"
+
+
+def _draw_kind_and_mapping(chosen: Chosen, head: Head, past: PastImport | None) -> Inspection:
+    guess = inspect_head(head)
+    if past is not None and past.mapping:
+        guess = inspect_head(head, kind=past.kind, mapping=past.mapping)
+    elif past is not None and past.kind != guess.kind:
+        guess = inspect_head(head, kind=past.kind)
+    kinds = list(KINDS)
+    kind = st.selectbox("Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words)
+    if kind != guess.kind:
+        guess = inspect_head(head, kind=kind)
+    elif guess.reason:
+        sure = (
+            f"Recognised, {guess.confidence:.0%} sure"
+            if guess.confidence >= SURE
+            else f"A guess, {guess.confidence:.0%} sure; please check"
+        )
+        st.caption(f"{sure}: {plain(guess.reason.replace('`', ''))}.")
+    if len(guess.columns) < 2 and not guess.problem:
+        return guess
+    place = st.container()
+    mapping = _draw_mapping(chosen, guess, kind)
+    tried = inspect_head(head, kind=kind, mapping=mapping)
+    if tried.problem:
+        st.warning(plain(tried.problem.replace("`", "")[:1].upper() + tried.problem.replace("`", "")[1:]) + ".", icon=":material/rule:")
+    with place:
+        _draw_hints(chosen, kind, tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping))
+    return tried
+
+
+def _draw_mapping(chosen: Chosen, guess: Inspection, kind: str) -> dict[str, str]:
+    """Draw a line for each column; return column -> field for those in use."""
+    mapping: dict[str, str] = {}
+    fields = [UNUSED, *fields_of(kind)]
+    for column in _shown_columns(chosen, guess, kind):
+        left, right = st.columns([3, 1], vertical_alignment="center")
+        with left, st.container(gap=None):
+            st.text(column)
+            st.caption(plain(guess.examples.get(column, "")) or "empty")
+        key = _map_key(chosen, kind, column)
+        proposed = guess.mapping.get(column, UNUSED)
+        st.session_state.setdefault(key, proposed if proposed in fields else UNUSED)
+        field = right.selectbox(f"Use {plain(column)} as", fields, key=key, label_visibility="collapsed")
+        if field != UNUSED:
+            mapping[column] = field
+    return mapping
+
+
+def _shown_columns(chosen: Chosen, guess: Inspection, kind: str) -> list[str]:
+    """Return the columns to draw a line for: all, or, of very many, those in use and those asked for by name."""
+    columns = list(guess.columns)
+    if len(columns) <= MANY_COLUMNS:
+        return columns
+    key = _columns_key(chosen, kind)
+    st.session_state.setdefault(key, [column for column in columns if column in guess.mapping][:MANY_COLUMNS])
+    return st.multiselect(f"Columns, of {len(columns):,}", columns, key=key, help="Columns that are not named here are not used.")
+
+
+def _columns_key(chosen: Chosen, kind: str) -> str:
+    return f"import_columns_{chosen.key}_{kind}"
+
+
+def _map_key(chosen: Chosen, kind: str, column: str) -> str:
+    return f"import_map_{chosen.key}_{kind}_{column}"
+
+
+def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...]) -> None:
+    """Draw a button for each column that was probably meant for a field without one."""
+    for hint in hints:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            what = f"Column {hint.missing} is missing" if hint.missing else f"Nothing is used as {hint.field}"
+            st.markdown(f":material/rule: {plain(what)} (found: {plain(hint.column)}; use it?)", width="content")
+            st.button(
+                f"Use {plain(hint.column)} as {plain(hint.field)}",
+                key=f"import_use_{chosen.key}_{kind}_{hint.column}_{hint.field}",
+                on_click=_use,
+                args=(chosen, kind, hint),
+                type="secondary",
+            )
+
+
+def _use(chosen: Chosen, kind: str, hint: Hint) -> None:
+    st.session_state[_map_key(chosen, kind, hint.column)] = hint.field
+    if (listed := st.session_state.get(_columns_key(chosen, kind))) is not None:
+        st.session_state[_columns_key(chosen, kind)] = [*listed, hint.column]
+
+
+def _draw_preview(inspection: Inspection) -> None:
+    if inspection.problem:
+        return
+    bad = [row for row in inspection.preview if row.problem]
+    st.caption(f"The first rows of {plain(inspection.name)}, as the dataset will hold them. All of it: {size(inspection.bytes)}.")
+    for row in [row for row in inspection.preview if not row.problem][:PREVIEW]:
+        st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")
+    if bad:
+        st.warning(f"{plural(len(bad), 'row')} of the first {len(inspection.preview)} would be rejected.", icon=":material/rule:")
+        with st.expander("Why"):
+            for row in bad[:5]:
+                st.text(row.problem)
+
+
+def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: Settled, past: PastImport | None) -> VersionView | None:
+    with st.container(border=True):
+        st.subheader("3 · How is it kept?", anchor=False)
+        left, right = st.columns([2, 1])
+        name = left.text_input(
+            "Name", value=chosen.name, key=f"import_name_{chosen.key}", help="A name that exists already gets a new version."
+        )
+        share = 0 if settled.kind in ("benchmark", "prompts") else round(100 * past.val_fraction) if past else 5
+        percent = right.slider(
+            "Kept for validation",
+            0,
+            30,
+            value=min(share, 30),
+            format="%d %%",
+            key=f"import_val_{chosen.key}_{settled.kind}",
+            help="Rows that no run trains on, chosen by their content, so the same row always falls on the same side.",
+        )
+        bad = st.radio(
+            "Rows that can't be used",
+            [KEEP, REFUSE],
+            index=1 if past and not past.keep_good else 0,
+            key=f"import_bad_{chosen.key}",
+            horizontal=True,
+        )
+        once = f"import_once_{chosen.key}"
+        st.session_state.setdefault(once, uuid.uuid4().hex)
+        if not st.button("Import", type="primary", disabled=bool(settled.blocked), key="import_go"):
+            return None
+    with errors_shown():
+        source = chosen.source
+        version = import_dataset(
+            ctx,
+            name=name or "",
+            kind=settled.kind,
+            mapping=settled.mapping,
+            upload=source.upload,
+            source_path=source.path,
+            hub=source.hub,
+            url=source.url,
+            keep_good=bad == KEEP,
+            encoding=settled.encoding,
+            val_fraction=percent / 100,
+            seed=past.seed if past else 1,
+            person=person,
+            idempotency_key=st.session_state.pop(once),
+        )
+        st.session_state.pop("import_saved", None)
+        return version
+    return None

@@ -1,0 +1,252 @@
+"""A dataset before training: the question, the findings with their next steps, the rows as the trainer sees them."""
+
+from __future__ import annotations
+
+import uuid
+
+import streamlit as st
+
+from backend.domain.data.reports.findings import Finding, Grade, find_out
+from backend.domain.data.reports.report import MAX_CONTEXT, DataReport
+from backend.domain.wording import plural, short
+from backend.errors import RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.data.datasets import VersionView
+from backend.services.data.epoch_time import epoch_time
+from backend.services.data.reports import (
+    DataReportView,
+    ask_report,
+    default_question,
+    default_source,
+    delete_data_report,
+    drop_found_rows,
+    get_data_report,
+    list_data_reports,
+)
+from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
+from pages.components.data.report_charts import length_figure
+from pages.components.data.report_details import draw_details
+from pages.components.data.report_samples import draw_samples
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job
+from pages.components.words import ago
+
+ICONS = {Grade.BLOCKS: ":red[:material/block:]", Grade.LOOK: ":orange[:material/warning:]", Grade.FINE: ":green[:material/check_circle:]"}
+KINDS = {"checkpoint": "base", "tokenizer": "tokenizer"}
+
+
+def draw_data_report(ctx: Context, person: Person, version: VersionView) -> None:
+    """Draw the form, and the report that was asked for last."""
+    asked = _draw_form(ctx, person, version)
+    if asked is not None:
+        st.session_state[f"report_{version.id}"] = asked.id
+    view = _shown(ctx, version)
+    if view is None:
+        st.caption(
+            "A report renders, tokenises and masks every row as the trainer will, and looks for what may be wrong with them: cuts, silent rows, "
+            "duplicates, leaks, items of benchmarks, wrong encodings."
+        )
+        return
+    if view.is_active and view.job_id:
+        draw_job(ctx, person, view.job_id, doing="Looking at every row")
+    elif view.report is None:
+        _draw_failure(view)
+    else:
+        _draw_report(ctx, person, version, view, view.report)
+
+
+def _shown(ctx: Context, version: VersionView) -> DataReportView | None:
+    """Return the report that was asked for here or by the address, or the newest."""
+    for wanted in (st.session_state.get(f"report_{version.id}"), st.query_params.get("report")):
+        if wanted:
+            try:
+                view = get_data_report(ctx, wanted)
+            except RoundhouseError:
+                continue  # deleted, or an address that says only that a report is wanted
+            if view.version_id == version.id:
+                return view
+    return next(iter(list_data_reports(ctx, version.id, limit=1)), None)
+
+
+def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReportView | None:
+    sources = {source.ref: source for source in list_sources(ctx)}
+    first = _first_source(ctx, version)
+    if first is not None:
+        sources.setdefault(first.ref, first)
+    defaults = default_question(ctx, version, first)
+    with st.container(border=True, horizontal=True, vertical_alignment="bottom"):
+        ref = st.selectbox(
+            "Seen through",
+            list(sources) or [""],
+            index=list(sources).index(first.ref) if first else 0,
+            key=f"report_source_{version.id}",
+            format_func=lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "plain bytes",
+            width=280,
+            help="A base brings its tokenizer, its chat template and its longest context; a tokenizer is what a network is trained with from scratch.",
+        )
+        context = st.number_input(
+            "Context",
+            8,
+            MAX_CONTEXT,
+            _number("context", defaults.context),
+            key=f"report_context_{version.id}",
+            width=130,
+            help="Tokens per sequence.",
+        )
+        batch = st.number_input(
+            "Micro-batch",
+            1,
+            65_536,
+            _number("micro_batch", defaults.micro_batch),
+            key=f"report_batch_{version.id}",
+            width=120,
+            help="Sequences in one forward pass: rows are padded to the longest of them.",
+        )
+        steps = st.number_input(
+            "Accumulation",
+            1,
+            65_536,
+            _number("grad_accum_steps", defaults.grad_accum_steps),
+            key=f"report_steps_{version.id}",
+            width=120,
+            help="Forward passes per step.",
+        )
+        if st.button("Look at it", type="primary", icon=":material/frame_inspect:", key=f"report_ask_{version.id}"):
+            with errors_shown():
+                return ask_report(
+                    ctx,
+                    version.id,
+                    person=person,
+                    source=ref or None,
+                    context=int(context),
+                    micro_batch=int(batch),
+                    grad_accum_steps=int(steps),
+                )
+    return None
+
+
+def _first_source(ctx: Context, version: VersionView) -> TokenizerSource | None:
+    """Return what the address names, or what the newest base or tokenizer is."""
+    wanted = st.query_params.get("base") or st.query_params.get("tokenizer")
+    if wanted:
+        try:
+            return resolve_source(ctx, f"checkpoint:{wanted}" if "base" in st.query_params else wanted)
+        except RoundhouseError:
+            pass  # an old address
+    return default_source(ctx, version.kind)
+
+
+def _number(name: str, default: int) -> int:
+    given = st.query_params.get(name, "")
+    return max(8 if name == "context" else 1, min(int(given), 65_536)) if given.isdigit() and len(given) < 10 else default
+
+
+def _draw_failure(view: DataReportView) -> None:
+    if view.error:
+        show_problem(f"The report could not be made: {view.error.get('cause')}", view.error.get("remedy"))
+    else:
+        st.caption("The report was stopped, or was made by another version of the product. Ask for it again.")
+
+
+def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataReportView, report: DataReport) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        asked = report.question
+        st.caption(
+            f"{plain(version.label)} through {plain(view.source_name)} · context {asked.context:,} · micro-batch {asked.micro_batch:,} · "
+            f"{ago(view.created_at)}, in {report.seconds:.1f} s"
+        )
+        st.space("stretch")
+        if st.button("Delete", type="tertiary", icon=":material/delete:", key=f"report_delete_{view.id}", help="Delete this report"):
+            with errors_shown():
+                delete_data_report(ctx, view.id, person=person)
+                st.rerun()
+    _draw_findings(ctx, person, view, find_out(report))
+    _draw_numbers(ctx, view, report)
+    st.subheader("What the trainer sees", anchor=False)
+    draw_samples(ctx, view, report)
+    st.subheader("Lengths", anchor=False)
+    train = report.train
+    st.plotly_chart(
+        length_figure(train.lengths, context=report.question.context, cuts=report.trainer in ("sft", "dpo", "kto")),
+        key=f"report_lengths_{view.id}",
+        config={"displayModeBar": False},
+    )
+    lengths = train.lengths
+    st.caption(
+        f"Half the rows have at most {lengths.p50:,} tokens, 90% at most {lengths.p90:,}, 99% at most {lengths.p99:,}; the longest {lengths.max:,}."
+    )
+    st.subheader("Findings in detail", anchor=False)
+    draw_details(report, key=view.id)
+
+
+def _draw_findings(ctx: Context, person: Person, view: DataReportView, findings: list[Finding]) -> None:
+    grave = [finding for finding in findings if finding.grade is not Grade.FINE]
+    fine = [finding for finding in findings if finding.grade is Grade.FINE]
+    with st.container(border=True, gap="small"):
+        if not grave:
+            st.markdown(f"{ICONS[Grade.FINE]} **Nothing stands in the way of training on these rows.**")
+        for finding in grave:
+            said, action = st.columns([5, 1], vertical_alignment="center")
+            said.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
+            if finding.drop and finding.num_rows:
+                with action:
+                    _draw_drop(ctx, person, view, finding)
+        if fine:
+            with st.expander(f"Nothing to do about {plural(len(fine), 'other finding' if grave else 'finding')}", expanded=not grave):
+                for finding in fine:
+                    st.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
+
+
+def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: Finding) -> None:
+    label = f"Drop {plural(finding.num_rows, 'row')}"
+    key = f"report_drop_{view.id}_{finding.drop}"
+    if st.button(label, icon=":material/filter_alt:", key=key, width="stretch", help="Makes a new version without them, in both splits"):
+        st.session_state.setdefault("report_once", uuid.uuid4().hex)
+        with errors_shown():
+            made = drop_found_rows(
+                ctx, view.id, finding.drop, person=person, idempotency_key=f"report:{st.session_state.pop('report_once')}"
+            )
+            st.switch_page(
+                "build/datasets.py", query_params={"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
+            )
+
+
+def _draw_numbers(ctx: Context, view: DataReportView, report: DataReport) -> None:
+    train = report.train
+    grid = st.grid(4, min_column_width=190)
+    grid.metric(
+        "Tokens to train on",
+        short(train.tokens),
+        border=True,
+        height="stretch",
+        help=f"{train.tokens:,} before any cut, of {plural(train.rows, 'row')}.",
+    )
+    share = train.loss_tokens / train.tokens if train.tokens else 0.0
+    grid.metric("Trained on", f"{100 * share:.0f}%", border=True, height="stretch", help=f"{train.loss_tokens:,} positions carry a loss.")
+    grid.metric(
+        "Rows cut",
+        f"{100 * train.truncated_share:.1f}%",
+        border=True,
+        height="stretch",
+        help=f"{plural(train.truncated_rows, 'row')} longer than the context; {train.lost_tokens:,} tokens are lost.",
+    )
+    time = epoch_time(ctx, view)
+    steps = plural(report.epoch.steps, "step") if report.epoch.steps else "–"
+    how = f"{short(report.epoch.tokens)} tokens. " + (
+        f"At {time.tokens_per_s:,.0f} tokens/s, as in the run “{time.run}”, it takes {_duration(time.seconds)}."
+        if time
+        else "No measurement of its time yet."
+    )
+    grid.metric(
+        "One epoch",
+        f"{steps}, {_duration(time.seconds)}" if time and report.epoch.steps else steps,
+        border=True,
+        height="stretch",
+        help=plain(how),
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,180 @@
+"""What a report found, in detail: clusters, leaks, items of benchmarks, languages, characters, how full batches are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from backend.domain.data.reports.near_duplicates import detection_probability
+from backend.domain.data.reports.report import DataReport, DuplicateCluster, RowRef
+from backend.domain.wording import plural
+from pages.components.data.report_charts import language_figure
+
+SPLITS = {"train": "train", "val": "val"}
+SHOWN = 200
+
+
+def draw_details(report: DataReport, *, key: str) -> None:
+    """Draw one of the details, chosen by the reader."""
+    same, leak = report.duplicates, report.leakage
+    counts = {
+        "Duplicates": same.exact + same.near,
+        "Leakage": leak.exact + leak.near,
+        "Benchmarks": report.contaminated_rows,
+        "Odd rows": report.train.zero_label_rows + len(report.empty) + report.refused_rows + report.forged_rows,
+        "Languages": None,
+        "Characters": sum(fault.rows for fault in report.faults),
+        "Packing": None,
+    }
+    name = st.segmented_control(
+        "Details",
+        list(counts),
+        default="Duplicates",
+        required=True,
+        key=f"report_details_{key}",
+        format_func=lambda name: f"{name} ({counts[name]:,})" if counts[name] else name,
+    )
+    if name == "Duplicates":
+        _draw_duplicates(report)
+    elif name == "Leakage":
+        _draw_leakage(report, key=key)
+    elif name == "Benchmarks":
+        _draw_contamination(report, key=key)
+    elif name == "Odd rows":
+        _draw_silent(report, key=key)
+    elif name == "Languages":
+        _draw_languages(report, key=key)
+    elif name == "Characters":
+        _draw_faults(report)
+    else:
+        _draw_packing(report)
+
+
+def _draw_duplicates(report: DataReport) -> None:
+    same = report.duplicates
+    chance = detection_probability(same.threshold)
+    st.caption(
+        f"Near duplicates share at least {100 * same.threshold:.0f}% of their 5-character sequences, case, punctuation and spacing aside. A pair that is "
+        f"just so alike is found with a probability of {100 * chance:.1f}%; {same.pairs_checked:,} pairs were compared exactly, in {same.seconds:.1f} s."
+    )
+    if not same.exact and not same.near:
+        st.markdown(":material/check_circle: No two rows are the same or nearly so.")
+    for title, clusters in (("Rows that are the same", same.exact_clusters), ("Rows that are nearly the same", same.near_clusters)):
+        if clusters:
+            st.markdown(f"**{title}**")
+            for cluster in clusters:
+                _draw_cluster(cluster)
+
+
+def _draw_cluster(cluster: DuplicateCluster) -> None:
+    with st.expander(f"{plural(cluster.size, 'row')}, among them {_place(cluster.rows[0])}"):
+        for row, similarity in zip(cluster.rows, cluster.similarity, strict=True):
+            st.caption(_place(row) + ("" if row is cluster.rows[0] else f", {100 * similarity:.0f}% alike"))
+            st.code(row.text or " ", language=None, wrap_lines=True)
+
+
+def _place(row: RowRef) -> str:
+    return f"{row.split} row {row.row:,}"
+
+
+def _draw_leakage(report: DataReport, *, key: str) -> None:
+    leak = report.leakage
+    if not leak.rows:
+        st.markdown(":material/check_circle: No row that is held out is like one that is trained on.")
+        return
+    st.caption("Rows held out beside the rows to train on that they are like. The first are shown.")
+    table = [
+        {
+            "Held out": item.val.row,
+            "Train": item.train.row,
+            "Alike, %": round(100 * item.similarity, 1),
+            "Held-out text": item.val.text,
+            "Train text": item.train.text,
+        }
+        for item in leak.rows
+    ]
+    st.dataframe(pd.DataFrame(table), hide_index=True, key=f"report_leaks_{key}", alt="Rows held out that are like rows to train on")
+
+
+def _draw_contamination(report: DataReport, *, key: str) -> None:
+    st.caption(
+        "An item counts when 13 words in a row of its question and answer stand in a row, or its whole question where that has 3 to 12 words; "
+        "case and punctuation aside."
+    )
+    looked = pd.DataFrame([{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks])
+    if looked.empty:
+        st.markdown("No benchmark is registered. Import the benchmarks that you measure with, and they are looked for.")
+        st.page_link("build/datasets.py", label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"})
+        return
+    st.dataframe(looked, hide_index=True, key=f"report_benchmarks_{key}", alt="Benchmarks that were looked for", width="content")
+    if report.contamination:
+        table = [
+            {
+                "Benchmark": one.benchmark,
+                "Item": one.item,
+                "Split": one.split,
+                "Row": one.row,
+                "Words": one.words,
+                "Of the question, %": round(100 * one.share),
+                "Text": one.text,
+            }
+            for one in report.contamination[:SHOWN]
+        ]
+        st.dataframe(pd.DataFrame(table), hide_index=True, key=f"report_items_{key}", alt="Items of benchmarks that stand in rows")
+        if len(report.contamination) > SHOWN:
+            st.caption(f"The first {SHOWN:,} are shown; the command line lists more.")
+
+
+def _draw_silent(report: DataReport, *, key: str) -> None:
+    rows = [
+        *({"Split": row.split, "Row": row.row, "Why": row.reason, "Text": row.text} for row in report.zero_label),
+        *({"Split": row.split, "Row": row.row, "Why": "empty", "Text": row.text} for row in report.empty),
+        *({"Split": row.split, "Row": row.row, "Why": "refused by the chat template", "Text": row.text} for row in report.refused),
+        *({"Split": row.split, "Row": row.row, "Why": "spells a special token", "Text": row.text} for row in report.forged),
+    ]
+    if not rows:
+        st.markdown(":material/check_circle: Every row has text, and something to train on.")
+        return
+    st.caption("The first rows with nothing to train on, without text, that can't be rendered, or that spell special tokens.")
+    st.dataframe(pd.DataFrame(rows), hide_index=True, key=f"report_silent_{key}", alt="Rows with nothing to train on")
+
+
+def _draw_languages(report: DataReport, *, key: str) -> None:
+    if not report.languages:
+        st.caption("No text was looked at.")
+        return
+    st.caption(f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often uncertain.")
+    st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config={"displayModeBar": False})
+
+
+def _draw_faults(report: DataReport) -> None:
+    if not report.faults:
+        st.markdown(":material/check_circle: No wrong encoding, control characters or remains of HTML.")
+        return
+    for fault in report.faults:
+        with st.expander(f"{fault.meaning}: {plural(fault.rows, 'row')}, {fault.count:,} times"):
+            for row in fault.examples:
+                st.caption(_place(row))
+                st.code(_visible(row.text), language=None, wrap_lines=True)
+
+
+def _visible(text: str) -> str:
+    """Write characters that nobody sees as their codes, so that they can be seen and do nothing."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else f"⟨{ord(letter):x}⟩" for letter in text)
+
+
+def _draw_packing(report: DataReport) -> None:
+    packing = report.packing
+    if packing.trainer is None:
+        st.caption("Nothing of this dataset is trained on.")
+        return
+    st.caption(f"How much of what is computed is text. The trainer: {packing.method}.")
+    rows: Sequence[tuple[str, float | None]] = (
+        ("As our trainer does it", packing.trainer),
+        ("One row a sequence, padded", packing.padded),
+        (f"Packed into {report.question.context:,} tokens (first-fit decreasing, {packing.packed_sequences:,} sequences)", packing.packed),
+    )
+    table = [{"": name, "Text, %": round(100 * share, 1)} for name, share in rows if share is not None]
+    st.dataframe(pd.DataFrame(table), hide_index=True, width="content", alt="Share of text in what is computed")

@@ -1,0 +1,101 @@
+"""Rows of a report token by token: what is trained on is coloured, what is cut off is faint."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.data.reports.report import DataReport, Piece, Sample
+from backend.domain.wording import plural
+from backend.services.context import Context
+from backend.services.data.reports import DataReportView, read_samples
+from pages.components.browser.token_strip.component import Mark, token_strip
+from pages.components.frame import errors_shown, plain
+
+GROUPS = {
+    "window": "First window",
+    "first": "First rows",
+    "random": "At random",
+    "longest": "Longest",
+    "truncated": "Cut",
+    "zero-label": "Nothing to train on",
+}
+SPLITS = {"train": "to train on", "val": "held out"}
+
+
+def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None:
+    """Draw the choice of a row, and the row."""
+    samples: list[Sample] = []
+    with errors_shown():
+        samples = read_samples(ctx, view)
+    if not samples:
+        return
+    groups = [group for group in GROUPS if any(sample.group == group for sample in samples)]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        group = st.segmented_control(
+            "Rows", groups, default=groups[0], required=True, format_func=lambda name: GROUPS[name], key=f"report_group_{view.id}"
+        )
+        among = [sample for sample in samples if sample.group == group]
+        chosen = among[0]
+        if len(among) > 1:
+            index = st.selectbox(
+                "Row", range(len(among)), format_func=lambda place: _name(among[place]), key=f"report_row_{view.id}_{group}", width=240
+            )
+            chosen = among[index]
+        with_ids = st.toggle("Token ids", key=f"report_ids_{view.id}")
+    _draw_words(chosen, report)
+    for place, piece in enumerate(chosen.pieces):
+        _draw_piece(piece, key=f"{view.id}_{group}_{chosen.row}_{place}", with_ids=with_ids)
+
+
+def _name(sample: Sample) -> str:
+    return f"Row {sample.row:,}, {SPLITS[sample.split]}" if sample.row is not None else "Window"
+
+
+def _draw_words(sample: Sample, report: DataReport) -> None:
+    parts = [_name(sample) if sample.row is not None else "Window", plural(sample.num_tokens, "token")]
+    if report.trainer != "none":
+        parts.append(f"{sample.loss_tokens:,} trained on")
+    st.caption(" · ".join(parts))
+    if sample.note:
+        st.markdown(f":material/warning: :orange[Nothing of it is trained on: {plain(sample.note)}.]")
+    if report.trainer != "none":
+        st.markdown(
+            ":green-badge[trained on] :gray-badge[read, not trained on]" + (" :gray-badge[faint: cut off]" if _is_cut(sample) else "")
+        )
+
+
+def _is_cut(sample: Sample) -> bool:
+    return any(piece.cut_at is not None for piece in sample.pieces)
+
+
+def _draw_piece(piece: Piece, *, key: str, with_ids: bool) -> None:
+    if piece.label:
+        st.caption(piece.label.capitalize())
+    kept = len(piece.ids) if piece.cut_at is None else piece.cut_at
+    _draw_strip(piece, 0, kept, key=f"strip_{key}", with_ids=with_ids)
+    if kept < len(piece.ids):
+        st.caption(":material/content_cut: The context ends here. What follows is cut off:")
+        _draw_strip(piece, kept, len(piece.ids), key=f"strip_{key}_cut", with_ids=with_ids)
+    if piece.left_out:
+        st.caption(f"… {piece.left_out:,} tokens are not shown …")
+
+
+def _draw_strip(piece: Piece, begin: int, end: int, *, key: str, with_ids: bool) -> None:
+    cut = piece.cut_at is not None and begin >= piece.cut_at
+    places = range(begin, end)
+    with st.container(border=True):
+        token_strip(
+            piece.tokens[begin:end],
+            key=key,
+            titles=[f"id {piece.ids[place]}" + (", trained on" if piece.trained[place] else "") for place in places],
+            marks=[_mark(piece, place, cut=cut) for place in places],
+            clickable=False,
+        )
+        if with_ids:
+            st.code(" ".join(str(piece.ids[place]) for place in places), language=None, wrap_lines=True)
+
+
+def _mark(piece: Piece, place: int, *, cut: bool) -> Mark:
+    if cut:
+        return "muted"
+    return "trained" if piece.trained[place] else "special" if piece.special[place] else ""

@@ -1,0 +1,191 @@
+"""Choosing what to import: an upload, a file or folder under DATA_PATH, a split of the Hub, an address in an object store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import streamlit as st
+
+from backend.domain.data.parsing.text_formats import PACKINGS, SUFFIXES
+from backend.domain.wording import plural
+from backend.errors import RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.data.data_folder import DataEntry, browse_data_folder, data_file, search_data_folder
+from backend.services.data.imports import PastImport
+from backend.services.data.sources import HubChoice, HubDataset, ImportSource, look_up_hub_dataset
+from backend.services.data.uploads import save_upload
+from pages.components.frame import plain, show_error
+from pages.components.words import size
+
+UPLOAD, FOLDER, HUB, CLOUD = "Upload a file", "From the data folder", "From the Hugging Face Hub", "From S3 or Google Cloud"
+ENDINGS = [ending.lstrip(".") for ending in (*SUFFIXES, *PACKINGS)]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A source with a name to propose and a key that tells it from others. `said`: what has been shown of why it can't be looked at."""
+
+    source: ImportSource
+    name: str
+    key: str
+    said: str = ""
+
+
+def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chosen | None:
+    """Draw the choice of a source; nothing until one is complete."""
+    if past is not None:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f":material/draft: {plain(past.source.label)}", width="content")
+            if st.button("Another source", key="import_other", icon=":material/swap_horiz:", type="tertiary"):
+                st.switch_page("build/datasets.py", query_params={"import": "1"})
+        return Chosen(past.source, past.name, f"again {past.source}")
+    ways = [UPLOAD, *([FOLDER] if ctx.data_path is not None else []), HUB, CLOUD]
+    way = st.segmented_control("Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed")
+    if way == HUB:
+        return _choose_hub(person)
+    if way == CLOUD:
+        return _choose_cloud()
+    return _choose_in_folder(ctx) if way == FOLDER else _choose_upload(ctx, person)
+
+
+def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
+    limit = ctx.policy.max_upload_bytes // 2**20
+    file = st.file_uploader(
+        f"A file of up to {limit:,} MB",
+        type=ENDINGS,
+        key="import_file",
+        max_upload_size=limit,
+        help="Text, rows as JSON Lines, JSON, CSV, Parquet or Arrow, or a zip of such files. Larger ones belong into the data folder.",
+    )
+    if file is None:
+        return None
+    saved = st.session_state.get("import_saved")
+    if saved is None or saved[0] != file.file_id or not ctx.artifacts.path(saved[1]).is_file():
+        try:
+            stored = save_upload(ctx, file, name=file.name, person=person)
+        except RoundhouseError as error:
+            show_error(error)
+            return None
+        st.session_state["import_saved"] = saved = (file.file_id, stored)
+    return Chosen(ImportSource(upload=saved[1]), _stem(file.name), saved[1])
+
+
+def _choose_in_folder(ctx: Context) -> Chosen | None:
+    """Draw one folder of DATA_PATH with a search below it. Folders are entered; a file or the folder itself is chosen."""
+    folder = st.session_state.setdefault("import_folder", "")
+    view = browse_data_folder(ctx, folder)
+    if view is None:
+        st.warning("DATA_PATH names no folder that is there.", icon=":material/folder_off:")
+        return None
+    _draw_way_up(folder)
+    text = st.text_input(
+        "Search in this folder and those below", key="import_search", placeholder="Part of a name", icon=":material/search:"
+    )
+    if text and text.strip():
+        found, complete = search_data_folder(ctx, text, folder=folder)
+        entries: list[DataEntry] = found
+        if not complete:
+            st.caption("There are more; write more of the name, or enter a folder first.")
+    else:
+        entries = list(view.entries)
+        if view.more:
+            st.caption("Only the first 2,000 entries are listed; search for the others.")
+    entry = st.selectbox(
+        "File or folder",
+        entries,
+        index=None,
+        key=f"import_entry_{folder}_{text}",
+        placeholder="Choose" if entries else "Nothing to choose",
+        format_func=lambda e: f"{e.name}/" if e.is_folder else f"{e.path.removeprefix(f'{folder}/')} · {size(e.bytes)}",
+        disabled=not entries,
+    )
+    if view.left_out and not text:
+        st.caption(f"{plural(view.left_out, 'file')} left out: other endings, or links that lead out of the data folder.")
+    if entry is not None and entry.is_folder:
+        st.session_state["import_folder"] = entry.path
+        st.rerun()
+    whole = False
+    if view.files and not text and len(view.files) > 1:
+        whole = st.checkbox(
+            f"All {plural(len(view.files), 'file')} of this folder, and those below, as one dataset", key=f"import_all_{folder}"
+        )
+    if entry is None and not whole:
+        return None
+    path = data_file(ctx, entry.path if entry is not None else folder)
+    status = path.stat()
+    return Chosen(ImportSource(path=path), _stem(path.name), f"{path} {status.st_mtime_ns} {status.st_size}")
+
+
+def _draw_way_up(folder: str) -> None:
+    parts = [part for part in folder.split("/") if part]
+    with st.container(horizontal=True, gap="xsmall"):
+        for depth, name in enumerate(["Data folder", *parts]):
+            target = "/".join(parts[:depth])
+            if st.button(f"{plain(name)} /", key=f"import_up_{depth}", type="tertiary", disabled=target == folder):
+                st.session_state["import_folder"] = target
+                st.rerun()
+
+
+def _choose_hub(person: Person) -> Chosen | None:
+    left, right = st.columns([3, 1])
+    dataset_id = (left.text_input("Dataset id", key="import_hub", placeholder="owner/name") or "").strip()
+    revision = (right.text_input("Revision", key="import_revision", placeholder="main", help="A branch, a tag or a commit.") or "").strip()
+    if not dataset_id:
+        return None
+    found = _look_up(dataset_id, revision or None, person)
+    name = dataset_id.split("/")[-1]
+    if isinstance(found, RoundhouseError):
+        show_error(found)
+        if found.field is not None:
+            return None
+        st.caption("The workers may reach it all the same. Name config and split by hand, and they will try.")
+        left, right = st.columns(2)
+        config = left.text_input("Config", key="import_config_typed", placeholder="the only one") or None
+        split = right.text_input("Split", key="import_split_typed", placeholder="train") or None
+        choice = HubChoice(dataset_id, config, split, revision or None)
+        return Chosen(ImportSource(hub=choice), name, str(choice), said=found.message)
+    left, right = st.columns(2)
+    configs = list(found.configs)
+    config = left.selectbox("Config", configs, key=f"import_config_{dataset_id}_{found.commit}", disabled=len(configs) == 1)
+    splits = list(found.configs[config])
+    split = right.selectbox(
+        "Split", splits, index=splits.index("train") if "train" in splits else 0, key=f"import_split_{dataset_id}_{found.commit}_{config}"
+    )
+    files = [found.files[path] for path in found.configs[config][split]]
+    licence = f" · licence {plain(found.licence)}" if found.licence else " · no licence stated"
+    st.caption(
+        f"Commit {found.commit[:12]} · {plural(len(files), 'file')} · {size(sum(file.bytes for file in files))}{licence}. "
+        "The version keeps the commit."
+    )
+    choice = HubChoice(dataset_id, config, split, found.commit)
+    return Chosen(ImportSource(hub=choice), name if config == "default" else f"{name}-{config}", str(choice))
+
+
+def _look_up(dataset_id: str, revision: str | None, person: Person) -> HubDataset | RoundhouseError:
+    """Ask the Hub once for each id and revision; an answer that was no is asked for again."""
+    key = (dataset_id, revision)
+    kept = st.session_state.get("import_hub_found")
+    if kept is not None and kept[0] == key:
+        return kept[1]  # type: ignore[no-any-return]
+    try:
+        with st.spinner("Asking the Hub"):
+            found = look_up_hub_dataset(dataset_id, revision=revision, person=person)
+    except RoundhouseError as error:
+        return error
+    st.session_state["import_hub_found"] = (key, found)
+    return found
+
+
+def _choose_cloud() -> Chosen | None:
+    url = (st.text_input("Address", key="import_url", placeholder="s3://bucket/folder or gs://bucket/file.jsonl") or "").strip()
+    st.caption("Keys and other endpoints come from the environment of the server alone; nothing of them is stored.")
+    return Chosen(ImportSource(url=url), _stem(url.rstrip("/").split("/")[-1]), url) if url else None
+
+
+def _stem(name: str) -> str:
+    """Return a name without the endings that say how a file is read."""
+    lower = name.lower()
+    for ending in (*PACKINGS, *SUFFIXES):
+        if lower.endswith(ending):
+            name, lower = name[: -len(ending)], lower[: -len(ending)]
+    return name or "dataset"

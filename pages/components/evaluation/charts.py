@@ -1,0 +1,97 @@
+"""Figures about scores. Pure: plain data in, a Plotly figure out. An interval is drawn with every score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from pages.components.battles.charts import ACCENT
+from pages.components.evaluation.scores import SHARES, interval_text, metric_label, score_text
+from pages.components.words import figure_text
+
+ROW_HEIGHT = 34
+MARGIN = {"l": 0, "r": 16, "t": 8, "b": 0}
+
+
+@dataclass(frozen=True)
+class ScoreDot:
+    """One line of the figure: who scored what, in which interval. `highlighted` are those that share the first place."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    highlighted: bool = True
+
+
+def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None = None) -> go.Figure:
+    """Return a dot with a whisker for each score, in the order given from top to bottom; `chance` is a dotted line."""
+    scale = 100.0 if metric in SHARES else 1.0
+    names = [figure_text(dot.name) for dot in dots]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[scale * dot.value for dot in dots],
+        y=names,
+        mode="markers",
+        marker={"color": ACCENT, "size": 11, "symbol": ["circle" if dot.highlighted else "circle-open" for dot in dots]},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [scale * ((dot.high if dot.high is not None else dot.value) - dot.value) for dot in dots],
+            "arrayminus": [scale * (dot.value - (dot.low if dot.low is not None else dot.value)) for dot in dots],
+            "thickness": 1.6,
+            "width": 5,
+        },
+        customdata=[f"{score_text(metric, dot.value)}, {interval_text(metric, dot.low, dot.high) or 'no interval'}" for dot in dots],
+        hovertemplate="%{y}: %{customdata}<extra></extra>",
+        showlegend=False,
+    )
+    if chance is not None:
+        figure.add_vline(
+            x=scale * chance, line={"dash": "dot", "width": 1.5, "color": "#8a857b"}, annotation_text="chance", annotation_position="top"
+        )
+    title = metric_label(metric) + (", %" if metric in SHARES else "")
+    figure.update_layout(
+        height=70 + ROW_HEIGHT * len(dots) + (16 if chance is not None else 0),
+        margin={**MARGIN, "t": 24 if chance is not None else 8},
+        xaxis={"title": title, "zeroline": False},
+        yaxis={"categoryorder": "array", "categoryarray": names[::-1], "automargin": True, "title": None},
+        hovermode="closest",
+    )
+    return figure
+
+
+def difference_figure(value: float, low: float | None, high: float | None, *, metric: str, better: str) -> go.Figure:
+    """Return a difference with its interval beside the line of no difference. `better` names the direction that is good."""
+    scale = 100.0 if metric in SHARES else 1.0
+    figure = go.Figure()
+    figure.add_vline(x=0, line={"width": 1.5, "color": "#8a857b"})
+    figure.add_scatter(
+        x=[scale * value],
+        y=[""],
+        mode="markers",
+        marker={"color": ACCENT, "size": 12},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [scale * ((high if high is not None else value) - value)],
+            "arrayminus": [scale * (value - (low if low is not None else value))],
+            "thickness": 2,
+            "width": 7,
+        },
+        hovertemplate=f"{score_text(metric, value, signed=True)}, {interval_text(metric, low, high, signed=True) or 'no interval'}<extra></extra>",
+        showlegend=False,
+    )
+    reach = 1.15 * scale * max(abs(bound) for bound in (value, low or 0.0, high or 0.0, 1e-9))
+    figure.update_layout(
+        height=120,
+        margin=MARGIN,
+        xaxis={
+            "title": f"{metric_label(metric)}, difference{' in points' if metric in SHARES else ''} ({better})",
+            "range": [-reach, reach],
+        },
+        yaxis={"visible": False},
+    )
+    return figure

@@ -1,0 +1,127 @@
+"""Items of evaluations as plain text: what was asked, what counts, what came out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.evaluation.config import MAIN_METRIC, EvaluationKind
+from backend.domain.wording import plural
+from backend.services.context import Context
+from backend.services.evaluation.comparisons import Flip
+from backend.services.evaluation.evaluations import EvaluationView, ItemView, Which, list_items
+from pages.components.evaluation.scores import SHARES, metric_label, score_text
+from pages.components.frame import plain
+
+PAGE = 10
+WHICH: dict[EvaluationKind, dict[Which, str]] = {
+    EvaluationKind.PERPLEXITY: {"all": "In order", "wrong": "Worst predicted", "right": "Best predicted"},
+    EvaluationKind.MULTIPLE_CHOICE: {"wrong": "Wrong", "right": "Right", "all": "All"},
+    EvaluationKind.GENERATION: {"wrong": "Wrong", "right": "Right", "all": "All"},
+}
+
+
+def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw an evaluation's items, ten at a time, the wrong ones first to see."""
+    words = WHICH[evaluation.kind]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        which = st.segmented_control(
+            "Items",
+            list(words),
+            default=next(iter(words)),
+            required=True,
+            format_func=lambda k: words[k],
+            key=f"items_which_{evaluation.id}",
+            label_visibility="collapsed",
+        )
+        _, total = list_items(ctx, evaluation.id, which=which, limit=1)
+        pages = max(1, -(-total // PAGE))
+        number = 1
+        if pages > 1:
+            number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130))
+        st.caption(plural(total, "item"), width="content")
+    items, _ = list_items(ctx, evaluation.id, which=which, offset=(number - 1) * PAGE, limit=PAGE)
+    if not items:
+        st.caption("Items appear here as they are scored." if evaluation.is_active else "There are none of this sort.")
+    for item in items:
+        with st.container(border=True, gap="xsmall"):
+            draw_item(evaluation.kind, item)
+
+
+def draw_item(kind: EvaluationKind, item: ItemView) -> None:
+    """Draw one item. Every text in it comes from a dataset or a network and is shown as it is."""
+    if kind is EvaluationKind.PERPLEXITY:
+        bits = item.values.get("bits_per_byte")
+        words = f"{bits:.3f} bits per byte" if bits is not None else "nothing to score"
+        st.caption(f"{words}, {int(item.values.get('tokens', 0)):,} tokens")
+        st.text(str(item.shown.get("text", "")))
+        return
+    st.text(str(item.shown.get("question") or "(no question: the choices stand alone)"))
+    if kind is EvaluationKind.MULTIPLE_CHOICE:
+        _draw_choices(item.shown)
+        return
+    right = item.values.get("exact_match") == 1.0
+    _mark(right, "answered", str(item.shown.get("completion") or "(nothing)"), contained=item.values.get("contains") == 1.0)
+    answers = item.shown.get("answer") or []
+    st.caption("Right would be")
+    st.text("  ·  ".join(str(answer) for answer in answers))
+
+
+def _draw_choices(shown: dict[str, Any]) -> None:
+    scores = shown.get("logprobs") or []
+    for index, choice in enumerate(shown.get("choices") or []):
+        score = f"{scores[index]:.2f}" if index < len(scores) else ""
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.text(str(choice).strip(), width="content")
+            if choice == shown.get("answer"):
+                st.badge("right", icon=":material/check:", color="green")
+            if choice == shown.get("chosen"):
+                st.badge("chosen", icon=":material/touch_app:", color="blue" if choice == shown.get("answer") else "red")
+            st.caption(score, width="content")
+    if int(shown.get("tied") or 1) > 1:
+        st.caption(f"{shown['tied']} choices were equally likely, so the credit is shared.")
+
+
+def _mark(right: bool, word: str, text: str, *, contained: bool) -> None:
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        if right:
+            st.badge(word, icon=":material/check:", color="green")
+        elif contained:
+            st.badge(f"{word}, contains it", icon=":material/check_indeterminate_small:", color="orange")
+        else:
+            st.badge(word, icon=":material/close:", color="red")
+        st.text(text)
+
+
+def _outcome(metric: str, value: float | None) -> str:
+    """Say what came out on one item."""
+    if value is None:
+        return "not scored"
+    if metric not in SHARES:
+        return f"{score_text(metric, value)} {metric_label(metric).lower()}"
+    return {0.0: "wrong", 1.0: "right"}.get(value, "a tie, credit shared")
+
+
+def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, second: str) -> None:
+    """Draw the items on which two evaluations differ, both sides beside each other."""
+    metric = MAIN_METRIC[kind]
+    pages = max(1, -(-len(flips) // PAGE))
+    number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key="flips_page", width=130)) if pages > 1 else 1
+    for flip in flips[(number - 1) * PAGE : number * PAGE]:
+        with st.container(border=True, gap="xsmall"):
+            st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question: the choices stand alone)"))
+            columns = st.columns(2)
+            for column, name, item in zip(columns, (first, second), (flip.first, flip.second), strict=True):
+                with column:
+                    value = item.values.get(metric)
+                    st.caption(plain(f"{name}: {_outcome(metric, value)}"))
+                    if kind is EvaluationKind.MULTIPLE_CHOICE:
+                        st.text(f"chose {str(item.shown.get('chosen', '')).strip()}")
+                    elif kind is EvaluationKind.GENERATION:
+                        st.text(str(item.shown.get("completion") or "(nothing)"))
+            if kind is not EvaluationKind.PERPLEXITY:
+                answer = flip.first.shown.get("answer")
+                shown = "  ·  ".join(map(str, answer)) if isinstance(answer, list) else str(answer).strip()
+                st.caption("Right is")
+                st.text(shown)

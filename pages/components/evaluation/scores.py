@@ -1,0 +1,38 @@
+"""Scores as people read them. Pure."""
+
+from __future__ import annotations
+
+from backend.domain.evaluation.config import METRIC_LABEL
+
+SHARES = frozenset({"acc", "acc_norm", "exact_match", "contains", "numeric"})
+
+
+def metric_label(metric: str) -> str:
+    """Return a metric's name at the beginning of a line: `Bits per byte`."""
+    label = METRIC_LABEL.get(metric, metric.replace("_", " "))
+    return label[:1].upper() + label[1:]
+
+
+def score_text(metric: str, value: float, *, signed: bool = False) -> str:
+    """Write a score: shares as percentages, everything else in four figures. `signed` puts a sign before a difference."""
+    if metric in SHARES:
+        unit = "points" if signed else "%"
+        return f"{100 * value:{'+' if signed else ''}.1f} {unit}"
+    return f"{value:{'+' if signed else ''}.4g}"
+
+
+def interval_text(metric: str, low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """Write an interval: `55.3 to 69.1 %`; empty where there is none."""
+    if low is None or high is None:
+        return ""
+    if metric in SHARES:
+        sign = "+" if signed else ""
+        return f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f} {'points' if signed else '%'}"
+    return f"{score_text(metric, low, signed=signed)} to {score_text(metric, high, signed=signed)}"
+
+
+def p_text(p_value: float | None) -> str:
+    """Write a p value: `p = 0.039`, `p < 0.001`; a dash where there is none."""
+    if p_value is None:
+        return "–"
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

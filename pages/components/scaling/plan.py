@@ -1,0 +1,209 @@
+"""What a plan says: the network, the run, the loss to expect, time and cost, and what the budget can't do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import streamlit as st
+
+from backend.domain.architectures.families import FAMILIES
+from backend.domain.scaling.curves import frontier_line, profile_line
+from backend.domain.scaling.fit import FEWEST_POINTS
+from backend.domain.scaling.laws import ScalingLaw
+from backend.domain.scaling.plan import ScalingPlan
+from backend.domain.scaling.study import say_budget
+from backend.domain.statistics import Estimate
+from backend.domain.training.config import RunConfig
+from backend.domain.wording import plural, say_duration, short
+from backend.services.scaling.planner import OWN, list_laws
+from backend.services.scaling.pools import PoolRun, RunPool
+from pages.components.frame import plain
+from pages.components.scaling.charts import Dot, frontier_chart, profiles_chart, run_dot
+
+NEIGHBOURS = (0.1, 1.0, 10.0)
+CHART_CONFIG = {"displayModeBar": False}
+
+
+def draw_plan(plan: ScalingPlan) -> None:
+    """Draw the plan's numbers and notes."""
+    grid = st.grid(2, min_column_width=170)
+    asked = plan.optimal_parameters
+    grid.metric(
+        "Parameters",
+        short(plan.parameters),
+        border=True,
+        help=f"{plan.parameters:,}. The law's optimum is {short(asked.value)}{interval(asked, short)} ({asked.method}).",
+    )
+    grid.metric(
+        "Tokens",
+        short(plan.tokens),
+        border=True,
+        help=f"{plan.tokens:,}: the budget over the network's {plan.flops_per_token:,} FLOPs a token. The law says {short(plan.optimum.tokens)} "
+        f"for its optimum, {plan.optimum.tokens_per_parameter:.3g} a parameter.",
+    )
+    grid.metric(
+        "Steps",
+        f"{plan.steps:,}",
+        delta=f"{short(plan.batch.tokens)} tokens each",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        help=f"{plan.batch.micro_batch} sequences at once, {plural(plan.batch.grad_accum_steps, 'time')} a step. {plan.batch.source}.",
+    )
+    grid.metric(
+        "Learning rate",
+        f"{plan.batch.learning_rate:g}",
+        delta=f"{plural(plan.batch.warmup_steps, 'step')} of warm-up",
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        help=f"{plan.batch.source}.",
+    )
+    _draw_loss(grid, plan)
+    grid.metric(
+        "Time",
+        say_duration(plan.seconds) if plan.seconds is not None else "not known",
+        border=True,
+        help=f"{plan.speed.device}: {plan.speed.source}." if plan.speed else "No run and no probe was measured here yet.",
+    )
+    if plan.cost_usd is not None:
+        grid.metric("Cost", f"${plan.cost_usd:,.2f}", border=True, help="Time times the price of a device-hour.")
+    shape = plan.architecture
+    st.markdown(
+        f"**Network:** {FAMILIES[shape.family].title}, {plural(shape.num_layers, 'layer')}, {shape.width:,} wide, "
+        f"{plural(shape.num_heads, 'head')}, feed-forward {shape.feed_forward:,}, vocabulary {shape.vocab_size:,}."
+    )
+    for text in plan.notes:
+        st.caption(f":material/info: {plain(text)}")
+
+
+def _draw_loss(grid: st.delta_generator.DeltaGenerator, plan: ScalingPlan) -> None:
+    loss = plan.loss
+    if plan.loss_is_believable:
+        grid.metric(
+            "Expected loss",
+            f"{loss.value:.3f}",
+            delta=interval(loss, lambda v: f"{v:.3f}").strip() or None,
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            help=f"Nats per token, 95 % interval: {loss.method}.",
+        )
+    else:
+        grid.metric("Expected loss", "no estimate", border=True, help="The notes below say why.")
+
+
+def interval(estimate: Estimate, write: object) -> str:
+    """Write an interval after its value: ` [1.2, 3.4]`; empty without one."""
+    if estimate.low is None or estimate.high is None or not callable(write):
+        return ""
+    return f" [{write(estimate.low)}, {write(estimate.high)}]"
+
+
+def draw_use(plan: ScalingPlan) -> None:
+    """Draw the way on: the Launch page with this run in its form, or the YAML of it."""
+    run = plan.run_config()
+    missing = [word for word, value in (("a dataset", plan.config.dataset), ("a tokenizer", plan.config.tokenizer)) if value is None]
+    label = "Use this plan" if not missing else f"Choose {' and '.join(missing)} to launch this"
+    if st.button(label, key="plan_use", type="primary", icon=":material/rocket_launch:", disabled=run is None) and run is not None:
+        open_launch(run)
+    if run is not None:
+        with st.expander("Show as YAML", icon=":material/data_object:"):
+            st.code(run.to_yaml(), language="yaml", wrap_lines=True)
+            st.caption("`roundhouse run launch RECIPE.yaml` reads this.")
+
+
+def open_launch(run: RunConfig) -> None:
+    """Go to the Launch page with a run in its form."""
+    st.session_state["launch_fill"] = run
+    st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
+
+
+def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
+    """Draw where the plan lies: among sizes at its budget, and on the law's frontier with the runs of the same data."""
+    runs = pool.runs if pool else ()
+    ceiling = math.log(plan.architecture.vocab_size)
+    halves = st.grid(2, min_column_width=400, gap="large")
+    left, right = halves.cell(), halves.cell()
+    with left:
+        st.subheader("Loss against size", anchor=False)
+        lines = [
+            profile_line(plan.law, factor * plan.flops, name=f"{say_budget(factor * plan.flops)} FLOPs", ceiling=ceiling)
+            for factor in NEIGHBOURS
+        ]
+        mark = Dot(plan.parameters, plan.loss.value, "This plan", f"This plan: {short(plan.parameters)} parameters")
+        if not any(line.x for line in lines):
+            st.info(
+                "At this budget the law says nothing better than guessing, whatever the size: plan a larger one.", icon=":material/info:"
+            )
+        else:
+            st.plotly_chart(
+                profiles_chart(lines, [()] * len(lines), marked=mark if plan.loss_is_believable else None),
+                key="plan_profiles",
+                config=CHART_CONFIG,
+                alt="Loss against parameters at three budgets, by the scaling law",
+            )
+    with right:
+        st.subheader("Loss against compute", anchor=False)
+        draw_frontier(
+            plan.law,
+            runs,
+            around=plan.flops,
+            ceiling=ceiling,
+            key="plan_frontier",
+            mark=Dot(plan.flops, plan.loss.value, "This plan") if plan.loss_is_believable else None,
+        )
+    _say_about_charts(plan, pool)
+
+
+def _say_about_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
+    words = ["Lines are the law's; losses above guessing are left out."]
+    if pool is not None:
+        words.append(f"Dots are your {plural(len(pool.runs), 'finished run')} on {plain(pool.label)}.")
+        if len(pool.runs) >= FEWEST_POINTS and plan.config.law != OWN:
+            words.append("There are enough of them for a law of your own: choose it under *Scaling law*.")
+    elif not plan.law.is_own:
+        words.append("Runs of your own on this data appear here; *Studies* trains them for you.")
+    st.caption(" ".join(words))
+
+
+def draw_frontier(
+    law: ScalingLaw, runs: Sequence[PoolRun], *, around: float, ceiling: float, key: str, mark: Dot | None = None, spread: float = 1e3
+) -> None:
+    """Draw a law's frontier, the published ones as reference, and runs as dots."""
+    budgets = [around / spread, around * spread, *(run.point.flops for run in runs)]
+    low, high = min(budgets) / 2, max(budgets) * 2
+    others = [other for other in list_laws() if other.key != law.key]
+    lines = [frontier_line(found, low, high, ceiling=ceiling) for found in (law, *others)]
+    dots = [run_dot(run.point.flops, run.point.loss, run.name, parameters=run.point.parameters, tokens=run.point.tokens) for run in runs]
+    st.plotly_chart(
+        frontier_chart(lines, dots, marked=mark),
+        key=key,
+        config=CHART_CONFIG,
+        alt="Loss against training compute: scaling laws and your runs",
+    )
+
+
+def draw_laws() -> None:
+    """Draw the published laws with constants and sources, and the formulas in use."""
+    st.markdown(
+        "`L(N, D) = E + A / N^alpha + B / D^beta`, with N parameters (all of them), D tokens, L in nats per token, and `C = 6 N D` FLOPs."
+    )
+    rows = [
+        {
+            "Law": law.title,
+            **law.constants,
+            "N grows as C^": law.parameter_exponent,
+            "Tokens per parameter at 1e21 FLOPs": law.optimum(1e21).tokens_per_parameter,
+        }
+        for law in list_laws()
+    ]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        key="laws",
+        column_config={name: st.column_config.NumberColumn(format="%.4g") for name in rows[0] if name != "Law"},
+    )
+    for law in list_laws():
+        st.caption(f"**{plain(law.title)}.** {plain(law.source)} {plain(law.note)}")

@@ -1,0 +1,183 @@
+"""The form of a plan: a budget, what the network shall read, and the law to go by. What is chosen is in the address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.architectures.families import FAMILIES
+from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
+from backend.domain.scaling.plan import DEFAULT_VOCABULARY
+from backend.domain.scaling.shapes import DENSE_FAMILIES
+from backend.services.context import Context
+from backend.services.data.datasets import list_datasets
+from backend.services.scaling.planner import OWN, list_devices
+from backend.services.tokenizers.tokenizers import list_tokenizers
+
+FLOPS, HOURS, MONEY = "FLOPs", "Device-hours", "Money"
+OWN_LABEL = "Your own finished runs"
+
+
+def draw_plan_form(ctx: Context) -> dict[str, Any]:
+    """Draw the form; return the values of a `PlanConfig`."""
+    devices = list_devices(ctx)
+    values: dict[str, Any] = _draw_budget(ctx, known=bool(devices))
+    for field, name in zip(("dataset", "tokenizer"), first_parts(ctx), strict=True):
+        if field not in st.query_params:
+            st.session_state.setdefault(field, name)  # a default that can be cleared
+    left, right = st.columns(2)
+    values["dataset"] = left.selectbox(
+        "Dataset",
+        dataset_options(ctx),
+        index=None,
+        key="dataset",
+        bind="query-params",
+        placeholder="Any",
+        help="Says how often it is repeated; needed to launch.",
+    )
+    values["tokenizer"] = right.selectbox(
+        "Tokenizer",
+        tokenizer_options(ctx),
+        index=None,
+        key="tokenizer",
+        bind="query-params",
+        placeholder="Any",
+        help="Says the vocabulary; needed to launch.",
+    )
+    values["law"] = st.selectbox(
+        "Scaling law",
+        [*PUBLISHED, OWN],
+        key="law",
+        bind="query-params",
+        format_func=law_label,
+        index=[*PUBLISHED].index(DEFAULT_LAW),
+        help="Published laws speak of other data. Your own runs speak of the dataset and the tokenizer above.",
+    )
+    left, right = st.columns(2)
+    values["family"] = left.selectbox(
+        "Family",
+        DENSE_FAMILIES,
+        key="family",
+        bind="query-params",
+        format_func=lambda name: FAMILIES[name].title,
+        help="Networks without experts: the laws are about those.",
+    )
+    values["context"] = right.number_input("Context, tokens", 8, 1_048_576, 256, step=1, key="context", bind="query-params")
+    values |= _draw_more(devices, tokenizer=values["tokenizer"])
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
+    kind = st.segmented_control(
+        "Budget",
+        [FLOPS, HOURS, MONEY],
+        key="budget",
+        bind="query-params",
+        default=HOURS if known else FLOPS,
+        required=True,
+    )
+    if kind == FLOPS:
+        amount = st.number_input(
+            "FLOPs of training",
+            min_value=1.0,
+            max_value=1e40,
+            value=1e15,
+            format="%.3e",
+            key="flops",
+            bind="query-params",
+            help="Floating-point operations, such as 1e15. A network of N parameters spends about 6 N on a token.",
+        )
+        return {"flops": amount}
+    if kind == HOURS:
+        return {
+            "device_hours": st.number_input(
+                "Hours of one device",
+                min_value=0.001,
+                max_value=1e12,
+                value=1.0,
+                format="%g",
+                key="hours",
+                bind="query-params",
+                help="At the rate measured on this installation.",
+            )
+        }
+    left, right = st.columns(2)
+    money = left.number_input("US dollars", min_value=0.01, max_value=1e15, value=10.0, format="%g", key="money", bind="query-params")
+    price = right.number_input(
+        "Price of a device-hour",
+        min_value=0.0001,
+        max_value=1e9,
+        value=ctx.policy.device_hour_price_usd,
+        format="%g",
+        key="price",
+        bind="query-params",
+        placeholder="Not set",
+        help="In US dollars. ROUNDHOUSE_DEVICE_HOUR_PRICE sets it for everybody.",
+    )
+    return {"money_usd": money, "price_usd": price}
+
+
+def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    with st.expander("More", icon=":material/tune:"):
+        if tokenizer is None:
+            values["vocab_size"] = st.number_input(
+                "Vocabulary",
+                2,
+                1_000_000,
+                DEFAULT_VOCABULARY,
+                step=1,
+                key="vocabulary",
+                bind="query-params",
+                help="Entries of the tokenizer you will use.",
+            )
+        values["tokens_per_parameter"] = st.number_input(
+            "Tokens per parameter",
+            min_value=0.01,
+            max_value=1e6,
+            value=None,
+            format="%g",
+            key="ratio",
+            bind="query-params",
+            placeholder="The law's optimum",
+            help="More than the optimum (about 20) makes a smaller network that is cheaper to serve.",
+        )
+        if len(devices) > 1:
+            values["device"] = st.selectbox("Device", devices, key="device", bind="query-params", help="Whose measured rate counts.")
+        values["flops_per_s"] = st.number_input(
+            "Rate of the device, FLOPs a second",
+            min_value=1.0,
+            max_value=1e30,
+            value=None,
+            format="%.3e",
+            key="rate",
+            bind="query-params",
+            placeholder="As measured" if devices else "Nothing measured yet",
+            help="For a device you don't have yet: what it does in training, commonly 30 to 50 % of its data sheet.",
+        )
+    return values
+
+
+def law_label(key: str) -> str:
+    """Name a law for a choice."""
+    return OWN_LABEL if key == OWN else PUBLISHED[key].title
+
+
+def first_parts(ctx: Context) -> tuple[str | None, str | None]:
+    """Return a dataset and a tokenizer to begin with: the newest tokenizer that learnt from a text, with that text."""
+    datasets, tokenizers = dataset_options(ctx), list_tokenizers(ctx, ready=True)
+    for tokenizer in tokenizers:
+        if (learnt_from := (tokenizer.dataset or "").rpartition("@")[0]) in datasets:
+            return learnt_from, tokenizer.name
+    return next(iter(datasets), None), next((tokenizer.name for tokenizer in tokenizers), None)
+
+
+def dataset_options(ctx: Context) -> list[str]:
+    """Return the names of datasets of text that are there."""
+    return [dataset.name for dataset in list_datasets(ctx, kinds=("text",), ready=True)]
+
+
+def tokenizer_options(ctx: Context) -> list[str]:
+    """Return the names of tokenizers that are there."""
+    return [tokenizer.name for tokenizer in list_tokenizers(ctx, ready=True)]

@@ -1,0 +1,174 @@
+"""Scaling studies on a page: what was launched, what its runs say, and the form of a new one with its runs in view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
+from backend.domain.scaling.study import StudyConfig, StudyPlan, parse_study, say_budget
+from backend.domain.wording import plural, say_duration, short
+from backend.errors import RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.scaling.planner import OWN
+from backend.services.scaling.studies import StudyView, launch_study, list_studies, preview_study, study_yaml, suggest_budgets
+from pages.components.frame import empty_state, errors_shown, plain, show_error
+from pages.components.links import row_link
+from pages.components.scaling.plan_form import dataset_options, first_parts, law_label, tokenizer_options
+from pages.components.scaling.study import draw_study
+from pages.components.words import ago
+
+PAGE = "build/planner.py"
+
+
+def draw_studies(ctx: Context, person: Person) -> None:
+    """Draw one study if the address names it, otherwise the list and the form of a new one."""
+    if wanted := st.query_params.get("study"):
+        draw_study(ctx, person, wanted)
+        return
+    studies = list_studies(ctx)
+    if studies:
+        with st.container(border=True, gap="xsmall"):
+            for study in studies:
+                _draw_row(ctx, study)
+    _draw_new(ctx, person)
+
+
+def _draw_row(ctx: Context, study: StudyView) -> None:
+    columns = st.columns([2.5, 2.5, 2, 1], vertical_alignment="center")
+    with columns[0]:
+        row_link(study.name, page=PAGE, query={"study": study.id}, icon="stacked_line_chart", key=f"study_{study.id}")
+    columns[1].caption(plain(f"{study.config.dataset} · {study.config.tokenizer}"))
+    state = f"{study.num_finished} of {study.num_planned} runs finished"
+    if study.num_active:
+        state += f", {study.num_active} to go"
+    columns[2].text(state)
+    columns[3].caption(ago(study.created_at, now=ctx.now()))
+
+
+def _draw_new(ctx: Context, person: Person) -> None:
+    st.subheader("New study", anchor=False)
+    st.caption(
+        "The same budget is spent on networks of several sizes. Where the loss is lowest is the best size for that budget; over several "
+        "budgets that gives a law for your own data."
+    )
+    datasets, tokenizers = dataset_options(ctx), tokenizer_options(ctx)
+    if not datasets:
+        empty_state("A study needs a dataset of text.", page="build/datasets.py", label="Import one", icon=":material/database:")
+        return
+    if not tokenizers:
+        empty_state("A study needs a tokenizer.", page="build/tokenizers.py", label="Train one", icon=":material/match_word:")
+        return
+    halves = st.grid(2, min_column_width=400, gap="large")
+    left, right = halves.cell(), halves.cell()
+    with left, st.container(border=True):
+        values = _draw_form(datasets, tokenizers, first_parts(ctx), ", ".join(say_budget(budget) for budget in suggest_budgets(ctx)))
+    with right:
+        try:
+            config = parse_study(values)
+            preview = preview_study(ctx, config)
+        except RoundhouseError as error:
+            show_error(error)
+            return
+        _draw_preview(preview)
+        _draw_launch(ctx, person, config, preview)
+
+
+def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | None, str | None], budgets_text: str) -> dict[str, Any]:
+    left, right = st.columns(2)
+    dataset = left.selectbox("Dataset", datasets, index=_place(datasets, first[0]), key="study_dataset")
+    tokenizer = right.selectbox("Tokenizer", tokenizers, index=_place(tokenizers, first[1]), key="study_tokenizer")
+    budgets = st.text_input(
+        "Budgets, FLOPs", budgets_text, key="study_budgets", help="Two to four, with a factor of three and more between neighbours."
+    )
+    left, right = st.columns(2)
+    sizes = left.number_input("Sizes at each budget", 3, 12, 5, step=1, key="study_sizes")
+    spread = right.number_input(
+        "Spread", 1.2, 64.0, 4.0, step=0.5, format="%g", key="study_spread", help="The largest network is so many times the middle one."
+    )
+    left, right = st.columns(2)
+    context = left.number_input("Context, tokens", 8, 1_048_576, 128, step=1, key="study_context")
+    seed = right.number_input("Seed", 0, 2**32 - 1, 1, step=1, key="study_seed")
+    law = st.selectbox(
+        "Middle size by",
+        [*PUBLISHED, OWN],
+        key="study_law",
+        format_func=law_label,
+        index=[*PUBLISHED].index(DEFAULT_LAW),
+        help="Only where the search begins: the study itself says what is best.",
+    )
+    name = st.text_input("Name", key="study_name", max_chars=100, placeholder=f"{dataset} scaling") or f"{dataset} scaling"
+    return {
+        "name": name,
+        "dataset": dataset,
+        "tokenizer": tokenizer,
+        "budgets": _read_budgets(budgets or ""),
+        "sizes": sizes,
+        "spread": spread,
+        "context": context,
+        "seed": seed,
+        "law": law,
+    }
+
+
+def _place(options: list[str], wanted: str | None) -> int:
+    return options.index(wanted) if wanted in options else 0
+
+
+def _read_budgets(text: str) -> list[Any]:
+    """Return the numbers of a list; what is no number stays text, so that the schema names it."""
+    found: list[Any] = []
+    for part in text.replace(";", ",").split(","):
+        cleaned = part.strip()
+        if not cleaned:
+            continue
+        try:
+            found.append(float(cleaned))
+        except ValueError:
+            found.append(cleaned)
+    return found
+
+
+def _draw_preview(preview: StudyPlan) -> None:
+    total = plural(len(preview.runs), "run")
+    time = f", about {say_duration(preview.seconds)} one after the other" if preview.seconds is not None else ", how long is not known yet"
+    st.markdown(f"**{total}{time}**")
+    rows = [
+        {
+            "Budget": say_budget(run.budget),
+            "Parameters": run.parameters,
+            "Tokens": short(run.tokens),
+            "Steps": run.config.max_steps,
+            "Learning rate": run.config.learning_rate,
+            "Epochs": None if run.epochs is None else round(run.epochs, 2),
+            **({} if run.seconds is None else {"Time": say_duration(run.seconds)}),
+        }
+        for run in preview.runs
+    ]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        key="study_preview",
+        height=min(420, 38 + 35 * len(rows)),
+        column_config={
+            "Parameters": st.column_config.NumberColumn(format="localized"),
+            "Steps": st.column_config.NumberColumn(format="localized"),
+            "Learning rate": st.column_config.NumberColumn(
+                "Rate", format="%.3g", help="Learning rate, by the rule for its size and tokens."
+            ),
+            "Epochs": st.column_config.NumberColumn(help="Passes over the dataset."),
+        },
+    )
+    for text in preview.notes:
+        st.caption(f":material/info: {plain(text)}")
+
+
+def _draw_launch(ctx: Context, person: Person, config: StudyConfig, preview: StudyPlan) -> None:
+    if st.button(f"Launch {plural(len(preview.runs), 'run')}", key="study_launch", type="primary", icon=":material/rocket_launch:"):
+        with errors_shown():
+            study = launch_study(ctx, config, person=person)
+            st.switch_page(PAGE, query_params={"study": study.id})
+    with st.expander("Show as YAML", icon=":material/data_object:"):
+        st.code(study_yaml(config), language="yaml")
+        st.caption("`roundhouse plan study FILE.yaml --launch` reads this.")

@@ -1,0 +1,86 @@
+"""The form that trains a tokenizer."""
+
+from __future__ import annotations
+
+import uuid
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.data.datasets import list_datasets
+from backend.services.tokenizers.tokenizers import KINDS, LARGEST_VOCABULARY, SMALLEST_VOCABULARY, TokenizerView, train_tokenizer
+from pages.components.frame import empty_state, errors_shown
+
+LEARNS_FROM = ("text", "chat", "instruction", "preference")
+NAMES = {"bpe": "Byte-level BPE", "unigram": "Unigram", "byte": "Plain bytes"}
+USUAL_VOCABULARY = 2048
+
+
+def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
+    """Draw the form; return the tokenizer that was asked for, once the button is pressed."""
+    labels = _versions(ctx)
+    if not labels:
+        empty_state("A tokenizer learns from a dataset, and there is none yet.", page="build/datasets.py", label="Import a dataset")
+        return None
+    wanted = st.query_params.get("dataset", "")
+    first = next((place for place, label in enumerate(labels) if wanted in (label, label.rpartition("@")[0])), 0)
+    with st.container(border=True):
+        st.subheader("Train a tokenizer", anchor=False)
+        kind = st.segmented_control(
+            "Kind",
+            list(KINDS),
+            default="bpe",
+            required=True,
+            key="tokenizer_kind",
+            format_func=lambda k: NAMES[k],
+            label_visibility="collapsed",
+        )
+        st.caption(KINDS[kind])
+        left, middle, right = st.columns(3, vertical_alignment="bottom")
+        dataset = left.selectbox("Dataset", labels, index=first, key="tokenizer_dataset", help="Its training part is read.")
+        vocabulary = middle.number_input(
+            "Vocabulary, tokens",
+            1,
+            LARGEST_VOCABULARY,
+            USUAL_VOCABULARY,
+            step=256,
+            key="tokenizer_vocabulary",
+            disabled=kind == "byte",
+            help=_vocabulary_help(kind),
+        )
+        name = right.text_input("Name", value=(suggested := _suggest(dataset, kind, int(vocabulary))), key=f"tokenizer_name_{suggested}")
+        st.session_state.setdefault("tokenizer_once", uuid.uuid4().hex)
+        if st.button("Train", type="primary", icon=":material/play_arrow:", key="tokenizer_train"):
+            with errors_shown():
+                return train_tokenizer(
+                    ctx,
+                    name=name or "",
+                    dataset=dataset,
+                    vocab_size=int(vocabulary),
+                    kind=kind,
+                    person=person,
+                    idempotency_key=st.session_state.pop("tokenizer_once"),
+                )
+    return None
+
+
+def _versions(ctx: Context) -> list[str]:
+    """Return the versions that can be learnt from: texts first, of each dataset the newest first."""
+    usable = [dataset for dataset in list_datasets(ctx) if dataset.kind in LEARNS_FROM]
+    usable.sort(key=lambda dataset: LEARNS_FROM.index(dataset.kind))
+    return [version.label for dataset in usable for version in dataset.versions if version.is_ready and version.train_rows]
+
+
+def _suggest(dataset: str, kind: str, vocabulary: int) -> str:
+    name, _, version = dataset.rpartition("@")
+    name = name if version == "1" else f"{name}-v{version}"
+    return f"{name}-bytes" if kind == "byte" else f"{name}-{kind}-{vocabulary}"
+
+
+def _vocabulary_help(kind: str) -> str:
+    if kind == "byte":
+        return "256 bytes and the special tokens: there is nothing to choose."
+    return (
+        f"From {SMALLEST_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a network of a million "
+        "parameters, 32,000 one of a billion."
+    )

@@ -1,0 +1,148 @@
+"""One tokenizer: what it is, a text in its tokens, who uses it, and what to do with it next."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.jobs.states import ACTIVE
+from backend.domain.wording import plural
+from backend.services.context import Context, Person
+from backend.services.tokenizers.sources import TokenizerSource, resolve_source
+from backend.services.tokenizers.tokenizers import (
+    TokenizerView,
+    delete_tokenizer,
+    list_tokenizer_users,
+    read_tokenizer_file,
+    rename_tokenizer,
+)
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job
+from pages.components.links import row_link
+from pages.components.tokenizers.form import NAMES
+from pages.components.tokenizers.report import draw_reports
+from pages.components.tokenizers.text import draw_text
+from pages.components.words import ago, size
+
+PAGE = "build/tokenizers.py"
+MOST_USERS = 50
+
+
+def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
+    """Draw a tokenizer whole."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(plain(tokenizer.name), anchor=False, width="content")
+        st.badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="primary")
+    if not tokenizer.is_ready:
+        _draw_unready(ctx, person, tokenizer)
+        return
+    _draw_facts(tokenizer)
+    source = resolve_source(ctx, f"tokenizer:{tokenizer.id}")
+    _draw_next(ctx, tokenizer, source)
+    text, report, users, settings = st.tabs(["A text in tokens", "Reports", "Used by", "Rename or delete"], key="tab", bind="query-params")
+    if text.open:
+        with text:
+            draw_text(ctx, [source], key=tokenizer.id)
+    if report.open:
+        with report:
+            draw_reports(ctx, person, [source])
+    if users.open:
+        with users:
+            _draw_users(ctx, tokenizer)
+    if settings.open:
+        with settings:
+            _draw_settings(ctx, person, tokenizer)
+
+
+def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
+    if tokenizer.status in ACTIVE and tokenizer.job_id is not None:
+        draw_job(ctx, person, tokenizer.job_id, doing=f"Learning from {tokenizer.dataset}")
+        return
+    show_problem(f"It could not be trained: {tokenizer.error.get('cause') or 'it was stopped.'}", tokenizer.error.get("remedy"))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        query = {"train": "1", **({"dataset": tokenizer.dataset} if tokenizer.dataset else {})}
+        row_link("Train one again", page=PAGE, query=query, icon="match_word", key=f"again_{tokenizer.id}")
+        if st.button("Remove this entry", key=f"forget_{tokenizer.id}", icon=":material/delete:"):
+            with errors_shown():
+                delete_tokenizer(ctx, tokenizer.id, person=person)
+                st.switch_page(PAGE)
+
+
+def _draw_facts(tokenizer: TokenizerView) -> None:
+    facts = tokenizer.facts
+    grid = st.grid(4, min_column_width=150)
+    asked, made = facts.get("asked_vocab_size"), tokenizer.vocab_size or 0
+    less = f"The text yields no more; {asked:,} were asked for." if asked and asked > made else None
+    grid.metric("Vocabulary, tokens", f"{made:,}", border=True, height="stretch", help=less)
+    rate = facts.get("bytes_per_token")
+    part = "validation part" if facts.get("measured_on") == "val" else "training part"
+    grid.metric(
+        "Bytes per token",
+        f"{rate:.2f}" if rate else "–",
+        border=True,
+        height="stretch",
+        help=f"On the {part} of its own dataset. A report measures several tokenizers on the same text.",
+    )
+    if facts.get("sample_bytes") and tokenizer.kind != "byte":
+        rows, total = facts.get("sample_rows", 0), facts.get("total_rows", 0)
+        part = "All of its rows." if rows == total else f"{rows:,} of {plural(total, 'row')}, spread evenly."
+        grid.metric("Learnt from", size(facts["sample_bytes"]), border=True, height="stretch", help=part)
+    grid.metric("Made", ago(tokenizer.created_at), border=True, height="stretch")
+
+
+def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if tokenizer.dataset:
+            name, _, version = tokenizer.dataset.rpartition("@")
+            st.page_link(
+                "build/datasets.py",
+                label=plain(tokenizer.dataset),
+                icon=":material/database:",
+                query_params={"dataset": name, "version": version},
+            )
+        row_link("Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare")
+        st.page_link(
+            "build/architectures.py",
+            label="Design an architecture for it",
+            icon=":material/schema:",
+            query_params={"tokenizer": tokenizer.name},
+        )
+        st.download_button(
+            "tokenizer.json",
+            lambda: read_tokenizer_file(ctx, tokenizer.id),
+            on_click="ignore",
+            file_name="tokenizer.json",
+            mime="application/json",
+            key=f"download_{tokenizer.id}",
+            icon=":material/download:",
+            type="tertiary",
+            help="Loads with tokenizers and transformers.",
+        )
+
+
+def _draw_users(ctx: Context, tokenizer: TokenizerView) -> None:
+    users = list_tokenizer_users(ctx, tokenizer.id)
+    if not users:
+        st.caption("No run uses it yet.")
+        st.page_link("build/launch.py", label="Launch a run", icon=":material/rocket_launch:")
+        return
+    st.caption(f"It was given to {plural(len(users), 'run')}, whose checkpoints carry it. While they are there it can't be deleted.")
+    for use in users[:MOST_USERS]:
+        row_link(use.name, page="build/run.py", query={"run": use.id}, icon="show_chart", key=f"user_{use.id}")
+    if len(users) > MOST_USERS:
+        st.caption(f"and {len(users) - MOST_USERS:,} more")
+
+
+def _draw_settings(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
+    name = st.text_input("Name", value=tokenizer.name, key=f"name_{tokenizer.id}", width=420)
+    with st.container(horizontal=True):
+        if st.button("Rename", key=f"rename_{tokenizer.id}", icon=":material/edit:", type="primary"):
+            with errors_shown():
+                rename_tokenizer(ctx, tokenizer.id, name or "", person=person)
+                st.rerun()
+        with st.popover("Delete", icon=":material/delete:", key=f"delete_{tokenizer.id}"):
+            st.markdown("Its files and the reports on it are deleted for good.")
+            if st.button("Delete it", key=f"delete_yes_{tokenizer.id}", type="primary"):
+                with errors_shown():
+                    delete_tokenizer(ctx, tokenizer.id, person=person)
+                    st.toast(f"Deleted {plain(tokenizer.name)}.", icon=":material/delete:")
+                    st.switch_page(PAGE)

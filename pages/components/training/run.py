@@ -1,0 +1,264 @@
+"""Parts of the pages about runs: what may be done with one, why it failed, where it waits, what it made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+import streamlit as st
+
+from backend.domain.jobs.states import Status
+from backend.domain.training.config_fields import write_changes
+from backend.domain.training.diagnosis import Finding
+from backend.domain.wording import plural, say_duration
+from backend.services.context import Context, Person
+from backend.services.training.reports import report_text
+from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
+from backend.services.training.sweeps import sweep_of_run
+from backend.services.training.views import RunDetail, RunView
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.words import ago, size
+
+OBJECTIVES: dict[str, str] = {
+    "pretrain": "Pre-training",
+    "sft": "Fine-tuning",
+    "dpo": "Preferences (DPO)",
+    "kto": "Labelled answers (KTO)",
+    "orpo": "Preferences (ORPO)",
+    "simpo": "Preferences (SimPO)",
+    "reward": "Reward model",
+    "grpo": "Rewards (GRPO)",
+}
+
+
+def draw_facts(ctx: Context, detail: RunDetail) -> None:
+    """Draw what the run is made of, each part a link to where it comes from."""
+    run = detail.run
+    what = OBJECTIVES.get(run.objective, run.objective) + ({"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, ""))
+    who = f" by {plain(run.created_by)}" if run.created_by else ""
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.caption(f"{what}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")
+        if run.dataset:
+            st.page_link(
+                "build/datasets.py", label=plain(run.dataset), icon=":material/database:", query_params={"dataset": detail.dataset_id or ""}
+            )
+        if run.base_id and run.base:
+            st.page_link(
+                "build/checkpoints.py", label=plain(run.base), icon=":material/deployed_code:", query_params={"checkpoint": run.base_id}
+            )
+        if detail.parent is not None:
+            st.page_link(
+                "build/run.py", label=plain(detail.parent[1]), icon=":material/north_west:", query_params={"run": detail.parent[0]}
+            )
+        if (sweep := sweep_of_run(ctx, run.id)) is not None:
+            st.page_link("build/sweep.py", label=plain(sweep[1]), icon=":material/tune:", query_params={"sweep": sweep[0]})
+        for run_id, name in detail.children[:3]:
+            st.page_link("build/run.py", label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id})
+        for tag in run.tags:
+            st.badge(plain(tag), color="gray")
+
+
+def draw_imported_facts(ctx: Context, run: RunView) -> None:
+    """Say where an imported run comes from, and lead to the comparison, which is what it is for."""
+    who = f" by {plain(run.created_by)}" if run.created_by else ""
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        st.badge("Imported log", icon=":material/input:", color="gray")
+        st.caption(f"Read from {plain(run.source)} {ago(run.created_at, now=ctx.now())}{who}", width="content")
+        for tag in run.tags:
+            st.badge(plain(tag), color="gray")
+        st.page_link("build/runs.py", label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+    for note in run.import_notes:
+        st.caption(f":material/info: {plain(note)}")
+
+
+def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
+    """Draw what may be done with the run now. Each act is one service call and a fresh page."""
+    run = detail.run
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if run.is_active:
+            _draw_stops(ctx, person, run)
+        else:
+            _draw_continuations(ctx, person, detail)
+        st.page_link("build/launch.py", label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id})
+        st.page_link("build/runs.py", label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+
+
+def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
+    waiting = run.status is Status.QUEUED
+    if not waiting and st.button(
+        "Stop and save",
+        key="run_stop_and_save",
+        icon=":material/save:",
+        disabled=run.status is Status.CANCELLING,
+        help="Ends the run after this step and keeps a checkpoint, from which it can be resumed.",
+    ):
+        with errors_shown():
+            stop_run(ctx, run.id, how="stop_and_save", person=person)
+            st.rerun()
+    with st.popover("Cancel", icon=":material/cancel:"):
+        st.write(
+            "It has not begun, so nothing is lost." if waiting else "Ends the run now. What it learned since its last checkpoint is lost."
+        )
+        if st.button("Cancel the run", key="run_cancel", type="primary"):
+            with errors_shown():
+                stop_run(ctx, run.id, how="cancel", person=person)
+                st.rerun()
+
+
+def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None:
+    run, step = detail.run, detail.resume_step
+    if step is None or run.status is Status.FAILED:
+        label = "Start again" if step is None else f"Retry from step {step:,}"
+        if run.status is not Status.FINISHED and st.button(label, key="run_retry", icon=":material/replay:", type="primary"):
+            with errors_shown():
+                retry_run(ctx, run.id, person=person)
+                st.rerun()
+        return
+    goes_on = step < run.max_steps
+    with st.popover(f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"):
+        wanted = st.number_input(
+            "Steps in all",
+            min_value=step + 1,
+            value=run.max_steps if goes_on else step + max(1, run.max_steps // 2),
+            key="run_more_steps",
+            help="The learning rate's schedule is stretched to this length.",
+        )
+        if st.button("Resume", key="run_resume", type="primary"):
+            with errors_shown():
+                resume_run(ctx, run.id, person=person, max_steps=int(wanted))
+                st.rerun()
+
+
+def draw_failure(run: RunView) -> None:
+    """Say why a run failed and what to do, as plain text."""
+    show_problem(str(run.error.get("cause") or "The run failed."), run.error.get("remedy"))
+
+
+def draw_queue_place(detail: RunDetail) -> None:
+    """Say who is ahead in the queue and when the run is expected to start."""
+    if detail.num_slots == 0:
+        st.warning(
+            "No worker serves the queue `train` at the moment. The run starts by itself as soon as one does.", icon=":material/cloud_off:"
+        )
+        return
+    if not detail.ahead:
+        st.info("Next in the queue: it starts within seconds.", icon=":material/schedule:")
+        return
+    ahead = ", ".join(f"“{plain(job.title)}” ({'running' if job.status is not Status.QUEUED else 'waiting'})" for job in detail.ahead[:4])
+    more = f" and {len(detail.ahead) - 4} more" if len(detail.ahead) > 4 else ""
+    start = f" Expected to start in about {say_duration(detail.expected_wait_s)}." if detail.expected_wait_s is not None else ""
+    st.info(f"{plural(len(detail.ahead), 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
+
+
+def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
+    """Draw the run's checkpoints with what may come next for each."""
+    if not detail.checkpoints:
+        st.caption(f"The first checkpoint comes at step {min(detail.config.checkpoint_every, detail.config.max_steps):,}.")
+        return
+    best = min((line for line in detail.checkpoints if line.val_loss is not None), key=lambda line: line.val_loss or 0.0, default=None)
+    for line in detail.checkpoints:
+        with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
+            st.page_link(
+                "build/checkpoints.py",
+                label=f"Step {line.step:,}" if line.step is not None else plain(line.name),
+                icon=":material/deployed_code:",
+                query_params={"checkpoint": line.id},
+            )
+            loss = f"validation loss {line.val_loss:.4f}, " if line.val_loss is not None else ""
+            st.caption(f"{loss}{size(line.bytes)}, {ago(line.created_at, now=ctx.now())}", width="content")
+            if line == best:
+                st.badge("best", color="green")
+            if line.is_final:
+                st.badge("final", color="blue")
+            draw_next_steps(line.id, writes=detail.run.objective != "reward")
+
+
+def draw_next_steps(checkpoint_id: str, *, writes: bool = True) -> None:
+    """Draw links to what a checkpoint is for; of one that writes no text (a reward model) only a reward run is."""
+    for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
+        st.page_link(page, label=label, icon=f":material/{icon}:", query_params={_PARAMETER.get(page, "checkpoint"): checkpoint_id})
+
+
+NEXT_STEPS = (
+    ("Evaluate", "grading", "evaluate/evaluations.py"),
+    ("Battle", "swords", "evaluate/battles.py"),
+    ("Deploy", "dns", "serve/endpoints.py"),
+    ("Train on it", "model_training", "build/launch.py"),
+)
+_PARAMETER = {"build/launch.py": "base", "evaluate/battles.py": "contestants"}
+
+
+def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
+    """Draw name, tags, notes and archive."""
+    with st.form("run_edit", border=False):
+        name = st.text_input("Name", value=run.name, key="run_name", max_chars=120)
+        tags = st.text_input("Tags, separated by commas", value=", ".join(run.tags), key="run_tags")
+        notes = st.text_area("Notes", value=run.notes, key="run_notes", height=140, placeholder="What is tried here, and what came of it?")
+        if st.form_submit_button("Save", key="run_save"):
+            with errors_shown():
+                if name != run.name:
+                    rename_run(ctx, run.id, name, person=person)
+                set_tags(ctx, run.id, tuple(tags.split(",")), person=person)
+                set_notes(ctx, run.id, notes, person=person)
+                st.toast("Saved.")
+                st.rerun()
+    archived = run.archived_at is not None
+    if st.button(
+        "Take out of the archive" if archived else "Archive",
+        key="run_archive",
+        icon=":material/unarchive:" if archived else ":material/archive:",
+        disabled=run.is_active,
+        help="An archived run leaves the lists; nothing is deleted.",
+    ):
+        with errors_shown():
+            archive_run(ctx, run.id, person=person, archived=not archived)
+            st.rerun()
+
+
+BOXES = {
+    "error": (st.error, ":material/emergency_home:"),
+    "warning": (st.warning, ":material/troubleshoot:"),
+    "note": (st.info, ":material/lightbulb:"),
+}
+
+
+def draw_findings(run: RunView, findings: Sequence[Finding]) -> None:
+    """Draw findings: what is seen, the likely cause, and a link to the launch page with what would be changed."""
+    for index, finding in enumerate(findings):
+        box, icon = BOXES[finding.severity]
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"finding_{index}"):
+            box(f"**{plain(finding.sentence)}**  \n{plain(finding.cause)}", icon=icon, width="stretch")
+            if not run.is_imported and finding.changes:
+                st.page_link(
+                    "build/launch.py",
+                    label=finding.action,
+                    icon=":material/healing:",
+                    query_params={"run": run.id, "set": write_changes(finding.changes)},
+                )
+
+
+FORMS = (("md", "Markdown, a model card", "text/markdown"), ("html", "One HTML file", "text/html"))
+
+
+def draw_report(ctx: Context, run: RunView) -> None:
+    """Draw what the report holds and its two downloads, which are made when they are asked for."""
+    st.caption(
+        "Config and what differs from its parent, data with hashes, environment, cost and energy, curves, evaluations, samples, lineage, "
+        "and the command that does it again."
+    )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-") or "run"
+    with st.container(horizontal=True):
+        for form, label, mime in FORMS:
+            st.download_button(
+                label,
+                data=partial(report_text, ctx, run.id, form=form),
+                file_name=f"{name}.{form}",
+                mime=mime,
+                key=f"run_report_{form}",
+                icon=":material/description:",
+                on_click="ignore",
+            )
+    if st.toggle("Show it here", key="run_report_shown"):
+        text = report_text(ctx, run.id)
+        st.code(text, language="markdown", height=520, wrap_lines=True)

@@ -1,0 +1,169 @@
+"""One sweep: how far it is, the best so far, parallel coordinates, the runs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.jobs.states import Status
+from backend.domain.wording import plural
+from backend.services.context import Context, Person
+from backend.services.training.sweeps import (
+    SweepDetail,
+    SweepRun,
+    SweepView,
+    archive_sweep,
+    get_sweep,
+    go_on_with_sweep,
+    list_sweeps,
+    stop_sweep,
+    sweep_detail,
+)
+from pages.components.frame import errors_shown, plain
+from pages.components.links import back_link, row_link
+from pages.components.training.config_fields import label_of
+from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
+from pages.components.words import ago
+
+PAGE, LAUNCH = "build/sweep.py", "build/launch.py"
+CHART = {"displayModeBar": False}
+MOST_COMPARED = 8
+
+
+def draw_sweeps(ctx: Context) -> None:
+    """Draw the sweeps there are, a line each; nothing where there is none."""
+    sweeps = list_sweeps(ctx)
+    if not sweeps:
+        return
+    with st.container(border=True, gap="xsmall"):
+        for sweep in sweeps:
+            columns = st.columns([2.5, 2, 2, 1], vertical_alignment="center")
+            with columns[0]:
+                row_link(sweep.name, page=PAGE, query={"sweep": sweep.id}, icon="tune", key=f"sweep_{sweep.id}")
+            columns[1].text(_progress_words(sweep))
+            columns[2].caption(f"best {plain(sweep.config.metric)} {sweep.best:.4f}" if sweep.best is not None else "nothing measured yet")
+            columns[3].caption(ago(sweep.created_at, now=ctx.now()))
+
+
+def draw_sweep(ctx: Context, person: Person, wanted: str) -> None:
+    """Draw a sweep in full."""
+    back_link("Sweeps", page=LAUNCH, key="sweep_back", query={"mode": "Sweep"})
+    detail = sweep_detail(ctx, wanted)
+    _draw_head(ctx, person, detail.sweep)
+    if detail.sweep.is_active:
+        _watch(ctx, detail.sweep.id, _mark(detail.sweep))
+    if detail.sweep.problem:
+        st.warning(plain(detail.sweep.problem), icon=":material/warning:")
+    if detail.best is not None:
+        _draw_best(detail, detail.best)
+    measured = [
+        Tried(each.number + 1, each.run.name, each.point, each.value)
+        for each in detail.runs
+        if each.value is not None and each.run.status is not Status.FAILED
+    ]
+    if measured:
+        _draw_charts(detail, measured)
+    else:
+        st.info("The first runs that measure something appear here as lines.", icon=":material/hourglass_empty:")
+    _draw_runs(detail)
+
+
+def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.subheader(plain(sweep.name), anchor=False)
+        with st.container(horizontal=True, horizontal_alignment="right"):
+            if sweep.is_active and st.button("Stop all", key="sweep_stop", icon=":material/stop_circle:"):
+                with errors_shown():
+                    stop_sweep(ctx, sweep.id, person=person)
+                    st.rerun()
+            missing = sweep.num_planned - sweep.num_launched - sweep.num_failed
+            if sweep.stopped and missing > 0 and st.button(f"Launch the other {missing}", key="sweep_go_on", icon=":material/play_arrow:"):
+                with errors_shown():
+                    go_on_with_sweep(ctx, sweep.id, person=person)
+                    st.rerun()
+            if not sweep.is_active and st.button("Archive", key="sweep_archive", icon=":material/archive:"):
+                with errors_shown():
+                    archive_sweep(ctx, sweep.id, person=person)
+                    st.switch_page(LAUNCH, query_params={"mode": "Sweep"})
+    varied = ", ".join(label_of(path) for path in sweep.config.vary)
+    st.progress(
+        min(1.0, (sweep.num_done + sweep.num_failed) / max(1, sweep.num_planned)),
+        text=f"{_progress_words(sweep)} · {sweep.config.method} over {plain(varied)}",
+    )
+
+
+def _progress_words(sweep: SweepView) -> str:
+    words = f"{sweep.num_done} of {plural(sweep.num_planned, 'run')} done"
+    words += f", {sweep.num_active} waiting or running" if sweep.num_active else ""
+    words += f", {sweep.num_failed} failed" if sweep.num_failed else ""
+    return words + (", stopped" if sweep.stopped else "")
+
+
+def _mark(sweep: SweepView) -> tuple[object, ...]:
+    return sweep.num_launched, sweep.num_active, sweep.num_done, sweep.num_failed, sweep.best, sweep.problem
+
+
+@st.fragment(run_every=3)
+def _watch(ctx: Context, sweep_id: str, mark: tuple[object, ...]) -> None:
+    """Run the page again when something of the sweep has changed."""
+    if _mark(get_sweep(ctx, sweep_id)) != mark:
+        st.rerun()
+
+
+def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
+    with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", key="sweep_best"):
+        with st.container(width="content", gap="xsmall"):
+            st.markdown(f":material/trophy: **{plain(detail.sweep.config.metric)} {best.value:.4f}** in {plain(best.run.name)}")
+            st.caption(plain(" · ".join(f"{label_of(path)} {say(value)}" for path, value in best.point.items())))
+        with st.container(horizontal=True, horizontal_alignment="right", width="content"):
+            if st.button("Open the run", key="sweep_open_best", icon=":material/monitoring:"):
+                st.switch_page("build/run.py", query_params={"run": best.run.id})
+            if st.button("Launch the best again", key="sweep_again", type="primary", icon=":material/replay:"):
+                st.switch_page(LAUNCH, query_params={"run": best.run.id})
+
+
+def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
+    fifths = st.grid(5, min_column_width=120)
+    left, right = fifths.cell(column_span=3), fifths.cell(column_span=2)
+    config = detail.sweep.config
+    with left:
+        st.subheader("Values and what came of them", anchor=False)
+        st.plotly_chart(parallel_chart(config, measured), key="sweep_parallel", config=CHART)
+    with right:
+        st.subheader("Best so far", anchor=False)
+        st.plotly_chart(progress_chart(config, measured), key="sweep_progress", config=CHART)
+
+
+def _draw_runs(detail: SweepDetail) -> None:
+    if not detail.runs:
+        return
+    metric = detail.sweep.config.metric
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.subheader("Runs", anchor=False)
+        ranked = sorted((each for each in detail.runs if each.value is not None), key=lambda each: each.value or 0.0)
+        ranked = ranked[::-1] if detail.sweep.config.goal == "highest" else ranked
+        if len(ranked) > 1 and st.button("Compare their curves", key="sweep_compare", icon=":material/compare_arrows:", type="tertiary"):
+            st.switch_page("build/runs.py", query_params={"compare": ",".join(each.run.id for each in ranked[:MOST_COMPARED])})
+    rows = [
+        {
+            "Run": each.run.name,
+            **{label_of(path): say(value) for path, value in each.point.items()},
+            metric: each.value,
+            "Steps": each.run.last_step,
+            "State": f"pruned at step {each.pruned_at:,}" if each.pruned_at is not None else each.run.status.value,
+        }
+        for each in detail.runs
+    ]
+    chosen = st.dataframe(
+        rows,
+        hide_index=True,
+        key="sweep_runs",
+        on_select="rerun",
+        selection_mode="single-row",
+        height="content" if len(rows) < 14 else 520,
+        alt="Runs of the sweep",
+        placeholder="",
+        column_config={metric: st.column_config.NumberColumn(format="%.4f")},
+    )
+    picked = chosen["selection"]["rows"]
+    if picked:
+        st.switch_page("build/run.py", query_params={"run": detail.runs[picked[0]].run.id})

@@ -1,0 +1,171 @@
+"""Figures about a sweep. Pure: plain data in, a Plotly figure out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import plotly.graph_objects as go
+
+from backend.domain.training.sweep import Point, Span, SweepConfig
+from pages.components.battles.charts import ACCENT, MUTED
+from pages.components.training.config_fields import label_of
+from pages.components.words import figure_text
+
+HEIGHT = 360
+FAINT = "rgba(142,138,130,0.45)"
+BETTER = ((0.0, (196, 89, 43)), (0.5, (214, 160, 110)), (1.0, (142, 138, 130)))
+"""Colours from the best run to the worst, readable on the light and on the dark page."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A run on the figures: its number as people count, its values, the best that it measured."""
+
+    number: int
+    name: str
+    point: Point
+    value: float
+
+
+def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
+    """Return parallel coordinates: an axis for each field and one for the metric, a line for each run, the best in front.
+
+    Lines are drawn as SVG: Plotly's own trace wants WebGL, follows no theme, and names no run under the pointer.
+    """
+    figure = go.Figure()
+    axes = [*config.vary, config.metric]
+    scales = {path: _Scale.of(path, config, runs) for path in axes}
+    order = sorted(runs, key=lambda run: run.value, reverse=config.goal == "highest")
+    for rank, run in reversed(list(enumerate(order))):
+        share = rank / max(1, len(order) - 1)
+        values = {**run.point, config.metric: run.value}
+        told = "<br>".join(f"{figure_text(label_of(path))}: {figure_text(say(values[path]))}" for path in axes)
+        figure.add_scatter(
+            x=list(range(len(axes))),
+            y=[scales[path].at(values[path]) for path in axes],
+            mode="lines+markers",
+            showlegend=False,
+            line={"color": _color(share), "width": 3.2 if rank == 0 else 1.6},
+            marker={"size": 7 if rank == 0 else 5},
+            opacity=1.0 if rank == 0 else 0.85,
+            hovertemplate=f"<b>{figure_text(run.name)}</b><br>{told}<extra></extra>",
+        )
+    for place, path in enumerate(axes):
+        figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": FAINT, "width": 1}, layer="below")
+        for at, word in scales[path].ticks():
+            figure.add_annotation(
+                x=place,
+                y=at,
+                text=figure_text(word),
+                showarrow=False,
+                xanchor="left",
+                xshift=5,
+                yshift=8,
+                font={"size": 11, "color": MUTED},
+            )
+    labels = [figure_text(label_of(path)).replace(" ", "<br>") for path in axes]
+    figure.update_layout(
+        height=HEIGHT,
+        margin={"l": 20, "r": 60, "t": 20, "b": 0},
+        hovermode="closest",
+        showlegend=False,
+        xaxis={
+            "tickmode": "array",
+            "tickvals": list(range(len(axes))),
+            "ticktext": labels,
+            "showgrid": False,
+            "zeroline": False,
+            "range": [-0.15, len(axes) - 0.9],
+            "side": "top",
+            "tickangle": 0,
+        },
+        yaxis={"visible": False, "range": [-0.04, 1.08]},
+    )
+    return figure
+
+
+def progress_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
+    """Return each run's value in the order of the launches, with the best so far as steps."""
+    figure = go.Figure()
+    order = sorted(runs, key=lambda run: run.number)
+    better = max if config.goal == "highest" else min
+    best = [better(run.value for run in order[: place + 1]) for place in range(len(order))]
+    figure.add_scatter(
+        x=[run.number for run in order],
+        y=best,
+        mode="lines",
+        name="Best so far",
+        line={"color": ACCENT, "width": 2.4, "shape": "hv"},
+        hovertemplate="best after run %{x}: %{y:.4f}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=[run.number for run in order],
+        y=[run.value for run in order],
+        mode="markers",
+        name="Runs",
+        marker={"color": MUTED, "size": 8},
+        customdata=[figure_text(run.name) for run in order],
+        hovertemplate="%{customdata}: %{y:.4f}<extra></extra>",
+    )
+    figure.update_layout(
+        height=HEIGHT,
+        margin={"l": 0, "r": 10, "t": 10, "b": 0},
+        hovermode="closest",
+        legend={"orientation": "h", "y": -0.24, "x": 0},
+        xaxis={"title": {"text": "Run"}, "tickformat": "d", "range": [0.5, max(config.num_runs, 1) + 0.5]},
+        yaxis={"title": {"text": config.metric}, "zeroline": False},
+    )
+    return figure
+
+
+def say(value: object) -> str:
+    """Write a value of a field."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """An axis from 0 to 1: of numbers, by ratio or not, or of words in order."""
+
+    low: float
+    high: float
+    log: bool
+    words: tuple[object, ...] = ()
+
+    @classmethod
+    def of(cls, path: str, config: SweepConfig, runs: Sequence[Tried]) -> _Scale:
+        if path == config.metric:
+            values = [run.value for run in runs]
+            return cls(min(values), max(values), False)
+        choice = config.vary[path]
+        if isinstance(choice, Span):
+            return cls(choice.low, choice.high, choice.log)
+        return cls(0, 1, False, tuple(dict.fromkeys(choice.values)))
+
+    def at(self, value: object) -> float:
+        if self.words:
+            return self.words.index(value) / max(1, len(self.words) - 1) if value in self.words and len(self.words) > 1 else 0.5
+        number = float(value)  # type: ignore[arg-type]
+        if self.high <= self.low:
+            return 0.5
+        if self.log:
+            return math.log(number / self.low) / math.log(self.high / self.low)
+        return (number - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        if self.words:
+            return [(self.at(word), say(word)) for word in self.words]
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return [(self.at(value), f"{value:.3g}") for value in dict.fromkeys((self.low, middle, self.high))]
+
+
+def _color(share: float) -> str:
+    """Return the colour of a rank: 0 for the best run, 1 for the worst."""
+    for (low, first), (high, second) in pairwise(BETTER):
+        if share <= high:
+            part = (share - low) / (high - low)
+            return "rgb({},{},{})".format(*(round(a + part * (b - a)) for a, b in zip(first, second, strict=True)))
+    return MUTED

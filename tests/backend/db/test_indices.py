@@ -1,0 +1,98 @@
+"""The queries that are asked all the time find their rows by an index, however large the tables grow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Run
+from backend.domain.jobs.states import JobKind
+from backend.services.battles.ballots import next_battle
+from backend.services.battles.views import list_campaigns
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.evaluations import list_items
+from backend.services.jobs.jobs import add_job, claim_next, read_log
+from backend.services.jobs.queue_position import queue_ahead
+from backend.services.jobs.recovery import sweep
+from backend.services.jobs.workers import list_workers
+from backend.services.metrics.curves import CurveCache
+from backend.services.metrics.points import last_values
+from backend.services.overview import get_overview
+from backend.services.serving.deployments import list_endpoints, ready_targets
+from backend.services.training.live import active_run_ids, queue_counts, run_states
+from backend.services.training.views import list_sample_steps, list_samples
+
+GROWING = "jobs|metric_points|evaluation_items|usage|log_lines|samples|messages|votes|battles|completions|campaign_prompts"
+
+
+def ask_ballot(ctx: Context, ids: dict[str, str]) -> None:
+    from backend.domain.battles.campaign import CampaignConfig
+    from backend.services.battles.campaigns import insert_campaign
+    from backend.services.battles.raters import rater_for
+
+    prompts = [[{"role": "user", "content": "Who keeps the roundhouse?"}]]
+    with ctx.db.write() as session:
+        campaign = insert_campaign(
+            session, ctx, name="Autumn", prompts=prompts, config=CampaignConfig(), person=LOCAL, dataset_version_id=ids["version"]
+        ).id
+    next_battle(ctx, campaign, rater_for(ctx, LOCAL))
+    list_campaigns(ctx)
+
+
+ASKED: dict[str, Callable[[Context, dict[str, str]], Any]] = {
+    "a worker's claim": lambda ctx, ids: claim_next(ctx, "train", owner="w#1", host="lab"),
+    "the sweep": lambda ctx, ids: sweep(ctx),
+    "the live list": lambda ctx, ids: (active_run_ids(ctx), queue_counts(ctx), run_states(ctx, [ids["run"]])),
+    "the live curve": lambda ctx, ids: CurveCache().points_json(ctx, ids["run"], after={}, resets=None),
+    "the newest values": lambda ctx, ids: last_values(ctx, ids["run"]),
+    "a place in the queue": lambda ctx, ids: queue_ahead(ctx, ids["job"]),
+    "the log": lambda ctx, ids: read_log(ctx, ids["job"]),
+    "the samples": lambda ctx, ids: (list_sample_steps(ctx, ids["run"]), list_samples(ctx, ids["run"], step=1)),
+    "the workers": lambda ctx, ids: list_workers(ctx),
+    "the endpoints": lambda ctx, ids: (list_endpoints(ctx), ready_targets(ctx)),
+    "the items": lambda ctx, ids: list_items(ctx, ids["evaluation"], which="wrong"),
+    "the ballot": ask_ballot,
+    "the first page": lambda ctx, ids: get_overview(ctx),
+}
+
+
+@pytest.fixture
+def ids(ctx: Context) -> dict[str, str]:
+    """One row of each kind: which plan SQLite takes does not depend on how many there are."""
+    with ctx.db.write() as session:
+        job = add_job(session, ctx, kind=JobKind.TRAIN, title="Train", payload={})
+        run = Run(name="first", objective="pretrain", config={}, job_id=job.id)
+        checkpoint = Checkpoint(name="Oak", origin="added", folder="bases/oak")
+        dataset = Dataset(name="facts", kind="benchmark")
+        session.add_all([run, checkpoint, dataset])
+        session.flush()
+        version = DatasetVersion(dataset_id=dataset.id, number=1, folder="datasets/facts")
+        session.add(version)
+        session.flush()
+        evaluation = Evaluation(checkpoint_id=checkpoint.id, dataset_version_id=version.id, kind="multiple_choice", job_id=job.id)
+        session.add(evaluation)
+        session.flush()
+        return {"job": job.id, "run": run.id, "version": version.id, "evaluation": evaluation.id}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_no_table_that_grows_is_read_from_end_to_end(ctx: Context, ids: dict[str, str], asked: str) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        if statement.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE")) and not many:
+            statements.append((statement, parameters))
+
+    event.listen(ctx.db.engine, "before_cursor_execute", note)
+    ASKED[asked](ctx, ids)
+    event.remove(ctx.db.engine, "before_cursor_execute", note)
+    assert statements
+    with ctx.db.engine.connect() as connection:
+        for statement, parameters in statements:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            scans = [row[3] for row in plan if re.match(rf"SCAN ({GROWING})\b", row[3]) and "LIMIT" not in statement]
+            assert not scans, f"{scans}\n{statement}"

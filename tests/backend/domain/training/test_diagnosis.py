@@ -1,0 +1,241 @@
+"""The diagnosis is silent about healthy runs of many kinds, and names what is wrong with sick ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_fields import with_changes, write_changes
+from backend.domain.training.diagnosis import Finding, Kind, RunFacts, Series, diagnose
+from backend.errors import InvalidInput
+
+STEPS = 600
+
+
+def config(**values: Any) -> RunConfig:
+    """A pretraining config from random weights."""
+    given = {"dataset": "tales", "architecture": "small", "tokenizer": "pieces", "max_steps": STEPS, "learning_rate": 3e-3, **values}
+    return RunConfig.model_validate({key: value for key, value in given.items() if value is not None})
+
+
+def tuning(objective: str = "sft", **values: Any) -> RunConfig:
+    """A config that starts from a base."""
+    return config(objective=objective, base="oak", architecture=None, tokenizer=None, **values)
+
+
+def curve(values: np.ndarray, *, every: int = 1) -> Series:
+    return Series(np.arange(1, len(values) + 1) * every, np.asarray(values, dtype=np.float64))
+
+
+def healthy(
+    seed: int, *, steps: int = STEPS, start: float = 5.6, floor: float = 1.7, tail: float = 0.35, noise: float = 0.02, heavy: bool = False
+) -> dict[str, Series]:
+    """Curves as of a run from random weights: a fast fall, then a power law; noise in proportion, of a normal or a heavy-tailed kind."""
+    rng = np.random.default_rng(seed)
+    at = np.arange(1, steps + 1)
+    trend = floor + (start - floor) * (0.55 * np.exp(-at / (0.06 * steps)) + 0.45 * (1 + at / (0.05 * steps)) ** -tail)
+    draw = rng.standard_t(5, steps) * math.sqrt(3 / 5) if heavy else rng.normal(size=steps)
+    every = max(1, steps // 12)
+    return {
+        "train_loss": curve(trend * (1 + noise * draw)),
+        "val_loss": curve(trend[every - 1 :: every] + 0.03 + rng.normal(0, 0.004, len(trend[every - 1 :: every])), every=every),
+        "grad_norm": curve((0.3 + 2 * np.exp(-at / 40)) * np.exp(rng.normal(0, 0.25, steps))),
+        "data_wait": curve(np.abs(rng.normal(0.01, 0.01, steps))),
+    }
+
+
+def kinds(series: dict[str, Series], **facts: Any) -> list[Kind]:
+    return [finding.kind for finding in diagnose(series, RunFacts(**{"config": config(), **facts}))]
+
+
+def only(series: dict[str, Series], **facts: Any) -> Finding:
+    (finding,) = diagnose(series, RunFacts(**{"config": config(), **facts}))
+    return finding
+
+
+# ---- healthy
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["normal", "heavy-tailed"])
+@pytest.mark.parametrize("noise", [0.002, 0.01, 0.03, 0.08])
+@pytest.mark.parametrize("steps", [80, 300, 2000])
+def test_a_healthy_run_is_left_alone(steps: int, noise: float, heavy: bool) -> None:
+    for seed in range(12):
+        series = healthy(seed, steps=steps, noise=noise, heavy=heavy, start=3.5 + seed / 2, floor=1.0 + seed / 10, tail=0.3 + seed / 30)
+        for facts in (RunFacts(config(max_steps=steps)), RunFacts(config(max_steps=10 * steps), has_ended=False), RunFacts()):
+            assert diagnose(series, facts) == [], (seed, facts.has_ended)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.15, 0.3])
+def test_fine_tuning_that_falls_slowly_under_much_noise_is_left_alone(noise: float) -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        trend = 1.35 + 0.35 * np.exp(-np.arange(STEPS) / 150) - 0.1 * np.arange(STEPS) / STEPS
+        loss = trend * np.exp(rng.normal(-(noise**2) / 2, noise, STEPS))
+        val = Series(np.arange(50, STEPS + 1, 50), trend[49::50] + 0.05 + rng.normal(0, 0.003, 12))
+        assert kinds({"train_loss": curve(loss), "val_loss": val}, config=tuning()) == [], seed
+
+
+def test_preferences_whose_loss_wanders_down_are_left_alone() -> None:
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        loss = np.maximum(0.69 - 0.35 * np.arange(300) / 300 + rng.normal(0, 0.12, 300), 0.05)
+        assert kinds({"train_loss": curve(loss), "grad_norm": curve(np.exp(rng.normal(0, 0.5, 300)))}, config=tuning("dpo")) == [], seed
+
+
+def test_a_val_loss_that_rises_by_its_noise_is_no_over_fitting() -> None:
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        series = healthy(seed)
+        val = 2.0 + 2 * np.exp(-np.arange(20) / 3) + rng.normal(0, 0.03, 20)
+        assert Kind.OVER_FIT not in kinds({**series, "val_loss": Series(np.arange(30, 601, 30), val)}), seed
+
+
+def test_one_batch_of_odd_text_is_no_finding() -> None:
+    series = healthy(0)
+    series["train_loss"].values[400] *= 1.3
+    assert kinds(series) == []
+
+
+def test_a_run_of_few_points_is_too_short_to_tell() -> None:
+    assert kinds({"train_loss": curve(np.linspace(5, 9, 40)), "grad_norm": curve(np.zeros(40))}) == []
+    assert kinds({}) == []
+
+
+# ---- sick
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_over_fitting_is_named_with_its_best_step(seed: int) -> None:
+    series = healthy(seed)
+    steps = series["val_loss"].steps
+    val = series["val_loss"].values + np.maximum(0, steps - 250) / 350 * 0.4
+    finding = only({**series, "val_loss": Series(steps, val)})
+    assert finding.kind is Kind.OVER_FIT
+    assert finding.step is not None
+    assert 150 <= finding.step <= 350
+    assert ("max_steps", finding.step) in finding.changes
+
+
+def test_a_loss_that_rises_with_its_val_loss_has_diverged_and_not_over_fitted() -> None:
+    series = healthy(1)
+    rise = np.maximum(0, np.arange(STEPS) - 350) / 250 * 2.5
+    sick = {**series, "train_loss": curve(series["train_loss"].values + rise)}
+    sick["val_loss"] = Series(series["val_loss"].steps, series["val_loss"].values + rise[series["val_loss"].steps - 1])
+    finding = only(sick)
+    assert finding.kind is Kind.DIVERGED
+    assert finding.changes == (("learning_rate", 0.001),)
+
+
+def test_a_loss_that_leaps_up_at_once_has_diverged() -> None:
+    rng = np.random.default_rng(0)
+    loss = np.concatenate([np.linspace(5.6, 5.0, 40), np.full(160, 7.4)]) + rng.normal(0, 0.05, 200)
+    assert Kind.DIVERGED in kinds({"train_loss": curve(loss)}, config=config(max_steps=200, learning_rate=1.0))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spikes_are_counted_and_the_highest_is_shown(seed: int) -> None:
+    series = healthy(seed)
+    for place in (200, 201, 202, 350, 500):
+        series["train_loss"].values[place] += 2.0 + place / 100
+        series["grad_norm"].values[place] = 40.0
+    finding = only(series)
+    assert finding.kind is Kind.SPIKES
+    assert "jumped 3 times" in finding.sentence
+    assert finding.step == 501
+    assert "gradient norm was" in finding.cause
+    assert finding.changes == (("learning_rate", 0.001),)
+    assert only(series, config=config(grad_clip=0)).changes == (("grad_clip", 1.0),)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradients_that_grow_without_end_are_named(seed: int) -> None:
+    series = healthy(seed)
+    growth = np.exp(np.maximum(0, np.arange(STEPS) - 300) / 80)
+    finding = only({**series, "grad_norm": curve(series["grad_norm"].values * growth)})
+    assert finding.kind is Kind.EXPLODING
+    assert finding.step is not None
+    assert 280 <= finding.step <= 500
+
+
+def test_gradients_that_vanish_are_named_with_a_cause_of_the_objective() -> None:
+    norms = np.concatenate([np.full(200, 0.5), np.zeros(100)])
+    flat = {"grad_norm": curve(norms)}
+    assert only(flat).kind is Kind.DEAD
+    assert only(flat).step == 200
+    assert "masked" in only(flat).cause
+    assert only(flat, config=config(precision="fp16")).changes == (("precision", "fp32"),)
+    grpo = tuning("grpo", grpo={"rewards": [{"kind": "exact"}]}, micro_batch=16)
+    assert "same reward" in only(flat, config=grpo).cause
+    assert only(flat, config=tuning("dpo")).changes == (("max_steps", 200),)
+
+
+def test_a_loss_that_is_no_number_is_named_by_what_was_seen() -> None:
+    finding = only(healthy(0, steps=80), not_finite={"train_loss": 81})
+    assert (finding.kind, finding.step) == (Kind.NOT_FINITE, 81)
+    assert finding.changes == (("learning_rate", 0.001),)
+    by_failure = only(healthy(0, steps=80), failure="The loss became nan (gradient norm nan) at step 81.")
+    assert (by_failure.kind, by_failure.step) == (Kind.NOT_FINITE, 81)
+    assert only({}, failure="The loss became inf", config=config(precision="fp16")).changes == (("precision", "fp32"),)
+    assert kinds(healthy(0), failure="The disk is full: information about it is in the log.") == []
+
+
+def test_a_loader_that_lets_the_device_wait_is_named() -> None:
+    series = {**healthy(0), "data_wait": curve(np.random.default_rng(0).normal(0.45, 0.05, STEPS))}
+    finding = only(series)
+    assert finding.kind is Kind.STARVING
+    assert "45% of every step" in finding.sentence
+    grpo = tuning("grpo", grpo={"rewards": [{"kind": "exact"}]}, micro_batch=16)
+    assert kinds(series, config=grpo) == []  # there the data is what the network writes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_learning_rate_far_too_low_is_named(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    loss = 5.7 - 0.2 * np.arange(STEPS) / STEPS + rng.normal(0, 0.03, STEPS)
+    finding = only({"train_loss": curve(loss)}, config=config(learning_rate=1e-6))
+    assert finding.kind is Kind.TOO_SLOW
+    assert finding.changes == (("learning_rate", 5e-6),)
+    assert kinds({"train_loss": curve(loss)}, config=tuning(learning_rate=1e-6)) == []  # a base may have little left to learn
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_plateau_is_a_note_with_the_step_it_began(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    loss = 2.0 + 3.6 * np.exp(-np.arange(STEPS) / 40) + rng.normal(0, 0.02, STEPS)
+    finding = only({"train_loss": curve(loss)}, config=config(schedule="constant"))
+    assert (finding.kind, finding.severity, finding.changes) == (Kind.PLATEAU, "note", (("schedule", "cosine"),))
+    assert finding.step is not None
+    assert 150 <= finding.step <= 260  # where the fall of 3.6 is down to 1 % of the loss
+    assert only({"train_loss": curve(loss)}).changes[0] == ("max_steps", finding.step)
+    assert "hardly learned" in only({"train_loss": curve(np.full(STEPS, 5.7) + rng.normal(0, 0.02, STEPS))}).cause
+
+
+# ---- the run that follows
+
+
+def test_what_a_finding_changes_can_be_launched() -> None:
+    series = healthy(0)
+    series["train_loss"].values[[200, 350, 500]] += 4.0
+    finding = only(series)
+    again = with_changes(config(), write_changes(finding.changes))
+    assert again.learning_rate == 0.001
+    assert again.model_copy(update={"learning_rate": 3e-3}) == config()
+
+
+@pytest.mark.parametrize(
+    "text", ["learning_rat:1", "learning_rate", "lora.ranks:3", "name.x:3", "learning_rate:[", "learning_rate:-1", "max_steps:many"]
+)
+def test_changes_that_mean_nothing_are_refused_in_words(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        with_changes(config(), text)
+
+
+def test_changes_reach_into_sections() -> None:
+    changed = with_changes(tuning("dpo"), "preference.beta:0.3, packing:false")
+    assert (changed.preference.beta, changed.packing) == (0.3, False)
+    assert with_changes(config(), " ") == config()

@@ -1,0 +1,252 @@
+"""What the gateway does when replicas break, fill up or leave, and when clients send too much: real HTTP on both sides."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from backend.domain.serving.protocol import GenerateRequest, TokenEvent
+from backend.gateway.balancer import MAX_FAILURES, REST_S, Balancer
+from backend.gateway.directory import ReplicaAddress
+from backend.infra.replicas import ReplicaClient, ReplicaTimeouts, stream_blocking
+from tests.support.gateway_fixtures import MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
+
+BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+
+class Scene:
+    """A gateway without keys before three scripted replicas."""
+
+    def __init__(self, url: str, replicas: list[ScriptedReplica], directory: MemoryDirectory) -> None:
+        self.url, self.replicas, self.directory = url, replicas, directory
+
+    def post(self, **changes: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/chat/completions", json={**BODY, **changes}, timeout=20)
+
+    def script(self, *scripts: str) -> None:
+        for replica, script in zip(self.replicas, scripts, strict=True):
+            replica.script = script
+
+    @property
+    def seen(self) -> int:
+        return sum(replica.seen for replica in self.replicas)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    with ExitStack() as stack:
+        replicas, addresses = [], []
+        for number in range(3):
+            replica, url = stack.enter_context(scripted())
+            replicas.append(replica)
+            addresses.append(ReplicaAddress(id=f"r{number}", url=url, token="t"))
+        directory = MemoryDirectory({"m": addresses}, keys_required=False)
+        client = ReplicaClient(timeouts=ReplicaTimeouts(between_tokens_s=0.5))
+        url = stack.enter_context(gateway(directory, client=client, max_body_bytes=100_000, allowed_hosts=["127.0.0.1"]))
+        yield Scene(url, replicas, directory)
+
+
+def test_a_replica_that_breaks_before_its_first_token_is_replaced_unseen(scene: Scene) -> None:
+    for replica in scene.replicas:
+        replica.tokens = 0
+    scene.script("break", "break", "finish")
+    scene.replicas[2].tokens = 3
+    for stream in (False, True):
+        response = scene.post(stream=stream)
+        assert response.status_code == 200
+        assert "w0" in response.text
+    assert scene.directory.last(2).replica_id == "r2"
+    assert scene.directory.last(2).status == "finished"
+
+
+def test_no_more_than_two_other_replicas_are_tried(scene: Scene) -> None:
+    scene.script("break", "break", "break")
+    for replica in scene.replicas:
+        replica.tokens = 0
+    response = scene.post()
+    assert response.status_code == 502
+    assert response.json()["error"]["code"] == "replica_lost"
+    assert scene.seen == 3
+
+
+@pytest.mark.parametrize("script", ["break", "mute"])
+def test_a_replica_lost_in_mid_stream_ends_with_an_error_event_and_no_done(scene: Scene, script: str) -> None:
+    scene.script(script, script, script)
+    response = scene.post(stream=True)
+    events = [line for line in response.text.split("\n\n") if line]
+    assert "w0" in response.text
+    assert '"code":"replica_lost"' in events[-1]
+    assert "[DONE]" not in response.text
+    assert scene.seen == 1
+    record = scene.directory.last(1)
+    assert (record.status, record.completion_tokens) == ("lost", 3)
+
+
+def test_a_replica_lost_in_the_middle_of_a_whole_answer_is_502(scene: Scene) -> None:
+    scene.script("break", "break", "break")
+    assert scene.post().status_code == 502
+    assert scene.seen == 1
+
+
+def test_full_queues_everywhere_are_429_with_retry_after(scene: Scene) -> None:
+    scene.script(*["refuse:429:queue_full"] * 3)
+    response = scene.post()
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.json()["error"]["type"] == "rate_limit_error"
+    assert scene.seen == 3
+
+
+def test_a_full_or_draining_replica_hands_over_to_a_free_one(scene: Scene) -> None:
+    scene.script("refuse:429:queue_full", "refuse:503:draining", "finish")
+    assert [scene.post().status_code for _ in range(5)] == [200] * 5
+
+
+@pytest.mark.parametrize("leaving", ["refuse:503:draining", "break"])
+def test_when_the_only_replica_leaves_the_one_that_takes_over_answers(scene: Scene, leaving: str) -> None:
+    old, new, _ = scene.directory.endpoints["m"]
+    scene.directory.endpoints["m"] = [old]
+    scene.script(leaving, "finish", "finish")
+    scene.replicas[0].tokens = 0
+
+    def take_over() -> None:
+        eventually(lambda: scene.replicas[0].seen)
+        scene.directory.endpoints["m"] = [new]
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(take_over)
+        assert scene.post().status_code == 200
+    assert (scene.replicas[0].seen, scene.replicas[1].seen) == (1, 1)
+
+
+def test_a_refused_request_is_not_tried_elsewhere_and_opens_no_breaker(scene: Scene) -> None:
+    scene.script(*["refuse:400:context_length_exceeded"] * 3)
+    assert [scene.post().status_code for _ in range(8)] == [400] * 8
+    assert scene.seen == 8
+    scene.script("finish", "finish", "finish")
+    assert scene.post().status_code == 200
+
+
+def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: Scene) -> None:
+    for replica in scene.replicas:
+        replica.tokens, replica.delay_s = 2, 0.8
+    with ExitStack() as stack:
+        open_ = [
+            stack.enter_context(httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=20))
+            for _ in range(6)
+        ]
+        assert [replica.seen for replica in scene.replicas] == [2, 2, 2]
+        for response in open_:
+            response.read()
+    assert "roundhouse_requests_running" in (text := httpx.get(f"{scene.url}/metrics").text)
+    assert 'roundhouse_requests_running{model="m"} 0.0' in text
+
+
+def test_a_client_that_leaves_closes_the_replicas_stream(scene: Scene) -> None:
+    for replica in scene.replicas:
+        replica.tokens, replica.delay_s = 3000, 0.02
+    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=20) as response:
+        next(response.iter_bytes())
+    eventually(lambda: sum(replica.left for replica in scene.replicas) == 1)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{scene.url}/v1/chat/completions", json=BODY, timeout=httpx.Timeout(20, read=0.5))
+    eventually(lambda: sum(replica.left for replica in scene.replicas) == 2)
+    assert scene.directory.last(2).status == "aborted"
+
+
+def test_line_separators_in_a_text_break_no_line_of_the_stream(scene: Scene) -> None:
+    separators = "a\x85b\u2028c\u2029d\ne"
+    for replica in scene.replicas:
+        replica.word = separators
+    for line in scene.post(stream=True).text.splitlines():
+        assert line in ("", "data: [DONE]") or json.loads(line.removeprefix("data: "))
+    address = scene.directory.endpoints["m"][0]
+    events = list(stream_blocking(address.url, token="t", request=GenerateRequest(prompt="x")))
+    assert isinstance(events[0], TokenEvent)
+    assert events[0].text == separators
+
+
+def test_a_body_over_the_cap_is_413_declared_or_not(scene: Scene) -> None:
+    assert scene.post(messages=[{"role": "user", "content": "x" * 200_000}]).status_code == 413
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(30):
+            yield b"x" * 10_000
+
+    headers = {"Content-Type": "application/json"}
+    response = httpx.post(f"{scene.url}/v1/chat/completions", content=pieces(), headers=headers)
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "body_too_large"
+
+
+def test_a_web_page_elsewhere_can_not_use_a_gateway_without_keys(scene: Scene) -> None:
+    response = httpx.post(f"{scene.url}/v1/chat/completions", content=b"{}", headers={"Content-Type": "text/plain"})
+    assert response.status_code == 415
+    assert httpx.get(f"{scene.url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_usage_outlives_a_database_that_is_away(scene: Scene) -> None:
+    scene.directory.fails = True
+    assert scene.post().status_code == 200
+    assert httpx.get(f"{scene.url}/health").status_code == 503
+    scene.directory.fails = False
+    assert scene.directory.last(1).status == "finished"
+    assert httpx.get(f"{scene.url}/health").json() == {"status": "ok"}
+
+
+def test_an_unknown_path_has_openais_error_shape(scene: Scene) -> None:
+    response = httpx.get(f"{scene.url}/v1/embeddings")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "unknown_url"
+    assert httpx.get(f"{scene.url}/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"
+
+
+def test_the_replica_is_sent_what_was_asked(scene: Scene) -> None:
+    scene.post(temperature=0.3, top_p=0.5, top_k=-1, stop="END", max_completion_tokens=7, seed=-3, presence_penalty=1)
+    params = next(body for replica in scene.replicas for body in replica.bodies)["params"]
+    assert (params["temperature"], params["top_p"], params["top_k"], params["stop"]) == (0.3, 0.5, 0, ["END"])
+    assert (params["max_tokens"], params["presence_penalty"]) == (7, 1.0)
+    assert params["seed"] >= 0
+
+
+def test_the_balancer_leaves_a_failing_replica_alone_and_tries_it_again_later() -> None:
+    now = [100.0]
+    balancer = Balancer(clock=lambda: now[0], rng=random.Random(0))
+    bad, good = ReplicaAddress("bad", "u1", "t"), ReplicaAddress("good", "u2", "t")
+    for _ in range(MAX_FAILURES):
+        balancer.failed(bad)
+    chosen = [balancer.acquire([bad, good]) for _ in range(4)]
+    assert chosen == [good] * 4
+    assert balancer.acquire([bad]) is None
+    now[0] += REST_S
+    assert balancer.acquire([bad, good]) == bad
+    balancer.failed(bad)
+    assert balancer.num_resting() == 1
+    restarted = ReplicaAddress("bad", "u3", "t")
+    assert balancer.acquire([restarted]) == restarted
+
+
+def test_ties_are_broken_at_random_and_counts_never_fall_below_zero() -> None:
+    balancer = Balancer(rng=random.Random(1))
+    replicas = [ReplicaAddress(str(i), "u", "t") for i in range(3)]
+    chosen = set()
+    for _ in range(30):
+        replica = balancer.acquire(replicas)
+        assert replica is not None
+        chosen.add(replica.id)
+        balancer.release(replica)
+        balancer.release(replica)
+    assert chosen == {"0", "1", "2"}
+    assert [balancer.outstanding(replica) for replica in replicas] == [0, 0, 0]
+
+
+def test_a_wrong_key_is_refused_even_where_none_is_needed(scene: Scene) -> None:
+    assert httpx.get(f"{scene.url}/v1/models").status_code == 200
+    assert httpx.get(f"{scene.url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401

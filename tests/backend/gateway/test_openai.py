@@ -1,0 +1,233 @@
+"""The official `openai` client, unchanged, against a real gateway and a real replica of a tiny network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+
+from backend.gateway.directory import ReplicaAddress
+from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
+from tests.support.serving_networks import END_ID, make_llama, save_checkpoint
+from tests.support.serving_replica import TOKEN, RunningReplica
+
+HELLO: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+GREEDY: dict[str, Any] = {"model": "tiny", "messages": HELLO, "temperature": 0, "max_tokens": 20}
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReplica]:
+    folder: Path = tmp_path_factory.mktemp("replica")
+    network = make_llama(context=2048)
+    with torch.no_grad():
+        network.lm_head.weight[END_ID] = 0  # never the most likely token, so a greedy answer runs to its limit
+    save_checkpoint(folder / "checkpoint", network=network)
+    running = RunningReplica(folder)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def directory(replica: RunningReplica) -> MemoryDirectory:
+    return MemoryDirectory({"tiny": [ReplicaAddress(id="r1", url=replica.url, token=TOKEN)], "asleep": []})
+
+
+@pytest.fixture(scope="module")
+def url(directory: MemoryDirectory) -> Iterator[str]:
+    with gateway(directory) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=30) as client:
+        yield client
+
+
+def test_models_are_listed_and_shown(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny", "asleep"]
+    assert client.models.retrieve("tiny").owned_by == "roundhouse"
+
+
+def test_a_chat_is_answered_with_usage_and_timings(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(**GREEDY)
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer.model_extra is not None
+    assert answer.model_extra["timings"]["ttft_ms"] < 300
+
+
+def test_a_streamed_chat_says_the_same_in_pieces(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(**GREEDY)
+    chunks = list(client.chat.completions.create(**GREEDY, stream=True, stream_options={"include_usage": True}))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert all(c.usage is None for c in chunks[:-1])
+    assert len({c.id for c in chunks}) == 1
+
+
+def test_a_stream_without_the_option_carries_no_usage_and_ends_with_done(url: str) -> None:
+    body = {**GREEDY, "stream": True}
+    text = httpx.post(f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=30).text
+    assert text.endswith("data: [DONE]\n\n")
+    assert '"usage"' not in text
+
+
+def test_text_completions_take_text_and_token_ids(client: openai.OpenAI) -> None:
+    params: dict[str, Any] = {"model": "tiny", "temperature": 0, "max_tokens": 8}
+    text = client.completions.create(prompt="Once", **params)
+    listed = client.completions.create(prompt=["Once"], **params)
+    streamed = "".join(c.choices[0].text for c in client.completions.create(prompt="Once", stream=True, **params))
+    assert text.choices[0].text == listed.choices[0].text == streamed
+    assert client.completions.create(prompt=[40, 41], **params).usage.prompt_tokens == 2  # type: ignore[union-attr]
+
+
+def test_stop_and_seed_reach_the_engine(client: openai.OpenAI) -> None:
+    drawn = {**GREEDY, "temperature": 1.0, "seed": 5, "max_tokens": 60}
+    one, two = (client.chat.completions.create(**drawn).choices[0].message.content for _ in range(2))
+    assert one == two
+    assert one
+    stop = next(char for char in one[1:] if char.isprintable() and char != "\ufffd")
+    stopped = client.chat.completions.create(**drawn, stop=stop).choices[0]
+    assert stopped.finish_reason == "stop"
+    assert stopped.message.content == one.split(stop)[0]
+
+
+def test_a_wrong_or_missing_key_is_401(url: str) -> None:
+    with pytest.raises(openai.AuthenticationError) as caught:
+        openai.OpenAI(base_url=f"{url}/v1", api_key="rh-wrong", max_retries=0).models.list()
+    assert caught.value.code == "invalid_api_key"
+    assert "rh-wrong" not in str(caught.value)
+    for path in ("/v1/models", "/metrics"):
+        assert httpx.get(url + path).status_code == 401
+
+
+def test_an_unknown_model_is_404(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(**{**GREEDY, "model": "nope"})
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nope")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"n": 2}, "n"),
+        ({"temperature": 9}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_p": 0}, "top_p"),
+        ({"stop": ["a"] * 9}, "stop"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"model": None}, "model"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+)
+def test_a_bad_body_is_422_and_names_the_field(client: openai.OpenAI, change: dict[str, Any], field: str) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.chat.completions.create(**{**GREEDY, **change})
+    error: Any = caught.value.body
+    assert error["param"] is not None
+    assert error["param"].startswith(field)
+    assert field in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"stop": ["a"] * 9}, "stop", "at most 4"),
+        ({"stop": [""]}, "stop.0", "at least 1 character"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "string"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "text"),
+    ],
+)
+def test_a_field_of_several_types_says_what_is_wrong_with_the_one_given(
+    client: openai.OpenAI, change: dict[str, Any], param: str, words: str
+) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.chat.completions.create(**{**GREEDY, **change})
+    error: Any = caught.value.body
+    assert error["param"] == param
+    assert words in error["message"]
+
+
+def test_a_body_that_is_not_json_is_422(url: str) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    response = httpx.post(f"{url}/v1/chat/completions", content=b"{oops", headers=headers)
+    assert response.status_code == 422
+    assert "JSON" in response.json()["error"]["message"]
+
+
+def test_fields_that_change_nothing_are_ignored(client: openai.OpenAI) -> None:
+    extra = {"user": "u", "metadata": {"a": "b"}, "store": False, "n": 1, "logprobs": False, "response_format": {"type": "text"}}
+    assert client.chat.completions.create(**GREEDY, **extra).choices  # type: ignore[call-overload]
+
+
+def test_a_prompt_beyond_the_context_is_400_with_openais_code(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"2048") as caught:
+        client.chat.completions.create(**{**GREEDY, "messages": [{"role": "user", "content": "x" * 3000}]})
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_an_endpoint_without_a_ready_replica_is_503(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(**{**GREEDY, "model": "asleep"})
+    assert caught.value.status_code == 503
+    assert caught.value.code == "no_replica"
+
+
+def test_closing_a_stream_stops_the_generation_itself(client: openai.OpenAI, replica: RunningReplica, directory: MemoryDirectory) -> None:
+    count = len(eventually(lambda: directory.usage))
+    stream = client.chat.completions.create(**{**GREEDY, "max_tokens": 2000}, stream=True)
+    next(iter(stream))
+    stream.close()
+    eventually(lambda: replica.stats()["running"] == 0)
+    record = eventually(lambda: len(directory.usage) > count and next((u for u in directory.usage if u.status == "aborted"), None))
+    assert record.completion_tokens >= 1
+    assert record.key_id == "k1"
+
+
+def test_leaving_a_call_that_does_not_stream_stops_it_too(url: str, replica: RunningReplica) -> None:
+    body = {**GREEDY, "max_tokens": 2000}
+    before = replica.stats()["generated_tokens"]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=httpx.Timeout(30, read=0.3))
+    eventually(lambda: replica.stats()["running"] == 0)
+    assert replica.stats()["generated_tokens"] - before < 2000
+
+
+def test_every_request_leaves_one_usage_record(client: openai.OpenAI, directory: MemoryDirectory) -> None:
+    answer = client.chat.completions.create(**GREEDY)
+    record = eventually(lambda: next((u for u in directory.usage if u.id == answer.id), None))
+    assert answer.usage is not None
+    assert (record.prompt_tokens, record.completion_tokens) == (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    assert (record.status, record.replica_id, record.endpoint) == ("finished", "r1", "tiny")
+    assert record.ttft_ms is not None
+    assert 0 < record.ttft_ms <= record.total_ms
+    assert [u.id for u in directory.usage].count(answer.id) == 1
+
+
+def test_metrics_count_what_was_served_and_name_no_key(client: openai.OpenAI, url: str) -> None:
+    client.chat.completions.create(**GREEDY)
+    text = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    assert 'roundhouse_request_success_total{finish_reason="length",model="tiny"}' in text
+    assert 'roundhouse_time_to_first_token_seconds_bucket{le="0.3",model="tiny"}' in text
+    assert 'roundhouse_requests_running{model="tiny"} 0.0' in text
+    assert KEY not in text

@@ -1,0 +1,61 @@
+"""A reward model scores and writes nothing: where a checkpoint has to write, it is refused before anything is queued."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain.training.config import RunConfig
+from backend.errors import InvalidInput
+from backend.services.battles.campaigns import usable_checkpoint
+from backend.services.checkpoints.checkpoints import get_checkpoint
+from backend.services.checkpoints.generation import launch_completions
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.evaluations import launch_evaluation
+from backend.services.serving.deployments import deploy, list_endpoints
+from backend.services.training.runs import launch_run
+from tests.support.run_world import add_checkpoint, add_dataset, add_parts, make_config
+
+REFUSED = "is a reward model: it scores answers and writes none"
+
+
+@pytest.fixture
+def scorer(ctx: Context) -> str:
+    add_parts(ctx)
+    add_dataset(ctx, "choices", kind="preference")
+    add_dataset(ctx, "talks", kind="chat")
+    base = add_checkpoint(ctx, launch_run(ctx, make_config(), person=LOCAL), 1)
+    config = RunConfig(objective="reward", dataset="choices", base=base, context=32)  # type: ignore[arg-type]
+    return add_checkpoint(ctx, launch_run(ctx, config, person=LOCAL), 3)
+
+
+def test_a_reward_model_is_not_deployed_evaluated_asked_or_entered(ctx: Context, scorer: str) -> None:
+    assert not get_checkpoint(ctx, scorer).writes
+    with pytest.raises(InvalidInput, match=REFUSED):
+        deploy(ctx, checkpoint_id=scorer, name="scores", person=LOCAL)
+    assert list_endpoints(ctx) == []
+    with pytest.raises(InvalidInput, match=REFUSED):
+        launch_evaluation(ctx, checkpoint=scorer, benchmark="tales", person=LOCAL)
+    with pytest.raises(InvalidInput, match=REFUSED):
+        launch_completions(ctx, checkpoint=scorer, prompts=[[{"role": "user", "content": "Hello"}]], person=LOCAL)
+    with ctx.db.read() as session, pytest.raises(InvalidInput, match=REFUSED):
+        usable_checkpoint(session, scorer)
+
+
+def test_rewards_that_need_answers_are_refused_for_bare_prompts(ctx: Context, scorer: str) -> None:
+    add_dataset(ctx, "asks", kind="prompts")
+    base = get_checkpoint(ctx, scorer).parent_id or add_checkpoint(ctx, launch_run(ctx, make_config(), person=LOCAL), 1)
+    values = {"objective": "grpo", "dataset": "asks", "base": base, "context": 32}
+    exact = RunConfig.model_validate({**values, "grpo": {"rewards": [{"kind": "exact"}], "max_new_tokens": 8}})
+    with pytest.raises(InvalidInput, match="The prompts of “asks” have no answers") as refusal:
+        launch_run(ctx, exact, person=LOCAL)
+    assert refusal.value.field == "grpo.rewards"
+    short = RunConfig.model_validate({**values, "grpo": {"rewards": [{"kind": "length", "target": 4}], "max_new_tokens": 8}})
+    assert launch_run(ctx, short, person=LOCAL).objective == "grpo"
+
+
+def test_a_reward_model_is_the_base_of_a_reward_run_alone(ctx: Context, scorer: str) -> None:
+    with pytest.raises(InvalidInput, match=REFUSED) as refusal:
+        launch_run(ctx, RunConfig(objective="sft", dataset="talks", base=scorer, context=32), person=LOCAL)  # type: ignore[arg-type]
+    assert refusal.value.field == "base"
+    again = launch_run(ctx, RunConfig(objective="reward", dataset="choices", base=scorer, context=32), person=LOCAL)  # type: ignore[arg-type]
+    assert again.objective == "reward"

@@ -1,0 +1,134 @@
+"""Leaderboard, verdicts, agreement and the export, from votes in a real database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from typer.testing import CliRunner
+
+from backend.cli.rating import app
+from backend.db.tables import Checkpoint
+from backend.domain.battles.ratings import fit_bradley_terry, parse_votes_csv
+from backend.services.battles.ballots import cast_vote, next_battle, undo
+from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
+from backend.services.battles.standings import export_votes_csv, leader_of, standings
+from backend.services.context import LOCAL, Context
+from tests.support.battle_world import make_campaign, prefer, vote_all
+
+
+def guest(ctx: Context, campaign_id: str, name: str) -> str:
+    return create_rater_link(ctx, campaign_id, name=name, person=LOCAL).url.split("link=")[1]
+
+
+def test_a_campaign_without_votes_has_no_table_and_no_leader(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    found = standings(ctx, campaign.id)
+    assert (found.table, found.verdicts, found.agreement, found.num_votes) == (None, (), None, 0)
+    assert set(found.unrated) == {"Oak", "Elm"}
+    assert leader_of(ctx, campaign.id) is None
+
+
+def test_the_contestant_that_raters_prefer_leads_and_the_verdict_says_so(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=20)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    found = standings(ctx, campaign.id)
+    assert found.table is not None
+    first, second = found.table.ratings
+    assert (first.contestant, first.wins, first.votes) == ("Elm", 20, 20)
+    assert first.low < first.rating < first.high
+    assert first.rating > second.rating
+    (verdict,) = found.verdicts
+    assert (verdict.first, verdict.outcome, verdict.votes_needed) == ("Elm", "better", 0)
+    assert found.median_s == pytest.approx(4.095)
+    leader = leader_of(ctx, campaign.id)
+    with ctx.db.read() as session:
+        assert session.get_one(Checkpoint, leader).name == "Elm"
+
+
+def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=6, smallest_gap=100.0)
+    turns = iter("ABABAB")
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(turns))
+    (verdict,) = standings(ctx, campaign.id).verdicts
+    assert verdict.outcome == "undecided"
+    assert verdict.votes_needed > 20
+    assert "100 Elo" in verdict.sentence
+
+
+def test_an_undone_vote_does_not_count(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    rater = rater_for(ctx, LOCAL)
+    vote_all(ctx, campaign.id, rater, prefer("Oak"), limit=3)
+    undo(ctx, campaign.id, rater)
+    assert standings(ctx, campaign.id).num_votes == 2
+
+
+def test_agreement_is_read_by_contestant_and_not_by_side(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=10)
+    for name in ("one", "two"):
+        vote_all(ctx, campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, name)), prefer("Oak"), seed=hash(name) % 100)
+    agreement = standings(ctx, campaign.id).agreement
+    assert agreement is not None
+    assert agreement.num_items == 10
+    assert agreement.percent_agreement is not None
+    assert agreement.percent_agreement.value == 1.0
+
+
+def test_both_bad_votes_keep_their_own_rate(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=4)
+    labels = iter(["BOTH_BAD", "A", "BOTH_BAD", "B"])
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(labels))
+    found = standings(ctx, campaign.id)
+    assert found.both_bad_share == 0.5
+    assert found.table is not None
+    assert found.table.ratings[0].both_bad_rate == 0.5
+
+
+def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=6)
+    vote_all(ctx, campaign.id, rater_from_link(ctx, guest(ctx, campaign.id, "Secretive")), lambda a, b: "A")
+    text = export_votes_csv(ctx, campaign.id)
+    assert text.splitlines()[0].startswith("prompt,rater,a,b,winner")
+    assert "Secretive" not in text
+    again, table = fit_bradley_terry(parse_votes_csv(text)), standings(ctx, campaign.id).table
+    assert table is not None
+    assert [(row.contestant, row.votes) for row in again.ratings] == [(row.contestant, row.votes) for row in table.ratings]
+    assert [row.rating for row in again.ratings] == pytest.approx([row.rating for row in table.ratings])
+    assert [row.low for row in again.ratings] == pytest.approx([row.low for row in table.ratings])
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_exported_as_text(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    with ctx.db.write() as session:
+        session.scalars(select(Checkpoint).where(Checkpoint.name == "Oak")).one().name = '=HYPERLINK("x")'
+    rater = rater_for(ctx, LOCAL)
+    ballot = next_battle(ctx, campaign.id, rater)
+    assert ballot is not None
+    cast_vote(ctx, ballot.battle_id, label="A", rater=rater)
+    names = {row.a for row in parse_votes_csv(export_votes_csv(ctx, campaign.id))} | {
+        row.b for row in parse_votes_csv(export_votes_csv(ctx, campaign.id))
+    }
+    assert names == {"Elm", '\'=HYPERLINK("x")'}
+
+
+def test_rating_fit_reads_the_export_from_the_command_line(ctx: Context, tmp_path: Path) -> None:
+    campaign = make_campaign(ctx, num_prompts=6)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
+    file = tmp_path / "votes.csv"
+    file.write_text(export_votes_csv(ctx, campaign.id))
+    result = CliRunner().invoke(app, ["fit", str(file), "--json"])
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)["ratings"]
+    assert [row["contestant"] for row in rows] == ["Oak", "Elm"]
+    assert set(rows[0]) >= {"contestant", "rating", "low", "high", "rank_low", "rank_high"}
+
+
+def test_rating_fit_refuses_an_unknown_winner_with_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "votes.csv"
+    file.write_text("prompt,rater,a,b,winner\np,r,x,y,x\n")
+    result = CliRunner().invoke(app, ["fit", str(file), "--json"])
+    assert result.exit_code == 2
+    assert "Line 2" in json.loads(result.stdout)["error"]

@@ -1,0 +1,99 @@
+"""Exports through the service: what is asked, what is listed, what is fetched, deleted and refused."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, Job
+from backend.domain.jobs.states import Status
+from backend.errors import Conflict, InvalidInput, NotAllowed
+from backend.services.checkpoints.bases import add_base
+from backend.services.checkpoints.exports import delete_export, export_checkpoint, export_file, list_exports
+from backend.services.context import LOCAL, Context, Person
+from tests.support.base_folders import CARD, save_base
+from tests.support.hub_server import run_hub
+from tests.support.job_work import do_job
+
+
+@pytest.fixture
+def base(ctx: Context, tmp_path: Path) -> str:
+    added = add_base(ctx, name="tiny", source=str(save_base(tmp_path / "tiny")), person=LOCAL)
+    do_job(ctx, str(added.job_id))
+    return added.id
+
+
+def test_a_gguf_file_is_asked_for_listed_fetched_and_deleted(ctx: Context, base: str) -> None:
+    job = export_checkpoint(ctx, base, format="gguf", numbers="q8_0", person=LOCAL)
+    (waiting,) = list_exports(ctx, base)
+    assert (waiting.job.status, waiting.folder, waiting.files) == (Status.QUEUED, None, ())
+    with pytest.raises(Conflict, match="still being written"):
+        delete_export(ctx, job.id, person=LOCAL)
+    do_job(ctx, job.id)
+    (found,) = list_exports(ctx, base)
+    assert (found.format, found.numbers, found.files) == ("gguf", "q8_0", ("README.md", "tiny-q8_0.gguf"))
+    assert export_file(ctx, job.id, person=LOCAL).read_bytes()[:4] == b"GGUF"
+    delete_export(ctx, job.id, person=LOCAL)
+    assert list_exports(ctx, base)[0].folder is None
+    with pytest.raises(Conflict, match="is not there"):
+        export_file(ctx, job.id, person=LOCAL)
+
+
+def test_a_folder_is_fetched_as_a_zip_file_and_has_a_card_of_its_own_or_ours(ctx: Context, base: str) -> None:
+    for format, card in (("hf", CARD), ("gguf", None)):
+        job = export_checkpoint(ctx, base, format=format, person=LOCAL)
+        do_job(ctx, job.id)
+        written = (ctx.artifacts.path(str(list_exports(ctx, base)[0].folder)) / "README.md").read_text()
+        assert card in (None, written)
+    assert yaml.safe_load(written.split("---")[1]) == {"library_name": "transformers"}
+    assert "# tiny" in written
+    assert "Licence: mill" in written
+    assert str(ctx.artifacts.root.parent) not in written
+    job = export_checkpoint(ctx, base, format="merged", person=LOCAL)
+    do_job(ctx, job.id)
+    with zipfile.ZipFile(export_file(ctx, job.id, person=LOCAL)) as archive:
+        assert {"config.json", "model.safetensors", "README.md"} <= set(archive.namelist())
+
+
+def test_a_push_is_remembered_with_its_address_and_without_the_key(
+    ctx: Context, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_hub(tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        job = export_checkpoint(ctx, base, format="hf", push="me/tiny", private=False, person=LOCAL)
+        do_job(ctx, job.id)
+        (found,) = list_exports(ctx, base)
+        assert (found.push, found.pushed_to, hub.created) == ("me/tiny", f"{hub.url}/me/tiny", {"me/tiny": False})
+    with ctx.db.read() as session:
+        row = session.scalars(select(Job).where(Job.id == job.id)).one()
+        assert "hf_secret" not in str([row.payload, row.result, row.error])
+    assert not any(b"hf_secret" in path.read_bytes() for path in ctx.artifacts.root.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"format": "onnx"}, "format"),
+        ({"format": "gguf", "numbers": "q2"}, "numbers"),
+        ({"format": "hf", "push": "no slash"}, "push"),
+        ({"format": "hf", "push": "me/../x"}, "push"),
+        ({"format": "gguf"}, "format"),
+    ],
+)
+def test_what_can_not_be_exported_is_refused_before_the_queue(ctx: Context, base: str, asked: dict[str, str], field: str) -> None:
+    with ctx.db.write() as session:
+        session.scalars(select(Checkpoint)).one().family = "bloom"
+    with pytest.raises(InvalidInput) as error:
+        export_checkpoint(ctx, base, person=LOCAL, **asked)  # type: ignore[arg-type]
+    assert (error.value.field, bool(error.value.remedy), list_exports(ctx, base)) == (field, True, [])
+
+
+def test_raters_export_nothing(ctx: Context, base: str) -> None:
+    rater = Person(id=None, name="r", role="rater")
+    with pytest.raises(NotAllowed):
+        export_checkpoint(ctx, base, format="hf", person=rater)

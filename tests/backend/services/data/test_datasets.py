@@ -1,0 +1,291 @@
+"""Datasets: from an upload to an immutable version, and what may be deleted."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backend.db.tables import Run
+from backend.domain.jobs.states import JobKind
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, Person, Policy
+from backend.services.data.data_folder import browse_data_folder, search_data_folder
+from backend.services.data.datasets import (
+    VersionView,
+    add_rows_dataset,
+    archive_dataset,
+    delete_dataset,
+    get_dataset,
+    import_dataset,
+    list_datasets,
+    record_import,
+    rename_dataset,
+    resolve_version,
+    version_of_job,
+)
+from backend.services.data.imports import get_past_import, import_again
+from backend.services.data.preview import inspect_upload, preview_rows, read_rejected
+from backend.services.data.sources import ImportSource, read_source_head
+from backend.services.data.uploads import save_upload
+from backend.services.jobs.jobs import add_job, claim_job
+from tests.support.job_work import do_job
+
+ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}!"} for n in range(20)]
+RATER = Person(id="r", name="Rater", role="rater")
+
+
+def upload(ctx: Context, name: str, text: str) -> str:
+    return save_upload(ctx, io.BytesIO(text.encode()), name=name, person=LOCAL)
+
+
+def imported(ctx: Context, name: str, rows: list[dict[str, object]], *, kind: str = "instruction") -> VersionView:
+    version = import_dataset(ctx, name=name, kind=kind, upload=upload(ctx, f"{name}.json", json.dumps(rows)), person=LOCAL)
+    assert version.job_id is not None
+    do_job(ctx, version.job_id)
+    return version_of_job(ctx, version.job_id)
+
+
+def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
+    stored = upload(ctx, "my rows.json", json.dumps([*ALPACA, {"instruction": "", "output": 3}]))
+    seen = inspect_upload(ctx, stored)
+    assert (seen.kind, seen.mapping["instruction"], seen.mapping["output"]) == ("instruction", "prompt", "completion")
+    assert "Say 0." in seen.preview[0].text
+    assert [row.problem for row in seen.preview if row.problem]
+    version = import_dataset(ctx, name="sayings", kind=seen.kind, mapping=seen.mapping, upload=stored, val_fraction=0.1, person=LOCAL)
+    assert version.is_importing
+    with pytest.raises(Conflict, match="still being imported"):
+        resolve_version(ctx, "sayings")
+    do_job(ctx, str(version.job_id))
+    done = resolve_version(ctx, "sayings")
+    assert (done.label, done.rows, done.train_rows, done.val_rows, done.rejected_rows) == ("sayings@1", 20, 18, 2, 1)
+    assert json.loads(read_rejected(ctx, done))["row"] == 21
+    assert len(preview_rows(ctx, done, split="train", offset=16, limit=5)) == 2
+    assert not list(ctx.artifacts.folder("uploads").iterdir()), "the upload is not kept beside the Parquet"
+
+
+def test_same_content_makes_no_second_version(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ALPACA)
+    again = imported(ctx, "sayings", ALPACA)
+    assert again.reused
+    assert again.id == first.id
+    assert len(get_dataset(ctx, "sayings").versions) == 1
+    other = imported(ctx, "sayings", ALPACA[:10])
+    assert (other.number, other.reused) == (2, False)
+    assert resolve_version(ctx, "sayings").number == 2
+    assert resolve_version(ctx, "sayings@1").rows == 20
+
+
+def test_double_click_is_one_import(ctx: Context) -> None:
+    stored = upload(ctx, "a.jsonl", '{"text": "once"}')
+    one = import_dataset(ctx, name="a", kind="text", upload=stored, person=LOCAL, idempotency_key="click")
+    two = import_dataset(ctx, name="a", kind="text", upload=stored, person=LOCAL, idempotency_key="click")
+    assert one.id == two.id
+
+
+def test_failed_import_says_why_and_makes_way_for_the_next(ctx: Context) -> None:
+    broken = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", '{"x": 1}\n'), person=LOCAL)
+    job = do_job(ctx, str(broken.job_id))
+    assert job.status == "failed"
+    with pytest.raises(Conflict, match="did not finish"):
+        resolve_version(ctx, "a")
+    assert imported(ctx, "a", ALPACA).number == 1
+    assert len(get_dataset(ctx, "a").versions) == 1
+
+
+def test_unknown_name_offers_the_near_ones(ctx: Context) -> None:
+    imported(ctx, "sayings", ALPACA)
+    with pytest.raises(NotFound, match="Did you mean “sayings”"):
+        resolve_version(ctx, "saying")
+    with pytest.raises(NotFound, match="no version 7"):
+        resolve_version(ctx, "sayings@7")
+
+
+def test_dataset_in_use_names_its_users_and_is_not_deleted(ctx: Context) -> None:
+    version = imported(ctx, "sayings", ALPACA)
+    with ctx.db.write() as session:
+        session.add(Run(name="my run", objective="sft", config={}, dataset_version_id=version.id))
+    with pytest.raises(Conflict, match="run “my run”"):
+        delete_dataset(ctx, version.dataset_id, person=LOCAL)
+    archive_dataset(ctx, version.dataset_id, person=LOCAL)
+    assert list_datasets(ctx) == []
+    assert [dataset.name for dataset in list_datasets(ctx, archived=True)] == ["sayings"]
+
+
+def test_deleting_keeps_a_folder_that_another_dataset_shares(ctx: Context) -> None:
+    first, second = imported(ctx, "one", ALPACA), imported(ctx, "two", ALPACA)
+    assert first.folder == second.folder
+    delete_dataset(ctx, first.dataset_id, person=LOCAL)
+    assert preview_rows(ctx, resolve_version(ctx, "two"))
+    delete_dataset(ctx, second.dataset_id, person=LOCAL)
+    assert not ctx.artifacts.path(str(second.folder)).exists()
+
+
+def test_rows_from_votes_become_a_preference_set_with_provenance(ctx: Context) -> None:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Question {n}"}],
+            "chosen": [{"role": "assistant", "content": "good"}],
+            "rejected": [{"role": "assistant", "content": "bad"}],
+        }
+        for n in range(12)
+    ]
+    version = add_rows_dataset(ctx, name="votes", kind="preference", rows=rows, provenance={"campaign": "c1"}, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    done = resolve_version(ctx, "votes")
+    assert (done.kind, done.rows, done.provenance) == ("preference", 12, {"campaign": "c1"})
+
+
+def test_upload_above_the_limit_leaves_nothing_behind(ctx: Context) -> None:
+    small = replace(ctx, policy=Policy(max_upload_bytes=10, keep_free_bytes=0))
+    with pytest.raises(InvalidInput, match="larger than"):
+        save_upload(small, io.BytesIO(b"x" * 11), name="big.txt", person=LOCAL)
+    assert not list(ctx.artifacts.folder("uploads").iterdir())
+
+
+def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Context, tmp_path: Path) -> None:
+    unused, waiting = upload(ctx, "a.txt", "nobody wants it"), upload(ctx, "b.txt", "a queued import reads it")
+    import_dataset(ctx, name="b", kind="text", upload=waiting, person=LOCAL)
+    pairs = ctx.artifacts.folder("uploads", "pairs") / "pairs.jsonl"
+    pairs.write_text("{}")
+    with ctx.db.write() as session:
+        add_job(session, ctx, kind=JobKind.LOGLIKELIHOOD, title="pairs", payload={"rows_file": ctx.artifacts.relative(pairs)})
+    later = replace(ctx, now=lambda: datetime.now(UTC) + timedelta(days=2))
+    upload(later, "c.txt", "makes room")
+    assert not ctx.artifacts.path(unused).exists()
+    assert ctx.artifacts.path(waiting).exists()
+    assert pairs.exists()
+
+
+def test_an_import_whose_content_was_deleted_with_its_twin_meanwhile_does_not_pass_for_ready(ctx: Context) -> None:
+    version = import_dataset(ctx, name="twin", kind="text", upload=upload(ctx, "a.txt", "text"), person=LOCAL)
+    claim = claim_job(ctx, str(version.job_id), owner="w", host="h")
+    assert claim is not None
+    with pytest.raises(Conflict, match="deleted during the import"), ctx.db.write() as session:
+        record_import(session, ctx, claim, {"folder": "datasets/gone", "content_hash": "0"})
+    assert not resolve_version(ctx, "twin", ready=False).is_ready
+
+
+def test_upload_name_can_not_climb_out(ctx: Context) -> None:
+    stored = save_upload(ctx, io.BytesIO(b"hello"), name="../../..\\evil name.txt", person=LOCAL)
+    path = ctx.artifacts.path(stored)
+    assert path.name == "evil-name.txt"
+    assert path.parent.parent == ctx.artifacts.root / "uploads"
+
+
+def test_kind_of_a_name_does_not_change(ctx: Context) -> None:
+    version = imported(ctx, "sayings", ALPACA)
+    with pytest.raises(Conflict, match="of kind instruction"):
+        import_dataset(ctx, name="sayings", kind="text", upload=upload(ctx, "t.txt", "text"), person=LOCAL)
+    rename_dataset(ctx, version.dataset_id, "words", person=LOCAL)
+    assert resolve_version(ctx, "words").id == version.id
+
+
+def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "data" / "a.txt", tmp_path / "secret.txt"
+    inside.parent.mkdir()
+    inside.write_text("offered")
+    outside.write_text("not offered")
+    here = replace(ctx, data_path=inside.parent)
+    view = browse_data_folder(here)
+    assert view is not None
+    assert [entry.name for entry in view.files] == ["a.txt"]
+    engineer = Person(id="e", name="Engineer", role="engineer")
+    with pytest.raises(NotAllowed, match="outside the folder"):
+        import_dataset(here, name="s", kind="text", source_path=outside, person=engineer)
+    with pytest.raises(NotAllowed, match="may not"):
+        import_dataset(here, name="s", kind="text", source_path=inside, person=RATER)
+    version = import_dataset(here, name="s", kind="text", source_path=inside, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    assert resolve_version(ctx, "s").facts["text_bytes"] == len("offered")
+
+
+def test_half_a_character_in_a_row_or_a_column_can_be_shown(ctx: Context) -> None:
+    stored = upload(
+        ctx, "half.jsonl", '{"instruction": "\\ud800", "output": "x", "\\udfff": "y"}\n' + '{"instruction": "a", "output": "b"}\n' * 9
+    )
+    seen = inspect_upload(ctx, stored)
+    assert seen.columns == ("instruction", "output")
+    shown = [*seen.examples.values(), *(row.text + row.problem for row in seen.preview), seen.reason]
+    assert "\\ud800" in "".join(shown).encode().decode()
+
+
+def test_a_column_that_has_another_name_is_offered_for_the_field(ctx: Context) -> None:
+    stored = upload(ctx, "a.jsonl", '{"instruction": "Say hello.", "letter": "hello"}\n' * 9)
+    bare = inspect_upload(ctx, stored, kind="instruction")
+    assert bare.mapping == {"instruction": "prompt"}
+    assert [(hint.field, hint.column) for hint in bare.hints] == [("completion", "letter")]
+    stale = inspect_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "output": "completion"})
+    assert [(hint.field, hint.column, hint.missing) for hint in stale.hints] == [("completion", "letter", "output")]
+    assert "column `output` is missing (found: `letter`)" in stale.preview[0].problem
+    done = inspect_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "letter": "completion"})
+    assert not done.hints
+    assert not done.problem
+
+
+def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in ALPACA) + "no JSON\n"
+    strict = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", text), keep_good=False, person=LOCAL)
+    job = do_job(ctx, str(strict.job_id))
+    assert job.status == "failed"
+    assert "row 21" in job.error["cause"]
+    assert job.error["field"] == "keep_good"
+    again = import_again(ctx, strict.id, keep_good=True, person=LOCAL)
+    do_job(ctx, str(again.job_id))
+    done = resolve_version(ctx, "a")
+    assert (done.rows, done.rejected_rows, done.number) == (20, 1, 1)
+    with pytest.raises(NotFound, match="no longer here"):
+        get_past_import(ctx, done.id, person=LOCAL)
+
+
+def test_utf16_without_its_mark_is_named_before_the_import(ctx: Context, tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "a.jsonl").write_bytes('{"instruction": "Count to two.", "output": "1, 2"}\n'.encode(encoding))
+        source = ImportSource(path=tmp_path / "a.jsonl")
+        with pytest.raises(InvalidInput, match="every other byte is zero") as raised:
+            read_source_head(ctx, source, person=LOCAL)
+        assert raised.value.field == "encoding"
+        assert encoding in raised.value.remedy
+        assert read_source_head(ctx, source, person=LOCAL, encoding=encoding).rows[0]["output"] == "1, 2"
+
+
+def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Context, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    (root / "sub/deep").mkdir(parents=True)
+    for name in ("b.jsonl", "sub/story.txt.gz", "sub/deep/story.csv", "picture.png", ".hidden.txt"):
+        (root / name).write_text("x")
+    (root / os.fsdecode(b"caf\xe9.txt")).write_text("a name that is no UTF-8")
+    (root / "passwd.txt").symlink_to("/etc/passwd")
+    (root / "etc").symlink_to("/etc")
+    (root / "again.jsonl").symlink_to(root / "b.jsonl")
+    (root / "circle.jsonl").symlink_to("circle.jsonl")
+    here = replace(ctx, data_path=root)
+    view = browse_data_folder(here)
+    assert view is not None
+    assert [(entry.name, entry.is_folder) for entry in view.entries] == [("sub", True), ("again.jsonl", False), ("b.jsonl", False)]
+    assert view.left_out == 5
+    found, complete = search_data_folder(here, "STORY")
+    assert ([entry.path for entry in found], complete) == (["sub/story.txt.gz", "sub/deep/story.csv"], True)
+    (tmp_path / "mounted").symlink_to(root)
+    assert browse_data_folder(replace(ctx, data_path=tmp_path / "mounted")) == view, "DATA_PATH itself may be a link"
+    for path in ("etc", "../..", "/etc", "circle.jsonl"):
+        with pytest.raises((NotAllowed, NotFound)):
+            browse_data_folder(here, path)
+    with pytest.raises(NotAllowed, match="outside the folder"):
+        import_dataset(here, name="s", kind="text", source_path=root / "passwd.txt", person=Person(id="e", name="E", role="engineer"))
+
+
+def test_marks_that_turn_the_writing_direction_are_shown_as_their_codes(ctx: Context) -> None:
+    turned = "to \u202egnihton\u202c and \u2066on\u2069"
+    upload = save_upload(ctx, io.BytesIO(json.dumps({"instruction": turned, "output": "yes"}).encode()), name="a.jsonl", person=LOCAL)
+    assert "to \\u202egnihton\\u202c and \\u2066on\\u2069" in inspect_upload(ctx, upload).preview[0].text
+    version = import_dataset(ctx, name="a", kind="instruction", upload=upload, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    done = resolve_version(ctx, "a")
+    (row,) = [*preview_rows(ctx, done, split="train"), *preview_rows(ctx, done, split="val")]
+    assert "\\u202egnihton" in row.text

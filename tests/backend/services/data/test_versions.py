@@ -1,0 +1,168 @@
+"""Versions of datasets: derived, traced back, and kept while anything needs them."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from backend.db.tables import Analysis, Campaign, Checkpoint, DatasetVersion, Evaluation, Run, RunGroup, Tokenizer
+from backend.domain.data.versions.changes import Condition, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, Person
+from backend.services.data.datasets import VersionView, delete_dataset, get_dataset, import_dataset, resolve_version, version_of_job
+from backend.services.data.preview import preview_rows
+from backend.services.data.uploads import save_upload
+from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
+from tests.support.job_work import do_job
+
+ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range(20)]
+RATER = Person(id="r", name="Rater", role="rater")
+
+
+def imported(ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str = "instruction") -> VersionView:
+    stored = save_upload(ctx, io.BytesIO(json.dumps(rows).encode()), name=f"{name}.json", person=LOCAL)
+    return done(ctx, import_dataset(ctx, name=name, kind=kind, upload=stored, person=LOCAL, val_fraction=0.1))
+
+
+def done(ctx: Context, version: VersionView) -> VersionView:
+    do_job(ctx, str(version.job_id))
+    return version_of_job(ctx, str(version.job_id))
+
+
+def test_a_derived_version_names_its_parent_the_change_and_who_asked(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ROWS)
+    asked = derive_version(ctx, "sayings@1", change=DropDuplicates(), person=LOCAL)
+    assert (asked.number, asked.is_importing, asked.parent_id) == (2, True, first.id)
+    second = done(ctx, asked)
+    assert (second.label, second.rows, second.facts["dropped_rows"]) == ("sayings@2", 15, 5)
+    assert second.provenance["version_id"] == first.id
+    assert second.provenance["said"] == "equal rows left out"
+    assert second.provenance["by"] == LOCAL.name
+    assert resolve_version(ctx, "sayings@1").rows == 20, "the version before is what it was"
+    third = done(ctx, derive_version(ctx, second.id, change=DropRows(train=(0,), reason="wrong"), person=LOCAL))
+    assert third.provenance["change"] == {"change": "drop_rows", "train": 1, "val": 0, "reason": "wrong"}
+    assert len(preview_rows(ctx, third, limit=20)) == third.train_rows == second.train_rows - 1
+
+
+def test_a_change_that_changes_nothing_makes_no_version(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ROWS[:15])
+    again = done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))
+    assert (again.id, again.reused) == (first.id, True)
+    assert len(get_dataset(ctx, "sayings").versions) == 1
+
+
+def test_a_click_twice_is_one_version_and_another_name_another_dataset(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ROWS)
+    one, two = (derive_version(ctx, first.id, change=Sample(num_rows=5), name="few", person=LOCAL, idempotency_key="k") for _ in range(2))
+    assert one.id == two.id
+    assert (done(ctx, one).label, resolve_version(ctx, "few").rows) == ("few@1", 5)
+    with pytest.raises(Conflict, match="already a dataset “few”"):
+        derive_version(ctx, first.id, change=Sample(num_rows=6), name="few", person=LOCAL)
+
+
+def test_versions_of_one_kind_are_merged_and_the_lineage_shows_both(ctx: Context) -> None:
+    first, other = imported(ctx, "sayings", ROWS[:10]), imported(ctx, "more", ROWS[10:15])
+    both = done(ctx, derive_version(ctx, first.id, change=Merge(other="more"), person=LOCAL))
+    assert both.rows == 15
+    assert (both.provenance["with"], both.provenance["said"]) == ("more@1", "rows of more@1 added")
+    lineage = {step.label: step for step in lineage_of(ctx, first.dataset_id)}
+    assert lineage["sayings@2"].parents == (first.id, other.id)
+    assert (lineage["more@1"].is_own, lineage["sayings@1"].said) == (False, "imported from sayings.json")
+    assert [step.label for step in lineage_of(ctx, other.dataset_id)] == ["more@1"]
+    book = imported(ctx, "book", [{"text": f"t{n}"} for n in range(12)], kind="text")
+    with pytest.raises(InvalidInput, match="book@1 holds rows of kind text"):
+        derive_version(ctx, first.id, change=Merge(other="book"), person=LOCAL)
+    with pytest.raises(InvalidInput, match="merged with itself"):
+        derive_version(ctx, first.id, change=Merge(other="sayings@1"), person=LOCAL)
+    assert book.parent_id is None
+
+
+def test_what_can_not_be_done_is_said_before_a_job_is_queued(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ROWS)
+    with pytest.raises(NotAllowed):
+        derive_version(ctx, first.id, change=DropDuplicates(), person=RATER)
+    with pytest.raises(InvalidInput, match="have no field 'user'"):
+        derive_version(ctx, first.id, change=Filter(conditions=(Condition(field="user", test="contains", value="x"),)), person=LOCAL)
+    questions = imported(ctx, "q", [{"question": f"{n}?", "answers": ["1"]} for n in range(5)], kind="benchmark")
+    with pytest.raises(InvalidInput, match="asked whole"):
+        derive_version(ctx, questions.id, change=Resplit(val_fraction=0.1), person=LOCAL)
+    with pytest.raises(NotFound):
+        derive_version(ctx, "nothing", change=DropDuplicates(), person=LOCAL)
+
+
+def test_a_change_that_fails_leaves_a_failed_version_that_can_be_deleted(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ROWS)
+    asked = derive_version(ctx, first.id, change=Sample(num_rows=500), person=LOCAL)
+    do_job(ctx, str(asked.job_id))
+    with pytest.raises(Conflict, match="did not finish: The version has 20 rows, so 500 can't be drawn"):
+        resolve_version(ctx, "sayings@2")
+    assert list_users(ctx, first.dataset_id, version_id=first.id) == []
+    delete_version(ctx, asked.id, person=LOCAL)
+    assert [version.number for version in get_dataset(ctx, "sayings").versions] == [1]
+
+
+def use_everywhere(ctx: Context, version: VersionView) -> None:
+    with ctx.db.write() as session:
+        checkpoint = Checkpoint(name="tiny", origin="added")
+        session.add(checkpoint)
+        session.flush()
+        session.add_all(
+            [
+                Run(name="first try", objective="sft", config={}, dataset_version_id=version.id),
+                Tokenizer(name="words", kind="bpe", dataset_version_id=version.id),
+                Campaign(name="contest", dataset_version_id=version.id),
+                Evaluation(checkpoint_id=checkpoint.id, dataset_version_id=version.id, kind="perplexity"),
+                RunGroup(name="study", kind="scaling", config={"parts": {"dataset": version.id}}),
+                Analysis(kind="data_report", dataset_version_id=version.id),
+            ]
+        )
+
+
+def test_what_is_in_use_is_kept_and_every_user_is_named(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ROWS)
+    other = done(ctx, derive_version(ctx, first.id, change=Sample(num_rows=5), name="few", person=LOCAL))
+    use_everywhere(ctx, first)
+    with ctx.db.write() as session:
+        session.add(Analysis(kind="data_report", dataset_version_id=other.id, config={"benchmarks": [first.id]}))
+    users = list_users(ctx, first.dataset_id)
+    assert sorted(map(str, users)) == [
+        "campaign “contest”",
+        "evaluation of “tiny”",
+        "report of “few@1”",
+        "report of “sayings@1”",
+        "run group “study”",
+        "run “first try”",
+        "tokenizer “words”",
+        "version “few@1”",
+    ]
+    assert all(use.id for use in users)
+    for delete in (lambda: delete_dataset(ctx, first.dataset_id, person=LOCAL), lambda: delete_version(ctx, first.id, person=LOCAL)):
+        with pytest.raises(Conflict, match=r"is in use: run “first try”, tokenizer “words”, .* and 3 more"):
+            delete()
+    delete_dataset(ctx, other.dataset_id, person=LOCAL, with_reports=True)
+    assert len(list_users(ctx, first.dataset_id)) == 6
+    with pytest.raises(Conflict, match="in use"):
+        delete_dataset(ctx, first.dataset_id, person=LOCAL, with_reports=True)
+    with ctx.db.read() as session:
+        assert session.query(Analysis).count() == 1, "a refusal deletes nothing"
+
+
+def test_versions_of_one_dataset_go_together_and_files_that_others_share_stay(ctx: Context) -> None:
+    first = imported(ctx, "sayings", ROWS)
+    second = done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))
+    done(ctx, derive_version(ctx, second.id, change=Sample(num_rows=5), person=LOCAL))
+    twin = imported(ctx, "twin", ROWS)
+    with pytest.raises(Conflict, match="in use: version “sayings@3”"):
+        delete_version(ctx, second.id, person=LOCAL)
+    with ctx.db.write() as session:
+        session.add(Analysis(kind="data_report", dataset_version_id=second.id, folder=None))
+    with pytest.raises(Conflict, match="report of “sayings@2”"):
+        delete_dataset(ctx, first.dataset_id, person=LOCAL)
+    delete_dataset(ctx, first.dataset_id, person=LOCAL, with_reports=True)
+    assert ctx.artifacts.path(str(twin.folder)).is_dir()
+    assert not ctx.artifacts.path(str(second.folder)).exists()
+    with ctx.db.read() as session:
+        assert session.query(DatasetVersion).count() == 1

@@ -1,0 +1,168 @@
+"""What is said before a launch: each figure from where it is known, and none where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from backend.db.tables import Analysis, Checkpoint, DatasetVersion, Measurement, Tokenizer
+from backend.domain.data.reports.report import DataReport, Epoch, Packing, ReportQuestion, SplitReport
+from backend.domain.estimates.setting import setting_of
+from backend.domain.jobs.states import JobKind, Status
+from backend.domain.training.config import RunConfig
+from backend.errors import NotFound
+from backend.services.context import Context
+from backend.services.data.reports import FORMAT
+from backend.services.estimates.forecasts import forecast
+from backend.services.jobs.devices import place_of
+from backend.services.jobs.jobs import add_job
+from backend.services.jobs.workers import beat
+from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch, make_config, report
+
+
+def measure(ctx: Context, config: RunConfig, *, step_s: float) -> None:
+    """Record a run of this setting: what it took and how long its steps were."""
+    place = place_of(ctx, config)
+    with ctx.db.write() as session:
+        version = session.query(DatasetVersion).first()
+        setting = setting_of(config, SHAPE, device=place.kind, data=version.id if version else None)
+        session.add(
+            Measurement(
+                origin="run",
+                setting=setting.model_dump(mode="json"),
+                setting_hash=setting.fingerprint,
+                device=place.name,
+                estimated_bytes=1,
+                measured_bytes=50_000_000,
+                tokens_per_s=config.tokens_per_step / step_s,
+                facts={"step_s": step_s, "accumulated": 1},
+            )
+        )
+
+
+def work(ctx: Context, slots: int = 1) -> None:
+    """Let a worker be there."""
+    beat(ctx, name="here/train", host="here", pid=1, queues=["train"], concurrency=slots, devices=[], gauges={})
+
+
+def test_time_and_cost_follow_from_what_was_measured(ctx: Context) -> None:
+    add_parts(ctx)
+    config = make_config(max_steps=1000)
+    unknown = forecast(ctx, config)
+    assert (unknown.prediction.time, unknown.cost_usd, unknown.price_usd) == (None, None, None)
+    measure(ctx, config, step_s=3.6)
+    priced = replace(ctx, policy=replace(ctx.policy, device_hour_price_usd=2.5))
+    found = forecast(priced, config)
+    assert found.prediction.time is not None
+    assert found.prediction.time.seconds == pytest.approx(3600)
+    assert found.cost_usd == pytest.approx(2.5)
+    assert (found.tokens, found.steps) == (1000 * 4 * 32, 1000)
+    assert found.disk_bytes == found.checkpoint_bytes * found.num_checkpoints > 0
+    assert found.free_bytes > 0
+
+
+def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context) -> None:
+    add_parts(ctx)
+    with ctx.db.write() as session:
+        version, tokenizer = session.query(DatasetVersion).one(), session.query(Tokenizer).one()
+        version.facts, tokenizer.facts = {"text_bytes": 100_000}, {"bytes_per_token": 4.0}  # 22,500 tokens in nine tenths of the rows
+    found = forecast(ctx, make_config(max_steps=1000))
+    assert found.epochs == pytest.approx(128_000 / 22_500)
+    assert not found.epochs_at_least
+    ended = forecast(ctx, make_config(max_steps=1000, max_epochs=2))
+    assert (ended.steps, ended.epochs) == (round(1000 * 2 / (128_000 / 22_500)), 2)
+    assert forecast(ctx, make_config(max_steps=10_000)).warnings[0].code == "over_fit"
+
+
+def test_a_report_on_the_data_tells_sequences_padding_and_cuts(ctx: Context) -> None:
+    add_dataset(ctx, "talks", kind="chat")
+    with ctx.db.write() as session:
+        base = Checkpoint(name="oak", origin="added", folder="checkpoints/oak", source="oak", parameters=1_000_000)
+        session.add(base)
+        session.flush()
+        version = session.query(DatasetVersion).one()
+        ids = version.id, base.id
+    values: dict[str, Any] = {
+        "objective": "sft",
+        "dataset": "talks",
+        "base": "oak",
+        "context": 64,
+        "micro_batch": 2,
+        "max_steps": 90,
+        "warmup_steps": 5,
+    }
+    packed = forecast(ctx, RunConfig(**values))
+    assert (packed.epochs, packed.epochs_at_least) == (2.0, True), "90 rows, and how many share a sequence nobody knows"
+    question = ReportQuestion(context=64, micro_batch=2)
+    told = DataReport(
+        kind="chat",
+        trainer="sft",
+        tokenizer="oak",
+        question=question,
+        splits={"train": SplitReport(rows=90, truncated_rows=45)},
+        packing=Packing(padded=0.3, packed=0.98, packed_sequences=20),
+        epoch=Epoch(sequences=20),
+    )
+    with ctx.db.write() as session:
+        job = add_job(session, ctx, kind=JobKind.DATA_REPORT, title="report", payload={})
+        job.status = Status.FINISHED
+        config = {"format": FORMAT, "source": f"checkpoint:{ids[1]}", "question": question.model_dump()}
+        session.add(
+            Analysis(kind="data_report", job_id=job.id, dataset_version_id=ids[0], config=config, result=told.model_dump(mode="json"))
+        )
+    known = forecast(ctx, RunConfig(**values))
+    assert (known.epochs, known.epochs_at_least) == (9.0, False)
+    assert {warning.code.value for warning in known.warnings} == {"cut_rows", "over_fit"}
+    padded = forecast(ctx, RunConfig(**values, packing=False))
+    assert (padded.epochs, padded.epochs_at_least) == (2.0, False)
+    assert {warning.code.value for warning in padded.warnings} == {"cut_rows", "padding"}
+    assert "70% of what is computed is padding" in next(w.sentence for w in padded.warnings if w.code == "padding")
+
+
+def test_the_place_in_the_queue_counts_who_goes_before_and_how_long_they_take(ctx: Context) -> None:
+    add_parts(ctx)
+    assert forecast(ctx, make_config()).place.num_slots == 0
+    work(ctx)
+    assert (forecast(ctx, make_config()).place.ahead, forecast(ctx, make_config()).place.wait_s) == (0, 0.0)
+    taken = claim(ctx, launch(ctx, name="running"))
+    report(ctx, taken, {"type": "progress", "done": 50, "total": 100, "unit": "step", "rate": 2.0, "time": 1.0})
+    launch(ctx, name="waiting", priority=5)
+    launch(ctx, name="urgent", priority=0)
+    place = forecast(ctx, make_config(priority=1)).place
+    assert (place.ahead, place.wait_s) == (2, None), "how long the waiting one takes nobody knows"
+    measure(ctx, make_config(), step_s=0.1)
+    assert forecast(ctx, make_config(priority=1)).place.wait_s == pytest.approx(25 + 10)
+    assert forecast(ctx, make_config(priority=9)).place.wait_s == pytest.approx(25 + 10 + 10)
+
+
+def test_a_law_that_does_not_reach_so_far_down_is_left_out(ctx: Context) -> None:
+    add_parts(ctx)
+    found = forecast(ctx, make_config())
+    assert found.loss is None
+    assert "don't reach down" in found.loss_missing
+    large = make_config(
+        architecture={
+            **SHAPE.model_dump(exclude_none=True),
+            "num_layers": 12,
+            "width": 768,
+            "num_heads": 12,
+            "num_kv_heads": 12,
+            "feed_forward": 2048,
+            "vocab_size": 50_000,
+        },
+        max_steps=100_000,
+        micro_batch=512,
+    )
+    expected = forecast(ctx, large).loss
+    assert expected is not None
+    assert expected.estimate.low is not None
+    assert expected.estimate.high is not None
+    assert 2.0 < expected.estimate.low < expected.estimate.value < expected.estimate.high < 6.0
+    assert not expected.is_own
+
+
+def test_parts_that_are_not_there_are_named(ctx: Context) -> None:
+    with pytest.raises(NotFound, match="tales"):
+        forecast(ctx, make_config())

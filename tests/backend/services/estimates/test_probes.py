@@ -1,0 +1,243 @@
+"""Probes and what is predicted by them: asked for once, measured by a real job, kept, and shown with source and error."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import pytest
+
+from backend.db.tables import Checkpoint, Measurement, Run
+from backend.domain.estimates.prediction import say_error, say_fit, say_memory, say_time
+from backend.domain.jobs.states import Status
+from backend.domain.training.config import RunConfig
+from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.services import job_events as outcomes
+from backend.services.context import LOCAL, Context, Person
+from backend.services.estimates.measurements import predict
+from backend.services.estimates.probes import find_probe, launch_probe
+from backend.services.jobs.devices import Place, list_places, place_of
+from backend.services.jobs.jobs import claim_job, end_job, get_job, list_jobs, request_stop
+from backend.services.jobs.workers import beat
+from backend.services.training.views import list_runs
+from jobs.runner import execute
+from tests.support.job_work import do_job
+from tests.support.run_world import SHAPE, add_dataset, add_parts, launch, make_config
+from tests.support.training_rooms import Rooms
+
+PLACE = Place("A chip", "cpu", 8_000_000_000)
+MB = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
+    """Data, a tokenizer and a base on disk."""
+    return Rooms(tmp_path_factory.mktemp("rooms"))
+
+
+@pytest.fixture
+def world(ctx: Context, files: Rooms) -> Context:
+    """An installation whose parts have files behind them."""
+    add_parts(ctx)
+    add_dataset(ctx, "chats", kind="chat")
+    for name, place in (
+        ("texts", "datasets/tales"),
+        ("chats", "datasets/chats"),
+        ("tokenizer", "tokenizers/pieces"),
+        ("base", "checkpoints/oak"),
+    ):
+        shutil.copytree(files.root / name, ctx.artifacts.root / place)
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="oak", origin="added", folder="checkpoints/oak", source="oak"))
+    return ctx
+
+
+def measure(ctx: Context, config: RunConfig, result: dict[str, Any]) -> None:
+    """Record a probe of a config with a result, as its job's parent does."""
+    job = launch_probe(ctx, config, person=LOCAL)
+    claim = claim_job(ctx, job.id, owner="w#1", host="here")
+    assert claim is not None
+    defaults = {
+        "tokens_per_s": 1000.0,
+        "device": PLACE.name,
+        "device_kind": "cpu",
+        "step_s": 0.5,
+        "step_s_low": 0.4,
+        "step_s_high": 0.6,
+        "accumulated": 1,
+    }
+    with ctx.db.write() as session:
+        outcomes.record_finish(session, ctx, claim, {**defaults, **result})
+        end_job(session, ctx, claim, Status.FINISHED, result={**defaults, **result})
+
+
+def formula(ctx: Context, config: RunConfig) -> int:
+    """What arithmetic says about a config."""
+    estimate = predict(ctx, config, place=Place("Another", "cpu", None)).memory.formula
+    assert estimate is not None
+    return estimate.total
+
+
+def test_without_a_measurement_the_formula_is_shown_as_such(ctx: Context) -> None:
+    add_parts(ctx)
+    prediction = predict(ctx, make_config(), place=PLACE)
+    assert prediction.memory.source == "formula"
+    assert say_memory(prediction.memory).endswith(", formula; not yet measured here")
+    assert prediction.fits == "yes"
+    assert (prediction.time, say_time(prediction.time)) == (None, "not known before a probe")
+
+
+def test_a_probe_of_the_same_setting_is_what_is_expected(ctx: Context) -> None:
+    add_parts(ctx)
+    config = make_config(max_steps=200, warmup_steps=0)
+    measure(ctx, config, {"measured_bytes": 51 * MB})
+    prediction = predict(ctx, config.model_copy(update={"name": "other", "learning_rate": 0.1}), place=PLACE)
+    said = formula(ctx, config) / MB
+    assert say_memory(prediction.memory) == f"51.0 MB, probe; formula said {said:.1f} MB"
+    assert say_time(prediction.time) == "about 1 min 40 s (1 min 20 s to 2 min 0 s)"
+    assert "No run with a probe of its own" in say_error(prediction.memory)
+    assert predict(ctx, config, place=Place("Another", "cpu", None)).memory.source == "formula"
+
+
+def test_time_counts_every_micro_batch_of_a_step(ctx: Context) -> None:
+    add_parts(ctx)
+    config = make_config(max_steps=100, grad_accum_steps=8)
+    measure(ctx, config, {"measured_bytes": 51 * MB, "accumulated": 2})
+    time = predict(ctx, config, place=PLACE).time
+    assert time is not None
+    assert time.seconds == pytest.approx(200.0)
+
+
+def test_settings_like_those_measured_are_corrected_with_an_error(ctx: Context) -> None:
+    add_parts(ctx)
+    for micro_batch, ratio in ((2, 1.30), (4, 1.32), (6, 1.34), (10, 1.36)):
+        config = make_config(micro_batch=micro_batch)
+        measure(ctx, config, {"measured_bytes": round(formula(ctx, config) * ratio)})
+    config = make_config(micro_batch=8)
+    memory = predict(ctx, config, place=PLACE).memory
+    assert (memory.source, memory.probes, memory.runs) == ("corrected", 4, 0)
+    assert memory.num_bytes == pytest.approx(formula(ctx, config) * 1.33, rel=0.05)
+    assert memory.error is not None
+    assert memory.error < 0.1
+    assert "from 4 probes here; formula said" in say_memory(memory)
+    far = predict(
+        ctx, make_config(architecture=SHAPE.model_copy(update={"width": 8192, "num_layers": 80, "feed_forward": 20_000})), place=PLACE
+    )
+    assert far.memory.source == "formula"
+    assert far.fits == "no"
+    assert "Does not fit A chip" in say_fit(far)
+
+
+def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) -> None:
+    add_parts(ctx)
+    first, second = make_config(micro_batch=4), make_config(micro_batch=8)
+    measure(ctx, first, {"measured_bytes": 50 * MB})
+    measure(ctx, second, {"measured_bytes": 60 * MB})
+    run = launch(ctx, micro_batch=4)
+    claim = claim_job(ctx, str(run.job_id), owner="w#1", host="here")
+    assert claim is not None
+    measured = {"measured_bytes": 52 * MB, "tokens_per_s": 9.0, "step_s": 0.5, "device": PLACE.name, "device_kind": "cpu"}
+    with ctx.db.write() as session:
+        outcomes.record_finish(session, ctx, claim, {"final_step": 100, "stopped": None, "measurement": measured})
+    same = predict(ctx, first, place=PLACE).memory
+    assert (same.num_bytes, same.source) == (52 * MB, "run")
+    other = predict(ctx, second, place=PLACE).memory
+    assert (other.num_bytes, other.source) == (60 * MB, "probe")
+    assert other.error == pytest.approx(0.04)
+    assert say_error(other) == "Runs needed 4 % more or less than their probes here (1 run)."
+
+
+def test_a_stopped_job_is_no_measurement(ctx: Context) -> None:
+    add_parts(ctx)
+    measure(ctx, make_config(), {"measured_bytes": 50 * MB, "stopped": "cancel"})
+    assert predict(ctx, make_config(), place=PLACE).memory.source == "formula"
+
+
+def test_the_same_probe_is_asked_for_once_while_it_is_under_way(ctx: Context) -> None:
+    add_parts(ctx)
+    first = launch_probe(ctx, make_config(), person=LOCAL)
+    again = launch_probe(ctx, make_config(max_steps=7, name="again"), person=LOCAL)
+    other = launch_probe(ctx, make_config(micro_batch=5), person=LOCAL)
+    assert first.id == again.id != other.id
+    found = find_probe(ctx, make_config(seed=9))
+    assert found is not None
+    assert (found.id, found.kind, found.queue, found.status) == (first.id, "probe", "train", Status.QUEUED)
+    request_stop(ctx, first.id)
+    assert launch_probe(ctx, make_config(), person=LOCAL).id != first.id
+    assert find_probe(ctx, make_config(context=16)) is None
+
+
+def test_a_probe_goes_before_runs_that_wait_and_is_no_run(ctx: Context) -> None:
+    add_parts(ctx)
+    launch(ctx)
+    probe = launch_probe(ctx, make_config(), person=LOCAL)
+    assert min(list_jobs(ctx, queue="train"), key=lambda job: job.priority).id == probe.id
+    assert len(list_runs(ctx)) == 1
+
+
+def test_what_can_not_be_launched_can_not_be_probed(ctx: Context) -> None:
+    add_parts(ctx)
+    with pytest.raises(NotAllowed):
+        launch_probe(ctx, make_config(), person=Person(id=None, name="Ruth", role="rater"))
+    with pytest.raises(NotFound, match="tales"):
+        launch_probe(ctx, make_config(dataset="tails"), person=LOCAL)
+    with pytest.raises(InvalidInput, match="longer than the architecture"):
+        predict(ctx, make_config(context=65), place=PLACE)
+
+
+def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
+    config = make_config(architecture=SHAPE.model_copy(update={"vocab_size": 320}))
+    claim = claim_job(world, launch_probe(world, config, person=LOCAL).id, owner="w#1", host="here")
+    assert claim is not None
+    assert execute(world, claim) is Status.FINISHED  # as a worker does it: a child process, and its files read by the parent
+    job = get_job(world, claim.job_id)
+    assert job.progress["done"] == job.progress["total"]
+    place = Place(str(job.result["device"]), "cpu", 8_000_000_000)
+    prediction = predict(world, config, place=place)
+    assert (prediction.memory.num_bytes, prediction.memory.source) == (job.result["measured_bytes"], "probe")
+    assert prediction.time is not None
+    assert prediction.time.seconds == pytest.approx(100 * job.result["step_s"])
+    with world.db.read() as session:
+        (row,) = session.query(Measurement).all()
+        assert prediction.memory.formula is not None
+        assert row.estimated_bytes == prediction.memory.formula.total
+        assert (row.origin, row.job_id, row.host) == ("probe", job.id, "here")
+        assert (session.query(Run).count(), session.query(Checkpoint).count()) == (0, 1)
+    assert not world.artifacts.path("runs").exists()
+
+
+def test_a_probe_that_fails_says_why(world: Context) -> None:
+    job = do_job(world, launch_probe(world, make_config(), person=LOCAL).id)  # the tokenizer's 320 entries against a vocabulary of 300
+    assert job.status is Status.FAILED
+    assert "vocab_size is 300" in job.error["cause"]
+    assert get_job(world, job.id).error["remedy"]
+    assert predict(world, make_config(), place=PLACE).memory.source == "formula"
+
+
+def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> None:
+    folder = world.artifacts.folder("runs", "r1", "checkpoints", "step-1")
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "roundhouse.json").write_text('{"base_path": "../../../../checkpoints/oak"}')
+    outside = world.artifacts.folder("runs", "r2", "checkpoints", "step-1")
+    (outside / "roundhouse.json").write_text('{"base_path": "../../../../../../elsewhere"}')
+    with world.db.write() as session:
+        session.add(Checkpoint(name="elm", origin="run", folder="runs/r1/checkpoints/step-1", is_adapter=True))
+        session.add(Checkpoint(name="ash", origin="run", folder="runs/r2/checkpoints/step-1", is_adapter=True))
+    values = {"objective": "sft", "dataset": "chats", "architecture": None, "tokenizer": None}
+    whole, adapter = (predict(world, make_config(**values, base=name), place=PLACE).memory for name in ("oak", "elm"))
+    assert whole.num_bytes == adapter.num_bytes
+    unknown = predict(world, make_config(**values, base="ash"), place=PLACE)
+    assert (unknown.memory.source, unknown.fits) == ("unknown", "unknown")
+    measure(world, make_config(**values, base="ash"), {"measured_bytes": 70 * MB})
+    assert say_memory(predict(world, make_config(**values, base="ash"), place=PLACE).memory) == "70.0 MB, probe"
+
+
+def test_a_run_goes_to_the_gpu_of_a_living_worker(ctx: Context) -> None:
+    assert [place.kind for place in list_places(ctx)][-1] == "cpu"
+    gpu = {"index": "0", "name": "A card", "memory_total_bytes": 24_000_000_000, "memory_used_bytes": 0}
+    gauges = {"cpu_name": "A chip", "memory_total_bytes": 8_000_000_000, "gpus": [gpu]}
+    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
+    assert [place.name for place in list_places(ctx)] == ["A card", "A chip"]
+    wanted = [place_of(ctx, make_config(device=device)).name for device in ("auto", "gpu", "cpu")]
+    assert wanted == ["A card", "A card", "A chip"]
+    assert PLACE.usable_bytes == 7_000_000_000

@@ -1,0 +1,239 @@
+"""Evaluations are launched once, recorded item by item, and compared only where that is honest."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli import eval as eval_commands
+from backend.cli import generate as generate_commands
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.jobs.states import Status
+from backend.domain.statistics import holm, mcnemar
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services import job_events as outcomes
+from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.comparisons import compare, leaderboard, rank_column
+from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations, list_items, stop_evaluation
+from backend.services.jobs.jobs import list_jobs
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """Two checkpoints and three things to score them on."""
+    for name in ("Oak", "Elm"):
+        add_checkpoint(ctx, name)
+    add_benchmark(ctx, "facts", CHOICES)
+    add_benchmark(ctx, "questions", ANSWERS)
+    add_benchmark(ctx, "stories", TEXTS, kind="text", val=3)
+    return ctx
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "kind", "split"),
+    [("facts", "multiple_choice", "all"), ("questions", "generation", "all"), ("stories@1", "perplexity", "val")],
+)
+def test_way_of_scoring_and_split_follow_from_the_dataset(world: Context, benchmark: str, kind: str, split: str) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark=benchmark, person=LOCAL)
+    assert (launched.kind, launched.settings["split"], launched.status) == (EvaluationKind(kind), split, Status.QUEUED)
+    assert claim_of(world, launched).payload["checkpoint"] == "checkpoints/Oak"
+
+
+def test_double_click_and_equal_settings_give_one_evaluation(world: Context) -> None:
+    first = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, idempotency_key="k")
+    clicked = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL, idempotency_key="k")
+    equal = launch_evaluation(world, checkpoint="Oak", benchmark="facts@1", config=EvaluationConfig(batch_size=3), person=LOCAL)
+    again = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, again=True)
+    other = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(shots=2), person=LOCAL)
+    assert first.id == clicked.id == equal.id
+    assert (first.reused, equal.reused) == (False, True)
+    assert len({first.id, again.id, other.id}) == 3
+    assert len(list_jobs(world)) == 3
+
+
+def test_failed_evaluation_is_not_reused(world: Context) -> None:
+    first = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    stop_evaluation(world, first.id, person=LOCAL)
+    second = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    assert get_evaluation(world, first.id).status is Status.CANCELLED
+    assert second.id != first.id
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        ({"checkpoint": "Ash"}, NotFound, "no checkpoint “Ash”"),
+        ({"benchmark": "fact"}, NotFound, "Did you mean “facts”"),
+        ({"benchmark": "stories", "kind": "multiple_choice"}, InvalidInput, "perplexity alone"),
+        ({"benchmark": "questions", "kind": "multiple_choice"}, InvalidInput, "has no choices"),
+        ({"benchmark": "facts", "kind": "perplexity"}, InvalidInput, "benchmark of questions"),
+        ({"benchmark": "prompts"}, InvalidInput, "nothing to score"),
+        ({"config": EvaluationConfig(split="val")}, InvalidInput, "no rows in its val split"),
+        ({"person": Person(id=None, name="Ada", role="rater")}, NotAllowed, "Ada may not"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_words(world: Context, values: dict[str, Any], error: type[Exception], words: str) -> None:
+    add_benchmark(world, "prompts", [{"prompt": "Hello"}], kind="prompts")
+    with pytest.raises(error, match=words):
+        launch_evaluation(world, **{"checkpoint": "Oak", "benchmark": "facts", "person": LOCAL, **values})
+
+
+def test_items_and_scores_are_recorded_once_whatever_is_repeated(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    claim = claim_of(world, launched)
+    items = [item(n, {"acc": float(n < 3)}, chosen="a\x00b") for n in range(5)]
+    with world.db.write() as session:
+        outcomes.record_events(session, world, claim, items[:2])
+    score = {"metric": "acc", "value": 0.6, "stderr": 0.2, "low": 0.2, "high": 0.9, "n": 5, "method": "Wilson 95 %"}
+    finish(world, claim, items, scores=[score], facts={"chance": 0.5})
+    done = get_evaluation(world, launched.id)
+    everything, total = list_items(world, launched.id)
+    wrong, num_wrong = list_items(world, launched.id, which="wrong")
+    assert (done.status, done.facts["chance"], done.scores[0].low) == (Status.FINISHED, 0.5, 0.2)
+    assert (total, num_wrong, [i.position for i in wrong]) == (5, 2, [3, 4])
+    assert everything[0].shown["chosen"] == "ab"
+    assert list_items(world, launched.id, which="right", offset=2, limit=5)[0][0].position == 2
+
+
+def test_a_value_that_is_no_number_is_left_out_and_the_items_stay_readable(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    claim = claim_of(world, launched)
+    lost = item(0, {"acc": 1.0})
+    lost["values"] = {"acc": 1.0, "sum_nll": None}  # how the worker hands over a NaN
+    finish(
+        world,
+        claim,
+        [lost],
+        scores=[{"metric": "acc", "value": None, "stderr": None, "low": None, "high": None, "n": 1, "method": ""}],
+        facts={},
+    )
+    assert get_evaluation(world, launched.id).scores == ()
+    assert [i.values for i in list_items(world, launched.id, which="right")[0]] == [{"acc": 1.0}]
+
+
+def test_paired_comparison_is_mcnemars_on_the_items_that_changed(world: Context) -> None:
+    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    found = compare(world, oak.id, elm.id)
+    assert (found.n, found.wins, found.losses, found.ties) == (32, 10, 2, 20)
+    assert found.p_value == pytest.approx(mcnemar(10, 2)) == pytest.approx(0.03857, abs=1e-5)
+    assert found.difference.value == pytest.approx(8 / 32)
+    assert found.better == "second"
+    assert len(found.flips) == 12
+    assert compare(world, elm.id, oak.id).better == "first"
+
+
+def test_paired_bits_per_byte_is_the_difference_of_the_corpus_and_lower_is_better(world: Context) -> None:
+    oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0, 25.0, 19.0, 20.0])
+    elm = predicted(world, "Elm", "stories", [18.0, 21.0, 19.5, 23.0, 18.5, 18.5])
+    found = compare(world, oak.id, elm.id)
+    assert found.difference.value == pytest.approx(-8.5 / 60 / math.log(2))
+    assert found.better == "second"
+    assert (found.wins, found.losses) == (6, 0)
+    assert compare(world, oak.id, elm.id, metric="nll_per_token").difference.value == pytest.approx(-8.5 / 30)
+    assert compare(world, oak.id, oak.id).better is None
+
+
+def test_unlike_evaluations_are_not_compared_and_the_reasons_are_named(world: Context) -> None:
+    plain = evaluated(world, "Oak", "facts", [1, 0, 1])
+    shown = evaluated(world, "Elm", "facts", [1, 0, 1], shots=3)
+    chat = evaluated(world, "Elm", "facts", [1, 0, 1], facts={"used_chat_template": True}, chat="on")
+    waiting = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL)
+    with pytest.raises(Conflict, match=r"number of examples shown \(0 and 3\)"):
+        compare(world, plain.id, shown.id)
+    with pytest.raises(Conflict, match=r"chat template \(no and yes\).*template on"):
+        compare(world, plain.id, chat.id)
+    with pytest.raises(Conflict, match="“Elm” is queued"):
+        compare(world, plain.id, waiting.id)
+
+
+def test_leaderboard_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoint(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
+    newest = evaluated(world, "Elm", "facts", [1, 1, 1, 0])
+    evaluated(world, "Elm", "facts", [1, 0, 0, 0], shots=2)
+    board = leaderboard(world)
+    assert [(column.benchmark, column.detail) for column in board.columns] == [("facts@1", ""), ("facts@1", "2 shown")]
+    cells = {name: cells for _, name, cells in board.rows}
+    assert cells["Elm"][board.columns[0].key].evaluation_id == newest.id
+    assert board.columns[1].key not in cells["Oak"]
+
+
+def test_ranking_shares_first_place_unless_the_difference_survives_holm(world: Context) -> None:
+    add_checkpoint(world, "Ash")
+    evaluated(world, "Oak", "facts", [1] * 20)
+    evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2)
+    evaluated(world, "Ash", "facts", [1] * 4 + [0] * 16)
+    ranks = rank_column(world, leaderboard(world).columns[0].key)
+    assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [("Oak", True), ("Elm", True), ("Ash", False)]
+    assert [rank.p_adjusted for rank in ranks[1:]] == pytest.approx(holm([mcnemar(0, 2), mcnemar(0, 16)]))
+
+
+def test_evaluations_are_listed_newest_first_and_by_checkpoint(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1, 0])
+    last = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL)
+    assert [e.checkpoint for e in list_evaluations(world)] == ["Elm", "Oak"]
+    assert [e.id for e in list_evaluations(world, checkpoint_id=last.checkpoint_id)] == [last.id]
+    assert [e.id for e in list_evaluations(world, active=True)] == [last.id]
+
+
+def test_unknown_evaluation_is_not_found(world: Context) -> None:
+    with pytest.raises(NotFound):
+        get_evaluation(world, "nothing")
+
+
+@pytest.fixture
+def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Runs a command of this installation and returns its JSON; its work is done in a child process, as no worker runs."""
+    for name, value in {
+        "ROUNDHOUSE_HOME": str(home),
+        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    get_context.cache_clear()
+
+    def run(app: typer.Typer, *arguments: str) -> dict[str, Any]:
+        capfd.readouterr()
+        status = app([*arguments, "--json"], standalone_mode=False)
+        output = capfd.readouterr()
+        data: dict[str, Any] = json.loads(output.out)
+        return data | {"exit": status or 0}
+
+    yield run
+    get_context.cache_clear()
+
+
+@pytest.mark.slow
+def test_commands_question_a_real_checkpoint_in_child_processes(
+    world: Context, command: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    from tests.support.oracles import chain_bigram, save_bigram  # imports torch
+
+    folder = save_bigram(world.artifacts.root / "checkpoints" / "Oak", chain_bigram("hat"))
+    scored = command(eval_commands.app, "run", "--checkpoint", "Oak", "--benchmark", "facts", "--wait")
+    acc = next(score for score in scored["scores"] if score["metric"] == "acc")
+    assert (scored["exit"], acc["n"], list_items(world, scored["evaluation"])[1]) == (0, 40, 40)
+    assert acc["interval"][0] < acc["value"] < acc["interval"][1]
+
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"context": "oh h", "continuation": "at"}\n{"context": "oh h", "continuation": "ta"}\n')
+    items = command(eval_commands.app, "loglikelihood", "--checkpoint", str(folder), "--file", str(pairs))["items"]
+    assert [(i["tokens"], i["greedy"]) for i in items] == [(2, True), (2, False)]
+    assert items[0]["sum_logprob"] > -0.2 > items[1]["sum_logprob"]
+
+    arguments = ("--prompt", "oh h", "--max-tokens", "9", "--temperature", "0", "--raw")
+    answer = command(generate_commands.app, "--checkpoint", "Oak", *arguments)
+    assert (answer["text"], answer["tokens"], answer["finish_reason"]) == ("at", 3, "stop")
+    refused = command(generate_commands.app, "--checkpoint", "Oka", *arguments)
+    assert refused["exit"] == 2
+    assert "Oak" in refused["error"]

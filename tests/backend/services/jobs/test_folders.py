@@ -1,0 +1,97 @@
+"""Working folders of ended jobs go after some days, and nothing that anybody still looks at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from backend.db.tables import Job
+from backend.domain.jobs.states import JobKind, Status
+from backend.services.context import Context, Policy
+from backend.services.jobs.folders import remove_job_folders
+from backend.services.jobs.jobs import add_job, claim_next, end_job, get_job, give_back, read_log
+from tests.support.run_world import add_parts, claim, end, launch, points, report
+
+
+def ended(ctx: Context, status: Status = Status.FINISHED, *, result: dict[str, Any] | None = None) -> str:
+    """A job that ended just now and left a file in its folder."""
+    job_id = queued(ctx)
+    taken = claim_next(ctx, "cpu", owner="w", host="h")
+    assert taken is not None
+    with ctx.db.write() as session:
+        end_job(session, ctx, taken, status, result={key: text.format(job_id) for key, text in (result or {}).items()})
+    return job_id
+
+
+def queued(ctx: Context) -> str:
+    with ctx.db.write() as session:
+        job_id = add_job(session, ctx, kind=JobKind.TRAIN_TOKENIZER, title="job", payload={}).id
+    work = ctx.artifacts.job_folder(job_id) / "attempt-1"
+    work.mkdir()
+    (work / "events.jsonl").write_text("{}")
+    return job_id
+
+
+def later(ctx: Context, days: float, *, keep: float = 30.0) -> Context:
+    now = ctx.now() + timedelta(days=days)
+    return replace(ctx, now=lambda: now, policy=Policy(keep_job_folders_days=keep))
+
+
+def folders(ctx: Context) -> set[str]:
+    return {folder.name for folder in (ctx.artifacts.root / "jobs").iterdir()}
+
+
+@pytest.mark.parametrize("status", [Status.FINISHED, Status.FAILED, Status.CANCELLED])
+def test_a_folder_goes_as_many_days_after_the_jobs_end_as_the_policy_says(ctx: Context, status: Status) -> None:
+    job_id = ended(ctx, status)
+    assert remove_job_folders(later(ctx, 29)) == 0
+    assert folders(ctx) == {job_id}
+    assert remove_job_folders(later(ctx, 31, keep=0)) == 0, "0 keeps them"
+    assert remove_job_folders(later(ctx, 31)) == 1
+    assert folders(ctx) == set()
+    assert get_job(ctx, job_id).status is status
+
+
+def test_jobs_that_have_not_ended_and_folders_of_nobody_keep_theirs(ctx: Context) -> None:
+    first = queued(ctx)
+    taken = claim_next(ctx, "cpu", owner="w", host="h")
+    assert taken is not None
+    waiting = queued(ctx)
+    (ctx.artifacts.root / "jobs" / "somebodys").mkdir()
+    assert remove_job_folders(later(ctx, 400)) == 0
+    give_back(ctx, taken)
+    assert remove_job_folders(later(ctx, 400)) == 0
+    assert folders(ctx) == {first, waiting, "somebodys"}
+
+
+def test_a_folder_whose_file_is_the_jobs_result_stays(ctx: Context) -> None:
+    answers, plain = ended(ctx, result={"file": "jobs/{}/completions.jsonl"}), ended(ctx, result={"folder": "datasets/d/1"})
+    assert remove_job_folders(later(ctx, 31)) == 1
+    assert folders(ctx) == {answers}
+    assert plain not in folders(ctx)
+
+
+def test_a_few_go_at_a_time(ctx: Context) -> None:
+    for _ in range(5):
+        ended(ctx)
+    assert [remove_job_folders(later(ctx, 31), limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_a_runs_log_curves_and_checkpoints_outlast_its_jobs_folder(ctx: Context) -> None:
+    add_parts(ctx)
+    run = launch(ctx, name="first")
+    taken = claim(ctx, run)
+    report(ctx, taken, *points(1, 5), {"type": "log", "text": "step five", "time": 1.0})
+    end(ctx, taken, Status.FINISHED)
+    checkpoint = ctx.artifacts.run_folder(run.id) / "checkpoints" / "step-5"
+    checkpoint.mkdir(parents=True)
+    (ctx.artifacts.job_folder(taken.job_id) / "train.tokens").write_bytes(b"0" * 100)
+    assert remove_job_folders(later(ctx, 31)) == 1
+    assert taken.job_id not in folders(ctx)
+    assert checkpoint.is_dir()
+    assert "step five" in read_log(ctx, taken.job_id)
+    with ctx.db.read() as session:
+        assert session.get_one(Job, taken.job_id).status == Status.FINISHED

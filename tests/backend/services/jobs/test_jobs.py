@@ -1,0 +1,301 @@
+"""Claims, leases, fences and slots, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from backend.db.tables import Job, Slot
+from backend.domain.jobs.states import JobKind, Status
+from backend.errors import Conflict, NotAllowed
+from backend.services.context import LOCAL, Context, Person
+from backend.services.jobs.jobs import (
+    Claim,
+    Fenced,
+    add_job,
+    claim_next,
+    end_job,
+    get_job,
+    give_back,
+    renew,
+    request_stop,
+    requeue,
+    stop_job,
+)
+from backend.services.jobs.queue_position import queue_ahead
+from backend.services.jobs.recovery import sweep
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ctx(any_ctx: Context, clock: Clock) -> Context:
+    return replace(any_ctx, now=clock)
+
+
+def submit(ctx: Context, title: str = "job", *, kind: JobKind = JobKind.TRAIN, payload: dict[str, Any] | None = None, **values: Any) -> str:
+    with ctx.db.write() as session:
+        return add_job(session, ctx, kind=kind, title=title, payload=payload or {"n": 1}, **values).id
+
+
+def claim(ctx: Context, *, owner: str = "w#1", queue: str = "train", devices: tuple[str, ...] = ()) -> Claim | None:
+    return claim_next(ctx, queue, owner=owner, host="lab", devices=devices)
+
+
+def taken(ctx: Context, **values: Any) -> Claim:
+    result = claim(ctx, **values)
+    assert result is not None
+    return result
+
+
+def test_two_hundred_jobs_are_claimed_once_each_by_eight_threads(ctx: Context) -> None:
+    jobs = {submit(ctx, f"job {n}") for n in range(60)}
+    claimed: list[str] = []
+    lock = threading.Lock()
+
+    def worker(number: int) -> None:
+        misses = 0
+        while misses < 3:
+            got = claim(ctx, owner=f"w{number}")
+            if got is None:
+                misses += 1
+                continue
+            with lock:
+                claimed.append(got.job_id)
+
+    threads = [threading.Thread(target=worker, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(jobs)
+
+
+def test_the_job_with_the_better_priority_goes_first_and_then_the_older(ctx: Context, clock: Clock) -> None:
+    submit(ctx, "old")
+    clock.advance(1)
+    submit(ctx, "new")
+    clock.advance(1)
+    submit(ctx, "urgent", priority=0)
+    order = [get_job(ctx, taken(ctx).job_id).title for _ in range(3)]
+    assert order == ["urgent", "old", "new"]
+
+
+def test_a_queued_job_knows_who_is_ahead_of_it(ctx: Context, clock: Clock) -> None:
+    submit(ctx, "running")
+    taken(ctx)
+    clock.advance(1)
+    submit(ctx, "first")
+    clock.advance(1)
+    last = submit(ctx, "last")
+    submit(ctx, "elsewhere", kind=JobKind.EVALUATE)
+    assert [job.title for job in queue_ahead(ctx, last)] == ["running", "first"]
+
+
+def test_a_job_waits_for_the_job_it_depends_on(ctx: Context) -> None:
+    first = submit(ctx, "first", kind=JobKind.IMPORT_DATASET)
+    submit(ctx, "second", depends_on=first)
+    assert claim(ctx) is None
+    held = taken(ctx, queue="cpu")
+    with ctx.db.write() as session:
+        end_job(session, ctx, held, Status.FINISHED)
+    assert get_job(ctx, taken(ctx).job_id).title == "second"
+
+
+def test_a_job_is_cancelled_when_the_job_it_waits_for_fails(ctx: Context) -> None:
+    first = submit(ctx, "first", kind=JobKind.IMPORT_DATASET)
+    second = submit(ctx, "second", depends_on=first)
+    held = taken(ctx, queue="cpu")
+    with ctx.db.write() as session:
+        end_job(session, ctx, held, Status.FAILED, error={"cause": "bad rows"})
+    sweep(ctx)
+    job = get_job(ctx, second)
+    assert job.status is Status.CANCELLED
+    assert "waited for" in job.error["cause"]
+
+
+def test_a_lapsed_lease_puts_the_job_back_and_fences_the_old_attempt(ctx: Context, clock: Clock) -> None:
+    job = submit(ctx)
+    old = taken(ctx)
+    clock.advance(ctx.policy.lease_s + 1)
+    assert sweep(ctx).requeued == [job]
+    new = taken(ctx, owner="w#2")
+    assert new.attempt == 2
+    with pytest.raises(Fenced), ctx.db.write() as session:
+        renew(session, ctx, old, progress={"done": 99})
+    with pytest.raises(Fenced), ctx.db.write() as session:
+        end_job(session, ctx, old, Status.FINISHED, result={"stale": True})
+    assert get_job(ctx, job).result == {}
+    assert get_job(ctx, job).status is Status.RUNNING
+
+
+def test_a_renewed_lease_is_left_alone_by_the_sweep(ctx: Context, clock: Clock) -> None:
+    submit(ctx)
+    held = taken(ctx)
+    for _ in range(5):
+        clock.advance(ctx.policy.lease_s - 1)
+        with ctx.db.write() as session:
+            renew(session, ctx, held)
+        assert sweep(ctx).requeued == []
+
+
+def test_a_job_whose_worker_is_lost_too_often_fails_with_a_cause(ctx: Context, clock: Clock) -> None:
+    job = submit(ctx)
+    for _ in range(ctx.policy.max_attempts):
+        taken(ctx)
+        clock.advance(ctx.policy.lease_s + 1)
+        sweep(ctx)
+    assert get_job(ctx, job).status is Status.FAILED
+    assert "lost 3 times" in get_job(ctx, job).error["cause"]
+
+
+def test_a_replica_is_put_back_without_end_and_with_growing_pauses(ctx: Context, clock: Clock) -> None:
+    job = submit(ctx, kind=JobKind.REPLICA, restarts_forever=True)
+    pauses = []
+    for _ in range(ctx.policy.max_attempts + 3):
+        held = taken(ctx, queue="serve")
+        with ctx.db.write() as session:
+            requeue(session, ctx, held, error={"cause": "crash"}, lasted_s=1.0)
+        waited = 0
+        while claim(ctx, queue="serve", owner="probe") is None:
+            clock.advance(1)
+            waited += 1
+        pauses.append(waited)
+        with ctx.db.write() as session:
+            row = session.get_one(Job, job)
+            row.status, row.owner = Status.QUEUED, None
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > pauses[0]
+
+
+def test_four_jobs_and_two_gpus_never_put_two_on_one(ctx: Context) -> None:
+    for n in range(4):
+        submit(ctx, f"job {n}")
+    held = [claim(ctx, owner=f"w{n}", devices=("0", "1")) for n in range(4)]
+    devices = [c.device for c in held if c is not None]
+    assert sorted(d for d in devices if d) == ["0", "1"]
+    assert held[2] is None
+    assert held[3] is None
+    first = held[0]
+    assert first is not None
+    with ctx.db.write() as session:
+        end_job(session, ctx, first, Status.FINISHED)
+    assert taken(ctx, owner="w5", devices=("0", "1")).device == first.device
+
+
+def test_a_cpu_job_needs_no_gpu_and_a_gpu_job_waits_for_one(ctx: Context) -> None:
+    submit(ctx, "gpu only", device="gpu")
+    submit(ctx, "cpu only", device="cpu")
+    assert get_job(ctx, taken(ctx).job_id).title == "cpu only"
+    assert claim(ctx) is None
+    assert taken(ctx, devices=("0",)).device == "0"
+
+
+def test_a_job_of_two_gpus_takes_two_and_is_not_overtaken_by_jobs_of_one(ctx: Context) -> None:
+    two = {"config": {"devices": {"count": 2}}}
+    first = submit(ctx, "one")
+    held = taken(ctx, owner="w1", devices=("0", "1"))
+    assert held.job_id == first
+    submit(ctx, "too large", payload={"config": {"devices": {"count": 3}}}, priority=5)
+    wide = submit(ctx, "two", payload=two, priority=6)
+    submit(ctx, "another", priority=7)
+    submit(ctx, "on the CPU", device="cpu", priority=8)
+    assert get_job(ctx, taken(ctx, owner="w2", devices=("0", "1")).job_id).title == "on the CPU"
+    assert claim(ctx, owner="w3", devices=("0", "1")) is None, "the free GPU is kept for the job that waits for two"
+    with ctx.db.write() as session:
+        end_job(session, ctx, held, Status.FINISHED)
+    both = taken(ctx, owner="w4", devices=("0", "1"))
+    assert (both.job_id, both.device) == (wide, "0,1")
+    assert claim(ctx, owner="w5", devices=("0", "1")) is None
+    with ctx.db.write() as session:
+        renew(session, ctx, both)
+        end_job(session, ctx, both, Status.FINISHED)
+    assert get_job(ctx, taken(ctx, owner="w6", devices=("0", "1")).job_id).title == "another"
+
+
+def test_a_slot_whose_holder_is_gone_is_free_after_its_lease(ctx: Context, clock: Clock) -> None:
+    submit(ctx, "one")
+    submit(ctx, "two")
+    taken(ctx, devices=("0",))
+    assert claim(ctx, devices=("0",)) is None
+    clock.advance(ctx.policy.lease_s + 1)
+    assert taken(ctx, devices=("0",)).device == "0"
+    with ctx.db.read() as session:
+        assert session.get_one(Slot, ("lab", "0")).lease_until > clock.now
+
+
+def test_a_queued_job_is_cancelled_at_once_and_a_running_one_is_asked(ctx: Context) -> None:
+    waiting = submit(ctx, "waiting", priority=9)
+    running = submit(ctx, "running", priority=0)
+    taken(ctx)
+    assert request_stop(ctx, waiting).status is Status.CANCELLED
+    asked = request_stop(ctx, running, "stop_and_save")
+    assert (asked.status, asked.stop_request) == (Status.CANCELLING, "stop_and_save")
+    with pytest.raises(Conflict, match="already cancelled"):
+        request_stop(ctx, waiting)
+
+
+def test_a_rater_can_not_stop_a_job(ctx: Context) -> None:
+    job = submit(ctx)
+    with pytest.raises(NotAllowed):
+        stop_job(ctx, job, person=Person("x", "r", "rater"))
+    assert stop_job(ctx, job, person=LOCAL).status is Status.CANCELLED
+
+
+def test_a_job_being_cancelled_ends_cancelled_when_its_worker_is_lost(ctx: Context, clock: Clock) -> None:
+    job = submit(ctx)
+    taken(ctx)
+    request_stop(ctx, job)
+    clock.advance(ctx.policy.lease_s + 1)
+    sweep(ctx)
+    assert get_job(ctx, job).status is Status.CANCELLED
+
+
+def test_a_worker_that_shuts_down_gives_its_job_back_without_counting_a_loss(ctx: Context) -> None:
+    job = submit(ctx)
+    give_back(ctx, taken(ctx, devices=("0",)))
+    assert get_job(ctx, job).status is Status.QUEUED
+    again = taken(ctx, devices=("0",))
+    assert (again.job_id, again.attempt) == (job, 2)
+    with ctx.db.read() as session:
+        assert session.get_one(Job, job).lost == 0
+
+
+def test_a_replica_that_dies_just_as_it_is_stopped_is_not_started_again(ctx: Context) -> None:
+    job = submit(ctx, kind=JobKind.REPLICA, restarts_forever=True)
+    held = taken(ctx, queue="serve")
+    request_stop(ctx, job)
+    with ctx.db.write() as session:
+        requeue(session, ctx, held, error={"cause": "crash"}, lasted_s=1.0)
+    assert get_job(ctx, job).status is Status.CANCELLED
+    assert claim(ctx, queue="serve") is None
+
+
+def test_the_same_idempotency_key_is_refused_by_the_database(ctx: Context) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    submit(ctx, idempotency_key="click-1")
+    with pytest.raises(IntegrityError):
+        submit(ctx, idempotency_key="click-1")

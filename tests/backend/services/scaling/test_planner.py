@@ -1,0 +1,223 @@
+"""The planner's services: what was measured, what own runs say, and studies that are launched once."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from backend.db.tables import DatasetVersion, Job, Measurement, Run, Tokenizer
+from backend.domain.jobs.states import Status
+from backend.domain.scaling.laws import PUBLISHED
+from backend.domain.scaling.plan import PlanConfig
+from backend.domain.scaling.shapes import count_all
+from backend.domain.scaling.study import StudyConfig
+from backend.domain.training.config import RunConfig
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, Person
+from backend.services.data.datasets import rename_dataset
+from backend.services.metrics.points import add_points
+from backend.services.scaling.planner import choose_speeds, count_tokens, list_devices, plan_run, read_parts
+from backend.services.scaling.pools import list_pools
+from backend.services.scaling.studies import (
+    StudyView,
+    archive_study,
+    get_study,
+    launch_study,
+    list_studies,
+    preview_study,
+    read_study,
+    retry_study,
+    stop_study,
+    study_detail,
+    study_yaml,
+    suggest_budgets,
+)
+from backend.services.tokenizers.tokenizers import rename_tokenizer
+from backend.services.training.views import get_runs
+from tests.support.run_world import SHAPE, add_parts, launch
+
+LAW = PUBLISHED["besiroglu-2024"]
+STUDY = StudyConfig(name="sizes", dataset="tales", tokenizer="pieces", budgets=(1e13, 3e13, 1e14), sizes=5, context=64)
+
+
+def finish(ctx: Context, run_id: str, loss: float, *, rate: float = 1000.0) -> None:
+    """End a run as if it had been trained: all steps, a val_loss, a rate."""
+    with ctx.db.write() as session:
+        run = session.get_one(Run, run_id)
+        job = session.get_one(Job, run.job_id)
+        job.status, job.finished_at, job.owner = Status.FINISHED, ctx.now(), "here/train#1"
+        steps = int(run.config["max_steps"])
+        run.last_step = steps
+        run.summary = {"last": {"val_loss": loss}, "result": {"final_step": steps}}
+        add_points(session, ctx.db, run.id, [{"step": 1, "time": 0.0, "values": {"tok_per_sec": rate}}])
+
+
+def finish_by_law(ctx: Context, study: StudyView) -> None:
+    """Finish a study's runs with the losses of a known law."""
+    with ctx.db.read() as session:
+        rows = [(run.id, RunConfig.model_validate(run.config)) for run in session.query(Run).filter(Run.group_id == study.id)]
+    for run_id, config in rows:
+        assert not isinstance(config.architecture, str)
+        assert config.architecture is not None
+        finish(ctx, run_id, LAW.loss(count_all(config.architecture), config.max_steps * config.tokens_per_step) / 4)
+
+
+def make_text(ctx: Context, text_bytes: int = 4_000_000_000) -> None:
+    """Say how much text the dataset holds, and how many bytes a token is."""
+    with ctx.db.write() as session:
+        session.query(DatasetVersion).one().facts = {"text_bytes": text_bytes}
+        session.query(Tokenizer).one().facts = {"bytes_per_token": 4.0}
+
+
+def test_a_plan_takes_vocabulary_and_data_from_what_is_named(ctx: Context) -> None:
+    add_parts(ctx)
+    make_text(ctx, 40_000_000)
+    found = plan_run(ctx, PlanConfig(flops=1e14, dataset="tales", tokenizer="pieces", context=64))
+    assert found.architecture.vocab_size == 300
+    assert found.unique_tokens == 9_000_000  # 90 of 100 rows are for training
+    assert found.seconds is None
+    with pytest.raises(NotFound, match="nowhere"):
+        plan_run(ctx, PlanConfig(flops=1e14, dataset="nowhere"))
+    with pytest.raises(InvalidInput, match="no run and no probe"):
+        plan_run(ctx, PlanConfig(device_hours=1.0))
+
+
+def test_tokens_are_not_known_without_counts(ctx: Context) -> None:
+    add_parts(ctx)
+    reading = read_parts(ctx, dataset="tales", tokenizer="pieces")
+    assert reading.version is not None
+    assert reading.tokenizer is not None
+    assert count_tokens(reading.version, reading.tokenizer) is None
+    assert read_parts(ctx, dataset=None, tokenizer=None).vocab_size == 32_000
+
+
+def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context) -> None:
+    add_parts(ctx)
+    assert choose_speeds(ctx, None) == []
+    run = launch(ctx)
+    finish(ctx, run.id, 3.0, rate=500.0)
+    speeds = choose_speeds(ctx, None)
+    assert [(round(speed.tokens_per_s), speed.device) for speed in speeds] == [(500, "CPU of here")]
+    setting: dict[str, Any] = {"architecture": SHAPE.model_dump(mode="json"), "context": 32}
+    with ctx.db.write() as session:
+        for values in (setting, {**setting, "lora_rank": 8}, {"architecture": "?"}):
+            session.add(
+                Measurement(
+                    origin="probe",
+                    setting=values,
+                    setting_hash="x",
+                    device="A card",
+                    estimated_bytes=1,
+                    measured_bytes=1,
+                    tokens_per_s=9000.0,
+                )
+            )
+    assert list_devices(ctx) == ["A card", "CPU of here"]
+    assert [round(speed.tokens_per_s) for speed in choose_speeds(ctx, None)] == [9000]
+    hours = plan_run(ctx, PlanConfig(device_hours=10.0, device="CPU of here", vocab_size=300, context=64))
+    assert hours.seconds == pytest.approx(36_000, rel=0.05)
+    with pytest.raises(InvalidInput, match="A card"):
+        choose_speeds(ctx, "another")
+
+
+def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
+    add_parts(ctx)
+    preview = preview_study(ctx, STUDY)
+    assert len(preview.runs) == 15
+    assert list_studies(ctx) == []
+    study = launch_study(ctx, STUDY, person=LOCAL)
+    again = launch_study(ctx, STUDY, person=LOCAL)
+    assert study.id == again.id
+    assert (again.num_planned, again.num_launched, again.num_active) == (15, 15, 15)
+    assert study.config.dataset == "tales@1"
+    with pytest.raises(Conflict, match="already another study"):
+        launch_study(ctx, STUDY.model_copy(update={"sizes": 4}), person=LOCAL)
+    with pytest.raises(Conflict, match="15 runs that wait"):
+        archive_study(ctx, study.id, person=LOCAL)
+    assert stop_study(ctx, "sizes", person=LOCAL) == 15
+    assert (get_study(ctx, "sizes").num_active, get_study(ctx, "sizes").num_stopped) == (0, 15)
+    assert retry_study(ctx, study.id, person=LOCAL) == 15
+    assert (get_study(ctx, "sizes").num_active, stop_study(ctx, "sizes", person=LOCAL)) == (15, 15)
+    archive_study(ctx, study.id, person=LOCAL)
+    assert list_studies(ctx) == []
+    assert [view.id for view in list_studies(ctx, archived=True)] == [study.id]
+
+
+def test_a_study_that_was_cut_short_is_launched_to_its_end_also_under_new_names_of_its_parts(ctx: Context) -> None:
+    add_parts(ctx)
+    study = launch_study(ctx, STUDY, person=LOCAL)
+    rename_dataset(ctx, "tales", "stories", person=LOCAL)
+    rename_tokenizer(ctx, "pieces", "bits", person=LOCAL)
+    study = get_study(ctx, study.id)
+    assert (study.config.dataset, study.config.tokenizer) == ("stories@1", "bits")
+    with ctx.db.write() as session:
+        lost = session.query(Run).filter(Run.group_id == study.id).first()
+        assert lost is not None
+        session.query(Job).filter(Job.id == lost.job_id).one().idempotency_key = "gone"
+        session.delete(lost)
+    assert get_study(ctx, study.id).num_launched == 14
+    assert launch_study(ctx, study.config, person=LOCAL).num_launched == 15
+
+
+def test_finished_runs_give_a_law_that_plans_can_use(ctx: Context) -> None:
+    add_parts(ctx)
+    make_text(ctx)
+    study = launch_study(ctx, STUDY, person=LOCAL)
+    assert study_detail(ctx, study.id).own.problem
+    finish_by_law(ctx, study)
+    detail = study_detail(ctx, study.id)
+    assert detail.study.num_finished == 15
+    assert len(detail.own.points) == 15
+    assert len(detail.own.isoflop.profiles) == 3
+    assert detail.own.law is not None
+    assert detail.own.law.law.alpha == pytest.approx(LAW.alpha, rel=0.02)
+    assert detail.pooled is None
+    own = plan_run(ctx, PlanConfig(flops=1e14, dataset="tales", tokenizer="pieces", context=64, law="own"))
+    assert own.law.is_own
+    assert own.optimum.parameters == pytest.approx(LAW.optimum(1e14).parameters, rel=0.1)
+    assert own.loss_is_believable
+    with pytest.raises(InvalidInput, match="no law of your own"):
+        plan_run(ctx, PlanConfig(flops=1e14, dataset="tales", tokenizer="pieces", context=32, law="own"))
+    with pytest.raises(InvalidInput, match="one dataset and one tokenizer"):
+        plan_run(ctx, PlanConfig(flops=1e14, law="own"))
+
+
+def test_runs_that_can_not_be_compared_are_left_out_with_the_reason(ctx: Context) -> None:
+    add_parts(ctx)
+    good, constant, short, blind = (
+        launch(ctx, **values) for values in ({}, {"schedule": "constant"}, {"max_steps": 50}, {"max_steps": 60})
+    )
+    for run in (good, constant, short, blind):
+        finish(ctx, run.id, 3.0)
+    with ctx.db.write() as session:
+        session.get_one(Run, short.id).summary = {"last": {"val_loss": 3.0}, "result": {"final_step": 20}}
+        session.get_one(Run, blind.id).summary = {"last": {}, "result": {"final_step": 60}}
+    (pool,) = list_pools(ctx)
+    assert [run.run_id for run in pool.runs] == [good.id]
+    point = pool.runs[0].point
+    assert (point.tokens, point.loss) == (100 * 4 * 32, 3.0)
+    reasons = " ".join(pool.left_out)
+    for words in ("never came down", "20 of 50 steps", "no val_loss"):
+        assert words in reasons
+
+
+def test_budgets_are_suggested_from_the_measured_rate(ctx: Context) -> None:
+    add_parts(ctx)
+    assert suggest_budgets(ctx) == (1e12, 3e12, 1e13)
+    finish(ctx, launch(ctx).id, 3.0)
+    budgets = suggest_budgets(ctx)
+    assert budgets[2] == pytest.approx(10 * budgets[0])
+    speed = choose_speeds(ctx, None)[0]
+    assert 5 * sum(budgets) / speed.flops_per_s == pytest.approx(3600, rel=0.5)
+    assert math.isfinite(budgets[0])
+
+
+def test_a_study_survives_the_way_through_yaml_and_a_rater_may_not_launch_one(ctx: Context) -> None:
+    assert read_study(study_yaml(STUDY)) == STUDY
+    with pytest.raises(NotAllowed):
+        launch_study(ctx, STUDY, person=Person(id="r", name="Rater", role="rater"))
+    with pytest.raises(NotFound):
+        study_detail(ctx, "none")
+    assert get_runs(ctx, []) == []

@@ -1,0 +1,72 @@
+"""Conversations: order, titles, side-by-side turns, and whose they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import LOCAL, Context, Person
+from backend.services.people.accounts import add_user
+from backend.services.serving.conversations import (
+    add_message,
+    change_conversation,
+    delete_conversation,
+    get_conversation,
+    list_conversations,
+    list_messages,
+    set_vote,
+    start_conversation,
+)
+
+
+@pytest.fixture
+def people(ctx: Context) -> tuple[Person, Person]:
+    return add_user(ctx, "maya", "a long password"), add_user(ctx, "noor", "a long password")
+
+
+def test_a_conversation_is_named_after_its_first_prompt_and_listed_once_it_has_one(ctx: Context) -> None:
+    row = start_conversation(ctx, endpoint="tales", person=LOCAL)
+    assert list_conversations(ctx, person=LOCAL) == []
+    add_message(ctx, row.id, role="user", content="Tell me about the harbour\nand the sea", person=LOCAL)
+    add_message(ctx, row.id, role="assistant", content="It is deep.", endpoint="tales", person=LOCAL)
+    assert [c.title for c in list_conversations(ctx, person=LOCAL)] == ["Tell me about the harbour"]
+    assert [(m.position, m.role) for m in list_messages(ctx, row.id, person=LOCAL)] == [(0, "user"), (1, "assistant")]
+
+
+def test_two_answers_side_by_side_share_a_position_and_a_vote(ctx: Context) -> None:
+    row = start_conversation(ctx, endpoint="a", other_endpoint="b", person=LOCAL)
+    add_message(ctx, row.id, role="user", content="Hello", person=LOCAL)
+    add_message(ctx, row.id, role="assistant", content="left", branch=0, person=LOCAL)
+    add_message(ctx, row.id, role="assistant", content="right", branch=1, person=LOCAL)
+    set_vote(ctx, row.id, 1, "B", person=LOCAL)
+    answers = [(m.position, m.branch, m.content, m.vote) for m in list_messages(ctx, row.id, person=LOCAL)[1:]]
+    assert answers == [(1, 0, "left", "B"), (1, 1, "right", "B")]
+    add_message(ctx, row.id, role="user", content="And now?", person=LOCAL)
+    assert list_messages(ctx, row.id, person=LOCAL)[-1].position == 2
+
+
+def test_somebody_elses_conversation_looks_like_a_missing_one(ctx: Context, people: tuple[Person, Person]) -> None:
+    owner, other = people
+    row = start_conversation(ctx, endpoint="tales", person=owner)
+    add_message(ctx, row.id, role="user", content="secret", person=owner)
+    for person in (other, LOCAL):
+        assert list_conversations(ctx, person=person) == []
+        for access in (get_conversation, list_messages, delete_conversation):
+            with pytest.raises(NotFound):
+                access(ctx, row.id, person=person)
+        with pytest.raises(NotFound):
+            add_message(ctx, row.id, role="user", content="x", person=person)
+        with pytest.raises(NotFound):
+            change_conversation(ctx, row.id, title="mine", person=person)
+    assert get_conversation(ctx, row.id, person=owner).title == "secret"
+
+
+def test_a_conversation_can_be_renamed_and_deleted(ctx: Context) -> None:
+    row = start_conversation(ctx, endpoint="tales", person=LOCAL)
+    add_message(ctx, row.id, role="user", content="Hello", person=LOCAL)
+    change_conversation(ctx, row.id, title="  Harbour talk ", person=LOCAL)
+    assert get_conversation(ctx, row.id, person=LOCAL).title == "Harbour talk"
+    with pytest.raises(InvalidInput, match="title"):
+        change_conversation(ctx, row.id, title="  ", person=LOCAL)
+    delete_conversation(ctx, row.id, person=LOCAL)
+    assert list_conversations(ctx, person=LOCAL) == []

@@ -1,0 +1,124 @@
+"""Endpoints: deploying, replacing, stopping, and which replicas may be asked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, Deployment, Job, Replica
+from backend.domain.jobs.states import Status
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, Person
+from backend.services.jobs.jobs import Claim, claim_next
+from backend.services.serving.deployments import (
+    deploy,
+    deployed_endpoints,
+    get_endpoint,
+    list_deployments,
+    list_endpoints,
+    ready_targets,
+    record_end,
+    record_gauge,
+    record_ready,
+    stop_endpoint,
+)
+
+
+@pytest.fixture
+def checkpoint(ctx: Context) -> str:
+    with ctx.db.write() as session:
+        row = Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10)
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def start_replica(ctx: Context, port: int) -> Claim:
+    claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
+    assert claim is not None
+    with ctx.db.write() as session:
+        record_ready(session, ctx, claim, {"url": f"http://127.0.0.1:{port}"})
+    return claim
+
+
+def test_a_deployed_checkpoint_is_starting_until_a_replica_says_it_is_ready(ctx: Context, checkpoint: str) -> None:
+    assert deploy(ctx, checkpoint_id=checkpoint, name="tales", num_replicas=2, person=LOCAL).state == "starting"
+    assert ready_targets(ctx) == {"tales": []}
+    start_replica(ctx, 9001)
+    view = get_endpoint(ctx, "tales")
+    assert (view.state, view.num_ready, len(view.replicas)) == ("ready", 1, 2)
+    assert [target.url for target in ready_targets(ctx)["tales"]] == ["http://127.0.0.1:9001"]
+
+
+def test_the_payload_of_a_replica_holds_the_token_that_the_gateway_sends(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    claim = start_replica(ctx, 9001)
+    assert claim.payload["internal_token"] == ready_targets(ctx)["tales"][0].internal_token
+    assert claim.payload["checkpoint"] == "bases/tiny"
+
+
+def test_the_old_deployment_answers_until_the_new_one_is_ready(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    old = start_replica(ctx, 9001)
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    assert [target.url for target in ready_targets(ctx)["tales"]] == ["http://127.0.0.1:9001"]
+    start_replica(ctx, 9002)
+    assert [target.url for target in ready_targets(ctx)["tales"]] == ["http://127.0.0.1:9002"]
+    with ctx.db.read() as session:
+        assert session.get_one(Job, old.job_id).status == Status.CANCELLING
+    history = list_deployments(ctx, "tales")
+    assert deployed_endpoints(ctx) == [("tales", history[0][0])]
+    assert [stopped is None for _, stopped, _, _ in history] == [True, False]
+
+
+def test_a_replica_whose_lease_has_lapsed_is_not_asked(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    claim = start_replica(ctx, 9001)
+    with ctx.db.write() as session:
+        session.get_one(Job, claim.job_id).lease_until = ctx.now() - timedelta(seconds=1)
+    assert ready_targets(ctx)["tales"] == []
+
+
+def test_stopping_ends_queued_replicas_at_once_and_asks_running_ones(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", num_replicas=2, person=LOCAL)
+    start_replica(ctx, 9001)
+    assert stop_endpoint(ctx, "tales", person=LOCAL).state == "stopped"
+    with ctx.db.read() as session:
+        assert sorted(session.scalars(select(Job.status))) == [Status.CANCELLED, Status.CANCELLING]
+    assert "tales" not in ready_targets(ctx)
+    with pytest.raises(Conflict, match="already stopped"):
+        stop_endpoint(ctx, "tales", person=LOCAL)
+    assert list_endpoints(ctx, include_stopped=False) == []
+    assert deployed_endpoints(ctx) == []
+
+
+def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    claim = start_replica(ctx, 9001)
+    with ctx.db.write() as session:
+        record_gauge(session, ctx, claim, {"running": 3, "waiting": 1, "tokens_per_second": 12.5})
+    assert get_endpoint(ctx, "tales").replicas[0].gauges["running"] == 3
+    with ctx.db.write() as session:
+        record_end(session, ctx, claim, {})
+    with ctx.db.read() as session:
+        replica = session.scalars(select(Replica)).one()
+        assert (replica.status, replica.url) == ("starting", None)
+
+
+@pytest.mark.parametrize("name", ["", " tales", "a b", "-x", "x" * 81, "<script>"])
+def test_a_name_that_no_client_could_send_is_refused(ctx: Context, checkpoint: str, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        deploy(ctx, checkpoint_id=checkpoint, name=name, person=LOCAL)
+    with ctx.db.read() as session:
+        assert session.scalars(select(Deployment)).all() == []
+
+
+def test_a_rater_can_not_deploy_and_an_unknown_checkpoint_is_not_found(ctx: Context, checkpoint: str) -> None:
+    with pytest.raises(NotAllowed):
+        deploy(ctx, checkpoint_id=checkpoint, name="tales", person=Person("x", "r", "rater"))
+    with pytest.raises(NotFound):
+        deploy(ctx, checkpoint_id="missing", name="tales", person=LOCAL)
+    with pytest.raises(NotFound, match="none yet"):
+        get_endpoint(ctx, "tales")

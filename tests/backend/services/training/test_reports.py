@@ -1,0 +1,96 @@
+"""A run's report says what is known, in a form that the Hub reads, and nothing in it can leave its place."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from backend.domain.training.report import write_html
+from backend.services.context import LOCAL, Context
+from backend.services.training.reports import build_report, energy_of, report_text
+from backend.services.training.runs import launch_run, set_notes
+from tests.support.run_world import add_checkpoint, add_parts, claim, launch, make_config, report
+
+EVIL = "</code></pre><script>alert(1)</script>\n```\n![x](http://evil.example/p.png) <img src=x onerror=alert(1)>"
+
+
+class Tags(HTMLParser):
+    """Collects every element and attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+
+
+@pytest.fixture
+def run_id(ctx: Context) -> str:
+    add_parts(ctx)
+    run = launch(ctx, name="Tales | one", learning_rate=1e-3)
+    taken = claim(ctx, run)
+    points = [
+        {"type": "metrics", "step": step, "time": 1000.0 + step, "values": {"train_loss": 4 - step / 50, "power_w": 100.0}}
+        for step in range(1, 101)
+    ]
+    report(ctx, taken, *points, {"type": "metrics", "step": 100, "time": 1100.0, "values": {"val_loss": 2.25}})
+    report(ctx, taken, {"type": "sample", "step": 100, "prompt": EVIL, "completion": f"Mira {EVIL}", "time": 1100.0})
+    add_checkpoint(ctx, run, 100)
+    set_notes(ctx, run.id, EVIL, person=LOCAL)
+    return run.id
+
+
+def test_the_markdown_is_a_model_card_that_the_hub_reads(ctx: Context, run_id: str) -> None:
+    text = report_text(ctx, run_id)
+    card = ModelCard(text)
+    assert card.data.pipeline_tag == "text-generation"
+    assert "roundhouse" in card.data.tags
+    assert card.data.datasets is None, "the Hub knows no dataset of ours"
+    assert card.data.base_model is None
+    assert "best val\\_loss | 2.2500" in text
+    config = yaml.safe_load(text.split("```yaml\n")[1].split("\n```")[0])
+    assert make_config(name="Tales | one", learning_rate=1e-3).model_dump(mode="json", include=config.keys()) == config
+
+
+def test_no_text_of_the_run_becomes_an_element_or_an_address(ctx: Context, run_id: str) -> None:
+    tags = Tags()
+    tags.feed(report_text(ctx, run_id, form="html"))
+    assert not {"script", "img", "iframe", "link", "object", "a"} & set(tags.names)
+    assert not [name for name, _ in tags.attributes if name.startswith("on")]
+    assert not [value for name, value in tags.attributes if name in ("src", "href")]
+    assert tags.names.count("svg") == 2, "the losses share a drawing, and power has its own"
+    rendered = Tags()
+    rendered.feed(MarkdownIt("commonmark", {"html": True}).enable("table").render(report_text(ctx, run_id).split("---\n", 2)[2]))
+    assert not {"script", "img"} & set(rendered.names), "nor where a reader of Markdown lets HTML through"
+
+
+def test_a_child_says_what_differs_from_its_parent(ctx: Context, run_id: str) -> None:
+    child = launch_run(ctx, make_config(name="Two", learning_rate=2e-3), person=LOCAL, parent=run_id)
+    found = build_report(ctx, child.id)
+    assert found.parent == "Tales | one"
+    assert ("learning_rate", "0.001", "0.002") in found.differences
+    assert all(field in ("learning_rate",) for field, _, _ in found.differences)
+    assert "Two" in write_html(found), "a run that has not begun has a report too"
+
+
+def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id: str) -> None:
+    joules, share = energy_of(ctx, run_id)
+    assert joules == pytest.approx(100.0 * 99)
+    assert share == pytest.approx(1.0)
+    taken = claim(ctx, launch(ctx, name="Paused"))
+    watts = np.array([50.0, 150.0, 80.0, 80.0])
+    for step, (moment, value) in enumerate(zip((0.0, 10.0, 10.0 + timedelta(hours=1).seconds, 3620.0), watts, strict=True), start=1):
+        report(ctx, taken, {"type": "metrics", "step": step, "time": 5000.0 + moment, "values": {"power_w": float(value)}})
+    paused = taken.payload["run_id"]
+    joules, share = energy_of(ctx, paused)
+    assert joules == pytest.approx(10 * 100 + 10 * 80)
+    assert share == pytest.approx(20 / 3620)

@@ -1,0 +1,72 @@
+"""Rows are looked at before a launch: what nothing can be learned from is refused before it waits in a queue."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.db.tables import Checkpoint
+from backend.domain.training.config import RunConfig
+from backend.domain.training.launch_warnings import Code
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import add_rows_dataset, resolve_version
+from backend.services.estimates.forecasts import forecast
+from backend.services.jobs.jobs import list_jobs
+from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
+from backend.services.training.row_check import look_at_rows
+from backend.services.training.runs import launch_run
+from tests.support.job_work import do_job
+
+
+@pytest.fixture
+def base(ctx: Context) -> str:
+    """A base that reads bytes, and a dataset whose prompts are 20 to 60 bytes long."""
+    add_rows(ctx, "asked", [20 + n for n in range(41)])
+    do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="asked", kind="byte", person=LOCAL).job_id))
+    with ctx.db.write() as session:
+        checkpoint = Checkpoint(name="reader", origin="added", family="llama", parameters=10**6, folder=get_tokenizer(ctx, "bytes").folder)
+        session.add(checkpoint)
+        session.flush()
+        return f"checkpoint:{checkpoint.id}"
+
+
+def add_rows(ctx: Context, name: str, lengths: list[int]) -> None:
+    rows = [{"prompt": f"{n:05}" + "x" * (length - 5), "completion": "Yes."} for n, length in enumerate(lengths)]
+    version = add_rows_dataset(ctx, name=name, kind="instruction", rows=rows, provenance={}, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+
+
+def sft(dataset: str, context: int) -> RunConfig:
+    return RunConfig(objective="sft", dataset=dataset, base="reader", context=context, max_steps=100, learning_rate=1e-4)  # type: ignore[arg-type]
+
+
+def test_a_run_that_would_find_nothing_to_train_on_is_refused_before_the_queue(ctx: Context, base: str) -> None:
+    before = len(list_jobs(ctx))
+    with pytest.raises(
+        InvalidInput, match=r"has anything to train on within its first 16 tokens: the shortest prompt alone has \d\d\."
+    ) as caught:
+        launch_run(ctx, sft("asked", 16), person=LOCAL)
+    assert caught.value.field == "context"
+    assert "tokens or more" in str(caught.value.remedy)
+    assert len(list_jobs(ctx)) == before
+    assert launch_run(ctx, sft("asked", 128), person=LOCAL).id
+
+
+def test_a_share_of_such_rows_is_warned_of(ctx: Context, base: str) -> None:
+    some = forecast(ctx, sft("asked", 40)).warnings
+    assert [warning.field for warning in some if warning.code is Code.SILENT_ROWS] == ["context"]
+    assert Code.SILENT_ROWS not in [warning.code for warning in forecast(ctx, sft("asked", 128)).warnings]
+
+
+def test_of_many_rows_some_are_looked_at_spread_over_all(ctx: Context, base: str) -> None:
+    add_rows(ctx, "many", [20] * 2000 + [90] * 2000)
+    look = look_at_rows(ctx, resolve_version(ctx, "many"), source=base)
+    assert look is not None
+    assert len(look.prompts) == 512
+    assert 200 <= look.silent(60) <= 312
+
+
+def test_rows_without_answers_and_unknown_tokenizers_are_left_alone(ctx: Context, base: str) -> None:
+    do_job(ctx, str(add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, provenance={}, person=LOCAL).job_id))
+    assert look_at_rows(ctx, resolve_version(ctx, "text"), source=base) is None
+    assert look_at_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None

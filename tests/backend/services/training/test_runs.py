@@ -1,0 +1,326 @@
+"""Runs from launch to archive, on a real database; jobs report without training."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from backend.db.tables import DatasetVersion, Tokenizer
+from backend.domain.jobs.states import Status
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
+from backend.recipes import RECIPES
+from backend.services import job_events as outcomes
+from backend.services.context import LOCAL, Context, Person, Policy
+from backend.services.jobs.jobs import list_jobs, read_log
+from backend.services.jobs.workers import beat
+from backend.services.metrics.points import read_curve
+from backend.services.training.runs import archive_run, launch_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
+from backend.services.training.views import config_differences, get_run, list_runs, list_sample_steps, list_samples, list_tags, run_detail
+from tests.support.run_world import (
+    add_checkpoint,
+    add_dataset,
+    add_parts,
+    add_tokenizer,
+    claim,
+    end,
+    launch,
+    make_config,
+    points,
+    report,
+    row_of,
+)
+
+RATER = Person(id=None, name="Ruth", role="rater")
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """An installation in which a run can be launched."""
+    add_parts(ctx)
+    return ctx
+
+
+def test_a_launched_run_waits_with_everything_the_room_needs(world: Context) -> None:
+    run = launch(world, name="first")
+    row, job = row_of(world, run)
+    assert run.status is Status.QUEUED
+    assert job.payload["dataset"] == "datasets/tales"
+    assert job.payload["tokenizer"] == "tokenizers/pieces"
+    assert job.payload["architecture"]["width"] == 32
+    assert job.payload["run_folder"] == f"runs/{run.id}"
+    assert row.config["name"] == "first"
+
+
+def test_a_double_click_is_one_run(world: Context) -> None:
+    first = launch_run(world, make_config(), person=LOCAL, idempotency_key="click")
+    second = launch_run(world, make_config(), person=LOCAL, idempotency_key="click")
+    assert first.id == second.id
+    assert len(list_jobs(world, queue="train")) == 1
+
+
+def test_two_clicks_in_the_same_moment_are_one_run(world: Context) -> None:
+    gate, found = threading.Barrier(4), []
+
+    def click() -> None:
+        gate.wait()
+        found.append(launch_run(world, make_config(), person=LOCAL, idempotency_key="click").id)
+
+    threads = [threading.Thread(target=click) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 4
+
+
+def test_runs_of_one_recipe_get_names_of_their_own(world: Context) -> None:
+    assert [launch(world, name="tale").name for _ in range(3)] == ["tale", "tale 2", "tale 3"]
+
+
+def test_a_run_without_a_name_is_named_after_its_data(world: Context) -> None:
+    assert launch(world).name == "Pretrain on tales"
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dataset": "tails"}, "tales"),
+        ({"tokenizer": "piece"}, "pieces"),
+        ({"architecture": "smal"}, "small"),
+        ({"context": 65}, "at most 64"),
+        ({"tokenizer": "large"}, "vocab_size of 999"),
+        ({"dataset": "pairs"}, "kind preference"),
+        ({"devices": {"count": 2, "sharding": "fsdp"}, "optimizer": "adafactor"}, "adafactor needs whole matrices"),
+    ],
+    ids=[
+        "unknown dataset",
+        "unknown tokenizer",
+        "unknown architecture",
+        "context too long",
+        "vocabulary too large",
+        "wrong kind",
+        "cut matrices",
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_cure(world: Context, values: dict[str, object], words: str) -> None:
+    add_dataset(world, "pairs", kind="preference")
+    add_tokenizer(world, "large", vocab_size=999)
+    with pytest.raises((InvalidInput, NotFound)) as caught:
+        launch(world, **values)
+    assert words in str(caught.value)
+    assert list_runs(world) == []
+
+
+def test_a_rater_may_not_launch(world: Context) -> None:
+    with pytest.raises(NotAllowed):
+        launch_run(world, make_config(), person=RATER)
+
+
+def test_a_run_that_the_disk_cannot_hold_is_refused(world: Context) -> None:
+    full = Context(**{**world.__dict__, "policy": Policy(keep_free_bytes=2**62)})
+    with pytest.raises(Unavailable, match="MB are free"):
+        launch_run(full, make_config(), person=LOCAL)
+
+
+def test_a_run_waits_for_the_import_of_its_data_and_gets_its_folder_then(ctx: Context) -> None:
+    add_parts(ctx)
+    version_id = add_dataset(ctx, "late", ready=False)
+    run = launch(ctx, dataset="late")
+    _, job = row_of(ctx, run)
+    with ctx.db.write() as session:
+        version = session.get_one(DatasetVersion, version_id)
+        assert job.depends_on_id == version.job_id
+        version.folder, version.train_rows = "datasets/late", 5
+        session.get_one(type(job), version.job_id).status = Status.FINISHED
+    assert outcomes.prepare(ctx, claim(ctx, run)).payload["dataset"] == "datasets/late"
+
+
+def test_a_run_waits_for_its_tokenizer(world: Context) -> None:
+    with world.db.write() as session:
+        tokenizer = session.query(Tokenizer).one()
+        tokenizer.folder, tokenizer.vocab_size = None, None
+        tokenizer.job_id = list_jobs(world)[0].id
+        expected = tokenizer.job_id
+    assert row_of(world, launch(world))[1].depends_on_id == expected
+
+
+def test_reported_points_become_the_runs_curve_and_summary(world: Context) -> None:
+    run = launch(world)
+    taken = claim(world, run)
+    report(world, taken, *points(1, 20), {"type": "metrics", "step": 20, "time": 1020.0, "values": {"val_loss": 0.7}})
+    seen = get_run(world, run.id)
+    assert read_curve(world, run.id, "train_loss").steps == tuple(range(1, 21))
+    assert (seen.last_step, seen.best_val_loss, seen.last["train_loss"]) == (20, 0.7, 0.5)
+    assert seen.spark[0] == 10.0
+
+
+def test_a_sparkline_stays_short_however_long_the_run(world: Context) -> None:
+    run = launch(world, max_steps=5000)
+    report(world, claim(world, run), *points(1, 3000))
+    assert 20 < len(get_run(world, run.id).spark) <= 64
+
+
+def test_a_resumed_run_has_no_double_step(world: Context) -> None:
+    run = launch(world)
+    taken = claim(world, run)
+    sample = {"type": "sample", "step": 30, "prompt": "Once", "completion": "upon"}
+    report(world, taken, *points(1, 30), sample)
+    report(world, taken, {"type": "resumed", "step": 20}, *points(21, 25))
+    assert read_curve(world, run.id, "train_loss").steps == tuple(range(1, 26))
+    assert get_run(world, run.id).last_step == 25
+    assert list_sample_steps(world, run.id) == []
+    assert list_samples(world, run.id, step=30) == []
+    assert row_of(world, run)[0].curve_resets == 1
+
+
+def test_a_loss_that_is_not_a_number_spoils_nothing(world: Context) -> None:
+    run = launch(world)
+    report(world, claim(world, run), *points(1, 3), {"type": "metrics", "step": 4, "time": 1.0, "values": {"train_loss": float("nan")}})
+    assert get_run(world, run.id).last["train_loss"] == pytest.approx(10 / 3)
+
+
+def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(world: Context) -> None:
+    run = launch(world)
+    taken = claim(world, run)
+    report(world, taken, *points(1, 40))
+    assert stop_run(world, run.id, how="stop_and_save", person=LOCAL).status is Status.CANCELLING
+    add_checkpoint(world, run, 40)
+    end(world, taken, Status.CANCELLED)
+    resumed = resume_run(world, run.id, person=LOCAL)
+    assert (resumed.id, resumed.status) == (run.id, Status.QUEUED)
+    assert resumed.job_id != run.job_id
+    assert resume_run(world, run.id, person=LOCAL).job_id == resumed.job_id
+
+
+def test_a_finished_run_goes_on_only_with_more_steps(world: Context) -> None:
+    run = launch(world)
+    end(world, claim(world, run), Status.FINISHED)
+    add_checkpoint(world, run, 100)
+    with pytest.raises(Conflict, match="all its 100 steps"):
+        resume_run(world, run.id, person=LOCAL)
+    with pytest.raises(InvalidInput, match="nothing to do"):
+        resume_run(world, run.id, person=LOCAL, max_steps=80)
+    assert resume_run(world, run.id, person=LOCAL, max_steps=150).max_steps == 150
+    assert row_of(world, run)[1].payload["config"]["max_steps"] == 150
+
+
+def test_a_run_without_a_checkpoint_starts_over_from_an_empty_curve(world: Context) -> None:
+    run = launch(world)
+    taken = claim(world, run)
+    report(world, taken, *points(1, 9))
+    end(world, taken, Status.FAILED, cause="The loss became nan.", remedy="Lower the learning rate.")
+    assert get_run(world, run.id).error["remedy"] == "Lower the learning rate."
+    with pytest.raises(Conflict, match="no checkpoint"):
+        resume_run(world, run.id, person=LOCAL)
+    assert retry_run(world, run.id, person=LOCAL).status is Status.QUEUED
+    assert read_curve(world, run.id, "train_loss").total == 0
+
+
+def test_a_queued_run_is_cancelled_at_once_and_can_be_started_again(world: Context) -> None:
+    run = launch(world)
+    assert stop_run(world, run.name, person=LOCAL).status is Status.CANCELLED
+    with pytest.raises(Conflict, match="already cancelled"):
+        stop_run(world, run.name, person=LOCAL)
+    assert retry_run(world, run.name, person=LOCAL).status is Status.QUEUED
+
+
+def test_the_place_in_the_queue_counts_who_is_ahead(world: Context) -> None:
+    first, second, urgent = launch(world), launch(world), launch(world, priority=0)
+    assert [get_run(world, run.id).line for run in (urgent, first, second)] == [
+        "Next in the queue",
+        "In the queue, 1 ahead",
+        "In the queue, 2 ahead",
+    ]
+    assert [job.id for job in run_detail(world, second.id).ahead] == [urgent.job_id, first.job_id]
+
+
+def test_runs_are_found_by_words_tags_status_and_objective(world: Context) -> None:
+    one, two = launch(world, name="quiet fox"), launch(world, name="loud owl")
+    set_tags(world, one.id, ("Night", " night ", "forest"), person=LOCAL)
+    set_notes(world, two.id, "a fox was here", person=LOCAL)
+    assert {run.name for run in list_runs(world, text="FOX")} == {"quiet fox", "loud owl"}
+    assert [run.name for run in list_runs(world, tags=["night"])] == ["quiet fox"]
+    assert list_tags(world) == ["forest", "night"]
+    assert list_runs(world, statuses=(Status.FINISHED,)) == []
+    assert list_runs(world, objectives=("sft",)) == []
+    assert len(list_runs(world, limit=1)) == 1
+
+
+def test_an_archived_run_leaves_the_list_and_nothing_else(world: Context) -> None:
+    run = launch(world)
+    with pytest.raises(Conflict, match="Stop it first"):
+        archive_run(world, run.id, person=LOCAL)
+    stop_run(world, run.id, person=LOCAL)
+    archive_run(world, run.id, person=LOCAL)
+    assert list_runs(world) == []
+    assert [r.id for r in list_runs(world, archived=True)] == [run.id]
+    assert get_run(world, run.name).id == run.id
+
+
+def test_a_taken_name_is_refused(world: Context) -> None:
+    one, two = launch(world, name="one"), launch(world, name="two")
+    with pytest.raises(Conflict, match="already a run"):
+        rename_run(world, two.id, one.name, person=LOCAL)
+    rename_run(world, two.id, "three", person=LOCAL)
+    assert get_run(world, "three").id == two.id
+
+
+def test_an_unknown_run_is_answered_with_the_name_that_is_near(world: Context) -> None:
+    launch(world, name="quiet fox")
+    with pytest.raises(NotFound, match="quiet fox"):
+        get_run(world, "quiet fx")
+
+
+def test_only_what_differs_between_configs_is_listed(world: Context) -> None:
+    runs = [launch(world, name="a", learning_rate=0.01), launch(world, name="b", learning_rate=0.02)]
+    names, rows = config_differences(world, [run.id for run in runs])
+    assert names == ["a", "b"]
+    assert dict(rows)["learning_rate"] == ["0.01", "0.02"]
+    assert "max_steps" not in dict(rows)
+
+
+def test_the_log_says_where_an_attempt_begins(world: Context) -> None:
+    run = launch(world)
+    taken = claim(world, run)
+    report(world, taken, {"type": "log", "text": "hello", "time": 1.0})
+    assert read_log(world, taken.job_id) == ["hello"]
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_survives_a_round_trip_through_yaml(name: str) -> None:
+    from backend.domain.training.config import parse_run_config
+
+    config = RECIPES[name].config
+    assert parse_run_config(config.to_yaml()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"devices": {"count": 6}}, "devices.count"),
+        ({"devices": {"count": 12, "nodes": 2}, "device": "cpu"}, "devices.count"),
+        ({"devices": {"count": 2}, "device": "gpu"}, "devices.count"),
+        ({"precision": "fp16"}, "precision"),
+        ({"attention": "flash"}, "attention"),
+        ({"attention": "flex", "device": "cpu"}, "attention"),
+    ],
+)
+def test_what_no_living_worker_could_do_is_refused_before_the_queue(ctx: Context, values: dict[str, Any], field: str) -> None:
+    add_parts(ctx)
+    gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33}
+    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[], gauges=gauges)
+    with pytest.raises(InvalidInput) as caught:
+        launch(ctx, **values)
+    assert caught.value.field == field
+
+
+def test_as_many_devices_as_a_worker_has_are_taken_and_a_gpu_takes_what_needs_one(ctx: Context) -> None:
+    add_parts(ctx)
+    gpus = [{"name": "a GPU", "memory_total_bytes": 2**36}] * 8
+    gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33, "gpus": gpus}
+    beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[str(n) for n in range(8)], gauges=gauges)
+    assert launch(ctx, devices={"count": 16, "nodes": 2}, device="gpu", precision="fp16").status is Status.QUEUED
+    assert launch(ctx, devices={"count": 4}, device="cpu").status is Status.QUEUED

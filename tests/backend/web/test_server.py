@@ -1,0 +1,64 @@
+"""What the pages' server does before its first visitor, and the script that it names early."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from backend.services.browser_assets import plotly_url
+from backend.web.server import EarlyCharts, prepare_server
+
+INDEX = f"<html><head><title>é</title></head><body>{'x' * 2000}</body></html>"
+
+
+@pytest.fixture
+def browser() -> TestClient:
+    """A browser before a server that packs its pages and names their version, as Streamlit's does."""
+
+    async def index(request: Request) -> Response:
+        if request.headers.get("if-none-match"):
+            return Response(status_code=304)
+        return HTMLResponse(INDEX, headers={"etag": '"1"'})
+
+    return TestClient(
+        Starlette(routes=[Route("/{page}", index)], middleware=[Middleware(EarlyCharts), Middleware(GZipMiddleware, minimum_size=10)])
+    )
+
+
+def test_a_page_of_curves_names_plotly_in_its_head_and_is_not_taken_for_the_plain_one(browser: TestClient) -> None:
+    answer = browser.get("/run", headers={"if-none-match": '"1"'})
+    assert answer.status_code == 200
+    assert f'<script async src="{plotly_url()}" onerror="this.remove()"></script></head><body>x' in answer.text
+    assert answer.text.startswith("<html><head><title>é</title><script")
+    assert "etag" not in answer.headers
+
+
+def test_the_length_of_a_page_without_its_body_is_left_alone(browser: TestClient) -> None:
+    answer = browser.head("/run")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) >= len(INDEX)
+
+
+def test_other_pages_stay_as_they_are(browser: TestClient) -> None:
+    assert browser.get("/runs").text == INDEX
+    assert browser.get("/runs", headers={"if-none-match": '"1"'}).status_code == 304
+
+
+def test_connections_send_small_answers_at_once() -> None:
+    with socket.socket() as listening, socket.socket() as visitor:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        prepare_server("backend.recipes")
+        visitor.connect(listening.getsockname())
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        assert visitor.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0

@@ -1,0 +1,313 @@
+"""The report's job on datasets with planted faults: each is counted, named, and offered to be dropped; what is sound is left alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import string
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.domain.data.reports.findings import Grade, find_out
+from backend.domain.data.reports.near_duplicates import THRESHOLD, normalise
+from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
+from backend.errors import JobFailed
+from jobs.batches.base import EpochOrder
+from jobs.batches.preference import ReferredPair, collate_pairs
+from jobs.batches.preference_rows import load_pairs
+from jobs.batches.sft import PackedBatches, encode_row, padded_length
+from jobs.data.reports import duplicates as report_duplicates
+from jobs.data.reports.duplicates import Alike, DuplicateFinder
+from jobs.data.reports.run import run
+from jobs.reporter import JobSpec
+from tests.support.chat_styles import tokenizer_of
+from tests.support.data_reporter import RememberingReporter
+from tests.support.training_rooms import write_dataset
+
+LETTERS = random.Random(3)
+WORDS = sorted({"".join(LETTERS.choices(string.ascii_lowercase, k=LETTERS.randrange(3, 9))) for _ in range(2000)})
+LONG = "A miller's cart leaves the yard at noon and rolls six miles an hour toward a fair that's forty miles away. When does it arrive?"
+SHORT = "Which bird of the village sings before the sun is up?"
+TINY = "Who mended it?"
+ITEMS = [
+    {"question": LONG, "answers": ["twenty to seven"]},
+    {"question": SHORT, "choices": ["the owl", "the wren"], "answer": 1},
+    {"question": TINY, "choices": ["the smith of Harrow", "nobody"], "answer": 0},
+    {"question": "Nothing of this question about seventeen silver spoons in a drawer stands in any row at all.", "answers": ["no"]},
+]
+
+
+def unlike(count: int, *, seed: int) -> list[str]:
+    """Texts of random words, none like another."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=25)) for _ in range(count)]
+
+
+def instruct(prompt: str, completion: str) -> dict[str, Any]:
+    return {"prompt": prompt, "completion": completion}
+
+
+def reported(
+    folder: Path, kind: str, *, benchmark: Path | None = None, tokenizer: Any = None, reporter: Any = None, **question: int
+) -> tuple[DataReport, list[Sample], dict[str, dict[str, list[int]]]]:
+    """Run the job on a dataset's folder and read what it wrote."""
+    root = folder.parent
+    if tokenizer is not None:
+        tokenizer.save_pretrained(root / "tokenizer")
+    payload = {
+        "dataset": folder.name,
+        "dataset_kind": kind,
+        "tokenizer": "tokenizer" if tokenizer is not None else None,
+        "out": "report",
+        "question": ReportQuestion(**question).model_dump(),
+        "benchmarks": [{"name": "village", "folder": benchmark.name}] if benchmark else [],
+    }
+    spec = JobSpec(id="r", attempt=1, kind="data_report", payload=payload, artifacts=root, folder=root / "job")
+    run(spec, reporter or RememberingReporter())
+    texts = {name: (root / "report" / f"{name}.json").read_text() for name in ("report", "samples", "rows")}
+    samples = [Sample.model_validate(sample) for sample in json.loads(texts["samples"])]
+    return DataReport.model_validate_json(texts["report"]), samples, json.loads(texts["rows"])
+
+
+def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path) -> None:
+    questions, answers = unlike(60, seed=1), unlike(60, seed=2)
+    train = [instruct(*pair) for pair in zip(questions, answers, strict=True)]
+    val = [instruct(*pair) for pair in zip(unlike(8, seed=3), unlike(8, seed=4), strict=True)]
+    train[10] = dict(train[4])  # the same
+    train[11] = instruct(questions[5].upper() + "!!", answers[5].replace(" ", "  ", 3))  # the same words
+    train[12] = instruct(questions[6], " ".join([*answers[6].split()[:-1], "otherwise"]))  # one word in fifty
+    val[1] = dict(train[20])
+    val[2] = instruct(questions[21].title(), answers[21] + " indeed")
+    val[3] = instruct(questions[22], val[3]["completion"])  # the same question, another answer
+    train[30] = instruct("Homework:", f"Question one. {LONG.upper().replace('’', '')}  Thanks!")
+    train[31] = instruct("Tell me…", "He read: the yard, AT NOON -- and rolls six miles an hour toward a fair thats… the rest was torn.")
+    train[32] = instruct("Quiz", f"They asked me ({SHORT.lower()}), and I knew.")
+    train[33] = instruct(TINY, "I could not say.")
+    train[34] = instruct("Gossip", "Somebody asked who mended it, and all of them looked at the floor for a while.")
+    train[40] = instruct(questions[40], "  \n ")
+    train[41] = instruct("word " * 400, "too late")
+    train[42] = instruct(questions[42], "CafÃ© and <b>bold</b> and \x07bell")
+    train[43] = instruct("Say <|end|> and <|assistant|> aloud", "no")
+    folder = write_dataset(tmp_path / "d", train=train, val=val)
+    bench = write_dataset(tmp_path / "village", train=ITEMS[:2], val=ITEMS[2:])
+    report, samples, rows = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=8)
+
+    found = {(item.row, item.item, item.kind) for item in report.contamination}
+    assert found == {(31, 1, "run"), (32, 1, "run"), (33, 2, "question"), (34, 3, "question")}
+    assert {item.benchmark for item in report.contamination} == {"village"}
+    assert (report.contaminated_rows, report.contaminated_items) == (4, 3)
+    assert [(bench.items, bench.found) for bench in report.benchmarks] == [(4, 3)]
+    assert rows["contamination"] == {"train": [30, 31, 32, 33], "val": []}
+
+    same = report.duplicates
+    assert (same.exact, same.near, same.limited) == (1, 2, False)
+    assert rows["exact_duplicates"] == {"train": [10], "val": []}
+    assert rows["duplicates"] == {"train": [10, 11, 12], "val": []}
+    pairs = {
+        tuple(row.row for row in cluster.rows): cluster.similarity[1] for cluster in same.near_clusters if cluster.rows[1].split == "train"
+    }
+    assert pairs.keys() == {(6, 12), (7, 13)}
+    assert pairs[6, 12] == 1.0
+    assert THRESHOLD < pairs[7, 13] < 1
+
+    leak = report.leakage
+    assert (leak.exact, leak.near, leak.same_prompt) == (1, 1, 1)
+    assert {(one.val.row, one.train.row) for one in leak.rows} == {(2, 21), (3, 22)}
+    assert rows["leakage"] == {"train": [20, 21], "val": []}
+
+    assert [(row.split, row.row) for row in report.empty] == [("train", 41)]
+    assert [(row.row, row.reason) for row in report.zero_label] == [(42, "the answer begins behind the first 1,024 tokens")]
+    assert (report.train.zero_label_rows, report.train.truncated_rows) == (1, 1)
+    assert rows["zero_label"] == {"train": [41], "val": []}
+    assert {fault.name: (fault.rows, fault.examples[0].row) for fault in report.faults} == {
+        "mojibake": (1, 43),
+        "html": (1, 43),
+        "control_character": (1, 43),
+    }
+    assert [row.row for row in report.forged] == [44]
+    assert rows["forged"] == {"train": [43], "val": []}
+    assert report.droppable == {reason: len(places["train"]) + len(places["val"]) for reason, places in rows.items()}
+
+    texts = {finding.topic: finding.text for finding in find_out(report) if finding.grade is Grade.LOOK}
+    assert "train row 31 has item 1 of village" in texts["benchmarks"]
+    assert "1 row of 60 has nothing to train on (1.7%)" in texts["zero-label rows"]
+    assert not [finding for finding in find_out(report) if finding.grade is Grade.BLOCKS]
+    silent = [sample for sample in samples if sample.group == "zero-label"]
+    assert [(sample.row, sample.loss_tokens) for sample in silent] == [(42, 0)]
+
+
+def test_a_sound_dataset_has_nothing_to_look_at(tmp_path: Path) -> None:
+    rows = [instruct(*pair) for pair in zip(unlike(40, seed=5), unlike(40, seed=6), strict=True)]
+    folder = write_dataset(tmp_path / "d", train=rows[:32], val=rows[32:])
+    bench = write_dataset(tmp_path / "village", train=ITEMS)
+    report, samples, rows_to_drop = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=4)
+    assert [finding.text for finding in find_out(report) if finding.grade is not Grade.FINE] == []
+    assert not any(places for by_split in rows_to_drop.values() for places in by_split.values())
+    assert [sample.row for sample in samples if sample.group == "first"] == [1, 2, 3]
+    assert len({(sample.split, sample.row) for sample in samples if sample.group == "random"}) == 6
+
+
+def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) -> None:
+    draw = random.Random(8)
+    rows = [instruct("Say it", " ".join(draw.choices(WORDS, k=draw.randrange(1, 60)))) for _ in range(50)]
+    folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
+    context = 256
+    report, _, _ = reported(folder, "instruction", tokenizer=tokenizer, context=context, micro_batch=4, grad_accum_steps=3)
+    examples = [encode_row(tokenizer, row, context=context)[0] for row in rows]
+    whole, kept = [len(example.whole) for example in examples], [len(example.ids) for example in examples]
+    train = report.train
+    assert (train.rows, train.tokens, train.kept_tokens, train.lost_tokens) == (50, sum(whole), sum(kept), sum(whole) - sum(kept))
+    assert train.truncated_share == sum(size > context for size in whole) / 50
+    assert 0 < train.truncated_share < 1
+    assert (train.lengths.min, train.lengths.max, train.lengths.p50) == (min(whole), max(whole), sorted(whole)[24])
+    assert sum(train.lengths.counts) == 50
+    for low, high, count in zip(train.lengths.edges[:-1], train.lengths.edges[1:], train.lengths.counts, strict=True):
+        assert count == sum(low <= size < high for size in whole)
+    sequences = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=4, grad_accum_steps=3, measured=1, seed=1).num_sequences
+    assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (sequences, sum(kept), -(-sequences // 12))
+    order = EpochOrder(50, seed=1).take(0, 50)[1].tolist()
+    batches = [[kept[index] for index in order[at : at + 4]] for at in range(0, 50, 4)]
+    positions = sum(len(batch) * padded_length(max(batch)) for batch in batches)
+    real = sum(size - 1 for size in kept)
+    assert report.packing.padded == pytest.approx(real / positions)
+    assert report.packing.packed_sequences == sequences < 50
+    assert report.packing.packed == pytest.approx(real / (sequences * context))
+    whole = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=1, grad_accum_steps=sequences, measured=1, seed=1)
+    assert report.packing.trainer == real / sum(batch.inputs.numel() for batch in whole.at_step(1)) == 1.0
+
+
+def test_rows_that_a_template_refuses_are_left_out_and_named(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Mira."}]
+    folder = write_dataset(tmp_path / "d", train=[{"messages": talk}, {"messages": [system, *talk]}, {"messages": talk}])
+    report, _, rows = reported(folder, "chat", tokenizer=tokenizer_of("gemma"), context=64)
+    assert (report.refused_rows, [row.row for row in report.refused]) == (1, [2])
+    assert "System role not supported" in report.refusal
+    assert (report.epoch.sequences, report.train.zero_label_rows, rows["refused"]["train"]) == (1, 0, [1])  # the two share one
+    assert not report.is_silent
+
+
+def test_rows_of_nothing_but_questions_block_training(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "d", train=[instruct("long " * 60, "short") for _ in range(5)])
+    report, _, _ = reported(folder, "instruction", context=64)
+    assert report.is_silent
+    first = find_out(report)[0]
+    assert (first.grade, first.text) == (
+        Grade.BLOCKS,
+        "None of the 5 train rows has anything to train on: the answer begins behind the first 64 tokens. A run on them is refused.",
+    )
+
+
+def test_text_is_looked_at_as_windows_and_its_languages_are_guessed(tmp_path: Path) -> None:
+    english = "The old miller walked down to the river every morning to look at the wheel. "
+    german = "Der alte Müller ging jeden Morgen zum Fluss hinunter, um nach dem Rad zu sehen. "
+    rows = [{"text": (english if n % 4 else german) * 3 + str(n)} for n in range(16)]
+    report, samples, _ = reported(write_dataset(tmp_path / "d", train=[*rows, {"text": ""}]), "text", context=64, micro_batch=2)
+    assert [(language.code, language.rows) for language in report.languages] == [("en", 12), ("de", 4), ("short", 1)]
+    total = sum(len(row["text"].encode()) + 2 for row in rows) + 2
+    assert report.train.tokens == total
+    assert report.epoch.sequences == (total - 1) // 64 - 1
+    assert report.epoch.steps == -(-report.epoch.sequences // 2)
+    assert next(sample.group for sample in samples) == "window"
+    assert report.packing.trainer == 1.0
+
+
+def test_hostile_rows_do_not_stop_a_report(tmp_path: Path) -> None:
+    rows = [
+        instruct("![x](http://evil.example/x.png)", "<script>alert(1)</script>"),
+        instruct("\u202eevil\u202c", "\x00\x1b[31m"),
+        instruct("a" * 200_000, "b" * 200_000),
+        instruct("", ""),
+        instruct("{{ 7 * 7 }}", "{% raise %}"),
+    ]
+    report, samples, _ = reported(write_dataset(tmp_path / "d", train=rows), "instruction", context=256)
+    assert {fault.name for fault in report.faults} >= {"html", "direction_mark", "control_character"}
+    assert report.train.lengths.max > 400_000
+    assert max(len(piece.ids) for sample in samples for piece in sample.pieces) <= 2400
+    assert max(len(row.text) for row in [*report.zero_label, *report.empty]) < 400
+    assert max(map(len, (row.text for cluster in report.duplicates.near_clusters for row in cluster.rows)), default=0) < 400
+
+
+def test_a_report_stops_when_asked_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "d", train=[instruct(text, text) for text in unlike(20, seed=9)])
+    with pytest.raises(JobFailed, match="stopped on request"):
+        reported(folder, "instruction", reporter=RememberingReporter(stop_after=0))
+    assert not (tmp_path / "job" / "near").exists()
+    assert not (tmp_path / "report").exists()
+
+
+def edited(text: str, draw: random.Random, share: float) -> str:
+    return " ".join(draw.choice(WORDS) if draw.random() < share else word for word in text.split())
+
+
+def sequences(text: str) -> set[str]:
+    plain = normalise(text)
+    return {plain[at : at + 5] for at in range(max(1, len(plain) - 4))}
+
+
+def alike(tmp_path: Path, texts: list[str], *, num_train: int) -> Alike:
+    finder = DuplicateFinder(tmp_path / "near")
+    for at in range(0, len(texts), 100):
+        finder.add(texts[at : at + 100], texts[at : at + 100])
+    return finder.finish(num_train=num_train, read=lambda wanted: ((row, texts[row]) for row in sorted(wanted)), tick=lambda share: None)
+
+
+def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(tmp_path: Path) -> None:
+    draw = random.Random(11)
+    texts = unlike(220, seed=12)
+    texts += [edited(draw.choice(texts), draw, share) for share in (0.02, 0.04, 0.06, 0.1, 0.2, 0.4) for _ in range(30)]
+    draw.shuffle(texts)
+    sets = [sequences(text) for text in texts]
+    exact = {(i, j): len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i, j in itertools.combinations(range(len(texts)), 2)}
+    close = {pair for pair, similarity in exact.items() if similarity >= THRESHOLD}
+    found = alike(tmp_path, texts, num_train=300)
+    for pair, similarity in found.similarity.items():
+        assert similarity == pytest.approx(exact[pair]), "what is said of a pair is exact"
+        assert pair in close
+    joined = {(i, j) for i, j in close if found.like[i] == found.like[j]}
+    assert len(close) > 60
+    assert len(joined) >= 0.97 * len(close)
+    assert all(found.like[i] == found.like[j] for i, j in close if exact[i, j] >= 0.9)
+    apart = {(i, j) for i, j in exact if found.like[i] == found.like[j]}
+    assert all(exact[pair] >= 0.5 for pair in apart), "joined through others at most"
+    leaking = {j for i, j in close if i < 300 <= j}
+    assert {held for held, _, _ in found.leaks} <= leaking
+    assert len(found.leaks) >= 0.95 * len(leaking)
+    assert all(
+        exact[trained, held] == pytest.approx(similarity) for held, trained, similarity in found.leaks if texts[held] != texts[trained]
+    )
+
+
+def test_a_crowd_of_likes_is_one_cluster_and_costs_no_square(tmp_path: Path) -> None:
+    draw = random.Random(13)
+    (text,) = unlike(1, seed=14)
+    crowd = [text + f" {draw.choice(WORDS)[:3]}{n}" for n in range(600)]
+    found = alike(tmp_path, [*unlike(50, seed=15), *crowd], num_train=650)
+    assert np.unique(found.like[50:]).tolist() == [50]
+    assert (found.like[:50] == np.arange(50)).all()
+    assert found.pairs_checked < 20 * 600
+
+
+def test_too_many_pairs_are_said_to_be_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_duplicates, "MAX_PAIRS", 5)
+    (text,) = unlike(1, seed=16)
+    assert alike(tmp_path, [f"{text} {n}" for n in range(40)], num_train=40).limited
+
+
+def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
+    draw = random.Random(9)
+    says = lambda: [{"role": "assistant", "content": " ".join(draw.choices(WORDS, k=draw.randrange(1, 40)))}]  # noqa: E731
+    rows = [{"prompt": [{"role": "user", "content": "Say it"}], "chosen": says(), "rejected": says()} for _ in range(20)]
+    folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
+    report, _, _ = reported(folder, "preference", tokenizer=tokenizer, context=256, micro_batch=4)
+    parts = SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=SimpleNamespace(context=256), reporter=RememberingReporter())
+    pairs = [ReferredPair(sides) for sides in load_pairs(parts, "train")]  # type: ignore[arg-type]
+    order = EpochOrder(20, seed=1).take(0, 20)[1].tolist()
+    batches = [collate_pairs([pairs[index] for index in order[at : at + 4]], pairs, pad_id=0) for at in range(0, 20, 4)]
+    real = sum(len(side.ids) - 1 for pair in pairs for side in pair.sides)
+    assert report.packing.trainer == pytest.approx(real / sum(batch.inputs.numel() for batch in batches))

@@ -1,0 +1,118 @@
+"""Exports as jobs: a GGUF file of an adapter, a push to a Hub as one commit, a stop that leaves nothing, a key that is written nowhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from backend.errors import InvalidInput, JobFailed, Unavailable
+from jobs.modeling.checkpoints import load_network
+from jobs.modeling.entries import export as run_export
+from jobs.modeling.scorers import load_scorer
+from jobs.training import run as training
+from tests.support.hub_server import HubServer, run_hub
+from tests.support.training_rooms import Recorder, Rooms
+
+KEY = "hf_secretsecretsecret"
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
+    rooms = Rooms(tmp_path_factory.mktemp("artifacts"))
+    steps: dict[str, Any] = {"max_steps": 3, "checkpoint_every": 3, "learning_rate": 3e-2, "method": "lora"}
+    training.run(rooms.training("sft", run="tuned", job="tuned", **steps), Recorder())
+    return rooms
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with run_hub(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", KEY)
+        yield server
+
+
+def export(rooms: Rooms, out: str, *, format: str, reporter: Any = None, **payload: Any) -> dict[str, Any]:
+    asked = {"checkpoint": "tuned/checkpoints/step-000003", "format": format, "name": "tuned", "out": out, "card": "# Tuned\n", **payload}
+    return run_export.run(rooms.spec(asked, job=out, kind="export"), reporter or Recorder())
+
+
+@torch.inference_mode()
+def test_an_adapter_is_folded_in_and_written_as_one_file(rooms: Rooms) -> None:
+    recorder = Recorder()
+    result = export(rooms, "file", format="gguf", numbers="f32", reporter=recorder)
+    assert sorted(path.name for path in (rooms.root / "file").iterdir()) == ["README.md", "tuned-f32.gguf"]
+    assert (result["folder"], result["files"], result["adapter"], result["pushed"]) == ("file", ["tuned-f32.gguf"], False, None)
+    assert recorder.progressed[-1][0] == recorder.progressed[-1][1] > 10
+    ids = torch.arange(20)[None]
+    back = AutoModelForCausalLM.from_pretrained(str(rooms.root / "file"), gguf_file="tuned-f32.gguf", dtype=torch.float32)
+    merged = load_network(rooms.root / "tuned/checkpoints/step-000003")
+    torch.testing.assert_close(back(input_ids=ids).logits, merged(input_ids=ids).logits, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("format", "large"), [("hf", "adapter_model.safetensors"), ("merged", "model.safetensors"), ("gguf", "tuned-f16.gguf")]
+)
+def test_a_push_is_one_commit_of_what_was_exported_and_the_key_stays_here(rooms: Rooms, hub: HubServer, format: str, large: str) -> None:
+    recorder = Recorder()
+    result = export(rooms, f"pushed-{format}", format=format, push={"repo": "me/tuned", "private": True}, reporter=recorder)
+    there, here = hub.root / "models/me/tuned", rooms.root / f"pushed-{format}"
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {path.name: path.read_bytes() for path in here.iterdir()}
+    assert (there / large).is_file()
+    assert (there / "README.md").read_text() == "# Tuned\n"
+    assert (hub.created, hub.keys) == ({"me/tuned": True}, {f"Bearer {KEY}", ""})
+    assert sum(request.endswith("/commit/main") for request in hub.requests) == 1
+    assert result["pushed"]["url"] == f"{hub.url}/me/tuned"
+    said = json.dumps([result, recorder.lines, recorder.events])
+    assert KEY not in said
+    assert not any(KEY.encode() in path.read_bytes() for path in here.iterdir())
+
+
+def test_a_push_without_a_key_or_with_a_wrong_one_is_refused_in_words_and_leaves_nothing(
+    rooms: Rooms, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = {"repo": "me/tuned", "private": True}
+    hub.status = 403
+    with pytest.raises(Unavailable, match="refuses me/tuned with status 403"):
+        export(rooms, "refused", format="hf", push=push)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(Unavailable, match="needs a key of the Hub"):
+        export(rooms, "keyless", format="hf", push=push)
+    assert not (rooms.root / "refused").exists()
+    assert not (rooms.root / "keyless").exists()
+
+
+class Impatient(Recorder):
+    """Asks to stop from the first progress on."""
+
+    def should_stop(self) -> Any:
+        return "cancel" if self.progressed else None
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf"])
+def test_an_export_that_is_stopped_leaves_nothing(rooms: Rooms, format: str) -> None:
+    with pytest.raises(JobFailed, match="stopped on request"):
+        export(rooms, f"stopped-{format}", format=format, reporter=Impatient())
+    assert not (rooms.root / f"stopped-{format}").exists()
+
+
+def test_a_format_that_is_none_is_refused(rooms: Rooms) -> None:
+    with pytest.raises(InvalidInput, match="no export format 'onnx'"):
+        export(rooms, "onnx", format="onnx")
+
+
+def test_a_reward_models_adapter_is_folded_in_and_scores_as_before(rooms: Rooms) -> None:
+    steps: dict[str, Any] = {"max_steps": 2, "learning_rate": 3e-2, "method": "lora", "eval_every": 2}
+    checkpoint = training.run(rooms.training("reward", run="judge", job="judge", **steps), Recorder())["checkpoint"]
+    result = export(rooms, "whole judge", format="merged", checkpoint=checkpoint)
+    assert (result["adapter"], result["architecture"]) == (False, "LlamaForSequenceClassification")
+    whole, ids = AutoModelForSequenceClassification.from_pretrained(str(rooms.root / "whole judge")), torch.arange(3, 20)[None]
+    with torch.inference_mode():
+        before = load_scorer(rooms.root / checkpoint, pad_id=2, merge_adapter=False)(input_ids=ids).logits
+        torch.testing.assert_close(whole(input_ids=ids).logits, before, atol=1e-5, rtol=0)

@@ -1,0 +1,217 @@
+"""Checkpoints on disk: published whole or not at all, read without running anything, described without loading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from backend.errors import Conflict, InvalidInput, NotFound
+from jobs.modeling.build import build_network, config_from_checkpoint
+from jobs.modeling.checkpoints import hash_file, is_complete, load_network, load_tokenizer, read_card, save_checkpoint
+from jobs.modeling.entries import base as run_base
+from jobs.modeling.entries import export as run_export
+from jobs.modeling.inspection import inspect_folder
+from jobs.modeling.tokenizers import byte_tokenizer
+from tests.support.training_rooms import TINY, Recorder, Rooms
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Rooms:
+    return Rooms(tmp_path)
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved_with_hashes_of_every_file(rooms: Rooms) -> None:
+    network = build_network(TINY, seed=9)
+    card = save_checkpoint(rooms.root / "c", model=network, tokenizer=rooms.tokenizer, meta={"step": 7, "metrics": {"val_loss": 1.5}})
+    loaded = load_network(rooms.root / "c")
+    assert all(torch.equal(one, other) for one, other in zip(network.parameters(), loaded.parameters(), strict=True))
+    assert not loaded.training
+    assert load_tokenizer(rooms.root / "c").get_vocab() == rooms.tokenizer.get_vocab()
+    assert read_card(rooms.root / "c") == json.loads(json.dumps(card))
+    assert (card["step"], card["metrics"]) == (7, {"val_loss": 1.5})
+    present = {path.name for path in (rooms.root / "c").iterdir()} - {"roundhouse.json"}
+    assert set(card["files"]) == present
+    assert all(hash_file(rooms.root / "c" / name) == file["sha256"] for name, file in card["files"].items())
+    assert is_complete(rooms.root / "c")
+    (rooms.root / "c/tokenizer.json").unlink()
+    assert not is_complete(rooms.root / "c")
+
+
+def test_building_depends_on_the_seed_alone_and_leaves_the_random_state(rooms: Rooms) -> None:
+    state = torch.get_rng_state()
+    one, same, other = build_network(TINY, seed=1), build_network(TINY, seed=1), build_network(TINY, seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.lm_head.weight, same.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+
+
+def test_saving_that_fails_leaves_the_earlier_checkpoint_and_no_leftovers(rooms: Rooms) -> None:
+    before = read_card(rooms.root / "base")
+
+    def fail(folder: Path) -> None:
+        raise OSError("the cable was pulled")
+
+    with pytest.raises(OSError, match="cable"):
+        save_checkpoint(rooms.root / "base", model=build_network(TINY, seed=1), tokenizer=rooms.tokenizer, meta={}, write_more=fail)
+    assert read_card(rooms.root / "base") == before
+    assert is_complete(rooms.root / "base")
+    assert not list(rooms.root.glob(".*"))
+    save_checkpoint(rooms.root / "base", model=build_network(TINY, seed=1), tokenizer=rooms.tokenizer, meta={"again": True})
+    assert read_card(rooms.root / "base")["again"] is True
+    assert not list(rooms.root.glob(".*"))
+
+
+def test_inspection_counts_without_loading(rooms: Rooms) -> None:
+    (rooms.root / "base/README.md").write_text("---\nlicense: apache-2.0\ntags: [a]\n---\n# A base\n")
+    facts = inspect_folder(rooms.root / "base")
+    assert facts["parameters"] == sum(parameter.numel() for parameter in build_network(TINY, seed=0).parameters())
+    assert (facts["family"], facts["context"], facts["vocab_size"], facts["dtype"]) == ("llama", 64, 320, "F32")
+    assert (facts["licence"], facts["has_chat_template"], facts["adapter"]) == ("apache-2.0", True, False)
+    assert facts["bytes"] > 4 * facts["parameters"]
+    assert config_from_checkpoint(rooms.root / "base") == TINY
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+
+
+def _own_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "evil.Evil"}}))
+    (folder / "evil.py").write_text("raise SystemExit('the code of a checkpoint was run')")
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _bad_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _damaged_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 64)
+
+
+def _wrong_shapes(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64, "head_dim": 16}))
+
+
+def _unknown_family(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "perceptron-3000"}))
+
+
+def _nothing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _no_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).unlink()
+
+
+BROKEN = {
+    "pickled-weights": (_pickled, "a format that can run code"),
+    "own-code": (_own_code, "wants to run its own code"),
+    "no-config": (_no_config, r"holds no config\.json"),
+    "bad-json": (_bad_json, "is not JSON"),
+    "damaged-header": (_damaged_header, "can't be loaded|not a safetensors file"),
+    "wrong-shapes": (_wrong_shapes, "can't be loaded"),
+    "unknown-family": (_unknown_family, "no causal language network of the family .perceptron"),
+    "no-weights": (_nothing, "holds no weights"),
+    "no-tokenizer": (_no_tokenizer, "tokenizer"),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), BROKEN.values(), ids=BROKEN)
+def test_a_base_that_can_not_be_used_is_refused_in_words_and_leaves_nothing(rooms: Rooms, damage: Any, words: str) -> None:
+    damage(rooms.root / "base")
+    with pytest.raises(InvalidInput, match=words):
+        run_base.run(rooms.spec({"source": str(rooms.root / "base"), "hub": None, "out": "bases/b"}), Recorder())
+    assert not (rooms.root / "bases").exists() or not list((rooms.root / "bases").iterdir())
+
+
+def test_a_base_is_copied_without_what_is_not_data_and_a_bare_one_gets_the_plain_template(rooms: Rooms, tmp_path: Path) -> None:
+    bare = tmp_path / "elsewhere"
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None
+    GPT2LMHeadModel(GPT2Config(vocab_size=262, n_positions=32, n_embd=16, n_layer=1, n_head=2)).save_pretrained(bare)
+    tokenizer.save_pretrained(bare)
+    (bare / "run_me.py").write_text("print('hello')")
+    (bare / "optimizer.pt").write_bytes(b"\x80\x04.")
+    result = run_base.run(rooms.spec({"source": str(bare), "hub": None, "out": "bases/bare"}), Recorder())
+    assert (result["folder"], result["family"], result["context"], result["has_chat_template"]) == ("bases/bare", "gpt2", 32, False)
+    assert load_tokenizer(rooms.root / "bases/bare").chat_template == PLAIN_TEMPLATE
+    names = {path.name for path in (rooms.root / "bases/bare").iterdir()}
+    assert not names & {"run_me.py", "optimizer.pt"}
+    expected = ArchitectureConfig(family="gpt2", num_layers=1, width=16, num_heads=2, context=32, vocab_size=262)
+    assert config_from_checkpoint(rooms.root / "bases/bare") == expected
+    with pytest.raises(NotFound):
+        run_base.run(rooms.spec({"source": "/nowhere", "hub": None, "out": "bases/x"}), Recorder())
+
+
+def test_a_gguf_file_that_is_none_is_refused(rooms: Rooms, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04 not at all")
+    with pytest.raises(InvalidInput, match=r"x\.gguf is not a GGUF file"):
+        run_base.run(rooms.spec({"source": str(tmp_path / "x.gguf"), "hub": None, "out": "bases/x"}), Recorder())
+
+
+def make_adapter(rooms: Rooms) -> Path:
+    """Save adapters with weights that are not zero, on the rooms' base."""
+    network = peft.get_peft_model(
+        load_network(rooms.root / "base"), peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    torch.manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    folder = rooms.root / "runs/r/checkpoints/step-000001"
+    save_checkpoint(folder, model=network, tokenizer=rooms.tokenizer, meta={"base": "base", "base_path": "../../../../base"})
+    return folder
+
+
+def test_an_adapter_loads_on_its_base_wherever_the_artifacts_lie(rooms: Rooms, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = make_adapter(rooms)
+    ids = torch.arange(10)[None]
+    with torch.inference_mode():
+        expected = load_network(folder, merge_adapter=False)(ids).logits
+        assert torch.allclose(load_network(folder)(ids).logits, expected, atol=1e-4)
+        assert not torch.allclose(load_network(rooms.root / "base")(ids).logits, expected, atol=0.01)
+    facts = inspect_folder(folder)
+    assert (facts["adapter"], facts["family"], facts["context"]) == (True, "llama", 64)
+    assert str(rooms.root) not in (folder / "adapter_config.json").read_text()
+    moved = tmp_path_factory.mktemp("moved") / "artifacts"
+    shutil.move(rooms.root, moved)
+    with torch.inference_mode():
+        assert torch.allclose(load_network(moved / "runs/r/checkpoints/step-000001")(ids).logits, expected, atol=1e-4)
+
+
+def test_exports_keep_an_adapter_or_fold_it_in(rooms: Rooms) -> None:
+    folder = make_adapter(rooms)
+    relative = folder.relative_to(rooms.root).as_posix()
+    merged = run_export.run(rooms.spec({"checkpoint": relative, "format": "merged", "out": "exports/m"}), Recorder())
+    assert (merged["folder"], merged["adapter"]) == ("exports/m", False)
+    ids = torch.arange(10)[None]
+    with torch.inference_mode():
+        assert torch.allclose(load_network(rooms.root / "exports/m")(ids).logits, load_network(folder)(ids).logits, atol=1e-5)
+    kept = run_export.run(rooms.spec({"checkpoint": relative, "format": "hf", "to": str(rooms.root / "elsewhere")}), Recorder())
+    assert kept["adapter"] is True
+    assert (rooms.root / "elsewhere/adapter_model.safetensors").is_file()
+    with pytest.raises(Conflict, match="already and not empty"):
+        run_export.run(rooms.spec({"checkpoint": relative, "format": "hf", "out": "exports/m"}), Recorder())
+    with pytest.raises(InvalidInput, match="no export format 'onnx'"):
+        run_export.run(rooms.spec({"checkpoint": relative, "format": "onnx", "out": "exports/o"}), Recorder())
+    with pytest.raises(InvalidInput, match="is an adapter: its base, base, is not in it"):
+        run_base.run(rooms.spec({"source": relative, "hub": None, "out": "bases/a"}), Recorder())

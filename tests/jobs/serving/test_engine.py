@@ -1,0 +1,231 @@
+"""Engines on real tiny networks: greedy equals `generate`, requests share steps, and every request has its own parameters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from backend.domain.serving.protocol import FinishEvent, FinishReason, GenerationEvent, SamplingParams, TokenEvent
+from backend.errors import InvalidInput
+from jobs.serving.batching import BatchingEngine
+from jobs.serving.engine import Engine, PromptTooLong, QueueFull
+from jobs.serving.serial import SerialEngine
+from jobs.serving.start import start_engine
+from tests.support.serving_networks import END_ID, make_gpt2, make_llama, make_mamba, make_tokenizer
+
+PROMPTS = [f"Tell me story number {i}: " * (i % 3 + 1) for i in range(8)]
+
+
+class Caught:
+    """The events of one request."""
+
+    def __init__(self, engine: Engine, prompt: str | list[int], **params: Any) -> None:
+        self.events: list[GenerationEvent] = []
+        self.done = threading.Event()
+        self.first = threading.Event()
+        ids = make_tokenizer()(prompt)["input_ids"] if isinstance(prompt, str) else prompt
+        self.handle = engine.submit(ids, SamplingParams(**{"max_tokens": 24, "temperature": 0, **params}), self._take)
+
+    def _take(self, event: GenerationEvent) -> None:
+        self.events.append(event)
+        self.first.set()
+        if event.type != "token":
+            self.done.set()
+
+    def wait(self) -> Caught:
+        assert self.done.wait(30), "no end within 30 s"
+        return self
+
+    @property
+    def ids(self) -> list[int]:
+        return [i for e in self.events if isinstance(e, TokenEvent) for i in e.token_ids]
+
+    @property
+    def text(self) -> str:
+        return "".join(e.text for e in self.events if isinstance(e, TokenEvent))
+
+    @property
+    def finish(self) -> FinishEvent:
+        assert isinstance(self.events[-1], FinishEvent), self.events[-1]
+        return self.events[-1]
+
+
+def reference(network: Any, prompt: str, *, tokens: int = 24) -> list[int]:
+    ids = make_tokenizer()(prompt)["input_ids"]
+    output = network.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=0)
+    return list(output[0, len(ids) :].tolist())
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    torch.set_num_threads(1)
+    engine = start_engine(make_llama(), make_tokenizer(), kind="batching")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=[BatchingEngine, SerialEngine], ids=["batching", "serial"])
+def either(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    engine = request.param(make_llama(context=96), make_tokenizer(), max_waiting=4)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("make", [make_llama, make_gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["batching", "serial"])
+def test_greedy_tokens_equal_generate_for_eight_requests_at_once(make: Any, kind: Any) -> None:
+    network = make()
+    expected = [reference(network, prompt) for prompt in PROMPTS]
+    engine = start_engine(network, make_tokenizer(), kind=kind)
+    try:
+        caught = [Caught(engine, prompt) for prompt in PROMPTS]
+        assert [c.wait().ids for c in caught] == expected
+    finally:
+        engine.close()
+
+
+def test_auto_chooses_batching_and_falls_back_when_the_library_refuses() -> None:
+    engine = start_engine(make_llama(), make_tokenizer())
+    assert engine.name == "batching"
+    engine.close()
+    engine = start_engine(make_mamba(), make_tokenizer())
+    try:
+        assert engine.name == "serial"
+        assert Caught(engine, "x", ignore_end=True).wait().finish.usage.completion_tokens == 24
+    finally:
+        engine.close()
+
+
+def test_eight_requests_share_their_steps(engine: Engine) -> None:
+    before = engine.stats()
+    caught = [Caught(engine, prompt, max_tokens=40, ignore_end=True) for prompt in PROMPTS]
+    for c in caught:
+        c.wait()
+    after = engine.stats()
+    assert after.generated_tokens - before.generated_tokens == 8 * 40
+    assert after.steps - before.steps < 2 * 40
+
+
+def test_the_same_seed_draws_the_same_text_whatever_shares_the_batch(engine: Engine) -> None:
+    drawn = {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "ignore_end": True}
+    alone = Caught(engine, PROMPTS[0], seed=7, **drawn).wait()
+    crowd = [Caught(engine, prompt, seed=i, **drawn) for i, prompt in enumerate(PROMPTS)]
+    again, other = Caught(engine, PROMPTS[0], seed=7, **drawn), Caught(engine, PROMPTS[0], seed=8, **drawn)
+    for c in [*crowd, again, other]:
+        c.wait()
+    assert again.ids == alone.ids
+    assert other.ids != alone.ids
+
+
+def test_a_greedy_request_is_not_disturbed_by_drawn_ones(engine: Engine) -> None:
+    expected = Caught(engine, PROMPTS[1]).wait().ids
+    mixed = [Caught(engine, PROMPTS[1]), *(Caught(engine, PROMPTS[1], temperature=1.5) for _ in range(3))]
+    for c in mixed:
+        c.wait()
+    assert mixed[0].ids == expected
+
+
+def test_top_k_1_is_greedy_at_any_temperature(engine: Engine) -> None:
+    assert Caught(engine, PROMPTS[2], temperature=2.0, top_k=1).wait().ids == Caught(engine, PROMPTS[2]).wait().ids
+
+
+def test_a_frequency_penalty_reduces_repetition(engine: Engine) -> None:
+    plain = Caught(engine, "aaaa", max_tokens=60, ignore_end=True).wait().ids
+    penalised = Caught(engine, "aaaa", max_tokens=60, ignore_end=True, frequency_penalty=2.0).wait().ids
+    assert len(set(penalised)) > len(set(plain))
+
+
+def test_cancel_stops_the_generation_within_a_step(either: Engine) -> None:
+    caught = Caught(either, "go", max_tokens=90, ignore_end=True)
+    assert caught.first.wait(10)
+    caught.handle.cancel()
+    caught.wait()
+    assert caught.finish.finish_reason is FinishReason.CANCELLED
+    made = either.stats().generated_tokens
+    caught.handle.cancel()
+    assert sum(e.type != "token" for e in caught.events) == 1
+    Caught(either, "next", max_tokens=1).wait()  # runs only once the engine is free again
+    assert either.stats().generated_tokens - made <= 3
+    assert either.stats().running == 0 or either.stats().waiting == 0
+
+
+def test_a_stop_string_ends_the_text_before_itself(either: Engine) -> None:
+    whole = Caught(either, "once", ignore_end=True, temperature=1.0, seed=3).wait()
+    visible = whole.text.replace("\ufffd", "")
+    stop = next(visible[i : i + 2] for i in range(3, len(visible) - 2) if visible[i : i + 2] in whole.text)
+    caught = Caught(either, "once", ignore_end=True, temperature=1.0, seed=3, stop=(stop,)).wait()
+    assert caught.finish.finish_reason is FinishReason.STOP
+    assert stop not in caught.text
+    assert whole.text.startswith(caught.text + stop)
+    assert caught.finish.usage.completion_tokens < whole.finish.usage.completion_tokens
+
+
+def test_the_end_token_ends_a_request_without_showing(either: Engine) -> None:
+    drawn = (Caught(either, "x", temperature=2.0, seed=seed, max_tokens=80).wait() for seed in range(60))
+    network_end = next((caught for caught in drawn if END_ID in caught.ids), None)
+    assert network_end is not None, "no draw reached the end token"
+    assert network_end.ids[-1] == END_ID
+    assert network_end.finish.finish_reason is FinishReason.STOP
+    assert "<|end|>" not in network_end.text
+
+
+def test_max_tokens_is_clipped_to_the_context(either: Engine) -> None:
+    caught = Caught(either, [65] * 90, max_tokens=500, ignore_end=True).wait()
+    assert caught.finish.finish_reason is FinishReason.LENGTH
+    assert caught.finish.usage.prompt_tokens + caught.finish.usage.completion_tokens == 96
+
+
+def test_a_prompt_beyond_the_context_names_both_numbers(either: Engine) -> None:
+    with pytest.raises(PromptTooLong, match=r"120 tokens.*96") as caught:
+        Caught(either, [65] * 120)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_token_id_outside_the_vocabulary_is_refused(either: Engine) -> None:
+    with pytest.raises(InvalidInput, match="9999"):
+        Caught(either, [1, 9999])
+
+
+def test_more_requests_than_the_queue_holds_are_refused(either: Engine) -> None:
+    held: list[Caught] = []
+
+    def fill() -> None:
+        for _ in range(40):
+            held.append(Caught(either, "hold", max_tokens=90, ignore_end=True))
+
+    with pytest.raises(QueueFull):
+        fill()
+    for c in held:
+        c.handle.cancel()
+
+
+def test_more_text_than_the_cache_holds_still_completes() -> None:
+    engine = BatchingEngine(make_llama(), make_tokenizer(), max_running=8, cache_tokens=256)
+    try:
+        prompts = [[65 + i] * 100 for i in range(6)]
+        alone = [Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i).wait().ids for i, p in enumerate(prompts)]
+        caught = [Caught(engine, p, max_tokens=150, ignore_end=True, temperature=1.0, seed=i) for i, p in enumerate(prompts)]
+        assert [len(c.wait().ids) for c in caught] == [150] * 6
+        assert [c.ids for c in caught] == alone
+    finally:
+        engine.close()
+
+
+def test_closing_ends_what_runs_and_refuses_what_comes(either: Engine) -> None:
+    caught = Caught(either, "go", max_tokens=90, ignore_end=True)
+    either.close()
+    caught.wait()
+    assert not either.is_alive()
+
+
+def test_the_first_token_of_a_million_parameter_network_comes_within_300_ms() -> None:
+    engine = start_engine(make_llama(hidden=128, layers=6), make_tokenizer(), kind="batching")
+    try:
+        fastest = min(float(Caught(engine, PROMPTS[0]).wait().finish.ttft_ms or 1e9) for _ in range(5))
+        assert fastest < 300
+    finally:
+        engine.close()

@@ -1,0 +1,198 @@
+"""A replica as its room's entry starts it: real checkpoint folder, real HTTP, a real stop request in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from backend.domain.serving.protocol import ChatMessage, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
+from backend.errors import InvalidInput
+from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts, stream_blocking
+from jobs.reporter import FileReporter, JobSpec
+from jobs.serving.replica import run
+from tests.support.serving_networks import make_llama, make_tokenizer, save_checkpoint
+from tests.support.serving_replica import TOKEN, RunningReplica, eventually
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReplica]:
+    folder = tmp_path_factory.mktemp("replica")
+    save_checkpoint(folder / "checkpoint", network=make_llama(context=4096))
+    running = RunningReplica(folder, max_running=8, max_waiting=2)
+    yield running
+    if running.thread.is_alive():
+        running.stop()
+
+
+def ask(text: str = "Hello", **params: Any) -> GenerateRequest:
+    return GenerateRequest(prompt=text, params=SamplingParams(**{"max_tokens": 12, "temperature": 0, "ignore_end": True, **params}))
+
+
+def answer(replica: RunningReplica, request: GenerateRequest) -> list[Any]:
+    return list(stream_blocking(replica.url, token=TOKEN, request=request))
+
+
+def test_a_stream_carries_every_token_once_and_ends_with_usage_and_timings(replica: RunningReplica) -> None:
+    events = answer(replica, ask())
+    tokens = [e for e in events if isinstance(e, TokenEvent)]
+    assert [e.index for e in tokens if e.token_ids] == list(range(12))
+    finish = events[-1]
+    assert isinstance(finish, FinishEvent)
+    assert (finish.usage.prompt_tokens, finish.usage.completion_tokens) == (5, 12)
+    assert finish.ttft_ms is not None
+    assert finish.ttft_ms < 300
+
+
+def test_a_whole_answer_says_what_the_stream_says(replica: RunningReplica) -> None:
+    streamed = "".join(e.text for e in answer(replica, ask()) if isinstance(e, TokenEvent))
+    body = ask().model_copy(update={"stream": False}).model_dump_json()
+    response = httpx.post(f"{replica.url}/generate", content=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
+    assert response.json()["text"] == streamed
+    assert response.json()["finish_reason"] == "length"
+
+
+def test_a_chat_is_rendered_with_the_checkpoints_template(replica: RunningReplica) -> None:
+    chat = GenerateRequest(messages=(ChatMessage(role=Role.USER, content="Hi"),), params=ask().params)
+    by_hand = GenerateRequest(token_ids=tuple(make_tokenizer()("<|user|>Hi<|assistant|>")["input_ids"]), params=ask().params)
+    assert [e.text for e in answer(replica, chat)[:-1]] == [e.text for e in answer(replica, by_hand)[:-1]]
+
+
+def test_without_the_internal_token_nothing_answers(replica: RunningReplica) -> None:
+    for path, method in (("/generate", "POST"), ("/health", "GET"), ("/stats", "GET")):
+        assert httpx.request(method, replica.url + path).status_code == 401
+        assert httpx.request(method, replica.url + path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_its_code(replica: RunningReplica) -> None:
+    with pytest.raises(ReplicaRefused, match=r"5000 tokens.*4096") as caught:
+        answer(replica, ask("x" * 5000))
+    assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+
+
+def test_a_body_that_is_no_request_is_refused_with_the_field_named(replica: RunningReplica) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    response = httpx.post(f"{replica.url}/generate", json={"prompt": "x", "params": {"temperature": -1}}, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["error"]["field"] == "params.temperature"
+
+
+def test_leaving_a_stream_stops_its_generation(replica: RunningReplica) -> None:
+    stream = stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    eventually(lambda: replica.stats()["running"] == 0)
+    made = replica.stats()["generated_tokens"]
+    assert made < 4000
+    assert replica.stats()["generated_tokens"] == made
+
+
+def test_leaving_a_whole_answer_stops_its_generation_too(replica: RunningReplica) -> None:
+    body = ask(max_tokens=4000).model_copy(update={"stream": False}).model_dump_json().encode()
+    host, port = replica.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        eventually(lambda: replica.stats()["running"] == 1)
+    eventually(lambda: replica.stats()["running"] == 0)
+
+
+def test_the_asynchronous_client_leaves_as_well(replica: RunningReplica) -> None:
+    async def leave_early() -> None:
+        client = ReplicaClient()
+        stream = client.stream(replica.url, token=TOKEN, request=ask(max_tokens=4000))
+        async for _ in stream:
+            break
+        await stream.aclose()
+        await client.close()
+
+    asyncio.run(leave_early())
+    eventually(lambda: replica.stats()["running"] == 0)
+
+
+def test_eight_clients_share_the_engines_steps(replica: RunningReplica) -> None:
+    before = replica.stats()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: answer(replica, ask(f"number {i}", max_tokens=100)), range(8)))
+    after = replica.stats()
+    assert after["generated_tokens"] - before["generated_tokens"] == 800
+    assert after["steps"] - before["steps"] < 400
+
+
+def test_more_clients_than_it_may_hold_are_told_so(replica: RunningReplica) -> None:
+    held = [stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000)) for _ in range(8)]
+    for stream in held:
+        next(stream)
+    with ThreadPoolExecutor(2) as pool:
+        queued = [pool.submit(answer, replica, ask(max_tokens=1)) for _ in range(2)]
+        eventually(lambda: replica.stats()["waiting"] == 2)
+        with pytest.raises(ReplicaRefused) as caught:
+            answer(replica, ask())
+        assert (caught.value.status, caught.value.code) == (429, "queue_full")
+        for stream in held:
+            stream.close()  # type: ignore[attr-defined]
+        assert all(isinstance(f.result(20)[-1], FinishEvent) for f in queued)
+    eventually(lambda: replica.stats()["running"] == 0)
+
+
+def test_health_makes_a_token_when_idle(replica: RunningReplica) -> None:
+    assert httpx.get(f"{replica.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30).json()["status"] == "ok"
+
+
+def test_gauges_are_reported(replica: RunningReplica) -> None:
+    gauge = eventually(lambda: replica.events("gauge"))[-1]
+    assert {"running", "waiting", "tokens_per_second"} <= set(gauge)
+
+
+def test_a_port_where_nobody_listens_is_a_lost_replica() -> None:
+    with pytest.raises(ReplicaLost) as caught:
+        list(stream_blocking("http://127.0.0.1:9", token=TOKEN, request=ask()))
+    assert caught.value.reason == "connection"
+
+
+def test_a_replica_that_falls_silent_is_lost() -> None:
+    async def speak_to_a_mute() -> str:
+        mute = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+        port = mute.sockets[0].getsockname()[1]
+        client = ReplicaClient(timeouts=ReplicaTimeouts(first_token_s=0.2))
+        try:
+            async for _ in client.stream(f"http://127.0.0.1:{port}", token=TOKEN, request=ask()):
+                pass
+        except ReplicaLost as error:
+            return error.reason
+        finally:
+            await client.close()
+            mute.close()
+        return ""
+
+    assert asyncio.run(speak_to_a_mute()) == "timeout"
+
+
+def test_a_stop_request_lets_open_answers_end_and_refuses_new_ones(tmp_path: Path, replica: RunningReplica) -> None:
+    shutil.copytree(replica.folder / "checkpoint", tmp_path / "checkpoint")
+    other = RunningReplica(tmp_path)
+    stream = stream_blocking(other.url, token=TOKEN, request=ask(max_tokens=600))
+    next(stream)
+    (tmp_path / "control").write_text("cancel")
+    eventually(lambda: httpx.get(f"{other.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).json()["status"] == "draining")
+    with pytest.raises(ReplicaRefused) as caught:
+        answer(other, ask())
+    assert caught.value.code == "draining"
+    assert isinstance(list(stream)[-1], FinishEvent)
+    assert other.stop()["stopped"] == "cancel"
+    assert other.result["requests"] == 1
+
+
+def test_a_folder_without_weights_is_a_failure_in_words(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    payload = {"checkpoint": "checkpoint", "name": "x", "internal_token": TOKEN}
+    spec = JobSpec(id="j", attempt=1, kind="replica", payload=payload, artifacts=tmp_path, folder=tmp_path)
+    with pytest.raises(InvalidInput, match=r"config\.json"):
+        run(spec, FileReporter(tmp_path / "events.jsonl", tmp_path / "control"))

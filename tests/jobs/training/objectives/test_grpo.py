@@ -1,0 +1,111 @@
+"""Runs that learn from rewards of their own completions: they do, they go on bit for bit, and they refuse what can't be rewarded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from backend.errors import InvalidInput
+from jobs.batches.prompts import question_of
+from jobs.modeling.checkpoints import load_network
+from jobs.reporter import JobSpec
+from jobs.training.context import gather_parts
+from jobs.training.objectives.registry import load_batches, settle_batches
+from jobs.training.run import run
+from tests.support.training_rooms import NAMES, Recorder, Rooms, write_dataset
+
+SMALL = {"micro_batch": 16, "learning_rate": 2e-2, "warmup_steps": 0, "schedule": "constant", "max_steps": 12, "checkpoint_every": 6}
+LETTER = {"rewards": [{"kind": "regex", "pattern": "e"}], "group_size": 8, "max_new_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
+    made = Rooms(tmp_path_factory.mktemp("artifacts"))
+    rows = [{"prompt": f"How is {name}?"} for name in NAMES]
+    write_dataset(made.root / "asked", train=rows, val=rows[:2])
+    write_dataset(made.root / "answered", train=[{**row, "completion": "Glad."} for row in rows])
+    return made
+
+
+def training(rooms: Rooms, name: str, *, kind: str = "prompts", grpo: dict[str, Any] = LETTER, **values: Any) -> JobSpec:
+    spec = rooms.training(
+        "grpo", run=name, job=name, dataset={"prompts": "asked"}.get(kind, "answered"), grpo=grpo, **{**SMALL, "eval_every": 6, **values}
+    )
+    spec.payload["dataset_kind"] = kind
+    return spec
+
+
+def test_the_reward_of_a_rule_rises(rooms: Rooms) -> None:
+    recorder = Recorder()
+    result = run(training(rooms, "letter"), recorder)
+    rewards = [value for _, value in recorder.series("reward/mean")]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.3
+    assert recorder.series("val_reward/mean")[-1][1] > 0.8
+    assert recorder.series("val_loss")[-1][1] == -recorder.series("val_reward/mean")[-1][1]
+    assert all(1 <= value <= 6 for _, value in recorder.series("completion_length"))
+    assert recorder.series("reward/std")[0][1] > 0
+    assert not recorder.series("kl")
+    assert {step for step, _, _ in recorder.samples} == {6, 12}
+    assert load_network(rooms.root / result["checkpoint"])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_goes_on_with_the_same_completions(rooms: Rooms, method: str) -> None:
+    undisturbed, killed, resumed = Recorder(), Recorder(stop_after=5), Recorder()
+    values = {"method": method, "max_steps": 6, "checkpoint_every": 3, "grad_accum_steps": 2, "micro_batch": 8}
+    values |= {"lora": {"dropout": 0.1}, "grpo": {**LETTER, "kl_weight": 0.1}}
+    run(training(rooms, f"a-{method}", **values), undisturbed)
+    run(training(rooms, f"b-{method}", **values), killed)
+    run(training(rooms, f"b-{method}", **values), resumed)
+    assert [event["step"] for event in resumed.of("resumed")] == [3]
+    for name in ("train_loss", "reward/mean", "kl", "completion_length", "grad_norm"):
+        assert resumed.series(name) == undisturbed.series(name)[3:]
+    assert undisturbed.series("kl")[0][1] == pytest.approx(0.0, abs=1e-6)  # nothing learned: policy equals reference
+    assert undisturbed.series("kl")[-1][1] > 1e-5
+
+
+def test_completions_are_the_weights_and_the_steps_alone_and_leave_the_network_as_it_was(rooms: Rooms) -> None:
+    spec = training(rooms, "drawn", kind="instruction", grpo={**LETTER, "rewards": [{"kind": "contains"}]})
+    parts = gather_parts(spec, Recorder())
+    network = load_network(rooms.root / "base").train()
+    settings = network.generation_config
+    batches: Any = settle_batches(parts, load_batches(parts, folder=rooms.root / "drawn"), network)
+    torch.manual_seed(1)
+    first = batches.at_step(2)[0]
+    after = torch.rand(1)
+    torch.manual_seed(2)
+    again = batches.at_step(2)[0]
+    torch.manual_seed(1)
+    assert torch.equal(first.inputs, again.inputs)
+    assert torch.equal(torch.rand(1), after), "drawing completions is no draw of the run"
+    assert not torch.equal(first.inputs, batches.at_step(3)[0].inputs)
+    assert network.training
+    assert network.generation_config is settings
+    assert len({tuple(row.tolist()) for row in first.inputs[:8]}) > 1, "completions of a group differ"
+    assert len(batches.at_step(2)) == 1
+    batches.cut_to(4)
+    assert [len(batch.inputs) for batch in batches.at_step(2)] == [4, 4, 4, 4]
+
+
+def test_answers_come_from_every_kind_of_row() -> None:
+    assert question_of({"prompt": "Where?", "completion": "Here"}) == ("Where?", ("Here",))
+    assert question_of({"prompt": "Where?"}) == ("Where?", ())
+    assert question_of({"question": "Where?", "answers": ["Here", "there"]}) == ("Where?", ("Here", "there"))
+    assert question_of({"question": "Where?", "choices": [" Here", " there"], "answer": 1, "answers": None}) == ("Where?", ("there",))
+
+
+def test_what_can_not_be_rewarded_is_refused_in_words(rooms: Rooms) -> None:
+    with pytest.raises(InvalidInput, match="The prompts have no answers"):
+        run(training(rooms, "no", grpo={**LETTER, "rewards": [{"kind": "exact"}]}), Recorder())
+    with pytest.raises(InvalidInput, match="None of the 4 train prompts leaves room for 40 tokens"):
+        run(training(rooms, "no", grpo={**LETTER, "max_new_tokens": 40}), Recorder())
+    for values, words in (
+        ({"grpo": {**LETTER, "max_new_tokens": 48}}, "leaves no room for a prompt in a context of 48"),
+        ({"devices": {"count": 2}}, "grpo writes its completions on one device"),
+        ({"micro_batch": 12}, "no multiple of grpo.group_size 8"),
+        ({"grpo": {**LETTER, "kl_weight": 0.1}, "method": "lora", "lora": {"variant": "pissa"}}, "which lora.variant pissa changes"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            training(rooms, "no", **values)

@@ -1,0 +1,75 @@
+"""What is read of a device while it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs.training.telemetry import device_use
+from jobs.training.telemetry.device_use import DeviceGauge
+
+
+class Clock:
+    """Time that a test turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.busy = 100.0, 1.0
+        monkeypatch.setattr(device_use.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(device_use.time, "process_time", lambda: self.busy)
+
+    def pass_by(self, seconds: float, *, busy: float) -> None:
+        self.now += seconds
+        self.busy += busy
+
+
+def counter(folder: Path, name: str, joules: float) -> None:
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / "energy_uj").write_text(str(int(joules * 1e6)))
+
+
+def test_the_cpu_is_as_busy_as_this_process_keeps_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device_use.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    clock = Clock(monkeypatch)
+    gauge = DeviceGauge(torch.device("cpu"), rapl=tmp_path)
+    clock.pass_by(4.0, busy=8.0)
+    assert gauge.read() == {}
+    clock.pass_by(4.0, busy=8.0)
+    assert gauge.read() == {"device_use": 0.5}
+    assert gauge.read() == {}
+
+
+def test_the_power_of_all_processors_is_their_energy_by_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = Clock(monkeypatch)
+    for name, joules in (("intel-rapl:0", 50), ("intel-rapl:1", 10), ("intel-rapl:0:0", 999)):
+        counter(tmp_path, name, joules)
+    gauge = DeviceGauge(torch.device("cpu"), rapl=tmp_path)
+    counter(tmp_path, "intel-rapl:0", 250)
+    counter(tmp_path, "intel-rapl:1", 60)
+    clock.pass_by(10.0, busy=0.0)
+    assert gauge.read()["power_w"] == 25.0
+    counter(tmp_path, "intel-rapl:0", 0)
+    clock.pass_by(10.0, busy=0.0)
+    assert "power_w" not in gauge.read()  # the counter began again
+
+
+def test_a_gpu_is_asked_through_torch_and_left_alone_when_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 93)
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 412_500)
+    gauge = DeviceGauge(torch.device("cuda", 0))
+    clock.pass_by(6.0, busy=0.0)
+    assert gauge.read() == {"device_use": 0.93, "power_w": 412.5}
+
+    def absent(device: Any) -> int:
+        asked.append(device)
+        raise ModuleNotFoundError("pynvml")
+
+    monkeypatch.setattr(torch.cuda, "utilization", absent)
+    for _ in range(3):
+        clock.pass_by(6.0, busy=0.0)
+        assert gauge.read() == {}
+    assert len(asked) == 1

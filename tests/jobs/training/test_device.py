@@ -1,0 +1,226 @@
+"""What a run's fields about its device lead to: attention, fp16, compiling, and the share of the device that it uses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.flops import count_flops
+from backend.domain.estimates.device_peaks import peak_flops
+from backend.domain.estimates.setting import setting_of
+from backend.domain.training import execution as pass_size
+from backend.domain.training.config import RunConfig
+from backend.domain.training.execution import compiles
+from backend.errors import InvalidInput, JobFailed
+from jobs.modeling.build import build_network
+from jobs.training import compilation as compiling
+from jobs.training.checkpoints.state import load_state
+from jobs.training.context import gather_parts
+from jobs.training.network.attention import choose_attention
+from jobs.training.run import load_batches, load_model, make_loop, run
+from jobs.training.telemetry.memory import MemoryMeter, MeteredReporter
+from jobs.training.telemetry.mfu import Utilisation, find_utilisation, matmul_flops
+from tests.support.training_rooms import TINY, Recorder, Rooms
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
+    return Rooms(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_run_computes_attention_as_its_config_says(rooms: Rooms, attention: str) -> None:
+    parts = gather_parts(rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder())
+    assert load_model(parts, resume_from=None).config._attn_implementation == attention
+
+
+@pytest.mark.parametrize("attention", ["flex", "flash"])
+def test_attention_that_a_device_can_not_do_is_refused_by_its_field(rooms: Rooms, attention: str) -> None:
+    with pytest.raises(InvalidInput, match="GPU only") as caught:
+        run(rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder())
+    assert caught.value.field == "attention"
+
+
+def test_flash_attention_names_what_is_missing() -> None:
+    network = build_network(TINY, seed=1)
+    with pytest.raises(InvalidInput, match="flash-attn, which is not installed"):
+        choose_attention(network, "flash", device=torch.device("cuda"), autocast=torch.bfloat16)
+
+
+def test_a_network_with_its_own_attention_can_not_be_told_another() -> None:
+    bloom = build_network(
+        ArchitectureConfig(family="bloom", num_layers=1, width=32, num_heads=4, context=32, vocab_size=64, feed_forward=128), seed=1
+    )
+    with pytest.raises(InvalidInput, match="BloomForCausalLM can't compute attention by sdpa"):
+        choose_attention(bloom, "sdpa", device=CPU, autocast=None)
+
+
+def half_precision_loop(rooms: Rooms, name: str, recorder: Recorder, *, scale: float) -> Any:
+    """A loop in fp16 on the CPU, which a run would refuse as slow: what a GPU does, with the same scaler."""
+    spec = rooms.training("pretrain", run=name, job=name)
+    parts = replace(gather_parts(spec, recorder), autocast=torch.float16)
+    parts.meter.begin()
+    model = load_model(parts, resume_from=None)
+    loop = make_loop(parts, load_batches(parts, folder=spec.folder), model)
+    assert loop.scaler is not None
+    loop.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return loop
+
+
+def test_fp16_scales_gradients_and_leaves_the_weights_alone_where_they_overflow(rooms: Rooms) -> None:
+    recorder = Recorder()
+    loop = half_precision_loop(rooms, "fp16", recorder, scale=2.0**127)
+    before = {name: weight.detach().clone() for name, weight in loop.model.named_parameters()}
+    first = loop.update(1)
+    assert "grad_norm" not in first
+    assert all(torch.equal(weight, before[name]) for name, weight in loop.model.named_parameters())
+    assert loop.scaler.get_scale() == 2.0**126
+    loop.scaler.load_state_dict({**loop.scaler.state_dict(), "scale": 1024.0})
+    loop.run()
+    losses = [loss for _, loss in recorder.series("train_loss")]
+    assert losses[-1] < losses[0]
+    assert all(norm < 100 for _, norm in recorder.series("grad_norm"))
+
+
+def test_the_scale_is_as_it_was_when_a_run_goes_on(rooms: Rooms) -> None:
+    loop = half_precision_loop(rooms, "fp16-resume", Recorder(), scale=2.0**127)
+    loop.run()
+    scale = loop.scaler.get_scale()
+    assert scale < 2.0**127
+    again = torch.amp.GradScaler("cpu")
+    load_state(rooms.root / loop.last_checkpoint, optimizer=loop.optimizer, parts={"scaler": again})
+    assert again.get_scale() == scale
+
+
+def test_gradients_that_overflow_at_the_smallest_scale_end_the_run(rooms: Rooms) -> None:
+    loop = half_precision_loop(rooms, "fp16-lost", Recorder(), scale=1.0)
+    loop.model.get_output_embeddings().weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(JobFailed):
+        loop.update(1)
+
+
+def pretraining(**values: Any) -> RunConfig:
+    """A run's config."""
+    return RunConfig(**{"dataset": "d", "architecture": TINY, "tokenizer": "t", "context": 64, **values})
+
+
+def test_auto_compiles_runs_long_enough_whose_batches_have_one_shape() -> None:
+    short, long = pretraining(max_steps=300), pretraining(max_steps=1_000_000)
+    assert not compiles(short, parameters=1_000_000, device="cpu")
+    assert compiles(long, parameters=1_000_000, device="cpu")
+    assert not compiles(long, parameters=1_000_000, device="gpu")
+    assert compiles(short.model_copy(update={"compile": "on"}), parameters=1, device="cpu")
+    assert not compiles(long.model_copy(update={"compile": "off"}), parameters=10**9, device="cpu")
+    tuned = RunConfig(objective="sft", dataset="d", base="b", max_steps=1_000_000)
+    assert not compiles(tuned, parameters=10**9, device="cpu")
+    assert setting_of(long.model_copy(update={"compile": "on"}), TINY, device="cpu").compiled
+
+
+def test_a_compiler_that_fails_leaves_the_run_eager_and_says_so(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any, **more: Any) -> Any:
+        raise RuntimeError("no working C++ compiler\nand more")
+
+    monkeypatch.setattr(compiling.torch, "compile", broken)
+    eager, fallen = Recorder(), Recorder()
+    run(rooms.training("pretrain", run="eager", job="eager", compile="off"), eager)
+    run(rooms.training("pretrain", run="fallen", job="fallen", compile="on"), fallen)
+    assert "torch.compile is not used: RuntimeError: no working C++ compiler" in fallen.lines
+    assert fallen.series("train_loss") == eager.series("train_loss")
+
+
+def test_a_compiled_run_trains_as_an_eager_one(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = torch.compile
+    monkeypatch.setattr(compiling.torch, "compile", lambda network, **more: whole(network, backend="eager", **more))
+    eager, compiled = Recorder(), Recorder()
+    run(rooms.training("pretrain", run="plain", job="plain", compile="off"), eager)
+    run(rooms.training("pretrain", run="compiled", job="compiled", compile="on"), compiled)
+    assert any(line.startswith("The network is compiled") for line in compiled.lines)
+    for (_, one), (_, other) in zip(eager.series("train_loss"), compiled.series("train_loss"), strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["pretrain", "sft"])
+def test_a_cpu_passes_part_of_a_micro_batch_at_once_and_learns_the_same(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    recorders = []
+    for at_once in (1024, 100):
+        monkeypatch.setattr(pass_size, "PASS_TOKENS", at_once)
+        name = f"{objective}-{at_once}-at-once"
+        spec = rooms.training(objective, run=name, job=name, packing=True)
+        run(spec, recorder := Recorder())
+        recorders.append(recorder)
+    whole, cut = recorders
+    said = "2 of the 4 sequences of a micro-batch pass at once: this suits the CPU's cache."
+    assert said in cut.lines
+    assert said not in whole.lines
+    for metric in ("train_loss", "grad_norm", "val_loss"):
+        assert cut.series(metric) == [(step, pytest.approx(value, rel=1e-5)) for step, value in whole.series(metric)]
+    assert setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu").micro_batch == 2
+
+
+def test_a_run_reports_its_share_of_the_device_and_its_memory(rooms: Rooms) -> None:
+    recorder = Recorder()
+    spec = rooms.training("pretrain", run="share", job="share")
+    run(spec, recorder)
+    peak = max(json.loads(file.read_text())["matmul_flops_per_s"] for file in (rooms.root / "machines").iterdir())
+    rates, shares = dict(recorder.series("tok_per_sec")), dict(recorder.series("mfu"))
+    per_token = count_flops(TINY, context=48, micro_batch=4).training
+    assert sorted(shares) == [1, 2, 3, 4, 5, 6]
+    assert 0 < shares[6] <= rates[6] * per_token / peak * (1 + 1e-9) * 1e3
+    assert shares[6] / rates[6] == pytest.approx(shares[2] / rates[2])
+    assert recorder.series("memory_bytes")[0][1] > 0
+
+
+def test_the_best_rate_of_matrix_products_is_kept(tmp_path: Path) -> None:
+    measured = matmul_flops(tmp_path)
+    (file,) = (tmp_path / "machines").iterdir()
+    assert json.loads(file.read_text())["matmul_flops_per_s"] == measured
+    file.write_text(json.dumps({"matmul_flops_per_s": 1e18}))
+    assert matmul_flops(tmp_path) == 1e18
+    file.write_text("torn")
+    assert 0 < matmul_flops(tmp_path) < 1e18
+
+
+def test_a_share_is_given_where_operations_and_peak_are_known(tmp_path: Path) -> None:
+    network = build_network(TINY, seed=1)
+    config = pretraining()
+    used = find_utilisation(network, config, device=CPU, artifacts=tmp_path)
+    assert used is not None
+    assert used.of(used.peak / used.flops_per_token) == pytest.approx(1.0)
+    tuned = RunConfig(objective="sft", dataset="d", base="b")  # trains on some of the tokens that it computes
+    assert find_utilisation(network, tuned, device=CPU, artifacts=tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 9.89e14),
+        ("NVIDIA H100 PCIe", 7.56e14),
+        ("NVIDIA A100-SXM4-80GB", 3.12e14),
+        ("NVIDIA A10G", 7.0e13),
+        ("NVIDIA L40S", 3.62e14),
+        ("NVIDIA GeForce RTX 4090", 1.652e14),
+        ("Some other accelerator", None),
+    ],
+)
+def test_peaks_of_devices_are_found_by_the_names_of_their_drivers(name: str, peak: float | None) -> None:
+    assert peak_flops(name) == peak
+
+
+def test_a_share_of_the_device_that_can_not_be_is_not_told() -> None:
+    recorder = Recorder()
+    reporter = MeteredReporter(recorder, MemoryMeter(CPU))
+    reporter.share_of_device = Utilisation(flops_per_token=1.0, peak=100.0).of
+    for step, rate in enumerate((90.0, 110.0, 95.0), start=1):
+        reporter.metrics(step, {"tok_per_sec": rate})
+    assert recorder.series("mfu") == [(1, 0.9)]
+    assert [rate for _, rate in recorder.series("tok_per_sec")] == [90.0, 110.0, 95.0]

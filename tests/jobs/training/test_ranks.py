@@ -1,0 +1,100 @@
+"""Two processes train as one does with the same global batch, in whole copies (DDP) and in parts (FSDP)."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backend.errors import JobFailed
+from jobs.training import run as training
+from jobs.training.distributed.launch import outcome
+from tests.support.training_rooms import Recorder, Rooms
+
+METRICS = ("train_loss", "grad_norm", "val_loss")
+
+
+def close(theirs: Recorder, ours: Recorder, *, first: int = 1) -> None:
+    for name in METRICS:
+        expected = [point for point in theirs.series(name) if point[0] >= first]
+        found = ours.series(name)
+        assert [step for step, _ in found] == [step for step, _ in expected], name
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-4), name
+
+
+def free_place() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+class Telling(Recorder):
+    """A recorder that notes the command which the log names for the other machines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_told, self.command = threading.Event(), ""
+
+    def log(self, text: str) -> None:
+        super().log(text)
+        if found := re.search(r"folder: (python .*)$", text):
+            self.command = found[1]
+            self.is_told.set()
+
+
+def weights_of(rooms: Rooms, result: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return load_file(rooms.root / result["checkpoint"] / "model.safetensors")
+
+
+def test_whole_copies_on_two_machines_equal_one_process(tmp_path: Path) -> None:
+    """The second machine is started by the command that the log of the first names."""
+    rooms, alone, told, ended = Rooms(tmp_path), Recorder(), Telling(), {}
+    one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
+    devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": free_place()}
+    spec = rooms.training("pretrain", run="two", job="two", grad_accum_steps=2, devices=devices)
+    here = threading.Thread(target=lambda: ended.update(training.run(spec, told)))
+    here.start()
+    assert told.is_told.wait(60)
+    other = subprocess.run([sys.executable, *shlex.split(told.command)[1:]], timeout=240, check=False)
+    here.join(60)
+    assert other.returncode == 0
+    close(alone, told)
+    assert len(told.of("checkpoint")) == 2
+    assert len(told.samples) == len(alone.samples)
+    theirs = weights_of(rooms, ended)
+    assert all(torch.allclose(theirs[name], tensor, atol=1e-4) for name, tensor in weights_of(rooms, one).items())
+
+
+def test_a_sharded_run_that_was_ended_goes_on_as_one_process_would(tmp_path: Path) -> None:
+    rooms, alone, before, after = Rooms(tmp_path), Recorder(), Recorder(), Recorder()
+    same: dict[str, Any] = {"schedule": "constant", "micro_batch": 2, "ema_decay": 0.9}
+    training.run(rooms.training("sft", run="one", job="one", grad_accum_steps=2, **same), alone)
+    devices = {"count": 2, "sharding": "fsdp"}
+    training.run(rooms.training("sft", run="two", job="two", devices=devices, max_steps=3, **same), before)
+    ended = training.run(rooms.training("sft", run="two", job="two", attempt=2, devices=devices, **same), after)
+    assert after.of("resumed")[0]["step"] == 3
+    close(alone, after, first=4)
+    config = json.loads((rooms.root / ended["checkpoint"] / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_an_error_that_only_echoes_the_first_process_end_is_none_once_there_is_a_result(tmp_path: Path) -> None:
+    echo = {"cause": "RuntimeError: Connection closed by peer", "remedy": None, "field": None, "invalid": False, "is_echo": True}
+    (tmp_path / "error-1.json").write_text(json.dumps(echo))
+    with pytest.raises(JobFailed, match="Connection closed"):
+        outcome(tmp_path, code=1)
+    (tmp_path / "result.json").write_text('{"stopped": "cancel"}')
+    assert outcome(tmp_path, code=1) == {"stopped": "cancel"}
+    (tmp_path / "error-2.json").write_text(json.dumps({**echo, "cause": "Too little memory.", "is_echo": False}))
+    with pytest.raises(JobFailed, match="Too little memory"):
+        outcome(tmp_path, code=1)

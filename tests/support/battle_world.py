@@ -1,0 +1,126 @@
+"""A small world for battles: checkpoints, a dataset of prompts, completions recorded as a worker records them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, Contestant, Dataset, DatasetVersion, Job
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.jobs.states import JobKind, Status
+from backend.services import job_events as outcomes
+from backend.services.battles.ballots import cast_vote, next_battle
+from backend.services.battles.campaigns import create_campaign
+from backend.services.battles.raters import RaterView
+from backend.services.battles.views import CampaignView, get_campaign
+from backend.services.context import LOCAL, Context
+from backend.services.jobs.jobs import Claim, claim_job, end_job
+
+Judge = Callable[[str, str], str]
+
+
+def add_checkpoint(ctx: Context, name: str, **columns: Any) -> str:
+    """Insert a checkpoint with an empty folder; return its id."""
+    folder = ctx.artifacts.folder("checkpoints", name)
+    with ctx.db.write() as session:
+        row = Checkpoint(
+            name=name, origin="added", folder=ctx.artifacts.relative(folder), facts={"context": 128}, parameters=1000, **columns
+        )
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def add_prompts(ctx: Context, *, num: int, name: str = "prompts", kind: str = "prompts") -> str:
+    """Insert a dataset version with `num` prompts in real Parquet; return `name@1`."""
+    folder = ctx.artifacts.folder("datasets", name)
+    rows = [{"prompt": f"Tell a story about the number {n}."} for n in range(num)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+    with ctx.db.write() as session:
+        dataset = Dataset(name=name, kind=kind)
+        session.add(dataset)
+        session.flush()
+        session.add(
+            DatasetVersion(
+                dataset_id=dataset.id, number=1, folder=ctx.artifacts.relative(folder), content_hash=name, rows=num, train_rows=num
+            )
+        )
+    return f"{name}@1"
+
+
+def make_campaign(
+    ctx: Context, *, contestants: tuple[str, ...] = ("Oak", "Elm"), num_prompts: int = 4, write: bool = True, **config: Any
+) -> CampaignView:
+    """Create a campaign whose contestants have written everything: `Oak answers 3` and the like."""
+    ids = [add_checkpoint(ctx, name) for name in contestants]
+    dataset = add_prompts(ctx, num=config.pop("dataset_rows", num_prompts))
+    campaign = create_campaign(
+        ctx, name="Stories", checkpoint_ids=ids, dataset=dataset, config=CampaignConfig(num_prompts=num_prompts, **config), person=LOCAL
+    )
+    if write:
+        write_all(ctx, campaign.id)
+    return get_campaign(ctx, campaign.id)
+
+
+def claim_generation(ctx: Context, contestant_id: str) -> Claim:
+    """Take a contestant's job as a worker would."""
+    with ctx.db.read() as session:
+        job_id = session.get_one(Contestant, contestant_id).job_id
+    assert job_id is not None
+    claim = claim_job(ctx, job_id, owner="test", host="here")
+    assert claim is not None
+    return claim
+
+
+def write_completions(ctx: Context, claim: Claim, text_of: Callable[[dict[str, Any]], str]) -> None:
+    """Report a completion for every prompt of a job, and its end."""
+    events = [
+        {"type": "completion", "prompt_id": prompt["id"], "text": text_of(prompt), "tokens": 3, "finish_reason": "stop"}
+        for prompt in claim.payload["prompts"]
+    ]
+    result: dict[str, Any] = {}
+    with ctx.db.write() as session:
+        outcomes.record_events(session, ctx, claim, events)
+    with ctx.db.write() as session:
+        outcomes.record_finish(session, ctx, claim, result)
+        end_job(session, ctx, claim, Status.FINISHED, result=result)
+
+
+def write_all(ctx: Context, campaign_id: str, *, text: Callable[[str, str], str] | None = None) -> None:
+    """Let every contestant that has a queued job write. `text(name, prompt)` is what it answers."""
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Contestant.id, Checkpoint.name)
+            .join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
+            .join(Job, Job.id == Contestant.job_id)
+            .where(Contestant.campaign_id == campaign_id, Job.status == Status.QUEUED, Job.kind == JobKind.GENERATE)
+        ).all()
+    for contestant_id, name in rows:
+        claim = claim_generation(ctx, contestant_id)
+        write_completions(ctx, claim, lambda prompt, name=name: (text or answer)(name, prompt["messages"][-1]["content"]))  # type: ignore[misc]
+
+
+def answer(name: str, prompt: str) -> str:
+    """What a contestant writes: its own name, so that a test can tell the sides apart."""
+    return f"{name} answers: {prompt}"
+
+
+def prefer(name: str) -> Judge:
+    """A judge who always prefers one contestant, and ties where it does not play."""
+    return lambda a, b: "A" if a.startswith(name) else "B" if b.startswith(name) else "TIE"
+
+
+def vote_all(ctx: Context, campaign_id: str, rater: RaterView, judge: Judge, *, limit: int = 1000, seed: int = 1) -> int:
+    """Vote until the ballot is empty; return how many votes were cast."""
+    rng = Random(seed)
+    for cast in range(limit):
+        ballot = next_battle(ctx, campaign_id, rater, rng=rng)
+        if ballot is None:
+            return cast
+        cast_vote(ctx, ballot.battle_id, label=judge(ballot.text_a, ballot.text_b), rater=rater, duration_ms=4000 + 10 * cast)
+    return limit

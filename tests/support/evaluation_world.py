@@ -1,0 +1,116 @@
+"""A small world for evaluations: checkpoints, benchmarks in real Parquet, items recorded as a worker records them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from backend.db.tables import Dataset, DatasetVersion
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.jobs.states import Status
+from backend.services import job_events as outcomes
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.jobs.jobs import Claim, claim_job, end_job
+
+CHOICES = [{"question": f"Question {n}?", "choices": ["yes", "no"], "answer": n % 2} for n in range(40)]
+ANSWERS = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(6)]
+TEXTS = [{"text": f"Text number {n}."} for n in range(12)]
+
+
+def add_benchmark(ctx: Context, name: str, rows: Sequence[dict[str, Any]], *, kind: str = "benchmark", val: int = 0) -> str:
+    """Insert a dataset version, its last `val` rows as the validation split; return `name@1`."""
+    folder = ctx.artifacts.folder("datasets", name)
+    parts = {"train": list(rows[: len(rows) - val]), "val": list(rows[len(rows) - val :])}
+    for split, part in parts.items():
+        if part:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(part), folder / f"{split}.parquet")
+    with ctx.db.write() as session:
+        dataset = Dataset(name=name, kind=kind)
+        session.add(dataset)
+        session.flush()
+        session.add(
+            DatasetVersion(
+                dataset_id=dataset.id,
+                number=1,
+                folder=ctx.artifacts.relative(folder),
+                content_hash=f"hash of {name}",
+                rows=len(rows),
+                train_rows=len(parts["train"]),
+                val_rows=len(parts["val"]),
+            )
+        )
+    return f"{name}@1"
+
+
+def claim_of(ctx: Context, evaluation: EvaluationView) -> Claim:
+    """Take an evaluation's job as a worker would."""
+    claim = claim_job(ctx, evaluation.job_id or "", owner="test", host="here")
+    assert claim is not None
+    return claim
+
+
+def item(number: int, values: dict[str, float], **shown: Any) -> dict[str, Any]:
+    """Return an item event."""
+    return {
+        "type": "item",
+        "item_hash": f"hash {number}",
+        "position": number,
+        "values": values,
+        "shown": {"question": f"Question {number}?", **shown},
+    }
+
+
+def finish(ctx: Context, claim: Claim, items: Sequence[dict[str, Any]], *, scores: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Report items and scores, and end the job."""
+    with ctx.db.write() as session:
+        outcomes.record_events(session, ctx, claim, list(items))
+    with ctx.db.write() as session:
+        outcomes.record_finish(session, ctx, claim, {"scores": list(scores), "facts": facts})
+        end_job(session, ctx, claim, Status.FINISHED)
+
+
+def evaluated(
+    ctx: Context, checkpoint: str, benchmark: str, right: Sequence[float], *, facts: dict[str, Any] | None = None, **config: Any
+) -> EvaluationView:
+    """Launch an evaluation and report one item per entry of `right`, 1 where the choice was right."""
+    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=EvaluationConfig(**config), person=LOCAL)
+    items = [
+        item(n, {"acc": float(value), "acc_norm": float(value), "chance": 0.5}, chosen="yes" if value else "no")
+        for n, value in enumerate(right)
+    ]
+    share = sum(right) / len(right)
+    score = {
+        "metric": "acc",
+        "value": share,
+        "stderr": 0.05,
+        "low": share - 0.1,
+        "high": share + 0.1,
+        "n": len(right),
+        "method": "Wilson 95 %",
+    }
+    found = {"used_chat_template": False, "unit": "items", "number_format": "float32", "chance": 0.5, **(facts or {})}
+    finish(ctx, claim_of(ctx, launched), items, scores=[score], facts=found)
+    return get_evaluation(ctx, launched.id)
+
+
+def predicted(ctx: Context, checkpoint: str, benchmark: str, nlls: Sequence[float]) -> EvaluationView:
+    """Launch a perplexity evaluation and report one document of 10 bytes per entry."""
+    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, person=LOCAL)
+    items = [
+        item(n, {"sum_nll": nll, "tokens": 5, "bytes": 10, "nll_per_token": nll / 5, "bits_per_byte": nll / 10 / 0.6931471805599453})
+        for n, nll in enumerate(nlls)
+    ]
+    bpb = sum(nlls) / (10 * len(nlls)) / 0.6931471805599453
+    score = {"metric": "bits_per_byte", "value": bpb, "stderr": 0.1, "low": bpb - 0.2, "high": bpb + 0.2, "n": len(nlls), "method": "ratio"}
+    finish(
+        ctx,
+        claim_of(ctx, launched),
+        items,
+        scores=[score],
+        facts={"used_chat_template": False, "unit": "documents", "number_format": "float32"},
+    )
+    return get_evaluation(ctx, launched.id)

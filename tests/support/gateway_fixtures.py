@@ -1,0 +1,136 @@
+"""What gateway tests speak to: an in-memory directory, a gateway on a real port, and replicas that misbehave on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from backend.errors import NotFound
+from backend.gateway.app import create_gateway
+from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
+from backend.services.serving.usage import UsageRow
+
+KEY = "rh-test-key"
+
+
+class MemoryDirectory:
+    """Endpoints, keys and usage in memory."""
+
+    def __init__(self, endpoints: dict[str, list[ReplicaAddress]], *, keys_required: bool = True) -> None:
+        self.endpoints = endpoints
+        self.keys_required = keys_required
+        self.usage: list[UsageRow] = []
+        self.fails = False
+
+    def authenticate(self, key: str) -> Principal | None:
+        return Principal(key_id="k1", name="tester") if key == KEY else None
+
+    def list_models(self) -> Sequence[ModelEntry]:
+        if self.fails:
+            raise OSError("the database is gone")
+        return [ModelEntry(name=name, created=datetime(2026, 1, 1, tzinfo=UTC)) for name in self.endpoints]
+
+    def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
+        if endpoint not in self.endpoints:
+            raise NotFound(f"There is no endpoint {endpoint!r}.")
+        return self.endpoints[endpoint]
+
+    def record_usage(self, rows: Sequence[UsageRow]) -> None:
+        if self.fails:
+            raise OSError("the database is gone")
+        self.usage.extend(rows)
+
+    def last(self, count: int) -> UsageRow:
+        """Wait until `count` records are stored and return the newest."""
+        return eventually(lambda: len(self.usage) >= count and self.usage[-1])  # type: ignore[no-any-return]
+
+
+class ScriptedReplica:
+    """Speaks a replica's protocol without a network: `tokens` words, then what `script` says happens."""
+
+    def __init__(self) -> None:
+        self.script = "finish"  # finish | break | refuse:STATUS:CODE | mute
+        self.tokens = 3
+        self.delay_s = 0.0
+        self.word: str | None = None
+        self.seen = 0
+        self.left = 0
+        self.bodies: list[dict[str, Any]] = []
+
+    async def generate(self, request: Request) -> Response:
+        self.seen += 1
+        self.bodies.append(await request.json())
+        if self.script.startswith("refuse"):
+            _, status, code = self.script.split(":")
+            return JSONResponse({"error": {"message": "no", "code": code, "field": None}}, status_code=int(status))
+        return StreamingResponse(self._events())
+
+    async def _events(self) -> Any:
+        try:
+            for index in range(self.tokens):
+                text = self.word or f"w{index} "
+                yield json.dumps({"type": "token", "text": text, "token_ids": [index], "index": index}, ensure_ascii=False) + "\n"
+                await asyncio.sleep(self.delay_s)
+            if self.script == "mute":
+                await asyncio.sleep(60)
+            if self.script == "break":
+                raise ConnectionResetError("as if killed")
+            usage = {"prompt_tokens": 5, "completion_tokens": self.tokens}
+            yield json.dumps({"type": "finish", "finish_reason": "stop", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}) + "\n"
+        except (asyncio.CancelledError, GeneratorExit):
+            self.left += 1
+            raise
+
+
+def eventually(condition: Callable[[], Any], *, timeout_s: float = 10.0) -> Any:
+    """Wait for a condition and return its value."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError("the condition never held")
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serve an app on a real port of this machine."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        eventually(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+@contextmanager
+def scripted() -> Iterator[tuple[ScriptedReplica, str]]:
+    """A scripted replica and its address."""
+    replica = ScriptedReplica()
+    with served(Starlette(routes=[Route("/generate", replica.generate, methods=["POST"])])) as url:
+        yield replica, url
+
+
+@contextmanager
+def gateway(directory: MemoryDirectory, **options: Any) -> Iterator[str]:
+    """A gateway over a directory, on a real port."""
+    with served(create_gateway(directory, **options)) as url:
+        yield url

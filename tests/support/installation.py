@@ -1,0 +1,140 @@
+"""A whole installation, started as a person starts it, on free ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from backend.bootstrap import build_context
+from backend.services.context import Context
+from backend.settings import Settings
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "the condition", every_s: float = 0.1) -> Any:
+    """Return the first truthy value of `condition`; fail with words when it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(every_s)
+    raise AssertionError(f"{what} did not come true within {timeout_s:.0f} s")
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; one that ends while it is asked does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError):
+        return False
+
+
+class Installation:
+    """`roundhouse up` with short leases, and handles on its processes."""
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.home = home
+        self.port, self.gateway_port, self.redis_port = free_port(), free_port(), free_port()
+        self.environment = {
+            **os.environ,
+            "ROUNDHOUSE_HOME": str(home),
+            "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
+            "ROUNDHOUSE_PORT": str(self.port),
+            "ROUNDHOUSE_GATEWAY_PORT": str(self.gateway_port),
+            "ROUNDHOUSE_REDIS_PORT": str(self.redis_port),
+            "ROUNDHOUSE_LEASE_S": "10",
+            "ROUNDHOUSE_SWEEP_S": "1",
+            "ROUNDHOUSE_KEEP_FREE_MB": "16",
+            **environment,
+        }
+        self.environment.pop("REDIS_URL", None)
+        self.process: subprocess.Popen[str] | None = None
+        self._ctx: Context | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the pages are."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Where /v1 is."""
+        return f"http://127.0.0.1:{self.gateway_port}/v1"
+
+    @property
+    def ctx(self) -> Context:
+        """The services over this installation, as another process of it would have them."""
+        if self._ctx is None:
+            settings = Settings(
+                _env_file=None,  # type: ignore[call-arg]
+                home=self.home,
+                database_url=self.environment["DATABASE_URL"],
+                redis_port=self.redis_port,
+                port=self.port,
+                gateway_port=self.gateway_port,
+                keep_free_mb=16,
+            )
+            self._ctx = build_context(settings, migrate=False)
+        return self._ctx
+
+    def start(self) -> Installation:
+        """Start everything and wait for the line that says so."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "backend.cli.main", "up"],
+            cwd=PROJECT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        lines = []
+        for line in self.process.stdout:
+            lines.append(line)
+            if "is ready" in line:
+                return self
+        raise AssertionError(f"roundhouse up ended with {self.process.wait()}: {''.join(lines)}")
+
+    def stop(self, *, how: signal.Signals = signal.SIGINT, timeout_s: float = 60.0) -> None:
+        """Stop as Ctrl-C does."""
+        if self._ctx is not None:
+            self._ctx.db.engine.dispose()
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(how)
+            self.process.wait(timeout_s)
+
+    def processes(self, needle: str = "") -> list[psutil.Process]:
+        """Return the processes of this installation whose command line holds a text, found by the environment they were given."""
+        mark = f"{self.home}"
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            try:
+                if process.environ().get("ROUNDHOUSE_HOME") == mark and needle in " ".join(process.info["cmdline"] or []):
+                    found.append(process)
+            except (psutil.Error, OSError):  # it ended while it was looked at
+                continue
+        return found
+
+    def log(self, name: str) -> str:
+        """Return a process's log."""
+        path = self.home / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""

@@ -1,0 +1,44 @@
+"""A real worker whose jobs take a moment instead of a training: each leaves a line in a file that only grows.
+
+celery -A tests.support.queue_worker worker -Q train -c 1
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.db.tables import Run
+from backend.domain.jobs.states import Status
+from backend.services import job_events as outcomes
+from backend.services.context import Context
+from backend.services.jobs.jobs import Claim, end_job
+from jobs import celery_app
+
+app = celery_app.app
+LINES = os.environ["QUEUE_TEST_LINES"]
+
+
+def leave_a_line(ctx: Context, claim: Claim, **_: Any) -> None:
+    """See a job through as the runner does, but for the child: a run reports the val_loss that its learning rate deserves."""
+    began = time.monotonic()
+    with ctx.db.write() as session:
+        run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
+        if run is not None:
+            loss = 1.0 + (math.log10(float(run.config["learning_rate"])) + 2.5) ** 2
+            event = {"type": "metrics", "step": int(run.config["max_steps"]), "time": time.time(), "values": {"val_loss": loss}}
+            outcomes.record_events(session, ctx, claim, [event])
+            outcomes.record_finish(session, ctx, claim, {"final_step": event["step"]})
+        end_job(session, ctx, claim, Status.FINISHED)
+    line = {"job": claim.job_id, "attempt": claim.attempt, "worker": os.getpid(), "began": began, "ended": time.monotonic()}
+    descriptor = os.open(LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{json.dumps(line)}\n".encode())
+    os.close(descriptor)
+
+
+celery_app.execute = leave_a_line

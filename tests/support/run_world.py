@@ -1,0 +1,112 @@
+"""What tests of runs start from: parts that fit together, and a training job that reports without training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run, Tokenizer
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.jobs.states import JobKind, Status
+from backend.domain.training.config import RunConfig
+from backend.services import job_events as outcomes
+from backend.services.architectures import save_architecture
+from backend.services.context import LOCAL, Context
+from backend.services.jobs.jobs import Claim, add_job, claim_job, end_job, renew
+from backend.services.training.runs import launch_run
+from backend.services.training.views import RunView
+
+SHAPE = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=300, feed_forward=64)
+
+
+def add_dataset(ctx: Context, name: str = "tales", *, kind: str = "text", ready: bool = True) -> str:
+    """Insert a dataset with one version, imported or still waiting for its import. Returns the version's id."""
+    with ctx.db.write() as session:
+        dataset = Dataset(name=name, kind=kind)
+        session.add(dataset)
+        session.flush()
+        job = add_job(session, ctx, kind=JobKind.IMPORT_DATASET, title=f"Import {name}", payload={})
+        job.status = Status.FINISHED if ready else Status.QUEUED
+        version = DatasetVersion(dataset_id=dataset.id, number=1, job_id=job.id, train_rows=90 if ready else 0, val_rows=10 if ready else 0)
+        version.folder = f"datasets/{name}" if ready else None
+        session.add(version)
+        session.flush()
+        return version.id
+
+
+def add_tokenizer(ctx: Context, name: str = "pieces", *, vocab_size: int = 300) -> None:
+    """Insert a trained tokenizer."""
+    with ctx.db.write() as session:
+        session.add(Tokenizer(name=name, kind="bpe", vocab_size=vocab_size, folder=f"tokenizers/{name}"))
+
+
+def add_parts(ctx: Context) -> None:
+    """Insert a dataset, a tokenizer and an architecture that fit together."""
+    add_dataset(ctx)
+    add_tokenizer(ctx)
+    save_architecture(ctx, name="small", config=SHAPE, person=LOCAL)
+
+
+def add_checkpoint(ctx: Context, run: RunView, step: int) -> str:
+    """Insert a checkpoint of a run."""
+    with ctx.db.write() as session:
+        row = Checkpoint(
+            name=f"{run.name} · step {step}", origin="run", run_id=run.id, step=step, folder=f"runs/{run.id}/checkpoints/step-{step:06d}"
+        )
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def make_config(**values: Any) -> RunConfig:
+    """A pre-training config that fits `add_parts`."""
+    defaults: dict[str, Any] = {
+        "dataset": "tales",
+        "architecture": "small",
+        "tokenizer": "pieces",
+        "context": 32,
+        "micro_batch": 4,
+        "max_steps": 100,
+        "warmup_steps": 5,
+    }
+    return RunConfig.model_validate({**defaults, **values})
+
+
+def launch(ctx: Context, **values: Any) -> RunView:
+    """Launch such a run."""
+    return launch_run(ctx, make_config(**values), person=LOCAL)
+
+
+def claim(ctx: Context, run: RunView) -> Claim:
+    """Take a run's job, as a worker does."""
+    taken = claim_job(ctx, str(run.job_id), owner="worker#1", host="here")
+    assert taken is not None
+    return taken
+
+
+def report(ctx: Context, taken: Claim, *events: dict[str, Any]) -> None:
+    """Record what a child wrote, as its parent does."""
+    with ctx.db.write() as session:
+        renew(session, ctx, taken)
+        progress = outcomes.record_events(session, ctx, taken, list(events))
+        if progress:
+            renew(session, ctx, taken, progress=progress)
+
+
+def points(first: int, last: int, *, name: str = "train_loss") -> list[dict[str, Any]]:
+    """Metric events of steps `first` to `last`, with a value that tells the step."""
+    return [{"type": "metrics", "step": step, "time": 1000.0 + step, "values": {name: 10.0 / step}} for step in range(first, last + 1)]
+
+
+def end(ctx: Context, taken: Claim, status: Status, **error: str) -> None:
+    """End a job, as its parent does."""
+    with ctx.db.write() as session:
+        if status is Status.FINISHED:
+            outcomes.record_finish(session, ctx, taken, {"final_step": 1})
+        end_job(session, ctx, taken, status, error=dict(error))
+
+
+def row_of(ctx: Context, run: RunView) -> tuple[Run, Job]:
+    """The rows behind a run."""
+    with ctx.db.read() as session:
+        row = session.get_one(Run, run.id)
+        return row, session.get_one(Job, row.job_id)

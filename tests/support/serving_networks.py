@@ -1,0 +1,67 @@
+"""Tiny networks with random weights and a byte tokenizer, saved as any Hugging Face tool would: what serving tests serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
+
+END_ID = 256
+CHAT_TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+
+
+def make_tokenizer(*, chat_template: str | None = CHAT_TEMPLATE) -> Any:
+    """A byte-level tokenizer of 256 bytes and four special tokens."""
+    vocab = {byte: index for index, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    special = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    vocab.update({token: len(vocab) + index for index, token in enumerate(special)})
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", additional_special_tokens=special[1:])
+    fast.chat_template = chat_template
+    return fast
+
+
+def make_llama(*, context: int = 256, layers: int = 2, hidden: int = 64) -> Any:
+    """A Llama whose greedy text wanders instead of repeating one token."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=260,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        bos_token_id=None,
+        eos_token_id=END_ID,
+        pad_token_id=None,
+        initializer_range=0.15,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def make_gpt2(*, context: int = 256) -> Any:
+    """A GPT-2 with learned positions."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=260, n_embd=64, n_layer=2, n_head=4, n_positions=context, bos_token_id=None, eos_token_id=END_ID, initializer_range=0.15
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def make_mamba() -> Any:
+    """A network without attention, which continuous batching can't serve."""
+    torch.manual_seed(0)
+    return MambaForCausalLM(MambaConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, state_size=4, eos_token_id=END_ID)).eval()
+
+
+def save_checkpoint(folder: Path, *, network: Any | None = None, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+    """Save a network and its tokenizer as a checkpoint folder."""
+    (network or make_llama()).save_pretrained(folder)
+    make_tokenizer(chat_template=chat_template).save_pretrained(folder)
+    return folder

@@ -1,0 +1,163 @@
+"""A small artifacts folder with datasets, a tokenizer and a base, and a reporter that remembers: what modeling and training tests use."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.training.config import RunConfig
+from jobs.modeling.build import build_network
+from jobs.modeling.checkpoints import save_checkpoint
+from jobs.modeling.tokenizers import train_bpe
+from jobs.reporter import JobSpec, StopRequest
+
+TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)
+NAMES = ("Mira", "Tom", "Ada", "Ben")
+THINGS = ("a lamp", "a red kite", "the old boat", "a song")
+
+
+def make_stories(count: int, *, seed: int = 0) -> list[str]:
+    """Return short texts with something to learn in them."""
+    draw = random.Random(seed)
+    return [
+        f"{draw.choice(NAMES)} found {draw.choice(THINGS)} and gave it to {draw.choice(NAMES)}. Everyone was glad — très."
+        for _ in range(count)
+    ]
+
+
+def write_dataset(folder: Path, *, train: list[dict[str, Any]], val: list[dict[str, Any]] | None = None) -> Path:
+    """Write a dataset version's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(train), folder / "train.parquet")
+    if val is not None:
+        pq.write_table(pa.Table.from_pylist(val), folder / "val.parquet")
+    return folder
+
+
+def chat_rows(count: int) -> list[dict[str, Any]]:
+    """Return chat rows of one and two turns."""
+    rows = []
+    for index in range(count):
+        name = NAMES[index % 4]
+        messages = [
+            {"role": "user", "content": f"What did {name} find?"},
+            {"role": "assistant", "content": f"{name} found {THINGS[index % 3]}."},
+        ]
+        if index % 2:
+            messages += [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+        rows.append({"messages": messages})
+    return rows
+
+
+def preference_rows(count: int) -> list[dict[str, Any]]:
+    """Return pairs in which the glad answer is preferred."""
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"How is {NAMES[index % 4]}?"}],
+            "chosen": [{"role": "assistant", "content": "Glad, very glad."}],
+            "rejected": [{"role": "assistant", "content": "a lamp the lamp"}],
+        }
+        for index in range(count)
+    ]
+
+
+class Rooms:
+    """An artifacts folder and jobs in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        stories = make_stories(120)
+        write_dataset(root / "texts", train=[{"text": text} for text in stories[:100]], val=[{"text": text} for text in stories[100:]])
+        write_dataset(root / "chats", train=chat_rows(40), val=chat_rows(8))
+        write_dataset(root / "asks", train=[{"prompt": f"How is {name}?"} for name in NAMES])
+        write_dataset(root / "pairs", train=preference_rows(24), val=preference_rows(6))
+        self.tokenizer = train_bpe(stories, vocab_size=TINY.vocab_size)
+        self.tokenizer.save_pretrained(root / "tokenizer")
+        self.save_base(root / "base")
+
+    def save_base(self, folder: Path) -> None:
+        """Save an untrained network as a base."""
+        network = build_network(TINY, seed=3, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+        save_checkpoint(folder, model=network, tokenizer=self.tokenizer, meta={})
+
+    def spec(self, payload: dict[str, Any], *, job: str = "job", kind: str = "train", attempt: int = 1) -> JobSpec:
+        """Return an attempt at a job with a folder of its own."""
+        folder = self.root / "jobs" / job
+        folder.mkdir(parents=True, exist_ok=True)
+        return JobSpec(id=job, attempt=attempt, kind=kind, payload=payload, artifacts=self.root, folder=folder)
+
+    def training(
+        self, objective: str, *, run: str = "run", job: str = "job", attempt: int = 1, dataset: str = "", **values: Any
+    ) -> JobSpec:
+        """Return a training job; `values` go into its config."""
+        names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat"), "grpo": ("asks", "prompts")}.get(
+            objective, ("pairs", "preference")
+        )
+        fresh = objective == "pretrain"
+        small = {
+            "max_steps": 6,
+            "micro_batch": 4,
+            "context": 48,
+            "eval_every": 3,
+            "eval_batches": 2,
+            "checkpoint_every": 3,
+            "warmup_steps": 2,
+        }
+        small |= {"sample_prompts": ("Mira found",), "sample_tokens": 4, "device": "cpu", "seed": 5}
+        parts = {"architecture": TINY, "tokenizer": "t"} if fresh else {"base": "b"}
+        config = RunConfig(objective=objective, dataset="d", **{**small, **parts, **values})  # type: ignore[arg-type]
+        payload = {
+            "config": config.model_dump(mode="json"),
+            "architecture": TINY.model_dump(mode="json") if fresh else None,
+            "tokenizer": "tokenizer" if fresh else None,
+            "dataset": dataset or names[0],
+            "dataset_kind": names[1],
+            "base": None if fresh else "base",
+            "run_folder": run,
+            "threads": 1,
+        }
+        return self.spec(payload, job=job, attempt=attempt)
+
+
+class Recorder:
+    """A reporter that remembers. Asks to stop once `stop_after` steps are reported."""
+
+    def __init__(self, *, stop_after: int | None = None, request: StopRequest = "cancel") -> None:
+        self.points: list[tuple[int, dict[str, float]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.lines: list[str] = []
+        self.samples: list[tuple[int, str, str]] = []
+        self.progressed: list[tuple[float, float]] = []
+        self._stop_after, self._request = stop_after, request
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        self.points.append((step, values))
+
+    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
+        self.progressed.append((done, total))
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+    def sample(self, step: int, prompt: str, completion: str) -> None:
+        self.samples.append((step, prompt, completion))
+
+    def event(self, type_: str, **fields: Any) -> None:
+        self.events.append((type_, fields))
+
+    def should_stop(self) -> StopRequest | None:
+        done = max((step for step, _ in self.points), default=0)
+        return self._request if self._stop_after is not None and done >= self._stop_after else None
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """Return (step, value) of a metric in the order reported."""
+        return [(step, values[name]) for step, values in self.points if name in values]
+
+    def of(self, type_: str) -> list[dict[str, Any]]:
+        """Return the fields of all events of a type."""
+        return [fields for kind, fields in self.events if kind == type_]
