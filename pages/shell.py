@@ -9,6 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from pages.components import routes
 from pages.components.visitor import context, current_person, link_rater
 
 ICON = str(Path(__file__).parent / "images" / "icon.png")
@@ -29,37 +30,37 @@ def _page(path: str, title: str, icon: str, url: str, *, default: bool = False, 
     )
 
 
-BALLOT = ("evaluate/ballot.py", "Ballot", "how_to_vote", "ballot")
+BALLOT = (routes.BALLOT, "Ballot", "how_to_vote", "ballot")
 
 
 def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
     """Return every page by section. The last argument is the address."""
     return {
-        "": [_page("home/overview.py", "Overview", "home", "", default=True)],
+        "": [_page(routes.OVERVIEW, "Overview", "home", "", default=True)],
         "Build": [
-            _page("build/datasets.py", "Datasets", "database", "datasets"),
-            _page("build/architectures.py", "Architectures", "schema", "architectures"),
-            _page("build/tokenizers.py", "Tokenizers", "match_word", "tokenizers"),
-            _page("build/planner.py", "Planner", "calculate", "planner"),
-            _page("build/launch.py", "Launch", "rocket_launch", "launch"),
-            _page("build/runs.py", "Runs", "show_chart", "runs"),
-            _page("build/run.py", "Run", "monitoring", "run", hidden=True),
-            _page("build/sweep.py", "Sweep", "tune", "sweep", hidden=True),
-            _page("build/checkpoints.py", "Checkpoints", "deployed_code", "checkpoints"),
-            _page("build/inspect.py", "Inspect", "troubleshoot", "inspect"),
+            _page(routes.DATASETS, "Datasets", "database", "datasets"),
+            _page(routes.ARCHITECTURES, "Architectures", "schema", "architectures"),
+            _page(routes.TOKENIZERS, "Tokenizers", "match_word", "tokenizers"),
+            _page(routes.PLANNER, "Planner", "calculate", "planner"),
+            _page(routes.LAUNCH, "Launch", "rocket_launch", "launch"),
+            _page(routes.RUNS, "Runs", "show_chart", "runs"),
+            _page(routes.RUN, "Run", "monitoring", "run", hidden=True),
+            _page(routes.SWEEP, "Sweep", "tune", "sweep", hidden=True),
+            _page(routes.CHECKPOINTS, "Checkpoints", "deployed_code", "checkpoints"),
+            _page(routes.INSPECT, "Inspect", "troubleshoot", "inspect"),
         ],
         "Evaluate": [
-            _page("evaluate/evaluations.py", "Evaluations", "grading", "evaluations"),
-            _page("evaluate/battles.py", "Battles", "swords", "battles"),
+            _page(routes.EVALUATIONS, "Evaluations", "grading", "evaluations"),
+            _page(routes.BATTLES, "Battles", "swords", "battles"),
             _page(*BALLOT, hidden=True),
         ],
         "Serve": [
-            _page("serve/endpoints.py", "Endpoints", "dns", "endpoints"),
-            _page("serve/playground.py", "Playground", "chat", "playground"),
+            _page(routes.ENDPOINTS, "Endpoints", "dns", "endpoints"),
+            _page(routes.PLAYGROUND, "Playground", "chat", "playground"),
         ],
         "Operate": [
-            _page("admin/workers.py", "Workers", "memory", "workers"),
-            _page("admin/people.py", "People and keys", "key", "people"),
+            _page(routes.WORKERS, "Workers", "memory", "workers"),
+            _page(routes.PEOPLE, "People and keys", "key", "people"),
         ],
     }
 

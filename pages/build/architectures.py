@@ -20,6 +20,7 @@ from backend.services.architectures import (
 )
 from backend.services.context import Context, Person
 from backend.services.tokenizers.tokenizers import get_tokenizer
+from pages.components import routes
 from pages.components.architectures.cost import draw_block, draw_cost
 from pages.components.architectures.form import draw_form, set_fields
 from pages.components.architectures.memory import draw_memory
@@ -47,13 +48,13 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
     """Draw one stored architecture."""
     columns = st.columns([2.6, 2.8, 1.3, 1.1, 1.9, 1.3], vertical_alignment="center")
     with columns[0]:
-        row_link(view.name, page="build/architectures.py", query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
+        row_link(view.name, page=routes.ARCHITECTURES, query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
     config = view.config
     shape = f"{plural(config.num_layers, 'layer')} × {config.width} wide, {config.context:,} tokens"
     columns[1].caption(f"{FAMILIES[config.family].title}, {shape}")
     columns[2].text(short(view.parameters))
     columns[3].caption(plural(view.num_runs, "run"))
-    columns[4].page_link("build/launch.py", label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name})
+    columns[4].page_link(routes.LAUNCH, label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name})
     with columns[5].popover("", icon=":material/more_horiz:", key=f"more_{view.id}", help="Archive or delete"):
         st.caption(f"Saved {ago(view.created_at)}")
         word = "Take out of the archive" if view.archived_at else "Archive"

@@ -8,6 +8,7 @@ from backend.domain.jobs.states import ACTIVE
 from backend.domain.wording import short
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, list_checkpoints
 from backend.services.context import Context
+from pages.components import routes
 from pages.components.checkpoints.base_form import draw_base_form
 from pages.components.checkpoints.checkpoint import draw_checkpoint
 from pages.components.frame import empty_state, page_frame, plain
@@ -26,7 +27,7 @@ def draw_row(checkpoint: CheckpointView) -> None:
     columns = st.columns(SHAPE, vertical_alignment="center")
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
     with columns[0]:
-        row_link(checkpoint.name, page="build/checkpoints.py", query={"checkpoint": checkpoint.id}, icon=icon, key=f"open_{checkpoint.id}")
+        row_link(checkpoint.name, page=routes.CHECKPOINTS, query={"checkpoint": checkpoint.id}, icon=icon, key=f"open_{checkpoint.id}")
     with columns[1]:
         if not checkpoint.is_ready:
             status_badge(checkpoint.status)
@@ -61,7 +62,7 @@ def draw_list(ctx: Context) -> None:
         archived = st.toggle("Archived", key="checkpoints_archived")
         st.space("stretch")
         if st.button("Add a base", type="primary", icon=":material/add:", key="checkpoints_add"):
-            st.switch_page("build/checkpoints.py", query_params={"add": "1"})
+            st.switch_page(routes.CHECKPOINTS, query_params={"add": "1"})
     origin = None if kind == "all" else kind
     active = any(not c.is_ready and c.status in ACTIVE for c in list_checkpoints(ctx, archived=archived))
 
@@ -91,7 +92,7 @@ def draw_nothing(wanted: str) -> None:
         return
     empty_state(
         "No checkpoints yet. Train a network of your own, or add a base to start from.",
-        page="build/launch.py",
+        page=routes.LAUNCH,
         label="Launch a run",
         icon=":material/rocket_launch:",
     )
@@ -99,12 +100,12 @@ def draw_nothing(wanted: str) -> None:
 
 with page_frame("Checkpoints", "Weights: what your runs wrote, and bases to start from.") as (ctx, person):
     if "add" in st.query_params:
-        back_link("All checkpoints", page="build/checkpoints.py", key="checkpoints_back")
+        back_link("All checkpoints", page=routes.CHECKPOINTS, key="checkpoints_back")
         added = draw_base_form(ctx, person)
         if added is not None:
-            st.switch_page("build/checkpoints.py", query_params={"checkpoint": added.id})
+            st.switch_page(routes.CHECKPOINTS, query_params={"checkpoint": added.id})
     elif "checkpoint" in st.query_params:
-        back_link("All checkpoints", page="build/checkpoints.py", key="checkpoints_back")
+        back_link("All checkpoints", page=routes.CHECKPOINTS, key="checkpoints_back")
         draw_checkpoint(ctx, person, get_checkpoint(ctx, st.query_params["checkpoint"]))
     else:
         draw_list(ctx)

@@ -7,6 +7,7 @@ import streamlit as st
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.data.datasets import DatasetView, get_dataset, list_datasets, version_of_job
+from pages.components import routes
 from pages.components.data.dataset import draw_dataset
 from pages.components.data.import_form import draw_import
 from pages.components.frame import empty_state, page_frame, plain
@@ -22,7 +23,7 @@ def draw_row(dataset: DatasetView) -> None:
     version = dataset.newest
     columns = st.columns(SHAPE, vertical_alignment="center")
     with columns[0]:
-        row_link(dataset.name, page="build/datasets.py", query={"dataset": dataset.id}, icon="database", key=f"open_{dataset.id}")
+        row_link(dataset.name, page=routes.DATASETS, query={"dataset": dataset.id}, icon="database", key=f"open_{dataset.id}")
     with columns[1]:
         st.badge(dataset.kind, color="gray")
     if version is None:
@@ -42,7 +43,7 @@ def draw_list(ctx: Context) -> None:
         archived = st.toggle("Archived", key="datasets_archived")
         st.space("stretch")
         if st.button("Import a dataset", type="primary", icon=":material/upload:", key="datasets_import"):
-            st.switch_page("build/datasets.py", query_params={"import": "1"})
+            st.switch_page(routes.DATASETS, query_params={"import": "1"})
     active = any(v.is_importing for d in list_datasets(ctx, archived=archived) for v in d.versions)
 
     @st.fragment(run_every=2 if active else None)
@@ -75,12 +76,12 @@ def draw_import_end(ctx: Context, job_id: str) -> None:
 
 with page_frame("Datasets", "What networks learn from and are measured on. A version never changes.") as (ctx, person):
     if "import" in st.query_params:
-        back_link("All datasets", page="build/datasets.py", key="datasets_back")
+        back_link("All datasets", page=routes.DATASETS, key="datasets_back")
         version = draw_import(ctx, person)
         if version is not None:
-            st.switch_page("build/datasets.py", query_params={"dataset": version.dataset_id, "job": version.job_id or ""})
+            st.switch_page(routes.DATASETS, query_params={"dataset": version.dataset_id, "job": version.job_id or ""})
     elif "dataset" in st.query_params:
-        back_link("All datasets", page="build/datasets.py", key="datasets_back")
+        back_link("All datasets", page=routes.DATASETS, key="datasets_back")
         dataset = get_dataset(ctx, st.query_params["dataset"])
         draw_import_end(ctx, st.query_params.get("job", ""))
         draw_dataset(ctx, person, dataset)

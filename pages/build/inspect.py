@@ -9,6 +9,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpo
 from backend.services.checkpoints.inspection_results import ReadingContents
 from backend.services.checkpoints.inspections import ReadingView, get_reading
 from backend.services.context import Context, Person
+from pages.components import routes
 from pages.components.checkpoints.inspection.attention import draw_attention
 from pages.components.checkpoints.inspection.form import PAGE, draw_form
 from pages.components.checkpoints.inspection.lens import draw_lens
@@ -26,7 +27,7 @@ def draw_choice(ctx: Context) -> None:
     """Draw the checkpoints that can be inspected."""
     names = {one.id: one.name for one in list_checkpoints(ctx, ready=True)}
     if not names:
-        empty_state("No checkpoints yet. Train a network, or add a base.", page="build/checkpoints.py", label="Checkpoints")
+        empty_state("No checkpoints yet. Train a network, or add a base.", page=routes.CHECKPOINTS, label="Checkpoints")
         return
     chosen = st.selectbox(
         "Checkpoint", list(names), index=None, format_func=lambda k: names[k], key="inspect_choose", placeholder="Choose one", width=480
@@ -40,7 +41,7 @@ def draw_choice(ctx: Context) -> None:
 
 def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView, reading: ReadingView | None) -> None:
     """Draw the question and its answer."""
-    back_link(checkpoint.name, page="build/checkpoints.py", key="inspect_back", query={"checkpoint": checkpoint.id})
+    back_link(checkpoint.name, page=routes.CHECKPOINTS, key="inspect_back", query={"checkpoint": checkpoint.id})
     if not checkpoint.is_ready:
         st.info("The files of this checkpoint are not there; what was read before can still be seen.", icon=":material/delete:")
     else:

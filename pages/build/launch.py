@@ -20,6 +20,7 @@ from backend.services.training.parts import parse_config
 from backend.services.training.runs import launch_run
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunDetail, run_detail
+from pages.components import routes
 from pages.components.data.report_link import draw_report_link
 from pages.components.frame import errors_shown, page_frame
 from pages.components.training.estimate_card import draw_estimate
@@ -130,7 +131,7 @@ def launch(ctx: Context, person: Person, config: RunConfig, found: Forecast, par
         run = launch_run(
             ctx, config, person=person, idempotency_key=f"page:{key}", parent=parent.run.id if parent else None, warnings=found.warnings
         )
-        st.switch_page("build/run.py", query_params={"run": run.id})
+        st.switch_page(routes.RUN, query_params={"run": run.id})
 
 
 def say_button(form: FormState, problem: RoundhouseError | None, *, accepted: bool) -> str:
@@ -201,7 +202,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         if clicked and sweep is not None:
             with errors_shown():
                 launched = launch_sweep(ctx, sweep, person=person)
-                st.switch_page("build/sweep.py", query_params={"sweep": launched.id})
+                st.switch_page(routes.SWEEP, query_params={"sweep": launched.id})
 
 
 def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:

@@ -10,6 +10,7 @@ from backend.services.context import Context, Person
 from backend.services.jobs.jobs import read_log
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.views import RunDetail, RunView, get_run, run_detail
+from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.links import back_link
@@ -103,9 +104,9 @@ def main() -> None:
     run_id = st.query_params.get("run", "")
     with page_frame(page_title(run_id)) as (ctx, person):
         if not run_id:
-            empty_state("No run is chosen.", page="build/runs.py", label="See all runs")
+            empty_state("No run is chosen.", page=routes.RUNS, label="See all runs")
             return
-        back_link("All runs", page="build/runs.py", key="run_back")
+        back_link("All runs", page=routes.RUNS, key="run_back")
         run = get_run(ctx, run_id)
         if run.is_imported:
             draw_imported(ctx, person, run)

@@ -7,10 +7,11 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.services.context import Context, Person
 from backend.services.training.views import RunFilter, RunView, count_runs, get_runs, list_runs, list_tags
+from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.frame import empty_state, page_frame
+from pages.components.labels import OBJECTIVES
 from pages.components.training.comparison import draw_comparison, draw_log_import
-from pages.components.training.run import OBJECTIVES
 
 PAGE_SIZE = 30
 MAX_COMPARED = 12
@@ -44,7 +45,7 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
-            st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
+            st.switch_page(routes.LAUNCH, query_params={})  # without the argument, parameters that widgets are bound to are an error
         wanted: RunFilter = {
             "text": text,
             "statuses": GROUPS[group] if group else (),
@@ -83,14 +84,14 @@ def main() -> None:
             if filtered:
                 st.caption("No run passes these filters.")
             else:
-                empty_state("No run was launched yet.", page="build/launch.py", label="Launch the first", icon=":material/rocket_launch:")
+                empty_state("No run was launched yet.", page=routes.LAUNCH, label="Launch the first", icon=":material/rocket_launch:")
             draw_foot(ctx, person, 0)
             return
         above = st.container()
         action = live_runs(ctx, runs, person=person, key="runs_list", selectable=True, picked=picked, follow_active=True)
         draw_foot(ctx, person, number)
         if action.opened:
-            st.switch_page("build/run.py", query_params={"run": action.opened})
+            st.switch_page(routes.RUN, query_params={"run": action.opened})
         if action.picked is not None:
             shown = {run.id for run in runs}
             picked = [run for run in picked if run not in shown or run in action.picked] + [

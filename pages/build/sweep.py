@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from pages.components import routes
 from pages.components.frame import empty_state, page_frame
 from pages.components.training.sweep import draw_sweep
 
@@ -11,4 +12,4 @@ with page_frame("Sweep", "One run, many values: which of them is best.") as (ctx
     if wanted := st.query_params.get("sweep"):
         draw_sweep(ctx, person, wanted)
     else:
-        empty_state("No sweep is chosen.", page="build/launch.py", label="Launch one", icon=":material/rocket_launch:")
+        empty_state("No sweep is chosen.", page=routes.LAUNCH, label="Launch one", icon=":material/rocket_launch:")

@@ -13,23 +13,25 @@ from backend.services.jobs.jobs import get_job, stop_job
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.workers import has_worker
 from pages.components.frame import errors_shown, plain
+from pages.components.labels import STATUS
 from pages.components.words import size
 
-BADGES: dict[str, tuple[str, str, str]] = {
-    Status.QUEUED: ("queued", "schedule", "gray"),
-    Status.RUNNING: ("running", "progress_activity", "blue"),
-    Status.CANCELLING: ("stopping", "stop_circle", "orange"),
-    Status.PAUSED: ("paused", "pause_circle", "orange"),
-    Status.CANCELLED: ("cancelled", "block", "gray"),
-    Status.FAILED: ("failed", "error", "red"),
-    Status.FINISHED: ("ready", "check_circle", "green"),
+BADGES: dict[str, tuple[str, str]] = {
+    Status.QUEUED: ("schedule", "gray"),
+    Status.RUNNING: ("progress_activity", "blue"),
+    Status.CANCELLING: ("stop_circle", "orange"),
+    Status.PAUSED: ("pause_circle", "orange"),
+    Status.CANCELLED: ("block", "gray"),
+    Status.FAILED: ("error", "red"),
+    Status.FINISHED: ("check_circle", "green"),
 }
 
 
 def status_badge(status: str, *, ready: str = "ready") -> None:
     """Draw a status as a badge; `ready` is the word for finished."""
-    word, icon, color = BADGES[status]
-    st.badge(ready if status == Status.FINISHED else word, icon=f":material/{icon}:", color=color)  # type: ignore[arg-type]
+    icon, color = BADGES[status]
+    word = ready if status == Status.FINISHED else STATUS[status].lower()
+    st.badge(word, icon=f":material/{icon}:", color=color)  # type: ignore[arg-type]
 
 
 @st.fragment(run_every=1)

@@ -1,9 +1,13 @@
-"""Labels of the product's closed sets, one spelling each."""
+"""Labels of the product's closed sets, one spelling each. Browser components get them as data."""
 
 from __future__ import annotations
 
+from backend.domain.jobs.states import Status
+from backend.domain.training.objective_labels import OBJECTIVE_LABELS
+
+OBJECTIVES: dict[str, str] = {str(objective): label for objective, label in OBJECTIVE_LABELS.items()}
 MADE_BY = {
-    "pretrain": "pre-trained",
+    "pretrain": "pretrained",
     "sft": "fine-tuned",
     "dpo": "DPO-trained",
     "kto": "KTO-trained",
@@ -13,3 +17,15 @@ MADE_BY = {
     "grpo": "GRPO-trained",
 }
 """What an objective makes of a checkpoint."""
+STATUS: dict[str, str] = {
+    Status.QUEUED.value: "Queued",
+    Status.RUNNING.value: "Running",
+    Status.CANCELLING.value: "Stopping",
+    Status.PAUSED.value: "Paused",
+    Status.CANCELLED.value: "Stopped",
+    Status.FAILED.value: "Failed",
+    Status.FINISHED.value: "Finished",
+}
+"""What a job or run is doing."""
+IMPORTED = "Imported"
+"""In place of a status: the run came from another program's log."""

@@ -11,6 +11,7 @@ from backend.services.battles.ballots import BallotProgress, BallotView, ballot_
 from backend.services.battles.raters import RaterView, rater_for, rater_from_link
 from backend.services.battles.views import list_open_campaigns
 from backend.services.context import Context
+from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.links import back_link
 from pages.components.visitor import context, current_person, link_rater, require_person
@@ -32,7 +33,7 @@ def choose(ctx: Context) -> tuple[str, RaterView] | None:
     asked = st.query_params.get("campaign")
     if asked:
         if require_person().may_build:
-            back_link("The campaign", page="evaluate/battles.py", query={"campaign": asked}, key="ballot_back")
+            back_link("The campaign", page=routes.BATTLES, query={"campaign": asked}, key="ballot_back")
         return asked, rater
     campaigns = list_open_campaigns(ctx)
     if not campaigns:
@@ -132,9 +133,7 @@ def draw_end(ctx: Context, campaign_id: str, rater: RaterView, progress: BallotP
         st.success(f"That was the last one: {progress.done} votes. Thank you.", icon=":material/check_circle:")
     person = current_person()
     if link_rater() is None and person is not None and person.may_build:
-        st.page_link(
-            "evaluate/battles.py", label="See the standings", icon=":material/leaderboard:", query_params={"campaign": campaign_id}
-        )
+        st.page_link(routes.BATTLES, label="See the standings", icon=":material/leaderboard:", query_params={"campaign": campaign_id})
 
 
 @st.fragment

@@ -11,6 +11,7 @@ from backend.services.battles.standings import Standings, export_votes_csv, stan
 from backend.services.battles.views import CampaignView, get_campaign, list_campaigns, list_rematches
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
+from pages.components import routes
 from pages.components.battles.campaign_form import draw_campaign_form
 from pages.components.battles.standings import draw_bias, draw_leaderboard, draw_matrix, draw_raters, draw_verdicts
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
@@ -34,7 +35,7 @@ def draw_list(ctx: Context, person: Person) -> None:
             draw_campaign_form(ctx, person)
     for campaign in campaigns:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            row_link(campaign.name, page="evaluate/battles.py", query={"campaign": campaign.id}, icon="swords", key=f"open_{campaign.id}")
+            row_link(campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, icon="swords", key=f"open_{campaign.id}")
             draw_state(campaign)
             st.space("stretch")
             st.caption(
@@ -60,14 +61,14 @@ def draw_state(campaign: CampaignView) -> None:
 
 def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """Draw the name, the way to the ballot, and what else may be done."""
-    back_link("All campaigns", page="evaluate/battles.py", key="back_to_campaigns")
+    back_link("All campaigns", page=routes.BATTLES, key="back_to_campaigns")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(plain(campaign.name), anchor=False, width="content")
         draw_state(campaign)
         st.space("stretch")
         votable = campaign.is_open and not campaign.is_standing and campaign.completions > 0
         if votable and st.button("Vote", type="primary", key="to_ballot", icon=":material/how_to_vote:"):
-            st.switch_page("evaluate/ballot.py", query_params={"campaign": campaign.id})
+            st.switch_page(routes.BALLOT, query_params={"campaign": campaign.id})
         if campaign.num_votes:
             st.download_button(
                 "Votes as CSV",
@@ -99,7 +100,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
     for contestant in campaign.contestants:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link(
-                "build/checkpoints.py",
+                routes.CHECKPOINTS,
                 label=plain(contestant.name),
                 icon=":material/deployed_code:",
                 query_params={"checkpoint": contestant.checkpoint_id},
@@ -155,9 +156,9 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption("Comes from", width="content")
         if campaign.parent_id and campaign.parent:
-            row_link(campaign.parent, page="evaluate/battles.py", query={"campaign": campaign.parent_id}, icon="swords", key="to_parent")
+            row_link(campaign.parent, page=routes.BATTLES, query={"campaign": campaign.parent_id}, icon="swords", key="to_parent")
         st.caption("by the run", width="content")
-        row_link(campaign.run or "", page="build/run.py", query={"run": campaign.run_id}, icon="monitoring", key="to_run")
+        row_link(campaign.run or "", page=routes.RUN, query={"run": campaign.run_id}, icon="monitoring", key="to_run")
     if campaign.held_out is not None:
         st.caption(
             "Its prompts are held out: the run has learned from none of them."
@@ -195,10 +196,10 @@ def draw_loop(ctx: Context, person: Person, campaign: CampaignView, found: Stand
                     base_id = found.checkpoints[base]
                     key = f"{campaign.id}-{campaign.num_votes}-{base_id}"
                     launch = launch_dpo_from_votes(ctx, campaign.id, person=person, idempotency_key=key, base_id=base_id)
-                    st.switch_page("evaluate/battles.py", query_params={"campaign": launch.rematch.id})
+                    st.switch_page(routes.BATTLES, query_params={"campaign": launch.rematch.id})
     for rematch in list_rematches(ctx, campaign.id):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            row_link(rematch.name, page="evaluate/battles.py", query={"campaign": rematch.id}, icon="swords", key=f"rematch_{rematch.id}")
+            row_link(rematch.name, page=routes.BATTLES, query={"campaign": rematch.id}, icon="swords", key=f"rematch_{rematch.id}")
             draw_state(rematch)
             st.space("stretch")
             st.caption(f"{plural(rematch.num_votes, 'vote')} · {ago(rematch.created_at)}", width="content")

@@ -8,6 +8,8 @@ from backend.domain.evaluation.config import KIND_LABEL
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Column, Leaderboard, leaderboard, rank_column
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
+from pages.components import routes
+from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import ScoreDot, score_figure
 from pages.components.evaluation.evaluation import draw_comparison, draw_evaluation
 from pages.components.evaluation.form import draw_form
@@ -17,7 +19,7 @@ from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.words import ago
 
-PAGE = "evaluate/evaluations.py"
+PAGE = routes.EVALUATIONS
 SHAPE = [3.0, 2.0, 1.5, 2.4, 1.1]
 SHOWN = 50
 
@@ -70,7 +72,7 @@ def draw_ranking(ctx: Context, column: Column) -> None:
     st.plotly_chart(
         score_figure(dots, metric=column.metric, chance=chance),
         key=f"ranking_{column.key}",
-        config={"displayModeBar": False},
+        config=STATIC,
         alt=f"{metric_label(column.metric)} of {len(dots)} checkpoints with intervals",
     )
     if len(ranks) > 1:
@@ -145,7 +147,7 @@ def draw_overview(ctx: Context) -> None:
         new_button()
         empty_state(
             "No evaluations yet. Score a checkpoint on a benchmark, or see how well it predicts a text it was not trained on.",
-            page="build/checkpoints.py",
+            page=routes.CHECKPOINTS,
             label="See the checkpoints",
             icon=":material/deployed_code:",
         )

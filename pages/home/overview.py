@@ -15,17 +15,18 @@ from backend.services.context import Context, Person
 from backend.services.jobs.jobs import JobView
 from backend.services.overview import EndpointLine, Overview, Step, get_overview, list_other_jobs
 from backend.services.training.runs import launch_run
+from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import errors_shown, page_frame, plain
 from pages.components.words import ago
 
 STEPS: dict[str, tuple[str, str, str, str]] = {  # title, what happens, page, label of the link
-    "data": ("Data", "Text, conversations or preferences to learn from.", "build/datasets.py", "Add a dataset"),
-    "train": ("Train", "A network learns; watch its curves.", "build/launch.py", "Open the launch form"),
-    "evaluate": ("Evaluate", "Measure it on a benchmark.", "evaluate/evaluations.py", "Evaluate a checkpoint"),
-    "vote": ("Vote", "Compare two networks, blind.", "evaluate/battles.py", "Start a campaign"),
-    "deploy": ("Deploy and chat", "Serve it and talk with it.", "serve/endpoints.py", "Deploy a checkpoint"),
+    "data": ("Data", "Text, conversations or preferences to learn from.", routes.DATASETS, "Add a dataset"),
+    "train": ("Train", "A network learns; watch its curves.", routes.LAUNCH, "Open the launch form"),
+    "evaluate": ("Evaluate", "Measure it on a benchmark.", routes.EVALUATIONS, "Evaluate a checkpoint"),
+    "vote": ("Vote", "Compare two networks, blind.", routes.BATTLES, "Start a campaign"),
+    "deploy": ("Deploy and chat", "Serve it and talk with it.", routes.ENDPOINTS, "Deploy a checkpoint"),
 }
 
 
@@ -60,7 +61,7 @@ def launch_starter(ctx: Context, person: Person) -> None:
     key = st.session_state.setdefault("overview_nonce", uuid4().hex)
     with errors_shown():
         run = launch_run(ctx, RECIPES[STARTER].config, person=person, idempotency_key=f"overview:{key}")
-        st.switch_page("build/run.py", query_params={"run": run.id})
+        st.switch_page(routes.RUN, query_params={"run": run.id})
 
 
 def draw_runs(ctx: Context, person: Person, overview: Overview) -> None:
@@ -69,13 +70,13 @@ def draw_runs(ctx: Context, person: Person, overview: Overview) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader("Runs now" if overview.active else "Latest runs", anchor=False)
         with st.container(horizontal=True, horizontal_alignment="right"):
-            st.page_link("build/launch.py", label="Launch", icon=":material/rocket_launch:")
-            st.page_link("build/runs.py", label="All runs", icon=":material/show_chart:")
+            st.page_link(routes.LAUNCH, label="Launch", icon=":material/rocket_launch:")
+            st.page_link(routes.RUNS, label="All runs", icon=":material/show_chart:")
     if not runs:
         st.caption("No run yet. The starter network takes about two minutes on two CPU cores.")
     action = live_runs(ctx, runs, person=person, key="overview_runs", follow_active=True)
     if action.opened:
-        st.switch_page("build/run.py", query_params={"run": action.opened})
+        st.switch_page(routes.RUN, query_params={"run": action.opened})
 
 
 def draw_jobs(jobs: Sequence[JobView]) -> None:
@@ -101,7 +102,7 @@ def draw_endpoints(endpoints: tuple[EndpointLine, ...]) -> None:
                 st.caption(plain(line.checkpoint))
             healthy = line.num_ready >= line.num_replicas
             st.badge(f"{line.num_ready} of {plural(line.num_replicas, 'replica')}", color="green" if healthy else "orange")
-            st.page_link("serve/playground.py", label="Chat", icon=":material/chat:", query_params={"endpoint": line.name})
+            st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": line.name})
 
 
 def draw_results(ctx: Context, overview: Overview) -> None:
@@ -123,7 +124,7 @@ def draw_results(ctx: Context, overview: Overview) -> None:
                 st.markdown(f"**{plain(campaign.name)}**")
                 st.caption(" against ".join(plain(name) for name in campaign.contestants))
             st.markdown(plural(campaign.num_votes, "vote"), width="content")
-            st.page_link("evaluate/battles.py", label="Open", icon=":material/swords:", query_params={"campaign": campaign.id})
+            st.page_link(routes.BATTLES, label="Open", icon=":material/swords:", query_params={"campaign": campaign.id})
 
 
 def main() -> None:

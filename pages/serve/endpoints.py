@@ -9,6 +9,7 @@ import streamlit as st
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.serving.deployments import EndpointView, deploy, list_deployments, list_endpoints, stop_endpoint
+from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 
 BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
@@ -24,7 +25,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
     checkpoints = [c for c in list_checkpoints(ctx) if c.folder]
     wanted = st.query_params.get("checkpoint")
     if not checkpoints:
-        empty_state("There is nothing to deploy yet: train a network or add a base.", page="build/launch.py", label="Launch a run")
+        empty_state("There is nothing to deploy yet: train a network or add a base.", page=routes.LAUNCH, label="Launch a run")
         return
     with st.expander("Deploy a checkpoint", icon=":material/rocket_launch:", expanded=bool(wanted) or not list_endpoints(ctx)):
         ids = [c.id for c in checkpoints]
@@ -56,7 +57,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             st.badge(endpoint.state, color=colour, icon=f":material/{icon}:")
             st.space("stretch")
             if endpoint.stopped_at is None:
-                st.page_link("serve/playground.py", label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
+                st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
                 if st.button("Stop", key=f"stop_{endpoint.name}", icon=":material/stop_circle:"):
                     with errors_shown():
                         stop_endpoint(ctx, endpoint.name, person=person)
@@ -64,7 +65,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption("Serves", width="content")
             st.page_link(
-                "build/checkpoints.py",
+                routes.CHECKPOINTS,
                 label=plain(endpoint.checkpoint_name),
                 icon=":material/deployed_code:",
                 query_params={"checkpoint": endpoint.checkpoint_id},

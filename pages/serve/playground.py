@@ -25,6 +25,7 @@ from backend.services.serving.conversations import (
     start_conversation,
 )
 from backend.services.serving.deployments import EndpointView, list_endpoints
+from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 
 VOTES = (("A", "Left is better"), ("B", "Right is better"), ("TIE", "Tie"), ("BOTH_BAD", "Both bad"))
@@ -262,7 +263,7 @@ def main(ctx: Context, person: Person) -> None:
         draw_title(ctx, person, conversation)
     messages = list_messages(ctx, conversation.id, person=person) if conversation else []
     if not endpoints:
-        empty_state("No endpoint is deployed. Deploy a checkpoint to chat with it.", page="serve/endpoints.py", label="Deploy a checkpoint")
+        empty_state("No endpoint is deployed. Deploy a checkpoint to chat with it.", page=routes.ENDPOINTS, label="Deploy a checkpoint")
         if conversation is not None:
             draw_history(ctx, person, conversation, messages)
         return

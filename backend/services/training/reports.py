@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Job, Measurement, MetricName, Run
 from backend.domain.training.config import RunConfig
+from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.report import Measured, RunReport, write_html, write_markdown
 from backend.domain.training.report_curves import Trace
 from backend.domain.wording import say_bytes, say_count, say_duration
@@ -27,16 +28,6 @@ from backend.services.metrics.points import downsample
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.views import RunDetail, RunView, config_differences, get_run, list_sample_steps, list_samples, run_detail
 
-OBJECTIVES = {
-    "pretrain": "Pre-training",
-    "sft": "Fine-tuning",
-    "dpo": "Preference training (DPO)",
-    "kto": "Training on labelled answers (KTO)",
-    "orpo": "Preference training (ORPO)",
-    "simpo": "Preference training (SimPO)",
-    "reward": "Reward model",
-    "grpo": "Reinforcement by rewards (GRPO)",
-}
 CURVES = (
     "train_loss",
     "val_loss",
@@ -82,7 +73,7 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
     return RunReport(
         name=run.name,
         objective=run.objective,
-        objective_words=OBJECTIVES.get(run.objective, run.objective),
+        objective_words=OBJECTIVE_LABELS.get(run.objective, run.objective),
         status=run.line,
         summary=_summary(detail, newest),
         data=_data(version),

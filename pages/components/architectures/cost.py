@@ -10,6 +10,7 @@ from backend.domain.estimates.setting import Precision
 from backend.domain.wording import short
 from pages.components.architectures.diagram import block_diagram, diagram_words, layers_strip
 from pages.components.architectures.figures import parameters_bar
+from pages.components.charts.style import STATIC
 from pages.components.words import size
 
 
@@ -35,7 +36,7 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
     st.plotly_chart(
         parameters_bar(report.parameters_by_component),
         key="architecture_parts",
-        config={"displayModeBar": False},
+        config=STATIC,
         alt="Parameters by component",
     )
     return precision
@@ -44,8 +45,8 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
 def draw_block(config: ArchitectureConfig) -> None:
     """Draw one block from the config, and the layers side by side where they differ."""
     st.caption("One block")
-    st.plotly_chart(block_diagram(config), key="architecture_block", config={"displayModeBar": False}, alt=diagram_words(config))
+    st.plotly_chart(block_diagram(config), key="architecture_block", config=STATIC, alt=diagram_words(config))
     strip = layers_strip(config)
     if strip is not None:
         st.caption("Layers, first to last")
-        st.plotly_chart(strip, key="architecture_layers", config={"displayModeBar": False}, alt="Layers by kind")
+        st.plotly_chart(strip, key="architecture_layers", config=STATIC, alt="Layers by kind")

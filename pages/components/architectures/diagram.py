@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.wording import short
-from pages.components.architectures.figures import COLORS, NEUTRAL
+from pages.components.charts.style import COLORS, MUTED
 
 EMBEDDING, ATTENTION, FEED_FORWARD, NORM, HEAD = COLORS[:5]
 EXPERTS = COLORS[5]
@@ -108,7 +108,7 @@ def block_diagram(config: ArchitectureConfig) -> go.Figure:
         x1=1.07,
         y0=first + BOX_HEIGHT / 2 + GAP / 2,
         y1=last - BOX_HEIGHT / 2 - GAP / 2,
-        line={"color": NEUTRAL, "dash": "dot", "width": 1.5},
+        line={"color": MUTED, "dash": "dot", "width": 1.5},
         layer="below",
     )
     figure.add_annotation(
@@ -141,12 +141,12 @@ def _draw_boxes(figure: go.Figure, boxes: list[Box], *, inside: int) -> list[flo
             x=0.98, y=height, text=_two_lines(box.detail), showarrow=False, xanchor="right", align="right", font={"size": 11}
         )
         if index + 1 < len(boxes):
-            figure.add_shape(type="line", x0=0.5, x1=0.5, y0=y0, y1=y0 - GAP, line={"color": NEUTRAL, "width": 1.2}, layer="below")
+            figure.add_shape(type="line", x0=0.5, x1=0.5, y0=y0, y1=y0 - GAP, line={"color": MUTED, "width": 1.2}, layer="below")
         if box.adds:
             start = tops[index - box.since] + BOX_HEIGHT / 2 + GAP / 3
             end = y0 - GAP / 3
             path = f"M 0.5,{start} L -0.035,{start} L -0.035,{end} L 0.5,{end}"
-            figure.add_shape(type="path", path=path, line={"color": NEUTRAL, "width": 1.2}, layer="below")
+            figure.add_shape(type="path", path=path, line={"color": MUTED, "width": 1.2}, layer="below")
             figure.add_annotation(x=0.5, y=end, text="⊕", showarrow=False, font={"size": 14})
         height -= BOX_HEIGHT + GAP
     return tops

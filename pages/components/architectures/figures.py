@@ -7,10 +7,8 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from backend.domain.wording import short
+from pages.components.charts.style import COLORS, lay_out_bar
 
-COLORS = ("#B4471F", "#2C6E8F", "#5E8C31", "#8A5AA8", "#C79A1B", "#3F9C8B", "#A8456B", "#7C8A99", "#99703F")
-"""Readable on the light and on the dark page."""
-NEUTRAL = "#8B8F98"
 LABELS: dict[str, str] = {
     "embedding": "Embedding",
     "attention": "Attention",
@@ -44,17 +42,3 @@ def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
             hovertemplate=f"{label}: {short(count)} ({share:.1%})<extra></extra>",
         )
     return lay_out_bar(figure, total=total, legend_rows=rows)
-
-
-def lay_out_bar(figure: go.Figure, *, total: float, legend_rows: int) -> go.Figure:
-    """Make bars one stacked bar over 0 to `total`, with room below for a legend of some rows."""
-    figure.update_layout(
-        barmode="stack",
-        height=72 + 20 * legend_rows,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0, "traceorder": "normal"},
-        xaxis={"visible": False, "range": [0, total]},
-        yaxis={"visible": False},
-        bargap=0.2,
-    )
-    return figure

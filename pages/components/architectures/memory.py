@@ -15,7 +15,7 @@ from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict_setting
 from backend.services.jobs.devices import Place, list_places
-from pages.components.architectures.figures import COLORS, NEUTRAL, lay_out_bar
+from pages.components.charts.style import COLORS, MUTED, STATIC, lay_out_bar
 from pages.components.words import figure_text, size
 
 SHOWN_DEVICES = ("24 GB", "40 GB", "80 GB")
@@ -67,7 +67,7 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     st.plotly_chart(
         memory_bar({**memory.formula.parts, **beyond}),
         key="architecture_memory",
-        config={"displayModeBar": False},
+        config=STATIC,
         alt="Memory at the peak, by part",
     )
     source = say_source(memory)
@@ -86,7 +86,7 @@ def memory_bar(parts: Mapping[str, int]) -> go.Figure:
                 y=[""],
                 x=[num_bytes],
                 orientation="h",
-                marker_color=COLORS[index] if index < len(COLORS) else NEUTRAL,
+                marker_color=COLORS[index] if index < len(COLORS) else MUTED,
                 name=figure_text(f"{label} {size(num_bytes)}"),
                 hovertemplate=f"{label}: {size(num_bytes)} ({num_bytes / total:.1%})<extra></extra>",
             )

@@ -11,6 +11,7 @@ from backend.services.battles.campaigns import create_campaign
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
+from pages.components import routes
 from pages.components.frame import empty_state, errors_shown
 
 
@@ -21,12 +22,12 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     if len(checkpoints) < 2:
         empty_state(
             "A battle needs two checkpoints. Train a network, or add a base; two steps of one run will do.",
-            page="build/launch.py",
+            page=routes.LAUNCH,
             label="Launch a run",
         )
         return
     if not datasets:
-        empty_state("There are no prompts yet: import a dataset of kind prompts or chat.", page="build/datasets.py", label="Datasets")
+        empty_state("There are no prompts yet: import a dataset of kind prompts or chat.", page=routes.DATASETS, label="Datasets")
         return
     wanted = [part for part in st.query_params.get("contestants", "").split(",") if part in checkpoints]
     labels = sorted(datasets, key=lambda label: PROMPT_KINDS.index(datasets[label][0]))
@@ -57,7 +58,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
             made = create_campaign(
                 ctx, name=name, checkpoint_ids=chosen, dataset=dataset, config=CampaignConfig.model_validate(values), person=person
             )
-            st.switch_page("evaluate/battles.py", query_params={"campaign": made.id})
+            st.switch_page(routes.BATTLES, query_params={"campaign": made.id})
 
 
 def draw_sampling() -> dict[str, float | int]:

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from backend.domain.battles.ratings import Rating, WinMatrix
+from pages.components.charts.style import ACCENT, BLUE, MUTED, short_name
 from pages.components.words import figure_text
 
-ACCENT, MUTED = "#C4592B", "#8E8A82"
-"""Readable on light and on dark."""
-
 ROW_HEIGHT = 42
-MAX_NAME = 38
 
 
 @dataclass(frozen=True)
@@ -26,11 +23,6 @@ class Mark:
     low: float
     high: float
     hover: str
-
-
-def short_name(name: str) -> str:
-    """Cut a long name in the middle: its end tells steps apart."""
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-(MAX_NAME // 2) :]}"
 
 
 def rating_marks(ratings: Sequence[Rating]) -> list[Mark]:
@@ -96,7 +88,7 @@ def win_chart(wins: WinMatrix) -> go.Figure:
             y=places,
             zmin=0,
             zmax=1,
-            colorscale=[[0, "#2C6E8F"], [0.5, MUTED], [1, "#B4471F"]],
+            colorscale=[[0, BLUE], [0.5, MUTED], [1, ACCENT]],
             showscale=False,
             text=[[_cell(wins, row, column) for column in size] for row in size],
             texttemplate="%{text}",

@@ -11,9 +11,9 @@ from backend.services.battles.standings import Standings
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
+from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 
-STATIC = {"displayModeBar": False, "scrollZoom": False}
 BADGES = {
     "better": ("decided", "green", "check_circle"),
     "worse": ("decided", "green", "check_circle"),

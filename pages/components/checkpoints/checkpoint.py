@@ -19,6 +19,7 @@ from backend.services.checkpoints.checkpoints import (
 )
 from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import Context, Person
+from pages.components import routes
 from pages.components.checkpoints.exports import draw_exports
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
@@ -80,11 +81,11 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
         else:
             show_problem(f"It could not be added: {checkpoint.error.get('cause') or 'its job is gone.'}", checkpoint.error.get("remedy"))
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.page_link("build/checkpoints.py", label="Add it again", icon=":material/add:", query_params={"add": "1"})
+            st.page_link(routes.CHECKPOINTS, label="Add it again", icon=":material/add:", query_params={"add": "1"})
             if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):
                 with errors_shown():
                     delete_checkpoint(ctx, checkpoint.id, person=person)
-                    st.switch_page("build/checkpoints.py")
+                    st.switch_page(routes.CHECKPOINTS)
         return
     draw_job(ctx, person, checkpoint.job_id, doing=f"Reading {checkpoint.source}")
 
@@ -126,15 +127,15 @@ def _draw_next(checkpoint: CheckpointView) -> None:
             "transformers loads it as AutoModelForSequenceClassification; a reward run may go on from it.",
             icon=":material/scoreboard:",
         )
-        st.page_link("build/launch.py", label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        st.page_link(routes.LAUNCH, label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
         return
     with st.container(horizontal=True):
         query = {"checkpoint": checkpoint.id}
-        st.page_link("serve/endpoints.py", label="Deploy and chat", icon=":material/dns:", query_params=query)
-        st.page_link("build/launch.py", label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
-        st.page_link("build/inspect.py", label="Inspect", icon=":material/troubleshoot:", query_params=query)
-        st.page_link("evaluate/evaluations.py", label="Evaluate", icon=":material/grading:", query_params=query)
-        st.page_link("evaluate/battles.py", label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id})
+        st.page_link(routes.ENDPOINTS, label="Deploy and chat", icon=":material/dns:", query_params=query)
+        st.page_link(routes.LAUNCH, label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        st.page_link(routes.INSPECT, label="Inspect", icon=":material/troubleshoot:", query_params=query)
+        st.page_link(routes.EVALUATIONS, label="Evaluate", icon=":material/grading:", query_params=query)
+        st.page_link(routes.BATTLES, label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id})
 
 
 def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
@@ -146,14 +147,14 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
                 if link.id == checkpoint.id:
                     st.markdown(f":material/{icon}: **{plain(link.name)}**", width="content")
                 else:
-                    row_link(link.name, page="build/checkpoints.py", query={"checkpoint": link.id}, icon=icon, key=f"link_{link.id}")
+                    row_link(link.name, page=routes.CHECKPOINTS, query={"checkpoint": link.id}, icon=icon, key=f"link_{link.id}")
                 if link.run_id and link.run:
                     st.page_link(
-                        "build/run.py", label=f"run {plain(link.run)}", icon=":material/monitoring:", query_params={"run": link.run_id}
+                        routes.RUN, label=f"run {plain(link.run)}", icon=":material/monitoring:", query_params={"run": link.run_id}
                     )
                 if link.dataset and link.dataset_id:
                     st.page_link(
-                        "build/datasets.py",
+                        routes.DATASETS,
                         label=plain(link.dataset),
                         icon=":material/database:",
                         query_params={"dataset": link.dataset_id},
@@ -167,7 +168,7 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
     if children:
         st.caption("What came from it")
         for child in children[:20]:
-            row_link(child.name, page="build/checkpoints.py", query={"checkpoint": child.id}, icon="arrow_forward", key=f"child_{child.id}")
+            row_link(child.name, page=routes.CHECKPOINTS, query={"checkpoint": child.id}, icon="arrow_forward", key=f"child_{child.id}")
 
 
 def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
@@ -216,7 +217,7 @@ def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> 
             if st.button("Delete it", key=f"delete_yes_{checkpoint.id}", type="primary"):
                 with errors_shown():
                     delete_checkpoint(ctx, checkpoint.id, person=person)
-                    st.switch_page("build/checkpoints.py")
+                    st.switch_page(routes.CHECKPOINTS)
 
 
 def _words(value: object) -> str:

@@ -12,6 +12,7 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import DatasetView, VersionView, archive_dataset, rename_dataset, set_dataset_notes
 from backend.services.data.imports import import_again
 from backend.services.data.preview import preview_rows, read_rejected
+from pages.components import routes
 from pages.components.data.card import draw_card
 from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
@@ -26,13 +27,13 @@ PAGE_ROWS = 5
 LONG_ROW = 2400  # characters; a longer row scrolls in its own box
 HIDDEN = ("from", "version_id", "with_id")  # ids and marks that say nothing to a person
 NEXT = {
-    "text": ("Launch a run on it", "build/launch.py", "rocket_launch"),
-    "instruction": ("Launch a run on it", "build/launch.py", "rocket_launch"),
-    "chat": ("Launch a run on it", "build/launch.py", "rocket_launch"),
-    "preference": ("Launch a run on it", "build/launch.py", "rocket_launch"),
-    "kto": ("Let networks answer its prompts in battles", "evaluate/battles.py", "swords"),
-    "benchmark": ("Evaluate a checkpoint on it", "evaluate/evaluations.py", "grading"),
-    "prompts": ("Let networks answer it in battles", "evaluate/battles.py", "swords"),
+    "text": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
+    "instruction": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
+    "chat": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
+    "preference": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
+    "kto": ("Let networks answer its prompts in battles", routes.BATTLES, "swords"),
+    "benchmark": ("Evaluate a checkpoint on it", routes.EVALUATIONS, "grading"),
+    "prompts": ("Let networks answer it in battles", routes.BATTLES, "swords"),
 }
 
 
@@ -126,7 +127,7 @@ def _draw_head(version: VersionView) -> None:
         st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
         if version.kind == "text":
             query = {"dataset": version.dataset}
-            st.page_link("build/tokenizers.py", label="Train a tokenizer on it", icon=":material/match_word:", query_params=query)
+            st.page_link(routes.TOKENIZERS, label="Train a tokenizer on it", icon=":material/match_word:", query_params=query)
 
 
 def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
@@ -147,7 +148,7 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     if derived:
         name, _, number = str(version.provenance.get("version", "")).rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}
-        row_link("Change it in another way", page="build/datasets.py", query=query, icon="call_split", key=f"change_again_{version.id}")
+        row_link("Change it in another way", page=routes.DATASETS, query=query, icon="call_split", key=f"change_again_{version.id}")
     else:
         draw_import_again(ctx, person, version)
     draw_delete_version(ctx, person, version)
@@ -268,13 +269,13 @@ def draw_import_again(ctx: Context, person: Person, version: VersionView) -> Non
                 _go(ctx, person, version)
         # a page link to the page that is open would leave its address as it is
         if st.button(CHANGES.get(field, "Change something first"), key=f"change_{version.id}", icon=":material/tune:"):
-            st.switch_page("build/datasets.py", query_params={"import": "1", "again": version.id})
+            st.switch_page(routes.DATASETS, query_params={"import": "1", "again": version.id})
         if st.button("Another source", key=f"other_{version.id}", icon=":material/upload:", type="tertiary"):
-            st.switch_page("build/datasets.py", query_params={"import": "1"})
+            st.switch_page(routes.DATASETS, query_params={"import": "1"})
     st.caption("Importing again goes on from what was fetched and read, as long as the source is the same.")
 
 
 def _go(ctx: Context, person: Person, version: VersionView, *, keep_good: bool = False) -> None:
     with errors_shown():
         again = import_again(ctx, version.id, person=person, keep_good=keep_good)
-        st.switch_page("build/datasets.py", query_params={"dataset": again.dataset_id, "job": again.job_id or ""})
+        st.switch_page(routes.DATASETS, query_params={"dataset": again.dataset_id, "job": again.job_id or ""})

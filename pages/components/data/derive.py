@@ -25,6 +25,7 @@ from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.data.datasets import VersionView, list_datasets
 from backend.services.data.versions import derive_version, try_filter
+from pages.components import routes
 from pages.components.frame import errors_shown, plain
 
 CHANGES = {
@@ -65,7 +66,7 @@ def _make(ctx: Context, person: Person, version: VersionView, change: Change | N
         made = derive_version(ctx, version.id, change=change, person=person, name=name, idempotency_key=f"derive:{st.session_state[once]}")
         del st.session_state[once]
         query = {"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
-        st.switch_page("build/datasets.py", query_params=query)
+        st.switch_page(routes.DATASETS, query_params=query)
 
 
 def _settings(ctx: Context, version: VersionView, name: str) -> Change | None:

@@ -10,17 +10,18 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import VersionView, delete_dataset, resolve_version
 from backend.services.data.versions import Ancestor, delete_version, lineage_of, list_users
 from backend.services.dependents import Use
+from pages.components import routes
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 
-PAGE = "build/datasets.py"
+PAGE = routes.DATASETS
 SHAPE = [2, 5.2, 1.2]
 PLACES = {
-    "run": ("build/run.py", "run", "show_chart"),
-    "tokenizer": ("build/tokenizers.py", "tokenizer", "match_word"),
-    "campaign": ("evaluate/battles.py", "campaign", "swords"),
-    "evaluation": ("evaluate/evaluations.py", "evaluation", "grading"),
-    "run group": ("build/planner.py", "study", "stacked_line_chart"),
+    "run": (routes.RUN, "run", "show_chart"),
+    "tokenizer": (routes.TOKENIZERS, "tokenizer", "match_word"),
+    "campaign": (routes.BATTLES, "campaign", "swords"),
+    "evaluation": (routes.EVALUATIONS, "evaluation", "grading"),
+    "run group": (routes.PLANNER, "study", "stacked_line_chart"),
 }
 
 

@@ -24,6 +24,8 @@ from backend.services.data.reports import (
     list_data_reports,
 )
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
+from pages.components import routes
+from pages.components.charts.style import STATIC
 from pages.components.data.report_charts import length_figure
 from pages.components.data.report_details import draw_details
 from pages.components.data.report_samples import draw_samples
@@ -169,7 +171,7 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
     st.plotly_chart(
         length_figure(train.lengths, context=report.question.context, cuts=report.trainer in ("sft", "dpo", "kto")),
         key=f"report_lengths_{view.id}",
-        config={"displayModeBar": False},
+        config=STATIC,
     )
     lengths = train.lengths
     st.caption(
@@ -207,7 +209,7 @@ def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: Find
                 ctx, view.id, finding.drop, person=person, idempotency_key=f"report:{st.session_state.pop('report_once')}"
             )
             st.switch_page(
-                "build/datasets.py", query_params={"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
+                routes.DATASETS, query_params={"dataset": made.dataset_id, "version": str(made.number), "job": made.job_id or ""}
             )
 
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from backend.domain.data.reports.report import Language, Lengths
-from pages.components.battles.charts import ACCENT, MUTED
+from pages.components.charts.style import ACCENT, MARGIN, MUTED
 from pages.components.words import figure_text
-
-MARGIN = {"l": 0, "r": 16, "t": 24, "b": 0}
 
 
 def length_figure(lengths: Lengths, *, context: int, cuts: bool) -> go.Figure:
@@ -37,7 +35,7 @@ def length_figure(lengths: Lengths, *, context: int, cuts: bool) -> go.Figure:
         )
     figure.update_layout(
         height=230,
-        margin=MARGIN,
+        margin={**MARGIN, "t": 24},
         bargap=0,
         xaxis={"title": "Tokens per row", "range": [0, reach], "zeroline": False},
         yaxis={"title": "Rows", "rangemode": "tozero"},

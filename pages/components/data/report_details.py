@@ -10,6 +10,8 @@ import streamlit as st
 from backend.domain.data.reports.near_duplicates import detection_probability
 from backend.domain.data.reports.report import DataReport, DuplicateCluster, RowRef
 from backend.domain.wording import plural
+from pages.components import routes
+from pages.components.charts.style import STATIC
 from pages.components.data.report_charts import language_figure
 
 SPLITS = {"train": "train", "val": "val"}
@@ -106,7 +108,7 @@ def _draw_contamination(report: DataReport, *, key: str) -> None:
     looked = pd.DataFrame([{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks])
     if looked.empty:
         st.markdown("No benchmark is registered. Import the benchmarks that you measure with, and they are looked for.")
-        st.page_link("build/datasets.py", label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"})
+        st.page_link(routes.DATASETS, label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"})
         return
     st.dataframe(looked, hide_index=True, key=f"report_benchmarks_{key}", alt="Benchmarks that were looked for", width="content")
     if report.contamination:
@@ -146,7 +148,7 @@ def _draw_languages(report: DataReport, *, key: str) -> None:
         st.caption("No text was looked at.")
         return
     st.caption(f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often uncertain.")
-    st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config={"displayModeBar": False})
+    st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config=STATIC)
 
 
 def _draw_faults(report: DataReport) -> None:

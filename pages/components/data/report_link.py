@@ -12,6 +12,7 @@ from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.reports import find_data_report
 from backend.services.tokenizers.sources import resolve_source
+from pages.components import routes
 from pages.components.frame import plain
 
 
@@ -31,9 +32,7 @@ def report_query(config: RunConfig) -> dict[str, str]:
 
 def draw_report_link(ctx: Context, config: RunConfig) -> None:
     """Draw the link, and what is known already."""
-    st.page_link(
-        "build/datasets.py", label="See what the trainer will see", icon=":material/frame_inspect:", query_params=report_query(config)
-    )
+    st.page_link(routes.DATASETS, label="See what the trainer will see", icon=":material/frame_inspect:", query_params=report_query(config))
     if known := known_findings(ctx, config):
         st.caption(known)
 

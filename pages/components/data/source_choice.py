@@ -14,6 +14,7 @@ from backend.services.data.data_folder import DataEntry, browse_data_folder, dat
 from backend.services.data.imports import PastImport
 from backend.services.data.sources import HubChoice, HubDataset, ImportSource, look_up_hub_dataset
 from backend.services.data.uploads import save_upload
+from pages.components import routes
 from pages.components.frame import plain, show_error
 from pages.components.words import size
 
@@ -37,7 +38,7 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/draft: {plain(past.source.label)}", width="content")
             if st.button("Another source", key="import_other", icon=":material/swap_horiz:", type="tertiary"):
-                st.switch_page("build/datasets.py", query_params={"import": "1"})
+                st.switch_page(routes.DATASETS, query_params={"import": "1"})
         return Chosen(past.source, past.name, f"again {past.source}")
     ways = [UPLOAD, *([FOLDER] if ctx.data_path is not None else []), HUB, CLOUD]
     way = st.segmented_control("Source", ways, default=ways[0], required=True, key="import_way", label_visibility="collapsed")

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from pages.components.battles.charts import ACCENT
+from pages.components.charts.style import ACCENT, MARGIN, MUTED
 from pages.components.evaluation.scores import SHARES, interval_text, metric_label, score_text
 from pages.components.words import figure_text
 
 ROW_HEIGHT = 34
-MARGIN = {"l": 0, "r": 16, "t": 8, "b": 0}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
     )
     if chance is not None:
         figure.add_vline(
-            x=scale * chance, line={"dash": "dot", "width": 1.5, "color": "#8a857b"}, annotation_text="chance", annotation_position="top"
+            x=scale * chance, line={"dash": "dot", "width": 1.5, "color": MUTED}, annotation_text="chance", annotation_position="top"
         )
     title = metric_label(metric) + (", %" if metric in SHARES else "")
     figure.update_layout(
@@ -67,7 +66,7 @@ def difference_figure(value: float, low: float | None, high: float | None, *, me
     """Return a difference with its interval beside the line of no difference. `better` names the direction that is good."""
     scale = 100.0 if metric in SHARES else 1.0
     figure = go.Figure()
-    figure.add_vline(x=0, line={"width": 1.5, "color": "#8a857b"})
+    figure.add_vline(x=0, line={"width": 1.5, "color": MUTED})
     figure.add_scatter(
         x=[scale * value],
         y=[""],

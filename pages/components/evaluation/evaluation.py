@@ -10,6 +10,8 @@ from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
+from pages.components import routes
+from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import difference_figure
 from pages.components.evaluation.items import draw_flips, draw_items
 from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
@@ -18,7 +20,7 @@ from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
 from pages.components.words import ago
 
-PAGE = "evaluate/evaluations.py"
+PAGE = routes.EVALUATIONS
 
 
 def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
@@ -29,7 +31,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.caption(f"{KIND_LABEL[evaluation.kind]}, {ago(evaluation.created_at, now=ctx.now())}", width="content")
         st.page_link(
-            "build/checkpoints.py",
+            routes.CHECKPOINTS,
             label=plain(evaluation.checkpoint),
             icon=":material/deployed_code:",
             query_params={"checkpoint": evaluation.checkpoint_id},
@@ -158,7 +160,7 @@ def _draw_difference(found: Comparison, *, noun: str) -> None:
     st.plotly_chart(
         difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good),
         key="eval_difference",
-        config={"displayModeBar": False},
+        config=STATIC,
         alt="The difference with its interval, beside the line of no difference",
     )
     if found.left_out:

@@ -13,6 +13,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, list_checkp
 from backend.services.context import Context, Person
 from backend.services.data.datasets import DatasetView, list_datasets
 from backend.services.evaluation.evaluations import EVALUATED_KINDS, EvaluationView, Plan, launch_evaluation, plan_evaluation
+from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, plain
 
 MAX_AT_ONCE = 20
@@ -28,7 +29,7 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
     if not checkpoints:
         empty_state(
             "There is no checkpoint to evaluate yet. Train a network, or add a base.",
-            page="build/launch.py",
+            page=routes.LAUNCH,
             label="Launch a run",
             icon=":material/rocket_launch:",
         )
@@ -36,7 +37,7 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
     if not datasets:
         empty_state(
             "There is nothing to evaluate on yet. Import a benchmark (questions with choices or answers), or any text.",
-            page="build/datasets.py",
+            page=routes.DATASETS,
             label="Import a dataset",
             icon=":material/upload:",
         )

@@ -11,14 +11,11 @@ import plotly.graph_objects as go
 from backend.domain.scaling.curves import Line
 from backend.domain.scaling.study import say_budget
 from backend.domain.wording import short
-from pages.components.architectures.figures import COLORS
-from pages.components.battles.charts import ACCENT, MUTED
+from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED, fade
 from pages.components.words import figure_text
 
 HEIGHT = 400
 DASHES = ("dash", "dot", "dashdot")
-MARGIN = {"l": 0, "r": 10, "t": 10, "b": 0}
-LEGEND = {"orientation": "h", "y": -0.24, "x": 0}
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def _add_band(figure: go.Figure, line: Line) -> None:
         y=[*(line.high[i] for i in kept), *(line.low[i] for i in reversed(kept))],
         mode="lines",
         fill="toself",
-        fillcolor="rgba(196,89,43,0.18)",
+        fillcolor=fade(ACCENT, 0.18),
         line={"width": 0},
         hoverinfo="skip",
         name="95 % interval",
@@ -159,7 +156,7 @@ def _finish(figure: go.Figure, *, title: str, write: Callable[[float], str]) -> 
     figure.update_layout(
         height=HEIGHT,
         margin=MARGIN,
-        legend=LEGEND,
+        legend=LEGEND_BELOW,
         hovermode="closest",
         xaxis={
             "title": {"text": title},

@@ -18,11 +18,12 @@ from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural, say_duration, short
 from backend.services.scaling.planner import OWN, list_laws
 from backend.services.scaling.pools import PoolRun, RunPool
+from pages.components import routes
+from pages.components.charts.style import STATIC
 from pages.components.frame import plain
 from pages.components.scaling.charts import Dot, frontier_chart, profiles_chart, run_dot
 
 NEIGHBOURS = (0.1, 1.0, 10.0)
-CHART_CONFIG = {"displayModeBar": False}
 
 
 def draw_plan(plan: ScalingPlan) -> None:
@@ -117,7 +118,7 @@ def draw_use(plan: ScalingPlan) -> None:
 def open_launch(run: RunConfig) -> None:
     """Go to the Launch page with a run in its form."""
     st.session_state["launch_fill"] = run
-    st.switch_page("build/launch.py", query_params={})  # without the argument, parameters that widgets are bound to are an error
+    st.switch_page(routes.LAUNCH, query_params={})  # without the argument, parameters that widgets are bound to are an error
 
 
 def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
@@ -141,7 +142,7 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
             st.plotly_chart(
                 profiles_chart(lines, [()] * len(lines), marked=mark if plan.loss_is_believable else None),
                 key="plan_profiles",
-                config=CHART_CONFIG,
+                config=STATIC,
                 alt="Loss against parameters at three budgets, by the scaling law",
             )
     with right:
@@ -180,7 +181,7 @@ def draw_frontier(
     st.plotly_chart(
         frontier_chart(lines, dots, marked=mark),
         key=key,
-        config=CHART_CONFIG,
+        config=STATIC,
         alt="Loss against training compute: scaling laws and your runs",
     )
 

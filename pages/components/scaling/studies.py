@@ -13,13 +13,14 @@ from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.scaling.planner import OWN
 from backend.services.scaling.studies import StudyView, launch_study, list_studies, preview_study, study_yaml, suggest_budgets
+from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.links import row_link
 from pages.components.scaling.plan_form import dataset_options, first_parts, law_label, tokenizer_options
 from pages.components.scaling.study import draw_study
 from pages.components.words import ago
 
-PAGE = "build/planner.py"
+PAGE = routes.PLANNER
 
 
 def draw_studies(ctx: Context, person: Person) -> None:
@@ -55,10 +56,10 @@ def _draw_new(ctx: Context, person: Person) -> None:
     )
     datasets, tokenizers = dataset_options(ctx), tokenizer_options(ctx)
     if not datasets:
-        empty_state("A study needs a dataset of text.", page="build/datasets.py", label="Import one", icon=":material/database:")
+        empty_state("A study needs a dataset of text.", page=routes.DATASETS, label="Import one", icon=":material/database:")
         return
     if not tokenizers:
-        empty_state("A study needs a tokenizer.", page="build/tokenizers.py", label="Train one", icon=":material/match_word:")
+        empty_state("A study needs a tokenizer.", page=routes.TOKENIZERS, label="Train one", icon=":material/match_word:")
         return
     halves = st.grid(2, min_column_width=400, gap="large")
     left, right = halves.cell(), halves.cell()

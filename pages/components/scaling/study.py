@@ -27,14 +27,16 @@ from backend.services.scaling.studies import (
     stop_study,
     study_detail,
 )
+from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
+from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import back_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
-from pages.components.scaling.plan import CHART_CONFIG, draw_frontier, interval
+from pages.components.scaling.plan import draw_frontier, interval
 from pages.components.scaling.plan_form import law_label
 
-PAGE = "build/planner.py"
+PAGE = routes.PLANNER
 VAGUE = 1e4  # an interval that ends so many times above its value says nothing by its numbers
 NOTHING = 1e-9
 STUDY_ONLY, EVERYTHING = "This study", "All finished runs on this data"
@@ -53,7 +55,7 @@ def draw_study(ctx: Context, person: Person, wanted: str) -> None:
     st.subheader("Runs", anchor=False)
     action = live_runs(ctx, detail.runs, person=person, key="study_runs")
     if action.opened:
-        st.switch_page("build/run.py", query_params={"run": action.opened})
+        st.switch_page(routes.RUN, query_params={"run": action.opened})
 
 
 def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:
@@ -169,7 +171,7 @@ def _draw_profiles(report: FitReport) -> None:
         groups.append([_size_dot(point) for point in rest])
     best = [_best_dot(profile) for profile in report.isoflop.profiles if profile.best_parameters is not None]
     st.plotly_chart(
-        profiles_chart(lines, groups, best=best), key="study_profiles", config=CHART_CONFIG, alt="Loss against parameters for each budget"
+        profiles_chart(lines, groups, best=best), key="study_profiles", config=STATIC, alt="Loss against parameters for each budget"
     )
     words = [
         f"{say_budget(profile.flops)} FLOPs: "

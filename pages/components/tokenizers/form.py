@@ -9,6 +9,7 @@ import streamlit as st
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.tokenizers import KINDS, LARGEST_VOCABULARY, SMALLEST_VOCABULARY, TokenizerView, train_tokenizer
+from pages.components import routes
 from pages.components.frame import empty_state, errors_shown
 
 LEARNS_FROM = ("text", "chat", "instruction", "preference")
@@ -20,7 +21,7 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
     """Draw the form; return the tokenizer that was asked for, once the button is pressed."""
     labels = _versions(ctx)
     if not labels:
-        empty_state("A tokenizer learns from a dataset, and there is none yet.", page="build/datasets.py", label="Import a dataset")
+        empty_state("A tokenizer learns from a dataset, and there is none yet.", page=routes.DATASETS, label="Import a dataset")
         return None
     wanted = st.query_params.get("dataset", "")
     first = next((place for place, label in enumerate(labels) if wanted in (label, label.rpartition("@")[0])), 0)

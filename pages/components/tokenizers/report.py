@@ -15,7 +15,7 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.reports import MOST_DATASETS, Measure, ReportView, delete_report, get_report, list_reports, request_report
 from backend.services.tokenizers.sources import TokenizerSource
-from pages.components.checkpoints.inspection.charts import LINES, MARGIN
+from pages.components.charts.style import COLORS, MARGIN, STATIC
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import ago, figure_text
@@ -128,7 +128,7 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
     st.plotly_chart(
         measure_bars(values, places, title=f"{title}, % of tokens" if percent else title, percent=percent),
         key=f"report_chart_{report.id}",
-        config={"displayModeBar": False},
+        config=STATIC,
         alt=f"{title} of each tokenizer",
     )
     if any(name in ("short", "unsure") for entry in report.datasets for name in [part["code"] for part in entry["languages"]]):
@@ -199,7 +199,7 @@ def measure_bars(values: Mapping[str, Sequence[float | None]], places: Sequence[
             x=shown,
             name=figure_text(tokenizer),
             orientation="h",
-            marker_color=LINES[order % len(LINES)],
+            marker_color=COLORS[order % len(COLORS)],
             text=["" if value is None else f"{value:.1f}%" if percent else f"{value:.2f}" for value in shown],
             textposition="outside",
             cliponaxis=False,

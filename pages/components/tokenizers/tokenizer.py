@@ -15,6 +15,7 @@ from backend.services.tokenizers.tokenizers import (
     read_tokenizer_file,
     rename_tokenizer,
 )
+from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
@@ -23,7 +24,7 @@ from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
 from pages.components.words import ago, size
 
-PAGE = "build/tokenizers.py"
+PAGE = routes.TOKENIZERS
 MOST_USERS = 50
 
 
@@ -94,14 +95,14 @@ def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) 
         if tokenizer.dataset:
             name, _, version = tokenizer.dataset.rpartition("@")
             st.page_link(
-                "build/datasets.py",
+                routes.DATASETS,
                 label=plain(tokenizer.dataset),
                 icon=":material/database:",
                 query_params={"dataset": name, "version": version},
             )
         row_link("Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare")
         st.page_link(
-            "build/architectures.py",
+            routes.ARCHITECTURES,
             label="Design an architecture for it",
             icon=":material/schema:",
             query_params={"tokenizer": tokenizer.name},
@@ -123,11 +124,11 @@ def _draw_users(ctx: Context, tokenizer: TokenizerView) -> None:
     users = list_tokenizer_users(ctx, tokenizer.id)
     if not users:
         st.caption("No run uses it yet.")
-        st.page_link("build/launch.py", label="Launch a run", icon=":material/rocket_launch:")
+        st.page_link(routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
         return
     st.caption(f"It was given to {plural(len(users), 'run')}, whose checkpoints carry it. While they are there it can't be deleted.")
     for use in users[:MOST_USERS]:
-        row_link(use.name, page="build/run.py", query={"run": use.id}, icon="show_chart", key=f"user_{use.id}")
+        row_link(use.name, page=routes.RUN, query={"run": use.id}, icon="show_chart", key=f"user_{use.id}")
     if len(users) > MOST_USERS:
         st.caption(f"and {len(users) - MOST_USERS:,} more")
 

@@ -13,6 +13,7 @@ from backend.services.training.comparisons import ConfigGroup, GroupComparison, 
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import archive_run
 from backend.services.training.views import RunView, config_differences
+from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import errors_shown, plain
 
@@ -68,7 +69,7 @@ def draw_seeds(groups: Sequence[ConfigGroup], comparisons: Sequence[GroupCompari
             st.caption("Launch another seed:", width="content")
             for group in few[:6]:
                 st.page_link(
-                    "build/launch.py",
+                    routes.LAUNCH,
                     label=f"{plain(group.label)}, seed {group.free_seed}",
                     icon=":material/casino:",
                     query_params={"run": group.runs[0][0], "set": f"seed:{group.free_seed}"},

@@ -14,6 +14,7 @@ from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.training.views import RunDetail
+from pages.components import routes
 from pages.components.frame import plain
 from pages.components.training.config_fields import LABELS, fields_in, label_of, with_labels
 
@@ -51,7 +52,7 @@ def draw_changes(before: RunDetail, now: RunConfig) -> None:
     with st.container(border=True, key="launch_changes", gap="small"):
         st.subheader("A new run from", anchor=False)
         st.page_link(
-            "build/run.py", label=plain(before.run.name), icon=":material/subdirectory_arrow_right:", query_params={"run": before.run.id}
+            routes.RUN, label=plain(before.run.name), icon=":material/subdirectory_arrow_right:", query_params={"run": before.run.id}
         )
         changes = changed_fields(before.config, now)
         if not changes:

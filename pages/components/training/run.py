@@ -17,19 +17,10 @@ from backend.services.training.reports import report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
+from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.labels import OBJECTIVES
 from pages.components.words import ago, size
-
-OBJECTIVES: dict[str, str] = {
-    "pretrain": "Pre-training",
-    "sft": "Fine-tuning",
-    "dpo": "Preferences (DPO)",
-    "kto": "Labelled answers (KTO)",
-    "orpo": "Preferences (ORPO)",
-    "simpo": "Preferences (SimPO)",
-    "reward": "Reward model",
-    "grpo": "Rewards (GRPO)",
-}
 
 
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
@@ -41,20 +32,18 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
         st.caption(f"{what}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")
         if run.dataset:
             st.page_link(
-                "build/datasets.py", label=plain(run.dataset), icon=":material/database:", query_params={"dataset": detail.dataset_id or ""}
+                routes.DATASETS, label=plain(run.dataset), icon=":material/database:", query_params={"dataset": detail.dataset_id or ""}
             )
         if run.base_id and run.base:
             st.page_link(
-                "build/checkpoints.py", label=plain(run.base), icon=":material/deployed_code:", query_params={"checkpoint": run.base_id}
+                routes.CHECKPOINTS, label=plain(run.base), icon=":material/deployed_code:", query_params={"checkpoint": run.base_id}
             )
         if detail.parent is not None:
-            st.page_link(
-                "build/run.py", label=plain(detail.parent[1]), icon=":material/north_west:", query_params={"run": detail.parent[0]}
-            )
+            st.page_link(routes.RUN, label=plain(detail.parent[1]), icon=":material/north_west:", query_params={"run": detail.parent[0]})
         if (sweep := sweep_of_run(ctx, run.id)) is not None:
-            st.page_link("build/sweep.py", label=plain(sweep[1]), icon=":material/tune:", query_params={"sweep": sweep[0]})
+            st.page_link(routes.SWEEP, label=plain(sweep[1]), icon=":material/tune:", query_params={"sweep": sweep[0]})
         for run_id, name in detail.children[:3]:
-            st.page_link("build/run.py", label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id})
+            st.page_link(routes.RUN, label=plain(name), icon=":material/subdirectory_arrow_right:", query_params={"run": run_id})
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
 
@@ -67,7 +56,7 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
         st.caption(f"Read from {plain(run.source)} {ago(run.created_at, now=ctx.now())}{who}", width="content")
         for tag in run.tags:
             st.badge(plain(tag), color="gray")
-        st.page_link("build/runs.py", label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+        st.page_link(routes.RUNS, label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
     for note in run.import_notes:
         st.caption(f":material/info: {plain(note)}")
 
@@ -80,8 +69,8 @@ def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
             _draw_stops(ctx, person, run)
         else:
             _draw_continuations(ctx, person, detail)
-        st.page_link("build/launch.py", label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id})
-        st.page_link("build/runs.py", label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
+        st.page_link(routes.LAUNCH, label="New run from this one", icon=":material/content_copy:", query_params={"run": run.id})
+        st.page_link(routes.RUNS, label="Compare", icon=":material/compare_arrows:", query_params={"compare": run.id})
 
 
 def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
@@ -160,7 +149,7 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
     for line in detail.checkpoints:
         with st.container(border=True, horizontal=True, vertical_alignment="center", gap="medium"):
             st.page_link(
-                "build/checkpoints.py",
+                routes.CHECKPOINTS,
                 label=f"Step {line.step:,}" if line.step is not None else plain(line.name),
                 icon=":material/deployed_code:",
                 query_params={"checkpoint": line.id},
@@ -181,12 +170,12 @@ def draw_next_steps(checkpoint_id: str, *, writes: bool = True) -> None:
 
 
 NEXT_STEPS = (
-    ("Evaluate", "grading", "evaluate/evaluations.py"),
-    ("Battle", "swords", "evaluate/battles.py"),
-    ("Deploy", "dns", "serve/endpoints.py"),
-    ("Train on it", "model_training", "build/launch.py"),
+    ("Evaluate", "grading", routes.EVALUATIONS),
+    ("Battle", "swords", routes.BATTLES),
+    ("Deploy", "dns", routes.ENDPOINTS),
+    ("Train on it", "model_training", routes.LAUNCH),
 )
-_PARAMETER = {"build/launch.py": "base", "evaluate/battles.py": "contestants"}
+_PARAMETER = {routes.LAUNCH: "base", routes.BATTLES: "contestants"}
 
 
 def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
@@ -231,7 +220,7 @@ def draw_findings(run: RunView, findings: Sequence[Finding]) -> None:
             box(f"**{plain(finding.sentence)}**  \n{plain(finding.cause)}", icon=icon, width="stretch")
             if not run.is_imported and finding.changes:
                 st.page_link(
-                    "build/launch.py",
+                    routes.LAUNCH,
                     label=finding.action,
                     icon=":material/healing:",
                     query_params={"run": run.id, "set": write_changes(finding.changes)},

@@ -21,8 +21,8 @@ from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.tokenizers import list_tokenizers
 from pages.components.frame import plain
+from pages.components.labels import OBJECTIVES
 from pages.components.training.config_fields import LABELS, PREFIX, count_changed, draw_fields, get_field, set_field
-from pages.components.training.run import OBJECTIVES
 
 SIMPLE = ("max_steps", "learning_rate", "micro_batch", "context")
 METHODS = {"full": "All weights", "lora": "Adapters (LoRA)", "qlora": "Adapters on a base of few bits (QLoRA)"}

@@ -18,14 +18,15 @@ from backend.services.training.sweeps import (
     stop_sweep,
     sweep_detail,
 )
+from pages.components import routes
+from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import back_link, row_link
 from pages.components.training.config_fields import label_of
 from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
 from pages.components.words import ago
 
-PAGE, LAUNCH = "build/sweep.py", "build/launch.py"
-CHART = {"displayModeBar": False}
+PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH
 MOST_COMPARED = 8
 
 
@@ -116,7 +117,7 @@ def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
             st.caption(plain(" · ".join(f"{label_of(path)} {say(value)}" for path, value in best.point.items())))
         with st.container(horizontal=True, horizontal_alignment="right", width="content"):
             if st.button("Open the run", key="sweep_open_best", icon=":material/monitoring:"):
-                st.switch_page("build/run.py", query_params={"run": best.run.id})
+                st.switch_page(routes.RUN, query_params={"run": best.run.id})
             if st.button("Launch the best again", key="sweep_again", type="primary", icon=":material/replay:"):
                 st.switch_page(LAUNCH, query_params={"run": best.run.id})
 
@@ -127,10 +128,10 @@ def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
     config = detail.sweep.config
     with left:
         st.subheader("Values and what came of them", anchor=False)
-        st.plotly_chart(parallel_chart(config, measured), key="sweep_parallel", config=CHART)
+        st.plotly_chart(parallel_chart(config, measured), key="sweep_parallel", config=STATIC)
     with right:
         st.subheader("Best so far", anchor=False)
-        st.plotly_chart(progress_chart(config, measured), key="sweep_progress", config=CHART)
+        st.plotly_chart(progress_chart(config, measured), key="sweep_progress", config=STATIC)
 
 
 def _draw_runs(detail: SweepDetail) -> None:
@@ -142,7 +143,7 @@ def _draw_runs(detail: SweepDetail) -> None:
         ranked = sorted((each for each in detail.runs if each.value is not None), key=lambda each: each.value or 0.0)
         ranked = ranked[::-1] if detail.sweep.config.goal == "highest" else ranked
         if len(ranked) > 1 and st.button("Compare their curves", key="sweep_compare", icon=":material/compare_arrows:", type="tertiary"):
-            st.switch_page("build/runs.py", query_params={"compare": ",".join(each.run.id for each in ranked[:MOST_COMPARED])})
+            st.switch_page(routes.RUNS, query_params={"compare": ",".join(each.run.id for each in ranked[:MOST_COMPARED])})
     rows = [
         {
             "Run": each.run.name,
@@ -166,4 +167,4 @@ def _draw_runs(detail: SweepDetail) -> None:
     )
     picked = chosen["selection"]["rows"]
     if picked:
-        st.switch_page("build/run.py", query_params={"run": detail.runs[picked[0]].run.id})
+        st.switch_page(routes.RUN, query_params={"run": detail.runs[picked[0]].run.id})

@@ -10,12 +10,12 @@ from itertools import pairwise
 import plotly.graph_objects as go
 
 from backend.domain.training.sweep import Point, Span, SweepConfig
-from pages.components.battles.charts import ACCENT, MUTED
+from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, fade
 from pages.components.training.config_fields import label_of
 from pages.components.words import figure_text
 
 HEIGHT = 360
-FAINT = "rgba(142,138,130,0.45)"
+FAINT = fade(MUTED, 0.45)
 BETTER = ((0.0, (196, 89, 43)), (0.5, (214, 160, 110)), (1.0, (142, 138, 130)))
 """Colours from the best run to the worst, readable on the light and on the dark page."""
 
@@ -114,7 +114,7 @@ def progress_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
         height=HEIGHT,
         margin={"l": 0, "r": 10, "t": 10, "b": 0},
         hovermode="closest",
-        legend={"orientation": "h", "y": -0.24, "x": 0},
+        legend=LEGEND_BELOW,
         xaxis={"title": {"text": "Run"}, "tickformat": "d", "range": [0.5, max(config.num_runs, 1) + 0.5]},
         yaxis={"title": {"text": config.metric}, "zeroline": False},
     )

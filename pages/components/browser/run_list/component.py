@@ -12,7 +12,7 @@ from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
 from backend.services.training.live import active_run_ids, token_for_runs
 from backend.services.training.views import RunView
-from pages.components.training.run import OBJECTIVES
+from pages.components.labels import OBJECTIVES
 from pages.components.words import ago
 
 _HERE = Path(__file__).parent

@@ -7,7 +7,8 @@ import streamlit as st
 
 from backend.services.checkpoints.inspection_results import ReadingContents
 from pages.components.browser.token_strip.component import token_strip
-from pages.components.checkpoints.inspection.charts import STATIC, attention_map, attention_mosaic, head_overview, share_text
+from pages.components.charts.style import STATIC
+from pages.components.checkpoints.inspection.charts import attention_map, attention_mosaic, head_overview, share_text
 from pages.components.frame import plain
 
 MEASURES: dict[str, tuple[str, str, bool]] = {

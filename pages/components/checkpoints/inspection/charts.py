@@ -9,17 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from pages.components.battles.charts import ACCENT, MUTED
+from pages.components.charts.style import ACCENT, BLUE, COLORS, MARGIN, MUTED, fade
 from pages.components.words import figure_text
 
 Array = npt.NDArray[Any]
-MARGIN = {"l": 0, "r": 8, "t": 8, "b": 0}
-STATIC = {"displayModeBar": False}
-LINES = ("#C4592B", "#4A92B8", "#7BA14E", "#A27CC2", "#C9A236", "#4FA08F", "#CC6F90", "#8E8A82", "#B58A6A", "#6E86C8")
-"""Readable on the light and on the dark page."""
-SHADES = [[share, f"rgba(196,89,43,{share**0.5:.3f})"] for share in (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)]
+SHADES = [[share, fade(ACCENT, share**0.5)] for share in (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)]
 """Opacity by the square root of the value, so that the weak weights beside a strong one can be seen."""
-EVEN_SHADES = [[0.0, "rgba(196,89,43,0.04)"], [1.0, "rgba(196,89,43,0.95)"]]
+EVEN_SHADES = [[0.0, fade(ACCENT, 0.04)], [1.0, fade(ACCENT, 0.95)]]
 TILE = 40
 """Cells along each side of a small map; longer texts are pooled by their maximum."""
 PICTURES = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
@@ -193,7 +189,7 @@ def lens_lines(kl: Array, agree: Array) -> go.Figure:
     depths = list(range(len(kl)))
     figure = go.Figure()
     figure.add_scatter(x=depths, y=kl, name="KL to the end, nats", line={"color": ACCENT}, mode="lines+markers")
-    figure.add_scatter(x=depths, y=100 * agree, name="same first choice, %", line={"color": LINES[1]}, mode="lines+markers", yaxis="y2")
+    figure.add_scatter(x=depths, y=100 * agree, name="same first choice, %", line={"color": BLUE}, mode="lines+markers", yaxis="y2")
     figure.update_layout(
         height=260,
         margin=MARGIN,
@@ -214,7 +210,7 @@ def by_layer(series: Mapping[str, Sequence[tuple[int, float]]], *, title: str, p
             y=[100 * value if percent else value for _, value in points],
             name=figure_text(part),
             mode="lines+markers",
-            line={"color": LINES[place % len(LINES)], "width": 1.6},
+            line={"color": COLORS[place % len(COLORS)], "width": 1.6},
             marker={"size": 5},
         )
     figure.update_layout(
@@ -262,7 +258,9 @@ def divergence_lines(series: Mapping[str, Array], labels: Sequence[str]) -> go.F
     names = numbered(labels)
     figure = go.Figure()
     for place, (name, values) in enumerate(series.items()):
-        figure.add_scatter(x=names, y=np.round(values, 5), name=figure_text(name), mode="lines", line={"color": LINES[place], "width": 1.6})
+        figure.add_scatter(
+            x=names, y=np.round(values, 5), name=figure_text(name), mode="lines", line={"color": COLORS[place % len(COLORS)], "width": 1.6}
+        )
     figure.update_layout(
         height=280,
         margin=MARGIN,

@@ -9,12 +9,13 @@ from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.checkpoints.inspections import ReadingView, delete_reading, launch_reading, list_readings
 from backend.services.context import Context, Person
+from pages.components import routes
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import row_link
 from pages.components.words import ago
 
-PAGE = "build/inspect.py"
+PAGE = routes.INSPECT
 EXAMPLE = "Once upon a time a miller lived by the river. Every morning the miller"
 WAYS = {"text": "Text", "chat": "Conversation"}
 HELP = f"At most {MAX_TOKENS} tokens are read, fewer where the network's context is shorter; what follows is left out."

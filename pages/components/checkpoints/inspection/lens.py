@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.checkpoints.inspection_results import ReadingContents
-from pages.components.checkpoints.inspection.charts import STATIC, lens_lines, lens_map
+from pages.components.charts.style import STATIC
+from pages.components.checkpoints.inspection.charts import lens_lines, lens_map
 from pages.components.frame import plain
 
 COLUMNS = 24

@@ -10,7 +10,8 @@ from backend.services.checkpoints.inspection_results import ReadingContents
 from backend.services.checkpoints.inspections import ReadingView
 from backend.services.context import Context, Person
 from pages.components.browser.token_strip.component import token_strip
-from pages.components.checkpoints.inspection.charts import STATIC, divergence_lines
+from pages.components.charts.style import STATIC
+from pages.components.checkpoints.inspection.charts import divergence_lines
 from pages.components.checkpoints.inspection.tokens import draw_alternatives
 from pages.components.checkpoints.inspection.weights import draw_changes
 from pages.components.frame import plain

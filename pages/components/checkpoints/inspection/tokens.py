@@ -6,7 +6,8 @@ import streamlit as st
 
 from backend.services.checkpoints.inspection_results import Alternative, ReadingContents, TokenLine
 from pages.components.browser.token_strip.component import Mark, token_strip
-from pages.components.checkpoints.inspection.charts import STATIC, alternatives_bar, share_text
+from pages.components.charts.style import STATIC
+from pages.components.checkpoints.inspection.charts import alternatives_bar, share_text
 from pages.components.frame import plain
 
 FULL_BITS = 12.0

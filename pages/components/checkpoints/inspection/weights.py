@@ -14,7 +14,8 @@ from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.inspection_results import ChangeLine, ReadingContents, TensorLine
 from backend.services.checkpoints.inspections import ReadingView, find_reading, get_reading, launch_reading
 from backend.services.context import Context, Person
-from pages.components.checkpoints.inspection.charts import STATIC, by_layer, weight_histogram, weight_histograms
+from pages.components.charts.style import STATIC
+from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 

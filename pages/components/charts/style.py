@@ -1,0 +1,43 @@
+"""Style that every Plotly figure of the pages shares: palette, margins, legend, bars. Pure."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+COLORS = ("#C4592B", "#4A92B8", "#7BA14E", "#A27CC2", "#C9A236", "#4FA08F", "#CC6F90", "#6E86C8", "#B58A6A")
+"""Categorical palette, readable on the light and on the dark page."""
+ACCENT, BLUE = COLORS[:2]
+MUTED = "#8E8A82"
+"""What is not to stand out: reference lines, other series, the rest."""
+
+MARGIN = {"l": 0, "r": 10, "t": 8, "b": 0}
+LEGEND_BELOW = {"orientation": "h", "y": -0.24, "x": 0}
+STATIC = {"displayModeBar": False}
+"""Plotly config of a figure without its tool bar."""
+
+MAX_NAME = 38
+
+
+def fade(color: str, opacity: float) -> str:
+    """Return a hex colour with an opacity, so that the page shows through: `rgba(196,89,43,0.2)`."""
+    red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:.3g})"
+
+
+def short_name(name: str) -> str:
+    """Cut a long name in the middle, since its end tells steps apart."""
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-(MAX_NAME // 2) :]}"
+
+
+def lay_out_bar(figure: go.Figure, *, total: float, legend_rows: int) -> go.Figure:
+    """Stack the bars of a figure into one over 0 to `total`, with room below for a legend of some rows."""
+    figure.update_layout(
+        barmode="stack",
+        height=72 + 20 * legend_rows,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0, "traceorder": "normal"},
+        xaxis={"visible": False, "range": [0, total]},
+        yaxis={"visible": False},
+        bargap=0.2,
+    )
+    return figure
