@@ -100,3 +100,6 @@ class FileReporter:
     def close(self) -> None:
         """Close the events file."""
         os.close(self._fd)
+
+
+PROGRESS_EVERY_S = 0.25

@@ -5,7 +5,6 @@ on stop requests, and ends the group if the lease is lost. Imports no torch.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from backend.bootstrap import get_context
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import RoundhouseError
+from backend.infra.processes import die_with_parent
 from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
@@ -33,7 +33,6 @@ from jobs.tracking.run import end_tracking, start_tracking
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
-PR_SET_PDEATHSIG = 1
 NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.TRAIN_TOKENIZER})
 
 
@@ -58,7 +57,7 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
         _take_over_leftovers(ctx, claim)
         claim = outcomes.prepare(ctx, claim)
         child = _start_child(ctx, claim, folder, nice=nice)
-        tracker = start_tracking(claim.payload, folder, before_exec=_die_with_parent)
+        tracker = start_tracking(claim.payload, folder, before_exec=die_with_parent)
         ended = _Watch(ctx, claim, folder, child).until_exit()
         return _record_end(ctx, claim, folder, ended)
     except Fenced:
@@ -103,11 +102,6 @@ def run_foreground(job_id: str) -> int:
     return 0 if execute(ctx, claim) is Status.FINISHED else 1
 
 
-def _die_with_parent() -> None:
-    """Run in the child before exec: if the parent dies, so does the child (a killed worker must leave no orphan on a GPU)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
     spec = {
         "id": claim.job_id,
@@ -141,7 +135,7 @@ def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subp
             start_new_session=True,
             env=environment,
             cwd=Path(__file__).resolve().parent.parent,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +24,7 @@ from backend.cli.output import FAILED, JsonFlag, command, emit, fail, note
 from backend.cli.processes import Program, broker_program, pid_file, running_pid, supervisor_config, web_programs, worker_programs
 from backend.domain.jobs.states import QUEUES
 from backend.errors import RoundhouseError
+from backend.infra.processes import die_with_parent
 from backend.services.people.accounts import add_user, count_users
 from backend.services.starter import ensure_starter_content
 from backend.settings import PROJECT, Settings
@@ -114,7 +115,7 @@ def supervise(programs: list[Program], settings: Settings, *, name: str, on_read
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches us alone, and we stop the rest in order
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),
     )
     stopping = False
 
@@ -134,11 +135,6 @@ def supervise(programs: list[Program], settings: Settings, *, name: str, on_read
         end_leftovers(config, broker_folder=settings.home / "broker" if name == "supervisord" else None)  # a killed supervisor stops nobody
     if not stopping:
         fail(f"The supervisor ended. See {logs / 'supervisor.log'}.")
-
-
-def _end_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _wait_ready(settings: Settings, child: subprocess.Popen[bytes], stopping: Any) -> bool:

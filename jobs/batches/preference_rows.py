@@ -1,12 +1,13 @@
-"""Answers to learn from, good and bad: which rows are kept, and the ids that are made of them.
+"""Encode preference pairs and rated answers: rows of a dataset to token ids, with the reason for each row that is left out.
 
-Rendering a conversation is `jobs.modeling.chat.render`'s alone, so a pair means here what it means everywhere.
+Conversations are rendered by `jobs.modeling.chat.render` alone, so training, reports and previews see the same tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypedDict, TypeVar
 
 import numpy as np
@@ -16,14 +17,14 @@ from backend.domain.data.rows.tool_calls import tools_of
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import ConversationRefused, Message, Tools, encode_completion
 from jobs.modeling.dataset_files import Row, Split, read_rows
-from jobs.training.context import Parts
+from jobs.reporter import Reporter
 
 Problem = Literal["same sides", "prompt too long"]
 Item = TypeVar("Item")
 
 
 class Pair(TypedDict):
-    """A prompt and two ways to go on, as messages; `tools` may be called in both."""
+    """A prompt and its two completions, as messages; both may call `tools`."""
 
     prompt: list[Message]
     chosen: list[Message]
@@ -32,7 +33,7 @@ class Pair(TypedDict):
 
 
 class PairIds(TypedDict):
-    """The ids of a prompt and, behind it, of either side, before the cut."""
+    """Token ids of a prompt and of either completion, before truncation to the context."""
 
     prompt_ids: list[int]
     chosen_ids: list[int]
@@ -41,7 +42,7 @@ class PairIds(TypedDict):
 
 @dataclass(frozen=True)
 class EncodedSide:
-    """A prompt with one of its answers, cut to the context. `mask` marks what is trained on; `whole` holds the ids before the cut."""
+    """A prompt with one completion, truncated to the context. `mask` marks trained tokens; `whole` holds the ids before truncation."""
 
     ids: list[int]
     mask: list[bool]
@@ -50,7 +51,7 @@ class EncodedSide:
 
 @dataclass(frozen=True)
 class Answered:
-    """A prompt with an answer, cut to the context: `ids`, of which the answer's begin at `start`."""
+    """A prompt with its answer, truncated to the context; the answer's ids begin at `start`."""
 
     ids: list[int]
     start: int
@@ -58,68 +59,89 @@ class Answered:
 
 AnsweredPair = tuple[Answered, Answered]
 """(chosen, rejected)."""
+RatedIds = tuple[list[int], list[int], bool]
+"""(prompt ids, answer ids, desirable)."""
 
 
 @dataclass(frozen=True)
 class Rated:
-    """An answer that is good or bad. `mismatched` is another row's answer behind this row's prompt (see `kto_divergence`)."""
+    """A desirable or undesirable answer. `mismatched` is another row's answer after this row's prompt (see `kto_divergence`)."""
 
     answered: Answered
     desirable: bool
     mismatched: Answered
 
 
-def load_pairs(parts: Parts, split: Split) -> list[AnsweredPair]:
-    """Return a split's pairs; ones that teach nothing or are refused are left out, counted and logged.
+def load_pairs(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[AnsweredPair]:
+    """Encode a split's pairs; ones that teach nothing or are refused are left out, counted and logged.
 
     Raises InvalidInput if no pair of the train split is left.
     """
-    context = parts.config.context
 
     def encode(row: Row) -> tuple[AnsweredPair] | Problem:
-        ids = usable_ids(pair_of(row), tokenizer=parts.tokenizer, context=context)
+        ids = usable_ids(pair_of(row), tokenizer=tokenizer, context=context)
         if isinstance(ids, str):
             return ids
         return ((_answered(ids["prompt_ids"], ids["chosen_ids"], context), _answered(ids["prompt_ids"], ids["rejected_ids"], context)),)
 
-    return _load(parts, split, encode, what="pair")
+    return _encode_split(dataset, split, encode, item="pair", reporter=reporter)
 
 
-def load_rated(parts: Parts, split: Split) -> list[Rated]:
-    """Return a split's single answers, good or bad; a preference pair gives one of each. What teaches nothing is left out, as of pairs.
+def load_rated(
+    dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, seed: int, reporter: Reporter
+) -> list[Rated]:
+    """Encode a split's single answers, good or bad; a preference pair gives one of each. Rows are left out as by `load_pairs`.
 
-    Raises InvalidInput if no answer of the train split is left, or a whole split has one prompt only, so that no answer is mismatched.
+    Raises InvalidInput if no answer of the train split is left, or all its answers share one prompt: none could be mismatched.
     """
-    context = parts.config.context
-    found = _load(parts, split, lambda row: _rated_ids(parts, row), what="row")
-    order = np.random.default_rng((parts.config.seed, 1)).permutation(len(found))
-    numbers: dict[tuple[int, ...], int] = {}
-    prompts = np.array([numbers.setdefault(tuple(found[index][0]), len(numbers)) for index in order], dtype=np.int64)
-    borders = np.flatnonzero(prompts != np.roll(prompts, -1))  # places of a ring behind which another prompt's answer stands
-    if len(found) and not len(borders):
+
+    def encode(row: Row) -> tuple[RatedIds, ...] | Problem:
+        return _rated_ids(row, tokenizer=tokenizer, context=context)
+
+    answers = _encode_split(dataset, split, encode, item="row", reporter=reporter)
+    mismatched = _other_prompts_answers([prompt for prompt, _, _ in answers], seed=seed)
+    if mismatched is None:
         if split == "val":
-            parts.reporter.log("All answers of the val split are to one prompt, so val_loss is not measured.")
+            reporter.log("All answers of the val split share one prompt, so val_loss is not measured.")
             return []
         raise InvalidInput(
-            f"All {len(found):,} answers of the {split} split are to one prompt, and kto compares answers with other prompts' answers.",
+            f"All {len(answers):,} answers of the {split} split share one prompt, and kto compares answers with other prompts' answers.",
             remedy="Use more rows, or objective dpo.",
             field="dataset",
         )
-    others = order[(borders[np.searchsorted(borders, np.arange(len(found))) % len(borders)] + 1) % len(found)] if len(found) else order
-    rated: dict[int, Rated] = {}
-    for index, other in zip(order, others, strict=True):
-        prompt, answer, desirable = found[index]
-        rated[int(index)] = Rated(_answered(prompt, answer, context), desirable, _answered(prompt, found[other][1], context))
-    return [rated[index] for index in range(len(found))]
+    return [
+        Rated(_answered(prompt, answer, context), desirable, _answered(prompt, answers[other][1], context))
+        for (prompt, answer, desirable), other in zip(answers, mismatched, strict=True)
+    ]
+
+
+def _other_prompts_answers(prompts: Sequence[list[int]], *, seed: int) -> list[int] | None:
+    """Draw for each item the index of an item with another prompt; None if all prompts are the same.
+
+    Items stand in a ring in random order; each takes the first item behind its run of equal prompts.
+    """
+    count = len(prompts)
+    if not count:
+        return []
+    order = np.random.default_rng((seed, 1)).permutation(count)
+    numbers: dict[tuple[int, ...], int] = {}
+    ring = np.array([numbers.setdefault(tuple(prompts[index]), len(numbers)) for index in order], dtype=np.int64)
+    ends = np.flatnonzero(ring != np.roll(ring, -1))
+    if not len(ends):
+        return None
+    others = order[(ends[np.searchsorted(ends, np.arange(count)) % len(ends)] + 1) % count]
+    by_item = np.empty(count, dtype=np.int64)
+    by_item[order] = others
+    return [int(other) for other in by_item]
 
 
 def pair_of(row: Row) -> Pair:
-    """Return a preference row as messages."""
+    """Read a preference row as messages."""
     return {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"], "tools": tools_of(row)}
 
 
 def usable_ids(pair: Pair, *, tokenizer: PreTrainedTokenizerBase, context: int) -> PairIds | Problem:
-    """Return the ids of a pair, or why nothing can be learned from it. Raises ConversationRefused."""
+    """Encode a pair, or return why it teaches nothing. Raises ConversationRefused."""
     if pair["chosen"] == pair["rejected"]:
         return "same sides"
     ids = encode_pair(pair, tokenizer=tokenizer)
@@ -127,7 +149,7 @@ def usable_ids(pair: Pair, *, tokenizer: PreTrainedTokenizerBase, context: int) 
 
 
 def encode_pair(pair: Pair, *, tokenizer: PreTrainedTokenizerBase) -> PairIds:
-    """Return the ids of a pair. A token that reaches from the prompt into a side counts as the side's, in both sides.
+    """Encode a pair. A token that spans the border of prompt and completion belongs to the completion, on both sides.
 
     Raises ConversationRefused if the template does not take the pair.
     """
@@ -143,7 +165,7 @@ def encode_pair(pair: Pair, *, tokenizer: PreTrainedTokenizerBase) -> PairIds:
 def encode_pairs(
     pairs: Sequence[Pair], *, tokenizer: PreTrainedTokenizerBase, context: int
 ) -> list[tuple[EncodedSide, EncodedSide] | None]:
-    """Return (chosen, rejected) of each pair as they are trained on; None for a pair whose prompt fills the context."""
+    """Encode pairs as (chosen, rejected) sides; None for a pair whose prompt fills the context."""
     sides: list[tuple[EncodedSide, EncodedSide] | None] = []
     for pair in pairs:
         ids = encode_pair(pair, tokenizer=tokenizer)
@@ -154,17 +176,19 @@ def encode_pairs(
 
 
 def encode_rated(row: Row, *, tokenizer: PreTrainedTokenizerBase, context: int) -> EncodedSide | None:
-    """Return the answer of a kto row as it is trained on; None for a row whose prompt fills the context. Raises ConversationRefused."""
+    """Encode the answer of a kto row; None if its prompt fills the context. Raises ConversationRefused."""
     prompt, answer = _rated_ids_of(row, tokenizer)
     return None if len(prompt) >= context else _cut(prompt, answer, context)
 
 
-def _load(parts: Parts, split: Split, encode: Callable[[Row], tuple[Item, ...] | Problem], *, what: str) -> list[Item]:
-    """Encode a split's rows, each into some items or a problem; count and log what is left out."""
-    kept: list[Item] = []
+def _encode_split(
+    dataset: Path, split: Split, encode: Callable[[Row], tuple[Item, ...] | Problem], *, item: str, reporter: Reporter
+) -> list[Item]:
+    """Encode a split's rows, each into items or a problem; count and log what is left out, calling a row an `item`."""
+    items: list[Item] = []
     left_out: dict[Problem, int] = {"same sides": 0, "prompt too long": 0}
     refused: list[str] = []
-    rows = read_rows(parts.dataset, split)
+    rows = read_rows(dataset, split)
     for row in rows:
         try:
             encoded = encode(row)
@@ -174,30 +198,30 @@ def _load(parts: Parts, split: Split, encode: Callable[[Row], tuple[Item, ...] |
         if isinstance(encoded, str):
             left_out[encoded] += 1
         else:
-            kept += encoded
+            items += encoded
     same, too_long = left_out["same sides"], left_out["prompt too long"]
     if same:
-        parts.reporter.log(f"{same:,} of {len(rows):,} {split} {what}s have equal sides and are left out.")
+        reporter.log(f"{same:,} of {len(rows):,} {split} {item}s have equal sides and are left out.")
     if too_long:
-        parts.reporter.log(f"{too_long:,} of {len(rows):,} {split} {what}s have a prompt that fills the context and are left out.")
+        reporter.log(f"{too_long:,} of {len(rows):,} {split} {item}s have a prompt that fills the context and are left out.")
     if refused:
-        parts.reporter.log(f"{len(refused):,} of {len(rows):,} {split} {what}s are left out. The first: {refused[0]}")
-    parts.reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=same + too_long, truncated=0, refused=len(refused))
-    if split == "train" and not kept:
+        reporter.log(f"{len(refused):,} of {len(rows):,} {split} {item}s are left out. The first: {refused[0]}")
+    reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=same + too_long, truncated=0, refused=len(refused))
+    if split == "train" and not items:
         why = f" {len(refused):,} are refused; the first: {refused[0]}" if refused else ""
-        raise InvalidInput(f"None of the {len(rows):,} train {what}s can be learned from.{why}", field="dataset")
-    return kept
+        raise InvalidInput(f"None of the {len(rows):,} train {item}s can be learned from.{why}", field="dataset")
+    return items
 
 
-def _rated_ids(parts: Parts, row: Row) -> tuple[tuple[list[int], list[int], bool], ...] | Problem:
-    """Return (prompt, answer, desirable) of the answers of a kto row or a preference row."""
+def _rated_ids(row: Row, *, tokenizer: PreTrainedTokenizerBase, context: int) -> tuple[RatedIds, ...] | Problem:
+    """Return the answers of a kto row or a preference row."""
     if "label" not in row:
-        ids = usable_ids(pair_of(row), tokenizer=parts.tokenizer, context=parts.config.context)
+        ids = usable_ids(pair_of(row), tokenizer=tokenizer, context=context)
         if isinstance(ids, str):
             return ids
         return (ids["prompt_ids"], ids["chosen_ids"], True), (ids["prompt_ids"], ids["rejected_ids"], False)
-    prompt, answer = _rated_ids_of(row, parts.tokenizer)
-    return "prompt too long" if len(prompt) >= parts.config.context else ((prompt, answer, bool(row["label"])),)
+    prompt, answer = _rated_ids_of(row, tokenizer)
+    return "prompt too long" if len(prompt) >= context else ((prompt, answer, bool(row["label"])),)
 
 
 def _rated_ids_of(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
 
+from backend.domain.estimates.setting import DeviceKind
 from backend.errors import InvalidInput, JobFailed
+from backend.infra.devices import cpu_name
 
 
 def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device:
@@ -50,3 +53,19 @@ def set_threads(count: int | None) -> int:
     if count is not None:
         torch.set_num_threads(max(1, count))
     return torch.get_num_threads()
+
+
+def threads_of_rank(count: int) -> int:
+    """Return how many threads each of `count` processes computes with on the CPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // count)
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called, as workers call it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def device_kind(device: torch.device) -> DeviceKind:
+    """Return the kind of a device, as a `TrainingSetting` has it."""
+    return "gpu" if device.type == "cuda" else "cpu"

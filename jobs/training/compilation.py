@@ -10,9 +10,9 @@ import torch
 from backend.domain.training.config import Objective
 from backend.domain.training.execution import compiles
 from jobs.batches.base import Batches
+from jobs.modeling.devices import device_kind
 from jobs.training.context import Parts
 from jobs.training.objectives.base import Lesson
-from jobs.training.telemetry.memory import device_kind
 
 CACHE_FOLDER = "compiled"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
-from backend.errors import InvalidInput, JobFailed
+from backend.errors import InvalidInput
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.checkpoints import load_tokenizer
-from jobs.modeling.devices import pick_autocast, pick_device, set_threads
+from jobs.modeling.devices import pick_autocast, pick_device, set_threads, threads_of_rank
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.store import CheckpointStore
-from jobs.training.distributed.launch import threads_of_rank
 from jobs.training.distributed.process_group import Team, join_team
 from jobs.training.telemetry.device_use import DeviceGauge
-from jobs.training.telemetry.memory import MemoryMeter, MeteredReporter
+from jobs.training.telemetry.memory import MemoryMeter
+from jobs.training.telemetry.reporter import MeteredReporter
 
 
 @dataclass(frozen=True)
@@ -103,28 +101,3 @@ def _lineage(spec: JobSpec, config: RunConfig, base: Path | None) -> dict[str, A
     if base is not None:  # relative to a checkpoint's folder, so that the artifacts can be moved as a whole
         lineage["base_path"] = os.path.relpath(base.resolve(), spec.path(payload["run_folder"]).resolve() / "checkpoints" / "step")
     return lineage
-
-
-@contextmanager
-def memory_in_words(parts: Parts) -> Iterator[None]:
-    """Turn the several ways of running out of memory into one failure that says what to do."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(parts) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise out_of_memory(parts) from error
-        raise
-
-
-def out_of_memory(parts: Parts) -> JobFailed:
-    """Word the failure of a run that did not fit."""
-    config = parts.config
-    return JobFailed(
-        f"The {'GPU' if parts.device.type == 'cuda' else 'machine'} ran out of memory "
-        f"with micro_batch {config.micro_batch} and context {config.context}.",
-        remedy=f"Choose micro_batch {max(1, config.micro_batch // 2)} with grad_accum_steps {config.grad_accum_steps * 2} "
-        "(the same tokens per step), a shorter context, or method lora.",
-        field="micro_batch",
-    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -73,3 +75,20 @@ class NotFinite:
         else:
             text = "The likeliest cause is a learning rate too high for this network."
         return text, f"{lower}, or lengthen warmup_steps. If it comes back at the same rows, look at them.", "learning_rate"
+
+
+@contextmanager
+def out_of_memory_as_failure(config: RunConfig, *, device: torch.device) -> Iterator[None]:
+    """Turn every way of running out of memory into one JobFailed that names the settings to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise JobFailed(
+            f"The {'GPU' if device.type == 'cuda' else 'machine'} ran out of memory "
+            f"with micro_batch {config.micro_batch} and context {config.context}.",
+            remedy=f"Choose micro_batch {max(1, config.micro_batch // 2)} with grad_accum_steps {config.grad_accum_steps * 2} "
+            "(the same tokens per step), a shorter context, or method lora.",
+            field="micro_batch",
+        ) from error

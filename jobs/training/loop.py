@@ -21,7 +21,7 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
-from jobs.reporter import Reporter
+from jobs.reporter import PROGRESS_EVERY_S, Reporter
 from jobs.training.checkpoints.state import Counters, RandomState, Stateful, gather_state, save_state
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import Team, whole
@@ -30,8 +30,6 @@ from jobs.training.network.ema import Average, named_parts
 from jobs.training.network.experts import ExpertBalance
 from jobs.training.objectives.base import Lesson
 from jobs.training.samples import sample_completion
-
-PROGRESS_EVERY_S = 0.25
 
 
 @dataclass

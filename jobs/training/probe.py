@@ -17,15 +17,17 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch comes: its profi
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import Batches, MicroBatch
 from jobs.batches.probe_sample import write_sample
+from jobs.modeling.devices import device_kind, device_name
 from jobs.reporter import JobSpec, Reporter
-from jobs.training.context import Parts, gather_parts, memory_in_words
+from jobs.training.context import Parts, gather_parts
+from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
 from jobs.training.network.load import load_model
 from jobs.training.objectives.registry import load_batches, settle_batches
 from jobs.training.objectives.rollouts import RolloutBatches
 from jobs.training.run import make_loop
 from jobs.training.telemetry.allocations import allocated_peak
-from jobs.training.telemetry.memory import device_kind, device_name, step_times
+from jobs.training.telemetry.reporter import step_times
 
 WARM_UP, TIMED_FEWEST, TIMED_MOST = 2, 3, 40
 TIMED_S = 6.0
@@ -44,7 +46,7 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     try:
         write_sample(parts.dataset, sample, parts.config)
         parts = replace(parts, spec=replace(spec, folder=sample), dataset=sample, config=short(parts.config))
-        with memory_in_words(parts):
+        with out_of_memory_as_failure(parts.config, device=parts.device):
             result = probe(parts, reporter)
     finally:
         shutil.rmtree(sample, ignore_errors=True)

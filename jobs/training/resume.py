@@ -9,9 +9,9 @@ import torch
 
 from backend.domain.training.execution import keep_global_batch
 from jobs.batches.base import Batches, StepBatches
+from jobs.modeling.devices import device_name
 from jobs.training.checkpoints.state import Counters
 from jobs.training.context import Parts
-from jobs.training.telemetry.memory import device_name
 
 
 def machine_in_words(device: torch.device, *, count: int = 1) -> str:

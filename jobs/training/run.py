@@ -15,8 +15,9 @@ from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
 from jobs.training.checkpoints.store import estimate_checkpoint_bytes
 from jobs.training.compilation import compile_network
-from jobs.training.context import Parts, gather_parts, memory_in_words
+from jobs.training.context import Parts, gather_parts
 from jobs.training.distributed.launch import run_ranks
+from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
 from jobs.training.network.ema import Average, named_parts
 from jobs.training.network.experts import ExpertBalance
@@ -42,7 +43,7 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
 def run_here(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     """Train in this process: alone, or as one of those that `torchrun` started."""
     parts = gather_parts(spec, reporter)
-    with memory_in_words(parts):
+    with out_of_memory_as_failure(parts.config, device=parts.device):
         result = train(parts)
     return {**result, "measurement": parts.reporter.measurement(parts.device)}
 

@@ -1,32 +1,30 @@
 """A run on several devices: `torchrun` starts one process a device, and the first of them speaks for all.
 
 The job's process starts them, passes on what the first reports and what the user asks, and ends with the run's result or the first
-error. `python -m torch.distributed.run ... -m jobs.training.distributed.launch FOLDER` is how they start, on every machine that takes part; the
+error. `python -m torch.distributed.run ... -m jobs.training.rank FOLDER` is how they start, on every machine that takes part; the
 folder lies in the artifacts, which all machines see.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from backend.domain.training.config_sections import DeviceConfig
-from backend.errors import InvalidInput, JobFailed, RoundhouseError
-from jobs.reporter import FileReporter, JobSpec, Reporter, StopRequest
+from backend.errors import InvalidInput, JobFailed
+from backend.infra.processes import die_with_parent
+from jobs.modeling.devices import threads_of_rank
+from jobs.reporter import JobSpec, Reporter, StopRequest
 
 TICK_S = 0.1
-PR_SET_PDEATHSIG = 1
 
 
 def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> dict[str, Any]:
@@ -66,23 +64,12 @@ def torchrun(folder: Path, devices: DeviceConfig, *, job: str) -> list[str]:
         meeting = devices.rendezvous or f"{socket.gethostname()}:29400"
         place = ["--nnodes", str(devices.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-id", job]
     processes = ["--nproc-per-node", str(devices.per_node), "--max-restarts", "0"]
-    return ["-m", "torch.distributed.run", *place, *processes, "-m", "jobs.training.distributed.launch", str(folder)]
+    return ["-m", "torch.distributed.run", *place, *processes, "-m", "jobs.training.rank", str(folder)]
 
 
 def rank_environment(count: int) -> dict[str, str]:
     """Return the environment of the processes: the cores are shared out, where nobody has said otherwise."""
     return {"OMP_NUM_THREADS": str(threads_of_rank(count)), **os.environ}
-
-
-def threads_of_rank(count: int) -> int:
-    """Return how many threads each of `count` processes computes with on the CPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // count)
-
-
-def die_with_parent() -> None:
-    """Be killed when the parent dies: a killed worker must leave no process on a device."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Reporter) -> None:
@@ -154,69 +141,3 @@ def outcome(folder: Path, *, code: int) -> dict[str, Any]:
         f"One of the processes of this run ended without a word (torchrun's status is {code}).",
         remedy="See the end of the log. Out of memory is the usual reason: choose a smaller micro_batch, or sharding fsdp.",
     )
-
-
-class SilentReporter:
-    """The reporter of every rank but the first."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        """Say nothing."""
-
-    def log(self, text: str) -> None:
-        """Say nothing."""
-
-    def sample(self, step: int, prompt: str, completion: str) -> None:
-        """Say nothing."""
-
-    def event(self, type_: str, **fields: Any) -> None:
-        """Say nothing."""
-
-    def should_stop(self) -> StopRequest | None:
-        """Return None: the first rank is told, and tells the others."""
-        return None
-
-
-def run_rank(folder: Path) -> int:
-    """Be one process of a run; return the exit status. Its error, if any, is left in the folder as a sentence."""
-    die_with_parent()
-    from jobs.training.run import run_here  # imports torch, which the job's own process need not wait for
-
-    rank = int(os.environ["RANK"])
-    record = json.loads((folder / "spec.json").read_text())
-    spec = JobSpec(**{**record, "artifacts": Path(record["artifacts"]), "folder": Path(record["folder"])})
-    reporter: Reporter = FileReporter(folder / "events.jsonl", folder / "control") if rank == 0 else SilentReporter()
-    try:
-        result = run_here(spec, reporter)
-    except RoundhouseError as error:
-        _leave(folder, rank, cause=error.message, remedy=error.remedy, field=error.field, invalid=isinstance(error, InvalidInput))
-        return 3
-    except Exception as error:
-        traceback.print_exc()
-        # when one process fails, the others find their connection closed: that is not the cause
-        echo = "Connection closed" in str(error) or "NCCL" in str(error) or "Connection reset" in str(error)
-        _leave(folder, rank, cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.", is_echo=echo)
-        return 4
-    if rank == 0:
-        (folder / "result.json").write_text(json.dumps(result))
-    return 0
-
-
-def _leave(
-    folder: Path, rank: int, *, cause: str, remedy: str | None, field: str | None = None, invalid: bool = False, is_echo: bool = False
-) -> None:
-    record = {"cause": cause, "remedy": remedy, "field": field, "invalid": invalid, "is_echo": is_echo}
-    (folder / f"error-{rank}.json").write_text(json.dumps(record))
-
-
-def _end(status: int) -> None:
-    """Leave without waiting for other processes, which may hang in an exchange that this one will never join."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-if __name__ == "__main__":
-    _end(run_rank(Path(sys.argv[1])))

@@ -15,6 +15,7 @@ import peft
 import torch
 
 from jobs.batches.base import MicroBatch
+from jobs.batches.preference import Sequences
 from jobs.modeling.checkpoints import UNUSABLE
 from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties, TokenLosses, linear_loss, logits_loss
 from jobs.training.losses.chunked_logprobs import linear_logprobs, logits_logprobs
@@ -76,6 +77,10 @@ class OutputHead:
             output = network(**arguments)
             found = logits_logprobs(output.logits.flatten(0, 1), targets.flatten(), temperature=temperature)
         return found.view(targets.shape), weight * output.aux_loss if weight else None
+
+    def answer_logprobs(self, network: torch.nn.Module, batch: Sequences) -> torch.Tensor:
+        """Sum the log-probabilities of each row's targets, (rows,)."""
+        return self.logprobs(network, batch.inputs, batch.targets, batch.columns)[0].sum(dim=1)
 
     def _losses_of(self, penalties: Penalties) -> LossFunction:
         head, cap = self._head, self._cap

@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from jobs.batches.base import MicroBatch
+from jobs.training.context import Parts
 from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.experts import router_loss_weight
 
+Item = TypeVar("Item")
 Precision = Callable[[], AbstractContextManager[Any]]
 
 
@@ -86,3 +88,19 @@ class LanguageLesson:
         if text_bytes:
             values["val_bpb"] = text_nll / text_bytes / math.log(2)
         return values
+
+
+def for_validation(parts: Parts, items: list[Item]) -> list[Item]:
+    """Return the items of the val split that val_loss is measured on."""
+    return items[: parts.measured]
+
+
+def batch_sizes(parts: Parts) -> dict[str, Any]:
+    """Return the arguments that the batches of every objective share."""
+    config = parts.config
+    return {
+        "micro_batch": config.micro_batch,
+        "grad_accum_steps": config.grad_accum_steps * parts.team.count,
+        "measured": parts.measured,
+        "seed": config.seed,
+    }

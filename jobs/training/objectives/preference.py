@@ -10,7 +10,7 @@ import torch
 
 from backend.domain.training.config import Objective, RunConfig
 from jobs.batches.base import IGNORE
-from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch, Sequences
+from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import Scored, dpo_losses, kto_divergence, kto_losses, orpo_losses, reward_losses, simpo_losses
 from jobs.training.objectives.base import Cost, Precision
@@ -102,7 +102,7 @@ class RatedLesson:
     def cost(self, network: torch.nn.Module, batch: RatedBatch) -> Cost:
         """Return the loss summed over answers, and the rewards that it implies."""
         with torch.no_grad():
-            others = answer_logprobs(self.head, network, batch.mismatched)
+            others = self.head.answer_logprobs(network, batch.mismatched)
         divergence = kto_divergence(others, batch.mismatched_reference)
         logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns)
         preference = self.config.preference
@@ -147,8 +147,3 @@ class RewardLesson:
     ) -> dict[str, float]:
         """Return the loss, the accuracy and the margin of the val split's pairs."""
         return validate_by_cost(self, network, batches, device=device, precision=precision)
-
-
-def answer_logprobs(head: OutputHead, network: torch.nn.Module, batch: Sequences) -> torch.Tensor:
-    """Return the log-probability of each answer, (rows,)."""
-    return head.logprobs(network, batch.inputs, batch.targets, batch.columns)[0].sum(dim=1)

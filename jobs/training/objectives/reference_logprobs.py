@@ -24,11 +24,10 @@ from jobs.batches.preference import Floats, pad
 from jobs.batches.preference_rows import Answered
 from jobs.modeling.checkpoints import read_card
 from jobs.modeling.tokenizers import padding_id
+from jobs.reporter import PROGRESS_EVERY_S
 from jobs.training.context import Parts
-from jobs.training.loop import PROGRESS_EVERY_S
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.load import load_base
-from jobs.training.objectives.preference import answer_logprobs
 
 KEY_BYTES = 16
 
@@ -84,7 +83,7 @@ def _compute(parts: Parts, network: Any, answers: Sequence[Answered]) -> Floats:
         chosen = order[at : at + rows]
         batch = pad([answers[index] for index in chosen], pad_id=pad_id).to(parts.device)
         with torch.autocast(parts.device.type, dtype=parts.autocast) if parts.autocast else nullcontext():
-            values[chosen] = answer_logprobs(head, network, batch).float().cpu().numpy()
+            values[chosen] = head.answer_logprobs(network, batch).float().cpu().numpy()
         if parts.reporter.should_stop():
             raise Stopped
         if time.perf_counter() - last > PROGRESS_EVERY_S:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import peft
 
@@ -27,6 +27,8 @@ from jobs.batches.preference import (
 from jobs.batches.preference_rows import Answered, load_pairs, load_rated
 from jobs.batches.prompts import load_questions
 from jobs.batches.sft import PackedBatches
+from jobs.modeling.dataset_files import Split
+from jobs.modeling.devices import device_kind
 from jobs.modeling.tokenizers import padding_id, token_bytes
 from jobs.training.context import Parts
 from jobs.training.losses.chunked_cross_entropy import Penalties
@@ -34,15 +36,14 @@ from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.experts import has_experts
 from jobs.training.network.load import load_base, settle_packing
 from jobs.training.network.load import load_batches as load_language_batches
-from jobs.training.objectives.base import LanguageLesson, Lesson
+from jobs.training.objectives.base import LanguageLesson, Lesson, batch_sizes, for_validation
 from jobs.training.objectives.grpo import RolloutLesson
 from jobs.training.objectives.preference import PairLesson, RatedLesson, RewardLesson
 from jobs.training.objectives.reference_logprobs import Stopped, reference_logprobs
 from jobs.training.objectives.rewards import Rewards
 from jobs.training.objectives.rollouts import RolloutBatches
-from jobs.training.telemetry.memory import device_kind
 
-Item = TypeVar("Item")
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def load_batches(parts: Parts, *, folder: Path) -> Batches:
@@ -110,7 +111,11 @@ def make_lesson(parts: Parts, batches: Batches, model: Any) -> Lesson:
 
 def _pair_batches(parts: Parts, folder: Path) -> Batches:
     objective, pad_id = parts.config.objective, padding_id(parts.tokenizer)
-    train, val = load_pairs(parts, "train"), _for_validation(parts, load_pairs(parts, "val"))
+    train, val = (
+        load_pairs(parts.dataset, split, tokenizer=parts.tokenizer, context=parts.config.context, reporter=parts.reporter)
+        for split in SPLITS
+    )
+    val = for_validation(parts, val)
     pairs = [ReferredPair(sides) for sides in (*train, *val)]
     if objective is Objective.DPO:
         met = _met(parts, len(train), len(val))
@@ -120,11 +125,16 @@ def _pair_batches(parts: Parts, folder: Path) -> Batches:
     collate: Any = partial(collate_pairs, pad_id=pad_id, prompts=objective is Objective.ORPO)
     if objective is Objective.REWARD:
         collate = partial(collate_scored, pad_id=pad_id)
-    return Shuffled(pairs[: len(train)], pairs[len(train) :], items="pairs", collate=collate, length=pair_length, **_sizes(parts))
+    return Shuffled(pairs[: len(train)], pairs[len(train) :], items="pairs", collate=collate, length=pair_length, **batch_sizes(parts))
 
 
 def _rated_batches(parts: Parts, folder: Path) -> Batches:
-    train, val = load_rated(parts, "train"), _for_validation(parts, load_rated(parts, "val"))
+    config = parts.config
+    train, val = (
+        load_rated(parts.dataset, split, tokenizer=parts.tokenizer, context=config.context, seed=config.seed, reporter=parts.reporter)
+        for split in SPLITS
+    )
+    val = for_validation(parts, val)
     items = [ReferredRated(rated, UNKNOWN) for rated in (*train, *val)]
     met = _met(parts, len(train), len(val))
     answers: list[Answered] = [answer for place in met for answer in (items[place].rated.answered, items[place].rated.mismatched)]
@@ -132,12 +142,12 @@ def _rated_batches(parts: Parts, folder: Path) -> Batches:
         items[place] = ReferredRated(items[place].rated, reference)
     # not by length: the estimate of the divergence is a micro-batch's, and long answers alone would have another
     collate = partial(collate_rated, pad_id=padding_id(parts.tokenizer))
-    return Shuffled(items[: len(train)], items[len(train) :], items="answers", collate=collate, **_sizes(parts))
+    return Shuffled(items[: len(train)], items[len(train) :], items="answers", collate=collate, **batch_sizes(parts))
 
 
 def _met(parts: Parts, train: int, val: int) -> list[int]:
     """Return the places of the items that a run meets, those of the val split behind the train split's: no others need a reference."""
-    sizes = _sizes(parts)
+    sizes = batch_sizes(parts)
     draws = parts.config.max_steps * sizes["micro_batch"] * sizes["grad_accum_steps"]
     seen = range(train) if draws >= train else sorted(EpochOrder(train, seed=sizes["seed"]).take(0, draws)[1].tolist())
     return [*seen, *range(train, train + val)]
@@ -152,7 +162,17 @@ def _rollouts(parts: Parts) -> Batches:
             field="grpo.rewards",
         )
     rewards = Rewards(config.grpo.rewards, say=parts.reporter.log)
-    train, val = load_questions(parts, "train"), load_questions(parts, "val")
+    train, val = (
+        load_questions(
+            parts.dataset,
+            split,
+            tokenizer=parts.tokenizer,
+            context=config.context,
+            max_new_tokens=config.grpo.max_new_tokens,
+            reporter=parts.reporter,
+        )
+        for split in SPLITS
+    )
     return RolloutBatches(
         train,
         val,
@@ -163,18 +183,3 @@ def _rollouts(parts: Parts) -> Batches:
         measured=parts.measured,
         autocast=parts.autocast,
     )
-
-
-def _for_validation(parts: Parts, items: list[Item]) -> list[Item]:
-    """Return those of the val split that are measured."""
-    return items[: parts.measured]
-
-
-def _sizes(parts: Parts) -> dict[str, Any]:
-    config = parts.config
-    return {
-        "micro_batch": config.micro_batch,
-        "grad_accum_steps": config.grad_accum_steps * parts.team.count,
-        "measured": parts.measured,
-        "seed": config.seed,
-    }

@@ -12,24 +12,12 @@ import ctypes
 import gc
 import re
 import resource
-import statistics
 import sys
-import time
-from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from backend.domain.estimates.setting import DeviceKind
-from backend.infra.devices import cpu_name
-from jobs.reporter import Reporter, StopRequest
-from jobs.training.telemetry.device_use import DeviceGauge
-
 STATUS, MAPS, CLEAR = Path("/proc/self/status"), Path("/proc/self/smaps"), Path("/proc/self/clear_refs")
-WARM_UP_STEPS = 2
-MEMORY_EVERY_S = 1.0
 
 
 class MemoryMeter:
@@ -76,96 +64,6 @@ class MemoryMeter:
     def allocated_bytes(self) -> int | None:
         """Return the peak of tensors alone, where the allocator keeps the books."""
         return torch.cuda.max_memory_allocated(self._device) if self._device.type == "cuda" else None
-
-
-class MeteredReporter:
-    """A reporter that passes everything on and measures on the way: memory at every progress, time between the steps' metrics.
-
-    To a step's metrics it adds what the device is doing: `mfu`, where `share_of_device` says what a rate of tokens is of it, and once a
-    second `memory_bytes`.
-    """
-
-    def __init__(self, reporter: Reporter, meter: MemoryMeter, *, gauge: DeviceGauge | None = None) -> None:
-        self._reporter, self._meter, self._gauge = reporter, meter, gauge
-        self._rates: deque[float] = deque(maxlen=4096)
-        self._seconds: deque[float] = deque(maxlen=4096)
-        self._steps, self._last, self._memory_at = 0, 0.0, 0.0
-        self.share_of_device: Callable[[float], float] | None = None
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        now = time.perf_counter()
-        if "tok_per_sec" in values:
-            self._steps += 1
-            if self._steps > WARM_UP_STEPS:
-                self._rates.append(values["tok_per_sec"])
-                self._seconds.append(now - self._last)
-            self._last = now
-            values = {**values, **self._of_device(now, values["tok_per_sec"])}
-        self._reporter.metrics(step, values)
-
-    def _of_device(self, now: float, rate: float) -> dict[str, float]:
-        read = {} if self._gauge is None else self._gauge.read()
-        if self.share_of_device is not None:
-            if (share := self.share_of_device(rate)) > 1:
-                self.share_of_device = None  # the peak was measured too low, on a busy machine: no share of it is right
-            else:
-                read["mfu"] = share
-        if now - self._memory_at >= MEMORY_EVERY_S and (held := self._meter.held_bytes()) is not None:
-            self._memory_at = now
-            read["memory_bytes"] = float(held)
-        return read
-
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        self._meter.sample()
-        self._reporter.progress(done, total, unit=unit, rate=rate, message=message)
-
-    def log(self, text: str) -> None:
-        self._reporter.log(text)
-
-    def sample(self, step: int, prompt: str, completion: str) -> None:
-        self._reporter.sample(step, prompt, completion)
-
-    def event(self, type_: str, **fields: Any) -> None:
-        self._reporter.event(type_, **fields)
-
-    def should_stop(self) -> StopRequest | None:
-        return self._reporter.should_stop()
-
-    def measurement(self, device: torch.device) -> dict[str, Any] | None:
-        """Return what was measured, as `services.measurements` records it; None for a run of too few steps."""
-        peak = self._meter.peak_bytes()
-        if peak is None or len(self._seconds) < 3:
-            return None
-        return {
-            "measured_bytes": peak,
-            "allocated_bytes": self._meter.allocated_bytes(),
-            "tokens_per_s": statistics.median(self._rates),
-            "device": device_name(device),
-            "device_kind": device_kind(device),
-            **step_times(list(self._seconds)),
-        }
-
-
-def step_times(seconds: list[float]) -> dict[str, float]:
-    """Return the median time of a step in seconds, and the middle four fifths' borders, which say how much it varied."""
-    ordered = sorted(seconds)
-    last = len(ordered) - 1
-    return {
-        "step_s": statistics.median(ordered),
-        "step_s_low": ordered[round(0.1 * last)],
-        "step_s_high": ordered[round(0.9 * last)],
-        "steps_timed": float(len(ordered)),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a device is called, as workers call it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def device_kind(device: torch.device) -> DeviceKind:
-    """Return the kind of a device, as a `TrainingSetting` has it."""
-    return "gpu" if device.type == "cuda" else "cpu"
 
 
 def _own_bytes(*, peak: bool) -> int:

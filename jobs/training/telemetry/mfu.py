@@ -23,7 +23,7 @@ from backend.domain.architectures.flops import count_flops
 from backend.domain.architectures.hf_config import read_shape
 from backend.domain.estimates.device_peaks import peak_flops
 from backend.domain.training.config import Objective, RunConfig
-from jobs.training.telemetry.memory import device_name
+from jobs.modeling.devices import device_name
 
 SIDE, TRIES = 1024, 20
 FOLDER = "machines"

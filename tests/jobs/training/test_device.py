@@ -24,8 +24,9 @@ from jobs.training.checkpoints.state import load_state
 from jobs.training.context import gather_parts
 from jobs.training.network.attention import choose_attention
 from jobs.training.run import load_batches, load_model, make_loop, run
-from jobs.training.telemetry.memory import MemoryMeter, MeteredReporter
+from jobs.training.telemetry.memory import MemoryMeter
 from jobs.training.telemetry.mfu import Utilisation, find_utilisation, matmul_flops
+from jobs.training.telemetry.reporter import MeteredReporter
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
 CPU = torch.device("cpu")

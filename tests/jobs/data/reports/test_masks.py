@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,8 +97,7 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
     rows: list[dict[str, Any]] = [{"prompt": talk[:-1], "chosen": [talk[-1]], "rejected": [other]} for talk in TALKS if talk is not SILENT]
     rows.append({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]})
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
-    config = SimpleNamespace(context=context)
-    pairs = load_pairs(SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=config, reporter=reporter), "train")  # type: ignore[arg-type]
+    pairs = load_pairs(folder, "train", tokenizer=tokenizer, context=context, reporter=reporter)
     fed: Counter[tuple[tuple[int, ...], ...]] = Counter()
     for side in answers_of(pairs):
         batch = pad([side], pad_id=PAD)
@@ -132,8 +130,7 @@ def test_training_on_rated_answers_is_fed_exactly_what_is_coloured(cut: bool, tm
     ]
     rows.append({"prompt": [{"role": "user", "content": "Who?"}], "completion": [ANSWER], "label": False})
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
-    config = SimpleNamespace(context=context, seed=1)
-    rated = load_rated(SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=config, reporter=reporter), "train")  # type: ignore[arg-type]
+    rated = load_rated(folder, "train", tokenizer=tokenizer, context=context, seed=1, reporter=reporter)
     fed = Counter((tuple(one.answered.ids), one.answered.start, one.desirable) for one in rated)
     seen = see(folder, "kto", tokenizer=tokenizer, context=context)
     strips = [row.strips[0] for row in seen if not row.problem]

@@ -7,7 +7,6 @@ import json
 import random
 import string
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -305,8 +304,8 @@ def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
     rows = [{"prompt": [{"role": "user", "content": "Say it"}], "chosen": says(), "rejected": says()} for _ in range(20)]
     folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
     report, _, _ = reported(folder, "preference", tokenizer=tokenizer, context=256, micro_batch=4)
-    parts = SimpleNamespace(dataset=folder, tokenizer=tokenizer, config=SimpleNamespace(context=256), reporter=RememberingReporter())
-    pairs = [ReferredPair(sides) for sides in load_pairs(parts, "train")]  # type: ignore[arg-type]
+    loaded = load_pairs(folder, "train", tokenizer=tokenizer, context=256, reporter=RememberingReporter())
+    pairs = [ReferredPair(sides) for sides in loaded]
     order = EpochOrder(20, seed=1).take(0, 20)[1].tolist()
     batches = [collate_pairs([pairs[index] for index in order[at : at + 4]], pairs, pad_id=0) for at in range(0, 20, 4)]
     real = sum(len(side.ids) - 1 for pair in pairs for side in pair.sides)

@@ -38,7 +38,7 @@ from jobs.training.losses.chunked_logprobs import linear_logprobs
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_advantages, grpo_losses
 from jobs.training.objectives.base import Cost
-from jobs.training.objectives.preference import PairLesson, RatedLesson, RewardLesson, answer_logprobs
+from jobs.training.objectives.preference import PairLesson, RatedLesson, RewardLesson
 from tests.support.training_rooms import TINY
 
 PAD = 2
@@ -97,7 +97,7 @@ def config(objective: str, *, micro_batch: int = 3, **preference: Any) -> RunCon
 
 def reference_of(base: Any, answers: list[Answered]) -> list[tuple[float, float]]:
     with torch.inference_mode():
-        return refer(answer_logprobs(OutputHead(base), base, pad(answers, pad_id=PAD)).numpy())
+        return refer(OutputHead(base).answer_logprobs(base, pad(answers, pad_id=PAD)).numpy())
 
 
 def per_unit(cost: Cost, units: int) -> float:

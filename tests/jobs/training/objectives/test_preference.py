@@ -156,7 +156,7 @@ def test_kto_without_a_second_prompt_or_answer_is_refused(rooms: Rooms) -> None:
     write_dataset(rooms.root / "one prompt", train=[row for row in rated_rows(24) if "Mira" in str(row)])
     spec = rooms.training("kto", run="k1", job="k1", dataset="one prompt")
     spec.payload["dataset_kind"] = "kto"
-    with pytest.raises(InvalidInput, match="are to one prompt"):
+    with pytest.raises(InvalidInput, match="share one prompt"):
         run(spec, Recorder())
     with pytest.raises(ValueError, match="kto compares answers of a micro-batch, so micro_batch 1 is too small"):
         rooms.training("kto", micro_batch=1)

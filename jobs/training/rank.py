@@ -1,0 +1,82 @@
+"""One process of a run on several devices: `torchrun ... -m jobs.training.rank FOLDER`, on every machine that takes part.
+
+FOLDER holds `spec.json`. The first rank writes its events there; each rank leaves its result or its error as a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from backend.errors import InvalidInput, RoundhouseError
+from backend.infra.processes import die_with_parent
+from jobs.reporter import FileReporter, JobSpec, Reporter, StopRequest
+from jobs.training.run import run_here
+
+
+class SilentReporter:
+    """The reporter of every rank but the first."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
+        """Say nothing."""
+
+    def log(self, text: str) -> None:
+        """Say nothing."""
+
+    def sample(self, step: int, prompt: str, completion: str) -> None:
+        """Say nothing."""
+
+    def event(self, type_: str, **fields: Any) -> None:
+        """Say nothing."""
+
+    def should_stop(self) -> StopRequest | None:
+        """Return None: the first rank is told, and tells the others."""
+        return None
+
+
+def run_rank(folder: Path) -> int:
+    """Be one process of a run; return the exit status. Its error, if any, is left in the folder as a sentence."""
+    die_with_parent()
+    rank = int(os.environ["RANK"])
+    record = json.loads((folder / "spec.json").read_text())
+    spec = JobSpec(**{**record, "artifacts": Path(record["artifacts"]), "folder": Path(record["folder"])})
+    reporter: Reporter = FileReporter(folder / "events.jsonl", folder / "control") if rank == 0 else SilentReporter()
+    try:
+        result = run_here(spec, reporter)
+    except RoundhouseError as error:
+        _leave(folder, rank, cause=error.message, remedy=error.remedy, field=error.field, invalid=isinstance(error, InvalidInput))
+        return 3
+    except Exception as error:
+        traceback.print_exc()
+        # when one process fails, the others find their connection closed: that is not the cause
+        echo = "Connection closed" in str(error) or "NCCL" in str(error) or "Connection reset" in str(error)
+        _leave(folder, rank, cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.", is_echo=echo)
+        return 4
+    if rank == 0:
+        (folder / "result.json").write_text(json.dumps(result))
+    return 0
+
+
+def _leave(
+    folder: Path, rank: int, *, cause: str, remedy: str | None, field: str | None = None, invalid: bool = False, is_echo: bool = False
+) -> None:
+    record = {"cause": cause, "remedy": remedy, "field": field, "invalid": invalid, "is_echo": is_echo}
+    (folder / f"error-{rank}.json").write_text(json.dumps(record))
+
+
+def _end(status: int) -> None:
+    """Leave without waiting for other processes, which may hang in an exchange that this one will never join."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    _end(run_rank(Path(sys.argv[1])))
