@@ -13,6 +13,7 @@ from alembic.config import Config
 
 from backend.db.engine import Database
 from backend.infra.artifacts import Artifacts
+from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.queue import JobQueue
 from backend.services.context import Context, Policy
 from backend.settings import Settings
@@ -22,9 +23,13 @@ MIGRATIONS = Path(__file__).parent / "db" / "migrations"
 
 def build_context(settings: Settings, *, migrate: bool = True) -> Context:
     """Build everything a service needs, migrating the database first unless told not to."""
+    set_private_umask()
     settings.home.mkdir(parents=True, exist_ok=True)
+    tighten_home(settings.home)
     if migrate:
         migrate_database(settings)
+    if settings.sqlite_path is not None:
+        tighten_database(settings.sqlite_path)
     _tell_hub_libraries(settings)
     return Context(
         db=Database(settings.database_url),

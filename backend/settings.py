@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
+SOCKET = "valkey.sock"
+MAX_SOCKET_PATH_BYTES = 100
 
 
 class Settings(BaseSettings):
@@ -27,7 +33,7 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         default=None,
         validation_alias="REDIS_URL",
-        description="Broker; when unset, `roundhouse up` starts a Valkey server of its own.",
+        description="Broker; when unset, `roundhouse up` starts a Valkey server that listens on a socket file alone.",
     )
     data_path: Path | None = Field(
         default=None,
@@ -45,7 +51,6 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Where pages and gateway listen. Beyond loopback an account must exist first.")
     port: int = Field(default=8501, ge=1, le=65535, description="Port of the pages.")
     gateway_port: int = Field(default=8100, ge=1, le=65535, description="Port of the OpenAI-compatible gateway.")
-    redis_port: int = Field(default=6390, ge=1, le=65535, description="Port of the built-in broker, on loopback.")
     public_gateway_url: str | None = Field(
         default=None, description="The gateway's address as clients see it, when a proxy stands before it."
     )
@@ -78,8 +83,26 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        """The Redis URL in force: the one given, or the built-in server's."""
-        return self.redis_url or f"redis://127.0.0.1:{self.redis_port}/0"
+        """The Redis URL in force: the one given, or the built-in server's socket file."""
+        return self.redis_url or f"unix://{quote(str(self.broker_socket))}?db=0"
+
+    @property
+    def broker_socket(self) -> Path:
+        """The built-in broker's socket file, in a folder of this user alone.
+
+        A socket's path has at most 107 bytes on Linux and 103 on macOS, so a long home folder gets one below the temporary folder.
+        """
+        path = self.home.absolute() / "broker" / SOCKET
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+            return path
+        digest = hashlib.sha256(os.fsencode(self.home.absolute())).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"roundhouse-{os.getuid()}-{digest}" / SOCKET
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The database's file, or None for another server or a database in memory."""
+        path = self.database_url.partition("sqlite:///")[2].partition("?")[0]
+        return Path(path) if path and path != ":memory:" else None
 
     @property
     def artifacts(self) -> Path:

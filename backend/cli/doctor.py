@@ -88,20 +88,20 @@ def _holder(port: int) -> str:
     return ""
 
 
-def check_broker(settings: Settings) -> Finding:
-    """The broker that REDIS_URL names, or the server that would be started."""
-    if settings.redis_url is None:
+def check_broker(settings: Settings, *, running: bool = False) -> Finding:
+    """Check the broker that REDIS_URL names, or the built-in one: that it answers where it runs, that it can be started elsewhere."""
+    if settings.redis_url is None and not running:
         try:
-            return Finding("broker", "ok", f"built in: {Path(broker_binary()).name}")
+            return Finding("broker", "ok", f"built in: {Path(broker_binary()).name} on {settings.broker_socket}")
         except RoundhouseError as error:
             return Finding("broker", "problem", error.message, error.remedy)
+    name = "REDIS_URL" if settings.redis_url else f"The built-in broker on {settings.broker_socket}"
+    cure = "Start that server, or unset REDIS_URL to use the built-in one." if settings.redis_url else "Look at logs/broker.log."
     try:
-        redis.Redis.from_url(settings.redis_url, socket_timeout=3, socket_connect_timeout=2).ping()
+        redis.Redis.from_url(settings.broker_url, socket_timeout=3, socket_connect_timeout=2).ping()
     except (redis.RedisError, ValueError) as error:
-        return Finding(
-            "broker", "problem", f"REDIS_URL does not answer: {error}.", "Start that server, or unset REDIS_URL to use the built-in one."
-        )
-    return Finding("broker", "ok", "REDIS_URL answers")
+        return Finding("broker", "problem", f"{name} does not answer: {error}.", cure)
+    return Finding("broker", "ok", f"{name} answers")
 
 
 def check_database(settings: Settings) -> Finding:
@@ -154,7 +154,7 @@ def check_devices(settings: Settings) -> Finding:
     return Finding("devices", "ok", ", ".join(gpu["name"] for gpu in gpus if gpu["index"] in held) or f"GPUs {', '.join(held)} (as set)")
 
 
-def start_checks(settings: Settings) -> list[Finding]:
+def start_checks(settings: Settings, *, running: bool = False) -> list[Finding]:
     """Return the checks that `up` makes before it starts anything."""
     findings = [
         check_python(),
@@ -163,9 +163,7 @@ def start_checks(settings: Settings) -> list[Finding]:
         check_port("pages", settings.port, "ROUNDHOUSE_PORT", host=settings.host),
         check_port("gateway", settings.gateway_port, "ROUNDHOUSE_GATEWAY_PORT", host=settings.host),
     ]
-    if settings.redis_url is None:
-        findings.append(check_port("built-in broker", settings.redis_port, "ROUNDHOUSE_REDIS_PORT"))
-    findings += [check_broker(settings), check_devices(settings)]
+    findings += [check_broker(settings, running=running), check_devices(settings)]
     if all(finding.state != "problem" for finding in findings if finding.name == "disk"):
         findings += [check_database(settings), check_exposure(settings)]
     return findings
@@ -179,7 +177,7 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     settings = Settings()
     running = running_pid(settings)
-    findings = [f for f in start_checks(settings) if running is None or not f.name.startswith("port ")]
+    findings = [f for f in start_checks(settings, running=running is not None) if running is None or not f.name.startswith("port ")]
     if running is not None:
         findings.insert(0, Finding("installation", "ok", f"running (process {running}) at http://{settings.host}:{settings.port}"))
     bad = any(finding.state == "problem" for finding in findings)

@@ -12,6 +12,7 @@ from backend.cli.data import commands as data
 from backend.cli.output import DONE, FAILED, MISUSED
 from backend.cli.scaling import plan
 from backend.cli.training import run
+from backend.infra.files.private import set_private_umask
 
 app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for module in (up, doctor, generate, export, inspect):  # commands without a noun
@@ -34,6 +35,7 @@ UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # of which
 
 def main() -> None:
     """Entry of the `roundhouse` script. With --json a command line that can't be read is answered in JSON, too."""
+    set_private_umask()
     if "--json" not in sys.argv[1:]:
         app()
     try:

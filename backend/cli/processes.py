@@ -13,6 +13,7 @@ import psutil
 from backend.domain.jobs.states import QUEUES
 from backend.errors import Unavailable
 from backend.infra.devices import visible_devices
+from backend.infra.files.private import make_private
 from backend.settings import PROJECT, Settings
 
 
@@ -49,12 +50,17 @@ def broker_binary() -> str:
 
 
 def broker_program(settings: Settings) -> Program:
-    """The built-in broker: loopback only, append-only file on, never evicts."""
+    """Return the built-in broker: no TCP port, a socket file for this user alone, append-only file on, never evicts."""
     folder = settings.home / "broker"
     folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
+    if settings.broker_socket.parent != folder:
+        settings.broker_socket.parent.mkdir(exist_ok=True)
+        make_private(settings.broker_socket.parent)
     options = {
-        "--bind": "127.0.0.1",
-        "--port": str(settings.redis_port),
+        "--port": "0",
+        "--unixsocket": str(settings.broker_socket),
+        "--unixsocketperm": "700",
         "--dir": str(folder),
         "--appendonly": "yes",
         "--appendfsync": "everysec",
@@ -134,6 +140,7 @@ def supervisor_config(programs: list[Program], *, folder: Path, logs: Path) -> s
         "[supervisord]",
         "nodaemon=true",
         "silent=true",
+        "umask=077",
         f"logfile={logs / 'supervisor.log'}",
         "logfile_maxbytes=5MB",
         "logfile_backups=2",

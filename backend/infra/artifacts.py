@@ -16,7 +16,7 @@ class Artifacts:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, relative: str) -> Path:
         """Return the absolute path of a stored path. Raises InvalidInput if it leaves the root."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 from celery import Celery
@@ -27,7 +28,7 @@ TRANSPORT: dict[str, Any] = {
 
 def make_celery(url: str) -> Celery:
     """Return a Celery application with the settings every process of an installation shares."""
-    app = Celery("roundhouse", broker=url, set_as_current=False)
+    app = Celery("roundhouse", broker=_for_kombu(url), set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
         task_serializer="json",
@@ -45,6 +46,15 @@ def make_celery(url: str) -> Celery:
         task_create_missing_queues=True,
     )
     return app
+
+
+def _for_kombu(url: str) -> str:
+    """Return a broker's URL as kombu spells it: a socket file is `unix://` to redis-py and `redis+socket://` to kombu."""
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?virtual_host={database}"
 
 
 class JobQueue:

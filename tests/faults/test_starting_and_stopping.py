@@ -70,7 +70,7 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and
     left = killed.processes()
     again = Installation(killed.home)
     again.environment.update({name: killed.environment[name] for name in killed.environment if name.endswith("_PORT")})
-    again.port, again.gateway_port, again.redis_port = killed.port, killed.gateway_port, killed.redis_port
+    again.port, again.gateway_port = killed.port, killed.gateway_port
     try:
         supervisor = next(p for p in left if "supervisor.supervisord" in " ".join(p.cmdline()))
         killed.process.kill()

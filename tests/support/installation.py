@@ -52,14 +52,13 @@ class Installation:
 
     def __init__(self, home: Path, **environment: str) -> None:
         self.home = home
-        self.port, self.gateway_port, self.redis_port = free_port(), free_port(), free_port()
+        self.port, self.gateway_port = free_port(), free_port()
         self.environment = {
             **os.environ,
             "ROUNDHOUSE_HOME": str(home),
             "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
             "ROUNDHOUSE_PORT": str(self.port),
             "ROUNDHOUSE_GATEWAY_PORT": str(self.gateway_port),
-            "ROUNDHOUSE_REDIS_PORT": str(self.redis_port),
             "ROUNDHOUSE_LEASE_S": "10",
             "ROUNDHOUSE_SWEEP_S": "1",
             "ROUNDHOUSE_KEEP_FREE_MB": "16",
@@ -87,7 +86,6 @@ class Installation:
                 _env_file=None,  # type: ignore[call-arg]
                 home=self.home,
                 database_url=self.environment["DATABASE_URL"],
-                redis_port=self.redis_port,
                 port=self.port,
                 gateway_port=self.gateway_port,
                 keep_free_mb=16,

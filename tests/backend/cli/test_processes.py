@@ -1,0 +1,50 @@
+"""The built-in broker has no port that another user of the machine could connect to."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backend.cli.doctor import check_broker
+from backend.cli.processes import broker_program
+from backend.infra.queue import JobQueue
+from backend.settings import Settings
+from tests.conftest import make_settings
+from tests.support.installation import wait_until
+
+
+@contextmanager
+def running_broker(settings: Settings) -> Iterator[psutil.Process]:
+    """Run the built-in broker of a home folder."""
+    process = subprocess.Popen(broker_program(settings).command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(settings.broker_socket.exists, what="the broker's socket file")
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", ["home", "a home with 50%25 and spaces", "h" * 120], ids=["short", "odd", "too-long-for-a-socket"])
+def test_the_broker_listens_on_a_private_socket_file_alone_and_takes_messages(tmp_path: Path, name: str) -> None:
+    settings = make_settings(tmp_path / name, redis_url=None)
+    with running_broker(settings) as process:
+        assert process.net_connections(kind="inet") == []
+        assert stat.S_IMODE(settings.broker_socket.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE(settings.broker_socket.stat().st_mode) == 0o700
+        queue = JobQueue(settings.broker_url)
+        assert queue.is_alive()
+        assert queue.publish("train")
+        assert queue.waiting("train") == 1
+        assert check_broker(settings, running=True).state == "ok"
+    assert check_broker(settings, running=True).state == "problem"
+
+
+def test_a_broker_of_the_user_is_taken_as_it_is_given(tmp_path: Path) -> None:
+    assert make_settings(tmp_path, redis_url="redis://:secret@broker:6379/2").broker_url == "redis://:secret@broker:6379/2"
