@@ -18,7 +18,7 @@ from backend.services.checkpoints import bases
 from backend.services.checkpoints import files as checkpoint_files
 from backend.services.checkpoints import inspections as readings
 from backend.services.context import Context
-from backend.services.data import datasets
+from backend.services.data import imports
 from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
 from backend.services.evaluation import evaluations
@@ -115,7 +115,7 @@ EVENTS: dict[tuple[JobKind, str], Recorder] = {
 
 
 FINISHED: dict[JobKind, Recorder] = {
-    JobKind.IMPORT_DATASET: datasets.record_import,
+    JobKind.IMPORT_DATASET: imports.record_import,
     JobKind.TRAIN_TOKENIZER: tokenizers.record_tokenizer,
     JobKind.TOKENIZER_REPORT: tokenizer_reports.record_report,
     JobKind.ADD_BASE: bases.record_base,

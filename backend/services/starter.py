@@ -13,7 +13,8 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.starter import STARTER_DATASETS, StarterDataset
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import add_rows_dataset, set_dataset_notes
+from backend.services.data.datasets import set_dataset_notes
+from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.tokenizers import train_tokenizer
 
 STARTER_TEXT = "pebblewick-stories"

@@ -20,7 +20,7 @@ from typing import Any
 
 from pyarrow import parquet
 
-from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.kinds import DatasetKind
 from backend.infra.files.local import Listing
 from jobs.data.blocks import Mark
 from jobs.data.writing import SPLITS, SplitFile, Tally, holding_disk, sweep

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow
 from pyarrow import compute
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.conversations import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, ROLES, is_transcript
-from backend.domain.data.rows.mapping import DatasetKind
 from jobs.data.row_keys import one_array, string_parts
 from jobs.data.schemas import CALLS, MESSAGE, SCHEMAS
 

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 
-from backend.domain.data.rows.mapping import DatasetKind, canonical_json, row_text
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.rows.display import row_text
+from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.versions.changes import Change, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
 from backend.domain.data.versions.conditions import describe_change, meets
 from backend.errors import InvalidInput, JobFailed

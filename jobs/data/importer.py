@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.recognise import recognise
-from backend.domain.data.rows.mapping import DatasetKind, check_mapping
+from backend.domain.data.rows.mapping import check_mapping
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.encoding import check_encoding

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow
 import pyarrow.json
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.text_formats import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
-from backend.domain.data.rows.mapping import DatasetKind, apply_mapping
+from backend.domain.data.rows.mapping import apply_mapping
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.infra.files.encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes

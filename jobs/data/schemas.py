@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow
 
-from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.kinds import DatasetKind
 
 _TEXT = pyarrow.string()
 _CALL = pyarrow.struct([("id", _TEXT), ("type", _TEXT), ("function", pyarrow.struct([("name", _TEXT), ("arguments", _TEXT)]))])

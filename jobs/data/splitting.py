@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow
 import xxhash
 
-from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.kinds import DatasetKind
 from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.writing import DatasetWriter
 from jobs.modeling.dataset_files import Split

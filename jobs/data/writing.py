@@ -23,7 +23,7 @@ import pyarrow
 from blake3 import blake3
 from pyarrow import compute, parquet
 
-from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.problem import BadRow
 from backend.errors import Unavailable
 from jobs.data.row_keys import RowKeys, one_array, string_parts

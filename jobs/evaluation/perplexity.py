@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from backend.domain.data.rows.conversations import Conversation, conversation_of
-from backend.domain.data.rows.display import message_text
-from backend.domain.data.rows.mapping import row_text
+from backend.domain.data.rows.display import message_text, row_text
 from backend.errors import InvalidInput
 from jobs.evaluation.items import Item, Scored
 from jobs.evaluation.subject import Subject

@@ -6,7 +6,9 @@ import streamlit as st
 
 from backend.domain.wording import plural
 from backend.services.context import Context
-from backend.services.data.datasets import DatasetView, get_dataset, list_datasets, version_of_job
+from backend.services.data.datasets import get_dataset, list_datasets
+from backend.services.data.imports import version_of_job
+from backend.services.data.views import DatasetView
 from pages.components import routes
 from pages.components.data.dataset import draw_dataset
 from pages.components.data.import_form import draw_import

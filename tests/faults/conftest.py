@@ -9,7 +9,8 @@ import pytest
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import RunConfig
 from backend.services.context import LOCAL
-from backend.services.data.datasets import add_rows_dataset, resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
 from tests.support.installation import Installation, wait_until
 

@@ -15,7 +15,8 @@ import pytest
 
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
-from backend.services.data.datasets import add_rows_dataset, resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.imports import add_rows_dataset
 from backend.services.jobs.jobs import get_job
 from backend.services.jobs.workers import list_slots
 from backend.services.tokenizers.tokenizers import train_tokenizer

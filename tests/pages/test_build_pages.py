@@ -18,7 +18,8 @@ from backend.services.architectures import list_architectures, save_architecture
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import list_exports
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import get_dataset, import_dataset, list_datasets
+from backend.services.data.datasets import get_dataset, list_datasets
+from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from tests.support.base_folders import save_base

@@ -13,9 +13,11 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import VersionView, get_dataset, import_dataset, version_of_job
+from backend.services.data.datasets import get_dataset
+from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.reports import ask_report, get_data_report, list_data_reports, read_samples
 from backend.services.data.uploads import save_upload
+from backend.services.data.views import VersionView
 from jobs.modeling.tokenizers import byte_tokenizer
 from pages.components.data.report_link import known_findings
 from tests.support.job_work import do_job

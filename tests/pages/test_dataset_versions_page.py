@@ -12,9 +12,10 @@ from backend.bootstrap import get_context
 from backend.domain.data.versions.changes import DropDuplicates, Sample
 from backend.services.context import LOCAL, Context
 from backend.services.data.cards import card_facts
-from backend.services.data.datasets import VersionView, get_dataset, list_datasets, resolve_version
+from backend.services.data.datasets import get_dataset, list_datasets, resolve_version
 from backend.services.data.diff import compare_versions
 from backend.services.data.versions import derive_version
+from backend.services.data.views import VersionView
 from tests.backend.services.data.test_versions import done, imported
 from tests.pages.test_build_pages import EVIL, assert_sound, open_page, words
 from tests.support.run_world import add_parts, launch

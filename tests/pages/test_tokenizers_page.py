@@ -8,7 +8,7 @@ import pytest
 
 from backend.db.tables import Checkpoint, Run
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import add_rows_dataset
+from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.reports import list_reports, request_report
 from backend.services.tokenizers.tokenizers import get_tokenizer, list_tokenizers, train_tokenizer
 from pages.components.tokenizers.report import measure_bars

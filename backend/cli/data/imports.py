@@ -15,8 +15,8 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
-from backend.services.data.datasets import import_dataset, version_of_job
-from backend.services.data.preview import inspect_head
+from backend.services.data.imports import import_dataset, version_of_job
+from backend.services.data.preview import preview_head
 from backend.services.data.sources import HubChoice, ImportSource, read_source_head
 
 _HUB_ID = re.compile(r"(hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
@@ -46,7 +46,7 @@ def import_(
     found = read_source(source, config=config, split=split, revision=revision)
     mapping = dict(part.partition("=")[::2] for part in column or [])
     if kind is None:
-        kind = inspect_head(read_source_head(ctx, found, person=LOCAL, encoding=encoding)).kind
+        kind = preview_head(read_source_head(ctx, found, person=LOCAL, encoding=encoding)).kind
         note(f"Recognised as {kind}.")
     version = import_dataset(
         ctx,

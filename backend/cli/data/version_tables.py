@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from backend.domain.data.rows.display import render_preview
-from backend.services.data.datasets import DatasetView, VersionView
 from backend.services.data.diff import VersionDiff
 from backend.services.data.versions import Ancestor
+from backend.services.data.views import DatasetView, VersionView
 from backend.services.dependents import Use
 
 LONG = 400  # characters of a row

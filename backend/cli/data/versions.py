@@ -26,10 +26,12 @@ from backend.domain.data.versions.conditions import TEST_WORDS
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.cards import card_facts, read_card, set_card, write_version
-from backend.services.data.datasets import VersionView, delete_dataset, get_dataset, resolve_version, version_of_job
+from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
 from backend.services.data.diff import compare_versions
+from backend.services.data.imports import version_of_job
 from backend.services.data.preview import preview_rows
 from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
+from backend.services.data.views import VersionView
 
 Name = Annotated[str, typer.Argument(help="A dataset, or NAME@VERSION.")]
 PROGRESS_STEP = 0.1

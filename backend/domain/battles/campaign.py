@@ -11,9 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from backend.errors import InvalidInput
 
-PROMPT_KINDS = ("prompts", "chat", "instruction", "benchmark", "preference", "kto")
-"""Dataset kinds whose rows hold a prompt."""
-
 Messages = list[dict[str, str]]
 
 

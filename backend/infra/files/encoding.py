@@ -5,41 +5,9 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable
 
+from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.errors import InvalidInput
 
-ENCODINGS = (
-    "utf-8",
-    "utf-16",
-    "utf-16-le",
-    "utf-16-be",
-    "utf-32",
-    "cp1252",
-    "iso8859-1",
-    "iso8859-2",
-    "iso8859-5",
-    "iso8859-7",
-    "iso8859-9",
-    "iso8859-15",
-    "cp437",
-    "cp850",
-    "cp1250",
-    "cp1251",
-    "cp1253",
-    "cp1254",
-    "cp1255",
-    "cp1256",
-    "cp1257",
-    "koi8-r",
-    "mac-roman",
-    "shift_jis",
-    "cp932",
-    "euc_jp",
-    "gb18030",
-    "gbk",
-    "big5",
-    "euc_kr",
-    "cp949",
-)
 _MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 

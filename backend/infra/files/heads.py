@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -11,6 +10,7 @@ import pyarrow
 from pyarrow import feather
 
 from backend.domain.data.parsing.text_formats import sniff_bytes, sniff_parquet, suffix_of
+from backend.domain.data.recognition.sample import SourceHead
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
 from backend.infra.files.local import Member, Opened, list_source
@@ -23,23 +23,7 @@ TABLES = (".parquet", ".arrow", ".feather")
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Head:
-    """The first rows of a source.
-
-    `name`: the file they are of, one of `files`. `left_out`: how many files of the source are not read. `foreign`: where bytes that are
-    not UTF-8 begin, or "".
-    """
-
-    rows: list[Row]
-    name: str
-    files: int
-    bytes: int
-    left_out: int = 0
-    foreign: str = ""
-
-
-def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None) -> Head:
+def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None) -> SourceHead:
     """Return the first rows of a file, or of the first file of a folder or a zip.
 
     Raises NotFound if there is nothing, InvalidInput if it is empty, dangerous, holds no row, or is not what its ending says.
@@ -47,10 +31,10 @@ def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None) ->
     listing = list_source(path)
     first = listing.members[0]
     rows, foreign = _rows_of_member(first, limit=limit, encoding=encoding)
-    return Head(rows, first.name, len(listing.members), listing.bytes, len(listing.ignored), foreign)
+    return SourceHead(rows, first.name, len(listing.members), listing.bytes, len(listing.ignored), foreign)
 
 
-def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = None) -> Head:
+def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = None) -> SourceHead:
     """The same for files that lie elsewhere; fetches some megabytes at most. Raises Unavailable too."""
     files = remote.listing.files
     suffix, packing = suffix_of(files[0].path)
@@ -61,7 +45,7 @@ def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = No
         rows, foreign = _rows_of_table(files[0].path, suffix, file, limit=limit), ""
     else:
         rows, foreign = _rows_of_text(files[0].path, file.read(HEAD_BYTES), limit=limit, encoding=encoding)
-    return Head(rows, files[0].path, len(files), remote.listing.bytes, 0, foreign)
+    return SourceHead(rows, files[0].path, len(files), remote.listing.bytes, 0, foreign)
 
 
 def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> tuple[list[Row], str]:

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet
 
-from backend.domain.data.rows.mapping import DatasetKind, canonical_json, clean_row
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.rows.mapping import canonical_json, clean_row
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND, field_size, row_key
 from backend.infra.files.parquet import Row, read_rows
 

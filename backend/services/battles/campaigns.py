@@ -10,15 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Job
-from backend.domain.battles.campaign import (
-    PROMPT_KINDS,
-    CampaignConfig,
-    Messages,
-    content_hash,
-    prompt_messages,
-    refuse_telling_name,
-    text_hash,
-)
+from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, prompt_messages, refuse_telling_name, text_hash
+from backend.domain.data.kinds import PROMPT_KINDS
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, JobKind
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput
@@ -26,7 +19,8 @@ from backend.infra.files.parquet import read_rows
 from backend.services.battles.views import CampaignView, campaign_view, find_campaign
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import Claim, add_job, wake
 
 MAX_CONTESTANTS = 20

@@ -21,7 +21,9 @@ from backend.services.battles.standings import leader_of
 from backend.services.battles.views import CampaignView, campaign_view, find_campaign, get_campaign, held_votes
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import VersionView, add_rows_dataset, resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.imports import add_rows_dataset
+from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import Claim, wake
 from backend.services.training.runs import launch_run
 

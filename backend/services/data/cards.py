@@ -13,11 +13,12 @@ from pyarrow import parquet
 from sqlalchemy.orm.attributes import flag_modified
 
 from backend.db.tables import DatasetVersion
+from backend.domain.data.kinds import KINDS
 from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, clean_facts, write_card
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import KINDS, resolve_version
+from backend.services.data.datasets import resolve_version
 from backend.services.data.versions import Ancestor, lineage_of
 from backend.services.data.views import VersionView
 from backend.services.people.accounts import sign, unsign

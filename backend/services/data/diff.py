@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND
 from backend.domain.data.versions.diff import pair_by_key, surplus
 from backend.errors import InvalidInput

@@ -1,15 +1,227 @@
-"""An import once more: what an earlier one was asked for, and the same again, changed where it went wrong."""
+"""Imports: the job that makes a dataset version, its record when it ends, and the same import again with changes."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from backend.db.tables import Dataset, DatasetVersion
-from backend.errors import NotFound
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.domain.data.kinds import KINDS
+from backend.domain.jobs.states import JobKind, Status
+from backend.domain.names import clean_name
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.infra.files.encoding import check_encoding
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import VersionView, import_dataset
-from backend.services.data.sources import ImportSource, source_of_payload
-from backend.services.data.views import job_of
+from backend.services.data.sources import HubChoice, ImportSource, payload_of, source_of_payload
+from backend.services.data.views import VersionView, job_of, version_view
+from backend.services.dependents import users_of_versions
+from backend.services.jobs.jobs import Claim, add_job, wake
+
+FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "files", "commit", "revision", "licence")
+
+
+def import_dataset(
+    ctx: Context,
+    *,
+    name: str,
+    kind: str,
+    person: Person,
+    mapping: dict[str, Any] | None = None,
+    upload: str | None = None,
+    source_path: Path | None = None,
+    hub: HubChoice | str | None = None,
+    url: str | None = None,
+    keep_good: bool = True,
+    encoding: str | None = None,
+    val_fraction: float = 0.05,
+    seed: int = 1,
+    idempotency_key: str | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> VersionView:
+    """Ask for a new version of a dataset, made when it is not there, from one source.
+
+    `upload` is what `save_upload` returned, `source_path` a file or folder that this machine and the workers see, `hub` a dataset of the
+    Hub, `url` an address in S3 or Google Cloud Storage. Without `keep_good` the first bad row ends the import. The same `idempotency_key`
+    gives the same version. Raises InvalidInput, NotFound, Conflict if the name belongs to another kind, NotAllowed.
+    """
+    require_builder(person)
+    name = clean_name(name, what="A dataset")
+    _check_import(kind=kind, val_fraction=val_fraction, encoding=encoding)
+    if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
+        return again
+    source = ImportSource(upload, source_path, HubChoice(hub) if isinstance(hub, str) else hub, url)
+    payload = {
+        **payload_of(ctx, source, person=person),
+        "kind": kind,
+        "mapping": mapping or {},
+        "val_fraction": val_fraction,
+        "seed": seed,
+        "keep_good": keep_good,
+        "encoding": encoding,
+        "keep_free_bytes": ctx.policy.keep_free_bytes,
+        "out_root": "datasets",
+    }
+    with ctx.db.write() as session:
+        if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
+            return version_of_job(ctx, job_id)  # the other half of a double click was faster
+        dataset = _dataset_for_import(session, ctx, name=name, kind=kind, person=person)
+        job = add_job(
+            session,
+            ctx,
+            kind=JobKind.IMPORT_DATASET,
+            title=f"Import {name}"[:200],
+            payload=payload,
+            device="cpu",
+            priority=3,
+            idempotency_key=idempotency_key,
+            created_by=person.id,
+        )
+        taken = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
+        version = DatasetVersion(
+            dataset_id=dataset.id,
+            number=taken + 1,
+            job_id=job.id,
+            source=source.label[:400],
+            mapping=mapping or {},
+            provenance=provenance or {},
+            created_at=ctx.now(),
+        )
+        session.add(version)
+        session.flush()
+        result = version_view(version, dataset, job)
+    wake(ctx, "cpu")
+    return result
+
+
+def add_rows_dataset(
+    ctx: Context,
+    *,
+    name: str,
+    kind: str,
+    rows: Sequence[dict[str, Any]],
+    provenance: dict[str, Any],
+    person: Person,
+    val_fraction: float = 0.05,
+    idempotency_key: str | None = None,
+) -> VersionView:
+    """Ask for a dataset from rows made here, such as a preference set from votes. Same path as any other import."""
+    if not rows:
+        raise InvalidInput("There are no rows to make a dataset of.")
+    folder = ctx.artifacts.folder("uploads", new_id())
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return import_dataset(
+        ctx,
+        name=name,
+        kind=kind,
+        upload=ctx.artifacts.relative(path),
+        provenance=provenance,
+        person=person,
+        val_fraction=val_fraction,
+        idempotency_key=idempotency_key,
+    )
+
+
+def version_of_job(ctx: Context, job_id: str) -> VersionView:
+    """Return the version that an import makes, or, when its content was there already, the one that has it (`reused`)."""
+    with ctx.db.read() as session:
+        job = session.get(Job, job_id)
+        version = session.scalar(select(DatasetVersion).where(DatasetVersion.job_id == job_id))
+        reused = version is None
+        if version is None and job is not None:
+            version = session.get(DatasetVersion, str(job.result.get("version_id", "")))
+        if version is None:
+            raise NotFound("There is no such import.", remedy="It may have been removed; import the file again.")
+        own = job if not reused else job_of(session, version)
+        view = version_view(version, session.get_one(Dataset, version.dataset_id), own)
+    return VersionView(**{**view.__dict__, "reused": reused})
+
+
+def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Fill the version with what the import found.
+
+    Content that another version of the dataset already has makes no new version: the row goes and the job's result names the
+    old one (`version_id`, `version`, `reused`).
+    """
+    version = session.scalars(select(DatasetVersion).where(DatasetVersion.job_id == claim.job_id)).one()
+    if not ctx.artifacts.path(result["folder"]).is_dir():
+        raise Conflict("Its content, which another dataset had too, was deleted during the import.", remedy="Import it again.")
+    twin = session.scalar(
+        select(DatasetVersion).where(
+            DatasetVersion.dataset_id == version.dataset_id,
+            DatasetVersion.content_hash == result["content_hash"],
+            DatasetVersion.id != version.id,
+        )
+    )
+    if twin is not None and not users_of_versions(session, [version.id]):
+        session.delete(version)
+        result.update(version_id=twin.id, version=twin.number, reused=True)
+    else:
+        version.content_hash, version.folder = result["content_hash"], result["folder"]
+        version.rows, version.train_rows, version.val_rows = result["rows"], result["train_rows"], result["val_rows"]
+        version.rejected_rows, version.rejected = result["rejected_count"], list(result["rejected"])
+        version.bytes, version.facts = result["bytes"], {**version.facts, **{key: result[key] for key in FACTS if key in result}}
+        version.mapping = dict(result.get("mapping") or version.mapping)
+        result.update(version_id=version.id, version=version.number, reused=False)
+        _tell_dependents(session, claim.job_id, result["folder"])
+    upload = source_of_payload(claim.payload).upload
+    if upload is not None and Path(upload).parts[0] == "uploads":
+        ctx.artifacts.remove(str(Path(upload).parent))  # the rows are in Parquet now
+
+
+def _tell_dependents(session: Session, job_id: str, folder: str) -> None:
+    """Give the folder to jobs that were queued before it existed; they wait for this job, so none has begun."""
+    for job in session.scalars(select(Job).where(Job.depends_on_id == job_id)).all():
+        if job.payload.get("dataset", "") is None:
+            job.payload = {**job.payload, "dataset": folder}
+
+
+def _check_import(*, kind: str, val_fraction: float, encoding: str | None) -> None:
+    if kind not in KINDS:
+        raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {', '.join(KINDS)}.", field="kind")
+    if not 0 <= val_fraction <= 0.5:
+        raise InvalidInput(f"The validation share {val_fraction:g} is not between 0 and 0.5.", field="val_fraction")
+    if encoding:
+        check_encoding(encoding)
+
+
+def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str, person: Person) -> Dataset:
+    """Return the dataset of a name, made if needed. Failed imports that nothing refers to make way for the new one."""
+    dataset = session.scalar(select(Dataset).where(Dataset.name == name))
+    if dataset is None:
+        dataset = Dataset(name=name, kind=kind, created_by=person.id, created_at=ctx.now())
+        session.add(dataset)
+        session.flush()
+        return dataset
+    for version in session.scalars(
+        select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id, DatasetVersion.folder.is_(None))
+    ).all():
+        job = job_of(session, version)
+        if (job is None or job.status in (Status.FAILED, Status.CANCELLED)) and not users_of_versions(session, [version.id]):
+            session.delete(version)
+    session.flush()
+    has_versions = session.scalar(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id).limit(1)) is not None
+    if dataset.kind != kind and has_versions:
+        raise Conflict(
+            f"“{name}” is a dataset of kind {dataset.kind}, and this would be {kind}.",
+            remedy="Give the new one another name.",
+            field="name",
+        )
+    dataset.kind, dataset.archived_at = kind, None
+    return dataset
+
+
+def _version_of_key(ctx: Context, key: str) -> VersionView | None:
+    with ctx.db.read() as session:
+        job_id = session.scalar(select(Job.id).where(Job.idempotency_key == key))
+    return version_of_job(ctx, job_id) if job_id else None
 
 
 @dataclass(frozen=True)

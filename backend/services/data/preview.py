@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.data.kinds import FIELDS, REQUIRED, DatasetKind
 from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.recognise import recognise
-from backend.domain.data.rows.mapping import FIELDS, REQUIRED, DatasetKind, RowProblem, apply_mapping, check_mapping, render_preview
+from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.rows.display import render_preview
+from backend.domain.data.rows.mapping import apply_mapping, check_mapping
+from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
-from backend.infra.files.heads import Head, head_of_path
+from backend.infra.files.heads import head_of_path
 from backend.infra.files.parquet import read_rows
 from backend.services.context import Context
-from backend.services.data.datasets import VersionView
+from backend.services.data.views import VersionView
 
 PREVIEW_CHARACTERS = 1200
 
@@ -35,7 +39,7 @@ class Hint:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class SourcePreview:
     """What the head of a source shows.
 
     `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used, and
@@ -57,15 +61,15 @@ class Inspection:
     foreign: str = ""
 
 
-def inspect_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
+def preview_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
     """Recognise the kind and columns of an upload, or try the `kind` and `mapping` that a person chose, on its first rows.
 
     Raises InvalidInput if the file can't be read at all.
     """
-    return inspect_head(head_of_path(ctx.artifacts.path(upload)), kind=kind, mapping=mapping)
+    return preview_head(head_of_path(ctx.artifacts.path(upload)), kind=kind, mapping=mapping)
 
 
-def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> Inspection:
+def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
     """The same for rows that have been read already."""
     rows = head.rows
     columns = tuple(name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name))
@@ -83,7 +87,7 @@ def inspect_head(head: Head, *, kind: str | None = None, mapping: dict[str, str]
         except RowProblem as error:
             problem = error.reason
     hints = _hints(columns, found_kind, mapping)
-    return Inspection(
+    return SourcePreview(
         name=head.name,
         files=head.files,
         bytes=head.bytes,

@@ -21,8 +21,9 @@ from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import VersionView, list_datasets, resolve_version
+from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.versions import derive_version
+from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 

@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.domain.data.recognition.sample import SourceHead
 from backend.errors import InvalidInput
 from backend.infra.files.cloud import find_cloud_files, is_cloud_url
-from backend.infra.files.encoding import ENCODINGS as ENCODINGS
-from backend.infra.files.heads import Head as Head
 from backend.infra.files.heads import head_of_path, head_of_remote
 from backend.infra.files.remote import Remote
-from backend.infra.hub.datasets import HubDataset as HubDataset
 from backend.infra.hub.datasets import find_hub_dataset
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.data_folder import local_source
@@ -80,13 +78,35 @@ def source_of_payload(payload: dict[str, Any]) -> ImportSource:
     )
 
 
-def look_up_hub_dataset(dataset_id: str, *, revision: str | None, person: Person) -> HubDataset:
+@dataclass(frozen=True)
+class HubSplitView:
+    """Files and bytes of one split."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class HubDatasetView:
+    """A dataset of the Hub at one commit. `configs`: config -> split -> its size."""
+
+    commit: str
+    licence: str
+    configs: dict[str, dict[str, HubSplitView]]
+
+
+def look_up_hub_dataset(dataset_id: str, *, revision: str | None, person: Person) -> HubDatasetView:
     """Ask the Hub for the configs and splits of a dataset. Raises NotFound, InvalidInput, or Unavailable within seconds."""
     require_builder(person)
-    return find_hub_dataset(dataset_id, revision=revision)
+    dataset = find_hub_dataset(dataset_id, revision=revision)
+    configs = {
+        config: {split: HubSplitView(len(paths), sum(dataset.files[path].bytes for path in paths)) for split, paths in splits.items()}
+        for config, splits in dataset.configs.items()
+    }
+    return HubDatasetView(dataset.commit, dataset.licence, configs)
 
 
-def read_source_head(ctx: Context, source: ImportSource, *, person: Person, encoding: str | None = None) -> Head:
+def read_source_head(ctx: Context, source: ImportSource, *, person: Person, encoding: str | None = None) -> SourceHead:
     """Return the first rows of a source. One that lies elsewhere is asked for some megabytes, so keep the answer.
 
     Raises what finding and reading the source raises: NotFound, InvalidInput, NotAllowed, Unavailable.

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Dataset, DatasetVersion, Job
-from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.changes import Change, DropRows, Filter, Merge
 from backend.domain.data.versions.conditions import check_change, describe_change, meets
 from backend.domain.jobs.states import ACTIVE, JobKind
@@ -17,7 +17,8 @@ from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import remove_reports, resolve_version, version_of_job
+from backend.services.data.datasets import remove_reports, resolve_version
+from backend.services.data.imports import version_of_job
 from backend.services.data.views import VersionView, job_of, version_view
 from backend.services.dependents import Use, refuse_while_used, users_of_dataset, users_of_versions
 from backend.services.jobs.jobs import add_job, wake

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, EvaluationItem, Job, Score
+from backend.domain.data.kinds import TEXT_KINDS
 from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.statistics import minimum_detectable_effect
@@ -19,10 +20,10 @@ from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
 
-TEXT_KINDS = ("text", "instruction", "chat", "preference")
 EVALUATED_KINDS = (*TEXT_KINDS, "benchmark")
 """Dataset kinds that can be evaluated on."""
 Which = Literal["all", "wrong", "right"]

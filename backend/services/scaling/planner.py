@@ -25,7 +25,8 @@ from backend.domain.scaling.points import ScalingPoint
 from backend.domain.training.config import DATASET_KINDS, Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
-from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.views import VersionView
 from backend.services.scaling.pools import RunPool, find_pool, worth
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 

@@ -19,8 +19,9 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.architectures import get_architecture
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context
-from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.data.datasets import resolve_version
 from backend.services.data.reports import refuse_untrainable
+from backend.services.data.views import VersionView
 from backend.services.jobs.devices import most_devices, place_of
 from backend.services.jobs.jobs import Claim
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise, shingle, unique_sets
 from backend.domain.data.reports.report import DuplicateCluster, Duplicates, Leak, Leakage
-from backend.domain.data.rows.mapping import row_text
+from backend.domain.data.rows.display import row_text
 from jobs.data.reports.duplicates import Alike
 from jobs.data.reports.rows import Rows
 

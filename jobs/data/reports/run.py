@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import DataReport, ReportQuestion
-from backend.domain.data.rows.mapping import DatasetKind, canonical_json, row_text
+from backend.domain.data.rows.display import row_text
+from backend.domain.data.rows.mapping import canonical_json
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.reports.duplicates import Alike, DuplicateFinder
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop

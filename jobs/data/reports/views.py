@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import Trainer
-from backend.domain.data.rows.mapping import DatasetKind, row_text
+from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.tool_calls import tools_of
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE

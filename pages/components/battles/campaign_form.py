@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.battles.campaign import PROMPT_KINDS, CampaignConfig
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.data.kinds import PROMPT_KINDS
 from backend.domain.wording import plural
 from backend.services.battles.campaigns import create_campaign
 from backend.services.checkpoints.checkpoints import list_checkpoints

@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.data.versions.card import LICENCES
 from backend.services.context import Context, Person
 from backend.services.data.cards import card_facts, download_link, read_card, set_card
-from backend.services.data.datasets import VersionView
+from backend.services.data.views import VersionView
 from pages.components.frame import errors_shown, plain, without_images
 from pages.components.words import size
 

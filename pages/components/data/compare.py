@@ -10,9 +10,10 @@ import streamlit as st
 from backend.domain.data.rows.display import render_preview
 from backend.domain.wording import plural, say_duration
 from backend.services.context import Context
-from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import ROWS_PER_S, Example, FieldChange, VersionDiff, compare_versions, rows_to_read
 from backend.services.data.versions import lineage_of
+from backend.services.data.views import VersionView
 from pages.components.frame import errors_shown, plain
 
 AT_ONCE = 50_000  # rows that are read without being asked for: two seconds

@@ -9,9 +9,10 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
-from backend.services.data.datasets import DatasetView, VersionView, archive_dataset, rename_dataset, set_dataset_notes
+from backend.services.data.datasets import archive_dataset, rename_dataset, set_dataset_notes
 from backend.services.data.imports import import_again
 from backend.services.data.preview import preview_rows, read_rejected
+from backend.services.data.views import DatasetView, VersionView
 from pages.components import routes
 from pages.components.data.card import draw_card
 from pages.components.data.compare import draw_compare, other_versions

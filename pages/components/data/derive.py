@@ -6,7 +6,7 @@ import uuid
 
 import streamlit as st
 
-from backend.domain.data.rows.mapping import DatasetKind
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.changes import (
     Change,
     Condition,
@@ -23,8 +23,9 @@ from backend.domain.data.versions.conditions import FIELDS_OF_KIND, TEST_WORDS, 
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
-from backend.services.data.datasets import VersionView, list_datasets
+from backend.services.data.datasets import list_datasets
 from backend.services.data.versions import derive_version, try_filter
+from backend.services.data.views import VersionView
 from pages.components import routes
 from pages.components.frame import errors_shown, plain
 

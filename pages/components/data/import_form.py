@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from backend.domain.data.kinds import KINDS
+from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of
+from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.data.datasets import KINDS, VersionView, import_dataset
-from backend.services.data.imports import PastImport, get_past_import
-from backend.services.data.preview import Hint, Inspection, fields_of, inspect_head
-from backend.services.data.sources import ENCODINGS, Head, read_source_head
+from backend.services.data.imports import PastImport, get_past_import, import_dataset
+from backend.services.data.preview import Hint, SourcePreview, fields_of, preview_head
+from backend.services.data.sources import read_source_head
+from backend.services.data.views import VersionView
 from pages.components.data.source_choice import Chosen, choose_source
 from pages.components.frame import errors_shown, plain, show_error
 from pages.components.words import size
@@ -65,7 +68,7 @@ def _past(ctx: Context, person: Person) -> PastImport | None:
         return None
 
 
-def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) -> Head | RoundhouseError:
+def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) -> SourceHead | RoundhouseError:
     """Read the first rows once for each source and encoding; a failure is tried again at the next run."""
     key = (chosen.key, encoding)
     kept = st.session_state.get("import_head")
@@ -105,9 +108,9 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
     if head.files > 1 or head.left_out:
         left_out = f", {plural(head.left_out, 'other')} left out" if head.left_out else ""
         st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. What follows is of {plain(head.name)}.")
-    inspection = _draw_kind_and_mapping(chosen, head, past)
-    _draw_preview(inspection)
-    return Settled(inspection.kind, inspection.mapping, encoding, inspection.problem)
+    preview = _draw_kind_and_mapping(chosen, head, past)
+    _draw_preview(preview)
+    return Settled(preview.kind, preview.mapping, encoding, preview.problem)
 
 
 def _is_text(name: str) -> bool:
@@ -135,16 +138,16 @@ def _kind_words(kind: str) -> str:
     return f"{kind} · {KINDS[kind].rstrip('.').lower()}"
 
 
-def _draw_kind_and_mapping(chosen: Chosen, head: Head, past: PastImport | None) -> Inspection:
-    guess = inspect_head(head)
+def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | None) -> SourcePreview:
+    guess = preview_head(head)
     if past is not None and past.mapping:
-        guess = inspect_head(head, kind=past.kind, mapping=past.mapping)
+        guess = preview_head(head, kind=past.kind, mapping=past.mapping)
     elif past is not None and past.kind != guess.kind:
-        guess = inspect_head(head, kind=past.kind)
+        guess = preview_head(head, kind=past.kind)
     kinds = list(KINDS)
     kind = st.selectbox("Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words)
     if kind != guess.kind:
-        guess = inspect_head(head, kind=kind)
+        guess = preview_head(head, kind=kind)
     elif guess.reason:
         sure = (
             f"Recognised, {guess.confidence:.0%} sure"
@@ -156,7 +159,7 @@ def _draw_kind_and_mapping(chosen: Chosen, head: Head, past: PastImport | None) 
         return guess
     place = st.container()
     mapping = _draw_mapping(chosen, guess, kind)
-    tried = inspect_head(head, kind=kind, mapping=mapping)
+    tried = preview_head(head, kind=kind, mapping=mapping)
     if tried.problem:
         st.warning(plain(tried.problem.replace("`", "")[:1].upper() + tried.problem.replace("`", "")[1:]) + ".", icon=":material/rule:")
     with place:
@@ -164,7 +167,7 @@ def _draw_kind_and_mapping(chosen: Chosen, head: Head, past: PastImport | None) 
     return tried
 
 
-def _draw_mapping(chosen: Chosen, guess: Inspection, kind: str) -> dict[str, str]:
+def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, str]:
     """Draw a line for each column; return column -> field for those in use."""
     mapping: dict[str, str] = {}
     fields = [UNUSED, *fields_of(kind)]
@@ -182,7 +185,7 @@ def _draw_mapping(chosen: Chosen, guess: Inspection, kind: str) -> dict[str, str
     return mapping
 
 
-def _shown_columns(chosen: Chosen, guess: Inspection, kind: str) -> list[str]:
+def _shown_columns(chosen: Chosen, guess: SourcePreview, kind: str) -> list[str]:
     """Return the columns to draw a line for: all, or, of very many, those in use and those asked for by name."""
     columns = list(guess.columns)
     if len(columns) <= MANY_COLUMNS:
@@ -221,15 +224,15 @@ def _use(chosen: Chosen, kind: str, hint: Hint) -> None:
         st.session_state[_columns_key(chosen, kind)] = [*listed, hint.column]
 
 
-def _draw_preview(inspection: Inspection) -> None:
-    if inspection.problem:
+def _draw_preview(preview: SourcePreview) -> None:
+    if preview.problem:
         return
-    bad = [row for row in inspection.preview if row.problem]
-    st.caption(f"The first rows of {plain(inspection.name)}, as the dataset will hold them. All of it: {size(inspection.bytes)}.")
-    for row in [row for row in inspection.preview if not row.problem][:PREVIEW]:
+    bad = [row for row in preview.preview if row.problem]
+    st.caption(f"The first rows of {plain(preview.name)}, as the dataset will hold them. All of it: {size(preview.bytes)}.")
+    for row in [row for row in preview.preview if not row.problem][:PREVIEW]:
         st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")
     if bad:
-        st.warning(f"{plural(len(bad), 'row')} of the first {len(inspection.preview)} would be rejected.", icon=":material/rule:")
+        st.warning(f"{plural(len(bad), 'row')} of the first {len(preview.preview)} would be rejected.", icon=":material/rule:")
         with st.expander("Why"):
             for row in bad[:5]:
                 st.text(row.problem)

@@ -7,8 +7,9 @@ import streamlit as st
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.data.datasets import VersionView, delete_dataset, resolve_version
+from backend.services.data.datasets import delete_dataset, resolve_version
 from backend.services.data.versions import Ancestor, delete_version, lineage_of, list_users
+from backend.services.data.views import VersionView
 from backend.services.dependents import Use
 from pages.components import routes
 from pages.components.frame import errors_shown, plain

@@ -11,7 +11,6 @@ from backend.domain.data.reports.report import MAX_CONTEXT, DataReport
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.data.datasets import VersionView
 from backend.services.data.epoch_time import epoch_time
 from backend.services.data.reports import (
     DataReportView,
@@ -23,6 +22,7 @@ from backend.services.data.reports import (
     get_data_report,
     list_data_reports,
 )
+from backend.services.data.views import VersionView
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 from pages.components import routes
 from pages.components.charts.style import STATIC

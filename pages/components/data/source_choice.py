@@ -12,7 +12,7 @@ from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.data_folder import DataEntry, browse_data_folder, data_file, search_data_folder
 from backend.services.data.imports import PastImport
-from backend.services.data.sources import HubChoice, HubDataset, ImportSource, look_up_hub_dataset
+from backend.services.data.sources import HubChoice, HubDatasetView, ImportSource, look_up_hub_dataset
 from backend.services.data.uploads import save_upload
 from pages.components import routes
 from pages.components.frame import plain, show_error
@@ -152,17 +152,16 @@ def _choose_hub(person: Person) -> Chosen | None:
     split = right.selectbox(
         "Split", splits, index=splits.index("train") if "train" in splits else 0, key=f"import_split_{dataset_id}_{found.commit}_{config}"
     )
-    files = [found.files[path] for path in found.configs[config][split]]
+    content = found.configs[config][split]
     licence = f" · licence {plain(found.licence)}" if found.licence else " · no licence stated"
     st.caption(
-        f"Commit {found.commit[:12]} · {plural(len(files), 'file')} · {size(sum(file.bytes for file in files))}{licence}. "
-        "The version keeps the commit."
+        f"Commit {found.commit[:12]} · {plural(content.files, 'file')} · {size(content.bytes)}{licence}. The version keeps the commit."
     )
     choice = HubChoice(dataset_id, config, split, found.commit)
     return Chosen(ImportSource(hub=choice), name if config == "default" else f"{name}-{config}", str(choice))
 
 
-def _look_up(dataset_id: str, revision: str | None, person: Person) -> HubDataset | RoundhouseError:
+def _look_up(dataset_id: str, revision: str | None, person: Person) -> HubDatasetView | RoundhouseError:
     """Ask the Hub once for each id and revision; an answer that was no is asked for again."""
     key = (dataset_id, revision)
     kept = st.session_state.get("import_hub_found")

@@ -11,7 +11,8 @@ from backend.domain.evaluation.config import KIND_LABEL, EvaluationConfig, Evalu
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
-from backend.services.data.datasets import DatasetView, list_datasets
+from backend.services.data.datasets import list_datasets
+from backend.services.data.views import DatasetView
 from backend.services.evaluation.evaluations import EVALUATED_KINDS, EvaluationView, Plan, launch_evaluation, plan_evaluation
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, plain

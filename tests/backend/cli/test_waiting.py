@@ -11,7 +11,7 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.jobs.states import Status
 from backend.errors import JobFailed
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import import_dataset
+from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import train_tokenizer
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.text_formats import csv_shape
-from backend.domain.data.rows.mapping import DatasetKind, RowProblem, apply_mapping
+from backend.domain.data.rows.mapping import apply_mapping
+from backend.domain.data.rows.problem import RowProblem
 from jobs.data.blocks import Block, Mark
 from jobs.data.columns import plan_columns
 from jobs.data.csv_cells import csv_columns, csv_cut, csv_marks

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from backend.domain.data.rows.mapping import DatasetKind, canonical_json
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.versions.changes import Change, Condition, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample, parse_change
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND, check_change, describe_change, field_text, meets, num_turns, row_key
 from backend.errors import InvalidInput, JobFailed

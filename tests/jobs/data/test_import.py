@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from backend.domain.data.rows.mapping import DatasetKind, canonical_json
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.starter import STARTER_DATASETS, StarterDataset
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.data.importer import ImportResult, import_dataset

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, SPECIAL_TOKENS
-from backend.domain.data.rows.mapping import row_text
+from backend.domain.data.rows.display import row_text
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.entries.tokenizer import choose_alphabet, only_frequent, run, run_watched, short_runs

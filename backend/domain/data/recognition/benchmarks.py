@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.column_names import (
     ANSWER_NAMES,
     ANSWERS_NAMES,
@@ -13,7 +14,6 @@ from backend.domain.data.recognition.column_names import (
     QUESTION_NAMES,
 )
 from backend.domain.data.recognition.sample import Recognition, Sample
-from backend.domain.data.rows.mapping import DatasetKind
 from backend.domain.data.rows.values import listed_part
 
 SHORT_ANSWER = 80  # characters; longer answers are completions to learn from, not gold answers to compare with

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend.domain.data.kinds import REQUIRED, DatasetKind
 from backend.domain.data.recognition.benchmarks import (
     detect_code,
     detect_generation,
@@ -23,11 +24,9 @@ from backend.domain.data.recognition.training_rows import (
     detect_prompts,
     detect_text,
 )
-from backend.domain.data.rows.mapping import REQUIRED, DatasetKind, apply_mapping
+from backend.domain.data.rows.mapping import apply_mapping
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
-
-__all__ = ["Recognition", "recognise"]
 
 _DETECTORS = (
     detect_preference,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.column_names import plain_name
-from backend.domain.data.rows.mapping import DatasetKind
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,19 @@ class Sample:
     def is_text(self, column: str) -> bool:
         """Whether most values are text."""
         return self.all(column, lambda value: isinstance(value, str))
+
+
+@dataclass(frozen=True)
+class SourceHead:
+    """The first rows of a source.
+
+    `name`: the file they are of, one of `files`. `left_out`: how many files of the source are not read. `foreign`: where bytes that are
+    not UTF-8 begin, or "".
+    """
+
+    rows: list[dict[str, Any]]
+    name: str
+    files: int
+    bytes: int
+    left_out: int = 0
+    foreign: str = ""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.column_names import (
     CHOSEN_NAMES,
     COMPLETION_NAMES,
@@ -29,7 +30,6 @@ from backend.domain.data.recognition.column_names import (
 from backend.domain.data.recognition.sample import Recognition, Sample
 from backend.domain.data.rows.conversations import is_message, is_transcript
 from backend.domain.data.rows.labels import label_of, side_of
-from backend.domain.data.rows.mapping import DatasetKind
 
 _VERDICT_COLUMN = re.compile(r"(annotator|annotation|rater|judge|vote)_?\d+")
 SHORT_NAMES = 40  # characters: a table whose texts are all shorter holds names and facts, not something to learn from

@@ -18,73 +18,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
+from backend.domain.data.kinds import FIELDS, OPTIONAL, REQUIRED, DatasetKind
 from backend.domain.data.recognition.column_names import describe_missing
 from backend.domain.data.rows.benchmarks import build_benchmark
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
-from backend.domain.data.rows.display import render_preview, row_text
 from backend.domain.data.rows.labels import read_label, read_winner
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.data.rows.values import as_list, labels_of, text_of
-
-__all__ = [
-    "FIELDS",
-    "REQUIRED",
-    "DatasetKind",
-    "RowProblem",
-    "apply_mapping",
-    "canonical_json",
-    "check_mapping",
-    "clean_row",
-    "render_preview",
-    "row_text",
-]
-
-
-class DatasetKind(StrEnum):
-    """What a dataset's rows are."""
-
-    TEXT = "text"
-    INSTRUCTION = "instruction"
-    CHAT = "chat"
-    PREFERENCE = "preference"
-    KTO = "kto"
-    BENCHMARK = "benchmark"
-    PROMPTS = "prompts"
-
-
-FIELDS: dict[DatasetKind, tuple[str, ...]] = {
-    DatasetKind.TEXT: ("text",),
-    DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
-    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history"),
-    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner"),
-    DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
-    DatasetKind.BENCHMARK: ("context", "question", "choices", "answer", "answer_from_1", "answers", "correct", "incorrect"),
-    DatasetKind.PROMPTS: ("prompt", "input"),
-}
-"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`."""
-
-REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
-    DatasetKind.TEXT: (("text",),),
-    DatasetKind.INSTRUCTION: (("prompt", "completion"), ("prompt", "instances")),
-    DatasetKind.CHAT: (("messages",), ("prompt", "completion")),
-    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner")),
-    DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
-    DatasetKind.BENCHMARK: (
-        ("question", "choices", "answer"),
-        ("question", "choices", "answer_from_1"),
-        ("question", "answers"),
-        ("correct", "incorrect"),
-    ),
-    DatasetKind.PROMPTS: (("prompt",),),
-}
-"""For each kind the sets of fields, any one of which is enough."""
-
-OPTIONAL = frozenset({"input", "system", "context", "tools", "history"})
-"""Fields whose column a row may lack."""
 
 _MANY = frozenset({"choices", "answers", "incorrect", "winner"})
 _SURROGATE = re.compile("[\ud800-\udfff]")

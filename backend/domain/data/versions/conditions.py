@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.display import message_text, row_text
-from backend.domain.data.rows.mapping import DatasetKind
 from backend.domain.data.versions.changes import Change, Condition, DropDuplicates, DropRows, Filter, Merge, Sample
 from backend.errors import InvalidInput
 

@@ -16,23 +16,12 @@ from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, Policy
 from backend.services.data.data_folder import browse_data_folder, search_data_folder
-from backend.services.data.datasets import (
-    VersionView,
-    add_rows_dataset,
-    archive_dataset,
-    delete_dataset,
-    get_dataset,
-    import_dataset,
-    list_datasets,
-    record_import,
-    rename_dataset,
-    resolve_version,
-    version_of_job,
-)
-from backend.services.data.imports import get_past_import, import_again
-from backend.services.data.preview import inspect_upload, preview_rows, read_rejected
+from backend.services.data.datasets import archive_dataset, delete_dataset, get_dataset, list_datasets, rename_dataset, resolve_version
+from backend.services.data.imports import add_rows_dataset, get_past_import, import_again, import_dataset, record_import, version_of_job
+from backend.services.data.preview import preview_rows, preview_upload, read_rejected
 from backend.services.data.sources import ImportSource, read_source_head
 from backend.services.data.uploads import save_upload
+from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import add_job, claim_job
 from tests.support.job_work import do_job
 
@@ -53,7 +42,7 @@ def imported(ctx: Context, name: str, rows: list[dict[str, object]], *, kind: st
 
 def test_upload_is_recognised_previewed_and_imported(ctx: Context) -> None:
     stored = upload(ctx, "my rows.json", json.dumps([*ALPACA, {"instruction": "", "output": 3}]))
-    seen = inspect_upload(ctx, stored)
+    seen = preview_upload(ctx, stored)
     assert (seen.kind, seen.mapping["instruction"], seen.mapping["output"]) == ("instruction", "prompt", "completion")
     assert "Say 0." in seen.preview[0].text
     assert [row.problem for row in seen.preview if row.problem]
@@ -209,7 +198,7 @@ def test_half_a_character_in_a_row_or_a_column_can_be_shown(ctx: Context) -> Non
     stored = upload(
         ctx, "half.jsonl", '{"instruction": "\\ud800", "output": "x", "\\udfff": "y"}\n' + '{"instruction": "a", "output": "b"}\n' * 9
     )
-    seen = inspect_upload(ctx, stored)
+    seen = preview_upload(ctx, stored)
     assert seen.columns == ("instruction", "output")
     shown = [*seen.examples.values(), *(row.text + row.problem for row in seen.preview), seen.reason]
     assert "\\ud800" in "".join(shown).encode().decode()
@@ -217,13 +206,13 @@ def test_half_a_character_in_a_row_or_a_column_can_be_shown(ctx: Context) -> Non
 
 def test_a_column_that_has_another_name_is_offered_for_the_field(ctx: Context) -> None:
     stored = upload(ctx, "a.jsonl", '{"instruction": "Say hello.", "letter": "hello"}\n' * 9)
-    bare = inspect_upload(ctx, stored, kind="instruction")
+    bare = preview_upload(ctx, stored, kind="instruction")
     assert bare.mapping == {"instruction": "prompt"}
     assert [(hint.field, hint.column) for hint in bare.hints] == [("completion", "letter")]
-    stale = inspect_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "output": "completion"})
+    stale = preview_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "output": "completion"})
     assert [(hint.field, hint.column, hint.missing) for hint in stale.hints] == [("completion", "letter", "output")]
     assert "column `output` is missing (found: `letter`)" in stale.preview[0].problem
-    done = inspect_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "letter": "completion"})
+    done = preview_upload(ctx, stored, kind="instruction", mapping={"instruction": "prompt", "letter": "completion"})
     assert not done.hints
     assert not done.problem
 
@@ -283,7 +272,7 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
 def test_marks_that_turn_the_writing_direction_are_shown_as_their_codes(ctx: Context) -> None:
     turned = "to \u202egnihton\u202c and \u2066on\u2069"
     upload = save_upload(ctx, io.BytesIO(json.dumps({"instruction": turned, "output": "yes"}).encode()), name="a.jsonl", person=LOCAL)
-    assert "to \\u202egnihton\\u202c and \\u2066on\\u2069" in inspect_upload(ctx, upload).preview[0].text
+    assert "to \\u202egnihton\\u202c and \\u2066on\\u2069" in preview_upload(ctx, upload).preview[0].text
     version = import_dataset(ctx, name="a", kind="instruction", upload=upload, person=LOCAL)
     do_job(ctx, str(version.job_id))
     done = resolve_version(ctx, "a")

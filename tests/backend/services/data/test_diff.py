@@ -15,16 +15,18 @@ from pyarrow import parquet
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from backend.domain.data.rows.mapping import DatasetKind, canonical_json
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.data.versions.card import clean_facts, features_of, size_category
 from backend.domain.data.versions.changes import DropDuplicates, DropRows, Merge, Resplit
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.infra.files.row_index import read_index
 from backend.services.context import LOCAL, Context
 from backend.services.data.cards import card_facts, download_link, read_card, set_card, stream_zip, write_version
-from backend.services.data.datasets import VersionView, resolve_version
+from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import compare_versions, rows_to_read
 from backend.services.data.versions import derive_version
+from backend.services.data.views import VersionView
 from backend.web.downloads import download_routes
 from jobs.data.writing import SCHEMAS
 from jobs.modeling.dataset_files import iter_rows

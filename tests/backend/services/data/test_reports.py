@@ -19,8 +19,8 @@ from backend.domain.data.versions.changes import Sample
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.data.datasets import VersionView, import_dataset, version_of_job
 from backend.services.data.epoch_time import epoch_time
+from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.reports import (
     DataReportView,
     ask_report,
@@ -33,6 +33,7 @@ from backend.services.data.reports import (
 )
 from backend.services.data.uploads import save_upload
 from backend.services.data.versions import derive_version
+from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import add_job, stop_job
 from backend.services.metrics.points import add_points
 from backend.services.training import parts as run_parts

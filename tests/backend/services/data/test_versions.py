@@ -12,10 +12,12 @@ from backend.db.tables import Analysis, Campaign, Checkpoint, DatasetVersion, Ev
 from backend.domain.data.versions.changes import Condition, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.data.datasets import VersionView, delete_dataset, get_dataset, import_dataset, resolve_version, version_of_job
+from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
+from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.preview import preview_rows
 from backend.services.data.uploads import save_upload
 from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
+from backend.services.data.views import VersionView
 from tests.support.job_work import do_job
 
 ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range(20)]

@@ -10,7 +10,8 @@ from backend.db.tables import Analysis, Checkpoint
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.data.datasets import add_rows_dataset, rename_dataset
+from backend.services.data.datasets import rename_dataset
+from backend.services.data.imports import add_rows_dataset
 from backend.services.tokenizers.reports import delete_report, get_report, list_reports, request_report
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 from backend.services.tokenizers.tokenization import LONGEST_TEXT, tokenize

@@ -10,7 +10,8 @@ from backend.db.tables import Analysis, Run
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import add_rows_dataset, delete_dataset
+from backend.services.data.datasets import delete_dataset
+from backend.services.data.imports import add_rows_dataset
 from backend.services.jobs.jobs import claim_job, get_job
 from backend.services.tokenizers.tokenizers import delete_tokenizer, get_tokenizer, list_tokenizers, rename_tokenizer, train_tokenizer
 from tests.support.job_work import do_job

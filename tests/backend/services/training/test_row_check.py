@@ -9,7 +9,8 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.launch_warnings import Code
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import add_rows_dataset, resolve_version
+from backend.services.data.datasets import resolve_version
+from backend.services.data.imports import add_rows_dataset
 from backend.services.estimates.forecasts import forecast
 from backend.services.jobs.jobs import list_jobs
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer

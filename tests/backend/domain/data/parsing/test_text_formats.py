@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from backend.domain.data.parsing.text_formats import iter_rows_of, sniff_bytes, sniff_parquet
 from backend.domain.data.recognition.recognise import recognise
-from backend.domain.data.rows.mapping import RowProblem, apply_mapping
+from backend.domain.data.rows.mapping import apply_mapping
+from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 
 

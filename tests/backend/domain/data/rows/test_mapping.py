@@ -10,17 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.recognise import recognise
-from backend.domain.data.rows.mapping import (
-    DatasetKind,
-    RowProblem,
-    apply_mapping,
-    canonical_json,
-    check_mapping,
-    clean_row,
-    render_preview,
-    row_text,
-)
+from backend.domain.data.rows.display import render_preview, row_text
+from backend.domain.data.rows.mapping import apply_mapping, canonical_json, check_mapping, clean_row
+from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 from tests.support.row_spellings import CALLED, GOOD, KTO, LOOK, PREFERENCE, SPELLINGS, USER, WINNER
 
@@ -101,7 +95,7 @@ def test_a_column_with_a_nearly_known_name_is_proposed() -> None:
         apply_mapping({"instruction": "a", "id": 1}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
 
 
-def test_tables_of_votes_and_of_facts_are_not_taken_for_lessons() -> None:
+def test_tables_of_votes_and_of_facts_are_not_taken_for_training_rows() -> None:
     votes = recognise([{"left": "Pizza", "right": "Sushi", "winner": "left"}] * 3)
     assert (votes.kind, votes.confidence) == ("text", 0.3)
     assert "look like votes" in votes.reason
@@ -155,7 +149,7 @@ def test_a_few_broken_rows_do_not_hide_what_the_others_are() -> None:
     assert recognise(rows).kind == "chat"
 
 
-def test_long_answers_to_questions_are_lessons_and_short_ones_an_examination() -> None:
+def test_long_answers_to_questions_are_training_rows_and_short_ones_a_benchmark() -> None:
     assert recognise([{"question": "Why?", "answer": "Because of this. " * 20}]).kind == "instruction"
     assert recognise([{"question": "Why?", "answer": "Because."}]).kind == "benchmark"
 

@@ -1,0 +1,72 @@
+"""Dataset kinds, and the fields that a source's columns may be mapped to for each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class DatasetKind(StrEnum):
+    """The form of a dataset's rows."""
+
+    TEXT = "text"
+    INSTRUCTION = "instruction"
+    CHAT = "chat"
+    PREFERENCE = "preference"
+    KTO = "kto"
+    BENCHMARK = "benchmark"
+    PROMPTS = "prompts"
+
+
+FIELDS: dict[DatasetKind, tuple[str, ...]] = {
+    DatasetKind.TEXT: ("text",),
+    DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
+    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history"),
+    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner"),
+    DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
+    DatasetKind.BENCHMARK: ("context", "question", "choices", "answer", "answer_from_1", "answers", "correct", "incorrect"),
+    DatasetKind.PROMPTS: ("prompt", "input"),
+}
+"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`."""
+
+REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
+    DatasetKind.TEXT: (("text",),),
+    DatasetKind.INSTRUCTION: (("prompt", "completion"), ("prompt", "instances")),
+    DatasetKind.CHAT: (("messages",), ("prompt", "completion")),
+    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner")),
+    DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
+    DatasetKind.BENCHMARK: (
+        ("question", "choices", "answer"),
+        ("question", "choices", "answer_from_1"),
+        ("question", "answers"),
+        ("correct", "incorrect"),
+    ),
+    DatasetKind.PROMPTS: (("prompt",),),
+}
+"""For each kind the sets of fields, any one of which is enough."""
+
+OPTIONAL = frozenset({"input", "system", "context", "tools", "history"})
+"""Fields whose column a row may lack."""
+
+KINDS: dict[str, str] = {
+    DatasetKind.TEXT: "Plain text for pre-training.",
+    DatasetKind.INSTRUCTION: "Instructions with answers.",
+    DatasetKind.CHAT: "Conversations of several turns.",
+    DatasetKind.PREFERENCE: "Prompts with a chosen and a rejected answer.",
+    DatasetKind.KTO: "Prompts with one answer each, labelled good or bad.",
+    DatasetKind.BENCHMARK: "Questions with choices or with reference answers.",
+    DatasetKind.PROMPTS: "Prompts without answers, for battles.",
+}
+"""One sentence about each kind, as forms and cards show it."""
+
+TEXT_KINDS = (DatasetKind.TEXT, DatasetKind.INSTRUCTION, DatasetKind.CHAT, DatasetKind.PREFERENCE)
+"""Kinds whose rows have a perplexity."""
+
+PROMPT_KINDS = (
+    DatasetKind.PROMPTS,
+    DatasetKind.CHAT,
+    DatasetKind.INSTRUCTION,
+    DatasetKind.BENCHMARK,
+    DatasetKind.PREFERENCE,
+    DatasetKind.KTO,
+)
+"""Kinds whose rows hold a prompt."""

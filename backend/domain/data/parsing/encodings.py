@@ -1,0 +1,37 @@
+"""Encodings in which text is read, by the names that Python knows."""
+
+from __future__ import annotations
+
+ENCODINGS = (
+    "utf-8",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "cp1252",
+    "iso8859-1",
+    "iso8859-2",
+    "iso8859-5",
+    "iso8859-7",
+    "iso8859-9",
+    "iso8859-15",
+    "cp437",
+    "cp850",
+    "cp1250",
+    "cp1251",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "koi8-r",
+    "mac-roman",
+    "shift_jis",
+    "cp932",
+    "euc_jp",
+    "gb18030",
+    "gbk",
+    "big5",
+    "euc_kr",
+    "cp949",
+)
