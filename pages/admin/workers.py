@@ -9,7 +9,8 @@ import streamlit as st
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_slots, list_workers
 from pages.components.frame import empty_state, page_frame, plain
-from pages.components.words import size
+from pages.components.tables import draw_table
+from pages.components.words import ago, size
 
 
 def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]]) -> None:
@@ -38,25 +39,20 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
         for device in (d for d in devices if not gauges.get("gpus")):
             doing = titles.get(held.get(device) or "", "a job") if device in held else "free"
             st.caption(f"Slot {plain(device)}: {plain(doing)}")
-        st.dataframe(
+        draw_table(
             [
                 {
                     "Queue": ", ".join(worker.queues),
                     "State": "alive" if worker.is_alive else "silent",
                     "Doing": " · ".join(title for _, title, _ in worker.jobs) or "waiting for work",
                     "Slots": worker.concurrency,
-                    "Since": worker.started_at,
-                    "Last heartbeat": worker.heartbeat_at,
+                    "Since": ago(worker.started_at),
+                    "Last heartbeat": ago(worker.heartbeat_at),
                 }
                 for worker in workers
             ],
-            hide_index=True,
-            width="stretch",
             key=f"workers_{host}",
-            column_config={
-                "Since": st.column_config.DatetimeColumn(format="distance"),
-                "Last heartbeat": st.column_config.DatetimeColumn(format="distance"),
-            },
+            alt=f"Workers of {host}",
         )
 
 

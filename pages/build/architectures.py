@@ -26,7 +26,10 @@ from pages.components.architectures.form import draw_form, set_fields
 from pages.components.architectures.memory import draw_memory
 from pages.components.frame import errors_shown, page_frame, plain
 from pages.components.links import row_link
+from pages.components.tables import WidgetTable
 from pages.components.words import ago
+
+TABLE = WidgetTable("architectures", {"Name": 2.6, "Shape": 2.8, "Parameters": 1.3, "Runs": 1.1, " ": 1.9, "  ": 1.3})
 
 
 def draw_saved(ctx: Context, person: Person) -> None:
@@ -39,14 +42,14 @@ def draw_saved(ctx: Context, person: Person) -> None:
     if not stored:
         st.caption("None here.")
         return
-    with st.container(border=True, gap="xsmall"):
+    with TABLE.frame():
         for view in stored:
             draw_saved_row(ctx, person, view)
 
 
 def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None:
     """Draw one stored architecture."""
-    columns = st.columns([2.6, 2.8, 1.3, 1.1, 1.9, 1.3], vertical_alignment="center")
+    columns = TABLE.row(view.id)
     with columns[0]:
         row_link(view.name, page=routes.ARCHITECTURES, query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
     config = view.config

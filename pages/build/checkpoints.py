@@ -15,16 +15,17 @@ from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.labels import MADE_BY
 from pages.components.links import back_link, row_link
+from pages.components.tables import WidgetTable
 from pages.components.words import ago, size
 
-SHAPE = [2.6, 1.6, 2.8, 1.1]
+TABLE = WidgetTable("checkpoints", {"Name": 2.6, "Kind": 1.6, "Facts": 2.8, " ": 1.1})
 KINDS = {"all": "All", "added": "Bases", "run": "From runs"}
 SHOWN = 100
 
 
 def draw_row(checkpoint: CheckpointView) -> None:
     """Draw one line of the list."""
-    columns = st.columns(SHAPE, vertical_alignment="center")
+    columns = TABLE.row(checkpoint.id)
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
     with columns[0]:
         row_link(checkpoint.name, page=routes.CHECKPOINTS, query={"checkpoint": checkpoint.id}, icon=icon, key=f"open_{checkpoint.id}")
@@ -76,7 +77,7 @@ def draw_list(ctx: Context) -> None:
         if not found:
             draw_nothing(wanted)
             return
-        with st.container(border=True, gap="xsmall"):
+        with TABLE.frame():
             for checkpoint in found[:SHOWN]:
                 draw_row(checkpoint)
         if len(found) > SHOWN:

@@ -15,15 +15,16 @@ from pages.components.data.import_form import draw_import
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
+from pages.components.tables import WidgetTable
 from pages.components.words import ago, size
 
-SHAPE = [2.6, 1.7, 2.4, 1.7]
+TABLE = WidgetTable("datasets", {"Name": 2.6, "Kind": 1.7, "Contents": 2.4, "Status": 1.7})
 
 
 def draw_row(dataset: DatasetView) -> None:
     """Draw one line of the list."""
     version = dataset.newest
-    columns = st.columns(SHAPE, vertical_alignment="center")
+    columns = TABLE.row(dataset.id)
     with columns[0]:
         row_link(dataset.name, page=routes.DATASETS, query={"dataset": dataset.id}, icon="database", key=f"open_{dataset.id}")
     with columns[1]:
@@ -60,7 +61,7 @@ def draw_list(ctx: Context) -> None:
                 else "No datasets yet. Bring a text file, a table of rows, or a dataset of the Hub."
             )
             return
-        with st.container(border=True, gap="xsmall"):
+        with TABLE.frame():
             for dataset in datasets[:200]:
                 draw_row(dataset)
 

@@ -13,18 +13,19 @@ from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer,
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
+from pages.components.tables import WidgetTable
 from pages.components.tokenizers.form import NAMES, draw_form
 from pages.components.tokenizers.report import draw_reports
 from pages.components.tokenizers.text import draw_text
 from pages.components.tokenizers.tokenizer import PAGE, draw_tokenizer
 from pages.components.words import ago
 
-SHAPE = [2.3, 3.6, 1.3]
+TABLE = WidgetTable("tokenizers", {"Name": 2.3, "Facts": 3.6, "Status": 1.3})
 
 
 def draw_row(tokenizer: TokenizerView) -> None:
     """Draw one line of the list."""
-    columns = st.columns(SHAPE, vertical_alignment="center")
+    columns = TABLE.row(tokenizer.id)
     with columns[0]:
         row_link(tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}")
     rate = tokenizer.facts.get("bytes_per_token")
@@ -63,7 +64,7 @@ def draw_list(ctx: Context) -> None:
                 else "No tokenizers yet. A network needs one before it can be trained from scratch."
             )
             return
-        with st.container(border=True, gap="xsmall"):
+        with TABLE.frame():
             for tokenizer in found:
                 draw_row(tokenizer)
 

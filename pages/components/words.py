@@ -1,8 +1,11 @@
-"""Numbers and moments as people read them. Pure."""
+"""Numbers and moments as people read them."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import streamlit as st
 
 from backend.domain.wording import say_bytes
 
@@ -10,13 +13,34 @@ size = say_bytes
 
 
 def ago(moment: datetime, *, now: datetime | None = None) -> str:
-    """Say how long a moment is past: `5 min ago`."""
+    """Return a moment's distance from now: `5 min ago`; past 60 days its day, in the visitor's time zone."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
     for limit, divisor, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (86_400 * 60, 86_400, "days")):
         if seconds < limit:
             count = max(0, int(seconds / divisor))
             return "just now" if unit == "s" and count < 5 else f"{count} {'day' if unit == 'days' and count == 1 else unit} ago"
-    return f"{moment:%-d %b %Y}"
+    return day(moment)
+
+
+def date_time(moment: datetime, *, now: datetime | None = None) -> str:
+    """Return a moment as date and time in the visitor's time zone, with its distance: `26 Nov 2026, 23:49 (3 h ago)`."""
+    local, now = moment.astimezone(time_zone()), now or datetime.now(UTC)
+    is_recent = timedelta(0) <= now - moment < timedelta(days=60)
+    zone = " UTC" if local.tzinfo is UTC else ""
+    return f"{local:%-d %b %Y, %H:%M}{zone}" + (f" ({ago(moment, now=now)})" if is_recent else "")
+
+
+def day(moment: datetime) -> str:
+    """Return a moment's day in the visitor's time zone: `26 Nov 2026`."""
+    return f"{moment.astimezone(time_zone()):%-d %b %Y}"
+
+
+def time_zone() -> tzinfo:
+    """Return the browser's time zone; UTC where the browser names none or one that this machine does not know."""
+    try:
+        return ZoneInfo(st.context.timezone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # the name comes from the visitor
+        return UTC
 
 
 def figure_text(text: str) -> str:

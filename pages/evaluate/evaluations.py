@@ -17,16 +17,20 @@ from pages.components.evaluation.scores import interval_text, metric_label, p_te
 from pages.components.frame import empty_state, page_frame
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
+from pages.components.tables import WidgetTable, draw_table
 from pages.components.words import ago
 
 PAGE = routes.EVALUATIONS
-SHAPE = [3.0, 2.0, 1.5, 2.4, 1.1]
+TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Kind": 1.5, "Score": 2.4, "When": 1.1})
+RANKS = WidgetTable(
+    "ranking", {"Rank": 0.7, "Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Items": 1.1, "Significance": 1.6}, heading=2
+)
 SHOWN = 50
 
 
 def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw one line of the list."""
-    columns = st.columns(SHAPE, vertical_alignment="center")
+    columns = TABLE.row(evaluation.id)
     with columns[0]:
         row_link(evaluation.checkpoint, page=PAGE, query={"evaluation": evaluation.id}, icon="grading", key=f"open_{evaluation.id}")
     columns[1].text(evaluation.benchmark)
@@ -52,7 +56,7 @@ def draw_list(ctx: Context) -> None:
         found = list_evaluations(ctx, limit=SHOWN)
         if active and not any(evaluation.is_active for evaluation in found):
             st.rerun()
-        with st.container(border=True, gap="xsmall"):
+        with TABLE.frame():
             for evaluation in found:
                 draw_row(ctx, evaluation)
 
@@ -80,9 +84,9 @@ def draw_ranking(ctx: Context, column: Column) -> None:
             f"{'Lower' if column.lower_is_better else 'Higher'} is better. Filled dots share the first place: on the same items they can't be told from "
             "the best, after Holm's correction for the number of comparisons. Whiskers are 95 % intervals."
         )
-    with st.container(border=True, gap="xsmall"):
+    with RANKS.frame():
         for number, rank in enumerate(ranks, 1):
-            columns = st.columns([0.4, 3.0, 1.2, 2.0, 1.1, 1.6], vertical_alignment="center")
+            columns = RANKS.row(rank.evaluation.id)
             columns[0].text("1" if rank.shares_first_place else str(number))
             with columns[1]:
                 row_link(
@@ -94,7 +98,7 @@ def draw_ranking(ctx: Context, column: Column) -> None:
                 )
             columns[2].text(score_text(column.metric, rank.score.value))
             columns[3].text(interval_text(column.metric, rank.score.low, rank.score.high) or "no interval")
-            columns[4].text(f"n = {rank.score.n:,}")
+            columns[4].text(f"{rank.score.n:,}")
             with columns[5]:
                 if number == 1:
                     st.caption("best score")
@@ -138,7 +142,7 @@ def draw_board(ctx: Context, board: Leaderboard) -> None:
                 }
                 for _, name, cells in board.rows
             ]
-            st.dataframe(table, hide_index=True, key="board_table", alt="Scores of all checkpoints on all benchmarks")
+            draw_table(table, key="board_table", alt="Scores of all checkpoints on all benchmarks")
 
 
 def draw_overview(ctx: Context) -> None:

@@ -18,6 +18,7 @@ from tests.pages.test_build_pages import EVIL, assert_sound, open_page, words
 from tests.support.base_folders import save_base
 from tests.support.hub_server import HubServer, commit_id, run_hub
 from tests.support.job_work import do_job
+from tests.support.opening import cells
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_what_lies_under_model_path_is_described_and_added(site: Context) -> Non
     assert app.button(key="base_add").disabled
     box = app.selectbox(key="base_offer")
     assert [option.split(" · ")[:2] for option in box.options] == [["good", "llama"]]
-    assert EVIL in str(app.dataframe[0].value["Why"][0])
+    assert EVIL in cells(app)[0]["Why"]
     box.select_index(0).run()
     assert_sound(app)
     assert (figures(app)["Family"], figures(app)["Licence"]) == ("llama", "mill")

@@ -18,6 +18,7 @@ from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from tests.backend.services.data.test_versions import done, imported
 from tests.pages.test_build_pages import EVIL, assert_sound, open_page, words
+from tests.support.opening import cells
 from tests.support.run_world import add_parts, launch
 
 PAGE = "build/datasets.py"
@@ -180,5 +181,5 @@ def test_a_version_nothing_uses_is_deleted_and_a_link_to_another_is_followed(sit
 def test_the_mapping_is_kept_with_what_was_not_used(site: Context) -> None:
     version = imported(site, "sayings", [{**row, "id": "7"} for row in ROWS])
     app = opened(version, "origin")
-    table = {row["Column of the source"]: row["Used as"] for row in app.dataframe[0].value.to_dict("records")}
+    table = {row["Column of the source"]: row["Used as"] for row in cells(app)}
     assert table == {"instruction": "prompt", "output": "completion", "id": "not used"}

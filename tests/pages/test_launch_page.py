@@ -16,7 +16,7 @@ from backend.services.training.sweeps import get_sweep, launch_sweep, lead_sweep
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import LABELS, OTHER_LABELS, fields_in, with_labels
 from pages.components.training.run_form import SIMPLE, advanced_fields, objective_fields
-from tests.support.opening import open_page, words
+from tests.support.opening import cells, open_page, words
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
 
 SWEEP = """
@@ -183,8 +183,7 @@ def test_a_new_run_from_one_shows_what_differs_and_remembers_it(site: Context) -
     page = open_page("build/launch.py", run="first")
     assert "Nothing differs from it yet." in words(page)
     page.number_input(key="launch_learning_rate").set_value(0.005).run()
-    table = page.dataframe[0].value
-    assert table.to_dict("records") == [{"Field": "Learning rate", "Before": "0.0123", "Now": "0.005"}]
+    assert cells(page) == [{"Field": "Learning rate", "Before": "0.0123", "Now": "0.005"}]
     page.button(key="launch_go").click().run()
     child = next(run for run in list_runs(site) if run.id != before.id)
     assert run_detail(site, child.id).parent == (before.id, "first")

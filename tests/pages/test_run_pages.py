@@ -19,6 +19,7 @@ from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import list_runs
 from tests.support.installation import PROJECT
+from tests.support.opening import cells
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
 
 SHELL = str(PROJECT / "pages" / "shell.py")
@@ -263,8 +264,8 @@ def test_picked_runs_are_compared_by_what_differs(ctx: Context) -> None:
     runs = [launch(ctx, name="slow", learning_rate=0.001), launch(ctx, name="fast", learning_rate=0.01)]
     page = open_page("build/runs.py", compare=",".join(run.id for run in runs))
     assert "Compared" in text_of(page)
-    assert list(page.dataframe[0].value.columns) == ["slow", "fast"]
-    assert "learning_rate" in page.dataframe[0].value.index
+    assert list(cells(page)[0]) == ["Field", "slow", "fast"]
+    assert "learning_rate" in [row["Field"] for row in cells(page)]
 
 
 def test_only_data_that_fits_the_objective_is_offered(ctx: Context) -> None:
@@ -325,7 +326,7 @@ def test_seeds_of_one_config_say_whether_a_difference_is_noise(ctx: Context) -> 
             runs.append(run)
     page = open_page("build/runs.py", compare=f"{runs[0].id},{runs[2].id}")
     assert "more than seeds explain" in text_of(page)
-    assert list(page.dataframe[1].value["Seeds"]) == [2, 2]
+    assert [row["Seeds"] for row in cells(page, 1)] == ["2", "2"]
 
 
 def test_many_runs_are_paged_and_imported_ones_found(ctx: Context) -> None:

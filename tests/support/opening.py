@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ def words(app: AppTest) -> str:
     """Return what is written on the page."""
     parts = [*app.markdown, *app.caption, *app.text, *app.title, *app.subheader, *app.error, *app.warning, *app.info]
     return "\n".join(str(part.value) for part in parts) + "\n" + "\n".join(button.label for button in app.button)
+
+
+def cells(app: AppTest, number: int = 0) -> list[dict[str, str]]:
+    """Return the rows of a table of plain values as the visitor reads them: without the escapes of Markdown."""
+
+    def read(text: object) -> str:
+        return re.sub(r"\\(.)", r"\1", str(text)).replace("\u2060", "")
+
+    return [{read(title): read(text) for title, text in row.items()} for row in app.table[number].value.to_dict("records")]
 
 
 def strips(app: AppTest) -> list[list[str]]:

@@ -13,6 +13,8 @@ from backend.services.context import Context, Person
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
+from pages.components.tables import draw_table
+from pages.components.words import day
 
 BADGES = {
     "better": ("decided", "green", "check_circle"),
@@ -34,7 +36,7 @@ def draw_leaderboard(found: Standings) -> None:
         config=STATIC,
         alt=f"{leader.contestant} leads with {leader.rating:.0f}",
     )
-    st.dataframe(
+    draw_table(
         [
             {
                 "Rank": f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}",
@@ -49,11 +51,10 @@ def draw_leaderboard(found: Standings) -> None:
             }
             for row in table.ratings
         ],
-        hide_index=True,
-        width="stretch",
         key="ratings_table",
-        column_config={"Rank": st.column_config.TextColumn(help="Best and worst rank that the votes allow, all pairs judged at once.")},
+        alt="Ratings",
     )
+    st.caption("Rank: best and worst that the votes allow, all pairs judged at once.")
     if found.unrated:
         st.caption(f"No votes yet: {plain(', '.join(found.unrated))}")
     for note in table.notes:
@@ -119,15 +120,7 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """List the raters, and make links for more."""
     rows = list_raters(ctx, campaign.id)
     if rows:
-        st.dataframe(
-            [_rater_line(row) for row in rows],
-            hide_index=True,
-            width="stretch",
-            key="raters",
-            column_config={
-                "Seconds per vote": st.column_config.TextColumn(alignment="right", help="Median."),
-            },
-        )
+        draw_table([_rater_line(row) for row in rows], key="raters", alt="Raters")
     if not person.may_build or not campaign.is_open or campaign.is_standing:
         return
     with st.form("rater_link", border=False, clear_on_submit=True):
@@ -156,7 +149,7 @@ def _rater_line(row: RaterRow) -> dict[str, object]:
         "Rater": row.rater.name,
         "Comes by": "link" if row.is_link else "own account" if row.rater.id != LOCAL_RATER else "this machine",
         "Votes": row.num_votes,
-        "Seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
+        "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
         "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
-        "Link ends": f"{row.rater.expires_at:%-d %b %Y}" if row.rater.expires_at else "–",
+        "Link ends": day(row.rater.expires_at) if row.rater.expires_at else None,
     }

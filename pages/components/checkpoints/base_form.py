@@ -13,6 +13,7 @@ from backend.services.checkpoints.bases import MAX_OFFERS, BaseOffer, Outlook, a
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
 from pages.components.frame import errors_shown, plain, show_error
+from pages.components.tables import draw_table
 from pages.components.words import size
 
 OFFERED, PATH, HUB = "From MODEL_PATH", "Folder or .gguf file", "From the Hugging Face Hub"
@@ -65,7 +66,7 @@ def _draw_refused(offers: list[BaseOffer]) -> None:
     rows = [{"Checkpoint": offer.name, "Why": offer.problem} for offer in offers if offer.facts is None]
     if rows:
         with st.expander(f"{plural(len(rows), 'other')} can't be used", icon=":material/block:"):
-            st.dataframe(rows, hide_index=True, key="base_refused", column_config={"Why": st.column_config.TextColumn(width="large")})
+            draw_table(rows, key="base_refused", alt="Checkpoints that can't be a base")
 
 
 def _choose_path(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:

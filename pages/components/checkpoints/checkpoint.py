@@ -25,6 +25,7 @@ from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.labels import MADE_BY
 from pages.components.links import row_link
+from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
 
@@ -58,7 +59,7 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
             "Source": checkpoint.source,
             **{key.replace("_", " ").capitalize(): _words(value) for key, value in checkpoint.facts.items()},
         }
-        st.dataframe([{"": key, "What": value} for key, value in rows.items() if value], hide_index=True, key=f"facts_{checkpoint.id}")
+        draw_table([{"Fact": key, "Value": value} for key, value in rows.items() if value], key=f"facts_{checkpoint.id}", alt="Details")
     if checkpoint.deleted_at is None:
         with st.expander("Rename, notes, archive, delete", icon=":material/settings:"):
             _draw_settings(ctx, person, checkpoint)
@@ -176,7 +177,7 @@ def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
     if not files:
         st.caption("The files are gone.")
         return
-    st.dataframe([{"File": f.name, "Size": size(f.bytes)} for f in files], hide_index=True, key=f"files_{checkpoint.id}")
+    draw_table([{"File": f.name, "Size": size(f.bytes)} for f in files], key=f"files_{checkpoint.id}", alt="Files")
     prepared = st.session_state.get("checkpoint_zip")
     if prepared and prepared[0] == checkpoint.id and prepared[1].is_file():
         st.download_button(

@@ -15,6 +15,7 @@ from backend.services.data.diff import ROWS_PER_S, Example, FieldChange, Version
 from backend.services.data.versions import lineage_of
 from backend.services.data.views import VersionView
 from pages.components.frame import errors_shown, plain
+from pages.components.tables import draw_table
 
 AT_ONCE = 50_000  # rows that are read without being asked for: two seconds
 MOST_HERE = 500_000  # rows that are read in the pages' process: 20 s, in which everybody's pages are slower
@@ -95,15 +96,15 @@ def _draw_diff(diff: VersionDiff) -> None:
 
 def _draw_tables(diff: VersionDiff) -> None:
     with st.expander("Rows and sizes in numbers", icon=":material/table:"):
-        st.dataframe(
+        draw_table(
             [
                 {"Rows": SPLITS[count.split], "before": count.before, "after": count.after, "removed": count.removed, "added": count.added}
                 for count in diff.splits
             ],
-            hide_index=True,
             key=f"diff_splits_{diff.after.id}",
+            alt="Rows by split",
         )
-        st.dataframe([_sizes(field) for field in diff.fields], hide_index=True, key=f"diff_fields_{diff.after.id}")
+        draw_table([_sizes(field) for field in diff.fields], key=f"diff_fields_{diff.after.id}", alt="Sizes by part")
         st.caption("Sizes are characters, of turns their number.")
 
 

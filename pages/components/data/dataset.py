@@ -22,7 +22,8 @@ from pages.components.data.report import draw_data_report
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
-from pages.components.words import ago, size
+from pages.components.tables import draw_table
+from pages.components.words import ago, date_time, size
 
 PAGE_ROWS = 5
 LONG_ROW = 2400  # characters; a longer row scrolls in its own box
@@ -185,17 +186,8 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
     shown = "" if len(version.rejected) == version.rejected_rows else f" The first {len(version.rejected):,}:"
     st.caption(f"{plural(version.rejected_rows, 'row')} of the source could not be used.{shown}")
     rows = [{name.capitalize(): value for name, value in row.items()} for row in version.rejected]
-    st.dataframe(
-        rows,
-        hide_index=True,
-        key=f"rejected_{version.id}",
-        height=min(420, 38 + 35 * len(rows)),
-        column_config={
-            "Row": st.column_config.NumberColumn(width="small", format="localized"),
-            "Reason": st.column_config.TextColumn(width="large"),
-            "Raw": st.column_config.TextColumn("As it was", width="large"),
-        },
-    )
+    with st.container(height=420 if len(rows) > 8 else "content", border=False):
+        draw_table(rows, key=f"rejected_{version.id}", alt="Rows that could not be used")
     st.download_button(
         "Download as JSON Lines",
         lambda: read_rejected(ctx, version),
@@ -210,16 +202,15 @@ def _draw_origin(version: VersionView) -> None:
     """Draw the mapping as it was stored, and all that is known of where the rows came from."""
     columns = {**dict.fromkeys(version.facts.get("columns") or [], "not used"), **version.mapping}
     if columns and version.parent_id is None:
-        st.dataframe(
+        draw_table(
             [{"Column of the source": column, "Used as": str(field)} for column, field in columns.items()],
-            hide_index=True,
             key=f"mapping_{version.id}",
-            width="content",
+            alt="Columns of the source and their use",
         )
     known = {**version.provenance, **version.facts}
     rows = {
         "Source": version.source or "made here",
-        "Made" if version.parent_id else "Imported": f"{version.created_at:%-d %b %Y, %H:%M} UTC",
+        "Made" if version.parent_id else "Imported": date_time(version.created_at),
         "Content hash": version.content_hash or "",
         **{
             key.replace("_", " ").capitalize(): str(value)
@@ -227,7 +218,7 @@ def _draw_origin(version: VersionView) -> None:
             if isinstance(value, str | int | float) and key not in HIDDEN and value != ""
         },
     }
-    st.dataframe([{"": key, "What": value} for key, value in rows.items()], hide_index=True, key=f"origin_{version.id}")
+    draw_table([{"Fact": key, "Value": value} for key, value in rows.items()], key=f"origin_{version.id}", alt="Origin")
 
 
 def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:

@@ -14,9 +14,10 @@ from backend.services.dependents import Use
 from pages.components import routes
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.tables import WidgetTable
 
 PAGE = routes.DATASETS
-SHAPE = [2, 5.2, 1.2]
+TABLE = WidgetTable("lineage", {"Version": 2, "Made": 5.2, " ": 1.2})
 PLACES = {
     "run": (routes.RUN, "run", "show_chart"),
     "tokenizer": (routes.TOKENIZERS, "tokenizer", "match_word"),
@@ -30,13 +31,13 @@ def draw_lineage(ctx: Context, version: VersionView) -> None:
     """Draw where the versions of a dataset came from, parents first."""
     steps = lineage_of(ctx, version.dataset_id)
     known = {step.id: step for step in steps}
-    with st.container(border=True, gap="xsmall"):
+    with TABLE.frame():
         for step in steps:
             _draw_step(step, known, shown=step.id == version.id)
 
 
 def _draw_step(step: Ancestor, known: dict[str, Ancestor], *, shown: bool) -> None:
-    columns = st.columns(SHAPE, vertical_alignment="center")
+    columns = TABLE.row(step.id)
     number = step.label.rpartition("@")[2]
     with columns[0]:
         title = f"Version {number}" if step.is_own else step.label

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
 import streamlit as st
 
 from backend.domain.data.reports.near_duplicates import detection_probability
@@ -13,6 +12,7 @@ from backend.domain.wording import plural
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.data.report_charts import language_figure
+from pages.components.tables import draw_table
 
 SPLITS = {"train": "train", "val": "val"}
 SHOWN = 200
@@ -97,7 +97,7 @@ def _draw_leakage(report: DataReport, *, key: str) -> None:
         }
         for item in leak.rows
     ]
-    st.dataframe(pd.DataFrame(table), hide_index=True, key=f"report_leaks_{key}", alt="Rows held out that are like rows to train on")
+    draw_table(table, key=f"report_leaks_{key}", alt="Rows held out that are like rows to train on")
 
 
 def _draw_contamination(report: DataReport, *, key: str) -> None:
@@ -105,12 +105,12 @@ def _draw_contamination(report: DataReport, *, key: str) -> None:
         "An item counts when 13 words in a row of its question and answer stand in a row, or its whole question where that has 3 to 12 words; "
         "case and punctuation aside."
     )
-    looked = pd.DataFrame([{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks])
-    if looked.empty:
+    looked = [{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks]
+    if not looked:
         st.markdown("No benchmark is registered. Import the benchmarks that you measure with, and they are looked for.")
         st.page_link(routes.DATASETS, label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"})
         return
-    st.dataframe(looked, hide_index=True, key=f"report_benchmarks_{key}", alt="Benchmarks that were looked for", width="content")
+    draw_table(looked, key=f"report_benchmarks_{key}", alt="Benchmarks that were looked for")
     if report.contamination:
         table = [
             {
@@ -124,7 +124,7 @@ def _draw_contamination(report: DataReport, *, key: str) -> None:
             }
             for one in report.contamination[:SHOWN]
         ]
-        st.dataframe(pd.DataFrame(table), hide_index=True, key=f"report_items_{key}", alt="Items of benchmarks that stand in rows")
+        draw_table(table, key=f"report_items_{key}", alt="Items of benchmarks that stand in rows")
         if len(report.contamination) > SHOWN:
             st.caption(f"The first {SHOWN:,} are shown; the command line lists more.")
 
@@ -140,7 +140,7 @@ def _draw_silent(report: DataReport, *, key: str) -> None:
         st.markdown(":material/check_circle: Every row has text, and something to train on.")
         return
     st.caption("The first rows with nothing to train on, without text, that can't be rendered, or that spell special tokens.")
-    st.dataframe(pd.DataFrame(rows), hide_index=True, key=f"report_silent_{key}", alt="Rows with nothing to train on")
+    draw_table(rows, key=f"report_silent_{key}", alt="Rows with nothing to train on")
 
 
 def _draw_languages(report: DataReport, *, key: str) -> None:
@@ -178,5 +178,5 @@ def _draw_packing(report: DataReport) -> None:
         ("One row a sequence, padded", packing.padded),
         (f"Packed into {report.question.context:,} tokens (first-fit decreasing, {packing.packed_sequences:,} sequences)", packing.packed),
     )
-    table = [{"": name, "Text, %": round(100 * share, 1)} for name, share in rows if share is not None]
-    st.dataframe(pd.DataFrame(table), hide_index=True, width="content", alt="Share of text in what is computed")
+    table = [{"Layout": name, "Text, %": round(100 * share, 1)} for name, share in rows if share is not None]
+    draw_table(table, key="report_packing", alt="Share of text in what is computed")

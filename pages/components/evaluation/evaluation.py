@@ -18,6 +18,7 @@ from pages.components.evaluation.scores import interval_text, metric_label, p_te
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
+from pages.components.tables import draw_table
 from pages.components.words import ago
 
 PAGE = routes.EVALUATIONS
@@ -81,12 +82,7 @@ def _draw_scores(evaluation: EvaluationView) -> None:
             icon=":material/warning:",
         )
     with st.expander("How it was measured", icon=":material/info:"):
-        st.dataframe(
-            [{"Setting": name, "Value": value} for name, value in _how(evaluation)],
-            hide_index=True,
-            key="eval_how",
-            alt="How it was measured",
-        )
+        draw_table([{"Setting": name, "Value": value} for name, value in _how(evaluation)], key="eval_how", alt="How it was measured")
 
 
 def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:

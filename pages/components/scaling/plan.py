@@ -22,6 +22,7 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.frame import plain
 from pages.components.scaling.charts import Dot, frontier_chart, profiles_chart, run_dot
+from pages.components.tables import draw_table
 
 NEIGHBOURS = (0.1, 1.0, 10.0)
 
@@ -200,11 +201,6 @@ def draw_laws() -> None:
         }
         for law in list_laws()
     ]
-    st.dataframe(
-        rows,
-        hide_index=True,
-        key="laws",
-        column_config={name: st.column_config.NumberColumn(format="%.4g") for name in rows[0] if name != "Law"},
-    )
+    draw_table(rows, key="laws", alt="Scaling laws and their constants", formats=dict.fromkeys(rows[0], ",.5g"))
     for law in list_laws():
         st.caption(f"**{plain(law.title)}.** {plain(law.source)} {plain(law.note)}")

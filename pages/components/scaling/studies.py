@@ -18,9 +18,11 @@ from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.links import row_link
 from pages.components.scaling.plan_form import dataset_options, first_parts, law_label, tokenizer_options
 from pages.components.scaling.study import draw_study
+from pages.components.tables import WidgetTable, draw_table
 from pages.components.words import ago
 
 PAGE = routes.PLANNER
+TABLE = WidgetTable("studies", {"Name": 2.5, "Data and tokenizer": 2.5, "Progress": 2, "When": 1})
 
 
 def draw_studies(ctx: Context, person: Person) -> None:
@@ -30,14 +32,14 @@ def draw_studies(ctx: Context, person: Person) -> None:
         return
     studies = list_studies(ctx)
     if studies:
-        with st.container(border=True, gap="xsmall"):
+        with TABLE.frame():
             for study in studies:
                 _draw_row(ctx, study)
     _draw_new(ctx, person)
 
 
 def _draw_row(ctx: Context, study: StudyView) -> None:
-    columns = st.columns([2.5, 2.5, 2, 1], vertical_alignment="center")
+    columns = TABLE.row(study.id)
     with columns[0]:
         row_link(study.name, page=PAGE, query={"study": study.id}, icon="stacked_line_chart", key=f"study_{study.id}")
     columns[1].caption(plain(f"{study.config.dataset} · {study.config.tokenizer}"))
@@ -147,20 +149,8 @@ def _draw_preview(preview: StudyPlan) -> None:
         }
         for run in preview.runs
     ]
-    st.dataframe(
-        rows,
-        hide_index=True,
-        key="study_preview",
-        height=min(420, 38 + 35 * len(rows)),
-        column_config={
-            "Parameters": st.column_config.NumberColumn(format="localized"),
-            "Steps": st.column_config.NumberColumn(format="localized"),
-            "Learning rate": st.column_config.NumberColumn(
-                "Rate", format="%.3g", help="Learning rate, by the rule for its size and tokens."
-            ),
-            "Epochs": st.column_config.NumberColumn(help="Passes over the dataset."),
-        },
-    )
+    with st.container(height=420 if len(rows) > 10 else "content", border=False):
+        draw_table(rows, key="study_preview", alt="Runs of the study", formats={"Learning rate": ".3g"})
     for text in preview.notes:
         st.caption(f":material/info: {plain(text)}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
 import streamlit as st
 
 from backend.domain.wording import plural
@@ -16,6 +15,7 @@ from backend.services.training.views import RunView, config_differences
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import errors_shown, plain
+from pages.components.tables import draw_table
 
 
 def draw_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
@@ -41,13 +41,9 @@ def draw_seeds(groups: Sequence[ConfigGroup], comparisons: Sequence[GroupCompari
         (group.label, len(group.losses.losses), f"{group.losses.mean:.4f}", "–" if group.losses.sd is None else f"{group.losses.sd:.4f}")
         for group in groups
     ]
-    st.dataframe(
-        pd.DataFrame(rows, columns=["Config of", "Seeds", "Mean val_loss", "Standard deviation"]),
-        key="runs_seeds",
-        hide_index=True,
-        height="content",
-        alt="val_loss over the seeds of each config",
-    )
+    titles = ("Config of", "Seeds", "Mean val_loss", "Standard deviation")
+    table = [dict(zip(titles, row, strict=True)) for row in rows]
+    draw_table(table, key="runs_seeds", alt="val_loss over the seeds of each config")
     for comparison in comparisons:
         result = comparison.result
         icon = (
@@ -95,8 +91,9 @@ def draw_differences(ctx: Context, run_ids: list[str]) -> None:
     if not rows:
         st.caption("Their configs are the same.")
         return
-    table = pd.DataFrame([values for _, values in rows], index=[field for field, _ in rows], columns=names)
-    st.dataframe(table, key="config_differences", alt="Fields in which the configs differ", height="content")
+    titles = [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
+    table = [{"Field": field, **dict(zip(titles, values, strict=True))} for field, values in rows]
+    draw_table(table, key="config_differences", alt="Fields in which the configs differ")
 
 
 ENDINGS = "`trainer_state.json` of transformers, a CSV with a column `step`, lines of JSON, or TensorBoard's event file"

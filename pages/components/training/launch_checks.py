@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-import pandas as pd
 import streamlit as st
 
 from backend.domain.training.config import RunConfig
@@ -16,6 +15,7 @@ from backend.errors import RoundhouseError
 from backend.services.training.views import RunDetail
 from pages.components import routes
 from pages.components.frame import plain
+from pages.components.tables import draw_table
 from pages.components.training.config_fields import LABELS, fields_in, label_of, with_labels
 
 
@@ -59,5 +59,5 @@ def draw_changes(before: RunDetail, now: RunConfig) -> None:
             st.caption("Nothing differs from it yet.")
             return
         rows = [(label_of(c.field), c.before, c.now) for c in changes]
-        table = pd.DataFrame(rows, columns=["Field", "Before", "Now"])
-        st.dataframe(table, hide_index=True, key="launch_differences", height="content", alt="Fields that differ from the run before")
+        table = [{"Field": field, "Before": old, "Now": new} for field, old, new in rows]
+        draw_table(table, key="launch_differences", alt="Fields that differ from the run before")

@@ -22,11 +22,13 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import back_link, row_link
+from pages.components.tables import WidgetTable
 from pages.components.training.config_fields import label_of
 from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
 from pages.components.words import ago
 
 PAGE, LAUNCH = routes.SWEEP, routes.LAUNCH
+TABLE = WidgetTable("sweeps", {"Name": 2.5, "Progress": 2, "Best": 2, "When": 1})
 MOST_COMPARED = 8
 
 
@@ -35,9 +37,9 @@ def draw_sweeps(ctx: Context) -> None:
     sweeps = list_sweeps(ctx)
     if not sweeps:
         return
-    with st.container(border=True, gap="xsmall"):
+    with TABLE.frame():
         for sweep in sweeps:
-            columns = st.columns([2.5, 2, 2, 1], vertical_alignment="center")
+            columns = TABLE.row(sweep.id)
             with columns[0]:
                 row_link(sweep.name, page=PAGE, query={"sweep": sweep.id}, icon="tune", key=f"sweep_{sweep.id}")
             columns[1].text(_progress_words(sweep))

@@ -14,6 +14,7 @@ from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
 from backend.services.estimates.forecasts import Forecast
+from pages.components.tables import draw_table
 from pages.components.training.config_fields import get_field, label_of
 from pages.components.training.run_form import SIMPLE, advanced_fields, objective_fields
 from pages.components.training.sweep_charts import say
@@ -80,7 +81,7 @@ def draw_sweep_preview(config: SweepConfig, found: Forecast | None) -> None:
         else:
             shown = [point_at(config, number) for number in range(min(SHOWN, config.num_runs))]
             rows = [{label_of(path): say(value) for path, value in point.items()} for point in shown]
-            st.dataframe(rows, hide_index=True, key="sweep_points", height="content", alt="Values of the first runs")
+            draw_table(rows, key="sweep_points", alt="Values of the first runs")
             if config.num_runs > SHOWN:
                 st.caption(f"and {config.num_runs - SHOWN:,} more")
     with st.expander("The sweep as YAML", icon=":material/data_object:"):

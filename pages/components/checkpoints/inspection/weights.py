@@ -18,6 +18,7 @@ from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
+from pages.components.tables import draw_table
 
 MOST_LINES = 12
 MOST_ROWS = 64
@@ -72,7 +73,7 @@ def _draw_outliers(contents: ReadingContents) -> None:
     if not contents.outliers:
         st.caption("Nothing: no tensor has outlier channels, spikes, many zeros or an RMS unlike that of its neighbours.")
         return
-    st.dataframe([{"Tensor": name, "Why": why} for name, why in contents.outliers], hide_index=True, key="weights_outliers")
+    draw_table([{"Tensor": name, "Why": why} for name, why in contents.outliers], key="weights_outliers", alt="Tensors that stand out")
     st.caption("By rules of thumb: trained networks have outliers, and most do no harm. NaN, infinity and tensors of zeros do.")
 
 

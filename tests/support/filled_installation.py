@@ -1,0 +1,157 @@
+"""An installation with one of everything, for tests that look at every page. Rows are written as workers write them; nothing runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pyarrow
+import pyarrow.parquet
+from sqlalchemy import select
+
+from backend.db.tables import DatasetVersion, Replica, Worker
+from backend.domain.jobs.states import Status
+from backend.domain.training.sweep import parse_sweep
+from backend.services.battles.raters import rater_for
+from backend.services.context import LOCAL, Context
+from backend.services.jobs.jobs import claim_job
+from backend.services.jobs.workers import beat
+from backend.services.people.accounts import add_user, create_key
+from backend.services.serving.conversations import add_message, start_conversation
+from backend.services.serving.deployments import deploy, record_ready, stop_endpoint
+from backend.services.training.sweeps import launch_sweep
+from backend.services.training.views import RunView
+from tests.support import battle_world, run_world
+from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+
+LONG = "a-rather-long-name-of-a-network-that-somebody-chose-with-care"
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Ids of what was made."""
+
+    dataset: str
+    running: str
+    finished: str
+    failed: str
+    checkpoint: str
+    evaluation: str
+    other_evaluation: str
+    campaign: str
+    sweep: str
+    conversation: str
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Every page by a short name, and what is shown one at a time."""
+        pages = "datasets architectures tokenizers planner launch runs checkpoints inspect evaluations battles endpoints playground workers people"
+        return {
+            "overview": "/",
+            **{page: f"/{page}" for page in pages.split()},
+            "dataset": f"/datasets?dataset={self.dataset}",
+            "import": "/datasets?import=1",
+            "running": f"/run?run={self.running}",
+            "finished": f"/run?run={self.finished}",
+            "failed": f"/run?run={self.failed}",
+            "compare": f"/runs?compare={self.finished},{self.running}",
+            "checkpoint": f"/checkpoints?checkpoint={self.checkpoint}",
+            "base form": "/checkpoints?add=1",
+            "tokenizer form": "/tokenizers?train=1",
+            "evaluation": f"/evaluations?evaluation={self.evaluation}",
+            "evaluation form": "/evaluations?new=1",
+            "evaluations compared": f"/evaluations?first={self.evaluation}&second={self.other_evaluation}",
+            "campaign": f"/battles?campaign={self.campaign}",
+            "campaign form": "/battles?new=1",
+            "ballot": f"/ballot?campaign={self.campaign}",
+            "sweep": f"/sweep?sweep={self.sweep}",
+            "conversation": f"/playground?conversation={self.conversation}",
+        }
+
+
+def fill(ctx: Context) -> Filled:
+    """Insert one of everything."""
+    dataset = _add_build_parts(ctx)
+    running, finished, failed = _add_runs(ctx)
+    sweep = _add_sweep(ctx)
+    checkpoint = run_world.add_checkpoint(ctx, finished, 100)
+    campaign = battle_world.make_campaign(ctx, contestants=("smol-village-base", LONG), num_prompts=4)
+    battle_world.vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), battle_world.prefer("smol"), limit=2)
+    evaluation, other = _add_evaluations(ctx)
+    conversation = _add_serving(ctx)
+    _add_people(ctx)
+    return Filled(dataset, running.id, finished.id, failed.id, checkpoint, evaluation, other, campaign.id, sweep, conversation)
+
+
+def _add_build_parts(ctx: Context) -> str:
+    run_world.add_parts(ctx)
+    with ctx.db.write() as session:
+        version = session.scalars(select(DatasetVersion)).one()
+        folder = ctx.artifacts.folder("datasets", "tales")
+        for split, number in (("train", 90), ("val", 10)):
+            rows = [{"text": f"Tale {n} of the {split} split. " + "The miller walked home. " * 4} for n in range(number)]
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
+        version.rows, version.bytes, version.content_hash = 100, 14_000, "9c0ffee"
+        version.rejected_rows, version.rejected = 1, [{"row": 17, "reason": "no text", "raw": '{"text": null}'}]
+        dataset = version.dataset_id
+    run_world.add_dataset(ctx, "waiting-for-its-import", kind="chat", ready=False)
+    return dataset
+
+
+def _add_runs(ctx: Context) -> tuple[RunView, RunView, RunView]:
+    finished = run_world.launch(ctx, name="pebblewick-1m-first-pretraining", seed=1)
+    taken = run_world.claim(ctx, finished)
+    losses = [{"type": "metrics", "step": step, "time": 1000.0 + step, "values": {"val_loss": 9.0 / step}} for step in (50, 100)]
+    run_world.report(ctx, taken, *run_world.points(1, 100), *losses)
+    run_world.end(ctx, taken, Status.FINISHED)
+    failed = run_world.launch(ctx, name=f"failed-{LONG}", seed=2)
+    taken = run_world.claim(ctx, failed)
+    run_world.report(ctx, taken, *run_world.points(1, 10))
+    run_world.end(ctx, taken, Status.FAILED, cause="The loss became NaN at step 10.", remedy="Lower learning_rate.")
+    running = run_world.launch(ctx, name="smol-village-sft", seed=3, max_steps=1000)
+    taken = run_world.claim(ctx, running)
+    progress = {"type": "progress", "done": 200, "total": 1000, "unit": "step", "rate": 10.0, "time": 1.0}
+    run_world.report(ctx, taken, *run_world.points(1, 200), progress)
+    return running, finished, failed
+
+
+def _add_sweep(ctx: Context) -> str:
+    run = run_world.make_config(eval_every=10).model_dump(mode="json")
+    vary = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "weight_decay": [0.0, 0.1]}
+    return launch_sweep(ctx, parse_sweep({"name": "tries", "run": run, "vary": vary, "runs": 4}), person=LOCAL).id
+
+
+def _add_evaluations(ctx: Context) -> tuple[str, str]:
+    choices = add_benchmark(ctx, "village-questions-with-choices", CHOICES)
+    first = evaluated(ctx, "smol-village-base", choices, [1.0, 0.0] * 20)
+    second = evaluated(ctx, LONG, choices, [1.0, 1.0, 1.0, 0.0] * 10)
+    predicted(ctx, LONG, add_benchmark(ctx, "held-out-tales", TEXTS, kind="text", val=4), [11.0, 12.0, 10.5, 13.0])
+    return first.id, second.id
+
+
+def _add_serving(ctx: Context) -> str:
+    for name, checkpoint in (("tales", "smol-village-base"), ("once-deployed", LONG)):
+        deploy(ctx, checkpoint_id=battle_world.add_checkpoint(ctx, f"{checkpoint}-served"), name=name, person=LOCAL)
+    stop_endpoint(ctx, "once-deployed", person=LOCAL)
+    with ctx.db.read() as session:
+        job = session.scalars(select(Replica.job_id).where(Replica.status == "starting")).one()
+    claim = claim_job(ctx, job, owner="lab/serve#1", host="lab")
+    assert claim is not None
+    with ctx.db.write() as session:
+        record_ready(session, ctx, claim, {"url": "http://127.0.0.1:1"})
+    conversation = start_conversation(ctx, endpoint="tales", person=LOCAL)
+    add_message(ctx, conversation.id, role="user", content="Tell me of the mill. " * 12, person=LOCAL)
+    usage = {"completion_tokens": 30, "ttft_ms": 12.0, "tok_per_sec": 88.0, "finish_reason": "stop"}
+    add_message(ctx, conversation.id, role="assistant", content="It stood by the river.", endpoint="tales", usage=usage, person=LOCAL)
+    return conversation.id
+
+
+def _add_people(ctx: Context) -> None:
+    gpus = [{"index": "0", "name": "NVIDIA H100", "memory_used_bytes": 9 << 30, "memory_total_bytes": 80 << 30, "utilisation_percent": 64}]
+    gauges = {"cpu_percent": 62.0, "cpu_count": 16, "memory_used_bytes": 9 << 30, "memory_total_bytes": 32 << 30, "gpus": gpus}
+    beat(ctx, name="lab/train", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
+    later = ctx.now() + timedelta(hours=12)  # a worker that lives for as long as the test looks
+    with ctx.db.write() as session:
+        session.get_one(Worker, "lab/train").heartbeat_at = later
+    add_user(ctx, "maya", "a long enough password")
+    create_key(ctx, "Support bot", person=LOCAL)
