@@ -38,7 +38,7 @@ def day(moment: datetime) -> str:
 def time_zone() -> tzinfo:
     """Return the browser's time zone; UTC where the browser names none or one that this machine does not know."""
     try:
-        return ZoneInfo(st.context.timezone or "UTC")
+        return ZoneInfo(st.context.timezone) if st.context.timezone else UTC
     except (ZoneInfoNotFoundError, ValueError, OSError):  # the name comes from the visitor
         return UTC
 
