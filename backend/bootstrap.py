@@ -1,4 +1,4 @@
-"""Settings -> Context: the one place where adapters are put together, the database is migrated and secrets are made."""
+"""Settings -> Context: build the adapters, migrate the database, create the signing key."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import secrets
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
+from sqlalchemy import inspect, text
 
 from backend.db.engine import Database
 from backend.infra.artifacts import Artifacts
@@ -18,11 +18,14 @@ from backend.infra.queue import JobQueue
 from backend.services.context import Context, Policy
 from backend.settings import Settings
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 MIGRATIONS = Path(__file__).parent / "db" / "migrations"
 
 
 def build_context(settings: Settings, *, migrate: bool = True) -> Context:
-    """Build everything a service needs, migrating the database first unless told not to."""
+    """Build everything a service needs, after migrating the database unless `migrate` is false."""
     set_private_umask()
     settings.home.mkdir(parents=True, exist_ok=True)
     tighten_home(settings.home)
@@ -60,7 +63,7 @@ def get_context() -> Context:
 
 
 def _tell_hub_libraries(settings: Settings) -> None:
-    """Put what `.env` says of the Hub where its libraries look, in this process and in the jobs that it starts."""
+    """Export the Hub settings of `.env` as the variables that its libraries read, here and in child processes."""
     if settings.hf_endpoint:
         os.environ.setdefault("HF_ENDPOINT", settings.hf_endpoint)
     if settings.hf_token:
@@ -70,13 +73,35 @@ def _tell_hub_libraries(settings: Settings) -> None:
 def migrate_database(settings: Settings) -> None:
     """Bring the database to the newest revision, one process at a time."""
     settings.home.mkdir(parents=True, exist_ok=True)
+    if _database_revision(settings.database_url) == newest_revision():
+        return
+    from alembic import command  # as slow to import as the rest of a command: left out where there is nothing to migrate
+
     with (settings.home / "migrate.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command.upgrade(alembic_config(settings.database_url), "head")
 
 
+def newest_revision() -> str:
+    """Return the newest revision by the names of the migration files, each of which begins with its revision."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _database_revision(url: str) -> str | None:
+    engine = Database(url).engine
+    try:
+        with engine.connect() as connection:
+            if inspect(connection).has_table("alembic_version"):
+                return connection.execute(text("select version_num from alembic_version")).scalar()
+            return None
+    finally:
+        engine.dispose()
+
+
 def alembic_config(url: str) -> Config:
     """Return Alembic's configuration for a database URL."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
@@ -84,7 +109,7 @@ def alembic_config(url: str) -> Config:
 
 
 def read_secret(home: Path) -> bytes:
-    """Return the installation's signing key, making it (mode 0600) at the first call, one process at a time: half a key signs nothing."""
+    """Return the installation's signing key, creating it (mode 0600) at the first call. A lock keeps others from reading half a key."""
     path = home / "secret.key"
     with (home / "secret.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

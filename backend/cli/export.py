@@ -1,4 +1,4 @@
-"""`roundhouse export`: a checkpoint as a folder for other tools."""
+"""`roundhouse export`: convert a checkpoint for other tools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def export(
     public: Annotated[bool, typer.Option(help="push: make a new repository public.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a checkpoint for other tools: a folder that Hugging Face tools load, or a GGUF file in a folder."""
+    """Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF."""
     ctx = get_context()
     found = resolve_checkpoint(ctx, checkpoint)
     destination = check_destination(to.expanduser().resolve())

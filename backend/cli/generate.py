@@ -1,4 +1,4 @@
-"""`roundhouse generate`: what a checkpoint writes after a prompt."""
+"""`roundhouse generate`: complete a prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def generate(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Let a checkpoint answer a prompt, through its chat template if it was taught one; otherwise it continues the text."""
+    """Complete a prompt with a checkpoint. A checkpoint with a chat template answers it as a user's message."""
     ctx = get_context()
     messages = [{"role": "system", "content": system}] if system else []
     job = launch_completions(

@@ -35,7 +35,7 @@ def inspect(
     again: Annotated[bool, typer.Option("--again", help="Read again even if the answer is stored.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show per-token loss, what else was expected, attention, logit lens, weights; beside a second checkpoint, where the two part."""
+    """Show per-token loss, attention, logit lens and weights of a checkpoint. With --against, compare two checkpoints token by token."""
     ctx = get_context()
     config = ReadingConfig(text=text, messages=_messages(chat)) if chat is not None else ReadingConfig(text=text)
     wanted = [config] if config.of_text else []

@@ -2,39 +2,75 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from backend.cli import architecture, base, doctor, endpoint, eval, export, generate, inspect, key, rating, tokenizer, up, user
-from backend.cli.data import commands as data
 from backend.cli.output import DONE, FAILED, MISUSED
-from backend.cli.scaling import plan
-from backend.cli.training import run
 from backend.infra.files.private import set_private_umask
 
-app = typer.Typer(name="roundhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for module in (up, doctor, generate, export, inspect):  # commands without a noun
-    app.add_typer(module.app)
-app.add_typer(architecture.app, name="architecture", help="Describe an architecture: parameters, FLOPs, memory.")
-app.add_typer(data.app, name="data", help="Datasets.")
-app.add_typer(tokenizer.app, name="tokenizer", help="Tokenizers: train, compare, see a text in tokens.")
-app.add_typer(base.app, name="base", help="Bases: checkpoints that come from elsewhere.")
-app.add_typer(run.app, name="run", help="Runs.")
-app.add_typer(plan.app, name="plan", help="Plan a run for a budget; fit scaling laws.")
-app.add_typer(eval.app, name="eval", help="Evaluations.")
-app.add_typer(rating.app, name="rating", help="Ratings from votes.")
-app.add_typer(endpoint.app, name="endpoint", help="Endpoints.")
-app.add_typer(user.app, name="user", help="Accounts.")
-app.add_typer(key.app, name="key", help="Keys for /v1.")
-
-
+VERBS: dict[str, tuple[str, str]] = {
+    "up": ("backend.cli.up", "Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."),
+    "down": ("backend.cli.up", "Stop the installation that runs from this home folder."),
+    "worker": ("backend.cli.up", "Serve queues on this machine."),
+    "doctor": ("backend.cli.doctor", "Check Python, packages, disk, ports, broker, database, devices and sign-in."),
+    "generate": ("backend.cli.generate", "Complete a prompt with a checkpoint."),
+    "export": ("backend.cli.export", "Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF."),
+    "inspect": ("backend.cli.inspect", "Show per-token loss, attention, logit lens and weights of a checkpoint."),
+}
+NOUNS: dict[str, tuple[str, str]] = {
+    "architecture": ("backend.cli.architecture", "Count parameters, FLOPs and memory of an architecture."),
+    "data": ("backend.cli.data.commands", "Import, report on, derive and delete datasets."),
+    "tokenizer": ("backend.cli.tokenizer", "Train and compare tokenizers; encode text."),
+    "base": ("backend.cli.base", "Add and check bases: checkpoints made elsewhere."),
+    "run": ("backend.cli.training.run", "Launch, forecast, follow and stop training runs and sweeps."),
+    "plan": ("backend.cli.scaling.plan", "Plan a run for a budget; fit scaling laws."),
+    "eval": ("backend.cli.eval", "Evaluate checkpoints on benchmarks and compare the scores."),
+    "rating": ("backend.cli.rating", "Fit ratings to a file of votes."),
+    "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
+    "user": ("backend.cli.user", "Add and list accounts."),
+    "key": ("backend.cli.key", "Create and list keys for /v1."),
+}
 UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # of whichever click typer carries
 
 
+class LazyGroup(TyperGroup):
+    """Lists commands from the tables above, and imports a command's module only when that command is run."""
+
+    def __init__(self, **options: Any) -> None:
+        summaries = {name: summary for name, (_, summary) in (VERBS | NOUNS).items()}
+        super().__init__(**options | {"commands": {name: TyperCommand(name, help=text) for name, text in summaries.items()}})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the name, the imported command and the arguments that are left for it."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed if name is None else load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """Import the command or the group of commands of this name."""
+    module, summary = (VERBS | NOUNS)[name]
+    group = typer.main.get_group(importlib.import_module(module).app)
+    if name in VERBS:
+        return group.commands[name]
+    group.help = summary
+    return group
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.callback()
+def roundhouse() -> None:
+    """Take no option of its own: every option belongs to a command."""
+
+
 def main() -> None:
-    """Entry of the `roundhouse` script. With --json a command line that can't be read is answered in JSON, too."""
+    """Run the `roundhouse` script. With --json a command line that can't be read is answered in JSON, too."""
     set_private_umask()
     if "--json" not in sys.argv[1:]:
         app()

@@ -37,7 +37,7 @@ STOP_TIMEOUT_S = 40.0
 @app.command()
 @command
 def up(as_json: JsonFlag = False) -> None:
-    """Start broker, workers, gateway and pages, print the address, and stay until Ctrl-C."""
+    """Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."""
     settings = Settings()
     if (pid := running_pid(settings)) is not None:
         fail(f"Roundhouse already runs here (process {pid}): {page_url(settings)}. Stop it with `roundhouse down`.", as_json=as_json)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from backend.errors import InvalidInput
 
@@ -56,13 +56,13 @@ def normal_quantile(level: float) -> float:
         raise InvalidInput(
             f"An interval's level must lie between 0 and 1, not {level}.", remedy="Use 0.95 for a 95 % interval.", field="level"
         )
-    return float(stats.norm.ppf(0.5 + level / 2))
+    return float(scipy.stats.norm.ppf(0.5 + level / 2))
 
 
 def student_quantile(level: float, *, df: float) -> float:
     """The two-sided critical value of Student's t with `df` degrees of freedom."""
     normal_quantile(level)
-    return float(stats.t.ppf(0.5 + level / 2, df))
+    return float(scipy.stats.t.ppf(0.5 + level / 2, df))
 
 
 def percent(level: float) -> str:
@@ -235,7 +235,7 @@ def paired_difference(
     if difference.stderr <= 1e-12 * max(1.0, abs(difference.value)):
         # All differences are equal: t is 0/0 or infinite, so the signs alone speak.
         return PairedComparison(len(gaps), difference, mcnemar(wins, losses), wins, losses, ties, "exact sign test (all differences equal)")
-    p_value = float(2 * stats.t.sf(abs(difference.value / difference.stderr), df))
+    p_value = float(2 * scipy.stats.t.sf(abs(difference.value / difference.stderr), df))
     return PairedComparison(len(gaps), difference, p_value, wins, losses, ties, method)
 
 
@@ -243,7 +243,7 @@ def mcnemar(wins: int, losses: int) -> float:
     """Exact two-sided p value of the discordant pairs (McNemar 1947, exact binomial form): `mcnemar(10, 2)` is 0.03857."""
     if wins < 0 or losses < 0:
         raise InvalidInput(f"Counts can't be negative: {wins} and {losses}.")
-    return float(min(1.0, 2 * stats.binom.cdf(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
+    return float(min(1.0, 2 * scipy.stats.binom.cdf(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -365,4 +365,4 @@ def _in_given_order(adjusted: FloatArray, order: IntArray) -> list[float]:
 def _power_quantiles(alpha: float, power: float) -> float:
     if not (0 < alpha < 1 and 0 < power < 1):
         raise InvalidInput(f"alpha {alpha} and power {power} must lie between 0 and 1.", field="alpha")
-    return float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
+    return float(scipy.stats.norm.ppf(1 - alpha / 2) + scipy.stats.norm.ppf(power))

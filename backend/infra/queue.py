@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-import redis
-from celery import Celery
+if TYPE_CHECKING:
+    from celery import Celery
+    from redis import Redis
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ TRANSPORT: dict[str, Any] = {
 
 def make_celery(url: str) -> Celery:
     """Return a Celery application with the settings every process of an installation shares."""
+    from celery import Celery  # half a second that only senders and workers spend
+
     app = Celery("roundhouse", broker=_for_kombu(url), set_as_current=False)
     app.conf.update(
         task_ignore_result=True,
@@ -62,9 +66,17 @@ class JobQueue:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._celery = make_celery(url)
         self._silent_until = 0.0
-        self._redis = redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=2.0)
+
+    @cached_property
+    def _celery(self) -> Celery:
+        return make_celery(self.url)
+
+    @cached_property
+    def _redis(self) -> Redis:
+        from redis import Redis
+
+        return Redis.from_url(self.url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=2.0)
 
     def publish(self, queue: str) -> bool:
         """Send one wake-up to a queue. Returns False when the broker does not answer, or did not a moment ago."""
@@ -83,10 +95,12 @@ class JobQueue:
         """Return how many wake-ups lie in a queue, or None when the broker does not answer."""
         if self._is_silent():
             return None
+        from redis import RedisError
+
         started = time.monotonic()
         try:
             return int(self._redis.llen(queue))
-        except redis.RedisError:
+        except RedisError:
             self._note_silence(started)
             return None
 
@@ -94,10 +108,12 @@ class JobQueue:
         """Whether the broker answers, or did not a moment ago."""
         if self._is_silent():
             return False
+        from redis import RedisError
+
         started = time.monotonic()
         try:
             return bool(self._redis.ping())
-        except redis.RedisError:
+        except RedisError:
             self._note_silence(started)
             return False
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
-from scipy.special import expit
 
 from backend.domain.battles.votes import VoteColumns
 
@@ -58,13 +56,19 @@ def strong_components(tally: Tally) -> IntArray:
     """Number each contestant's strong component in the graph of who earned points from whom; a maximum exists if there is only one."""
     earned = tally.points + (tally.counts - tally.points).T
     return np.asarray(
-        connected_components(csr_array((earned > 0).astype(np.float64)), directed=True, connection="strong")[1], dtype=np.int64
+        scipy.sparse.csgraph.connected_components(
+            scipy.sparse.csr_array((earned > 0).astype(np.float64)), directed=True, connection="strong"
+        )[1],
+        dtype=np.int64,
     )
 
 
 def weak_components(tally: Tally) -> IntArray:
     """Number each contestant's component in the graph of who met whom."""
-    return np.asarray(connected_components(csr_array((tally.counts > 0).astype(np.float64)), directed=False)[1], dtype=np.int64)
+    return np.asarray(
+        scipy.sparse.csgraph.connected_components(scipy.sparse.csr_array((tally.counts > 0).astype(np.float64)), directed=False)[1],
+        dtype=np.int64,
+    )
 
 
 def maximise(tally: Tally, *, with_side: bool = False, precision: float = 0.0) -> Fit | None:
@@ -98,7 +102,7 @@ def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy, dense_cel
     Two-way: B_prompt + B_rater - B_(prompt and rater); negative eigenvalues of the covariance are set to 0. A regularised fit is never
     given less than its posterior variance: where nobody ever lost, residuals vanish and the plain sandwich would call that certainty.
     """
-    residuals = columns.points - expit(fit.theta[columns.a] - fit.theta[columns.b] + fit.side)
+    residuals = columns.points - scipy.special.expit(fit.theta[columns.a] - fit.theta[columns.b] + fit.side)
 
     def meat_of(codes: IntArray, count: int) -> FloatArray:
         is_dense = count * (len(fit.theta) + fit.with_side) <= dense_cells
@@ -129,7 +133,7 @@ def _derivatives(params: FloatArray, tally: Tally, *, with_side: bool, precision
     """Gradient and negative Hessian; without a prior, 1 / M on every cell of theta's block fixes the mean at 0."""
     size = len(tally.counts)
     theta, side = params[:size], params[size] if with_side else 0.0
-    chance = expit(theta[:, None] - theta[None, :] + side)
+    chance = scipy.special.expit(theta[:, None] - theta[None, :] + side)
     rest, weight = tally.points - tally.counts * chance, tally.counts * chance * (1 - chance)
     gradient, hessian = np.empty(len(params)), np.empty((len(params), len(params)))
     gradient[:size] = rest.sum(1) - rest.sum(0) - precision * theta
@@ -158,7 +162,7 @@ def _cluster_meat(
             [(residuals, np.full(len(residuals), width - 1))] if with_side else []
         )
         data, places = np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
-        sparse = coo_array((data, (np.tile(codes, len(pieces)), places)), shape=(count, width)).tocsr()
+        sparse = scipy.sparse.coo_array((data, (np.tile(codes, len(pieces)), places)), shape=(count, width)).tocsr()
         meat = (sparse.T @ sparse).toarray()
     result: FloatArray = meat * (count / (count - 1))
     return result

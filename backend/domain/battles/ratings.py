@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from backend.domain.battles.bradley_terry import (
     ClusterBy,
@@ -151,7 +151,7 @@ class RatingTable:
             stderr=error,
             low=gap - margin,
             high=gap + margin,
-            p_value=float(2 * stats.t.sf(abs(gap) / error, self.df)),
+            p_value=float(2 * scipy.stats.t.sf(abs(gap) / error, self.df)),
             share=elo_share(gap),
             share_low=elo_share(gap - margin),
             share_high=elo_share(gap + margin),

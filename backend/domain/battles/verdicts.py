@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from backend.domain.battles.ratings import elo_share
 from backend.domain.battles.votes import LABEL_REMEDY, POINTS_OF_A, Label, VoteRecord
@@ -86,7 +86,7 @@ def beta_mixture_e_value(wins: int, losses: int) -> float:
 def votes_for_gap(gap_elo: float, *, alpha: float = 0.05, power: float = POWER, design_effect: float = 1.0) -> int:
     """Decisive votes that one ordinary test, made once at the end, needs to find a gap: 35 Elo -> 771; times the prompts' design effect."""
     share = elo_share(_checked_gap(gap_elo))
-    quantiles = normal_quantile(1 - alpha) + float(stats.norm.ppf(power))
+    quantiles = normal_quantile(1 - alpha) + float(scipy.stats.norm.ppf(power))
     return math.ceil(design_effect * quantiles**2 * share * (1 - share) / (share - 0.5) ** 2)
 
 
@@ -213,7 +213,7 @@ def _prompts_for(variance: float, *, gap: float, alpha: float, decisive: float, 
     needed = 10.0
     for _ in range(50):
         critical = math.sqrt(2 * math.log(1 / alpha) + max(0.0, math.log(math.pi / 2 * decisive * needed)))
-        needed = max(10.0, (critical + float(stats.norm.ppf(POWER))) ** 2 * variance * loss / gap**2)
+        needed = max(10.0, (critical + float(scipy.stats.norm.ppf(POWER))) ** 2 * variance * loss / gap**2)
     return needed
 
 

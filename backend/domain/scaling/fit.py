@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from backend.domain.scaling.laws import LEVEL, NUM_DRAWS, ScalingLaw, estimate_of, stretch_draws
 from backend.domain.scaling.points import ScalingPoint
@@ -73,7 +73,7 @@ def fit_law(
     start[0] = max(start[0], np.log(0.5) + loss.min())  # from E = 0 no resample would find its way back: there is no slope
     resampled, _ = minimise_huber(np.tile(start, (num_draws, 1)), n, d, loss, weights, steps=100, tolerance=1e-8)
     freedom = len(loss) - NUM_CONSTANTS
-    stretch = float(np.sqrt(len(loss) / freedom) * stats.t.ppf(0.5 + level / 2, freedom) / stats.norm.ppf(0.5 + level / 2))
+    stretch = float(np.sqrt(len(loss) / freedom) * scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2))
     draws = _constants(resampled, centre)
     residuals = np.abs(_log_losses(best[None], n, d)[0][0] - loss)
     method = f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(level)}"
@@ -176,7 +176,7 @@ def _starts(n: FloatArray, d: FloatArray, loss: FloatArray) -> FloatArray:
     for alpha in START_EXPONENTS:
         for beta in START_EXPONENTS:
             columns = np.column_stack([np.ones(len(n)), np.exp(-alpha * n), np.exp(-beta * d)])
-            linear, _ = optimize.nnls(columns, loss)
+            linear, _ = scipy.optimize.nnls(columns, loss)
             floor = 0.01 * float(loss.min())
             rows.append([*np.log(np.maximum(linear, floor)), alpha, beta])
     return np.array(rows)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from backend.domain.scaling.laws import LEVEL
 from backend.domain.scaling.points import ScalingPoint
@@ -90,7 +90,7 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator, *, num_dra
     coefficients = solve @ loss
     residuals = loss - design @ coefficients
     freedom = max(len(n) - 3, 1)
-    stretch = math.sqrt(len(n) / freedom) * float(stats.t.ppf(0.5 + level / 2, freedom) / stats.norm.ppf(0.5 + level / 2))
+    stretch = math.sqrt(len(n) / freedom) * float(scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2))
     noise = rng.choice(residuals - residuals.mean(), size=(num_draws, len(n))) * stretch
     draws = coefficients + noise @ solve.T
     flops = math.exp(float(np.mean([math.log(point.flops) for point in group])))

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from scipy import stats
+import scipy
 
 LEVEL = 0.95
 ENOUGH = 3
@@ -70,8 +70,10 @@ def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) 
     if error == 0:
         return SeedComparison(difference, difference, difference, 0.0 if difference else 1.0, seeds)
     df = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, seeds, strict=True))
-    reach = float(stats.t.ppf(0.5 + level / 2, df)) * error
-    return SeedComparison(difference, difference - reach, difference + reach, float(2 * stats.t.sf(abs(difference) / error, df)), seeds)
+    reach = float(scipy.stats.t.ppf(0.5 + level / 2, df)) * error
+    return SeedComparison(
+        difference, difference - reach, difference + reach, float(2 * scipy.stats.t.sf(abs(difference) / error, df)), seeds
+    )
 
 
 def seeds_needed(first: SeedGroup, second: SeedGroup, *, most: int = 50) -> int | None:
@@ -81,7 +83,11 @@ def seeds_needed(first: SeedGroup, second: SeedGroup, *, most: int = 50) -> int 
         return None
     noise, difference = max(sds), abs(first.mean - second.mean)
     for n in range(2, most + 1):
-        power = float(stats.nct.sf(stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n)))) if noise else 1.0
+        power = (
+            float(scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n))))
+            if noise
+            else 1.0
+        )
         if power >= 0.8:
             return n
     return None

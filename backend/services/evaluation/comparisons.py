@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import stats
+import scipy
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
@@ -166,7 +166,7 @@ def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, flo
         wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
         p_value = None
         if difference.stderr:
-            p_value = float(2 * stats.t.sf(abs(difference.value / difference.stderr), len(gaps) - 1))
+            p_value = float(2 * scipy.stats.t.sf(abs(difference.value / difference.stderr), len(gaps) - 1))
         elif difference.stderr == 0:
             p_value = 1.0 if difference.value == 0 else 0.0
         return PairedComparison(len(gaps), difference, p_value, wins, losses, len(gaps) - wins - losses, "paired ratio estimator, t test")

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
@@ -25,7 +26,6 @@ MIN_PASSWORD = 10
 ATTEMPTS, WINDOW_S, MAX_REMEMBERED = 8, 300.0, 1000
 
 _hasher = PasswordHasher()
-_DUMMY_HASH = _hasher.hash(secrets.token_hex(8))  # checked for unknown names, so that timing tells nothing
 _attempts: dict[str, list[float]] = {}  # by address and by name, the moments of attempts that have not succeeded
 _lock = threading.Lock()
 
@@ -82,10 +82,11 @@ def sign_in(ctx: Context, name: str, password: str, *, address: str) -> str:
     """
     keys = (f"address:{address}", f"name:{name.strip().lower()[:80]}")
     _count_attempt(keys)
+    unknown = _dummy_hash()  # made for every name alike
     with ctx.db.read() as session:
         user = session.scalar(select(User).where(User.name == name.strip(), User.disabled_at.is_(None)))
     try:
-        _hasher.verify(user.password_hash if user else _DUMMY_HASH, password)
+        _hasher.verify(user.password_hash if user else unknown, password)
     except (VerifyMismatchError, InvalidHashError):
         user = None
     if user is None:
@@ -178,6 +179,12 @@ def unsign(ctx: Context, value: str, *, purpose: str, max_age_s: int) -> dict[st
     except BadSignature as error:
         raise NotAllowed("This link is not valid any more.", remedy="Reload the page it came from.") from error
     return {str(key): str(item) for key, item in data.items()}
+
+
+@lru_cache(maxsize=1)
+def _dummy_hash() -> str:
+    """Return a hash to check for unknown names, so that timing does not tell them from known ones."""
+    return _hasher.hash(secrets.token_hex(8))
 
 
 def _serializer(ctx: Context) -> URLSafeTimedSerializer:

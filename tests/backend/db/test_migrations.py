@@ -12,7 +12,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
-from backend.bootstrap import alembic_config
+from backend.bootstrap import alembic_config, newest_revision
 from backend.db.engine import Database
 from backend.db.tables import Table
 
@@ -60,3 +60,8 @@ def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_
         assert session.execute(text("SELECT last_step FROM runs WHERE id = 'r'")).scalar_one() == 7
         assert session.execute(text("SELECT run_id FROM checkpoints")).scalar_one() == "r"
     database.engine.dispose()
+
+
+def test_the_newest_revision_by_file_names_is_the_head() -> None:
+    script = ScriptDirectory.from_config(alembic_config("sqlite://"))
+    assert newest_revision() == script.get_current_head()

@@ -1,0 +1,31 @@
+"""Errors as the command line shows them. Imported when a command has failed, because it needs pydantic and SQLAlchemy."""
+
+from __future__ import annotations
+
+import errno
+
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+
+from backend.cli.output import FAILED, MISUSED
+from backend.domain.training.config import validation_message
+from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
+
+
+def explain(error: Exception) -> tuple[str, int] | None:
+    """Return message and exit status for an error with a cause to name, None for a mistake of the program."""
+    match error:
+        case ValidationError():
+            return validation_message(error), MISUSED
+        case InvalidInput() | NotFound() | Conflict():
+            return str(error), MISUSED
+        case RoundhouseError():
+            return str(error), FAILED
+        case OperationalError():  # no such server, a locked or unreadable file, a full disk
+            return f"The database does not answer: {error.orig}. Check DATABASE_URL.", FAILED
+        case OSError():  # a full disk, a folder that can't be made, a file that can't be read
+            place = f" ({error.filename})" if error.filename else ""
+            remedy = "Free some space and try again." if error.errno == errno.ENOSPC else "Check the path and its permissions."
+            return f"{error.strerror or error}{place}. {remedy}", FAILED
+        case _:
+            return None
