@@ -11,10 +11,12 @@ from typing import Any
 import streamlit as st
 from starlette.middleware import Middleware
 
-from backend.bootstrap import get_context
+from backend.bootstrap import get_context, host_rules
+from backend.infra.hosts import HostGuard
 from backend.settings import Settings
 from backend.web.downloads import download_routes
 from backend.web.live import live_routes
+from backend.web.proxies import TrustedProxies
 from backend.web.server import EarlyCharts, prepare_server
 from backend.web.sign_in import SecurityHeaders, SignInGate, sign_in_routes
 
@@ -29,9 +31,19 @@ async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     yield {}
 
 
+settings = Settings()
 app = st.App(
     Path(__file__).parent / "pages" / "shell.py",
     lifespan=lifespan,
-    routes=[*live_routes(get_context), *download_routes(get_context), *sign_in_routes(get_context, trust_proxy=Settings().trust_proxy)],
-    middleware=[Middleware(SecurityHeaders), Middleware(SignInGate, get_context=get_context), Middleware(EarlyCharts)],
+    routes=[
+        *live_routes(get_context),
+        *download_routes(get_context),
+        *sign_in_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),
+    ],
+    middleware=[
+        Middleware(SecurityHeaders),
+        Middleware(HostGuard, rules=host_rules(settings)),
+        Middleware(SignInGate, get_context=get_context),
+        Middleware(EarlyCharts),
+    ],
 )

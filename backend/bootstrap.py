@@ -14,6 +14,7 @@ from sqlalchemy import inspect, text
 from backend.db.engine import Database
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
+from backend.infra.hosts import HostRules, make_host_rules, reachable_host
 from backend.infra.queue import JobQueue
 from backend.services.context import Context, Policy
 from backend.settings import Settings
@@ -48,9 +49,9 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             device_hour_price_usd=settings.device_hour_price,
             keep_job_folders_days=settings.keep_job_folders_days,
         ),
-        gateway_url=settings.public_gateway_url or f"http://{_reachable(settings.host)}:{settings.gateway_port}",
-        pages_url=f"http://{_reachable(settings.host)}:{settings.port}",
-        sign_in=not settings.is_loopback,
+        gateway_url=gateway_url(settings),
+        pages_url=pages_url(settings),
+        sign_in=settings.needs_sign_in,
         data_path=settings.data_path,
         model_path=settings.model_path,
     )
@@ -119,5 +120,16 @@ def read_secret(home: Path) -> bytes:
         return path.read_bytes()
 
 
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104
+def pages_url(settings: Settings) -> str:
+    """Return the pages' address as browsers elsewhere see it."""
+    return settings.public_url or f"http://{reachable_host(settings.host)}:{settings.port}"
+
+
+def gateway_url(settings: Settings) -> str:
+    """Return the gateway's address as programs elsewhere see it, without `/v1`."""
+    return settings.public_gateway_url or f"http://{reachable_host(settings.host)}:{settings.gateway_port}"
+
+
+def host_rules(settings: Settings) -> HostRules:
+    """Return the hosts that pages and gateway answer to."""
+    return make_host_rules(listens_on=settings.host, names=settings.allowed_hosts, urls=(settings.public_url, settings.public_gateway_url))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from ipaddress import ip_network
 from pathlib import Path
-from urllib.parse import quote
+from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOCKET = "valkey.sock"
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+YES, NO = frozenset({"1", "true", "yes", "on"}), frozenset({"", "0", "false", "no", "off"})
 MAX_SOCKET_PATH_BYTES = 100
 
 
@@ -54,7 +58,24 @@ class Settings(BaseSettings):
     public_gateway_url: str | None = Field(
         default=None, description="The gateway's address as clients see it, when a proxy stands before it."
     )
-    trust_proxy: bool = Field(default=False, description="Believe X-Forwarded-For for rate limits (only behind a proxy that sets it).")
+    sign_in: Literal["auto", "always"] = Field(
+        default="auto",
+        description="auto: accounts are needed beyond loopback and behind a public URL; always: on loopback too, "
+        "as behind a TLS proxy on the same machine.",
+    )
+    public_url: str | None = Field(
+        default=None, description="Address of the pages as browsers see it, such as https://lab.example.org; ballot links lead there."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="More names that pages and gateway answer to, separated by commas; *.example.org for all below a domain. Loopback, the "
+        "listening address and the public URLs' hosts always count.",
+    )
+    trust_proxy: str = Field(
+        default="false",
+        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks with commas, or true for every "
+        "peer on loopback or a private network.",
+    )
 
     lease_s: float = Field(default=15.0, gt=0, description="How long a worker's claim on a job holds without a heartbeat.")
     sweep_s: float = Field(default=4.0, gt=0, description="Seconds between sweeps for lost jobs.")
@@ -76,10 +97,54 @@ class Settings(BaseSettings):
     )
     admin_password: SecretStr | None = Field(default=None, description="For containers: creates the account `admin` at the first start.")
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("public_url", "public_gateway_url", mode="after")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"{value!r} is no address such as https://lab.example.org")
+        return value.rstrip("/")
+
+    @field_validator("public_url", mode="after")
+    @classmethod
+    def _check_root(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).path:
+            raise ValueError(f"{value!r} has a path; the pages need a host name of their own, such as https://lab.example.org")
+        return value
+
+    @field_validator("trust_proxy", mode="after")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        if value.strip().lower() not in {*YES, *NO}:
+            for part in value.split(","):
+                ip_network(part.strip(), strict=False)
+        return value
+
+    @model_validator(mode="after")
+    def _check_hosts(self) -> Settings:
+        if "*" in self.allowed_hosts and not self.needs_sign_in:
+            raise ValueError(
+                "ROUNDHOUSE_ALLOWED_HOSTS=* opens an installation without accounts to every web page: set ROUNDHOUSE_SIGN_IN=always"
+            )
+        return self
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach us."""
-        return self.host in {"127.0.0.1", "localhost", "::1"}
+        return self.host in LOOPBACK
+
+    @property
+    def needs_sign_in(self) -> bool:
+        """Whether visitors need an account and programs a key."""
+        public = urlsplit(self.public_url).hostname if self.public_url else None
+        return self.sign_in == "always" or not self.is_loopback or (public is not None and public not in LOOPBACK)
 
     @property
     def broker_url(self) -> str:

@@ -17,7 +17,7 @@ import typer
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from backend.bootstrap import build_context
+from backend.bootstrap import build_context, pages_url
 from backend.cli.output import FAILED, JsonFlag, command, emit
 from backend.cli.processes import broker_binary
 from backend.errors import RoundhouseError
@@ -124,17 +124,27 @@ def check_database(settings: Settings) -> Finding:
 
 
 def check_exposure(settings: Settings) -> Finding:
-    """Beyond loopback nothing starts without an account."""
-    if settings.is_loopback:
+    """Where accounts are needed, nothing starts without one."""
+    if not settings.needs_sign_in:
         return Finding("sign-in", "ok", "loopback only, no sign-in needed")
     if count_users(build_context(settings)) == 0 and settings.admin_password is None:
         return Finding(
             "sign-in",
             "problem",
-            f"ROUNDHOUSE_HOST={settings.host} is reachable from elsewhere, and there is no account.",
+            f"{_why_sign_in(settings)}, and there is no account.",
             "Make one first: roundhouse user add NAME --role admin",
         )
     return Finding("sign-in", "ok", "accounts exist")
+
+
+def _why_sign_in(settings: Settings) -> str:
+    if not settings.is_loopback:
+        return f"ROUNDHOUSE_HOST={settings.host} is reachable from elsewhere"
+    return (
+        "ROUNDHOUSE_SIGN_IN=always"
+        if settings.sign_in == "always"
+        else f"ROUNDHOUSE_PUBLIC_URL={settings.public_url} is reachable from elsewhere"
+    )
 
 
 def check_packages() -> Finding:
@@ -179,7 +189,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     running = running_pid(settings)
     findings = [f for f in start_checks(settings, running=running is not None) if running is None or not f.name.startswith("port ")]
     if running is not None:
-        findings.insert(0, Finding("installation", "ok", f"running (process {running}) at http://{settings.host}:{settings.port}"))
+        findings.insert(0, Finding("installation", "ok", f"running (process {running}) at {pages_url(settings)}"))
     bad = any(finding.state == "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
     text_ = "\n".join(f"{marks[f.state]}  {f.name:<12} {f.detail}{f'  -> {f.cure}' if f.cure else ''}" for f in findings)

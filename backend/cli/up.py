@@ -17,13 +17,14 @@ from typing import Annotated, Any
 import psutil
 import typer
 
-from backend.bootstrap import build_context
+from backend.bootstrap import build_context, gateway_url, pages_url
 from backend.cli.doctor import start_checks
 from backend.cli.leftovers import end_leftovers, mark_of, only_one
 from backend.cli.output import FAILED, JsonFlag, command, emit, fail, note
 from backend.cli.processes import Program, broker_program, pid_file, running_pid, supervisor_config, web_programs, worker_programs
 from backend.domain.jobs.states import QUEUES
 from backend.errors import RoundhouseError
+from backend.infra.hosts import WILDCARDS, reachable_host
 from backend.infra.processes import die_with_parent
 from backend.services.people.accounts import add_user, count_users
 from backend.services.starter import ensure_starter_content
@@ -40,7 +41,7 @@ def up(as_json: JsonFlag = False) -> None:
     """Start broker, worker, gateway and pages, print the address, and stay until Ctrl-C."""
     settings = Settings()
     if (pid := running_pid(settings)) is not None:
-        fail(f"Roundhouse already runs here (process {pid}): {page_url(settings)}. Stop it with `roundhouse down`.", as_json=as_json)
+        fail(f"Roundhouse already runs here (process {pid}): {pages_url(settings)}. Stop it with `roundhouse down`.", as_json=as_json)
     with only_one(settings):
         if end_leftovers_of_home(settings):
             note("An earlier installation was still here without its `roundhouse up`: ended it.")
@@ -80,16 +81,16 @@ def prepare(settings: Settings) -> None:
     ctx.db.engine.dispose()
 
 
-def page_url(settings: Settings) -> str:
-    """Return the address to open."""
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::", "localhost"} else settings.host  # noqa: S104
+def _own_url(settings: Settings) -> str:
+    """Return where the pages answer on this machine."""
+    host = "127.0.0.1" if settings.host in WILDCARDS else reachable_host(settings.host)
     return f"http://{host}:{settings.port}"
 
 
 def _announce(settings: Settings, *, as_json: bool) -> None:
-    address = page_url(settings)
+    address = pages_url(settings)
     emit(
-        {"url": address, "gateway": f"{address.rsplit(':', 1)[0]}:{settings.gateway_port}/v1"},
+        {"url": address, "gateway": f"{gateway_url(settings)}/v1"},
         as_json=as_json,
         text=f"\n  Roundhouse is ready: {address}\n  (Ctrl-C stops everything)\n",
     )
@@ -106,6 +107,7 @@ def supervise(programs: list[Program], settings: Settings, *, name: str, on_read
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(PROJECT),
+        "FORWARDED_ALLOW_IPS": "",  # uvicorn believes X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY says whose to believe
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
         **mark_of(config),
     }
@@ -141,7 +143,7 @@ def _wait_ready(settings: Settings, child: subprocess.Popen[bytes], stopping: An
     deadline = time.monotonic() + READY_TIMEOUT_S
     while time.monotonic() < deadline and child.poll() is None and not stopping():
         try:
-            with urllib.request.urlopen(f"{page_url(settings)}/healthz", timeout=2):  # noqa: S310 - our own address
+            with urllib.request.urlopen(f"{_own_url(settings)}/healthz", timeout=2):  # noqa: S310 - our own address
                 return True
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.15)

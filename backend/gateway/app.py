@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 
 from backend.gateway.answers import Kind, collect_answer, stream_answer
 from backend.gateway.bodies import ChatBody, CompletionBody, parse_body
@@ -22,6 +22,7 @@ from backend.gateway.errors import ApiError, invalid_key
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.relay import Relay, Trace
 from backend.gateway.usage import UsageWriter
+from backend.infra.hosts import HostGuard, HostRules
 from backend.infra.replicas import ReplicaClient
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,9 @@ def create_gateway(
     *,
     client: ReplicaClient | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
-    allowed_hosts: Sequence[str] = ("*",),
+    hosts: HostRules | None = None,
 ) -> FastAPI:
-    """Return the gateway's app over a directory.
-
-    Give `allowed_hosts` where no key is asked for (["127.0.0.1", "localhost"]), or any web page could reach the gateway through a
-    name that it points at this machine.
-    """
+    """Return the gateway's app over a directory. It answers to loopback names alone unless `hosts` names more."""
     routes = Gateway(directory, client=client or ReplicaClient())
     app = FastAPI(
         title="Roundhouse gateway",
@@ -50,7 +47,7 @@ def create_gateway(
         openapi_url=None,
         lifespan=routes.lifespan,
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False),
+            Middleware(HostGuard, rules=hosts or HostRules(), check_origin=False, refuse=_refuse_host),
             Middleware(LimitBody, max_bytes=max_body_bytes),
         ],
     )
@@ -157,6 +154,10 @@ async def _read_json(request: Request) -> bytes:
 
 def _describe(model: ModelEntry) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": int(model.created.timestamp()), "owned_by": model.owned_by}
+
+
+def _refuse_host(status: int, reason: str) -> ASGIApp:
+    return ApiError(status, reason, code="host_not_allowed").response()
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:

@@ -1,10 +1,8 @@
 """The gateway of this installation, for an ASGI server: `uvicorn backend.gateway.main:app`."""
 
-from backend.bootstrap import get_context
+from backend.bootstrap import get_context, host_rules
 from backend.gateway.app import create_gateway
 from backend.gateway.installed import InstalledDirectory
+from backend.settings import Settings
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "testserver")
-
-_ctx = get_context()
-app = create_gateway(InstalledDirectory(_ctx), allowed_hosts=("*",) if _ctx.sign_in else LOOPBACK)
+app = create_gateway(InstalledDirectory(get_context()), hosts=host_rules(Settings()))

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend.errors import NotAllowed
 from backend.services.context import Context
 from backend.services.people.accounts import COOKIE, COOKIE_AGE_S, end_sessions, person_from_cookie, sign_in
+from backend.web.proxies import TrustedProxies
 
 CSP = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -25,6 +26,7 @@ OPEN_PATHS = ("/auth/", "/healthz", "/ballot", "/_stcore/", "/static/", "/assets
 UPLOADS = "/_stcore/upload_file/"  # takes files from every visit, and a visit needs no sign-in: the gate asks for one before it
 
 MAX_FORM_BYTES = 4096
+NO_PROXIES = TrustedProxies()
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Sign in · Roundhouse</title><style>
@@ -44,15 +46,13 @@ font-weight:600; cursor:pointer }} p {{ margin:0; color:var(--brand); font-size:
 <button type="submit">Sign in</button></form></body></html>"""
 
 
-def sign_in_routes(get_context: Callable[[], Context], *, trust_proxy: bool = False) -> list[Route]:
+def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies = NO_PROXIES) -> list[Route]:
     """Return /auth/login and /auth/logout."""
 
     async def show(request: Request) -> Response:
         return _page(_safe_next(request.query_params.get("next", "/")))
 
     async def submit(request: Request) -> Response:
-        if not _same_origin(request):
-            return _page("/", error="This form was sent from another site.", status=403)
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
@@ -62,12 +62,12 @@ def sign_in_routes(get_context: Callable[[], Context], *, trust_proxy: bool = Fa
         target = _safe_next(form.get("next", "/"))
         try:
             cookie = await run_in_threadpool(
-                sign_in, get_context(), form.get("name", ""), form.get("password", ""), address=_address(request, trust_proxy)
+                sign_in, get_context(), form.get("name", ""), form.get("password", ""), address=proxies.client_address(request)
             )
         except NotAllowed as error:
             return _page(target, error=str(error), status=401)
         response = RedirectResponse(target, status_code=303)
-        response.set_cookie(COOKIE, cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=_is_https(request, trust_proxy))
+        response.set_cookie(COOKIE, cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=proxies.is_https(request))
         return response
 
     async def leave(request: Request) -> Response:
@@ -141,19 +141,3 @@ def _page(target: str, *, error: str = "", status: int = 200) -> HTMLResponse:
 def _safe_next(target: str) -> str:
     """Only a path of this site: `//host` and `/\\host` would leave it."""
     return target if target.startswith("/") and not target.startswith(("//", "/\\")) else "/"
-
-
-def _same_origin(request: Request) -> bool:
-    origin = request.headers.get("origin")
-    return origin is None or origin.split("://", 1)[-1] == request.headers.get("host")
-
-
-def _is_https(request: Request, trust_proxy: bool) -> bool:
-    forwarded = request.headers.get("x-forwarded-proto") if trust_proxy else None
-    return (forwarded or request.url.scheme) == "https"
-
-
-def _address(request: Request, trust_proxy: bool) -> str:
-    if trust_proxy and (forwarded := request.headers.get("x-forwarded-for")):
-        return forwarded.split(",")[-1].strip()
-    return request.client.host if request.client else "unknown"

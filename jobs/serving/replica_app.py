@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.domain.serving.protocol import ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, TokenEvent, first_problem
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
+from backend.infra.hosts import HostGuard, HostRules
 from jobs.serving.engine import Engine, Handle, QueueFull
 from jobs.serving.prompts import encode_request
 from jobs.serving.start import generate_one_token
@@ -190,7 +191,7 @@ def create_replica_app(replica: Replica, *, internal_token: str) -> ASGIApp:
         Route("/health", replica.health),
         Route("/stats", replica.stats),
     ]
-    return RequireToken(Starlette(routes=routes), token=internal_token)
+    return HostGuard(RequireToken(Starlette(routes=routes), token=internal_token), rules=HostRules())
 
 
 def _refusal(error: RoundhouseError) -> Response:

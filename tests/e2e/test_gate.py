@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +12,8 @@ from playwright.sync_api import Browser, sync_playwright
 from backend.services.context import Context
 from backend.services.people.accounts import COOKIE, add_user
 from tests.support.browser import FLAGS, chromium
-from tests.support.installation import PROJECT, free_port, wait_until
+from tests.support.installation import wait_until
+from tests.support.page_server import FreshServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 PASSWORD = "a long enough password"
@@ -44,36 +42,6 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield running
         running.close()
-
-
-class FreshServer:
-    """The pages' server of an installation that is reachable from elsewhere, for one visitor."""
-
-    def __init__(self, home: Path) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        environment = {
-            **os.environ,
-            "ROUNDHOUSE_HOME": str(home),
-            "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
-            "REDIS_URL": "redis://127.0.0.1:1/0",
-            "ROUNDHOUSE_HOST": "0.0.0.0",  # sign-in is on; the server itself listens on loopback for the test
-        }
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(self.port), "--server.address", "127.0.0.1"]
-        self.process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def is_up(self) -> bool:
-        """Whether it answers."""
-        assert self.process.poll() is None, "the server ended"
-        try:
-            return httpx.get(f"{self.url}/healthz", timeout=2).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        self.process.wait(20)
 
 
 def test_the_first_deep_link_to_any_page_of_a_fresh_server_passes_the_gate(ctx: Context, home: Path, browser: Browser) -> None:

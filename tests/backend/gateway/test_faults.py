@@ -49,7 +49,7 @@ def scene() -> Iterator[Scene]:
             addresses.append(ReplicaAddress(id=f"r{number}", url=url, token="t"))
         directory = MemoryDirectory({"m": addresses}, keys_required=False)
         client = ReplicaClient(timeouts=ReplicaTimeouts(between_tokens_s=0.5))
-        url = stack.enter_context(gateway(directory, client=client, max_body_bytes=100_000, allowed_hosts=["127.0.0.1"]))
+        url = stack.enter_context(gateway(directory, client=client, max_body_bytes=100_000))
         yield Scene(url, replicas, directory)
 
 

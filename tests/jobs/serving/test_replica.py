@@ -98,7 +98,7 @@ def test_leaving_a_whole_answer_stops_its_generation_too(replica: RunningReplica
     body = ask(max_tokens=4000).model_copy(update={"stream": False}).model_dump_json().encode()
     host, port = replica.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
-        head = f"POST /generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         eventually(lambda: replica.stats()["running"] == 1)
     eventually(lambda: replica.stats()["running"] == 0)
@@ -196,3 +196,8 @@ def test_a_folder_without_weights_is_a_failure_in_words(tmp_path: Path) -> None:
     spec = JobSpec(id="j", attempt=1, kind="replica", payload=payload, artifacts=tmp_path, folder=tmp_path)
     with pytest.raises(InvalidInput, match=r"config\.json"):
         run(spec, FileReporter(tmp_path / "events.jsonl", tmp_path / "control"))
+
+
+def test_a_foreign_name_is_refused_even_with_the_token(replica: RunningReplica) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Host": "evil.example"}
+    assert httpx.get(f"{replica.url}/stats", headers=headers).status_code == 400

@@ -1,0 +1,64 @@
+"""Address and scheme of a visitor, also through proxies that the operator trusts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from starlette.requests import Request
+
+Network = IPv4Network | IPv6Network
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class TrustedProxies:
+    """Peers whose `X-Forwarded-*` headers are believed: listed networks, or every loopback and private address."""
+
+    networks: tuple[Network, ...] = ()
+    nearby: bool = False
+
+    @classmethod
+    def parse(cls, setting: str) -> TrustedProxies:
+        """Read ROUNDHOUSE_TRUST_PROXY: empty or `false` for none, `true` for nearby ones, or addresses and networks with commas."""
+        text = setting.strip().lower()
+        if text in {"", "0", "false", "no", "off"}:
+            return cls()
+        if text in {"1", "true", "yes", "on"}:
+            return cls(nearby=True)
+        return cls(networks=tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()))
+
+    def client_address(self, request: Request) -> str:
+        """Return the visitor's address: the last one in X-Forwarded-For that is no trusted proxy, where the peer is one."""
+        peer = request.client.host if request.client else UNKNOWN
+        if not self._trusts_peer(peer):
+            return peer
+        forwarded = [part.strip() for header in request.headers.getlist("x-forwarded-for") for part in header.split(",") if part.strip()]
+        for address in reversed(forwarded):
+            if not _is_address(address):
+                break  # whatever stands before it may be invented, too
+            if not self._lists(address):
+                return address
+        return forwarded[0] if forwarded and all(self._lists(part) for part in forwarded) else peer
+
+    def is_https(self, request: Request) -> bool:
+        """Whether the visitor's browser speaks TLS, by its proxy's word or by our own."""
+        peer = request.client.host if request.client else UNKNOWN
+        forwarded = request.headers.get("x-forwarded-proto") if self._trusts_peer(peer) else None
+        return (forwarded or request.url.scheme).split(",")[-1].strip() == "https"
+
+    def _trusts_peer(self, peer: str) -> bool:
+        if not _is_address(peer):
+            return False
+        return self._lists(peer) or (self.nearby and (ip_address(peer).is_private or ip_address(peer).is_loopback))
+
+    def _lists(self, address: str) -> bool:
+        return _is_address(address) and any(ip_address(address) in network for network in self.networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

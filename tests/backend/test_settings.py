@@ -1,0 +1,59 @@
+"""Settings that decide who gets in: each way of being reachable asks for accounts, and its links lead where others can follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from backend.bootstrap import gateway_url, pages_url
+from backend.cli.doctor import check_exposure
+from tests.conftest import make_settings
+
+
+@pytest.mark.parametrize(
+    ("values", "needs"),
+    [
+        ({}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"sign_in": "always"}, True),
+        ({"public_url": "https://lab.example.org"}, True),
+        ({"public_url": "http://localhost:8501"}, False),
+    ],
+    ids=["loopback", "everywhere", "always", "behind a proxy", "a loopback name"],
+)
+def test_whatever_can_be_reached_from_elsewhere_needs_accounts(tmp_path: Path, values: dict[str, object], needs: bool) -> None:
+    settings = make_settings(tmp_path, **values)
+    assert settings.needs_sign_in is needs
+    assert check_exposure(settings).state == ("problem" if needs else "ok")
+
+
+def test_links_use_the_public_url_and_never_lead_to_loopback_where_others_can_connect(tmp_path: Path) -> None:
+    behind = make_settings(tmp_path, public_url="https://lab.example.org/", public_gateway_url="https://lab.example.org/api/")
+    assert (pages_url(behind), gateway_url(behind)) == ("https://lab.example.org", "https://lab.example.org/api")
+    everywhere = make_settings(tmp_path, host="0.0.0.0", port=8600)
+    for link in (pages_url(everywhere), gateway_url(everywhere)):
+        assert "127.0.0.1" not in link
+        assert "localhost" not in link
+        assert "0.0.0.0" not in link
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"public_url": "lab.example.org"}, "https://"),
+        ({"public_url": "https://lab.example.org/roundhouse"}, "has a path"),
+        ({"allowed_hosts": "*"}, "ROUNDHOUSE_SIGN_IN=always"),
+        ({"trust_proxy": "10.0.0.1,somewhere"}, "somewhere"),
+        ({"sign_in": "never"}, "always"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_with_its_cure(tmp_path: Path, values: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        make_settings(tmp_path, **values)
+
+
+def test_hosts_are_read_from_a_list_with_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_ALLOWED_HOSTS", "lab.example.org, *.lan")
+    assert make_settings(tmp_path).allowed_hosts == ("lab.example.org", "*.lan")
