@@ -1,4 +1,4 @@
-"""`roundhouse endpoint`: deploy, list, stop."""
+"""`roundhouse endpoint`: deploy, list, start, stop, delete."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
-from backend.services.context import LOCAL
+from backend.services.context import LOCAL, Context
 from backend.services.jobs.workers import has_worker
-from backend.services.serving.deployments import EndpointView, deploy, get_endpoint, list_endpoints, stop_endpoint
+from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
+from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
 
 app = typer.Typer(no_args_is_help=True)
 READY_TIMEOUT_S = 300.0
+WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 
 
 def describe(endpoint: EndpointView) -> dict[str, Any]:
@@ -36,25 +38,23 @@ def deploy_(
     checkpoint: Annotated[str, typer.Option(help="Name of the checkpoint.")],
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")],
     replicas: Annotated[int, typer.Option(min=1)] = 1,
-    wait: Annotated[bool, typer.Option(help="Return when a replica is ready.")] = True,
+    wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Deploy a checkpoint to N replicas. Needs a running installation."""
     ctx = get_context()
-    if not has_worker(ctx, "serve"):
-        raise Unavailable(
-            "No worker serves the queue `serve`.", remedy="Start the installation with `roundhouse up`, or `roundhouse worker` here."
-        )
-    view = deploy(ctx, checkpoint_id=resolve_checkpoint(ctx, checkpoint).id, name=name, num_replicas=replicas, person=LOCAL)
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while wait and view.num_ready == 0:
-        problems = [r.problem for r in view.replicas if r.problem]
-        if problems or time.monotonic() > deadline:
-            raise Unavailable(f"No replica of {name!r} became ready: {problems[0] if problems else 'it took too long'}.")
-        time.sleep(0.3)
-        view = get_endpoint(ctx, name)
-    note(f"{ctx.gateway_url}/v1, model={name}")
-    emit(describe(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.num_ready} of {len(view.replicas)} replicas ready")
+    _require_worker(ctx)
+    deployed = deploy(ctx, checkpoint_id=resolve_checkpoint(ctx, checkpoint).id, name=name, num_replicas=replicas, person=LOCAL)
+    _emit_started(ctx, deployed, wait=wait, as_json=as_json)
+
+
+@app.command("start")
+@command
+def start(name: str, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
+    """Start a stopped endpoint again with its last checkpoint. Needs a running installation."""
+    ctx = get_context()
+    _require_worker(ctx)
+    _emit_started(ctx, start_endpoint(ctx, name, person=LOCAL), wait=wait, as_json=as_json)
 
 
 @app.command("list")
@@ -69,5 +69,34 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command("stop")
 @command
 def stop(name: str, as_json: JsonFlag = False) -> None:
-    """Stop an endpoint."""
+    """Stop an endpoint. Its name and history stay."""
     emit(describe(stop_endpoint(get_context(), name, person=LOCAL)), as_json=as_json, text=f"Stopped {name}.")
+
+
+@app.command("delete")
+@command
+def delete(name: str, as_json: JsonFlag = False) -> None:
+    """Delete a stopped endpoint with its history. Conversations stay."""
+    delete_endpoint(get_context(), name, person=LOCAL)
+    emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+
+
+def _require_worker(ctx: Context) -> None:
+    if not has_worker(ctx, "serve"):
+        raise Unavailable(
+            "No worker serves the queue `serve`.", remedy="Start the installation with `roundhouse up`, or `roundhouse worker` here."
+        )
+
+
+def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool) -> None:
+    """Wait for the first ready replica where asked to, and print the endpoint. Raises Unavailable where none becomes ready."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while wait and view.num_ready == 0:
+        problems = [r.problem for r in view.replicas if r.problem]
+        if problems or time.monotonic() > deadline:
+            cause = problems[0] if problems else f"none answered within {READY_TIMEOUT_S:.0f} s"
+            raise Unavailable(f"No replica of {view.name!r} became ready: {cause}.")
+        time.sleep(0.3)
+        view = get_endpoint(ctx, view.name)
+    note(f"{ctx.gateway_url}/v1, model={view.name}")
+    emit(describe(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.num_ready} of {len(view.replicas)} replicas ready")

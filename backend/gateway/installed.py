@@ -11,7 +11,8 @@ from backend.errors import NotFound
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
 from backend.services.context import Context
 from backend.services.people.accounts import check_key
-from backend.services.serving.deployments import Target, deployed_endpoints, ready_targets
+from backend.services.serving.endpoints import deployed_endpoints
+from backend.services.serving.replicas import Target, ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
 
 FRESH_S = 0.4

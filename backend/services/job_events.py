@@ -23,7 +23,7 @@ from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
 from backend.services.evaluation import evaluations
 from backend.services.jobs.jobs import Claim, renew
-from backend.services.serving import deployments
+from backend.services.serving import replicas
 from backend.services.tokenizers import reports as tokenizer_reports
 from backend.services.tokenizers import tokenizers
 from backend.services.training import events as run_events
@@ -104,8 +104,8 @@ def in_turn(*recorders: Recorder) -> Recorder:
 EVENTS: dict[tuple[JobKind, str], Recorder] = {
     (JobKind.EVALUATE, "item"): evaluations.record_item,
     (JobKind.GENERATE, "completion"): campaigns.record_completion,
-    (JobKind.REPLICA, "ready"): deployments.record_ready,
-    (JobKind.REPLICA, "gauge"): deployments.record_gauge,
+    (JobKind.REPLICA, "ready"): replicas.record_ready,
+    (JobKind.REPLICA, "gauge"): replicas.record_gauge,
     (JobKind.TRAIN, "metrics"): run_events.record_metrics,
     (JobKind.TRAIN, "resumed"): run_events.record_resumed,
     (JobKind.TRAIN, "sample"): run_events.record_sample,
@@ -122,7 +122,7 @@ FINISHED: dict[JobKind, Recorder] = {
     JobKind.TRAIN: in_turn(run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch),
     JobKind.EVALUATE: evaluations.record_scores,
     JobKind.GENERATE: campaigns.record_generated,
-    JobKind.REPLICA: deployments.record_end,
+    JobKind.REPLICA: replicas.record_end,
     JobKind.INSPECT: readings.record_reading,
     JobKind.DATA_REPORT: data_reports.record_data_report,
     JobKind.PROBE: measurements.record_probe,
@@ -130,7 +130,7 @@ FINISHED: dict[JobKind, Recorder] = {
 
 
 ENDED_BADLY: dict[JobKind, Recorder] = {
-    JobKind.REPLICA: deployments.record_end,
+    JobKind.REPLICA: replicas.record_end,
 }
 
 

@@ -19,15 +19,14 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
+from backend.domain.serving.memory import MAX_RUNNING, PAGE_TOKENS, cache_pages
 from backend.domain.serving.protocol import SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.detokenize import Decoder
 from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Row, Sampling, prepare_scores
 
-PAGE_TOKENS = 64
 MAX_BATCH_TOKENS = 512  # a longer prompt is prefilled in parts, so that others keep getting tokens meanwhile
-CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 
 
 class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
@@ -70,7 +69,7 @@ class BatchingEngine:
     name = "batching"
 
     def __init__(
-        self, network: Any, tokenizer: Decoder, *, max_running: int = 16, max_waiting: int = 64, cache_tokens: int | None = None
+        self, network: Any, tokenizer: Decoder, *, max_running: int = MAX_RUNNING, max_waiting: int = 64, cache_tokens: int | None = None
     ) -> None:
         self._limits = read_limits(network, tokenizer)
         self.context_length = self._limits.context_length
@@ -209,5 +208,4 @@ def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     page_bytes = 2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize * PAGE_TOKENS
-    affordable = CACHE_BYTES.get(network.device.type, CACHE_BYTES["cpu"]) // page_bytes
-    return int(max(-(-context_length // PAGE_TOKENS) + 1, min(-(-tokens // PAGE_TOKENS), affordable)))
+    return int(cache_pages(page_bytes, tokens=tokens, context=context_length, device=network.device.type))

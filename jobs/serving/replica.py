@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from backend.domain.serving.memory import MAX_RUNNING
 from backend.errors import JobFailed
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
@@ -46,7 +47,7 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
         network,
         tokenizer,
         kind=payload.get("engine", "auto"),
-        max_running=int(payload.get("max_running", 16)),
+        max_running=int(payload.get("max_running", MAX_RUNNING)),
         max_waiting=int(payload.get("max_waiting", 64)),
     )
     replica = Replica(engine, tokenizer, name=payload["name"])

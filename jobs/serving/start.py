@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import Any, Literal
 
+from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.protocol import ErrorEvent, GenerationEvent, SamplingParams
 from backend.errors import JobFailed
 from jobs.serving.batching import BatchingEngine
@@ -18,7 +19,9 @@ EngineKind = Literal["auto", "batching", "serial"]
 WARM_UP_S = 300.0
 
 
-def start_engine(network: Any, tokenizer: Decoder, *, kind: EngineKind = "auto", max_running: int = 16, max_waiting: int = 64) -> Engine:
+def start_engine(
+    network: Any, tokenizer: Decoder, *, kind: EngineKind = "auto", max_running: int = MAX_RUNNING, max_waiting: int = 64
+) -> Engine:
     """Return a warm engine. `auto` tries continuous batching and falls back to one request at a time.
 
     Raises JobFailed when the network can't generate a single token.

@@ -1,4 +1,4 @@
-"""Endpoints: deploy a checkpoint under a name, watch its replicas, stop it, and see how a client calls it."""
+"""Endpoints: deploy a checkpoint, watch its replicas, stop, start and delete, and copy the client's code."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from typing import Literal
 
 import streamlit as st
 
-from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.domain.serving.names import suggest_endpoint_name
+from backend.domain.wording import plural
+from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
-from backend.services.serving.deployments import EndpointView, deploy, list_deployments, list_endpoints, stop_endpoint
+from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
+from backend.services.serving.endpoints import EndpointView, list_deployments, list_endpoints
+from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from pages.components import routes
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem
+from pages.components.links import row_link
+from pages.components.tables import draw_table
+from pages.components.words import ago, size
 
 BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "ready": ("green", "check_circle"),
@@ -21,71 +28,148 @@ BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
 
 
 def draw_deploy(ctx: Context, person: Person) -> None:
-    """Draw the form that deploys."""
-    checkpoints = [c for c in list_checkpoints(ctx) if c.folder]
-    wanted = st.query_params.get("checkpoint")
+    """Draw the form that deploys, or the way to a first checkpoint."""
+    checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True) if c.writes}
+    requested = st.query_params.get("checkpoint")
+    if requested and requested not in checkpoints:
+        show_problem(f"There is no checkpoint “{requested}” that can be deployed.", "It may have been deleted or archived. Choose another.")
     if not checkpoints:
         empty_state("There is nothing to deploy yet: train a network or add a base.", page=routes.LAUNCH, label="Launch a run")
         return
-    with st.expander("Deploy a checkpoint", icon=":material/rocket_launch:", expanded=bool(wanted) or not list_endpoints(ctx)):
-        ids = [c.id for c in checkpoints]
-        names = {c.id: c.name for c in checkpoints}
-        chosen = st.selectbox(
-            "Checkpoint", ids, index=ids.index(wanted) if wanted in ids else 0, format_func=names.__getitem__, key="deploy_checkpoint"
+    endpoints = list_endpoints(ctx)
+    with st.expander("Deploy a checkpoint", icon=":material/rocket_launch:", expanded=bool(requested) or not endpoints):
+        draw_form(ctx, person, checkpoints, endpoints, requested)
+
+
+def draw_form(
+    ctx: Context, person: Person, checkpoints: dict[str, CheckpointView], endpoints: list[EndpointView], requested: str | None
+) -> None:
+    """Draw checkpoint, name and number of replicas, the memory they need, and the button."""
+    ids = list(checkpoints)
+    chosen = st.selectbox(
+        "Checkpoint",
+        ids,
+        index=ids.index(requested) if requested in checkpoints else 0,
+        format_func=lambda checkpoint_id: checkpoints[checkpoint_id].name,
+        key="deploy_checkpoint",
+    )
+    suggest_name(checkpoints[chosen].name, [endpoint.name for endpoint in endpoints])
+    fields = st.grid(2, min_column_width=200)
+    name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
+    replicas = int(fields.number_input("Replicas", 1, 64, 1, key="deploy_replicas", help="Each holds the weights once and uses one core."))
+    draw_memory(deployment_memory(ctx, chosen), replicas)
+    serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
+    if name in serving:
+        st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)} and continues until the new checkpoint is ready.")
+    if st.button("Deploy", type="primary", disabled=not name, key="deploy", icon=":material/rocket_launch:"):
+        with errors_shown():
+            deploy(ctx, checkpoint_id=chosen, name=name, num_replicas=replicas, person=person)
+            st.query_params.pop("checkpoint", None)
+            st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
+            st.rerun()
+
+
+def suggest_name(checkpoint: str, taken: list[str]) -> None:
+    """Fill in a free name, unless the visitor typed one."""
+    suggestion = suggest_endpoint_name(checkpoint, taken)
+    if st.session_state.get("deploy_name") in (None, "", st.session_state.get("deploy_suggestion")):
+        st.session_state["deploy_name"] = suggestion
+    st.session_state["deploy_suggestion"] = suggestion
+
+
+def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
+    """Draw the memory that the replicas need beside what the serving machine has free."""
+    need, free = memory.replica, memory.free
+    if need is None:
+        needs = "Memory needed: unknown, since the size of the network is."
+    else:
+        parts = f"weights {size(need.weight_bytes)}, KV cache {size(need.cache_bytes) if need.cache_bytes is not None else 'unknown'}"
+        needs = f"Memory per replica: about {size(need.total_bytes)} ({parts}, runtime {size(need.runtime_bytes)})."
+    has = (
+        f"Free {'on a GPU of' if free.device == 'cuda' else 'on'} {free.host}: {size(free.free_bytes)}."
+        if free
+        else "No serving worker reports."
+    )
+    st.caption(plain(f"{needs} {has}"))
+    if memory.fits(replicas) is False:
+        st.warning(
+            plain(f"{plural(replicas, 'replica')} may not fit: choose fewer replicas or a smaller checkpoint, or stop another endpoint."),
+            icon=":material/memory_alt:",
         )
-        left, right = st.columns([3, 1])
-        name = left.text_input("Endpoint name", key="deploy_name", placeholder="storyteller", help="Clients put it in `model=`.")
-        replicas = right.number_input("Replicas", 1, 64, 1, key="deploy_replicas", help="Each holds the weights once and uses one core.")
-        taken = {endpoint.name: endpoint for endpoint in list_endpoints(ctx, include_stopped=False)}
-        if name in taken:
-            st.info(f"{plain(name)} serves {plain(taken[name].checkpoint_name)} now. It goes on until the new checkpoint is ready.")
-        label = "Deploy" if name else "Name the endpoint first"
-        if st.button(label, type="primary", disabled=not name, key="deploy", icon=":material/rocket_launch:"):
-            with errors_shown():
-                deploy(ctx, checkpoint_id=chosen, name=name.strip(), num_replicas=int(replicas), person=person)
-                st.query_params.pop("checkpoint", None)
-                st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
-                st.rerun()
 
 
 def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw one endpoint with its replicas and its actions."""
     colour, icon = BADGES[endpoint.state]
+    is_stopped = endpoint.stopped_at is not None
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.subheader(plain(endpoint.name), anchor=False, width="content")
             st.badge(endpoint.state, color=colour, icon=f":material/{icon}:")
             st.space("stretch")
-            if endpoint.stopped_at is None:
-                st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
-                if st.button("Stop", key=f"stop_{endpoint.name}", icon=":material/stop_circle:"):
-                    with errors_shown():
-                        stop_endpoint(ctx, endpoint.name, person=person)
-                        st.rerun()
+            if is_stopped:
+                draw_stopped_actions(ctx, person, endpoint)
+            else:
+                draw_actions(ctx, person, endpoint)
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.caption("Serves", width="content")
-            st.page_link(
-                routes.CHECKPOINTS,
-                label=plain(endpoint.checkpoint_name),
-                icon=":material/deployed_code:",
-                query_params={"checkpoint": endpoint.checkpoint_id},
+            st.caption("Served" if is_stopped else "Serves", width="content")
+            row_link(
+                endpoint.checkpoint_name,
+                page=routes.CHECKPOINTS,
+                query={"checkpoint": endpoint.checkpoint_id},
+                icon="deployed_code",
+                key=f"served_{endpoint.name}",
             )
-        if endpoint.stopped_at is None:
-            grid = st.grid(4, min_column_width=190)
-            grid.metric("Replicas ready", f"{endpoint.num_ready} of {len(endpoint.replicas)}")
-            grid.metric("Answering now", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
-            grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
-            grid.metric("Requests, last hour", endpoint.requests_last_hour, help=f"{endpoint.tokens_last_hour} tokens generated")
-        for number, replica in enumerate(endpoint.replicas, 1):
-            if replica.problem and replica.status != "ready":
-                st.warning(f"Replica {number}, start {replica.attempt}: {plain(replica.problem)}", icon=":material/error:")
-        draw_history_and_use(ctx, endpoint)
+            if endpoint.stopped_at is not None:
+                st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
+        if not is_stopped:
+            draw_gauges(endpoint)
+            draw_client_code(ctx, endpoint)
+        draw_history(ctx, endpoint)
 
 
-def draw_history_and_use(ctx: Context, endpoint: EndpointView) -> None:
-    """Draw what stood behind the name before, and how to call it."""
+def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw Chat, and Stop with its confirmation."""
+    st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
+    with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
+        st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")
+        if st.button("Stop it", type="primary", key=f"stop_{endpoint.name}"):
+            with errors_shown():
+                stop_endpoint(ctx, endpoint.name, person=person)
+                st.rerun()
+
+
+def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw Start, and Delete with its confirmation."""
+    if st.button("Start", icon=":material/play_arrow:", key=f"start_{endpoint.name}"):
+        with errors_shown():
+            start_endpoint(ctx, endpoint.name, person=person)
+            st.rerun()
+    with st.popover("Delete", icon=":material/delete:", key=f"delete_menu_{endpoint.name}"):
+        st.markdown(f"Delete {plain(endpoint.name)} and its history? The checkpoint and conversations stay.")
+        if st.button("Delete it", type="primary", key=f"delete_{endpoint.name}"):
+            with errors_shown():
+                delete_endpoint(ctx, endpoint.name, person=person)
+                st.toast(f"Deleted {plain(endpoint.name)}.", icon=":material/delete:")
+                st.rerun()
+
+
+def draw_gauges(endpoint: EndpointView) -> None:
+    """Draw load and rate, and the cause where a replica does not start."""
+    grid = st.grid(4, min_column_width=140)
+    grid.metric("Replicas ready", f"{endpoint.num_ready} of {len(endpoint.replicas)}")
+    grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
+    grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
+    grid.metric("Requests, last hour", endpoint.requests_last_hour, help=f"{endpoint.tokens_last_hour:,} tokens generated")
+    for number, replica in enumerate(endpoint.replicas, 1):
+        if replica.problem and replica.status != "ready":
+            st.warning(f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}", icon=":material/error:")
+
+
+def draw_client_code(ctx: Context, endpoint: EndpointView) -> None:
+    """Draw the code of a client."""
     key = "rh-..." if ctx.sign_in else "local"
-    with st.expander("Call it, and its history", key=f"more_{endpoint.name}"):
+    with st.expander("API", icon=":material/code:", key=f"api_{endpoint.name}"):
         st.code(
             "from openai import OpenAI\n\n"
             f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="{key}")\n'
@@ -95,15 +179,16 @@ def draw_history_and_use(ctx: Context, endpoint: EndpointView) -> None:
             '        print(chunk.choices[0].delta.content or "", end="")',
             language="python",
         )
-        st.dataframe(
-            [
-                {"Deployed": deployed, "Stopped": stopped, "Checkpoint": checkpoint}
-                for deployed, stopped, _, checkpoint in list_deployments(ctx, endpoint.name)
-            ],
-            hide_index=True,
-            width="stretch",
-            key=f"history_{endpoint.name}",
-        )
+
+
+def draw_history(ctx: Context, endpoint: EndpointView) -> None:
+    """Draw the deployments of a name, newest first."""
+    with st.expander("History", icon=":material/history:", key=f"history_{endpoint.name}"):
+        rows = [
+            {"Checkpoint": checkpoint, "Deployed": deployed, "Stopped": stopped or "serving"}
+            for deployed, stopped, _, checkpoint in list_deployments(ctx, endpoint.name)
+        ]
+        draw_table(rows, key=f"deployments_{endpoint.name}", alt=f"Deployments of {endpoint.name}")
 
 
 @st.fragment(run_every=2)
@@ -117,6 +202,6 @@ def draw_endpoints(ctx: Context, person: Person) -> None:
             draw_endpoint(ctx, person, endpoint)
 
 
-with page_frame("Endpoints", "What is deployed, and how to call it.") as (context_, person_):
+with page_frame("Endpoints", "Deployed checkpoints, and how clients call them.") as (context_, person_):
     draw_deploy(context_, person_)
     draw_endpoints(context_, person_)

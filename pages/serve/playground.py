@@ -24,7 +24,7 @@ from backend.services.serving.conversations import (
     set_vote,
     start_conversation,
 )
-from backend.services.serving.deployments import EndpointView, list_endpoints
+from backend.services.serving.endpoints import EndpointView, list_endpoints
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 

@@ -9,12 +9,15 @@ from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
 from backend.db.tables import Checkpoint
+from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, create_key
 from backend.services.serving.conversations import add_message, start_conversation
-from backend.services.serving.deployments import deploy, record_ready
+from backend.services.serving.deployments import deploy, stop_endpoint
+from backend.services.serving.endpoints import get_endpoint, list_endpoints
+from backend.services.serving.replicas import record_ready
 from backend.settings import PROJECT
 from pages.components import visitor as services
 
@@ -72,6 +75,63 @@ def test_an_endpoint_is_drawn_with_its_state_and_how_to_call_it(ctx: Context) ->
     app = draw("serve/endpoints.py")
     assert [metric.value for metric in app.metric][:1] == ["1 of 1"]
     assert any('model="tales"' in code.value for code in app.code)
+
+
+def test_a_stopped_endpoint_has_no_client_code_and_can_be_started_or_deleted(ctx: Context) -> None:
+    make_ready(ctx)
+    app = draw("serve/endpoints.py")
+    app.button(key="stop_tales").click().run()
+    assert get_endpoint(ctx, "tales").state == "stopped"
+    assert not app.code
+    assert "stop_tales" not in [button.key for button in app.button]
+    app.button(key="start_tales").click().run()
+    assert get_endpoint(ctx, "tales").state == "starting"
+    app.button(key="stop_tales").click().run()
+    app.button(key="delete_tales").click().run()
+    assert list_endpoints(ctx) == []
+    assert not app.exception
+
+
+def test_stop_and_delete_ask_first(ctx: Context) -> None:
+    make_ready(ctx)
+    app = draw("serve/endpoints.py")
+    assert "Clients get an error until it is started again" in texts(app)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    assert "The checkpoint and conversations stay" in texts(draw("serve/endpoints.py"))
+
+
+def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Context) -> None:
+    make_ready(ctx)
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="Village chat · step 1,200", origin="added", folder="bases/chat", family="llama", parameters=10))
+    chat = next(c.id for c in list_checkpoints(ctx) if c.name.startswith("Village"))
+    app = draw("serve/endpoints.py", checkpoint=chat)
+    assert app.text_input(key="deploy_name").value == "village-chat"
+    tiny = next(c.id for c in list_checkpoints(ctx) if c.name == "tiny")
+    app.selectbox(key="deploy_checkpoint").select(tiny).run()
+    assert app.text_input(key="deploy_name").value == "tiny"
+    app.text_input(key="deploy_name").set_value("mine").run()
+    app.selectbox(key="deploy_checkpoint").select(chat).run()
+    assert app.text_input(key="deploy_name").value == "mine"
+    app.button(key="deploy").click().run()
+    assert get_endpoint(ctx, "mine").checkpoint_id == chat
+
+
+def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="seven", origin="added", folder="bases/seven", family="llama", parameters=7_000_000_000))
+    gauges = {"memory_used_bytes": 2 * 10**9, "memory_total_bytes": 10 * 10**9, "gpus": []}
+    beat(ctx, name="lab/serve", host="lab", pid=1, queues=["serve"], concurrency=1, devices=[], gauges=gauges)
+    app = draw("serve/endpoints.py")
+    shown = texts(app).replace("\\", "")
+    assert "weights 28.0 GB" in shown
+    assert "Free on lab: 8.0 GB" in shown
+    assert "may not fit" in app.warning[0].value
+
+
+def test_an_unknown_checkpoint_in_the_address_is_named(ctx: Context) -> None:
+    make_ready(ctx)
+    assert "“gone”" in draw("serve/endpoints.py", checkpoint="gone").error[0].value
 
 
 def test_a_conversation_is_drawn_as_plain_text_whatever_was_written(ctx: Context) -> None:

@@ -18,7 +18,8 @@ from backend.services.jobs.jobs import claim_job
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, create_key
 from backend.services.serving.conversations import add_message, start_conversation
-from backend.services.serving.deployments import deploy, record_ready, stop_endpoint
+from backend.services.serving.deployments import deploy, stop_endpoint
+from backend.services.serving.replicas import record_ready
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunView
 from tests.support import battle_world, run_world

@@ -64,12 +64,12 @@ def find_shape(ctx: Context, parts: RunParts) -> ArchitectureConfig | None:
     """Return the shape of the network that a config's parts make; None for a base of another family."""
     if parts.architecture is not None:
         return parts.architecture
-    return _shape_in(ctx, parts.base.folder) if parts.base is not None and parts.base.folder else None
+    return shape_in(ctx, parts.base.folder) if parts.base is not None and parts.base.folder else None
 
 
 def shape_of_payload(ctx: Context, payload: dict[str, Any]) -> ArchitectureConfig | None:
     """Return the shape of the network that a training job's payload makes or starts from; None for a base of another family."""
-    return _read(payload.get("architecture")) or (_shape_in(ctx, payload["base"]) if payload.get("base") else None)
+    return _read(payload.get("architecture")) or (shape_in(ctx, payload["base"]) if payload.get("base") else None)
 
 
 def predict(ctx: Context, config: RunConfig, *, place: Place | None = None) -> Prediction:
@@ -247,8 +247,8 @@ def _predict_time(ctx: Context, config: RunConfig, subject: Subject, place: Plac
     return TimePrediction(config.max_steps * config.tokens_per_step / rate, None, None, rate, "by the rate of other networks here")
 
 
-def _shape_in(ctx: Context, folder: str) -> ArchitectureConfig | None:
-    """Return the shape of the network in a checkpoint's folder; of an adapter, that of its base."""
+def shape_in(ctx: Context, folder: str) -> ArchitectureConfig | None:
+    """Return the architecture of the checkpoint in a folder; of an adapter, that of its base. None where it is unknown."""
     place = ctx.artifacts.root / folder
     for _ in range(MOST_BASES):
         data = _read_json(place / "config.json")

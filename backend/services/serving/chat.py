@@ -23,7 +23,7 @@ from backend.domain.serving.protocol import (
 from backend.errors import NotFound, RoundhouseError, Unavailable
 from backend.infra.replicas import ReplicaClient
 from backend.services.context import Context
-from backend.services.serving.deployments import ready_targets
+from backend.services.serving.replicas import ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
 
 BATCH_S = 0.05  # tokens are shown in batches: a redraw per token would cost more than the token

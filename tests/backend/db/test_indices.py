@@ -22,7 +22,8 @@ from backend.services.jobs.workers import list_workers
 from backend.services.metrics.curves import CurveCache
 from backend.services.metrics.points import last_values
 from backend.services.overview import get_overview
-from backend.services.serving.deployments import list_endpoints, ready_targets
+from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.replicas import ready_targets
 from backend.services.training.live import active_run_ids, queue_counts, run_states
 from backend.services.training.views import list_sample_steps, list_samples
 

@@ -11,7 +11,8 @@ from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.checkpoints.generation import launch_completions
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import launch_evaluation
-from backend.services.serving.deployments import deploy, list_endpoints
+from backend.services.serving.deployments import deploy
+from backend.services.serving.endpoints import list_endpoints
 from backend.services.training.runs import launch_run
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, make_config
 

@@ -15,7 +15,8 @@ from backend.errors import NotFound, Unavailable
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import claim_next
 from backend.services.serving.chat import Question, shuffle_sides, stream_answers
-from backend.services.serving.deployments import deploy, record_ready
+from backend.services.serving.deployments import deploy
+from backend.services.serving.replicas import record_ready
 from tests.support.serving_networks import make_llama, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, eventually
 

@@ -7,23 +7,15 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Checkpoint, Deployment, Job, Replica
+from backend.db.tables import Checkpoint, Deployment, Job, Replica, Usage
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.jobs import Claim, claim_next
-from backend.services.serving.deployments import (
-    deploy,
-    deployed_endpoints,
-    get_endpoint,
-    list_deployments,
-    list_endpoints,
-    ready_targets,
-    record_end,
-    record_gauge,
-    record_ready,
-    stop_endpoint,
-)
+from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
+from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_deployments, list_endpoints
+from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
+from backend.services.serving.usage import UsageRow, add_usage
 
 
 @pytest.fixture
@@ -122,3 +114,55 @@ def test_a_rater_can_not_deploy_and_an_unknown_checkpoint_is_not_found(ctx: Cont
         deploy(ctx, checkpoint_id="missing", name="tales", person=LOCAL)
     with pytest.raises(NotFound, match="none yet"):
         get_endpoint(ctx, "tales")
+
+
+def test_a_stopped_endpoint_starts_again_with_its_last_checkpoint_and_as_many_replicas(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", num_replicas=2, config={"threads": 3}, person=LOCAL)
+    with pytest.raises(Conflict, match="not stopped"):
+        start_endpoint(ctx, "tales", person=LOCAL)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    view = start_endpoint(ctx, "tales", person=LOCAL)
+    assert (view.state, view.checkpoint_name, len(view.replicas)) == ("starting", "tiny", 2)
+    assert start_replica(ctx, 9003).payload["threads"] == 3
+    assert get_endpoint(ctx, "tales").state == "ready"
+    assert len(list_deployments(ctx, "tales")) == 2
+
+
+def test_an_endpoint_whose_checkpoint_is_gone_can_not_start_and_can_be_deleted(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    with ctx.db.write() as session:
+        session.get_one(Checkpoint, checkpoint).deleted_at = ctx.now()
+    with pytest.raises(NotFound, match="files are gone"):
+        start_endpoint(ctx, "tales", person=LOCAL)
+    assert get_endpoint(ctx, "tales").state == "stopped"
+    delete_endpoint(ctx, "tales", person=LOCAL)
+    assert list_endpoints(ctx) == []
+
+
+def test_deleting_an_endpoint_keeps_its_usage_and_survives_a_replica_that_still_drains(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    claim = start_replica(ctx, 9001)
+    row = UsageRow("r1", "tales", None, None, 3, 4, 1.0, 2.0, "finished", ctx.now())
+    add_usage(ctx, [row])
+    with pytest.raises(Conflict, match="not stopped"):
+        delete_endpoint(ctx, "tales", person=LOCAL)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    delete_endpoint(ctx, "tales", person=LOCAL)
+    with ctx.db.write() as session:
+        record_gauge(session, ctx, claim, {"running": 0})
+        record_end(session, ctx, claim, {})
+    with ctx.db.read() as session:
+        assert session.scalars(select(Usage.endpoint_id)).all() == [None]
+        assert session.scalars(select(Replica)).all() == []
+    with pytest.raises(NotFound):
+        get_endpoint(ctx, "tales")
+    assert deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL).state == "starting"
+
+
+def test_a_rater_can_neither_start_nor_delete(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    for act in (start_endpoint, delete_endpoint):
+        with pytest.raises(NotAllowed):
+            act(ctx, "tales", person=Person("x", "r", "rater"))

@@ -1,0 +1,33 @@
+"""Names of endpoints: what clients send as `model=`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from itertools import count
+
+from backend.errors import InvalidInput
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,79}")
+_STEP = re.compile(r" · step [\d,.]+$")
+_SUGGESTED_LENGTH = 60
+
+
+def check_endpoint_name(name: str) -> None:
+    """Raise InvalidInput for a name that a client could not send or a URL not hold."""
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} can't be an endpoint's name.",
+            remedy="Use letters, digits and . _ : / - and begin with a letter or digit.",
+            field="name",
+        )
+
+
+def suggest_endpoint_name(checkpoint: str, taken: Collection[str]) -> str:
+    """Return a free endpoint name made of a checkpoint's name.
+
+    >>> suggest_endpoint_name("Village chat · step 1,200", {"village-chat"})
+    'village-chat-2'
+    """
+    base = re.sub(r"[^a-z0-9._]+", "-", _STEP.sub("", checkpoint).lower()).strip("-._")[:_SUGGESTED_LENGTH].rstrip("-._") or "endpoint"
+    return next(name for number in count(1) if (name := base if number == 1 else f"{base}-{number}") not in taken)

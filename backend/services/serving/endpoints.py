@@ -1,0 +1,153 @@
+"""Endpoints as pages and the command line show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.db.base import UtcDateTime
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
+from backend.domain.jobs.states import Status
+from backend.domain.training.config import Objective
+from backend.errors import NotFound
+from backend.services.context import Context
+
+
+@dataclass(frozen=True)
+class ReplicaView:
+    """One replica. `gauges`: running, waiting, tokens_per_second; `problem`: why its last start failed."""
+
+    id: str
+    status: str
+    attempt: int
+    device: str | None
+    gauges: dict[str, Any]
+    ready_at: datetime | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class EndpointView:
+    """An endpoint with its newest deployment; `replicas` is empty once it is stopped."""
+
+    name: str
+    checkpoint_id: str
+    checkpoint_name: str
+    deployed_at: datetime
+    stopped_at: datetime | None
+    replicas: tuple[ReplicaView, ...]
+    requests_last_hour: int
+    tokens_last_hour: int
+    chats: bool  # trained on conversations; False for a network that continues text
+
+    @property
+    def num_ready(self) -> int:
+        """Replicas that answer."""
+        return sum(replica.status == "ready" for replica in self.replicas)
+
+    @property
+    def state(self) -> str:
+        """One word: ready, starting, failing or stopped."""
+        if self.stopped_at is not None:
+            return "stopped"
+        if self.num_ready:
+            return "ready"
+        return "failing" if any(replica.problem for replica in self.replicas) else "starting"
+
+
+def find_endpoint(session: Session, name: str) -> Endpoint:
+    """Return the row of an endpoint. Raises NotFound with the names there are."""
+    endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
+    if endpoint is None:
+        known = ", ".join(session.scalars(select(Endpoint.name).order_by(Endpoint.name).limit(8))) or "none yet"
+        raise NotFound(f"There is no endpoint {name!r}.", remedy=f"Endpoints: {known}.")
+    return endpoint
+
+
+def get_endpoint(ctx: Context, name: str) -> EndpointView:
+    """Return one endpoint. Raises NotFound."""
+    with ctx.db.read() as session:
+        return _view(session, ctx, find_endpoint(session, name))
+
+
+def list_endpoints(ctx: Context, *, include_stopped: bool = True) -> list[EndpointView]:
+    """Return every endpoint by name."""
+    with ctx.db.read() as session:
+        views = [_view(session, ctx, endpoint) for endpoint in session.scalars(select(Endpoint).order_by(Endpoint.name))]
+    return [view for view in views if include_stopped or view.stopped_at is None]
+
+
+def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
+    deployment, checkpoint = session.execute(
+        select(Deployment, Checkpoint)
+        .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+        .where(Deployment.endpoint_id == endpoint.id)
+        .order_by(Deployment.created_at.desc())
+        .limit(1)
+    ).one()
+    since = ctx.now() - timedelta(hours=1)
+    requests, tokens = session.execute(
+        select(func.count(), func.coalesce(func.sum(Usage.completion_tokens), 0)).where(
+            Usage.endpoint_id == endpoint.id, Usage.created_at > since
+        )
+    ).one()
+    rows = session.execute(select(Replica, Job).join(Job, Job.id == Replica.job_id).where(Replica.deployment_id == deployment.id)).all()
+    replicas = tuple(_replica_view(replica, job) for replica, job in rows) if deployment.stopped_at is None else ()
+    return EndpointView(
+        name=endpoint.name,
+        checkpoint_id=checkpoint.id,
+        checkpoint_name=checkpoint.name,
+        deployed_at=deployment.created_at,
+        stopped_at=deployment.stopped_at,
+        replicas=replicas,
+        requests_last_hour=requests,
+        tokens_last_hour=int(tokens),
+        chats=_chats(session, checkpoint),
+    )
+
+
+def _chats(session: Session, checkpoint: Checkpoint) -> bool:
+    if checkpoint.run_id is None:
+        return bool((checkpoint.facts or {}).get("has_chat_template"))
+    return session.scalar(select(Run.objective).where(Run.id == checkpoint.run_id)) != Objective.PRETRAIN
+
+
+def _replica_view(replica: Replica, job: Job) -> ReplicaView:
+    alive = job.status in (Status.RUNNING, Status.CANCELLING)
+    status = replica.status if alive or replica.status == "dead" else "starting"
+    problem = str((job.error or {}).get("cause") or "")
+    return ReplicaView(
+        id=replica.id,
+        status=status,
+        attempt=job.attempt,
+        device=job.device,
+        gauges=dict(replica.gauges or {}) if alive else {},
+        ready_at=replica.ready_at,
+        problem=problem,
+    )
+
+
+def list_deployments(ctx: Context, name: str, *, limit: int = 20) -> list[tuple[datetime, datetime | None, str, str]]:
+    """Return an endpoint's history: (deployed at, stopped at, checkpoint id, checkpoint name), newest first."""
+    with ctx.db.read() as session:
+        endpoint = find_endpoint(session, name)
+        rows = session.execute(
+            select(Deployment.created_at, Deployment.stopped_at, Checkpoint.id, Checkpoint.name)
+            .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+            .where(Deployment.endpoint_id == endpoint.id)
+            .order_by(Deployment.created_at.desc())
+            .limit(limit)
+        )
+        return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
+    """Return (name, deployed at) of every endpoint that is not stopped, by name."""
+    with ctx.db.read() as session:
+        query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
+        query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
+        return list(session.execute(query.group_by(Endpoint.name).order_by(Endpoint.name)).tuples())

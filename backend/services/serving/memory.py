@@ -1,0 +1,79 @@
+"""Memory that a deployment needs against the memory that serving machines have free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Checkpoint
+from backend.domain.serving.memory import ReplicaMemory, replica_memory
+from backend.services.context import Context
+from backend.services.estimates.measurements import shape_in
+from backend.services.jobs.workers import WorkerView, list_workers
+
+MAX_BASES = 8
+
+
+@dataclass(frozen=True)
+class FreeMemory:
+    """Free memory of the serving machine that has most: RAM, or of one GPU where the machine has GPUs."""
+
+    host: str
+    device: Literal["cpu", "cuda"]
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class DeploymentMemory:
+    """What a replica of a checkpoint needs and what is free. None where it is unknown: no size of the network, no serving worker."""
+
+    replica: ReplicaMemory | None
+    free: FreeMemory | None
+
+    def fits(self, num_replicas: int) -> bool | None:
+        """Return whether that many replicas fit into what is free; on GPUs each has one of its own. None where it is unknown."""
+        if self.replica is None or self.free is None:
+            return None
+        sharing = num_replicas if self.free.device == "cpu" else 1
+        return self.replica.total_bytes * sharing <= self.free.free_bytes
+
+
+def deployment_memory(ctx: Context, checkpoint_id: str) -> DeploymentMemory:
+    """Return the memory to compare before a checkpoint is deployed."""
+    free = most_free(list_workers(ctx))
+    with ctx.db.read() as session:
+        checkpoint = session.get_one(Checkpoint, checkpoint_id)
+        parameters, folder = _all_parameters(session, checkpoint), checkpoint.folder
+    if parameters is None:
+        return DeploymentMemory(None, free)
+    shape = shape_in(ctx, folder) if folder else None
+    return DeploymentMemory(replica_memory(parameters=parameters, shape=shape, device=free.device if free else "cpu"), free)
+
+
+def most_free(workers: list[WorkerView]) -> FreeMemory | None:
+    """Return the most free memory among living workers of the queue `serve`."""
+    serving = [free for worker in workers if worker.is_alive and "serve" in worker.queues and (free := _free_of(worker)) is not None]
+    return max(serving, key=lambda free: free.free_bytes, default=None)
+
+
+def _free_of(worker: WorkerView) -> FreeMemory | None:
+    gpus = [gpu for gpu in worker.gauges.get("gpus") or [] if gpu["index"] in worker.devices]
+    if gpus:
+        return FreeMemory(worker.host, "cuda", max(gpu["memory_total_bytes"] - gpu["memory_used_bytes"] for gpu in gpus))
+    total = worker.gauges.get("memory_total_bytes")
+    return None if not total else FreeMemory(worker.host, "cpu", total - worker.gauges["memory_used_bytes"])
+
+
+def _all_parameters(session: Session, checkpoint: Checkpoint | None) -> int | None:
+    """Return the parameters that are loaded: of an adapter, those of the bases under it too."""
+    parameters = 0
+    for _ in range(MAX_BASES):
+        if checkpoint is None or checkpoint.parameters is None:
+            return None
+        parameters += checkpoint.parameters
+        if not checkpoint.is_adapter:
+            return parameters
+        checkpoint = session.get(Checkpoint, checkpoint.parent_id) if checkpoint.parent_id else None
+    return None

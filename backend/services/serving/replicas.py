@@ -1,0 +1,104 @@
+"""Replicas: the addresses of those that answer, and the events of their processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Deployment, Endpoint, Job, Replica
+from backend.domain.jobs.states import TERMINAL, Status
+from backend.services.context import Context
+from backend.services.jobs.jobs import Claim, ask_to_stop
+
+
+@dataclass(frozen=True)
+class Target:
+    """A replica that a request may be sent to."""
+
+    replica_id: str
+    url: str
+    internal_token: str
+
+
+def retire(session: Session, ctx: Context, deployment: Deployment) -> list[str]:
+    """Mark a deployment as stopped; return the jobs to stop after the commit."""
+    deployment.stopped_at = ctx.now()
+    replicas = session.scalars(select(Replica).where(Replica.deployment_id == deployment.id)).all()
+    for replica in replicas:
+        replica.status = "draining" if replica.status == "ready" else "dead"
+    return [replica.job_id for replica in replicas]
+
+
+def ready_targets(ctx: Context) -> dict[str, list[Target]]:
+    """Return the replicas that answer, by endpoint; endpoints that are not stopped and have none map to an empty list.
+
+    A replica counts only while its job's lease holds, so one on a machine that died is left out.
+    """
+    with ctx.db.read() as session:
+        names = session.scalars(
+            select(Endpoint.name).join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
+        )
+        targets: dict[str, list[Target]] = {name: [] for name in names}
+        rows = session.execute(
+            select(Endpoint.name, Replica.id, Replica.url, Replica.internal_token)
+            .join(Deployment, Deployment.id == Replica.deployment_id)
+            .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+            .join(Job, Job.id == Replica.job_id)
+            .where(
+                Deployment.stopped_at.is_(None),
+                Replica.status == "ready",
+                Replica.url.is_not(None),
+                Job.status == Status.RUNNING,
+                Job.lease_until > ctx.now(),
+            )
+        )
+        for name, replica_id, url, token in rows:
+            targets[name].append(Target(replica_id, str(url), token))
+        return targets
+
+
+def record_ready(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Store the address of a replica that answers, and retire older deployments of its endpoint."""
+    if (replica := _replica_of(session, claim)) is None:
+        return
+    deployment = session.get_one(Deployment, replica.deployment_id)
+    if deployment.stopped_at is not None:
+        return
+    replica.status, replica.url, replica.ready_at = "ready", str(event["url"]), ctx.now()
+    older = session.scalars(
+        select(Deployment).where(
+            Deployment.endpoint_id == deployment.endpoint_id,
+            Deployment.stopped_at.is_(None),
+            Deployment.id != deployment.id,
+            Deployment.created_at <= deployment.created_at,
+        )
+    ).all()
+    for before in older:
+        for job_id in retire(session, ctx, before):
+            job = session.get_one(Job, job_id)
+            if Status(job.status) not in TERMINAL:
+                ask_to_stop(job, "cancel", now=ctx.now())
+
+
+def record_gauge(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    """Store a replica's gauges."""
+    if (replica := _replica_of(session, claim)) is None:
+        return
+    replica.gauges = {key: event.get(key) for key in ("running", "waiting", "tokens_per_second")}
+
+
+def record_end(session: Session, ctx: Context, claim: Claim, _result: dict[str, Any]) -> None:
+    """Mark a replica whose process ended: dead if its deployment was stopped, otherwise starting again."""
+    if (replica := _replica_of(session, claim)) is None:
+        return
+    deployment = session.get_one(Deployment, replica.deployment_id)
+    replica.url = None
+    replica.status = "starting" if deployment.stopped_at is None else "dead"
+
+
+def _replica_of(session: Session, claim: Claim) -> Replica | None:
+    """Return the replica of a job; None where its endpoint was deleted while the process was still draining."""
+    return session.scalar(select(Replica).where(Replica.job_id == claim.job_id))

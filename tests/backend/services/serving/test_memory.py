@@ -1,0 +1,77 @@
+"""Memory that a deployment needs against what serving machines have free."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from backend.db.tables import Checkpoint
+from backend.services.context import Context
+from backend.services.jobs.workers import beat
+from backend.services.serving.memory import deployment_memory
+
+CONFIG = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 128,
+    "vocab_size": 500,
+}
+
+
+def add_checkpoint(ctx: Context, name: str = "tiny", **values: Any) -> str:
+    """Insert a checkpoint with a config.json."""
+    folder = ctx.artifacts.folder("checkpoints", name)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    with ctx.db.write() as session:
+        row = Checkpoint(name=name, origin="added", folder=ctx.artifacts.relative(folder), **{"parameters": 250_000_000, **values})
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def add_worker(ctx: Context, host: str, *, free: int, queues: list[str], gpus: list[dict[str, Any]] | None = None) -> None:
+    """Let a worker report a machine with 8 GB of which `free` bytes are free."""
+    gauges = {"memory_total_bytes": 8 * 10**9, "memory_used_bytes": 8 * 10**9 - free, "gpus": gpus or []}
+    devices = [gpu["index"] for gpu in gpus or []]
+    beat(ctx, name=f"{host}/w", host=host, pid=1, queues=queues, concurrency=1, devices=devices, gauges=gauges)
+
+
+def test_the_serving_machine_with_most_free_memory_is_compared(ctx: Context) -> None:
+    checkpoint = add_checkpoint(ctx)
+    assert deployment_memory(ctx, checkpoint).free is None
+    assert deployment_memory(ctx, checkpoint).fits(1) is None
+    add_worker(ctx, "trainer", free=7 * 10**9, queues=["train"])
+    add_worker(ctx, "small", free=10**9, queues=["serve"])
+    add_worker(ctx, "large", free=4 * 10**9, queues=["serve", "cpu"])
+    memory = deployment_memory(ctx, checkpoint)
+    assert memory.free is not None
+    assert (memory.free.host, memory.free.device, memory.free.free_bytes) == ("large", "cpu", 4 * 10**9)
+    assert memory.replica is not None
+    assert memory.replica.weight_bytes == 10**9
+    assert memory.replica.cache_bytes == 2 * 2 * 64 * 4 * 128 * 16  # key and value, layers, width, bytes, context, requests
+    assert (memory.fits(1), memory.fits(2), memory.fits(3)) == (True, True, False)
+
+
+def test_on_gpus_each_replica_has_one_of_its_own_and_weights_are_bf16(ctx: Context) -> None:
+    gpus = [{"index": str(n), "memory_used_bytes": used, "memory_total_bytes": 8 * 10**9} for n, used in enumerate((6 * 10**9, 10**9))]
+    add_worker(ctx, "lab", free=10**9, queues=["serve"], gpus=gpus)
+    memory = deployment_memory(ctx, add_checkpoint(ctx))
+    assert memory.free is not None
+    assert (memory.free.device, memory.free.free_bytes) == ("cuda", 7 * 10**9)
+    assert memory.replica is not None
+    assert memory.replica.weight_bytes == 5 * 10**8
+    assert memory.fits(8) is True
+
+
+def test_an_adapter_loads_its_base_too(ctx: Context) -> None:
+    base = add_checkpoint(ctx, "base")
+    adapter = add_checkpoint(ctx, "adapter", parameters=1000, is_adapter=True, parent_id=base)
+    replica = deployment_memory(ctx, adapter).replica
+    assert replica is not None
+    assert replica.weight_bytes == 4 * (250_000_000 + 1000)
+
+
+def test_a_checkpoint_of_unknown_size_has_no_number(ctx: Context) -> None:
+    assert deployment_memory(ctx, add_checkpoint(ctx, parameters=None)).replica is None
