@@ -12,8 +12,8 @@ from backend.bootstrap import build_context
 from backend.db.tables import Table
 from backend.infra.artifacts import Artifacts
 from backend.services.context import Context
-from backend.settings import Settings
 from tests.support.postgres import find_binaries, run_postgres
+from tests.support.settings import make_settings
 
 # `make test` draws the same examples every time, so that a change is what turns it red; `make explore` draws new ones.
 hypothesis_settings.register_profile("steady", derandomize=True, deadline=None)
@@ -44,17 +44,6 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     context.db.dispose()
     return home / "models.db"
-
-
-def make_settings(home: Path, **values: object) -> Settings:
-    """Settings of a test's own installation; the broker's port is closed."""
-    defaults: dict[str, object] = {
-        "home": home,
-        "database_url": f"sqlite:///{home / 'models.db'}",
-        "redis_url": "redis://127.0.0.1:1/0",
-        "keep_free_mb": 16,
-    }
-    return Settings(_env_file=None, **{**defaults, **values})  # type: ignore[arg-type]
 
 
 @pytest.fixture

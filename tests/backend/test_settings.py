@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from backend.bootstrap import gateway_url, pages_url
 from backend.cli.doctor import check_exposure
-from tests.conftest import make_settings
+from tests.support.settings import make_settings
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,9 @@ from backend.services.metrics.curves import CurveCache, stream_csv
 from backend.services.metrics.points import add_points
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.views import count_runs, list_runs, list_tags
-from tests.conftest import make_settings
 from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.run_world import add_parts, claim, end, launch, make_config
+from tests.support.settings import make_settings
 
 METRICS = ("train_loss", "learning_rate", "grad_norm", "tok_per_sec")
 PLOT = "document.querySelector('[data-panel=\"loss\"] .rh-plot')"

@@ -20,9 +20,9 @@ from backend.services.context import Context
 from backend.services.jobs.jobs import Claim
 from backend.services.metrics.points import add_points
 from backend.services.training.views import RunView
-from tests.conftest import make_settings
 from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.run_world import add_parts, claim, end, launch, points, report
+from tests.support.settings import make_settings
 
 pytestmark = pytest.mark.e2e
 

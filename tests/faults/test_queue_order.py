@@ -24,9 +24,9 @@ from backend.domain.training.sweep import parse_sweep
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import add_job
 from backend.services.training.sweeps import launch_sweep, sweep_detail
-from tests.conftest import make_settings
 from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.run_world import add_parts, make_config
+from tests.support.settings import make_settings
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 

@@ -22,8 +22,8 @@ from backend.services.jobs.workers import list_slots
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
-from tests.faults.conftest import tiny_run
 from tests.support.installation import PROJECT, Installation, is_alive, wait_until
+from tests.support.run_world import tiny_run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
 

@@ -16,8 +16,8 @@ from backend.services.jobs.jobs import get_job
 from backend.services.metrics.points import read_curve
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
-from tests.faults.conftest import tiny_run
 from tests.support.installation import Installation, is_alive, wait_until
+from tests.support.run_world import tiny_run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
 

@@ -14,11 +14,10 @@ from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import claim_job, get_job, renew
-from tests.pages.test_build_pages import EVIL, assert_sound, open_page, words
 from tests.support.base_folders import save_base
 from tests.support.hub_server import HubServer, commit_id, run_hub
 from tests.support.job_work import do_job
-from tests.support.opening import cells
+from tests.support.opening import EVIL, assert_sound, cells, open_page, words
 
 
 @pytest.fixture

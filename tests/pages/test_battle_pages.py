@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
 from backend.db.tables import Run, Vote
 from backend.domain.battles.ratings import VoteRecord, fit_bradley_terry
 from backend.services.battles.raters import create_rater_link, list_raters, rater_for
@@ -18,40 +15,10 @@ from backend.services.battles.views import get_campaign, list_campaigns
 from backend.services.context import LOCAL, Context
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
 from tests.support.battle_world import add_checkpoint, add_prompts, make_campaign, prefer, vote_all, write_all
+from tests.support.opening import assert_sound, open_page, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"
-
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """An installation that pages find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
-
-
-def open_page(path: str, **query: str) -> AppTest:
-    app = AppTest.from_file(str(SHELL), default_timeout=30)
-    app.run()
-    app.switch_page(path)
-    for key, value in query.items():
-        app.query_params[key] = value
-    return app.run()
-
-
-def words(app: AppTest) -> str:
-    parts = [*app.markdown, *app.caption, *app.text, *app.title, *app.subheader, *app.error, *app.success, *app.info]
-    return "\n".join(str(part.value) for part in parts) + "\n".join(button.label for button in app.button)
-
-
-def assert_sound(app: AppTest) -> None:
-    assert not app.exception
-    assert not app.error, words(app)
 
 
 def press(app: AppTest, label: str) -> AppTest:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
 from backend.db.tables import Checkpoint
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS
@@ -24,43 +21,9 @@ from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from tests.support.base_folders import save_base
 from tests.support.job_work import do_job
+from tests.support.opening import EVIL, assert_sound, open_page, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
-EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
-
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """An installation that pages find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
-
-
-def open_page(path: str, **query: str) -> AppTest:
-    """Open a page by its file through the gate."""
-    app = AppTest.from_file(str(SHELL), default_timeout=30)
-    app.run()
-    app.switch_page(path)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    return app
-
-
-def words(app: AppTest) -> str:
-    """Return what is written on the page."""
-    parts = [*app.markdown, *app.caption, *app.text, *app.title, *app.subheader, *app.code, *app.error, *app.warning, *app.info]
-    return "\n".join(str(part.value) for part in parts) + "\n".join(button.label for button in app.button)
-
-
-def assert_sound(app: AppTest) -> None:
-    assert not app.exception
-    assert not app.error, words(app)
 
 
 def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str = "instruction") -> str:

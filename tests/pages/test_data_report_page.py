@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset
 from backend.services.data.imports import import_dataset, version_of_job
@@ -33,18 +29,6 @@ HOSTILE = [
     {"instruction": EVIL, "output": "\u202eevil\u202c and \x1b[31mred"},
     {"instruction": "a" * 60_000, "output": "b" * 30_000},
 ]
-
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """An installation that pages find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
 
 
 def imported(site: Context, rows: list[dict[str, Any]], *, name: str = "sayings") -> VersionView:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
 from backend.domain.data.versions.changes import DropDuplicates, Sample
 from backend.services.context import LOCAL, Context
 from backend.services.data.cards import card_facts
@@ -16,25 +12,12 @@ from backend.services.data.datasets import get_dataset, list_datasets, resolve_v
 from backend.services.data.diff import compare_versions
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
-from tests.backend.services.data.test_versions import done, imported
-from tests.pages.test_build_pages import EVIL, assert_sound, open_page, words
-from tests.support.opening import cells
+from tests.support.dataset_world import done, imported
+from tests.support.opening import EVIL, assert_sound, cells, open_page, words
 from tests.support.run_world import add_parts, launch
 
 PAGE = "build/datasets.py"
 ROWS = [{"instruction": f"{EVIL} {n % 12}", "output": "word " * (n % 12 + 1)} for n in range(30)]
-
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """An installation that pages find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
 
 
 def opened(version: VersionView, tab: str, **query: str) -> AppTest:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.bootstrap import get_context
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
@@ -19,22 +17,11 @@ from backend.services.jobs.jobs import end_job
 from pages.components.evaluation.charts import ScoreDot, difference_figure, score_figure
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
+from tests.support.opening import open_page, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 PAGE = "evaluate/evaluations.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
-
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """An installation that pages find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
 
 
 @pytest.fixture
@@ -47,45 +34,22 @@ def world(site: Context) -> Context:
     return site
 
 
-def open_page(**query: str) -> AppTest:
-    app = AppTest.from_file(str(SHELL), default_timeout=30)
-    app.run()
-    app.switch_page(PAGE)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    assert not app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    parts = [
-        *app.markdown,
-        *app.caption,
-        *app.text,
-        *app.title,
-        *app.subheader,
-        *app.code,
-        *app.error,
-        *app.warning,
-        *app.info,
-        *app.success,
-    ]
-    figures = [f"{metric.label}: {metric.value}" for metric in app.metric]
-    return "\n".join([*(str(part.value) for part in parts), *figures, *(button.label for button in app.button)]).replace("\\", "")
+def plain_words(app: AppTest) -> str:
+    """Return the words of the page without Markdown's backslashes."""
+    return words(app).replace("\\", "")
 
 
 def test_empty_page_leads_to_the_first_evaluation(site: Context) -> None:
-    assert "No evaluations yet" in words(open_page())
-    assert "no checkpoint to evaluate" in words(open_page(new="1"))
+    assert "No evaluations yet" in plain_words(open_page(PAGE))
+    assert "no checkpoint to evaluate" in plain_words(open_page(PAGE, new="1"))
 
 
 def test_scores_are_shown_with_intervals_and_who_shares_the_first_place(world: Context) -> None:
     evaluated(world, "Oak", "facts", [1] * 20)
     evaluated(world, "Elm", "facts", [1] * 4 + [0] * 16)
     launch_evaluation(world, checkpoint="Elm", benchmark="stories", person=LOCAL)
-    app = open_page()
-    shown = words(app)
+    app = open_page(PAGE)
+    shown = plain_words(app)
     assert "90.0 to 110.0 %" in shown  # Oak's interval, as reported
     assert "best score" in shown
     assert "p < 0.001" in shown
@@ -95,12 +59,12 @@ def test_scores_are_shown_with_intervals_and_who_shares_the_first_place(world: C
 
 def test_form_launches_one_evaluation_for_each_checkpoint(world: Context) -> None:
     ids = [checkpoint.id for checkpoint in list_checkpoints(world)]
-    app = open_page(checkpoint=ids[0])
+    app = open_page(PAGE, checkpoint=ids[0])
     assert app.multiselect[0].value == [ids[0]]
     app.multiselect[0].set_value(ids).run()
-    assert "Multiple choice on 40 items" in words(app)
-    assert "differ by about 15 points" in words(app)
-    assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in words(app)
+    assert "Multiple choice on 40 items" in plain_words(app)
+    assert "differ by about 15 points" in plain_words(app)
+    assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in plain_words(app)
     next(button for button in app.button if button.key == "eval_launch").click().run()
     assert not app.exception
     assert sorted(e.checkpoint for e in list_evaluations(world)) == ["Elm", "Oak"]
@@ -109,8 +73,8 @@ def test_form_launches_one_evaluation_for_each_checkpoint(world: Context) -> Non
 
 def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) -> None:
     launched = evaluated(world, "Oak", "facts", [1, 1, 1, 0])
-    app = open_page(evaluation=launched.id)
-    shown = words(app)
+    app = open_page(PAGE, evaluation=launched.id)
+    shown = plain_words(app)
     assert "Accuracy: 75.0 %" in shown
     assert "Guessing scores 50.0 %" in shown
     assert "Question 3?" in shown
@@ -124,7 +88,7 @@ def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None
     hostile["shown"]["question"] = EVIL
     score = {"metric": "acc", "value": 0.0, "stderr": 0.1, "low": 0.0, "high": 0.8, "n": 1, "method": "Wilson 95 %"}
     finish(world, claim_of(world, launched), [hostile], scores=[score], facts={"unit": "items"})
-    app = open_page(evaluation=launched.id)
+    app = open_page(PAGE, evaluation=launched.id)
     assert sum(EVIL in str(text.value) for text in app.text) == 2
     assert not any("evil.example" in str(part.value) for part in [*app.markdown, *app.caption, *app.subheader])
 
@@ -135,8 +99,8 @@ def test_failure_is_told_in_words_with_a_way_on(world: Context) -> None:
     with world.db.write() as session:
         outcomes.record_bad_end(session, world, claim, {})
         end_job(session, world, claim, Status.FAILED, error={"cause": "Row 3 is broken.", "remedy": "Import it again."})
-    app = open_page(evaluation=launched.id)
-    assert "Row 3 is broken." in words(app)
+    app = open_page(PAGE, evaluation=launched.id)
+    assert "Row 3 is broken." in plain_words(app)
     next(button for button in app.button if button.key == "eval_retry").click().run()
     again = list_evaluations(world)[0]
     assert (again.id != launched.id, again.config.shots, again.status) == (True, 1, Status.QUEUED)
@@ -146,8 +110,8 @@ def test_failure_is_told_in_words_with_a_way_on(world: Context) -> None:
 def test_comparison_says_who_is_better_and_which_items_changed(world: Context) -> None:
     oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
     elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
-    app = open_page(first=oak.id, second=elm.id)
-    shown = words(app)
+    app = open_page(PAGE, first=oak.id, second=elm.id)
+    shown = plain_words(app)
     assert "Elm is better" in shown
     assert "+25.0 points" in shown
     assert "p = 0.039" in shown
@@ -158,21 +122,21 @@ def test_comparison_says_who_is_better_and_which_items_changed(world: Context) -
 def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:
     oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0])
     elm = predicted(world, "Elm", "stories", [19.0, 23.0, 21.0])
-    shown = words(open_page(first=oak.id, second=elm.id))
+    shown = plain_words(open_page(PAGE, first=oak.id, second=elm.id))
     assert "Undecided" in shown
     facts = evaluated(world, "Elm", "facts", [1, 0])
-    assert "can't be compared" in words(open_page(first=oak.id, second=facts.id))
+    assert "can't be compared" in plain_words(open_page(PAGE, first=oak.id, second=facts.id))
 
 
 def test_the_first_page_shows_the_main_score_with_its_interval(world: Context) -> None:
     evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
     app = AppTest.from_file(str(SHELL), default_timeout=30).run()
     assert not app.exception
-    assert "Accuracy **62.5 %** :gray[" in words(app)
+    assert "Accuracy **62.5 %** :gray[" in plain_words(app)
 
 
 def test_unknown_permalink_is_a_sentence(site: Context) -> None:
-    assert "no such evaluation" in words(open_page(evaluation="nothing"))
+    assert "no such evaluation" in plain_words(open_page(PAGE, evaluation="nothing"))
 
 
 def test_a_name_in_a_figure_is_no_link() -> None:

@@ -15,7 +15,7 @@ from backend.services.checkpoints.inspections import get_reading, launch_reading
 from backend.services.context import LOCAL, Context
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from tests.backend.services.checkpoints.test_inspections import add_network
+from tests.support.inspection_networks import add_network
 from tests.support.job_work import do_job
 from tests.support.opening import figure, open_page, strips, words
 

@@ -17,9 +17,9 @@ from backend.domain.wording import short
 from backend.services.context import LOCAL, Context
 from backend.services.scaling.studies import launch_study, list_studies
 from pages.components.scaling.charts import Dot, frontier_chart, log_ticks
-from tests.backend.services.scaling.test_planner import STUDY, finish_by_law, make_text
-from tests.support.opening import cells
+from tests.support.opening import cells, open_page, words
 from tests.support.run_world import add_parts
+from tests.support.scaling_world import STUDY, finish_by_law, make_text
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 
@@ -38,19 +38,7 @@ def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
 
 
 def open_planner(**query: str) -> AppTest:
-    app = AppTest.from_file(str(SHELL), default_timeout=30)
-    app.run()
-    app.switch_page("build/planner.py")
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    assert not app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    parts = [*app.markdown, *app.caption, *app.subheader, *app.error, *app.warning, *app.info]
-    return "\n".join(str(part.value) for part in parts) + "\n".join(button.label for button in app.button)
+    return open_page("build/planner.py", **query)
 
 
 def metrics(app: AppTest) -> dict[str, str]:

@@ -8,6 +8,11 @@ from typing import Any
 import torch
 import transformers as t
 
+from backend.db.tables import Checkpoint
+from backend.services.context import Context
+from jobs.modeling.checkpoints import save_checkpoint
+from jobs.modeling.tokenizers import byte_tokenizer
+
 VOCAB = 262  # the byte tokenizer's
 COMMON: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -90,3 +95,14 @@ def make_network(family: str, *, seed: int = 0) -> Any:
     """Return a network with weights large enough that its distributions are far from uniform."""
     torch.manual_seed(seed)
     return MAKERS[family]().eval()
+
+
+def add_network(ctx: Context, name: str, *, family: str = "llama", seed: int = 0) -> str:
+    """Insert a checkpoint with weights."""
+    folder = ctx.artifacts.path(f"checkpoints/{name}")
+    save_checkpoint(folder, model=make_network(family, seed=seed), tokenizer=byte_tokenizer(context=96), meta={})
+    with ctx.db.write() as session:
+        row = Checkpoint(name=name, origin="added", folder=f"checkpoints/{name}", source=name, family=family)
+        session.add(row)
+        session.flush()
+        return row.id

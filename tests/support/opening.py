@@ -1,4 +1,4 @@
-"""Opening a page as a visitor does, through the gate, and reading what is on it."""
+"""Open a page through the shell, as a visitor does, and read what it shows."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
+EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
 
 
 def open_page(path: str, **query: str) -> AppTest:
-    """Open a page by its file."""
+    """Open a page by its path under `pages/`, with a query."""
     app = AppTest.from_file(str(SHELL), default_timeout=60)
     app.run()
     app.switch_page(path)
@@ -25,9 +26,30 @@ def open_page(path: str, **query: str) -> AppTest:
 
 
 def words(app: AppTest) -> str:
-    """Return what is written on the page."""
-    parts = [*app.markdown, *app.caption, *app.text, *app.title, *app.subheader, *app.error, *app.warning, *app.info]
-    return "\n".join(str(part.value) for part in parts) + "\n" + "\n".join(button.label for button in app.button)
+    """Return every text, metric and button label of the page."""
+    texts = [*app.title, *app.subheader, *app.markdown, *app.caption, *app.text, *app.code]
+    messages = [*app.error, *app.warning, *app.info, *app.success]
+    metrics = [f"{metric.label}: {metric.value}" for metric in app.metric]
+    return "\n".join([*(str(part.value) for part in [*texts, *messages]), *metrics, *(button.label for button in app.button)])
+
+
+def assert_sound(app: AppTest) -> None:
+    """Fail where the page shows an exception or an error."""
+    assert not app.exception
+    assert not app.error, words(app)
+
+
+def strips(app: AppTest) -> list[list[str]]:
+    """Return the tokens of every token strip on the page, in order."""
+    components = [part.proto for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"]
+    return [json.loads(proto.json)["tokens"] for proto in components]
+
+
+def figure(app: AppTest, key: str) -> dict[str, Any]:
+    """Return the specification of the Plotly figure whose element id contains the key."""
+    (chart,) = [chart for chart in app.get("plotly_chart") if key in str(chart.proto.id)]
+    spec: dict[str, Any] = json.loads(chart.proto.spec)
+    return spec
 
 
 def cells(app: AppTest, number: int = 0) -> list[dict[str, str]]:
@@ -37,16 +59,3 @@ def cells(app: AppTest, number: int = 0) -> list[dict[str, str]]:
         return re.sub(r"\\(.)", r"\1", str(text)).replace("\u2060", "")
 
     return [{read(title): read(text) for title, text in row.items()} for row in app.table[number].value.to_dict("records")]
-
-
-def strips(app: AppTest) -> list[list[str]]:
-    """Return the tokens of every strip on the page, in order."""
-    found = [json.loads(part.proto.json) for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"]
-    return [data["tokens"] for data in found]
-
-
-def figure(app: AppTest, key: str) -> dict[str, Any]:
-    """Return the Plotly figure whose key begins so."""
-    (chart,) = [chart for chart in app.get("plotly_chart") if key in str(chart.proto.id)]
-    found: dict[str, Any] = json.loads(chart.proto.spec)
-    return found

@@ -110,3 +110,25 @@ def row_of(ctx: Context, run: RunView) -> tuple[Run, Job]:
     with ctx.db.read() as session:
         row = session.get_one(Run, run.id)
         return row, session.get_one(Job, row.job_id)
+
+
+def tiny_run(name: str, **values: object) -> RunConfig:
+    """A run of a few seconds on the fixture's dataset."""
+    defaults: dict[str, object] = {
+        "name": name,
+        "dataset": "lines",
+        "architecture": TINY,
+        "tokenizer": "bytes",
+        "max_steps": 400,
+        "micro_batch": 4,
+        "context": 64,
+        "warmup_steps": 5,
+        "eval_every": 100,
+        "eval_batches": 1,
+        "checkpoint_every": 50,
+        "sample_tokens": 8,
+    }
+    return RunConfig.model_validate({**defaults, **values})
+
+
+TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)

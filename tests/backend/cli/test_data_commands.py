@@ -17,8 +17,8 @@ from backend.domain.data.versions.changes import DropDuplicates
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.versions import derive_version
-from tests.backend.cli.test_plan_commands import roundhouse
-from tests.backend.services.data.test_versions import done, imported
+from tests.support.command_line import roundhouse
+from tests.support.dataset_world import done, imported
 
 ROWS = [{"instruction": f"Say {n % 9}", "output": "yes"} for n in range(20)]
 

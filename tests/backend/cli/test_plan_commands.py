@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from backend.domain.scaling.laws import PUBLISHED
 from backend.domain.training.config import parse_run_config
 from backend.services.context import Context
 from backend.services.scaling.studies import study_yaml
-from tests.backend.services.scaling.test_planner import STUDY
+from tests.support.command_line import roundhouse
 from tests.support.run_world import add_parts
+from tests.support.scaling_world import STUDY
 
 
 @pytest.fixture
@@ -29,12 +29,6 @@ def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     yield get_context()
     get_context().db.engine.dispose()
     get_context.cache_clear()
-
-
-def roundhouse(*arguments: str, status: int = 0) -> dict:  # type: ignore[type-arg]
-    result = CliRunner().invoke(app, [*arguments, "--json"])
-    assert result.exit_code == status, result.output
-    return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from backend.cli.doctor import check_broker
 from backend.cli.processes import broker_program
 from backend.infra.queue import JobQueue
 from backend.settings import Settings
-from tests.conftest import make_settings
 from tests.support.installation import wait_until
+from tests.support.settings import make_settings
 
 
 @contextmanager

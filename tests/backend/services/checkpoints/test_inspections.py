@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from backend.db.tables import Checkpoint
 from backend.domain.checkpoints.inspection_config import ReadingConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import delete_checkpoint
@@ -20,21 +19,10 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.jobs import request_stop
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from tests.support.inspection_networks import make_network
+from tests.support.inspection_networks import add_network, make_network
 from tests.support.job_work import do_job
 
 TEXT = ReadingConfig(text="The cat.")
-
-
-def add_network(ctx: Context, name: str, *, family: str = "llama", seed: int = 0) -> str:
-    """Insert a checkpoint with weights."""
-    folder = ctx.artifacts.path(f"checkpoints/{name}")
-    save_checkpoint(folder, model=make_network(family, seed=seed), tokenizer=byte_tokenizer(context=96), meta={})
-    with ctx.db.write() as session:
-        row = Checkpoint(name=name, origin="added", folder=f"checkpoints/{name}", source=name, family=family)
-        session.add(row)
-        session.flush()
-        return row.id
 
 
 def answered(ctx: Context, checkpoint: str, config: ReadingConfig = TEXT, **values: Any) -> ReadingContents:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
-from typing import Any
-
 import pytest
 
 from backend.db.tables import Analysis, Campaign, Checkpoint, DatasetVersion, Evaluation, Run, RunGroup, Tokenizer
 from backend.domain.data.versions.changes import Condition, DropDuplicates, DropRows, Filter, Merge, Resplit, Sample
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.context import LOCAL, Context, Person
+from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
-from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.preview import preview_rows
-from backend.services.data.uploads import save_upload
 from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
 from backend.services.data.views import VersionView
+from tests.support.dataset_world import RATER, done, imported
 from tests.support.job_work import do_job
 
 ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range(20)]
-RATER = Person(id="r", name="Rater", role="rater")
-
-
-def imported(ctx: Context, name: str, rows: list[dict[str, Any]], *, kind: str = "instruction") -> VersionView:
-    stored = save_upload(ctx, io.BytesIO(json.dumps(rows).encode()), name=f"{name}.json", person=LOCAL)
-    return done(ctx, import_dataset(ctx, name=name, kind=kind, upload=stored, person=LOCAL, val_fraction=0.1))
-
-
-def done(ctx: Context, version: VersionView) -> VersionView:
-    do_job(ctx, str(version.job_id))
-    return version_of_job(ctx, str(version.job_id))
 
 
 def test_a_derived_version_names_its_parent_the_change_and_who_asked(ctx: Context) -> None:

@@ -14,18 +14,16 @@ from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE
 from backend.domain.data.rows.conversations import template_messages
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
 from backend.errors import InvalidInput
-from backend.gateway.bodies import ChatBody
 from jobs.batches.preference_rows import encode_pair, pair_of
 from jobs.batches.sft import encode_row
-from jobs.evaluation import multiple_choice
 from jobs.evaluation.subject import Subject, load_subject
 from jobs.modeling.build import build_network
-from jobs.modeling.chat.render import answers_of, encode_answer, encode_chat, encode_prompt, training_chats, turn_end
+from jobs.modeling.chat.render import encode_chat, encode_prompt, training_chats, turn_end
 from jobs.modeling.checkpoints import load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.serving.prompts import encode_request
 from jobs.serving.replica import add_end_token
-from jobs.training.samples import encode_sample_prompt
+from tests.support.chat_paths import prompts_everywhere
 from tests.support.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, SYSTEM, Style, make_tokenizer, tokenizer_of
 
 CASES = [
@@ -34,35 +32,6 @@ CASES = [
     for name in CONVERSATIONS
     if (facts.system or name != "system") and (facts.tools or name != "tools")
 ]
-
-
-def prompts_everywhere(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> dict[str, list[int]]:
-    """The ids after which the next answer is written, on each of the product's paths."""
-    asked = [*messages, ANSWER]
-    row = {"prompt": messages, "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "Who knows."}]}
-    request = GenerateRequest(messages=tuple(ChatMessage.model_validate(m) for m in messages), tools=tuple(tools) if tools else None)
-    whole = encode_chat(tokenizer, asked, tools=tools)
-    first_trained = whole[1].index(True)
-    before, answer = answers_of(tokenizer, asked, tools=tools)[-1][1:]
-    paths = {
-        "preference training": encode_pair(pair_of({**row, **({"tools": json.dumps(tools)} if tools else {})}), tokenizer=tokenizer)[
-            "prompt_ids"
-        ],
-        "endpoint and playground": encode_request(tokenizer, request),
-        "evaluation of answers": encode_answer(tokenizer, before, answer)[0],
-    }
-    if messages[-1] == asked[-2] and not any(message["role"] == "assistant" for message in messages):
-        paths["fine-tuning"] = whole[0][:first_trained]
-    if tools is None:
-        body = ChatBody.model_validate({"model": "m", "messages": [{key: m[key] for key in ("role", "content")} for m in messages]})
-        paths["gateway"] = encode_request(tokenizer, body.to_request())
-        paths["battles and generation"] = Subject(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
-    if [message["role"] for message in messages] == ["user"]:
-        question = {"question": messages[0]["content"], "choices": ["Mira", "Jon"], "answer": 0}
-        context, _ = multiple_choice.ask(Subject(None, tokenizer, True), question, examples=[], chat=True)  # type: ignore[arg-type]
-        paths["multiple choice"] = encode_answer(tokenizer, context, "Mira")[0]
-        paths["samples of a run"] = encode_sample_prompt(tokenizer, messages[0]["content"], chat=True)
-    return paths
 
 
 @pytest.mark.parametrize(("style", "name"), CASES)
