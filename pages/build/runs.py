@@ -1,4 +1,4 @@
-"""Runs: every experiment, newest first; several at once to compare. Filters and choice live in the address."""
+"""Runs: list and compare experiments. Filters and ticked runs are kept in the address."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from backend.services.training.views import RunFilter, RunView, count_runs, get_
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.frame import empty_state, page_frame
-from pages.components.labels import OBJECTIVES
+from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.training.comparison import draw_comparison, draw_log_import
 
 PAGE_SIZE = 30
 MAX_COMPARED = 12
-IMPORTED = "Imported"
 GROUPS: dict[str, tuple[Status, ...]] = {
     "Active": (Status.QUEUED, Status.RUNNING, Status.CANCELLING, Status.PAUSED),
-    "Finished": (Status.FINISHED,),
-    "Failed": (Status.FAILED,),
-    "Stopped": (Status.CANCELLED,),
+    STATUS[Status.FINISHED]: (Status.FINISHED,),
+    STATUS[Status.FAILED]: (Status.FAILED,),
+    STATUS[Status.CANCELLED]: (Status.CANCELLED,),
     IMPORTED: (),
 }
 
 
 def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
-    """Draw the filters; return a page of the runs that pass them, how many pass, and whether any filter is set."""
+    """Draw the filters; return one page of the runs that pass, their number, and whether any filter is set."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input("Search", key="find", bind="query-params", placeholder="Name or notes", width=190) or ""
         group = st.segmented_control("Status", list(GROUPS), key="status", bind="query-params")
@@ -40,13 +39,13 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
             placeholder="Any",
             width=170,
         )
-        known = list_tags(ctx)
-        tags = st.multiselect("Tags", known, key="tags", bind="query-params", placeholder="Any", width=170) if known else []
+        all_tags = list_tags(ctx)
+        tags = st.multiselect("Tags", all_tags, key="tags", bind="query-params", placeholder="Any", width=170) if all_tags else []
         archived = st.toggle("Archived", key="archived", bind="query-params")
         st.space("stretch")
         if st.button("Launch a run", key="runs_launch", type="primary", icon=":material/rocket_launch:"):
-            st.switch_page(routes.LAUNCH, query_params={})  # without the argument, parameters that widgets are bound to are an error
-        wanted: RunFilter = {
+            st.switch_page(routes.LAUNCH, query_params={})  # parameters bound to widgets are an error without it
+        chosen: RunFilter = {
             "text": text,
             "statuses": GROUPS[group] if group else (),
             "objectives": (objective,) if objective else (),
@@ -54,11 +53,11 @@ def draw_filters(ctx: Context) -> tuple[list[RunView], int, bool]:
             "archived": archived,
             "imported": True if group == IMPORTED else None,
         }
-        number = count_runs(ctx, **wanted)
+        number = count_runs(ctx, **chosen)
         page = min(int(st.session_state.get("runs_page", 1)), max(1, -(-number // PAGE_SIZE)))
         if "runs_page" in st.session_state:
             st.session_state["runs_page"] = page  # a filter may leave fewer pages than there were
-        runs = list_runs(ctx, **wanted, limit=PAGE_SIZE, offset=(page - 1) * PAGE_SIZE)
+        runs = list_runs(ctx, **chosen, limit=PAGE_SIZE, offset=(page - 1) * PAGE_SIZE)
     return runs, number, bool(text or group or objective or tags or archived)
 
 
@@ -75,37 +74,49 @@ def draw_foot(ctx: Context, person: Person, number: int) -> None:
         st.rerun()
 
 
+def draw_list(ctx: Context, person: Person, runs: list[RunView], picked: list[str], *, compact: bool) -> None:
+    """Draw the list; opening a run leaves the page, ticking one changes `?compare=`."""
+    action = live_runs(ctx, runs, person=person, key="runs_list", selectable=True, picked=picked, follow_active=True, compact=compact)
+    if action.opened:
+        st.switch_page(routes.RUN, query_params={"run": action.opened})
+    if action.picked is None:
+        return
+    shown = {run.id for run in runs}
+    ticked = [run for run in picked if run not in shown or run in action.picked]
+    ticked += [run for run in action.picked if run not in ticked]
+    if len(ticked) > MAX_COMPARED:
+        st.toast(f"At most {MAX_COMPARED} runs are compared at once.", icon=":material/info:")
+    if ticked:
+        st.query_params["compare"] = ",".join(ticked[:MAX_COMPARED])
+    else:
+        st.query_params.pop("compare", None)
+    st.rerun()
+
+
 def main() -> None:
-    """Draw the list, and the comparison of what is ticked in it."""
-    with page_frame("Runs", "Every experiment, newest first. Tick several to lay their curves over each other.") as (ctx, person):
-        picked = [part for part in st.query_params.get("compare", "").split(",") if part]
+    """Draw the list, and beside it the comparison of the runs ticked in it."""
+    with page_frame("Runs", "Every experiment, newest first. Tick several to overlay their curves.") as (ctx, person):
+        picked = [part for part in st.query_params.get("compare", "").split(",") if part][:MAX_COMPARED]
         runs, number, filtered = draw_filters(ctx)
-        if not runs:
+        compared = get_runs(ctx, picked)
+        if not runs and not compared:
             if filtered:
                 st.caption("No run passes these filters.")
             else:
-                empty_state("No run was launched yet.", page=routes.LAUNCH, label="Launch the first", icon=":material/rocket_launch:")
+                empty_state("No runs yet.", page=routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
             draw_foot(ctx, person, 0)
             return
-        above = st.container()
-        action = live_runs(ctx, runs, person=person, key="runs_list", selectable=True, picked=picked, follow_active=True)
-        draw_foot(ctx, person, number)
-        if action.opened:
-            st.switch_page(routes.RUN, query_params={"run": action.opened})
-        if action.picked is not None:
-            shown = {run.id for run in runs}
-            picked = [run for run in picked if run not in shown or run in action.picked] + [
-                run for run in action.picked if run not in picked
-            ]
-            if picked:
-                st.query_params["compare"] = ",".join(picked[:MAX_COMPARED])
-            else:
-                st.query_params.pop("compare", None)
-            st.rerun()
-        compared = get_runs(ctx, picked[:MAX_COMPARED])
-        if compared:
-            with above:
+        beside, chart = st.columns([3, 8], gap="medium") if compared else (st.container(), None)
+        if chart is not None:
+            with chart:
                 draw_comparison(ctx, person, compared)
+        with beside:
+            here = {run.id for run in runs}
+            elsewhere = [run for run in compared if run.id not in here]  # on another page of the list: there to be unticked
+            draw_list(ctx, person, elsewhere + runs, picked, compact=bool(compared))
+            if not runs:
+                st.caption("No run passes these filters.")
+            draw_foot(ctx, person, number)
 
 
 main()

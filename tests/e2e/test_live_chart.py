@@ -15,10 +15,13 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.bootstrap import build_context
+from backend.db.tables import Sample
 from backend.domain.jobs.states import Status
-from backend.services.context import Context
-from backend.services.jobs.jobs import Claim
+from backend.services.context import LOCAL, Context
+from backend.services.job_events import record_finish
+from backend.services.jobs.jobs import Claim, end_job
 from backend.services.metrics.points import add_points
+from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
 from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.run_world import add_parts, claim, end, launch, points, report
@@ -248,3 +251,87 @@ def test_the_same_prompts_are_followed_along_the_curve(page: Page, server: str, 
     slider.press("End")
     page.locator(".rh-said", has_text="later").wait_for()
     assert page.locator(".rh-samples img, .rh-samples b b").count() == 0
+
+
+def finish(world: Context, name: str, **values: object) -> RunView:
+    """A finished run with curves of both splits, speed, memory and a measurement."""
+    run = launch(world, name=name, max_steps=20, **values)
+    taken = claim(world, run)
+    for step in range(1, 21):
+        row = {"train_loss": 3.0 - step / 20, "tok_per_sec": 17.0 if step > 18 else 47.0, "memory_bytes": 1.51e9}
+        if step % 5 == 0:
+            row |= {"val_loss": 3.2 - step / 20, "val_bpb": 1.1 - step / 40}
+        report(world, taken, {"type": "metrics", "step": step, "time": 1000.0 + step, "values": row})
+    measured = {"measured_bytes": 2_100_000_000, "tokens_per_s": 46.0, "device": "cpu", "device_kind": "cpu"}
+    times = {"step_s": 1.0, "step_s_low": 1.0, "step_s_high": 1.0, "steps_timed": 20.0}
+    with world.db.write() as session:
+        record_finish(session, world, taken, {"final_step": 20, "measurement": {**measured, **times}})
+        end_job(session, world, taken, Status.FINISHED)
+    return run
+
+
+def test_the_legend_of_overlaid_runs_says_which_line_is_which_run_and_split(page: Page, server: str, world: Context) -> None:
+    runs = [finish(world, "legend one"), finish(world, "legend two", learning_rate=1e-3)]
+    page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
+    page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 6")  # train twice: as measured and smoothed
+    legend = page.locator('[data-panel="loss"] .rh-of-run')
+    assert [text.split() for text in legend.all_inner_texts()] == [
+        ["legend", name, "train", "2.0000", "validation", "2.2000"] for name in ("one", "two")
+    ]
+    lines = page.locator('[data-panel="loss"] .rh-of-run line')
+    drawn = [(line.get_attribute("stroke"), bool(line.get_attribute("stroke-dasharray"))) for line in lines.all()]
+    assert len(set(drawn)) == 4
+    assert [dashed for _, dashed in drawn] == [False, True, False, True]
+    shown = page.evaluate(
+        f"document.querySelector('{PLOT}').data.filter(t => t.opacity === undefined).map(t => [t.line.color, t.line.dash])"
+    )
+    assert {(color, dash != "solid") for color, dash in shown} == set(drawn), "the legend shows the lines as they are drawn"
+
+
+def test_the_list_to_tick_from_is_on_the_screen_with_the_chart(page: Page, server: str, world: Context) -> None:
+    runs = [finish(world, f"beside {number}") for number in range(2)]
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.goto(f"{server}/runs?find=beside&compare={runs[0].id}")
+    page.wait_for_function(DRAWN)
+    tick, chart = page.get_by_label("Compare beside 1").bounding_box(), page.locator(PLOT).bounding_box()
+    assert tick is not None
+    assert chart is not None
+    assert tick["y"] + tick["height"] < 900
+    assert chart["y"] + chart["height"] / 2 < 900
+    assert tick["x"] + tick["width"] < chart["x"]
+    page.get_by_label("Compare beside 1").check()
+    page.wait_for_function("document.querySelectorAll('.rh-of-run').length === 2")
+
+
+def test_the_report_says_the_figures_of_the_chart_above_it(page: Page, server: str, world: Context) -> None:
+    run = finish(world, "figures")
+    open_run(page, server, run)
+    shown = {}
+    for panel in ("tok_per_sec", "memory", "loss"):
+        page.locator(f'[data-panel="{panel}"] .rh-key b').first.wait_for()
+        shown[panel] = [text.strip() for text in page.locator(f'[data-panel="{panel}"] .rh-key b').all_inner_texts()]
+    assert shown == {"tok_per_sec": ["median 47"], "memory": ["peak 2.1 GB"], "loss": ["2.0000", "2.2000"]}
+    page.get_by_role("tab", name="Report").click()
+    rows = page.locator("table").first.locator("tr")
+    page.get_by_role("cell", name="tokens per second").wait_for()
+    said = {row.split("\t")[0].strip(): row.split("\t")[1].strip() for row in rows.all_inner_texts() if "\t" in row}
+    assert (said["tokens per second"], said["memory"]) == ("median 47", "peak 2.1 GB")
+    assert said["last values"] == "train_loss 2.0000, val_loss 2.2000, val_bpb 0.6000"
+
+
+def test_the_report_is_rendered_and_nothing_in_it_is_loaded_or_run(page: Page, server: str, world: Context) -> None:
+    hostile = "<img src=x onerror=alert(1)> ![y](http://example.com/y.png) :red[red] $x$ [link](http://example.com)"
+    run = finish(world, "hostile")
+    set_notes(world, run.id, hostile, person=LOCAL)
+    with world.db.write() as session:
+        session.add(Sample(run_id=run.id, step=20, prompt=f"```\n{hostile}", completion=hostile))
+    foreign: list[str] = []
+    page.on("request", lambda request: foreign.append(request.url) if "example.com" in request.url else None)
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    open_run(page, server, run)
+    page.get_by_role("tab", name="Report").click()
+    page.get_by_role("heading", name="Config").wait_for()
+    report_ = page.locator(".st-key-run_report")
+    assert report_.locator("img, .katex, a[href*=example]").count() == 0
+    assert report_.get_by_text(":red[red] $x$ [link]").count() >= 1
+    assert not foreign

@@ -251,7 +251,7 @@ def test_an_unknown_run_is_a_sentence(ctx: Context) -> None:
 
 
 def test_the_list_of_runs_is_never_blank(ctx: Context) -> None:
-    assert "No run was launched yet" in text_of(open_page("build/runs.py"))
+    assert "No runs yet." in text_of(open_page("build/runs.py"))
     add_parts(ctx)
     launch(ctx)
     page = open_page("build/runs.py")
@@ -263,7 +263,7 @@ def test_picked_runs_are_compared_by_what_differs(ctx: Context) -> None:
     add_parts(ctx)
     runs = [launch(ctx, name="slow", learning_rate=0.001), launch(ctx, name="fast", learning_rate=0.01)]
     page = open_page("build/runs.py", compare=",".join(run.id for run in runs))
-    assert "Compared" in text_of(page)
+    assert "2 runs compared" in text_of(page)
     assert list(cells(page)[0]) == ["Field", "slow", "fast"]
     assert "learning_rate" in [row["Field"] for row in cells(page)]
 
@@ -325,7 +325,7 @@ def test_seeds_of_one_config_say_whether_a_difference_is_noise(ctx: Context) -> 
             end(ctx, taken, Status.FINISHED)
             runs.append(run)
     page = open_page("build/runs.py", compare=f"{runs[0].id},{runs[2].id}")
-    assert "more than seeds explain" in text_of(page)
+    assert "more than seed noise" in text_of(page)
     assert [row["Seeds"] for row in cells(page, 1)] == ["2", "2"]
 
 

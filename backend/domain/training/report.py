@@ -1,14 +1,13 @@
-"""A run told from end to end: a Markdown text whose head is a model card as the Hugging Face Hub reads it, and the same as one HTML file.
+"""Write a run's report as Markdown with the front matter of a Hugging Face model card, and as one HTML file.
 
-Pure: it is given what is known and writes it down. Texts from data sets, checkpoints and people are escaped; nothing is loaded from
-elsewhere when the file is opened.
+Pure. Texts from datasets, checkpoints and people are escaped; opening the file loads nothing from elsewhere.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from backend.domain.data.versions.card import plain_markdown
 from backend.domain.training.report_curves import Trace, draw_curves
 
 TRL_TAGS = {"sft": "sft", "dpo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "cpo", "reward": "reward-trainer", "grpo": "grpo"}
+Escape = Callable[[str], str]
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #8884; padding-bottom: .2rem; }
@@ -42,7 +42,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class RunReport:
-    """All that a report says. Pairs are (label, value in words); `differences` are (field, in the parent, here)."""
+    """Content of a report. Pairs are (label, text); `differences` are (field, in the parent, here)."""
 
     name: str
     objective: str
@@ -95,16 +95,16 @@ def front_matter(report: RunReport) -> dict[str, Any]:
 
 
 def write_markdown(report: RunReport) -> str:
-    """Return the report as a model card: YAML between lines of dashes, then Markdown."""
+    """Return the report as a model card: YAML front matter, then Markdown."""
     facts = yaml.safe_dump(front_matter(report), sort_keys=False, allow_unicode=True, width=120)
-    before, after = _halves(report)
+    before, after = _halves(report, plain_markdown)
     return f"---\n{facts}---\n\n{before}\n\n{after}\n"
 
 
 def write_html(report: RunReport) -> str:
-    """Return the report as one HTML file that needs nothing else: styles and drawings are in it, and no script."""
+    """Return the report as one self-contained HTML file, with styles and drawings and without script."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    before, after = (markdown.render(half) for half in _halves(report))
+    before, after = (markdown.render(half) for half in _halves(report, plain_markdown))
     drawings = "".join(f"<figure>{drawing}</figure>\n" for drawing in draw_curves(report.curves))
     title = html.escape(report.name)
     policy = "default-src 'none'; style-src 'unsafe-inline'"
@@ -115,33 +115,42 @@ def write_html(report: RunReport) -> str:
     )
 
 
-def _halves(report: RunReport) -> tuple[str, str]:
+def write_body(report: RunReport, *, escape: Callable[[str], str], level: int) -> str:
+    """Return the report without front matter and title; `escape` makes a text stand as it is, `level` is that of the headings."""
+    before, after = _halves(report, escape, level=level, title=False)
+    return f"{before}\n\n{after}\n"
+
+
+def _halves(report: RunReport, escape: Escape, *, level: int = 2, title: bool = True) -> tuple[str, str]:
     """Return what stands before the curves and what comes after them."""
-    parts = [f"# {plain_markdown(report.name)}", f"{plain_markdown(report.objective_words)}: {plain_markdown(report.status)}"]
+    mark = "#" * level
+    parts = [f"# {escape(report.name)}"] if title else []
+    parts.append(f"{escape(report.objective_words)}: {escape(report.status)}")
     if report.notes.strip():
-        parts.append("\n".join(f"> {plain_markdown(line)}" for line in report.notes.strip().splitlines()))
-    before = "\n\n".join(part for part in [*parts, _pairs(report.summary), "## Curves"] if part)
-    parts = [_curve_table(report.curves)]
+        parts.append("\n".join(f"> {escape(line)}" for line in report.notes.strip().splitlines()))
+    before = "\n\n".join(part for part in [*parts, _pairs(report.summary, escape), f"{mark} Curves"] if part)
+    parts = [_curve_table(report.curves, escape)]
     if report.findings:
-        parts += ["## What was noticed", "\n".join(f"- {plain_markdown(finding)}" for finding in report.findings)]
+        parts += [f"{mark} Findings", "\n".join(f"- {escape(finding)}" for finding in report.findings)]
     if report.scores:
         rows = [(score.benchmark, score.metric, f"{score.value:.4g}", _interval(score)) for score in report.scores]
-        parts += ["## Evaluations", _table(("benchmark", "metric", "value", "95 % interval"), rows)]
+        parts += [f"{mark} Evaluations", _table(("benchmark", "metric", "value", "95 % interval"), rows, escape)]
     if report.samples:
-        parts.append(f"## Samples{f' at step {report.sample_step:,}' if report.sample_step is not None else ''}")
-        parts += [f"{_fenced(prompt)}\n\ngoes on\n\n{_fenced(completion)}" for prompt, completion in report.samples]
-    parts += ["## Data", _pairs(report.data), "## Cost", _pairs(report.cost), "## Environment", _pairs(report.environment)]
+        parts.append(f"{mark} Samples{f' at step {report.sample_step:,}' if report.sample_step is not None else ''}")
+        parts += [f"Prompt\n\n{_fenced(prompt)}\n\nCompletion\n\n{_fenced(completion)}" for prompt, completion in report.samples]
+    for heading, pairs in (("Data", report.data), ("Cost", report.cost), ("Environment", report.environment)):
+        parts += [f"{mark} {heading}", _pairs(pairs, escape)] if pairs else []
     if report.checkpoints:
-        parts += ["## Checkpoints", _table(("checkpoint", "what is known"), report.checkpoints)]
+        parts += [f"{mark} Checkpoints", _table(("checkpoint", "facts"), report.checkpoints, escape)]
     if report.lineage:
-        parts += ["## Lineage", "\n".join(f"{number}. {plain_markdown(step)}" for number, step in enumerate(report.lineage, start=1))]
+        parts += [f"{mark} Lineage", "\n".join(f"{number}. {escape(step)}" for number, step in enumerate(report.lineage, start=1))]
     if report.differences:
         parts += [
-            f"## What differs from {plain_markdown(report.parent or 'its parent')}",
-            _table(("field", "there", "here"), report.differences),
+            f"{mark} Changes from {escape(report.parent or 'the parent run')}",
+            _table(("field", "before", "here"), report.differences, escape),
         ]
     parts += [
-        "## Config",
+        f"{mark} Config",
         "Saved as `run.yaml`, this launches the same run:",
         _fenced("roundhouse run launch run.yaml", "sh"),
         _fenced(report.config_yaml.rstrip("\n"), "yaml"),
@@ -153,29 +162,33 @@ def _interval(score: Measured) -> str:
     return "" if score.low is None or score.high is None else f"{score.low:.4g} to {score.high:.4g}"
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return _table(("", ""), pairs)
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _pairs(pairs: Sequence[tuple[str, str]], escape: Escape) -> str:
+    return _table(("", ""), pairs, escape)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], escape: Escape) -> str:
     if not rows:
         return ""
-    lines = [head, ["---"] * len(head), *([plain_markdown(cell) for cell in row] for row in rows)]
+    lines = [head, ["---"] * len(head), *([escape(" ".join(cell.split())) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _fenced(text: str, language: str = "") -> str:
-    """Put text into a block that nothing in it can end."""
+    """Put text into a code block whose fence is longer than any in it."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _curve_table(curves: Sequence[Trace], *, rows: int = 9) -> str:
-    """A few points of each curve, for readers of the text."""
+def _curve_table(curves: Sequence[Trace], escape: Escape, *, rows: int = 9) -> str:
+    """Return a few points of each curve as a table."""
     shown = [trace for trace in curves if trace.steps][:6]
     if not shown:
-        return "Nothing was measured."
+        return "No curves were recorded."
     measured = next((trace for trace in shown if trace.name == "val_loss"), None)
     longest = measured or max(shown, key=lambda trace: trace.steps[-1])
     count = min(rows, len(longest.steps))
@@ -185,6 +198,6 @@ def _curve_table(curves: Sequence[Trace], *, rows: int = 9) -> str:
         values = []
         for trace in shown:
             at = max((index for index, reached in enumerate(trace.steps) if reached <= step), default=None)
-            values.append("" if at is None else f"{trace.values[at]:.4g}")
+            values.append("" if at is None else _number(trace.values[at]))
         cells.append([f"{step:,}", *values])
-    return _table(("step", *(trace.name for trace in shown)), cells)
+    return _table(("step", *(escape(trace.name) for trace in shown)), cells, escape)

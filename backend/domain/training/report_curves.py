@@ -1,4 +1,4 @@
-"""Curves as drawings that stand in a file by themselves: SVG without script, style sheet or font from elsewhere."""
+"""Draw curves as self-contained SVG: no script, style sheet or font from elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOGETHER = (("train_loss", "val_loss"),)
 
 @dataclass(frozen=True)
 class Trace:
-    """Points of one metric, ascending in step; values are finite."""
+    """Points of one metric, ascending in step, all finite."""
 
     name: str
     steps: tuple[int, ...]
@@ -23,7 +23,7 @@ class Trace:
 
 
 def draw_curves(traces: Sequence[Trace]) -> list[str]:
-    """Return a drawing for each metric that has two points or more; losses share one."""
+    """Return one drawing per metric with two points or more; losses share one."""
     by_name = {trace.name: trace for trace in traces if len(trace.steps) > 1}
     groups = [[by_name.pop(name) for name in names if name in by_name] for names in TOGETHER]
     groups += [[trace] for trace in by_name.values()]
@@ -64,7 +64,7 @@ def draw(traces: Sequence[Trace]) -> str:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Return an axis that holds all but the outermost hundredth of the values, which a spike must not flatten."""
+    """Return a range that holds the middle 98 % of the values, so that a spike does not flatten the curve."""
     ordered = sorted(values)
     cut = len(ordered) // 100
     low, high = ordered[cut], ordered[len(ordered) - 1 - cut]

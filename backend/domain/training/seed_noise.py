@@ -1,4 +1,4 @@
-"""Whether two configs differ by more than their seeds do. Pure statistics on the last val_loss of runs that differ in nothing but the seed."""
+"""Test whether two configs differ by more than seed noise, from the last losses of runs that differ only in their seed. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import scipy
 
 LEVEL = 0.95
 ENOUGH = 3
-"""Two seeds give an interval, but its width is itself a matter of luck: its standard deviation has one degree of freedom."""
+"""Seeds for an interval whose width is not itself noise: with two, the standard deviation has one degree of freedom."""
 
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """The losses of runs of one config, one a seed."""
+    """Losses of one config's runs, one per seed."""
 
     losses: tuple[float, ...]
 
@@ -32,7 +32,7 @@ class SeedGroup:
 
 @dataclass(frozen=True)
 class SeedComparison:
-    """`difference` is the second mean less the first, with its interval at 95 % and the two-sided p-value; None where seeds are too few."""
+    """Difference of means, second minus first, with its 95 % interval and two-sided p-value; those are None with fewer than two seeds."""
 
     difference: float
     low: float | None
@@ -42,19 +42,18 @@ class SeedComparison:
 
     @property
     def is_beyond_noise(self) -> bool | None:
-        """Whether the interval leaves zero out; None where there is none."""
+        """Whether the interval excludes zero; None without an interval."""
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
 
-    def in_words(self) -> str:
-        """Say what may be concluded, and from how many seeds."""
-        size = f"{abs(self.difference):.4f}"
+    def conclusion(self, metric: str = "val_loss") -> str:
+        """Return what may be concluded about a metric, and from how many seeds."""
+        size = f"a difference in {metric} of {abs(self.difference):.4f}"
         if self.low is None or self.high is None:
-            return f"The difference of {size} may be the seed alone: it rests on {self.seeds[0]} and {self.seeds[1]} seeds, and one seed says nothing about noise."
+            return f"{size}, which may be the seed alone: with {self.seeds[0]} and {self.seeds[1]} seeds there is no estimate of noise."
         interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, p = {self.p_value:.2g}, {self.seeds[0]} and {self.seeds[1]} seeds"
-        few = " Three or more seeds each would make it firmer." if min(self.seeds) < ENOUGH else ""
-        if self.is_beyond_noise:
-            return f"The difference of {size} is more than seeds explain ({interval}).{few}"
-        return f"The difference of {size} is within seed noise ({interval}).{few}"
+        few = " Three or more seeds each would narrow the interval." if min(self.seeds) < ENOUGH else ""
+        verdict = "more than seed noise" if self.is_beyond_noise else "within seed noise"
+        return f"{size}, {verdict} ({interval}).{few}"
 
 
 def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) -> SeedComparison:

@@ -1,4 +1,4 @@
-"""Runs laid beside each other: which share a config but for the seed, and whether what differs is more than the seed."""
+"""Compare runs: which share a config but for the seed, which differ by more than their seeds, and which are not comparable at all."""
 
 from __future__ import annotations
 
@@ -6,90 +6,200 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from backend.db.tables import Job, Run
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run, Tokenizer
 from backend.domain.jobs.states import Status
+from backend.domain.training.comparability import Aspect, LossBasis, Obstacle, Side, find_obstacles
+from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
 from backend.services.context import Context
 
 NO_DIFFERENCE = frozenset({"name", "seed", "queue", "priority", "trackers", "sample_prompts", "sample_tokens", "keep_last"})
 """Fields that change nothing of what is learned, and the seed."""
 MOST_SIBLINGS = 200
+MAX_LINEAGE = 100
+NOT_PREFERENCE = frozenset({Objective.PRETRAIN, Objective.SFT, Objective.REWARD, Objective.GRPO})
+"""Objectives whose validation loss has no settings."""
+
+
+@dataclass(frozen=True)
+class RunLoss:
+    """The last validation losses of a finished run; `val_bpb` is None where bits per byte were not measured."""
+
+    id: str
+    name: str
+    seed: int
+    val_loss: float
+    val_bpb: float | None
 
 
 @dataclass(frozen=True)
 class ConfigGroup:
-    """Finished runs of one config: `runs` are (id, name, seed, last val_loss), those that were picked first. `label` names the group."""
+    """Finished runs of one config, picked ones first. `label` names the group."""
 
     label: str
-    runs: tuple[tuple[str, str, int, float], ...]
+    runs: tuple[RunLoss, ...]
     picked: tuple[str, ...]
+    basis: LossBasis
 
-    @property
+    @cached_property
     def losses(self) -> SeedGroup:
         """The last val_loss of each seed; a seed that was run twice counts once."""
-        by_seed = {seed: loss for _, _, seed, loss in reversed(self.runs)}
-        return SeedGroup(tuple(by_seed.values()))
+        return SeedGroup(tuple({run.seed: run.val_loss for run in reversed(self.runs)}.values()))
+
+    @cached_property
+    def bits_per_byte(self) -> SeedGroup | None:
+        """The last val_bpb of each seed, or None where a run has none."""
+        by_seed = {run.seed: run.val_bpb for run in reversed(self.runs)}
+        known = tuple(value for value in by_seed.values() if value is not None)
+        return SeedGroup(known) if len(known) == len(by_seed) else None
 
     @property
     def free_seed(self) -> int:
         """A seed that none of them had."""
-        return max(seed for _, _, seed, _ in self.runs) + 1
+        return max(run.seed for run in self.runs) + 1
 
 
 @dataclass(frozen=True)
 class GroupComparison:
-    """Two groups, the better first. `needed`: seeds each that a difference as large as this one would need to be seen."""
+    """Two groups, the better first. Without `obstacles` they are compared by val_loss.
+
+    With a different tokenizer as the one obstacle they are compared by bits per byte, if both have them; else `result` is None. `needed`:
+    seeds each that a difference as large as this one would need to be seen.
+    """
 
     better: ConfigGroup
     other: ConfigGroup
-    result: SeedComparison
-    needed: int | None
+    result: SeedComparison | None
+    needed: int | None = None
+    obstacles: tuple[Obstacle, ...] = ()
 
 
-def compare_by_seed(ctx: Context, run_ids: Sequence[str]) -> tuple[list[ConfigGroup], list[GroupComparison]]:
-    """Return the groups that picked runs belong to, best first, and the best one against each other group.
+@dataclass(frozen=True)
+class RunsComparison:
+    """`obstacles` keep the val_loss of the picked runs from being compared; `groups` are those of comparable configs together, best first."""
+
+    obstacles: tuple[Obstacle, ...]
+    groups: tuple[ConfigGroup, ...]
+    comparisons: tuple[GroupComparison, ...]
+
+
+def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
+    """Compare picked runs by the seeds of their configs.
 
     Runs of the same dataset version and config count, whether they were picked or not: every finished seed is evidence. A run that has
-    not finished, was imported or measured no val_loss belongs to no group.
+    not finished, was imported or measured no val_loss belongs to no group, but may be an obstacle.
     """
     with ctx.db.read() as session:
-        picked = [run for run in session.scalars(select(Run).where(Run.id.in_(run_ids))) if run.config]
-        keys = {_key(run): run for run in picked}
-        versions = {run.dataset_version_id for run in picked}
-        query = (
-            select(Run)
-            .join(Job, Job.id == Run.job_id)
-            .where(Run.dataset_version_id.in_(versions), Job.status == Status.FINISHED.value, Run.archived_at.is_(None))
-            .order_by(Run.created_at.desc())
-            .limit(MOST_SIBLINGS)
+        order = {run_id: place for place, run_id in enumerate(run_ids)}
+        picked = sorted(session.scalars(select(Run).where(Run.id.in_(run_ids))), key=lambda run: order[run.id])
+        bases = {run.id: _basis(ctx, session, run) for run in picked}
+        siblings = _siblings(session, picked)
+    obstacles = find_obstacles({_unique_name(run, picked): bases[run.id] for run in picked})
+    groups = []
+    for key, first in {_key(run): run for run in reversed(picked) if run.config}.items():
+        same = [run for run in siblings if _key(run) == key]
+        if same:
+            same.sort(key=lambda run: order.get(run.id, len(order)))
+            groups.append(_group(same, run_ids, bases[first.id]))
+    by_basis: dict[tuple[str | None, ...], list[ConfigGroup]] = {}
+    for group in sorted(groups, key=lambda group: min(order[run_id] for run_id in group.picked) if group.picked else len(order)):
+        by_basis.setdefault(group.basis.key, []).append(group)
+    classes = [sorted(members, key=lambda group: group.losses.mean) for members in by_basis.values()]
+    comparisons = [_compare(members[0], other) for members in classes for other in members[1:]]
+    comparisons += [_compare(classes[0][0], members[0]) for members in classes[1:]]
+    return RunsComparison(obstacles, tuple(group for members in classes for group in members), tuple(comparisons))
+
+
+def _compare(first: ConfigGroup, second: ConfigGroup) -> GroupComparison:
+    obstacles = find_obstacles({first.label: first.basis, second.label: second.basis})
+    one: SeedGroup | None = first.losses
+    two: SeedGroup | None = second.losses
+    if obstacles:
+        by_bytes = {obstacle.aspect for obstacle in obstacles} == {Aspect.TOKENIZER}
+        one, two = (first.bits_per_byte, second.bits_per_byte) if by_bytes else (None, None)
+    if one is None or two is None:
+        return GroupComparison(first, second, None, obstacles=obstacles)
+    if two.mean < one.mean:
+        first, second, one, two = second, first, two, one
+    result = compare_seeds(one, two)
+    return GroupComparison(first, second, result, None if result.is_beyond_noise else seeds_needed(one, two), obstacles)
+
+
+def _siblings(session: Session, picked: Sequence[Run]) -> list[Run]:
+    """Return the finished runs of the picked runs' dataset versions that measured val_loss."""
+    query = (
+        select(Run)
+        .join(Job, Job.id == Run.job_id)
+        .where(
+            Run.dataset_version_id.in_({run.dataset_version_id for run in picked}),
+            Job.status == Status.FINISHED.value,
+            Run.archived_at.is_(None),
         )
-        finished = {run.id: run for run in session.scalars(query)}
-    found: dict[str, list[Run]] = {key: [] for key in keys}
-    order = {run_id: place for place, run_id in enumerate(run_ids)}
-    for run in sorted(finished.values(), key=lambda run: order.get(run.id, len(order))):
-        key = _key(run)
-        if key in found and _loss(run) is not None:
-            found[key].append(run)
-    groups = sorted((_group(runs, run_ids) for runs in found.values() if runs), key=lambda group: group.losses.mean)
-    comparisons = []
-    for other in groups[1:]:
-        result = compare_seeds(groups[0].losses, other.losses)
-        needed = None if result.is_beyond_noise else seeds_needed(groups[0].losses, other.losses)
-        comparisons.append(GroupComparison(groups[0], other, result, needed))
-    return groups, comparisons
+        .order_by(Run.created_at.desc())
+        .limit(MOST_SIBLINGS)
+    )
+    return [run for run in session.scalars(query) if _last(run, "val_loss") is not None]
 
 
-def _group(runs: Sequence[Run], picked: Sequence[str]) -> ConfigGroup:
-    lines = tuple((run.id, run.name, int(run.config.get("seed", 1)), float(_loss(run) or 0.0)) for run in runs)
-    return ConfigGroup(label=runs[0].name, runs=lines, picked=tuple(run.id for run in runs if run.id in picked))
+def _group(runs: Sequence[Run], picked: Sequence[str], basis: LossBasis) -> ConfigGroup:
+    losses = tuple(
+        RunLoss(run.id, run.name, int(run.config.get("seed", 1)), float(_last(run, "val_loss") or 0.0), _last(run, "val_bpb"))
+        for run in runs
+    )
+    return ConfigGroup(label=runs[0].name, runs=losses, picked=tuple(run.id for run in runs if run.id in picked), basis=basis)
 
 
-def _loss(run: Run) -> float | None:
-    value = ((run.summary or {}).get("last") or {}).get("val_loss")
+def _basis(ctx: Context, session: Session, run: Run) -> LossBasis:
+    if not run.config:
+        unknown = Side(None, "not known of an imported log")
+        return LossBasis(Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), Side("", ""), unknown, unknown)
+    config = RunConfig.model_validate(run.config)
+    version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
+    dataset = session.get(Dataset, version.dataset_id) if version else None
+    data = Side(version.id, f"{dataset.name}@{version.number}") if version and dataset else Side(None, config.dataset)
+    settings = {} if config.objective in NOT_PREFERENCE else config.preference.model_dump(mode="json", exclude_defaults=True)
+    loss = Side(json.dumps(settings, sort_keys=True), ", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults")
+    return LossBasis(Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), loss, data, _tokenizer(ctx, session, run))
+
+
+def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:
+    """Return the tokenizer a run was trained with: its own, or that of the first ancestor of its base.
+
+    Two with the same tokenizer.json are the same, whatever they are called.
+    """
+    checkpoint = session.get(Checkpoint, run.base_id) if run.base_id else None
+    for _ in range(MAX_LINEAGE):
+        above = session.get(Checkpoint, checkpoint.parent_id) if checkpoint is not None and checkpoint.parent_id else None
+        if above is None:
+            break
+        checkpoint = above
+    first = session.get(Run, checkpoint.run_id) if checkpoint is not None and checkpoint.run_id else run
+    tokenizer = session.get(Tokenizer, first.tokenizer_id) if first is not None and first.tokenizer_id else None
+    if tokenizer is not None:
+        return Side(_content(ctx, tokenizer.folder) or tokenizer.id, tokenizer.name)
+    if checkpoint is not None:
+        return Side(_content(ctx, checkpoint.folder) or checkpoint.id, f"that of {checkpoint.name}")
+    return Side(None, "not known")
+
+
+def _content(ctx: Context, folder: str | None) -> str | None:
+    file = ctx.artifacts.path(folder) / "tokenizer.json" if folder else None
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
+
+
+def _unique_name(run: Run, runs: Sequence[Run]) -> str:
+    return run.name if [other.name for other in runs].count(run.name) == 1 else f"{run.name} ({run.id[:4]})"
+
+
+def _last(run: Run, metric: str) -> float | None:
+    value = ((run.summary or {}).get("last") or {}).get(metric)
     return float(value) if value is not None else None
 
 

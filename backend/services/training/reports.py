@@ -1,9 +1,10 @@
-"""The report of a run, made of everything that is known of it when it is asked for."""
+"""Gather a run's report: config, data, environment, cost, curves, evaluations, samples, lineage."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import select
 from backend.db.tables import Checkpoint, Job, Measurement, MetricName, Run
 from backend.domain.training.config import RunConfig
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
-from backend.domain.training.report import Measured, RunReport, write_html, write_markdown
+from backend.domain.training.report import Measured, RunReport, write_body, write_html, write_markdown
 from backend.domain.training.report_curves import Trace
 from backend.domain.wording import say_bytes, say_count, say_duration
 from backend.errors import NotFound
@@ -26,6 +27,7 @@ from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.metrics.blocks import metric_names, read_points
 from backend.services.metrics.points import downsample
 from backend.services.training.diagnosis import diagnose_run
+from backend.services.training.figures import RunFigures, figures_of_runs
 from backend.services.training.views import RunDetail, RunView, config_differences, get_run, list_sample_steps, list_samples, run_detail
 
 CURVES = (
@@ -46,18 +48,40 @@ CURVES = (
     "power_w",
 )
 CURVE_POINTS = 400
+LAST_VALUES = {
+    "train_loss": ".4f",
+    "val_loss": ".4f",
+    "val_bpb": ".4f",
+    "rewards/accuracies": ".3f",
+    "rewards/margins": ".3f",
+    "val_rewards/accuracies": ".3f",
+    "accuracy": ".3f",
+    "val_accuracy": ".3f",
+    "reward/mean": ".3f",
+    "val_reward/mean": ".3f",
+    "kl": ".4f",
+}
+"""Metrics whose last value a report states, written as the chart's legend writes them. Speed and memory are `RunFigures`."""
 
 
 def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:
     """Return a run's report as Markdown (`md`, a model card) or as one HTML file (`html`). Raises NotFound.
 
-    A `public` one leaves out what is the team's own business: notes, cost, and the machine's name.
+    A `public` report leaves out notes, cost and the machine's name.
     """
     report = build_report(ctx, name_or_id)
     if public:
         own = ("machine", "attempts")
         report = replace(report, notes="", cost=(), environment=tuple(pair for pair in report.environment if pair[0] not in own))
     return write_html(report) if form == "html" else write_markdown(report)
+
+
+def report_body(ctx: Context, name_or_id: str, *, escape: Callable[[str], str]) -> str:
+    """Return a run's report as Markdown for a page that has the run's name as its title. Raises NotFound.
+
+    `escape` makes a text stand as it is in the page's Markdown.
+    """
+    return write_body(build_report(ctx, name_or_id), escape=escape, level=4)
 
 
 def build_report(ctx: Context, name_or_id: str) -> RunReport:
@@ -75,7 +99,7 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
         objective=run.objective,
         objective_words=OBJECTIVE_LABELS.get(run.objective, run.objective),
         status=run.line,
-        summary=_summary(detail, newest),
+        summary=_summary(detail, newest, figures_of_runs(ctx, [run.id])[run.id]),
         data=_data(version),
         environment=_environment(ctx, run, newest),
         cost=_cost(ctx, detail),
@@ -96,19 +120,21 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
     )
 
 
-def _summary(detail: RunDetail, newest: CheckpointView | None) -> tuple[tuple[str, str], ...]:
+def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigures) -> tuple[tuple[str, str], ...]:
     run, config = detail.run, detail.config
-    method = {"full": "all weights", "lora": "low-rank adapters", "qlora": "low-rank adapters on a quantised base"}[config.method]
+    method = {"full": "full", "lora": "LoRA", "qlora": f"QLoRA ({config.lora.bits}-bit base)"}[config.method]
     network = f"{newest.family}, {say_count(newest.parameters)} parameters" if newest and newest.parameters else (detail.architecture or "")
     pairs = [
         ("network", network),
-        ("started from", run.base or "random weights"),
-        ("trained", method),
+        ("base", run.base or "none: random initialization"),
+        ("method", method),
         ("tokenizer", detail.tokenizer or ""),
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
-        ("tokens read", f"{say_count(run.last_step * config.tokens_per_step)}, at {config.tokens_per_step:,} a step"),
+        ("tokens", f"{say_count(run.last_step * config.tokens_per_step)}, {config.tokens_per_step:,} per step"),
         ("best val_loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
-        ("last values", ", ".join(f"{name} {value:.4g}" for name, value in sorted(run.last.items()))),
+        ("last values", ", ".join(f"{name} {run.last[name]:{form}}" for name, form in LAST_VALUES.items() if name in run.last)),
+        ("tokens per second", figures.speed),
+        ("memory", figures.memory),
         ("seed", str(config.seed)),
     ]
     return tuple((label, value) for label, value in pairs if value)
@@ -126,7 +152,7 @@ def _data(version: VersionView | None) -> tuple[tuple[str, str], ...]:
         return ()
     pairs = (
         ("dataset", f"{version.label}, kind {version.kind}"),
-        ("rows", f"{version.train_rows:,} to train on, {version.val_rows:,} to measure on"),
+        ("rows", f"{version.train_rows:,} train, {version.val_rows:,} validation"),
         ("content hash", version.content_hash or ""),
         ("source", version.source),
         ("licence", card_facts(version).licence or "not stated"),
@@ -140,11 +166,10 @@ def _environment(ctx: Context, run: RunView, newest: CheckpointView | None) -> t
         query = select(Measurement).where(Measurement.run_id == run.id).order_by(Measurement.created_at.desc()).limit(1)
         measured = session.scalar(query)
         if measured is not None:
-            pairs += [("device", measured.device), ("machine", measured.host), ("peak memory", say_bytes(measured.measured_bytes))]
-            pairs.append(("tokens per second", f"{measured.tokens_per_s:,.0f}"))
+            pairs += [("device", measured.device), ("machine", measured.host)]
         job = session.get(Job, run.job_id) if run.job_id else None
         if job is not None and job.attempt > 1:
-            pairs.append(("attempts", f"{job.attempt}: it was taken up again after a worker was lost"))
+            pairs.append(("attempts", f"{job.attempt}, resumed after a lost worker"))
     card = ctx.artifacts.path(newest.folder) / "roundhouse.json" if newest and newest.folder else None
     if card is not None and card.is_file():
         versions = json.loads(card.read_text()).get("versions", {})
@@ -157,21 +182,21 @@ def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
     count = detail.config.devices.count
     if run.started_at is not None:
         seconds = ((run.finished_at or ctx.now()) - run.started_at).total_seconds()
-        pairs.append(("time from start to end", say_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
+        pairs.append(("wall time", say_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
         price = ctx.policy.device_hour_price_usd
         if price is not None:
             hours = seconds / 3600 * count
             pairs.append(("cost", f"{hours * price:,.2f} US dollars: {hours:,.3g} device-hours at {price:g}"))
     joules, share = energy_of(ctx, run.id)
     if joules is not None:
-        pairs.append(("energy", f"{joules / 3.6e6:.3g} kWh of the first device, over the {share:.0%} of the time in which it was read"))
+        pairs.append(("energy", f"{joules / 3.6e6:.3g} kWh of the first device, read during {share:.0%} of the run"))
     return tuple(pairs)
 
 
 def energy_of(ctx: Context, run_id: str) -> tuple[float | None, float]:
-    """Return the energy (joules) that a run's device drew, by the trapezoidal rule over its readings of power, and the share of time covered.
+    """Return the energy (joules) that a run's device drew, by the trapezoidal rule over its power readings, and the share of time covered.
 
-    None where power was never read. Gaps of over a minute (a run that waited to be resumed) count for nothing.
+    The energy is None where power was never read. Gaps of over a minute, such as before a resume, are left out.
     """
     with ctx.db.read() as session:
         name_id = session.scalar(select(MetricName.id).where(MetricName.name == "power_w"))
@@ -199,7 +224,7 @@ def _curves(ctx: Context, run_id: str) -> list[Trace]:
 
 
 def _parent(ctx: Context, run: RunView) -> RunView | None:
-    """The run whose config this one was made from, or else the run that made its base."""
+    """Return the run whose config this one was copied from, or else the run that made its base."""
     with ctx.db.read() as session:
         row = session.get_one(Run, run.id)
         base = session.get(Checkpoint, row.base_id) if row.base_id else None
@@ -244,13 +269,13 @@ def _lineage(ctx: Context, newest: CheckpointView | None) -> tuple[str, ...]:
 
 
 def _from_the_hub(base: CheckpointView) -> str:
-    """Where a base came from, if others can fetch it there; a path of this machine tells nobody anything."""
+    """Name a base's Hub id and revision; a path of this machine is left out, since nobody else can fetch it."""
     found = _hub_id(base.source) if base.facts.get("revision") else None
     return f", {found} at {base.facts['revision']}" if found else ""
 
 
 def _hub_base(ctx: Context, made: list[CheckpointView]) -> str | None:
-    """The Hub id of what a run started from, if that came from there: the Hub refuses cards that name anything else."""
+    """Return the Hub id of a run's base: the Hub refuses cards that name anything else."""
     ancestors = list_lineage(ctx, made[0].id)[:-1] if made else []
     return next((found for one in reversed(ancestors) if one.facts.get("revision") and (found := _hub_id(one.source))), None)
 

@@ -1,4 +1,4 @@
-"""Runs laid over each other: curves, where their configs differ, and whether what differs is more than their seeds."""
+"""Compare runs: curves, config differences, and whether a difference is comparable and more than seed noise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from backend.domain.training.comparability import Aspect
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
-from backend.services.training.comparisons import ConfigGroup, GroupComparison, compare_by_seed
+from backend.services.training.comparisons import ConfigGroup, GroupComparison, RunsComparison, compare_runs
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import archive_run
 from backend.services.training.views import RunView, config_differences
@@ -17,50 +18,49 @@ from pages.components.browser.live_chart.component import live_chart
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
+CONCLUSION_ICONS = {True: ":material/check_circle:", False: ":material/grain:", None: ":material/help:"}
+"""By whether a difference is more than seed noise; None: not known."""
+
 
 def draw_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
-    """Draw the curves of runs over each other, and below them what tells them apart."""
-    with st.container(border=True):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.subheader("Compared" if len(runs) > 1 else "Tick more runs below to compare", anchor=False)
-            with st.container(horizontal=True, horizontal_alignment="right"):
-                _draw_buttons(ctx, person, runs)
-        live_chart(ctx, runs, person=person, key="runs_chart")
-        if len(runs) > 1:
-            st.markdown("**Differences only**")
-            draw_differences(ctx, [run.id for run in runs])
-            draw_seeds(*compare_by_seed(ctx, [run.id for run in runs]))
+    """Draw the overlaid curves of runs, and below them their differences."""
+    compared = compare_runs(ctx, [run.id for run in runs]) if len(runs) > 1 else None
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.subheader(f"{len(runs)} runs compared" if compared else "Tick another run to compare", anchor=False)
+        with st.container(horizontal=True, horizontal_alignment="right", width="content"):
+            _draw_buttons(ctx, person, runs)
+    if compared is not None:
+        _draw_obstacles(compared)
+    live_chart(ctx, runs, person=person, key="runs_chart")
+    if compared is not None:
+        st.markdown("**Config differences**")
+        draw_differences(ctx, [run.id for run in runs])
+        draw_seeds(compared)
 
 
-def draw_seeds(groups: Sequence[ConfigGroup], comparisons: Sequence[GroupComparison]) -> None:
-    """Draw the last val_loss of each config over its seeds, and what may be said about the configs."""
-    if not groups:
+def _draw_obstacles(compared: RunsComparison) -> None:
+    """Draw why the losses on the chart are not comparable, and what is."""
+    if not compared.obstacles:
         return
-    st.markdown("**Seeds**", help="Runs whose configs differ in nothing but the seed, picked or not, by their last val_loss.")
-    rows = [
-        (group.label, len(group.losses.losses), f"{group.losses.mean:.4f}", "–" if group.losses.sd is None else f"{group.losses.sd:.4f}")
-        for group in groups
-    ]
-    titles = ("Config of", "Seeds", "Mean val_loss", "Standard deviation")
-    table = [dict(zip(titles, row, strict=True)) for row in rows]
-    draw_table(table, key="runs_seeds", alt="val_loss over the seeds of each config")
-    for comparison in comparisons:
-        result = comparison.result
-        icon = (
-            ":material/check_circle:"
-            if result.is_beyond_noise
-            else ":material/help:"
-            if result.is_beyond_noise is None
-            else ":material/grain:"
-        )
-        needed = (
-            f" About {plural(comparison.needed, 'seed')} each would show a difference as large as this one." if comparison.needed else ""
-        )
-        st.markdown(
-            f"{icon} **{plain(comparison.better.label)}** against **{plain(comparison.other.label)}**: {plain(result.in_words())}{needed}"
-        )
-    few = [group for group in groups if len(group.losses.losses) < 3]
-    if len(groups) > 1 and few:
+    aspects = {obstacle.aspect for obstacle in compared.obstacles}
+    if aspects == {Aspect.TOKENIZER}:
+        cure = "Compare bits per byte instead (panel “Validation bits per byte”): it does not depend on the tokenizer."
+    else:
+        cure = "Evaluate the checkpoints on one benchmark to compare them. Bits per byte corrects for the tokenizer, not for the text."
+    reasons = "".join(f"  \n{plain(obstacle.sentence())}" for obstacle in compared.obstacles)
+    st.warning(f"**Not comparable by loss.** {cure}{reasons}", icon=":material/balance:")
+
+
+def draw_seeds(compared: RunsComparison) -> None:
+    """Draw the mean val_loss of each config over its seeds, and what may be concluded about the configs."""
+    if not compared.groups:
+        return
+    st.markdown("**Seeds**", help="Finished runs whose configs differ only in the seed, ticked or not, by their last val_loss.")
+    _draw_groups(compared.groups)
+    for comparison in compared.comparisons:
+        _draw_conclusion(comparison)
+    few = [group for group in compared.groups if len(group.losses.losses) < 3]
+    if len(compared.groups) > 1 and few and any(comparison.result for comparison in compared.comparisons):
         with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
             st.caption("Launch another seed:", width="content")
             for group in few[:6]:
@@ -68,8 +68,49 @@ def draw_seeds(groups: Sequence[ConfigGroup], comparisons: Sequence[GroupCompari
                     routes.LAUNCH,
                     label=f"{plain(group.label)}, seed {group.free_seed}",
                     icon=":material/casino:",
-                    query_params={"run": group.runs[0][0], "set": f"seed:{group.free_seed}"},
+                    query_params={"run": group.runs[0].id, "set": f"seed:{group.free_seed}"},
                 )
+
+
+def _draw_groups(groups: Sequence[ConfigGroup]) -> None:
+    rows = []
+    for group in groups:
+        losses, by_bytes = group.losses, group.bits_per_byte
+        row = {"Config of": group.label, "Data": group.basis.data.name, "Tokenizer": group.basis.tokenizer.name}
+        row |= {"Seeds": f"{len(losses.losses)}", "Mean val_loss": f"{losses.mean:.4f}", "Standard deviation": _number(losses.sd)}
+        rows.append({**row, "Mean bits per byte": _number(by_bytes.mean if by_bytes else None)})
+    same = {name for name in ("Data", "Tokenizer") if len({row[name] for row in rows}) == 1}
+    same |= {"Mean bits per byte"} if not any(group.bits_per_byte for group in groups) else set()
+    table = [{name: value for name, value in row.items() if name not in same} for row in rows]
+    draw_table(table, key="runs_seeds", alt="val_loss over the seeds of each config")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _draw_conclusion(comparison: GroupComparison) -> None:
+    better, other, result = comparison.better, comparison.other, comparison.result
+    pair = f"**{plain(better.label)}** against **{plain(other.label)}**"
+    if result is None:
+        st.markdown(f":material/balance: {pair}: not comparable.{_bytes_sentence(comparison)}")
+        return
+    needed = f" About {plural(comparison.needed, 'seed')} each would show a difference of this size." if comparison.needed else ""
+    if comparison.obstacles:
+        said = f"not comparable by val_loss (different tokenizers); by bits per byte {plain(result.conclusion('bits per byte'))}"
+    else:
+        said = plain(result.conclusion())
+    st.markdown(f"{CONCLUSION_ICONS[result.is_beyond_noise]} {pair}: {said}{needed}")
+
+
+def _bytes_sentence(comparison: GroupComparison) -> str:
+    """Return the bits per byte of two configs that can't be tested against each other, where they are known."""
+    aspects = {obstacle.aspect for obstacle in comparison.obstacles}
+    one, two = comparison.better.bits_per_byte, comparison.other.bits_per_byte
+    if one is None or two is None:
+        return " Bits per byte, which would be comparable, were not measured." if aspects == {Aspect.TOKENIZER} else ""
+    values = f" Bits per byte: {plain(f'{one.mean:.4f}')} against {plain(f'{two.mean:.4f}')}"
+    return f"{values}, each on its own validation data." if Aspect.DATA in aspects else f"{values}."
 
 
 def _draw_buttons(ctx: Context, person: Person, runs: Sequence[RunView]) -> None:
@@ -86,26 +127,26 @@ def _draw_buttons(ctx: Context, person: Person, runs: Sequence[RunView]) -> None
 
 
 def draw_differences(ctx: Context, run_ids: list[str]) -> None:
-    """Draw one row a field that differs, one column a run."""
+    """Draw the fields that differ, one row per field and one column per run."""
     names, rows = config_differences(ctx, run_ids)
     if not rows:
-        st.caption("Their configs are the same.")
+        st.caption("The configs are the same.")
         return
     titles = [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, 1)]
     table = [{"Field": field, **dict(zip(titles, values, strict=True))} for field, values in rows]
     draw_table(table, key="config_differences", alt="Fields in which the configs differ")
 
 
-ENDINGS = "`trainer_state.json` of transformers, a CSV with a column `step`, lines of JSON, or TensorBoard's event file"
+ENDINGS = "`trainer_state.json` (transformers), CSV with a column `step`, JSON Lines, TensorBoard event file"
 
 
 def draw_log_import(ctx: Context, person: Person) -> list[str] | None:
-    """Draw the popover; return the ids of the runs that were just made."""
-    entered = st.session_state.setdefault("log_entered", 0)  # in the keys, so that the popover closes and is empty after an import
+    """Draw the popover that imports logs; return the ids of the runs it made."""
+    entered = st.session_state.setdefault("log_entered", 0)  # part of the keys, so that the popover closes and empties after an import
     with st.popover("Import logs", icon=":material/input:", key=f"log_popover_{entered}"):
-        st.write(f"Curves of another program become a run to compare with: {ENDINGS}.")
+        st.write(f"Add another program's curves as a run to compare with. Formats: {ENDINGS}.")
         files = st.file_uploader("Files", accept_multiple_files=True, key=f"log_files_{entered}", label_visibility="collapsed")
-        name = st.text_input("Name", key=f"log_name_{entered}", max_chars=100, placeholder="That of the file") or ""
+        name = st.text_input("Name", key=f"log_name_{entered}", max_chars=100, placeholder="Name of the file") or ""
         if st.button("Import", key="log_import", type="primary", disabled=not files):
             made: list[str] = []
             with errors_shown():

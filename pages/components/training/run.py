@@ -13,7 +13,7 @@ from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding
 from backend.domain.wording import plural, say_duration
 from backend.services.context import Context, Person
-from backend.services.training.reports import report_text
+from backend.services.training.reports import report_body, report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
 from backend.services.training.sweeps import sweep_of_run
 from backend.services.training.views import RunDetail, RunView
@@ -227,15 +227,11 @@ def draw_findings(run: RunView, findings: Sequence[Finding]) -> None:
                 )
 
 
-FORMS = (("md", "Markdown, a model card", "text/markdown"), ("html", "One HTML file", "text/html"))
+FORMS = (("md", "Download Markdown (model card)", "text/markdown"), ("html", "Download HTML", "text/html"))
 
 
 def draw_report(ctx: Context, run: RunView) -> None:
-    """Draw what the report holds and its two downloads, which are made when they are asked for."""
-    st.caption(
-        "Config and what differs from its parent, data with hashes, environment, cost and energy, curves, evaluations, samples, lineage, "
-        "and the command that does it again."
-    )
+    """Draw the report and its downloads, which are made when they are clicked."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip("-") or "run"
     with st.container(horizontal=True):
         for form, label, mime in FORMS:
@@ -248,6 +244,5 @@ def draw_report(ctx: Context, run: RunView) -> None:
                 icon=":material/description:",
                 on_click="ignore",
             )
-    if st.toggle("Show it here", key="run_report_shown"):
-        text = report_text(ctx, run.id)
-        st.code(text, language="markdown", height=520, wrap_lines=True)
+    with st.container(border=True, key="run_report"):
+        st.markdown(report_body(ctx, run.id, escape=plain))

@@ -1,5 +1,11 @@
 // Live curves of one or several runs over plotly.js: asks for points after the last step seen, keeps its nodes and the zoom.
-// Text from runs is set with textContent alone. Joined with chart_*.js into one module.
+// Text from runs is set with textContent alone.
+
+import { element } from "../dom.js"
+import { draw, resize, say, tell } from "./drawing.js"
+import { savePicture } from "./export.js"
+import { SamplePanel } from "./samples.js"
+import { ACROSS, readSettings, writeSettings } from "./settings.js"
 
 const POLL_MS = 500
 const HIDDEN_MS = 5000
@@ -20,16 +26,8 @@ function loadPlotly(url) {
   return window.__roundhousePlotly
 }
 
-function element(tag, className, text) {
-  const node = document.createElement(tag)
-  if (className) node.className = className
-  if (text !== undefined) node.textContent = text
-  return node
-}
-
-class LiveChart extends ChartDrawing {
+class LiveChart {
   constructor(root) {
-    super()
     this.root = root
     this.runs = new Map()
     this.panels = new Map()
@@ -47,9 +45,9 @@ class LiveChart extends ChartDrawing {
     this.buildTools()
     this.onVisible = () => { if (!document.hidden) this.poll() }
     document.addEventListener("visibilitychange", this.onVisible)
-    this.onRelease = () => { if (this.dragging) { this.dragging = false; setTimeout(() => this.draw(), 60) } }
+    this.onRelease = () => { if (this.dragging) { this.dragging = false; setTimeout(() => draw(this), 60) } }
     window.addEventListener("pointerup", this.onRelease, true)
-    this.resizes = new ResizeObserver(() => this.resize())
+    this.resizes = new ResizeObserver(() => resize(this))
     this.resizes.observe(this.grid)
   }
 
@@ -70,9 +68,9 @@ class LiveChart extends ChartDrawing {
     this.buildHead()
     this.csv.href = `${data.csv}?${new URLSearchParams({ token: data.token })}`
     writeSettings(this.settings) // Streamlit writes the address too, and forgets what it did not set
-    if (first) loadPlotly(data.plotly).then((plotly) => { this.Plotly = plotly; this.draw() }, () => this.say("The curves can't be drawn: plotly.js did not load. Reload the page."))
+    if (first) loadPlotly(data.plotly).then((plotly) => { this.Plotly = plotly; draw(this) }, () => say(this, "The curves can't be drawn: plotly.js did not load. Reload the page."))
     if (first || before !== data.runs.map((run) => run.id).join()) { this.samples.refresh(true); this.poll() }
-    else if (changed) this.draw(true)
+    else if (changed) draw(this, true)
     else this.poll()
   }
 
@@ -138,7 +136,7 @@ class LiveChart extends ChartDrawing {
   set(name, value) {
     this.settings[name] = value
     writeSettings(this.settings)
-    this.draw(true)
+    draw(this, true)
   }
 
   fileName() {
@@ -168,7 +166,7 @@ class LiveChart extends ChartDrawing {
         dot.onclick = () => {
           if (this.hidden.has(run.id)) this.hidden.delete(run.id); else this.hidden.add(run.id)
           dot.setAttribute("aria-pressed", String(!this.hidden.has(run.id)))
-          this.draw(true)
+          draw(this, true)
         }
         row.appendChild(element("span", "rh-name", run.name))
       }
@@ -179,7 +177,7 @@ class LiveChart extends ChartDrawing {
       const bar = track.appendChild(element("div", "rh-bar"))
       const line = row.appendChild(element("span", "rh-line"))
       const held = this.runs.get(run.id)
-      held.head = { dot, badge, track, bar, line, index }
+      held.head = { row, dot, badge, track, bar, line, index }
     })
     this.fillHead()
   }
@@ -188,22 +186,18 @@ class LiveChart extends ChartDrawing {
     for (const run of this.data.runs) {
       const held = this.runs.get(run.id)
       const state = held.state || run
-      const { dot, badge, track, bar, line, index } = held.head
+      const { row, dot, badge, track, bar, line, index } = held.head
       if (dot) dot.style.background = this.hidden.has(run.id) ? "transparent" : this.theme.colors[index % this.theme.colors.length]
       if (dot) dot.style.borderColor = this.theme.colors[index % this.theme.colors.length]
-      badge.textContent = run.imported ? "Imported" : STATUS[state.status] || state.status
+      badge.textContent = run.imported ? this.data.words.imported : this.data.words.status[state.status] || state.status
       badge.dataset.status = state.status
+      row.dataset.status = state.status
       const share = Math.round((state.share || 0) * 1000) / 10
       bar.style.width = `${share}%`
       bar.dataset.status = state.status
       track.setAttribute("aria-valuenow", String(share))
       if (line.textContent !== state.line) line.textContent = state.line || ""
     }
-  }
-
-  say(text) {
-    this.note.textContent = text
-    this.note.style.display = text ? "block" : "none"
   }
 
   // ---- points
@@ -241,7 +235,7 @@ class LiveChart extends ChartDrawing {
     }
     this.polling = false
     if (this.dead) return
-    if (this.lost) this.say("The server does not answer. Trying again.")
+    if (this.lost) say(this, "The server does not answer. Trying again.")
     if (asked !== this.data) wait = 50
     else if (!this.lost && wait === POLL_MS) wait = this.isActive() ? Math.max(POLL_MS, 4 * this.drawMs) : this.quietPolls < 3 ? 1000 : IDLE_MS
     this.schedule(document.hidden ? Math.max(wait, HIDDEN_MS) : wait)
@@ -275,7 +269,7 @@ class LiveChart extends ChartDrawing {
     }
     this.fillHead()
     this.sayWaiting()
-    if (dirty.size) this.draw(dirty.has("all"), dirty)
+    if (dirty.size) draw(this, dirty.has("all"), dirty)
     const active = [...this.runs.values()].some((held) => held.state && held.state.active)
     const ended = this.wasActive && !active // the last samples come with the end, when nothing else would ask for them
     this.wasActive = active
@@ -288,7 +282,7 @@ class LiveChart extends ChartDrawing {
     const active = [...this.runs.values()].some((held) => held.state && held.state.active)
     this.tools.style.display = points ? "flex" : "none"
     this.waiting = points ? "" : active ? "The curves begin with the first step." : "This run has no points."
-    this.tell()
+    tell(this)
   }
 
   // One script run per change, so that the page around shows what is new: buttons, samples, the cause of a failure.

@@ -10,16 +10,18 @@ import streamlit as st
 from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
 from backend.services.metrics.axes import axes_of_runs
+from backend.services.training.figures import figures_of_runs
 from backend.services.training.live import token_for_runs
 from backend.services.training.views import RunView
+from pages.components.browser.modules import join_modules
+from pages.components.labels import IMPORTED, STATUS
 
 _HERE = Path(__file__).parent
-SCRIPTS = ("panels.js", "settings.js", "export.js", "samples.js", "drawing.js", "chart.js")
 _chart = st.components.v2.component(
     "roundhouse_live_chart",
     html='<div class="rh-live"></div>',
     css=(_HERE / "style.css").read_text(),
-    js="\n".join((_HERE / name).read_text() for name in SCRIPTS),
+    js=join_modules(_HERE / "chart.js"),
     isolate_styles=False,
 )
 
@@ -30,6 +32,7 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
     The page is run again when a run's status changes. How the curves are shown is kept in `?chart=` without a script run.
     """
     axes = axes_of_runs(ctx, [run.id for run in runs])
+    figures = figures_of_runs(ctx, [run.id for run in runs if not run.is_active])
     _chart(
         key=key,
         data={
@@ -39,6 +42,7 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
             "marks": [{"step": step} for step in marks],
             "token": token_for_runs(ctx, [run.id for run in runs], person=person),
             "plotly": plotly_url(),
+            "words": {"status": STATUS, "imported": IMPORTED},
             "runs": [
                 {
                     "id": run.id,
@@ -52,6 +56,7 @@ def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: st
                     "tokens_per_step": axes[run.id].tokens_per_step,
                     "flops_per_step": axes[run.id].flops_per_step,
                     "has_time": axes[run.id].has_time,
+                    "figures": figures[run.id].by_metric() if run.id in figures else {},
                 }
                 for run in runs
             ],

@@ -1,4 +1,35 @@
-// The panels as one picture, drawn as they lie on the screen. The points themselves come from the server as CSV.
+// Save the panels as one picture, drawn as they lie on the screen. The points themselves come from the server as CSV.
+
+const HEAD = 36
+const SCALE = 2
+
+export async function savePicture(chart) {
+  const { grid, theme, Plotly } = chart
+  const frame = grid.getBoundingClientRect()
+  const canvas = document.createElement("canvas")
+  canvas.width = Math.ceil(frame.width * SCALE)
+  canvas.height = Math.ceil((frame.height + HEAD) * SCALE)
+  const pen = canvas.getContext("2d")
+  pen.scale(SCALE, SCALE)
+  pen.fillStyle = theme.back
+  pen.fillRect(0, 0, frame.width, frame.height + HEAD)
+  pen.translate(0, HEAD)
+  const names = chart.data.runs.filter((run) => !chart.hidden.has(run.id)).map((run) => run.name)
+  write(pen, theme, names.join(", "), { x: 4, y: 17 - HEAD, font: "600 14px" })
+  for (const panel of chart.panels.values()) {
+    if (!panel.drawn) continue
+    const box = within(frame, panel.box.getBoundingClientRect())
+    pen.strokeStyle = theme.line
+    pen.strokeRect(box.x + 0.5, box.y + 0.5, box.width - 1, box.height - 1)
+    drawTexts(pen, theme, panel.box.querySelector(".rh-title"), frame)
+    const plot = within(frame, panel.plot.getBoundingClientRect())
+    const image = new Image()
+    image.src = await Plotly.toImage(panel.plot, { format: "png", width: plot.width, height: plot.height, scale: SCALE })
+    await image.decode()
+    pen.drawImage(image, plot.x, plot.y, plot.width, plot.height)
+  }
+  canvas.toBlob((blob) => save(blob, `${chart.fileName()}.png`))
+}
 
 function save(blob, name) {
   const link = document.createElement("a")
@@ -8,46 +39,38 @@ function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000)
 }
 
-async function savePicture(chart) {
-  const scale = 2
-  const { grid, theme, Plotly } = chart
-  const frame = grid.getBoundingClientRect()
-  const names = chart.data.runs.filter((run) => !chart.hidden.has(run.id))
-  const head = 22 * names.length + 14
-  const canvas = document.createElement("canvas")
-  canvas.width = Math.ceil(frame.width * scale)
-  canvas.height = Math.ceil((frame.height + head) * scale)
-  const pen = canvas.getContext("2d")
-  pen.scale(scale, scale)
-  pen.fillStyle = theme.back
-  pen.fillRect(0, 0, frame.width, frame.height + head)
-  const write = (text, x, y, font, color) => { pen.font = `${font} ${theme.font}`; pen.fillStyle = color; pen.fillText(text, x, y) }
-  names.forEach((run, index) => {
-    if (chart.data.runs.length > 1) { pen.fillStyle = chart.colorOf(run); pen.fillRect(4, 10 + 22 * index, 14, 4) }
-    write(run.name, chart.data.runs.length > 1 ? 26 : 4, 17 + 22 * index, "600 14px", theme.text)
-  })
-  for (const panel of chart.panels.values()) {
-    if (!panel.drawn) continue
-    const box = panel.box.getBoundingClientRect()
-    const x = box.left - frame.left
-    const y = box.top - frame.top + head
-    pen.strokeStyle = theme.line
-    pen.strokeRect(x + 0.5, y + 0.5, box.width - 1, box.height - 1)
-    write(panel.box.querySelector(".rh-title").firstChild.textContent, x + 10, y + 20, "600 13px", theme.text)
-    let right = x + box.width - 10
-    for (const item of [...panel.legend.children].reverse()) {
-      pen.font = `13px ${theme.font}`
-      right -= pen.measureText(item.textContent).width
-      write(item.textContent, right, y + 20, "13px", theme.text)
-      right -= 18
-      const mark = item.querySelector("i")
-      if (mark) { pen.fillStyle = mark.style.background; pen.fillRect(right, y + 15, 12, 3); right -= 12 }
-    }
-    const plot = panel.plot.getBoundingClientRect()
-    const image = new Image()
-    image.src = await Plotly.toImage(panel.plot, { format: "png", width: plot.width, height: plot.height, scale })
-    await image.decode()
-    pen.drawImage(image, plot.left - frame.left, plot.top - frame.top + head, plot.width, plot.height)
+function within(frame, box) {
+  return { x: box.left - frame.left, y: box.top - frame.top, width: box.width, height: box.height }
+}
+
+function write(pen, theme, text, { x, y, font }) {
+  pen.font = `${font} ${theme.font}`
+  pen.fillStyle = theme.text
+  pen.fillText(text, x, y)
+}
+
+// Title and legend of a panel, each piece of text and each line mark where it stands.
+function drawTexts(pen, theme, title, frame) {
+  const walker = document.createTreeWalker(title, NodeFilter.SHOW_TEXT)
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim()
+    if (!text) continue
+    const range = document.createRange()
+    range.selectNodeContents(walker.currentNode)
+    const { fontSize, fontWeight } = getComputedStyle(walker.currentNode.parentElement)
+    const box = within(frame, range.getBoundingClientRect())
+    write(pen, theme, text, { x: box.x, y: box.y + 0.78 * box.height, font: `${fontWeight} ${fontSize}` })
   }
-  canvas.toBlob((blob) => save(blob, `${chart.fileName()}.png`))
+  for (const line of title.querySelectorAll(".rh-mark line")) {
+    const box = within(frame, line.ownerSVGElement.getBoundingClientRect())
+    pen.strokeStyle = line.getAttribute("stroke")
+    pen.lineWidth = 2.4
+    pen.setLineDash(line.getAttribute("stroke-dasharray").split(" ").filter(Boolean).map(Number))
+    pen.beginPath()
+    pen.moveTo(box.x, box.y + box.height / 2)
+    pen.lineTo(box.x + box.width, box.y + box.height / 2)
+    pen.stroke()
+    pen.setLineDash([])
+    pen.lineWidth = 1
+  }
 }

@@ -13,23 +13,22 @@ const PANELS = [
   { id: "kl", group: "Rewards and policy", title: "KL to the reference", metrics: ["kl", "val_kl"], format: ".4f" },
   { id: "tok_per_sec", group: "Speed and device", title: "Tokens per second", metrics: ["tok_per_sec"], format: ",.0f" },
   { id: "mfu", group: "Speed and device", title: "Model FLOPs utilisation", metrics: ["mfu"], format: "%" },
-  { id: "memory", group: "Speed and device", title: "Memory", metrics: ["memory_bytes"], exact: true, format: "B" },
+  { id: "memory", group: "Speed and device", title: "Memory held", metrics: ["memory_bytes"], exact: true, format: "B" },
   { id: "device_use", group: "Speed and device", title: "Device use", metrics: ["device_use"], format: "%" },
   { id: "power", group: "Speed and device", title: "Power", metrics: ["power_w"], format: "W" },
   { id: "data_wait", group: "Speed and device", title: "Waiting for data", metrics: ["data_wait"], format: "%" },
 ]
-const LABELS = {
+export const LABELS = {
   train_loss: "train", val_loss: "validation", "rewards/chosen": "chosen", "rewards/rejected": "rejected",
   "rewards/margins": "train", "val_rewards/margins": "validation", "rewards/accuracies": "train", "val_rewards/accuracies": "validation",
   margin: "train", val_margin: "validation", accuracy: "train", val_accuracy: "validation",
   "reward/mean": "train", "val_reward/mean": "validation", kl: "train", val_kl: "validation", val_bpb: "validation",
 }
-const STATUS = { queued: "Queued", running: "Running", cancelling: "Stopping", paused: "Paused", cancelled: "Stopped", failed: "Failed", finished: "Finished" }
-const TICKS = { "%": { tickformat: ".2~%" }, B: { tickformat: ".4~s", ticksuffix: "B" }, W: { ticksuffix: " W" } }
-const HOVER = { "%": ":.1%", B: ":.4s", W: ":.1f" }
+export const TICKS = { "%": { tickformat: ".2~%" }, B: { tickformat: ".4~s", ticksuffix: "B" }, W: { ticksuffix: " W" } }
+export const HOVER = { "%": ":.1%", B: ":.4s", W: ":.1f" }
 
 // A panel for each metric there is: the known ones in their order, the others by name in the group that their name tells.
-function panelsOf(names) {
+export function panelsOf(names) {
   const known = new Set(PANELS.flatMap((panel) => panel.metrics))
   const wanted = PANELS.filter((panel) => panel.metrics.some((name) => names.has(name)))
   for (const name of [...names].sort()) {
@@ -40,17 +39,25 @@ function panelsOf(names) {
   return wanted.sort((a, b) => GROUPS.indexOf(a.group || "") - GROUPS.indexOf(b.group || ""))
 }
 
-function number(value, format) {
+// As `say_bytes` writes them on the pages around.
+function bytes(value) {
+  const units = ["B", "kB", "MB", "GB", "TB"]
+  let place = 0
+  while (value >= 1000 && place < units.length - 1) { value /= 1000; place += 1 }
+  return `${value.toFixed(place === 0 || (value >= 100 && place < units.length - 1) ? 0 : 1)} ${units[place]}`
+}
+
+export function number(value, format) {
   if (value === undefined || value === null || Number.isNaN(value)) return ""
   if (format === ",.0f") return Math.round(value).toLocaleString("en")
   if (format === ".3e") return value.toExponential(2)
   if (format === "%") return `${(100 * value).toFixed(1)} %`
-  if (format === "B") return value >= 1e9 ? `${(value / 1e9).toFixed(2)} GB` : `${(value / 1e6).toFixed(0)} MB`
+  if (format === "B") return bytes(value)
   if (format === "W") return `${value.toFixed(0)} W`
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(format === ".3f" ? 3 : 4)
 }
 
 // plotly.js reads a few HTML-like tags in labels: a run's name must stay text.
-function escapeLabel(text) {
+export function escapeLabel(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("%{", "% {")
 }

@@ -1,8 +1,11 @@
 // What the network wrote for the same prompts at each measurement, scrubbed along the run. Text of a network is text: textContent alone.
 
+import { element } from "../dom.js"
+import { markStep } from "./drawing.js"
+
 const AGAIN_MS = 3000
 
-class SamplePanel {
+export class SamplePanel {
   constructor(root, chart) {
     this.chart = chart
     this.steps = new Map() // by run: the steps at which it wrote samples, ascending
@@ -64,7 +67,7 @@ class SamplePanel {
     this.slider.value = String(this.all.indexOf(step))
     this.label.textContent = `step ${step.toLocaleString("en")}${this.follows && this.all.length > 1 ? ", the newest" : ""}`
     this.slider.setAttribute("aria-valuetext", this.label.textContent)
-    this.chart.markStep(step)
+    markStep(this.chart, step)
     const columns = []
     for (const run of this.chart.data.runs) {
       const at = (this.steps.get(run.id) || []).filter((one) => one <= step).pop()

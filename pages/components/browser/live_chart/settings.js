@@ -2,10 +2,10 @@
 
 const SETTINGS = "roundhouse.curves"
 const DEFAULTS = { x: "step", smoothing: 0.5, logx: false, logy: false, clip: false }
-const ACROSS = { step: "Steps", tokens: "Tokens", time: "Time", flops: "FLOPs" }
+export const ACROSS = { step: "Steps", tokens: "Tokens", time: "Time", flops: "FLOPs" }
 
 // ?chart=tokens_s60_logy_clip: what differs from the defaults, in any order.
-function readSettings() {
+export function readSettings() {
   let kept = {}
   try { kept = JSON.parse(localStorage.getItem(SETTINGS)) || {} } catch { /* a browser that keeps nothing still draws */ }
   const settings = { ...DEFAULTS }
@@ -24,7 +24,7 @@ function readSettings() {
   return settings
 }
 
-function writeSettings(settings) {
+export function writeSettings(settings) {
   try { localStorage.setItem(SETTINGS, JSON.stringify(settings)) } catch { /* as above */ }
   const parts = []
   if (settings.x !== DEFAULTS.x) parts.push(settings.x)

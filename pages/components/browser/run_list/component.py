@@ -1,4 +1,4 @@
-"""A list of runs that keeps itself up to date: status, progress and a sparkline a row, polled by the browser."""
+"""List runs with live status, progress and sparkline, polled by the browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from backend.services.browser_assets import plotly_url
 from backend.services.context import Context, Person
 from backend.services.training.live import active_run_ids, token_for_runs
 from backend.services.training.views import RunView
-from pages.components.labels import OBJECTIVES
+from pages.components.browser.modules import join_modules
+from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.words import ago
 
 _HERE = Path(__file__).parent
@@ -20,14 +21,14 @@ _list = st.components.v2.component(
     "roundhouse_live_runs",
     html='<div class="rr-live"></div>',
     css=(_HERE / "style.css").read_text(),
-    js=(_HERE / "list.js").read_text(),
+    js=join_modules(_HERE / "list.js"),
     isolate_styles=False,
 )
 
 
 @dataclass(frozen=True)
 class ListAction:
-    """What somebody did in the list: opened a run, or changed which are ticked (None: nothing)."""
+    """An action in the list: a run opened, or the runs now ticked; None: neither."""
 
     opened: str | None = None
     picked: tuple[str, ...] | None = None
@@ -42,15 +43,18 @@ def live_runs(
     selectable: bool = False,
     picked: Sequence[str] = (),
     follow_active: bool = False,
+    compact: bool = False,
 ) -> ListAction:
-    """Draw runs as rows. With `follow_active` the page is run again when other runs become active or end."""
+    """Draw runs as rows; `compact` rows suit a narrow column. With `follow_active` the page reruns when other runs become active or end."""
     result = _list(
         key=key,
         data={
             "url": "/live/overview",
             "token": token_for_runs(ctx, [run.id for run in runs], person=person),
             "prefetch": plotly_url(),
+            "words": {"status": STATUS, "imported": IMPORTED},
             "selectable": selectable,
+            "compact": compact,
             "picked": list(picked),
             "active": ",".join(active_run_ids(ctx)) if follow_active else None,
             "runs": [_row(ctx, run) for run in runs],

@@ -1,26 +1,13 @@
-// A list of runs that keeps itself up to date: status, progress and a sparkline a row. Names are set with textContent alone.
+// List runs with live status, progress and sparkline. Names are set with textContent alone.
+
+import { element, svgElement } from "../dom.js"
 
 const POLL_MS = 1000
 const IDLE_MS = 4000
-const SVG = "http://www.w3.org/2000/svg"
-const STATUS = { queued: "Queued", running: "Running", cancelling: "Stopping", paused: "Paused", cancelled: "Stopped", failed: "Failed", finished: "Finished" }
-
-function element(tag, className, text) {
-  const node = document.createElement(tag)
-  if (className) node.className = className
-  if (text !== undefined) node.textContent = text
-  return node
-}
 
 function sparkline() {
-  const svg = document.createElementNS(SVG, "svg")
-  svg.setAttribute("viewBox", "0 0 100 26")
-  svg.setAttribute("preserveAspectRatio", "none")
-  svg.setAttribute("class", "rr-spark")
-  svg.setAttribute("aria-hidden", "true")
-  const path = svg.appendChild(document.createElementNS(SVG, "polyline"))
-  path.setAttribute("fill", "none")
-  path.setAttribute("vector-effect", "non-scaling-stroke")
+  const svg = svgElement("svg", { viewBox: "0 0 100 26", preserveAspectRatio: "none", class: "rr-spark", "aria-hidden": "true" })
+  const path = svg.appendChild(svgElement("polyline", { fill: "none", "vector-effect": "non-scaling-stroke" }))
   return { svg, path }
 }
 
@@ -46,6 +33,7 @@ class LiveRuns {
     this.data = data
     this.trigger = trigger
     const picked = new Set(data.picked || [])
+    this.root.classList.toggle("rr-compact", Boolean(data.compact))
     data.runs.forEach((run, index) => {
       let row = this.rows.get(run.id)
       if (!row) { row = this.makeRow(run); this.rows.set(run.id, row) }
@@ -113,7 +101,7 @@ class LiveRuns {
     const row = this.rows.get(id)
     if (!row) return
     const { imported } = this.data.runs.find((one) => one.id === id) || {}
-    row.badge.textContent = imported ? "Imported" : STATUS[state.status] || state.status
+    row.badge.textContent = imported ? this.data.words.imported : this.data.words.status[state.status] || state.status
     row.badge.dataset.status = state.status
     row.line.textContent = state.line
     row.line.title = state.line

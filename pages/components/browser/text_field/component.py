@@ -6,12 +6,14 @@ from pathlib import Path
 
 import streamlit as st
 
+from pages.components.browser.modules import join_modules
+
 _HERE = Path(__file__).parent
 _field = st.components.v2.component(
     "roundhouse_live_text",
     html='<label class="rl-host"></label>',
     css=(_HERE / "style.css").read_text(),
-    js=(_HERE / "field.js").read_text(),
+    js=join_modules(_HERE / "field.js"),
     isolate_styles=False,
 )
 

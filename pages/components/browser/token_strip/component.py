@@ -9,12 +9,14 @@ from typing import Literal
 
 import streamlit as st
 
+from pages.components.browser.modules import join_modules
+
 _HERE = Path(__file__).parent
 _strip = st.components.v2.component(
     "roundhouse_token_strip",
     html='<div class="rt-host"></div>',
     css=(_HERE / "style.css").read_text(),
-    js=(_HERE / "strip.js").read_text(),
+    js=join_modules(_HERE / "strip.js"),
     isolate_styles=False,
 )
 

@@ -1,13 +1,8 @@
 // Tokens as chips. Names and texts are set with textContent alone: they come from networks and datasets.
 
-const PICTURES = { " ": "·", "\t": "→", "\n": "↵", "\r": "␍", "\u00a0": "⍽" }
+import { element } from "../dom.js"
 
-function element(tag, className, text) {
-  const node = document.createElement(tag)
-  if (className) node.className = className
-  if (text !== undefined) node.textContent = text
-  return node
-}
+const PICTURES = { " ": "·", "\t": "→", "\n": "↵", "\r": "␍", "\u00a0": "⍽" }
 
 // Invisible characters as pictures in a fainter colour; the rest as it is.
 function fill(chip, text) {

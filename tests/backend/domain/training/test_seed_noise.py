@@ -62,15 +62,15 @@ def test_seeds_alone_are_called_a_difference_in_one_case_of_twenty() -> None:
 def test_one_seed_says_nothing() -> None:
     result = compare_seeds(SeedGroup((2.0,)), SeedGroup((1.0, 1.1, 1.2)))
     assert (result.is_beyond_noise, result.low) == (None, None)
-    assert "one seed says nothing" in result.in_words()
+    assert "may be the seed alone" in result.conclusion()
 
 
-def test_words_say_what_may_be_concluded() -> None:
+def test_a_conclusion_names_difference_interval_and_seeds() -> None:
     noisy = compare_seeds(SeedGroup((2.00, 2.02, 1.98)), SeedGroup((2.01, 2.03, 1.99)))
-    assert noisy.in_words().startswith("The difference of 0.0100 is within seed noise (95 % interval")
+    assert noisy.conclusion().startswith("a difference in val_loss of 0.0100, within seed noise (95 % interval")
     clear = compare_seeds(SeedGroup((2.00, 2.01)), SeedGroup((3.00, 3.01)))
-    assert "more than seeds explain" in clear.in_words()
-    assert "Three or more seeds" in clear.in_words()
+    assert "more than seed noise" in clear.conclusion()
+    assert "Three or more seeds" in clear.conclusion()
     assert compare_seeds(SeedGroup((2.0, 2.0)), SeedGroup((2.0, 2.0))).is_beyond_noise is False
 
 

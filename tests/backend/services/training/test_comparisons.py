@@ -1,22 +1,24 @@
-"""Which runs are seeds of one config, and what may be said about two configs."""
+"""Which runs are seeds of one config, which configs differ by more than their seeds, and which are not comparable."""
 
 from __future__ import annotations
 
 import pytest
 
 from backend.domain.jobs.states import Status
+from backend.domain.training.comparability import Aspect
 from backend.services.context import LOCAL, Context
-from backend.services.training.comparisons import compare_by_seed
+from backend.services.training.comparisons import compare_runs
 from backend.services.training.imported_runs import import_log
 from backend.services.training.views import RunView
-from tests.support.run_world import add_parts, claim, end, launch, report
+from tests.support.run_world import add_checkpoint, add_dataset, add_parts, add_tokenizer, claim, end, launch, report
 
 
-def finished(ctx: Context, name: str, loss: float, **values: object) -> RunView:
+def finished(ctx: Context, name: str, loss: float, *, bpb: float | None = None, **values: object) -> RunView:
     """A finished run with this val_loss at its end."""
     run = launch(ctx, name=name, **values)
     taken = claim(ctx, run)
-    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": {"val_loss": loss}})
+    measured = {"val_loss": loss, **({} if bpb is None else {"val_bpb": bpb})}
+    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": measured})
     end(ctx, taken, Status.FINISHED)
     return run
 
@@ -24,17 +26,21 @@ def finished(ctx: Context, name: str, loss: float, **values: object) -> RunView:
 @pytest.fixture
 def world(ctx: Context) -> Context:
     add_parts(ctx)
+    add_dataset(ctx, "poems")
+    add_tokenizer(ctx, "coarse")
     return ctx
 
 
 def test_runs_that_differ_in_the_seed_are_one_group_whether_they_were_picked_or_not(world: Context) -> None:
     slow = [finished(world, f"slow {seed}", 2.0 + seed / 1000, seed=seed, learning_rate=0.001) for seed in (1, 2, 3)]
     fast = [finished(world, f"fast {seed}", 1.5 + seed / 1000, seed=seed, learning_rate=0.01, priority=seed) for seed in (1, 2)]
-    groups, comparisons = compare_by_seed(world, [slow[1].id, fast[0].id])
-    assert [group.label for group in groups] == ["fast 1", "slow 2"]
-    assert [len(group.runs) for group in groups] == [2, 3]
-    assert (groups[1].picked, groups[1].free_seed) == ((slow[1].id,), 4)
-    (comparison,) = comparisons
+    compared = compare_runs(world, [slow[1].id, fast[0].id])
+    assert [group.label for group in compared.groups] == ["fast 1", "slow 2"]
+    assert [len(group.runs) for group in compared.groups] == [2, 3]
+    assert (compared.groups[1].picked, compared.groups[1].free_seed) == ((slow[1].id,), 4)
+    assert compared.obstacles == ()
+    (comparison,) = compared.comparisons
+    assert comparison.result is not None
     assert comparison.result.is_beyond_noise
     assert comparison.result.seeds == (2, 3)
     assert comparison.result.difference == pytest.approx(2.002 - 1.5015)
@@ -42,18 +48,69 @@ def test_runs_that_differ_in_the_seed_are_one_group_whether_they_were_picked_or_
 
 def test_a_single_seed_each_says_nothing(world: Context) -> None:
     runs = [finished(world, "a", 2.0), finished(world, "b", 1.9, learning_rate=0.01)]
-    _, (comparison,) = compare_by_seed(world, [run.id for run in runs])
+    (comparison,) = compare_runs(world, [run.id for run in runs]).comparisons
+    assert comparison.result is not None
     assert comparison.result.is_beyond_noise is None
     assert comparison.needed is None
 
 
 def test_a_seed_that_was_run_twice_is_no_second_seed(world: Context) -> None:
     runs = [finished(world, "a", 2.0, seed=7), finished(world, "a again", 2.0, seed=7)]
-    (group,), comparisons = compare_by_seed(world, [run.id for run in runs])
-    assert (len(group.runs), len(group.losses.losses), comparisons) == (2, 1, [])
+    compared = compare_runs(world, [run.id for run in runs])
+    (group,) = compared.groups
+    assert (len(group.runs), len(group.losses.losses), compared.comparisons) == (2, 1, ())
 
 
-def test_what_has_not_finished_or_was_imported_is_no_evidence(world: Context) -> None:
+def test_losses_on_other_data_are_not_comparable(world: Context) -> None:
+    runs = [finished(world, "tales run", 2.0, bpb=0.7), finished(world, "poems run", 1.2, bpb=0.4, dataset="poems")]
+    compared = compare_runs(world, [run.id for run in runs])
+    (obstacle,) = compared.obstacles
+    assert (obstacle.aspect, obstacle.sides) == (Aspect.DATA, (("tales@1", ("tales run",)), ("poems@1", ("poems run",))))
+    (comparison,) = compared.comparisons
+    assert comparison.result is None, "bits per byte of different texts are no test either"
+    assert (comparison.better.label, comparison.other.label) == ("tales run", "poems run"), "neither is called the better one"
+
+
+def test_other_tokenizers_are_compared_by_bits_per_byte(world: Context) -> None:
+    runs = [finished(world, f"pieces {seed}", 2.0, bpb=0.70 + seed / 1000, seed=seed) for seed in (1, 2)]
+    runs += [finished(world, f"coarse {seed}", 2.6, bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse") for seed in (1, 2)]
+    compared = compare_runs(world, [run.id for run in runs])
+    assert [obstacle.aspect for obstacle in compared.obstacles] == [Aspect.TOKENIZER]
+    (comparison,) = compared.comparisons
+    assert (comparison.better.label, comparison.other.label) == ("coarse 1", "pieces 1"), "whose val_loss is higher, per longer token"
+    assert comparison.result is not None
+    assert comparison.result.difference == pytest.approx(0.1)
+    assert comparison.result.is_beyond_noise
+
+
+def test_other_tokenizers_without_bits_per_byte_are_not_compared(world: Context) -> None:
+    runs = [finished(world, "pieces", 2.0), finished(world, "coarse", 2.6, bpb=0.6, tokenizer="coarse")]
+    (comparison,) = compare_runs(world, [run.id for run in runs]).comparisons
+    assert comparison.result is None
+
+
+def test_a_run_on_a_base_has_the_tokenizer_of_its_first_ancestor(world: Context) -> None:
+    scratch = finished(world, "scratch", 2.0)
+    base = add_checkpoint(world, scratch, 100)
+    more = finished(world, "more", 1.9, architecture=None, tokenizer=None, base="scratch · step 100")
+    assert base
+    assert compare_runs(world, [scratch.id, more.id]).obstacles == ()
+    other = finished(world, "other", 2.1, tokenizer="coarse")
+    (obstacle,) = compare_runs(world, [more.id, other.id]).obstacles
+    assert obstacle.sides == (("pieces", ("more",)), ("coarse", ("other",)))
+
+
+def test_tokenizers_of_the_same_content_are_the_same(world: Context) -> None:
+    for name in ("pieces", "coarse"):
+        folder = world.artifacts.folder("tokenizers", name)
+        (folder / "tokenizer.json").write_text('{"model": {}}')
+    runs = [finished(world, "pieces", 2.0), finished(world, "coarse", 2.1, tokenizer="coarse")]
+    assert compare_runs(world, [run.id for run in runs]).obstacles == ()
+
+
+def test_what_has_not_finished_or_was_imported_is_no_evidence_but_may_be_an_obstacle(world: Context) -> None:
     waiting = launch(world, name="waiting")
     (theirs,) = import_log(world, b"step,val_loss\n1,2.5\n", filename="theirs.csv", person=LOCAL)
-    assert compare_by_seed(world, [waiting.id, theirs.id]) == ([], [])
+    compared = compare_runs(world, [waiting.id, theirs.id])
+    assert (compared.groups, compared.comparisons) == ((), ())
+    assert {Aspect.DATA, Aspect.TOKENIZER} <= {obstacle.aspect for obstacle in compared.obstacles}

@@ -13,7 +13,9 @@ from markdown_it import MarkdownIt
 
 from backend.domain.training.report import write_html
 from backend.services.context import LOCAL, Context
-from backend.services.training.reports import build_report, energy_of, report_text
+from backend.services.job_events import record_finish
+from backend.services.training.figures import figures_of_runs
+from backend.services.training.reports import build_report, energy_of, report_body, report_text
 from backend.services.training.runs import launch_run, set_notes
 from tests.support.run_world import add_checkpoint, add_parts, claim, launch, make_config, report
 
@@ -94,3 +96,31 @@ def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id
     joules, share = energy_of(ctx, paused)
     assert joules == pytest.approx(10 * 100 + 10 * 80)
     assert share == pytest.approx(20 / 3620)
+
+
+def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, run_id: str) -> None:
+    taken = claim(ctx, launch(ctx, name="Figures"))
+    speeds = [50.0, 47.0, 46.0, 48.0, 17.0]
+    rows = [
+        {"type": "metrics", "step": step, "time": float(step), "values": {"tok_per_sec": speed, "memory_bytes": 1.51e9}}
+        for step, speed in enumerate(speeds, start=1)
+    ]
+    report(ctx, taken, *rows)
+    measured = {"measured_bytes": 2_100_000_000, "tokens_per_s": 46.5, "device": "cpu", "device_kind": "cpu", "step_s": 1.0}
+    with ctx.db.write() as session:
+        record_finish(
+            session, ctx, taken, {"final_step": 5, "measurement": {**measured, "step_s_low": 1.0, "step_s_high": 1.0, "steps_timed": 5.0}}
+        )
+    run = taken.payload["run_id"]
+    assert figures_of_runs(ctx, [run])[run].by_metric() == {"tok_per_sec": "median 47", "memory_bytes": "peak 2.1 GB"}
+    text = report_text(ctx, run)
+    assert "| tokens per second | median 47 |" in text
+    assert "| memory | peak 2.1 GB |" in text
+    assert "46" not in text.split("## Curves")[0], "one source for each number"
+
+
+def test_the_body_for_a_page_escapes_as_the_page_does(ctx: Context, run_id: str) -> None:
+    body = report_body(ctx, run_id, escape=lambda text: f"<{len(text)}>")
+    assert body.startswith("<11>: <"), "no title and no front matter"
+    assert "#### Samples at step 100" in body
+    assert "> <" in body

@@ -1,0 +1,92 @@
+"""Decide whether the val_loss of runs can be compared: same objective, loss settings, validation data and tokenizer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Aspect(StrEnum):
+    """A property in which runs must agree for their val_loss to be comparable."""
+
+    OBJECTIVE = "objective"
+    LOSS = "loss"
+    DATA = "data"
+    TOKENIZER = "tokenizer"
+
+
+TITLES: dict[Aspect, str] = {
+    Aspect.OBJECTIVE: "Different objectives",
+    Aspect.LOSS: "Different loss settings",
+    Aspect.DATA: "Different validation data",
+    Aspect.TOKENIZER: "Different tokenizers",
+}
+WHY: dict[Aspect, str] = {
+    Aspect.LOSS: "They weigh the same answers differently.",
+    Aspect.TOKENIZER: "val_loss is per token, and a token of one holds more text than a token of the other.",
+}
+
+
+class Side(NamedTuple):
+    """A dataset version, tokenizer, ... of a run: `id` decides whether two are the same (None: not known), `name` is shown."""
+
+    id: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class LossBasis:
+    """What a val_loss is measured by."""
+
+    objective: Side
+    loss: Side
+    data: Side
+    tokenizer: Side
+
+    @property
+    def key(self) -> tuple[str | None, ...]:
+        """What is the same for runs whose val_loss is comparable."""
+        return tuple(self.side(aspect).id for aspect in Aspect)
+
+    def side(self, aspect: Aspect) -> Side:
+        """Return one of its sides."""
+        sides: dict[Aspect, Side] = {
+            Aspect.OBJECTIVE: self.objective,
+            Aspect.LOSS: self.loss,
+            Aspect.DATA: self.data,
+            Aspect.TOKENIZER: self.tokenizer,
+        }
+        return sides[aspect]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A reason why val_loss is not comparable: `sides` are (name, the runs that have it)."""
+
+    aspect: Aspect
+    sides: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def sentence(self, *, most: int = 4) -> str:
+        """Return the reason, with the names of at most `most` runs a side."""
+        sides = [
+            f"{name} ({', '.join(runs[:most])}{f' and {len(runs) - most} more' if len(runs) > most else ''})" for name, runs in self.sides
+        ]
+        return f"{TITLES[self.aspect]}: {', '.join(sides)}. {WHY.get(self.aspect, '')}".rstrip()
+
+
+def find_obstacles(bases: Mapping[str, LossBasis]) -> tuple[Obstacle, ...]:
+    """Return what keeps the val_loss of runs, by their names, from being compared; empty where it is comparable.
+
+    What is not known equals nothing, another unknown included.
+    """
+    obstacles = []
+    for aspect in Aspect:
+        sides: dict[str | None, tuple[str, list[str]]] = {}
+        for run, basis in bases.items():
+            side = basis.side(aspect)
+            sides.setdefault(side.id, (side.name, []))[1].append(run)
+        if len(sides) > 1 or len(sides.get(None, ("", []))[1]) > 1:
+            obstacles.append(Obstacle(aspect, tuple((name, tuple(runs)) for name, runs in sides.values())))
+    return tuple(obstacles)

@@ -1,0 +1,92 @@
+"""Runs compared on the page: what may be concluded, and when losses say nothing about each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.bootstrap import get_context
+from backend.domain.jobs.states import Status
+from backend.services.context import Context
+from backend.services.training.views import RunView
+from tests.support.opening import open_page
+from tests.support.run_world import add_dataset, add_parts, add_tokenizer, claim, end, launch, report
+
+
+@pytest.fixture
+def ctx(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """The context that the pages of this test build for themselves from the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("ROUNDHOUSE_KEEP_FREE_MB", "16")
+    get_context.cache_clear()
+    context = get_context()
+    add_parts(context)
+    add_dataset(context, "poems")
+    add_tokenizer(context, "coarse")
+    yield context
+    get_context.cache_clear()
+
+
+def finished(ctx: Context, name: str, loss: float, *, bpb: float | None = None, **values: object) -> RunView:
+    """A finished run with this val_loss at its end."""
+    run = launch(ctx, name=name, **values)
+    taken = claim(ctx, run)
+    measured = {"val_loss": loss, **({} if bpb is None else {"val_bpb": bpb})}
+    report(ctx, taken, {"type": "metrics", "step": 100, "time": 1.0, "values": measured})
+    end(ctx, taken, Status.FINISHED)
+    return run
+
+
+def compare(*runs: RunView) -> AppTest:
+    """The page Runs with these ticked."""
+    return open_page("build/runs.py", compare=",".join(run.id for run in runs))
+
+
+def said(app: AppTest) -> str:
+    """What the page says of the comparison, without the escapes of Markdown."""
+    return "\n".join(str(part.value) for part in [*app.warning, *app.markdown]).replace("\\", "")
+
+
+def test_runs_on_other_data_are_not_comparable_and_the_page_says_why(ctx: Context) -> None:
+    app = compare(finished(ctx, "on-tales", 2.0, bpb=0.7), finished(ctx, "on-poems", 1.2, bpb=0.4, dataset="poems"))
+    text = said(app)
+    assert "Not comparable by loss." in text
+    assert "Different validation data: tales@1 (on-tales), poems@1 (on-poems)." in text
+    assert "on-tales** against **on-poems**: not comparable. Bits per byte: 0.7000 against 0.4000" in text
+    assert "seed alone" not in text
+
+
+def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) -> None:
+    runs = [finished(ctx, f"fine-{seed}", 2.0, bpb=0.70 + seed / 1000, seed=seed) for seed in (1, 2)]
+    runs += [finished(ctx, f"coarse-{seed}", 2.6, bpb=0.60 + seed / 1000, seed=seed, tokenizer="coarse") for seed in (1, 2)]
+    text = said(compare(*runs))
+    assert "Different tokenizers: pieces (fine-1, fine-2), coarse (coarse-1, coarse-2)." in text
+    assert "Compare bits per byte instead" in text
+    assert "coarse-1** against **fine-1**: not comparable by val_loss (different tokenizers); by bits per byte a difference" in text
+    assert "of 0.1000, more than seed noise" in text
+
+
+def test_without_bits_per_byte_other_tokenizers_have_no_number_in_common(ctx: Context) -> None:
+    text = said(compare(finished(ctx, "fine", 2.0), finished(ctx, "coarse", 2.6, tokenizer="coarse")))
+    assert "Bits per byte, which would be comparable, were not measured." in text
+    assert "seed alone" not in text
+
+
+def test_comparable_runs_are_compared_as_before(ctx: Context) -> None:
+    text = said(compare(finished(ctx, "a", 2.0), finished(ctx, "b", 1.9, learning_rate=0.01)))
+    assert "Not comparable" not in text
+    assert "b** against **a**: a difference in val_loss of 0.1000, which may be the seed alone" in text
+
+
+def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(ctx: Context) -> None:
+    first = finished(ctx, "oldest", 2.0)
+    for number in range(31):
+        launch(ctx, name=f"later {number}")
+    app = compare(first)
+    (rows,) = [part for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_live_runs"]
+    assert f'"id":"{first.id}"' in rows.proto.json.replace(" ", "")
