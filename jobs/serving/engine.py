@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from backend.domain.serving.protocol import ErrorEvent, FinishEvent, FinishReason, GenerationEvent, SamplingParams, TokenEvent, TokenUsage
+from backend.domain.serving.protocol import (
+    CONTEXT_EXCEEDED,
+    ErrorEvent,
+    FinishEvent,
+    FinishReason,
+    GenerationEvent,
+    SamplingParams,
+    TokenEvent,
+    TokenUsage,
+)
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.loglikelihood import longest_input
 from jobs.serving.detokenize import Decoder, TextStream
@@ -26,7 +35,7 @@ RATE_WINDOW_S = 5.0
 class PromptTooLong(InvalidInput):
     """The prompt leaves no room for a single token in the network's context."""
 
-    code = "context_length_exceeded"
+    code = CONTEXT_EXCEEDED
 
 
 class QueueFull(Unavailable):

@@ -1,35 +1,39 @@
-"""Playground: chat with a deployed checkpoint, or put one question to two of them and vote."""
+"""Playground: chat with a deployed checkpoint, or send each message to two of them and vote."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.serving.protocol import ChatMessage, Role, SamplingParams
-from backend.services.battles.ballots import record_side_by_side_vote
+from backend.domain.serving.protocol import ChatMessage, SamplingParams
+from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.serving.chat import Answer, Question, shuffle_sides, stream_answers
+from backend.services.serving.chat import Answer, Question, shuffle_sides, stream_answers, stream_within_context
 from backend.services.serving.conversations import (
     ConversationView,
-    MessageView,
     add_message,
+    build_prompt,
     change_conversation,
     delete_conversation,
     get_conversation,
     list_conversations,
     list_messages,
-    set_vote,
     start_conversation,
 )
+from backend.services.serving.deployments import start_endpoint
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.serving.history import DRAFT, RESEND, TRIM, draw_history
 
-VOTES = (("A", "Left is better"), ("B", "Right is better"), ("TIE", "Tie"), ("BOTH_BAD", "Both bad"))
+MAX_OFFERED = 3
 DEFAULTS: dict[str, float | int] = {"top_p": 0.95, "max_tokens": 160}
+UNAVAILABLE = "endpoint_unavailable"
 
 
 def shorten(title: str, *, limit: int = 30) -> str:
@@ -53,27 +57,43 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
                 st.rerun()
 
 
-def draw_settings(endpoints: list[EndpointView], conversation: ConversationView | None) -> tuple[str, str | None, str, SamplingParams]:
-    """Draw endpoint choice, system prompt and sampling; return what the next turn is asked with."""
+@dataclass(frozen=True)
+class TurnSettings:
+    """Settings of the next turn. `trim`: leave out the oldest turns where the prompt exceeds the context."""
+
+    endpoint: str
+    other: str | None
+    system: str
+    params: SamplingParams
+    trim: bool
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Return what a conversation stores of them."""
+        return {**self.params.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "seed"}), TRIM: self.trim}
+
+
+def draw_settings(endpoints: list[EndpointView], conversation: ConversationView | None) -> TurnSettings:
+    """Draw endpoint choice, system prompt and sampling; return the settings of the next turn."""
     names = [endpoint.name for endpoint in endpoints]
     scope = conversation.id if conversation else "new"
-    wanted = conversation.endpoint if conversation else st.query_params.get("endpoint", names[0])
+    requested = conversation.endpoint if conversation else st.query_params.get("endpoint", names[0])
     left, right, more = st.columns([3, 3, 2], vertical_alignment="bottom")
-    name = left.selectbox("Endpoint", names, index=names.index(wanted) if wanted in names else 0, key=f"endpoint_{scope}")
-    chats = any(endpoint.chats for endpoint in endpoints if endpoint.name == name)
-    kept = {"temperature": 0.0 if chats else 0.8, **DEFAULTS, **(conversation.sampling if conversation else {})}
+    name = left.selectbox("Endpoint", names, index=names.index(requested) if requested in names else 0, key=f"endpoint_{scope}")
     others = [None, *(other for other in names if other != name)]
     beside = conversation.other_endpoint if conversation else None
     other = right.selectbox(
         "Compare with",
         others,
         index=others.index(beside) if beside in others else 0,
-        format_func=lambda value: value or "nobody",
+        format_func=lambda value: value or "None",
         key=f"other_{scope}",
-        help="One prompt to two endpoints side by side, on shuffled sides, with a vote under the answers.",
+        help="Each message goes to two endpoints; their answers stand on random sides, with a vote below.",
         disabled=len(others) == 1,
     )
     with more.popover("Settings", icon=":material/tune:", width="stretch"):
+        chats = any(endpoint.chats for endpoint in endpoints if endpoint.name == name)
+        stored = {"temperature": 0.0 if chats else 0.8, **DEFAULTS, **(conversation.sampling if conversation else {})}
         system = st.text_area(
             "System prompt",
             value=conversation.system_prompt if conversation else "",
@@ -81,102 +101,31 @@ def draw_settings(endpoints: list[EndpointView], conversation: ConversationView 
             placeholder="You are …",
             height=100,
         )
-        temperature = st.slider(
-            "Temperature",
-            0.0,
-            2.0,
-            float(kept["temperature"]),
-            0.05,
-            key=f"temperature_{scope}_{name}",
-            help="0 always takes the likeliest token.",
-        )
-        top_p = st.slider("Top p", 0.05, 1.0, float(kept["top_p"]), 0.05, key=f"top_p_{scope}")
-        max_tokens = st.number_input("Longest answer, in tokens", 1, 8192, int(kept["max_tokens"]), key=f"max_tokens_{scope}")
-        seed = st.number_input(
-            "Seed", min_value=0, value=None, key=f"seed_{scope}", placeholder="random", help="The same seed gives the same answer."
-        )
-    params = SamplingParams(
+        params = draw_sampling(stored, scope=scope, name=name)
+        st.session_state.setdefault(f"trim_{scope}", bool(stored.get(TRIM)))
+        trim = st.toggle("Leave out the oldest turns when the context is full", key=f"trim_{scope}")
+    return TurnSettings(name, other, system, params, trim)
+
+
+def draw_sampling(stored: dict[str, Any], *, scope: str, name: str) -> SamplingParams:
+    """Draw the sampling fields with the stored values."""
+    temperature = st.slider(
+        "Temperature",
+        0.0,
+        2.0,
+        float(stored["temperature"]),
+        0.05,
+        key=f"temperature_{scope}_{name}",
+        help="0 always takes the most likely token.",
+    )
+    top_p = st.slider("Top p", 0.05, 1.0, float(stored["top_p"]), 0.05, key=f"top_p_{scope}")
+    max_tokens = st.number_input("Max new tokens", 1, 8192, int(stored["max_tokens"]), key=f"max_tokens_{scope}")
+    seed = st.number_input(
+        "Seed", min_value=0, value=None, key=f"seed_{scope}", placeholder="random", help="The same seed gives the same answer."
+    )
+    return SamplingParams(
         temperature=float(temperature), top_p=float(top_p), max_tokens=int(max_tokens), seed=int(seed) if seed is not None else None
     )
-    return name, other, system, params
-
-
-def draw_footer(usage: dict[str, object]) -> None:
-    """Draw time to first token, rate and length under an answer."""
-    parts = []
-    if isinstance(ttft := usage.get("ttft_ms"), int | float):
-        parts.append(f"first token {ttft:.0f} ms")
-    if isinstance(rate := usage.get("tok_per_sec"), int | float):
-        parts.append(f"{rate:.0f} tokens/s")
-    parts.append(f"{usage.get('completion_tokens', 0)} tokens")
-    reason = usage.get("finish_reason")
-    if reason == "length":
-        parts.append("reached the length limit")
-    elif reason in ("stopped", "cancelled"):
-        parts.append("stopped by you")
-    st.caption(" · ".join(parts))
-
-
-def draw_answer(message: MessageView, *, named: bool) -> None:
-    """Draw one stored answer, as plain text."""
-    if named:
-        st.caption(plain(message.endpoint or ""))
-    st.text(message.content or "(no text)", width="stretch")
-    if error := message.usage.get("error"):
-        st.error(plain(str(error)), icon=":material/error:")
-    draw_footer(message.usage)
-
-
-def draw_history(ctx: Context, person: Person, conversation: ConversationView, messages: list[MessageView]) -> None:
-    """Draw every turn; a side-by-side turn in two columns with its vote."""
-    turns: dict[int, list[MessageView]] = defaultdict(list)
-    for message in messages:
-        turns[message.position].append(message)
-    for position, group in turns.items():
-        if group[0].role == "user":
-            with st.chat_message("user", avatar=":material/person:"):
-                st.text(group[0].content, width="stretch")
-        elif len(group) == 1:
-            with st.chat_message("assistant", avatar=":material/train:"):
-                draw_answer(group[0], named=False)
-        else:
-            for column, message in zip(st.columns(2), group, strict=False):
-                with column, st.container(border=True):
-                    draw_answer(message, named=message.vote is not None)
-            draw_vote(ctx, person, conversation, position, group, messages)
-
-
-def draw_vote(
-    ctx: Context, person: Person, conversation: ConversationView, position: int, pair: list[MessageView], messages: list[MessageView]
-) -> None:
-    """Draw the vote under two answers; names are shown once it is cast."""
-    label = pair[0].vote
-    if label is not None:
-        st.caption(f"Your vote: {dict(VOTES)[label].lower()}.")
-        return
-    with st.container(horizontal=True, horizontal_alignment="center"):
-        for value, text in VOTES:
-            if st.button(text, key=f"vote_{conversation.id}_{position}_{value}"):
-                with errors_shown():
-                    asked = main_line(conversation.system_prompt, [m for m in messages if m.position < position])
-                    record_side_by_side_vote(
-                        ctx,
-                        messages=[{"role": m.role.value, "content": m.content} for m in asked],
-                        answer_a=pair[0].content,
-                        answer_b=pair[1].content,
-                        checkpoint_a=pair[0].checkpoint_id or "",
-                        checkpoint_b=pair[1].checkpoint_id or "",
-                        label=value,
-                        person=person,
-                    )
-                    set_vote(ctx, conversation.id, position, value, person=person)
-                    st.rerun()
-
-
-def main_line(system: str, messages: list[MessageView]) -> tuple[ChatMessage, ...]:
-    """Return the messages that the next turn is asked with: the left answers of side-by-side turns."""
-    turns = [ChatMessage(role=Role(m.role), content=m.content) for m in messages if m.branch == 0]
-    return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + tuple(turns)
 
 
 def ask(
@@ -184,29 +133,25 @@ def ask(
     person: Person,
     conversation: ConversationView,
     endpoints: list[EndpointView],
-    asked: tuple[ChatMessage, ...],
-    params: SamplingParams,
+    prompt: tuple[ChatMessage, ...],
+    settings: TurnSettings,
 ) -> None:
-    """Stream one turn and keep it, whole or stopped."""
+    """Stream one turn and store it: whole, as far as it was stopped, or with its error."""
     draw_again_if_stopped()
     names = shuffle_sides([conversation.endpoint, *([conversation.other_endpoint] if conversation.other_endpoint else [])])
     checkpoints = {endpoint.name: endpoint.checkpoint_id for endpoint in endpoints}
-    if len(names) == 1:
-        with st.chat_message("assistant", avatar=":material/train:"):
-            places = [st.empty()]
-    else:
-        places = []
-        for column in st.columns(2):
-            with column, st.container(border=True):
-                places.append(st.empty())
-    answers: list[Answer] = []
+    places = draw_places(len(names))
+    answers = [Answer() for _ in names]
+    questions = [Question(name, prompt, settings.params) for name in names]
     try:
-        with closing(stream_answers(ctx, [Question(name, asked, params) for name in names])) as stream:
+        with closing(stream_within_context(ctx, questions) if settings.trim else stream_answers(ctx, questions)) as stream:
             for answers in stream:
                 for place, answer in zip(places, answers, strict=True):
                     place.text(answer.text or "…", width="stretch")
-    finally:  # a stopped answer is kept as far as it came
-        for branch, (name, answer) in enumerate(zip(names, answers, strict=False)):
+    except RoundhouseError as error:
+        answers = [Answer(error=f"{error.message} {error.remedy}".strip(), error_code=UNAVAILABLE) for _ in names]
+    finally:  # the part of an answer that had come when it was stopped is stored too
+        for branch, (name, answer) in enumerate(zip(names, answers, strict=True)):
             add_message(
                 ctx,
                 conversation.id,
@@ -220,10 +165,22 @@ def ask(
             )
 
 
-def draw_again_if_stopped() -> None:
-    """Draw the page again after its script was stopped, which is the end of a script: what was kept of the answer is shown at once.
+def draw_places(number: int) -> list[DeltaGenerator]:
+    """Draw where one or two answers stream."""
+    if number == 1:
+        with st.chat_message("assistant", avatar=":material/train:"):
+            return [st.empty()]
+    places = []
+    for column in st.columns(number):
+        with column, st.container(border=True):
+            places.append(st.empty())
+    return places
 
-    A fragment's timer waits while the script runs, and goes on where it was stopped. After a whole answer the page is drawn without it.
+
+def draw_again_if_stopped() -> None:
+    """Draw the page again after its script was stopped, so that the stored part of the answer is shown.
+
+    A fragment's timer waits while the script runs and continues after a stop. After a whole answer the page is drawn without it.
     """
     calls = count()
 
@@ -253,51 +210,124 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
                 st.rerun()
 
 
+def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[EndpointView], *, running: list[EndpointView]) -> None:
+    """Say that an endpoint is stopped or unknown, with what to do instead."""
+    is_known = any(endpoint.name == name for endpoint in endpoints)
+    st.warning(f"The endpoint “{plain(name)}” is stopped." if is_known else f"There is no endpoint “{plain(name)}”.", icon=":material/dns:")
+    with st.container(horizontal=True):
+        if is_known and person.may_build and st.button("Start it", key="playground_start", type="primary", icon=":material/play_arrow:"):
+            with errors_shown():
+                start_endpoint(ctx, name, person=person)
+                st.rerun()
+        if st.button("See the endpoints", key="playground_endpoints", icon=":material/dns:"):
+            st.switch_page(routes.ENDPOINTS)
+        for other in running[:MAX_OFFERED]:
+            if st.button(f"Chat with {plain(other.name)}", key=f"chat_{other.name}", icon=":material/chat:"):
+                st.query_params["endpoint"] = other.name
+                st.rerun()
+
+
+def draw_notices(
+    ctx: Context, person: Person, conversation: ConversationView, settings: TurnSettings, everything: list[EndpointView]
+) -> None:
+    """Say where the endpoint of a conversation is gone, so that its next turn goes to another."""
+    running = {endpoint.name for endpoint in everything if endpoint.stopped_at is None}
+    if conversation.endpoint not in running:
+        known = any(endpoint.name == conversation.endpoint for endpoint in everything)
+        st.info(
+            f"“{plain(conversation.endpoint)}” {'is stopped' if known else 'was deleted'}: the next message goes to "
+            f"“{plain(settings.endpoint)}”.",
+            icon=":material/dns:",
+        )
+        if known and person.may_build and st.button(f"Start {plain(conversation.endpoint)}", key="playground_start"):
+            with errors_shown():
+                start_endpoint(ctx, conversation.endpoint, person=person)
+                st.rerun()
+
+
+def take_prompt() -> str | None:
+    """Draw the input field, with the draft that a failed turn left; return what is to be sent."""
+    if (draft := st.session_state.pop(DRAFT, None)) is not None:
+        st.session_state["prompt"] = draft
+    typed = st.chat_input("Write a message", key="prompt", submit_mode="stop")
+    resent: str | None = st.session_state.pop(RESEND, None)
+    return typed or resent
+
+
+def store_settings(ctx: Context, person: Person, conversation: ConversationView | None, settings: TurnSettings) -> ConversationView:
+    """Store the settings in the conversation, a new one where there is none yet; return it."""
+    if conversation is None:
+        return start_conversation(
+            ctx,
+            endpoint=settings.endpoint,
+            other_endpoint=settings.other,
+            system_prompt=settings.system,
+            sampling=settings.sampling,
+            person=person,
+        )
+    change_conversation(
+        ctx,
+        conversation.id,
+        system_prompt=settings.system,
+        sampling=settings.sampling,
+        endpoint=settings.endpoint,
+        other_endpoint=settings.other or "",
+        person=person,
+    )
+    return get_conversation(ctx, conversation.id, person=person)
+
+
 def main(ctx: Context, person: Person) -> None:
     """Draw the page."""
     current = st.query_params.get("conversation")
     draw_conversations(ctx, person, current)
     conversation = get_conversation(ctx, current, person=person) if current else None
-    endpoints = list_endpoints(ctx, include_stopped=False)
+    everything = list_endpoints(ctx)
+    running = [endpoint for endpoint in everything if endpoint.stopped_at is None]
     if conversation is not None:
         draw_title(ctx, person, conversation)
     messages = list_messages(ctx, conversation.id, person=person) if conversation else []
-    if not endpoints:
-        empty_state("No endpoint is deployed. Deploy a checkpoint to chat with it.", page=routes.ENDPOINTS, label="Deploy a checkpoint")
+    requested = st.query_params.get("endpoint")
+    if conversation is None and requested and requested not in {endpoint.name for endpoint in running}:
+        draw_unavailable(ctx, person, requested, everything, running=running)
+        return
+    if not running:
+        empty_state("No endpoint is running. Deploy or start one to chat.", page=routes.ENDPOINTS, label="Endpoints")
         if conversation is not None:
             draw_history(ctx, person, conversation, messages)
         return
-    name, other, system, params = draw_settings(endpoints, conversation)
-    for endpoint in endpoints:
-        if endpoint.name in (name, other) and not endpoint.num_ready:
-            st.info(
-                f"{plain(endpoint.name)} is {endpoint.state}. It answers as soon as a replica is ready.", icon=":material/hourglass_top:"
-            )
+    if conversation is not None and st.session_state.pop(TRIM, None) == conversation.id:
+        st.session_state[f"trim_{conversation.id}"] = True
+    settings = draw_settings(running, conversation)
+    draw_waiting(running, settings)
     if conversation is not None:
+        draw_notices(ctx, person, conversation, settings, everything)
         draw_history(ctx, person, conversation, messages)
     hint = st.empty()
     if conversation is None:
-        hint.caption("Say something below. What you write and what comes back is kept; the list is on the left.")
-    prompt = st.chat_input("Write a message", key="prompt", submit_mode="stop")
+        hint.caption("Messages and answers are stored; your conversations are listed in the sidebar.")
+    prompt = take_prompt()
     if not prompt:
         return
     hint.empty()
-    sampling = params.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "seed"})
-    if conversation is None:
-        conversation = start_conversation(ctx, endpoint=name, other_endpoint=other, system_prompt=system, sampling=sampling, person=person)
-    else:
-        change_conversation(
-            ctx, conversation.id, system_prompt=system, sampling=sampling, endpoint=name, other_endpoint=other or "", person=person
-        )
-        conversation = get_conversation(ctx, conversation.id, person=person)
+    conversation = store_settings(ctx, person, conversation, settings)
     st.query_params["conversation"] = conversation.id
     with st.chat_message("user", avatar=":material/person:"):
         st.text(prompt, width="stretch")
     add_message(ctx, conversation.id, role="user", content=prompt, person=person)
-    asked = main_line(system, list_messages(ctx, conversation.id, person=person))
-    ask(ctx, person, conversation, endpoints, asked, params)
+    line = build_prompt(settings.system, list_messages(ctx, conversation.id, person=person))
+    ask(ctx, person, conversation, running, line, settings)
     st.rerun()
 
 
-with page_frame("Playground", "Talk to what you have deployed.") as (context_, person_):
+def draw_waiting(running: list[EndpointView], settings: TurnSettings) -> None:
+    """Say which of the chosen endpoints has no ready replica yet."""
+    for endpoint in running:
+        if endpoint.name in (settings.endpoint, settings.other) and not endpoint.num_ready:
+            st.info(
+                f"{plain(endpoint.name)} is {endpoint.state}. It answers as soon as a replica is ready.", icon=":material/hourglass_top:"
+            )
+
+
+with page_frame("Playground", "Chat with deployed checkpoints.") as (context_, person_):
     main(context_, person_)

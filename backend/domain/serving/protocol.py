@@ -1,6 +1,6 @@
-"""What is asked of a network and what it answers: the wire contract between gateway, services and replicas.
+"""Wire contract between gateway, services and replicas: generation requests and events.
 
-Knows nothing of HTTP, engines or tokenizers; a request is either messages (rendered by the checkpoint's chat template inside the
+Independent of HTTP, engines and tokenizers. A request is either messages (rendered by the checkpoint's chat template inside the
 replica), a text prompt, or token ids.
 """
 
@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 MAX_STOP_STRINGS = 4
 MAX_SEED = 2**63 - 1
+CONTEXT_EXCEEDED = "context_length_exceeded"
+"""Code of a refusal: the prompt leaves no room for a token in the network's context. OpenAI's spelling."""
 
 
 class Role(StrEnum):
-    """Who wrote a message."""
+    """Author of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -26,7 +28,7 @@ class Role(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why a generation ended: a stop string or end token, the length limit, or somebody who left."""
+    """End of a generation: a stop string or end token, the length limit, or a client that left."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -38,7 +40,7 @@ class _Frozen(BaseModel):
 
 
 class ChatMessage(_Frozen):
-    """One turn. An assistant's may call tools, and a tool's names the call that it answers (backend.domain.data.rows.tool_calls)."""
+    """One message. An assistant's may call tools; a tool's names the call that it answers (backend.domain.data.rows.tool_calls)."""
 
     role: Role
     content: str
@@ -47,7 +49,7 @@ class ChatMessage(_Frozen):
     name: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the message as datasets hold it: without what it lacks."""
+        """Return the message as datasets hold it: without empty fields."""
         message: dict[str, Any] = {"role": self.role.value, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = list(self.tool_calls)
@@ -55,9 +57,9 @@ class ChatMessage(_Frozen):
 
 
 class SamplingParams(_Frozen):
-    """How completions are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch their filters off.
+    """Sampling of completions. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch their filters off.
 
-    `max_tokens` None means as many as the context holds. The same `seed` draws the same completion, whatever else is in the batch.
+    `max_tokens` None means as many as the context holds. The same `seed` draws the same completion, independent of the rest of the batch.
     Penalties follow OpenAI's definition: subtracted from the logits of tokens already generated, per occurrence (`frequency`) or
     once (`presence`).
     """
@@ -70,7 +72,7 @@ class SamplingParams(_Frozen):
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=MAX_STOP_STRINGS)
     presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
-    ignore_end: bool = Field(default=False, description="Generate on beyond the end token, for benchmarks.")
+    ignore_end: bool = Field(default=False, description="Continue past the end token, for benchmarks.")
 
 
 class GenerateRequest(_Frozen):
@@ -94,7 +96,7 @@ class GenerateRequest(_Frozen):
 
 
 class TokenUsage(_Frozen):
-    """Tokens of one request, as the engine counted them (an end token counts as generated)."""
+    """Tokens of one request, counted by the engine. An end token counts as generated."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -126,7 +128,7 @@ class FinishEvent(_Frozen):
 
 
 class ErrorEvent(_Frozen):
-    """A generation that broke after it had begun."""
+    """A generation that failed after its start."""
 
     type: Literal["error"] = "error"
     message: str
@@ -138,7 +140,7 @@ _EVENT: TypeAdapter[GenerationEvent] = TypeAdapter(Annotated[GenerationEvent, Fi
 
 
 def parse_event(line: bytes | str) -> GenerationEvent:
-    """Read one line of a replica's stream. Raises pydantic's ValidationError for anything that is no event."""
+    """Read one line of a replica's stream. Raises pydantic's ValidationError for anything else."""
     return _EVENT.validate_json(line)
 
 
@@ -148,7 +150,7 @@ _ALTERNATIVE = re.compile(r"(str|int|constrained-(str|int)|nullable|list\[.*\]|(
 def first_problem(errors: list[Any]) -> tuple[str, str]:
     """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as `messages.0.content`.
 
-    Where a field takes several types, pydantic reports each; the one whose type fits, and whose value does not, says what is wrong.
+    Where a field takes several types, pydantic reports each; the error of the type that fits, and whose value does not, is the useful one.
     """
     same_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
     error = next((error for error in same_field if not str(error["type"]).endswith("_type")), errors[0])

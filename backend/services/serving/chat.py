@@ -1,4 +1,4 @@
-"""Ask one or two endpoints from a page, streamed. Leaving the stream early stops the generation itself."""
+"""Stream the answers of one or two endpoints to a page. Closing the stream stops the generation."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ import secrets
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 from backend.domain.serving.protocol import (
+    CONTEXT_EXCEEDED,
     ChatMessage,
     ErrorEvent,
     FinishEvent,
     GenerateRequest,
     GenerationEvent,
+    Role,
     SamplingParams,
     TokenEvent,
 )
 from backend.errors import NotFound, RoundhouseError, Unavailable
-from backend.infra.replicas import ReplicaClient
+from backend.infra.replicas import ReplicaClient, ReplicaRefused
 from backend.services.context import Context
 from backend.services.serving.replicas import ready_targets
-from backend.services.serving.usage import UsageRow, add_usage
+from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
 
 BATCH_S = 0.05  # tokens are shown in batches: a redraw per token would cost more than the token
 
 
 @dataclass(frozen=True)
 class Question:
-    """What one endpoint is asked."""
+    """The prompt and sampling for one endpoint."""
 
     endpoint: str
     messages: tuple[ChatMessage, ...]
@@ -40,7 +44,7 @@ class Question:
 
 @dataclass
 class Answer:
-    """An answer as it grows. `ttft_ms` and `tok_per_sec` are measured where the page's server stands."""
+    """An answer while it streams. `ttft_ms` and `tok_per_sec` are measured on the pages' server; `left_out` counts dropped turns."""
 
     text: str = ""
     tokens: int = 0
@@ -49,6 +53,8 @@ class Answer:
     tok_per_sec: float | None = None
     finish_reason: str | None = None
     error: str | None = None
+    error_code: str | None = None
+    left_out: int = 0
     started: float = field(default_factory=time.monotonic, repr=False)
     first_at: float | None = field(default=None, repr=False)
 
@@ -73,7 +79,7 @@ class Answer:
             self.tokens, self.prompt_tokens = event.usage.completion_tokens, event.usage.prompt_tokens
             self.tok_per_sec = event.tok_per_sec or self.tok_per_sec
         else:
-            self.error = event.message
+            self.error, self.error_code = event.message, event.code
 
     def as_usage(self) -> dict[str, object]:
         """Return what is stored beside the message."""
@@ -84,19 +90,49 @@ class Answer:
             "tok_per_sec": self.tok_per_sec,
             "finish_reason": self.finish_reason or (None if self.error else "stopped"),
             "error": self.error,
+            "error_code": self.error_code,
+            "left_out": self.left_out,
         }
 
 
 def shuffle_sides(names: list[str]) -> list[str]:
-    """Return endpoints in the order in which their answers will stand, drawn anew for every turn so that a vote is blind."""
+    """Return endpoints in random order, so that a vote on the sides is blind."""
     return random.sample(names, k=len(names))
+
+
+def stream_within_context(ctx: Context, questions: list[Question]) -> Generator[list[Answer], None, None]:
+    """Stream as `stream_answers` does, leaving out the oldest turns for as long as a prompt exceeds a network's context.
+
+    Both sides of a comparison lose the same turns. A last message that exceeds the context by itself ends in that error.
+    """
+    for left_out in count():
+        shorter, is_refused = without_oldest_turn(questions[0].messages), False
+        with closing(stream_answers(ctx, questions)) as stream:
+            for answers in stream:
+                is_refused = any(answer.error_code == CONTEXT_EXCEEDED for answer in answers)
+                if is_refused and shorter is not None:
+                    break
+                for answer in answers:
+                    answer.left_out = left_out
+                yield answers
+        if not is_refused or shorter is None:
+            return
+        questions = [replace(question, messages=shorter) for question in questions]
+
+
+def without_oldest_turn(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...] | None:
+    """Return the messages without the oldest question and its answer; the system prompt stays. None where one question is left."""
+    system = messages[:1] if messages and messages[0].role is Role.SYSTEM else ()
+    turns = messages[len(system) :]
+    next_question = next((number for number, message in enumerate(turns) if number and message.role is Role.USER), None)
+    return None if next_question is None else system + turns[next_question:]
 
 
 def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[Answer], None, None]:
     """Ask every question at once and yield the answers so far, at most every 50 ms, until all are done.
 
-    Closing the iterator (a page that is stopped does) cancels what still runs. Raises NotFound for an unknown endpoint and
-    Unavailable for one without a ready replica, before anything is asked.
+    Closing the iterator cancels the requests that still run. Raises NotFound for an unknown endpoint and Unavailable for one without a
+    ready replica, before any request is sent.
     """
     places = ready_targets(ctx)
     targets = []
@@ -105,7 +141,7 @@ def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[An
             raise NotFound(f"There is no endpoint {question.endpoint!r}.", remedy="Deploy a checkpoint under this name first.")
         if not places[question.endpoint]:
             raise Unavailable(
-                f"No replica of {question.endpoint!r} is ready yet.", remedy="Wait a few seconds, or look at the Endpoints page."
+                f"No replica of {question.endpoint!r} is ready yet.", remedy="Try again in a few seconds, or see the Endpoints page."
             )
         targets.append(random.choice(places[question.endpoint]))
     answers = [Answer() for _ in questions]
@@ -121,7 +157,7 @@ def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[An
                     break
                 answers[index].take(event)
                 if answers[index].is_done or (isinstance(event, TokenEvent) and event.index == 0):
-                    break  # the first token and the end are shown at once
+                    break  # show the first token and the end without delay
             yield answers
     finally:
         asking.stop()
@@ -129,7 +165,7 @@ def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[An
 
 
 class _Asking:
-    """A thread with an event loop that runs the requests; `stop` cancels them from outside, even before the first token."""
+    """Run the requests in an event loop on a thread of their own; `stop` cancels them from outside, even before the first token."""
 
     def __init__(self, requests: list[tuple[str, str, Question]], events: queue.SimpleQueue[tuple[int, GenerationEvent]]) -> None:
         self._requests, self._events = requests, events
@@ -160,6 +196,8 @@ class _Asking:
         try:
             async for event in client.stream(url, token=token, request=request):
                 self._events.put((index, event))
+        except ReplicaRefused as error:
+            self._events.put((index, ErrorEvent(message=error.message, code=error.code)))
         except RoundhouseError as error:
             self._events.put((index, ErrorEvent(message=str(error))))
 
@@ -183,6 +221,14 @@ def _row(ctx: Context, endpoint: str, replica_id: str, answer: Answer) -> UsageR
         completion_tokens=answer.tokens,
         ttft_ms=answer.ttft_ms,
         total_ms=(time.monotonic() - answer.started) * 1000,
-        status="finished" if answer.finish_reason else ("lost" if answer.error else "aborted"),
+        status=_status_of(answer),
         created_at=ctx.now(),
     )
+
+
+def _status_of(answer: Answer) -> UsageStatus:
+    if answer.finish_reason:
+        return "finished"
+    if answer.error is None:
+        return "aborted"
+    return "refused" if answer.error_code == CONTEXT_EXCEEDED else "lost"

@@ -1,15 +1,17 @@
-"""Conversations that somebody keeps. Every access checks whose they are; a foreign id looks like a missing one."""
+"""Stored conversations. Every access checks the owner; another person's id is answered like an unknown one."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, Message
+from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person
 
@@ -31,7 +33,7 @@ class ConversationView:
 
 @dataclass(frozen=True)
 class MessageView:
-    """One turn. `branch` 1 is the right answer of a side-by-side turn."""
+    """One message. `branch` 1 is the right answer of a side-by-side turn."""
 
     id: str
     position: int
@@ -43,6 +45,11 @@ class MessageView:
     usage: dict[str, Any]
     vote: str | None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether this is an answer that failed before its first token."""
+        return bool(self.usage.get("error")) and not self.content
+
 
 def start_conversation(
     ctx: Context,
@@ -53,7 +60,7 @@ def start_conversation(
     sampling: dict[str, Any] | None = None,
     person: Person,
 ) -> ConversationView:
-    """Make an empty conversation."""
+    """Create an empty conversation."""
     with ctx.db.write() as session:
         row = Conversation(
             user_id=person.id,
@@ -89,7 +96,7 @@ def get_conversation(ctx: Context, conversation_id: str, *, person: Person) -> C
 
 
 def list_messages(ctx: Context, conversation_id: str, *, person: Person) -> list[MessageView]:
-    """Return the turns of a conversation in order."""
+    """Return the messages of a conversation in order."""
     with ctx.db.read() as session:
         _own(session, conversation_id, person)
         rows = session.scalars(select(Message).where(Message.conversation_id == conversation_id).order_by(Message.position, Message.branch))
@@ -111,7 +118,7 @@ def add_message(
     usage: dict[str, Any] | None = None,
     person: Person,
 ) -> str:
-    """Append a turn and return its id. Branch 1 shares the position of the answer it stands beside."""
+    """Append a message and return its id. Branch 1 shares the position of branch 0."""
     with ctx.db.write() as session:
         conversation = _own(session, conversation_id, person)
         last = session.scalar(select(func.max(Message.position)).where(Message.conversation_id == conversation_id))
@@ -137,7 +144,7 @@ def add_message(
 
 
 def set_vote(ctx: Context, conversation_id: str, position: int, label: str, *, person: Person) -> None:
-    """Note on a side-by-side turn how it was judged."""
+    """Store the verdict of a side-by-side turn."""
     with ctx.db.write() as session:
         _own(session, conversation_id, person)
         for message in session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.position == position)):
@@ -155,7 +162,7 @@ def change_conversation(
     other_endpoint: str | None = None,
     person: Person,
 ) -> None:
-    """Rename a conversation or change what its next turn is asked with. None leaves a value as it is."""
+    """Rename a conversation or change the settings of its next turn. None leaves a value unchanged."""
     if title is not None and not title.strip():
         raise InvalidInput("A conversation needs a title.", field="title")
     with ctx.db.write() as session:
@@ -171,6 +178,35 @@ def delete_conversation(ctx: Context, conversation_id: str, *, person: Person) -
     """Hide a conversation for good."""
     with ctx.db.write() as session:
         _own(session, conversation_id, person).deleted_at = ctx.now()
+
+
+def drop_last_turn(ctx: Context, conversation_id: str, *, person: Person) -> str:
+    """Delete the last message of the person and its answers; return the message. Raises NotFound where there is none."""
+    with ctx.db.write() as session:
+        _own(session, conversation_id, person)
+        question = session.scalars(
+            select(Message)
+            .where(Message.conversation_id == conversation_id, Message.role == Role.USER)
+            .order_by(Message.position.desc())
+            .limit(1)
+        ).first()
+        if question is None:
+            raise NotFound("The conversation has no message.")
+        content = question.content
+        session.execute(delete(Message).where(Message.conversation_id == conversation_id, Message.position >= question.position))
+        return content
+
+
+def build_prompt(system: str, messages: Sequence[MessageView]) -> tuple[ChatMessage, ...]:
+    """Return the messages of the next request: the system prompt and the main line, which holds the left answers of side-by-side turns.
+
+    A question whose answer failed before its first token is left out with that answer, unless it is the last message.
+    """
+    line = [message for message in messages if message.branch == 0]
+    failed = {message.position for message in line if message.has_failed}
+    kept = [m for m in line if m.position not in failed and not (m.role == Role.USER and m.position + 1 in failed)]
+    turns = tuple(ChatMessage(role=Role(m.role), content=m.content) for m in kept)
+    return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + turns
 
 
 def _owned(person: Person) -> Any:

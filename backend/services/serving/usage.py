@@ -1,4 +1,4 @@
-"""What was asked of endpoints, through the gateway or from the playground: one row a request."""
+"""Usage of endpoints through the gateway and the playground: one row per request."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ UsageStatus = Literal["finished", "aborted", "lost", "refused"]
 
 @dataclass(frozen=True)
 class UsageRow:
-    """One request. Times in milliseconds. `status`: finished; aborted (the client left); lost (no replica brought it to an end);
-    refused (the request can't be answered)."""
+    """One request. Times in milliseconds. `status`: finished; aborted (the client left); lost (no replica completed it); refused (the
+    request is invalid, such as a prompt longer than the context)."""
 
     id: str
     endpoint: str
@@ -33,7 +33,7 @@ class UsageRow:
 
 
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
-    """Store a batch of requests. One that comes twice is stored once."""
+    """Store a batch of requests. A repeated id is stored once."""
     with ctx.db.write() as session:
         ids = dict(session.execute(select(Endpoint.name, Endpoint.id)).tuples().all())
         known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
