@@ -169,6 +169,10 @@ class Settings(BaseSettings):
         path = self.database_url.partition("sqlite:///")[2].partition("?")[0]
         return Path(path) if path and path != ":memory:" else None
 
+    def queue_slots(self, num_gpus: int) -> dict[str, int]:
+        """Return how many jobs of each queue a machine with this many GPUs runs at once: a training or evaluation a GPU."""
+        return {"train": max(num_gpus, self.cpu_jobs), "eval": max(num_gpus, 1), "serve": self.replica_slots, "cpu": 2}
+
     @property
     def artifacts(self) -> Path:
         """Root of datasets, tokenizers, checkpoints and job folders; shared between machines."""

@@ -1,6 +1,6 @@
-"""The Celery application of a worker: one task, and a heart that beats and sweeps. Imports no torch.
+"""The Celery application of a worker: one task that runs jobs in threads, and a heart that beats and sweeps. Imports no torch.
 
-celery -A jobs.celery_app worker -Q train -c 1
+celery -A jobs.celery_app worker -Q train,eval,serve,cpu -c 12
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from celery import signals
@@ -21,76 +22,92 @@ from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.jobs import claim_next
 from backend.services.jobs.recovery import sweep
 from backend.services.jobs.workers import beat
-from backend.services.training.sweeps import lead_sweeps
+from backend.services.training.open_sweeps import list_open_sweeps
 from backend.settings import Settings
-from jobs.runner import execute
+from jobs.pool import JobThreads, QueuesWithRoom, Slots
 
 log = logging.getLogger(__name__)
 settings = Settings()
+devices = visible_devices(settings.devices)
+slots = Slots(settings.queue_slots(len(devices)))
 app = make_celery(settings.broker_url)
+app.conf.worker_pool = JobThreads
+app.conf.broker_transport_options = {**app.conf.broker_transport_options, "queue_order_strategy": partial(QueuesWithRoom, slots)}
 TIDY_S = 3600.0
 HOST = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
 
 
-def worker_name(queues: list[str]) -> str:
-    """Return the name under which a worker of these queues is shown, such as `lab-1/train`."""
-    return f"{HOST}/{'+'.join(queues)}"
+def worker_name(queue: str) -> str:
+    """Return the name under which this machine's worker of a queue is shown, such as `lab-1/train`."""
+    return f"{HOST}/{queue}"
 
 
 @app.task(name=TASK)
 def work(queue: str) -> None:
-    """Take the best job of a queue, if there is one, and see it through."""
+    """Run the best jobs of a queue, one after the other, until none can be taken."""
+    try:
+        while not JobThreads.stopping.is_set() and _run_next(queue):
+            get_context().queue.publish(queue)  # a job may have become eligible for another worker while this one ran
+    finally:
+        slots.free(queue)
+
+
+def _run_next(queue: str) -> bool:
     ctx = get_context()
-    owner = f"{os.environ.get('ROUNDHOUSE_WORKER_NAME', worker_name([queue]))}#{os.getpid()}"
-    claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=visible_devices(settings.devices))
-    if claim is not None:
-        execute(ctx, claim, nice=settings.train_nice)
-        ctx.queue.publish(queue)  # one more look: a job may have become eligible while this one ran
+    owner = f"{worker_name(queue)}#{os.getpid()}"
+    claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices)
+    if claim is None:
+        return False
+    from jobs.runner import execute  # records every kind of result, and so imports most services: not before there is a job
+
+    execute(ctx, claim, nice=settings.train_nice, stopping=JobThreads.stopping)
+    return True
 
 
-@signals.worker_process_init.connect
-def _fresh_connections(**_: Any) -> None:
-    """A forked pool process must not share the parent's sockets."""
-    if get_context.cache_info().currsize:
-        get_context().db.dispose()
-    get_context.cache_clear()
-
-
-@signals.worker_init.connect
-def _name_worker(sender: Any, **_: Any) -> None:
-    os.environ["ROUNDHOUSE_WORKER_NAME"] = worker_name(sorted(sender.app.amqp.queues.consume_from))
+@signals.task_received.connect
+def _take_slot(request: Any, **_: Any) -> None:
+    """Count a message when it is read: the thread that frees the slot starts later, and the next read must know of it."""
+    slots.take(request.delivery_info["routing_key"])
 
 
 @signals.worker_ready.connect
 def _start_heart(sender: Any, **_: Any) -> None:
+    get_context()  # built by one thread before others ask for it
     queues = sorted(sender.app.amqp.queues.consume_from)
-    threading.Thread(target=_heart, args=(queues, int(sender.controller.concurrency)), daemon=True, name="heart").start()
+    threading.Thread(target=_heart, args=(queues,), daemon=True, name="heart").start()
 
 
-def _heart(queues: list[str], concurrency: int) -> None:
-    ctx = get_context()
-    devices = list(visible_devices(settings.devices))
+def _heart(queues: list[str]) -> None:
     pause = threading.Event()
     tidied = -TIDY_S
     while True:
         try:
-            beat(
-                ctx,
-                name=worker_name(queues),
-                host=HOST,
-                pid=os.getpid(),
-                queues=queues,
-                concurrency=concurrency,
-                devices=devices,
-                gauges=read_gauges(),
-            )
-            report = sweep(ctx)
-            if report.requeued or report.failed or report.cancelled or report.woken:
-                log.warning("sweep: %s", report)
-            if "train" in queues:
-                lead_sweeps(ctx)
-            if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(ctx):  # a few a beat until none is left
+            _beat_and_sweep(queues)
+            if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few a beat
                 tidied = time.monotonic()
         except Exception as error:  # the heart must outlive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)
         pause.wait(settings.sweep_s)
+
+
+def _beat_and_sweep(queues: list[str]) -> None:
+    ctx = get_context()
+    gauges = read_gauges()
+    for queue in queues:
+        beat(
+            ctx,
+            name=worker_name(queue),
+            host=HOST,
+            pid=os.getpid(),
+            queues=[queue],
+            concurrency=slots.limits.get(queue, 1),
+            devices=list(devices),
+            gauges=gauges,
+        )
+    report = sweep(ctx)
+    if report.requeued or report.failed or report.cancelled or report.woken:
+        log.warning("sweep: %s", report)
+    if "train" in queues and list_open_sweeps(ctx):
+        from backend.services.training.sweeps import lead_sweeps  # launches runs, and so imports most services
+
+        lead_sweeps(ctx)

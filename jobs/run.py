@@ -17,6 +17,7 @@ from typing import Any
 
 from backend.domain.jobs.states import JobKind
 from backend.errors import RoundhouseError
+from backend.infra.processes import die_with_parent
 from jobs.reporter import FileReporter, JobSpec
 
 ROOMS: dict[JobKind, str] = {
@@ -71,7 +72,9 @@ def run_child(folder: Path) -> int:
 def main(arguments: list[str]) -> int:
     """Entry of `python -m jobs.run`."""
     if len(arguments) == 2 and arguments[0] == "--child":
-        return run_child(Path(arguments[1]))
+        folder = Path(arguments[1])
+        die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
+        return run_child(folder)
     if len(arguments) == 1 and not arguments[0].startswith("-"):
         from jobs.runner import run_foreground  # only the parent needs the database
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from sqlalchemy.exc import OperationalError
 from backend.bootstrap import get_context
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import RoundhouseError
-from backend.infra.processes import die_with_parent
 from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
@@ -33,6 +33,7 @@ from jobs.tracking.run import end_tracking, start_tracking
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+CHILD_MODULE = "jobs.run"
 NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.TRAIN_TOKENIZER})
 
 
@@ -47,8 +48,16 @@ class Ended:
     lasted_s: float
 
 
-def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
-    """Run a claimed job to its end. Returns the terminal status, or None when the attempt was fenced off or put back."""
+class Interrupted(Exception):
+    """The worker is being stopped."""
+
+
+def execute(ctx: Context, claim: Claim, *, nice: int = 0, stopping: threading.Event | None = None) -> Status | None:
+    """Run a claimed job to its end. Returns the terminal status, or None when the attempt was fenced off or put back.
+
+    When `stopping` is set, the child is ended and the job is put back at once. The thread that calls this must outlive the child, which
+    the kernel kills with it.
+    """
     folder = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
     child: subprocess.Popen[bytes] | None = None
@@ -57,25 +66,28 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
         _take_over_leftovers(ctx, claim)
         claim = outcomes.prepare(ctx, claim)
         child = _start_child(ctx, claim, folder, nice=nice)
-        tracker = start_tracking(claim.payload, folder, before_exec=die_with_parent)
-        ended = _Watch(ctx, claim, folder, child).until_exit()
+        tracker = start_tracking(
+            claim.payload,
+            folder,
+        )
+        ended = _Watch(ctx, claim, folder, child, stopping or threading.Event()).until_exit()
         return _record_end(ctx, claim, folder, ended)
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
         return None
-    except SystemExit:  # the worker is being stopped: put the job back at once, uncounted, instead of letting its lease lapse
+    except Interrupted:  # put the job back at once, uncounted, instead of letting its lease lapse
         for process in (child, tracker):
             if process is not None:
                 kill_group(process)
         give_back(ctx, claim)
-        raise
+        return None
     except OperationalError:
         raise  # the database is away: the lease lapses, and the job is taken up again
     except Exception as error:  # a job that can't be started or recorded ends with its cause, or it would be tried again in silence
         log.exception("job %s can't be carried through", claim.job_id)
         if child is not None:
             kill_group(child)
-        return _record_end(ctx, claim, folder, Ended(-1, None, _in_words(error), None, 0.0))
+        return _record_end(ctx, claim, folder, Ended(-1, None, _explain(error), None, 0.0))
     finally:
         if child is not None:
             kill_group(child)
@@ -84,7 +96,7 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0) -> Status | None:
             kill_group(tracker)
 
 
-def _in_words(error: Exception) -> dict[str, Any]:
+def _explain(error: Exception) -> dict[str, Any]:
     if isinstance(error, RoundhouseError):
         return {"cause": error.message, "remedy": error.remedy, "field": error.field}
     cause = f"The work could not be carried through: {type(error).__name__}: {error}"
@@ -110,6 +122,7 @@ def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subp
         "payload": claim.payload,
         "artifacts": str(ctx.artifacts.root),
         "job_folder": str(ctx.artifacts.job_folder(claim.job_id)),
+        "parent": os.getpid(),  # the child binds its life to ours: code between fork and exec is not safe beside other threads
     }
     (folder / "job.json").write_text(json.dumps(spec))
     (folder / "control").unlink(missing_ok=True)
@@ -123,7 +136,7 @@ def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subp
     environment.setdefault("GOMP_SPINCOUNT", "10000")
     if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
         environment = keeping_memory(environment)
-    command = [sys.executable, "-m", "jobs.run", "--child", str(folder)]
+    command = [sys.executable, "-m", CHILD_MODULE, "--child", str(folder)]
     if nice and claim.kind in NICED:
         command = ["nice", "-n", str(nice), *command]
     with (folder / "output.log").open("ab") as output:
@@ -135,7 +148,6 @@ def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subp
             start_new_session=True,
             env=environment,
             cwd=Path(__file__).resolve().parent.parent,
-            preexec_fn=die_with_parent,
         )
 
 
@@ -171,8 +183,8 @@ def _take_over_leftovers(ctx: Context, claim: Claim) -> None:
 class _Watch:
     """One child under supervision."""
 
-    def __init__(self, ctx: Context, claim: Claim, folder: Path, child: subprocess.Popen[bytes]) -> None:
-        self.ctx, self.claim, self.folder, self.child = ctx, claim, folder, child
+    def __init__(self, ctx: Context, claim: Claim, folder: Path, child: subprocess.Popen[bytes], stopping: threading.Event) -> None:
+        self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
         self.events = Tail(folder / "events.jsonl")
         self.output = Tail(folder / "output.log")
         self.result: dict[str, Any] | None = None
@@ -181,10 +193,12 @@ class _Watch:
         self.last_renewal = 0.0
 
     def until_exit(self) -> Ended:
-        """Tail and renew until the child is gone and its last line is read."""
+        """Tail and renew until the child is gone and its last line is read. Raises Fenced, and Interrupted when the worker stops."""
         started = time.monotonic()
         while True:
             exited = self.child.poll() is not None
+            if self.stopping.is_set() and not exited:
+                raise Interrupted
             if not self._ship() and exited:
                 break
             self._pass_on_stop()

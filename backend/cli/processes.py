@@ -1,10 +1,11 @@
-"""Which processes an installation consists of, and how supervisor is told. Starts nothing itself."""
+"""Processes of an installation as commands, and supervisord's configuration for them. Starts nothing itself."""
 
 from __future__ import annotations
 
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,33 +71,29 @@ def broker_program(settings: Settings) -> Program:
     return Program("broker", [broker_binary(), *(part for pair in options.items() for part in pair)], priority=10)
 
 
-def worker_programs(settings: Settings) -> list[Program]:
-    """One worker a queue: `train` and `eval` have a process per GPU, `serve` one per replica, `cpu` two."""
-    gpus = len(visible_devices(settings.devices))
-    concurrency = {"train": max(gpus, settings.cpu_jobs), "eval": max(gpus, 1), "serve": settings.replica_slots, "cpu": 2}
-    programs = []
-    for queue in QUEUES:
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "jobs.celery_app",
-            "worker",
-            "-Q",
-            queue,
-            "-c",
-            str(concurrency[queue]),
-            "-n",
-            f"{queue}@{socket.gethostname()}",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-            "-l",
-            "WARNING",
-        ]
-        programs.append(Program(f"worker-{queue}", command, priority=40, stop_signal="QUIT", stop_wait_s=15))
-    return programs
+def worker_program(settings: Settings, queues: Sequence[str] = QUEUES) -> Program:
+    """Return the worker: one process for all queues of this machine, with a thread for each job that it may hold."""
+    slots = settings.queue_slots(len(visible_devices(settings.devices)))
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "jobs.celery_app",
+        "worker",
+        "-Q",
+        ",".join(queues),
+        "-c",
+        str(sum(slots[queue] for queue in queues)),
+        "-n",
+        f"{'+'.join(queues)}@{socket.gethostname()}",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "-l",
+        "WARNING",
+    ]
+    return Program("worker", command, priority=40, stop_signal="QUIT", stop_wait_s=15)
 
 
 def web_programs(settings: Settings) -> list[Program]:

@@ -21,7 +21,7 @@ from backend.bootstrap import build_context, gateway_url, pages_url
 from backend.cli.doctor import start_checks
 from backend.cli.leftovers import end_leftovers, mark_of, only_one
 from backend.cli.output import FAILED, JsonFlag, command, emit, fail, note
-from backend.cli.processes import Program, broker_program, pid_file, running_pid, supervisor_config, web_programs, worker_programs
+from backend.cli.processes import Program, broker_program, pid_file, running_pid, supervisor_config, web_programs, worker_program
 from backend.domain.jobs.states import QUEUES
 from backend.errors import RoundhouseError
 from backend.infra.hosts import WILDCARDS, reachable_host
@@ -54,7 +54,7 @@ def _run(settings: Settings, *, as_json: bool) -> None:
         fail(" ".join(f"{finding.detail} {finding.cure}" for finding in problems), as_json=as_json)
     prepare(settings)
     programs = [] if settings.redis_url else [broker_program(settings)]
-    programs += [*web_programs(settings), *worker_programs(settings)]
+    programs += [*web_programs(settings), worker_program(settings)]
     pid_path = pid_file(settings)
     pid_path.parent.mkdir(parents=True, exist_ok=True)
     pid_path.write_text(f"{os.getpid()} {psutil.Process().create_time()}")
@@ -221,6 +221,5 @@ def worker(
         raise RoundhouseError(
             "The broker does not answer.", remedy="Set REDIS_URL to the installation's broker, and check that this machine reaches it."
         )
-    programs = [program for program in worker_programs(settings) if program.name.removeprefix("worker-") in wanted]
     note(f"Serving {', '.join(wanted)}. Ctrl-C stops.")
-    supervise(programs, settings, name=f"worker-{os.getpid()}")
+    supervise([worker_program(settings, wanted)], settings, name=f"worker-{os.getpid()}")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from backend.infra.processes import die_with_parent
 from jobs.tailing import Tail, parse_events
 
 CLOSED = "closed"
@@ -33,7 +34,7 @@ OFFLINE = {
 }
 
 
-def start_tracking(payload: dict[str, Any], folder: Path, *, before_exec: Callable[[], None]) -> subprocess.Popen[bytes] | None:
+def start_tracking(payload: dict[str, Any], folder: Path) -> subprocess.Popen[bytes] | None:
     """Start the process that follows an attempt's events; None for a job without trackers."""
     if not (payload.get("config") or {}).get("trackers") or "run_folder" not in payload:
         return None
@@ -47,7 +48,6 @@ def start_tracking(payload: dict[str, Any], folder: Path, *, before_exec: Callab
             start_new_session=True,
             env={**os.environ, **OFFLINE, "CUDA_VISIBLE_DEVICES": ""},
             cwd=Path(__file__).resolve().parents[2],
-            preexec_fn=before_exec,
         )
 
 
@@ -93,5 +93,11 @@ def _tried(writer: Any, act: Callable[[Any], None]) -> bool:
     return True
 
 
+def main(folder: Path) -> None:
+    """Follow an attempt for as long as the worker that started this process lives."""
+    die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
+    follow(folder)
+
+
 if __name__ == "__main__":
-    follow(Path(sys.argv[1]))
+    main(Path(sys.argv[1]))

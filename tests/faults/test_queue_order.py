@@ -3,55 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from backend.bootstrap import build_context
-from backend.cli.processes import broker_binary
 from backend.db.tables import Job
 from backend.domain.jobs.states import TERMINAL, JobKind, Status
 from backend.domain.training.sweep import parse_sweep
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import add_job
 from backend.services.training.sweeps import launch_sweep, sweep_detail
-from tests.support.installation import PROJECT, free_port, wait_until
+from tests.support.installation import wait_until
 from tests.support.run_world import add_parts, make_config
-from tests.support.settings import make_settings
+from tests.support.workers import site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 NUM_JOBS, NUM_RUNS = 100, 12
-
-
-@contextmanager
-def process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is ended with everything it started."""
-    running = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
-    try:
-        yield running
-    finally:
-        family = [running, *psutil.Process(running.pid).children(recursive=True)] if running.poll() is None else []
-        for member in family:
-            member.send_signal(signal.SIGKILL)
-        running.wait()
-
-
-@pytest.fixture
-def broker() -> Iterator[int]:
-    """The port of a real broker."""
-    port = free_port()
-    with process([broker_binary(), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]):
-        yield port
 
 
 def add_jobs(ctx: Context) -> dict[str, Job]:
@@ -76,28 +46,6 @@ def add_jobs(ctx: Context) -> dict[str, Job]:
         return {job_id: session.get_one(Job, job_id) for job_id in ids}
 
 
-def worker_command(name: str) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "tests.support.queue_worker",
-        "worker",
-        "-Q",
-        "train",
-        "-c",
-        "1",
-        "-n",
-        f"{name}@here",
-        "--without-gossip",
-        "--without-mingle",
-        "--without-heartbeat",
-        "-l",
-        "ERROR",
-    ]
-
-
 def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -107,36 +55,33 @@ def rank(job: Job) -> tuple[int, Any, str]:
     return job.priority, job.created_at, job.id
 
 
-def test_a_hundred_jobs_and_a_sweep_keep_their_order_on_two_workers_and_run_once(home: Path, tmp_path: Path, broker: int) -> None:
-    ctx = build_context(make_settings(home, redis_url=f"redis://127.0.0.1:{broker}/0"), migrate=False)
+def test_a_hundred_jobs_and_a_sweep_keep_their_order_on_two_workers_and_run_once(home: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    with site(home) as running:
+        jobs = add_jobs(running.ctx)
+        launch_twelve(running.ctx)
+        module, environment = "tests.support.queue_worker", {"QUEUE_TEST_LINES": str(lines)}
+        with running.worker(module, name="one", **environment), running.worker(module, name="two", **environment):
+            wait_until(lambda: len(read_lines(lines)) >= NUM_JOBS + NUM_RUNS, timeout_s=200, what="the last job")
+            wait_until(lambda: sweep_detail(running.ctx, "twelve").sweep.done, timeout_s=60, what="the end of the sweep")
+        check(running.ctx, jobs, read_lines(lines))
+
+
+def launch_twelve(ctx: Context) -> None:
+    """Launch a sweep of twelve runs, four at a time."""
     add_parts(ctx)
-    jobs = add_jobs(ctx)
     run = make_config(device="cpu").model_dump(mode="json")
     vary = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}
     config = {"name": "twelve", "run": run, "vary": vary, "method": "bayesian", "runs": NUM_RUNS, "parallel": 4}
     launch_sweep(ctx, parse_sweep(config), person=LOCAL)
-    lines = tmp_path / "lines"
-    environment = {
-        **os.environ,
-        "ROUNDHOUSE_HOME": str(home),
-        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
-        "REDIS_URL": f"redis://127.0.0.1:{broker}/0",
-        "ROUNDHOUSE_SWEEP_S": "0.3",
-        "ROUNDHOUSE_DEVICES": "none",
-        "QUEUE_TEST_LINES": str(lines),
-    }
-    wait_until(ctx.queue.is_alive, what="the broker")
-    first, second = ({**environment, "ROUNDHOUSE_WORKER_HOST": name} for name in ("one", "two"))
-    with process(worker_command("one"), env=first), process(worker_command("two"), env=second):
-        wait_until(lambda: len(read_lines(lines)) >= NUM_JOBS + NUM_RUNS, timeout_s=200, what="the last job")
-        wait_until(lambda: sweep_detail(ctx, "twelve").sweep.done, timeout_s=60, what="the end of the sweep")
+
+
+def check(ctx: Context, jobs: dict[str, Job], done: list[dict[str, Any]]) -> None:
+    """Every job ran once, behind the one it depends on and before those of lower priority; both workers had a part."""
     detail = sweep_detail(ctx, "twelve")
     with ctx.db.read() as session:
         jobs |= {str(each.run.job_id): session.get_one(Job, str(each.run.job_id)) for each in detail.runs}
         assert all(session.get_one(Job, job_id).status in TERMINAL for job_id in jobs)
-    ctx.db.engine.dispose()
-
-    done = read_lines(lines)
     assert sorted(line["job"] for line in done) == sorted(jobs), "every job once"
     assert {line["attempt"] for line in done} == {1}
     assert len({line["worker"] for line in done}) == 2, "both workers had a part"

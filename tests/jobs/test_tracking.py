@@ -63,7 +63,7 @@ def board(root: Path) -> dict[int, float]:
 
 def test_a_process_of_its_own_follows_the_run_and_writes_its_last_points(attempt: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    process = start_tracking(payload_of(attempt), attempt, before_exec=lambda: None)
+    process = start_tracking(payload_of(attempt), attempt)
     assert process is not None
     tell(attempt, 1, 300)
     end_tracking(process, attempt)
@@ -72,8 +72,8 @@ def test_a_process_of_its_own_follows_the_run_and_writes_its_last_points(attempt
 
 
 def test_a_run_without_trackers_starts_no_process(attempt: Path) -> None:
-    assert start_tracking({**payload_of(attempt), "config": {"trackers": []}}, attempt, before_exec=lambda: None) is None
-    assert start_tracking({}, attempt, before_exec=lambda: None) is None
+    assert start_tracking({**payload_of(attempt), "config": {"trackers": []}}, attempt) is None
+    assert start_tracking({}, attempt) is None
 
 
 def test_what_a_resumed_run_writes_again_is_purged_as_tensorboard_does_it(attempt: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_what_a_resumed_run_reports_again_is_not_sent_again(tmp_path: Path, trac
 
 def track(folder: Path, report: Callable[[], object]) -> None:
     """Follow what an attempt reports, in a process of its own, to its end."""
-    process = start_tracking(payload_of(folder), folder, before_exec=lambda: None)
+    process = start_tracking(payload_of(folder), folder)
     assert process is not None
     report()
     end_tracking(process, folder)

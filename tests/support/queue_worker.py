@@ -18,15 +18,16 @@ from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.jobs import Claim, end_job
-from jobs import celery_app
+from jobs import celery_app, runner
 
 app = celery_app.app
 LINES = os.environ["QUEUE_TEST_LINES"]
 
 
 def leave_a_line(ctx: Context, claim: Claim, **_: Any) -> None:
-    """See a job through as the runner does, but for the child: a run reports the val_loss that its learning rate deserves."""
+    """Run a job as the runner does, but without a child: it lasts `seconds`, and a run reports a val_loss that follows from its learning rate."""
     began = time.monotonic()
+    time.sleep(float(claim.payload.get("seconds", 0)))
     with ctx.db.write() as session:
         run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
         if run is not None:
@@ -35,10 +36,17 @@ def leave_a_line(ctx: Context, claim: Claim, **_: Any) -> None:
             outcomes.record_events(session, ctx, claim, [event])
             outcomes.record_finish(session, ctx, claim, {"final_step": event["step"]})
         end_job(session, ctx, claim, Status.FINISHED)
-    line = {"job": claim.job_id, "attempt": claim.attempt, "worker": os.getpid(), "began": began, "ended": time.monotonic()}
+    line = {
+        "job": claim.job_id,
+        "attempt": claim.attempt,
+        "kind": claim.kind,
+        "worker": os.getpid(),
+        "began": began,
+        "ended": time.monotonic(),
+    }
     descriptor = os.open(LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{json.dumps(line)}\n".encode())
     os.close(descriptor)
 
 
-celery_app.execute = leave_a_line
+runner.execute = leave_a_line

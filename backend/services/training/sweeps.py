@@ -26,12 +26,12 @@ from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.jobs.jobs import StopHow
+from backend.services.training.open_sweeps import KIND, list_open_sweeps
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.views import RunView, get_runs
 
-KIND = "sweep"
 TAG = "sweep"
 FAILURES_TO_HALT = 3
 
@@ -113,10 +113,7 @@ def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepV
 
 def lead_sweeps(ctx: Context) -> None:
     """Lead every sweep that is not done. Each worker that trains does this every few seconds."""
-    with ctx.db.read() as session:
-        rows = session.execute(select(RunGroup.id, RunGroup.result).where(RunGroup.kind == KIND, RunGroup.archived_at.is_(None))).tuples()
-        waiting = [group_id for group_id, result in rows if not (result or {}).get("done")]
-    for group_id in waiting:
+    for group_id in list_open_sweeps(ctx):
         lead_sweep(ctx, group_id)
 
 

@@ -1,0 +1,171 @@
+"""One worker process for all queues: its limits, and what becomes of its jobs when it stops, dies or freezes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from backend.domain.jobs.states import JobKind, Status
+from backend.services.context import Context
+from backend.services.jobs.jobs import JobView, add_job, get_job, request_stop, wake
+from backend.services.jobs.workers import list_workers
+from tests.support.imports import HEAVY
+from tests.support.installation import PROJECT, is_alive, wait_until
+from tests.support.workers import Site, site
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+SLEEPING = "tests.support.sleeping_worker"
+
+
+@pytest.fixture
+def running(home: Path) -> Iterator[Site]:
+    """A broker and a database."""
+    with site(home) as there:
+        yield there
+
+
+def submit(ctx: Context, kind: JobKind = JobKind.EXPORT, **payload: Any) -> str:
+    with ctx.db.write() as session:
+        job = add_job(session, ctx, kind=kind, title=kind.value, payload=payload)
+        job_id, queue = job.id, job.queue
+    wake(ctx, queue)
+    return job_id
+
+
+def wait_for(ctx: Context, job_id: str, status: Status, *, attempt: int = 1) -> JobView:
+    def there() -> JobView | None:
+        job = get_job(ctx, job_id)
+        return job if (job.status, job.attempt) == (status, attempt) else None
+
+    job: JobView = wait_until(there, timeout_s=60, what=f"{status} in attempt {attempt}")
+    return job
+
+
+def children_of(worker: subprocess.Popen[bytes], *, count: int = 1) -> list[psutil.Process]:
+    """Return the processes of a worker's jobs, once they sleep."""
+
+    def there() -> list[psutil.Process]:
+        found = [child for child in psutil.Process(worker.pid).children() if "--child" in child.cmdline()]
+        return found if len(found) == count else []
+
+    children: list[psutil.Process] = wait_until(there, timeout_s=60, what=f"{count} children")
+    return children
+
+
+def most_at_once(lines: list[dict[str, Any]]) -> int:
+    """Return how many jobs ran at the same time."""
+    moments = sorted([(line["began"], 1) for line in lines] + [(line["ended"], -1) for line in lines])
+    now = most = 0
+    for _, change in moments:
+        now += change
+        most = max(most, now)
+    return most
+
+
+def test_every_queue_has_the_slots_that_the_settings_say_and_a_full_queue_holds_up_no_other(running: Site, tmp_path: Path) -> None:
+    queues = {JobKind.TRAIN: ("train", 1), JobKind.LOGLIKELIHOOD: ("eval", 1), JobKind.REPLICA: ("serve", 3), JobKind.EXPORT: ("cpu", 2)}
+    per_kind = 5
+    for _ in range(per_kind):
+        for kind in queues:
+            submit(running.ctx, kind, seconds=0.6)
+    lines = tmp_path / "lines"
+    environment = {"QUEUE_TEST_LINES": str(lines), "ROUNDHOUSE_REPLICA_SLOTS": "3"}
+
+    def done() -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+        return found if len(found) == per_kind * len(queues) else []
+
+    with running.worker("tests.support.queue_worker", queues="train,eval,serve,cpu", threads=7, **environment):
+        ran = wait_until(done, timeout_s=120, what="all jobs")
+        shown = {worker.queues[0]: worker.concurrency for worker in list_workers(running.ctx)}
+    assert Counter(line["kind"] for line in ran) == dict.fromkeys(queues, per_kind)
+    assert {kind: most_at_once([line for line in ran if line["kind"] == kind]) for kind in queues} == {k: n for k, (_, n) in queues.items()}
+    assert most_at_once(ran) > 4, "queues run beside each other"
+    assert shown == dict(queues.values())
+
+
+def test_a_killed_worker_takes_its_children_along_also_those_of_threads_that_had_worked_before(running: Site) -> None:
+    lease = {"ROUNDHOUSE_LEASE_S": "3"}
+    with running.worker(SLEEPING, queues="cpu", threads=2, **lease) as worker:
+        for job_id in [submit(running.ctx, seconds=0.1) for _ in range(4)]:
+            wait_for(running.ctx, job_id, Status.FINISHED)
+        long = [submit(running.ctx, seconds=600, stubborn=True) for _ in range(2)]
+        children = children_of(worker, count=2)
+        assert not wait_quietly(worker, children), "children outlive the work of other threads"
+        worker.kill()
+        wait_until(lambda: not any(is_alive(child) for child in children), timeout_s=10, what="the end of the children")
+    with running.worker(SLEEPING, queues="cpu", threads=2, name="two", **lease):
+        for job_id in long:
+            wait_for(running.ctx, job_id, Status.RUNNING, attempt=2)
+
+
+def wait_quietly(worker: subprocess.Popen[bytes], children: list[psutil.Process]) -> bool:
+    """Watch for two seconds, eight looks of the runner, whether a child ends without being asked to."""
+    gone, _ = psutil.wait_procs(children, timeout=2)
+    return bool(gone) or worker.poll() is not None
+
+
+def test_a_worker_that_is_told_to_quit_puts_its_jobs_back_at_once_and_leaves_no_process(running: Site) -> None:
+    with running.worker(SLEEPING, queues="cpu", threads=2) as worker:
+        jobs = [submit(running.ctx, seconds=600), submit(running.ctx, seconds=600, stubborn=True)]
+        children = children_of(worker, count=2)
+        worker.send_signal(signal.SIGQUIT)
+        worker.wait(15)
+        assert not any(is_alive(child) for child in children)
+    assert [get_job(running.ctx, job_id).status for job_id in jobs] == [Status.QUEUED] * 2
+    with running.worker(SLEEPING, queues="cpu", threads=2, name="two"):
+        for job_id in jobs:
+            wait_for(running.ctx, job_id, Status.RUNNING, attempt=2)
+
+
+def test_an_idle_worker_ends_at_once(running: Site) -> None:
+    with running.worker(SLEEPING, queues="train,eval,serve,cpu", threads=12) as worker:
+        wait_until(lambda: len(list_workers(running.ctx)) == 4, timeout_s=60, what="the heartbeats")
+        worker.send_signal(signal.SIGQUIT)
+        worker.wait(5)
+
+
+def test_a_frozen_worker_loses_its_job_to_another_and_is_fenced_off_when_it_wakes(running: Site) -> None:
+    lease = {"ROUNDHOUSE_LEASE_S": "2"}
+    with running.worker(SLEEPING, queues="cpu", threads=1, **lease) as frozen:
+        job_id = submit(running.ctx, seconds=600)
+        (child,) = children_of(frozen)
+        frozen.send_signal(signal.SIGSTOP)
+        with running.worker(SLEEPING, queues="cpu", threads=1, name="two", **lease):
+            wait_for(running.ctx, job_id, Status.RUNNING, attempt=2)
+            assert is_alive(child)
+            frozen.send_signal(signal.SIGCONT)
+            wait_until(lambda: not is_alive(child), timeout_s=20, what="the end of the fenced child")
+            assert get_job(running.ctx, job_id).attempt == 2
+        second = submit(running.ctx, seconds=0.1)  # its slot is free again
+        wait_for(running.ctx, second, Status.FINISHED)
+
+
+def test_a_job_is_cancelled_when_asked_and_killed_when_it_does_not_listen(running: Site) -> None:
+    with running.worker(SLEEPING, queues="cpu", threads=2, ROUNDHOUSE_CANCEL_GRACE_S="1") as worker:
+        jobs = [submit(running.ctx, seconds=600), submit(running.ctx, seconds=600, stubborn=True)]
+        children = children_of(worker, count=2)
+        for job_id in jobs:
+            request_stop(running.ctx, job_id)
+        for job_id in jobs:
+            wait_for(running.ctx, job_id, Status.CANCELLED)
+        wait_until(lambda: not any(is_alive(child) for child in children), timeout_s=10, what="the end of both")
+
+
+def test_a_worker_imports_no_numeric_library_before_a_job(home: Path) -> None:
+    code = "import sys, jobs.celery_app, celery.apps.worker; print(' '.join({name.partition('.')[0] for name in sys.modules}))"
+    environment = {"ROUNDHOUSE_HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(PROJECT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=PROJECT)
+    imported = set(result.stdout.split())
+    assert "celery" in imported
+    assert imported & (HEAVY | {"numpy", "tokenizers", "fsspec", "aiohttp", "fastapi", "alembic"}) == set()

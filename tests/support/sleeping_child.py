@@ -1,0 +1,28 @@
+"""The child of a job that does nothing until it is asked to stop; with `stubborn` in its payload, not even then."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from typing import Any
+
+from backend.domain.jobs.states import JobKind
+from jobs import run as child
+from jobs.reporter import FileReporter, JobSpec
+
+
+def run(spec: JobSpec, reporter: FileReporter) -> dict[str, Any]:
+    """Sleep for `seconds`."""
+    stubborn = bool(spec.payload.get("stubborn"))
+    if stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ends_at = time.monotonic() + float(spec.payload["seconds"])
+    while time.monotonic() < ends_at and (stubborn or reporter.should_stop() is None):
+        time.sleep(0.05)
+    return {}
+
+
+if __name__ == "__main__":
+    child.ROOMS[JobKind.EXPORT] = "tests.support.sleeping_child"
+    sys.exit(child.main(sys.argv[1:]))
