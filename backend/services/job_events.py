@@ -14,9 +14,8 @@ from sqlalchemy.orm import Session
 from backend.db.tables import LogLine
 from backend.domain.jobs.states import JobKind
 from backend.services.battles import campaigns, preference_sets
-from backend.services.checkpoints import bases
+from backend.services.checkpoints import bases, inspections
 from backend.services.checkpoints import files as checkpoint_files
-from backend.services.checkpoints import inspections as readings
 from backend.services.context import Context
 from backend.services.data import imports
 from backend.services.data import reports as data_reports
@@ -123,7 +122,7 @@ FINISHED: dict[JobKind, Recorder] = {
     JobKind.EVALUATE: evaluations.record_scores,
     JobKind.GENERATE: campaigns.record_generated,
     JobKind.REPLICA: replicas.record_end,
-    JobKind.INSPECT: readings.record_reading,
+    JobKind.INSPECT: inspections.record_inspection,
     JobKind.DATA_REPORT: data_reports.record_data_report,
     JobKind.PROBE: measurements.record_probe,
 }

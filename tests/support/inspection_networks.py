@@ -1,4 +1,4 @@
-"""Tiny networks of many families, made straight by transformers' own classes: what readings are tested on."""
+"""Tiny networks of many families, made straight by transformers' own classes: what inspections are tested on."""
 
 from __future__ import annotations
 

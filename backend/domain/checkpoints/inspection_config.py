@@ -1,7 +1,4 @@
-"""What an inspection of a checkpoint is asked, and when two questions are the same. Pure rules, no I/O.
-
-What comes out is called a reading: of a text (token losses, attention, logit lens, a second checkpoint beside it) or of the weights.
-"""
+"""Config of an inspection: of a text (token losses, attention, logit lens, perhaps compared with a second checkpoint) or of the weights."""
 
 from __future__ import annotations
 
@@ -11,16 +8,16 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-READING_VERSION = 1
-"""Raised whenever a reading's numbers or files change, so that an old answer is never given for a new question."""
+INSPECTION_VERSION = 1
+"""Bumped whenever an inspection's numbers or files change, so that stale results are not reused."""
 MAX_TOKENS = 256
-"""Tokens of a text that are read, the begin token included; what follows is left out, and it is said so."""
+"""Tokens of a text that are analyzed, the begin token included."""
 MAX_CHARACTERS = 20_000
 NUM_ALTERNATIVES = 10
 
 
 class ChatMessage(BaseModel):
-    """One turn of a conversation that is read through the checkpoint's chat template."""
+    """One message of a conversation, rendered with the checkpoint's chat template."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,13 +25,13 @@ class ChatMessage(BaseModel):
     content: str = Field(max_length=MAX_CHARACTERS)
 
 
-class ReadingConfig(BaseModel):
-    """What is read: a text as it stands, a conversation through the chat template, or (neither given) the weights."""
+class InspectionConfig(BaseModel):
+    """Input of an inspection: a raw text, a conversation, or (neither given) the weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    text: str = Field(default="", max_length=MAX_CHARACTERS, description="Read as it stands, after the begin token.")
-    messages: tuple[ChatMessage, ...] = Field(default=(), max_length=64, description="Read through the chat template.")
+    text: str = Field(default="", max_length=MAX_CHARACTERS, description="Raw text, after the begin token.")
+    messages: tuple[ChatMessage, ...] = Field(default=(), max_length=64, description="Conversation, rendered with the chat template.")
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
@@ -46,11 +43,11 @@ class ReadingConfig(BaseModel):
 
     @property
     def of_text(self) -> bool:
-        """Whether a text or a conversation is read, rather than the weights."""
+        """Whether a text or a conversation is inspected, rather than the weights."""
         return bool(self.text or self.messages)
 
 
-def reading_fingerprint(config: ReadingConfig, *, subject: str, other: str | None) -> str:
-    """Return the SHA-256 of a question: equal fingerprints have equal answers. `subject` and `other` say whose weights they are."""
-    asked = {"version": READING_VERSION, "subject": subject, "other": other, **config.model_dump(mode="json")}
+def inspection_fingerprint(config: InspectionConfig, *, subject: str, other: str | None) -> str:
+    """Return the SHA-256 that equal requests share. `subject` and `other` identify the weights."""
+    asked = {"version": INSPECTION_VERSION, "subject": subject, "other": other, **config.model_dump(mode="json")}
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What lies in a reading's folder: plain arrays and words, read without unpickling anything."""
+"""Read the results in an inspection's folder: plain arrays and texts, without unpickling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import NotFound
-from backend.services.checkpoints.inspections import NUMBERS, WORDS, ReadingView
+from backend.services.checkpoints.inspections import NUMBERS, WORDS, InspectionView
 from backend.services.context import Context
 
 Array = npt.NDArray[Any]
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that a network might have put at a place."""
+    """A candidate token at a position."""
 
     id: int
     text: str
@@ -30,9 +30,9 @@ class Alternative:
 
 @dataclass(frozen=True)
 class TokenLine:
-    """One token of what was read. `surprisal` in nats and `rank` are None for the first, which nothing predicts.
+    """One token of the text. `surprisal` (nats) and `rank` are None for the first, which is not predicted.
 
-    `expected` is what the network would have put here, likeliest first; `special` marks a token that is no text.
+    `expected` are the network's predictions at this position, likeliest first; `special` marks a special token.
     """
 
     position: int
@@ -46,13 +46,13 @@ class TokenLine:
 
     @property
     def bits(self) -> float | None:
-        """Return the surprisal in bits."""
+        """The surprisal in bits."""
         return None if self.surprisal is None else self.surprisal / math.log(2)
 
 
 @dataclass(frozen=True)
 class TensorLine:
-    """One tensor's figures, as the room's `TensorNumbers`. `counts` are of its histogram."""
+    """Statistics of one tensor, as `TensorNumbers` of the job; `counts` is its histogram."""
 
     name: str
     layer: int | None
@@ -72,7 +72,7 @@ class TensorLine:
 
 @dataclass(frozen=True)
 class ChangeLine:
-    """How one tensor changed between two checkpoints: ||b - a|| / ||a||, cosine, and the norms behind them."""
+    """Change of one tensor between two checkpoints: ||b - a|| / ||a||, cosine, and the norms."""
 
     name: str
     layer: int | None
@@ -82,22 +82,22 @@ class ChangeLine:
     norm_change: float
 
 
-class ReadingContents:
-    """The numbers and words of a finished reading. Arrays are read as they are asked for. Raises NotFound if the files are gone."""
+class InspectionResults:
+    """Results of a finished inspection; arrays are read on access. Raises NotFound if the files were deleted."""
 
-    def __init__(self, ctx: Context, reading: ReadingView) -> None:
-        self.reading = reading
-        folder = ctx.artifacts.path(reading.folder or f"readings/{reading.id}")
+    def __init__(self, ctx: Context, inspection: InspectionView) -> None:
+        self.inspection = inspection
+        folder = ctx.artifacts.path(inspection.folder or f"inspections/{inspection.id}")
         self._numbers = folder / NUMBERS
         if not self._numbers.is_file() or not (folder / WORDS).is_file():
-            raise NotFound("The files of this reading are gone.", remedy="Read the text again.")
+            raise NotFound("The files of this inspection were deleted.", remedy="Analyze the text again.")
         self._words: dict[str, Any] = json.loads((folder / WORDS).read_text(encoding="utf-8"))
 
     def array(self, name: str) -> Array:
-        """Return one array of the file. Raises NotFound if the reading has none of that name."""
+        """Return an array. Raises NotFound if the inspection has none of that name."""
         with np.load(self._numbers, allow_pickle=False) as file:
             if name not in file.files:
-                raise NotFound(f"This reading has no {name.replace('_', ' ')}.")
+                raise NotFound(f"This inspection has no {name.replace('_', ' ')}.")
             found: Array = file[name]
             return found
 
@@ -107,16 +107,16 @@ class ReadingContents:
 
     @cached_property
     def ids(self) -> list[int]:
-        """Return the tokens that were read."""
+        """The token ids of the text."""
         return [int(token) for token in self.array("ids")]
 
     @cached_property
     def labels(self) -> list[str]:
-        """Return the texts of the tokens that were read."""
+        """The tokens of the text."""
         return [self.label(token) for token in self.ids]
 
     def alternatives(self, *, prefix: str = "") -> list[tuple[Alternative, ...]]:
-        """Return what was expected after each token; `prefix` `other_` asks for the other network's."""
+        """Return the predictions after each token; prefix `other_` selects the other network."""
         ids, probabilities = self.array(f"{prefix}top_ids"), self.array(f"{prefix}top_p")
         return [self._alternatives(row, ps) for row, ps in zip(ids, probabilities, strict=True)]
 
@@ -124,10 +124,10 @@ class ReadingContents:
         return tuple(Alternative(int(i), self.label(i), float(p)) for i, p in zip(ids, probabilities, strict=True))
 
     def tokens(self, *, prefix: str = "") -> list[TokenLine]:
-        """Return the tokens with what the network expected in their place; `prefix` `other_` asks for the other network."""
+        """Return the tokens with the predictions at their positions; prefix `other_` selects the other network."""
         surprisal, rank = self.array(f"{prefix}surprisal"), self.array(f"{prefix}rank")
         expected: list[tuple[Alternative, ...]] = [(), *self.alternatives(prefix=prefix)[:-1]]
-        special = set(self.reading.result["facts"]["special"])
+        special = set(self.inspection.result["facts"]["special"])
         trained = self.array("trained")
         return [
             TokenLine(
@@ -149,11 +149,11 @@ class ReadingContents:
 
     @cached_property
     def spans(self) -> list[str]:
-        """Return the pieces of text over which two networks with unlike vocabularies are compared."""
+        """The pieces of text over which two networks with different vocabularies are compared."""
         return [str(span) for span in self._words.get("spans", [])]
 
     def tensors(self) -> list[TensorLine]:
-        """Return the figures of a reading of weights."""
+        """Return the statistics of the tensors."""
         columns = {name: self.array(name) for name in ("values", "mean", "rms", "largest", "zeros", "beyond", "spectral", "counts")}
         return [
             TensorLine(
@@ -177,11 +177,11 @@ class ReadingContents:
 
     @property
     def outliers(self) -> list[tuple[str, str]]:
-        """Return (tensor, why it stands out), gravest first."""
+        """(tensor, reason) of the outliers, gravest first."""
         return [(str(entry["name"]), str(entry["text"])) for entry in self._words["outliers"]]
 
     def changes(self) -> list[ChangeLine]:
-        """Return how the tensors changed that both checkpoints hold in the same shape."""
+        """Return the changes of the tensors that both checkpoints have in the same shape."""
         columns = [self.array(name) for name in ("relative", "cosine", "norm_a", "norm_change")]
         return [
             ChangeLine(words["name"], words["layer"], *(float(column[row]) for column in columns))
@@ -190,7 +190,7 @@ class ReadingContents:
 
     @property
     def missing(self) -> dict[str, list[str]]:
-        """Return the tensors that have no partner: `only_first`, `only_other`, and `unlike` in shape."""
+        """The tensors without a counterpart: `only_first`, `only_other`, and `unlike` in shape."""
         return {name: [str(part) for part in parts] for name, parts in self._words["missing"].items()}
 
 

@@ -1,4 +1,4 @@
-"""Readings: what an inspection found about a checkpoint, on one text or in its weights. The same question gives the stored answer."""
+"""Inspect checkpoints on a text, or their weights. The same request returns the stored inspection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
-from backend.domain.checkpoints.inspection_config import ReadingConfig, reading_fingerprint
+from backend.domain.checkpoints.inspection_config import InspectionConfig, inspection_fingerprint
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
@@ -24,15 +24,15 @@ NUMBERS, WORDS = "numbers.npz", "words.json"
 
 
 @dataclass(frozen=True)
-class ReadingView:
-    """A reading. `other` is the checkpoint it is held beside; `result` is what the job summed up, `folder` where the rest lies."""
+class InspectionView:
+    """An inspection. `other` is the checkpoint compared with; `result` is the job's summary, `folder` holds the arrays."""
 
     id: str
     checkpoint_id: str | None
     checkpoint: str
     other_id: str | None
     other: str | None
-    config: ReadingConfig
+    config: InspectionConfig
     job_id: str | None
     status: Status
     progress: dict[str, Any]
@@ -40,7 +40,7 @@ class ReadingView:
     result: dict[str, Any]
     folder: str | None
     created_at: datetime
-    reused: bool = False  # a launch found the same question answered, or being answered
+    reused: bool = False  # the launch returned a stored or running inspection of the same request
 
     @property
     def is_active(self) -> bool:
@@ -49,12 +49,12 @@ class ReadingView:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has been made."""
+        """Whether its results are there."""
         return self.folder is not None and self.status is Status.FINISHED
 
     @property
     def label(self) -> str:
-        """What was read, in a few words: the beginning of the text."""
+        """The beginning of the text, or `weights`."""
         if not self.config.of_text:
             return "weights"
         text = self.config.text or self.config.messages[-1].content
@@ -70,27 +70,27 @@ class _Subject:
     identity: str
 
 
-def launch_reading(
-    ctx: Context, *, checkpoint: str, config: ReadingConfig, person: Person, against: str | None = None, again: bool = False
-) -> ReadingView:
-    """Ask for a reading of a checkpoint (name, id, or a folder of this machine), beside another one if `against` is given.
+def launch_inspection(
+    ctx: Context, *, checkpoint: str, config: InspectionConfig, person: Person, against: str | None = None, again: bool = False
+) -> InspectionView:
+    """Start an inspection of a checkpoint (name, id, or a folder of this machine), compared with `against` if given.
 
-    A question that was answered before, or is being answered, is returned as `reused`, unless `again`. Raises NotFound, Conflict if the
-    files of a checkpoint are not there, InvalidInput for a text of spaces alone, NotAllowed, also for a folder that an account names.
+    A stored or running inspection of the same request is returned as `reused`, unless `again`. Raises NotFound, Conflict if a
+    checkpoint's files were deleted, InvalidInput for a blank text, NotAllowed, also for a folder named by an account.
     """
     require_builder(person)
     if config.of_text and not any(part.strip() for part in (config.text, *(message.content for message in config.messages))):
-        raise InvalidInput("There is nothing to read: the text is empty.", remedy="Type a text.", field="text")
+        raise InvalidInput("The text is empty.", remedy="Type a text to analyze.", field="text")
     subject, other = _subject(ctx, checkpoint), _subject(ctx, against) if against else None
     if person.id is not None and any(one is not None and one.id is None for one in (subject, other)):
-        raise NotAllowed("An account reads checkpoints, not folders of the server.", remedy="Add the folder as a base first.")
-    fingerprint = reading_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
+        raise NotAllowed("Accounts inspect checkpoints, not folders of the server.", remedy="Add the folder as a base first.")
+    fingerprint = inspection_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
     with ctx.db.write() as session:
         found = None if again else _already_there(session, ctx, fingerprint)
-        reading_id = found or _add_reading(session, ctx, config, subject=subject, other=other, fingerprint=fingerprint, person=person)
+        inspection_id = found or _add_inspection(session, ctx, config, subject=subject, other=other, fingerprint=fingerprint, person=person)
     if found is None:
         wake(ctx, "eval")
-    return replace(get_reading(ctx, reading_id), reused=found is not None)
+    return replace(get_inspection(ctx, inspection_id), reused=found is not None)
 
 
 def _subject(ctx: Context, name_or_folder: str) -> _Subject:
@@ -105,7 +105,7 @@ def _subject(ctx: Context, name_or_folder: str) -> _Subject:
         changed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return _Subject(None, path.name, str(path), f"{path}:{changed}")
     if found.folder is None:
-        raise Conflict(f"The files of “{found.name}” are not there.", field="checkpoint")
+        raise Conflict(f"The files of “{found.name}” were deleted.", field="checkpoint")
     return _Subject(found.id, found.name, found.folder, found.id)
 
 
@@ -126,29 +126,29 @@ def _already_there(session: Session, ctx: Context, fingerprint: str) -> str | No
     return None
 
 
-def _add_reading(
-    session: Session, ctx: Context, config: ReadingConfig, *, subject: _Subject, other: _Subject | None, fingerprint: str, person: Person
+def _add_inspection(
+    session: Session, ctx: Context, config: InspectionConfig, *, subject: _Subject, other: _Subject | None, fingerprint: str, person: Person
 ) -> str:
-    reading_id, stored = new_id(), config.model_dump(mode="json")
-    beside = f" beside {other.name}" if other else ""
+    inspection_id, stored = new_id(), config.model_dump(mode="json")
+    compared = f" and {other.name}" if other else ""
     what = "text" if config.of_text else "weights"
     job = add_job(
         session,
         ctx,
         kind=JobKind.INSPECT,
-        title=f"Inspect {subject.name}{beside}: {what}"[:200],
+        title=f"Inspect {subject.name}{compared}: {what}"[:200],
         priority=3,
         payload={
             "checkpoint": subject.folder,
             "other": other.folder if other else None,
             "config": stored,
-            "out": f"readings/{reading_id}",
+            "out": f"inspections/{inspection_id}",
         },
         created_by=person.id,
     )
     session.add(
         Analysis(
-            id=reading_id,
+            id=inspection_id,
             kind=JobKind.INSPECT.value,
             job_id=job.id,
             checkpoint_id=subject.id,
@@ -159,51 +159,51 @@ def _add_reading(
         )
     )
     session.flush()
-    return reading_id
+    return inspection_id
 
 
-def get_reading(ctx: Context, reading_id: str) -> ReadingView:
-    """Return one. Raises NotFound."""
+def get_inspection(ctx: Context, inspection_id: str) -> InspectionView:
+    """Return an inspection. Raises NotFound."""
     with ctx.db.read() as session:
-        row = session.get(Analysis, reading_id)
+        row = session.get(Analysis, inspection_id)
         if row is None or row.kind != JobKind.INSPECT:
-            raise NotFound("There is no such reading.", remedy="It may have been deleted; read the text again.")
+            raise NotFound("There is no such inspection.", remedy="It may have been deleted; analyze the text again.")
         return _views(session, [row])[0]
 
 
-def list_readings(ctx: Context, checkpoint_id: str, *, limit: int = 30) -> list[ReadingView]:
-    """Return the readings in which a checkpoint plays a part, newest first."""
+def list_inspections(ctx: Context, checkpoint_id: str, *, limit: int = 30) -> list[InspectionView]:
+    """Return the inspections that involve a checkpoint, newest first."""
     mine = or_(Analysis.checkpoint_id == checkpoint_id, Analysis.other_checkpoint_id == checkpoint_id)
     query = select(Analysis).where(Analysis.kind == JobKind.INSPECT, mine).order_by(Analysis.created_at.desc(), Analysis.id).limit(limit)
     with ctx.db.read() as session:
         return _views(session, list(session.scalars(query)))
 
 
-def find_reading(ctx: Context, *, checkpoint: str, config: ReadingConfig, against: str | None = None) -> ReadingView | None:
-    """Return the newest reading that answers a question, finished or not, without asking for one; None if nobody asked yet."""
+def find_inspection(ctx: Context, *, checkpoint: str, config: InspectionConfig, against: str | None = None) -> InspectionView | None:
+    """Return the newest inspection of a request, finished or not, or None. Starts nothing."""
     subject, other = _subject(ctx, checkpoint), _subject(ctx, against) if against else None
-    fingerprint = reading_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
+    fingerprint = inspection_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
     query = select(Analysis).where(Analysis.kind == JobKind.INSPECT, Analysis.config["fingerprint"].as_string() == fingerprint)
     with ctx.db.read() as session:
         row = session.scalar(query.order_by(Analysis.created_at.desc()).limit(1))
         return _views(session, [row])[0] if row is not None else None
 
 
-def delete_reading(ctx: Context, reading_id: str, *, person: Person) -> None:
-    """Delete a reading with its files; one that is being made is stopped. Raises NotFound, NotAllowed."""
+def delete_inspection(ctx: Context, inspection_id: str, *, person: Person) -> None:
+    """Delete an inspection with its files, stopping it if it runs. Raises NotFound, NotAllowed."""
     require_builder(person)
-    reading = get_reading(ctx, reading_id)
-    if reading.is_active and reading.job_id:
-        request_stop(ctx, reading.job_id)
+    inspection = get_inspection(ctx, inspection_id)
+    if inspection.is_active and inspection.job_id:
+        request_stop(ctx, inspection.job_id)
     with ctx.db.write() as session:
-        row = session.get(Analysis, reading_id)
+        row = session.get(Analysis, inspection_id)
         if row is not None:
             session.delete(row)
-    ctx.artifacts.remove(f"readings/{reading.id}")
+    ctx.artifacts.remove(inspection.folder or f"inspections/{inspection.id}")  # older ones lie in readings/
 
 
-def record_reading(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
-    """Write down what a finished inspection found. One that was deleted meanwhile leaves no files."""
+def record_inspection(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+    """Store the results of a finished inspection; remove its files if it was deleted meanwhile."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is None:
         ctx.artifacts.remove(str(result["folder"]))
@@ -212,7 +212,7 @@ def record_reading(session: Session, ctx: Context, claim: Claim, result: dict[st
     row.result = {key: value for key, value in result.items() if key != "folder"}
 
 
-def _views(session: Session, rows: Sequence[Analysis]) -> list[ReadingView]:
+def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
     ids = {part for row in rows for part in (row.checkpoint_id, row.other_checkpoint_id) if part}
     names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).tuples().all())
     jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({row.job_id for row in rows if row.job_id})))}
@@ -221,13 +221,13 @@ def _views(session: Session, rows: Sequence[Analysis]) -> list[ReadingView]:
         job = jobs.get(row.job_id or "")
         first, second = row.config["names"]
         views.append(
-            ReadingView(
+            InspectionView(
                 id=row.id,
                 checkpoint_id=row.checkpoint_id,
                 checkpoint=names.get(row.checkpoint_id or "", first),
                 other_id=row.other_checkpoint_id,
                 other=names.get(row.other_checkpoint_id or "", second),
-                config=ReadingConfig.model_validate(row.config["asked"]),
+                config=InspectionConfig.model_validate(row.config["asked"]),
                 job_id=row.job_id,
                 status=Status(job.status) if job else Status.FINISHED,
                 progress=dict(job.progress or {}) if job else {},

@@ -1,4 +1,4 @@
-"""From logits and attention to the numbers of a reading. Natural logarithms; sums in fp64. Pure: tensors in, arrays out."""
+"""From logits and attention to the numbers of an inspection. Natural logarithms; sums in fp64. Pure: tensors in, arrays out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens that a reading is about: a text after the begin token, as perplexity scores it, or a conversation as chat renders it."""
+"""The tokens that an inspection is about: a text after the begin token, as perplexity scores it, or a conversation as chat renders it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.domain.checkpoints.inspection_config import MAX_TOKENS, ReadingConfig
+from backend.domain.checkpoints.inspection_config import MAX_TOKENS, InspectionConfig
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import encode_chat
 from jobs.modeling.loglikelihood import prefix_token
@@ -33,8 +33,8 @@ class Passage:
         return self.total > len(self.ids)
 
 
-def encode_reading(tokenizer: PreTrainedTokenizerBase, config: ReadingConfig, *, longest: int, limit: int = MAX_TOKENS) -> Passage:
-    """Cut a reading's text or conversation into tokens, at most `limit` and at most what the network reads at once.
+def encode_passage(tokenizer: PreTrainedTokenizerBase, config: InspectionConfig, *, longest: int, limit: int = MAX_TOKENS) -> Passage:
+    """Cut an inspection's text or conversation into tokens, at most `limit` and at most what the network reads at once.
 
     A text's tokens are those of `rolling_nll`: after BOS, else EOS, else nothing. Raises InvalidInput if there is nothing to score.
     """

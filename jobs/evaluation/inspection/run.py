@@ -1,6 +1,6 @@
-"""Entry of an inspection: what a checkpoint makes of a text, or what its weights look like. Its answer is called a reading.
+"""Entry of an inspection: what a checkpoint makes of a text, or what its weights look like. Its answer is called an inspection.
 
-Payload: `config` (a ReadingConfig), `checkpoint` and perhaps `other` (folders), `out` (a folder relative to the artifacts). `out` then
+Payload: `config` (a InspectionConfig), `checkpoint` and perhaps `other` (folders), `out` (a folder relative to the artifacts). `out` then
 holds `numbers.npz` (plain arrays) and `words.json`; the result holds what fits in a row: `folder`, `facts`, and `loss`, `attention`, `lens`,
 `pair` or `weights`, `changes`.
 """
@@ -13,22 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain.checkpoints.inspection_config import ReadingConfig
-from jobs.evaluation.inspection.text import TextReading
+from backend.domain.checkpoints.inspection_config import InspectionConfig
+from jobs.evaluation.inspection.text import TextInspection
 from jobs.evaluation.inspection.weights import read_weights
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
-    """Make the reading; see the module's first lines. Raises RoundhouseError subclasses for what can't be read."""
+    """Make the inspection; see the module's first lines. Raises RoundhouseError subclasses for what can't be read."""
     payload = spec.payload
     set_threads(payload.get("threads"))
-    config = ReadingConfig.model_validate(payload["config"])
+    config = InspectionConfig.model_validate(payload["config"])
     subject = spec.path(payload["checkpoint"])
     other = spec.path(payload["other"]) if payload.get("other") else None
     if config.of_text:
-        result, numbers, words = TextReading(config, reporter).read(subject, other)
+        result, numbers, words = TextInspection(config, reporter).read(subject, other)
     else:
         result, numbers, words = read_weights(subject, other, reporter)
     out = spec.path(payload["out"])

@@ -1,4 +1,4 @@
-"""A reading of a text: loads the networks one after the other and gathers what the parts of the reading say."""
+"""An inspection of a text: loads the networks one after the other and gathers what the parts of the inspection say."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES, ReadingConfig
+from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import Pass, find_blocks, lens_logits, read_network
 from jobs.evaluation.inspection.numbers import HeadNumbers, TokenNumbers, head_numbers, lens_numbers, pair_numbers, token_numbers
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
-from jobs.evaluation.inspection.passage import Passage, encode_reading, scored_bytes
+from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer
 from jobs.modeling.devices import pick_device
@@ -47,10 +47,10 @@ class _Subject:
         return int(self.network.get_input_embeddings().num_embeddings)
 
 
-class TextReading:
-    """One reading in the making; `read` does it all. Keeps at most one network in memory."""
+class TextInspection:
+    """One inspection in the making; `read` does it all. Keeps at most one network in memory."""
 
-    def __init__(self, config: ReadingConfig, reporter: Reporter) -> None:
+    def __init__(self, config: InspectionConfig, reporter: Reporter) -> None:
         self._config, self._reporter = config, reporter
         self._numbers: Arrays = {}
         self._words: dict[str, Any] = {}
@@ -62,9 +62,9 @@ class TextReading:
         """Return (result, numbers, words). Raises InvalidInput for a text that can't be read, JobFailed for a network that can't."""
         self._step("Loading the network")
         subject = self._load(folder)
-        passage = encode_reading(subject.tokenizer, self._config, longest=longest_input(subject.network))
+        passage = encode_passage(subject.tokenizer, self._config, longest=longest_input(subject.network))
         self._total += len(find_blocks(subject.network)) + 1 + (3 if other is not None else 0)
-        self._step("Reading the text")
+        self._step("Inspection the text")
         seen = read_network(subject.network, passage.ids)
         tokens = token_numbers(seen.logits, passage.ids)
         self._result["loss"] = self._loss(subject, passage, tokens)
@@ -96,7 +96,7 @@ class TextReading:
     def _load(self, folder: Path) -> _Subject:
         device = pick_device()
         tokenizer = load_tokenizer(folder)
-        return _Subject(load_network(folder, device=device, dtype=pick_reading_dtype(folder, device=device)), tokenizer)
+        return _Subject(load_network(folder, device=device, dtype=pick_inspection_dtype(folder, device=device)), tokenizer)
 
     def _facts(self, subject: _Subject, passage: Passage) -> dict[str, Any]:
         special = set(subject.tokenizer.all_special_ids)
@@ -169,7 +169,7 @@ class TextReading:
                 remedy="Give a shorter text.",
                 field="text",
             )
-        self._step("Reading the text with it")
+        self._step("Inspection the text with it")
         beside = read_network(other.network, passage.ids, attention=False, states=False).logits
         numbers, theirs = pair_numbers(logits, beside), token_numbers(beside, passage.ids)
         self._numbers |= {"kl_pq": numbers.kl_pq, "kl_qp": numbers.kl_qp, "agree": numbers.agree, **_token_arrays(theirs, prefix="other_")}
@@ -192,8 +192,8 @@ class TextReading:
                 remedy="Compare them on a text; loss per byte can be compared between vocabularies.",
                 field="against",
             )
-        theirs = encode_reading(other.tokenizer, self._config, longest=longest_input(other.network))
-        self._step("Reading the text with it")
+        theirs = encode_passage(other.tokenizer, self._config, longest=longest_input(other.network))
+        self._step("Inspection the text with it")
         numbers = token_numbers(read_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids)
         text = self._config.text
         spans = align_losses(passage, theirs, tokens.surprisal.tolist(), numbers.surprisal.tolist(), num_characters=len(text))
@@ -212,7 +212,7 @@ class TextReading:
         }
 
 
-def pick_reading_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
+def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
     """Return fp32 where the network fits in it, else bf16. Raises JobFailed if it fits in neither, before the machine runs out of memory."""
     described = inspect_folder(base_folder_of(folder) if is_adapter(folder) else folder)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -1,4 +1,4 @@
-"""A reading of weights: every tensor in figures, what stands out, and, beside a second checkpoint, what changed. Loads no network."""
+"""An inspection of weights: every tensor in figures, what stands out, and, beside a second checkpoint, what changed. Loads no network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_weights(subject: Path, other: Path | None, reporter: Reporter) -> tuple
         tensors = []
         for done, name in enumerate(names):
             check_stop(reporter)
-            reporter.progress(done, len(names) * (2 if other else 1), unit="tensors", message=f"Reading {name}")
+            reporter.progress(done, len(names) * (2 if other else 1), unit="tensors", message=f"Inspection {name}")
             tensors.append(read_tensor(weights, name))
         changes, missing = _changes(weights, other, reporter) if other is not None else ([], {})
     outliers = find_outliers(tensors)

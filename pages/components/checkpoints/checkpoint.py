@@ -88,7 +88,7 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
                     delete_checkpoint(ctx, checkpoint.id, person=person)
                     st.switch_page(routes.CHECKPOINTS)
         return
-    draw_job(ctx, person, checkpoint.job_id, doing=f"Reading {checkpoint.source}")
+    draw_job(ctx, person, checkpoint.job_id, doing=f"Inspection {checkpoint.source}")
 
 
 def _draw_facts(checkpoint: CheckpointView) -> None:

@@ -1,4 +1,4 @@
-"""`roundhouse inspect`: one JSON document with all that a reading holds; where no worker runs the work is done here."""
+"""`roundhouse inspect`: one JSON document with all that an inspection holds; where no worker runs the work is done here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app
-from backend.domain.checkpoints.inspection_config import ReadingConfig
-from backend.services.checkpoints.inspections import launch_reading
+from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.services.checkpoints.inspections import launch_inspection
 from backend.services.context import LOCAL, Context
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
@@ -64,8 +64,8 @@ def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) ->
 def test_stored_answers_are_printed_whole(site: Context) -> None:
     add_network(site, "oak")
     add_network(site, "elm", seed=1)
-    for config in (ReadingConfig(text="A cat."), ReadingConfig()):
-        do_job(site, str(launch_reading(site, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id))
+    for config in (InspectionConfig(text="A cat."), InspectionConfig()):
+        do_job(site, str(launch_inspection(site, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id))
     asked = ("oak", "--text", "A cat.", "--against", "elm", "--weights")
     status, out = ask(*asked, "--json")
     assert status == 0
@@ -79,7 +79,7 @@ def test_stored_answers_are_printed_whole(site: Context) -> None:
     assert status == 0
     assert "nats per token" in out
     assert "mean KL" in out
-    assert "weights moved by" in out
+    assert "weights changed by" in out
 
 
 def test_what_can_t_be_inspected_is_said(site: Context, tmp_path: Path) -> None:

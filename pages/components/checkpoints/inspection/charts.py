@@ -1,4 +1,4 @@
-"""Figures of readings. Pure: plain data in, a Plotly figure out. Colours are see-through, so that they suit the light and the dark page."""
+"""Figures of inspections. Pure: plain data in, a Plotly figure out. Translucent colours suit the light and the dark page."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pages.components.words import figure_text
 
 Array = npt.NDArray[Any]
 SHADES = [[share, fade(ACCENT, share**0.5)] for share in (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)]
-"""Opacity by the square root of the value, so that the weak weights beside a strong one can be seen."""
+"""Opacity by the square root of the value, so that weak weights show beside a strong one."""
 EVEN_SHADES = [[0.0, fade(ACCENT, 0.04)], [1.0, fade(ACCENT, 0.95)]]
 TILE = 40
-"""Cells along each side of a small map; longer texts are pooled by their maximum."""
+"""Cells along each side of a small map; longer texts are max-pooled."""
 PICTURES = {"\n": "↵", "\t": "→", " ": "·", "\r": "␍"}
 
 
@@ -34,7 +34,7 @@ def numbered(labels: Sequence[str], *, limit: int = 14) -> list[str]:
 
 
 def alternatives_bar(rows: Sequence[tuple[str, float]], *, marked: int | None = None) -> go.Figure:
-    """Return bars of (token, probability), likeliest first; `marked` is the index of the token that really stood there."""
+    """Return bars of (token, probability), likeliest first; `marked` is the index of the actual token."""
     names = [f"{place + 1}  {visible(text, 22)}" for place, (text, _) in enumerate(rows)]
     shares = [100 * probability for _, probability in rows]
     figure = go.Figure()
@@ -67,7 +67,7 @@ def share_text(share: float) -> str:
 
 
 def head_overview(values: Array, *, title: str, percent: bool) -> go.Figure:
-    """Return one cell for each head: layers up, heads to the right. `values` [layers, heads], NaN where a layer has fewer."""
+    """Return one cell per head: layers up, heads to the right. `values` [layers, heads], NaN where a layer has fewer."""
     layers, heads = values.shape
     shown = 100 * values if percent else values
     figure = go.Figure()
@@ -109,7 +109,7 @@ def attention_map(weights: Array, labels: Sequence[str]) -> go.Figure:
     figure.update_layout(
         height=min(760, max(320, 130 + 15 * size)),
         margin=MARGIN,
-        xaxis={"title": "Looked at", "tickangle": -60, "type": "category", "automargin": True, "showgrid": False},
+        xaxis={"title": "To", "tickangle": -60, "type": "category", "automargin": True, "showgrid": False},
         yaxis={"title": "From", "autorange": "reversed", "type": "category", "automargin": True, "showgrid": False},
     )
     return figure
@@ -152,7 +152,7 @@ def attention_mosaic(maps: Array, *, columns: int = 3) -> go.Figure:
 
 
 def lens_map(texts: Sequence[Sequence[str]], values: Array, labels: Sequence[str], *, first: int, percent: bool, title: str) -> go.Figure:
-    """Return the logit lens: depths upwards, the tokens read to the right, in each cell the token it would predict.
+    """Return the logit lens: depths upwards, tokens to the right, in each cell the predicted token.
 
     `texts` and `values` [depths, columns]; `labels` name the columns, whose first is token `first` of the text.
     """
@@ -185,11 +185,11 @@ def lens_map(texts: Sequence[Sequence[str]], values: Array, labels: Sequence[str
 
 
 def lens_lines(kl: Array, agree: Array) -> go.Figure:
-    """Return how near each layer is to the end: mean KL to the final distribution (left), share of equal first choices (right)."""
+    """Return the mean KL of each layer to the final distribution (left) and the share of equal top tokens (right)."""
     depths = list(range(len(kl)))
     figure = go.Figure()
-    figure.add_scatter(x=depths, y=kl, name="KL to the end, nats", line={"color": ACCENT}, mode="lines+markers")
-    figure.add_scatter(x=depths, y=100 * agree, name="same first choice, %", line={"color": BLUE}, mode="lines+markers", yaxis="y2")
+    figure.add_scatter(x=depths, y=kl, name="KL to the final distribution, nats", line={"color": ACCENT}, mode="lines+markers")
+    figure.add_scatter(x=depths, y=100 * agree, name="same top token, %", line={"color": BLUE}, mode="lines+markers", yaxis="y2")
     figure.update_layout(
         height=260,
         margin=MARGIN,
@@ -202,7 +202,7 @@ def lens_lines(kl: Array, agree: Array) -> go.Figure:
 
 
 def by_layer(series: Mapping[str, Sequence[tuple[int, float]]], *, title: str, percent: bool = False, log: bool = False) -> go.Figure:
-    """Return a line over the layers for each part of a layer, as (layer, value)."""
+    """Return a line over the layers for each weight, as (layer, value)."""
     figure = go.Figure()
     for place, (part, points) in enumerate(series.items()):
         figure.add_scatter(
@@ -224,7 +224,7 @@ def by_layer(series: Mapping[str, Sequence[tuple[int, float]]], *, title: str, p
 
 
 def weight_histograms(counts: Array, names: Sequence[str], edges: Array) -> go.Figure:
-    """Return the spread of several tensors, a row each: shares of values by their distance from 0 in RMS. `counts` [tensors, bins]."""
+    """Return histograms of several tensors, one row each: shares of values in RMS. `counts` [tensors, bins]."""
     shares = counts / np.maximum(1, counts.sum(-1, keepdims=True)) * 100
     figure = go.Figure()
     figure.add_heatmap(

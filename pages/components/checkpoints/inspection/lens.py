@@ -1,29 +1,29 @@
-"""A reading's logit lens: what each layer would already predict."""
+"""Logit lens of an inspection: the prediction after each layer."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from backend.services.checkpoints.inspection_results import ReadingContents
+from backend.services.checkpoints.inspection_results import InspectionResults
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import lens_lines, lens_map
 from pages.components.frame import plain
 
 COLUMNS = 24
-COLOURS = {"p": "Probability of the first choice", "kl": "KL to the final distribution"}
+COLOURS = {"p": "Probability of the top token", "kl": "KL to the final distribution"}
 
 
-def draw_lens(contents: ReadingContents) -> None:
+def draw_lens(results: InspectionResults) -> None:
     """Draw the logit lens tab."""
-    facts = contents.reading.result["lens"]
+    facts = results.inspection.result["lens"]
     if not facts["depths"]:
         st.info(plain(facts["reason"]), icon=":material/visibility_off:")
         return
     st.caption(
-        "Each layer's output is put straight through the network's own final norm and output head: what would be predicted if the network ended there. "
-        "In a cell stands the first choice after the token below it; the topmost row is the network's answer."
+        "Each layer's output goes through the final norm and output head. A cell shows the top token predicted after the token below it; "
+        "the top row is the network's own prediction."
     )
-    ids, probability, kl = (contents.array(f"lens_{name}") for name in ("ids", "p", "kl"))
+    ids, probability, kl = (results.array(f"lens_{name}") for name in ("ids", "p", "kl"))
     total = ids.shape[1]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         colour = st.segmented_control(
@@ -37,29 +37,29 @@ def draw_lens(contents: ReadingContents) -> None:
         )
         first = 0
         if total > COLUMNS:
-            first = int(st.slider("From token", 0, total - COLUMNS, 0, key=f"lens_first_{contents.reading.id}", width=320))
+            first = int(st.slider("From token", 0, total - COLUMNS, 0, key=f"lens_first_{results.inspection.id}", width=320))
     shown = slice(first, first + COLUMNS)
-    texts = [[contents.label(token) for token in row] for row in ids[:, shown]]
+    texts = [[results.label(token) for token in row] for row in ids[:, shown]]
     values = probability if colour == "p" else kl
     st.plotly_chart(
         lens_map(
             texts,
             values[:, shown],
-            contents.labels[shown],
+            results.labels[shown],
             first=first,
             percent=colour == "p",
             title="probability, %" if colour == "p" else "nats",
         ),
         key="lens_map",
         config=STATIC,
-        alt="The token that each layer would predict after each token of the text",
+        alt="Top token predicted by each layer after each token of the text",
     )
-    st.subheader("How early it knows", anchor=False)
-    st.caption("Means over the whole text.")
+    st.subheader("Convergence by layer", anchor=False)
+    st.caption("Mean over the text.")
     st.plotly_chart(
         lens_lines(kl[1:].mean(-1), (ids == ids[-1]).mean(-1)[1:]),
         key="lens_lines",
         config=STATIC,
-        alt="Distance to the final distribution by layer",
+        alt="KL to the final distribution by layer",
     )
-    st.caption(f"Check: the last row's logits differ from the network's own by at most {facts['error']:.1e}.")
+    st.caption(f"Check: the top row's logits match the network's own within {facts['error']:.1e}.")

@@ -1,10 +1,10 @@
-"""A reading's tokens: what each cost, what was expected in its place, what would come next."""
+"""Tokens of an inspection: the loss of each, its likeliest alternatives, and the next token."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from backend.services.checkpoints.inspection_results import Alternative, ReadingContents, TokenLine
+from backend.services.checkpoints.inspection_results import Alternative, InspectionResults, TokenLine
 from pages.components.browser.token_strip.component import Mark, token_strip
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import alternatives_bar, share_text
@@ -13,48 +13,48 @@ from pages.components.frame import plain
 FULL_BITS = 12.0
 
 
-def draw_tokens(contents: ReadingContents) -> None:
+def draw_tokens(results: InspectionResults) -> None:
     """Draw the tokens tab."""
-    result = contents.reading.result
+    result = results.inspection.result
     _draw_loss(result["loss"])
-    lines = contents.tokens()
+    lines = results.tokens()
     st.caption(
-        f"The deeper a token's colour, the less it was expected; full colour at {FULL_BITS:.0f} bits. Click a token, or move with the arrow keys."
+        f"Colour shows surprisal, in full at {FULL_BITS:.0f} bits. Click a token or move with the arrow keys to see its alternatives."
     )
     likely = max((line for line in lines if line.bits is not None), key=lambda line: line.bits or 0.0)
     picked = token_strip(
-        contents.labels,
+        results.labels,
         values=[None if line.bits is None else line.bits / FULL_BITS for line in lines],
         titles=[_title(line) for line in lines],
         marks=[_mark(line) for line in lines],
         selected=likely.position,
-        key=f"strip_{contents.reading.id}",
+        key=f"strip_{results.inspection.id}",
     )
     left, right = st.columns(2, gap="large")
     with left:
         _draw_token(lines[likely.position if picked is None else picked], lines)
     with right:
-        st.subheader("After the end", anchor=False)
-        st.caption("What the network would write next.")
-        draw_alternatives(contents.alternatives()[-1], key=f"next_{contents.reading.id}")
+        st.subheader("Next token", anchor=False)
+        st.caption("Predicted after the end of the text.")
+        draw_alternatives(results.alternatives()[-1], key=f"next_{results.inspection.id}")
     with st.expander("All tokens as a table", icon=":material/table:"):
         st.dataframe(
             [
                 {
-                    "Place": line.position,
+                    "Position": line.position,
                     "Token": line.text,
                     "Bits": line.bits,
                     "Nats": line.surprisal,
                     "Rank": line.rank,
-                    "Expected instead": line.expected[0].text if line.expected else None,
-                    "Its probability": line.expected[0].probability if line.expected else None,
+                    "Likeliest": line.expected[0].text if line.expected else None,
+                    "Probability of the likeliest": line.expected[0].probability if line.expected else None,
                 }
                 for line in lines
             ],
             hide_index=True,
-            key=f"table_{contents.reading.id}",
+            key=f"table_{results.inspection.id}",
             column_config={
-                "Its probability": st.column_config.NumberColumn(format="percent"),
+                "Probability of the likeliest": st.column_config.NumberColumn(format="percent"),
                 "Bits": st.column_config.NumberColumn(format="%.3f"),
                 "Nats": st.column_config.NumberColumn(format="%.4f"),
             },
@@ -62,7 +62,7 @@ def draw_tokens(contents: ReadingContents) -> None:
 
 
 def draw_alternatives(alternatives: tuple[Alternative, ...], *, key: str, actual: int | None = None) -> None:
-    """Draw what might stand at a place, `actual` (a token's id) in colour."""
+    """Draw the likeliest tokens at a position, `actual` (a token id) in colour."""
     marked = next((place for place, one in enumerate(alternatives) if one.id == actual), None)
     rows = [(one.text, one.probability) for one in alternatives]
     st.plotly_chart(alternatives_bar(rows, marked=marked), key=key, config=STATIC, alt="Likeliest tokens with their probabilities")
@@ -78,36 +78,34 @@ def _draw_loss(loss: dict[str, object]) -> None:
     answers = loss.get("answers")
     if isinstance(answers, dict):
         grid.metric(
-            "Loss of the answer alone",
+            "Loss of the answer",
             _number(answers["mean_nats"]),
             border=True,
             height="stretch",
-            help="Nats per token of the assistant's words.",
+            help="Nats per token of the assistant's message.",
         )
     else:
-        grid.metric(
-            "Bits per byte", _number(loss["bits_per_byte"]), border=True, height="stretch", help="Can be compared between tokenizers."
-        )
+        grid.metric("Bits per byte", _number(loss["bits_per_byte"]), border=True, height="stretch", help="Comparable between tokenizers.")
 
 
 def _draw_token(line: TokenLine, lines: list[TokenLine]) -> None:
-    st.subheader(f"In place of token {line.position}", anchor=False)
+    st.subheader(f"Alternatives at token {line.position}", anchor=False)
     if line.surprisal is None or line.bits is None:
-        st.caption("It is the first one: nothing stands before it that could predict it.")
+        st.caption("The first token has no context, so it is not predicted.")
         return
     before = "".join(one.text for one in lines[max(0, line.position - 6) : line.position])
     st.text(f"…{before}▸{line.text}")
     share = share_text(2.0**-line.bits)
-    st.caption(f"It had probability {plain(share)}: {line.bits:.2f} bits, {line.surprisal:.3f} nats, rank {line.rank:,}.")
+    st.caption(f"Probability {plain(share)}, {line.bits:.2f} bits, {line.surprisal:.3f} nats, rank {line.rank:,}.")
     draw_alternatives(line.expected, key="expected", actual=line.id)
     if line.rank is not None and line.rank > len(line.expected):
-        st.caption("The token that stood there is not among these.")
+        st.caption("The actual token is not among the likeliest.")
 
 
 def _title(line: TokenLine) -> str:
     if line.bits is None:
-        return "nothing before it predicts it"
-    return f"{line.bits:.2f} bits, rank {line.rank:,}\nexpected: {line.expected[0].text!r} {share_text(line.expected[0].probability)}"
+        return "not predicted: first token"
+    return f"{line.bits:.2f} bits, rank {line.rank:,}\nlikeliest: {line.expected[0].text!r} {share_text(line.expected[0].probability)}"
 
 
 def _mark(line: TokenLine) -> Mark:

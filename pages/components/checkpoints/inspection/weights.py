@@ -1,4 +1,4 @@
-"""A reading of weights: what stands out, how the layers compare, each tensor's spread; and what changed between two checkpoints."""
+"""Weights of a checkpoint: outliers, layer by layer, histograms, and the change to another checkpoint."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import streamlit as st
 
-from backend.domain.checkpoints.inspection_config import ReadingConfig
+from backend.domain.checkpoints.inspection_config import InspectionConfig
 from backend.domain.wording import short
 from backend.services.checkpoints.checkpoints import CheckpointView
-from backend.services.checkpoints.inspection_results import ChangeLine, ReadingContents, TensorLine
-from backend.services.checkpoints.inspections import ReadingView, find_reading, get_reading, launch_reading
+from backend.services.checkpoints.inspection_results import ChangeLine, InspectionResults, TensorLine
+from backend.services.checkpoints.inspections import InspectionView, find_inspection, get_inspection, launch_inspection
 from backend.services.context import Context, Person
 from pages.components.charts.style import STATIC
 from pages.components.checkpoints.inspection.charts import by_layer, weight_histogram, weight_histograms
@@ -31,50 +31,52 @@ MEASURES: dict[str, tuple[str, Callable[[TensorLine], float | None], bool]] = {
 
 
 def draw_weights(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
-    """Draw the weights tab: the reading, or the way to it."""
-    reading = _find(ctx, person, checkpoint, None, label="Read the weights", about="Every tensor is read from the file; no text is needed.")
-    if reading is None:
+    """Draw the weights tab, or the button that starts the analysis."""
+    inspection = _find(ctx, person, checkpoint, None, label="Analyze weights", about="Statistics of every tensor. No text is needed.")
+    if inspection is None:
         return
-    contents = ReadingContents(ctx, reading)
-    lines = contents.tensors()
-    facts = reading.result["facts"]
+    results = InspectionResults(ctx, inspection)
+    lines = results.tensors()
+    facts = inspection.result["facts"]
     grid = st.grid(3, min_column_width=170)
     grid.metric("Tensors", f"{facts['tensors']:,}", border=True)
     grid.metric("Values", short(facts["values"]), border=True)
-    grid.metric("Stand out", f"{reading.result['outliers']:,}", border=True)
+    grid.metric("Outliers", f"{inspection.result['outliers']:,}", border=True)
     if facts["merged"]:
-        st.caption("An adapter: it was folded into its base first.")
-    _draw_outliers(contents)
+        st.caption("The adapter was merged into its base first.")
+    _draw_outliers(results)
     _draw_layers(lines)
-    _draw_tensor(contents, lines)
+    _draw_tensor(results, lines)
 
 
-def _find(ctx: Context, person: Person, checkpoint: CheckpointView, against: str | None, *, label: str, about: str) -> ReadingView | None:
-    """Return a finished reading of weights; where there is none, draw how it comes to be and return None."""
-    reading = find_reading(ctx, checkpoint=checkpoint.id, config=ReadingConfig(), against=against)
-    if reading is not None and reading.is_ready:
-        return reading
-    if reading is not None and reading.is_active and reading.job_id:
-        draw_job(ctx, person, reading.job_id, doing="Reading the weights")
+def _find(
+    ctx: Context, person: Person, checkpoint: CheckpointView, against: str | None, *, label: str, about: str
+) -> InspectionView | None:
+    """Return a finished inspection of weights; without one, draw its progress or the button that starts it and return None."""
+    inspection = find_inspection(ctx, checkpoint=checkpoint.id, config=InspectionConfig(), against=against)
+    if inspection is not None and inspection.is_ready:
+        return inspection
+    if inspection is not None and inspection.is_active and inspection.job_id:
+        draw_job(ctx, person, inspection.job_id, doing="Analyzing weights")
         return None
-    if reading is not None and reading.error.get("cause"):
-        show_problem(str(reading.error["cause"]), reading.error.get("remedy"))
+    if inspection is not None and inspection.error.get("cause"):
+        show_problem(str(inspection.error["cause"]), inspection.error.get("remedy"))
     st.caption(about)
     if st.button(label, icon=":material/play_arrow:", type="primary", key=f"weights_{checkpoint.id}_{against}"):
         with errors_shown():
-            made = launch_reading(ctx, checkpoint=checkpoint.id, config=ReadingConfig(), against=against, person=person)
-            get_reading(ctx, made.id)
+            made = launch_inspection(ctx, checkpoint=checkpoint.id, config=InspectionConfig(), against=against, person=person)
+            get_inspection(ctx, made.id)
             st.rerun()
     return None
 
 
-def _draw_outliers(contents: ReadingContents) -> None:
-    st.subheader("What stands out", anchor=False)
-    if not contents.outliers:
-        st.caption("Nothing: no tensor has outlier channels, spikes, many zeros or an RMS unlike that of its neighbours.")
+def _draw_outliers(results: InspectionResults) -> None:
+    st.subheader("Outliers", anchor=False)
+    if not results.outliers:
+        st.caption("None: no tensor has outlier channels, spikes, many zeros or an RMS unlike that of its neighbours.")
         return
-    draw_table([{"Tensor": name, "Why": why} for name, why in contents.outliers], key="weights_outliers", alt="Tensors that stand out")
-    st.caption("By rules of thumb: trained networks have outliers, and most do no harm. NaN, infinity and tensors of zeros do.")
+    draw_table([{"Tensor": name, "Reason": why} for name, why in results.outliers], key="weights_outliers", alt="Outlier tensors")
+    st.caption("Heuristics: most outliers of trained networks are harmless; NaN, infinity and all-zero tensors are not.")
 
 
 def _draw_layers(lines: list[TensorLine]) -> None:
@@ -95,33 +97,33 @@ def _draw_layers(lines: list[TensorLine]) -> None:
         if line.layer is not None and value is not None and not line.name.endswith("bias") and len(line.shape) > 1:
             points[line.part.removesuffix(".weight")].append((line.layer, value))
     if not points:
-        st.caption("There is none: too large to compute, or no matrices in layers.")
+        st.caption("Not available: the matrices are too large, or none belongs to a layer.")
         return
     if len(points) > MOST_LINES:
-        st.caption(f"The {MOST_LINES} first of {len(points)} parts; the table below has all.")
+        st.caption(f"The first {MOST_LINES} of {len(points)} weights; the table below has all.")
     st.plotly_chart(
         by_layer(dict(list(points.items())[:MOST_LINES]), title=f"{title}, %" if percent else title, percent=percent),
         key="weights_layers",
         config=STATIC,
-        alt=f"{title} by layer for each part",
+        alt=f"{title} by layer",
     )
 
 
-def _draw_tensor(contents: ReadingContents, lines: list[TensorLine]) -> None:
-    edges = contents.array("edges")
-    st.subheader("Spread of the values", anchor=False)
+def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
+    edges = results.array("edges")
+    st.subheader("Histograms", anchor=False)
     in_layers = [line for line in lines if line.layer is not None]
     parts = list(dict.fromkeys(line.part for line in sorted(in_layers, key=lambda line: len(line.shape) < 2)))  # matrices first
     if parts:
-        part = st.selectbox("Part of a layer", parts, key="weights_part", width=380)
+        part = st.selectbox("Weight", parts, key="weights_part", width=380)
         shown = [line for line in in_layers if line.part == part][:MOST_ROWS]
         st.plotly_chart(
             weight_histograms(np.stack([line.counts for line in shown]), [f"layer {line.layer}" for line in shown], edges),
             key="weights_spreads",
             config=STATIC,
-            alt="Histogram of each layer's values, a row each",
+            alt="Histogram of values, one row per layer",
         )
-    name = st.selectbox("One tensor", [line.name for line in lines], key="weights_name", width=560)
+    name = st.selectbox("Tensor", [line.name for line in lines], key="weights_name", width=560)
     line = next(line for line in lines if line.name == name)
     st.plotly_chart(
         weight_histogram(line.counts, edges, rms=line.rms), key="weights_one", config=STATIC, alt="Histogram of one tensor's values"
@@ -156,21 +158,21 @@ def _draw_tensor(contents: ReadingContents, lines: list[TensorLine]) -> None:
 
 
 def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other_id: str, other: str) -> None:
-    """Draw how the weights of two checkpoints differ."""
-    about = "Tensor by tensor: how far the second checkpoint's weights lie from the first one's."
-    reading = _find(ctx, person, checkpoint, other_id, label="Compare the weights", about=about)
-    if reading is None:
+    """Draw the change of weights between two checkpoints."""
+    about = "Relative change of every tensor from the first checkpoint to the second."
+    inspection = _find(ctx, person, checkpoint, other_id, label="Compare weights", about=about)
+    if inspection is None:
         return
-    contents, summary = ReadingContents(ctx, reading), reading.result["changes"]
-    changes, missing = contents.changes(), contents.missing
+    results, summary = InspectionResults(ctx, inspection), inspection.result["changes"]
+    changes, missing = results.changes(), results.missing
     if not changes:
-        st.info("No tensor of the two has the same name and shape, so there is nothing to subtract.", icon=":material/difference:")
+        st.info("No tensor has the same name and shape in both checkpoints.", icon=":material/difference:")
         return
     lone = sum(len(names) for names in missing.values())
     words = f"{summary['equal']:,} of {summary['compared']:,} tensors are equal."
     if summary["relative"] is not None:
-        words = f"From {plain(checkpoint.name)} to {plain(other)} the weights moved by {summary['relative']:.3%} of their norm. {words}"
-    st.markdown(words + (f" {lone:,} have no partner of the same name and shape." if lone else ""))
+        words = f"From {plain(checkpoint.name)} to {plain(other)} the weights changed by {summary['relative']:.3%} of their norm. {words}"
+    st.markdown(words + (f" {lone:,} have no counterpart of the same name and shape." if lone else ""))
     moved = _by_part(changes)
     if moved:
         st.plotly_chart(
@@ -198,14 +200,14 @@ def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other
                 "Cosine": st.column_config.NumberColumn(format="%.6f"),
             },
         )
-        for name, title in (("unlike", "Unlike in shape"), ("only_first", "Only in the first"), ("only_other", "Only in the second")):
+        for name, title in (("unlike", "Different shapes"), ("only_first", "Only in the first"), ("only_other", "Only in the second")):
             if missing[name]:
                 st.caption(title)
                 st.text("\n".join(missing[name][:MOST_ROWS]))
 
 
 def _by_part(changes: Sequence[ChangeLine]) -> dict[str, list[tuple[int, float]]]:
-    """Group changes of matrices by their part of a layer, the most moved parts first."""
+    """Group changes of matrices by weight, the most changed first."""
     points: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for change in changes:
         if change.layer is not None and np.isfinite(change.relative):

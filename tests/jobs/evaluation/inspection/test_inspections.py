@@ -43,11 +43,11 @@ def inspect(root: Path, checkpoint: str, other: str | None = None, *, reporter: 
     """Run an inspection; returns (result, numbers, words)."""
     folder = root / "jobs" / "job"
     folder.mkdir(parents=True, exist_ok=True)
-    payload = {"checkpoint": checkpoint, "other": other, "config": config, "out": "readings/one", "threads": 1}
+    payload = {"checkpoint": checkpoint, "other": other, "config": config, "out": "inspections/one", "threads": 1}
     result = run_inspect.run(JobSpec("job", 1, "inspect", payload, root, folder), reporter or Remembering())
-    with np.load(root / "readings" / "one" / "numbers.npz", allow_pickle=False) as file:
+    with np.load(root / "inspections" / "one" / "numbers.npz", allow_pickle=False) as file:
         numbers = dict(file)
-    return result, numbers, json.loads((root / "readings" / "one" / "words.json").read_text())
+    return result, numbers, json.loads((root / "inspections" / "one" / "words.json").read_text())
 
 
 def test_a_text_is_read_whole(root: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_text_is_read_whole(root: Path) -> None:
     assert {str(token) for token in numbers["lens_ids"].flatten()} <= set(words["labels"])
     assert (result["facts"]["family"], result["facts"]["special"], result["facts"]["cut"]) == ("llama", [0], False)
     assert reporter.progressed[-1][0] < reporter.progressed[-1][1]
-    assert [path.name for path in (root / "readings").iterdir()] == ["one"]
+    assert [path.name for path in (root / "inspections").iterdir()] == ["one"]
 
 
 def test_what_the_oracle_knows_is_read_off(root: Path) -> None:

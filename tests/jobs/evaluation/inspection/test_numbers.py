@@ -1,4 +1,4 @@
-"""The numbers of a reading: against hand computation, a second implementation, and what must hold in every family."""
+"""The numbers of an inspection: against hand computation, a second implementation, and what must hold in every family."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from scipy.special import rel_entr
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
-from backend.domain.checkpoints.inspection_config import ChatMessage, ReadingConfig
+from backend.domain.checkpoints.inspection_config import ChatMessage, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import lens_logits, read_network
 from jobs.evaluation.inspection.numbers import divergence, head_numbers, lens_numbers, pair_numbers, token_numbers
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
-from jobs.evaluation.inspection.passage import Passage, encode_reading, scored_bytes
+from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
 from jobs.modeling.chat.render import encode_chat
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.token_labels import label_tokens
@@ -54,7 +54,7 @@ def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bloom", "gemma3", "qwen3_moe"])
 def test_token_losses_sum_to_the_log_likelihood_of_the_text(family: str) -> None:
     network, tokenizer = make_network(family), byte_tokenizer()
-    passage = encode_reading(tokenizer, ReadingConfig(text=TEXT), longest=96)
+    passage = encode_passage(tokenizer, InspectionConfig(text=TEXT), longest=96)
     tokens = token_numbers(read_network(network, passage.ids).logits, passage.ids)
     (whole,) = rolling_nll(network, tokenizer, [TEXT], window=96)
     assert passage.ids[0] == tokenizer.bos_token_id
@@ -176,7 +176,7 @@ def test_alternatives_ranks_and_entropy_of_a_known_distribution() -> None:
 def test_a_conversation_is_read_as_chat_renders_it() -> None:
     tokenizer = byte_tokenizer()
     messages = (ChatMessage(content="Hi"), ChatMessage(role="assistant", content="Yes."))
-    passage = encode_reading(tokenizer, ReadingConfig(messages=messages), longest=96)
+    passage = encode_passage(tokenizer, InspectionConfig(messages=messages), longest=96)
     ids, mask = encode_chat(tokenizer, [message.model_dump() for message in messages])
     assert (passage.ids, passage.trained) == (ids, mask)
     assert sum(passage.trained or []) == len("Yes.") + 1
@@ -184,12 +184,12 @@ def test_a_conversation_is_read_as_chat_renders_it() -> None:
 
 def test_a_text_that_is_too_long_is_cut_and_one_that_is_too_short_refused() -> None:
     tokenizer = byte_tokenizer()
-    passage = encode_reading(tokenizer, ReadingConfig(text="x" * 500), longest=96)
+    passage = encode_passage(tokenizer, InspectionConfig(text="x" * 500), longest=96)
     assert (len(passage.ids), passage.total, passage.is_cut) == (96, 501, True)
-    assert len(encode_reading(tokenizer, ReadingConfig(text="x" * 500), longest=4096).ids) == 256
+    assert len(encode_passage(tokenizer, InspectionConfig(text="x" * 500), longest=4096).ids) == 256
     tokenizer.bos_token = tokenizer.eos_token = None
     with pytest.raises(InvalidInput, match="single token"):
-        encode_reading(tokenizer, ReadingConfig(text="x"), longest=96)
+        encode_passage(tokenizer, InspectionConfig(text="x"), longest=96)
 
 
 def test_a_network_without_attention_says_so_and_one_that_computes_nan_too() -> None:
@@ -222,8 +222,8 @@ def test_losses_of_unlike_vocabularies_are_summed_over_the_same_text(merges: Any
     text, plain = "Mira found a lamp. é!", byte_tokenizer()
     assert why_not_same_vocabulary(plain, byte_tokenizer()) == ""
     assert "262 tokens and 300" in why_not_same_vocabulary(plain, merges)
-    config = ReadingConfig(text=text)
-    passages = [encode_reading(tokenizer, config, longest=96) for tokenizer in (plain, merges)]
+    config = InspectionConfig(text=text)
+    passages = [encode_passage(tokenizer, config, longest=96) for tokenizer in (plain, merges)]
     nats = [[math.nan, *(float(i) for i in range(1, len(passage.ids)))] for passage in passages]
     spans = align_losses(passages[0], passages[1], nats[0], nats[1], num_characters=len(text))
     assert (spans[0].start, spans[-1].end) == (0, len(text))

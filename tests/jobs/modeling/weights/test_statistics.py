@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from jobs.modeling.weights import statistics as weight_readings
+from jobs.modeling.weights import statistics as weight_statistics
 from jobs.modeling.weights.outliers import find_outliers
 from jobs.modeling.weights.statistics import NUM_BINS, REACH, WeightFolder, place_of, read_change, read_tensor
 from tests.support.inspection_networks import make_network
@@ -35,7 +35,7 @@ def read_all(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("chunk", [10, 4_000_000], ids=["row by row", "whole"])
 def test_figures_are_those_of_direct_computation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(weight_readings, "CHUNK_VALUES", chunk)
+    monkeypatch.setattr(weight_statistics, "CHUNK_VALUES", chunk)
     torch.manual_seed(0)
     matrix = torch.randn(40, 30).to(torch.bfloat16)
     matrix[3, 4:8] = 0
@@ -92,10 +92,10 @@ def test_what_stands_out_is_named(tmp_path: Path) -> None:
 
 
 def test_places_of_the_families_names() -> None:
-    assert place_of("model.layers.12.self_attn.q_proj.weight") == weight_readings.Place(12, "self_attn.q_proj.weight")
-    assert place_of("transformer.h.3.attn.c_attn.weight") == weight_readings.Place(3, "attn.c_attn.weight")
-    assert place_of("h.0.mlp.dense_h_to_4h.bias") == weight_readings.Place(0, "mlp.dense_h_to_4h.bias")
-    assert place_of("model.embed_tokens.weight") == weight_readings.Place(None, "embed_tokens.weight")
+    assert place_of("model.layers.12.self_attn.q_proj.weight") == weight_statistics.Place(12, "self_attn.q_proj.weight")
+    assert place_of("transformer.h.3.attn.c_attn.weight") == weight_statistics.Place(3, "attn.c_attn.weight")
+    assert place_of("h.0.mlp.dense_h_to_4h.bias") == weight_statistics.Place(0, "mlp.dense_h_to_4h.bias")
+    assert place_of("model.embed_tokens.weight") == weight_statistics.Place(None, "embed_tokens.weight")
 
 
 def test_an_adapter_is_read_on_its_base_and_its_change_is_its_own_matrices(tmp_path: Path) -> None:
