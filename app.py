@@ -16,14 +16,16 @@ from backend.infra.hosts import HostGuard
 from backend.settings import Settings
 from backend.web.downloads import download_routes
 from backend.web.live import live_routes
+from backend.web.not_found import UnknownPages
 from backend.web.proxies import TrustedProxies
 from backend.web.server import EarlyCharts, prepare_server
 from backend.web.sign_in import SecurityHeaders, SignInGate, sign_in_routes
+from pages.components import routes
 
 
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
-    """Do before the first visitor what he would wait for, then take everything imported so far out of the garbage collector's sight."""
+    """Warm imports and caches before the first request, then exempt everything imported so far from garbage collection."""
     get_context()
     prepare_server("pages.components")
     gc.collect()
@@ -44,6 +46,7 @@ app = st.App(
         Middleware(SecurityHeaders),
         Middleware(HostGuard, rules=host_rules(settings)),
         Middleware(SignInGate, get_context=get_context),
+        Middleware(UnknownPages, addresses=routes.addresses()),
         Middleware(EarlyCharts),
     ],
 )

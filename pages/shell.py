@@ -1,6 +1,6 @@
-"""The script that the server runs for every visitor: who is it, which pages are there. Nothing is drawn before the gate.
+"""Script of every visit: check who the visitor is, then run one of the pages. Nothing is drawn before the check.
 
-No `pages/` folder lies beside this file, so the server can't run a page without running this first.
+No `pages/` folder lies beside this file, so the server can't run a page without running this script first.
 """
 
 from __future__ import annotations
@@ -19,54 +19,58 @@ LOGO = str(Path(__file__).parent / "images" / "logo.png")
 st.set_page_config(page_title="Roundhouse", page_icon=ICON, layout="wide", initial_sidebar_state="auto")
 
 
-def _page(path: str, title: str, icon: str, url: str, *, default: bool = False, hidden: bool = False) -> st.navigation:  # type: ignore[valid-type]
+def _page(script: str, title: str, icon: str, *, hidden: bool = False) -> st.navigation:  # type: ignore[valid-type]
+    is_default = script == routes.OVERVIEW
     return st.Page(
-        path,
+        script,
         title=title,
         icon=f":material/{icon}:",
-        url_path=None if default else url,
-        default=default,
+        url_path=None if is_default else routes.address(script).lstrip("/"),
+        default=is_default,
         visibility="hidden" if hidden else "visible",
     )
 
 
-BALLOT = (routes.BALLOT, "Ballot", "how_to_vote", "ballot")
+BALLOT = (routes.BALLOT, "Ballot", "how_to_vote")
 
 
 def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
-    """Return every page by section. The last argument is the address."""
+    """Return every page by section."""
     return {
-        "": [_page(routes.OVERVIEW, "Overview", "home", "", default=True)],
+        "": [_page(routes.OVERVIEW, "Overview", "home")],
         "Build": [
-            _page(routes.DATASETS, "Datasets", "database", "datasets"),
-            _page(routes.ARCHITECTURES, "Architectures", "schema", "architectures"),
-            _page(routes.TOKENIZERS, "Tokenizers", "match_word", "tokenizers"),
-            _page(routes.PLANNER, "Planner", "calculate", "planner"),
-            _page(routes.LAUNCH, "Launch", "rocket_launch", "launch"),
-            _page(routes.RUNS, "Runs", "show_chart", "runs"),
-            _page(routes.RUN, "Run", "monitoring", "run", hidden=True),
-            _page(routes.SWEEP, "Sweep", "tune", "sweep", hidden=True),
-            _page(routes.CHECKPOINTS, "Checkpoints", "deployed_code", "checkpoints"),
-            _page(routes.INSPECT, "Inspect", "troubleshoot", "inspect"),
+            _page(routes.DATASETS, "Datasets", "database"),
+            _page(routes.ARCHITECTURES, "Architectures", "schema"),
+            _page(routes.TOKENIZERS, "Tokenizers", "match_word"),
+            _page(routes.PLANNER, "Planner", "calculate"),
+            _page(routes.LAUNCH, "Launch", "rocket_launch"),
+            _page(routes.RUNS, "Runs", "show_chart"),
+            _page(routes.RUN, "Run", "monitoring", hidden=True),
+            _page(routes.SWEEP, "Sweep", "tune", hidden=True),
+            _page(routes.CHECKPOINTS, "Checkpoints", "deployed_code"),
+            _page(routes.INSPECT, "Inspect", "troubleshoot"),
         ],
         "Evaluate": [
-            _page(routes.EVALUATIONS, "Evaluations", "grading", "evaluations"),
-            _page(routes.BATTLES, "Battles", "swords", "battles"),
+            _page(routes.EVALUATIONS, "Evaluations", "grading"),
+            _page(routes.BATTLES, "Battles", "swords"),
             _page(*BALLOT, hidden=True),
         ],
         "Serve": [
-            _page(routes.ENDPOINTS, "Endpoints", "dns", "endpoints"),
-            _page(routes.PLAYGROUND, "Playground", "chat", "playground"),
+            _page(routes.ENDPOINTS, "Endpoints", "dns"),
+            _page(routes.PLAYGROUND, "Playground", "chat"),
         ],
         "Operate": [
-            _page(routes.WORKERS, "Workers", "memory", "workers"),
-            _page(routes.PEOPLE, "People and keys", "key", "people"),
+            _page(routes.WORKERS, "Workers", "memory"),
+            _page(routes.PEOPLE, "People and keys", "key"),
         ],
     }
 
 
 def run_ballot_alone() -> None:
-    """Run the ballot and nothing else, from whatever address. A lone page would own the root alone, and its own address would be unknown."""
+    """Run the ballot from any address, without the other pages.
+
+    As the only page it would have the root as its address, and `/ballot` would be unknown; so a default page leads to it.
+    """
     ballot = _page(*BALLOT)
     st.navigation(
         [
@@ -78,14 +82,14 @@ def run_ballot_alone() -> None:
 
 
 def main() -> None:
-    """Pass the gate, then run the page."""
+    """Check the visitor, then run the page."""
     if link_rater() is not None or "link" in st.query_params:
         run_ballot_alone()
         return
     person = current_person()
     if person is None:
         st.title("Roundhouse")
-        st.write("Sign in to go on.")
+        st.write("Sign in to continue.")
         st.link_button("Sign in", "/auth/login", type="primary")
         return
     if person.role == "rater":
@@ -95,7 +99,7 @@ def main() -> None:
     page = st.navigation(page_table(), expanded=True)
     with st.sidebar:
         if not context().queue.is_alive():
-            st.warning("The broker does not answer. Work stays queued and starts when it is back.", icon=":material/cloud_off:")
+            st.warning("The broker does not answer. Jobs stay queued and start when it is back.", icon=":material/cloud_off:")
         if context().sign_in:
             st.caption(f"Signed in as {person.name}")
             st.link_button("Sign out", "/auth/logout", width="stretch")

@@ -118,7 +118,7 @@ def load_wanted(ctx: Context) -> None:
         st.session_state["architecture_for"] = tokenizer
 
 
-with page_frame("Architectures", "Design a decoder, and see what it would cost before it costs anything.") as (ctx, person):
+with page_frame("Architectures", "Design a decoder, and see what it would cost before it costs anything.", way_back=True) as (ctx, person):
     load_wanted(ctx)
     halves = st.grid(2, min_column_width=400, gap="large")
     form, cost = halves.cell(), halves.cell()

@@ -87,7 +87,7 @@ def draw_tab(ctx: Context, person: Person, checkpoint: CheckpointView, inspectio
         draw(InspectionResults(ctx, inspection))
 
 
-with page_frame("Inspect", "Token losses, attention, logit lens and weights of a checkpoint.") as (ctx, person):
+with page_frame("Inspect", "Token losses, attention, logit lens and weights of a checkpoint.", way_back=True) as (ctx, person):
     inspection_id = st.query_params.get("inspection") or st.query_params.get("reading")  # the name in older links
     asked = get_inspection(ctx, inspection_id) if inspection_id else None
     subject = st.query_params.get("checkpoint") or (asked.checkpoint_id if asked is not None else None)

@@ -212,7 +212,10 @@ def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:
 
 def main() -> None:
     """Draw the form of one run, or of a sweep."""
-    with page_frame("Launch", "A dataset and a network become a run. It waits in the queue until a worker takes it.") as (ctx, person):
+    with page_frame("Launch", "A dataset and a network become a run. It waits in the queue until a worker takes it.", way_back=True) as (
+        ctx,
+        person,
+    ):
         prepare_form(ctx)
         mode = draw_top()
         if mode == SWEEP:

@@ -9,7 +9,7 @@ from backend.services.context import Context, Person
 from backend.services.training.views import RunFilter, RunView, count_runs, get_runs, list_runs, list_tags
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
-from pages.components.frame import empty_state, page_frame
+from pages.components.frame import empty_state, page_frame, warn_unknown
 from pages.components.labels import IMPORTED, OBJECTIVES, STATUS
 from pages.components.training.comparison import draw_comparison, draw_log_import
 
@@ -99,6 +99,8 @@ def main() -> None:
         picked = [part for part in st.query_params.get("compare", "").split(",") if part][:MAX_COMPARED]
         runs, number, filtered = draw_filters(ctx)
         compared = get_runs(ctx, picked)
+        for gone in set(picked) - {run.id for run in compared}:
+            warn_unknown("run", gone, instead="it may have been deleted")
         if not runs and not compared:
             if filtered:
                 st.caption("No run passes these filters.")

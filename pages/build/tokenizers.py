@@ -10,7 +10,7 @@ from backend.services.context import Context, Person
 from backend.services.tokenizers.reports import MOST_TOKENIZERS
 from backend.services.tokenizers.sources import list_sources, resolve_source
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
-from pages.components.frame import empty_state, page_frame, plain
+from pages.components.frame import empty_state, page_frame, plain, warn_unknown
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -79,7 +79,8 @@ def draw_comparison(ctx: Context, person: Person) -> None:
         try:
             source = resolve_source(ctx, ref)
         except RoundhouseError:
-            continue  # deleted since the address was written
+            warn_unknown("tokenizer", ref, instead="it may have been deleted")
+            continue
         sources.setdefault(source.ref, source)
         asked.append(source.ref)
     if not sources:

@@ -1,4 +1,4 @@
-"""What every page begins with: title, the person, and one place where errors become a cause and a cure."""
+"""Frame of every page: title, sign-in check, and errors shown as cause and cure; Markdown escapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.training.config import validation_message
-from backend.errors import RoundhouseError
+from backend.errors import NotFound, RoundhouseError
 from backend.services.context import Context, Person
 from pages.components.visitor import context, require_person
 
@@ -20,8 +20,10 @@ BARE_LINK = re.compile(r"https?:(?=//)|www(?=\.)|@(?=[-\w]+\.)", re.IGNORECASE)
 
 
 @contextmanager
-def page_frame(title: str, caption: str = "") -> Iterator[tuple[Context, Person]]:
-    """Draw the title, check who is there, and show what goes wrong inside as a sentence with a remedy.
+def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iterator[tuple[Context, Person]]:
+    """Check the visitor, draw the title, and show errors raised inside as cause and cure.
+
+    With `way_back`, an address that names something unknown gets a button to the page without it.
 
     with page_frame("Runs", "Every experiment, newest first.") as (ctx, person): ...
     """
@@ -30,12 +32,18 @@ def page_frame(title: str, caption: str = "") -> Iterator[tuple[Context, Person]
     if caption:
         st.caption(caption)
     with errors_shown():
-        yield context(), person
+        try:
+            yield context(), person
+        except NotFound as error:
+            show_error(error)
+            if way_back and st.query_params and st.button(f"Back to {title}", icon=":material/arrow_back:", key="frame_back"):
+                st.query_params.clear()
+                st.rerun()
 
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """Show a user's mistake in words; log ours and show that it was ours. Also for button handlers inside a page."""
+    """Show a user's error as cause and cure; log a fault of ours and say that it is ours. Also for button handlers inside a page."""
     try:
         yield
     except RoundhouseError as error:
@@ -57,26 +65,31 @@ def show_error(error: RoundhouseError) -> None:
 
 
 def show_problem(cause: str, remedy: object = "") -> None:
-    """Draw what went wrong and what to do about it, as plain text. `remedy` is a job's, which may have none."""
+    """Draw a cause and its cure as plain text. `remedy` may come from a job's stored error, or be empty."""
     st.error(plain(cause) + (f"  \n{plain(str(remedy))}" if remedy else ""), icon=":material/error:")
 
 
-def plain(text: str) -> str:
-    """Escape Markdown, so that a name or a dataset's text is shown as it is and loads nothing. Half a character becomes its code.
+def warn_unknown(what: str, name: str, *, instead: str) -> None:
+    """Warn that the address names something that is not there, and say what is shown instead."""
+    st.warning(plain(f"There is no {what} “{name}”; {instead}."), icon=":material/link_off:")
 
-    The renderer makes links of bare addresses whatever is escaped, so an unseen word joiner cuts them.
+
+def plain(text: str) -> str:
+    """Escape Markdown, so that names and texts of datasets are shown verbatim and load nothing. A lone surrogate becomes its code.
+
+    The renderer links bare addresses even when escaped, so an invisible word joiner splits them.
     """
     text = BARE_LINK.sub("\\g<0>\u2060", text.encode("utf-8", "backslashreplace").decode())
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in text)
 
 
 def without_images(markdown: str) -> str:
-    """Return Markdown whose images stay text: reading somebody's notes must load nothing from elsewhere."""
+    """Return Markdown with images escaped: showing somebody's notes must load nothing from elsewhere."""
     return markdown.replace("![", "!\\[")
 
 
 def empty_state(text: str, *, page: str | None = None, label: str = "", icon: str = ":material/arrow_forward:") -> None:
-    """Say what would be here and lead to the next step."""
+    """Draw a hint in place of an empty list, with a link to the next step."""
     with st.container(border=True, horizontal_alignment="left"):
         st.markdown(text)
         if page:

@@ -1,6 +1,8 @@
-"""Scripts of the pages under `pages/`, as `st.page_link` and `st.switch_page` take them."""
+"""Scripts of the pages under `pages/`, as `st.page_link` and `st.switch_page` take them, and their addresses."""
 
 from __future__ import annotations
+
+from pathlib import PurePosixPath
 
 OVERVIEW = "home/overview.py"
 
@@ -24,3 +26,13 @@ PLAYGROUND = "serve/playground.py"
 
 WORKERS = "admin/workers.py"
 PEOPLE = "admin/people.py"
+
+
+def address(script: str) -> str:
+    """Return the address of a page: `/` for the overview, `/runs` for `build/runs.py`."""
+    return "/" if script == OVERVIEW else f"/{PurePosixPath(script).stem}"
+
+
+def addresses() -> list[str]:
+    """Return the addresses of all pages."""
+    return [address(value) for name, value in globals().items() if name.isupper()]

@@ -230,7 +230,7 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()
 
 
-with page_frame("Battles", "People compare answers blind; their votes rate the checkpoints, and train the next one.") as (
+with page_frame("Battles", "Blind comparisons of answers: votes rate the checkpoints and train the next one.", way_back=True) as (
     context_,
     person_,
 ):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.evaluation.config import KIND_LABEL
+from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context
+from backend.services.data.datasets import get_dataset
 from backend.services.evaluation.comparisons import Column, Leaderboard, leaderboard, rank_column
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from pages.components import routes
@@ -145,6 +147,14 @@ def draw_board(ctx: Context, board: Leaderboard) -> None:
             draw_table(table, key="board_table", alt="Scores of all checkpoints on all benchmarks")
 
 
+def check_address(ctx: Context, checkpoint_id: str | None, dataset_id: str | None) -> None:
+    """Raise NotFound where the address names an unknown checkpoint or dataset, so that no other is evaluated in its place."""
+    if checkpoint_id:
+        get_checkpoint(ctx, checkpoint_id)
+    if dataset_id:
+        get_dataset(ctx, dataset_id)
+
+
 def draw_overview(ctx: Context) -> None:
     """Draw the scores and the newest evaluations."""
     if not list_evaluations(ctx, limit=1):
@@ -175,6 +185,7 @@ with page_frame("Evaluations", "What checkpoints score, how sure that is, and wh
         draw_comparison(ctx, query["first"], query["second"])
     elif "new" in query or "checkpoint" in query or "dataset" in query:
         back_link("All evaluations", page=PAGE, key="eval_back")
+        check_address(ctx, query.get("checkpoint"), query.get("dataset"))
         launched = draw_form(ctx, person, checkpoint_id=query.get("checkpoint"), dataset_id=query.get("dataset"))
         if len(launched) == 1:
             st.switch_page(PAGE, query_params={"evaluation": launched[0].id})

@@ -57,7 +57,7 @@ def test_the_first_deep_link_to_any_page_of_a_fresh_server_passes_the_gate(ctx: 
                 # asks for anything: only the script's own gate is left.
                 page.add_init_script(f"history.replaceState(null, '', '/{path}')")
                 page.goto(f"{server.url}/ballot")
-                page.get_by_text("Sign in to go on.").wait_for(timeout=30_000)
+                page.get_by_text("Sign in to continue.").wait_for(timeout=30_000)
                 assert page.locator("[data-testid=stSidebarNav]").count() == 0
                 assert page.locator("h1").all_inner_texts() == ["Roundhouse"]
                 context.close()

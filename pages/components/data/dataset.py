@@ -19,7 +19,7 @@ from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_lineage
 from pages.components.data.report import draw_data_report
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
 from pages.components.tables import draw_table
@@ -57,10 +57,11 @@ def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
 
 def _choose_version(dataset: DatasetView) -> VersionView | None:
     """Draw the choice of a version. The address holds it, so that a link to another version is followed."""
-    if len(dataset.versions) < 2:
+    wanted, versions = st.query_params.get("version"), list(dataset.versions)
+    if wanted and versions and wanted not in {str(version.number) for version in versions}:
+        warn_unknown("version", wanted, instead="the newest is shown")
+    if len(versions) < 2:
         return dataset.newest
-    wanted = st.query_params.get("version")
-    versions = list(dataset.versions)
     index = next((i for i, v in enumerate(versions) if str(v.number) == wanted), 0)
     key = f"version_{dataset.id}_{wanted}"
     return st.selectbox(

@@ -29,7 +29,7 @@ from pages.components.charts.style import STATIC
 from pages.components.data.report_charts import length_figure
 from pages.components.data.report_details import draw_details
 from pages.components.data.report_samples import draw_samples
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.words import ago
 
@@ -64,7 +64,9 @@ def _shown(ctx: Context, version: VersionView) -> DataReportView | None:
             try:
                 view = get_data_report(ctx, wanted)
             except RoundhouseError:
-                continue  # deleted, or an address that says only that a report is wanted
+                if wanted == st.query_params.get("report") and wanted != "1":  # 1 asks for the form alone
+                    warn_unknown("report", wanted, instead="it may have been deleted")
+                continue
             if view.version_id == version.id:
                 return view
     return next(iter(list_data_reports(ctx, version.id, limit=1)), None)

@@ -16,7 +16,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.reports import MOST_DATASETS, Measure, ReportView, delete_report, get_report, list_reports, request_report
 from backend.services.tokenizers.sources import TokenizerSource
 from pages.components.charts.style import COLORS, MARGIN, STATIC
-from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import ago, figure_text
 
@@ -78,7 +78,7 @@ def _shown(ctx: Context, sources: Sequence[TokenizerSource]) -> ReportView | Non
         try:
             return get_report(ctx, wanted)
         except RoundhouseError:
-            pass  # deleted
+            warn_unknown("report", wanted, instead="it may have been deleted")
     refs, reports = {source.ref for source in sources}, list_reports(ctx)
     return next((one for one in reports if set(one.refs) == refs), None) or next((one for one in reports if refs <= set(one.refs)), None)
 
