@@ -1,4 +1,4 @@
-"""What a step is trained on. The order is a pure function of (seed, step), so a run resumes with no data cursor to restore."""
+"""Batches of training data. Their order is a pure function of (seed, step), so a run resumes with no data cursor to restore."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 IGNORE = -100
 """Target of a token that is not trained on."""
-MOST_NAMED = 16
+MAX_LABELS = 16
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """One forward pass: `inputs` and `targets` of shape (sequences, tokens), already shifted by one.
 
-    `trained` counts the targets that are not IGNORE. `columns` are the positions that have one in any row, None for all. Rows that
-    share a sequence have `positions`, which begin at 0 with each row, and `row_ends`, which stays on the CPU (see `row_attention`).
+    `trained` counts the targets that are not IGNORE. `columns` are the positions that have a target in any row, None for all. Packed rows
+    have `positions`, which restart at 0 with each row, and `row_ends`, which stays on the CPU (see `packed_attention`).
     """
 
     inputs: torch.Tensor
@@ -32,30 +32,30 @@ class MicroBatch:
 
     @property
     def units(self) -> int:
-        """What the loss is averaged over."""
+        """Number of terms that the loss is averaged over."""
         return self.trained
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the network is called with."""
+        """Keyword arguments of the network's forward pass."""
         packed = {"position_ids": self.positions, "row_ends": self.row_ends} if self.row_ends is not None else {}
         return {"input_ids": self.inputs, "use_cache": False, **packed}
 
     def to(self, device: torch.device) -> MicroBatch:
-        """Return the batch on a device. To a GPU it is copied from pinned memory, so that nothing waits for the copy."""
+        """Copy the batch to a device; to a GPU from pinned memory, without blocking."""
         if device.type == "cpu":
             return self
-        pinned = device.type == "cuda"
+        is_pinned = device.type == "cuda"
         moved = {
-            name: (held.pin_memory() if pinned else held).to(device, non_blocking=True)
+            name: (tensor.pin_memory() if is_pinned else tensor).to(device, non_blocking=True)
             for name in ("inputs", "targets", "columns", "positions")
-            if (held := getattr(self, name)) is not None
+            if (tensor := getattr(self, name)) is not None
         }
         return replace(self, **moved)
 
 
 class Batches(Protocol):
-    """A source of training and validation data, of the kind that the objective's lesson takes."""
+    """A source of training and validation batches, of the type that the objective takes."""
 
     def at_step(self, step: int) -> list[Any]:
         """Return the micro-batches of update `step` (the first is 1)."""
@@ -64,8 +64,22 @@ class Batches(Protocol):
         """Return the fixed batches that val_loss is measured on; empty without a val split."""
 
 
+@dataclass(frozen=True)
+class BatchSizes:
+    """Sizes that the batches of every objective share.
+
+    A step takes `items_per_step` items on all devices together, `micro_batch` of them per forward pass. The first `val_items` of the val
+    split are validated on. `seed` fixes the order.
+    """
+
+    micro_batch: int
+    items_per_step: int
+    val_items: int
+    seed: int
+
+
 class EpochOrder:
-    """Every item once an epoch, shuffled anew each epoch."""
+    """A permutation of all items per epoch, drawn from (seed, epoch)."""
 
     def __init__(self, size: int, *, seed: int) -> None:
         self.size = size
@@ -88,44 +102,56 @@ class EpochOrder:
 
 
 class StepBatches:
-    """What batches of every objective share: which items a step sees, and how they are cut into micro-batches.
+    """Draw the items of a step and split them into micro-batches: the part that batches of every objective share.
 
-    The items of a step do not depend on the cut, so a smaller micro-batch (`cut_to`) leaves the loss the same function of the data.
-    `items` is what they are called when one of them is at fault.
+    The items of a step do not depend on `micro_batch`, so lowering it (`reduce_micro_batch`) leaves the loss the same function of the
+    data. `items` names the items in error messages.
     """
 
     items = "rows of the train split (the first is 1)"
 
-    def __init__(self, size: int, *, micro_batch: int, grad_accum_steps: int, seed: int) -> None:
-        self._order = EpochOrder(size, seed=seed)
-        self.micro_batch, self.per_step = micro_batch, micro_batch * grad_accum_steps
+    def __init__(self, num_items: int, sizes: BatchSizes) -> None:
+        self._order = EpochOrder(num_items, seed=sizes.seed)
+        self.micro_batch, self.items_per_step = sizes.micro_batch, sizes.items_per_step
+
+    def at_step(self, step: int) -> list[Any]:
+        """Return the micro-batches of update `step` (the first is 1)."""
+        raise NotImplementedError
+
+    def validation(self) -> list[Any]:
+        """Return the fixed batches that val_loss is measured on; empty without a val split."""
+        raise NotImplementedError
 
     def steps_for(self, epochs: float) -> int:
-        """Return how many steps see every item so many times, rounded up."""
-        return max(1, math.ceil(epochs * self._order.size / self.per_step - 1e-9))
+        """Return the number of steps in so many epochs, rounded up."""
+        return max(1, math.ceil(epochs * self._order.size / self.items_per_step - 1e-9))
 
-    def cut_to(self, micro_batch: int) -> None:
-        """Cut steps into micro-batches of at most so many items from now on; whoever keeps validation batches cuts those anew."""
+    def epochs_of(self, steps: int) -> float:
+        """Return the number of epochs in so many steps."""
+        return steps * self.items_per_step / self._order.size
+
+    def reduce_micro_batch(self, micro_batch: int) -> None:
+        """Split later steps into micro-batches of at most so many items: larger ones did not fit into memory."""
         self.micro_batch = micro_batch
 
-    def prepare(self, step: int) -> None:
-        """Get a step's batches ready while the device is at work on the one before it. Nothing, unless it costs time."""
+    def prefetch(self, step: int) -> None:
+        """Build a step's batches while the device computes the step before it; a no-op unless building them takes time."""
 
     def draw(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the epochs and the items of update `step` (the first is 1)."""
-        return self._order.take((step - 1) * self.per_step, self.per_step)
+        return self._order.take((step - 1) * self.items_per_step, self.items_per_step)
 
-    def cut(self, items: Any) -> list[Any]:
-        """Return a sequence of items (a list, an array) cut into micro-batches."""
+    def split(self, items: Any) -> list[Any]:
+        """Split a sequence of items (a list, an array) into micro-batches."""
         return [items[at : at + self.micro_batch] for at in range(0, len(items), self.micro_batch)]
 
-    def names_at(self, step: int) -> list[list[int]]:
-        """Return the numbers that each item of a step goes by, in the order in which micro-batches hold them: rows, or places in a text."""
+    def labels_at(self, step: int) -> list[list[int]]:
+        """Return the numbers that name each item of a step, in the order of its micro-batches: rows, or positions in a text."""
         return [[int(item) + 1] for item in self.draw(step)[1]]
 
     def describe(self, step: int, index: int) -> str:
-        """Return what micro-batch `index` (from 0) of a step holds, in words."""
-        names = [name for item in self.cut(self.names_at(step))[index] for name in item]
-        shown = ", ".join(f"{name:,}" for name in names[:MOST_NAMED])
-        more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+        """Name the items of micro-batch `index` (from 0) of a step."""
+        labels = [label for item in self.split(self.labels_at(step))[index] for label in item]
+        shown = ", ".join(f"{label:,}" for label in labels[:MAX_LABELS])
+        more = f" and {len(labels) - MAX_LABELS:,} more" if len(labels) > MAX_LABELS else ""
         return f"{self.items} {shown}{more}"

@@ -1,4 +1,4 @@
-"""Batches of pairs and of rated answers. Their order is a pure function of (seed, step), as of every objective."""
+"""Batches of preference pairs and of rated answers, with the log-probabilities of a reference network where the loss needs them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from jobs.batches.base import IGNORE, StepBatches
+from jobs.batches.base import IGNORE, BatchSizes, StepBatches
 from jobs.batches.preference_rows import Answered, AnsweredPair, Rated
 from jobs.batches.sft import padded_length
 
@@ -23,9 +23,9 @@ UNKNOWN = (math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Sequences:
-    """Answers behind their prompts, padded on the right: `inputs` and `targets` of shape (rows, tokens), already shifted by one.
+    """Prompts with their answers, right-padded: `inputs` and `targets` of shape (rows, tokens), already shifted by one.
 
-    Targets are the answers' tokens, IGNORE elsewhere; `columns` are the positions that have one in any row.
+    Targets are the answers' tokens, IGNORE elsewhere; `columns` are the positions that have a target in any row.
     """
 
     inputs: torch.Tensor
@@ -33,7 +33,7 @@ class Sequences:
     columns: torch.Tensor
 
     def to(self, device: torch.device) -> Self:
-        """Return the batch on a device."""
+        """Copy the batch to a device."""
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {}
@@ -45,17 +45,17 @@ class Sequences:
 
     @property
     def trained(self) -> int:
-        """Targets that are trained on."""
+        """Number of targets that are trained on."""
         return int((self.targets != IGNORE).sum())
 
 
 @dataclass(frozen=True)
 class PairBatch(Sequences):
-    """Pairs: the chosen answers' rows, then as many rejected ones. A unit is a pair.
+    """Pairs: rows of the chosen answers, then as many of the rejected ones. A unit is a pair.
 
-    `starts` are the positions of the answers' first targets: orpo learns the chosen side's prompt as well, so its targets begin
-    earlier. `per_token`, pairs of the step divided by its chosen sides' targets, makes a sum over those a mean over the step's tokens
-    once the loop has divided by pairs. `reference` are the reference's log-probabilities of all rows, where the objective has one.
+    `starts` are the positions of the answers' first targets; ORPO trains on the chosen side's prompt as well, so its targets begin
+    earlier. `per_token` is the step's number of pairs over its number of chosen targets: it turns a sum over those targets into their
+    mean once the loop has divided by pairs. `reference` holds the reference's log-probabilities of all rows, if the objective has one.
     """
 
     starts: torch.Tensor
@@ -64,16 +64,16 @@ class PairBatch(Sequences):
 
     @property
     def units(self) -> int:
-        """What the loss is averaged over."""
+        """Number of terms that the loss is averaged over."""
         return len(self.inputs) // 2
 
 
 @dataclass(frozen=True)
 class RatedBatch(Sequences):
-    """Answers of which `desirable` are good, with the reference's log-probabilities. A unit is an answer.
+    """Rated answers with the reference's log-probabilities; `desirable` marks the good ones. A unit is an answer.
 
-    `mismatched` are other prompts' answers behind the same prompts. `per_good` and `per_bad`, answers of the step divided by its good
-    (bad) ones, make a sum over those their mean once the loop has divided by answers; 0 where there is none.
+    `mismatched` holds other prompts' answers after the same prompts. `per_good` and `per_bad` are the step's number of answers over its
+    number of good (bad) ones: they turn a sum over those into their mean once the loop has divided by answers; 0 if there are none.
     """
 
     desirable: torch.Tensor
@@ -85,13 +85,13 @@ class RatedBatch(Sequences):
 
     @property
     def units(self) -> int:
-        """What the loss is averaged over."""
+        """Number of terms that the loss is averaged over."""
         return len(self.inputs)
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Pairs to score: the chosen answers' whole rows, then as many rejected ones, padded on the right. A unit is a pair.
+    """Pairs for a reward model: whole rows of the chosen answers, then as many rejected ones, right-padded. A unit is a pair.
 
     `trained` counts tokens. No position predicts a token, so `columns` is empty.
     """
@@ -102,19 +102,18 @@ class ScoredBatch:
 
     @property
     def units(self) -> int:
-        """What the loss is averaged over."""
+        """Number of terms that the loss is averaged over."""
         return len(self.inputs) // 2
 
     def to(self, device: torch.device) -> ScoredBatch:
-        """Return the batch on a device."""
+        """Copy the batch to a device."""
         return replace(self, inputs=self.inputs.to(device, non_blocking=True))
 
 
-class Shuffled(StepBatches, Generic[Item, Batch]):
-    """Items in an order that follows from (seed, epoch), those of a step put into micro-batches by `length`.
+class ShuffledBatches(StepBatches, Generic[Item, Batch]):
+    """Items in an order that follows from (seed, epoch); those of a step are sorted by `length` before they are split.
 
-    `collate` makes a micro-batch of items; its second argument are all items of the step. `items` is what they are called. The first
-    `measured` items of the val split are validated on.
+    `collate` builds a micro-batch from its items; its second argument is all items of the step. `items` names them in error messages.
     """
 
     def __init__(
@@ -125,57 +124,54 @@ class Shuffled(StepBatches, Generic[Item, Batch]):
         items: str,
         collate: Callable[[Sequence[Item], Sequence[Item]], Batch],
         length: Callable[[Item], int] = lambda _: 0,
-        micro_batch: int,
-        grad_accum_steps: int,
-        measured: int,
-        seed: int,
+        sizes: BatchSizes,
     ) -> None:
-        super().__init__(len(train), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
+        super().__init__(len(train), sizes)
         self.items = items
         self._train, self._collate, self._length = train, collate, length
-        self._chosen = val[:measured]
+        self._val = val[: sizes.val_items]
 
     def at_step(self, step: int) -> list[Batch]:
         """Return the micro-batches of update `step` (the first is 1)."""
-        items = [self._train[index] for index in self._drawn(step)]
-        return [self._collate(part, items) for part in self.cut(items)]
+        items = [self._train[index] for index in self._sorted_draw(step)]
+        return [self._collate(part, items) for part in self.split(items)]
 
     def validation(self) -> list[Batch]:
         """Return the first items of the val split."""
-        return [self._collate(part, self._chosen) for part in self.cut(self._chosen)]
+        return [self._collate(part, self._val) for part in self.split(self._val)]
 
-    def names_at(self, step: int) -> list[list[int]]:
-        """Return the place of each item of a step among those that are used, the first being 1."""
-        return [[index + 1] for index in self._drawn(step)]
+    def labels_at(self, step: int) -> list[list[int]]:
+        """Return each item of a step as its place among the usable items; the first is 1."""
+        return [[index + 1] for index in self._sorted_draw(step)]
 
-    def _drawn(self, step: int) -> list[int]:
-        """Return the items of a step: alike lengths together leave less padding, and the sum over the step stays what it is."""
+    def _sorted_draw(self, step: int) -> list[int]:
+        """Return the items of a step by length: similar lengths together need less padding, and the sum over the step is the same."""
         return sorted((int(index) for index in self.draw(step)[1]), key=lambda index: self._length(self._train[index]))
 
 
 @dataclass(frozen=True)
-class ReferredPair:
-    """A pair, with the reference's log-probabilities of (chosen, rejected) where there is one."""
+class ReferencedPair:
+    """A pair with the reference's log-probabilities of (chosen, rejected); None if the objective has no reference."""
 
     sides: AnsweredPair
     reference: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
-class ReferredRated:
-    """A rated answer with the reference's log-probabilities of it and of the mismatched one."""
+class ReferencedRated:
+    """A rated answer with the reference's log-probabilities of (the answer, the mismatched one)."""
 
     rated: Rated
     reference: tuple[float, float]
 
 
-def pair_length(pair: ReferredPair) -> int:
-    """Return the tokens of a pair's longer side."""
+def pair_length(pair: ReferencedPair) -> int:
+    """Count the tokens of a pair's longer side."""
     return max(len(side.ids) for side in pair.sides)
 
 
-def collate_pairs(pairs: Sequence[ReferredPair], step: Sequence[ReferredPair], *, pad_id: int, prompts: bool = False) -> PairBatch:
-    """Return pairs as one batch. With `prompts` the chosen side's prompt has targets too, and counts among the step's tokens."""
+def collate_pairs(pairs: Sequence[ReferencedPair], step: Sequence[ReferencedPair], *, pad_id: int, prompts: bool = False) -> PairBatch:
+    """Collate pairs. With `prompts` the chosen side's prompt has targets too, which count among the step's tokens."""
     sides = [pair.sides[0] for pair in pairs] + [pair.sides[1] for pair in pairs]
     starts = [1 if prompts and row < len(pairs) else side.start for row, side in enumerate(sides)]
     padded = pad([Answered(side.ids, start) for side, start in zip(sides, starts, strict=True)], pad_id=pad_id)
@@ -193,11 +189,11 @@ def collate_pairs(pairs: Sequence[ReferredPair], step: Sequence[ReferredPair], *
     )
 
 
-def collate_rated(items: Sequence[ReferredRated], step: Sequence[ReferredRated], *, pad_id: int) -> RatedBatch:
-    """Return rated answers as one batch."""
+def collate_rated(items: Sequence[ReferencedRated], step: Sequence[ReferencedRated], *, pad_id: int) -> RatedBatch:
+    """Collate rated answers."""
     padded = pad([item.rated.answered for item in items], pad_id=pad_id)
     good = sum(item.rated.desirable for item in step)
-    own, others = (torch.tensor([item.reference[place] for item in items], dtype=torch.float32) for place in (0, 1))
+    answers, mismatched = (torch.tensor([item.reference[side] for item in items], dtype=torch.float32) for side in (0, 1))
     return RatedBatch(
         padded.inputs,
         padded.targets,
@@ -205,21 +201,21 @@ def collate_rated(items: Sequence[ReferredRated], step: Sequence[ReferredRated],
         desirable=torch.tensor([item.rated.desirable for item in items]),
         per_good=len(step) / good if good else 0.0,
         per_bad=len(step) / (len(step) - good) if good < len(step) else 0.0,
-        reference=own,
+        reference=answers,
         mismatched=pad([item.rated.mismatched for item in items], pad_id=pad_id),
-        mismatched_reference=others,
+        mismatched_reference=mismatched,
     )
 
 
-def collate_scored(pairs: Sequence[ReferredPair], step: Sequence[ReferredPair], *, pad_id: int) -> ScoredBatch:
-    """Return pairs as one batch for a network that scores whole rows."""
+def collate_scored(pairs: Sequence[ReferencedPair], step: Sequence[ReferencedPair], *, pad_id: int) -> ScoredBatch:
+    """Collate pairs for a network that scores whole rows."""
     sides = [pair.sides[0] for pair in pairs] + [pair.sides[1] for pair in pairs]
-    whole = pad([Answered([*side.ids, pad_id], 0) for side in sides], pad_id=pad_id)  # the token too many is what shifting cuts off
+    whole = pad([Answered([*side.ids, pad_id], 0) for side in sides], pad_id=pad_id)  # shifting drops the last token
     return ScoredBatch(whole.inputs, trained=sum(len(side.ids) for side in sides))
 
 
 def pad(rows: Sequence[Answered], *, pad_id: int) -> Sequences:
-    """Return rows as one batch, as long as `padded_length` says; the tokens from `start` on are the targets (the first token never is)."""
+    """Pad rows to `padded_length`. The tokens from `start` on are targets, but never the first token of a row."""
     length = max(padded_length(max(len(row.ids) for row in rows)), 1)
     inputs = np.full((len(rows), length), pad_id, dtype=np.int64)
     targets = np.full((len(rows), length), IGNORE, dtype=np.int64)
@@ -233,10 +229,10 @@ def pad(rows: Sequence[Answered], *, pad_id: int) -> Sequences:
 
 
 def answers_of(pairs: Sequence[AnsweredPair]) -> list[Answered]:
-    """Return both sides of pairs in a row: chosen, rejected, chosen, ..."""
+    """Flatten pairs to chosen, rejected, chosen, ..."""
     return [side for pair in pairs for side in pair]
 
 
-def refer(values: Floats) -> list[tuple[float, float]]:
-    """Return log-probabilities of shape (items * 2,) as pairs."""
-    return [(float(one), float(other)) for one, other in values.reshape(-1, 2)]
+def in_pairs(logprobs: Floats) -> list[tuple[float, float]]:
+    """Reshape log-probabilities of shape (items * 2,) to a pair per item."""
+    return [(float(first), float(second)) for first, second in logprobs.reshape(-1, 2)]

@@ -1,4 +1,4 @@
-"""Pre-training data: texts tokenised once into a flat file, cut into windows whose borders move from epoch to epoch."""
+"""Pretraining batches: texts tokenised once into a flat file, read in windows whose borders shift every epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput
-from jobs.batches.base import MicroBatch, StepBatches
+from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
 from jobs.modeling.dataset_files import Row, Split, iterate_rows, split_file
 from jobs.modeling.tokenizers import encode_texts
 from jobs.reporter import Reporter
@@ -23,9 +23,9 @@ TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
 def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, folder: Path, reporter: Reporter) -> TokenArray | None:
-    """Tokenise a split into a file under `folder`, or find it there from an earlier attempt; return it memory-mapped.
+    """Tokenise a split into a file under `folder`, unless an earlier attempt did; return it memory-mapped.
 
-    Documents follow each other as `<bos> text <eos>`, with what the tokenizer has of the two. None if the split is missing or empty.
+    Documents are concatenated as `<bos> text <eos>`, with those of the two that the tokenizer has. None if the split is missing or empty.
     """
     source = split_file(dataset, split)
     if source is None:
@@ -46,7 +46,7 @@ def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerB
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[list[int]]:
-    """Return the token ids of text rows, each as `<bos> text <eos>`, with what the tokenizer has of the two."""
+    """Encode text rows, each as `<bos> text <eos>`, with those of the two that the tokenizer has."""
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [[*before, *ids, *after] for ids in encode_texts(tokenizer, [str(row.get("text", "")) for row in rows])]
@@ -66,57 +66,50 @@ def _write_tokens(
 
 
 def windows_of(num_tokens: int, context: int) -> int:
-    """Return how many windows an epoch has: one is given up so that the borders may move."""
+    """Return the number of windows per epoch; one is given up so that the borders can shift."""
     return (num_tokens - 1) // context - 1
 
 
-class PretrainBatches(StepBatches):
-    """Windows of `context` tokens from a flat token file.
+def check_token_count(num_tokens: int, *, context: int) -> None:
+    """Raise InvalidInput if a train split has too few tokens for windows of `context`."""
+    if num_tokens < 2 * context + 1:
+        raise InvalidInput(
+            f"The train split has {num_tokens:,} tokens, too few for a context of {context}.",
+            remedy=f"Use a context of at most {max(8, (num_tokens - 1) // 2)}, or more text.",
+            field="context",
+        )
 
-    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch). At most `measured` windows of the
-    val split are validated on.
+
+class PretrainBatches(StepBatches):
+    """Windows of `context` tokens from a flat token file that passes `check_token_count`.
+
+    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch).
     """
 
     items = "windows of the train split that begin at tokens"
 
-    def __init__(
-        self,
-        train: TokenArray,
-        val: TokenArray | None,
-        *,
-        context: int,
-        micro_batch: int,
-        grad_accum_steps: int,
-        measured: int,
-        seed: int,
-    ) -> None:
-        if len(train) < 2 * context + 1:
-            raise InvalidInput(
-                f"The train split has {len(train):,} tokens, too few for a context of {context}.",
-                remedy=f"Use a context of at most {max(8, (len(train) - 1) // 2)}, or more text.",
-                field="context",
-            )
-        super().__init__(windows_of(len(train), context), micro_batch=micro_batch, grad_accum_steps=grad_accum_steps, seed=seed)
+    def __init__(self, train: TokenArray, val: TokenArray | None, *, context: int, sizes: BatchSizes) -> None:
+        super().__init__(windows_of(len(train), context), sizes)
         self._train, self._val, self._context = train, val, context
-        self._measured = measured
-        self._ready: tuple[tuple[int, int] | None, list[MicroBatch]] = (None, [])
+        self._val_windows = sizes.val_items
+        self._prefetched: tuple[tuple[int, int] | None, list[MicroBatch]] = (None, [])
 
     @property
     def num_windows(self) -> int:
-        """Windows in one epoch."""
+        """Windows per epoch."""
         return self._order.size
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
-        asked, (ready, batches) = (step, self.micro_batch), self._ready
-        self._ready = None, []
-        if ready == asked:
+        key, batches = self._prefetched
+        self._prefetched = None, []
+        if key == (step, self.micro_batch):
             return batches
-        return [self._window(self._train, starts, self._context) for starts in self.cut(self._starts(step))]
+        return [self._windows(self._train, starts, self._context) for starts in self.split(self._starts(step))]
 
-    def prepare(self, step: int) -> None:
-        """Cut a step's windows now."""
-        self._ready = (step, self.micro_batch), self.at_step(step)
+    def prefetch(self, step: int) -> None:
+        """Read a step's windows now."""
+        self._prefetched = (step, self.micro_batch), self.at_step(step)
 
     def validation(self) -> list[MicroBatch]:
         """Return evenly spaced windows of the val split; empty without one."""
@@ -124,12 +117,12 @@ class PretrainBatches(StepBatches):
             return []
         context = min(self._context, len(self._val) - 1)
         available = (len(self._val) - 1) // context
-        count = min(available, self._measured)
+        count = min(available, self._val_windows)
         starts = (np.arange(count, dtype=np.int64) * available // count) * context
-        return [self._window(self._val, some, context) for some in self.cut(starts)]
+        return [self._windows(self._val, part, context) for part in self.split(starts)]
 
-    def names_at(self, step: int) -> list[list[int]]:
-        """Return where each window of a step begins, in tokens of the train split."""
+    def labels_at(self, step: int) -> list[list[int]]:
+        """Return the first token of each window of a step, as an index into the train split."""
         return [[int(start)] for start in self._starts(step)]
 
     def _starts(self, step: int) -> npt.NDArray[np.int64]:
@@ -137,9 +130,9 @@ class PretrainBatches(StepBatches):
         return windows * self._context + np.array([self._shift(int(epoch)) for epoch in epochs], dtype=np.int64)
 
     def _shift(self, epoch: int) -> int:
-        return epoch * 2_654_435_761 % self._context  # Knuth's multiplicative hash: spreads the borders, needs no state
+        return epoch * 2_654_435_761 % self._context  # Knuth's multiplicative hash spreads the offsets without state
 
     @staticmethod
-    def _window(tokens: TokenArray, starts: Any, context: int) -> MicroBatch:
+    def _windows(tokens: TokenArray, starts: Any, context: int) -> MicroBatch:
         block = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
         return MicroBatch(block[:, :-1].contiguous(), block[:, 1:].contiguous(), len(starts) * context)

@@ -1,4 +1,4 @@
-"""Which device, number format and how many threads a room computes with."""
+"""Choose the device, number format and threads that a job computes with."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from backend.infra.devices import cpu_name
 
 
 def pick_device(setting: Literal["auto", "cpu", "gpu"] = "auto") -> torch.device:
-    """Return the GPU that this process may see, or the CPU.
+    """Return the visible GPU, or the CPU.
 
-    Raises JobFailed if a GPU was demanded and none is visible.
+    Raises JobFailed if `setting` demands a GPU and none is visible.
     """
-    visible = torch.cuda.is_available()
-    if setting == "gpu" and not visible:
+    is_visible = torch.cuda.is_available()
+    if setting == "gpu" and not is_visible:
         raise JobFailed(
             "The run asks for a GPU, and this worker sees none.",
             remedy="Choose device auto or cpu, or add a worker with a GPU.",
             field="device",
         )
-    return torch.device("cuda" if visible and setting != "cpu" else "cpu")
+    return torch.device("cuda" if is_visible and setting != "cpu" else "cpu")
 
 
 def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device: torch.device) -> torch.dtype | None:
-    """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that has it, else fp16; fp32 on the CPU.
+    """Return the type of mixed precision, or None for plain fp32. `auto`: bf16 on a GPU that supports it, else fp16; fp32 on the CPU.
 
-    Raises InvalidInput for fp16 on a CPU, which computes it slower than fp32.
+    Raises InvalidInput for fp16 on a CPU, where it is slower than fp32.
     """
     if precision == "fp32":
         return None
@@ -44,28 +44,28 @@ def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device:
 
 
 def pick_inference_dtype(*, device: torch.device) -> torch.dtype:
-    """Return the type that weights are held in for scoring and generation: bf16 on a GPU that has it, else fp32."""
+    """Return the type of weights for scoring and generation: bf16 on a GPU that supports it, else fp32."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def set_threads(count: int | None) -> int:
-    """Let torch compute with `count` threads (None leaves its choice); return the number in force."""
+    """Let torch compute with `count` threads, or its own choice if None; return the number in force."""
     if count is not None:
         torch.set_num_threads(max(1, count))
     return torch.get_num_threads()
 
 
 def threads_of_rank(count: int) -> int:
-    """Return how many threads each of `count` processes computes with on the CPU."""
+    """Return the CPU threads of each of `count` processes that share this machine's cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // count)
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device is called, as workers call it."""
+    """Return the product name of a device, as workers report it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def device_kind(device: torch.device) -> DeviceKind:
-    """Return the kind of a device, as a `TrainingSetting` has it."""
+    """Return the kind of a device, as a `TrainingSetting` holds it."""
     return "gpu" if device.type == "cuda" else "cpu"

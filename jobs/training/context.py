@@ -1,4 +1,4 @@
-"""What every objective starts from: config, dataset, base, tokenizer, device and the place for checkpoints."""
+"""The context of a training job: config, dataset, base, tokenizer, device, checkpoint store and process group."""
 
 from __future__ import annotations
 
@@ -14,38 +14,41 @@ from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import teach_template
 from jobs.modeling.checkpoints import load_tokenizer
-from jobs.modeling.devices import pick_autocast, pick_device, set_threads, threads_of_rank
+from jobs.modeling.devices import device_name, pick_autocast, pick_device, set_threads, threads_of_rank
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.store import CheckpointStore
-from jobs.training.distributed.process_group import Team, join_team
+from jobs.training.distributed.process_group import ProcessGroup, join_process_group
 from jobs.training.telemetry.device_use import DeviceGauge
 from jobs.training.telemetry.memory import MemoryMeter
 from jobs.training.telemetry.reporter import MeteredReporter
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What every objective starts from. `meter` begins when the data is there and the network is still to come.
+class TrainingContext:
+    """Everything that setting up a run depends on, whatever its objective.
 
-    `measured` is how many items of the val split are validated on: as many all through a run, however its steps are cut.
+    `val_items` of the val split are validated on, a constant of the run. `max_micro_batch` limits a forward pass after memory once ran
+    out. `run_folder` holds what is computed once per run. `meter` starts after the data is loaded, before the network is.
     """
 
     spec: JobSpec
     reporter: MeteredReporter
     meter: MemoryMeter
     config: RunConfig
-    measured: int
+    val_items: int
+    run_folder: Path
     dataset: Path
     base: Path | None
     tokenizer: PreTrainedTokenizerBase
     store: CheckpointStore
     device: torch.device
     autocast: torch.dtype | None
-    team: Team
+    process_group: ProcessGroup
+    max_micro_batch: int | None = None
 
 
-def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
-    """Read the payload and load what all objectives need.
+def build_context(spec: JobSpec, reporter: Reporter) -> TrainingContext:
+    """Build the context from a job's payload.
 
     Raises InvalidInput if the dataset's kind does not suit the objective.
     """
@@ -53,18 +56,18 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
     config = RunConfig.model_validate(payload["config"])
     kind = payload["dataset_kind"]
     if kind not in DATASET_KINDS[config.objective]:
-        wanted = " or ".join(DATASET_KINDS[config.objective])
-        raise InvalidInput(f"{config.objective} trains on a dataset of kind {wanted}, and this one is {kind}.", field="dataset")
+        suitable = " or ".join(DATASET_KINDS[config.objective])
+        raise InvalidInput(f"{config.objective} trains on a dataset of kind {suitable}, and this one is {kind}.", field="dataset")
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     device = pick_device(config.device)
     if device.type == "cuda" and config.precision == "fp32":
         torch.set_float32_matmul_precision("high")  # tf32
-    team = join_team("ddp" if config.devices.sharding == "ddp" else "fsdp", device=device)
-    threads = set_threads(payload.get("threads") or (threads_of_rank(team.count) if team.count > 1 else None))
+    process_group = join_process_group("ddp" if config.devices.sharding == "ddp" else "fsdp", device=device)
+    threads = set_threads(payload.get("threads") or (threads_of_rank(process_group.count) if process_group.count > 1 else None))
     base = spec.path(payload["base"]) if payload.get("base") else None
     tokenizer = load_tokenizer(base or spec.path(payload["tokenizer"]))
     teach_template(tokenizer, chats=config.objective is not Objective.PRETRAIN)
-    reporter.log(f"Training on {torch.cuda.get_device_name(device) if device.type == 'cuda' else f'the CPU with {threads} threads'}.")
+    reporter.log(f"Training on {device_name(device) if device.type == 'cuda' else f'the CPU with {threads} threads'}.")
     store = CheckpointStore(
         spec,
         reporter,
@@ -73,19 +76,20 @@ def gather_parts(spec: JobSpec, reporter: Reporter) -> Parts:
         lineage=_lineage(spec, config, base),
     )
     meter = MemoryMeter(device)
-    return Parts(
+    return TrainingContext(
         spec=spec,
         reporter=MeteredReporter(reporter, meter, gauge=DeviceGauge(device)),
         meter=meter,
         config=config,
-        measured=config.eval_batches * config.micro_batch,
+        val_items=config.eval_batches * config.micro_batch,
+        run_folder=store.folder.parent,
         dataset=spec.path(payload["dataset"]),
         base=base,
         tokenizer=tokenizer,
         store=store,
         device=device,
         autocast=pick_autocast(config.precision, device=device),
-        team=team,
+        process_group=process_group,
     )
 
 

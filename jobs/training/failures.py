@@ -1,4 +1,4 @@
-"""What goes wrong in a step, told apart and put into words: memory that is too small, numbers that are not finite."""
+"""Failures of a training step, with their likely causes and remedies: too little memory, non-finite numbers."""
 
 from __future__ import annotations
 
@@ -12,69 +12,16 @@ import torch
 from backend.domain.training.config import RunConfig
 from backend.errors import JobFailed
 
-FULL = ("can't allocate memory", "not enough memory")
-FP16_LARGEST = 65_504
+ALLOCATION_ERRORS = ("can't allocate memory", "not enough memory")
+"""Parts of the messages by which torch's CPU allocator reports that memory ran out, as a plain RuntimeError."""
+FP16_MAX = 65_504
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is one of the several ways of running out of memory."""
+    """Whether an error is one of the several by which Python and torch report that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
-
-
-def is_finite(tensors: list[torch.Tensor]) -> bool:
-    """Whether every number is finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-
-
-@dataclass(frozen=True)
-class NotFinite:
-    """A step whose loss or gradient is no finite number. Its update was not done.
-
-    `micro_batch` counts from 1, None where it is not known; `held` says what it holds. `were_finite` are the weights before the step.
-    `kept` is the step whose checkpoint holds the state before this one, None where there is none.
-    """
-
-    step: int
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    micro_batches: int
-    micro_batch: int | None
-    held: str
-    were_finite: bool
-    kept: int | None
-
-    def in_words(self, config: RunConfig, *, autocast: torch.dtype | None) -> JobFailed:
-        """Return the failure: what happened, where, and the likeliest cause with its cure."""
-        what = "gradient" if math.isfinite(self.loss) else "loss"
-        value = self.grad_norm if what == "gradient" else self.loss
-        where = f"step {self.step}, learning rate {self.learning_rate:.3g}"
-        if self.micro_batch is not None:
-            where += f", in micro-batch {self.micro_batch} of {self.micro_batches}" + (f": {self.held}" if self.held else "")
-        cause, remedy, field = self._cause(config, autocast)
-        saved = (
-            f" The state before it is the checkpoint of step {self.kept}." if self.kept is not None else " Earlier checkpoints are intact."
-        )
-        return JobFailed(f"The {what} became {value} at {where}. {cause}", remedy=remedy + saved, field=field)
-
-    def _cause(self, config: RunConfig, autocast: torch.dtype | None) -> tuple[str, str, str]:
-        lower = f"Lower the learning rate (to {self.learning_rate / 4:.2g}, say)"
-        if not self.were_finite:
-            text = "Weights were not finite before this step, so an earlier one spoiled them."
-            return text, f"{lower} and go on from an earlier checkpoint.", "learning_rate"
-        if autocast is torch.float16:
-            text = f"The likeliest cause is fp16, whose largest number is {FP16_LARGEST:,}."
-            return text, "Set precision to bf16 or fp32.", "precision"
-        if not config.grad_clip:
-            text = "The likeliest cause is a gradient that grew without bound, as grad_clip is 0."
-            return text, f"Set grad_clip to 1. {lower}, or lengthen warmup_steps.", "grad_clip"
-        if math.isfinite(self.loss):
-            text = "The loss is finite and its gradient is not, which a step that was too large leads to."
-        else:
-            text = "The likeliest cause is a learning rate too high for this network."
-        return text, f"{lower}, or lengthen warmup_steps. If it comes back at the same rows, look at them.", "learning_rate"
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_ERRORS)
 
 
 @contextmanager
@@ -92,3 +39,59 @@ def out_of_memory_as_failure(config: RunConfig, *, device: torch.device) -> Iter
             "(the same tokens per step), a shorter context, or method lora.",
             field="micro_batch",
         ) from error
+
+
+def is_finite(tensors: list[torch.Tensor]) -> bool:
+    """Whether every element of every tensor is finite."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """A step whose loss or gradient is not finite; its update was skipped.
+
+    `micro_batch` counts from 1, None if unknown; `items` names its contents. `weights_were_finite` speaks of the weights before the step.
+    `saved_step` is the step whose checkpoint holds the state before this one, None if there is none.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    num_micro_batches: int
+    micro_batch: int | None
+    items: str
+    weights_were_finite: bool
+    saved_step: int | None
+
+    def to_failure(self, config: RunConfig, *, autocast: torch.dtype | None) -> JobFailed:
+        """Return the failure to raise: the step, the micro-batch, the likeliest cause and its remedy."""
+        quantity, value = ("gradient", self.grad_norm) if math.isfinite(self.loss) else ("loss", self.loss)
+        where = f"step {self.step}, learning rate {self.learning_rate:.3g}"
+        if self.micro_batch is not None:
+            where += f", in micro-batch {self.micro_batch} of {self.num_micro_batches}" + (f": {self.items}" if self.items else "")
+        cause, remedy, field = self._cause(config, autocast)
+        saved = (
+            f" The state before it is the checkpoint of step {self.saved_step}."
+            if self.saved_step is not None
+            else " Earlier checkpoints are intact."
+        )
+        return JobFailed(f"The {quantity} became {value} at {where}. {cause}", remedy=remedy + saved, field=field)
+
+    def _cause(self, config: RunConfig, autocast: torch.dtype | None) -> tuple[str, str, str]:
+        """Return (cause, remedy, field to change)."""
+        lower = f"Lower the learning rate (to {self.learning_rate / 4:.2g}, say)"
+        if not self.weights_were_finite:
+            cause = "Weights were not finite before this step: an earlier update overflowed."
+            return cause, f"{lower} and resume from an earlier checkpoint.", "learning_rate"
+        if autocast is torch.float16:
+            cause = f"The likeliest cause is the range of fp16, which ends at {FP16_MAX:,}."
+            return cause, "Set precision to bf16 or fp32.", "precision"
+        if not config.grad_clip:
+            cause = "The likeliest cause is an exploding gradient, as grad_clip is 0."
+            return cause, f"Set grad_clip to 1. {lower}, or lengthen warmup_steps.", "grad_clip"
+        if math.isfinite(self.loss):
+            cause = "The loss is finite and its gradient is not: the likeliest cause is that an earlier update was too large."
+        else:
+            cause = "The likeliest cause is a learning rate too high for this network."
+        return cause, f"{lower}, or lengthen warmup_steps. If it fails at the same rows again, check those rows.", "learning_rate"

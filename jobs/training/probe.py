@@ -1,7 +1,6 @@
-"""A run tried out: built for real, a few steps done, its peak memory and speed measured, nothing kept.
+"""Probe a run: do a few of its steps, measure peak memory and speed, keep nothing.
 
-The same code builds it that builds a run: same batches (of a part of the dataset, with its longest rows), network and optimizer. It
-says nothing about the loss.
+The run is built by the same code as in training, on a sample of the dataset with its longest rows.
 """
 
 from __future__ import annotations
@@ -12,70 +11,71 @@ import time
 from dataclasses import replace
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch comes: its profiler would write into the job's log
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler writes into the job's log
 
 from backend.domain.training.config import RunConfig
-from jobs.batches.base import Batches, MicroBatch
+from jobs.batches.base import MicroBatch, StepBatches
 from jobs.batches.probe_sample import write_sample
 from jobs.modeling.devices import device_kind, device_name
 from jobs.reporter import JobSpec, Reporter
-from jobs.training.context import Parts, gather_parts
+from jobs.training.context import TrainingContext, build_context
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
 from jobs.training.network.load import load_model
-from jobs.training.objectives.registry import load_batches, settle_batches
+from jobs.training.objectives.registry import OBJECTIVES
 from jobs.training.objectives.rollouts import RolloutBatches
 from jobs.training.run import make_loop
 from jobs.training.telemetry.allocations import allocated_peak
 from jobs.training.telemetry.reporter import step_times
 
-WARM_UP, TIMED_FEWEST, TIMED_MOST = 2, 3, 40
+WARM_UP, MIN_TIMED, MAX_TIMED = 2, 3, 40
 TIMED_S = 6.0
 PROFILED_STEP_S = 4.0
-LOOKED_THROUGH = 200
+SCANNED_STEPS = 200
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
-    """Try the payload's run out (it is that of a training job).
+    """Probe the run of a payload (that of a training job).
 
-    Returns `{"measured_bytes", "allocated_bytes", "tokens_per_s", "step_s", ...}`, or `{"stopped"}`. Raises what a run raises.
+    Returns `{"measured_bytes", "allocated_bytes", "tokens_per_s", "step_s", ...}`, or `{"stopped"}`. Raises as a run does.
     """
     reporter.progress(0, 4, unit="", message="Reading the data")
-    parts = gather_parts(spec, reporter)
+    ctx = build_context(spec, reporter)
     sample = spec.folder / "probe-data"
     try:
-        write_sample(parts.dataset, sample, parts.config)
-        parts = replace(parts, spec=replace(spec, folder=sample), dataset=sample, config=short(parts.config))
-        with out_of_memory_as_failure(parts.config, device=parts.device):
-            result = probe(parts, reporter)
+        write_sample(ctx.dataset, sample, ctx.config)
+        ctx = replace(ctx, spec=replace(spec, folder=sample), dataset=sample, run_folder=sample, config=short(ctx.config))
+        with out_of_memory_as_failure(ctx.config, device=ctx.device):
+            result = probe(ctx, reporter)
     finally:
         shutil.rmtree(sample, ignore_errors=True)
-    return {**result, "device": device_name(parts.device), "device_kind": device_kind(parts.device), "stopped": reporter.should_stop()}
+    return {**result, "device": device_name(ctx.device), "device_kind": device_kind(ctx.device), "stopped": reporter.should_stop()}
 
 
 def short(config: RunConfig) -> RunConfig:
-    """Return the config of a probe: of several micro-batches a step two are enough, as nothing changes from the second on."""
-    steps = max(config.max_steps, WARM_UP + TIMED_MOST)
+    """Return the config of a probe, with at most two micro-batches per step: more would add no memory."""
+    steps = max(config.max_steps, WARM_UP + MAX_TIMED)
     return config.model_copy(update={"grad_accum_steps": min(config.grad_accum_steps, 2), "max_steps": steps, "sample_prompts": ()})
 
 
-def probe(parts: Parts, reporter: Reporter) -> dict[str, Any]:
+def probe(ctx: TrainingContext, reporter: Reporter) -> dict[str, Any]:
     """Measure a run."""
-    read = load_batches(parts, folder=parts.spec.folder)
+    stages = OBJECTIVES[ctx.config.objective]
+    data = stages.load(ctx)
     reporter.progress(1, 4, unit="", message="Building the network")
-    parts.meter.begin()
-    model = load_model(parts, resume_from=None).to(parts.device)
-    settled = settle_batches(parts, read, model)
-    batches = LargestFirst(settled, micro_batch=getattr(settled, "micro_batch", parts.config.micro_batch))
-    loop = make_loop(parts, batches, model)
+    ctx.meter.begin()
+    model = load_model(ctx, resume_from=None).to(ctx.device)
+    run_batches = stages.prepare(ctx, data, model)
+    batches = LargestFirst(run_batches)
+    loop = make_loop(ctx, batches, model)
     model.train()
     seconds, tokens = _time_steps(loop, reporter)
-    peak = parts.meter.peak_bytes()
-    allocated = parts.meter.allocated_bytes()
-    timed = step_times(seconds)
-    if allocated is None and timed["step_s"] < PROFILED_STEP_S and not reporter.should_stop():
+    peak = ctx.meter.peak_bytes()
+    allocated = ctx.meter.allocated_bytes()
+    timings = step_times(seconds)
+    if allocated is None and timings["step_s"] < PROFILED_STEP_S and not reporter.should_stop():
         reporter.progress(3, 4, unit="", message="Recording allocations")
-        allocated = allocated_peak(lambda: loop.update(1), model=model, optimizer=loop.optimizer, folder=parts.spec.folder)
+        allocated = allocated_peak(lambda: loop.update(1), model=model, optimizer=loop.optimizer, folder=ctx.spec.folder)
     reporter.progress(4, 4, unit="", message="Done")
     return {
         "measured_bytes": peak,
@@ -83,57 +83,57 @@ def probe(parts: Parts, reporter: Reporter) -> dict[str, Any]:
         "tokens_per_s": tokens / sum(seconds),
         "longest": batches.longest,
         "trained": batches.trained,
-        "accumulated": parts.config.grad_accum_steps,
-        **timed,
+        "accumulated": ctx.config.grad_accum_steps,
+        **timings,
     }
 
 
 def _time_steps(loop: TrainingLoop, reporter: Reporter) -> tuple[list[float], int]:
-    """Do warm steps on the largest batch, then time ordinary ones. Returns (seconds of each, tokens trained on in all)."""
+    """Warm up on the largest batch, then time ordinary steps. Returns (seconds of each, trained tokens in all)."""
     for _ in range(WARM_UP):
         loop.update(1)
     seconds: list[float] = []
     tokens, began = 0, time.perf_counter()
-    for step in range(2, 2 + TIMED_MOST):
+    for step in range(2, 2 + MAX_TIMED):
         started = time.perf_counter()
         values = loop.update(step)
         seconds.append(time.perf_counter() - started)
         tokens += round(values["tok_per_sec"] * seconds[-1])
         spent = time.perf_counter() - began
-        _progress(reporter, min(1.0, max(len(seconds) / TIMED_MOST, spent / TIMED_S)))
-        if reporter.should_stop() or (spent > TIMED_S and len(seconds) >= TIMED_FEWEST):
+        _progress(reporter, min(1.0, max(len(seconds) / MAX_TIMED, spent / TIMED_S)))
+        if reporter.should_stop() or (spent > TIMED_S and len(seconds) >= MIN_TIMED):
             break
     return seconds, tokens
 
 
 def _progress(reporter: Reporter, share: float) -> None:
-    reporter.progress(2 + share, 4, unit="", message="Doing a few steps")
+    reporter.progress(2 + share, 4, unit="", message="Timing steps")
 
 
 class LargestFirst:
-    """Batches whose step 1 is the largest among the first hundreds, for the peak; the others are as they come, for the speed.
+    """Batches whose step 1 is the largest of the first 200, to measure the peak; later steps keep their order, to measure speed.
 
-    `longest` and `trained` are the positions and the trained positions of the largest micro-batch, for each of its sequences.
+    `longest` and `trained` are the positions and the trained positions per sequence of the largest micro-batch.
     """
 
-    def __init__(self, batches: Batches, *, micro_batch: int) -> None:
+    def __init__(self, batches: StepBatches) -> None:
         self._batches = batches
         first = batches.at_step(1)
-        if first[0].columns is None or isinstance(batches, RolloutBatches):  # windows are all alike; completions are drawn, not picked
+        if first[0].columns is None or isinstance(batches, RolloutBatches):  # windows have one size; completions are sampled
             self._largest = first
         else:
-            self._largest = max((batches.at_step(step) for step in range(1, LOOKED_THROUGH + 1)), key=lambda step: max(map(_size, step)))
+            self._largest = max((batches.at_step(step) for step in range(1, SCANNED_STEPS + 1)), key=lambda step: max(map(_size, step)))
         largest = max(self._largest, key=_size)
-        share = micro_batch if getattr(largest, "row_ends", None) is not None else 1  # packed sequences lie end to end
-        self.longest = -(-int(largest.inputs.shape[1]) // share)
-        self.trained = self.longest if largest.columns is None else -(-len(largest.columns) // share)
+        sequences = batches.micro_batch if getattr(largest, "row_ends", None) is not None else 1  # packed ones are concatenated
+        self.longest = -(-int(largest.inputs.shape[1]) // sequences)
+        self.trained = self.longest if largest.columns is None else -(-len(largest.columns) // sequences)
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of an update."""
         return self._largest if step == 1 else self._batches.at_step(step)
 
     def validation(self) -> list[MicroBatch]:
-        """Return none: nothing is learnt."""
+        """Return none: a probe does not validate."""
         return []
 
 

@@ -42,7 +42,7 @@ class SilentReporter:
 
 
 def run_rank(folder: Path) -> int:
-    """Be one process of a run; return the exit status. Its error, if any, is left in the folder as a sentence."""
+    """Run one rank of a training job; return the exit status. An error is written to the folder."""
     die_with_parent()
     rank = int(os.environ["RANK"])
     record = json.loads((folder / "spec.json").read_text())
@@ -51,32 +51,32 @@ def run_rank(folder: Path) -> int:
     try:
         result = run_here(spec, reporter)
     except RoundhouseError as error:
-        _leave(folder, rank, cause=error.message, remedy=error.remedy, field=error.field, invalid=isinstance(error, InvalidInput))
+        _write_error(folder, rank, cause=error.message, remedy=error.remedy, field=error.field, invalid=isinstance(error, InvalidInput))
         return 3
     except Exception as error:
         traceback.print_exc()
-        # when one process fails, the others find their connection closed: that is not the cause
-        echo = "Connection closed" in str(error) or "NCCL" in str(error) or "Connection reset" in str(error)
-        _leave(folder, rank, cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.", is_echo=echo)
+        # when one rank fails, the others lose their connection to it, which is not the cause
+        is_echo = any(text in str(error) for text in ("Connection closed", "Connection reset", "NCCL"))
+        _write_error(folder, rank, cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.", is_echo=is_echo)
         return 4
     if rank == 0:
         (folder / "result.json").write_text(json.dumps(result))
     return 0
 
 
-def _leave(
+def _write_error(
     folder: Path, rank: int, *, cause: str, remedy: str | None, field: str | None = None, invalid: bool = False, is_echo: bool = False
 ) -> None:
     record = {"cause": cause, "remedy": remedy, "field": field, "invalid": invalid, "is_echo": is_echo}
     (folder / f"error-{rank}.json").write_text(json.dumps(record))
 
 
-def _end(status: int) -> None:
-    """Leave without waiting for other processes, which may hang in an exchange that this one will never join."""
+def _exit(status: int) -> None:
+    """Exit without waiting for the other ranks, which may hang in a collective that this one never joins."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 if __name__ == "__main__":
-    _end(run_rank(Path(sys.argv[1])))
+    _exit(run_rank(Path(sys.argv[1])))

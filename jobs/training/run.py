@@ -1,4 +1,4 @@
-"""The entry of a training job: dispatches on the objective, and words what goes wrong on the way."""
+"""The entry of a training job: context, data, network, objective, loop."""
 
 from __future__ import annotations
 
@@ -9,112 +9,111 @@ from typing import Any
 import peft
 import torch
 
-from backend.domain.training.config import DeviceConfig, Objective
+from backend.domain.training.config import DeviceConfig
 from jobs.batches.base import Batches
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
 from jobs.training.checkpoints.store import estimate_checkpoint_bytes
 from jobs.training.compilation import compile_network
-from jobs.training.context import Parts, gather_parts
+from jobs.training.context import TrainingContext, build_context
 from jobs.training.distributed.launch import run_ranks
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.loop import TrainingLoop
-from jobs.training.network.ema import Average, named_parts
+from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
 from jobs.training.network.load import load_model
 from jobs.training.network.optimizers import check_optimizer, make_optimizer
-from jobs.training.objectives.reference_logprobs import Stopped
-from jobs.training.objectives.registry import load_batches, make_lesson, settle_batches
-from jobs.training.resume import machine_in_words, take_up, with_epochs, with_global_batch
-from jobs.training.samples import encode_sample_prompt
+from jobs.training.objectives.base import StopRequested
+from jobs.training.objectives.registry import OBJECTIVES
+from jobs.training.resume import describe_machine, keep_batch_sizes, limit_epochs, log_other_machine
+from jobs.training.samples import encode_sample_prompts
 from jobs.training.telemetry.mfu import find_utilisation
 
 
 def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
-    """Train as the payload's `config` says, from the newest checkpoint of the run folder if there is one.
+    """Train by the payload's `config`, from the newest checkpoint of the run folder if there is one.
 
     Returns `{"final_step", "stopped", "metrics", "checkpoint", "measurement"}`. Raises InvalidInput for what can't be trained and
-    JobFailed for what went wrong on the way (loss not finite, memory or disk too small).
+    JobFailed for a failure on the way (non-finite loss, memory or disk too small).
     """
     devices = DeviceConfig.model_validate(spec.payload["config"].get("devices") or {})
     return run_here(spec, reporter) if devices.count == 1 else run_ranks(spec, reporter, devices=devices)
 
 
 def run_here(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
-    """Train in this process: alone, or as one of those that `torchrun` started."""
-    parts = gather_parts(spec, reporter)
-    with out_of_memory_as_failure(parts.config, device=parts.device):
-        result = train(parts)
-    return {**result, "measurement": parts.reporter.measurement(parts.device)}
+    """Train in this process: alone, or as one of the ranks that `torchrun` started."""
+    ctx = build_context(spec, reporter)
+    with out_of_memory_as_failure(ctx.config, device=ctx.device):
+        result = train(ctx)
+    return {**result, "measurement": ctx.reporter.measurement(ctx.device)}
 
 
-def train(parts: Parts) -> dict[str, Any]:
-    """Load what the objective needs, and run its loop."""
-    store = parts.store
-    check_optimizer(parts.config)
+def train(ctx: TrainingContext) -> dict[str, Any]:
+    """Load the data, then the network, and run the loop."""
+    check_optimizer(ctx.config)
+    store, stages = ctx.store, OBJECTIVES[ctx.config.objective]
     resume_from = store.newest()
     if resume_from is not None:
-        parts = with_global_batch(parts, read_counters(resume_from))
+        ctx = keep_batch_sizes(ctx, read_counters(resume_from))
     try:
-        batches = load_batches(parts, folder=store.folder.parent)
-    except Stopped:
-        last = None if resume_from is None else parts.spec.relative(resume_from)
-        return {"final_step": max(store.steps(), default=0), "stopped": parts.reporter.should_stop(), "metrics": {}, "checkpoint": last}
-    parts.meter.begin()
-    model = load_model(parts, resume_from=resume_from).to(parts.device)
+        data = stages.load(ctx)
+    except StopRequested:
+        last = None if resume_from is None else ctx.spec.relative(resume_from)
+        return {"final_step": max(store.steps(), default=0), "stopped": ctx.reporter.should_stop(), "metrics": {}, "checkpoint": last}
+    ctx.meter.begin()
+    model = load_model(ctx, resume_from=resume_from).to(ctx.device)
     store.check_disk(
-        checkpoint_bytes=estimate_checkpoint_bytes(model, parts.config, adapter=isinstance(model, peft.PeftModel)),
-        max_steps=parts.config.max_steps,
-        checkpoint_every=parts.config.checkpoint_every,
+        checkpoint_bytes=estimate_checkpoint_bytes(model, ctx.config, adapter=isinstance(model, peft.PeftModel)),
+        max_steps=ctx.config.max_steps,
+        checkpoint_every=ctx.config.checkpoint_every,
     )
-    batches = settle_batches(parts, batches, model)
-    used = find_utilisation(model, parts.config, device=parts.device, artifacts=parts.spec.artifacts)
-    parts.reporter.share_of_device = None if used is None else used.of
-    return make_loop(with_epochs(parts, batches), batches, model, resume_from=resume_from).run()
+    batches = stages.prepare(ctx, data, model)
+    utilisation = find_utilisation(model, ctx.config, device=ctx.device, artifacts=ctx.spec.artifacts)
+    ctx.reporter.mfu_of_rate = None if utilisation is None else utilisation.of
+    if not batches.validation():
+        ctx.reporter.log("The dataset has no val split, so val_loss is not measured.")
+    return make_loop(limit_epochs(ctx, batches), batches, model, resume_from=resume_from).run()
 
 
-def make_loop(parts: Parts, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
-    """Put the loop together round a network, with its optimizer and where it stands."""
-    config = parts.config
-    wrapped = parts.team.wrap(model, parts.device)
+def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
+    """Build the objective, the optimizer and the loop; restore the training state of `resume_from`."""
+    config, group = ctx.config, ctx.process_group
+    wrapped = group.wrap(model, ctx.device)
+    objective = OBJECTIVES[config.objective].build(ctx, batches, model)
     optimizer = make_optimizer(model, config)
-    average = Average(model, decay=config.ema_decay) if config.ema_decay else None
-    scaler = torch.amp.GradScaler(parts.device.type) if parts.autocast is torch.float16 else None
-    seed_everything(config.seed + parts.team.rank)
+    ema = Ema(model, decay=config.ema_decay) if config.ema_decay else None
+    scaler = torch.amp.GradScaler(ctx.device.type) if ctx.autocast is torch.float16 else None
+    seed_everything(config.seed + group.rank)
     counters = Counters()
     if resume_from is not None:
-        counters = load_state(resume_from, optimizer=optimizer, parts=named_parts(average, scaler), team=parts.team, seed=config.seed)
-        take_up(parts, batches, counters)
-        parts.reporter.event("resumed", step=counters.step, folder=parts.spec.relative(resume_from))
-    elif parts.spec.attempt > 1:  # what an earlier attempt reported before its first checkpoint is reported again
-        parts.reporter.event("resumed", step=0, folder=None)
-    is_text = config.objective is Objective.PRETRAIN
-    prompts = () if config.objective is Objective.REWARD else config.sample_prompts  # it scores, and writes nothing
-    if not batches.validation():
-        parts.reporter.log("The dataset has no val split, so val_loss is not measured.")
-    lesson = make_lesson(parts, batches, model)
+        states = named_states(ema, scaler)
+        counters = load_state(resume_from, optimizer=optimizer, states=states, process_group=group, seed=config.seed)
+        log_other_machine(ctx, counters)
+        ctx.reporter.event("resumed", step=counters.step, folder=ctx.spec.relative(resume_from))
+    elif ctx.spec.attempt > 1:  # steps that an earlier attempt reported before its first checkpoint are reported again
+        ctx.reporter.event("resumed", step=0, folder=None)
     return TrainingLoop(
         config=config,
         model=model,
-        tokenizer=parts.tokenizer,
-        lesson=lesson,
+        tokenizer=ctx.tokenizer,
+        objective=objective,
         batches=batches,
         optimizer=optimizer,
-        store=parts.store,
-        reporter=parts.reporter,
-        device=parts.device,
-        autocast=parts.autocast,
-        team=parts.team,
-        forward=compile_network(wrapped, lesson, batches, parts),
-        sample_prompts=[(prompt, encode_sample_prompt(parts.tokenizer, prompt, chat=not is_text)) for prompt in prompts],
+        store=ctx.store,
+        reporter=ctx.reporter,
+        device=ctx.device,
+        autocast=ctx.autocast,
+        process_group=group,
+        forward=compile_network(wrapped, objective, batches, ctx),
+        sample_prompts=encode_sample_prompts(ctx.tokenizer, config),
         counters=replace(
             counters,
-            sequences=config.micro_batch * config.grad_accum_steps * parts.team.count,
-            measured=parts.measured,
-            machine=machine_in_words(parts.device, count=parts.team.count),
+            sequences=config.micro_batch * config.grad_accum_steps * group.count,
+            measured=ctx.val_items,
+            machine=describe_machine(ctx.device, count=group.count),
         ),
-        average=average,
+        ema=ema,
         scaler=scaler,
-        balance=None if isinstance(model, peft.PeftModel) else ExpertBalance(model),  # an adapter's checkpoint would not keep the biases
-        last_checkpoint=None if resume_from is None else parts.spec.relative(resume_from),
+        expert_balance=None if isinstance(model, peft.PeftModel) else ExpertBalance(model),  # adapter checkpoints hold no router biases
+        last_checkpoint=None if resume_from is None else ctx.spec.relative(resume_from),
     )

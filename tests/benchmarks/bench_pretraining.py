@@ -399,18 +399,19 @@ def _litgpt(asked: argparse.Namespace) -> None:
 def measure_telemetry(asked: argparse.Namespace) -> None:
     """Print what a run's reporting takes: blocks of steps with and without it in turns, and the time spent inside it."""
     from jobs.modeling.devices import set_threads
-    from jobs.training.context import gather_parts
-    from jobs.training.objectives.registry import load_batches
-    from jobs.training.run import load_model, make_loop
+    from jobs.training.context import build_context
+    from jobs.training.network.load import load_model
+    from jobs.training.run import make_loop
+    from tests.support.training_rooms import load_batches
 
     with tempfile.TemporaryDirectory() as scratch:
         asked.folder = Path(scratch)
         set_threads(None)
         spec = _training_spec(asked, compile_="off", steps=ENDLESS)
-        parts = gather_parts(spec, Telling(asked.folder)._file)
-        parts.meter.begin()
-        model = load_model(parts, resume_from=None)
-        loop = make_loop(parts, load_batches(parts, folder=asked.folder), model)
+        ctx = build_context(spec, Telling(asked.folder)._file)
+        ctx.meter.begin()
+        model = load_model(ctx, resume_from=None)
+        loop = make_loop(ctx, load_batches(ctx, model), model)
         model.train()
         step, inside, lasted = 0, 0.0, {True: [], False: []}
         for turn in range(2 * asked.rounds + 2):
@@ -421,9 +422,9 @@ def measure_telemetry(asked: argparse.Namespace) -> None:
                 values = loop.update(step)
                 told = time.perf_counter()
                 if reports:
-                    parts.reporter.metrics(step, values)
-                    parts.reporter.progress(step, ENDLESS, rate=1.0)
-                    parts.reporter.should_stop()
+                    ctx.reporter.metrics(step, values)
+                    ctx.reporter.progress(step, ENDLESS, rate=1.0)
+                    ctx.reporter.should_stop()
                 ended = time.perf_counter()
                 if turn > 1:
                     lasted[reports].append(ended - started)

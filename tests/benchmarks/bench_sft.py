@@ -26,8 +26,8 @@ import torch.nn.functional as F
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import RunConfig
-from jobs.batches.base import IGNORE
-from jobs.batches.sft import Example, PackedBatches, encode_rows, lay_end_to_end
+from jobs.batches.base import IGNORE, BatchSizes
+from jobs.batches.sft import Example, PackedBatches, concatenate, encode_rows
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
@@ -93,7 +93,7 @@ def losses_apart(home: Path, examples: list[Example]) -> tuple[float, int]:
             parameter.mul_(3.0 if parameter.dim() > 1 else 1.0)
 
     def mean_losses(rows: list[Example]) -> list[float]:
-        batch = lay_end_to_end(rows)
+        batch = concatenate(rows)
         losses = F.cross_entropy(network(**batch.arguments).logits[0], batch.targets[0], ignore_index=IGNORE, reduction="none")
         cut = torch.split(losses, [len(row.ids) - 1 for row in rows])
         return [float(part.sum()) / int((row.targets[1:] != IGNORE).sum()) for part, row in zip(cut, rows, strict=True)]
@@ -159,7 +159,9 @@ def time_ours(home: Path, *, steps: int, threads: int) -> dict[str, float]:
     folder.mkdir(exist_ok=True)
     clock = Clock()
     training.run(JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=home, folder=folder), clock)
-    batches = PackedBatches(examples, [], pad_id=0, context=CONTEXT, micro_batch=micro_batch, grad_accum_steps=1, measured=1, seed=SEED)
+    batches = PackedBatches(
+        examples, [], context=CONTEXT, sizes=BatchSizes(micro_batch=micro_batch, items_per_step=micro_batch, val_items=1, seed=SEED)
+    )
     measured = range(WARM_UP + 1, steps)  # the last step saves
     micro = [batch for step in measured for batch in batches.at_step(step)]
     real = sum(batch.inputs.numel() + len(batch.row_ends if batch.row_ends is not None else ()) for batch in micro)

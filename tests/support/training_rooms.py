@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import RunConfig
+from jobs.batches.base import StepBatches
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec, StopRequest
+from jobs.training.context import TrainingContext
+from jobs.training.objectives.registry import OBJECTIVES
 
 TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)
 NAMES = ("Mira", "Tom", "Ada", "Ben")
@@ -122,6 +125,12 @@ class Rooms:
             "threads": 1,
         }
         return self.spec(payload, job=job, attempt=attempt)
+
+
+def load_batches(ctx: TrainingContext, model: Any = None) -> StepBatches:
+    """Load a run's data and build its batches."""
+    stages = OBJECTIVES[ctx.config.objective]
+    return stages.prepare(ctx, stages.load(ctx), model)
 
 
 class Recorder:

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.reports.report import Piece, Sample
+from jobs.batches.base import BatchSizes
 from jobs.batches.pretrain import PretrainBatches
 from jobs.data.reports.rows import Row, Rows
 from jobs.data.reports.views import Seen, Strip, View
@@ -88,7 +89,8 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
     if len(head) < 2 * context + 1:
         return None
     tokens = np.asarray(head[: 2 * context + 1], dtype=np.uint32)
-    batch = PretrainBatches(tokens, None, context=context, micro_batch=1, grad_accum_steps=1, measured=1, seed=SEED).at_step(1)[0]
+    sizes = BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=SEED)
+    batch = PretrainBatches(tokens, None, context=context, sizes=sizes).at_step(1)[0]
     ids = [int(batch.inputs[0, 0]), *batch.targets[0].tolist()]
     pieces = pieces_of(Strip(ids, [False, *[True] * context]), tokenizer)
     return Sample(group="window", num_tokens=len(ids), loss_tokens=batch.trained, pieces=pieces)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backend.errors import JobFailed
+from jobs.modeling.blocks import find_blocks
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,6 @@ class Pass:
     in_tuples: bool
     attention: list[Tensor]
     no_attention: str = ""
-
-
-def find_blocks(network: PreTrainedModel) -> list[nn.Module]:
-    """Return the network's layers in order; empty where they are not kept as one list."""
-    count = getattr(network.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    lists = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count]
-    return list(min(lists, key=lambda entry: entry[0].count("."))[1]) if lists else []
 
 
 @torch.inference_mode()

@@ -18,11 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
-from jobs.evaluation.inspection.network import Pass, find_blocks, lens_logits, read_network
+from jobs.evaluation.inspection.network import Pass, lens_logits, read_network
 from jobs.evaluation.inspection.numbers import HeadNumbers, TokenNumbers, head_numbers, lens_numbers, pair_numbers, token_numbers
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
 from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
 from jobs.evaluation.ledger import check_stop
+from jobs.modeling.blocks import find_blocks
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer
 from jobs.modeling.devices import pick_device
 from jobs.modeling.inspection import inspect_folder

@@ -1,7 +1,7 @@
-"""What resuming needs besides weights, as safetensors and JSON. No pickle.
+"""The training state that resuming needs besides weights, as safetensors and JSON. No pickle.
 
-The optimizer's state, the random state of every library, counters, and whatever else has a `state_dict` (an average of the weights, a
-scaler of gradients): trees of dictionaries and lists, whose tensors go into one safetensors file and the rest into JSON.
+Optimizer state, random state of every library, counters, and whatever else has a `state_dict` (the average of the weights, the gradient
+scaler): trees of dictionaries and lists, whose tensors are saved in one safetensors file and the rest as JSON.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from safetensors.torch import load_file, save_file
 
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import STATE_FOLDER
-from jobs.training.distributed.process_group import Team, like, whole
+from jobs.training.distributed.process_group import ProcessGroup, gather_tensor, shard_like
 
 TENSORS, TREE, COUNTERS = "state.safetensors", "state.json", "counters.json"
+RENAMED_OPTIMIZERS = {"Together": "CombinedOptimizer"}
+"""Former class names, as older checkpoints hold them."""
 
 
 class Stateful(Protocol):
-    """Whatever has to be as it was when a run goes on."""
+    """An object whose state a resumed run restores."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state: dictionaries (keys strings or whole numbers), lists, tensors, numbers, strings, None."""
+        """Return the state: dictionaries (keys strings or integers), lists, tensors, numbers, strings, None."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take over a state."""
+        """Restore a state."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """How far a run is: updates done; the best val_loss of a checkpoint, with its step; and what early stopping goes by.
+    """Progress of a run: updates done, the best val_loss of a checkpoint with its step, and the state of early stopping.
 
-    `lowest_val_loss` is the lowest of all measurements, `stale` how many came since; `ended` is the max_steps of a
-    run that stopped early. `sequences` are those of a step, on all devices;
-    `measured` the items that val_loss is measured on.
-    `micro_batch` is None unless memory was too small for the config's. `machine` is what rounding depends on.
+    `lowest_val_loss` is the lowest of all measurements, `stale` the number of measurements since; `ended` is the max_steps of a run that
+    stopped early. `sequences` are those of a step on all devices, `measured` the items of the val split that are validated on.
+    `micro_batch` is None unless memory was too small for the config's. `machine` names what rounding depends on. The names of the fields
+    are those in the checkpoint's file.
     """
 
     step: int = 0
@@ -56,21 +58,21 @@ class Counters:
     machine: str | None = None
 
 
-def gather_state(optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None) -> dict[str, Any]:
-    """Return the training state, put together where several processes hold parts of it. All of them call this."""
-    tree = {"optimizer": optimizer.state_dict()["state"], **{name: part.state_dict() for name, part in (parts or {}).items()}}
+def gather_state(optimizer: torch.optim.Optimizer, states: Mapping[str, Stateful] | None = None) -> dict[str, Any]:
+    """Return the training state, unsharded. All ranks call this."""
+    tree = {"optimizer": optimizer.state_dict()["state"], **{name: stateful.state_dict() for name, stateful in (states or {}).items()}}
     tensors: dict[str, torch.Tensor] = {}
-    places: dict[Any, str] = {}
-    encoded = {name: _encode(value, name, tensors, places) for name, value in tree.items()}
-    return {"optimizer": _kind(optimizer), "shapes": _shapes(optimizer), "parts": encoded, "tensors": tensors}
+    paths: dict[Any, str] = {}
+    encoded = {name: _encode(value, name, tensors, paths) for name, value in tree.items()}
+    return {"optimizer": _class_name(optimizer), "shapes": _shapes(optimizer), "parts": encoded, "tensors": tensors}
 
 
 def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, randomness: Sequence[RandomState] = ()) -> None:
-    """Write what `gather_state` returned into a checkpoint's folder, with each process's random state: by default this one's alone."""
+    """Write what `gather_state` returned into a checkpoint's folder, with the random state of each rank; this process's by default."""
     target = folder / STATE_FOLDER
     target.mkdir()
     tensors = dict(gathered["tensors"])
-    randoms = _encode([each.state_dict() for each in randomness or [RandomState.take()]], "random", tensors, {})
+    randoms = _encode([each.state_dict() for each in randomness or [RandomState.capture()]], "random", tensors, {})
     save_file(tensors, target / TENSORS)
     tree = {**{name: value for name, value in gathered.items() if name != "tensors"}, "random": randoms}
     (target / TREE).write_text(json.dumps(tree) + "\n")
@@ -78,38 +80,45 @@ def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, ra
 
 
 def load_state(
-    folder: Path, *, optimizer: torch.optim.Optimizer, parts: Mapping[str, Stateful] | None = None, team: Team | None = None, seed: int = 0
+    folder: Path,
+    *,
+    optimizer: torch.optim.Optimizer,
+    states: Mapping[str, Stateful] | None = None,
+    process_group: ProcessGroup | None = None,
+    seed: int = 0,
 ) -> Counters:
-    """Restore the training state from a checkpoint's folder; return its counters. A part that was not saved stays as it is.
+    """Restore the training state from a checkpoint's folder; return its counters. A state that was not saved is left as it is.
 
-    Saved by another number of processes, random numbers begin anew with the run's `seed`, the rank and the step. Raises InvalidInput if the state belongs to another network or optimizer.
+    If another number of ranks saved it, random numbers are seeded with the run's `seed`, the rank and the step. Raises InvalidInput if
+    the state belongs to another network or optimizer.
     """
     counters = read_counters(folder)
     try:
         saved = json.loads((folder / STATE_FOLDER / TREE).read_text())
     except FileNotFoundError:
-        raise _other(folder, "was written by an older version") from None
+        raise _mismatch(folder, "was written by an older version") from None
     if saved["shapes"] != _shapes(optimizer):
-        raise _other(folder, "belongs to another network")
-    if saved["optimizer"] != _kind(optimizer):
-        raise _other(folder, f"is that of {saved['optimizer']}, and the run's optimizer is {_kind(optimizer)}")
+        raise _mismatch(folder, "belongs to another network")
+    saved_class = RENAMED_OPTIMIZERS.get(saved["optimizer"], saved["optimizer"])
+    if saved_class != _class_name(optimizer):
+        raise _mismatch(folder, f"is that of {saved_class}, and the run's optimizer is {_class_name(optimizer)}")
     tensors = load_file(folder / STATE_FOLDER / TENSORS)
     tree = {name: _decode(value, tensors) for name, value in saved["parts"].items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
-        index: {name: like(value, parameters[index]) if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+        index: {name: shard_like(value, parameters[index]) if isinstance(value, torch.Tensor) else value for name, value in values.items()}
         for index, values in tree.pop("optimizer").items()
     }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for name, part in (parts or {}).items():
+    for name, stateful in (states or {}).items():
         if name in tree:
-            part.load_state_dict(tree[name])
-    randoms, team = _decode(saved["random"], tensors), team or Team()
-    randoms = randoms if isinstance(randoms, list) else [randoms]  # of one process alone, in older checkpoints
-    if len(randoms) == team.count:
-        RandomState.of(randoms[team.rank]).restore()
+            stateful.load_state_dict(tree[name])
+    randoms, group = _decode(saved["random"], tensors), process_group or ProcessGroup()
+    randoms = randoms if isinstance(randoms, list) else [randoms]  # older checkpoints hold that of a single process
+    if len(randoms) == group.count:
+        RandomState.of(randoms[group.rank]).restore()
     else:
-        seed_everything(int(np.random.SeedSequence((seed, team.rank, counters.step)).generate_state(1)[0]))
+        seed_everything(int(np.random.SeedSequence((seed, group.rank, counters.step)).generate_state(1)[0]))
     return counters
 
 
@@ -119,7 +128,7 @@ def read_counters(folder: Path) -> Counters:
 
 
 def seed_everything(seed: int) -> None:
-    """Start the random numbers of torch, NumPy and Python anew."""
+    """Seed the random numbers of torch, NumPy and Python."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
@@ -127,7 +136,7 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True)
 class RandomState:
-    """Where the random numbers of torch (CPU, and the GPU in use), NumPy and Python are. Taken before every step, so it costs microseconds."""
+    """The random state of torch (CPU, and the GPU in use), NumPy and Python. Captured before every step, in microseconds."""
 
     torch_cpu: torch.Tensor
     torch_cuda: torch.Tensor | None
@@ -135,13 +144,13 @@ class RandomState:
     python: Any
 
     @classmethod
-    def take(cls) -> RandomState:
-        """Return the present state."""
+    def capture(cls) -> RandomState:
+        """Return the current state."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         return cls(torch.get_rng_state(), cuda, np.random.get_state(legacy=True), random.getstate())
 
     def restore(self) -> None:
-        """Go on from here."""
+        """Continue from this state."""
         torch.set_rng_state(self.torch_cpu)
         if self.torch_cuda is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.torch_cuda)
@@ -149,7 +158,7 @@ class RandomState:
         random.setstate(self.python)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return it as a tree that can be saved."""
+        """Return the state as a tree that `save_state` can write."""
         name, keys, *numbers = self.numpy
         version, internal, spare = self.python
         return {
@@ -161,28 +170,28 @@ class RandomState:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> RandomState:
-        """Return what `state_dict` returned, read again."""
+        """Rebuild the state from what `state_dict` returned."""
         name, keys, *numbers = tree["numpy"]
         version, internal, spare = tree["python"]
         numpy_state = (name, keys.numpy().astype(np.uint32), *numbers)
         return cls(tree["torch"], tree["cuda"], numpy_state, (version, tuple(internal.tolist()), spare))
 
 
-def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor], places: dict[Any, str]) -> Any:
+def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor], paths: dict[Any, str]) -> Any:
     """Return a tree as JSON holds it; its tensors go into `tensors`, each under its path."""
     if isinstance(value, torch.Tensor):
-        held = whole(value)
-        same = places.setdefault((held.data_ptr(), held.shape, held.dtype), path) if held.numel() else path
-        if same == path:  # small tables may be those of all parameters, and safetensors takes a tensor once
-            tensors[path] = held
-        return {"tensor": same}
+        tensor = gather_tensor(value)
+        first_path = paths.setdefault((tensor.data_ptr(), tensor.shape, tensor.dtype), path) if tensor.numel() else path
+        if first_path == path:  # parameters may share a small table, and safetensors takes a tensor once
+            tensors[path] = tensor
+        return {"tensor": first_path}
     if isinstance(value, Mapping):
-        return {"keys": list(value), "values": [_encode(item, f"{path}.{key}", tensors, places) for key, item in value.items()]}
+        return {"keys": list(value), "values": [_encode(item, f"{path}.{key}", tensors, paths) for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return [_encode(item, f"{path}.{index}", tensors, places) for index, item in enumerate(value)]
+        return [_encode(item, f"{path}.{index}", tensors, paths) for index, item in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"{path} is a {type(value).__name__}, which a training state can't hold")
+    raise TypeError(f"{path} is a {type(value).__name__}, which a training state does not support")
 
 
 def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -195,7 +204,7 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     return {key: _decode(item, tensors) for key, item in zip(value["keys"], value["values"], strict=True)}
 
 
-def _kind(optimizer: torch.optim.Optimizer) -> str:
+def _class_name(optimizer: torch.optim.Optimizer) -> str:
     return type(optimizer).__name__
 
 
@@ -203,5 +212,5 @@ def _shapes(optimizer: torch.optim.Optimizer) -> list[list[int]]:
     return [list(parameter.shape) for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _other(folder: Path, why: str) -> InvalidInput:
+def _mismatch(folder: Path, why: str) -> InvalidInput:
     return InvalidInput(f"The training state in {folder.name} {why}.", remedy="Start a new run from this checkpoint as its base.")

@@ -1,4 +1,4 @@
-"""A run's checkpoints: where they lie, which is newest, which are kept, and whether the disk will hold them."""
+"""A run's checkpoints on disk: save, find the newest, prune, and check free space."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from jobs.modeling.loglikelihood import longest_input
 from jobs.reporter import JobSpec, Reporter, StopRequest
 
 DISK_MARGIN, DISK_SPARE_BYTES = 1.05, 16_000_000
-"""How much more than a checkpoint's bytes has to be free: estimates err, and logs and metrics are written beside."""
-DISK_LOOKED_AT_EVERY_S = 5.0
+"""Free space required beyond a checkpoint's bytes: estimates err, and logs and metrics need room as well."""
+DISK_CHECK_EVERY_S = 5.0
 
 
 class CheckpointStore:
@@ -31,7 +31,7 @@ class CheckpointStore:
         self._spec, self._reporter = spec, reporter
         self._keep_last, self._lineage = keep_last, lineage
         self._bytes = 0
-        self._looked_at, self._is_full = 0.0, False
+        self._checked_at, self._is_full = 0.0, False
 
     def place(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
@@ -39,11 +39,11 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Return the steps of complete checkpoints, ascending."""
-        found = [path for path in self.folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit() and is_complete(path)]
-        return sorted(int(path.name[5:]) for path in found)
+        complete = [path for path in self.folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit() and is_complete(path)]
+        return sorted(int(path.name[5:]) for path in complete)
 
     def newest(self, *, need_state: bool = True) -> Path | None:
-        """Return the newest complete checkpoint (with its training state), if any; torn ones left by a crash are removed."""
+        """Return the newest complete checkpoint (with its training state), if any; delete partial ones left by a crash."""
         for leftover in [*self.folder.glob(".step-*.partial"), *self.folder.glob(".step-*.replaced")]:
             shutil.rmtree(leftover, ignore_errors=True)
         for step in reversed(self.steps()):
@@ -63,10 +63,10 @@ class CheckpointStore:
         weights: dict[str, torch.Tensor] | None = None,
         write_more: Callable[[Path], None] | None = None,
     ) -> str:
-        """Publish a step's checkpoint, report it, and delete what need not be kept; return its folder relative to the artifacts.
+        """Publish a step's checkpoint, report it, and prune older ones; return its folder relative to the artifacts.
 
-        `weights` are those to save, where the network holds only a part of them. Raises JobFailed for a disk that is full, with
-        earlier checkpoints intact.
+        `weights` are saved instead of the network's own, for a network that is sharded. Raises JobFailed if the disk is full, with earlier
+        checkpoints intact.
         """
         self._make_room(step, best_step=best_step)
         place = self.place(step)
@@ -91,15 +91,15 @@ class CheckpointStore:
         return relative
 
     def should_stop(self) -> StopRequest | None:
-        """Return the request to stop and save if the disk is about to be too full for another checkpoint. Cheap: it looks now and then."""
+        """Return a stop request if another checkpoint may not fit on the disk. Cheap: the disk is checked every few seconds."""
         now = time.monotonic()
-        if self._bytes and now - self._looked_at >= DISK_LOOKED_AT_EVERY_S:
-            self._looked_at = now
+        if self._bytes and now - self._checked_at >= DISK_CHECK_EVERY_S:
+            self._checked_at = now
             self._is_full = self._free_bytes() < self._needed_bytes()
         return "stop_and_save" if self._is_full else None
 
     def raise_if_full(self, step: int) -> None:
-        """Raise JobFailed for a run that stopped at a step, and saved it, because the disk is nearly full."""
+        """Raise JobFailed if the run stopped at a step, and saved it, because the disk is nearly full."""
         if self._is_full:
             raise JobFailed(
                 f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and a checkpoint takes {self._bytes / 1e9:.2f} GB, so the run stopped "
@@ -112,11 +112,11 @@ class CheckpointStore:
         return shutil.disk_usage(self.folder).free
 
     def _needed_bytes(self) -> int:
-        """Return what has to be free before another checkpoint is written."""
+        """Return the free bytes required before another checkpoint is written."""
         return int(self._bytes * DISK_MARGIN) + DISK_SPARE_BYTES
 
     def _make_room(self, step: int, *, best_step: int | None) -> None:
-        """If the disk is too full for a checkpoint, let first go what would go after it."""
+        """If the disk is too full for another checkpoint, prune before it instead of after it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._free_bytes() >= self._needed_bytes() or step in self.steps():
             return
@@ -129,7 +129,7 @@ class CheckpointStore:
             )
 
     def _prune(self, keep_last: int, *, best_step: int | None) -> None:
-        """Delete all but the best and the last checkpoints, and report each that goes."""
+        """Delete all but the best and the last checkpoints, and report each deletion."""
         for step in self.steps()[:-keep_last]:
             if step == best_step:
                 continue
@@ -138,7 +138,7 @@ class CheckpointStore:
             self._reporter.event("checkpoint_removed", folder=relative, step=step)
 
     def check_disk(self, *, checkpoint_bytes: int, max_steps: int, checkpoint_every: int) -> None:
-        """Raise JobFailed, naming numbers, unless the disk holds what the run will keep at once."""
+        """Raise JobFailed unless the disk has room for all checkpoints that the run keeps at once."""
         planned = -(-max_steps // checkpoint_every)
         kept = min(planned, self._keep_last + 1) + 1  # the best, the last ones, and the one being written
         present = len(self.steps())
@@ -156,7 +156,7 @@ class CheckpointStore:
 
 
 def estimate_checkpoint_bytes(model: torch.nn.Module, config: RunConfig, *, adapter: bool) -> int:
-    """Estimate the size of a checkpoint with its training state."""
+    """Estimate the bytes of a checkpoint with its training state."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     stored = trained if adapter else sum(parameter.numel() for parameter in model.parameters())
     return checkpoint_size(config, stored=stored, trained=trained)

@@ -1,8 +1,8 @@
-"""A run on several devices: `torchrun` starts one process a device, and the first of them speaks for all.
+"""Launch a run on several devices: `torchrun` starts one process per device, and this one relays what the first of them reports.
 
-The job's process starts them, passes on what the first reports and what the user asks, and ends with the run's result or the first
-error. `python -m torch.distributed.run ... -m jobs.training.rank FOLDER` is how they start, on every machine that takes part; the
-folder lies in the artifacts, which all machines see.
+The job's process passes on events and stop requests through files, and returns the run's result or raises the first error.
+`python -m torch.distributed.run ... -m jobs.training.rank FOLDER` starts the ranks on every machine that takes part; FOLDER lies among
+the artifacts, which all machines share.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TICK_S = 0.1
 
 
 def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> dict[str, Any]:
-    """Run a training job in one process a device; return its result. With several nodes the log says what to start on the others.
+    """Run a training job with one process per device; return its result. With several nodes, log the command for the others.
 
-    Raises InvalidInput or JobFailed as a run in one process does; JobFailed names the process that died without a word.
+    Raises InvalidInput or JobFailed as a run in one process does, and JobFailed if a rank died without reporting an error.
     """
     folder = spec.folder / f"ranks-{spec.attempt}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,10 +39,10 @@ def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> di
     record = {**asdict(spec), "artifacts": str(spec.artifacts), "folder": str(spec.folder)}
     (folder / "spec.json").write_text(json.dumps(record))
     command = torchrun(folder, devices, job=spec.id)
-    reporter.log(f"Starting {devices.per_node} processes, one a device.")
+    reporter.log(f"Starting {devices.per_node} processes, one per device.")
     if devices.nodes > 1:
         reporter.log(
-            f"They wait for {devices.nodes - 1} more machines. Run there, in Roundhouse's folder: {shlex.join(['python', *command])}"
+            f"Waiting for {devices.nodes - 1} more machines. Run there, in Roundhouse's folder: {shlex.join(['python', *command])}"
         )
     child = subprocess.Popen(
         [sys.executable, *command], stdin=subprocess.DEVNULL, preexec_fn=die_with_parent, env=rank_environment(devices.per_node)
@@ -57,24 +57,24 @@ def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> di
 
 
 def torchrun(folder: Path, devices: DeviceConfig, *, job: str) -> list[str]:
-    """Return what Python is told on each machine."""
+    """Return the arguments for Python on each machine."""
     if devices.nodes == 1:
-        place = ["--standalone"]
+        rendezvous = ["--standalone"]
     else:
-        meeting = devices.rendezvous or f"{socket.gethostname()}:29400"
-        place = ["--nnodes", str(devices.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--rdzv-id", job]
+        endpoint = devices.rendezvous or f"{socket.gethostname()}:29400"
+        rendezvous = ["--nnodes", str(devices.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", job]
     processes = ["--nproc-per-node", str(devices.per_node), "--max-restarts", "0"]
-    return ["-m", "torch.distributed.run", *place, *processes, "-m", "jobs.training.rank", str(folder)]
+    return ["-m", "torch.distributed.run", *rendezvous, *processes, "-m", "jobs.training.rank", str(folder)]
 
 
 def rank_environment(count: int) -> dict[str, str]:
-    """Return the environment of the processes: the cores are shared out, where nobody has said otherwise."""
+    """Return the environment of the ranks, which share the cores evenly unless OMP_NUM_THREADS is set."""
     return {"OMP_NUM_THREADS": str(threads_of_rank(count)), **os.environ}
 
 
 def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Reporter) -> None:
     events = _events(folder / "events.jsonl")
-    asked: StopRequest | None = None
+    passed_on: StopRequest | None = None
     while True:
         exited = child.poll() is not None
         for event in events:
@@ -84,8 +84,8 @@ def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Re
         if exited:
             return
         request = reporter.should_stop()
-        if request is not None and request != asked:
-            asked = request
+        if request is not None and request != passed_on:
+            passed_on = request
             partial = folder / "control.partial"
             partial.write_text(request)
             partial.replace(folder / "control")
@@ -96,7 +96,7 @@ def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Re
 
 
 def _events(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield what the first rank has reported, and None whenever there is nothing more for now. Never ends."""
+    """Yield the events of the first rank, and None whenever there is no further one yet. Never ends."""
     while not path.exists():
         yield None
     with path.open("rb") as file:
@@ -126,18 +126,18 @@ def _pass_on(event: dict[str, Any], reporter: Reporter) -> None:
 
 
 def outcome(folder: Path, *, code: int) -> dict[str, Any]:
-    """Return the result that the first process left, or raise the error that one left. `code` is torchrun's exit status.
+    """Return the result of the first rank, or raise the error of one. `code` is torchrun's exit status.
 
-    Errors that only echo another process's end are none once there is a result.
+    Errors that only echo another rank's end are ignored if there is a result.
     """
     errors = [json.loads(path.read_text()) for path in sorted(folder.glob("error-*.json"))]
     causes, result = [error for error in errors if not error["is_echo"]], folder / "result.json"
     if not causes and result.is_file() and (errors or code == 0):
         return dict(json.loads(result.read_text()))
-    if told := causes or errors:
-        kind = InvalidInput if told[0]["invalid"] else JobFailed
-        raise kind(told[0]["cause"], remedy=told[0]["remedy"], field=told[0]["field"])
+    if reported := causes or errors:
+        error_class = InvalidInput if reported[0]["invalid"] else JobFailed
+        raise error_class(reported[0]["cause"], remedy=reported[0]["remedy"], field=reported[0]["field"])
     raise JobFailed(
-        f"One of the processes of this run ended without a word (torchrun's status is {code}).",
-        remedy="See the end of the log. Out of memory is the usual reason: choose a smaller micro_batch, or sharding fsdp.",
+        f"One of the processes of this run died without reporting an error (exit status of torchrun: {code}).",
+        remedy="See the end of the log. The usual cause is too little memory: choose a smaller micro_batch, or sharding fsdp.",
     )

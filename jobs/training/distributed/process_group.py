@@ -1,8 +1,8 @@
-"""Several processes that train one network: what each does of a step, and what they tell each other.
+"""The processes that train one network: their ranks, their share of a step, and the collectives between them.
 
-`Team()` is one process alone, for which everything here does nothing. In a job of several devices each rank builds the same network
-and the same batches, takes its share of the micro-batches, and after the step all hold the same weights: gradients are averaged by DDP
-(a whole copy a rank) or FSDP2 (weights, gradients and optimizer state in parts; Zhao et al. 2023, arXiv 2304.11277).
+`ProcessGroup()` is a single process, for which every method is the identity or a no-op. With several devices each rank builds the same
+network and the same batches, computes its share of the micro-batches, and holds the same weights after the step: gradients are averaged
+by DDP (a replica per rank) or FSDP2 (weights, gradients and optimizer state sharded; Zhao et al. 2023, arXiv 2304.11277).
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from jobs.modeling.blocks import find_blocks
 from jobs.reporter import StopRequest
 
 Item = TypeVar("Item")
 REQUESTS: tuple[StopRequest | None, ...] = (None, "stop_and_save", "cancel")
 
 
-class Replicated(DistributedDataParallel):
-    """DDP whose other attributes are the network's own, so that an objective need not know that it is there."""
+class ReplicatedModel(DistributedDataParallel):
+    """DDP that forwards unknown attributes to its network, so that an objective need not tell the two apart."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -39,8 +40,8 @@ class Replicated(DistributedDataParallel):
 
 
 @dataclass(frozen=True)
-class Team:
-    """This process's place among those that train together."""
+class ProcessGroup:
+    """This process's rank among those that train together."""
 
     rank: int = 0
     count: int = 1
@@ -52,108 +53,101 @@ class Team:
         return self.rank == 0
 
     def wrap(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        """Return what is called in training. FSDP shards the network in place, block by block; its optimizer is made afterwards."""
+        """Return the module to call in training. FSDP shards the network in place, block by block; make its optimizer afterwards."""
         if self.count == 1:
             return model
         if self.sharding == "ddp":
-            return Replicated(model, device_ids=[device.index or 0] if device.type == "cuda" else None)
+            return ReplicatedModel(model, device_ids=[device.index or 0] if device.type == "cuda" else None)
         mesh = init_device_mesh(device.type, (self.count,))
-        for block in _blocks(model):
+        for block in find_blocks(model):
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
 
-    def share(self, micro_batches: Sequence[Item]) -> list[Item]:
-        """Return this process's micro-batches of a step. The batches deal out `count` times as many as one process would do."""
+    def local_share(self, micro_batches: Sequence[Item]) -> list[Item]:
+        """Return this rank's micro-batches of a step, every `count`-th."""
         return list(micro_batches[self.rank :: self.count])
 
-    def total(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a number over all processes."""
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum a tensor over all ranks."""
         if self.count > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     @contextmanager
-    def exchanging(self, forward: torch.nn.Module, *, last: bool) -> Iterator[None]:
-        """Exchange gradients in the backward pass of a step's last micro-batch alone."""
-        if isinstance(forward, DistributedDataParallel) and not last:
+    def gradient_sync(self, forward: torch.nn.Module, *, is_last: bool) -> Iterator[None]:
+        """Reduce gradients in the backward pass of a step's last micro-batch only."""
+        if isinstance(forward, DistributedDataParallel) and not is_last:
             with forward.no_sync():
                 yield
             return
         if isinstance(forward, FSDPModule):
-            forward.set_requires_gradient_sync(last)
+            forward.set_requires_gradient_sync(is_last)
         yield
 
-    def agree(self, request: StopRequest | None) -> StopRequest | None:
-        """Return the first process's stop request: all stop at the same step, or those that go on would wait for ever."""
+    def broadcast_request(self, request: StopRequest | None) -> StopRequest | None:
+        """Return the first rank's stop request: all ranks stop at the same step, or the others would wait for ever."""
         if self.count == 1:
             return request
-        told = torch.tensor(REQUESTS.index(request))
+        index = torch.tensor(REQUESTS.index(request))
         if dist.get_backend() == "nccl":
-            told = told.cuda()
-        dist.broadcast(told, src=0)
-        return REQUESTS[int(told)]
+            index = index.cuda()
+        dist.broadcast(index, src=0)
+        return REQUESTS[int(index)]
 
-    def each(self, value: Item) -> list[Item]:
-        """Return what every process holds, in the order of ranks. All processes call this."""
+    def gather(self, value: Item) -> list[Item]:
+        """Collect a picklable value from every rank, in rank order. All ranks call this."""
         if self.count == 1:
             return [value]
-        held: list[Any] = [None] * self.count
-        dist.all_gather_object(held, value)
-        return held
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
 
-    def whole_model(self, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-        """Return the weights put together, on the first process; None where the network holds them itself. All processes call this."""
+    def full_state_dict(self, model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+        """Gather the weights of a sharded network on the first rank; None for a network that is not sharded. All ranks call this."""
         if self.count == 1 or self.sharding == "ddp":
             return None
         weights: Any = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         return dict(weights)
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """Let the first process do something before the others do it."""
+    def first_rank_first(self) -> Iterator[None]:
+        """Run a block on the first rank, then on the others, which find what it cached."""
         if not self.is_first:
-            self.wait()
+            self.barrier()
         try:
             yield
         finally:
             if self.is_first:
-                self.wait()
+                self.barrier()
 
-    def wait(self) -> None:
-        """Wait for all processes to come here."""
+    def barrier(self) -> None:
+        """Wait until every rank has come here."""
         if self.count > 1:
             dist.barrier()
 
 
-def join_team(sharding: Literal["ddp", "fsdp"], *, device: torch.device) -> Team:
-    """Join the processes that `torchrun` started, by its environment; one process alone where there is no such environment."""
+def join_process_group(sharding: Literal["ddp", "fsdp"], *, device: torch.device) -> ProcessGroup:
+    """Join the group that `torchrun` describes in the environment; a single process without such an environment."""
     if "WORLD_SIZE" not in os.environ:
-        return Team()
+        return ProcessGroup()
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        # the others wait while the first tokenises or asks the reference, which may take long
+        # the others wait while the first rank tokenises or computes reference log-probabilities, which can take hours
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=24))
-    return Team(rank=dist.get_rank(), count=dist.get_world_size(), sharding=sharding)
+    return ProcessGroup(rank=dist.get_rank(), count=dist.get_world_size(), sharding=sharding)
 
 
-def whole(value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor put together from its parts, on the CPU. All processes call this for the same tensors in the same order."""
-    value = value.full_tensor() if isinstance(value, DTensor) else value
-    return value.detach().cpu().contiguous()
+def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor unsharded, on the CPU. All ranks call this for the same tensors in the same order."""
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().cpu().contiguous()
 
 
-def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """Return a whole tensor the way a parameter is held: cut into the same parts, if it has its shape and is cut at all."""
-    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return value
-
-
-def _blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the repeated blocks of a network: the longest list of modules of one kind."""
-    lists: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) > 0]
-    blocks = max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=())
-    return list(blocks)
+def shard_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """Shard a whole tensor as a parameter of the same shape is sharded; return it as it is for a parameter that is not."""
+    if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return tensor

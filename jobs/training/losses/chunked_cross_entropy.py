@@ -1,9 +1,9 @@
-"""Cross-entropy of an output head that never holds the logits of all tokens: they come, and are used up, a chunk at a time.
+"""Chunked linear cross-entropy: the loss of an output head without the logits of all tokens in memory.
 
-A plain loss keeps three copies of the logits at the backward pass's beginning, which with a large vocabulary is most of a run's memory.
-Here the gradients of a chunk follow at once, in the place of its logits, and what is kept is as large as the hidden states and the
-head (Wijmans et al. 2024, arXiv 2411.09009; Hsu et al. 2024, arXiv 2410.10989). One pass over the logits in place is also faster than
-autograd's several.
+A plain loss holds three copies of the logits when the backward pass begins, most of a run's memory with a large vocabulary. Here the
+gradient of each chunk is computed in place of its logits in the forward pass, and what is saved has the size of the hidden states and
+the head (Wijmans et al. 2024, arXiv 2411.09009; Hsu et al. 2024, arXiv 2410.10989). One in-place pass over the logits is also faster
+than autograd's several.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from backend.domain.estimates.loss_chunks import LOGITS_AT_ONCE_BYTES, chunk_rows
 from jobs.batches.base import IGNORE
 
-FP16_AT_MOST = 2.0**15
-"""Half of what fp16 holds."""
+FP16_LIMIT = 2.0**15
+"""Half of fp16's range."""
 
 
 class Penalties(NamedTuple):
-    """What is learnt beside the cross-entropy.
+    """Terms of the loss beside the cross-entropy.
 
-    The share of a target that is spread over the vocabulary (Szegedy et al. 2016, arXiv 1512.00567, section 7), and the weight of the
-    squared log-partition (Chowdhery et al. 2022, arXiv 2204.02311, section 5).
+    `label_smoothing` is the share of a target spread over the vocabulary (Szegedy et al. 2016, arXiv 1512.00567, section 7), `z_loss` the
+    weight of the squared log-partition (Chowdhery et al. 2022, arXiv 2204.02311, section 5).
     """
 
     label_smoothing: float = 0.0
@@ -35,7 +35,7 @@ NO_PENALTIES = Penalties()
 
 
 class TokenLosses(NamedTuple):
-    """`total` is the sum over the tokens of what is learnt, differentiable. `nll` are the tokens' cross-entropies in nats, flat, not."""
+    """`total`: the loss with penalties, summed over the tokens, differentiable. `nll`: cross-entropy per token in nats, (tokens,), detached."""
 
     total: torch.Tensor
     nll: torch.Tensor
@@ -51,10 +51,10 @@ def linear_loss(
     penalties: Penalties = NO_PENALTIES,
     at_once_bytes: int = LOGITS_AT_ONCE_BYTES,
 ) -> TokenLosses:
-    """Return the loss of logits `hidden @ weight.T + bias`, squashed to ±`cap` if there is one, against targets.
+    """Compute the loss of logits `hidden @ weight.T + bias`, soft-capped at ±`cap` if given.
 
-    Shapes: hidden (tokens, width), weight (vocabulary, width), targets (tokens,), where IGNORE costs nothing. Products are computed in
-    autocast's type where that is on, the rest in fp32.
+    Shapes: hidden (tokens, width), weight (vocabulary, width), targets (tokens,), where IGNORE adds nothing. Products are computed in
+    autocast's type if it is enabled, the rest in fp32.
     """
     low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
     rows = chunk_rows(len(hidden), len(weight), at_once_bytes=at_once_bytes)
@@ -64,7 +64,7 @@ def linear_loss(
 
 
 def logits_loss(logits: torch.Tensor, targets: torch.Tensor, penalties: Penalties = NO_PENALTIES) -> TokenLosses:
-    """Return the same of logits (tokens, vocabulary) that are there: for networks whose head is more than a product."""
+    """Compute the same loss from logits (tokens, vocabulary), for networks whose head is more than a matrix product."""
     logits = logits.float()
     nll = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
     total = nll.sum()
@@ -84,18 +84,18 @@ class _Settings(NamedTuple):
 
 
 class _LinearLoss(torch.autograd.Function):
-    """Computes the gradients of the sum in the forward pass; the backward pass scales them."""
+    """Compute the gradients of the sum in the forward pass; scale them in the backward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, settings: _Settings
     ) -> tuple[torch.Tensor, torch.Tensor]:
         cap, penalties, rows, low, differentiate = settings
-        wanted = [differentiate and needed for needed in ctx.needs_input_grad[:3]]
+        needs_grad = [differentiate and needed for needed in ctx.needs_input_grad[:3]]
         head = weight.to(low)
-        by_hidden = torch.empty_like(hidden) if wanted[0] else None
-        by_weight = torch.zeros_like(weight) if wanted[1] else None
-        by_bias = torch.zeros_like(bias) if wanted[2] and bias is not None else None
+        by_hidden = torch.empty_like(hidden) if needs_grad[0] else None
+        by_weight = torch.zeros_like(weight) if needs_grad[1] else None
+        by_bias = torch.zeros_like(bias) if needs_grad[2] and bias is not None else None
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -103,7 +103,7 @@ class _LinearLoss(torch.autograd.Function):
                 part = slice(at, at + rows)
                 read = hidden[part].to(low)
                 logits = F.linear(read, head, None if bias is None else bias.to(low)).float()
-                total += _use_up(logits, targets[part], nll[part], cap=cap, penalties=penalties, differentiate=differentiate)
+                total += _loss_and_gradient(logits, targets[part], nll[part], cap=cap, penalties=penalties, differentiate=differentiate)
                 slope = logits.to(low) if differentiate else logits
                 if by_hidden is not None:
                     torch.mm(slope, head, out=by_hidden[part]) if low == hidden.dtype else by_hidden[part].copy_(slope @ head)
@@ -111,7 +111,7 @@ class _LinearLoss(torch.autograd.Function):
                     by_weight.addmm_(slope.t(), read) if low == weight.dtype else by_weight.add_(_over_tokens(slope, read))
                 if by_bias is not None:
                     by_bias.add_(logits.sum(dim=0))
-                del logits, slope  # or the next chunk's would be beside them
+                del logits, slope  # or they would be in memory beside the next chunk's
         ctx.save_for_backward(by_hidden, by_weight, by_bias)
         ctx.mark_non_differentiable(nll)
         return total, nll
@@ -123,18 +123,18 @@ class _LinearLoss(torch.autograd.Function):
 
 
 def _over_tokens(slope: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-    """Return `slope.T @ read`, whose sums over many tokens may be more than fp16 holds: there they are formed smaller, by a power of two."""
+    """Return `slope.T @ read`; in fp16 scaled down by a power of two, as sums over many tokens may overflow."""
     if slope.dtype != torch.float16:
         return slope.t() @ read
-    most = read.abs().amax().float() * len(read)  # as slopes are hardly more than 1
-    smaller = (most / FP16_AT_MOST).clamp_min(1.0).log2().ceil().exp2()
-    return (slope.t() @ (read / smaller).to(read.dtype)).float() * smaller
+    bound = read.abs().amax().float() * len(read)  # slopes hardly exceed 1
+    scale = (bound / FP16_LIMIT).clamp_min(1.0).log2().ceil().exp2()
+    return (slope.t() @ (read / scale).to(read.dtype)).float() * scale
 
 
-def _use_up(
+def _loss_and_gradient(
     logits: torch.Tensor, targets: torch.Tensor, nll: torch.Tensor, *, cap: float | None, penalties: Penalties, differentiate: bool
 ) -> torch.Tensor:
-    """Write the tokens' cross-entropies to `nll` and return the sum of the loss; `logits` becomes its gradient, in place."""
+    """Write the tokens' cross-entropies to `nll`, replace `logits` by the gradient of the loss, and return the sum of the loss."""
     smoothing, z_loss = penalties
     steepness = None
     if cap is not None:

@@ -1,6 +1,6 @@
-"""The log-probabilities that an output head gives targets, each with a gradient of its own, without the logits of all tokens.
+"""Log-probabilities of targets under an output head, differentiable one by one, without the logits of all tokens in memory.
 
-Where they fit a chunk logits are kept as ever; else they are computed again, a chunk at a time, when the gradient comes.
+Logits that fit one chunk are kept for the backward pass; larger ones are recomputed there, a chunk at a time.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ def linear_logprobs(
     temperature: float = 1.0,
     at_once_bytes: int = LOGITS_AT_ONCE_BYTES,
 ) -> torch.Tensor:
-    """Return the log-probability of each target under logits `hidden @ weight.T + bias`, squashed to ±`cap`, over `temperature`.
+    """Compute the log-probability of each target under logits `hidden @ weight.T + bias`, soft-capped at ±`cap`, over `temperature`.
 
     Shapes: hidden (tokens, width), weight (vocabulary, width), targets (tokens,), where IGNORE gives 0. In fp32; products in autocast's
-    type where that is on.
+    type if it is enabled.
     """
-    kept = (targets != IGNORE).nonzero()[:, 0]
-    hidden, wanted = hidden[kept], targets[kept]
+    trained = (targets != IGNORE).nonzero()[:, 0]
+    hidden, trained_targets = hidden[trained], targets[trained]
     low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
     rows = chunk_rows(len(hidden), len(weight), at_once_bytes=at_once_bytes)
     settings = _Settings(cap, temperature, rows, low)
     if len(hidden) <= rows:
         logits = _logits(hidden.to(low), weight.to(low), None if bias is None else bias.to(low), settings)
-        found = logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=1)
+        logprobs = logits.gather(1, trained_targets[:, None])[:, 0] - logits.logsumexp(dim=1)
     else:
-        found = _LinearLogprobs.apply(hidden, weight, bias, wanted, settings)  # type: ignore[no-untyped-call]
-    return torch.zeros(len(targets), dtype=torch.float32, device=hidden.device).index_copy(0, kept, found)
+        logprobs = _LinearLogprobs.apply(hidden, weight, bias, trained_targets, settings)  # type: ignore[no-untyped-call]
+    return torch.zeros(len(targets), dtype=torch.float32, device=hidden.device).index_copy(0, trained, logprobs)
 
 
 def logits_logprobs(logits: torch.Tensor, targets: torch.Tensor, *, temperature: float = 1.0) -> torch.Tensor:
-    """Return the same of logits (tokens, vocabulary) that are there: for networks whose head is more than a product."""
+    """Compute the same from logits (tokens, vocabulary), for networks whose head is more than a matrix product."""
     logits = logits.float() / temperature
-    found = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0] - logits.logsumexp(dim=1)
-    return torch.where(targets != IGNORE, found, 0.0)
+    logprobs = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0] - logits.logsumexp(dim=1)
+    return torch.where(targets != IGNORE, logprobs, 0.0)
 
 
 class _Settings(NamedTuple):
@@ -65,22 +65,22 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 class _LinearLogprobs(torch.autograd.Function):
-    """Keeps the hidden states and one number a token: the logarithm of the partition."""
+    """Save the hidden states and one number per token, the log-partition; recompute the logits in the backward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, settings: _Settings
     ) -> torch.Tensor:
         head, shift = weight.to(settings.low), None if bias is None else bias.to(settings.low)
-        found, partition = (torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in range(2))
+        logprobs, partition = (torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in range(2))
         for at in range(0, len(hidden), settings.rows):
             part = slice(at, at + settings.rows)
             logits = _logits(hidden[part].to(settings.low), head, shift, settings)
             partition[part] = logits.logsumexp(dim=1)
-            found[part] = logits.gather(1, targets[part, None])[:, 0] - partition[part]
+            logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - partition[part]
         ctx.save_for_backward(hidden, weight, bias, targets, partition)
         ctx.settings = settings
-        return found
+        return logprobs
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -1,8 +1,8 @@
-"""Lets a causal network end in its loss: called with targets it returns that, and the logits of all tokens are never there.
+"""Compute the loss inside the network's forward pass, so that the logits of all tokens are never in memory.
 
-The network is called as ever, so it may be compiled, hold adapters, or be wrapped for several devices. While it is called its head
-passes hidden states on, and transformers' own place for a loss function computes logits and loss together (`linear_loss`). Whether that
-is what the network computes is tried out on a few tokens; a network whose head is more than a product gives logits, as it always did.
+The network is called as usual, so it may be compiled, have adapters, or be wrapped for several devices. During the call its head passes
+hidden states on, and transformers' hook for a loss function computes logits and loss together (`linear_loss`). Whether that equals what
+the network computes is tested on a few tokens; a network whose head is more than a matrix product returns logits as usual.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties, 
 from jobs.training.losses.chunked_logprobs import linear_logprobs, logits_logprobs
 from jobs.training.network.experts import router_loss_weight
 
-TRIED_TOKENS, TOLERANCE = 9, 1e-3
+TEST_TOKENS, TOLERANCE = 9, 1e-3
 LossFunction = Callable[..., torch.Tensor]
 
 
 class OutputHead:
-    """The head of a network, `model` being the network itself or one with adapters."""
+    """The output head of `model`, a network with or without adapters."""
 
     def __init__(self, model: Any) -> None:
         network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
@@ -37,9 +37,9 @@ class OutputHead:
     def losses(
         self, network: torch.nn.Module, batch: MicroBatch, *, penalties: Penalties = NO_PENALTIES, more: dict[str, Any] | None = None
     ) -> tuple[TokenLosses, Any]:
-        """Call a network (this one, wrapped or compiled) on a batch; return its losses and its output.
+        """Run a network (this one, wrapped or compiled) on a batch; return its losses and its output.
 
-        With the batch's `columns` the head runs on those positions alone. `more` are further arguments of the call.
+        If the batch has `columns` the head runs on those positions only. `more` are further arguments of the call.
         """
         targets, arguments = batch.targets, {**batch.arguments, **(more or {})}
         if batch.columns is not None:
@@ -60,10 +60,10 @@ class OutputHead:
         *,
         temperature: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Call a network (this one, wrapped or compiled); return the log-probability of every target, each differentiable.
+        """Run a network (this one, wrapped or compiled); return the log-probability of every target, differentiable, and the router loss.
 
-        `inputs` and `targets` are (rows, tokens), shifted by one already; the head runs on `columns` alone, and the result is
-        (rows, columns), 0 where a target is IGNORE. The second is what the routers of experts add in training.
+        `inputs` and `targets` are (rows, tokens), already shifted by one; the head runs on `columns` only, and the log-probabilities are
+        (rows, columns), 0 where a target is IGNORE. The router loss is that of a mixture of experts in training, else None.
         """
         weight = router_loss_weight(network) if network.training else 0.0
         arguments: dict[str, Any] = {"output_router_logits": True} if weight else {}
@@ -72,11 +72,11 @@ class OutputHead:
         if self.joins_loss:
             with self._joined(self._logprobs_of(temperature)):
                 output = network(**arguments, labels=targets)
-            found = output.loss
+            logprobs = output.loss
         else:
             output = network(**arguments)
-            found = logits_logprobs(output.logits.flatten(0, 1), targets.flatten(), temperature=temperature)
-        return found.view(targets.shape), weight * output.aux_loss if weight else None
+            logprobs = logits_logprobs(output.logits.flatten(0, 1), targets.flatten(), temperature=temperature)
+        return logprobs.view(targets.shape), weight * output.aux_loss if weight else None
 
     def answer_logprobs(self, network: torch.nn.Module, batch: Sequences) -> torch.Tensor:
         """Sum the log-probabilities of each row's targets, (rows,)."""
@@ -104,12 +104,12 @@ class OutputHead:
     @contextmanager
     def _joined(self, loss_of: LossFunction) -> Iterator[None]:
         network, head, cap = self._network, self._head, self._cap
-        weighs_routers = hasattr(network, "router_aux_loss_coef")  # their loss is asked for apart
+        adds_router_loss = hasattr(network, "router_aux_loss_coef")  # the caller adds it instead
         coefficient, before = getattr(network, "router_aux_loss_coef", None), vars(network).get("_loss_function")
         network.loss_function, head.forward = loss_of, _pass_on
         if cap is not None:
             network.config.final_logit_softcapping = None
-        if weighs_routers:
+        if adds_router_loss:
             network.router_aux_loss_coef = 0.0
         try:
             yield
@@ -120,16 +120,16 @@ class OutputHead:
                 network.loss_function = before
             if cap is not None:
                 network.config.final_logit_softcapping = cap
-            if weighs_routers:
+            if adds_router_loss:
                 network.router_aux_loss_coef = coefficient
 
     @torch.no_grad()
     def _is_product(self) -> bool:
-        """Try on a few tokens whether the joined loss is that of the network's logits. Mode and random state are left alone."""
+        """Test on a few tokens whether the joined loss equals that of the network's logits. Mode and random state are preserved."""
         network, device = self._network, self._head.weight.device
-        training = network.training
+        is_training = network.training
         network.eval()
-        ids = (torch.arange(TRIED_TOKENS + 1, device=device) * 7 % self._head.weight.shape[0])[None]
+        ids = (torch.arange(TEST_TOKENS + 1, device=device) * 7 % self._head.weight.shape[0])[None]
         inputs, targets = ids[:, :-1], ids[:, 1:]
         try:
             plain = logits_loss(network(input_ids=inputs, use_cache=False).logits.flatten(0, 1), targets.flatten()).nll
@@ -139,7 +139,7 @@ class OutputHead:
         except UNUSABLE:
             return False
         finally:
-            network.train(training)
+            network.train(is_training)
 
 
 def _pass_on(hidden: torch.Tensor) -> torch.Tensor:

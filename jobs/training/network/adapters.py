@@ -1,4 +1,4 @@
-"""Low-rank adapters on a base, in PEFT's variants, and the base of few bits that qlora puts them on."""
+"""Low-rank adapters in PEFT's variants, and the quantised base of QLoRA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.modeling.checkpoints import UNUSABLE, check_folder, in_a_line, is_adap
 
 
 def lora_config(config: RunConfig) -> peft.LoraConfig:
-    """Adapters on every linear layer but the output head; PEFT adds those of routers and experts (`count_lora_parameters`)."""
+    """Configure adapters on every linear layer but the output head; PEFT adds routers and experts (`count_lora_parameters`)."""
     return peft.LoraConfig(
         r=config.lora.rank,
         lora_alpha=config.lora.alpha,
@@ -31,9 +31,9 @@ def lora_config(config: RunConfig) -> peft.LoraConfig:
 
 
 def put_adapters(network: PreTrainedModel, config: RunConfig, *, resume_from: Path | None) -> peft.PeftModel:
-    """Return the base with adapters to train: fresh ones drawn from the seed, or those of a checkpoint.
+    """Add adapters to a base: fresh ones drawn from the seed, or those of a checkpoint.
 
-    Raises InvalidInput for a variant that the base can't have.
+    Raises InvalidInput for a variant that the base does not support.
     """
     check_adapters(config, str(network.config.model_type))
     if resume_from is not None and config.lora.variant != "pissa":
@@ -47,26 +47,27 @@ def put_adapters(network: PreTrainedModel, config: RunConfig, *, resume_from: Pa
 
 
 def load_quantised(folder: Path, *, bits: int, device: torch.device, autocast: torch.dtype | None) -> PreTrainedModel:
-    """Load a base frozen at 4 bits (NormalFloat, its constants quantised too: Dettmers et al. 2023, arXiv 2305.14314) or 8.
+    """Load a frozen base in 4 bits (NormalFloat with double quantisation: Dettmers et al. 2023, arXiv 2305.14314) or 8.
 
-    Raises InvalidInput where that can't be: no CUDA device, no bitsandbytes, a base that is itself an adapter.
+    Raises InvalidInput without a CUDA device or bitsandbytes, and for a base that is itself an adapter.
     """
     check_quantising(device)
     check_folder(folder)
     if is_adapter(folder):
         raise InvalidInput(
-            "qlora needs a whole base, and this one is an adapter.", remedy="Export it merged, and add the result as a base.", field="base"
+            "qlora needs a base with all its weights, and this one is an adapter.",
+            remedy="Export it merged, and add the result as a base.",
+            field="base",
         )
-    four: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    how = (
-        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=autocast or torch.float32, **four)
-        if bits == 4
-        else BitsAndBytesConfig(load_in_8bit=True)
-    )
+    if bits == 4:
+        nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=autocast or torch.float32, **nf4)
+    else:
+        quantization = BitsAndBytesConfig(load_in_8bit=True)
     try:
         network = AutoModelForCausalLM.from_pretrained(
             str(folder),
-            quantization_config=how,
+            quantization_config=quantization,
             device_map={"": device},
             dtype=autocast or torch.float32,
             use_safetensors=True,
@@ -82,11 +83,11 @@ def load_quantised(folder: Path, *, bits: int, device: torch.device, autocast: t
 
 
 def check_quantising(device: torch.device) -> None:
-    """Raise InvalidInput unless a base can be stored in few bits on this device."""
+    """Raise InvalidInput unless a base can be quantised on this device."""
     if device.type != "cuda":
         raise InvalidInput(
-            f"qlora stores the base in few bits, which needs an NVIDIA GPU, and this run is on the {device.type.upper()}.",
-            remedy="Choose method lora, or run it where there is a GPU.",
+            f"qlora quantises the base, which needs an NVIDIA GPU, and this run is on the {device.type.upper()}.",
+            remedy="Choose method lora, or a worker with a GPU.",
             field="method",
         )
     if importlib.util.find_spec("bitsandbytes") is None:

@@ -1,4 +1,4 @@
-"""How a run's network computes attention, where the run's config asks for a way."""
+"""Select the attention implementation that a run's config asks for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jobs.modeling.checkpoints import in_a_line
 
 Attention = Literal["auto", "sdpa", "eager", "flex", "flash"]
 NAMES = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
-REMEDY = "Choose attention auto, which takes the fastest that there is."
+REMEDY = "Choose attention auto, which takes the fastest available."
 
 
 def choose_attention(network: Any, attention: Attention, *, device: torch.device, autocast: torch.dtype | None) -> None:
-    """Let a transformers network compute attention in a way; `auto` leaves it transformers' choice.
+    """Set a network's attention implementation; `auto` leaves the choice to transformers.
 
-    Raises InvalidInput for what this device, installation or network can't do.
+    Raises InvalidInput for an implementation that this device, installation or network lacks.
     """
     if attention == "auto":
         return
@@ -34,10 +34,10 @@ def choose_attention(network: Any, attention: Attention, *, device: torch.device
         raise InvalidInput(
             "flash attention computes in 16 bits, and precision is fp32.", remedy="Choose precision bf16.", field="attention"
         )
-    why = "it has its own way"
+    why = "it has an implementation of its own"
     try:
         network.set_attn_implementation(NAMES[attention])
     except (ValueError, ImportError) as error:
         why = in_a_line(error)
-    if network.config._attn_implementation != NAMES[attention]:  # some networks take no notice
+    if network.config._attn_implementation != NAMES[attention]:  # some networks ignore the setting
         raise InvalidInput(f"{type(network).__name__} can't compute attention by {attention}: {why}.", remedy=REMEDY, field="attention")

@@ -1,11 +1,11 @@
-"""What moves the weights: the optimizers of the config's field `optimizer`, by the libraries that have them.
+"""The optimizers of the config's field `optimizer`, each from an established library.
 
 All take one learning rate and one weight decay from the config; matrices decay, norms and biases don't. adamw: Loshchilov and Hutter
-2019 (arXiv 1711.05101), fused. muon: Jordan et al. 2024, torch's, for the matrices inside the blocks, with updates of AdamW's size, so
-that AdamW's learning rates hold (Liu et al. 2025, arXiv 2502.16982, section 2.2); embeddings, head, norms and whatever is no matrix go
-to AdamW. lion: Chen et al. 2023 (arXiv 2302.06675), lion-pytorch's. adafactor: Shazeer and Stern 2018 (arXiv 1804.04235), that of
-transformers, with the schedule's learning rate instead of relative steps. adamw_8bit: Dettmers et al. 2022 (arXiv 2110.02861), that of
-bitsandbytes, where embeddings keep their moments in 32 bits, as the paper and transformers' Trainer have it.
+2019 (arXiv 1711.05101), torch's, fused. muon: Jordan et al. 2024, torch's, for the matrices inside the blocks, with updates scaled to
+AdamW's RMS so that AdamW's learning rates hold (Liu et al. 2025, arXiv 2502.16982, section 2.2); AdamW for embeddings, head, norms and
+everything else. lion: Chen et al. 2023 (arXiv 2302.06675), lion-pytorch's. adafactor: Shazeer and Stern 2018 (arXiv 1804.04235),
+transformers', with the schedule's learning rate instead of relative steps. adamw_8bit: Dettmers et al. 2022 (arXiv 2110.02861),
+bitsandbytes', with 32-bit moments for embeddings, as in the paper and transformers' Trainer.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ MUON_MOMENTUM = 0.95
 
 
 def check_optimizer(config: RunConfig) -> None:
-    """Raise InvalidInput, before anything is built, if this worker lacks what the optimizer needs."""
+    """Raise InvalidInput if this worker lacks the optimizer's library. Call it before anything is loaded."""
     if config.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise InvalidInput(
             "optimizer adamw_8bit needs the library bitsandbytes, which this worker does not have.",
-            remedy="Choose optimizer adamw (adafactor and lion need less memory, too), or install roundhouse[quantized] on the worker.",
+            remedy="Choose optimizer adamw (adafactor and lion also need less memory), or install roundhouse[quantized] on the worker.",
             field="optimizer",
         )
 
 
 def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of all parameters that are trained."""
+    """Build the optimizer of all trained parameters."""
     check_optimizer(config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     betas = (config.beta1, config.beta2)
@@ -52,51 +52,55 @@ def make_optimizer(model: torch.nn.Module, config: RunConfig) -> torch.optim.Opt
             momentum=MUON_MOMENTUM,
             adjust_lr_fn="match_rms_adamw",
         )
-        return Together([muon] if adamw is None else [muon, adamw])
-    groups, made = _groups(trained, config), None
+        return CombinedOptimizer([muon] if adamw is None else [muon, adamw])
+    groups, learning_rate = _groups(trained, config), config.learning_rate
     if config.optimizer == "lion":
-        made = Lion(groups, lr=config.learning_rate, betas=betas)
-    elif config.optimizer == "adafactor":
-        made = Adafactor(groups, lr=config.learning_rate, scale_parameter=False, relative_step=False, warmup_init=False)
-    elif config.optimizer == "adamw_8bit":
-        made = _adamw_8bit(model, groups, config)
-    return made or torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+        lion: torch.optim.Optimizer = Lion(groups, lr=learning_rate, betas=betas)
+        return lion
+    if config.optimizer == "adafactor":
+        adafactor: torch.optim.Optimizer = Adafactor(
+            groups, lr=learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
+        )
+        return adafactor
+    if config.optimizer == "adamw_8bit":
+        return _adamw_8bit(model, groups, config)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
 
 def hidden_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Return the trained matrices inside the blocks: what Muon is for. Experts held in one tensor of three dimensions are none."""
+    """Return the trained matrices inside the blocks, which Muon updates. Experts stacked in a tensor of three dimensions are not matrices."""
     network: Any = model
     outside: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     if hasattr(model, "get_output_embeddings") and network.get_output_embeddings() is not None:
         outside.append(network.get_output_embeddings())
     outside += [module for name, module in model.named_modules() if "score" in name.split(".") and isinstance(module, torch.nn.Linear)]
-    kept = {id(module.weight) for module in outside}
-    return [each for each in model.parameters() if each.requires_grad and each.dim() == 2 and id(each) not in kept]
+    excluded = {id(module.weight) for module in outside}
+    return [each for each in model.parameters() if each.requires_grad and each.dim() == 2 and id(each) not in excluded]
 
 
-class Together(torch.optim.Optimizer):
-    """Several optimizers, each for parameters of its own, as one: the same groups and the same state, and a step that does all."""
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Several optimizers, each with parameters of its own, as one that shares their groups and state."""
 
-    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
-        self._parts = parts
-        super().__init__([group for part in parts for group in part.param_groups], {})
+    def __init__(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
         self._share()
 
     def _share(self) -> None:
         first = 0
-        for part in self._parts:
-            count = len(part.param_groups)
-            part.param_groups = self.param_groups[first : first + count]
-            part.state = self.state
+        for optimizer in self._optimizers:
+            count = len(optimizer.param_groups)
+            optimizer.param_groups = self.param_groups[first : first + count]
+            optimizer.state = self.state
             first += count
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Do an update with each part."""
-        for part in self._parts:
-            part.step(closure)
+        """Update with each optimizer."""
+        for optimizer in self._optimizers:
+            optimizer.step(closure)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of all parts."""
+        """Restore the state of all optimizers."""
         super().load_state_dict(state_dict)
         self._share()
 
@@ -116,5 +120,5 @@ def _adamw_8bit(model: torch.nn.Module, groups: list[dict[str, Any]], config: Ru
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             manager.register_module_override(module, "weight", {"optim_bits": 32})
-    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
-    return made
+    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    return optimizer

@@ -1,7 +1,7 @@
-"""Attention over rows that share a sequence: each is attended alone, so no row reads another and no mask is needed.
+"""Attention over packed rows: each row is attended by itself, so no row reads another and no mask is needed.
 
-Everything else of a network works on single positions, so rows are laid end to end without padding. A mask over the whole would cost
-its length squared; here the cost is that of the rows. Registered with transformers as one more way of computing attention.
+Every other layer of a network works on single positions, so rows are concatenated without padding. A mask over the whole sequence would
+cost its length squared; here the cost is that of the rows. Registered with transformers as an attention implementation.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from jobs.modeling.checkpoints import UNUSABLE
 
 NAME = "rows"
-ALONE, BESIDE = {"cpu": 1e-4, "cuda": 2e-2}, {"cpu": 2e-6, "cuda": 1e-4}
-"""Largest differences of logits, as a share of the largest: of a row alone to the same row packed, where a GPU may round to tf32; and of
-a row beside one neighbour to the same row beside another, where only sums in another order differ, those of experts."""
+ALONE_TOLERANCE, NEIGHBOUR_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}, {"cpu": 2e-6, "cuda": 1e-4}
+"""Tolerances on logits, relative to the largest: between a row alone and packed, where a GPU may round to tf32; and between a row packed
+after one neighbour and after another, where only the summation order of experts differs."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -37,7 +37,7 @@ def row_attention(
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend each row of a sequence alone; `row_ends` (on the CPU) says where rows end. Without it, the usual attention.
+    """Attend each row of a sequence by itself; `row_ends` (on the CPU) are the ends of the rows. Without them, plain SDPA.
 
     Shapes: query (1, heads, tokens, size), key and value (1, key heads, tokens, size); returns (1, tokens, heads, size of a value).
     """
@@ -47,11 +47,11 @@ def row_attention(
         )
         return output
     if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
-        raise NotImplementedError("this attention is more than a softmax over keys")
+        raise NotImplementedError("packed rows support plain softmax attention only")
     groups = query.shape[1] // key.shape[1]
     lengths = np.diff(row_ends.numpy(), prepend=0).tolist()
     rows = []
-    for q, k, v in zip(*(torch.split(whole, lengths, dim=2) for whole in (query, key, value)), strict=True):
+    for q, k, v in zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True):
         mask = _window_mask(q.shape[2], sliding_window, q.device)
         grouped = groups > 1 and mask is None and k.shape[-1] == v.shape[-1]
         if groups > 1 and not grouped:
@@ -64,7 +64,7 @@ def row_attention(
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """Return who reads whom in a row longer than the window; None for a row that fits."""
+    """Return the causal mask of a row longer than the sliding window; None for a row that fits."""
     if window is None or length <= window:
         return None
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
@@ -72,7 +72,7 @@ def _window_mask(length: int, window: int | None, device: torch.device) -> torch
 
 
 def _mask(*args: Any, allow_is_causal_skip: bool = True, **more: Any) -> torch.Tensor | None:
-    """Return no mask for rows that share a sequence (transformers sees them by their positions), the usual one otherwise."""
+    """Return no mask for packed rows, which transformers detects by their positions; SDPA's mask otherwise."""
     return sdpa_mask(*args, allow_is_causal_skip=True, **more) if allow_is_causal_skip else None
 
 
@@ -81,12 +81,12 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)
 
 
 def attend_by_row(network: PreTrainedModel) -> bool:
-    """Switch a network to attention by row, if that computes what the rows alone do; say whether it does.
+    """Switch a network to attention by row if packed rows then give the logits of the rows alone; return whether they do.
 
-    It is tried on two rows, so that a network with other ways of mixing positions (ALiBi, recurrence) is found out whatever its name.
-    The random state and the network's mode are left alone.
+    Two rows are tried, which detects networks that mix positions otherwise (ALiBi, recurrence), whatever their family. The random state
+    and the network's mode are preserved.
     """
-    was, training = network.config._attn_implementation, network.training
+    implementation, is_training = network.config._attn_implementation, network.training
     if not network._can_set_attn_implementation():
         return False
     try:
@@ -96,8 +96,8 @@ def attend_by_row(network: PreTrainedModel) -> bool:
     except UNUSABLE:
         pass
     finally:
-        network.train(training)
-    network.set_attn_implementation(was)
+        network.train(is_training)
+    network.set_attn_implementation(implementation)
     return False
 
 
@@ -117,6 +117,6 @@ def _rows_stay_apart(network: PreTrainedModel) -> bool:
 
     together, beside = packed(first, second), packed(other, second)
     alone = torch.cat([network(input_ids=row[None], use_cache=False).logits for row in (first, second)], dim=1)
-    most, kind = float(alone.abs().max()), "cpu" if device.type == "cpu" else "cuda"
-    apart = (together - beside)[:, len(first) :].abs().max()
-    return bool((together - alone).abs().max() <= ALONE[kind] * most and apart <= BESIDE[kind] * most)
+    largest, kind = float(alone.abs().max()), "cpu" if device.type == "cpu" else "cuda"
+    leak = (together - beside)[:, len(first) :].abs().max()
+    return bool((together - alone).abs().max() <= ALONE_TOLERANCE[kind] * largest and leak <= NEIGHBOUR_TOLERANCE[kind] * largest)

@@ -1,41 +1,58 @@
-"""What grpo costs: completions that did better than their group are to become likelier, those that did worse less likely."""
+"""Group relative policy optimization, the objective grpo: raise the likelihood of completions that beat their group's mean reward."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import peft
 import torch
 
 from backend.domain.training.config import RunConfig
+from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
-from jobs.batches.prompts import Question
+from jobs.batches.prompts import Question, load_questions
+from jobs.modeling.tokenizers import padding_id
+from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_losses
-from jobs.training.objectives.base import Cost, Precision
-from jobs.training.objectives.rollouts import RolloutBatch
+from jobs.training.network.load import load_base
+from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes
+from jobs.training.objectives.rewards import Rewards
+from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches
+
+
+class QuestionSplits(NamedTuple):
+    """The encoded prompts of a dataset."""
+
+    train: list[Question]
+    val: list[Question]
 
 
 @dataclass(frozen=True)
-class RolloutLesson:
-    """grpo. A unit is a completion. `batches` write completions (`RolloutBatches`). `reference` is the network that the policy is pulled to: the policy itself where it has adapters."""
+class GrpoObjective:
+    """The clipped policy gradient of GRPO with a penalty on the divergence from a reference. A unit is a completion.
+
+    `batches` sample the completions. `reference` is the network of the divergence, the policy itself if it has adapters; None without a
+    penalty.
+    """
 
     config: RunConfig
     head: OutputHead
-    batches: Any
+    batches: RolloutBatches
     reference: Any = None
+    is_divisible: bool = True
 
-    def cost(self, network: torch.nn.Module, batch: RolloutBatch) -> Cost:
-        """Return the loss summed over completions. A step's completions are all of its own weights, so the old policy is this one."""
+    def compute_loss(self, network: torch.nn.Module, batch: RolloutBatch) -> LossOutput:
+        """Return the loss summed over completions. A step's completions are sampled from its own weights, so the old policy is this one."""
         grpo = self.config.grpo
         logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns, temperature=grpo.temperature)
         losses, divergence = grpo_losses(
             logprobs,
             old=logprobs.detach(),
-            reference=self._reference(batch),
+            reference=self._reference_logprobs(batch),
             advantages=batch.advantages,
             mask=batch.targets[:, batch.columns] != IGNORE,
             clip_range=grpo.clip_range,
@@ -44,33 +61,84 @@ class RolloutLesson:
         sums = {"reward/mean": batch.rewards.sum(), "reward/std": batch.spread.sum(), "completion_length": batch.lengths.float().sum()}
         if self.reference is not None:
             sums["kl"] = divergence.sum()
-        return Cost(losses.sum(), extra=router_loss, sums=sums)
+        return LossOutput(losses.sum(), aux_loss=router_loss, metric_sums=sums)
 
     def validate(
         self, network: torch.nn.Module, batches: Iterable[list[Question]], *, device: torch.device, precision: Precision
     ) -> dict[str, float]:
-        """Return the mean reward of one completion of each prompt of the val split; val_loss is that with the sign turned."""
+        """Return the mean reward of one completion for each prompt of the val split; val_loss is its negative."""
         rewards, tokens = [], 0
         for number, questions in enumerate(batches):
             with precision():
-                written = self.batches.write(questions, seed=self.config.seed + number)
-            rewards += [each.reward for each in written]
-            tokens += sum(len(each.ids) for each in written)
+                completions = self.batches.sample(questions, seed=self.config.seed + number)
+            rewards += [completion.reward for completion in completions]
+            tokens += sum(len(completion.ids) for completion in completions)
         if not rewards:
             return {}
         mean = sum(rewards) / len(rewards)
         return {"val_loss": -mean, "val_reward/mean": mean, "val_completion_length": tokens / len(rewards)}
 
     @torch.no_grad()
-    def _reference(self, batch: RolloutBatch) -> torch.Tensor | None:
+    def _reference_logprobs(self, batch: RolloutBatch) -> torch.Tensor | None:
         if self.reference is None:
             return None
-        without_adapters = isinstance(self.reference, peft.PeftModel)
-        without: AbstractContextManager[Any] = self.reference.disable_adapter() if without_adapters else nullcontext()
-        training = self.reference.training
+        is_policy = isinstance(self.reference, peft.PeftModel)
+        without_adapters: AbstractContextManager[Any] = self.reference.disable_adapter() if is_policy else nullcontext()
+        is_training = self.reference.training
         self.reference.eval()
-        with without:
-            head = self.head if without_adapters else OutputHead(self.reference)
-            found = head.logprobs(self.reference, batch.inputs, batch.targets, batch.columns, temperature=self.config.grpo.temperature)[0]
-        self.reference.train(training)
-        return found
+        with without_adapters:
+            head = self.head if is_policy else OutputHead(self.reference)
+            logprobs = head.logprobs(self.reference, batch.inputs, batch.targets, batch.columns, temperature=self.config.grpo.temperature)[
+                0
+            ]
+        self.reference.train(is_training)
+        return logprobs
+
+
+def load_prompts(ctx: TrainingContext) -> QuestionSplits:
+    """Encode the prompts. Raises InvalidInput if a reward needs answers and the dataset has none."""
+    config = ctx.config
+    if config.grpo.needs_answers and ctx.spec.payload["dataset_kind"] == "prompts":
+        raise InvalidInput(
+            "The prompts have no answers, and a reward of grpo.rewards compares completions with them.",
+            remedy="Use rewards of kind regex or length, or a dataset with answers (instruction, benchmark).",
+            field="grpo.rewards",
+        )
+    train, val = (
+        load_questions(
+            ctx.dataset,
+            split,
+            tokenizer=ctx.tokenizer,
+            context=config.context,
+            max_new_tokens=config.grpo.max_new_tokens,
+            reporter=ctx.reporter,
+        )
+        for split in SPLITS
+    )
+    return QuestionSplits(train, val)
+
+
+def prepare_rollouts(ctx: TrainingContext, questions: QuestionSplits, model: Any) -> RolloutBatches:
+    """Build batches of completions that the network samples itself."""
+    return RolloutBatches(
+        questions.train,
+        questions.val,
+        policy=model,
+        config=ctx.config.grpo,
+        sizes=batch_sizes(ctx),
+        tokenizer=ctx.tokenizer,
+        rewards=Rewards(ctx.config.grpo.rewards, log=ctx.reporter.log),
+        pad_id=padding_id(ctx.tokenizer),
+        autocast=ctx.autocast,
+    )
+
+
+def build(ctx: TrainingContext, batches: RolloutBatches, model: Any) -> GrpoObjective:
+    """Build the objective, with a frozen copy of the base as its reference if the policy has no adapters to switch off."""
+    reference = None
+    if ctx.config.grpo.kl_weight:
+        reference = model if isinstance(model, peft.PeftModel) else load_base(ctx).to(ctx.device).eval().requires_grad_(False)
+    return GrpoObjective(ctx.config, OutputHead(model), batches, reference)
+
+
+GRPO = ObjectiveStages(load_prompts, prepare_rollouts, build)

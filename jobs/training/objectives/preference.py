@@ -1,109 +1,146 @@
-"""What preferences cost: dpo, orpo and simpo on pairs, kto on rated answers, reward on scores of pairs."""
+"""Preference objectives: dpo, orpo and simpo on pairs, kto on rated answers, reward on scored pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
-from backend.domain.training.config import Objective, RunConfig
-from jobs.batches.base import IGNORE
-from jobs.batches.preference import PairBatch, RatedBatch, ScoredBatch
+from backend.domain.training.config import RunConfig
+from jobs.batches.base import IGNORE, EpochOrder, StepBatches
+from jobs.batches.preference import (
+    UNKNOWN,
+    PairBatch,
+    RatedBatch,
+    ReferencedPair,
+    ReferencedRated,
+    ScoredBatch,
+    ShuffledBatches,
+    answers_of,
+    collate_pairs,
+    collate_rated,
+    collate_scored,
+    in_pairs,
+    pair_length,
+)
+from jobs.batches.preference_rows import Answered, AnsweredPair, Rated, load_pairs, load_rated
+from jobs.modeling.tokenizers import padding_id
+from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import Scored, dpo_losses, kto_divergence, kto_losses, orpo_losses, reward_losses, simpo_losses
-from jobs.training.objectives.base import Cost, Precision
+from jobs.training.objectives.base import (
+    SPLITS,
+    LossOutput,
+    ObjectiveStages,
+    Precision,
+    StopRequested,
+    batch_sizes,
+    validate_by_loss,
+)
+from jobs.training.objectives.reference_logprobs import reference_logprobs
 
-
-def pair_sums(scored: Scored) -> dict[str, torch.Tensor]:
-    """Return the sums over pairs of what is measured of them, by their names as metrics."""
-    margins = scored.chosen_rewards - scored.rejected_rewards
-    return {
-        "rewards/chosen": scored.chosen_rewards.sum(),
-        "rewards/rejected": scored.rejected_rewards.sum(),
-        "rewards/accuracies": (margins > 0).float().sum(),
-        "rewards/margins": margins.sum(),
-    }
-
-
-def validate_by_cost(
-    lesson: Any, network: torch.nn.Module, batches: Iterable[Any], *, device: torch.device, precision: Precision
-) -> dict[str, float]:
-    """Return val_loss and the lesson's metrics with `val_` before them: means over the units of all batches; empty without any."""
-    units, sums = 0, {"loss": 0.0}
-    for batch in batches:
-        with precision():
-            cost: Cost = lesson.cost(network, batch.to(device))
-        units += batch.units
-        sums["loss"] += float(cost.total)
-        for name, value in cost.sums.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {f"val_{name}": value / units for name, value in sums.items()} if units else {}
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
-class PairLesson:
-    """dpo, orpo and simpo: the chosen answer is to become likelier than the rejected one. A unit is a pair."""
+class PairwiseObjective(ABC):
+    """Make the chosen answer likelier than the rejected one. A unit is a pair."""
 
     config: RunConfig
     head: OutputHead
+    is_divisible: bool = True
 
-    def cost(self, network: torch.nn.Module, batch: PairBatch) -> Cost:
+    @abstractmethod
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+        """Score pairs by the summed log-probabilities of all rows and their numbers of answer tokens, each (rows,)."""
+
+    @property
+    def chosen_weight(self) -> float:
+        """Weight of the chosen answer's own negative log-likelihood."""
+        return self.config.preference.sft_weight
+
+    def compute_loss(self, network: torch.nn.Module, batch: PairBatch) -> LossOutput:
         """Return the loss summed over pairs, and the rewards that it implies."""
         logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns)
-        answers = batch.columns >= batch.starts[:, None]  # targets before them are 0, or a prompt's that orpo learns as well
-        scored = self._score(batch, logprobs * answers)
-        total, weight = scored.losses.sum(), self._chosen_weight()
-        if weight:
-            total = total - weight * batch.per_token * logprobs[: batch.units].sum()
-        return Cost(total, extra=router_loss, sums=pair_sums(scored))
+        is_answer = batch.columns >= batch.starts[:, None]  # ORPO has targets before them: the chosen side's prompt
+        tokens = ((batch.targets[:, batch.columns] != IGNORE) & is_answer).sum(dim=1)
+        scored = self.score(batch, (logprobs * is_answer).sum(dim=1), tokens)
+        total = scored.losses.sum()
+        if self.chosen_weight:
+            total = total - self.chosen_weight * batch.per_token * logprobs[: batch.units].sum()
+        return LossOutput(total, aux_loss=router_loss, metric_sums=pair_metric_sums(scored))
 
     def validate(
         self, network: torch.nn.Module, batches: Iterable[PairBatch], *, device: torch.device, precision: Precision
     ) -> dict[str, float]:
         """Return the loss and the rewards of the val split's pairs."""
-        return validate_by_cost(self, network, batches, device=device, precision=precision)
+        return validate_by_loss(self, network, batches, device=device, precision=precision)
 
-    def _chosen_weight(self) -> float:
-        """Return the weight of learning the chosen answer itself: part of orpo, an addition to the others."""
-        return 1.0 if self.config.objective is Objective.ORPO else self.config.preference.sft_weight
 
-    def _score(self, batch: PairBatch, logprobs: torch.Tensor) -> Scored:
+class DpoObjective(PairwiseObjective):
+    """dpo: against a reference's log-probabilities."""
+
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+        """Score pairs by `dpo_losses`."""
+        assert batch.reference is not None
         preference, pairs = self.config.preference, batch.units
-        kept = (batch.targets[:, batch.columns] != IGNORE) & (batch.columns >= batch.starts[:, None])
-        tokens, sums = kept.sum(dim=1), logprobs.sum(dim=1)
-        if self.config.objective is Objective.DPO:
-            assert batch.reference is not None
-            return dpo_losses(
-                sums[:pairs],
-                sums[pairs:],
-                reference_chosen=batch.reference[:pairs],
-                reference_rejected=batch.reference[pairs:],
-                chosen_tokens=tokens[:pairs],
-                rejected_tokens=tokens[pairs:],
-                beta=preference.beta,
-                loss=preference.loss,
-                label_smoothing=preference.label_smoothing,
-            )
-        means = sums / tokens.clamp(min=1)
-        if self.config.objective is Objective.ORPO:
-            return orpo_losses(means[:pairs], means[pairs:], weight=preference.beta)
-        return simpo_losses(means[:pairs], means[pairs:], beta=preference.beta, gamma=preference.gamma)
+        return dpo_losses(
+            logprobs[:pairs],
+            logprobs[pairs:],
+            reference_chosen=batch.reference[:pairs],
+            reference_rejected=batch.reference[pairs:],
+            chosen_tokens=tokens[:pairs],
+            rejected_tokens=tokens[pairs:],
+            beta=preference.beta,
+            loss=preference.loss,
+            label_smoothing=preference.label_smoothing,
+        )
+
+
+class OrpoObjective(PairwiseObjective):
+    """orpo: the odds ratio of mean log-probabilities, and the chosen answer's likelihood."""
+
+    @property
+    def chosen_weight(self) -> float:
+        """Weight 1: the likelihood is part of ORPO's loss."""
+        return 1.0
+
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+        """Score pairs by `orpo_losses`."""
+        means = logprobs / tokens.clamp(min=1)
+        return orpo_losses(means[: batch.units], means[batch.units :], weight=self.config.preference.beta)
+
+
+class SimpoObjective(PairwiseObjective):
+    """simpo: mean log-probabilities with a target margin, no reference."""
+
+    def score(self, batch: PairBatch, logprobs: torch.Tensor, tokens: torch.Tensor) -> Scored:
+        """Score pairs by `simpo_losses`."""
+        means, preference = logprobs / tokens.clamp(min=1), self.config.preference
+        return simpo_losses(means[: batch.units], means[batch.units :], beta=preference.beta, gamma=preference.gamma)
 
 
 @dataclass(frozen=True)
-class RatedLesson:
-    """kto: good answers are to become likelier than the reference thinks them, bad ones less likely. A unit is an answer."""
+class KtoObjective:
+    """kto: make good answers likelier than the reference does, bad ones less likely. A unit is an answer.
+
+    The divergence is estimated per micro-batch, so micro-batches can't be split without changing the loss.
+    """
 
     config: RunConfig
     head: OutputHead
+    is_divisible: bool = False
 
-    def cost(self, network: torch.nn.Module, batch: RatedBatch) -> Cost:
+    def compute_loss(self, network: torch.nn.Module, batch: RatedBatch) -> LossOutput:
         """Return the loss summed over answers, and the rewards that it implies."""
         with torch.no_grad():
-            others = self.head.answer_logprobs(network, batch.mismatched)
-        divergence = kto_divergence(others, batch.mismatched_reference)
+            mismatched = self.head.answer_logprobs(network, batch.mismatched)
+        divergence = kto_divergence(mismatched, batch.mismatched_reference)
         logprobs, router_loss = self.head.logprobs(network, batch.inputs, batch.targets, batch.columns)
         preference = self.config.preference
         losses, rewards = kto_losses(
@@ -122,28 +159,154 @@ class RatedLesson:
             sums["rewards/rejected"] = batch.per_bad * rewards[~batch.desirable].sum()
         if batch.per_good and batch.per_bad:
             sums["rewards/margins"] = sums["rewards/chosen"] - sums["rewards/rejected"]
-        return Cost(losses.sum(), extra=router_loss, sums=sums)
+        return LossOutput(losses.sum(), aux_loss=router_loss, metric_sums=sums)
 
     def validate(
         self, network: torch.nn.Module, batches: Iterable[RatedBatch], *, device: torch.device, precision: Precision
     ) -> dict[str, float]:
         """Return the loss and the rewards of the val split's answers."""
-        return validate_by_cost(self, network, batches, device=device, precision=precision)
+        return validate_by_loss(self, network, batches, device=device, precision=precision)
 
 
 @dataclass(frozen=True)
-class RewardLesson:
-    """reward: the network's score of the chosen answer is to be above that of the rejected one. A unit is a pair."""
+class RewardObjective:
+    """reward: score the chosen answer above the rejected one. A unit is a pair."""
 
-    def cost(self, network: torch.nn.Module, batch: ScoredBatch) -> Cost:
-        """Return the loss summed over pairs, the share of pairs in the right order and the scores' distance."""
+    is_divisible: bool = True
+
+    def compute_loss(self, network: torch.nn.Module, batch: ScoredBatch) -> LossOutput:
+        """Return the loss summed over pairs, with the accuracy and the margin of the scores."""
         scores = network(input_ids=batch.inputs, use_cache=False).logits.float().squeeze(-1)
         scored = reward_losses(scores[: batch.units], scores[batch.units :])
         margins = scored.chosen_rewards - scored.rejected_rewards
-        return Cost(scored.losses.sum(), sums={"accuracy": (margins > 0).float().sum(), "margin": margins.sum()})
+        return LossOutput(scored.losses.sum(), metric_sums={"accuracy": (margins > 0).float().sum(), "margin": margins.sum()})
 
     def validate(
         self, network: torch.nn.Module, batches: Iterable[ScoredBatch], *, device: torch.device, precision: Precision
     ) -> dict[str, float]:
         """Return the loss, the accuracy and the margin of the val split's pairs."""
-        return validate_by_cost(self, network, batches, device=device, precision=precision)
+        return validate_by_loss(self, network, batches, device=device, precision=precision)
+
+
+def pair_metric_sums(scored: Scored) -> dict[str, torch.Tensor]:
+    """Return the metrics of pairs by name, summed over the pairs."""
+    margins = scored.chosen_rewards - scored.rejected_rewards
+    return {
+        "rewards/chosen": scored.chosen_rewards.sum(),
+        "rewards/rejected": scored.rejected_rewards.sum(),
+        "rewards/accuracies": (margins > 0).float().sum(),
+        "rewards/margins": margins.sum(),
+    }
+
+
+class Splits(NamedTuple, Generic[Item]):
+    """The items of an encoded dataset; those of the val split are the ones that are validated on."""
+
+    train: list[Item]
+    val: list[Item]
+
+
+def first_rank_first(load: Callable[[TrainingContext], Loaded]) -> Callable[[TrainingContext], Loaded]:
+    """Decorate a loader to run on the first rank, then on the others: they read the log-probabilities that it saved, or stop with it."""
+
+    def load_in_order(ctx: TrainingContext) -> Loaded:
+        loaded: Loaded | None = None
+        is_stopped = False
+        if ctx.process_group.is_first:
+            try:
+                loaded = load(ctx)
+            except StopRequested:
+                is_stopped = True
+        if ctx.process_group.broadcast_request("cancel" if is_stopped else None):
+            raise StopRequested
+        return load(ctx) if loaded is None else loaded
+
+    return load_in_order
+
+
+def _load_pairs(ctx: TrainingContext) -> Splits[AnsweredPair]:
+    train, val = (
+        load_pairs(ctx.dataset, split, tokenizer=ctx.tokenizer, context=ctx.config.context, reporter=ctx.reporter) for split in SPLITS
+    )
+    return Splits(train, val[: ctx.val_items])
+
+
+@first_rank_first
+def load_plain_pairs(ctx: TrainingContext) -> Splits[ReferencedPair]:
+    """Encode the pairs of an objective without a reference."""
+    train, val = _load_pairs(ctx)
+    return Splits([ReferencedPair(pair) for pair in train], [ReferencedPair(pair) for pair in val])
+
+
+@first_rank_first
+def load_referenced_pairs(ctx: TrainingContext) -> Splits[ReferencedPair]:
+    """Encode pairs, and compute the reference's log-probabilities of those that the run uses."""
+    train, val = _load_pairs(ctx)
+    pairs = [ReferencedPair(pair) for pair in (*train, *val)]
+    used = _used_items(ctx, len(train), len(val))
+    references = reference_logprobs(ctx, answers_of([pairs[index].sides for index in used]))
+    for index, reference in zip(used, in_pairs(references), strict=True):
+        pairs[index] = ReferencedPair(pairs[index].sides, reference)
+    return Splits(pairs[: len(train)], pairs[len(train) :])
+
+
+@first_rank_first
+def load_referenced_answers(ctx: TrainingContext) -> Splits[ReferencedRated]:
+    """Encode rated answers, and compute the reference's log-probabilities of those that the run uses."""
+    config = ctx.config
+    train, val = (
+        load_rated(ctx.dataset, split, tokenizer=ctx.tokenizer, context=config.context, seed=config.seed, reporter=ctx.reporter)
+        for split in SPLITS
+    )
+    val = val[: ctx.val_items]
+    rated: list[Rated] = [*train, *val]
+    used = _used_items(ctx, len(train), len(val))
+    answers: list[Answered] = [answer for index in used for answer in (rated[index].answered, rated[index].mismatched)]
+    references = dict(zip(used, in_pairs(reference_logprobs(ctx, answers)), strict=True))
+    items = [ReferencedRated(item, references.get(index, UNKNOWN)) for index, item in enumerate(rated)]
+    return Splits(items[: len(train)], items[len(train) :])
+
+
+def _used_items(ctx: TrainingContext, num_train: int, num_val: int) -> list[int]:
+    """Return the indices of the items that a run uses, those of the val split after the train split's: no others need a reference."""
+    sizes = batch_sizes(ctx)
+    draws = ctx.config.max_steps * sizes.items_per_step
+    drawn = range(num_train) if draws >= num_train else sorted(EpochOrder(num_train, seed=sizes.seed).take(0, draws)[1].tolist())
+    return [*drawn, *range(num_train, num_train + num_val)]
+
+
+def _prepare_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], collate: Any) -> StepBatches:
+    collate = partial(collate, pad_id=padding_id(ctx.tokenizer))
+    return ShuffledBatches(pairs.train, pairs.val, items="pairs", collate=collate, length=pair_length, sizes=batch_sizes(ctx))
+
+
+def prepare_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], model: Any) -> StepBatches:
+    """Build batches of pairs."""
+    return _prepare_pairs(ctx, pairs, collate_pairs)
+
+
+def prepare_pairs_with_prompts(ctx: TrainingContext, pairs: Splits[ReferencedPair], model: Any) -> StepBatches:
+    """Build batches of pairs whose chosen side trains on its prompt as well."""
+    return _prepare_pairs(ctx, pairs, partial(collate_pairs, prompts=True))
+
+
+def prepare_scored_pairs(ctx: TrainingContext, pairs: Splits[ReferencedPair], model: Any) -> StepBatches:
+    """Build batches of pairs for a network that scores whole rows."""
+    return _prepare_pairs(ctx, pairs, collate_scored)
+
+
+def prepare_answers(ctx: TrainingContext, answers: Splits[ReferencedRated], model: Any) -> StepBatches:
+    """Build batches of rated answers, not sorted by length: long answers alone would bias a micro-batch's estimate of the divergence."""
+    collate = partial(collate_rated, pad_id=padding_id(ctx.tokenizer))
+    return ShuffledBatches(answers.train, answers.val, items="answers", collate=collate, sizes=batch_sizes(ctx))
+
+
+def _build(objective: Callable[[RunConfig, OutputHead], Any]) -> Callable[[TrainingContext, Any, Any], Any]:
+    return lambda ctx, _batches, model: objective(ctx.config, OutputHead(model))
+
+
+DPO = ObjectiveStages(load_referenced_pairs, prepare_pairs, _build(DpoObjective))
+ORPO = ObjectiveStages(load_plain_pairs, prepare_pairs_with_prompts, _build(OrpoObjective))
+SIMPO = ObjectiveStages(load_plain_pairs, prepare_pairs, _build(SimpoObjective))
+KTO = ObjectiveStages(load_referenced_answers, prepare_answers, _build(KtoObjective))
+REWARD = ObjectiveStages(load_plain_pairs, prepare_scored_pairs, lambda _ctx, _batches, _model: RewardObjective())

@@ -1,7 +1,7 @@
-"""The reference's log-probabilities of the answers of a run, computed once before training: no second network is in memory afterwards.
+"""Log-probabilities of a run's answers under the reference network, computed once before training to hold one network at a time.
 
-They lie in the run's folder, each under a hash of its tokens, so that a resumed run reads the very same numbers wherever it goes on, and
-one that is to do more steps asks only for what is new.
+They are saved in the run's folder under a hash of each answer's tokens: a resumed run reads the same numbers on any machine, and a run
+that is extended computes only those of new answers.
 """
 
 from __future__ import annotations
@@ -25,31 +25,28 @@ from jobs.batches.preference_rows import Answered
 from jobs.modeling.checkpoints import read_card
 from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import PROGRESS_EVERY_S
-from jobs.training.context import Parts
+from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.load import load_base
+from jobs.training.objectives.base import StopRequested
 
 KEY_BYTES = 16
 
 
-class Stopped(Exception):
-    """Somebody asked the job to stop before its first step."""
+def reference_logprobs(ctx: TrainingContext, answers: Sequence[Answered]) -> Floats:
+    """Return the base's log-probability of each answer, (answers,), computing those that the run's folder lacks.
 
-
-def reference_logprobs(parts: Parts, answers: Sequence[Answered], *, folder: Path) -> Floats:
-    """Return the base's log-probability of each answer, (answers,). What the folder's file has already is not asked again.
-
-    Raises Stopped if the job is asked to stop meanwhile, JobFailed if the base gives an answer no finite probability.
+    Raises StopRequested if the job is asked to stop meanwhile, JobFailed if a log-probability is not finite.
     """
-    file = folder / f"reference-{_base_hash(parts)[:24]}.safetensors"
+    file = ctx.run_folder / f"reference-{_base_hash(ctx)[:24]}.safetensors"
     known = _read(file)
-    asked = {_key(answer): answer for answer in answers}
-    missing = [key for key in asked if key not in known]
+    answer_by_key = {_key(answer): answer for answer in answers}
+    missing = [key for key in answer_by_key if key not in known]
     if missing:
-        network = load_base(parts).to(parts.device)
-        values = _compute(parts, network, [asked[key] for key in missing])
+        network = load_base(ctx).to(ctx.device)
+        values = _compute(ctx, network, [answer_by_key[key] for key in missing])
         if not np.isfinite(values).all():
-            raise JobFailed("The base gives some answers no finite probability.", remedy="Choose another base.", field="base")
+            raise JobFailed("The base's log-probabilities of some answers are not finite.", remedy="Choose another base.", field="base")
         known |= dict(zip(missing, values.tolist(), strict=True))
         _write(file, known)
     return np.array([known[_key(answer)] for answer in answers], dtype=np.float32)
@@ -58,8 +55,8 @@ def reference_logprobs(parts: Parts, answers: Sequence[Answered], *, folder: Pat
 def _read(file: Path) -> dict[bytes, float]:
     if not file.is_file():
         return {}
-    held = load_file(file)
-    return dict(zip([key.tobytes() for key in held["keys"]], held["logprobs"].tolist(), strict=True))
+    arrays = load_file(file)
+    return dict(zip([key.tobytes() for key in arrays["keys"]], arrays["logprobs"].tolist(), strict=True))
 
 
 def _write(file: Path, known: dict[bytes, float]) -> None:
@@ -72,23 +69,23 @@ def _write(file: Path, known: dict[bytes, float]) -> None:
 
 
 @torch.inference_mode()
-def _compute(parts: Parts, network: Any, answers: Sequence[Answered]) -> Floats:
-    """Run all answers, longest first (a lack of memory shows at once), twice as many at a time as a micro-batch has pairs."""
+def _compute(ctx: TrainingContext, network: Any, answers: Sequence[Answered]) -> Floats:
+    """Run all answers, longest first so that memory runs out at once if it does, two rows for each pair of a micro-batch."""
     values = np.zeros(len(answers), dtype=np.float32)
     order = sorted(range(len(answers)), key=lambda index: -len(answers[index].ids))
-    rows, pad_id, last = 2 * parts.config.micro_batch, padding_id(parts.tokenizer), 0.0
+    rows, pad_id, last_progress = 2 * ctx.config.micro_batch, padding_id(ctx.tokenizer), 0.0
     network.eval()
     head = OutputHead(network)
     for at in range(0, len(order), rows):
-        chosen = order[at : at + rows]
-        batch = pad([answers[index] for index in chosen], pad_id=pad_id).to(parts.device)
-        with torch.autocast(parts.device.type, dtype=parts.autocast) if parts.autocast else nullcontext():
-            values[chosen] = head.answer_logprobs(network, batch).float().cpu().numpy()
-        if parts.reporter.should_stop():
-            raise Stopped
-        if time.perf_counter() - last > PROGRESS_EVERY_S:
-            last = time.perf_counter()
-            parts.reporter.progress(at, len(order), unit="answer", message="Asking the reference about every answer")
+        part = order[at : at + rows]
+        batch = pad([answers[index] for index in part], pad_id=pad_id).to(ctx.device)
+        with torch.autocast(ctx.device.type, dtype=ctx.autocast) if ctx.autocast else nullcontext():
+            values[part] = head.answer_logprobs(network, batch).float().cpu().numpy()
+        if ctx.reporter.should_stop():
+            raise StopRequested
+        if time.perf_counter() - last_progress > PROGRESS_EVERY_S:
+            last_progress = time.perf_counter()
+            ctx.reporter.progress(at, len(order), unit="answer", message="Computing the reference's log-probabilities")
     return values
 
 
@@ -96,9 +93,9 @@ def _key(answer: Answered) -> bytes:
     return hashlib.blake2b(np.asarray([answer.start, *answer.ids], dtype=np.int64).tobytes(), digest_size=KEY_BYTES).digest()
 
 
-def _base_hash(parts: Parts) -> str:
-    """Return a hash of the base's files. Device and batch are not in it: a run that moves keeps its numbers."""
-    assert parts.base is not None
-    card = read_card(parts.base)
-    files = card.get("files") or {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(parts.base.iterdir())}
+def _base_hash(ctx: TrainingContext) -> str:
+    """Hash the base's files, but neither device nor batch size: a run that moves keeps its numbers."""
+    assert ctx.base is not None
+    card = read_card(ctx.base)
+    files = card.get("files") or {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(ctx.base.iterdir())}
     return hashlib.sha256(json.dumps([files, card.get("base")], sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The peak of what torch's CPU allocator hands out, from the profiler's record of every allocation of one step."""
+"""Peak of tensor memory on the CPU, from the profiler's record of every allocation of one step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def allocated_peak(step: Callable[[], object], *, model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
-    """Return the most bytes that tensors held during a step: weights and moments, and what the step allocated.
+    """Return the peak bytes of tensors during a step: weights, optimizer state and what the step allocates.
 
-    `folder` takes the record for a moment; it has some megabytes.
+    The record, some megabytes, is written to `folder` and deleted.
     """
-    standing = _standing_bytes(model, optimizer)
+    persistent = _persistent_bytes(model, optimizer)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
     file = folder / "allocations.json"
@@ -24,11 +24,13 @@ def allocated_peak(step: Callable[[], object], *, model: torch.nn.Module, optimi
         events = json.loads(file.read_text())["traceEvents"]
     finally:
         file.unlink(missing_ok=True)
-    held = [event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0]
-    return standing + max(held, default=0)
+    allocated = [
+        event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0
+    ]
+    return persistent + max(allocated, default=0)
 
 
-def _standing_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _persistent_bytes(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     tensors = [*model.parameters(), *model.buffers()]
     tensors += [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

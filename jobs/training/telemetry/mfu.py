@@ -1,7 +1,7 @@
-"""How much of a device a run uses: operations done for its tokens over the device's peak (MFU; arXiv 2204.02311, appendix B).
+"""Model FLOPs utilisation: the operations that a run's tokens need over the device's peak (arXiv 2204.02311, appendix B).
 
-A GPU's peak is in a table. What a CPU can do depends on its clock, threads and libraries, so it is measured: the best of a few matrix
-products, kept among the artifacts, as a busy machine shows less than it has.
+A GPU's peak comes from a table. A CPU's depends on clock, threads and libraries, so it is measured: the best of a few matrix products,
+stored among the artifacts, since a busy machine measures too low.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ FOLDER = "machines"
 
 @dataclass(frozen=True)
 class Utilisation:
-    """What a rate of tokens is in shares of a device: `flops_per_token` in training, `peak` operations a second of all devices."""
+    """Converts tokens per second to MFU: `flops_per_token` in training, `peak` operations per second of all devices."""
 
     flops_per_token: float
     peak: float
 
     def of(self, tokens_per_s: float) -> float:
-        """Return the share, from 0 to about 1."""
+        """Return the MFU, from 0 to about 1."""
         return tokens_per_s * self.flops_per_token / self.peak
 
 
 def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, artifacts: Path) -> Utilisation | None:
-    """Return what a pretraining run's rate is measured by; None where the network's operations or the device's peak are not known.
+    """Return the utilisation of a pretraining run; None if the network's operations or the device's peak are unknown.
 
-    Other objectives count the tokens that are trained on, and compute more.
+    None for other objectives: their rate counts trained tokens alone, and they compute more than those.
     """
     if config.objective is not Objective.PRETRAIN:
         return None
@@ -59,7 +59,7 @@ def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, art
 
 
 def matmul_flops(artifacts: Path) -> float:
-    """Return the operations a second of fp32 matrix products on this CPU with the threads in force: the best ever measured here."""
+    """Return the operations per second of fp32 matrix products on this CPU with its threads in force: the best ever measured here."""
     machine = f"{platform.node()} {device_name(torch.device('cpu'))} {torch.get_num_threads()}"
     file = artifacts / FOLDER / f"{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json"
     known = 0.0
@@ -67,7 +67,7 @@ def matmul_flops(artifacts: Path) -> float:
         known = float(json.loads(file.read_text())["matmul_flops_per_s"])
     best = _measure_matmul()
     if best > known:
-        with contextlib.suppress(OSError):  # a folder that may not be written costs the next run its memory of this one
+        with contextlib.suppress(OSError):  # without write permission later runs measure from scratch
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".{os.getpid()}")
             partial.write_text(json.dumps({"machine": machine, "matmul_flops_per_s": best}) + "\n")

@@ -20,10 +20,9 @@ MEMORY_EVERY_S = 1.0
 
 
 class MeteredReporter:
-    """A reporter that passes everything on and measures on the way: memory at every progress, time between the steps' metrics.
+    """A reporter that forwards everything and measures the run: memory at every progress report, time between steps' metrics.
 
-    To a step's metrics it adds what the device is doing: `mfu`, where `share_of_device` says what a rate of tokens is of it, and once a
-    second `memory_bytes`.
+    It adds to a step's metrics `mfu`, if `mfu_of_rate` is set, `memory_bytes` once a second, and what `gauge` reads of the device.
     """
 
     def __init__(self, reporter: Reporter, meter: MemoryMeter, *, gauge: DeviceGauge | None = None) -> None:
@@ -31,7 +30,7 @@ class MeteredReporter:
         self._rates: deque[float] = deque(maxlen=4096)
         self._seconds: deque[float] = deque(maxlen=4096)
         self._steps, self._last, self._memory_at = 0, 0.0, 0.0
-        self.share_of_device: Callable[[float], float] | None = None
+        self.mfu_of_rate: Callable[[float], float] | None = None
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         now = time.perf_counter()
@@ -46,11 +45,11 @@ class MeteredReporter:
 
     def _of_device(self, now: float, rate: float) -> dict[str, float]:
         read = {} if self._gauge is None else self._gauge.read()
-        if self.share_of_device is not None:
-            if (share := self.share_of_device(rate)) > 1:
-                self.share_of_device = None  # the peak was measured too low, on a busy machine: no share of it is right
+        if self.mfu_of_rate is not None:
+            if (mfu := self.mfu_of_rate(rate)) > 1:
+                self.mfu_of_rate = None  # the device's peak was measured on a busy machine, so it is too low for any rate
             else:
-                read["mfu"] = share
+                read["mfu"] = mfu
         if now - self._memory_at >= MEMORY_EVERY_S and (held := self._meter.held_bytes()) is not None:
             self._memory_at = now
             read["memory_bytes"] = float(held)
@@ -73,7 +72,7 @@ class MeteredReporter:
         return self._reporter.should_stop()
 
     def measurement(self, device: torch.device) -> dict[str, Any] | None:
-        """Return what was measured, as `services.measurements` records it; None for a run of too few steps."""
+        """Return the measurement that `services.measurements` records; None for a run of too few steps."""
         peak = self._meter.peak_bytes()
         if peak is None or len(self._seconds) < 3:
             return None
@@ -88,7 +87,7 @@ class MeteredReporter:
 
 
 def step_times(seconds: list[float]) -> dict[str, float]:
-    """Return the median time of a step in seconds, and the middle four fifths' borders, which say how much it varied."""
+    """Return the median time of a step in seconds, with its 10th and 90th percentile."""
     ordered = sorted(seconds)
     last = len(ordered) - 1
     return {

@@ -13,15 +13,15 @@ import transformers
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES
-from jobs.batches.base import IGNORE, MicroBatch
-from jobs.batches.sft import Example, PackedBatches, SftBatches, lay_end_to_end
+from jobs.batches.base import IGNORE, BatchSizes, MicroBatch
+from jobs.batches.sft import Example, PackedBatches, SftBatches, concatenate
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.training import run as training
 from jobs.training.network.packed_attention import attend_by_row
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
-SIZES = {"micro_batch": 3, "grad_accum_steps": 2, "measured": 6, "seed": 4}
+SIZES = BatchSizes(micro_batch=3, items_per_step=6, val_items=6, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,13 @@ def losses(network: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
 @pytest.mark.parametrize("family", [name for name in FAMILY_NAMES if FAMILIES[name].packs])
 def test_every_row_has_the_losses_and_gradients_that_it_has_alone(family: str) -> None:
     network, examples = network_of(family), make_examples([2, 30, 9, 17])
-    alone = [losses(network, lay_end_to_end([example])) for example in examples]  # before the switch: transformers' own attention
+    alone = [losses(network, concatenate([example])) for example in examples]  # before the switch: transformers' own attention
     torch.autograd.backward(torch.cat(alone).sum())
     gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
     network.zero_grad()
     assert attend_by_row(network)
     network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    together = losses(network.train(), lay_end_to_end(examples))
+    together = losses(network.train(), concatenate(examples))
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
     torch.autograd.backward(together.sum())
     for now, then in zip([p.grad for p in network.parameters() if p.grad is not None], gradients, strict=True):
@@ -93,10 +93,10 @@ def test_networks_that_would_mix_rows_are_found_out_and_left_as_they_were() -> N
 def test_every_row_comes_once_an_epoch_in_sequences_that_fit_and_a_step_depends_on_its_number_alone() -> None:
     lengths = np.random.default_rng(2).integers(2, 40, 61).tolist()
     examples = make_examples(lengths)
-    batches = PackedBatches(examples, [], pad_id=0, context=48, **SIZES)
+    batches = PackedBatches(examples, [], context=48, sizes=SIZES)
     per_epoch = batches.num_sequences
     assert per_epoch == -(-sum(length - 1 for length in lengths) // 48)  # no more than there must be
-    whole = PackedBatches(examples, [], pad_id=0, context=48, micro_batch=1, grad_accum_steps=per_epoch, measured=1, seed=4)
+    whole = PackedBatches(examples, [], context=48, sizes=BatchSizes(micro_batch=1, items_per_step=per_epoch, val_items=1, seed=4))
     orders = []
     for epoch in (1, 2, 3):
         micro = whole.at_step(epoch)
@@ -106,7 +106,7 @@ def test_every_row_comes_once_an_epoch_in_sequences_that_fit_and_a_step_depends_
         assert sum(batch.trained for batch in micro) == sum(int((example.targets[1:] != IGNORE).sum()) for example in examples)
         orders.append(starts)
     assert orders[0] != orders[1] != orders[2]
-    later = PackedBatches(examples, [], pad_id=0, context=48, **SIZES).at_step(9)
+    later = PackedBatches(examples, [], context=48, sizes=SIZES).at_step(9)
     for step in (1, 4, 9):
         batches.at_step(step)
     assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches.at_step(9), later, strict=True))
@@ -116,8 +116,8 @@ def test_every_row_comes_once_an_epoch_in_sequences_that_fit_and_a_step_depends_
 def test_val_loss_is_that_of_the_same_rows_with_and_without_packing() -> None:
     examples, network = make_examples([5, 40, 12, 30, 8, 3, 44, 9]), network_of("qwen3")
     assert attend_by_row(network)
-    packed = PackedBatches(examples, examples, pad_id=0, context=48, **SIZES)
-    padded = SftBatches(examples, examples, pad_id=0, **SIZES)
+    packed = PackedBatches(examples, examples, context=48, sizes=SIZES)
+    padded = SftBatches(examples, examples, pad_id=0, sizes=SIZES)
     sums = [
         (sum(float(losses(network, batch).sum()) for batch in batches.validation()), sum(batch.trained for batch in batches.validation()))
         for batches in (packed, padded)
@@ -129,7 +129,7 @@ def test_val_loss_is_that_of_the_same_rows_with_and_without_packing() -> None:
 def test_a_run_says_how_it_packs_or_why_it_does_not(rooms: Rooms) -> None:
     recorder = Recorder()
     training.run(rooms.training("sft", run="packed", job="packed", max_steps=2), recorder)
-    assert any("40 rows in" in line and "sequences of at most 48 tokens" in line for line in recorder.lines)
+    assert any("40 rows packed into" in line and "sequences of at most 48 tokens" in line for line in recorder.lines)
     bloom = build_network(
         ArchitectureConfig(family="bloom", num_layers=2, width=32, context=64, vocab_size=TINY.vocab_size), seed=1, eos_token_id=1
     )
@@ -138,7 +138,7 @@ def test_a_run_says_how_it_packs_or_why_it_does_not(rooms: Rooms) -> None:
     spec.payload["base"] = "bloom"
     recorder = Recorder()
     training.run(spec, recorder)
-    assert "Rows are padded, not packed: BloomForCausalLM can't keep rows apart that share a sequence." in recorder.lines
+    assert "Rows are padded, not packed: BloomForCausalLM can't keep packed rows apart." in recorder.lines
 
 
 def test_a_packed_run_with_adapters_that_was_killed_repeats_its_losses(rooms: Rooms) -> None:

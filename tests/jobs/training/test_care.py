@@ -15,7 +15,7 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
 from jobs.training import loop as training_loop
-from jobs.training.objectives.base import LanguageLesson
+from jobs.training.objectives.language import LanguageObjective
 from jobs.training.run import run
 from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
 
@@ -57,7 +57,7 @@ def test_losses_are_the_same_across_the_borders_of_epochs(rooms: Rooms) -> None:
     values = {"micro_batch": 8, "context": 64, "max_steps": 12, "checkpoint_every": 5}  # an epoch is fewer than four steps
     undisturbed, killed, resumed = Recorder(), Recorder(stop_after=8), Recorder()
     run(rooms.training("pretrain", run="e-a", job="e-a", **values), undisturbed)
-    assert any("sees them" in line and float(line.split("sees them ")[1].split()[0]) > 2 for line in undisturbed.lines)
+    assert any("training tokens, " in line and float(line.split("training tokens, ")[1].split()[0]) > 2 for line in undisturbed.lines)
     run(rooms.training("pretrain", run="e-b", job="e-b", **values), killed)
     run(rooms.training("pretrain", run="e-b", job="e-b", attempt=2, **values), resumed)
     assert resumed.series("train_loss") == undisturbed.series("train_loss")[5:]
@@ -84,7 +84,7 @@ def test_frozen_blocks_and_embeddings_stay_and_the_rest_learns(rooms: Rooms) -> 
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {name for name in after if name.startswith(("model.layers.1.", "model.norm."))}
     trained = sum(after[name].numel() for name in changed)
-    assert any(f"the same matrix) and 1 of 2 blocks stay as they are; {trained:,} of" in line for line in recorder.lines)
+    assert any(f"the tied head) and 1 of 2 blocks are frozen; {trained:,} of" in line for line in recorder.lines)
 
 
 def test_more_blocks_than_there_are_are_refused(rooms: Rooms) -> None:
@@ -136,16 +136,16 @@ def test_a_run_without_progress_stops_early_with_its_best_kept_and_the_count_res
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A machine on which no micro-batch of more than the listed number of sequences fits. Empty: any."""
     fits: list[int] = []
-    cost = LanguageLesson.cost
+    compute_loss = LanguageObjective.compute_loss
 
-    def limited(self: LanguageLesson, network: torch.nn.Module, batch: Any) -> Any:
-        computed = cost(self, network, batch)
+    def limited(self: LanguageObjective, network: torch.nn.Module, batch: Any) -> Any:
+        output = compute_loss(self, network, batch)
         if fits and batch.inputs.shape[0] > fits[0]:
-            computed.total.backward()  # gradients of a pass that did not end must not stay
+            output.total.backward()  # gradients of a pass that did not end must not stay
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return computed
+        return output
 
-    monkeypatch.setattr(LanguageLesson, "cost", limited)
+    monkeypatch.setattr(LanguageObjective, "compute_loss", limited)
     return fits
 
 
@@ -159,7 +159,7 @@ def test_too_little_memory_halves_the_micro_batch_and_keeps_the_loss(rooms: Room
         {"step": 1, "micro_batch": 4, "grad_accum_steps": 2},
         {"step": 1, "micro_batch": 2, "grad_accum_steps": 4},
     ]
-    assert "Step 1 did not fit into memory with micro_batch 8: it goes on with 4" in "\n".join(halved.lines)
+    assert "Step 1 ran out of memory with micro_batch 8: continuing with 4" in "\n".join(halved.lines)
     for metric in ("train_loss", "grad_norm", "val_loss"):
         assert [value for _, value in halved.series(metric)] == pytest.approx([value for _, value in plain.series(metric)], rel=1e-5)
 
@@ -181,21 +181,21 @@ def test_a_single_sequence_that_does_not_fit_ends_the_run_in_words(rooms: Rooms,
 def spoiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Makes the loss or gradient of one pass infinite: `at` counts passes from 1, `how` is loss or gradient."""
     plan: dict[str, Any] = {"passes": 0, "at": None, "how": "loss", "held": None}
-    cost = LanguageLesson.cost
+    compute_loss = LanguageObjective.compute_loss
 
-    def spoil(self: LanguageLesson, network: torch.nn.Module, batch: Any) -> Any:
-        computed = cost(self, network, batch)
+    def spoil(self: LanguageObjective, network: torch.nn.Module, batch: Any) -> Any:
+        output = compute_loss(self, network, batch)
         plan["passes"] += network.training
         if network.training and plan["passes"] == plan["at"]:
             plan["held"] = batch.inputs
         if plan["held"] is not None and network.training and torch.equal(batch.inputs, plan["held"]):
             bad = float("inf") if plan["how"] == "loss" else 1.0
             weight = next(parameter for parameter in network.parameters() if parameter.requires_grad)
-            more = bad * computed.total if plan["how"] == "loss" else (weight - weight.detach()).abs().sqrt().sum()
-            return type(computed)(computed.total + more, extra=computed.extra)
-        return computed
+            more = bad * output.total if plan["how"] == "loss" else (weight - weight.detach()).abs().sqrt().sum()
+            return type(output)(output.total + more, aux_loss=output.aux_loss)
+        return output
 
-    monkeypatch.setattr(LanguageLesson, "cost", spoil)
+    monkeypatch.setattr(LanguageObjective, "compute_loss", spoil)
     return plan
 
 
@@ -240,7 +240,7 @@ Usage = namedtuple("Usage", "total used free")
 def test_a_disk_that_fills_up_stops_the_run_with_its_state_saved(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [10**12]
     monkeypatch.setattr("jobs.training.checkpoints.store.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
-    monkeypatch.setattr("jobs.training.checkpoints.store.DISK_LOOKED_AT_EVERY_S", 0.0)
+    monkeypatch.setattr("jobs.training.checkpoints.store.DISK_CHECK_EVERY_S", 0.0)
 
     class Filling(Recorder):
         def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -292,10 +292,10 @@ def test_another_micro_batch_keeps_the_sequences_of_a_step_and_says_what_is_not_
     plain, second = Recorder(), Recorder()
     run(rooms.training("pretrain", run="g-0", job="g-0", micro_batch=8, context=24), plain)
     run(rooms.training("pretrain", run="g", job="g", micro_batch=8, context=24, max_steps=6), Recorder(stop_after=3))
-    monkeypatch.setattr("jobs.training.resume.machine_in_words", lambda *_, **__: "another CPU")
+    monkeypatch.setattr("jobs.training.resume.describe_machine", lambda *_, **__: "another CPU")
     run(rooms.training("pretrain", run="g", job="g", attempt=2, micro_batch=4, context=24), second)
-    assert "A step keeps its 8 sequences: 1 x micro_batch 4 x 2, where the config now says micro_batch 4 x 1." in second.lines
-    assert any("goes on on another CPU" in line and "not bit for bit" in line for line in second.lines)
+    assert "A step keeps its 8 sequences: 1 x micro_batch 4 x 2, although the config now says micro_batch 4 x 1." in second.lines
+    assert any("resumes on another CPU" in line and "not bit for bit" in line for line in second.lines)
     for metric in ("train_loss", "val_loss"):
         pairs = zip(second.series(metric), [point for point in plain.series(metric) if point[0] > 3], strict=True)
         assert all(one == pytest.approx(other, rel=1e-5) for one, other in pairs), metric

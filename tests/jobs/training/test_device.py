@@ -21,13 +21,13 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.build import build_network
 from jobs.training import compilation as compiling
 from jobs.training.checkpoints.state import load_state
-from jobs.training.context import gather_parts
+from jobs.training.context import build_context
 from jobs.training.network.attention import choose_attention
-from jobs.training.run import load_batches, load_model, make_loop, run
+from jobs.training.run import load_model, make_loop, run
 from jobs.training.telemetry.memory import MemoryMeter
 from jobs.training.telemetry.mfu import Utilisation, find_utilisation, matmul_flops
 from jobs.training.telemetry.reporter import MeteredReporter
-from tests.support.training_rooms import TINY, Recorder, Rooms
+from tests.support.training_rooms import TINY, Recorder, Rooms, load_batches
 
 CPU = torch.device("cpu")
 
@@ -39,8 +39,8 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_a_run_computes_attention_as_its_config_says(rooms: Rooms, attention: str) -> None:
-    parts = gather_parts(rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder())
-    assert load_model(parts, resume_from=None).config._attn_implementation == attention
+    ctx = build_context(rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder())
+    assert load_model(ctx, resume_from=None).config._attn_implementation == attention
 
 
 @pytest.mark.parametrize("attention", ["flex", "flash"])
@@ -67,10 +67,10 @@ def test_a_network_with_its_own_attention_can_not_be_told_another() -> None:
 def half_precision_loop(rooms: Rooms, name: str, recorder: Recorder, *, scale: float) -> Any:
     """A loop in fp16 on the CPU, which a run would refuse as slow: what a GPU does, with the same scaler."""
     spec = rooms.training("pretrain", run=name, job=name)
-    parts = replace(gather_parts(spec, recorder), autocast=torch.float16)
-    parts.meter.begin()
-    model = load_model(parts, resume_from=None)
-    loop = make_loop(parts, load_batches(parts, folder=spec.folder), model)
+    ctx = replace(build_context(spec, recorder), autocast=torch.float16)
+    ctx.meter.begin()
+    model = load_model(ctx, resume_from=None)
+    loop = make_loop(ctx, load_batches(ctx, model), model)
     assert loop.scaler is not None
     loop.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     return loop
@@ -97,7 +97,7 @@ def test_the_scale_is_as_it_was_when_a_run_goes_on(rooms: Rooms) -> None:
     scale = loop.scaler.get_scale()
     assert scale < 2.0**127
     again = torch.amp.GradScaler("cpu")
-    load_state(rooms.root / loop.last_checkpoint, optimizer=loop.optimizer, parts={"scaler": again})
+    load_state(rooms.root / loop.last_checkpoint, optimizer=loop.optimizer, states={"scaler": again})
     assert again.get_scale() == scale
 
 
@@ -160,7 +160,7 @@ def test_a_cpu_passes_part_of_a_micro_batch_at_once_and_learns_the_same(
         run(spec, recorder := Recorder())
         recorders.append(recorder)
     whole, cut = recorders
-    said = "2 of the 4 sequences of a micro-batch pass at once: this suits the CPU's cache."
+    said = "A forward pass takes 2 of the 4 sequences of a micro-batch, which fit the CPU's cache."
     assert said in cut.lines
     assert said not in whole.lines
     for metric in ("train_loss", "grad_norm", "val_loss"):
@@ -220,7 +220,7 @@ def test_peaks_of_devices_are_found_by_the_names_of_their_drivers(name: str, pea
 def test_a_share_of_the_device_that_can_not_be_is_not_told() -> None:
     recorder = Recorder()
     reporter = MeteredReporter(recorder, MemoryMeter(CPU))
-    reporter.share_of_device = Utilisation(flops_per_token=1.0, peak=100.0).of
+    reporter.mfu_of_rate = Utilisation(flops_per_token=1.0, peak=100.0).of
     for step, rate in enumerate((90.0, 110.0, 95.0), start=1):
         reporter.metrics(step, {"tok_per_sec": rate})
     assert recorder.series("mfu") == [(1, 0.9)]

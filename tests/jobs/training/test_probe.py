@@ -13,7 +13,7 @@ from backend.domain.estimates.setting import setting_of
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.reporter import StopRequest
-from jobs.training.context import gather_parts
+from jobs.training.context import build_context
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.probe import run
 from jobs.training.run import run as train
@@ -113,11 +113,11 @@ def test_a_probe_fails_in_the_words_of_a_run(rooms: Rooms) -> None:
 
 
 def test_running_out_of_memory_is_said_with_a_cure(rooms: Rooms) -> None:
-    parts = gather_parts(rooms.training("pretrain", job="memory"), Recorder())
+    ctx = build_context(rooms.training("pretrain", job="memory"), Recorder())
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")):
-        with pytest.raises(JobFailed, match="memory"), out_of_memory_as_failure(parts.config, device=parts.device):
+        with pytest.raises(JobFailed, match="memory"), out_of_memory_as_failure(ctx.config, device=ctx.device):
             raise error
-    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_as_failure(parts.config, device=parts.device):
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory_as_failure(ctx.config, device=ctx.device):
         raise RuntimeError("shapes differ")
 
 

@@ -17,7 +17,7 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.training.checkpoints.store import CheckpointStore
-from jobs.training.context import gather_parts
+from jobs.training.context import build_context
 from jobs.training.run import run
 from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
 
@@ -35,7 +35,7 @@ def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
     assert [step for step, _ in recorder.series("train_loss")] == list(range(1, 41))
     assert abs(losses[0] - math.log(TINY.vocab_size)) < 0.3
     assert losses[-1] < 3.0
-    config = gather_parts(spec, Recorder()).config
+    config = build_context(spec, Recorder()).config
     assert recorder.series("learning_rate") == [(step, learning_rate_at(step, config)) for step in range(1, 41)]
     assert [step for step, _ in recorder.series("val_bpb")] == [20, 40]
     assert {step for step, _, _ in recorder.samples} == {20, 40}
@@ -138,10 +138,11 @@ def test_a_run_that_the_disk_can_not_hold_is_refused_with_numbers(rooms: Rooms) 
 
 
 def test_batches_visit_every_window_once_an_epoch_and_depend_on_the_step_alone(rooms: Rooms) -> None:
+    from jobs.batches.base import BatchSizes
     from jobs.batches.pretrain import PretrainBatches
 
     tokens = np.arange(16 * 33 + 1, dtype=np.uint16)
-    make = lambda: PretrainBatches(tokens, None, context=16, micro_batch=4, grad_accum_steps=2, measured=1, seed=7)  # noqa: E731
+    make = lambda: PretrainBatches(tokens, None, context=16, sizes=BatchSizes(micro_batch=4, items_per_step=8, val_items=1, seed=7))  # noqa: E731
     batches = make()
     assert batches.num_windows == 32
     first_epoch = [int(row[0]) for step in range(1, 5) for batch in batches.at_step(step) for row in batch.inputs]

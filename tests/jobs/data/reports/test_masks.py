@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.batches.base import IGNORE
+from jobs.batches.base import IGNORE, BatchSizes
 from jobs.batches.preference import answers_of, pad
 from jobs.batches.preference_rows import load_pairs, load_rated
 from jobs.batches.pretrain import PretrainBatches, cache_tokens
@@ -72,7 +72,7 @@ def test_fine_tuning_is_fed_exactly_what_is_coloured(style: str, cut: bool, tmp_
     folder, reporter = write_dataset(tmp_path / "d", train=chat_rows()), RememberingReporter()
     seen = see(folder, "chat", tokenizer=tokenizer, context=context)
     examples = encode_rows(folder, "train", tokenizer=tokenizer, context=context, reporter=reporter)
-    batches = SftBatches(examples, [], pad_id=PAD, micro_batch=1, grad_accum_steps=1, measured=1, seed=1)
+    batches = SftBatches(examples, [], pad_id=PAD, sizes=BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=1))
     fed: Counter[Sequence] = Counter()
     for step in range(1, len(examples) + 1):
         (batch,) = batches.at_step(step)
@@ -160,7 +160,7 @@ def test_pretraining_is_fed_exactly_what_is_coloured(tmp_path: Path) -> None:
     assert all(all(row.strips[0].trained) for row in seen), "of running text every token is trained on"
     window = first_window([token for row in seen for token in row.strips[0].ids], context=context, tokenizer=tokenizer)
     assert window is not None
-    batches = PretrainBatches(tokens, None, context=context, micro_batch=1, grad_accum_steps=1, measured=1, seed=1)
+    batches = PretrainBatches(tokens, None, context=context, sizes=BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=1))
     starts = {tuple(batches.at_step(step)[0].inputs[0].tolist()) for step in range(1, batches.num_windows + 1)}
     (piece,) = window.pieces
     assert tuple(piece.ids[:-1]) in starts

@@ -16,8 +16,8 @@ from backend.domain.data.reports.findings import Grade, find_out
 from backend.domain.data.reports.near_duplicates import THRESHOLD, normalise
 from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
 from backend.errors import JobFailed
-from jobs.batches.base import EpochOrder
-from jobs.batches.preference import ReferredPair, collate_pairs
+from jobs.batches.base import BatchSizes, EpochOrder
+from jobs.batches.preference import ReferencedPair, collate_pairs
 from jobs.batches.preference_rows import load_pairs
 from jobs.batches.sft import PackedBatches, encode_row, padded_length
 from jobs.data.reports import duplicates as report_duplicates
@@ -167,7 +167,9 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     assert sum(train.lengths.counts) == 50
     for low, high, count in zip(train.lengths.edges[:-1], train.lengths.edges[1:], train.lengths.counts, strict=True):
         assert count == sum(low <= size < high for size in whole)
-    sequences = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=4, grad_accum_steps=3, measured=1, seed=1).num_sequences
+    sequences = PackedBatches(
+        examples, [], context=context, sizes=BatchSizes(micro_batch=4, items_per_step=12, val_items=1, seed=1)
+    ).num_sequences
     assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (sequences, sum(kept), -(-sequences // 12))
     order = EpochOrder(50, seed=1).take(0, 50)[1].tolist()
     batches = [[kept[index] for index in order[at : at + 4]] for at in range(0, 50, 4)]
@@ -176,7 +178,7 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     assert report.packing.padded == pytest.approx(real / positions)
     assert report.packing.packed_sequences == sequences < 50
     assert report.packing.packed == pytest.approx(real / (sequences * context))
-    whole = PackedBatches(examples, [], pad_id=0, context=context, micro_batch=1, grad_accum_steps=sequences, measured=1, seed=1)
+    whole = PackedBatches(examples, [], context=context, sizes=BatchSizes(micro_batch=1, items_per_step=sequences, val_items=1, seed=1))
     assert report.packing.trainer == real / sum(batch.inputs.numel() for batch in whole.at_step(1)) == 1.0
 
 
@@ -305,7 +307,7 @@ def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
     folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
     report, _, _ = reported(folder, "preference", tokenizer=tokenizer, context=256, micro_batch=4)
     loaded = load_pairs(folder, "train", tokenizer=tokenizer, context=256, reporter=RememberingReporter())
-    pairs = [ReferredPair(sides) for sides in loaded]
+    pairs = [ReferencedPair(sides) for sides in loaded]
     order = EpochOrder(20, seed=1).take(0, 20)[1].tolist()
     batches = [collate_pairs([pairs[index] for index in order[at : at + 4]], pairs, pad_id=0) for at in range(0, 20, 4)]
     real = sum(len(side.ids) - 1 for pair in pairs for side in pair.sides)

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILY_NAMES
 from backend.domain.estimates.loss_chunks import chunk_rows
-from jobs.batches.base import IGNORE, MicroBatch
+from jobs.batches.base import IGNORE, BatchSizes, MicroBatch
 from jobs.batches.pretrain import PretrainBatches
 from jobs.modeling.build import build_network
 from jobs.training.losses.chunked_cross_entropy import Penalties, linear_loss, logits_loss
 from jobs.training.losses.output_head import OutputHead
-from jobs.training.objectives.base import LanguageLesson
+from jobs.training.objectives.language import LanguageObjective
 from jobs.training.telemetry.allocations import allocated_peak
 
 TOKENS, WIDTH, VOCABULARY = 50, 16, 97
@@ -132,15 +132,15 @@ def test_penalties_are_learnt_in_training_and_not_measured_in_validation() -> No
     network = build_network(shape, seed=1).train()
     ids = torch.arange(34).view(2, 17)
     batch = MicroBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), 32)
-    plain, punished = (LanguageLesson(OutputHead(network), penalties=penalties) for penalties in (Penalties(), Penalties(0.1, 0.01)))
-    cost, punished_cost = plain.cost(network, batch), punished.cost(network, batch)
-    assert cost.penalty is None
-    assert punished_cost.penalty is not None
-    assert float(punished_cost.penalty) > 0.0
-    assert relative(punished_cost.total - punished_cost.penalty, cost.total) < 1e-5
+    plain, penalised = (LanguageObjective(OutputHead(network), penalties=penalties) for penalties in (Penalties(), Penalties(0.1, 0.01)))
+    output, penalised_output = plain.compute_loss(network, batch), penalised.compute_loss(network, batch)
+    assert output.penalty is None
+    assert penalised_output.penalty is not None
+    assert float(penalised_output.penalty) > 0.0
+    assert relative(penalised_output.total - penalised_output.penalty, output.total) < 1e-5
     measured = [
-        lesson.validate(network.eval(), [batch], device=torch.device("cpu"), precision=lambda: torch.autocast("cpu", enabled=False))
-        for lesson in (plain, punished)
+        objective.validate(network.eval(), [batch], device=torch.device("cpu"), precision=lambda: torch.autocast("cpu", enabled=False))
+        for objective in (plain, penalised)
     ]
     assert measured[0] == measured[1]
 
@@ -166,15 +166,15 @@ def test_half_the_memory_of_a_loss_over_a_large_vocabulary_is_saved(tmp_path: An
     assert ours < 0.5 * theirs
 
 
-def test_a_batch_that_is_prepared_ahead_is_the_one_that_comes() -> None:
+def test_a_prefetched_batch_equals_the_one_read_at_its_step() -> None:
     import numpy as np
 
     tokens = np.arange(1000, dtype=np.uint16)
-    sizes = {"context": 16, "micro_batch": 2, "grad_accum_steps": 2, "measured": 2, "seed": 3}
-    ahead, plain = PretrainBatches(tokens, None, **sizes), PretrainBatches(tokens, None, **sizes)
-    ahead.prepare(5)
-    ahead.cut_to(1)
-    plain.cut_to(1)
-    ahead.prepare(6)
+    sizes = BatchSizes(micro_batch=2, items_per_step=4, val_items=2, seed=3)
+    ahead, plain = (PretrainBatches(tokens, None, context=16, sizes=sizes) for _ in range(2))
+    ahead.prefetch(5)
+    ahead.reduce_micro_batch(1)
+    plain.reduce_micro_batch(1)
+    ahead.prefetch(6)
     for step in (5, 6, 7):
         assert [batch.inputs.tolist() for batch in ahead.at_step(step)] == [batch.inputs.tolist() for batch in plain.at_step(step)]

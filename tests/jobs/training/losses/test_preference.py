@@ -22,23 +22,23 @@ from trl.trainer.utils import add_fused_lm_head
 
 from backend.domain.training.config import RunConfig
 from jobs.batches.preference import (
-    ReferredPair,
-    ReferredRated,
+    ReferencedPair,
+    ReferencedRated,
     Sequences,
     answers_of,
     collate_pairs,
     collate_rated,
     collate_scored,
+    in_pairs,
     pad,
-    refer,
 )
 from jobs.batches.preference_rows import Answered, Rated
 from jobs.modeling.build import build_network
 from jobs.training.losses.chunked_logprobs import linear_logprobs
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_advantages, grpo_losses
-from jobs.training.objectives.base import Cost
-from jobs.training.objectives.preference import PairLesson, RatedLesson, RewardLesson
+from jobs.training.objectives.base import LossOutput
+from jobs.training.objectives.preference import DpoObjective, KtoObjective, OrpoObjective, RewardObjective, SimpoObjective
 from tests.support.training_rooms import TINY
 
 PAD = 2
@@ -97,11 +97,11 @@ def config(objective: str, *, micro_batch: int = 3, **preference: Any) -> RunCon
 
 def reference_of(base: Any, answers: list[Answered]) -> list[tuple[float, float]]:
     with torch.inference_mode():
-        return refer(OutputHead(base).answer_logprobs(base, pad(answers, pad_id=PAD)).numpy())
+        return in_pairs(OutputHead(base).answer_logprobs(base, pad(answers, pad_id=PAD)).numpy())
 
 
-def per_unit(cost: Cost, units: int) -> float:
-    return float(cost.total.detach()) / units
+def per_unit(output: LossOutput, units: int) -> float:
+    return float(output.total.detach()) / units
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def per_unit(cost: Cost, units: int) -> float:
     ids=["sigmoid", "hinge", "ipo", "sigmoid with sft"],
 )
 def test_dpo_equals_trl(policy: Any, base: Any, preference: dict[str, Any], names: list[str], weights: list[float]) -> None:
-    pairs = [ReferredPair(*each) for each in zip(PAIRS, reference_of(base, answers_of(PAIRS)), strict=True)]
-    ours = PairLesson(config("dpo", **preference), OutputHead(policy)).cost(policy, collate_pairs(pairs, pairs, pad_id=PAD))
+    pairs = [ReferencedPair(*each) for each in zip(PAIRS, reference_of(base, answers_of(PAIRS)), strict=True)]
+    ours = DpoObjective(config("dpo", **preference), OutputHead(policy)).compute_loss(policy, collate_pairs(pairs, pairs, pad_id=PAD))
     rows = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in zip(PROMPTS, CHOSEN, REJECTED, strict=True)]
     theirs = trainer(
         policy,
@@ -141,11 +141,11 @@ def test_smoothed_labels_are_a_share_of_the_pairs_turned_round(policy: Any, base
     turned = [(rejected, chosen) for chosen, rejected in PAIRS]
     losses = []
     for pairs, smoothing in ((PAIRS, 0.0), (turned, 0.0), (PAIRS, 0.2)):
-        referred = [ReferredPair(*each) for each in zip(pairs, reference_of(base, answers_of(pairs)), strict=True)]
-        cost = PairLesson(config("dpo", label_smoothing=smoothing), OutputHead(policy)).cost(
-            policy, collate_pairs(referred, referred, pad_id=PAD)
+        referenced = [ReferencedPair(*each) for each in zip(pairs, reference_of(base, answers_of(pairs)), strict=True)]
+        output = DpoObjective(config("dpo", label_smoothing=smoothing), OutputHead(policy)).compute_loss(
+            policy, collate_pairs(referenced, referenced, pad_id=PAD)
         )
-        losses.append(float(cost.total.detach()))
+        losses.append(float(output.total.detach()))
     assert losses[2] == pytest.approx(0.8 * losses[0] + 0.2 * losses[1], rel=1e-6)
 
 
@@ -171,8 +171,10 @@ def legacy(kind: Any, model: Any, **values: Any) -> Any:
 
 
 def test_orpo_equals_trl(policy: Any) -> None:
-    pairs = [ReferredPair(sides) for sides in PAIRS]
-    ours = PairLesson(config("orpo", beta=0.25), OutputHead(policy)).cost(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
+    pairs = [ReferencedPair(sides) for sides in PAIRS]
+    ours = OrpoObjective(config("orpo", beta=0.25), OutputHead(policy)).compute_loss(
+        policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True)
+    )
     loss, metrics = legacy(ORPOTrainer, policy, beta=0.25).get_batch_loss_metrics(policy, paired_inputs())
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
     assert float(ours.sums["rewards/margins"]) / 3 == pytest.approx(metrics["rewards/margins"], abs=1e-6)
@@ -180,9 +182,9 @@ def test_orpo_equals_trl(policy: Any) -> None:
 
 @pytest.mark.parametrize("sft_weight", [0.0, 0.7], ids=["simpo", "cpo-simpo"])
 def test_simpo_equals_trl(policy: Any, sft_weight: float) -> None:
-    pairs = [ReferredPair(sides) for sides in PAIRS]
-    lesson = PairLesson(config("simpo", beta=2.0, gamma=0.6, sft_weight=sft_weight), OutputHead(policy))
-    ours = lesson.cost(policy, collate_pairs(pairs, pairs, pad_id=PAD))
+    pairs = [ReferencedPair(sides) for sides in PAIRS]
+    objective = SimpoObjective(config("simpo", beta=2.0, gamma=0.6, sft_weight=sft_weight), OutputHead(policy))
+    ours = objective.compute_loss(policy, collate_pairs(pairs, pairs, pad_id=PAD))
     theirs = legacy(CPOTrainer, policy, beta=2.0, simpo_gamma=0.6, cpo_alpha=sft_weight, alpha=0.0, loss_type="simpo", label_smoothing=0.0)
     loss, metrics = theirs.get_batch_loss_metrics(policy, paired_inputs())
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
@@ -195,9 +197,9 @@ def test_kto_equals_trl(policy: Any, base: Any) -> None:
         Rated(Answered(p + CHOSEN[row], len(p)), labels[row], Answered(p + CHOSEN[others[row]], len(p))) for row, p in enumerate(PROMPTS)
     ]
     references = reference_of(base, [answer for each in rated for answer in (each.answered, each.mismatched)])
-    items = [ReferredRated(*each) for each in zip(rated, references, strict=True)]
-    lesson = RatedLesson(config("kto", beta=0.2, desirable_weight=1.5, undesirable_weight=0.5), OutputHead(policy))
-    ours = lesson.cost(policy, collate_rated(items, items, pad_id=PAD))
+    items = [ReferencedRated(*each) for each in zip(rated, references, strict=True)]
+    objective = KtoObjective(config("kto", beta=0.2, desirable_weight=1.5, undesirable_weight=0.5), OutputHead(policy))
+    ours = objective.compute_loss(policy, collate_rated(items, items, pad_id=PAD))
     rows = [
         {"prompt_ids": p, "completion_ids": CHOSEN[row], "KL_completion_ids": CHOSEN[others[row]], "label": labels[row]}
         for row, p in enumerate(PROMPTS)
@@ -226,9 +228,9 @@ def test_reward_equals_trl() -> None:
     shape = build_network(TINY, seed=1, bos_token_id=0, eos_token_id=1, pad_token_id=PAD).config
     shape.num_labels = 1
     scorer = AutoModelForSequenceClassification.from_config(shape)
-    pairs = [ReferredPair(sides) for sides in PAIRS]
+    pairs = [ReferencedPair(sides) for sides in PAIRS]
     batch = collate_scored(pairs, pairs, pad_id=PAD)
-    ours = RewardLesson().cost(scorer, batch)
+    ours = RewardObjective().compute_loss(scorer, batch)
     inputs = {"input_ids": batch.inputs, "attention_mask": (batch.inputs != PAD).long()}
     theirs = trainer(scorer, args=SimpleNamespace(center_rewards_coefficient=None))
     assert per_unit(ours, 3) == pytest.approx(float(RewardTrainer.compute_loss(theirs, scorer, inputs).detach()), abs=1e-6)
@@ -281,10 +283,10 @@ def test_grpo_equals_trl(kl_weight: float) -> None:
 
 def test_pairs_cost_the_same_however_a_step_is_cut(policy: Any) -> None:
     """Learning the chosen answer is a mean over the step's tokens, whatever micro-batch they are in."""
-    pairs = [ReferredPair(sides) for sides in PAIRS]
-    lesson = PairLesson(config("orpo"), OutputHead(policy))
-    whole = lesson.cost(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
-    parts = [lesson.cost(policy, collate_pairs([pair], pairs, pad_id=PAD, prompts=True)) for pair in pairs]
+    pairs = [ReferencedPair(sides) for sides in PAIRS]
+    objective = OrpoObjective(config("orpo"), OutputHead(policy))
+    whole = objective.compute_loss(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
+    parts = [objective.compute_loss(policy, collate_pairs([pair], pairs, pad_id=PAD, prompts=True)) for pair in pairs]
     assert float(sum(part.total for part in parts).detach()) == pytest.approx(float(whole.total.detach()), rel=1e-6)  # type: ignore[union-attr]
 
 
@@ -318,15 +320,15 @@ def test_log_probabilities_computed_in_chunks_have_the_same_values_and_gradients
 
 def test_logits_of_long_pairs_are_never_there_at_once(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for the backward pass grows with the hidden states, not with the vocabulary."""
-    pairs = [ReferredPair(sides) for sides in PAIRS]
-    lesson, batch = PairLesson(config("simpo"), OutputHead(policy)), collate_pairs(pairs, pairs, pad_id=PAD)
+    pairs = [ReferencedPair(sides) for sides in PAIRS]
+    objective, batch = SimpoObjective(config("simpo"), OutputHead(policy)), collate_pairs(pairs, pairs, pad_id=PAD)
     kept: dict[str, list[int]] = {"whole": [], "chunked": []}
-    costs = []
+    losses = []
     for name, at_once in (("whole", 2**20), ("chunked", 4 * TINY.vocab_size * 3)):
         monkeypatch.setattr("jobs.training.losses.output_head.linear_logprobs", partial(linear_logprobs, at_once_bytes=at_once))
         with torch.autograd.graph.saved_tensors_hooks(lambda held, name=name: kept[name].append(held.numel()) or held, lambda held: held):  # type: ignore[misc]
-            costs.append(float(lesson.cost(policy, batch).total.detach()))
-    assert costs[0] == pytest.approx(costs[1], rel=1e-6)
+            losses.append(float(objective.compute_loss(policy, batch).total.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     tokens = int((batch.targets != -100).sum())
     assert tokens * TINY.vocab_size in kept["whole"]
     assert tokens * TINY.vocab_size not in kept["chunked"]

@@ -21,9 +21,9 @@ from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import STATE_FOLDER
 from jobs.training.checkpoints.state import Counters, RandomState, gather_state, load_state, save_state, seed_everything
-from jobs.training.distributed.process_group import Team
+from jobs.training.distributed.process_group import ProcessGroup
 from jobs.training.network import optimizers
-from jobs.training.network.ema import Average, named_parts
+from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.freezing import freeze_blocks
 from jobs.training.network.optimizers import check_optimizer, hidden_matrices, make_optimizer
 from tests.support.training_rooms import TINY
@@ -164,28 +164,28 @@ def test_an_optimizer_goes_on_from_its_saved_state_bit_for_bit(name: str, tmp_pa
     if name == "adamw_8bit":
         pytest.importorskip("bitsandbytes")
 
-    def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: Average, steps: range) -> None:
+    def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, steps: range) -> None:
         for step in steps:
             gradients(model, step)
             optimizer.step()
-            average.update(step)
+            ema.update(step)
 
     whole = Small()
-    average = Average(whole, decay=0.9)
+    ema = Ema(whole, decay=0.9)
     optimizer = make_optimizer(whole, config(name))
-    train(whole, optimizer, average, range(4))
-    with average.in_place():
+    train(whole, optimizer, ema, range(4))
+    with ema.swapped_in():
         saved = copy.deepcopy(whole.state_dict())
-        save_state(tmp_path, gathered=gather_state(optimizer, named_parts(average)), counters=Counters(step=4))
-    train(whole, optimizer, average, range(4, 7))
+        save_state(tmp_path, gathered=gather_state(optimizer, named_states(ema)), counters=Counters(step=4))
+    train(whole, optimizer, ema, range(4, 7))
 
     resumed = Small()
     resumed.load_state_dict(saved)
-    average_again, optimizer_again = Average(resumed, decay=0.9), make_optimizer(resumed, config(name))
-    assert load_state(tmp_path, optimizer=optimizer_again, parts=named_parts(average_again)).step == 4
-    train(resumed, optimizer_again, average_again, range(4, 7))
+    ema_again, optimizer_again = Ema(resumed, decay=0.9), make_optimizer(resumed, config(name))
+    assert load_state(tmp_path, optimizer=optimizer_again, states=named_states(ema_again)).step == 4
+    train(resumed, optimizer_again, ema_again, range(4, 7))
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in resumed.state_dict().items())
-    with average.in_place(), average_again.in_place():
+    with ema.swapped_in(), ema_again.swapped_in():
         assert all(torch.equal(value, whole.state_dict()[key]) for key, value in resumed.state_dict().items())
     assert not [file for file in (tmp_path / STATE_FOLDER).iterdir() if file.suffix not in (".json", ".safetensors")]
     assert json.loads((tmp_path / STATE_FOLDER / "state.json").read_text())["optimizer"]
@@ -225,25 +225,25 @@ def test_an_optimizer_that_a_worker_lacks_is_refused_with_others_that_it_has(mon
 
 def test_the_average_forgets_fresh_weights_and_is_torchs_otherwise() -> None:
     model = Small()
-    average = Average(model, decay=0.5)
+    ema = Ema(model, decay=0.5)
     theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
     theirs.update_parameters(model)
     for step in range(20, 24):  # late enough for the decay to be the one asked for
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
-        average.update(step)
+        ema.update(step)
         theirs.update_parameters(model)
     held = copy.deepcopy(model.state_dict())
-    with average.in_place():
+    with ema.swapped_in():
         for name, value in model.state_dict().items():
             torch.testing.assert_close(value, theirs.module.state_dict()[name])
     assert all(torch.equal(held[name], value) for name, value in model.state_dict().items())
-    early = Average(model, decay=0.999)
+    early = Ema(model, decay=0.999)
     with torch.no_grad():
         model.vector.zero_()
     early.update(1)
-    with early.in_place():
+    with early.swapped_in():
         torch.testing.assert_close(model.vector.detach(), held["vector"] * 2 / 11)
 
 
@@ -311,15 +311,15 @@ def test_each_process_goes_on_with_its_own_random_numbers_and_other_numbers_of_p
     optimizer, states, expected = make_optimizer(model, config("adamw")), [], []
     for rank in range(2):
         seed_everything(rank)
-        states.append(RandomState.take())
+        states.append(RandomState.capture())
         expected.append(float(torch.rand(())))
     save_state(tmp_path, gathered=gather_state(optimizer), counters=Counters(step=3), randomness=states)
 
-    def drawn(team: Team) -> float:
-        load_state(tmp_path, optimizer=optimizer, team=team, seed=7)
+    def drawn(group: ProcessGroup) -> float:
+        load_state(tmp_path, optimizer=optimizer, process_group=group, seed=7)
         return float(torch.rand(()))
 
-    assert [drawn(Team(rank=rank, count=2)) for rank in range(2)] == expected
-    others = [drawn(Team(rank=rank, count=3)) for rank in range(3)]
+    assert [drawn(ProcessGroup(rank=rank, count=2)) for rank in range(2)] == expected
+    others = [drawn(ProcessGroup(rank=rank, count=3)) for rank in range(3)]
     assert len({*others, *expected}) == 5
-    assert others == [drawn(Team(rank=rank, count=3)) for rank in range(3)]
+    assert others == [drawn(ProcessGroup(rank=rank, count=3)) for rank in range(3)]

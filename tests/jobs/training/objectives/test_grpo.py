@@ -11,10 +11,9 @@ from backend.errors import InvalidInput
 from jobs.batches.prompts import question_of
 from jobs.modeling.checkpoints import load_network
 from jobs.reporter import JobSpec
-from jobs.training.context import gather_parts
-from jobs.training.objectives.registry import load_batches, settle_batches
+from jobs.training.context import build_context
 from jobs.training.run import run
-from tests.support.training_rooms import NAMES, Recorder, Rooms, write_dataset
+from tests.support.training_rooms import NAMES, Recorder, Rooms, load_batches, write_dataset
 
 SMALL = {"micro_batch": 16, "learning_rate": 2e-2, "warmup_steps": 0, "schedule": "constant", "max_steps": 12, "checkpoint_every": 6}
 LETTER = {"rewards": [{"kind": "regex", "pattern": "e"}], "group_size": 8, "max_new_tokens": 6}
@@ -68,10 +67,10 @@ def test_a_run_goes_on_with_the_same_completions(rooms: Rooms, method: str) -> N
 
 def test_completions_are_the_weights_and_the_steps_alone_and_leave_the_network_as_it_was(rooms: Rooms) -> None:
     spec = training(rooms, "drawn", kind="instruction", grpo={**LETTER, "rewards": [{"kind": "contains"}]})
-    parts = gather_parts(spec, Recorder())
+    ctx = build_context(spec, Recorder())
     network = load_network(rooms.root / "base").train()
     settings = network.generation_config
-    batches: Any = settle_batches(parts, load_batches(parts, folder=rooms.root / "drawn"), network)
+    batches: Any = load_batches(ctx, network)
     torch.manual_seed(1)
     first = batches.at_step(2)[0]
     after = torch.rand(1)
@@ -85,7 +84,7 @@ def test_completions_are_the_weights_and_the_steps_alone_and_leave_the_network_a
     assert network.generation_config is settings
     assert len({tuple(row.tolist()) for row in first.inputs[:8]}) > 1, "completions of a group differ"
     assert len(batches.at_step(2)) == 1
-    batches.cut_to(4)
+    batches.reduce_micro_batch(4)
     assert [len(batch.inputs) for batch in batches.at_step(2)] == [4, 4, 4, 4]
 
 

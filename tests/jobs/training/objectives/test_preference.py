@@ -16,12 +16,11 @@ from jobs.modeling.chat.render import encode_completion
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.scorers import load_scorer
 from jobs.reporter import StopRequest
-from jobs.training.context import gather_parts
-from jobs.training.distributed.process_group import Team
-from jobs.training.objectives.reference_logprobs import Stopped
-from jobs.training.objectives.registry import load_batches
+from jobs.training.context import build_context
+from jobs.training.distributed.process_group import ProcessGroup
+from jobs.training.objectives.base import StopRequested
 from jobs.training.run import run
-from tests.support.training_rooms import NAMES, TINY, Recorder, Rooms, preference_rows, write_dataset
+from tests.support.training_rooms import NAMES, TINY, Recorder, Rooms, load_batches, preference_rows, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +81,19 @@ def test_a_run_that_is_stopped_while_it_asks_the_reference_ends_without_a_step(r
     assert not references(rooms.root / "d-x")
 
 
-class Agreeing(Team):
+class Stopping(ProcessGroup):
     """A process among two, of which the first is asked to stop."""
 
-    def agree(self, request: StopRequest | None) -> StopRequest | None:
+    def broadcast_request(self, request: StopRequest | None) -> StopRequest | None:
         assert (request is not None) == self.is_first
         return "cancel"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_processes_stop_as_the_first_does_while_it_asks_the_reference(rooms: Rooms, rank: int) -> None:
-    parts = gather_parts(rooms.training("dpo", run="d-y", job="d-y"), Recorder(stop_after=0 if rank == 0 else None))
-    with pytest.raises(Stopped):
-        load_batches(replace(parts, team=Agreeing(rank=rank, count=2)), folder=rooms.root / "d-y")
+    ctx = build_context(rooms.training("dpo", run="d-y", job="d-y"), Recorder(stop_after=0 if rank == 0 else None))
+    with pytest.raises(StopRequested):
+        load_batches(replace(ctx, process_group=Stopping(rank=rank, count=2)))
     assert not references(rooms.root / "d-y")
 
 
@@ -147,7 +146,7 @@ def test_kto_learns_from_single_answers_that_are_rated(rooms: Rooms) -> None:
     margins = recorder.series("rewards/margins")
     assert margins[-1][1] > max(0.1, margins[0][1])
     assert all(value >= 0 for _, value in recorder.series("kl"))
-    batch = load_batches(gather_parts(spec, Recorder()), folder=rooms.root / "kto").at_step(1)[0]
+    batch = load_batches(build_context(spec, Recorder())).at_step(1)[0]
     pairs = [(row.tolist(), other.tolist()) for row, other in zip(batch.inputs, batch.mismatched.inputs, strict=True)]
     assert all(own[:4] == other[:4] and own != other for own, other in pairs), "each answer has another prompt's answer behind its prompt"
 
@@ -180,7 +179,7 @@ def test_pairs_that_teach_nothing_are_counted_and_left_out(rooms: Rooms) -> None
 
 def test_pairs_of_a_step_are_cut_by_length_and_come_once_an_epoch(rooms: Rooms) -> None:
     spec = rooms.training("orpo", run="order", job="order", micro_batch=4, grad_accum_steps=3)
-    batches = load_batches(gather_parts(spec, Recorder()), folder=rooms.root / "order")
+    batches = load_batches(build_context(spec, Recorder()))
     seen = []
     for step in (1, 2):
         lengths = [int(batch.inputs.shape[1]) for batch in batches.at_step(step)]

@@ -1,0 +1,154 @@
+"""Language modeling, the objectives pretrain and sft: cross-entropy of the next token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import peft
+import torch
+
+from backend.domain.training.config import Objective
+from backend.domain.training.execution import sequences_at_once
+from backend.errors import InvalidInput
+from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
+from jobs.batches.pretrain import PretrainBatches, TokenArray, cache_tokens, check_token_count
+from jobs.batches.sft import Example, PackedBatches, SftBatches, encode_rows
+from jobs.modeling.devices import device_kind
+from jobs.modeling.tokenizers import padding_id, token_bytes
+from jobs.training.context import TrainingContext
+from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties
+from jobs.training.losses.output_head import OutputHead
+from jobs.training.network.experts import has_experts, router_loss_weight
+from jobs.training.network.packed_attention import attend_by_row
+from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes
+
+
+class TokenSplits(NamedTuple):
+    """A tokenised dataset of texts."""
+
+    train: TokenArray
+    val: TokenArray | None
+
+
+class ExampleSplits(NamedTuple):
+    """An encoded dataset of conversations."""
+
+    train: list[Example]
+    val: list[Example]
+
+
+@dataclass(frozen=True)
+class LanguageObjective:
+    """Cross-entropy of the next token. A unit is a trained token.
+
+    `penalties` are trained beside it; `train_loss` and `val_loss` are the cross-entropy alone. `token_bytes` (bytes of text per token
+    id) enables `val_bpb`.
+    """
+
+    head: OutputHead
+    token_bytes: npt.NDArray[np.int32] | None = None
+    penalties: Penalties = NO_PENALTIES
+    is_divisible: bool = True
+
+    def compute_loss(self, network: torch.nn.Module, batch: MicroBatch) -> LossOutput:
+        """Return the cross-entropy in nats with its penalties, summed over the trained tokens."""
+        weight = router_loss_weight(network) if network.training else 0.0
+        losses, output = self.head.losses(network, batch, penalties=self.penalties, more={"output_router_logits": True} if weight else None)
+        penalty = losses.total.detach() - losses.nll.sum() if any(self.penalties) else None
+        return LossOutput(losses.total, aux_loss=weight * output.aux_loss if weight else None, penalty=penalty)
+
+    def validate(
+        self, network: torch.nn.Module, batches: Iterable[MicroBatch], *, device: torch.device, precision: Precision
+    ) -> dict[str, float]:
+        """Return the mean over the tokens of all batches, and bits per byte of their text."""
+        nll, tokens, text_nll, text_bytes = 0.0, 0, 0.0, 0
+        bytes_by_id = None if self.token_bytes is None else torch.from_numpy(self.token_bytes)
+        for batch in batches:
+            with precision():
+                losses = self.head.losses(network, batch.to(device))[0].nll.double().cpu()
+            nll += float(losses.sum())
+            tokens += batch.units
+            if bytes_by_id is not None:  # special tokens have no text: left out of both numerator and denominator
+                num_bytes = bytes_by_id[batch.targets.flatten()]
+                text_nll += float(losses[num_bytes > 0].sum())
+                text_bytes += int(num_bytes.sum())
+        if tokens == 0:
+            return {}
+        values = {"val_loss": nll / tokens}
+        if text_bytes:
+            values["val_bpb"] = text_nll / text_bytes / math.log(2)
+        return values
+
+
+def load_texts(ctx: TrainingContext) -> TokenSplits:
+    """Tokenise a dataset of texts. Raises InvalidInput for too few tokens."""
+    with ctx.process_group.first_rank_first():  # the others read its cache
+        train, val = (
+            cache_tokens(ctx.dataset, split, tokenizer=ctx.tokenizer, folder=ctx.spec.folder, reporter=ctx.reporter) for split in SPLITS
+        )
+    if train is None:
+        raise InvalidInput("The train split holds no text.", field="dataset")
+    check_token_count(len(train), context=ctx.config.context)
+    return TokenSplits(train, val)
+
+
+def prepare_windows(ctx: TrainingContext, tokens: TokenSplits, model: Any) -> PretrainBatches:
+    """Build pretraining batches; log the number of epochs."""
+    batches = PretrainBatches(tokens.train, tokens.val, context=ctx.config.context, sizes=_cache_friendly_sizes(ctx, model))
+    ctx.reporter.log(f"{len(tokens.train):,} training tokens, {batches.epochs_of(ctx.config.max_steps):.1f} epochs.")
+    return batches
+
+
+def load_conversations(ctx: TrainingContext) -> ExampleSplits:
+    """Encode a dataset of conversations. Raises InvalidInput if no row of the train split is usable."""
+    with ctx.process_group.first_rank_first():
+        train, val = (
+            encode_rows(ctx.dataset, split, tokenizer=ctx.tokenizer, context=ctx.config.context, reporter=ctx.reporter) for split in SPLITS
+        )
+    return ExampleSplits(train, val)
+
+
+def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: Any) -> StepBatches:
+    """Build fine-tuning batches: packed if the config asks for it and the network keeps packed rows apart, else padded."""
+    config = ctx.config
+    network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    if config.packing and attend_by_row(network):
+        batches = PackedBatches(examples.train, examples.val, context=config.context, sizes=_cache_friendly_sizes(ctx, model))
+        ctx.reporter.log(
+            f"{batches.num_rows:,} rows packed into {batches.num_sequences:,} sequences of at most {config.context:,} tokens, "
+            f"{batches.epochs_of(config.max_steps):.1f} epochs."
+        )
+        return batches
+    if config.packing:
+        ctx.reporter.log(f"Rows are padded, not packed: {type(network).__name__} can't keep packed rows apart.")
+    return SftBatches(examples.train, examples.val, pad_id=padding_id(ctx.tokenizer), sizes=batch_sizes(ctx))
+
+
+def _cache_friendly_sizes(ctx: TrainingContext, model: Any) -> BatchSizes:
+    """Return sizes with as many full sequences per forward pass as suit a CPU's cache, which leaves a step's loss as it is."""
+    config = ctx.config
+    sequences = sequences_at_once(config, device=device_kind(ctx.device), is_full=True, has_experts=has_experts(model))
+    if sequences < config.micro_batch:
+        ctx.reporter.log(
+            f"A forward pass takes {sequences} of the {config.micro_batch} sequences of a micro-batch, which fit the CPU's cache."
+        )
+    return batch_sizes(ctx, micro_batch=sequences)
+
+
+def build(ctx: TrainingContext, batches: StepBatches, model: Any) -> LanguageObjective:
+    """Build the objective; val_bpb is measured on running text alone."""
+    is_text = ctx.config.objective is Objective.PRETRAIN
+    return LanguageObjective(
+        OutputHead(model),
+        token_bytes(ctx.tokenizer, vocab_size=int(model.config.vocab_size)) if is_text else None,
+        Penalties(ctx.config.label_smoothing, ctx.config.z_loss),
+    )
+
+
+PRETRAIN = ObjectiveStages(load_texts, prepare_windows, build)
+SFT = ObjectiveStages(load_conversations, prepare_conversations, build)
