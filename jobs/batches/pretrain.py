@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
-from jobs.modeling.dataset_files import Row, Split, iterate_rows, split_file
+from jobs.modeling.dataset_files import Row, Split, iter_rows, split_file
 from jobs.modeling.tokenizers import encode_texts
 from jobs.reporter import Reporter
 
+ENCODED_ROWS = 512
 TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
@@ -58,7 +60,8 @@ def _write_tokens(
     total = 0
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as out:
-        for rows in iterate_rows(dataset, split):
+        texts = iter_rows(dataset, split=split)
+        while rows := list(islice(texts, ENCODED_ROWS)):
             flat = [token for ids in encode_documents(tokenizer, rows) for token in ids]
             out.write(np.asarray(flat, dtype=dtype).tobytes())
             total += len(flat)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from backend.domain.data.rows.mapping import canonical_json, clean_row
+from backend.domain.data.rows.mapping import canonical_json
 from backend.errors import InvalidInput, NotFound
+from backend.infra.files.parquet import iter_rows
 
 Row = dict[str, Any]
 
@@ -58,9 +57,7 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
     if not present:
         raise NotFound(f"The dataset has no split {split!r}.", remedy="Choose another split, or import the dataset again.", field="split")
     for file in present:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=512):
-            for row in batch.to_pylist():
-                yield clean_row(row)
+        yield from iter_rows(file)
 
 
 def choose_items(items: list[Item], *, shots: int, limit: int | None, seed: int) -> tuple[list[Item], list[Item]]:

@@ -1,23 +1,65 @@
-"""A page of rows of a version's Parquet, without reading the rest."""
+"""Read rows of a Parquet file in bounded memory: from front to back, one page, or some by number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pyarrow.parquet
 
 from backend.domain.data.rows.mapping import clean_row
 
 Row = dict[str, Any]
+BATCH_ROWS = 256
+
+
+def count_rows(file: Path) -> int:
+    """Count a file's rows from its footer alone."""
+    return int(pyarrow.parquet.read_metadata(file).num_rows)
+
+
+def count_bytes(file: Path) -> int:
+    """Return the uncompressed size of a file's columns, from its footer alone."""
+    metadata = pyarrow.parquet.read_metadata(file)
+    return sum(int(metadata.row_group(group).total_byte_size) for group in range(metadata.num_row_groups))
+
+
+def iter_tables(file: Path, *, num_rows: int) -> Iterator[pyarrow.Table]:
+    """Yield a file's rows as stored, at most `num_rows` at a time."""
+    with pyarrow.parquet.ParquetFile(file) as source:
+        for batch in source.iter_batches(batch_size=num_rows, use_threads=False):
+            yield pyarrow.Table.from_batches([batch])
+
+
+def iter_rows(file: Path) -> Iterator[Row]:
+    """Yield a file's rows as canonical rows (see `backend.domain.data.rows.mapping`): without the columns that a row lacks."""
+    for table in iter_tables(file, num_rows=BATCH_ROWS):
+        for row in table.to_pylist():
+            yield clean_row(row)
+
+
+def fetch_rows(file: Path, numbers: Sequence[int]) -> dict[int, Row]:
+    """Return some canonical rows by number, counted from 0, reading only the row groups that hold them."""
+    rows: dict[int, Row] = {}
+    with pyarrow.parquet.ParquetFile(file) as source:
+        end = 0
+        for group in range(source.num_row_groups):
+            first, end = end, end + source.metadata.row_group(group).num_rows
+            in_group = [number for number in numbers if first <= number < end]
+            if not in_group:
+                continue
+            for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False):
+                for number in in_group:
+                    if first <= number < first + batch.num_rows:
+                        rows[number] = clean_row(batch.slice(number - first, 1).to_pylist()[0])
+                first += batch.num_rows
+    return rows
 
 
 def read_rows(folder: Path, *, split: str, offset: int = 0, limit: int = 20) -> list[Row]:
-    """Return some rows of one split of a version (`<folder>/<split>.parquet`), without loading the rest.
-
-    Columns that a row does not have are left out of it.
-    """
+    """Return a page of one split of a version (`<folder>/<split>.parquet`) as canonical rows; empty if the split is missing."""
     path = folder / f"{split}.parquet"
     if not path.is_file():
         return []

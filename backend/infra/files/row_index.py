@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json, clean_row
 from backend.domain.data.versions.conditions import FIELDS_OF_KIND, field_size, row_key
-from backend.infra.files.parquet import Row, read_rows
+from backend.infra.files.parquet import Row, iter_tables, read_rows
 
 Numbers = npt.NDArray[np.uint64]
 Progress = Callable[[int], None]
@@ -115,12 +114,11 @@ def _make(file: Path, *, kind: DatasetKind, progress: Progress | None) -> SplitI
     hashes, keys = array("Q"), array("Q")
     sizes = {field: _Sizes() for field in FIELDS_OF_KIND[kind]}
     if file.is_file():
-        with pyarrow.parquet.ParquetFile(file) as rows:
-            for batch in rows.iter_batches(batch_size=512, use_threads=False):
-                for raw in batch.to_pylist():
-                    _note(clean_row(raw), hashes, keys, sizes)
-                if progress is not None:
-                    progress(batch.num_rows)
+        for table in iter_tables(file, num_rows=512):
+            for raw in table.to_pylist():
+                _note(clean_row(raw), hashes, keys, sizes)
+            if progress is not None:
+                progress(table.num_rows)
     empty = np.zeros(0, dtype=np.uint64)
     return SplitIndex(
         np.frombuffer(hashes, dtype=np.uint64) if hashes else empty,

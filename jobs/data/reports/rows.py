@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
-from pyarrow import parquet
 
 from backend.domain.data.reports.report import RowRef, Split
 from backend.domain.data.rows.display import message_text
-from backend.domain.data.rows.mapping import clean_row
 from backend.errors import JobFailed
+from backend.infra.files.parquet import fetch_rows
 from jobs.modeling.dataset_files import iter_rows, num_rows
 
 Row = dict[str, Any]
@@ -69,7 +68,7 @@ class Rows:
         for split, offset in (("train", 0), ("val", self.num_train)):
             wanted = sorted({number - offset for number in numbers if self.place(number)[0] == split})
             if wanted:
-                found |= {offset + row: value for row, value in _fetch(self.folder / f"{split}.parquet", wanted).items()}
+                found |= {offset + row: value for row, value in fetch_rows(self.folder / f"{split}.parquet", wanted).items()}
         return found
 
 
@@ -91,24 +90,6 @@ def _take(rows: Iterator[Row]) -> list[Row]:
         if size > BATCH_CHARACTERS:
             break
     return block
-
-
-def _fetch(file: Path, wanted: list[int]) -> dict[int, Row]:
-    found: dict[int, Row] = {}
-    with parquet.ParquetFile(file) as source:
-        begin = 0
-        for group in range(source.num_row_groups):
-            end = begin + source.metadata.row_group(group).num_rows
-            inside = [row for row in wanted if begin <= row < end]
-            if inside:
-                at = begin
-                for batch in source.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False):
-                    for row in inside:
-                        if at <= row < at + batch.num_rows:
-                            found[row] = clean_row(batch.slice(row - at, 1).to_pylist()[0])
-                    at += batch.num_rows
-            begin = end
-    return found
 
 
 def parts_of(row: Mapping[str, Any]) -> list[str]:
