@@ -1,4 +1,4 @@
-"""A base is loaded once when it is added: one that can't be used is refused then, not when it is needed."""
+"""Load and run a base once when it is added, so that an unusable one is refused at once."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SHOWN = 4
 def check_network(folder: Path, reporter: Reporter) -> None:
     """Build the config's network, compare it with the weights, load it and run it on a few tokens.
 
-    Where the memory does not hold it the running is left out, and the log says so. Raises InvalidInput for a family that transformers
-    does not know or that writes no text, for weights that are missing or don't fit, and for numbers that are not finite.
+    A network larger than free memory is not run, which is logged. Raises InvalidInput for an unknown family or one that generates no
+    text, for missing or mismatched weights, and for logits that are not finite.
     """
     transformers.utils.logging.disable_progress_bar()
     config = _read_config(folder)
@@ -34,7 +34,7 @@ def check_network(folder: Path, reporter: Reporter) -> None:
     _check_size(folder, config, sum(tensor.numbers for tensor in tensors.values()))
     size = sum(file.stat().st_size for file in files)
     if size * 1.3 > psutil.virtual_memory().available:
-        reporter.log(f"The network has {size / 1e9:,.1f} GB, more than this machine's free memory: it was not run.")
+        reporter.log(f"The network has {size / 1e9:,.1f} GB, more than this machine's free memory, so it was not run.")
         return
     reporter.progress(0, 1, unit="network", message="Loading the network once")
     _run_once(folder, reporter)
@@ -47,21 +47,21 @@ def _read_config(folder: Path) -> PretrainedConfig:
     except UNUSABLE as error:
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
     if type(config) not in AutoModelForCausalLM._model_mapping or is_scorer(folder):
-        raise InvalidInput(f"A network of the family {named!r} writes no text.", remedy="Give a causal language network.")
+        raise InvalidInput(f"A network of the family {named!r} generates no text.", remedy="Choose a causal language model.")
     return config
 
 
 def _check_size(folder: Path, config: PretrainedConfig, held: int) -> None:
-    """Compare the network's size with the weights' before any memory is taken for it: a config may ask for what no machine has."""
+    """Compare the network's size with the weights' before memory is allocated: a hostile config may ask for more than any machine has."""
     try:
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        wanted = sum(math.prod(parameter.shape) for parameter in network.parameters())
+        parameters = sum(math.prod(parameter.shape) for parameter in network.parameters())
     except UNUSABLE as error:
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
-    if wanted > held * SLACK:
+    if parameters > held * SLACK:
         raise InvalidInput(
-            f"The network in {folder.name} can't be loaded: its config asks for {wanted:,} parameters, and the weights hold {held:,}.",
+            f"The network in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights have {held:,}.",
             remedy="Check that config.json belongs to these weights.",
         )
 
@@ -74,7 +74,8 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
         missing = sorted(report["missing_keys"])
         if missing:
             raise InvalidInput(
-                f"The network in {folder.name} can't be loaded: {len(missing)} of its tensors have no weights, among them {', '.join(missing[:SHOWN])}."
+                f"The network in {folder.name} can't be loaded: {len(missing)} of its tensors have no weights, "
+                f"among them {', '.join(missing[:SHOWN])}."
             )
         allow_any_experts(network)
         with torch.inference_mode():
@@ -84,7 +85,7 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
             raise
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
     if not torch.isfinite(logits).all():
-        raise InvalidInput("The network computes numbers that are not finite.", remedy="The files may be damaged: fetch them again.")
+        raise InvalidInput("The network's logits are not finite.", remedy="The files may be damaged: download them again.")
     rows, words = network.get_input_embeddings().num_embeddings, len(load_tokenizer(folder))
     if words > rows:
-        reporter.log(f"The tokenizer knows {words:,} tokens and the network {rows:,}: text that uses the others can't be read.")
+        reporter.log(f"The tokenizer knows {words:,} tokens and the network {rows:,}: text with the other tokens can't be processed.")

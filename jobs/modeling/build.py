@@ -1,4 +1,4 @@
-"""From an ArchitectureConfig to a network with fresh weights, and back from a checkpoint's config. Knows no training."""
+"""Build a network with fresh weights from an ArchitectureConfig, and read the ArchitectureConfig of a checkpoint."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ def build_network(
     pad_token_id: int | None = None,
     dropout: float = 0.0,
 ) -> PreTrainedModel:
-    """Build a network of the config's family with weights drawn from `seed`; the process's own random state is left alone.
+    """Build a network of the config's family with weights drawn from `seed`; the process's random state is preserved.
 
-    Weights are normal with deviation 0.02, and those that write to the residual stream are divided by sqrt(2 x layers), as GPT-2 did
-    (Radford et al. 2019, section 2.3; transformers' GPT-2 does so itself). Gemma norms what is written, so there nothing is divided.
-    fp32 on the CPU.
+    Weights are normal with deviation 0.02, in fp32 on the CPU. Those that write to the residual stream are divided by sqrt(2 x layers), as
+    in GPT-2 (Radford et al. 2019, section 2.3; transformers' GPT-2 does so itself), except in Gemma, which normalises those writes.
     """
     made = make_config(config, bos_token_id=bos_token_id, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
     set_dropout(made, dropout)
@@ -53,14 +52,14 @@ def build_network(
 
 
 def allow_any_experts(network: PreTrainedModel) -> None:
-    """Let experts of any size work: torch's grouped product wants rows of whole 16 bytes, so others go one expert after the other."""
+    """Support experts of any size: torch's grouped matmul needs rows of a multiple of 16 bytes, so others run one expert at a time."""
     held = [weight for name, weight in network.named_parameters() if name.endswith(EXPERT_WEIGHTS)]
     if any(size * weight.element_size() % GROUPED_ROW_BYTES for weight in held for size in weight.shape[1:]):
         network.set_experts_implementation("eager")
 
 
 def config_from_checkpoint(folder: Path) -> ArchitectureConfig | None:
-    """Read the architecture of a checkpoint; None for another family or a variant that an ArchitectureConfig can't say.
+    """Read the architecture of a checkpoint; None for another family or a variant that an ArchitectureConfig can't express.
 
     Raises InvalidInput if config.json can't be read.
     """

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: written beside, synced, hashed, renamed; read from safetensors alone.
+"""Checkpoints on disk: published atomically with hashes, read from safetensors alone.
 
 A checkpoint is a folder that any Hugging Face tool loads, plus `roundhouse.json`. An adapter's folder names its base there, as a path
-relative to itself. Nothing here unpickles, and no code that comes with a checkpoint is run.
+relative to itself. Nothing is unpickled, and no code of a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ UNUSABLE = (
     TypeError,
     ValueError,
 )
-"""What transformers raises on configs, tokenizers and weights that make no sense. They come from outside and may hold anything."""
+"""Errors that transformers raises on invalid configs, tokenizers and weights, which come from outside and may hold anything."""
 UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 
 
@@ -59,10 +59,10 @@ def save_checkpoint(
     weights: dict[str, torch.Tensor] | None = None,
     write_more: Callable[[Path], None] | None = None,
 ) -> dict[str, Any]:
-    """Publish a checkpoint at `folder` atomically, replacing what was there; return the card that was written.
+    """Publish a checkpoint at `folder` atomically, replacing an existing one; return its card.
 
     `meta` (lineage, metrics, ...) goes into the card beside file hashes and versions. `write_more` may add files, such as the
-    training state, before the rename; `weights` stand in for the network's own. Raises JobFailed if the disk is full.
+    training state, before the rename; `weights` are saved instead of the network's own. Raises JobFailed if the disk is full.
     """
     transformers.utils.logging.disable_progress_bar()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -91,23 +91,23 @@ def _write_model(model: torch.nn.Module, folder: Path, *, base: str | None, weig
     if isinstance(model, peft.PeftModel):
         configs = list(model.peft_config.values())
         places = [config.base_model_name_or_path for config in configs]
-        for config in configs:  # as the artifacts name it: this machine's paths mean nothing elsewhere
+        for config in configs:  # relative to the artifacts: this machine's paths mean nothing elsewhere
             config.base_model_name_or_path = base
         try:
-            # no look-up of the base on the hub, which "auto" would make
+            # "auto" would look the base up on the Hub
             model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **more)
             save_as_lora(model, folder)
         finally:
             for config, place in zip(configs, places, strict=True):
                 config.base_model_name_or_path = place
-        (folder / "README.md").unlink(missing_ok=True)  # a form to fill in, not documentation
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's template, not documentation
         return
     assert isinstance(model, PreTrainedModel)
     model.save_pretrained(folder, **more)
 
 
 def write_card(folder: Path, *, meta: dict[str, Any]) -> dict[str, Any]:
-    """Write `roundhouse.json`: what was given, the SHA-256 and size of every file, and library versions."""
+    """Write `roundhouse.json`: `meta`, the SHA-256 and size of every file, and library versions."""
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -124,7 +124,7 @@ def write_card(folder: Path, *, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Make a finished folder appear under its name in one step, its bytes on disk before."""
+    """Sync a finished folder to disk, then rename it to its final name."""
     for path in [*partial.rglob("*"), partial]:
         _sync(path)
     replaced = None
@@ -152,7 +152,7 @@ def hash_file(path: Path) -> str:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return the contents of `roundhouse.json`; empty where there is none (a checkpoint from elsewhere)."""
+    """Return the contents of `roundhouse.json`; empty without one (a checkpoint from outside)."""
     try:
         data = json.loads((folder / CARD).read_text())
     except FileNotFoundError:
@@ -172,12 +172,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds low-rank adapters instead of a whole network."""
+    """Whether a folder holds low-rank adapters instead of a full network."""
     return (folder / "adapter_config.json").is_file()
 
 
 def is_scorer(folder: Path) -> bool:
-    """Whether a folder holds a network that scores texts and writes none: a reward model, or the adapter of one."""
+    """Whether a folder holds a reward model, or the adapter of one."""
     try:
         if is_adapter(folder):
             return bool(json.loads((folder / "adapter_config.json").read_text()).get("task_type") == "SEQ_CLS")
@@ -188,7 +188,7 @@ def is_scorer(folder: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise NotFound or InvalidInput, in words, unless the folder holds weights that can be read without running anything."""
+    """Raise NotFound or InvalidInput unless the folder holds weights that can be loaded without running code."""
     if not folder.is_dir():
         raise NotFound(f"There is no checkpoint folder {folder}.")
     config = folder / ("adapter_config.json" if is_adapter(folder) else "config.json")
@@ -209,7 +209,7 @@ def check_folder(folder: Path) -> None:
     if unsafe:
         raise InvalidInput(
             f"{folder.name} holds its weights as {', '.join(unsafe[:3])}, a format that can run code when it is read.",
-            remedy="Convert it to safetensors where you trust it (model.save_pretrained writes them), then add that.",
+            remedy="If you trust it, convert it to safetensors (model.save_pretrained), then add the result.",
         )
     raise InvalidInput(f"{folder.name} holds no weights (*.safetensors).")
 
@@ -219,15 +219,16 @@ def base_folder_of(folder: Path) -> Path:
     base = read_card(folder).get("base_path")
     if not isinstance(base, str):
         raise InvalidInput(
-            f"{folder.name} is an adapter, and its base is unknown.", remedy="Merge it into its base where it was made, and add the result."
+            f"{folder.name} is an adapter, and its base is unknown.",
+            remedy="Merge it into its base on the machine where it was made, and add the result.",
         )
     return (folder / base).resolve()
 
 
 def put_on(base: Any, adapter: Path, *, fold: bool) -> Any:
-    """Return a base with the adapter of a folder on it, or folded into its weights."""
+    """Load an adapter onto its base, or merged into the base's weights."""
     network = peft.PeftModel.from_pretrained(base, str(adapter), local_files_only=True)
-    # PEFT freezes the base, and leaves it so when the adapter is folded in: what is whole may be trained whole
+    # PEFT freezes the base and leaves it frozen after the merge; a merged network may be trained in full
     return (network.merge_and_unload().requires_grad_(True) if fold else network).eval()
 
 
@@ -239,14 +240,15 @@ def load_network(
     merge_adapter: bool = True,
     dropout: float | None = None,
 ) -> PreTrainedModel:
-    """Load a checkpoint's network in evaluation mode; an adapter is put on its base and, by default, folded in.
+    """Load a checkpoint's network in evaluation mode; an adapter is merged into its base by default.
 
-    `dropout` is that of training (see `set_dropout`); None leaves what the checkpoint says. Raises NotFound or InvalidInput (see `check_folder`), or InvalidInput if the weights don't fit the config.
+    `dropout` is that of training (see `set_dropout`); None keeps the checkpoint's. Raises NotFound or InvalidInput (see `check_folder`),
+    and InvalidInput if the weights do not match the config.
     """
     check_folder(folder)
     if is_scorer(folder):
         raise InvalidInput(
-            f"{folder.name} holds a reward model: it scores answers and writes none.", remedy="Choose a checkpoint of another objective."
+            f"{folder.name} holds a reward model, which generates no text.", remedy="Choose a checkpoint of another objective."
         )
     transformers.utils.logging.disable_progress_bar()
     if is_adapter(folder):
@@ -267,13 +269,13 @@ def load_network(
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a checkpoint's tokenizer with its chat template; a bare base's gets the plain template."""
+    """Load a checkpoint's tokenizer with its chat template, or with the plain one if it has none."""
     if not folder.is_dir():
         raise NotFound(f"There is no tokenizer folder {folder}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, use_fast=True)
     except Exception as error:
-        if type(error) is not Exception and not isinstance(error, UNUSABLE):  # the tokenizers library raises the bare class
+        if type(error) is not Exception and not isinstance(error, UNUSABLE):  # the tokenizers library raises plain Exception
             raise
         raise InvalidInput(f"The tokenizer in {folder.name} can't be loaded: {in_a_line(error)}") from error
     ensure_template(tokenizer)
@@ -281,6 +283,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Return what a library's error says, in one line of at most 300 characters."""
+    """Return the message of a library's error as one line of at most 300 characters."""
     said = " ".join(str(error).split())[:300]
     return f"{said} is missing." if isinstance(error, KeyError) else said or type(error).__name__

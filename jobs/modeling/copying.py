@@ -1,4 +1,4 @@
-"""Copy a checkpoint folder from elsewhere: the files that are known to be data, published atomically."""
+"""Copy a checkpoint folder from outside: its data files only, published atomically."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def copy_checkpoint(
     keep_free_bytes: int = 0,
     watch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Copy a checkpoint's data files (or `files` of them) and write a card; return it. A bare base's tokenizer gets the plain chat template.
+    """Copy a checkpoint's data files (or `files` of them) and write a card; return it. A tokenizer without a template gets the plain one.
 
-    With `move` files are linked where that is possible, for a source that is thrown away afterwards. `watch` is called with bytes done
-    and in all after each file; what it raises ends the copying. Raises NotFound or InvalidInput if the source can't be used (see
+    With `move` files are hard-linked if possible, for a source that is deleted afterwards. `watch` is called with the bytes copied and
+    the total after each file; an exception from it ends the copy. Raises NotFound or InvalidInput if the source can't be used (see
     `check_folder`), JobFailed if the disk is too full.
     """
     check_folder(source)
@@ -73,14 +73,14 @@ def _place(path: Path, target: Path, *, move: bool) -> None:
     if move:
         try:
             os.link(path.resolve(), target)
-        except OSError:  # another file system, or one without links
+        except OSError:  # another file system, or one without hard links
             shutil.copyfile(path, target)
     else:
         shutil.copyfile(path, target)
 
 
 def base_files(source: Path) -> list[Path]:
-    """Return the data files of a checkpoint from elsewhere: those at its top, and of weights only the ones that are read.
+    """List the data files of a checkpoint from outside: those at its top level, and only the weight files that are loaded.
 
     Raises InvalidInput as `data_files` and `backend.infra.checkpoints.candidates.weight_files`.
     """
@@ -89,7 +89,7 @@ def base_files(source: Path) -> list[Path]:
 
 
 def data_files(source: Path, *, keep_state: bool = False) -> list[Path]:
-    """Return the files of a checkpoint that are data. Raises InvalidInput for links that lead out of it (see `check_links`)."""
+    """List a checkpoint's data files. Raises InvalidInput for links that lead out of the folder (see `check_links`)."""
     files = [
         path
         for path in sorted(source.rglob("*"))
@@ -104,9 +104,9 @@ def _is_data(path: Path) -> bool:
 
 
 def add_plain_template(folder: Path) -> None:
-    """Store the plain chat template with a tokenizer that has none of its own, and its fast form where only another lay there.
+    """Save the plain chat template with a tokenizer that has none, and the fast form if only a slow one was there.
 
-    Raises InvalidInput if the tokenizer can't be loaded or has no fast form, without which a checkpoint can neither learn nor chat.
+    Raises InvalidInput if the tokenizer can't be loaded or has no fast form, which training and chat need.
     """
     tokenizer = load_tokenizer(folder)
     if not tokenizer.is_fast:

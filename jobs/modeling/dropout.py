@@ -1,4 +1,4 @@
-"""Dropout in a network, by the fields that transformers' families have for it."""
+"""Set a network's dropout through the fields of its transformers config."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ FIELDS = (
     "embd_pdrop",
     "dropout",
 )
-"""What dropout between and inside the blocks is called. Left out are those of classifiers, and `layerdrop`, which drops whole blocks."""
+"""Names of dropout inside and between blocks. Excluded: those of classifiers, and `layerdrop`, which drops whole blocks."""
 
 
 def set_dropout(config: Any, share: float) -> None:
-    """Set all dropout of a transformers config, before its network is made: 0 switches off what a base brings along.
+    """Set all dropout of a transformers config before its network is built; 0 disables the base's own.
 
-    Llama and its kin drop attention weights alone; GPT-2 and BLOOM also what is added to the residual stream. Raises InvalidInput for
+    Llama-like families drop attention weights only, GPT-2 and BLOOM residual writes as well. Raises InvalidInput for
     dropout in a family that has none.
     """
     inner = config.get_text_config()
     fields = [name for name in FIELDS if isinstance(getattr(inner, name, None), (int, float))]
     if share and not fields:
         raise InvalidInput(
-            f"Networks of the family {config.model_type} have no dropout, and {share:g} is asked for.",
-            remedy="Set dropout to 0; weight_decay or fewer epochs also keep a network from over-fitting.",
+            f"Networks of the family {config.model_type} have no dropout, and dropout is {share:g}.",
+            remedy="Set dropout to 0; weight_decay or fewer epochs also reduce overfitting.",
             field="dropout",
         )
     for name in fields:

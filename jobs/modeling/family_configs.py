@@ -1,4 +1,4 @@
-"""From an ArchitectureConfig to the transformers config of its family: what each field is called there, and what we settle for it."""
+"""Map an ArchitectureConfig to the transformers config of its family, with fixed values for the fields that it lacks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from backend.domain.architectures.config import ArchitectureConfig
 
 INIT_STD = 0.02
 ROUTER_LOSS = 0.01
-"""Weight of the loss for uneven picking of experts (Fedus et al. 2021, arXiv 2101.03961, section 2.2)."""
+"""Weight of the load-balancing loss (Fedus et al. 2021, arXiv 2101.03961, section 2.2)."""
 
 
 def make_config(
     config: ArchitectureConfig, *, bos_token_id: int | None = None, eos_token_id: int | None = None, pad_token_id: int | None = None
 ) -> PreTrainedConfig:
-    """Return the config that `config.json` will hold, architecture class named. Dropout is off in every family."""
+    """Build the config of `config.json`, including its architecture class. Dropout is off in every family."""
     made = _MAKERS[config.family](
         config,
         {
@@ -45,7 +45,7 @@ def make_config(
 
 
 def _gated(config: ArchitectureConfig, common: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Return what all families with RoPE, RMSNorm and gated feed-forwards call alike."""
+    """Return the fields that all families with RoPE, RMSNorm and gated feed-forwards share."""
     return {
         **common,
         "hidden_size": config.width,
@@ -97,7 +97,7 @@ def _gemma3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedCon
             head_dim=config.head_dim,
             query_pre_attn_scalar=config.head_dim,
             sliding_window=config.window,
-            sliding_window_pattern=config.global_every,  # what layer_types say, for tools that know no list
+            sliding_window_pattern=config.global_every,  # the same as layer_types, for tools that do not read them
             layer_types=["full_attention" if config.is_global(layer) else "sliding_attention" for layer in range(config.num_layers)],
             rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
         )
@@ -111,7 +111,7 @@ def _bloom(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrainedConf
         n_layer=config.num_layers,
         n_head=config.num_heads,
         layer_norm_epsilon=config.norm_eps,
-        seq_length=config.context,  # ALiBi has no table of positions: the length trained on is told to servers by this name
+        seq_length=config.context,  # ALiBi has no position table: servers read the trained length from this field
     )
 
 
@@ -161,7 +161,7 @@ def _deepseek_v3(config: ArchitectureConfig, common: dict[str, Any]) -> PreTrain
             qk_rope_head_dim=config.rope_head_size,
             qk_nope_head_dim=config.nope_head_size,
             v_head_dim=config.value_head_size,
-            n_group=1,  # all experts compete: groups only matter where they lie on different machines
+            n_group=1,  # all experts compete: groups matter only across machines
             topk_group=1,
             routed_scaling_factor=1.0,
             norm_topk_prob=True,

@@ -1,4 +1,4 @@
-"""What a checkpoint folder holds, read from its small files and the headers of its weights. Loads no weights."""
+"""Describe a checkpoint folder from its configs and the headers of its weights. Loads no weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.modeling.checkpoints import STATE_FOLDER, base_folder_of, check_folder
 def read_tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return name -> (dtype, shape) from the header of a safetensors file.
 
-    Raises InvalidInput if the header is damaged, or the file shorter than it says.
+    Raises InvalidInput if the header is damaged or the file is truncated.
     """
     return {name: (tensor.dtype, tensor.shape) for name, tensor in read_safetensors(file).items()}
 

@@ -17,7 +17,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.tokenizers import encode_texts, token_bytes
 
 Progress = Callable[[int, int], bool]
-"""Called with (done, total) after each batch; returning True stops early."""
+"""Called with (done, total) after each batch; stops early if it returns True."""
 
 
 Pair = tuple[str, str] | tuple[list[int], list[int]]
@@ -25,7 +25,7 @@ Pair = tuple[str, str] | tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class ContinuationScore:
-    """How likely a continuation is: its log-probability in nats, its tokens, and whether greedy decoding would write it."""
+    """Score of a continuation: its log-probability in nats, its tokens, and whether greedy decoding generates it."""
 
     sum_logprob: float
     tokens: int
@@ -34,9 +34,9 @@ class ContinuationScore:
 
 @dataclass(frozen=True)
 class TextNll:
-    """Negative log-likelihood of one text in nats, over `tokens` tokens that stand for `bytes` bytes of UTF-8.
+    """Negative log-likelihood of one text in nats, over `tokens` tokens and `bytes` bytes of UTF-8.
 
-    `windows` are its parts in order, as they were scored; their `bytes` are counted token by token.
+    `windows` are its parts in the order scored; their `bytes` are counted by token.
     """
 
     sum_nll: float
@@ -55,13 +55,13 @@ class _Row:
 
 
 def longest_input(model: PreTrainedModel) -> int:
-    """Return how many tokens the network reads at once."""
+    """Return the network's context in tokens."""
     config = model.config.get_text_config()
     return next((int(length) for name in CONTEXT_NAMES if (length := getattr(config, name, None))), 2048)
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the token put before a text that has nothing before it: BOS, else EOS, else none."""
+    """Return the prefix token of a text without context: BOS, else EOS, else none."""
     token: int | None = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return token
 
@@ -100,8 +100,7 @@ def score_continuations(
     """Score each (context, continuation); contexts too long for the network lose their beginning.
 
     A pair is two texts, or the token ids of both (of a conversation, whose tokens only its template knows).
-    `batch_tokens` bounds a forward pass. If `progress` asks to stop, what is scored so far is returned (a shorter list is never: pairs
-    not reached have 0 tokens).
+    `batch_tokens` bounds a forward pass. If `progress` stops early the list is still complete: pairs that were not reached have 0 tokens.
     """
     rows = []
     for index, (context, continuation) in enumerate(pairs):
@@ -135,7 +134,7 @@ def rolling_nll(
     `each_window`: consecutive windows of `window` tokens (default: the network's context less one), each after the prefix token alone
     (BOS, else EOS). `first_window`: the prefix stands before the text only, and later windows condition on one earlier token, as
     lm-evaluation-harness does; also used, without a prefix and leaving the first token unscored, where the tokenizer has neither.
-    `max_tokens` looks at the beginning of each text; `bytes` are then those of the decoded tokens.
+    `max_tokens` truncates each text; `bytes` are then those of the decoded tokens.
     """
     prefix = prefix_token(tokenizer)
     longest = longest_input(model)
@@ -163,7 +162,7 @@ def rolling_nll(
 
 
 def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[_Row]:
-    """Windows that score `length` tokens each, given what precedes them; the last is filled up with tokens scored before."""
+    """Windows of `length` scored tokens, conditioned on what precedes them; the last one overlaps tokens scored before."""
     rows = []
     for at in range(0, len(sequence) - 1, length):
         end = min(at + length + 1, len(sequence))
@@ -174,7 +173,7 @@ def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[_
 def _score_rows(
     model: PreTrainedModel, rows: list[_Row], *, batch_tokens: int, progress: Progress | None
 ) -> Iterable[tuple[_Row, float, bool]]:
-    """Run rows longest first (a lack of memory shows at once), padded to batches; yield each with its sum and greediness."""
+    """Run rows longest first, so that memory runs out at once if it does; yield each with its sum and greediness."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
     at = 0
     while at < len(order):
@@ -188,7 +187,7 @@ def _score_rows(
 
 @torch.inference_mode()
 def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> tuple[list[float], list[bool]]:
-    """Score one right-padded batch. Causal attention keeps padding out of what comes before it, so no mask is needed."""
+    """Score one right-padded batch. Under causal attention padding on the right needs no mask."""
     longest = max(len(row.ids) for row in batch) - 1
     inputs = torch.zeros(len(batch), longest, dtype=torch.long)
     targets = torch.full((len(batch), longest), -100, dtype=torch.long)
@@ -198,7 +197,7 @@ def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> tuple[list[float]
         targets[index, last - row.scored : last] = torch.tensor(row.ids[last + 1 - row.scored :])
     columns = (targets != -100).any(dim=0).nonzero().flatten()
     targets = targets[:, columns].to(model.device)
-    # the head runs on the scored columns alone: full logits would be most of the time and nearly all of the memory
+    # the head runs on the scored columns only: full logits would take most of the time and nearly all of the memory
     logits = model(input_ids=inputs.to(model.device), use_cache=False, logits_to_keep=columns.to(model.device)).logits.float()
     chosen = logits.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     scored = targets != -100

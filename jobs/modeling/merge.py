@@ -1,4 +1,4 @@
-"""Fold an adapter into its base, for exports and for tools that know no adapters."""
+"""Merge an adapter into its base, for exports and for tools without adapter support."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobs.modeling.tokenizers import padding_id
 
 
 def merge_adapter(folder: Path, out_folder: Path) -> dict[str, Any]:
-    """Write the adapter's network as a whole one, fp32, with its tokenizer; return the new card.
+    """Write the merged network in fp32, with its tokenizer; return the new card.
 
     Raises InvalidInput if the folder is no adapter.
     """

@@ -1,8 +1,8 @@
 """PiSSA (Meng et al. 2024, arXiv 2404.02948): adapters that start from a weight's largest singular vectors, and their plain LoRA form.
 
-While training the base holds what the first r singular vectors leave of each weight, and the adapter the rest. What is saved is the
-difference to where the adapters began, as plain LoRA of twice the rank on the base as it was: [B, B0] [A; -A0]. Every tool reads it, the
-base's files stay as they are, and both halves are there to go on from, to the bit.
+During training the base holds the residual of each weight and the adapter its first r singular vectors. A checkpoint holds the change
+since the start as plain LoRA of twice the rank on the original base: [B, B0] [A; -A0]. Any tool reads it, the base's files stay
+unchanged, and both halves allow an exact resume.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from backend.errors import InvalidInput
 ADAPTER, START = "default", "pissa_start"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 EXACT_UP_TO = 1024
-"""Of larger matrices only the largest singular vectors are computed, by random projections (the paper's fast form, section 4)."""
+"""Side of a matrix above which only the largest singular vectors are computed, by random projections (the paper's section 4)."""
 
 
 def begin(model: peft.PeftModel, *, saved: Path | None = None) -> None:
-    """Give fresh adapters of rank r their start and take it from the base; `saved` is a checkpoint's folder to go on from.
+    """Initialise fresh adapters from the base's singular vectors and subtract them from it, or restore both from the checkpoint `saved`.
 
     Raises InvalidInput if the rank is larger than a matrix.
     """
@@ -52,7 +52,7 @@ def begin(model: peft.PeftModel, *, saved: Path | None = None) -> None:
 
 
 def save_as_lora(model: peft.PeftModel, folder: Path) -> None:
-    """Rewrite a folder that PEFT has saved the adapters to as plain LoRA on the base as it was; nothing is done for other variants."""
+    """Rewrite adapters that PEFT saved to a folder as plain LoRA on the original base; a no-op for other variants."""
     starts = {name: getattr(layer, START) for name, layer in _layers(model) if hasattr(layer, START)}
     if not starts:
         return
@@ -68,12 +68,12 @@ def save_as_lora(model: peft.PeftModel, folder: Path) -> None:
 
 
 def _layers(model: peft.PeftModel) -> list[tuple[str, LoraLayer]]:
-    """Return the layers that have adapters, by the names that they have in files."""
+    """Return the layers with adapters, by their names in files."""
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
 
 
 def _largest(layer: LoraLayer, *, rank: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A (rank, inputs) and B (outputs, rank), whose product times the scaling is the weight's best approximation of that rank."""
+    """Return A (rank, inputs) and B (outputs, rank): B @ A times the scaling is the weight's best approximation of that rank."""
     weight = layer.get_base_layer().weight.float()
     weight = weight.T if getattr(layer, "fan_in_fan_out", False) else weight
     if rank > min(weight.shape):

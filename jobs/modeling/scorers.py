@@ -1,4 +1,4 @@
-"""Networks that score a text instead of writing one: transformers' sequence classification with a single label, what a reward model is."""
+"""Reward models: transformers' sequence classification networks with a single label."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jobs.modeling.dropout import set_dropout
 
 
 def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool = True, dropout: float | None = None) -> PreTrainedModel:
-    """Load a network that scores, fp32, in evaluation mode.
+    """Load a scoring network in fp32 and evaluation mode.
 
-    A folder that holds a network which writes text gives its body a new head, drawn from `seed`. The score is read at the last token
-    of a row that is not `pad_id`. Raises NotFound or InvalidInput (see `load_network`), InvalidInput for a family that can't score.
+    A causal network gets a new scoring head, drawn from `seed`. The score is read at the last token of a row that is not `pad_id`.
+    Raises NotFound or InvalidInput (see `load_network`), and InvalidInput for a family without a scoring class.
     """
     check_folder(folder)
     if not is_scorer(folder):
@@ -47,7 +47,7 @@ def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool
 
 
 def _with_new_head(network: PreTrainedModel, *, pad_id: int, seed: int) -> PreTrainedModel:
-    """Return the body of a network that writes with a head that scores."""
+    """Put a scoring head on the body of a causal network."""
     config = network.config
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise InvalidInput(
@@ -56,7 +56,7 @@ def _with_new_head(network: PreTrainedModel, *, pad_id: int, seed: int) -> PreTr
             field="base",
         )
     config.num_labels, config.pad_token_id = 1, pad_id
-    with torch.device("meta"):  # its body is thrown away
+    with torch.device("meta"):  # its body is discarded
         scorer = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     head = getattr(scorer, "score", None)
     if not isinstance(head, torch.nn.Linear):

@@ -1,4 +1,4 @@
-"""How a token is written for a reader: its text where it has one, its bytes where it is a part of a letter."""
+"""Display form of tokens: their text, or their bytes for a token that is part of a character."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _BYTE_OF = {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 def label_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list[str]:
-    """Return the text of each token as it stands in a sentence, its leading space included.
+    """Return the text of each token as within a sentence, including its leading space.
 
-    Bytes that are no letter on their own are written `\\xe2`; a row of the network's vocabulary that the tokenizer has no token for is
+    Bytes that are no character on their own are written `\\xe2`; a row of the network's vocabulary that the tokenizer has no token for is
     written `[51200]`.
     """
     wanted = [int(index) for index in ids]
@@ -40,7 +40,7 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _byte_text(piece: str) -> str:
     if any(letter not in _BYTE_OF for letter in piece):
-        return piece  # a token that was added later and is written as it is
+        return piece  # an added token, written as it is
     return bytes(_BYTE_OF[letter] for letter in piece).decode("utf-8", errors="backslashreplace")
 
 

@@ -1,6 +1,6 @@
-"""Tokenizers of our own: byte-level BPE and Unigram trained on a dataset, and plain bytes. Saved so that AutoTokenizer loads them.
+"""Train tokenizers: byte-level BPE, Unigram with byte fallback, and plain bytes, all in the form that AutoTokenizer loads.
 
-In each of them every text can be written and comes back as it was: nothing is unknown, nothing is normalised.
+Each encodes any text losslessly: there is no unknown token and no normalisation.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from backend.domain.tokenizers.pieces import PieceForm
 from backend.errors import InvalidInput
 
 SMALLEST_BPE = len(SPECIAL_TOKENS) + 256
-"""The special tokens and all bytes: below this a text could not be written."""
+"""Smallest vocabulary: the special tokens and all bytes."""
 SMALLEST_UNIGRAM = SMALLEST_BPE + 58
-"""The same, and room for an alphabet."""
+"""Smallest Unigram vocabulary: the same, and room for an alphabet."""
 WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-"""Where words begin: the pattern of GPT-2, which byte-level BPE uses, too."""
+"""Pre-tokenisation pattern of GPT-2, which byte-level BPE uses as well."""
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 MARK = "\U00010a00"
-"""A letter of a script that nobody writes any more (Kharosthi), put behind words while Unigram learns."""
+"""A letter of an extinct script (Kharosthi), appended to words while Unigram trains."""
 BYTE_PENALTY = 5.0
-"""How much less likely (log probability) a byte is than the least likely piece: bytes are the last resort."""
+"""Log-probability of a byte relative to the least likely piece, so that bytes are used as a fallback only."""
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = None) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer (Sennrich et al. 2016; bytes as in GPT-2) of at most `vocab_size` entries.
 
-    Every text can be written in it, since all 256 bytes are entries. A small text may yield fewer merges than asked for.
+    All 256 bytes are entries, so it encodes any text. A small text may yield fewer merges than requested.
     `context` is stored as the longest sequence. Raises InvalidInput if `vocab_size` is below 262.
     """
     _refuse_below(SMALLEST_BPE, vocab_size, what="byte-level BPE")
@@ -54,10 +54,10 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, context: int | None = No
 def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None = None) -> PreTrainedTokenizerFast:
     """Train a Unigram tokenizer (Kudo 2018) of at most `vocab_size` entries, 256 of which are bytes.
 
-    A character that is no piece of its own is written as its UTF-8 bytes, so nothing is unknown. Spaces stay spaces: unlike in
-    SentencePiece, a text that holds its mark (U+2581) comes back as it was. A piece never reaches over the border of a word, which is
-    why a text that spells a byte token or a special token (`<0x41>`) is cut up and not mistaken for it. A small text may yield fewer
-    pieces than asked for. Raises InvalidInput if `vocab_size` is below 320 or smaller than the text's alphabet (see `largest_alphabet`).
+    A character that is no piece is encoded as its UTF-8 bytes. Spaces stay spaces: unlike in SentencePiece, a text that contains its mark
+    (U+2581) is decoded unchanged. No piece crosses the border of a word, so a text that spells a byte token or a special token (`<0x41>`)
+    is split and not mistaken for it. A small text may yield fewer pieces than requested.
+    Raises InvalidInput if `vocab_size` is below 320 or smaller than the text's alphabet (see `largest_alphabet`).
     """
     _refuse_below(SMALLEST_UNIGRAM, vocab_size, what="Unigram")
     tokenizer = Tokenizer(models.Unigram())
@@ -67,7 +67,7 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None 
     )
     try:
         tokenizer.train_from_iterator(_every_word_twice(texts), trainer=trainer)
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no narrower class
         if "not large enough" not in str(error):
             raise
         raise InvalidInput(
@@ -77,7 +77,7 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None 
     pieces = state["model"]["vocab"]
     specials, learnt = pieces[: len(SPECIAL_TOKENS)], [entry for entry in pieces[len(SPECIAL_TOKENS) :] if MARK not in entry[0]]
     last = min((score for _, score in learnt), default=0.0) - BYTE_PENALTY
-    # `unk_id` must name something, though with all bytes at hand it is never written
+    # `unk_id` is required, although with byte fallback it is never used
     state["model"] |= {
         "vocab": [*specials, *([byte, last] for byte in BYTES), *learnt],
         "byte_fallback": True,
@@ -89,10 +89,10 @@ def train_unigram(texts: Iterable[str], *, vocab_size: int, context: int | None 
 
 
 def _every_word_twice(texts: Iterable[str]) -> Iterator[str]:
-    """Pass texts on, then each distinct word once more with a mark behind it.
+    """Yield the texts, then each distinct word once more with a mark after it.
 
-    The library proposes a piece only if it occurs in two different words, so one that is part of no other (" and") would be cut up for
-    ever, however frequent (docs/decisions/0014 has the measurement).
+    The library proposes a piece only if it occurs in two different words, so a word that is part of no other (" and") would never become
+    a piece, however frequent (docs/decisions/0014 has the measurement).
     """
     words: set[str] = set()
     for text in texts:
@@ -106,9 +106,9 @@ _LETTERS = re.compile(r" ?[^\W\d_]+")
 
 
 def largest_alphabet(vocab_size: int) -> int:
-    """Return how many characters may be Unigram pieces of their own: half of what bytes and special tokens leave.
+    """Return the number of characters that may be Unigram pieces: half of what bytes and special tokens leave.
 
-    Rarer ones are written as bytes, or a text in many scripts would have letters and no words.
+    Rarer ones are encoded as bytes, or a text in many scripts would fill the vocabulary with letters.
     """
     return max(1, (vocab_size - SMALLEST_BPE) // 2)
 
@@ -149,7 +149,7 @@ def _finish(tokenizer: Tokenizer, *, context: int | None) -> PreTrainedTokenizer
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Encode texts without special tokens. Text that happens to spell a special token is cut up like any other text."""
+    """Encode texts without special tokens. Text that spells a special token is split like any other text."""
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)
@@ -158,12 +158,12 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that fills up short rows; it is never read nor trained on."""
+    """Return the padding token; it is never attended to nor trained on."""
     return int(next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0))
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = None) -> npt.NDArray[np.int32]:
-    """Return how many bytes of text each token stands for; special tokens stand for none.
+    """Return the bytes of text of each token; 0 for special tokens.
 
     Shape (vocab_size,) (default: the tokenizer's). The sum over the tokens of a text is the text's length in UTF-8 bytes, except for
     tokenizers that change the text (a space put before the first word).
@@ -180,6 +180,6 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = 
 
 
 def piece_form(tokenizer: PreTrainedTokenizerBase) -> PieceForm:
-    """Return how a tokenizer writes its pieces."""
+    """Return the encoding of a tokenizer's pieces."""
     decoder = tokenizer.backend_tokenizer.decoder
     return PieceForm.of_decoder("" if decoder is None else decoder.__getstate__().decode())

@@ -59,6 +59,6 @@ def log_other_machine(ctx: TrainingContext, counters: Counters) -> None:
     machine = describe_machine(ctx.device, count=ctx.process_group.count)
     if counters.machine is not None and counters.machine != machine:
         ctx.reporter.log(
-            f"This run was saved on {counters.machine} and resumes on {machine}. Weights, optimizer state, data order and learning rate are "
-            "the same. Floating-point sums are rounded in another order, so losses agree closely but not bit for bit; dropout masks may differ."
+            f"This run was saved on {counters.machine} and resumes on {machine}. Weights, optimizer state, data order and learning rate "
+            "are the same. Sums are rounded in another order, so losses agree closely but not bit for bit; dropout masks may differ."
         )

@@ -78,8 +78,8 @@ def train(ctx: TrainingContext) -> dict[str, Any]:
 def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from: Path | None = None) -> TrainingLoop:
     """Build the objective, the optimizer and the loop; restore the training state of `resume_from`."""
     config, group = ctx.config, ctx.process_group
+    objective = OBJECTIVES[config.objective].build(ctx, batches, model)  # may run the network, after which FSDP would leave it unsharded
     wrapped = group.wrap(model, ctx.device)
-    objective = OBJECTIVES[config.objective].build(ctx, batches, model)
     optimizer = make_optimizer(model, config)
     ema = Ema(model, decay=config.ema_decay) if config.ema_decay else None
     scaler = torch.amp.GradScaler(ctx.device.type) if ctx.autocast is torch.float16 else None

@@ -1,9 +1,9 @@
-"""Conversations as tokens: rendered with the checkpoint's own template, with a mask of what is trained on.
+"""Render conversations to tokens with the checkpoint's own template, with a mask of the trained tokens.
 
-The one renderer of trainer, playground, endpoint, evaluation and battles.
+Training, playground, endpoints, evaluation and battles all render here.
 
-A special token that somebody writes into a message (`<|im_end|>`) stays text: it is broken by a zero-width space before the template
-sees it, so that only the template opens and closes turns.
+A special token spelled in a message (`<|im_end|>`) stays text: a zero-width space is inserted before the template is rendered, so that
+only the template opens and closes turns.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from jobs.modeling.chat.template_guard import TemplateTooCostly, render_template
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None
 LONGEST_CHARACTERS = 2_000_000
-BREAK = "\u200b"  # a zero-width space: a person sees no difference, and the tokenizer no special token
-_ROLE_MARK = re.compile(r"<\|[^|<>]+\|>")  # such tokens mark turns even where a tokenizer forgot to call them special
+BREAK = "\u200b"  # a zero-width space: invisible to a reader, and no special token to the tokenizer
+_ROLE_MARK = re.compile(r"<\|[^|<>]+\|>")  # such tokens mark turns even if the tokenizer does not declare them special
 _patterns: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[tuple[int, str], re.Pattern[str] | None]] = weakref.WeakKeyDictionary()
 _closings: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 class ConversationRefused(InvalidInput):
-    """A conversation that the template does not take; others may be fine."""
+    """The template rejects a conversation; others may be accepted."""
 
 
 @dataclass(frozen=True)
 class EncodedChat:
-    """Token ids and, for each, whether it is trained on. `skipped` counts the answers that are not trained on here."""
+    """Token ids with a mask of the trained ones. `skipped` counts the answers that are not trained on."""
 
     ids: list[int]
     mask: list[bool]
@@ -46,7 +46,7 @@ class EncodedChat:
 
 
 def ensure_template(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Give a tokenizer without a chat template the plain one; return whether it had its own."""
+    """Set the plain chat template on a tokenizer without one; return whether it had its own."""
     if tokenizer.chat_template:
         return bool(tokenizer.chat_template != PLAIN_TEMPLATE)
     tokenizer.chat_template = PLAIN_TEMPLATE
@@ -54,10 +54,10 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def teach_template(tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> None:
-    """Give a tokenizer the template of what its network is about to learn.
+    """Set the chat template for training.
 
-    A network that learns from plain text (`chats` false) goes on with what it is given, so its template is the plain one. One that
-    learns from conversations keeps the template it has, or gets ours: with role tokens where its vocabulary holds them.
+    Training on plain text (`chats` false) sets the plain template, as such a network only continues text. Training on conversations keeps
+    the tokenizer's template, or sets ours: with role tokens if the vocabulary holds them.
     """
     if not chats:
         tokenizer.chat_template = PLAIN_TEMPLATE
@@ -69,10 +69,10 @@ def teach_template(tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> None:
 def render_chat(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None, generation_prompt: bool = False
 ) -> str:
-    """Render messages as the text that the network sees.
+    """Render messages to the network's input text.
 
-    Raises ConversationRefused with the template's own words if it refuses the conversation (a role it does not know, an order it
-    forbids) or fails on it, InvalidInput if the template runs beyond its limits.
+    Raises ConversationRefused with the template's message if it rejects the conversation (an unknown role, a forbidden order) or fails
+    on it, InvalidInput if the template exceeds its limits.
     """
     size = sum(len(str(message.get("content") or "")) for message in messages)
     if size > LONGEST_CHARACTERS:
@@ -97,7 +97,7 @@ def render_chat(
 
 
 def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Return what finds the special tokens of a tokenizer in a text; None if it has none. Remembered: there may be hundreds."""
+    """Return a pattern of a tokenizer's special tokens; None if it has none. Cached, as there may be hundreds."""
     mark = (len(tokenizer), str(tokenizer.special_tokens_map))
     known = _patterns.get(tokenizer)
     if known is None or known[0] != mark:
@@ -108,18 +108,18 @@ def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | No
 
 
 def text_alone(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return a text in which no special token is spelled, as `render_chat` does to messages; a text without any comes back as it is."""
+    """Break the special tokens spelled in a text, as `render_chat` does in messages."""
     freed: str = _as_text(text, _special_pattern(tokenizer))
     return freed
 
 
 def _render_upto(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools) -> str:
-    """Render messages up to the last turn's end, as they stand when more turns follow."""
+    """Render messages up to the end of the last turn, as if more turns followed."""
     return render_chat(tokenizer, messages, tools=tools).removesuffix(_closing(tokenizer))
 
 
 def _closing(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what the template writes behind a conversation that is over, beyond the end of its last turn (Phi-3 an end token); mostly nothing."""
+    """Return the text that the template adds after the last turn of a finished conversation (Phi-3: an end token); usually empty."""
     mark = (len(tokenizer), tokenizer.chat_template)
     known = _closings.get(tokenizer)
     if known is None or known[0] != mark:
@@ -141,11 +141,11 @@ def _find_closing(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _as_text(value: Any, pattern: re.Pattern[str] | None) -> Any:
-    """Return a value in whose texts no special token is spelled: each is broken behind its first character."""
+    """Break the special tokens spelled in a value's texts, after their first character."""
     if pattern is None:
         return value
     if isinstance(value, str):
-        while pattern.search(value):  # what is left of one may spell another
+        while pattern.search(value):  # the rest of one may spell another
             value = pattern.sub(lambda found: found[0][0] + BREAK + found[0][1:], value)
         return value
     if isinstance(value, dict):
@@ -154,15 +154,15 @@ def _as_text(value: Any, pattern: re.Pattern[str] | None) -> Any:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[int]:
-    """Return the token ids after which the network writes the assistant's answer."""
+    """Encode a prompt, up to where generation of the assistant's answer begins."""
     text = render_chat(tokenizer, messages, tools=tools, generation_prompt=True)
     return _encode(tokenizer, text)["input_ids"]  # type: ignore[no-any-return]
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Return the ids of a rendered prompt and those of an answer behind it, tokenised together as in training.
+    """Return the ids of a rendered prompt and of its answer, tokenised together as in training.
 
-    A token that reaches from the prompt into the answer counts as the answer's.
+    A token that spans the border belongs to the answer.
     """
     encoded = _encode(tokenizer, prompt + answer)
     ids: list[int] = encoded["input_ids"]
@@ -173,24 +173,24 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) 
 def encode_completion(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], completion: Sequence[Message], *, tools: Tools = None
 ) -> tuple[list[int], list[int]]:
-    """Return the ids of a prompt and of the turns behind it, up to the last end token.
+    """Return the ids of a prompt and of the turns after it, up to the last end token.
 
-    Raises ConversationRefused if the template does not take them, or writes the prompt differently once an answer follows.
+    Raises ConversationRefused if the template rejects them, or renders the prompt differently once an answer follows.
     """
     before = render_chat(tokenizer, prompt, tools=tools, generation_prompt=True)
     upto = _render_upto(tokenizer, [*prompt, *completion], tools)
     if not upto.startswith(before):
         raise ConversationRefused(
-            "The checkpoint's chat template writes what comes before an answer differently once the answer is there, so nothing that "
-            "generation would meet can be trained on."
+            "The checkpoint's chat template renders the prompt differently once an answer follows, so no tokens that generation would see "
+            "can be trained on."
         )
     return encode_answer(tokenizer, before, upto[len(before) : _answer_end(tokenizer, upto, len(before))])
 
 
 def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[tuple[int, str, str]]:
-    """Return (place, what came before it, the answer with its end token) of each assistant's turn, as rendered text.
+    """Return (index, text before the answer, the answer with its end token) of each assistant turn, as rendered text.
 
-    Each as generation would meet it: with what came before rendered without what follows.
+    Each is rendered as in generation: the text before it without the turns that follow.
     """
     answers = []
     for index, message in enumerate(messages):
@@ -204,10 +204,10 @@ def answers_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the special token with which the chat template ends an answer; None if it ends answers with none.
+    """Return the special token with which the chat template ends an answer, if any.
 
-    Mostly the tokenizer's own end token. Where a base was taught to chat later, its template may close turns with another one, which
-    training then teaches, so generation must stop there too.
+    Usually the tokenizer's end token. The template of a fine-tuned base may close turns with another one, which training then teaches,
+    so generation must stop there too.
     """
     if not tokenizer.chat_template:
         return None
@@ -221,21 +221,21 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> tuple[list[int], list[bool]]:
-    """Return ids and, for each, whether it is trained on: the assistants' words and the end token behind them, nothing else.
+    """Encode a conversation with a mask of the trained tokens: assistant turns with their end tokens, nothing else.
 
     The ids equal `tokenizer.apply_chat_template(messages)`, and up to the last answer they equal `encode_prompt`. An answer that the
-    template renders differently once more turns follow (reasoning that is cut out, say) is not trained on, because generation would
-    never meet those tokens; a token that reaches from the prompt into the answer is not either.
+    template renders differently once more turns follow (with its reasoning removed, say) is not trained on, because generation never
+    sees those tokens; neither is a token that spans the border of prompt and answer.
     """
     encoded, _ = _encode_whole(tokenizer, messages, tools)
     return encoded.ids, encoded.mask
 
 
 def training_chats(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None) -> list[EncodedChat]:
-    """Return what is trained on of a conversation, so that every answer of the assistant is learned once, as generation meets it.
+    """Encode a conversation for training, so that every answer is trained on once, as generation renders it.
 
-    The first is `encode_chat`. An answer that the template rewrites once more turns follow comes as a conversation of its own, which
-    ends with it. One that the template writes in no way that generation could reach counts as `skipped`.
+    The first result is `encode_chat`. An answer that the template rewrites once more turns follow is added as a conversation of its own
+    that ends with it. One that generation could never render as the template does counts as `skipped`.
     """
     whole, rewritten = _encode_whole(tokenizer, messages, tools)
     alone, lost = [], 0
@@ -253,7 +253,7 @@ def training_chats(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
 def _encode_whole(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools, *, only: int | None = None
 ) -> tuple[EncodedChat, list[int]]:
-    """Encode a conversation; return it with the places of the answers (of `only` that one) that it does not train on."""
+    """Encode a conversation; return it with the indices of the answers (of `only` that one) that it does not train on."""
     text = render_chat(tokenizer, messages, tools=tools)
     encoded = _encode(tokenizer, text)
     ids: list[int] = encoded["input_ids"]
@@ -276,9 +276,9 @@ def _encode_whole(
 
 
 def _answer_end(tokenizer: PreTrainedTokenizerBase, upto: str, start: int) -> int:
-    """Where an answer ends: behind its end token, so that a line break which the template adds is left out.
+    """Return the end of an answer: after its end token, without a line break that the template adds.
 
-    The end token is the tokenizer's, or where the template closes a turn with another special token, that one.
+    The end token is the tokenizer's, or another special token with which the template closes a turn.
     """
     eos = tokenizer.eos_token
     found = upto.rfind(eos, start) if eos else -1

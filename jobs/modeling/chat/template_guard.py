@@ -1,7 +1,7 @@
-"""Render chat templates, which come with checkpoints and are somebody else's programs: what transformers renders, within limits.
+"""Render chat templates, which are untrusted programs, to the same text as transformers but within limits.
 
-The environment is the one of transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, nothing that is
-handed in can be changed), so the text is the same. On top, a template has a budget: every turn of a loop, every call, and every
+The environment is that of transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, no change to an
+argument), so the text is the same. On top, a template has a budget: every turn of a loop, every call, and every
 character that is put together costs, and a clock stands behind it. One that would run for hours or fill the memory is stopped.
 """
 

@@ -1,4 +1,4 @@
-"""From a GGUF file to a checkpoint folder: weights dequantised to safetensors, tokenizer and chat template kept."""
+"""Convert a GGUF file to a checkpoint folder: weights dequantised to safetensors, with tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.checkpoints import UNUSABLE, in_a_line, save_checkpoint
 
 LARGEST_FP32_PARAMETERS = 500_000_000
-"""Above this the weights are stored in bf16: exact dequantised values would take 4 bytes each."""
+"""Number of parameters above which weights are stored in bf16, as exact dequantised values take 4 bytes each."""
 
 
 def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = None, keep_free_bytes: int = 0) -> dict[str, Any]:
-    """Write the network and tokenizer of a GGUF file as a Hugging Face checkpoint; return its card.
+    """Convert a GGUF file to a Hugging Face checkpoint; return its card.
 
-    The end token that generation stops at is the tokenizer's, which for a chat network ends a turn. Raises InvalidInput if the file
-    is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk do not hold the result.
+    Generation stops at the tokenizer's end token, which for a chat network ends a turn. Raises InvalidInput if the file
+    is not GGUF, is damaged, or of an architecture that transformers can't dequantise; JobFailed if memory or disk are too small.
     """
     _check_room(file.name, read_gguf(file).parameters, out_folder, keep_free_bytes=keep_free_bytes)
     transformers.utils.logging.disable_progress_bar()
@@ -38,7 +38,7 @@ def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = 
             f"{file.name} can't be converted: {in_a_line(error)}",
             remedy="Add the original checkpoint (safetensors) instead.",
         ) from error
-    # a dequantised network is an ordinary one: left in, this would send every later load back to the GGUF file
+    # left in, this entry would make every later load read the GGUF file again
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config
     network.is_quantized = False
@@ -55,7 +55,7 @@ def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = 
 
 
 def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes: int) -> None:
-    """Raise JobFailed where memory or disk do not hold the dequantised network."""
+    """Raise JobFailed if memory or disk are too small for the dequantised network."""
     memory, available = 4.5 * parameters, psutil.virtual_memory().available
     if memory > available:
         raise JobFailed(
@@ -71,7 +71,7 @@ def _check_room(name: str, parameters: int, out_folder: Path, *, keep_free_bytes
 
 
 def _name_turn_ends(network: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let generation stop at the token that the chat template ends a turn with, too, where the file names another end token."""
+    """Add the token with which the chat template ends a turn to the end tokens of generation."""
     ends = set(re.findall(r"<\|(?:im_end|eot_id|end|end_of_turn)\|>|<end_of_turn>", tokenizer.chat_template or ""))
     vocabulary = tokenizer.get_vocab()
     known = {vocabulary[token] for token in ends if token in vocabulary}

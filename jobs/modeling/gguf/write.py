@@ -1,7 +1,7 @@
-"""From a checkpoint to one GGUF file that llama.cpp and its relatives read: weights, tokenizer and chat template.
+"""Write a checkpoint as one GGUF file for llama.cpp: weights, tokenizer and chat template.
 
-Only families whose file can be read back by transformers, so that what was written has been held against the network. Names come from
-the gguf library's own tables; the few weights that llama.cpp keeps in another layout are turned as its converter turns them.
+Supports the families whose files transformers reads back, so that exports are tested against the network. Tensor names come from the
+gguf library's tables; weights that llama.cpp stores in another layout are permuted as its converter does.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ ARCHITECTURES = {
     "gpt2": gguf.MODEL_ARCH.GPT2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
-"""What each transformers type is called in GGUF."""
+"""GGUF architecture of each transformers model type."""
 FILE_TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}
 GEMMA_PERIOD, GEMMA_LOCAL_BASE = 6, 10_000.0
-"""What llama.cpp takes for granted of Gemma 3: every sixth layer sees everything, the others turn by this base."""
+"""llama.cpp's fixed values for Gemma 3: full attention in every sixth layer, and the RoPE base of the other layers."""
 SPLITTERS = {
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
 }
-"""How text is cut before merging, as a regular expression, and what llama.cpp calls it."""
+"""Pre-tokenisation patterns and their names in llama.cpp."""
 
 
 def write_gguf(
@@ -53,10 +53,10 @@ def write_gguf(
     numbers: GgufNumbers = "f16",
     watch: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a network with its tokenizer; `watch` is called with tensors done and in all, what it raises ends the writing.
+    """Write a network with its tokenizer; `watch` is called with tensors written and the total, and an exception from it ends the export.
 
-    Matrices are stored as `numbers`, vectors in fp32. Raises InvalidInput, in words, for a family, a variant of one, or a tokenizer that
-    a GGUF file can't say or nobody could check.
+    Matrices are stored as `numbers`, vectors in fp32. Raises InvalidInput for a family, a variant or a tokenizer
+    that GGUF can't represent or that can't be tested.
     """
     config = network.config
     check_gguf(config)
@@ -82,50 +82,56 @@ def write_gguf(
 
 SWISH = ("silu", "swish")
 ACTIVATIONS = {"gpt2": ("gelu_new", "gelu_pytorch_tanh"), "gemma3_text": ("gelu_pytorch_tanh",)}
-"""What llama.cpp computes in a family's feed-forward, by transformers' names; `SWISH` where a family is not named."""
+"""llama.cpp's activation of each family, by transformers' names; `SWISH` for all others."""
 
 
 def check_gguf(config: Any) -> None:
-    """Raise InvalidInput unless a GGUF file can hold a network of this transformers config."""
+    """Raise InvalidInput unless GGUF can represent a network of this transformers config."""
     if (refusal := gguf_refusal(config.model_type)) is not None:
         raise InvalidInput(refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format")
     rope = getattr(config, "rope_parameters", None) or {}
     parts = [part for part in rope.values() if isinstance(part, dict)] or [rope]
-    stretched = next((part["rope_type"] for part in parts if part.get("rope_type", "default") != "default"), None)
+    scaling = next((part["rope_type"] for part in parts if part.get("rope_type", "default") != "default"), None)
     window = getattr(config, "sliding_window", None)
     problem = None
-    if stretched is not None:
-        problem = f"its rotary positions are stretched ({stretched})"
+    if scaling is not None:
+        problem = f"its RoPE is scaled ({scaling})"
     elif config.model_type == "mistral" and window and window < config.max_position_embeddings:
-        problem = f"llama.cpp's Llama knows no window, and this one is {window} tokens"
+        problem = f"llama.cpp's Llama has no sliding window, and this network has one of {window} tokens"
     elif config.model_type == "gemma3_text":
         kinds = ["full_attention" if (layer + 1) % GEMMA_PERIOD == 0 else "sliding_attention" for layer in range(config.num_hidden_layers)]
         local = rope.get("sliding_attention", {}).get("rope_theta", GEMMA_LOCAL_BASE)
         if list(config.layer_types) != kinds or local != GEMMA_LOCAL_BASE:
-            problem = f"llama.cpp's Gemma 3 sees everything in each layer of {GEMMA_PERIOD}, the others turn by {GEMMA_LOCAL_BASE:,.0f}, and this one differs"
+            problem = (
+                f"llama.cpp's Gemma 3 has full attention in every {GEMMA_PERIOD}th layer and RoPE base {GEMMA_LOCAL_BASE:,.0f} in the others, "
+                "and this network differs"
+            )
         elif config.query_pre_attn_scalar != config.head_dim:
-            problem = f"llama.cpp divides Gemma 3's scores by the root of {config.head_dim}, and this one by that of {config.query_pre_attn_scalar}"
+            problem = (
+                f"llama.cpp scales Gemma 3's attention by the square root of {config.head_dim}, "
+                f"and this network by that of {config.query_pre_attn_scalar}"
+            )
     elif config.model_type == "qwen3_moe" and (config.mlp_only_layers or config.decoder_sparse_step != 1 or not config.norm_topk_prob):
-        problem = "llama.cpp's Qwen3-MoE has experts in every layer, whose shares add up to 1"
+        problem = "llama.cpp's Qwen3-MoE has experts in every layer, with normalised weights"
     problem = problem or _unusual_part(config, rope)
     if problem is not None:
         raise InvalidInput(f"This network can't be written as GGUF: {problem}.", remedy="Export it as a folder instead.", field="format")
 
 
 def _unusual_part(config: Any, rope: dict[str, Any]) -> str | None:
-    """Say what llama.cpp would compute otherwise without a word, as its files have no field for it; None where there is nothing."""
+    """Describe what llama.cpp would silently compute differently, as GGUF has no field for it; None if nothing."""
     activation = (
         getattr(config, "activation_function", None) or getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
     )
     usual = ACTIVATIONS.get(config.model_type, SWISH)
     if activation not in usual:
-        return f"llama.cpp's {config.model_type} has the activation {usual[0]}, and this one {activation}"
+        return f"llama.cpp's {config.model_type} has activation {usual[0]}, and this network has {activation}"
     if float(rope.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None) or 1.0)) != 1.0:
-        return "only a part of its heads is turned by the position"
+        return "its RoPE covers only part of each head"
     if config.model_type.startswith("qwen") and getattr(config, "use_sliding_window", False):
-        return "llama.cpp's Qwen knows no window, and this one has one"
+        return "llama.cpp's Qwen has no sliding window, and this network has one"
     if config.model_type == "gpt2" and (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights):
-        return "its attention is scaled in a way of its own"
+        return "its attention has a non-standard scale"
     return None
 
 
@@ -158,7 +164,7 @@ def _write_shape(writer: gguf.GGUFWriter, config: Any) -> None:
 
 
 def _turned(network: PreTrainedModel, architecture: gguf.MODEL_ARCH) -> Tensors:
-    """Yield every tensor by its name in GGUF, in the layout that llama.cpp keeps it in."""
+    """Yield every tensor by its name in GGUF, in llama.cpp's layout."""
     config = network.config
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tied = network.get_output_embeddings().weight is network.get_input_embeddings().weight
@@ -206,7 +212,7 @@ def _stored(tensor: torch.Tensor, numbers: GgufNumbers) -> tuple[Array, gguf.GGM
 
 
 def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, *, rows: int) -> None:
-    """Write a byte-level BPE tokenizer; what the network has more rows than tokens is filled up with tokens that nobody writes."""
+    """Write a byte-level BPE tokenizer, padded with unused tokens to the network's vocabulary."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     added = {int(entry["id"]): bool(entry["special"]) for entry in described["added_tokens"]}
     words = {index: token for token, index in tokenizer.get_vocab().items()}
@@ -236,7 +242,7 @@ def _write_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase
 
 
 def _splitter(described: dict[str, Any]) -> str:
-    """Return llama.cpp's name of how a tokenizer cuts text into words. Raises InvalidInput for a kind or a cut that it does not know."""
+    """Return llama.cpp's name of a tokenizer's pre-tokenisation. Raises InvalidInput for an unknown kind or pattern."""
     before = described.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers") or [before]
     byte_level = next((step for step in steps if step.get("type") == "ByteLevel"), None)
@@ -255,7 +261,7 @@ def _splitter(described: dict[str, Any]) -> str:
     if pattern in SPLITTERS:
         return SPLITTERS[pattern]
     raise InvalidInput(
-        "This tokenizer cuts text in a way that llama.cpp has no name for, or that is not known here.",
+        "This tokenizer's pre-tokenisation is unknown here or has no name in llama.cpp.",
         remedy="Export it as a folder instead; llama.cpp's own converter knows more.",
         field="format",
     )

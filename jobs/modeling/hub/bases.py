@@ -1,7 +1,7 @@
-"""A base from the Hub: looked up, the disk checked, then fetched with progress, going on where an earlier attempt broke off.
+"""Download a base from the Hub with progress, resuming the partial files of an earlier attempt.
 
-The Hub's own library throws a torn file away; here its bytes stay and the rest is asked for, so that a killed worker or a cut
-connection costs nothing that was fetched. Code and pickles of the repository are never fetched.
+The Hub's own library discards a partial file; here a killed worker or a lost connection costs no downloaded byte. Code and pickles of the
+repository are never downloaded.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from jobs.modeling.checkpoints import hash_file
 from jobs.reporter import Reporter
 
 SILENCE_S = 15.0
-"""How long a connection may be silent before it counts as broken."""
+"""Timeout of a silent connection."""
 PAUSES_S = (1.0, 2.0, 4.0)
-"""Pauses before a broken connection is taken up again; any byte that comes begins them anew."""
+"""Pauses before a broken connection is retried; any byte received resets them."""
 REPORT_S = 0.5
 RATE_S = 10.0
 KEEP_S = 7 * 86_400.0
-"""How long what was fetched of a base is kept for another try."""
+"""How long partial downloads are kept for another attempt."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was fetched: a folder or a `.gguf` file, and from which commit.
+    """A downloaded base: a folder or a `.gguf` file, and its commit.
 
-    `is_ours`: it was fetched for this job, and may be taken apart.
+    `is_ours`: downloaded for this job, so its files may be moved.
     """
 
     path: Path
@@ -52,9 +52,9 @@ class Fetched:
 
 @contextmanager
 def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes: int, reporter: Reporter) -> Iterator[Fetched]:
-    """Fetch what a base needs of a Hub repository below `root`; gone when the block ends, kept for another try where fetching failed.
+    """Download a base's files from a Hub repository below `root`; delete them when the block ends, unless the download failed.
 
-    Where the Hub does not answer, a copy of the revision in this machine's Hub cache will do. Raises NotFound for an id or revision that
+    If the Hub does not answer, the revision is taken from this machine's Hub cache. Raises NotFound for an id or revision that
     is not there, InvalidInput for one that can't be a base, Unavailable where the Hub or the disk fails, Conflict while another job
     fetches the same commit, JobFailed when asked to stop.
     """
@@ -88,13 +88,13 @@ def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes:
 
 
 def _fetch(base: HubBase, place: Path, *, keep_free_bytes: int, reporter: Reporter) -> None:
-    """Fetch the files that are not there yet. A file is under its name once it is whole; until then under `NAME.part`."""
+    """Download missing files. A file has its final name once it is complete; until then it is `NAME.part`."""
     place.mkdir(parents=True, exist_ok=True)
     files = [*base.data, *base.weights]
     there = sum(path.stat().st_size for path in place.iterdir())
     _require_free(place, base.bytes - there, keep_free_bytes)
     if there:
-        reporter.log(f"{there:,} bytes of an earlier attempt are there already.")
+        reporter.log(f"{there:,} bytes were downloaded by an earlier attempt.")
     meter = _Meter(reporter, total=base.bytes)
     with hub_errors(base.revision.id, BASE):
         for file in files:
@@ -105,15 +105,15 @@ def _fetch(base: HubBase, place: Path, *, keep_free_bytes: int, reporter: Report
                 if file.sha256 is not None and hash_file(part) != file.sha256:
                     part.unlink()
                     raise Unavailable(
-                        f"{file.name} is not what the Hub says it is: its SHA-256 differs.",
-                        remedy="Add the base again; it is fetched anew.",
+                        f"{file.name} does not match the Hub: its SHA-256 differs.",
+                        remedy="Add the base again to download it again.",
                     )
                 part.rename(target)
             meter.end(file.bytes)
 
 
 def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter) -> None:
-    """Append to `part` until it has the file's bytes. Raises Unavailable, or what the connection raised, when several tries bring none."""
+    """Append to `part` until it has the file's bytes. Raises Unavailable, or the connection's error, after several attempts without a byte."""
     failures = 0
     part.touch()
     while (start := part.stat().st_size) != file.bytes:
@@ -125,7 +125,7 @@ def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter)
         now = part.stat().st_size
         failures = 0 if now > start else failures + 1
         if failures > len(PAUSES_S):
-            raise broken or Unavailable(f"{file.name} came with {now:,} of {file.bytes:,} bytes.", remedy=BASE.remedy)
+            raise broken or Unavailable(f"{file.name} arrived with {now:,} of {file.bytes:,} bytes.", remedy=BASE.remedy)
         if now != file.bytes:
             meter.pause(PAUSES_S[max(0, failures - 1)])
 
@@ -143,7 +143,7 @@ def _append(revision: HubRevision, file: HubFile, part: Path, meter: _Meter, *, 
 
 
 class _Meter:
-    """Reports bytes of all files with their rate, at most twice a second, and turns a wish to stop into an end."""
+    """Reports bytes of all files with their rate, at most twice per second, and raises JobFailed on a stop request."""
 
     def __init__(self, reporter: Reporter, *, total: int) -> None:
         self._reporter, self._total = reporter, total
@@ -151,22 +151,22 @@ class _Meter:
         self._past: deque[tuple[float, int]] = deque()
 
     def begin(self, name: str) -> None:
-        """Go on to a file."""
+        """Start a file."""
         self._name, self._held = name, 0
 
     def end(self, size: int) -> None:
-        """Count a file as whole."""
+        """Count a file as complete."""
         self._before, self._held = self._before + size, 0
         self._report()
 
     def seen(self, held: int, *, came: int) -> None:
-        """Say how many bytes of the file are there, and how many came just now. Raises JobFailed when asked to stop."""
+        """Report the file's bytes so far, `new` of them just received. Raises JobFailed on a stop request."""
         self._held, self._came = held, self._came + came
         if time.monotonic() - self._last >= REPORT_S:
             self._report()
 
     def pause(self, seconds: float) -> None:
-        """Wait before another try; a wish to stop ends it."""
+        """Wait before a retry; a stop request ends it."""
         self._report()
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -176,7 +176,7 @@ class _Meter:
     def _report(self) -> None:
         now, done = time.monotonic(), self._before + self._held
         self._last = now
-        self._past.append((now, self._came))  # what was there before makes no rate
+        self._past.append((now, self._came))  # bytes of an earlier attempt do not count in the rate
         while now - self._past[0][0] > RATE_S:
             self._past.popleft()
         began, first = self._past[0]
@@ -197,19 +197,21 @@ def _require_free(folder: Path, needed: int, keep: int) -> None:
 
 @contextmanager
 def _alone(place: Path, hub: str) -> Iterator[None]:
-    """Keep two jobs from fetching the same commit into each other's files."""
+    """Prevent two jobs from downloading the same commit at once."""
     place.parent.mkdir(parents=True, exist_ok=True)
     lock = place.with_name(place.name + ".lock")
     with lock.open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict(f"{hub} is being fetched by another job.", remedy="Wait for it, then use that base or add this one.") from error
+            raise Conflict(
+                f"{hub} is being downloaded by another job.", remedy="Wait for it, then use that base or add this one."
+            ) from error
         yield
 
 
 def _forget_old(root: Path) -> None:
-    """Delete what failed tries of long ago left behind."""
+    """Delete the files of old failed attempts."""
     if not root.is_dir():
         return
     oldest = time.time() - KEEP_S
@@ -220,7 +222,7 @@ def _forget_old(root: Path) -> None:
 
 
 def _cached(hub: str, revision: str | None) -> Path | None:
-    """Return the folder of the revision in this machine's Hub cache, if all of it is there."""
+    """Return the folder of the revision in this machine's Hub cache, if it is complete."""
     try:
         config = try_to_load_from_cache(hub, "config.json", revision=revision)
         if not isinstance(config, str):

@@ -1,4 +1,4 @@
-"""Upload a folder to a Hub, as one commit, by the Hub's own client. The key is the worker's own and is written nowhere."""
+"""Upload a folder to a Hub as one commit, with the Hub's client. The worker's key is stored nowhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TARGET = Wanted("repository", "push", "upload the export by hand")
 
 
 def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporter: Reporter) -> dict[str, Any]:
-    """Create the repository if it is not there, upload every file, then commit them all; return `{"repo", "url", "commit"}`.
+    """Create the repository if it does not exist, upload every file, then commit them together; return `{"repo", "url", "commit"}`.
 
-    A commit leaves files alone that the folder does not have. Raises Unavailable without a key, where the Hub refuses it or does not
-    answer; JobFailed when asked to stop: then nothing is committed.
+    The commit keeps files that the folder lacks. Raises Unavailable without a key and if the Hub refuses it or does not answer; JobFailed on
+    a stop request, with nothing committed.
     """
     key = os.environ.get("HF_TOKEN", "")
     if not key:
@@ -30,7 +30,7 @@ def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporte
         )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     total, done = sum(path.stat().st_size for path in files), 0
-    if endpoint() != PUBLIC:  # mirrors and servers of one's own speak the plain transfer of Git LFS
+    if endpoint() != PUBLIC:  # mirrors and self-hosted servers support the plain transfer of Git LFS only
         constants.HF_HUB_DISABLE_XET = True
     api = HfApi(endpoint=endpoint(), token=key)
     with hub_errors(repo, TARGET):

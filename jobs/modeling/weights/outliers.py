@@ -1,4 +1,4 @@
-"""Which of a checkpoint's tensors stand out, in words. Rules of thumb, each with its measure; none says that a network is bad."""
+"""Flag outlier tensors of a checkpoint. The thresholds are heuristics; a flag does not mean that a network is bad."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from jobs.modeling.weights.statistics import TensorNumbers
 
 CHANNEL = 8.0
-"""A row or column whose norm is so many times the median one: an outlier channel (Dettmers et al. 2022, arXiv 2208.07339)."""
+"""Ratio of a row's or column's norm to the median from which on it is an outlier channel (Dettmers et al. 2022, arXiv 2208.07339)."""
 SPIKE = 40.0
-"""A value so many RMS from 0: of 10^9 normal values the largest lies near 6."""
+"""Distance of an outlier value from 0, in RMS: of 10^9 normal values the largest lies near 6."""
 ZEROS = 0.2
 UNLIKE = 6.0
-"""Robust deviations (1.4826 x median absolute deviation) of a tensor's log RMS from the same part in the other layers."""
+"""Deviation of a tensor's log RMS from the same part in the other layers, in robust standard deviations (1.4826 x MAD)."""
 FEWEST_LAYERS = 6
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """A tensor that stands out: `weight` puts the gravest first, `text` says why."""
+    """An outlier tensor: `weight` orders flags by severity, `text` gives the reason."""
 
     name: str
     weight: float
@@ -29,7 +29,7 @@ class Outlier:
 
 
 def find_outliers(tensors: list[TensorNumbers]) -> list[Outlier]:
-    """Return what stands out, gravest first."""
+    """Return the flags, most severe first."""
     found = [outlier for tensor in tensors for outlier in _alone(tensor)]
     found += _unlike_others(tensors)
     return sorted(found, key=lambda outlier: -outlier.weight)

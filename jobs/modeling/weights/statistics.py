@@ -1,7 +1,7 @@
-"""What a checkpoint's weights look like, tensor by tensor, in bounded memory: spread, norms, histogram, what stands out, what changed.
+"""Statistics of a checkpoint's weights by tensor, in bounded memory: spread, norms, histogram, difference to another checkpoint.
 
-Tensors are read from safetensors in slices of rows, so the largest network needs no more memory than a small one. An adapter is the
-exception: it is folded into its base first, because its own matrices say little.
+Tensors are read from safetensors in slices of rows, so memory does not grow with the network. An adapter is the exception: it is merged
+into its base first, as its own matrices say little.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from jobs.modeling.inspection import read_tensor_shapes
 
 CHUNK_VALUES = 4_000_000
 SPECTRAL_VALUES = 4_000_000
-"""Matrices of more values have no spectral norm in a reading: it would take longer than everything else together."""
+"""Largest matrix, in values, whose spectral norm is computed: larger ones would take longer than all other statistics together."""
 NUM_BINS = 81
 REACH = 5.0
-"""A histogram spans so many RMS values to both sides; what lies beyond is counted in its outermost bins."""
+"""Range of a histogram to both sides of 0, in RMS; values beyond are counted in the outermost bins."""
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|decoder_layers)\.(\d+)\.(.+)$")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor belongs: its layer (None outside the layers) and the part of the layer it is."""
+    """Place of a tensor in the network: its layer (None outside the layers) and its part of the layer."""
 
     layer: int | None
     part: str
@@ -42,11 +42,11 @@ class Place:
 
 @dataclass(frozen=True)
 class TensorNumbers:
-    """One tensor's values in figures.
+    """Statistics of one tensor's values.
 
     `rms`, `mean`, `largest` (absolute) are of its finite values; `zeros` and `beyond` are shares: of exact zeros, and of values more than
     REACH RMS from 0. `counts` has NUM_BINS bins. `spectral` is the largest singular value of a matrix that is not too large.
-    `row_peak` and `column_peak` say how far the largest row or column norm lies above the median one, and where it is.
+    `row_peak` and `column_peak` are the ratio of the largest row or column norm to the median, and its index.
     """
 
     name: str
@@ -72,7 +72,7 @@ class TensorNumbers:
 
 @dataclass(frozen=True)
 class TensorChange:
-    """How a tensor of one checkpoint differs from the same one in another: ||b - a|| / ||a||, and the cosine between them."""
+    """Difference between the same tensor of two checkpoints: ||b - a|| / ||a||, and their cosine."""
 
     name: str
     relative: float
@@ -88,7 +88,7 @@ def place_of(name: str) -> Place:
 
 
 class WeightFolder:
-    """The tensors of a checkpoint folder, readable in slices. Use as a context manager. Raises InvalidInput as `check_folder` does."""
+    """The tensors of a checkpoint folder, read in slices. Use as a context manager. Raises InvalidInput as `check_folder` does."""
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
@@ -101,7 +101,7 @@ class WeightFolder:
         if is_adapter(self._folder):
             seen: set[int] = set()
             for name, tensor in load_network(self._folder).state_dict().items():
-                if tensor.data_ptr() not in seen:  # a tied head is the embedding once more
+                if tensor.data_ptr() not in seen:  # a tied head repeats the embedding
                     seen.add(tensor.data_ptr())
                     self._whole[name] = tensor
             return self
@@ -124,7 +124,7 @@ class WeightFolder:
         return tuple(self._whole[name].shape) if name in self._whole else self._shapes[name][1]
 
     def dtype(self, name: str) -> str:
-        """Return how a tensor's values are stored, such as `BF16`."""
+        """Return a tensor's storage type, such as `BF16`."""
         return str(self._whole[name].dtype).removeprefix("torch.") if name in self._whole else self._shapes[name][0]
 
     def slices(self, name: str) -> Iterator[Tensor]:
@@ -132,7 +132,7 @@ class WeightFolder:
         if name in self._whole:
             yield from _sliced(self._whole[name], self.shape(name))
             return
-        with safe_open(str(self._files[name]), framework="pt") as file:  # opened anew, so that what was read leaves the memory
+        with safe_open(str(self._files[name]), framework="pt") as file:  # reopened, so that pages read before leave the memory
             yield from _sliced(file.get_slice(name) if self.shape(name) else file.get_tensor(name), self.shape(name))
 
 
@@ -146,7 +146,7 @@ def _sliced(source: Any, shape: tuple[int, ...]) -> Iterator[Tensor]:
 
 
 def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> TensorNumbers:
-    """Put a tensor into figures, in two passes over its slices: the first finds the RMS that the second's histogram is scaled by."""
+    """Compute a tensor's statistics in two passes over its slices: the first finds the RMS that scales the second's histogram."""
     shape = folder.shape(name)
     total, squares, largest, zeros, broken, count = 0.0, 0.0, 0.0, 0, 0, 0
     rows: list[Tensor] = []
@@ -197,7 +197,7 @@ def _histogram(folder: WeightFolder, name: str, *, rms: float, finite: bool) -> 
 
 
 def _peak(squares: Tensor) -> tuple[float, int] | None:
-    """Return how many times the median the largest norm is, and its index."""
+    """Return the ratio of the largest norm to the median, and its index."""
     norms = squares.sqrt()
     median = float(norms.median())
     return (float(norms.max()) / median, int(norms.argmax())) if median > 0 else None
@@ -206,12 +206,12 @@ def _peak(squares: Tensor) -> tuple[float, int] | None:
 def _spectral(folder: WeightFolder, name: str) -> float:
     """Return the largest singular value, by Lanczos iterations (ARPACK), to about four digits."""
     matrix = torch.cat(list(folder.slices(name))).numpy()
-    start = np.full(min(matrix.shape), 1.0, dtype=np.float32)  # fixed, so that the same weights give the same number
+    start = np.full(min(matrix.shape), 1.0, dtype=np.float32)  # a fixed start vector, so that the result is deterministic
     return float(svds(matrix, k=1, return_singular_vectors=False, tol=1e-4, v0=start)[0])
 
 
 def read_change(a: WeightFolder, b: WeightFolder, name: str) -> TensorChange:
-    """Compare a tensor that both folders hold in the same shape."""
+    """Compare a tensor that both folders hold with the same shape."""
     sums = np.zeros(4)
     for left, right in zip(a.slices(name), b.slices(name), strict=True):
         change = right - left

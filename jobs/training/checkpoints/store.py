@@ -102,8 +102,8 @@ class CheckpointStore:
         """Raise JobFailed if the run stopped at a step, and saved it, because the disk is nearly full."""
         if self._is_full:
             raise JobFailed(
-                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and a checkpoint takes {self._bytes / 1e9:.2f} GB, so the run stopped "
-                f"at step {step}, which is saved.",
+                f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and a checkpoint takes {self._bytes / 1e9:.2f} GB, "
+                f"so the run stopped at step {step}, which is saved.",
                 remedy="Free space, then resume.",
                 field="keep_last",
             )

@@ -35,7 +35,7 @@ NO_PENALTIES = Penalties()
 
 
 class TokenLosses(NamedTuple):
-    """`total`: the loss with penalties, summed over the tokens, differentiable. `nll`: cross-entropy per token in nats, (tokens,), detached."""
+    """`total`: the loss with penalties, summed over tokens, differentiable. `nll`: cross-entropy of each token in nats, detached."""
 
     total: torch.Tensor
     nll: torch.Tensor
@@ -59,8 +59,8 @@ def linear_loss(
     low = torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else hidden.dtype
     rows = chunk_rows(len(hidden), len(weight), at_once_bytes=at_once_bytes)
     differentiate = torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in (hidden, weight, bias))
-    applied = _LinearLoss.apply(hidden, weight, bias, targets, _Settings(cap, penalties, rows, low, differentiate))  # type: ignore[no-untyped-call]
-    return TokenLosses(*applied)
+    settings = _Settings(cap, penalties, rows, low, differentiate)
+    return TokenLosses(*_LinearLoss.apply(hidden, weight, bias, targets, settings))  # type: ignore[no-untyped-call]
 
 
 def logits_loss(logits: torch.Tensor, targets: torch.Tensor, penalties: Penalties = NO_PENALTIES) -> TokenLosses:

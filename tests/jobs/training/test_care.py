@@ -306,7 +306,7 @@ def test_dropout_of_a_family_without_any_is_refused_by_name() -> None:
 
     from jobs.modeling.dropout import set_dropout
 
-    with pytest.raises(InvalidInput, match=r"family mamba have no dropout, and 0\.1 is asked for"):
+    with pytest.raises(InvalidInput, match=r"family mamba have no dropout, and dropout is 0\.1"):
         set_dropout(MambaConfig(), 0.1)
     set_dropout(MambaConfig(), 0.0)
 

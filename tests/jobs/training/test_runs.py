@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_refused_in_words(rooms: Rooms) -> None:
     small = TINY.model_copy(update={"vocab_size": 300})
     with pytest.raises(InvalidInput, match="tokenizer has 320 entries and the architecture's vocab_size is 300"):
         run(_with(rooms, architecture=small.model_dump(mode="json")), Recorder())
-    with pytest.raises(InvalidInput, match="base reads at most 64 tokens, and context is 128"):
+    with pytest.raises(InvalidInput, match="base takes at most 64 tokens, and context is 128"):
         run(rooms.training("sft", run="x", job="x", context=128), Recorder())
     write_dataset(rooms.root / "short", train=[{"text": "Too short."}])
     with pytest.raises(InvalidInput, match="too few for a context of 48"):

@@ -101,9 +101,9 @@ def test_the_tokenizer_and_its_template_come_along(family: str, tokenizer: Any, 
     [
         (lambda: network_of("bloom"), "family bloom can't be written"),
         (lambda: network_of("smollm3"), "family smollm3 can't be written"),
-        (lambda: network_of("mistral", window=64), "knows no window, and this one is 64 tokens"),
+        (lambda: network_of("mistral", window=64), "no sliding window, and this network has one of 64 tokens"),
         (lambda: network_of("gemma3", window=8, global_every=3), "this one differs"),
-        (lambda: _stretched(), "positions are stretched \\(linear\\)"),
+        (lambda: _stretched(), "RoPE is scaled \\(linear\\)"),
     ],
     ids=["bloom", "smollm3", "window", "pattern", "rope"],
 )

@@ -134,7 +134,7 @@ def test_dpo_equals_trl(policy: Any, base: Any, preference: dict[str, Any], name
     loss = DPOTrainer._compute_loss(theirs, policy, DataCollatorForPreference(pad_token_id=PAD)(rows), False)
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
     for name in ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins"):
-        assert float(ours.sums[name]) / 3 == pytest.approx(theirs._metrics["train"][name][0], abs=1e-5)
+        assert float(ours.metric_sums[name]) / 3 == pytest.approx(theirs._metrics["train"][name][0], abs=1e-5)
 
 
 def test_smoothed_labels_are_a_share_of_the_pairs_turned_round(policy: Any, base: Any) -> None:
@@ -177,7 +177,7 @@ def test_orpo_equals_trl(policy: Any) -> None:
     )
     loss, metrics = legacy(ORPOTrainer, policy, beta=0.25).get_batch_loss_metrics(policy, paired_inputs())
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
-    assert float(ours.sums["rewards/margins"]) / 3 == pytest.approx(metrics["rewards/margins"], abs=1e-6)
+    assert float(ours.metric_sums["rewards/margins"]) / 3 == pytest.approx(metrics["rewards/margins"], abs=1e-6)
 
 
 @pytest.mark.parametrize("sft_weight", [0.0, 0.7], ids=["simpo", "cpo-simpo"])
@@ -188,7 +188,7 @@ def test_simpo_equals_trl(policy: Any, sft_weight: float) -> None:
     theirs = legacy(CPOTrainer, policy, beta=2.0, simpo_gamma=0.6, cpo_alpha=sft_weight, alpha=0.0, loss_type="simpo", label_smoothing=0.0)
     loss, metrics = theirs.get_batch_loss_metrics(policy, paired_inputs())
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
-    assert float(ours.sums["rewards/accuracies"]) / 3 == pytest.approx(metrics["rewards/accuracies"])
+    assert float(ours.metric_sums["rewards/accuracies"]) / 3 == pytest.approx(metrics["rewards/accuracies"])
 
 
 def test_kto_equals_trl(policy: Any, base: Any) -> None:
@@ -219,7 +219,7 @@ def test_kto_equals_trl(policy: Any, base: Any) -> None:
     loss = KTOTrainer._compute_loss(theirs, policy, DataCollatorForUnpairedPreference(pad_token_id=PAD)(rows), False)
     assert per_unit(ours, 3) == pytest.approx(float(loss.detach()), abs=1e-6, rel=1e-6)
     for name in ("kl", "rewards/chosen", "rewards/rejected", "rewards/margins"):
-        assert float(ours.sums[name]) / 3 == pytest.approx(theirs._metrics["train"][name][0], abs=1e-5)
+        assert float(ours.metric_sums[name]) / 3 == pytest.approx(theirs._metrics["train"][name][0], abs=1e-5)
 
 
 def test_reward_equals_trl() -> None:
@@ -234,8 +234,8 @@ def test_reward_equals_trl() -> None:
     inputs = {"input_ids": batch.inputs, "attention_mask": (batch.inputs != PAD).long()}
     theirs = trainer(scorer, args=SimpleNamespace(center_rewards_coefficient=None))
     assert per_unit(ours, 3) == pytest.approx(float(RewardTrainer.compute_loss(theirs, scorer, inputs).detach()), abs=1e-6)
-    assert float(ours.sums["accuracy"]) / 3 == pytest.approx(theirs._metrics["train"]["accuracy"][0])
-    assert float(ours.sums["margin"]) / 3 == pytest.approx(theirs._metrics["train"]["margin"][0], abs=1e-6)
+    assert float(ours.metric_sums["accuracy"]) / 3 == pytest.approx(theirs._metrics["train"]["accuracy"][0])
+    assert float(ours.metric_sums["margin"]) / 3 == pytest.approx(theirs._metrics["train"]["margin"][0], abs=1e-6)
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.3])

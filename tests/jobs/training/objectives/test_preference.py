@@ -206,7 +206,7 @@ def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: R
         answers = [encode_completion(tokenizer, row["prompt"], row[side]) for row in preference_rows(1) for side in ("chosen", "rejected")]
         good, bad = (float(scorer(torch.tensor([[*prompt, *answer]])).logits) for prompt, answer in answers)
     assert good > bad
-    with pytest.raises(InvalidInput, match="holds a reward model: it scores answers and writes none"):
+    with pytest.raises(InvalidInput, match="holds a reward model, which generates no text"):
         load_network(folder)
 
 
@@ -230,7 +230,7 @@ def test_a_reward_model_is_the_base_of_reward_runs_alone(rooms: Rooms) -> None:
     assert recorder.series("accuracy")[0][1] == 1.0, "it goes on from what it had learned"
     tuned = rooms.training("sft", run="tuned", job="tuned")
     tuned.payload["base"] = scorer
-    with pytest.raises(InvalidInput, match="writes none"):
+    with pytest.raises(InvalidInput, match="generates no text"):
         run(tuned, Recorder())
 
 

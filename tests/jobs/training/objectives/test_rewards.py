@@ -45,7 +45,7 @@ def test_rewards_add_up_by_their_weights_and_any_right_answer_counts() -> None:
 
 def test_a_pattern_that_would_search_for_ages_is_given_up_and_named_once() -> None:
     said: list[str] = []
-    rewards = Rewards([RewardRule(kind="regex", pattern=r"^(a|aa)+$")], say=said.append)
+    rewards = Rewards([RewardRule(kind="regex", pattern=r"^(a|aa)+$")], log=said.append)
     started = time.perf_counter()
     assert [rewards.of("a" * 60 + "!", tokens=60, answers=()) for _ in range(2)] == [0.0, 0.0]
     assert time.perf_counter() - started < 30  # without a bound: centuries
