@@ -63,7 +63,7 @@ def losses(network: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILY_NAMES if FAMILIES[name].packs])
-def test_every_row_has_the_losses_and_gradients_that_it_has_alone(family: str) -> None:
+def test_packed_rows_have_the_losses_and_gradients_of_the_rows_alone(family: str) -> None:
     network, examples = network_of(family), make_examples([2, 30, 9, 17])
     alone = [losses(network, concatenate([example])) for example in examples]  # before the switch: transformers' own attention
     torch.autograd.backward(torch.cat(alone).sum())
@@ -78,7 +78,7 @@ def test_every_row_has_the_losses_and_gradients_that_it_has_alone(family: str) -
         torch.testing.assert_close(now, then, atol=1e-4, rtol=1e-4)
 
 
-def test_networks_that_would_mix_rows_are_found_out_and_left_as_they_were() -> None:
+def test_networks_that_mix_packed_rows_are_detected_and_left_unchanged() -> None:
     common: dict[str, Any] = {"hidden_size": 32, "vocab_size": 320, "num_hidden_layers": 2, "num_attention_heads": 4}
     alibi = transformers.FalconForCausalLM(transformers.FalconConfig(**common, alibi=True))
     kinds = {"layer_types": ["conv", "full_attention"], "num_key_value_heads": 2, "intermediate_size": 64}
@@ -90,7 +90,7 @@ def test_networks_that_would_mix_rows_are_found_out_and_left_as_they_were() -> N
         assert torch.equal(network(input_ids=ids).logits, before)
 
 
-def test_every_row_comes_once_an_epoch_in_sequences_that_fit_and_a_step_depends_on_its_number_alone() -> None:
+def test_every_row_is_packed_once_per_epoch_and_a_step_depends_on_its_number_alone() -> None:
     lengths = np.random.default_rng(2).integers(2, 40, 61).tolist()
     examples = make_examples(lengths)
     batches = PackedBatches(examples, [], context=48, sizes=SIZES)
@@ -113,7 +113,7 @@ def test_every_row_comes_once_an_epoch_in_sequences_that_fit_and_a_step_depends_
 
 
 @torch.inference_mode()
-def test_val_loss_is_that_of_the_same_rows_with_and_without_packing() -> None:
+def test_val_loss_is_the_same_with_and_without_packing() -> None:
     examples, network = make_examples([5, 40, 12, 30, 8, 3, 44, 9]), network_of("qwen3")
     assert attend_by_row(network)
     packed = PackedBatches(examples, examples, context=48, sizes=SIZES)
@@ -126,7 +126,7 @@ def test_val_loss_is_that_of_the_same_rows_with_and_without_packing() -> None:
     assert len(packed.validation()) < len(padded.validation()) + 1
 
 
-def test_a_run_says_how_it_packs_or_why_it_does_not(rooms: Rooms) -> None:
+def test_a_run_logs_its_packing_or_why_it_pads(rooms: Rooms) -> None:
     recorder = Recorder()
     training.run(rooms.training("sft", run="packed", job="packed", max_steps=2), recorder)
     assert any("40 rows packed into" in line and "sequences of at most 48 tokens" in line for line in recorder.lines)
@@ -141,7 +141,7 @@ def test_a_run_says_how_it_packs_or_why_it_does_not(rooms: Rooms) -> None:
     assert "Rows are padded, not packed: BloomForCausalLM can't keep packed rows apart." in recorder.lines
 
 
-def test_a_packed_run_with_adapters_that_was_killed_repeats_its_losses(rooms: Rooms) -> None:
+def test_a_killed_packed_run_with_adapters_repeats_its_losses(rooms: Rooms) -> None:
     values: dict[str, Any] = {"method": "lora", "max_steps": 8, "checkpoint_every": 3, "micro_batch": 1}  # several epochs
     whole, torn, again = Recorder(), Recorder(stop_after=5), Recorder()
     training.run(rooms.training("sft", run="whole", job="whole", **values), whole)

@@ -76,7 +76,7 @@ def spoil(folder: Path, how: str) -> None:
         "a tokenizer of another kind",
     ],
 )
-def test_what_only_loading_tells_is_refused_in_words_and_leaves_nothing(good: Path, tmp_path: Path, how: str) -> None:
+def test_a_base_that_fails_to_load_is_refused_and_leaves_no_files(good: Path, tmp_path: Path, how: str) -> None:
     folder = shutil.copytree(good, tmp_path / "source")
     spoil(folder, how)
     with pytest.raises(InvalidInput) as refused:
@@ -86,10 +86,10 @@ def test_what_only_loading_tells_is_refused_in_words_and_leaves_nothing(good: Pa
     assert not list((tmp_path / "bases").glob(".*"))
 
 
-def test_a_disk_that_is_too_full_is_said_before_anything_is_copied(good: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_copied(good: Path, tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match="The disk has"):
         add(tmp_path, good, keep_free_bytes=shutil.disk_usage(tmp_path).total)
 
 
-def test_the_families_that_are_known_without_transformers_are_those_of_transformers() -> None:
+def test_the_known_families_are_those_of_transformers() -> None:
     assert known_families() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

@@ -29,7 +29,7 @@ def rooms(tmp_path: Path) -> Rooms:
     return Rooms(tmp_path)
 
 
-def test_a_checkpoint_comes_back_as_it_was_saved_with_hashes_of_every_file(rooms: Rooms) -> None:
+def test_a_checkpoint_loads_as_saved_with_hashes_of_every_file(rooms: Rooms) -> None:
     network = build_network(TINY, seed=9)
     card = save_checkpoint(rooms.root / "c", model=network, tokenizer=rooms.tokenizer, meta={"step": 7, "metrics": {"val_loss": 1.5}})
     loaded = load_network(rooms.root / "c")
@@ -46,7 +46,7 @@ def test_a_checkpoint_comes_back_as_it_was_saved_with_hashes_of_every_file(rooms
     assert not is_complete(rooms.root / "c")
 
 
-def test_building_depends_on_the_seed_alone_and_leaves_the_random_state(rooms: Rooms) -> None:
+def test_building_depends_on_the_seed_alone_and_preserves_the_random_state(rooms: Rooms) -> None:
     state = torch.get_rng_state()
     one, same, other = build_network(TINY, seed=1), build_network(TINY, seed=1), build_network(TINY, seed=2)
     assert torch.equal(torch.get_rng_state(), state)
@@ -136,14 +136,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("damage", "words"), BROKEN.values(), ids=BROKEN)
-def test_a_base_that_can_not_be_used_is_refused_in_words_and_leaves_nothing(rooms: Rooms, damage: Any, words: str) -> None:
+def test_an_unusable_base_is_refused_and_leaves_no_files(rooms: Rooms, damage: Any, words: str) -> None:
     damage(rooms.root / "base")
     with pytest.raises(InvalidInput, match=words):
         run_base.run(rooms.spec({"source": str(rooms.root / "base"), "hub": None, "out": "bases/b"}), Recorder())
     assert not (rooms.root / "bases").exists() or not list((rooms.root / "bases").iterdir())
 
 
-def test_a_base_is_copied_without_what_is_not_data_and_a_bare_one_gets_the_plain_template(rooms: Rooms, tmp_path: Path) -> None:
+def test_a_base_is_copied_without_code_and_gets_the_plain_template_if_it_has_none(rooms: Rooms, tmp_path: Path) -> None:
     bare = tmp_path / "elsewhere"
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = None
@@ -162,7 +162,7 @@ def test_a_base_is_copied_without_what_is_not_data_and_a_bare_one_gets_the_plain
         run_base.run(rooms.spec({"source": "/nowhere", "hub": None, "out": "bases/x"}), Recorder())
 
 
-def test_a_gguf_file_that_is_none_is_refused(rooms: Rooms, tmp_path: Path) -> None:
+def test_an_invalid_gguf_file_is_refused(rooms: Rooms, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04 not at all")
     with pytest.raises(InvalidInput, match=r"x\.gguf is not a GGUF file"):
         run_base.run(rooms.spec({"source": str(tmp_path / "x.gguf"), "hub": None, "out": "bases/x"}), Recorder())
@@ -198,7 +198,7 @@ def test_an_adapter_loads_on_its_base_wherever_the_artifacts_lie(rooms: Rooms, t
         assert torch.allclose(load_network(moved / "runs/r/checkpoints/step-000001")(ids).logits, expected, atol=1e-4)
 
 
-def test_exports_keep_an_adapter_or_fold_it_in(rooms: Rooms) -> None:
+def test_exports_keep_or_merge_an_adapter(rooms: Rooms) -> None:
     folder = make_adapter(rooms)
     relative = folder.relative_to(rooms.root).as_posix()
     merged = run_export.run(rooms.spec({"checkpoint": relative, "format": "merged", "out": "exports/m"}), Recorder())

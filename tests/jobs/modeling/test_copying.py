@@ -10,7 +10,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.copying import data_files
 
 
-def test_only_data_is_taken(tmp_path: Path) -> None:
+def test_only_data_files_are_copied(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "pytorch_model.bin", "modeling_evil.py"):
         (tmp_path / name).touch()
     assert [path.name for path in data_files(tmp_path)] == ["config.json", "model.safetensors"]
@@ -25,7 +25,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         data_files(folder)
 
 
-def test_a_snapshot_of_the_hubs_cache_is_taken_with_its_links(tmp_path: Path) -> None:
+def test_a_snapshot_of_the_hub_cache_is_copied_through_its_links(tmp_path: Path) -> None:
     snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()

@@ -46,7 +46,7 @@ def step_by_step(network: Any, ids: list[int], *, scored: int) -> tuple[float, b
     return total, greedy
 
 
-def test_pairs_score_what_one_token_at_a_time_gives_whatever_the_batch(network: Any, tokenizer: Any) -> None:
+def test_pair_scores_equal_token_by_token_scoring_for_any_batch_size(network: Any, tokenizer: Any) -> None:
     pairs = [
         ("Mira found ", "a lamp"),
         ("", "Tom found a song."),
@@ -63,7 +63,7 @@ def test_pairs_score_what_one_token_at_a_time_gives_whatever_the_batch(network: 
         assert alone.sum_logprob == pytest.approx(total, abs=1e-3)
 
 
-def test_what_greedy_decoding_writes_scores_as_greedy_and_anything_else_does_not(network: Any, tokenizer: Any) -> None:
+def test_only_the_greedy_continuation_scores_as_greedy(network: Any, tokenizer: Any) -> None:
     checked = 0
     for prompt in ("Mira", "Tom found", "Ada gave it to", "Ben", "Everyone was", "a lamp and", "the old boat"):
         head = [0, *encode_texts(tokenizer, [prompt])[0]]
@@ -83,7 +83,7 @@ def test_spaces_at_the_end_of_a_context_belong_to_the_continuation(tokenizer: An
     assert encode_pair(tokenizer, "<|bos|>Mira", " found")[0].count(tokenizer.bos_token_id) == 1
 
 
-def test_a_context_too_long_for_the_network_loses_its_beginning(network: Any, tokenizer: Any) -> None:
+def test_a_context_too_long_for_the_network_is_truncated_on_the_left(network: Any, tokenizer: Any) -> None:
     long = "Everyone was glad. " * 60
     score = score_continuations(network, tokenizer, [(long, "Mira found a lamp")])[0]
     head, tail = encode_pair(tokenizer, long, "Mira found a lamp")
@@ -135,13 +135,13 @@ def test_without_any_prefix_token_the_first_token_is_not_scored() -> None:
     assert item.tokens == 99
 
 
-def test_the_beginning_of_a_text_counts_the_bytes_of_its_tokens(network: Any, tokenizer: Any) -> None:
+def test_a_truncated_text_counts_the_bytes_of_its_tokens(network: Any, tokenizer: Any) -> None:
     item = rolling_nll(network, tokenizer, [TEXTS[-1]], max_tokens=10)[0]
     beginning = tokenizer.decode(encode_texts(tokenizer, [TEXTS[-1]])[0][:10])
     assert (item.tokens, item.bytes) == (10, len(beginning.encode()))
 
 
-def test_scoring_stops_when_asked_and_says_how_far_it_is(network: Any, tokenizer: Any) -> None:
+def test_scoring_stops_on_request_and_reports_progress(network: Any, tokenizer: Any) -> None:
     seen: list[tuple[int, int]] = []
 
     def stop_after_two(done: int, total: int) -> bool:

@@ -48,7 +48,7 @@ HOSTILE = {
 @every
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(max_size=200))
-def test_every_text_survives_the_round_trip_and_bytes_are_counted(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_text_survives_the_round_trip_and_its_bytes_are_counted(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
     ids = encode_texts(tokenizer, [text])[0]
     assert tokenizer.decode(ids) == text
     assert token_bytes(tokenizer)[ids].sum() == len(text.encode())
@@ -56,7 +56,7 @@ def test_every_text_survives_the_round_trip_and_bytes_are_counted(tokenizer, tex
 
 @every
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_text_comes_back_as_it_was_with_nothing_unknown(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
+def test_hostile_text_survives_the_round_trip_without_unknown_tokens(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
     ids = encode_texts(tokenizer, [text])[0]
     assert tokenizer.decode(ids) == text
     assert not set(ids) & set(range(6))
@@ -118,7 +118,7 @@ def test_an_alphabet_larger_than_the_vocabulary_leaves_rare_characters_to_the_by
     assert [tokenizer.decode(ids) for ids in encode_texts(tokenizer, texts)] == texts
 
 
-def test_words_without_end_are_cut_for_training_alone() -> None:
+def test_very_long_words_are_split_for_training_only() -> None:
     for text in ("x" * 1000, " " * 1000, "ab " * 400, "short"):
         parts = list(short_runs(text))
         assert "".join(parts) == text
@@ -148,7 +148,7 @@ def test_a_sample_is_spread_over_the_rows_and_bounded(tmp_path: Path) -> None:
     assert row_text(rows[0]).strip() == "Who?"
 
 
-def test_a_wish_to_stop_is_heard_while_the_library_computes() -> None:
+def test_a_stop_request_is_heeded_while_the_library_computes() -> None:
     class Stopping(Recorder):
         def should_stop(self):  # type: ignore[no-untyped-def]
             return "cancel"
@@ -182,7 +182,7 @@ def test_the_job_trains_on_any_kind_of_dataset(tmp_path: Path, dataset: str) -> 
     assert unigram["sample_rows"] == unigram["total_rows"]
 
 
-def test_the_job_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_job_names_what_is_missing(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path)
     with pytest.raises(NotFound, match=r"no train\.parquet"):
         run(rooms.spec({"dataset": "nowhere", "kind": "bpe", "vocab_size": 300, "out": "x"}), Recorder())

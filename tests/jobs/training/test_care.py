@@ -33,7 +33,7 @@ def weights(rooms: Rooms, name: str, step: int = 6) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "lion", "adafactor"])
-def test_a_run_with_everything_on_goes_on_elsewhere_as_if_undisturbed(rooms: Rooms, tmp_path: Path, optimizer: str) -> None:
+def test_a_run_with_every_feature_resumes_on_another_worker_bit_for_bit(rooms: Rooms, tmp_path: Path, optimizer: str) -> None:
     values = {**EVERYTHING, "optimizer": optimizer, "max_steps": 7, "eval_every": 2}
     name = f"all-{optimizer}"
     undisturbed, paused, resumed = Recorder(), Recorder(stop_after=4, request="stop_and_save"), Recorder()
@@ -53,7 +53,7 @@ def test_a_run_with_everything_on_goes_on_elsewhere_as_if_undisturbed(rooms: Roo
     assert (elsewhere / f"{name}-b" / state).read_bytes() == (rooms.root / f"{name}-a" / state).read_bytes()
 
 
-def test_losses_are_the_same_across_the_borders_of_epochs(rooms: Rooms) -> None:
+def test_a_resumed_run_repeats_its_losses_across_epochs(rooms: Rooms) -> None:
     values = {"micro_batch": 8, "context": 64, "max_steps": 12, "checkpoint_every": 5}  # an epoch is fewer than four steps
     undisturbed, killed, resumed = Recorder(), Recorder(stop_after=8), Recorder()
     run(rooms.training("pretrain", run="e-a", job="e-a", **values), undisturbed)
@@ -63,7 +63,7 @@ def test_losses_are_the_same_across_the_borders_of_epochs(rooms: Rooms) -> None:
     assert resumed.series("train_loss") == undisturbed.series("train_loss")[5:]
 
 
-def test_the_average_is_what_is_validated_and_saved_while_training_goes_its_own_way(rooms: Rooms) -> None:
+def test_the_ema_is_validated_and_saved_without_changing_training(rooms: Rooms) -> None:
     plain, averaged = Recorder(), Recorder()
     run(rooms.training("pretrain", run="ema-off", job="ema-off", learning_rate=0.01), plain)
     run(rooms.training("pretrain", run="ema-on", job="ema-on", learning_rate=0.01, ema_decay=0.9), averaged)
@@ -77,7 +77,7 @@ def test_the_average_is_what_is_validated_and_saved_while_training_goes_its_own_
     assert not torch.equal(saved["model.norm.weight"], trained["model.norm.weight"])
 
 
-def test_frozen_blocks_and_embeddings_stay_and_the_rest_learns(rooms: Rooms) -> None:
+def test_frozen_blocks_and_embeddings_keep_their_weights(rooms: Rooms) -> None:
     recorder = Recorder()
     run(rooms.training("sft", run="frozen", job="frozen", freeze_blocks=1), recorder)
     before, after = dict(load_network(rooms.root / "base").named_parameters()), weights(rooms, "frozen")
@@ -87,13 +87,13 @@ def test_frozen_blocks_and_embeddings_stay_and_the_rest_learns(rooms: Rooms) -> 
     assert any(f"the tied head) and 1 of 2 blocks are frozen; {trained:,} of" in line for line in recorder.lines)
 
 
-def test_more_blocks_than_there_are_are_refused(rooms: Rooms) -> None:
+def test_freezing_more_blocks_than_there_are_is_refused(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="freeze_blocks is 3, and the network has 2 blocks") as refusal:
         run(rooms.training("pretrain", run="f3", job="f3", freeze_blocks=3), Recorder())
     assert refusal.value.field == "freeze_blocks"
 
 
-def test_dropout_changes_training_alone_and_is_drawn_anew_at_every_step(rooms: Rooms) -> None:
+def test_dropout_changes_training_but_not_validation(rooms: Rooms) -> None:
     plain, dropped = Recorder(), Recorder()
     run(rooms.training("pretrain", run="drop-0", job="drop-0", learning_rate=1e-9), plain)
     run(rooms.training("pretrain", run="drop-5", job="drop-5", learning_rate=1e-9, dropout=0.5), dropped)
@@ -111,7 +111,7 @@ def test_max_epochs_ends_a_run_and_its_schedule(rooms: Rooms) -> None:
     assert [event["final"] for event in recorder.of("checkpoint")] == [True]
 
 
-def test_a_run_without_progress_stops_early_with_its_best_kept_and_the_count_resumes(rooms: Rooms) -> None:
+def test_early_stopping_keeps_the_best_and_resumes_its_count(rooms: Rooms) -> None:
     values = {"max_steps": 60, "eval_every": 1, "checkpoint_every": 50, "patience": 3, "keep_last": 1, "warmup_steps": 0}
     values |= {"learning_rate": 0.3, "schedule": "constant", "grad_clip": 0.0}
     whole, first, second = Recorder(), Recorder(stop_after=2, request="stop_and_save"), Recorder()
@@ -149,7 +149,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return fits
 
 
-def test_too_little_memory_halves_the_micro_batch_and_keeps_the_loss(rooms: Rooms, small_memory: list[int]) -> None:
+def test_running_out_of_memory_halves_the_micro_batch_and_keeps_the_loss(rooms: Rooms, small_memory: list[int]) -> None:
     values = {"micro_batch": 8, "dropout": 0.0}
     plain, halved, resumed = Recorder(), Recorder(), Recorder()
     run(rooms.training("pretrain", run="oom-0", job="oom-0", **values), plain)
@@ -169,7 +169,7 @@ def test_too_little_memory_halves_the_micro_batch_and_keeps_the_loss(rooms: Room
     assert len(resumed.series("train_loss")) == 2
 
 
-def test_a_single_sequence_that_does_not_fit_ends_the_run_in_words(rooms: Rooms, small_memory: list[int]) -> None:
+def test_a_single_sequence_that_does_not_fit_fails_the_run(rooms: Rooms, small_memory: list[int]) -> None:
     small_memory.append(0)
     recorder = Recorder()
     with pytest.raises(JobFailed, match="ran out of memory"):
@@ -200,9 +200,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["loss", "gradient"])
-def test_a_batch_whose_numbers_are_not_finite_is_named_and_the_state_before_it_kept(
-    rooms: Rooms, spoiled: dict[str, Any], how: str
-) -> None:
+def test_a_micro_batch_that_is_not_finite_is_named_and_the_state_before_it_saved(rooms: Rooms, spoiled: dict[str, Any], how: str) -> None:
     write_dataset(rooms.root / "marked", train=[{"messages": chat(index)} for index in range(24)])
     values = {"dataset": "marked", "packing": False, "micro_batch": 4, "grad_accum_steps": 2, "lora": {"rank": 4, "dropout": 0.3}}
     values |= {"method": "lora", "checkpoint_every": 5, "learning_rate": 1e-3}
@@ -237,7 +235,7 @@ def chat(index: int) -> list[dict[str, str]]:
 Usage = namedtuple("Usage", "total used free")
 
 
-def test_a_disk_that_fills_up_stops_the_run_with_its_state_saved(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_stops_and_saves_the_run(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [10**12]
     monkeypatch.setattr("jobs.training.checkpoints.store.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
     monkeypatch.setattr("jobs.training.checkpoints.store.DISK_CHECK_EVERY_S", 0.0)
@@ -271,7 +269,7 @@ def test_a_disk_without_room_for_a_checkpoint_spares_the_earlier_ones(rooms: Roo
     assert [path.name for path in (rooms.root / "disk-2/checkpoints").iterdir()] == ["step-000003"]
 
 
-def test_a_write_that_fails_in_the_middle_leaves_no_torn_checkpoint(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_no_partial_checkpoint(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(Recorder):
         def sample(self, step: int, prompt: str, completion: str) -> None:
             super().sample(step, prompt, completion)
@@ -286,9 +284,7 @@ def test_a_write_that_fails_in_the_middle_leaves_no_torn_checkpoint(rooms: Rooms
     assert [path.name for path in (rooms.root / "torn/checkpoints").iterdir()] == ["step-000003"]
 
 
-def test_another_micro_batch_keeps_the_sequences_of_a_step_and_says_what_is_not_exact(
-    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_with_another_micro_batch_keeps_the_sequences_of_a_step(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, second = Recorder(), Recorder()
     run(rooms.training("pretrain", run="g-0", job="g-0", micro_batch=8, context=24), plain)
     run(rooms.training("pretrain", run="g", job="g", micro_batch=8, context=24, max_steps=6), Recorder(stop_after=3))
@@ -301,7 +297,7 @@ def test_another_micro_batch_keeps_the_sequences_of_a_step_and_says_what_is_not_
         assert all(one == pytest.approx(other, rel=1e-5) for one, other in pairs), metric
 
 
-def test_dropout_of_a_family_without_any_is_refused_by_name() -> None:
+def test_dropout_is_refused_for_a_family_without_it() -> None:
     from transformers import MambaConfig
 
     from jobs.modeling.dropout import set_dropout
@@ -312,7 +308,7 @@ def test_dropout_of_a_family_without_any_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "gemma3", "deepseek_v3"])
-def test_every_family_drops_in_training_and_not_outside(family: str) -> None:
+def test_dropout_acts_in_training_only_in_every_family(family: str) -> None:
     shape = TINY.model_validate({"family": family, "num_layers": 2, "width": 32, "num_heads": 4, "context": 64, "vocab_size": 320})
     network, ids = build_network(shape, seed=1, dropout=0.5), torch.arange(48)[None]
     with torch.no_grad():

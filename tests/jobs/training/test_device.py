@@ -38,13 +38,13 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_run_computes_attention_as_its_config_says(rooms: Rooms, attention: str) -> None:
+def test_a_run_uses_the_attention_of_its_config(rooms: Rooms, attention: str) -> None:
     ctx = build_context(rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder())
     assert load_model(ctx, resume_from=None).config._attn_implementation == attention
 
 
 @pytest.mark.parametrize("attention", ["flex", "flash"])
-def test_attention_that_a_device_can_not_do_is_refused_by_its_field(rooms: Rooms, attention: str) -> None:
+def test_attention_that_a_device_does_not_support_is_refused(rooms: Rooms, attention: str) -> None:
     with pytest.raises(InvalidInput, match="GPU only") as caught:
         run(rooms.training("pretrain", run=attention, job=attention, attention=attention), Recorder())
     assert caught.value.field == "attention"
@@ -56,7 +56,7 @@ def test_flash_attention_names_what_is_missing() -> None:
         choose_attention(network, "flash", device=torch.device("cuda"), autocast=torch.bfloat16)
 
 
-def test_a_network_with_its_own_attention_can_not_be_told_another() -> None:
+def test_a_network_with_attention_of_its_own_refuses_another() -> None:
     bloom = build_network(
         ArchitectureConfig(family="bloom", num_layers=1, width=32, num_heads=4, context=32, vocab_size=64, feed_forward=128), seed=1
     )
@@ -76,7 +76,7 @@ def half_precision_loop(rooms: Rooms, name: str, recorder: Recorder, *, scale: f
     return loop
 
 
-def test_fp16_scales_gradients_and_leaves_the_weights_alone_where_they_overflow(rooms: Rooms) -> None:
+def test_fp16_scales_gradients_and_skips_updates_that_overflow(rooms: Rooms) -> None:
     recorder = Recorder()
     loop = half_precision_loop(rooms, "fp16", recorder, scale=2.0**127)
     before = {name: weight.detach().clone() for name, weight in loop.model.named_parameters()}
@@ -91,7 +91,7 @@ def test_fp16_scales_gradients_and_leaves_the_weights_alone_where_they_overflow(
     assert all(norm < 100 for _, norm in recorder.series("grad_norm"))
 
 
-def test_the_scale_is_as_it_was_when_a_run_goes_on(rooms: Rooms) -> None:
+def test_the_gradient_scale_is_restored_on_resume(rooms: Rooms) -> None:
     loop = half_precision_loop(rooms, "fp16-resume", Recorder(), scale=2.0**127)
     loop.run()
     scale = loop.scaler.get_scale()
@@ -113,7 +113,7 @@ def pretraining(**values: Any) -> RunConfig:
     return RunConfig(**{"dataset": "d", "architecture": TINY, "tokenizer": "t", "context": 64, **values})
 
 
-def test_auto_compiles_runs_long_enough_whose_batches_have_one_shape() -> None:
+def test_auto_compiles_long_runs_with_static_shapes() -> None:
     short, long = pretraining(max_steps=300), pretraining(max_steps=1_000_000)
     assert not compiles(short, parameters=1_000_000, device="cpu")
     assert compiles(long, parameters=1_000_000, device="cpu")
@@ -125,7 +125,7 @@ def test_auto_compiles_runs_long_enough_whose_batches_have_one_shape() -> None:
     assert setting_of(long.model_copy(update={"compile": "on"}), TINY, device="cpu").compiled
 
 
-def test_a_compiler_that_fails_leaves_the_run_eager_and_says_so(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_compiler_fails_is_eager_and_logs_it(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*given: Any, **more: Any) -> Any:
         raise RuntimeError("no working C++ compiler\nand more")
 
@@ -137,7 +137,7 @@ def test_a_compiler_that_fails_leaves_the_run_eager_and_says_so(rooms: Rooms, mo
     assert fallen.series("train_loss") == eager.series("train_loss")
 
 
-def test_a_compiled_run_trains_as_an_eager_one(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_run_has_the_losses_of_an_eager_one(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = torch.compile
     monkeypatch.setattr(compiling.torch, "compile", lambda network, **more: whole(network, backend="eager", **more))
     eager, compiled = Recorder(), Recorder()
@@ -149,7 +149,7 @@ def test_a_compiled_run_trains_as_an_eager_one(rooms: Rooms, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("objective", ["pretrain", "sft"])
-def test_a_cpu_passes_part_of_a_micro_batch_at_once_and_learns_the_same(
+def test_a_micro_batch_split_for_the_cpus_cache_gives_the_same_losses(
     rooms: Rooms, monkeypatch: pytest.MonkeyPatch, objective: str
 ) -> None:
     recorders = []
@@ -168,7 +168,7 @@ def test_a_cpu_passes_part_of_a_micro_batch_at_once_and_learns_the_same(
     assert setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu").micro_batch == 2
 
 
-def test_a_run_reports_its_share_of_the_device_and_its_memory(rooms: Rooms) -> None:
+def test_a_run_reports_mfu_and_memory(rooms: Rooms) -> None:
     recorder = Recorder()
     spec = rooms.training("pretrain", run="share", job="share")
     run(spec, recorder)
@@ -181,7 +181,7 @@ def test_a_run_reports_its_share_of_the_device_and_its_memory(rooms: Rooms) -> N
     assert recorder.series("memory_bytes")[0][1] > 0
 
 
-def test_the_best_rate_of_matrix_products_is_kept(tmp_path: Path) -> None:
+def test_the_best_measured_matmul_rate_is_stored(tmp_path: Path) -> None:
     measured = matmul_flops(tmp_path)
     (file,) = (tmp_path / "machines").iterdir()
     assert json.loads(file.read_text())["matmul_flops_per_s"] == measured
@@ -191,7 +191,7 @@ def test_the_best_rate_of_matrix_products_is_kept(tmp_path: Path) -> None:
     assert 0 < matmul_flops(tmp_path) < 1e18
 
 
-def test_a_share_is_given_where_operations_and_peak_are_known(tmp_path: Path) -> None:
+def test_mfu_is_known_if_operations_and_peak_are(tmp_path: Path) -> None:
     network = build_network(TINY, seed=1)
     config = pretraining()
     used = find_utilisation(network, config, device=CPU, artifacts=tmp_path)
@@ -213,11 +213,11 @@ def test_a_share_is_given_where_operations_and_peak_are_known(tmp_path: Path) ->
         ("Some other accelerator", None),
     ],
 )
-def test_peaks_of_devices_are_found_by_the_names_of_their_drivers(name: str, peak: float | None) -> None:
+def test_device_peaks_are_found_by_driver_names(name: str, peak: float | None) -> None:
     assert peak_flops(name) == peak
 
 
-def test_a_share_of_the_device_that_can_not_be_is_not_told() -> None:
+def test_an_mfu_above_one_is_not_reported() -> None:
     recorder = Recorder()
     reporter = MeteredReporter(recorder, MemoryMeter(CPU))
     reporter.mfu_of_rate = Utilisation(flops_per_token=1.0, peak=100.0).of

@@ -17,7 +17,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_killed_twice_ends_as_if_it_had_been_left_alone(case: str, tmp_path: Path) -> None:
+def test_a_run_killed_twice_ends_with_the_weights_of_an_undisturbed_one(case: str, tmp_path: Path) -> None:
     objective, values = CASES[case]
     rooms = Rooms(tmp_path)
     values = {"max_steps": 16, "checkpoint_every": 3, "eval_every": 4, **values}

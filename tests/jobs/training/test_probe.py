@@ -44,7 +44,7 @@ def files(folder: Path) -> set[Path]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_probe_measures_and_leaves_nothing_behind(rooms: Rooms, method: str) -> None:
+def test_a_probe_measures_and_leaves_no_files(rooms: Rooms, method: str) -> None:
     objective, values = METHODS[method]
     before, recorder = files(rooms.root), Recorder()
     spec = rooms.training(objective, run=f"probed {method}", job=f"probe {method}", max_steps=500, **values)
@@ -63,7 +63,7 @@ def test_a_probe_measures_and_leaves_nothing_behind(rooms: Rooms, method: str) -
     assert result["longest"] <= config.context
 
 
-def test_the_longest_rows_are_among_those_that_a_probe_tries(rooms: Rooms) -> None:
+def test_a_probe_includes_the_longest_rows(rooms: Rooms) -> None:
     rows = [
         {"messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "No." * (1 + 4 * (at == 700))}]}
         for at in range(800)
@@ -76,7 +76,7 @@ def test_the_longest_rows_are_among_those_that_a_probe_tries(rooms: Rooms) -> No
 
 
 @pytest.mark.parametrize("objective", ["pretrain", "dpo", "reward"])
-def test_tensors_that_a_step_holds_are_as_many_as_arithmetic_says(rooms: Rooms, objective: str) -> None:
+def test_allocated_bytes_of_a_step_equal_the_estimate(rooms: Rooms, objective: str) -> None:
     spec = rooms.training(objective, job=f"allocations {objective}", micro_batch=16)
     result = run(spec, Recorder())
     setting = setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu")
@@ -84,7 +84,7 @@ def test_tensors_that_a_step_holds_are_as_many_as_arithmetic_says(rooms: Rooms, 
     assert result["allocated_bytes"] == pytest.approx(estimate.allocated, rel=0.1)
 
 
-def test_what_freezing_dropout_and_another_optimizer_change_is_counted(rooms: Rooms) -> None:
+def test_the_estimate_counts_freezing_dropout_and_the_optimizer(rooms: Rooms) -> None:
     values = {"micro_batch": 16, "freeze_blocks": 1, "dropout": 0.1, "optimizer": "lion"}
     spec = rooms.training("pretrain", job="allocations of less", **values)
     setting = setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu")
@@ -105,14 +105,14 @@ def test_a_probe_stops_between_two_steps(rooms: Rooms, objective: str) -> None:
     assert result["steps_timed"] <= 3
 
 
-def test_a_probe_fails_in_the_words_of_a_run(rooms: Rooms) -> None:
+def test_a_probe_fails_with_the_error_of_a_run(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="at most 64 tokens"):
         run(rooms.training("sft", job="long", context=65), Recorder())
     with pytest.raises(JobFailed, match=r"The (loss|gradient) became"):
         run(rooms.training("pretrain", job="lost", learning_rate=9.0, warmup_steps=0, grad_clip=0.0, weight_decay=1e9), Recorder())
 
 
-def test_running_out_of_memory_is_said_with_a_cure(rooms: Rooms) -> None:
+def test_running_out_of_memory_is_a_failure_with_a_remedy(rooms: Rooms) -> None:
     ctx = build_context(rooms.training("pretrain", job="memory"), Recorder())
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")):
         with pytest.raises(JobFailed, match="memory"), out_of_memory_as_failure(ctx.config, device=ctx.device):
@@ -135,7 +135,7 @@ def test_recomputed_activations_give_the_same_losses(rooms: Rooms) -> None:
     assert again.series("train_loss") == plain.series("train_loss")
 
 
-def test_the_meter_sees_the_most_that_was_held_since_it_began() -> None:
+def test_the_meter_measures_the_peak_since_it_began() -> None:
     size = 64 * 2**20
     earlier = torch.ones(size, dtype=torch.uint8)
     meter = MemoryMeter(torch.device("cpu"))

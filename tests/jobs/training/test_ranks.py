@@ -56,7 +56,7 @@ def weights_of(rooms: Rooms, result: dict[str, Any]) -> dict[str, torch.Tensor]:
     return load_file(rooms.root / result["checkpoint"] / "model.safetensors")
 
 
-def test_whole_copies_on_two_machines_equal_one_process(tmp_path: Path) -> None:
+def test_ddp_on_two_machines_equals_one_process(tmp_path: Path) -> None:
     """The second machine is started by the command that the log of the first names."""
     rooms, alone, told, ended = Rooms(tmp_path), Recorder(), Telling(), {}
     one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
@@ -75,7 +75,7 @@ def test_whole_copies_on_two_machines_equal_one_process(tmp_path: Path) -> None:
     assert all(torch.allclose(theirs[name], tensor, atol=1e-4) for name, tensor in weights_of(rooms, one).items())
 
 
-def test_a_sharded_run_that_was_ended_goes_on_as_one_process_would(tmp_path: Path) -> None:
+def test_a_resumed_fsdp_run_equals_one_process(tmp_path: Path) -> None:
     rooms, alone, before, after = Rooms(tmp_path), Recorder(), Recorder(), Recorder()
     same: dict[str, Any] = {"schedule": "constant", "micro_batch": 2, "ema_decay": 0.9}
     training.run(rooms.training("sft", run="one", job="one", grad_accum_steps=2, **same), alone)
@@ -88,7 +88,7 @@ def test_a_sharded_run_that_was_ended_goes_on_as_one_process_would(tmp_path: Pat
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
-def test_an_error_that_only_echoes_the_first_process_end_is_none_once_there_is_a_result(tmp_path: Path) -> None:
+def test_an_error_that_echoes_another_ranks_end_is_ignored_if_there_is_a_result(tmp_path: Path) -> None:
     echo = {"cause": "RuntimeError: Connection closed by peer", "remedy": None, "field": None, "invalid": False, "is_echo": True}
     (tmp_path / "error-1.json").write_text(json.dumps(echo))
     with pytest.raises(JobFailed, match="Connection closed"):

@@ -53,7 +53,7 @@ def test_a_run_killed_between_checkpoints_repeats_the_same_losses(
     assert (rooms.root / f"{name}-a" / last / weights).read_bytes() == (rooms.root / f"{name}-b" / last / weights).read_bytes()
 
 
-def test_stop_and_save_keeps_the_very_step_and_a_new_job_goes_on_from_it(rooms: Rooms) -> None:
+def test_stop_and_save_saves_the_step_and_a_new_job_resumes_from_it(rooms: Rooms) -> None:
     undisturbed = Recorder()
     run(rooms.training("pretrain", run="s-a", job="s-a"), undisturbed)
     stopped = Recorder(stop_after=4, request="stop_and_save")
@@ -72,7 +72,7 @@ def test_cancel_stops_at_once_and_writes_no_checkpoint(rooms: Rooms) -> None:
     assert not recorder.of("checkpoint")
 
 
-def test_a_checkpoint_torn_by_a_crash_is_passed_over(rooms: Rooms) -> None:
+def test_a_damaged_checkpoint_is_skipped(rooms: Rooms) -> None:
     run(rooms.training("pretrain", run="t", job="t"), Recorder())
     (rooms.root / "t/checkpoints/step-000006/model.safetensors").write_bytes(b"half")
     leftover = rooms.root / "t/checkpoints/.step-000007.abcd.partial"
@@ -83,7 +83,7 @@ def test_a_checkpoint_torn_by_a_crash_is_passed_over(rooms: Rooms) -> None:
     assert not leftover.exists()
 
 
-def test_a_second_attempt_without_a_checkpoint_says_that_it_starts_over(rooms: Rooms) -> None:
+def test_a_second_attempt_without_a_checkpoint_reports_that_it_starts_over(rooms: Rooms) -> None:
     recorder = Recorder(stop_after=1)
     run(rooms.training("pretrain", run="again", job="again", attempt=2), recorder)
     assert recorder.of("resumed") == [{"step": 0, "folder": None}]
@@ -111,7 +111,7 @@ def test_only_the_best_and_the_last_checkpoints_are_kept_and_each_removal_is_rep
     assert [event["final"] for event in recorder.of("checkpoint")] == [False] * 7 + [True]
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_in_words_and_spares_the_checkpoint(rooms: Rooms) -> None:
+def test_a_loss_that_is_not_finite_fails_the_run_and_keeps_the_checkpoint(rooms: Rooms) -> None:
     recorder = Recorder()
     values = {"learning_rate": 9.9, "grad_clip": 0.0, "warmup_steps": 0, "max_steps": 40, "schedule": "constant"}
     run(rooms.training("pretrain", run="n", job="n"), Recorder(stop_after=4, request="stop_and_save"))

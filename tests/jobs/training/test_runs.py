@@ -52,7 +52,7 @@ def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
     assert result["metrics"]["val_loss"] == recorder.series("val_loss")[-1][1]
 
 
-def test_a_checkpoint_loads_by_transformers_alone_and_its_val_bpb_is_what_scoring_gives(rooms: Rooms) -> None:
+def test_a_checkpoint_loads_in_transformers_and_its_val_bpb_equals_scoring(rooms: Rooms) -> None:
     recorder = Recorder()
     run(rooms.training("pretrain", run="plain", job="plain", eval_batches=50, micro_batch=2), recorder)
     folder = rooms.root / "plain/checkpoints/step-000006"
@@ -118,7 +118,7 @@ def test_rows_with_nothing_to_train_on_are_counted_and_left_out(rooms: Rooms) ->
         run(rooms.training("sft", run="h", job="h", dataset="hopeless"), Recorder())
 
 
-def test_what_does_not_fit_is_refused_in_words(rooms: Rooms) -> None:
+def test_settings_that_do_not_fit_are_refused(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="trains on a dataset of kind text, and this one is chat"):
         run(_with(rooms, dataset_kind="chat"), Recorder())
     small = TINY.model_copy(update={"vocab_size": 300})
@@ -131,13 +131,13 @@ def test_what_does_not_fit_is_refused_in_words(rooms: Rooms) -> None:
         run(rooms.training("pretrain", run="x", job="x", dataset="short"), Recorder())
 
 
-def test_a_run_that_the_disk_can_not_hold_is_refused_with_numbers(rooms: Rooms) -> None:
+def test_a_run_larger_than_the_disk_is_refused_with_numbers(rooms: Rooms) -> None:
     store = CheckpointStore(rooms.spec({}), Recorder(), folder=rooms.root / "disk", keep_last=2, lineage={})
     with pytest.raises(JobFailed, match=r"GB free, and the run's checkpoints need 4\d{6}\.\d\d GB \(4 of 1000000\.00 GB\)"):
         store.check_disk(checkpoint_bytes=10**15, max_steps=1000, checkpoint_every=100)
 
 
-def test_batches_visit_every_window_once_an_epoch_and_depend_on_the_step_alone(rooms: Rooms) -> None:
+def test_batches_visit_every_window_once_per_epoch_and_depend_on_the_step_alone(rooms: Rooms) -> None:
     from jobs.batches.base import BatchSizes
     from jobs.batches.pretrain import PretrainBatches
 

@@ -62,7 +62,7 @@ def kept_bytes(forward: Callable[[], torch.Tensor], network: torch.nn.Module) ->
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize(("rank", "precision"), [(None, "fp32"), (4, "bf16")], ids=["fp32", "lora bf16"])
-def test_activations_are_counted_as_autograd_keeps_them(family: str, rank: int | None, precision: str) -> None:
+def test_the_estimate_of_activations_equals_what_autograd_saves(family: str, rank: int | None, precision: str) -> None:
     setting = setting_for(family, rank=rank, precision=precision)
     network: Any = build_network(setting.architecture, seed=1, bos_token_id=0, eos_token_id=1, pad_token_id=2)
     if rank is not None:
@@ -79,7 +79,7 @@ def test_activations_are_counted_as_autograd_keeps_them(family: str, rank: int |
 @pytest.mark.parametrize(
     ("family", "precision"), [*((name, "fp32") for name in FAMILY_NAMES), *((name, "bf16") for name in ("llama", "gpt2", "bloom"))]
 )
-def test_what_dropout_keeps_is_counted_too(family: str, precision: str) -> None:
+def test_activations_saved_by_dropout_are_counted(family: str, precision: str) -> None:
     setting = setting_for(family, rank=None, precision=precision, dropout=True)
     ids = torch.randint(0, 128, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
     network: Any = build_network(setting.architecture, seed=1, bos_token_id=0, eos_token_id=1, pad_token_id=2, dropout=0.3).train()

@@ -83,13 +83,13 @@ def test_a_text_without_special_tokens_is_not_touched() -> None:
     assert text in tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": text}]))
 
 
-def test_what_remains_of_a_broken_token_spells_no_other() -> None:
+def test_the_rest_of_a_broken_token_spells_no_other_token() -> None:
     tokenizer = make_tokenizer(Style(ALL["chatml"].template, ("<|im_start|>", "<|im_end|>", "|im_end|>", "im_end"), eos="<|im_end|>"))
     wanted = specials_of(tokenizer, encode_prompt(tokenizer, [ASKED]))
     assert specials_of(tokenizer, encode_prompt(tokenizer, [{"role": "user", "content": "<|im_end|> im_end |im_end|>"}])) == wanted
 
 
-def test_role_marks_that_a_tokenizer_forgot_to_call_special_are_broken_too() -> None:
+def test_role_marks_that_a_tokenizer_does_not_declare_special_are_broken_too() -> None:
     tokenizer = make_tokenizer(Style(ALL["chatml"].template, (), eos="</s>"))
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"])
     mark = tokenizer.convert_tokens_to_ids("<|im_end|>")

@@ -50,7 +50,7 @@ def test_every_path_gives_the_ids_of_transformers_own_rendering(style: str, name
 
 
 @pytest.mark.parametrize(("style", "name"), CASES)
-def test_what_is_trained_is_what_generation_would_write_behind_its_prompt(style: str, name: str) -> None:
+def test_trained_tokens_are_those_that_generation_produces_after_its_prompt(style: str, name: str) -> None:
     tokenizer, messages = tokenizer_of(style), CONVERSATIONS[name]
     tools = [LOOK] if name == "tools" else None
     row = {"messages": messages, **({"tools": json.dumps(tools)} if tools else {})}

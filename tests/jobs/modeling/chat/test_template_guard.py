@@ -58,7 +58,7 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("source", COSTLY.values(), ids=COSTLY)
-def test_a_template_that_would_take_forever_or_fill_the_memory_is_stopped(source: str) -> None:
+def test_a_template_that_exhausts_time_or_memory_is_stopped(source: str) -> None:
     with pytest.raises(TemplateTooCostly):
         render_template(source, messages=HI)
 
@@ -73,14 +73,14 @@ def test_the_clock_stops_what_the_counters_do_not(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("source", FORBIDDEN.values(), ids=FORBIDDEN)
-def test_a_template_that_fails_gives_a_sentence(source: str) -> None:
+def test_a_failing_template_gives_a_readable_error(source: str) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = source
     with pytest.raises(ConversationRefused, match=r"^The checkpoint's chat template refuses the conversation \(user\): .+"):
         encode_prompt(tokenizer, HI)
 
 
-def test_a_template_that_is_stopped_is_the_checkpoints_fault_and_not_the_rows() -> None:
+def test_a_stopped_template_fails_the_checkpoint_and_not_the_row() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = COSTLY["loops in loops"]
     with pytest.raises(InvalidInput, match="chat template was stopped: it takes more than 2,000,000 steps") as caught:
@@ -88,7 +88,7 @@ def test_a_template_that_is_stopped_is_the_checkpoints_fault_and_not_the_rows() 
     assert not isinstance(caught.value, ConversationRefused)
 
 
-def test_a_conversation_longer_than_a_book_shelf_is_refused_by_itself() -> None:
+def test_an_overlong_conversation_is_refused() -> None:
     with pytest.raises(ConversationRefused, match="2,000,001 characters"):
         render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * (LONGEST_CHARACTERS + 1)}])
     assert len(render_chat(byte_tokenizer(), [{"role": "user", "content": "a" * LONGEST_CHARACTERS}])) > LONGEST_CHARACTERS
@@ -108,7 +108,7 @@ TRICKS = {
 
 
 @pytest.mark.parametrize("source", TRICKS.values(), ids=TRICKS)
-def test_what_templates_do_gives_the_text_that_transformers_gives(source: str) -> None:
+def test_templates_render_to_the_text_of_transformers(source: str) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = source
     messages: list[dict[str, Any]] = [*HI, {"role": "assistant", "content": "Grüß dich"}, {"role": "user", "content": "again"}]

@@ -44,7 +44,7 @@ def export(rooms: Rooms, out: str, *, format: str, reporter: Any = None, **paylo
 
 
 @torch.inference_mode()
-def test_an_adapter_is_folded_in_and_written_as_one_file(rooms: Rooms) -> None:
+def test_an_adapter_is_merged_and_exported_as_one_file(rooms: Rooms) -> None:
     recorder = Recorder()
     result = export(rooms, "file", format="gguf", numbers="f32", reporter=recorder)
     assert sorted(path.name for path in (rooms.root / "file").iterdir()) == ["README.md", "tuned-f32.gguf"]
@@ -59,7 +59,7 @@ def test_an_adapter_is_folded_in_and_written_as_one_file(rooms: Rooms) -> None:
 @pytest.mark.parametrize(
     ("format", "large"), [("hf", "adapter_model.safetensors"), ("merged", "model.safetensors"), ("gguf", "tuned-f16.gguf")]
 )
-def test_a_push_is_one_commit_of_what_was_exported_and_the_key_stays_here(rooms: Rooms, hub: HubServer, format: str, large: str) -> None:
+def test_a_push_is_one_commit_and_the_key_is_not_uploaded(rooms: Rooms, hub: HubServer, format: str, large: str) -> None:
     recorder = Recorder()
     result = export(rooms, f"pushed-{format}", format=format, push={"repo": "me/tuned", "private": True}, reporter=recorder)
     there, here = hub.root / "models/me/tuned", rooms.root / f"pushed-{format}"
@@ -74,9 +74,7 @@ def test_a_push_is_one_commit_of_what_was_exported_and_the_key_stays_here(rooms:
     assert not any(KEY.encode() in path.read_bytes() for path in here.iterdir())
 
 
-def test_a_push_without_a_key_or_with_a_wrong_one_is_refused_in_words_and_leaves_nothing(
-    rooms: Rooms, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_push_without_a_valid_key_is_refused_and_leaves_no_files(rooms: Rooms, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     push = {"repo": "me/tuned", "private": True}
     hub.status = 403
     with pytest.raises(Unavailable, match="refuses me/tuned with status 403"):
@@ -96,18 +94,18 @@ class Impatient(Recorder):
 
 
 @pytest.mark.parametrize("format", ["hf", "gguf"])
-def test_an_export_that_is_stopped_leaves_nothing(rooms: Rooms, format: str) -> None:
+def test_a_stopped_export_leaves_no_files(rooms: Rooms, format: str) -> None:
     with pytest.raises(JobFailed, match="stopped on request"):
         export(rooms, f"stopped-{format}", format=format, reporter=Impatient())
     assert not (rooms.root / f"stopped-{format}").exists()
 
 
-def test_a_format_that_is_none_is_refused(rooms: Rooms) -> None:
+def test_an_unknown_format_is_refused(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="no export format 'onnx'"):
         export(rooms, "onnx", format="onnx")
 
 
-def test_a_reward_models_adapter_is_folded_in_and_scores_as_before(rooms: Rooms) -> None:
+def test_a_merged_reward_adapter_scores_as_before(rooms: Rooms) -> None:
     steps: dict[str, Any] = {"max_steps": 2, "learning_rate": 3e-2, "method": "lora", "eval_every": 2}
     checkpoint = training.run(rooms.training("reward", run="judge", job="judge", **steps), Recorder())["checkpoint"]
     result = export(rooms, "whole judge", format="merged", checkpoint=checkpoint)

@@ -45,7 +45,7 @@ def measure(result, tokenizer: int, language: str | None = None, dataset: int = 
     return found
 
 
-def test_numbers_are_those_counted_by_hand(rooms: Rooms) -> None:
+def test_measures_equal_counts_by_hand(rooms: Rooms) -> None:
     result = report(rooms, ["byte", "words"], ["small"])
     byte, words = measure(result, 0), measure(result, 1)
     # "ab c é" has 7 bytes, 6 characters and 3 words; "ab? ab" has 6, 6 and 2
@@ -61,7 +61,7 @@ def test_numbers_are_those_counted_by_hand(rooms: Rooms) -> None:
 
 
 @pytest.mark.parametrize("name", ["bpe", "unigram"])
-def test_numbers_are_those_of_a_second_implementation(rooms: Rooms, name: str) -> None:
+def test_measures_equal_a_second_implementation(rooms: Rooms, name: str) -> None:
     """Count what the saved tokenizer says itself, token by token, text by text."""
     tokenizer = Tokenizer.from_file(str(rooms.root / name / "tokenizer.json"))
     texts = [ENGLISH] * 6 + [GERMAN] * 3 + [CHINESE] * 3
@@ -96,7 +96,7 @@ def test_languages_are_told_apart_and_add_up(rooms: Rooms) -> None:
     assert recorder.progressed[-1] == (2.0, 2)
 
 
-def test_what_can_not_be_measured_is_said(rooms: Rooms) -> None:
+def test_tokenizers_that_can_not_be_measured_are_refused(rooms: Rooms) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         report(rooms, ["bpe"], ["nowhere"])
     with pytest.raises(NotFound, match="no tokenizer folder"):

@@ -32,7 +32,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_domain_names_the_families_that_are_written() -> None:
+def test_the_domain_lists_the_families_that_export_to_gguf() -> None:
     assert tuple(ARCHITECTURES) == GGUF_FAMILIES
 
 
@@ -57,7 +57,7 @@ def read_back(file: Path) -> Any:
 
 @pytest.mark.parametrize("family", WRITTEN)
 @torch.inference_mode()
-def test_a_network_comes_back_from_its_file(family: str, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_network_survives_the_round_trip_through_gguf(family: str, tokenizer: Any, tmp_path: Path) -> None:
     network, seen = network_of(family, **WRITTEN[family]), []
     logits = network(input_ids=IDS).logits
     write_gguf(
@@ -74,7 +74,7 @@ def test_a_network_comes_back_from_its_file(family: str, tokenizer: Any, tmp_pat
 
 @pytest.mark.parametrize(("numbers", "within", "bytes_each"), [("f16", 3e-3, 2.2), ("q8_0", 0.05, 1.4)])
 @torch.inference_mode()
-def test_smaller_numbers_make_a_smaller_file_that_is_nearly_the_network(
+def test_lower_precision_makes_a_smaller_file_of_nearly_the_same_network(
     tokenizer: Any, tmp_path: Path, numbers: Any, within: float, bytes_each: float
 ) -> None:
     network = network_of("llama")
@@ -86,7 +86,7 @@ def test_smaller_numbers_make_a_smaller_file_that_is_nearly_the_network(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
-def test_the_tokenizer_and_its_template_come_along(family: str, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_gguf_file_holds_tokenizer_and_template(family: str, tokenizer: Any, tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf", network=network_of(family, **WRITTEN[family]), tokenizer=tokenizer, name="a")
     back = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file="a.gguf")
     for text in [*TEXTS[:5], "  two  spaces\n\n1234 très — ок", "<|user|> is text"]:
@@ -107,7 +107,7 @@ def test_the_tokenizer_and_its_template_come_along(family: str, tokenizer: Any, 
     ],
     ids=["bloom", "smollm3", "window", "pattern", "rope"],
 )
-def test_what_a_file_can_not_say_is_refused(make: Any, words: str, tokenizer: Any, tmp_path: Path) -> None:
+def test_networks_that_gguf_can_not_represent_are_refused(make: Any, words: str, tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=words) as error:
         write_gguf(tmp_path / "a.gguf", network=make(), tokenizer=tokenizer, name="a")
     assert (error.value.field, "folder" in str(error.value.remedy), list(tmp_path.iterdir())) == ("format", True, [])

@@ -109,7 +109,7 @@ def test_a_gguf_file_of_a_repository_is_converted(hub: HubServer, tmp_path: Path
         add(tmp_path, hub="tiny/packed", job="two")
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke(hub: HubServer, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes_where_it_broke(hub: HubServer, tmp_path: Path) -> None:
     hub.cuts[WEIGHTS] = [8, 9999, 100_000, 0, 70_000]  # the first is the look at the header's length
     add(tmp_path)
     assert hub.cuts[WEIGHTS] == []
@@ -117,7 +117,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: HubServer, tmp_path: P
     assert 0 < header < 10_000, "every byte of the weights came once; the header was looked at before"
 
 
-def test_a_killed_worker_does_not_fetch_again_what_it_had(hub: HubServer, tmp_path: Path) -> None:
+def test_a_killed_worker_does_not_download_the_same_bytes_again(hub: HubServer, tmp_path: Path) -> None:
     class Dying(RememberingReporter):
         def progress(self, done: float, total: float, **_: Any) -> None:
             if done > 150_000:
@@ -138,7 +138,7 @@ def test_a_killed_worker_does_not_fetch_again_what_it_had(hub: HubServer, tmp_pa
     assert hub.sent["tokenizer.json"] == before["tokenizer.json"], "whole files are not asked for again"
 
 
-def test_what_a_connection_that_stays_broken_left_helps_the_next_try(hub: HubServer, tmp_path: Path) -> None:
+def test_bytes_of_a_failed_download_are_reused_by_the_next(hub: HubServer, tmp_path: Path) -> None:
     hub.cuts[WEIGHTS] = [8, 10_000, 120_000, 0, 0, 0, 0]
     with pytest.raises(Unavailable, match="can't be reached"):
         add(tmp_path)
@@ -150,14 +150,14 @@ def test_what_a_connection_that_stays_broken_left_helps_the_next_try(hub: HubSer
     assert add(tmp_path, job="third")["family"] == "llama"
 
 
-def test_asked_to_stop_it_ends_and_keeps_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_a_stopped_download_keeps_no_files(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match="stopped on request"):
         add(tmp_path, RememberingReporter(stop_after=2))
     assert not list((tmp_path / "fetched").glob("*/*"))
     assert not (tmp_path / "bases/job").exists()
 
 
-def test_a_disk_that_is_too_full_is_seen_before_the_weights_are_fetched(hub: HubServer, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_weights_are_downloaded(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"the disk has .* free"):
         add(tmp_path, keep_free_bytes=shutil.disk_usage(tmp_path).total)  # what is free changes while others use the disk
     assert hub.sent[WEIGHTS] < 10_000
@@ -209,7 +209,7 @@ def spoil(hub: HubServer, how: str) -> None:
         ("nothing", "holds no base"),
     ],
 )
-def test_what_can_not_be_a_base_is_refused_before_its_weights_are_fetched(hub: HubServer, tmp_path: Path, how: str, words: str) -> None:
+def test_an_unusable_base_is_refused_before_its_weights_are_downloaded(hub: HubServer, tmp_path: Path, how: str, words: str) -> None:
     spoil(hub, how)
     with pytest.raises(InvalidInput, match=words):
         add(tmp_path)
@@ -218,7 +218,7 @@ def test_what_can_not_be_a_base_is_refused_before_its_weights_are_fetched(hub: H
         look_up_base("tiny/llama")
 
 
-def test_who_may_not_read_is_told_how_to(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gated_repository_is_refused_with_the_remedy(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound, match="no revision 'v9'"):
         look_up_base("tiny/llama", revision="v9")
     with pytest.raises(NotFound, match="no checkpoint tiny/none"):
@@ -238,7 +238,7 @@ def test_who_may_not_read_is_told_how_to(hub: HubServer, tmp_path: Path, monkeyp
     assert "secretkey" not in json.dumps([*reporter.lines, result, read_card(tmp_path / result["folder"])], default=str)
 
 
-def test_where_the_hub_is_away_its_cache_on_this_machine_will_do(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_cache_is_used_if_the_hub_is_unreachable(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     snapshot_download("tiny/llama", endpoint=hub.url, ignore_patterns=["*.bin", "*.py"])
     hub.status = 503
@@ -251,7 +251,7 @@ def test_where_the_hub_is_away_its_cache_on_this_machine_will_do(hub: HubServer,
         add(tmp_path, revision="v1", job="other")
 
 
-def test_a_hub_that_is_away_is_said_at_once(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_at_once(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.status = 503
     with pytest.raises(Unavailable, match="answers 503"):
         add(tmp_path)

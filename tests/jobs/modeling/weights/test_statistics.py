@@ -34,7 +34,7 @@ def read_all(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("chunk", [10, 4_000_000], ids=["row by row", "whole"])
-def test_figures_are_those_of_direct_computation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_statistics_equal_direct_computation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(weight_statistics, "CHUNK_VALUES", chunk)
     torch.manual_seed(0)
     matrix = torch.randn(40, 30).to(torch.bfloat16)
@@ -71,7 +71,7 @@ def test_a_scaled_tensor_changes_by_the_scale_and_an_equal_one_by_nothing(tmp_pa
     assert other.cosine == pytest.approx(float((a * b).sum() / (a.norm() * b.norm())), rel=1e-5)
 
 
-def test_what_stands_out_is_named(tmp_path: Path) -> None:
+def test_outlier_tensors_are_flagged(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tensors = {f"model.layers.{layer}.mlp.up.weight": torch.randn(30, 30) for layer in range(8)}
     tensors["model.layers.5.mlp.up.weight"] *= 4
@@ -91,14 +91,14 @@ def test_what_stands_out_is_named(tmp_path: Path) -> None:
     assert set(words) == {"model.layers.1.mlp.up.weight", "model.layers.5.mlp.up.weight", "dead", "channel", "spike"}
 
 
-def test_places_of_the_families_names() -> None:
+def test_tensor_names_of_every_family_are_split_into_layer_and_part() -> None:
     assert place_of("model.layers.12.self_attn.q_proj.weight") == weight_statistics.Place(12, "self_attn.q_proj.weight")
     assert place_of("transformer.h.3.attn.c_attn.weight") == weight_statistics.Place(3, "attn.c_attn.weight")
     assert place_of("h.0.mlp.dense_h_to_4h.bias") == weight_statistics.Place(0, "mlp.dense_h_to_4h.bias")
     assert place_of("model.embed_tokens.weight") == weight_statistics.Place(None, "embed_tokens.weight")
 
 
-def test_an_adapter_is_read_on_its_base_and_its_change_is_its_own_matrices(tmp_path: Path) -> None:
+def test_an_adapter_is_merged_and_its_difference_to_the_base_is_its_matrices(tmp_path: Path) -> None:
     base = make_network("llama")
     save_checkpoint(tmp_path / "base", model=base, tokenizer=byte_tokenizer(), meta={})
     adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], init_lora_weights=False))
@@ -114,7 +114,7 @@ def test_an_adapter_is_read_on_its_base_and_its_change_is_its_own_matrices(tmp_p
     assert change.norm_change == pytest.approx(float(delta.detach().norm()), rel=1e-4)
 
 
-def test_a_damaged_file_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     folder = save_weights(tmp_path / "w", a=torch.ones(3))
     (folder / "model.safetensors").write_bytes(b"\xff" * 40)
     with pytest.raises(InvalidInput, match="safetensors"):

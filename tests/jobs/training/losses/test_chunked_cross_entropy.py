@@ -75,7 +75,7 @@ def test_sums_over_many_tokens_do_not_overflow_in_fp16() -> None:
     assert relative(weight.grad, expected) < 1e-2
 
 
-def test_a_chunk_is_as_large_as_it_may_be_and_chunks_are_even() -> None:
+def test_chunks_are_even_and_as_large_as_allowed() -> None:
     assert chunk_rows(4096, 2048) == 4096
     assert chunk_rows(4096, 32_000) * 4 * 32_000 <= 64 * 2**20
     assert chunk_rows(3, 10**9) == 1
@@ -84,7 +84,7 @@ def test_a_chunk_is_as_large_as_it_may_be_and_chunks_are_even() -> None:
 
 @pytest.mark.parametrize("adapters", [False, True], ids=["whole", "adapters"])
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_every_family_ends_in_its_loss_with_the_gradients_of_its_logits(family: str, adapters: bool) -> None:
+def test_the_joined_loss_of_every_family_has_the_gradients_of_its_logits(family: str, adapters: bool) -> None:
     shape = ArchitectureConfig.model_validate(
         {"family": family, "num_layers": 2, "width": 32, "num_heads": 4, "context": 64, "vocab_size": 128}
     )
@@ -114,7 +114,7 @@ def test_every_family_ends_in_its_loss_with_the_gradients_of_its_logits(family: 
     assert network(input_ids=batch.inputs).logits.shape[-1] == 128  # and it writes as ever
 
 
-def test_a_head_that_is_more_than_a_product_gives_logits() -> None:
+def test_a_head_that_is_more_than_a_matrix_product_returns_logits() -> None:
     shape = ArchitectureConfig(num_layers=1, width=32, num_heads=4, context=32, vocab_size=64)
     network: Any = build_network(shape, seed=1)
     network.lm_head.register_forward_hook(lambda module, inputs, output: output**3)
@@ -127,7 +127,7 @@ def test_a_head_that_is_more_than_a_product_gives_logits() -> None:
     assert relative(losses.nll, F.cross_entropy(output.logits.flatten(0, 1), batch.targets.flatten(), reduction="none")) < 1e-6
 
 
-def test_penalties_are_learnt_in_training_and_not_measured_in_validation() -> None:
+def test_penalties_are_trained_and_left_out_of_validation() -> None:
     shape = ArchitectureConfig(num_layers=1, width=32, num_heads=4, context=32, vocab_size=64)
     network = build_network(shape, seed=1).train()
     ids = torch.arange(34).view(2, 17)
@@ -145,7 +145,7 @@ def test_penalties_are_learnt_in_training_and_not_measured_in_validation() -> No
     assert measured[0] == measured[1]
 
 
-def test_half_the_memory_of_a_loss_over_a_large_vocabulary_is_saved(tmp_path: Any) -> None:
+def test_the_chunked_loss_halves_memory_with_a_large_vocabulary(tmp_path: Any) -> None:
     shape = ArchitectureConfig(num_layers=1, width=32, num_heads=4, context=128, vocab_size=32_000, tie_embeddings=False)
     network: Any = build_network(shape, seed=1).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)

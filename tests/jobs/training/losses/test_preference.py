@@ -137,7 +137,7 @@ def test_dpo_equals_trl(policy: Any, base: Any, preference: dict[str, Any], name
         assert float(ours.metric_sums[name]) / 3 == pytest.approx(theirs._metrics["train"][name][0], abs=1e-5)
 
 
-def test_smoothed_labels_are_a_share_of_the_pairs_turned_round(policy: Any, base: Any) -> None:
+def test_label_smoothing_equals_flipping_that_share_of_the_pairs(policy: Any, base: Any) -> None:
     turned = [(rejected, chosen) for chosen, rejected in PAIRS]
     losses = []
     for pairs, smoothing in ((PAIRS, 0.0), (turned, 0.0), (PAIRS, 0.2)):
@@ -281,7 +281,7 @@ def test_grpo_equals_trl(kl_weight: float) -> None:
         assert float((divergence * tokens).sum() / tokens.sum()) == pytest.approx(theirs._metrics["train"]["kl"][0], abs=1e-6)
 
 
-def test_pairs_cost_the_same_however_a_step_is_cut(policy: Any) -> None:
+def test_the_loss_of_pairs_does_not_depend_on_the_micro_batch(policy: Any) -> None:
     """Learning the chosen answer is a mean over the step's tokens, whatever micro-batch they are in."""
     pairs = [ReferencedPair(sides) for sides in PAIRS]
     objective = OrpoObjective(config("orpo"), OutputHead(policy))
@@ -318,7 +318,7 @@ def test_log_probabilities_computed_in_chunks_have_the_same_values_and_gradients
     assert torch.allclose(results[1][0], torch.where(targets == -100, 0.0, expected), atol=1e-5)  # type: ignore[arg-type]
 
 
-def test_logits_of_long_pairs_are_never_there_at_once(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_logits_of_long_pairs_are_never_in_memory_together(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for the backward pass grows with the hidden states, not with the vocabulary."""
     pairs = [ReferencedPair(sides) for sides in PAIRS]
     objective, batch = SimpoObjective(config("simpo"), OutputHead(policy)), collate_pairs(pairs, pairs, pad_id=PAD)

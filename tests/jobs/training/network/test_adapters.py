@@ -35,7 +35,7 @@ def config_of(variant: str, **values: Any) -> RunConfig:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_saved_gives_the_trained_logits_on_the_base_as_it_was_and_merged(rooms: Rooms, variant: str, family: str) -> None:
+def test_saved_adapters_give_the_trained_logits_on_the_base_and_merged(rooms: Rooms, variant: str, family: str) -> None:
     shape = ArchitectureConfig(family=family, num_layers=2, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size)
     base = rooms.root / f"base-{family}"
     save_checkpoint(base, model=build_network(shape, seed=3), tokenizer=rooms.tokenizer, meta={})
@@ -86,7 +86,7 @@ def test_a_run_that_was_killed_repeats_its_losses(rooms: Rooms, variant: str) ->
         ("llama", {"variant": "pissa", "rank": 64}, "lora.rank 64 is more than the"),
     ],
 )
-def test_what_a_base_can_not_have_is_refused_in_words(family: str, lora: dict[str, Any], words: str) -> None:
+def test_unsupported_adapters_are_refused(family: str, lora: dict[str, Any], words: str) -> None:
     shape = ArchitectureConfig(family=family, num_layers=1, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size)
     config = RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(**lora))
     with pytest.raises(InvalidInput, match=words) as error:
@@ -95,20 +95,20 @@ def test_what_a_base_can_not_have_is_refused_in_words(family: str, lora: dict[st
     assert error.value.remedy
 
 
-def test_a_base_of_few_bits_is_refused_on_the_cpu(rooms: Rooms) -> None:
+def test_qlora_is_refused_on_the_cpu(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="needs an NVIDIA GPU, and this run is on the CPU") as error:
         training.run(rooms.training("sft", run="few", job="few", method="qlora"), Recorder())
     assert (error.value.field, "method lora" in str(error.value.remedy)) == ("method", True)
 
 
 @pytest.mark.parametrize("values", [{"objective": "sft", "lora": {"variant": "pissa"}}, {"objective": "reward"}])
-def test_few_bits_with_what_they_can_not_have_are_refused_in_the_config(values: dict[str, Any]) -> None:
+def test_unsupported_qlora_settings_are_refused_in_the_config(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="qlora"):
         RunConfig.model_validate({"dataset": "d", "base": "b", "method": "qlora", **values})
 
 
 @pytest.mark.parametrize("objective", ["sft", "reward"])
-def test_a_base_that_is_an_adapter_is_trained_whole(rooms: Rooms, objective: str) -> None:
+def test_a_base_that_is_an_adapter_is_merged_before_full_training(rooms: Rooms, objective: str) -> None:
     if not (rooms.root / "first").is_dir():
         training.run(rooms.training("sft", run="first", job="first", method="lora", max_steps=1, warmup_steps=0), Recorder())
     spec = rooms.training(objective, run=f"whole {objective}", job=f"whole {objective}", max_steps=1, learning_rate=1e-2, warmup_steps=0)

@@ -123,7 +123,7 @@ def test_an_update_is_that_of_the_paper(name: str) -> None:
         torch.testing.assert_close(after.detach().double(), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_muon_takes_the_matrix_and_adamw_the_rest() -> None:
+def test_muon_updates_the_matrix_and_adamw_the_rest() -> None:
     model, began = Small(), Small()
     optimizer, seen = make_optimizer(model, config("muon")), []
     for step in range(3):
@@ -138,7 +138,7 @@ def test_muon_takes_the_matrix_and_adamw_the_rest() -> None:
         torch.testing.assert_close(after, expected, rtol=1e-5, atol=rounding)
 
 
-def test_muon_leaves_embedding_head_and_norms_of_a_network_to_adamw() -> None:
+def test_adamw_updates_embedding_head_and_norms_beside_muon() -> None:
     network = build_network(TINY.model_copy(update={"tie_embeddings": False}), seed=1)
     chosen = {id(parameter) for parameter in hidden_matrices(network)}
     names = {name for name, parameter in network.named_parameters() if id(parameter) in chosen}
@@ -148,7 +148,7 @@ def test_muon_leaves_embedding_head_and_norms_of_a_network_to_adamw() -> None:
     assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= others
 
 
-def test_the_learning_rate_of_a_group_is_what_every_part_goes_by() -> None:
+def test_every_combined_optimizer_follows_the_groups_learning_rate() -> None:
     model = Small()
     optimizer = make_optimizer(model, config("muon", weight_decay=0.0))
     before = copy.deepcopy(model.state_dict())
@@ -160,7 +160,7 @@ def test_the_learning_rate_of_a_group_is_what_every_part_goes_by() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_optimizer_goes_on_from_its_saved_state_bit_for_bit(name: str, tmp_path: Path) -> None:
+def test_an_optimizer_resumes_from_its_saved_state_bit_for_bit(name: str, tmp_path: Path) -> None:
     if name == "adamw_8bit":
         pytest.importorskip("bitsandbytes")
 
@@ -204,7 +204,15 @@ def test_a_table_that_all_parameters_share_is_saved_once(tmp_path: Path) -> None
     assert all(torch.equal(state["table"], table) for state in again.state.values())
 
 
-def test_a_state_of_another_optimizer_or_network_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_muon_run_saved_under_the_former_class_name_resumes(tmp_path: Path) -> None:
+    model = Small()
+    save_state(tmp_path, gathered=gather_state(make_optimizer(model, config("muon"))), counters=Counters(step=4))
+    tree = tmp_path / STATE_FOLDER / "state.json"
+    tree.write_text(json.dumps({**json.loads(tree.read_text()), "optimizer": "Together"}))
+    assert load_state(tmp_path, optimizer=make_optimizer(model, config("muon"))).step == 4
+
+
+def test_a_state_of_another_optimizer_or_network_is_refused(tmp_path: Path) -> None:
     model = Small()
     save_state(tmp_path, gathered=gather_state(make_optimizer(model, config("lion"))), counters=Counters())
     with pytest.raises(InvalidInput, match="is that of Lion, and the run's optimizer is AdamW"):
@@ -214,7 +222,7 @@ def test_a_state_of_another_optimizer_or_network_is_refused_in_words(tmp_path: P
         load_state(tmp_path, optimizer=make_optimizer(model, config("lion")))
 
 
-def test_an_optimizer_that_a_worker_lacks_is_refused_with_others_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_optimizer_library_is_named_with_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InvalidInput, match="bitsandbytes") as refusal:
         check_optimizer(config("adamw_8bit"))
@@ -223,7 +231,7 @@ def test_an_optimizer_that_a_worker_lacks_is_refused_with_others_that_it_has(mon
     check_optimizer(config("lion"))
 
 
-def test_the_average_forgets_fresh_weights_and_is_torchs_otherwise() -> None:
+def test_the_ema_warms_up_and_equals_torchs_afterwards() -> None:
     model = Small()
     ema = Ema(model, decay=0.5)
     theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
@@ -290,14 +298,14 @@ def test_parameters_trained_and_bytes_of_each_optimizer_are_as_arithmetic_says(f
         assert asked == pytest.approx(held_bytes(optimizer), rel=0.1 if name == "adafactor" else 1e-9), name
 
 
-def test_settings_measured_before_there_were_optimizers_to_choose_are_still_found() -> None:
+def test_measurements_without_an_optimizer_are_still_found() -> None:
     setting = TrainingSetting(architecture=TINY)
     data = {name: value for name, value in setting.model_dump(mode="json").items() if name not in LATER_FIELDS}
     assert setting.fingerprint == hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     assert setting.model_copy(update={"optimizer": "lion"}).fingerprint != setting.fingerprint
 
 
-def test_muon_leaves_the_head_of_a_reward_model_to_adamw() -> None:
+def test_adamw_updates_the_head_of_a_reward_model_beside_muon() -> None:
     shape = build_network(TINY, seed=1).config
     shape.num_labels = 1
     scorer = AutoModelForSequenceClassification.from_config(shape)
@@ -306,7 +314,7 @@ def test_muon_leaves_the_head_of_a_reward_model_to_adamw() -> None:
     assert id(scorer.score.weight) not in chosen
 
 
-def test_each_process_goes_on_with_its_own_random_numbers_and_other_numbers_of_processes_with_new_ones(tmp_path: Path) -> None:
+def test_each_rank_restores_its_random_state_and_another_number_of_ranks_is_seeded(tmp_path: Path) -> None:
     model = Small()
     optimizer, states, expected = make_optimizer(model, config("adamw")), [], []
     for rank in range(2):

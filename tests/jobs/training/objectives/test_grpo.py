@@ -51,7 +51,7 @@ def test_the_reward_of_a_rule_rises(rooms: Rooms) -> None:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_run_goes_on_with_the_same_completions(rooms: Rooms, method: str) -> None:
+def test_a_resumed_run_samples_the_same_completions(rooms: Rooms, method: str) -> None:
     undisturbed, killed, resumed = Recorder(), Recorder(stop_after=5), Recorder()
     values = {"method": method, "max_steps": 6, "checkpoint_every": 3, "grad_accum_steps": 2, "micro_batch": 8}
     values |= {"lora": {"dropout": 0.1}, "grpo": {**LETTER, "kl_weight": 0.1}}
@@ -65,7 +65,7 @@ def test_a_run_goes_on_with_the_same_completions(rooms: Rooms, method: str) -> N
     assert undisturbed.series("kl")[-1][1] > 1e-5
 
 
-def test_completions_are_the_weights_and_the_steps_alone_and_leave_the_network_as_it_was(rooms: Rooms) -> None:
+def test_completions_depend_on_weights_and_step_alone_and_leave_the_network_unchanged(rooms: Rooms) -> None:
     spec = training(rooms, "drawn", kind="instruction", grpo={**LETTER, "rewards": [{"kind": "contains"}]})
     ctx = build_context(spec, Recorder())
     network = load_network(rooms.root / "base").train()
@@ -95,7 +95,7 @@ def test_answers_come_from_every_kind_of_row() -> None:
     assert question_of({"question": "Where?", "choices": [" Here", " there"], "answer": 1, "answers": None}) == ("Where?", ("there",))
 
 
-def test_what_can_not_be_rewarded_is_refused_in_words(rooms: Rooms) -> None:
+def test_rewards_that_need_answers_are_refused_without_them(rooms: Rooms) -> None:
     with pytest.raises(InvalidInput, match="The prompts have no answers"):
         run(training(rooms, "no", grpo={**LETTER, "rewards": [{"kind": "exact"}]}), Recorder())
     with pytest.raises(InvalidInput, match="None of the 4 train prompts leaves room for 40 tokens"):

@@ -55,7 +55,7 @@ def test_dpo_prefers_the_chosen_side_and_reports_margins(rooms: Rooms, method: s
     assert load_network(rooms.root / result["checkpoint"]).config.vocab_size == TINY.vocab_size
 
 
-def test_the_reference_is_asked_once_and_its_answers_are_the_runs_own(rooms: Rooms) -> None:
+def test_reference_logprobs_are_computed_once_and_saved_with_the_run(rooms: Rooms) -> None:
     values = {"max_steps": 6, "checkpoint_every": 2, "learning_rate": 5e-3}
     undisturbed = Recorder()
     run(rooms.training("dpo", run="d-a", job="d-a", **values), undisturbed)
@@ -74,7 +74,7 @@ def test_the_reference_is_asked_once_and_its_answers_are_the_runs_own(rooms: Roo
     assert kept.read_bytes() == before[0]
 
 
-def test_a_run_that_is_stopped_while_it_asks_the_reference_ends_without_a_step(rooms: Rooms) -> None:
+def test_a_run_stopped_while_computing_the_reference_ends_without_a_step(rooms: Rooms) -> None:
     recorder = Recorder(stop_after=0, request="cancel")
     result = run(rooms.training("dpo", run="d-x", job="d-x"), recorder)
     assert (result["stopped"], result["final_step"], result["checkpoint"]) == ("cancel", 0, None)
@@ -90,7 +90,7 @@ class Stopping(ProcessGroup):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_all_processes_stop_as_the_first_does_while_it_asks_the_reference(rooms: Rooms, rank: int) -> None:
+def test_all_ranks_stop_if_the_first_is_stopped_while_computing_the_reference(rooms: Rooms, rank: int) -> None:
     ctx = build_context(rooms.training("dpo", run="d-y", job="d-y"), Recorder(stop_after=0 if rank == 0 else None))
     with pytest.raises(StopRequested):
         load_batches(replace(ctx, process_group=Stopping(rank=rank, count=2)))
@@ -137,7 +137,7 @@ def rated_rows(count: int) -> list[dict[str, object]]:
     ]
 
 
-def test_kto_learns_from_single_answers_that_are_rated(rooms: Rooms) -> None:
+def test_kto_learns_from_single_rated_answers(rooms: Rooms) -> None:
     write_dataset(rooms.root / "rated", train=rated_rows(24), val=rated_rows(6))
     recorder = Recorder()
     spec = rooms.training("kto", run="kto", job="kto", dataset="rated", micro_batch=8, max_steps=8, learning_rate=5e-3)
@@ -177,7 +177,7 @@ def test_pairs_that_teach_nothing_are_counted_and_left_out(rooms: Rooms) -> None
         run(rooms.training("dpo", run="none", job="none", dataset="none"), Recorder())
 
 
-def test_pairs_of_a_step_are_cut_by_length_and_come_once_an_epoch(rooms: Rooms) -> None:
+def test_pairs_of_a_step_are_sorted_by_length_and_come_once_per_epoch(rooms: Rooms) -> None:
     spec = rooms.training("orpo", run="order", job="order", micro_batch=4, grad_accum_steps=3)
     batches = load_batches(build_context(spec, Recorder()))
     seen = []
@@ -210,7 +210,7 @@ def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: R
         load_network(folder)
 
 
-def test_a_reward_run_goes_on_bit_for_bit(rooms: Rooms) -> None:
+def test_a_reward_run_resumes_bit_for_bit(rooms: Rooms) -> None:
     for method, variant in (("full", ""), ("lora", "lora"), ("lora", "pissa")):
         undisturbed, stopped, resumed = Recorder(), Recorder(stop_after=4), Recorder()
         values = {"method": method, "learning_rate": 5e-3, **({"lora": {"rank": 4, "variant": variant}} if variant else {})}
@@ -234,7 +234,7 @@ def test_a_reward_model_is_the_base_of_reward_runs_alone(rooms: Rooms) -> None:
         run(tuned, Recorder())
 
 
-def test_the_reference_is_asked_about_no_more_than_the_run_meets(rooms: Rooms) -> None:
+def test_the_reference_scores_only_the_pairs_that_the_run_uses(rooms: Rooms) -> None:
     def kept(steps: int) -> dict[bytes, float]:
         recorder = Recorder()
         run(

@@ -31,7 +31,7 @@ def reward(completion: str, *answers: str, tokens: int = 5, **rule: object) -> f
         ("any", {"kind": "length", "target": 5, "weight": -0.5}, -0.5),
     ],
 )
-def test_a_rule_gives_what_it_says(completion: str, rule: dict[str, object], expected: float) -> None:
+def test_each_reward_rule_gives_its_value(completion: str, rule: dict[str, object], expected: float) -> None:
     assert reward(completion, "Mill Lane", **rule) == pytest.approx(expected)
 
 
@@ -43,7 +43,7 @@ def test_rewards_add_up_by_their_weights_and_any_right_answer_counts() -> None:
     assert rewards.of("", tokens=0, answers=()) == 0.0
 
 
-def test_a_pattern_that_would_search_for_ages_is_given_up_and_named_once() -> None:
+def test_a_pattern_that_times_out_is_named_once() -> None:
     said: list[str] = []
     rewards = Rewards([RewardRule(kind="regex", pattern=r"^(a|aa)+$")], log=said.append)
     started = time.perf_counter()
@@ -62,5 +62,5 @@ def test_a_pattern_that_can_not_be_run_is_refused_at_once(pattern: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "text"), [(r"(?<=a+)\p{L}", "aab"), (r"^\d{4}-\d{2}-\d{2}$", "2024-02-29"), (r"(?:\w{2,60} ){3,99}", "ab cd ef ")]
 )
-def test_what_the_rewards_library_reads_is_taken(pattern: str, text: str) -> None:
+def test_patterns_of_the_regex_library_are_accepted(pattern: str, text: str) -> None:
     assert Rewards([RewardRule(kind="regex", pattern=pattern)]).of(text, tokens=1, answers=()) == 1.0

@@ -30,7 +30,7 @@ def counter(folder: Path, name: str, joules: float) -> None:
     (folder / name / "energy_uj").write_text(str(int(joules * 1e6)))
 
 
-def test_the_cpu_is_as_busy_as_this_process_keeps_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cpu_use_is_the_cpu_time_of_this_process_over_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(device_use.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     clock = Clock(monkeypatch)
     gauge = DeviceGauge(torch.device("cpu"), rapl=tmp_path)
@@ -41,7 +41,7 @@ def test_the_cpu_is_as_busy_as_this_process_keeps_its_cores(monkeypatch: pytest.
     assert gauge.read() == {}
 
 
-def test_the_power_of_all_processors_is_their_energy_by_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_power_is_the_energy_of_all_processors_over_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = Clock(monkeypatch)
     for name, joules in (("intel-rapl:0", 50), ("intel-rapl:1", 10), ("intel-rapl:0:0", 999)):
         counter(tmp_path, name, joules)
@@ -55,7 +55,7 @@ def test_the_power_of_all_processors_is_their_energy_by_the_time(monkeypatch: py
     assert "power_w" not in gauge.read()  # the counter began again
 
 
-def test_a_gpu_is_asked_through_torch_and_left_alone_when_it_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_does_not_answer_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     asked: list[Any] = []
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 93)
