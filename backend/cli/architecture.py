@@ -11,7 +11,7 @@ from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe
-from backend.domain.training.config import LoraConfig
+from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput, NotFound
 from backend.services.architectures import parse_architecture
 

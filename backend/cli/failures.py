@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
 from backend.cli.output import FAILED, MISUSED
-from backend.domain.training.config import validation_message
+from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 
 

@@ -1,4 +1,4 @@
-"""What names may look like, and what somebody who mistyped one probably meant."""
+"""Names: which are allowed, and near matches of a mistyped one."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def not_found(what: str, name: str, known: Iterable[str], *, remedy: str = "") -
     if near:
         remedy = "Did you mean " + ", ".join(f"“{other}”" for other in near[:3]) + "?"
     return NotFound(f"There is no {what} “{name}”.", remedy=remedy, field=what)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a mistyped one is closest to, None if none is close.
+
+    Example:
+        >>> nearest("max_stepz", ["max_steps", "seed"])
+        'max_steps'
+    """
+    names = list(known)
+    inside = next((other for other in names if other.endswith(f".{name}")), None)  # `rank` for `lora.rank`
+    return inside or next(iter(difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)), None)

@@ -14,7 +14,7 @@ from backend.db.tables import Architecture, Run
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.parameters import count_parameters
 from backend.domain.names import clean_name, not_found
-from backend.domain.training.config import validation_message
+from backend.domain.validation import validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder

@@ -9,7 +9,7 @@ from typing import Any
 import peft
 import torch
 
-from backend.domain.training.config import DeviceConfig
+from backend.domain.training.config_sections import DeviceConfig
 from jobs.batches.base import Batches
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything

@@ -7,7 +7,7 @@ import hashlib
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.training.config import RunConfig, parse_run_config
+from backend.domain.training.config import RunConfig, parse_config, parse_run_config
 from backend.domain.training.config_fields import with_changes
 from backend.domain.training.sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
@@ -16,7 +16,6 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import resolve_version
 from backend.services.estimates.forecasts import Forecast, forecast
-from backend.services.training.parts import parse_config
 from backend.services.training.runs import launch_run
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunDetail, run_detail
@@ -129,7 +128,13 @@ def launch(ctx: Context, person: Person, config: RunConfig, found: Forecast, par
     key = hashlib.sha256(f"{st.session_state['launch_nonce']}{config.model_dump_json()}".encode()).hexdigest()[:40]
     with errors_shown():
         run = launch_run(
-            ctx, config, person=person, idempotency_key=f"page:{key}", parent=parent.run.id if parent else None, warnings=found.warnings
+            ctx,
+            config,
+            person=person,
+            idempotency_key=f"page:{key}",
+            parts=found.parts,
+            parent=parent.run.id if parent else None,
+            warnings=found.warnings,
         )
         st.switch_page(routes.RUN, query_params={"run": run.id})
 
@@ -163,7 +168,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
             if parent is not None:
                 draw_changes(parent, config)
             draw_estimate(ctx, person, config, found)
-            draw_report_link(ctx, config)
+            draw_report_link(config, found.parts.report if found else None)
         draw_yaml(config)
 
 

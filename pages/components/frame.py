@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import streamlit as st
 from pydantic import ValidationError
 
-from backend.domain.training.config import validation_message
+from backend.domain.validation import validation_message
 from backend.errors import NotFound, RoundhouseError
 from backend.services.context import Context, Person
 from pages.components.visitor import context, require_person

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.estimates.calibration import MeasuredPeak, correct
+from backend.domain.estimates.calibration import MeasuredPeak, calibrate
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import TrainingSetting, setting_of
 from backend.domain.training.config import RunConfig
@@ -213,8 +213,8 @@ def errors_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for index, row in enumerate(rows):
         peak, mine = row["run"]["measured_bytes"], probes[index]
         before = estimate_memory(mine.setting).total  # sequences as long as the context, as nobody has seen the data yet
-        others = correct(mine.setting, mine.estimated_bytes, [probe for probe in probes if probe is not mine])
-        said = {"formula": before, "corrected": mine.estimated_bytes * others.factor, "probe": mine.measured_bytes}
+        others = calibrate(mine.setting, mine.estimated_bytes, [probe for probe in probes if probe is not mine])
+        said = {"formula": before, "calibrated": mine.estimated_bytes * others.factor, "probe": mine.measured_bytes}
         off = {name: value / peak - 1 for name, value in said.items()}
         found.append({"title": row["title"], "peak": peak, "said": said, "off": off, "promised": others.error})
     return found
@@ -225,9 +225,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     found = errors_of(rows)
     sys.stdout.write("| setting | run's peak | formula | corrected by the other eleven | after its probe |\n|---|---|---|---|---|\n")
     for case in found:
-        cells = [f"{say_bytes(case['said'][name])} ({case['off'][name]:+.1%})" for name in ("formula", "corrected", "probe")]
+        cells = [f"{say_bytes(case['said'][name])} ({case['off'][name]:+.1%})" for name in ("formula", "calibrated", "probe")]
         sys.stdout.write(f"| {case['title']} | {say_bytes(case['peak'])} | {' | '.join(cells)} |\n")
-    for name in ("formula", "corrected", "probe"):
+    for name in ("formula", "calibrated", "probe"):
         off = [abs(case["off"][name]) for case in found]
         sys.stdout.write(f"{name}: median {statistics.median(off):.1%}, worst {max(off):.1%}\n")
     promised = [case["promised"] for case in found if case["promised"] is not None]

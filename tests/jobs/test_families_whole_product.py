@@ -15,7 +15,7 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES
 from backend.domain.estimates.architecture_report import describe
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams
-from backend.domain.training.config import LoraConfig
+from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput
 from jobs.evaluation import run_loglikelihood
 from jobs.modeling.build import config_from_checkpoint

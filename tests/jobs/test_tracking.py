@@ -16,7 +16,8 @@ from backend.domain.training.imported_logs import read_logs
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.training import checks as tracker_service
-from backend.services.training.checks import NAMES, require_trackers
+from backend.services.training.checks import TRACKER_NAMES as NAMES
+from backend.services.training.checks import check_trackers
 from jobs.reporter import FileReporter
 from jobs.tracking.run import CLOSED, OFFLINE, end_tracking, follow, start_tracking
 from jobs.tracking.writers import WRITERS
@@ -201,7 +202,7 @@ def test_a_tracker_whose_library_is_missing_is_refused_before_the_launch(ctx: Co
     assert set(NAMES) == set(WRITERS)
     add_parts(ctx)
     monkeypatch.setattr(tracker_service, "find_spec", lambda name: None if name == "wandb" else object())
-    require_trackers(make_config(trackers=("tensorboard",)))
+    check_trackers(make_config(trackers=("tensorboard",)))
     with pytest.raises(InvalidInput, match="Weights & Biases can't be written") as refused:
         launch(ctx, trackers=("tensorboard", "wandb"))
     assert refused.value.field == "trackers"

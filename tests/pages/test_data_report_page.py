@@ -14,6 +14,7 @@ from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.reports import ask_report, get_data_report, list_data_reports, read_samples
 from backend.services.data.uploads import save_upload
 from backend.services.data.views import VersionView
+from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
 from pages.components.data.report_link import known_findings
 from tests.support.job_work import do_job
@@ -131,10 +132,12 @@ def test_launch_says_what_a_report_has_found(site: Context) -> None:
     do_job(site, str(version.job_id))
     config = make_config(dataset="coins")
 
-    assert known_findings(site, config) == ""
+    def known(**changes: object) -> str:
+        return known_findings(resolve_parts(site, config.model_copy(update=changes)).report)
+
+    assert known() == ""
     view = ask_report(site, "coins", person=LOCAL, source="pieces", context=config.context)
     do_job(site, str(view.job_id))
-    assert "Its report has" in known_findings(site, config)
-    assert "1 row repeats another one" in known_findings(site, config)
-    assert known_findings(site, config.model_copy(update={"context": 16})) == ""
-    assert known_findings(site, config.model_copy(update={"dataset": "nothing"})) == ""
+    assert "The data report has" in known()
+    assert "1 row repeats another one" in known()
+    assert known(context=16) == ""

@@ -9,13 +9,12 @@ from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import RunGroup
 from backend.domain.jobs.states import Status
-from backend.domain.training.config import Objective, RunConfig, parse_run_config
-from backend.domain.training.config_fields import flatten
+from backend.domain.training.config import parse_run_config
+from backend.domain.training.config_fields import default_at, flatten, form_groups, list_paths, traits_of
 from backend.services.context import LOCAL, Context
 from backend.services.training.sweeps import get_sweep, launch_sweep, lead_sweeps, read_sweep, sweep_detail
 from backend.services.training.views import get_run, list_runs, run_detail
-from pages.components.training.config_fields import LABELS, OTHER_LABELS, fields_in, with_labels
-from pages.components.training.run_form import SIMPLE, advanced_fields, objective_fields
+from pages.components.training.config_fields import fields_in, with_labels
 from tests.support.opening import cells, open_page, words
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
 
@@ -48,16 +47,8 @@ def shown(page: AppTest) -> dict[str, Any]:
 
 def test_every_field_of_a_run_can_be_set_somewhere_on_the_page() -> None:
     """Fields that a form has no room for are fields that nobody finds."""
-    drawn: set[str] = set()
-    for objective in Objective:
-        for method in ("full", "lora", "qlora"):
-            drawn |= {*SIMPLE, *objective_fields(objective, method)}
-            drawn |= {path for paths in advanced_fields(objective, method).values() for path in paths}
-    elsewhere = {"name", "queue", *OTHER_LABELS}
-    conditional = {"decay_steps", "devices.sharding", "devices.nodes", "devices.rendezvous"}  # with schedule wsd, and for several devices
-    sections = {path for path in flatten(RunConfig(dataset="d", base="b")) if path.split(".")[0] != "architecture"}
-    assert sections - drawn - elsewhere - conditional == set()
-    assert drawn | conditional <= set(LABELS)
+    elsewhere = {"name", "dataset", "architecture", "tokenizer", "base", "objective", "method", "sample_prompts", "grpo.rewards"}
+    assert {path for path in list_paths() if traits_of(path).group is None} - elsewhere == {"queue"}
 
 
 def test_only_fields_that_apply_are_shown_and_what_was_set_comes_back(site: Context) -> None:
@@ -103,8 +94,9 @@ def test_the_advanced_part_counts_what_differs_from_the_defaults(site: Context) 
     ],
 )
 def test_each_objective_has_its_own_fields(objective: str, method: str, there: set[str], absent: set[str]) -> None:
-    groups = advanced_fields(Objective(objective), method).values()
-    drawn = {*objective_fields(Objective(objective), method), *(path for paths in groups for path in paths)}
+    chosen = {"objective": objective, "method": method}
+    groups = form_groups(lambda path: chosen.get(path, default_at(path)))
+    drawn = {path for paths in groups.values() for path in paths}
     assert there <= drawn
     assert not absent & drawn
 
@@ -160,7 +152,7 @@ def test_an_error_names_its_fields_in_the_forms_words_and_marks_them(site: Conte
 def test_fields_are_found_in_errors_by_their_whole_names() -> None:
     assert fields_in("lora.rank: Input should be at most 1024; context 9 is longer") == ("lora.rank", "context")
     assert fields_in("no such schedule_thing") == ()
-    assert with_labels("decay_steps 9 does not fit") == "“Steps of the decay” 9 does not fit"
+    assert with_labels("decay_steps 9 does not fit") == "“Decay steps” 9 does not fit"
 
 
 def test_warnings_ask_once_and_again_when_they_change(site: Context) -> None:

@@ -33,7 +33,7 @@ def forecast_lines(found: Forecast) -> list[str]:
         lines.append(f"val_loss     about {found.loss.estimate.value:.3f}{between} by {found.loss.law}")
     elif found.loss_missing:
         lines.append(f"val_loss     not known: {found.loss_missing}")
-    place = found.place
+    place = found.queue
     if place.num_slots == 0:
         lines.append("queue        no worker serves it at the moment")
     elif place.ahead == 0:
@@ -71,9 +71,9 @@ def describe_forecast(found: Forecast) -> dict[str, Any]:
         "expected_val_loss": loss.estimate.value if loss else None,
         "expected_val_loss_interval": [loss.estimate.low, loss.estimate.high] if loss else None,
         "law": loss.law if loss else None,
-        "ahead": found.place.ahead,
-        "wait_s": found.place.wait_s,
-        "workers": found.place.num_slots,
+        "ahead": found.queue.ahead,
+        "wait_s": found.queue.wait_s,
+        "workers": found.queue.num_slots,
         "warnings": [warning.model_dump(mode="json") for warning in found.warnings],
     }
 

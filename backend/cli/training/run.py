@@ -23,7 +23,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import launch_probe
-from backend.services.jobs.devices import find_place
+from backend.services.jobs.devices import find_device
 from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.imported_runs import import_log_path
@@ -53,10 +53,10 @@ def launch(
     config = read_recipe(recipe)
     if name:
         config = config.model_copy(update={"name": name})
-    warnings = forecast(ctx, config).warnings
-    ask_to_proceed(warnings, yes=yes, as_json=as_json)
-    run = launch_run(ctx, config, person=LOCAL, idempotency_key=key, parent=parent, warnings=warnings)
-    _finish(ctx, run, wait=wait, as_json=as_json, warnings=warnings)
+    expected = forecast(ctx, config)
+    ask_to_proceed(expected.warnings, yes=yes, as_json=as_json)
+    run = launch_run(ctx, config, person=LOCAL, idempotency_key=key, parts=expected.parts, parent=parent, warnings=expected.warnings)
+    _finish(ctx, run, wait=wait, as_json=as_json, warnings=expected.warnings)
 
 
 @app.command("forecast")
@@ -81,8 +81,8 @@ def probe(
     ctx = get_context()
     config = read_recipe(recipe)
     job = wait_for_job(ctx, launch_probe(ctx, config, person=LOCAL).id)
-    place = find_place(ctx, str(job.result["device"]), job.result["device_kind"])
-    prediction = predict(ctx, config, place=place)
+    device = find_device(ctx, str(job.result["device"]), job.result["device_kind"])
+    prediction = predict(ctx, config, device=device)
     lines = [
         f"peak memory  {say_memory(prediction.memory)}. {say_fit(prediction)}",
         f"speed        {job.result['tokens_per_s']:,.0f} tokens/s, {job.result['step_s']:.3g} s for {_micro_batches(job.result)}",

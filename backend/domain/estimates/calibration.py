@@ -50,7 +50,7 @@ def _estimated_total(setting: TrainingSetting, length: int | None, trained: int 
 
 
 @dataclass(frozen=True)
-class Correction:
+class Calibration:
     """What an estimate is multiplied by. `error` is the share by which such a prediction is off, None while nothing tells.
 
     `used` are the places, among the measurements given, of those that it rests on.
@@ -68,15 +68,15 @@ class _Known:
     index: int
 
 
-def correct(setting: TrainingSetting, estimated_bytes: int, measured: Sequence[MeasuredPeak]) -> Correction:
+def calibrate(setting: TrainingSetting, estimated_bytes: int, measured: Sequence[MeasuredPeak]) -> Calibration:
     """Return the correction of an estimate by what was measured on the same device; no correction where nothing is like it."""
     known = [_Known(like(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index) for index, peak in enumerate(measured)]
     alike = sorted((each for each in known if each.weight >= LEAST_LIKE), key=lambda each: -each.weight)
     counted = alike[:MOST_COUNTED]
     if not counted:
-        return Correction()
+        return Calibration()
     factor = math.exp(_mean_ratio([(each.weight, each.peak.log_ratio) for each in counted]))
-    return Correction(factor, _error(counted), tuple(each.index for each in counted))
+    return Calibration(factor, _error(counted), tuple(each.index for each in counted))
 
 
 def like(setting: TrainingSetting, estimated_bytes: int, other: TrainingSetting, other_bytes: int) -> float:

@@ -14,7 +14,15 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.architectures.parameters import count_lora_parameters, count_parameters
-from backend.domain.estimates.activations import FLOAT, INTEGER, Numbers, copied_weight_bytes, kept_in_block, kept_outside, rotary_bytes
+from backend.domain.estimates.activations import (
+    FLOAT,
+    INTEGER,
+    ComputeTypes,
+    copied_weight_bytes,
+    rotary_bytes,
+    saved_in_block,
+    saved_outside,
+)
 from backend.domain.estimates.loss_chunks import loss_bytes
 from backend.domain.estimates.optimizer_state import count_frozen, optimizer_bytes
 from backend.domain.estimates.setting import TrainingSetting
@@ -107,17 +115,17 @@ def estimate_memory(setting: TrainingSetting, *, length: int | None = None, trai
     """
     length = min(length or setting.context, setting.context)
     costs = _count(setting, length, min(trained or length, length))
-    peak = max((_at_loss(costs), _on_the_way(costs), _at_update(costs)), key=lambda moment: moment.total)
+    peak = max((_at_loss(costs), _during_backward(costs), _at_update(costs)), key=lambda moment: moment.total)
     peak = _share(setting, peak, costs)
     return peak.model_copy(update={"overhead": FIRST_USE_BYTES[setting.device]})
 
 
-def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, correction: float = 1.0, length: int | None = None) -> int:
-    """Return the largest micro-batch whose estimate, times `correction`, fits a budget; 0 if not even one sequence does."""
+def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, calibration: float = 1.0, length: int | None = None) -> int:
+    """Return the largest micro-batch whose estimate, times `calibration`, fits a budget; 0 if not even one sequence does."""
 
     def fits(micro_batch: int) -> bool:
         tried = setting.model_copy(update={"micro_batch": micro_batch})
-        return estimate_memory(tried, length=length).total * correction <= budget_bytes
+        return estimate_memory(tried, length=length).total * calibration <= budget_bytes
 
     low, high = 0, 1
     while high <= LARGEST_MICRO_BATCH and fits(high):
@@ -135,7 +143,9 @@ def usable_bytes(total_bytes: int, device: str) -> int:
 
 def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     config = setting.architecture
-    numbers = Numbers(2 if setting.precision == "bf16" else FLOAT, setting.lora_rank, gpu=setting.device == "gpu", dropout=setting.dropout)
+    types = ComputeTypes(
+        2 if setting.precision == "bf16" else FLOAT, setting.lora_rank, gpu=setting.device == "gpu", dropout=setting.dropout
+    )
     rows = setting.micro_batch * (2 if setting.objective in PAIRWISE else 1)
     parts = count_parameters(config)
     base, embedding = sum(parts.values()), config.vocab_size * config.width
@@ -145,17 +155,17 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     updated = adapters or base - count_frozen(config, frozen)
     in_blocks = updated if adapters else updated - parts["output_head"] - (0 if frozen else parts["embedding"])
     head = 0 if adapters or (frozen and config.tie_embeddings) else FLOAT * embedding
-    copies = copied_weight_bytes(config, numbers) // config.num_layers
+    copies = copied_weight_bytes(config, types) // config.num_layers
     tokens = rows * length
-    copies += numbers.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # of what rows read, laid end to end
+    copies += types.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # of what rows read, laid end to end
     passed = range(min(frozen, config.num_layers - 1), config.num_layers)  # nothing is kept of blocks that no gradient reaches
-    blocks = tuple(kept_in_block(config, layer, numbers).total(rows=rows, length=length) + copies for layer in passed)
+    blocks = tuple(saved_in_block(config, layer, types).total(rows=rows, length=length) + copies for layer in passed)
     logits, with_logits = loss_bytes(
         setting.objective,
         tokens=rows * trained,
         width=config.width,
         vocab_size=config.vocab_size,
-        low=numbers.low,
+        low=types.low,
         trains_head=not adapters,
     )
     return _Costs(
@@ -170,10 +180,10 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
         inputs=FLOAT * config.width * tokens,
         recompute=setting.recompute,
         shared=rotary_bytes(config, length) + 2 * INTEGER * tokens,
-        outside=kept_outside(config, numbers).total(rows=rows, length=length),
+        outside=saved_outside(config, types).total(rows=rows, length=length),
         logits=logits,
         with_logits=with_logits,
-        work=tokens * _work_per_token(setting, numbers) + _gradient_in_work(setting),
+        work=tokens * _work_per_token(setting, types) + _gradient_in_work(setting),
     )
 
 
@@ -188,7 +198,7 @@ def _base_bytes(setting: TrainingSetting, parts: Mapping[str, int]) -> int:
     return (base - outside) * setting.base_bits // 8 + (base - outside) // 128 + 2 * outside
 
 
-def _work_per_token(setting: TrainingSetting, numbers: Numbers) -> int:
+def _work_per_token(setting: TrainingSetting, types: ComputeTypes) -> int:
     """Return the bytes that the backward pass of one part of a block needs while it runs, seen in the allocator's record of steps.
 
     The final norm: six times the residual stream in fp32. A gated feed-forward: both halves' gradients and the residual's. BLOOM's own
@@ -198,13 +208,13 @@ def _work_per_token(setting: TrainingSetting, numbers: Numbers) -> int:
     norm = 6 * FLOAT * config.width
     inner = config.feed_forward
     if config.family == "bloom":
-        feed_forward = numbers.low * 5 * inner + 2 * FLOAT * config.width
+        feed_forward = types.low * 5 * inner + 2 * FLOAT * config.width
     elif config.num_experts is not None:
         inner = config.expert_size
         feed_forward = FLOAT * (config.experts_per_token or 0) * (inner + 2 * config.width)
     else:
-        feed_forward = numbers.low * 2 * inner + FLOAT * config.width
-    if numbers.frozen and numbers.is_bf16 and FAMILIES[config.family].experts == "none":  # adapters read and write fp32
+        feed_forward = types.low * 2 * inner + FLOAT * config.width
+    if types.frozen and types.is_bf16 and FAMILIES[config.family].experts == "none":  # adapters read and write fp32
         feed_forward = max(feed_forward, FLOAT * (3 * inner + 7 * config.width) // 2)
     return max(norm, feed_forward)
 
@@ -232,7 +242,7 @@ def _at_loss(costs: _Costs) -> MemoryEstimate:
     )
 
 
-def _on_the_way(costs: _Costs) -> MemoryEstimate:
+def _during_backward(costs: _Costs) -> MemoryEstimate:
     """Return the largest moment of the backward pass through the blocks, from the top: kept tensors go, gradients come."""
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):

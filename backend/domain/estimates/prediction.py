@@ -8,7 +8,7 @@ from typing import Literal
 from backend.domain.estimates.memory import MemoryEstimate
 from backend.domain.wording import say_bytes, say_duration
 
-Source = Literal["run", "probe", "corrected", "formula", "unknown"]
+Source = Literal["run", "probe", "calibrated", "formula", "unknown"]
 TIGHT = 0.9
 
 
@@ -74,7 +74,7 @@ def say_memory(memory: MemoryPrediction) -> str:
     """
     if memory.num_bytes is None:
         return f"not known: {say_source(memory)}"
-    between = " " if memory.source == "corrected" and memory.error is not None else ", "
+    between = " " if memory.source == "calibrated" and memory.error is not None else ", "
     return f"{say_bytes(memory.num_bytes)}{between}{say_source(memory)}"
 
 
@@ -85,7 +85,7 @@ def say_source(memory: MemoryPrediction) -> str:
     if memory.source == "formula":
         return "formula; not yet measured here"
     said = f"; formula said {say_bytes(memory.formula.total)}" if memory.formula else ""
-    if memory.source == "corrected":
+    if memory.source == "calibrated":
         spread = f"± {_percent(memory.error)}, " if memory.error is not None else ""
         return f"{spread}from {_counted(memory)} here{said}"
     return f"{'measured in a run' if memory.source == 'run' else 'probe'}{said}"
@@ -95,9 +95,9 @@ def say_error(memory: MemoryPrediction) -> str:
     """Say what the error of a figure is, in a sentence; empty for one of which nothing is known."""
     if memory.source == "formula":
         return "How far the formula is off on this device shows after a probe."
-    if memory.source == "corrected" and memory.error is None:
+    if memory.source == "calibrated" and memory.error is None:
         return "Too little is measured here to say how far this may be off."
-    if memory.source == "corrected":
+    if memory.source == "calibrated":
         return f"Each measurement here, predicted from the others like it, was off by {_percent(memory.error)} on average."
     if memory.source == "probe" and memory.error is not None:
         what = "1 run" if memory.runs == 1 else f"{memory.runs} runs"

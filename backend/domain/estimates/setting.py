@@ -1,4 +1,4 @@
-"""What the memory and the speed of a training process depend on, and nothing else. Knows no arithmetic, no tensors."""
+"""TrainingSetting: everything that the peak memory and the speed of a training process depend on. Pure."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DeviceKind = Literal["cpu", "gpu"]
 Sharding = Literal["none", "ddp", "fsdp"]
 Optimizer = Literal["adamw", "muon", "lion", "adafactor", "adamw_8bit"]
-LATER_FIELDS = ("keeps_reference", "packed", "base_bits", "optimizer", "frozen_blocks", "average", "dropout")
-"""Fields that settings measured earlier do not have: at their defaults they leave the fingerprint as it was."""
 
 
 class TrainingSetting(BaseModel):
-    """One training process: the network, what is trained of it, the batch, and the kind of device.
+    """One training process: the network, the weights that are trained, the batch, and the kind of device.
 
-    `micro_batch` is what passes at once (`sequences_at_once`), `context` the longest sequence in tokens. `data` names the dataset's
-    version where its rows decide how long sequences are (all but pretrain; a pretraining window is always full). `packed` says whether rows share sequences, which are then full or nearly.
-    `base_bits` are those of a base that qlora freezes, None for one in fp32. `accumulates` says whether a step has several
-    micro-batches: then gradients are there while the next one runs. `average` says whether an average of the weights is kept,
-    `dropout` whether there is any. `devices` share the work by `sharding`; micro_batch is that of one device.
+    `micro_batch` is the size of a forward pass (`sequences_at_once`), `context` the longest sequence in tokens. `data` is the id of the
+    dataset version where its rows decide the lengths of sequences (all but pretrain, whose windows are always full). `packed`: rows
+    share sequences, which are then full or nearly. `base_bits` are those of a base that qlora freezes, None for one in fp32.
+    `accumulates`: a step has several micro-batches, so gradients stay allocated while the next one runs. `average`: an EMA of the
+    weights is kept. `devices` share the work by `sharding`; micro_batch is that of one device. `group_size` and `completion_tokens` are
+    those of grpo. A field added later takes the value that earlier measurements had as its default.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,17 +51,20 @@ class TrainingSetting(BaseModel):
     dropout: bool = False
     device: DeviceKind = "cpu"
     keeps_reference: bool = False
+    attention: str = "auto"
+    adapter_variant: str = "lora"
+    adapter_dropout: bool = False
+    group_size: int | None = None
+    completion_tokens: int | None = None
+    nodes: int = Field(default=1, ge=1)
     devices: int = Field(default=1, ge=1)
     sharding: Sharding = "none"
     data: str | None = None
 
     @property
     def fingerprint(self) -> str:
-        """A hash that two settings share exactly if they are the same."""
-        data = self.model_dump(mode="json")
-        usual = {name: type(self).model_fields[name].default for name in LATER_FIELDS}
-        text = json.dumps({name: value for name, value in data.items() if name not in usual or value != usual[name]}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A hash that two settings share exactly if they are equal; fields at their defaults leave no trace in it."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()).hexdigest()
 
     @property
     def tokens(self) -> int:
@@ -83,10 +85,11 @@ def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: D
     at_once = sequences_at_once(
         config, device=device, is_full=packed or config.objective is Objective.PRETRAIN, has_experts=architecture.num_experts is not None
     )
+    adapters, grpo = config.method != "full", config.objective is Objective.GRPO
     return TrainingSetting(
         architecture=architecture,
         objective=config.objective,
-        lora_rank=config.lora.rank if config.method != "full" else None,
+        lora_rank=config.lora.rank if adapters else None,
         precision=automatic if config.precision == "auto" else config.precision,
         micro_batch=at_once,
         context=config.context,
@@ -100,8 +103,14 @@ def setting_of(config: RunConfig, architecture: ArchitectureConfig, *, device: D
         average=config.ema_decay > 0,
         dropout=config.dropout > 0,
         device=device,
-        keeps_reference=config.objective is Objective.GRPO and config.grpo.kl_weight > 0 and config.method == "full",
+        keeps_reference=grpo and config.grpo.kl_weight > 0 and not adapters,
+        attention=config.attention,
+        adapter_variant=config.lora.variant if adapters else "lora",
+        adapter_dropout=adapters and config.lora.dropout > 0,
+        group_size=config.grpo.group_size if grpo else None,
+        completion_tokens=config.grpo.max_new_tokens if grpo else None,
         devices=config.devices.count,
+        nodes=config.devices.nodes,
         sharding="none" if config.devices.count == 1 else "fsdp" if config.devices.sharding in ("fsdp", "zero3") else "ddp",
         data=None if config.objective is Objective.PRETRAIN else data,
     )

@@ -12,7 +12,8 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.throughput import Speed
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, Allocation, ScalingLaw
 from backend.domain.statistics import Estimate
-from backend.domain.training.config import Objective, RunConfig, validation_message
+from backend.domain.training.config import Objective, RunConfig
+from backend.domain.validation import validation_message
 from backend.errors import InvalidInput
 
 DEFAULT_VOCABULARY = 32_000

@@ -15,8 +15,9 @@ from backend.domain.estimates.throughput import Speed, rate_at
 from backend.domain.scaling.isoflop import FEWEST_SIZES
 from backend.domain.scaling.laws import DEFAULT_LAW, ScalingLaw
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
-from backend.domain.training.config import Objective, RunConfig, validation_message
+from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
+from backend.domain.validation import validation_message
 from backend.domain.wording import say_count
 from backend.errors import InvalidInput
 

@@ -1,22 +1,28 @@
-"""Fields of a run's config by their path, such as `lora.rank`: read, set, compared, and changed by an address. Pure."""
+"""Fields of a run's config by their path, such as `lora.rank`: values, traits, changes. The one place that knows which fields matter.
+
+Everything is read from the schema: `Traits` stand at each field (`traits.py`). Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import RunConfig, validation_message
+from backend.domain.names import nearest
+from backend.domain.training.config import RunConfig
+from backend.domain.training.traits import COST, Condition, Effect, Group, Traits
+from backend.domain.validation import validation_message
 from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
 Value = float | int | str | bool
-MAX_CHARACTERS = 500  # of changes that an address carries
-SECTIONS = ("lora", "preference", "grpo", "devices")
+MAX_CHARACTERS = 500  # of changes in an address
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,102 @@ class Change:
     field: str
     before: str
     now: str
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    kinds = {name: field.annotation for name, field in RunConfig.model_fields.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
+
+
+SECTIONS = _sections()
+"""Fields of a run that are configs themselves, by name."""
+
+
+@cache
+def list_paths() -> tuple[str, ...]:
+    """Return the path of every field of a run, in the schema's order; those of an inline architecture are left out."""
+    return tuple(
+        path
+        for name in RunConfig.model_fields
+        for path in ([f"{name}.{inner}" for inner in SECTIONS[name].model_fields] if name in SECTIONS else [name])
+    )
+
+
+def traits_of(path: str) -> Traits:
+    """Return a field's traits; a field of an inline architecture has those of `architecture`.
+
+    Raises InvalidInput for an unknown path, TypeError for a field whose schema states no traits.
+    """
+    section, _, name = path.partition(".")
+    traits = field_at(section if name and section not in SECTIONS else path).json_schema_extra
+    if not isinstance(traits, Traits):
+        raise TypeError(f"The field {path} states no traits: give it json_schema_extra=Traits(...).")
+    return traits
+
+
+def label_of(path: str) -> str:
+    """Return what pages call a field; an unknown path is returned unchanged."""
+    return traits_of(path).label if path in list_paths() else path
+
+
+def unmet_condition(path: str, value_of: Callable[[str], Any]) -> Condition | None:
+    """Return the first condition that keeps a field from having an effect, None for a field in use.
+
+    A condition on a field that is itself unused does not hold: `devices.rendezvous` needs several `devices.nodes`, which need devices.
+    """
+    for condition in traits_of(path).used:
+        above = unmet_condition(condition.field, value_of)
+        if above is not None or not condition.holds(value_of(condition.field)):
+            return above or condition
+    return None
+
+
+def paths_affecting(*effects: Effect) -> tuple[str, ...]:
+    """Return the fields that affect any of these."""
+    return tuple(path for path in list_paths() if traits_of(path).affects & set(effects))
+
+
+def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, Any]:
+    """Return the values, as JSON has them, of the fields in use that affect any of these. Names of rows are among them."""
+    flat = _by_path(config)
+    return {path: flat[path] for path in paths_affecting(*effects) if _is_used(config, path)}
+
+
+def measured_values(config: RunConfig) -> dict[str, Any]:
+    """Return what a run's peak memory and step time depend on, but for the rows that it names: the caller adds their ids.
+
+    Two runs with equal values and rows need the same memory and time a micro-batch.
+    """
+    values: dict[str, Any] = {}
+    for path, value in values_affecting(config, *COST).items():
+        traits = traits_of(path)
+        if not traits.names_row:
+            values[path] = traits.measured_as(value) if traits.measured_as else value
+    return values
+
+
+def distinguishing_values(config: RunConfig) -> dict[str, Any]:
+    """Return what makes two runs different experiments, but for the rows that they name: neither seed nor hardware bookkeeping."""
+    values = values_affecting(config, Effect.RESULT)
+    return {path: value for path, value in values.items() if not (traits_of(path).is_replicate or traits_of(path).names_row)}
+
+
+def form_groups(value_of: Callable[[str], Any]) -> dict[Group, list[str]]:
+    """Return the fields in use by their place on the launch form."""
+    groups: dict[Group, list[str]] = {group: [] for group in Group}
+    for path in list_paths():
+        group = traits_of(path).group
+        if group is not None and unmet_condition(path, value_of) is None:
+            groups[group].append(path)
+    return groups
+
+
+def idle_fields(config: RunConfig) -> Iterator[tuple[str, Condition]]:
+    """Yield the fields that are set and have no effect in this run, each with the condition that is not met."""
+    for path in list_paths():
+        unmet = unmet_condition(path, lambda other: value_at(config, other))
+        if unmet is not None and value_at(config, path) != default_at(path):
+            yield path, unmet
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -72,7 +174,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise InvalidInput(f"{validation_message(error)}.", field=next(iter(values), None)) from error
+        raise InvalidInput(f"{validation_message(error, RunConfig)}.", field=next(iter(values), None)) from error
 
 
 def write_changes(changes: Sequence[tuple[str, Value]]) -> str:
@@ -100,16 +202,19 @@ def with_changes(config: RunConfig, text: str) -> RunConfig:
 
 
 def field_at(path: str) -> FieldInfo:
-    """Return the schema of the field at a path. Raises InvalidInput for an unknown one."""
+    """Return the schema of the field at a path. Raises InvalidInput, naming the nearest field, for an unknown one."""
     section, _, name = path.partition(".")
-    model: type[BaseModel] = RunConfig
-    if name:
-        found = {**{key: RunConfig.model_fields[key].annotation for key in SECTIONS}, "architecture": ArchitectureConfig}.get(section)
-        model = found if isinstance(found, type) and issubclass(found, BaseModel) else RunConfig
-    field = model.model_fields.get(name or section) if not name or model is not RunConfig else None
-    if field is None or (not name and section in SECTIONS):
-        raise InvalidInput(f"A run has no field {path!r}.", remedy="Fields of a section are written with a dot: lora.rank.", field=path)
-    return field
+    if not name and section not in SECTIONS and section in RunConfig.model_fields:
+        return RunConfig.model_fields[section]
+    model = ArchitectureConfig if section == "architecture" else SECTIONS.get(section)
+    if name and model is not None and name in model.model_fields:
+        return model.model_fields[name]
+    near = nearest(path, list_paths())
+    raise InvalidInput(
+        f"A run has no field {path!r}.",
+        remedy=f"Did you mean {near}?" if near else "Write a field of a section with a dot: lora.rank.",
+        field=path,
+    )
 
 
 def kind_of(path: str) -> type | tuple[Any, ...]:
@@ -127,3 +232,13 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return ", ".join(str(part) for part in value) if isinstance(value, list) else str(value)
+
+
+def _by_path(config: RunConfig) -> dict[str, Any]:
+    """Return every field by path; an inline architecture is one value."""
+    data = config.model_dump(mode="json")
+    return {path: data[section][name] if name else data[section] for path in list_paths() for section, _, name in [path.partition(".")]}
+
+
+def _is_used(config: RunConfig, path: str) -> bool:
+    return unmet_condition(path, lambda other: value_at(config, other)) is None

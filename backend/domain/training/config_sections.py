@@ -1,4 +1,4 @@
-"""The parts of a run's config that only some runs have: adapters, preferences, rewards, and how devices share the work."""
+"""Sections of a run's config: adapters, preference losses, rewards, and how devices share the work."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Annotated, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backend.domain.training.traits import COST, NOTHING, RESULT, RESULT_AND_COST, Effect, Group, Traits, above, when
+
 MAX_UNROLLED = 200_000
-"""Characters of a pattern times what its counted repeats multiply to: counts are unrolled, which took 1 µs a character when measured."""
+"""Limit of a pattern's length times the product of its counted repeats: counts are unrolled, at 1 µs a character when measured."""
+
+ADAPTERS = when("method", "lora", "qlora")
+GRPO = when("objective", "grpo")
 
 
 class Section(BaseModel):
@@ -23,18 +28,44 @@ class LoraConfig(Section):
     """Low-rank adapters on every linear layer (Hu et al. 2021, arXiv 2106.09685), and their variants.
 
     rslora scales by alpha / sqrt(rank) (arXiv 2312.03732), dora learns magnitude and direction apart (arXiv 2402.09353), pissa starts
-    from the weights' largest singular vectors (arXiv 2404.02948). `bits` is how the frozen base of method qlora is stored.
+    from the weights' largest singular vectors (arXiv 2404.02948).
     """
 
-    rank: int = Field(default=8, ge=1, le=1024)
-    alpha: float = Field(default=16.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    variant: Literal["lora", "rslora", "dora", "pissa"] = "lora"
-    bits: Literal[4, 8] = Field(default=4, description="For qlora: bits per weight of the frozen base.")
+    rank: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Larger adapters can learn more and need more memory.",
+        json_schema_extra=Traits(label="Rank", affects=RESULT_AND_COST, group=Group.METHOD, used=(ADAPTERS,)),
+    )
+    alpha: float = Field(
+        default=16.0,
+        gt=0,
+        description="Scale of the adapters: alpha / rank.",
+        json_schema_extra=Traits(label="Alpha", affects=RESULT, group=Group.METHOD, used=(ADAPTERS,)),
+    )
+    dropout: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the adapters' inputs dropped while training.",
+        json_schema_extra=Traits(label="Adapter dropout", affects=RESULT_AND_COST, group=Group.LOSS, used=(ADAPTERS,), measured_as=bool),
+    )
+    variant: Literal["lora", "rslora", "dora", "pissa"] = Field(
+        default="lora",
+        description="rsLoRA scales by the root of the rank, DoRA learns magnitude and direction apart, PiSSA starts from the largest "
+        "singular vectors.",
+        json_schema_extra=Traits(label="Adapter variant", affects=RESULT_AND_COST, group=Group.LOSS, used=(ADAPTERS,)),
+    )
+    bits: Literal[4, 8] = Field(
+        default=4,
+        description="QLoRA: bits per weight of the frozen base.",
+        json_schema_extra=Traits(label="Bits of the base", affects=RESULT_AND_COST, group=Group.METHOD, used=(when("method", "qlora"),)),
+    )
 
 
 class PreferenceConfig(Section):
-    """How preferences become a loss.
+    """Losses on preferences.
 
     `beta` is the strength of dpo, kto and simpo, and the weight of orpo's odds ratio (its lambda). `loss` is dpo's: sigmoid
     (arXiv 2305.18290), hinge (arXiv 2305.10425) or ipo (arXiv 2310.12036). `gamma` is simpo's target margin (arXiv 2405.14734);
@@ -42,13 +73,55 @@ class PreferenceConfig(Section):
     The two weights are kto's (arXiv 2402.01306).
     """
 
-    beta: float = Field(default=0.1, gt=0, description="Strength of the pull to the reference.")
-    loss: Literal["sigmoid", "hinge", "ipo"] = Field(default="sigmoid", description="dpo: which loss.")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="dpo, sigmoid: share of labels taken to be wrong.")
-    gamma: float = Field(default=0.5, ge=0, description="simpo: margin that the chosen answer should have.")
-    sft_weight: float = Field(default=0.0, ge=0, description="dpo and simpo: weight of learning the chosen answer itself.")
-    desirable_weight: float = Field(default=1.0, gt=0, description="kto: weight of good answers.")
-    undesirable_weight: float = Field(default=1.0, gt=0, description="kto: weight of bad answers.")
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        description="Strength of the pull to the reference; for ORPO the weight of the odds ratio.",
+        json_schema_extra=Traits(
+            label="Beta", affects=RESULT, group=Group.METHOD, used=(when("objective", "dpo", "kto", "orpo", "simpo"),)
+        ),
+    )
+    loss: Literal["sigmoid", "hinge", "ipo"] = Field(
+        default="sigmoid",
+        description="DPO: the loss of a pair's margin.",
+        json_schema_extra=Traits(label="DPO loss", affects=RESULT, group=Group.METHOD, used=(when("objective", "dpo"),)),
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=0.5,
+        description="DPO with the sigmoid loss: share of pairs assumed to be labelled the wrong way round.",
+        json_schema_extra=Traits(
+            label="Preference label smoothing",
+            affects=RESULT,
+            group=Group.LOSS,
+            used=(when("objective", "dpo"), when("preference.loss", "sigmoid")),
+        ),
+    )
+    gamma: float = Field(
+        default=0.5,
+        ge=0,
+        description="SimPO: target margin of the chosen answer.",
+        json_schema_extra=Traits(label="Margin (gamma)", affects=RESULT, group=Group.METHOD, used=(when("objective", "simpo"),)),
+    )
+    sft_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="DPO and SimPO: weight of the chosen answer's negative log-likelihood in the loss.",
+        json_schema_extra=Traits(label="SFT loss weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "dpo", "simpo"),)),
+    )
+    desirable_weight: float = Field(
+        default=1.0,
+        gt=0,
+        description="KTO: weight of good answers.",
+        json_schema_extra=Traits(label="Desirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)),
+    )
+    undesirable_weight: float = Field(
+        default=1.0,
+        gt=0,
+        description="KTO: weight of bad answers.",
+        json_schema_extra=Traits(label="Undesirable weight", affects=RESULT, group=Group.LOSS, used=(when("objective", "kto"),)),
+    )
 
 
 class RewardRule(Section):
@@ -75,7 +148,7 @@ class RewardRule(Section):
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for what is no regular expression, or takes long to become one. Counts multiply as if each held the next."""
+    """Raise ValueError for an invalid pattern, or one that compiles slowly. Counts multiply as if they were nested."""
     counts = [re.sub(r"\D", "", inside.partition(",")[0]) for inside in re.findall(r"\{([^}]*)", pattern)]
     if math.prod(int(count) or 1 for count in counts if count) * len(pattern) > MAX_UNROLLED:
         raise ValueError(f"pattern {pattern!r} repeats too often: its counts in braces multiply to too much; choose smaller ones, or +")
@@ -88,12 +161,46 @@ def _check_pattern(pattern: str) -> None:
 class GrpoConfig(Section):
     """Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300): answers to one prompt are compared with each other."""
 
-    rewards: tuple[RewardRule, ...] = Field(default=(), max_length=8)
-    group_size: int = Field(default=8, ge=2, le=256, description="Completions per prompt.")
-    max_new_tokens: int = Field(default=64, ge=1, le=32_768)
-    temperature: float = Field(default=1.0, gt=0, le=5)
-    kl_weight: float = Field(default=0.0, ge=0, description="Pull to the reference (the paper's beta); 0 needs no reference.")
-    clip_range: float = Field(default=0.2, gt=0, lt=1)
+    rewards: tuple[RewardRule, ...] = Field(
+        default=(),
+        max_length=8,
+        description="Rules that score a completion; their weighted scores are added.",
+        json_schema_extra=Traits(label="Rewards", affects=RESULT, used=(GRPO,), sweep="never"),
+    )
+    group_size: int = Field(
+        default=8,
+        ge=2,
+        le=256,
+        description="Completions sampled for each prompt.",
+        json_schema_extra=Traits(label="Completions per prompt", affects=RESULT_AND_COST, group=Group.METHOD, used=(GRPO,)),
+    )
+    max_new_tokens: int = Field(
+        default=64,
+        ge=1,
+        le=32_768,
+        description="Longest completion that is sampled.",
+        json_schema_extra=Traits(label="Max new tokens", affects=RESULT_AND_COST, group=Group.METHOD, unit="tokens", used=(GRPO,)),
+    )
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        le=5,
+        description="Sampling temperature of the completions.",
+        json_schema_extra=Traits(label="Temperature", affects=RESULT, group=Group.LOSS, used=(GRPO,)),
+    )
+    kl_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the KL divergence from the reference (the paper's beta); 0 needs no reference.",
+        json_schema_extra=Traits(label="KL weight", affects=RESULT_AND_COST, group=Group.LOSS, used=(GRPO,), measured_as=bool),
+    )
+    clip_range: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Limit of the change of a token's probability ratio in one update.",
+        json_schema_extra=Traits(label="Clip range", affects=RESULT, group=Group.LOSS, used=(GRPO,)),
+    )
 
     @property
     def needs_answers(self) -> bool:
@@ -102,25 +209,50 @@ class GrpoConfig(Section):
 
 
 class DeviceConfig(Section):
-    """How many devices share a run, and how. micro_batch is that of one device.
+    """Devices that share a run. micro_batch is that of one device.
 
     ddp: each holds the whole network (Li et al. 2020, arXiv 2006.15704). fsdp: each holds a part of weights, gradients and optimizer
     state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's names for sharing all but the weights, and all (arXiv 1910.02054).
     """
 
-    count: int = Field(default=1, ge=1, le=4096, description="Devices that share the run, over all machines.")
-    nodes: int = Field(default=1, ge=1, le=512, description="Machines that the devices are spread over evenly.")
-    sharding: Literal["ddp", "fsdp", "zero2", "zero3"] = "ddp"
+    count: int = Field(
+        default=1,
+        ge=1,
+        le=4096,
+        description="GPUs (or processes on the CPU) that train together, over all machines. The micro-batch is that of one.",
+        json_schema_extra=Traits(label="Devices", affects=RESULT_AND_COST, group=Group.HARDWARE, sweep="allowed"),
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=512,
+        description="Machines that the devices are spread over evenly.",
+        json_schema_extra=Traits(
+            label="Machines",
+            affects=frozenset({Effect.STEP_TIME}),
+            group=Group.HARDWARE,
+            used=(above("devices.count", 1),),
+            sweep="allowed",
+        ),
+    )
+    sharding: Literal["ddp", "fsdp", "zero2", "zero3"] = Field(
+        default="ddp",
+        description="DDP: each device holds everything. FSDP, ZeRO-2 and ZeRO-3 shard weights, gradients and optimizer state.",
+        json_schema_extra=Traits(label="Sharding", affects=COST, group=Group.HARDWARE, used=(above("devices.count", 1),), sweep="allowed"),
+    )
     rendezvous: str = Field(
         default="",
         pattern=r"^$|^[A-Za-z0-9._-]+:\d{1,5}$",
         description="HOST:PORT where the machines meet; by default the first's port 29400.",
+        json_schema_extra=Traits(
+            label="Rendezvous", affects=NOTHING, group=Group.HARDWARE, used=(above("devices.nodes", 1),), sweep="allowed"
+        ),
     )
 
     @model_validator(mode="after")
     def _check_devices(self) -> Self:
         if self.count % self.nodes:
-            raise ValueError(f"count {self.count} can't be spread evenly over nodes {self.nodes}")
+            raise ValueError(f"devices.count {self.count} can't be spread evenly over devices.nodes {self.nodes}")
         return self
 
     @property
@@ -129,4 +261,4 @@ class DeviceConfig(Section):
         return self.count // self.nodes
 
 
-Tracker = Annotated[Literal["tensorboard", "mlflow", "wandb", "trackio"], "Where a run's numbers are written besides here."]
+Tracker = Annotated[Literal["tensorboard", "mlflow", "wandb", "trackio"], "An experiment tracker that a run also writes its metrics to."]

@@ -188,7 +188,7 @@ def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     train, config = series.get("train_loss"), facts.config
     if train is None or len(train) < MIN_POINTS or (config is not None and config.objective is Objective.GRPO):
         return
-    skipped = int(np.searchsorted(train.steps, config.warmup_steps if config else 0))
+    skipped = int(np.searchsorted(train.steps, config.num_warmup_steps if config else 0))
     diverged = list(_diverged(train, facts, skipped))
     yield from diverged
     over_fit = list(_over_fit(series.get("val_loss"), train, facts))
@@ -208,7 +208,7 @@ def _spikes(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     above = values - level
     scale = 1.4826 * _level(np.abs(above), 101)
     is_high = (above > SPIKE_SIGMAS * np.maximum(scale, 1e-9)) & (above > SPIKE_SHARE * np.abs(level))
-    is_high[: max(int(np.searchsorted(train.steps, config.warmup_steps if config else 0)), 25)] = False
+    is_high[: max(int(np.searchsorted(train.steps, config.num_warmup_steps if config else 0)), 25)] = False
     places = np.flatnonzero(is_high)
     if not len(places):
         return
@@ -361,7 +361,7 @@ def _calmer(config: RunConfig | None) -> tuple[str, tuple[tuple[str, Value], ...
 
 
 def _warmup(facts: RunFacts, steps: int) -> int:
-    return min(facts.config.warmup_steps, max(steps // 10, 1)) if facts.config else 0
+    return min(facts.config.num_warmup_steps, max(steps // 10, 1)) if facts.config else 0
 
 
 def _noise(values: Floats) -> float:

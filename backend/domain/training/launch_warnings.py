@@ -12,7 +12,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from backend.domain.training.config import PAIRWISE, Objective, RunConfig
-from backend.domain.training.config_fields import default_at, value_at
+from backend.domain.training.config_fields import idle_fields, value_at
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
 from backend.domain.wording import say_duration
 
@@ -145,11 +145,11 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
 def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
     """Warm-up, measurements, checkpoints. The loop measures at every checkpoint, too, and both at the last step."""
     steps = config.max_steps
-    if config.warmup_steps > steps / 2:
+    if config.num_warmup_steps > steps / 2:
         yield LaunchWarning(
             code=Code.WARMUP_LONG,
-            field="warmup_steps",
-            sentence=f"The warm-up of {config.warmup_steps:,} steps takes more than half of the {steps:,}.",
+            field="warmup_ratio" if config.warmup_steps is None else "warmup_steps",
+            sentence=f"The warm-up of {config.num_warmup_steps:,} steps takes more than half of the {steps:,}.",
             cure="A twentieth of the run is usual.",
         )
     if facts.val_rows == 0:
@@ -248,44 +248,13 @@ def _about_batch(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
 
 
 def _about_idle_fields(config: RunConfig) -> Iterator[LaunchWarning]:
-    """Fields that were set and do nothing in this run."""
-    for what, fields in _uses(config).items():
-        for field, used in fields.items():
-            value = value_at(config, field)
-            if not used and value != default_at(field):
-                told = f" {value:g}" if isinstance(value, float) else f" {str(value).lower()}" if isinstance(value, int | str) else ""
-                yield LaunchWarning(
-                    code=Code.WITHOUT_EFFECT,
-                    field=field,
-                    sentence=f"{field}{told} has no effect with {what}.",
-                    cure="Set it back to its default.",
-                )
-
-
-def _uses(config: RunConfig) -> dict[str, dict[str, bool]]:
-    """Return, by the choice that decides it, which fields this run makes use of."""
-    goal, loss, method = config.objective, config.preference.loss, config.method
-    tunes_language = goal in (Objective.PRETRAIN, Objective.SFT)
-    learns_chosen = goal in (Objective.DPO, Objective.SIMPO)
-    return {
-        f"schedule {config.schedule}": {"decay_steps": config.schedule == "wsd", "min_learning_rate": config.schedule != "constant"},
-        f"optimizer {config.optimizer}": dict.fromkeys(("beta1", "beta2"), config.optimizer != "adafactor"),
-        f"objective {goal}": {
-            "label_smoothing": tunes_language,
-            "z_loss": tunes_language,
-            "packing": goal is Objective.SFT,
-            "sample_prompts": goal is not Objective.REWARD,
-            "preference.beta": learns_chosen or goal in (Objective.KTO, Objective.ORPO),
-            "preference.loss": goal is Objective.DPO,
-            "preference.label_smoothing": goal is Objective.DPO,
-            "preference.gamma": goal is Objective.SIMPO,
-            "preference.sft_weight": learns_chosen,
-            "preference.desirable_weight": goal is Objective.KTO,
-            "preference.undesirable_weight": goal is Objective.KTO,
-        },
-        f"preference.loss {loss}": {"preference.label_smoothing": goal is not Objective.DPO or loss == "sigmoid"},
-        f"method {method}": {
-            **dict.fromkeys(("lora.rank", "lora.alpha", "lora.dropout", "lora.variant"), method != "full"),
-            "lora.bits": method == "qlora",
-        },
-    }
+    """Warn of fields that are set and have no effect in this run."""
+    for path, unmet in idle_fields(config):
+        value = value_at(config, path)
+        shown = f" {value:g}" if isinstance(value, float) else f" {str(value).lower()}" if isinstance(value, int | str) else ""
+        yield LaunchWarning(
+            code=Code.WITHOUT_EFFECT,
+            field=path,
+            sentence=f"{path}{shown} has no effect with {unmet.field} {value_at(config, unmet.field)}.",
+            cure="Reset it to its default.",
+        )

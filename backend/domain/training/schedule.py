@@ -19,15 +19,15 @@ def learning_rate_at(step: int, config: RunConfig) -> float:
     inverse_sqrt: Vaswani et al. 2017 (arXiv 1706.03762, section 5.3); it depends on no last step and never falls below the minimum.
     """
     peak, floor = config.learning_rate, config.min_learning_rate
-    if step <= config.warmup_steps:
-        return peak * step / config.warmup_steps
-    done = step - 1 - config.warmup_steps
+    if step <= config.num_warmup_steps:
+        return peak * step / config.num_warmup_steps
+    done = step - 1 - config.num_warmup_steps
     if config.schedule == "constant":
         return peak
     if config.schedule == "inverse_sqrt":
-        timescale = config.warmup_steps or INVERSE_SQRT_TIMESCALE
+        timescale = config.num_warmup_steps or INVERSE_SQRT_TIMESCALE
         return max(floor, peak / math.sqrt(1.0 + done / timescale))
-    remaining = config.max_steps - config.warmup_steps
+    remaining = config.max_steps - config.num_warmup_steps
     if config.schedule == "wsd":
         decay = decay_steps_of(config)
         share = min(1.0, max(0.0, (done - (remaining - decay)) / decay))
@@ -40,4 +40,4 @@ def learning_rate_at(step: int, config: RunConfig) -> float:
 def decay_steps_of(config: RunConfig) -> int:
     """Return over how many steps wsd falls: `decay_steps`, or a fifth of the run, as far as warm-up leaves room."""
     wanted = config.decay_steps or config.max_steps // 5
-    return max(1, min(wanted, config.max_steps - config.warmup_steps))
+    return max(1, min(wanted, config.max_steps - config.num_warmup_steps))

@@ -23,8 +23,9 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from backend.domain.training.config import RunConfig, validation_message
-from backend.domain.training.config_fields import kind_of, with_values
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_fields import kind_of, traits_of, with_values
+from backend.domain.validation import validation_message
 from backend.errors import InvalidInput, RoundhouseError
 
 Point = dict[str, Any]
@@ -33,8 +34,6 @@ Point = dict[str, Any]
 MOST_RUNS = 500
 MOST_FIELDS = 8
 METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,59}")
-FIXED = frozenset({"name", "objective", "trackers", "sample_prompts", "queue", "priority", "grpo.rewards"})
-"""What all runs of a sweep share: losses of different objectives can't be compared, and the rest does not change them."""
 
 
 class _Section(BaseModel):
@@ -105,12 +104,12 @@ class SweepConfig(_Section):
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         for path, choice in self.vary.items():
-            if path in FIXED:
-                raise ValueError(f"{path} is the same in all runs of a sweep")
             try:
-                kind = kind_of(path)
+                kind, traits = kind_of(path), traits_of(path)
             except InvalidInput as error:
-                raise ValueError(error.message) from error
+                raise ValueError(str(error)) from error
+            if traits.sweep == "never":
+                raise ValueError(f"{path} is the same in all runs of a sweep")
             if isinstance(choice, Span) and kind not in (int, float):
                 raise ValueError(f"{path} has no range; give a list of values")
         return self
@@ -145,7 +144,7 @@ def parse_sweep(values: Any) -> SweepConfig:
     try:
         config = SweepConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(f"This sweep can't be run: {validation_message(error)}.") from error
+        raise InvalidInput(f"This sweep can't be run: {validation_message(error, SweepConfig)}.") from error
     for path, choice in config.vary.items():
         if isinstance(choice, Span) and kind_of(path) is int and math.ceil(choice.low) > math.floor(choice.high):
             raise InvalidInput(f"{path} is a whole number, and none lies between {choice.low:g} and {choice.high:g}.", field="vary")

@@ -250,27 +250,6 @@ def find_data_report(ctx: Context, version_id: str, *, source: str | None, conte
         return _view(session, row) if row is not None else None
 
 
-def refuse_untrainable(ctx: Context, version: VersionView, *, source: str | None, context: int) -> None:
-    """Raise InvalidInput if a report has shown that the trainer would find nothing to train on in any of these rows.
-
-    Where only some rows are silent or refused, the trainer leaves those out. Without a report nothing is known here; the trainer itself
-    then refuses such rows before its first step.
-    """
-    view = find_data_report(ctx, version.id, source=source, context=context) if source else None
-    if view is None or view.report is None or not view.report.is_silent:
-        return
-    report = view.report
-    reasons = [f" In row {silent.row:,}, {silent.reason}." for silent in report.zero_label[:1]]
-    if report.refused_rows:
-        reasons.append(f" The chat template of “{view.source_name}” refuses {report.refused_rows:,}: {report.refusal}")
-    raise InvalidInput(
-        f"None of the {report.train.rows:,} train rows of {version.label} has anything to train on within a context of {context:,} tokens."
-        + "".join(reasons),
-        remedy=f"Choose {'another base' if report.refused_rows else 'a longer context'}, or another dataset. The dataset's report lists the rows.",
-        field="dataset",
-    )
-
-
 def read_samples(ctx: Context, view: DataReportView) -> list[Sample]:
     """Return the rows that a report shows token by token. Raises NotFound if its files are gone."""
     return _SAMPLES.validate_json(_read(ctx, view, "samples.json"))

@@ -1,4 +1,4 @@
-"""Peak memory and speed: what probes and runs measured, and what is to be expected of a run by them and by arithmetic."""
+"""Measured peak memory and speed of probes and runs, and predictions from them and from the formula."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from statistics import mean
 from typing import Any
 
@@ -14,25 +14,25 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Measurement, Run
+from backend.db.tables import Checkpoint, Measurement, Run
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.hf_config import read_shape
-from backend.domain.estimates.calibration import MeasuredPeak, correct
+from backend.domain.estimates.calibration import MeasuredPeak, calibrate
 from backend.domain.estimates.memory import MemoryEstimate, estimate_memory
 from backend.domain.estimates.prediction import MemoryPrediction, Prediction, TimePrediction
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
 from backend.domain.estimates.throughput import rate_at
 from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config_fields import measured_values
+from backend.domain.training.execution import compiles
 from backend.errors import InvalidInput
+from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context
-from backend.services.jobs.devices import Place, place_of
+from backend.services.jobs.devices import Device
 from backend.services.jobs.jobs import Claim
 from backend.services.scaling.planner import choose_speeds
 from backend.services.training.parts import RunParts, resolve_parts
 
 RECENT = 300
-MOST_BASES = 8
-CARD, SMALL_FILE = "roundhouse.json", 2**20
 
 
 @dataclass(frozen=True)
@@ -44,66 +44,69 @@ class Subject:
 
     @property
     def fingerprint(self) -> str:
-        """A hash that two subjects share exactly if they are the same."""
+        """A hash that two subjects share exactly if they are equal."""
         if self.setting is not None:
             return self.setting.fingerprint
-        return hashlib.sha256(json.dumps(self.stored, sort_keys=True).encode()).hexdigest()
+        return _hash(self.stored)
 
 
-def subject_of(config: RunConfig, shape: ArchitectureConfig | None, *, device: DeviceKind, data: str | None, base: str | None) -> Subject:
-    """Return the subject of a config whose network has this shape; `data` and `base` are ids of a dataset version and a checkpoint."""
+def subject_of(
+    config: RunConfig,
+    shape: ArchitectureConfig | None,
+    *,
+    device: DeviceKind,
+    data: str | None,
+    base: str | None,
+    parameters: int | None = None,
+) -> Subject:
+    """Return the subject of a config whose network has this shape.
+
+    `data` and `base` are ids of a dataset version and a checkpoint. A base of an unknown family is compared by every field that affects
+    memory or step time; `parameters` are its, which decide about compilation.
+    """
     if shape is not None:
         setting = setting_of(config, shape, device=device, data=data)
         return Subject(setting, setting.model_dump(mode="json"))
-    fields = ("objective", "method", "packing", "micro_batch", "context", "precision", "recompute", "compile")
-    told = {**{name: getattr(config, name) for name in fields}, "rank": config.lora.rank if config.method != "full" else None}
-    return Subject(None, {**told, "accumulates": config.grad_accum_steps > 1, "device": device, "data": data, "base": base})
+    values = {**measured_values(config), "device": device, "data": data, "base": base}
+    if parameters is not None:
+        values["compile"] = compiles(config, parameters=parameters, device=device)
+    return Subject(None, values)
 
 
-def find_shape(ctx: Context, parts: RunParts) -> ArchitectureConfig | None:
-    """Return the shape of the network that a config's parts make; None for a base of another family."""
-    if parts.architecture is not None:
-        return parts.architecture
-    return shape_in(ctx, parts.base.folder) if parts.base is not None and parts.base.folder else None
-
-
-def shape_of_payload(ctx: Context, payload: dict[str, Any]) -> ArchitectureConfig | None:
-    """Return the shape of the network that a training job's payload makes or starts from; None for a base of another family."""
-    return _read(payload.get("architecture")) or (shape_in(ctx, payload["base"]) if payload.get("base") else None)
-
-
-def predict(ctx: Context, config: RunConfig, *, place: Place | None = None) -> Prediction:
+def predict(ctx: Context, config: RunConfig, *, parts: RunParts | None = None, device: Device | None = None) -> Prediction:
     """Return what a run is expected to need on a device (default: the one it would go to).
 
-    Raises NotFound, InvalidInput or Conflict for a config whose parts are not there or don't fit together.
+    `parts` are the config's, resolved by the caller. Raises NotFound, InvalidInput or Conflict for a config whose parts are not there or
+    don't fit together.
     """
-    parts = resolve_parts(ctx, config)
-    place = place or place_of(ctx, config)
-    shape = find_shape(ctx, parts)
-    subject = subject_of(config, shape, device=place.kind, data=parts.version.id, base=parts.base.id if parts.base else None)
-    with ctx.db.read() as session:
-        query = select(Measurement).where(Measurement.device == place.name).order_by(Measurement.created_at.desc(), Measurement.id)
-        rows = list(session.scalars(query.limit(RECENT)))
-    same = [row for row in rows if row.setting_hash == subject.fingerprint]
+    parts = parts or resolve_parts(ctx, config)
+    device = device or parts.device
+    subject = subject_of(
+        config,
+        parts.shape,
+        device=device.kind,
+        data=parts.version.id,
+        base=parts.base.id if parts.base else None,
+        parameters=parts.base.parameters if parts.base else None,
+    )
+    rows = _recent_rows(ctx, device)
+    same = [row for row in rows if _identity(row) == subject.fingerprint]
     return Prediction(
-        device=place.name,
-        device_bytes=place.usable_bytes,
+        device=device.name,
+        device_bytes=device.usable_bytes,
         memory=_predict_memory(subject, rows, same),
-        time=_predict_time(ctx, config, subject, place, same),
+        time=_predict_time(ctx, config, subject, device, same),
     )
 
 
-def predict_setting(ctx: Context, setting: TrainingSetting, place: Place) -> MemoryPrediction:
+def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> MemoryPrediction:
     """Return the memory to expect of any setting on a device."""
-    with ctx.db.read() as session:
-        query = select(Measurement).where(Measurement.device == place.name).order_by(Measurement.created_at.desc(), Measurement.id)
-        rows = list(session.scalars(query.limit(RECENT)))
-    subject = Subject(setting, {})
-    return _predict_memory(subject, rows, [row for row in rows if row.setting_hash == subject.fingerprint])
+    rows = _recent_rows(ctx, device)
+    return _predict_memory(Subject(setting, {}), rows, [row for row in rows if _identity(row) == setting.fingerprint])
 
 
 def record_probe(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
-    """Keep what a finished probe measured; one that was stopped measured too little."""
+    """Store a finished probe's measurement; a stopped one measured too little."""
     if not result.get("stopped"):
         payload = claim.payload
         _record(
@@ -112,19 +115,19 @@ def record_probe(session: Session, ctx: Context, claim: Claim, result: dict[str,
             claim,
             result,
             origin="probe",
-            shape=_read(payload.get("shape")),
+            shape=_read_shape(payload.get("shape")),
             config=RunConfig.model_validate(payload["config"]),
         )
 
 
 def record_run(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
-    """Keep what a training job measured of itself, if it took steps enough and was not stopped: the peak may come with saving."""
+    """Store a training job's own measurement, unless it was stopped: the peak may come with saving."""
     measured = result.get("measurement")
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
     if not measured or run is None or result.get("stopped"):
         return
     payload, config = claim.payload, RunConfig.model_validate(claim.payload["config"])
-    shape = shape_of_payload(ctx, payload)
+    shape = network_of_payload(ctx, payload)
     measured = {**measured, "accumulated": config.grad_accum_steps}
     _record(session, ctx, claim, measured, origin="run", shape=shape, config=config, run_id=run.id)
 
@@ -141,7 +144,15 @@ def _record(
     run_id: str | None = None,
 ) -> None:
     payload, kind = claim.payload, "gpu" if result.get("device_kind") == "gpu" else "cpu"
-    subject = subject_of(config, shape, device=kind, data=payload.get("dataset_version_id"), base=payload.get("base_id"))  # type: ignore[arg-type]
+    base = session.get(Checkpoint, payload["base_id"]) if payload.get("base_id") else None
+    subject = subject_of(
+        config,
+        shape,
+        device=kind,  # type: ignore[arg-type]
+        data=payload.get("dataset_version_id"),
+        base=payload.get("base_id"),
+        parameters=base.parameters if base is not None else None,
+    )
     facts = ("allocated_bytes", "step_s", "step_s_low", "step_s_high", "steps_timed", "accumulated", "longest", "trained")
     session.add(
         Measurement(
@@ -167,28 +178,28 @@ def _predict_memory(subject: Subject, rows: Sequence[Measurement], same: Sequenc
     if measured is not None:
         pairs = _run_errors(rows)
         error = mean(pairs) if pairs and measured.origin == "probe" else None
-        said = estimate_memory(subject.setting) if subject.setting else None  # what it said before the data's lengths were known
+        before = estimate_memory(subject.setting) if subject.setting else None  # the estimate before the data's lengths were known
         source = "run" if measured.origin == "run" else "probe"
-        return MemoryPrediction(measured.measured_bytes, source, said, error, probes=len(same), runs=len(pairs))  # type: ignore[arg-type]
+        return MemoryPrediction(measured.measured_bytes, source, before, error, probes=len(same), runs=len(pairs))  # type: ignore[arg-type]
     if subject.setting is None or formula is None:
         return MemoryPrediction(None, "unknown", None)
     peaks = [(row, peak) for row in rows if (peak := _peak_of(row, rows)) is not None]
-    correction = correct(subject.setting, formula.total, [peak for _, peak in peaks])
-    if not correction.used:
+    calibration = calibrate(subject.setting, formula.total, [peak for _, peak in peaks])
+    if not calibration.used:
         return MemoryPrediction(formula.total, "formula", formula)
-    origins = [peaks[index][0].origin for index in correction.used]
+    origins = [peaks[index][0].origin for index in calibration.used]
     return MemoryPrediction(
-        round(formula.total * correction.factor),
-        "corrected",
+        round(formula.total * calibration.factor),
+        "calibrated",
         formula,
-        correction.error,
+        calibration.error,
         probes=origins.count("probe"),
         runs=origins.count("run"),
     )
 
 
 def _formula(subject: Subject, rows: Sequence[Measurement]) -> MemoryEstimate | None:
-    """Return what arithmetic says, with the lengths of the data's sequences where a probe of the same data has seen them."""
+    """Return the formula's estimate, with the data's sequence lengths where a probe of the same data measured them."""
     if subject.setting is None:
         return None
     length, trained = _lengths(subject.setting, rows)
@@ -196,7 +207,7 @@ def _formula(subject: Subject, rows: Sequence[Measurement]) -> MemoryEstimate | 
 
 
 def _lengths(setting: TrainingSetting, rows: Sequence[Measurement]) -> tuple[int | None, int | None]:
-    """Return the longest sequence of a setting's data and its trained positions, as a probe with at least this context saw them."""
+    """Return the longest sequence of a setting's data and its trained positions, from a probe with at least this context."""
     if setting.data is None:
         return None, None
     for row in rows:
@@ -209,10 +220,9 @@ def _lengths(setting: TrainingSetting, rows: Sequence[Measurement]) -> tuple[int
 
 
 def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | None:
-    """Read a row; None for one that the formula does not know, and for one of data whose lengths nobody has seen."""
-    try:
-        setting = TrainingSetting.model_validate(row.setting)
-    except ValidationError:
+    """Read a row; None for a family that the formula does not know, and for data of unknown lengths."""
+    setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
+    if setting is None:
         return None
     facts = row.facts or {}
     length, trained = (facts.get("longest"), facts.get("trained")) if facts.get("longest") else _lengths(setting, rows)
@@ -222,57 +232,54 @@ def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | No
 
 
 def _run_errors(rows: Sequence[Measurement]) -> list[float]:
-    """Return by what share each run differed from the newest probe of the same setting."""
-    probes = {row.setting_hash: row.measured_bytes for row in reversed(rows) if row.origin == "probe"}
-    return [abs(row.measured_bytes / probes[row.setting_hash] - 1) for row in rows if row.origin == "run" and probes.get(row.setting_hash)]
+    """Return the relative difference of each run from the newest probe of the same setting."""
+    probes = {_identity(row): row.measured_bytes for row in reversed(rows) if row.origin == "probe"}
+    return [abs(row.measured_bytes / probes[_identity(row)] - 1) for row in rows if row.origin == "run" and probes.get(_identity(row))]
 
 
-def _predict_time(ctx: Context, config: RunConfig, subject: Subject, place: Place, same: Sequence[Measurement]) -> TimePrediction | None:
+def _predict_time(ctx: Context, config: RunConfig, subject: Subject, device: Device, same: Sequence[Measurement]) -> TimePrediction | None:
     timed = next((row for row in same if (row.facts or {}).get("step_s")), None)
     if timed is not None:
         facts = timed.facts
         steps = config.max_steps * config.grad_accum_steps / max(1, int(facts.get("accumulated") or 1))
         low, high = (steps * float(facts[name]) if facts.get(name) else None for name in ("step_s_low", "step_s_high"))
         return TimePrediction(
-            steps * float(facts["step_s"]), low, high, timed.tokens_per_s, f"measured by a {timed.origin} of this setting"
+            steps * float(facts["step_s"]), low, high, timed.tokens_per_s, f"measured by a {timed.origin} with this setting"
         )
     if subject.setting is None or config.objective is not Objective.PRETRAIN:
         return None
     try:
-        speeds = choose_speeds(ctx, place.name)
+        speeds = choose_speeds(ctx, device.name)
     except InvalidInput:
         return None
     per_token = subject.setting.flops_per_token
     rate = rate_at(speeds, per_token) / per_token
-    return TimePrediction(config.max_steps * config.tokens_per_step / rate, None, None, rate, "by the rate of other networks here")
+    return TimePrediction(config.max_steps * config.tokens_per_step / rate, None, None, rate, "at the rate of other networks here")
 
 
-def shape_in(ctx: Context, folder: str) -> ArchitectureConfig | None:
-    """Return the architecture of the checkpoint in a folder; of an adapter, that of its base. None where it is unknown."""
-    place = ctx.artifacts.root / folder
-    for _ in range(MOST_BASES):
-        data = _read_json(place / "config.json")
-        if data is not None:
-            shape = read_shape(data)
-            return shape.config if shape else None
-        above = (_read_json(place / CARD) or {}).get("base_path")
-        if not isinstance(above, str):
-            return None
-        place = (place / above).resolve()
-        if not place.is_relative_to(ctx.artifacts.root):
-            return None
-    return None
+def _recent_rows(ctx: Context, device: Device) -> list[Measurement]:
+    query = select(Measurement).where(Measurement.device == device.name).order_by(Measurement.created_at.desc(), Measurement.id)
+    with ctx.db.read() as session:
+        return list(session.scalars(query.limit(RECENT)))
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def _identity(row: Measurement) -> str:
+    """Return the fingerprint of a row's setting as the schema of today reads it; rows of earlier versions lack later fields."""
+    setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
+    return setting.fingerprint if setting is not None else _hash(row.setting or {})
+
+
+@lru_cache(maxsize=1024)
+def _stored_setting(text: str) -> TrainingSetting | None:
     try:
-        if file.stat().st_size > SMALL_FILE:
-            return None
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return TrainingSetting.model_validate_json(text)
+    except ValidationError:  # of a base of an unknown family
         return None
-    return data if isinstance(data, dict) else None
 
 
-def _read(shape: Any) -> ArchitectureConfig | None:
-    return ArchitectureConfig.model_validate(shape) if shape else None
+def _hash(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _read_shape(data: Any) -> ArchitectureConfig | None:
+    return ArchitectureConfig.model_validate(data) if data else None

@@ -1,80 +1,45 @@
-"""Probes: a run tried out for some seconds before it is launched. The same question twice is one probe."""
+"""Probes: a few real steps of a run before it is launched. The same run is probed once at a time."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 from sqlalchemy import select
 
 from backend.db.base import new_id
 from backend.db.tables import Job
+from backend.domain.architectures.parameters import count_parameters
 from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.training.config import RunConfig
+from backend.domain.training.config_fields import measured_values
+from backend.domain.training.execution import compiles
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
-from backend.services.estimates.measurements import find_shape
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.training.parts import RunParts, resolve_parts, training_payload
 
 PRIORITY = 2
-"""A probe is short and somebody waits for it: it goes before the runs that wait."""
+"""A probe is short and a person waits for it, so it goes before queued runs."""
 
 
-OF_THE_COURSE = (
-    "name",
-    "dataset",
-    "base",
-    "architecture",
-    "tokenizer",
-    "max_steps",
-    "max_epochs",
-    "learning_rate",
-    "min_learning_rate",
-    "schedule",
-    "warmup_steps",
-    "decay_steps",
-    "weight_decay",
-    "beta1",
-    "beta2",
-    "grad_clip",
-    "label_smoothing",
-    "z_loss",
-    "preference",
-    "seed",
-    "eval_every",
-    "eval_batches",
-    "checkpoint_every",
-    "keep_last",
-    "patience",
-    "sample_prompts",
-    "sample_tokens",
-    "trackers",
-    "queue",
-    "priority",
-)
-"""Fields of a config that change neither a step's memory nor its time, or that are in a probe's hash as what they refer to."""
+def launch_probe(ctx: Context, config: RunConfig, *, person: Person, parts: RunParts | None = None) -> JobView:
+    """Queue a probe of a run, or return an active one of the same run. It leaves no run and no checkpoint.
 
-
-def launch_probe(ctx: Context, config: RunConfig, *, person: Person) -> JobView:
-    """Queue a probe of a run, or return the one of the same run that is under way. Nothing of the run is kept.
-
-    A dataset or tokenizer that is still being made is waited for. Raises what `launch_run` raises, but for a full disk.
+    It waits for a dataset or tokenizer that is still being made. Raises what `launch_run` raises, but for a full disk.
     """
     require_builder(person)
     if config.devices.count > 1:
         raise InvalidInput(
-            f"A probe tries a run on one device, and this run has {config.devices.count}.",
+            f"A probe uses one device, and this run has {config.devices.count}.",
             remedy="Set devices.count to 1 for the probe: micro_batch is that of one device in both.",
             field="devices.count",
         )
-    parts = resolve_parts(ctx, config)
-    asked = _fingerprint(config, parts)
-    shape = find_shape(ctx, parts)
+    parts = parts or resolve_parts(ctx, config)
+    fingerprint, shape = _fingerprint(config, parts), parts.shape
     with ctx.db.write() as session:
         under_way = session.scalar(
-            select(Job).where(Job.kind == JobKind.PROBE, Job.status.in_(ACTIVE), Job.payload["asked"].as_string() == asked)
+            select(Job).where(Job.kind == JobKind.PROBE, Job.status.in_(ACTIVE), Job.payload["asked"].as_string() == fingerprint)
         )
         if under_way is not None:
             return view(under_way)
@@ -87,38 +52,40 @@ def launch_probe(ctx: Context, config: RunConfig, *, person: Person) -> JobView:
             title=f"Probe {_title(config, parts)}"[:200],
             priority=PRIORITY,
             device=config.device,
-            payload={**payload, "asked": asked, "shape": shape.model_dump(mode="json") if shape else None},
+            payload={**payload, "asked": fingerprint, "shape": shape.model_dump(mode="json") if shape else None},
             depends_on=parts.wait_for,
             created_by=person.id,
         )
-        found = view(job)
-    wake(ctx, found.queue)
-    return get_job(ctx, found.id)
+        queued = view(job)
+    wake(ctx, queued.queue)
+    return get_job(ctx, queued.id)
 
 
-def find_probe(ctx: Context, config: RunConfig) -> JobView | None:
-    """Return the newest probe of a run with the same parts and numbers, whatever became of it; None if there was none.
+def find_probe(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> JobView | None:
+    """Return the newest probe of the same run in any status; None if there was none.
 
     Raises what `launch_probe` raises for a config whose parts don't fit.
     """
-    asked = _fingerprint(config, resolve_parts(ctx, config))
-    query = select(Job).where(Job.kind == JobKind.PROBE, Job.payload["asked"].as_string() == asked)
+    fingerprint = _fingerprint(config, parts or resolve_parts(ctx, config))
+    query = select(Job).where(Job.kind == JobKind.PROBE, Job.payload["asked"].as_string() == fingerprint)
     with ctx.db.read() as session:
         job = session.scalar(query.order_by(Job.created_at.desc()).limit(1))
         return view(job) if job is not None else None
 
 
 def _fingerprint(config: RunConfig, parts: RunParts) -> str:
-    """Return a hash of what a probe measures by: neither name nor length of the run, nor what is set for its course."""
-    asked: dict[str, Any] = config.model_dump(mode="json", exclude=set(OF_THE_COURSE))
-    asked |= {
-        "lora": asked["lora"] if config.method != "full" else None,
+    """Hash everything that a probe's result depends on: the fields that affect memory or step time, and the rows that they name."""
+    subject = {
+        **measured_values(config),
         "data": parts.version.id,
         "base": parts.base.id if parts.base else None,
         "tokenizer": parts.tokenizer.id if parts.tokenizer else None,
-        "shape": parts.architecture.model_dump(mode="json") if parts.architecture else None,
+        "shape": parts.shape.model_dump(mode="json") if parts.shape else None,
     }
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    parameters = sum(count_parameters(parts.shape).values()) if parts.shape else parts.base.parameters if parts.base else None
+    if parameters is not None:  # a longer run may be worth compiling
+        subject["compile"] = compiles(config, parameters=parameters, device=parts.device.kind)
+    return hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
 
 
 def _title(config: RunConfig, parts: RunParts) -> str:

@@ -11,8 +11,8 @@ from sqlalchemy import select
 from backend.db.tables import Job, Run
 from backend.domain.estimates.setting import setting_of
 from backend.domain.training.config import RunConfig
+from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context
-from backend.services.estimates.measurements import shape_of_payload
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _axes(ctx: Context, config: dict[str, Any], summary: dict[str, Any], payload
     if not config:
         return RunAxes(None, None)
     run_config = RunConfig.model_validate(config)
-    shape = shape_of_payload(ctx, payload or {})
+    shape = network_of_payload(ctx, payload or {})
     if shape is None:
         return RunAxes(run_config.tokens_per_step, None)
     per_token = setting_of(run_config, shape, device="cpu").flops_per_token

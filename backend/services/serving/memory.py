@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint
 from backend.domain.serving.memory import ReplicaMemory, replica_memory
+from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
-from backend.services.estimates.measurements import shape_in
 from backend.services.jobs.workers import WorkerView, list_workers
 
 MAX_BASES = 8
@@ -48,7 +48,7 @@ def deployment_memory(ctx: Context, checkpoint_id: str) -> DeploymentMemory:
         parameters, folder = _all_parameters(session, checkpoint), checkpoint.folder
     if parameters is None:
         return DeploymentMemory(None, free)
-    shape = shape_in(ctx, folder) if folder else None
+    shape = read_network(ctx, folder) if folder else None
     return DeploymentMemory(replica_memory(parameters=parameters, shape=shape, device=free.device if free else "cpu"), free)
 
 

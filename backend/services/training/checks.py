@@ -1,26 +1,171 @@
-"""Whether the libraries are here that a run's trackers need."""
+"""Checks of a run's config against its resolved parts, before anything is queued: each raises an error with its field and its cure."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from backend.domain.training.config import RunConfig
-from backend.errors import InvalidInput
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.training.adapters import check_adapters
+from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
+from backend.errors import Conflict, InvalidInput
+from backend.services.checkpoints.checkpoints import CheckpointView
+from backend.services.data.reports import DataReportView
+from backend.services.data.views import VersionView
+from backend.services.jobs.devices import Device
+from backend.services.tokenizers.tokenizers import TokenizerView
+from backend.services.training.row_check import RowSample
 
-NAMES = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "Weights & Biases", "trackio": "Trackio"}
+TRACKER_NAMES = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "Weights & Biases", "trackio": "Trackio"}
 
 
 def missing_trackers() -> frozenset[str]:
     """Return the trackers whose library is not installed here."""
-    return frozenset(name for name in NAMES if find_spec(name) is None)
+    return frozenset(name for name in TRACKER_NAMES if find_spec(name) is None)
 
 
-def require_trackers(config: RunConfig) -> None:
+def check_trackers(config: RunConfig) -> None:
     """Raise InvalidInput for a tracker whose library is missing."""
     missing = [name for name in config.trackers if name in missing_trackers()]
     if missing:
         raise InvalidInput(
-            f"{' and '.join(NAMES[name] for name in missing)} can't be written: the library is not installed.",
+            f"{' and '.join(TRACKER_NAMES[name] for name in missing)} can't be written: the library is not installed.",
             remedy=f"Install it (`pip install 'roundhouse[trackers]'`), or leave {' and '.join(missing)} out of `trackers`.",
             field="trackers",
         )
+
+
+def check_dataset(config: RunConfig, version: VersionView) -> None:
+    """Raise InvalidInput for a dataset of the wrong kind, without the answers that a reward needs, or without train rows."""
+    kinds = DATASET_KINDS[config.objective]
+    if version.kind not in kinds:
+        raise InvalidInput(
+            f"{config.objective} takes a dataset of kind {' or '.join(kinds)}, and “{version.dataset}” is of kind {version.kind}.",
+            remedy="Choose another dataset or another objective.",
+            field="dataset",
+        )
+    if config.objective is Objective.GRPO and config.grpo.needs_answers and version.kind == "prompts":
+        raise InvalidInput(
+            f"The prompts of “{version.dataset}” have no answers, and a reward of grpo.rewards compares completions with them.",
+            remedy="Use rewards of kind regex or length, or a dataset of kind instruction or benchmark.",
+            field="grpo.rewards",
+        )
+    if version.is_ready and version.train_rows == 0:
+        raise InvalidInput(f"{version.label} has no rows to train on.", remedy="Import more rows.", field="dataset")
+
+
+def check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: TokenizerView | None) -> None:
+    """Raise Conflict for a tokenizer whose training failed, InvalidInput for one larger than the architecture's vocabulary."""
+    if architecture is None or tokenizer is None:
+        return
+    if tokenizer.folder is None and tokenizer.error:
+        cause = tokenizer.error.get("cause") or "its training was stopped"
+        raise Conflict(f"The tokenizer “{tokenizer.name}” was not trained: {cause}", remedy="Train it again.", field="tokenizer")
+    if tokenizer.vocab_size is not None and tokenizer.vocab_size > architecture.vocab_size:
+        raise InvalidInput(
+            f"The tokenizer “{tokenizer.name}” has {tokenizer.vocab_size:,} tokens, and the architecture's vocabulary holds "
+            f"{architecture.vocab_size:,}.",
+            remedy=f"Give the architecture a vocab_size of {tokenizer.vocab_size:,} or more, or choose a smaller tokenizer.",
+            field="tokenizer",
+        )
+
+
+def check_context(config: RunConfig, architecture: ArchitectureConfig | None, base: CheckpointView | None) -> None:
+    """Raise InvalidInput for a context longer than that of the architecture or the base."""
+    limit, owner = (architecture.context, "architecture") if architecture else ((base.facts.get("context") if base else None), "base")
+    if limit and config.context > int(limit):
+        raise InvalidInput(
+            f"A context of {config.context:,} tokens is longer than the {owner}'s limit of {int(limit):,}.",
+            remedy=f"Choose a context of at most {int(limit):,}.",
+            field="context",
+        )
+
+
+def check_base(config: RunConfig, base: CheckpointView | None, device: Device) -> None:
+    """Raise InvalidInput for adapters that the base can't have, and for qlora without a GPU."""
+    if base is None:
+        return
+    check_adapters(config, base.family)
+    if config.method == "qlora" and device.kind != "gpu":
+        raise InvalidInput(
+            f"qlora stores the base in {config.lora.bits} bits, which needs an NVIDIA GPU, and this run would go to {device.name}.",
+            remedy="Choose method lora, or start a worker on a machine with a GPU.",
+            field="method",
+        )
+
+
+def check_devices(config: RunConfig, *, most: int | None) -> None:
+    """Raise InvalidInput for more devices than `most`, those of one machine, and for shardings that are not implemented."""
+    if config.devices.count == 1:
+        return
+    if most is not None and config.devices.per_node > most:
+        unit = {"gpu": "GPUs", "cpu": "cores", "auto": "devices"}[config.device]
+        raise InvalidInput(
+            f"devices.count {config.devices.count} needs {config.devices.per_node} {unit} on one machine, and no training worker's machine "
+            f"has more than {most}.",
+            remedy="Take fewer devices, spread them over more devices.nodes, or start a worker on a larger machine.",
+            field="devices.count",
+        )
+    if config.devices.sharding in ("zero2", "zero3"):
+        raise InvalidInput(
+            f"{config.devices.sharding} is DeepSpeed's, which needs NVIDIA GPUs and is not supported here.",
+            remedy="Choose sharding fsdp, which shards the same; `roundhouse run cluster` writes DeepSpeed's config for other tools.",
+            field="devices.sharding",
+        )
+    if config.devices.sharding == "fsdp" and config.optimizer in ("muon", "adamw_8bit", "adafactor"):
+        raise InvalidInput(
+            f"{config.optimizer} needs whole matrices, and fsdp shards them.",
+            remedy="Choose sharding ddp, or optimizer adamw.",
+            field="optimizer",
+        )
+
+
+def check_gpu_only(config: RunConfig, device: Device) -> None:
+    """Raise InvalidInput for settings that the job would refuse on a CPU, after it has waited in the queue."""
+    if device.kind == "gpu":
+        return
+    if config.precision == "fp16":
+        field, why, cure = "precision", "trains on a GPU only", "Choose precision fp32 or bf16"
+    elif config.attention in ("flex", "flash"):
+        field, why, cure = "attention", "trains on a GPU only", "Choose attention auto"
+    elif config.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is None:
+        field, why = "optimizer", "needs the library bitsandbytes, which is not installed here"
+        cure = "Choose optimizer adamw, adafactor or lion, or install roundhouse[quantized]"
+    else:
+        return
+    raise InvalidInput(
+        f"{field} {getattr(config, field)} {why}, and this run would go to {device.name}.",
+        remedy=f"{cure}; or start a worker on a machine with a GPU.",
+        field=field,
+    )
+
+
+def check_report(version: VersionView, view: DataReportView | None, *, context: int) -> None:
+    """Raise InvalidInput if a data report found no row with anything to train on; a trainer leaves out single rows of that sort."""
+    if view is None or view.report is None or not view.report.is_silent:
+        return
+    report = view.report
+    reasons = [f" In row {silent.row:,}, {silent.reason}." for silent in report.zero_label[:1]]
+    if report.refused_rows:
+        reasons.append(f" The chat template of “{view.source_name}” refuses {report.refused_rows:,}: {report.refusal}")
+    raise InvalidInput(
+        f"None of the {report.train.rows:,} train rows of {version.label} has anything to train on within a context of {context:,} tokens."
+        + "".join(reasons),
+        remedy=f"Choose {'another base' if report.refused_rows else 'a longer context'}, or another dataset. The dataset's report lists "
+        "the rows.",
+        field="dataset",
+    )
+
+
+def check_rows(version: VersionView, sample: RowSample | None, *, context: int) -> None:
+    """Raise InvalidInput if no sampled row has anything to train on within a context."""
+    if sample is None or sample.num_without_targets(context) < len(sample.prompt_tokens):
+        return
+    num_rows = f"{len(sample.prompt_tokens):,} train rows of {version.label}"
+    rows = f"the {num_rows}" if len(sample.prompt_tokens) == sample.num_rows else f"the {num_rows} sampled from {sample.num_rows:,}"
+    raise InvalidInput(
+        f"None of {rows} has anything to train on within its first {context:,} tokens: the shortest prompt alone has "
+        f"{min(sample.prompt_tokens):,}.",
+        remedy=f"Choose {sample.sufficient_context:,} tokens or more, with a base whose context is that long, or a dataset with shorter "
+        "prompts.",
+        field="context",
+    )

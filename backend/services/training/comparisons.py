@@ -7,21 +7,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run, Tokenizer
+from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.states import Status
 from backend.domain.training.comparability import Aspect, LossBasis, Obstacle, Side, find_obstacles
 from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config_fields import distinguishing_values
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
 from backend.services.context import Context
 
-NO_DIFFERENCE = frozenset({"name", "seed", "queue", "priority", "trackers", "sample_prompts", "sample_tokens", "keep_last"})
-"""Fields that change nothing of what is learned, and the seed."""
 MOST_SIBLINGS = 200
 MAX_LINEAGE = 100
 NOT_PREFERENCE = frozenset({Objective.PRETRAIN, Objective.SFT, Objective.REWARD, Objective.GRPO})
@@ -204,6 +203,9 @@ def _last(run: Run, metric: str) -> float | None:
 
 
 def _key(run: Run) -> str:
-    config: dict[str, Any] = {name: value for name, value in run.config.items() if name not in NO_DIFFERENCE}
-    text = json.dumps([config, run.dataset_version_id, run.base_id], sort_keys=True)
+    """Hash what makes a run a different experiment; runs that repeat one share the key."""
+    config = RunConfig.model_validate(run.config)
+    inline = config.architecture.model_dump(mode="json") if isinstance(config.architecture, ArchitectureConfig) else None
+    rows = [run.dataset_version_id, run.base_id, run.tokenizer_id, run.architecture_id, inline]
+    text = json.dumps([distinguishing_values(config), rows], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Runs: launch, stop, resume, rename, tag, archive. What a run is made of is in run_parts, what lists show in run_views."""
+"""Runs: launch, stop, resume, rename, tag, archive. Their parts are resolved in `parts`, lists are in `views`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from backend.db.base import new_id
 from backend.db.tables import Job, Run
 from backend.domain.jobs.states import TERMINAL, JobKind, Status
 from backend.domain.names import clean_name
-from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config import Objective, RunConfig, parse_config
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.jobs import StopHow, add_job, request_stop, wake
 from backend.services.training.events import forget_after
-from backend.services.training.parts import RunParts, parse_config, require_disk, resolve_parts, training_payload
+from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
 from backend.services.training.views import RunView, find_run, get_run, newest_checkpoint_step
 
 MAX_TAGS, MAX_TAG, MAX_NOTES = 12, 40, 20_000
@@ -31,23 +31,24 @@ def launch_run(
     *,
     person: Person,
     idempotency_key: str | None = None,
+    parts: RunParts | None = None,
     depends_on: str | None = None,
     tags: tuple[str, ...] = (),
     group_id: str | None = None,
     parent: str | None = None,
     warnings: Sequence[LaunchWarning] = (),
 ) -> RunView:
-    """Queue a run. The same `idempotency_key` gives the same run back, so that a double click is one run.
+    """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one.
 
-    A dataset or tokenizer that is still being made is waited for; `depends_on` names another job to wait for. `group_id` is the row
-    of `run_groups` that the run is a part of, `parent` the run whose config this one was made from, `warnings` what somebody was told
-    and launched all the same.
+    It waits for a dataset or tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the config's,
+    if the caller has resolved them. `group_id` is the row of `run_groups` that the run belongs to, `parent` the run whose config this
+    one was made from, `warnings` those that were accepted.
     Raises InvalidInput, NotFound or Conflict naming field, value and cure; NotAllowed for a rater; Unavailable for a full disk.
     """
     require_builder(person)
     if idempotency_key and (again := _run_of_key(ctx, idempotency_key)) is not None:
         return again
-    parts = resolve_parts(ctx, config)
+    parts = parts or resolve_parts(ctx, config)
     if depends_on and parts.wait_for and depends_on != parts.wait_for:
         raise Conflict("This run would have to wait for two jobs at once.", remedy="Launch it when one of them is done.")
     require_disk(ctx, config, parts)
@@ -265,7 +266,8 @@ def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunC
             remedy=f"Choose more than {step:,}.",
             field="max_steps",
         )
-    return parse_config({**run.config, "max_steps": wanted})
+    # a schedule that was begun keeps its warm-up, whatever share of the steps it now is
+    return parse_config({**run.config, "max_steps": wanted, "warmup_steps": config.num_warmup_steps})
 
 
 def _run_of_key(ctx: Context, key: str) -> RunView | None:

@@ -178,7 +178,7 @@ def _pruner(config: SweepConfig) -> optuna.pruners.BasePruner:
     import optuna
 
     if config.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=FEWEST_TO_PRUNE_BY, n_warmup_steps=config.run.warmup_steps)
+        return optuna.pruners.MedianPruner(n_startup_trials=FEWEST_TO_PRUNE_BY, n_warmup_steps=config.run.num_warmup_steps)
     if config.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(
             min_resource=min(config.run.eval_every, config.run.max_steps), max_resource=config.run.max_steps, reduction_factor=3

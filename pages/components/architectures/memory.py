@@ -14,7 +14,7 @@ from backend.domain.estimates.setting import Precision, Sharding, TrainingSettin
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict_setting
-from backend.services.jobs.devices import Place, list_places
+from backend.services.jobs.devices import Device, list_devices, training_workers
 from pages.components.charts.style import COLORS, MUTED, STATIC, lay_out_bar
 from pages.components.words import figure_text, size
 
@@ -41,23 +41,24 @@ SHARDINGS: dict[Sharding, str] = {"ddp": "Copies (DDP)", "fsdp": "Shared (FSDP)"
 def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precision = "fp32") -> None:
     """Draw the controls, the parts of the peak as a bar, its total, and what fits the chosen device."""
     st.subheader("Memory to train", anchor=False)
-    places = {**{place.name: place for place in list_places(ctx)}, **{f"A GPU of {name}": _usual(name) for name in SHOWN_DEVICES}}
-    chosen = st.selectbox("Device", list(places), key="architecture_device", help="This installation's devices, and GPUs of usual sizes.")
-    place = places[chosen]
-    setting = _draw_setting(config, place, precision)
-    memory = predict_setting(ctx, setting, place)
+    own = {device.name: device for device in list_devices(training_workers(ctx))}
+    devices = {**own, **{f"A GPU of {name}": _usual(name) for name in SHOWN_DEVICES}}
+    chosen = st.selectbox("Device", list(devices), key="architecture_device", help="This installation's devices, and GPUs of usual sizes.")
+    device = devices[chosen]
+    setting = _draw_setting(config, device, precision)
+    memory = predict_setting(ctx, setting, device)
     if memory.formula is None or memory.num_bytes is None:
         return
     left, right = st.columns(2)
     left.metric("At the peak", size(memory.num_bytes), border=True, help=say_error(memory) or None)
-    usable = place.usable_bytes
+    usable = device.usable_bytes
     if usable is not None:
-        fits = largest_micro_batch(setting, usable, correction=memory.num_bytes / memory.formula.total)
+        fits = largest_micro_batch(setting, usable, calibration=memory.num_bytes / memory.formula.total)
         right.metric(
             "Largest micro-batch",
             f"{fits:,}" if fits else "none fits",
             border=True,
-            help=f"Sequences at once in the {size(usable)} that {place.name} has for a run.",
+            help=f"Sequences at once in the {size(usable)} that {device.name} has for a run.",
         )
         if not fits:
             st.warning(
@@ -94,7 +95,7 @@ def memory_bar(parts: Mapping[str, int]) -> go.Figure:
     return lay_out_bar(figure, total=total, legend_rows=rows)
 
 
-def _draw_setting(config: ArchitectureConfig, place: Place, precision: Precision) -> TrainingSetting:
+def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precision) -> TrainingSetting:
     grid = st.grid(2, min_column_width=120)
     micro_batch = grid.number_input(
         "Micro-batch", 1, 65_536, 16, step=1, key="architecture_micro_batch", help="Sequences at once on one device."
@@ -135,9 +136,9 @@ def _draw_setting(config: ArchitectureConfig, place: Place, precision: Precision
         sharding=sharding,
         recompute=recompute,
         precision=precision,
-        device=place.kind,
+        device=device.kind,
     )
 
 
-def _usual(name: str) -> Place:
-    return Place(f"a GPU of {name}", "gpu", USUAL_DEVICES[name])
+def _usual(name: str) -> Device:
+    return Device(f"a GPU of {name}", "gpu", USUAL_DEVICES[name])

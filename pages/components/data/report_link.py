@@ -1,4 +1,4 @@
-"""From a run's config to its dataset's report, seen through the same base or tokenizer at the same context."""
+"""Link from a run's config to the data report for the same base or tokenizer and context."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import streamlit as st
 from backend.domain.data.reports.findings import Grade, find_out
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural
-from backend.errors import RoundhouseError
-from backend.services.context import Context
-from backend.services.data.datasets import resolve_version
-from backend.services.data.reports import find_data_report
-from backend.services.tokenizers.sources import resolve_source
+from backend.services.data.reports import DataReportView
 from pages.components import routes
 from pages.components.frame import plain
 
@@ -30,24 +26,18 @@ def report_query(config: RunConfig) -> dict[str, str]:
     return query
 
 
-def draw_report_link(ctx: Context, config: RunConfig) -> None:
-    """Draw the link, and what is known already."""
+def draw_report_link(config: RunConfig, view: DataReportView | None) -> None:
+    """Draw the link to the data report for a run's base or tokenizer and context, and the findings of `view`, if it is there."""
     st.page_link(routes.DATASETS, label="See what the trainer will see", icon=":material/frame_inspect:", query_params=report_query(config))
-    if known := known_findings(ctx, config):
+    if known := known_findings(view):
         st.caption(known)
 
 
-def known_findings(ctx: Context, config: RunConfig) -> str:
-    """Say what a report for this base and context has found; empty if there is none."""
-    named = f"checkpoint:{config.base}" if config.base else config.tokenizer
-    try:
-        source = resolve_source(ctx, named).ref if named else None
-        view = find_data_report(ctx, resolve_version(ctx, config.dataset).id, source=source, context=config.context)
-    except RoundhouseError:
-        return ""  # what is wrong with the config is said elsewhere
+def known_findings(view: DataReportView | None) -> str:
+    """Summarize the findings of a report; empty without one and without findings."""
     if view is None or view.report is None:
         return ""
     grave = [finding for finding in find_out(view.report) if finding.grade is not Grade.FINE]
     if not grave:
-        return ":material/check_circle: Its report found nothing that stands in the way."
-    return f":material/warning: Its report has {plural(len(grave), 'thing')} to look at. {plain(grave[0].text)}"
+        return ":material/check_circle: The data report has no warnings."
+    return f":material/warning: The data report has {plural(len(grave), 'warning')}. {plain(grave[0].text)}"

@@ -1,121 +1,24 @@
-"""From schema to widget: a field of a run's config becomes the input that fits its type, bounds and description."""
+"""Widgets for the fields of a run's config, built from the schema: type, label, help, unit, and the error beside the field."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import streamlit as st
-from annotated_types import Ge, Gt, Le, Lt
 
-from backend.domain.training.config_fields import default_at, field_at, kind_of
+from backend.domain.training.config_fields import default_at, field_at, kind_of, label_of, list_paths, traits_of
+from pages.components.frame import plain
 
-LABELS: dict[str, str] = {
-    "max_steps": "Steps",
-    "learning_rate": "Learning rate",
-    "micro_batch": "Micro-batch",
-    "context": "Context, tokens",
-    "lora.rank": "Rank",
-    "lora.alpha": "Alpha",
-    "lora.variant": "Variant",
-    "lora.dropout": "Adapter dropout",
-    "lora.bits": "Bits of the base",
-    "preference.beta": "Beta",
-    "preference.loss": "Loss",
-    "preference.gamma": "Margin (gamma)",
-    "preference.sft_weight": "Weight of the answer itself",
-    "preference.label_smoothing": "Labels taken to be wrong",
-    "preference.desirable_weight": "Weight of good answers",
-    "preference.undesirable_weight": "Weight of bad answers",
-    "grpo.group_size": "Completions per prompt",
-    "grpo.max_new_tokens": "Completion tokens",
-    "grpo.temperature": "Temperature",
-    "grpo.kl_weight": "Pull to the base (KL)",
-    "grpo.clip_range": "Clip range",
-    "optimizer": "Optimizer",
-    "grad_accum_steps": "Gradient accumulation",
-    "weight_decay": "Weight decay",
-    "grad_clip": "Gradient clip",
-    "beta1": "Beta 1",
-    "beta2": "Beta 2",
-    "seed": "Seed",
-    "schedule": "Schedule",
-    "warmup_steps": "Warm-up steps",
-    "min_learning_rate": "Final learning rate",
-    "decay_steps": "Steps of the decay",
-    "max_epochs": "Most passes over the data",
-    "patience": "Patience",
-    "dropout": "Dropout",
-    "label_smoothing": "Label smoothing",
-    "z_loss": "z-loss",
-    "ema_decay": "Average of weights (EMA)",
-    "freeze_blocks": "Frozen blocks",
-    "packing": "Packing",
-    "eval_every": "Measure every, steps",
-    "eval_batches": "Batches per measurement",
-    "checkpoint_every": "Checkpoint every, steps",
-    "keep_last": "Checkpoints kept",
-    "sample_tokens": "Sample length, tokens",
-    "device": "Device",
-    "devices.count": "Devices",
-    "devices.sharding": "How they share",
-    "devices.nodes": "Machines",
-    "devices.rendezvous": "Where they meet",
-    "precision": "Precision",
-    "attention": "Attention",
-    "compile": "torch.compile",
-    "recompute": "Activation recompute",
-    "priority": "Priority",
-    "trackers": "Also written to",
-}
-HELP: dict[str, str] = {
-    "grad_accum_steps": "Micro-batches per optimizer update: a larger batch in the same memory.",
-    "learning_rate": "Size of an update at the schedule's peak.",
-    "schedule": "How the learning rate falls after the warm-up.",
-    "warmup_steps": "Steps over which the learning rate rises to its peak.",
-    "optimizer": "AdamW is the usual choice; Muon often learns in fewer steps, Lion and Adafactor hold less, 8-bit needs a GPU.",
-    "weight_decay": "Pull of weights towards zero.",
-    "beta1": "Memory of the gradient.",
-    "beta2": "Memory of its square.",
-    "seed": "The same seed, config and machine give the same run.",
-    "device": "auto: a GPU where the worker has one, otherwise the CPU. gpu waits for a worker with one.",
-    "devices.count": "GPUs (or processes on the CPU) that train together. The micro-batch is that of one.",
-    "devices.sharding": "ddp: each holds all. fsdp, zero2 and zero3 share out weights and optimizer.",
-    "checkpoint_every": "Each can be resumed from, evaluated and deployed.",
-    "sample_tokens": "How much the network writes for each sample prompt.",
-    "lora.rank": "Larger adapters can learn more and cost more.",
-    "lora.alpha": "Scale of the adapters: alpha / rank.",
-    "lora.variant": "rslora scales by the root of the rank, dora learns magnitude and direction apart, pissa starts from the largest directions.",
-    "lora.dropout": "Share of the adapters' inputs dropped while training.",
-    "grpo.max_new_tokens": "Longest completion that is tried.",
-    "grpo.temperature": "How varied the completions are.",
-    "grpo.clip_range": "How far one update may move the odds of a token.",
-    "max_epochs": "Stop after so many passes, if the steps allow; 0: no limit.",
-    "ema_decay": "Decay of a moving average of the weights, which is then what is saved; 0: none.",
-    "trackers": "Files that these tools read, on this machine; nothing is sent.",
-}
-OTHER_LABELS: dict[str, str] = {
-    "dataset": "Dataset",
-    "architecture": "Architecture",
-    "tokenizer": "Tokenizer",
-    "base": "Base",
-    "objective": "Objective",
-    "method": "Method",
-    "sample_prompts": "Sample prompts",
-    "grpo.rewards": "Rewards",
-    "queue": "Queue",
-}
-"""Of fields that are drawn elsewhere, for tables and warnings."""
-
-WORDS: dict[str, str] = {
+VALUE_LABELS: dict[str, str] = {
     "adamw": "AdamW",
     "muon": "Muon",
     "lion": "Lion",
     "adafactor": "Adafactor",
     "adamw_8bit": "AdamW, 8-bit",
-    "wsd": "warm-up, hold, decay",
-    "inverse_sqrt": "inverse root",
+    "wsd": "warmup-stable-decay",
+    "inverse_sqrt": "inverse square root",
     "lora": "LoRA",
     "rslora": "rsLoRA",
     "dora": "DoRA",
@@ -123,8 +26,8 @@ WORDS: dict[str, str] = {
     "ipo": "IPO",
     "ddp": "DDP",
     "fsdp": "FSDP",
-    "zero2": "ZeRO 2",
-    "zero3": "ZeRO 3",
+    "zero2": "ZeRO-2",
+    "zero3": "ZeRO-3",
     "tensorboard": "TensorBoard",
     "mlflow": "MLflow",
     "wandb": "Weights & Biases",
@@ -132,12 +35,10 @@ WORDS: dict[str, str] = {
 }
 PREFIX = "launch_"
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
-_NAMED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, LABELS), key=len, reverse=True)) + r")(?![\w])")
-
-
-def label_of(path: str) -> str:
-    """Return what the form calls a field."""
-    return LABELS.get(path) or OTHER_LABELS.get(path, path)
+ON_FORM = tuple(path for path in list_paths() if traits_of(path).group is not None)
+"""Fields that the form draws from the schema; the others have widgets of their own."""
+_NAMED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, ON_FORM), key=len, reverse=True)) + r")(?![\w])")
+_ERRORS, _TYPED, _VALUES = "launch_errors", "launch_typed", "launch_values"
 
 
 def field_key(path: str) -> str:
@@ -146,17 +47,34 @@ def field_key(path: str) -> str:
 
 
 def set_field(path: str, value: Any) -> None:
-    """Put a value into a field. Only before it is drawn.
+    """Set the value of a field. Only before it is drawn.
 
-    It goes to the widget when that is drawn: a key that is set for a widget that is not there keeps its first value for ever.
+    The widget gets it when it is drawn: a key set for a widget that is not there keeps its first value.
     """
-    _kept()[path] = float(value) if kind_of(path) is float else list(value) if isinstance(value, tuple) else value
+    number = kind_of(path) is float and value is not None
+    _values()[path] = float(value) if number else list(value) if isinstance(value, tuple) else value
     st.session_state.pop(field_key(path), None)
 
 
 def get_field(path: str) -> Any:
-    """Return what a field holds, drawn or not: a widget that leaves the page would take its value with it."""
-    return st.session_state.get(field_key(path), _kept().get(path, default_at(path)))
+    """Return the value of a field, drawn or not: a widget that leaves the page loses its own."""
+    return st.session_state.get(field_key(path), _values().get(path, default_at(path)))
+
+
+def mark_typed(path: str) -> None:
+    """Remember that the visitor set a field, so that changing defaults leave it alone."""
+    typed_fields().add(path)
+
+
+def typed_fields() -> set[str]:
+    """Return the fields that the visitor set."""
+    typed: set[str] = st.session_state.setdefault(_TYPED, set())
+    return typed
+
+
+def forget_typed() -> None:
+    """Let every field follow the defaults again."""
+    st.session_state[_TYPED] = set()
 
 
 def count_changed(paths: Iterable[str]) -> int:
@@ -164,20 +82,37 @@ def count_changed(paths: Iterable[str]) -> int:
     return sum(_plain(get_field(path)) != _plain(default_at(path)) for path in paths)
 
 
+def field_errors() -> dict[str, str]:
+    """Return the errors of the last check by field."""
+    errors: dict[str, str] = st.session_state.get(_ERRORS, {})
+    return errors
+
+
+def set_field_errors(errors: Mapping[str, str]) -> None:
+    """Keep errors by field; the page is drawn once more when they change, as fields are drawn before they are checked."""
+    if dict(errors) != field_errors():
+        st.session_state[_ERRORS] = dict(errors)
+        st.rerun()
+
+
 def draw_field(path: str) -> Any:
-    """Draw one field and return its value. A field that an error names has a red label."""
-    key = field_key(path)
+    """Draw one field and return its value. An error stands under the field, whose label is red."""
+    key, errors = field_key(path), field_errors()
     if key not in st.session_state:
         set_field(path, get_field(path))
-        st.session_state[key] = _kept()[path]
-    label = f":red[{LABELS[path]}]" if path in st.session_state.get("launch_at_fault", ()) else LABELS[path]
-    value = _draw(path, label, key, HELP.get(path) or field_at(path).description)
-    _kept()[path] = value
+        st.session_state[key] = _values()[path]
+    unit = traits_of(path).unit
+    label = label_of(path) + (f" ({unit})" if unit else "")
+    with st.container(gap="small"):
+        value = _draw(path, f":red[{label}]" if path in errors else label, key)
+        if errors.get(path):
+            st.caption(f":red[{plain(errors[path])}]")
+    _values()[path] = value
     return value
 
 
 def draw_fields(paths: Iterable[str], values: dict[str, Any], *, columns: int = 4) -> None:
-    """Draw fields side by side, and put what they hold into a config's values; those of a section into the section."""
+    """Draw fields side by side, and put their values into those of a config, by section."""
     with st.grid(columns, min_column_width=150):
         for path in paths:
             section, _, name = path.partition(".")
@@ -188,58 +123,41 @@ def draw_fields(paths: Iterable[str], values: dict[str, Any], *, columns: int = 
 
 
 def fields_in(message: str) -> tuple[str, ...]:
-    """Return the fields that an error names."""
+    """Return the fields of the form that an error names."""
     return tuple(dict.fromkeys(_NAMED.findall(message)))
 
 
 def with_labels(message: str) -> str:
-    """Put the form's words where an error has the schema's."""
-    return _NAMED.sub(lambda found: f"“{LABELS[found[0]]}”", message)
+    """Replace the schema's field names in an error by the form's labels."""
+    return _NAMED.sub(lambda match: f"“{label_of(match[0])}”", message)
 
 
-def _draw(path: str, label: str, key: str, text: str | None) -> Any:
+def _draw(path: str, label: str, key: str) -> Any:
+    """Draw the widget of a field. Numbers have no bounds: a browser would drop a value beyond them without telling the server."""
+    options: dict[str, Any] = {"key": key, "help": field_at(path).description, "on_change": mark_typed, "args": (path,)}
     if path == "trackers":
-        return tuple(st.multiselect(label, TRACKERS, key=key, help=text, format_func=_word, placeholder="Nowhere else"))
+        return tuple(st.multiselect(label, TRACKERS, format_func=_value_label, placeholder="None", **options))
     kind = kind_of(path)
     if kind is bool:
         with st.container(height="stretch", vertical_alignment="bottom"):
-            return st.toggle(label, key=key, help=text)
+            return st.toggle(label, **options)
     if not isinstance(kind, type):
-        return st.selectbox(label, list(kind), key=key, help=text, format_func=_word)
+        return st.selectbox(label, list(kind), format_func=_value_label, **options)
     if kind is str:
-        return st.text_input(label, key=key, help=text)
-    low, high = _bounds(path)
+        return st.text_input(label, **options)
     if kind is int:
-        return st.number_input(
-            label, min_value=None if low is None else int(low), max_value=None if high is None else int(high), step=1, key=key, help=text
-        )
-    return st.number_input(label, min_value=low, max_value=high, step=None, format="%g", key=key, help=text)
+        return st.number_input(label, step=1, **options)
+    return st.number_input(label, step=None, format="%g", **options)
 
 
-def _kept() -> dict[str, Any]:
-    kept: dict[str, Any] = st.session_state.setdefault("launch_kept", {})
-    return kept
+def _values() -> dict[str, Any]:
+    values: dict[str, Any] = st.session_state.setdefault(_VALUES, {})
+    return values
 
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _word(value: Any) -> str:
-    return WORDS.get(str(value), str(value))
-
-
-def _bounds(path: str) -> tuple[float | None, float | None]:
-    """Return the bounds that a number input can keep; what is stricter is said by the schema itself."""
-    low: float | None = None
-    high: float | None = None
-    for item in field_at(path).metadata:
-        if isinstance(item, Ge):
-            low = float(item.ge)  # type: ignore[arg-type]
-        elif isinstance(item, Gt):
-            low = float(item.gt)  # type: ignore[arg-type]
-        elif isinstance(item, Le):
-            high = float(item.le)  # type: ignore[arg-type]
-        elif isinstance(item, Lt):
-            high = float(item.lt)  # type: ignore[arg-type]
-    return low, high
+def _value_label(value: Any) -> str:
+    return VALUE_LABELS.get(str(value), str(value))

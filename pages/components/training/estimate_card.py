@@ -10,7 +10,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural, say_bytes, say_duration, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
-from backend.services.estimates.forecasts import Forecast, QueuePlace
+from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.jobs.jobs import JobView
 from pages.components.frame import errors_shown, plain, show_problem
@@ -40,11 +40,11 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, found: Foreca
         _draw_rest(found)
         st.markdown(f"{FIT_ICONS[found.prediction.fits]} {plain(say_fit(found.prediction))}")
         try:
-            job = find_probe(ctx, config)
+            job = find_probe(ctx, config, parts=found.parts)
         except RoundhouseError as error:  # something went away since the form was checked
             st.caption(plain(str(error)))
             return
-        _draw_probe(ctx, person, config, job, measured=found.prediction.memory.source == "probe")
+        _draw_probe(ctx, person, config, job, found)
 
 
 def _say_tokens(tokens: int, steps: int, per_step: int) -> str:
@@ -84,10 +84,10 @@ def _draw_rest(found: Forecast) -> None:
             f"not known: {found.loss_missing}",
             help="A scaling study on the Planner page fits a law to your own runs.",
         )
-    _line("schedule", "Queue", say_place(found.place))
+    _line("schedule", "Queue", say_queue(found.queue))
 
 
-def say_place(place: QueuePlace) -> str:
+def say_queue(place: QueuePosition) -> str:
     """Say who is before a new run, and how long that takes."""
     if place.num_slots == 0:
         return "no worker serves it at the moment; a run waits for one"
@@ -101,7 +101,7 @@ def _line(icon: str, label: str, text: str, *, help: str | None = None) -> None:
     st.markdown(f":gray[:material/{icon}:] **{label}:** {plain(text)}", help=help)
 
 
-def _draw_probe(ctx: Context, person: Person, config: RunConfig, job: JobView | None, *, measured: bool) -> None:
+def _draw_probe(ctx: Context, person: Person, config: RunConfig, job: JobView | None, found: Forecast) -> None:
     if job is not None and job.is_active:
         draw_job(ctx, person, job.id, doing="Starting the probe")
         return
@@ -113,9 +113,10 @@ def _draw_probe(ctx: Context, person: Person, config: RunConfig, job: JobView | 
         steps = int(job.result.get("steps_timed") or 0)
         st.caption(f"Probed {ago(job.finished_at)}: {plural(steps, 'step')}, {float(job.result.get('step_s') or 0):.3g} s each.")
     label = "Probe again" if job is not None else "Probe"
+    measured = found.prediction.memory.source == "probe"
     if st.button(label, key="launch_probe", icon=":material/speed:", help=WHAT_A_PROBE_IS, type="tertiary" if measured else "secondary"):
         with errors_shown():
-            launch_probe(ctx, config, person=person)
+            launch_probe(ctx, config, person=person, parts=found.parts)
             st.rerun()
 
 

@@ -1,4 +1,4 @@
-"""What stands before a launch: errors by field, warnings to accept, and how a new run differs from the one it is made from."""
+"""Checks before a launch: errors by field, warnings to accept, and the differences from the run that the form was filled from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.training.config import RunConfig
-from backend.domain.training.config_fields import changed_fields
+from backend.domain.training.config_fields import changed_fields, label_of
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
@@ -16,31 +16,32 @@ from backend.services.training.views import RunDetail
 from pages.components import routes
 from pages.components.frame import plain
 from pages.components.tables import draw_table
-from pages.components.training.config_fields import LABELS, fields_in, label_of, with_labels
+from pages.components.training.config_fields import ON_FORM, fields_in, set_field_errors, with_labels
 
 
 def mark_fields(problem: RoundhouseError | None) -> None:
-    """Let the fields that an error names have red labels. The page is drawn once more when they change."""
-    named = fields_in(problem.message) if problem is not None else ()
-    if problem is not None and problem.field in LABELS and problem.field not in named:
+    """Mark the fields that an error names, and put the error under the first of them."""
+    if problem is None:
+        set_field_errors({})
+        return
+    named = fields_in(problem.message)
+    if problem.field in ON_FORM and problem.field not in named:
         named = (*named, str(problem.field))
-    if named != st.session_state.get("launch_at_fault", ()):
-        st.session_state["launch_at_fault"] = named
-        st.rerun()
+    set_field_errors({path: with_labels(problem.message) if index == 0 else "" for index, path in enumerate(named)})
 
 
 def draw_problem(problem: RoundhouseError) -> None:
-    """Draw why the form can't be launched, in the form's words."""
+    """Draw why the form can't be launched, with the form's labels."""
     text = plain(with_labels(problem.message)) + (f"  \n{plain(with_labels(problem.remedy))}" if problem.remedy else "")
     st.warning(text, icon=":material/error:")
 
 
 def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
-    """Draw warnings with a tick to launch all the same; return whether nothing stands in the way. Other warnings ask anew."""
+    """Draw warnings with a checkbox to accept them; return whether the run may be launched. Other warnings ask again."""
     if not warnings:
         return True
     with st.container(border=True, key="launch_warnings", gap="small"):
-        st.markdown(f":orange[:material/warning:] **{plural(len(warnings), 'thing')} to look at**")
+        st.markdown(f":orange[:material/warning:] **{plural(len(warnings), 'warning')}**")
         for warning in warnings:
             st.markdown(f"**{label_of(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
         told = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[:12]

@@ -1,8 +1,8 @@
-"""The form of a run: the few fields that matter first, all others by what they are about, only those that apply."""
+"""Form of a run: the main fields first, the others in tabs, and only those that have an effect in the run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -12,8 +12,9 @@ import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
-from backend.domain.training.config_fields import value_at
+from backend.domain.training.config_fields import form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
+from backend.domain.training.traits import Group
 from backend.domain.wording import plural, short
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -22,9 +23,9 @@ from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.tokenizers import list_tokenizers
 from pages.components.frame import plain
 from pages.components.labels import OBJECTIVES
-from pages.components.training.config_fields import LABELS, PREFIX, count_changed, draw_fields, get_field, set_field
+from pages.components.training.config_fields import ON_FORM, PREFIX, count_changed, draw_fields, get_field, set_field
 
-SIMPLE = ("max_steps", "learning_rate", "micro_batch", "context")
+ABOVE_TABS = (Group.MAIN, Group.METHOD)
 METHODS = {"full": "All weights", "lora": "Adapters (LoRA)", "qlora": "Adapters on a base of few bits (QLoRA)"}
 FRESH, ONWARD = "A new network", "A base, going on"
 INLINE = "(the one in the YAML)"
@@ -44,7 +45,7 @@ ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
 def fill_form(config: RunConfig) -> None:
     """Put a config into the form, and let the next launch from it be a new run."""
     st.session_state["launch_nonce"] = uuid4().hex
-    for path in LABELS:
+    for path in ON_FORM:
         set_field(path, value_at(config, path))
     fill_rewards(config.grpo.rewards)
     st.session_state["launch_inline"] = config.architecture if isinstance(config.architecture, ArchitectureConfig) else None
@@ -75,10 +76,11 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     values["dataset"] = _choose("dataset", "Dataset", _dataset_options(ctx, objective), missing, "a dataset")
     method = _draw_start(ctx, objective, values, missing)
     st.space("small")
-    draw_fields([*SIMPLE, *objective_fields(objective, method)], values)
+    groups = form_groups(_value_getter(objective, method))
+    draw_fields([path for group in ABOVE_TABS for path in groups[group]], values)
     if objective is Objective.GRPO:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
-    _draw_advanced(objective, method, values)
+    _draw_advanced({group: paths for group, paths in groups.items() if group not in ABOVE_TABS}, values)
     if named:
         values["name"] = _draw_name()
     return FormState(values, missing)
@@ -88,53 +90,13 @@ def _draw_name() -> str:
     return st.text_input("Name", key=PREFIX + "name", max_chars=120, placeholder="Made up from dataset and base when empty") or ""
 
 
-def objective_fields(objective: Objective, method: str) -> list[str]:
-    """Return the fields that belong to an objective and a method, in the simple part."""
-    fields = ["lora.rank", "lora.alpha"] if method != "full" else []
-    if method == "qlora":
-        fields.append("lora.bits")
-    if objective in (Objective.DPO, Objective.KTO, Objective.ORPO, Objective.SIMPO):
-        fields.append("preference.beta")
-    if objective is Objective.DPO:
-        fields.append("preference.loss")
-    if objective is Objective.SIMPO:
-        fields.append("preference.gamma")
-    return [*fields, "grpo.group_size", "grpo.max_new_tokens"] if objective is Objective.GRPO else fields
+def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
+    """Return a function that reads the form's values by path; objective and method have widgets of their own."""
+    chosen = {"objective": objective.value, "method": method}
+    return lambda path: chosen[path] if path in chosen else get_field(path)
 
 
-def advanced_fields(objective: Objective, method: str) -> dict[str, list[str]]:
-    """Return the other fields that apply, by what they are about. What has no meaning in this run is not shown."""
-    language = objective in (Objective.PRETRAIN, Objective.SFT)
-    schedule = ["schedule", "warmup_steps"] + ["min_learning_rate"] * (get_field("schedule") != "constant")
-    schedule += ["decay_steps"] * (get_field("schedule") == "wsd") + ["max_epochs", "patience"]
-    learning = (["label_smoothing", "z_loss"] if language else []) + ["dropout", "ema_decay"]
-    learning += ["freeze_blocks"] * (method == "full") + ["packing"] * (objective is Objective.SFT)
-    learning += ["lora.variant", "lora.dropout"] if method != "full" else []
-    learning += _preference_fields(objective) + (
-        ["grpo.temperature", "grpo.kl_weight", "grpo.clip_range"] if objective is Objective.GRPO else []
-    )
-    sharing = ["devices.sharding", "devices.nodes"] if get_field("devices.count") > 1 else []
-    sharing += ["devices.rendezvous"] if sharing and get_field("devices.nodes") > 1 else []
-    return {
-        "Optimizer": ["optimizer", "grad_accum_steps", "weight_decay", "grad_clip", "beta1", "beta2", "seed"],
-        "Schedule": schedule,
-        "Learning": learning,
-        "Measuring and saving": ["eval_every", "eval_batches", "checkpoint_every", "keep_last", "sample_tokens"],
-        "Where it runs": ["device", "devices.count", *sharing, "precision", "attention", "compile", "recompute", "priority", "trackers"],
-    }
-
-
-def _preference_fields(objective: Objective) -> list[str]:
-    fields = {
-        Objective.DPO: ["preference.sft_weight"] + ["preference.label_smoothing"] * (get_field("preference.loss") == "sigmoid"),
-        Objective.SIMPO: ["preference.sft_weight"],
-        Objective.KTO: ["preference.desirable_weight", "preference.undesirable_weight"],
-    }
-    return fields.get(objective, [])
-
-
-def _draw_advanced(objective: Objective, method: str, values: dict[str, Any]) -> None:
-    groups = advanced_fields(objective, method)
+def _draw_advanced(groups: Mapping[Group, list[str]], values: dict[str, Any]) -> None:
     changed = count_changed(path for paths in groups.values() for path in paths)
     told = f"{changed} differ{'s' if changed == 1 else ''} from the defaults" if changed else "all as by default"
     with st.expander(f"Advanced · {told}", key="launch_advanced", icon=":material/tune:"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.jobs.states import Status
+from backend.domain.training.config_fields import label_of
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.training.sweeps import (
@@ -23,7 +24,6 @@ from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
-from pages.components.training.config_fields import label_of
 from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
 from pages.components.words import ago
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import plotly.graph_objects as go
 
+from backend.domain.training.config_fields import label_of
 from backend.domain.training.sweep import Point, Span, SweepConfig
 from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, fade
-from pages.components.training.config_fields import label_of
 from pages.components.words import figure_text
 
 HEIGHT = 360

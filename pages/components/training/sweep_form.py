@@ -6,8 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.training.config import Objective, RunConfig
-from backend.domain.training.config_fields import kind_of
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_fields import form_groups, kind_of, label_of, traits_of, value_at
 from backend.domain.training.sweep import SweepConfig, point_at, sweep_yaml
 from backend.domain.wording import plural, say_duration
 from backend.services.architectures import list_architectures
@@ -15,8 +15,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
 from backend.services.estimates.forecasts import Forecast
 from pages.components.tables import draw_table
-from pages.components.training.config_fields import get_field, label_of
-from pages.components.training.run_form import SIMPLE, advanced_fields, objective_fields
+from pages.components.training.config_fields import get_field
 from pages.components.training.sweep_charts import say
 
 METHODS = {"grid": "Grid", "random": "Random", "bayesian": "Bayesian"}
@@ -28,19 +27,6 @@ ABOUT = {
 PRUNERS = {"none": "Let all finish", "median": "Below the median", "hyperband": "Hyperband"}
 ABOUT_PRUNERS = "Runs that do badly at a step are stopped, with a checkpoint. Worth it where a run measures val_loss several times."
 RANGE, LIST = "Range", "List"
-NEVER = frozenset(
-    {
-        "priority",
-        "trackers",
-        "sample_tokens",
-        "device",
-        "devices.count",
-        "devices.sharding",
-        "devices.nodes",
-        "devices.rendezvous",
-        "eval_every",
-    }
-)
 SHOWN = 12
 
 
@@ -72,7 +58,7 @@ def draw_sweep_preview(config: SweepConfig, found: Forecast | None) -> None:
         st.subheader(plural(config.num_runs, "run"), anchor=False)
         time = found.prediction.time if found else None
         if time is not None and found is not None:
-            at_once = max(1, min(config.parallel, found.place.num_slots or 1))
+            at_once = max(1, min(config.parallel, found.queue.num_slots or 1))
             st.caption(f"About {say_duration(config.num_runs * time.seconds / at_once)} in all, {at_once} at a time.")
         elif found is not None:
             st.caption("How long they take is not known: a probe of the run measures it.")
@@ -90,10 +76,9 @@ def draw_sweep_preview(config: SweepConfig, found: Forecast | None) -> None:
 
 
 def _fields(config: RunConfig) -> list[str]:
-    objective = Objective(config.objective)
-    groups = advanced_fields(objective, config.method).values()
-    paths = [*SIMPLE, *objective_fields(objective, config.method), *(path for paths in groups for path in paths)]
-    return [path for path in paths if path not in NEVER]
+    """Return the fields of the form that a sweep of this run is offered."""
+    groups = form_groups(lambda path: value_at(config, path))
+    return [path for paths in groups.values() for path in paths if traits_of(path).sweep == "offered"]
 
 
 def _names(ctx: Context, config: RunConfig) -> dict[str, list[str]]:

@@ -22,7 +22,7 @@ from tests.support.installation import PROJECT
 from tests.support.run_world import add_checkpoint, add_parts, claim, end, launch, points, report, row_of
 from tests.support.training_rooms import Rooms
 
-RECIPE = "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 30\nname: by hand\n"
+RECIPE = "dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nmax_steps: 30\nwarmup_steps: 20\nname: by hand\n"
 
 
 @pytest.fixture

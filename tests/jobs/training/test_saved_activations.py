@@ -11,7 +11,7 @@ import torch
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILY_NAMES
-from backend.domain.estimates.activations import Numbers, copied_weight_bytes, kept_in_block, kept_outside, rotary_bytes
+from backend.domain.estimates.activations import ComputeTypes, copied_weight_bytes, rotary_bytes, saved_in_block, saved_outside
 from backend.domain.estimates.setting import TrainingSetting
 from jobs.modeling.build import build_network
 
@@ -35,11 +35,11 @@ def setting_for(family: str, *, rank: int | None, precision: Any, dropout: bool 
 def counted_bytes(setting: TrainingSetting) -> int:
     """What arithmetic says is kept before the loss."""
     shape = setting.architecture
-    numbers = Numbers(2 if setting.precision == "bf16" else 4, setting.lora_rank, dropout=setting.dropout)
+    types = ComputeTypes(2 if setting.precision == "bf16" else 4, setting.lora_rank, dropout=setting.dropout)
     sizes = {"rows": ROWS, "length": LENGTH}
-    blocks = sum(kept_in_block(shape, layer, numbers).total(**sizes) for layer in range(shape.num_layers))
-    copies = copied_weight_bytes(shape, numbers)
-    return blocks + copies + kept_outside(shape, numbers).total(**sizes) + rotary_bytes(shape, LENGTH)
+    blocks = sum(saved_in_block(shape, layer, types).total(**sizes) for layer in range(shape.num_layers))
+    copies = copied_weight_bytes(shape, types)
+    return blocks + copies + saved_outside(shape, types).total(**sizes) + rotary_bytes(shape, LENGTH)
 
 
 def kept_bytes(forward: Callable[[], torch.Tensor], network: torch.nn.Module) -> int:

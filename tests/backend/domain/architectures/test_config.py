@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.architecture_report import describe
-from backend.domain.training.config import LoraConfig, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_sections import LoraConfig
 from backend.domain.training.schedule import learning_rate_at
 from jobs.modeling.build import build_network
 from jobs.training.network.adapters import lora_config

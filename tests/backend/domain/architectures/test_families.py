@@ -20,7 +20,8 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, why_not
 from backend.domain.architectures.rules import problems_by_field
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe
-from backend.domain.training.config import LoraConfig, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_sections import LoraConfig
 from jobs.modeling.build import build_network, config_from_checkpoint
 from jobs.modeling.family_configs import make_config
 from jobs.training.network.adapters import lora_config

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, problems_despite
 from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, why_not
 from backend.domain.architectures.rules import problems_by_field
-from backend.domain.training.config import RunConfig, parse_run_config, validation_message
+from backend.domain.training.config import RunConfig, parse_run_config
+from backend.domain.validation import validation_message
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"width": 130}, "num_heads", "width 130 can't be shared among 4 heads: 130 / 4 is not whole; 5 heads would work"),

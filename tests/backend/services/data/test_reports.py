@@ -17,6 +17,7 @@ from backend.cli.main import app
 from backend.db.tables import Analysis, Checkpoint, Run
 from backend.domain.data.versions.changes import Sample
 from backend.domain.jobs.states import JobKind, Status
+from backend.domain.training.config import parse_config
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.epoch_time import epoch_time
@@ -36,8 +37,8 @@ from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from backend.services.jobs.jobs import add_job, stop_job
 from backend.services.metrics.points import add_points
-from backend.services.training import parts as run_parts
-from backend.services.training.parts import parse_config, resolve_parts
+from backend.services.training import checks
+from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.job_work import do_job
 
@@ -160,7 +161,7 @@ def test_a_launch_on_rows_with_nothing_to_train_on_is_refused_with_count_and_cur
     config = parse_config({"objective": "sft", "dataset": "silent", "base": "base", "context": 64, "max_steps": 2, "warmup_steps": 0})
     with pytest.raises(InvalidInput, match="within its first 64 tokens: the shortest prompt alone has 454"):
         resolve_parts(ctx, config)  # seen before any report, by the prompts alone
-    monkeypatch.setattr(run_parts, "refuse_silent_rows", lambda *_, **__: None)  # what follows is the report's own refusal
+    monkeypatch.setattr(checks, "check_rows", lambda *_, **__: None)  # what follows is the report's own refusal
     view = made(ctx, "silent", source="base", context=64)
     assert view.report is not None
     assert view.report.is_silent

@@ -16,7 +16,7 @@ from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.data.reports import FORMAT
 from backend.services.estimates.forecasts import forecast
-from backend.services.jobs.devices import place_of
+from backend.services.jobs.devices import choose_device, training_workers
 from backend.services.jobs.jobs import add_job
 from backend.services.jobs.workers import beat
 from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch, make_config, report
@@ -24,16 +24,16 @@ from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch
 
 def measure(ctx: Context, config: RunConfig, *, step_s: float) -> None:
     """Record a run of this setting: what it took and how long its steps were."""
-    place = place_of(ctx, config)
+    device = choose_device(config, training_workers(ctx))
     with ctx.db.write() as session:
         version = session.query(DatasetVersion).first()
-        setting = setting_of(config, SHAPE, device=place.kind, data=version.id if version else None)
+        setting = setting_of(config, SHAPE, device=device.kind, data=version.id if version else None)
         session.add(
             Measurement(
                 origin="run",
                 setting=setting.model_dump(mode="json"),
                 setting_hash=setting.fingerprint,
-                device=place.name,
+                device=device.name,
                 estimated_bytes=1,
                 measured_bytes=50_000_000,
                 tokens_per_s=config.tokens_per_step / step_s,
@@ -123,18 +123,18 @@ def test_a_report_on_the_data_tells_sequences_padding_and_cuts(ctx: Context) -> 
 
 def test_the_place_in_the_queue_counts_who_goes_before_and_how_long_they_take(ctx: Context) -> None:
     add_parts(ctx)
-    assert forecast(ctx, make_config()).place.num_slots == 0
+    assert forecast(ctx, make_config()).queue.num_slots == 0
     work(ctx)
-    assert (forecast(ctx, make_config()).place.ahead, forecast(ctx, make_config()).place.wait_s) == (0, 0.0)
+    assert (forecast(ctx, make_config()).queue.ahead, forecast(ctx, make_config()).queue.wait_s) == (0, 0.0)
     taken = claim(ctx, launch(ctx, name="running"))
     report(ctx, taken, {"type": "progress", "done": 50, "total": 100, "unit": "step", "rate": 2.0, "time": 1.0})
     launch(ctx, name="waiting", priority=5)
     launch(ctx, name="urgent", priority=0)
-    place = forecast(ctx, make_config(priority=1)).place
-    assert (place.ahead, place.wait_s) == (2, None), "how long the waiting one takes nobody knows"
+    queue = forecast(ctx, make_config(priority=1)).queue
+    assert (queue.ahead, queue.wait_s) == (2, None), "how long the waiting one takes nobody knows"
     measure(ctx, make_config(), step_s=0.1)
-    assert forecast(ctx, make_config(priority=1)).place.wait_s == pytest.approx(25 + 10)
-    assert forecast(ctx, make_config(priority=9)).place.wait_s == pytest.approx(25 + 10 + 10)
+    assert forecast(ctx, make_config(priority=1)).queue.wait_s == pytest.approx(25 + 10)
+    assert forecast(ctx, make_config(priority=9)).queue.wait_s == pytest.approx(25 + 10 + 10)
 
 
 def test_a_law_that_does_not_reach_so_far_down_is_left_out(ctx: Context) -> None:

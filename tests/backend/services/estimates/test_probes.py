@@ -16,7 +16,7 @@ from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import find_probe, launch_probe
-from backend.services.jobs.devices import Place, list_places, place_of
+from backend.services.jobs.devices import Device, choose_device, list_devices, training_workers
 from backend.services.jobs.jobs import claim_job, end_job, get_job, list_jobs, request_stop
 from backend.services.jobs.workers import beat
 from backend.services.training.views import list_runs
@@ -25,7 +25,7 @@ from tests.support.job_work import do_job
 from tests.support.run_world import SHAPE, add_dataset, add_parts, launch, make_config
 from tests.support.training_rooms import Rooms
 
-PLACE = Place("A chip", "cpu", 8_000_000_000)
+DEVICE = Device("A chip", "cpu", 8_000_000_000)
 MB = 1_000_000
 
 
@@ -59,7 +59,7 @@ def measure(ctx: Context, config: RunConfig, result: dict[str, Any]) -> None:
     assert claim is not None
     defaults = {
         "tokens_per_s": 1000.0,
-        "device": PLACE.name,
+        "device": DEVICE.name,
         "device_kind": "cpu",
         "step_s": 0.5,
         "step_s_low": 0.4,
@@ -73,14 +73,14 @@ def measure(ctx: Context, config: RunConfig, result: dict[str, Any]) -> None:
 
 def formula(ctx: Context, config: RunConfig) -> int:
     """What arithmetic says about a config."""
-    estimate = predict(ctx, config, place=Place("Another", "cpu", None)).memory.formula
+    estimate = predict(ctx, config, device=Device("Another", "cpu", None)).memory.formula
     assert estimate is not None
     return estimate.total
 
 
 def test_without_a_measurement_the_formula_is_shown_as_such(ctx: Context) -> None:
     add_parts(ctx)
-    prediction = predict(ctx, make_config(), place=PLACE)
+    prediction = predict(ctx, make_config(), device=DEVICE)
     assert prediction.memory.source == "formula"
     assert say_memory(prediction.memory).endswith(", formula; not yet measured here")
     assert prediction.fits == "yes"
@@ -91,19 +91,19 @@ def test_a_probe_of_the_same_setting_is_what_is_expected(ctx: Context) -> None:
     add_parts(ctx)
     config = make_config(max_steps=200, warmup_steps=0)
     measure(ctx, config, {"measured_bytes": 51 * MB})
-    prediction = predict(ctx, config.model_copy(update={"name": "other", "learning_rate": 0.1}), place=PLACE)
+    prediction = predict(ctx, config.model_copy(update={"name": "other", "learning_rate": 0.1}), device=DEVICE)
     said = formula(ctx, config) / MB
     assert say_memory(prediction.memory) == f"51.0 MB, probe; formula said {said:.1f} MB"
     assert say_time(prediction.time) == "about 1 min 40 s (1 min 20 s to 2 min 0 s)"
     assert "No run with a probe of its own" in say_error(prediction.memory)
-    assert predict(ctx, config, place=Place("Another", "cpu", None)).memory.source == "formula"
+    assert predict(ctx, config, device=Device("Another", "cpu", None)).memory.source == "formula"
 
 
 def test_time_counts_every_micro_batch_of_a_step(ctx: Context) -> None:
     add_parts(ctx)
     config = make_config(max_steps=100, grad_accum_steps=8)
     measure(ctx, config, {"measured_bytes": 51 * MB, "accumulated": 2})
-    time = predict(ctx, config, place=PLACE).time
+    time = predict(ctx, config, device=DEVICE).time
     assert time is not None
     assert time.seconds == pytest.approx(200.0)
 
@@ -114,14 +114,14 @@ def test_settings_like_those_measured_are_corrected_with_an_error(ctx: Context) 
         config = make_config(micro_batch=micro_batch)
         measure(ctx, config, {"measured_bytes": round(formula(ctx, config) * ratio)})
     config = make_config(micro_batch=8)
-    memory = predict(ctx, config, place=PLACE).memory
-    assert (memory.source, memory.probes, memory.runs) == ("corrected", 4, 0)
+    memory = predict(ctx, config, device=DEVICE).memory
+    assert (memory.source, memory.probes, memory.runs) == ("calibrated", 4, 0)
     assert memory.num_bytes == pytest.approx(formula(ctx, config) * 1.33, rel=0.05)
     assert memory.error is not None
     assert memory.error < 0.1
     assert "from 4 probes here; formula said" in say_memory(memory)
     far = predict(
-        ctx, make_config(architecture=SHAPE.model_copy(update={"width": 8192, "num_layers": 80, "feed_forward": 20_000})), place=PLACE
+        ctx, make_config(architecture=SHAPE.model_copy(update={"width": 8192, "num_layers": 80, "feed_forward": 20_000})), device=DEVICE
     )
     assert far.memory.source == "formula"
     assert far.fits == "no"
@@ -136,12 +136,12 @@ def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) ->
     run = launch(ctx, micro_batch=4)
     claim = claim_job(ctx, str(run.job_id), owner="w#1", host="here")
     assert claim is not None
-    measured = {"measured_bytes": 52 * MB, "tokens_per_s": 9.0, "step_s": 0.5, "device": PLACE.name, "device_kind": "cpu"}
+    measured = {"measured_bytes": 52 * MB, "tokens_per_s": 9.0, "step_s": 0.5, "device": DEVICE.name, "device_kind": "cpu"}
     with ctx.db.write() as session:
         outcomes.record_finish(session, ctx, claim, {"final_step": 100, "stopped": None, "measurement": measured})
-    same = predict(ctx, first, place=PLACE).memory
+    same = predict(ctx, first, device=DEVICE).memory
     assert (same.num_bytes, same.source) == (52 * MB, "run")
-    other = predict(ctx, second, place=PLACE).memory
+    other = predict(ctx, second, device=DEVICE).memory
     assert (other.num_bytes, other.source) == (60 * MB, "probe")
     assert other.error == pytest.approx(0.04)
     assert say_error(other) == "Runs needed 4 % more or less than their probes here (1 run)."
@@ -150,7 +150,7 @@ def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) ->
 def test_a_stopped_job_is_no_measurement(ctx: Context) -> None:
     add_parts(ctx)
     measure(ctx, make_config(), {"measured_bytes": 50 * MB, "stopped": "cancel"})
-    assert predict(ctx, make_config(), place=PLACE).memory.source == "formula"
+    assert predict(ctx, make_config(), device=DEVICE).memory.source == "formula"
 
 
 def test_the_same_probe_is_asked_for_once_while_it_is_under_way(ctx: Context) -> None:
@@ -182,7 +182,7 @@ def test_what_can_not_be_launched_can_not_be_probed(ctx: Context) -> None:
     with pytest.raises(NotFound, match="tales"):
         launch_probe(ctx, make_config(dataset="tails"), person=LOCAL)
     with pytest.raises(InvalidInput, match="longer than the architecture"):
-        predict(ctx, make_config(context=65), place=PLACE)
+        predict(ctx, make_config(context=65), device=DEVICE)
 
 
 def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
@@ -192,8 +192,8 @@ def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
     assert execute(world, claim) is Status.FINISHED  # as a worker does it: a child process, and its files read by the parent
     job = get_job(world, claim.job_id)
     assert job.progress["done"] == job.progress["total"]
-    place = Place(str(job.result["device"]), "cpu", 8_000_000_000)
-    prediction = predict(world, config, place=place)
+    device = Device(str(job.result["device"]), "cpu", 8_000_000_000)
+    prediction = predict(world, config, device=device)
     assert (prediction.memory.num_bytes, prediction.memory.source) == (job.result["measured_bytes"], "probe")
     assert prediction.time is not None
     assert prediction.time.seconds == pytest.approx(100 * job.result["step_s"])
@@ -211,7 +211,7 @@ def test_a_probe_that_fails_says_why(world: Context) -> None:
     assert job.status is Status.FAILED
     assert "vocab_size is 300" in job.error["cause"]
     assert get_job(world, job.id).error["remedy"]
-    assert predict(world, make_config(), place=PLACE).memory.source == "formula"
+    assert predict(world, make_config(), device=DEVICE).memory.source == "formula"
 
 
 def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> None:
@@ -224,20 +224,58 @@ def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> Non
         session.add(Checkpoint(name="elm", origin="run", folder="runs/r1/checkpoints/step-1", is_adapter=True))
         session.add(Checkpoint(name="ash", origin="run", folder="runs/r2/checkpoints/step-1", is_adapter=True))
     values = {"objective": "sft", "dataset": "chats", "architecture": None, "tokenizer": None}
-    whole, adapter = (predict(world, make_config(**values, base=name), place=PLACE).memory for name in ("oak", "elm"))
+    whole, adapter = (predict(world, make_config(**values, base=name), device=DEVICE).memory for name in ("oak", "elm"))
     assert whole.num_bytes == adapter.num_bytes
-    unknown = predict(world, make_config(**values, base="ash"), place=PLACE)
+    unknown = predict(world, make_config(**values, base="ash"), device=DEVICE)
     assert (unknown.memory.source, unknown.fits) == ("unknown", "unknown")
     measure(world, make_config(**values, base="ash"), {"measured_bytes": 70 * MB})
-    assert say_memory(predict(world, make_config(**values, base="ash"), place=PLACE).memory) == "70.0 MB, probe"
+    assert say_memory(predict(world, make_config(**values, base="ash"), device=DEVICE).memory) == "70.0 MB, probe"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "lion"},
+        {"ema_decay": 0.9},
+        {"freeze_blocks": 1},
+        {"dropout": 0.1},
+        {"attention": "eager"},
+        {"packing": False},
+        {"grad_accum_steps": 2},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_peak_of_another_setting_does_not_pass_as_measured_where_the_family_is_unknown(ctx: Context, change: dict[str, Any]) -> None:
+    """A peak measured with AdamW was shown as measured with Lion."""
+    add_dataset(ctx, "chats", kind="chat")
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="ash", origin="added", folder="checkpoints/ash", parameters=1_000_000))
+    config = make_config(objective="sft", dataset="chats", architecture=None, tokenizer=None, base="ash")
+    measure(ctx, config, {"measured_bytes": 70 * MB})
+    assert predict(ctx, config, device=DEVICE).memory.num_bytes == 70 * MB
+    other = predict(ctx, RunConfig.model_validate({**config.model_dump(), **change}), device=DEVICE)
+    assert (other.memory.num_bytes, other.time) == (None, None)
+    assert find_probe(ctx, RunConfig.model_validate({**config.model_dump(), **change})) is None
+
+
+def test_a_measurement_of_an_earlier_version_is_still_found(ctx: Context) -> None:
+    """Rows written before a field existed lack it, and their hash was made of other fields."""
+    add_parts(ctx)
+    measure(ctx, make_config(), {"measured_bytes": 51 * MB})
+    with ctx.db.write() as session:
+        row = session.query(Measurement).one()
+        row.setting = {name: value for name, value in row.setting.items() if name not in ("attention", "adapter_variant", "nodes")}
+        row.setting_hash = "of an earlier version"
+    assert predict(ctx, make_config(), device=DEVICE).memory.source == "probe"
+    assert predict(ctx, make_config(attention="eager"), device=DEVICE).memory.source != "probe"
 
 
 def test_a_run_goes_to_the_gpu_of_a_living_worker(ctx: Context) -> None:
-    assert [place.kind for place in list_places(ctx)][-1] == "cpu"
+    assert [device.kind for device in list_devices(training_workers(ctx))][-1] == "cpu"
     gpu = {"index": "0", "name": "A card", "memory_total_bytes": 24_000_000_000, "memory_used_bytes": 0}
     gauges = {"cpu_name": "A chip", "memory_total_bytes": 8_000_000_000, "gpus": [gpu]}
     beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
-    assert [place.name for place in list_places(ctx)] == ["A card", "A chip"]
-    wanted = [place_of(ctx, make_config(device=device)).name for device in ("auto", "gpu", "cpu")]
+    assert [device.name for device in list_devices(training_workers(ctx))] == ["A card", "A chip"]
+    wanted = [choose_device(make_config(device=device), training_workers(ctx)).name for device in ("auto", "gpu", "cpu")]
     assert wanted == ["A card", "A card", "A chip"]
-    assert PLACE.usable_bytes == 7_000_000_000
+    assert DEVICE.usable_bytes == 7_000_000_000

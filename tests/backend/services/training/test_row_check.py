@@ -14,7 +14,7 @@ from backend.services.data.imports import add_rows_dataset
 from backend.services.estimates.forecasts import forecast
 from backend.services.jobs.jobs import list_jobs
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
-from backend.services.training.row_check import look_at_rows
+from backend.services.training.row_check import sample_rows
 from backend.services.training.runs import launch_run
 from tests.support.job_work import do_job
 
@@ -61,13 +61,13 @@ def test_a_share_of_such_rows_is_warned_of(ctx: Context, base: str) -> None:
 
 def test_of_many_rows_some_are_looked_at_spread_over_all(ctx: Context, base: str) -> None:
     add_rows(ctx, "many", [20] * 2000 + [90] * 2000)
-    look = look_at_rows(ctx, resolve_version(ctx, "many"), source=base)
-    assert look is not None
-    assert len(look.prompts) == 512
-    assert 200 <= look.silent(60) <= 312
+    sample = sample_rows(ctx, resolve_version(ctx, "many"), source=base)
+    assert sample is not None
+    assert len(sample.prompt_tokens) == 512
+    assert 200 <= sample.num_without_targets(60) <= 312
 
 
 def test_rows_without_answers_and_unknown_tokenizers_are_left_alone(ctx: Context, base: str) -> None:
     do_job(ctx, str(add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, provenance={}, person=LOCAL).job_id))
-    assert look_at_rows(ctx, resolve_version(ctx, "text"), source=base) is None
-    assert look_at_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None
+    assert sample_rows(ctx, resolve_version(ctx, "text"), source=base) is None
+    assert sample_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None

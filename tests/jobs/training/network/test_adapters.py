@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import LoraConfig, RunConfig
+from backend.domain.training.config import RunConfig
+from backend.domain.training.config_sections import LoraConfig
 from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, save_checkpoint

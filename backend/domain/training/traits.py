@@ -1,0 +1,92 @@
+"""Traits of a run's fields, stated at each field as `json_schema_extra`: label, effects, conditions, place on the form. Pure.
+
+`config_fields` reads them. Whatever needs to know which fields matter for something asks there and keeps no list of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+
+class Effect(StrEnum):
+    """What a field changes. `RESULT` is what is learned and how it is measured, `LENGTH` the number of steps."""
+
+    RESULT = "result"
+    MEMORY = "memory"
+    STEP_TIME = "step_time"
+    LENGTH = "length"
+
+
+class Group(StrEnum):
+    """Where the launch form has a field. The values are the titles of its tabs; the first two stand above the tabs."""
+
+    MAIN = "Main"
+    METHOD = "Objective and method"
+    OPTIMIZER = "Optimizer"
+    SCHEDULE = "Schedule"
+    LOSS = "Loss and regularization"
+    EVALUATION = "Evaluation and checkpoints"
+    HARDWARE = "Hardware"
+
+
+RESULT = frozenset({Effect.RESULT})
+COST = frozenset({Effect.MEMORY, Effect.STEP_TIME})
+RESULT_AND_COST = RESULT | COST
+RESULT_AND_LENGTH = frozenset({Effect.RESULT, Effect.LENGTH})
+NOTHING: frozenset[Effect] = frozenset()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A field is used only if the value of another one passes a test."""
+
+    field: str
+    holds: Callable[[Any], bool]
+
+
+def when(field: str, *values: Any) -> Condition:
+    """Require one of these values."""
+    return Condition(field, lambda value: value in values)
+
+
+def unless(field: str, *values: Any) -> Condition:
+    """Require any value but these."""
+    return Condition(field, lambda value: value not in values)
+
+
+def above(field: str, bound: float) -> Condition:
+    """Require a number above a bound."""
+    return Condition(field, lambda value: value is not None and value > bound)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """Traits of one field.
+
+    `affects` decides what is compared between runs (result), what a measured peak or speed depends on (memory, step_time) and what an
+    expected duration depends on (step_time, length). `used`: conditions that must all hold for the field to have an effect. `group`:
+    its place on the launch form, None for a field with a widget of its own. `sweep`: offered on the page, allowed in YAML, or never.
+    `names_row`: the value names a row of the database, so two configs are compared by the row's id. `is_replicate`: runs that differ
+    in nothing else repeat one experiment. `measured_as`: reduces a value to what memory and step time depend on.
+    """
+
+    label: str
+    affects: frozenset[Effect]
+    group: Group | None = None
+    unit: str = ""
+    used: tuple[Condition, ...] = ()
+    sweep: Literal["offered", "allowed", "never"] = "offered"
+    names_row: bool = False
+    is_replicate: bool = False
+    measured_as: Callable[[Any], Any] | None = None
+
+    def __call__(self, schema: dict[str, Any]) -> None:
+        """Write the traits into a JSON schema, as pydantic asks `json_schema_extra` to."""
+        schema["title"] = self.label
+        if self.unit:
+            schema["unit"] = self.unit
+        if self.affects:
+            schema["affects"] = sorted(self.affects)

@@ -1,0 +1,51 @@
+"""Pydantic's validation errors as sentences that name field, value and bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from backend.domain.names import nearest
+
+
+def validation_message(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """Join pydantic's errors into one sentence with field, value and bound; with `model`, an unknown field names the nearest one."""
+    sentences = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            sentences.append(_unknown_field(path, model))
+            continue
+        text = str(item["msg"]).removeprefix("Value error, ")
+        value = item.get("input")
+        got = f" (got {_cut(repr(value))})" if path and not isinstance(value, dict) else ""
+        sentences.append(f"{path}: {text}{got}" if path else text)
+    return "; ".join(sentences)
+
+
+def field_at_fault(error: ValidationError) -> str | None:
+    """Return the path of the first field that pydantic names, None if it names none."""
+    return next((".".join(str(part) for part in item["loc"]) for item in error.errors() if item["loc"]), None)
+
+
+def _unknown_field(path: str, model: type[BaseModel] | None) -> str:
+    near = nearest(path, _field_paths(model)) if model is not None else None
+    return f"{path} is not a field" + (f"; did you mean {near}?" if near else "")
+
+
+def _field_paths(model: type[BaseModel], prefix: Sequence[str] = ()) -> list[str]:
+    """List the paths of a model's fields and, below them, those of the models that are fields themselves."""
+    paths: list[str] = []
+    for name, field in model.model_fields.items():
+        inner: list[Any] = [field.annotation, *get_args(field.annotation)]
+        paths.append(".".join((*prefix, name)))
+        for kind in inner:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                paths += _field_paths(kind, (*prefix, name))
+    return paths
+
+
+def _cut(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

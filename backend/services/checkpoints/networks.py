@@ -1,0 +1,51 @@
+"""Shape of the network in a checkpoint's folder, read from its config.json without tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.architectures.hf_config import read_shape
+from backend.services.context import Context
+
+MAX_BASES = 8
+CARD, MAX_FILE_BYTES = "roundhouse.json", 2**20
+
+
+def read_network(ctx: Context, folder: str) -> ArchitectureConfig | None:
+    """Return the shape of a checkpoint's network, for an adapter that of its base; None for a family that is not known.
+
+    Bases are followed inside the artifacts' folder only: a card is foreign input.
+    """
+    place = ctx.artifacts.root / folder
+    for _ in range(MAX_BASES):
+        data = _read_json(place / "config.json")
+        if data is not None:
+            shape = read_shape(data)
+            return shape.config if shape else None
+        base = (_read_json(place / CARD) or {}).get("base_path")
+        if not isinstance(base, str):
+            return None
+        place = (place / base).resolve()
+        if not place.is_relative_to(ctx.artifacts.root):
+            return None
+    return None
+
+
+def network_of_payload(ctx: Context, payload: dict[str, Any]) -> ArchitectureConfig | None:
+    """Return the shape of the network that a training job makes or starts from; None for a base of an unknown family."""
+    if payload.get("architecture"):
+        return ArchitectureConfig.model_validate(payload["architecture"])
+    return read_network(ctx, payload["base"]) if payload.get("base") else None
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            return None
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
