@@ -19,13 +19,15 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.mapping import check_mapping
 from backend.domain.data.rows.problem import BadRow, RowProblem
+from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.encoding import check_encoding
 from jobs.data.blocks import Block, Mark
 from jobs.data.checkpoint import State, join_parts, key_of, part_folder, workplace
 from jobs.data.columns import plan_columns
+from jobs.data.message_trees import MessageTrees
 from jobs.data.parsing import Parsed, Parser, rows_of
-from jobs.data.readers import RowSource
+from jobs.data.readers import Rows, RowSource
 from jobs.data.splitting import DividedRows, Splitter
 from jobs.data.writing import DatasetWriter, publish, sync_all
 from jobs.reporter import Reporter
@@ -104,6 +106,7 @@ def import_dataset(
     for item in rows.ignored[:20]:
         reporter.log(f"Left out {item.file}: {item.reason}.")
     parser = Parser(final_kind, final_mapping, plan_columns(sample, kind=final_kind, mapping=final_mapping))
+    has_trees = TREE in final_mapping.values() or is_message_table(final_mapping)
     settings = {
         "format": FORMAT_VERSION,
         "kind": final_kind,
@@ -114,9 +117,13 @@ def import_dataset(
         "encoding": encoding,
     }
     with workplace(out_root, key_of(rows.listing, settings)) as folder:
-        header = f"{FORMAT_VERSION} {final_kind} {val_fraction:.6f} {seed}"
-        splitter = Splitter(kind=final_kind, val_fraction=val_fraction, seed=seed)
-        work = _Work(rows, parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter)
+        header = f"{FORMAT_VERSION} {final_kind} {val_fraction:.6f} {seed}{' by first message' if has_trees else ''}"
+        splitter = Splitter(kind=final_kind, val_fraction=val_fraction, seed=seed, by_first_message=has_trees)
+        source_rows: Rows = rows
+        if is_message_table(final_mapping):
+            source_rows = MessageTrees(rows, final_mapping, folder=folder)
+            parser = Parser(final_kind, {TREE: TREE}, None)
+        work = _Work(source_rows, parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter)
         writer = work.run()
         tally = writer.tally
         if tally.train_rows == 0:
@@ -153,7 +160,7 @@ class _Work:
 
     def __init__(
         self,
-        rows: RowSource,
+        rows: Rows,
         parser: Parser,
         splitter: Splitter,
         *,
@@ -206,6 +213,8 @@ class _Work:
     def _take(self, rows: DividedRows, *, done: int, before: Mark) -> None:
         """Write a block's rows; put the part by at the end of a leaf, if that is due."""
         end = len(rows.keys)
+        if not end:
+            return
         if not self._splitter.is_small and time.monotonic() - self._part_began > self._part_s:
             stop = done + self._writer.leaf_room(rows.keys.part(done, end))
             self._write(rows, done, stop)
@@ -243,7 +252,7 @@ class _Work:
             )
 
 
-def _divided(blocks: Iterator[Block], rows: RowSource, parser: Parser, splitter: Splitter) -> Iterator[tuple[Parsed, DividedRows]]:
+def _divided(blocks: Iterator[Block], rows: Rows, parser: Parser, splitter: Splitter) -> Iterator[tuple[Parsed, DividedRows]]:
     """Parse and divide blocks by a thread, a few ahead; yield them in their order. Where it is behind, this thread does its work too."""
 
     def divide(block: Block) -> tuple[Parsed, DividedRows]:

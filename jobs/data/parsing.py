@@ -13,7 +13,7 @@ import pyarrow.json
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.text_formats import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
-from backend.domain.data.rows.mapping import apply_mapping
+from backend.domain.data.rows.mapping import map_rows
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.infra.files.encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes
@@ -66,12 +66,11 @@ class Parser:
         good: list[dict[str, Any]] = []
         bad: list[BadRow] = []
         for number, row in rows_of(block):
-            try:
-                if isinstance(row, RowProblem):
-                    raise row
-                good.append(apply_mapping(row, kind=self.kind, mapping=self.mapping))
-            except RowProblem as problem:
-                bad.append(BadRow(block.file, number, problem.reason, problem.raw or _shown(row)))
+            for part in (row,) if isinstance(row, RowProblem) else map_rows(row, kind=self.kind, mapping=self.mapping):
+                if isinstance(part, RowProblem):
+                    bad.append(BadRow(block.file, number, part.reason, part.raw or shown(row)))
+                else:
+                    good.append(part)
             if len(good) >= SLICE_ROWS:
                 tables.append(pyarrow.Table.from_pylist(good, schema=SCHEMAS[self.kind]))
                 good = []
@@ -79,8 +78,12 @@ class Parser:
         return pyarrow.concat_tables(tables), _with_encoding(bad, block)
 
 
-def _shown(row: dict[str, Any] | RowProblem) -> str:
-    return "" if isinstance(row, RowProblem) else json.dumps(row, ensure_ascii=False, default=str)[:RAW_CHARACTERS]
+def shown(row: Mapping[str, Any] | RowProblem) -> str:
+    """Return how a row begins, as JSON; nothing of one that can't be written."""
+    try:
+        return "" if isinstance(row, RowProblem) else json.dumps(row, ensure_ascii=False, default=str)[:RAW_CHARACTERS]
+    except RecursionError:  # a message tree thousands of replies deep
+        return ""
 
 
 def _with_encoding(bad: list[BadRow], block: Block) -> tuple[BadRow, ...]:

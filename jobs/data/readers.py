@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,20 @@ BLOCK_BYTES = 2 * 2**20  # stays in the processor's cache
 ROWS_IN_BLOCK = 2000
 RAW_BYTES = 2000
 _MARKED = re.compile(rb"(?m)^[ \t\r\f\v]*" + re.escape(END_OF_TEXT) + rb"[ \t\r\f\v]*\n")
+
+
+class Rows(Protocol):
+    """Rows in blocks, to be read from any place on."""
+
+    listing: Listing
+    name: str
+    size: int
+
+    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = ()) -> Iterator[Block]:
+        """Yield blocks from a place on."""
+
+    def reuse(self, data: Bytes) -> None:
+        """Take back the bytes of a block that nothing reads any more."""
 
 
 class RowSource:

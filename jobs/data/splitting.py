@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 import xxhash
+from pyarrow import compute
 
 from backend.domain.data.kinds import DatasetKind
-from jobs.data.row_keys import RowKeys, is_blank
+from jobs.data.row_keys import RowKeys, is_blank, one_array
 from jobs.data.writing import DatasetWriter
 from jobs.modeling.dataset_files import Split
 
@@ -106,7 +107,9 @@ class DividedRows:
 class Splitter:
     """Sends rows to their side. Small datasets are held until the end, so that their split can be exact."""
 
-    def __init__(self, *, kind: DatasetKind, val_fraction: float, seed: int) -> None:
+    def __init__(self, *, kind: DatasetKind, val_fraction: float, seed: int, by_first_message: bool = False) -> None:
+        """`by_first_message` keeps rows that begin with the same message on one side: conversations of one tree repeat each other."""
+        self._by_first_message = by_first_message
         self._kind, self._val_fraction, self._seed = kind, val_fraction, seed
         self._held: list[tuple[pyarrow.Table, RowKeys]] = []
         self._rows = self._bytes = 0
@@ -115,7 +118,12 @@ class Splitter:
     def divide(self, table: pyarrow.Table, keys: RowKeys) -> DividedRows:
         """Divide rows by their content. Any thread may ask."""
         share = 0.0 if self._kind in NO_SPLIT else self._val_fraction
-        return DividedRows(table, keys, _sides(table, val_mask(keys, seed=self._seed, val_fraction=share)))
+        mask = val_mask(self._split_keys(table, keys), seed=self._seed, val_fraction=share)
+        return DividedRows(table, keys, _sides(table, mask))
+
+    def _split_keys(self, table: pyarrow.Table, keys: RowKeys) -> RowKeys:
+        """Return the keys by which rows are divided: their own, or those of their first messages."""
+        return RowKeys(_first_messages(table)) if self._by_first_message else keys
 
     def take(self, rows: DividedRows, writer: DatasetWriter) -> None:
         """Take in the next rows and let the content hash depend on them."""
@@ -140,7 +148,8 @@ class Splitter:
             self._cut(writer)
             return
         table = pyarrow.concat_tables([table for table, _ in self._held]).combine_chunks()
-        _add(_sides(table, exact_val_mask(RowKeys(table), seed=self._seed, val_fraction=self._val_fraction)), writer)
+        keys = self._split_keys(table, RowKeys(table))
+        _add(_sides(table, exact_val_mask(keys, seed=self._seed, val_fraction=self._val_fraction)), writer)
 
     def _cut(self, writer: DatasetWriter) -> None:
         parts: dict[Split, list[bytes]] = {"train": [], "val": []}
@@ -156,6 +165,14 @@ class Splitter:
                 parts["val"].append(tail)
         for split, texts in parts.items():
             writer.add_table(pyarrow.table([pyarrow.array(texts, pyarrow.string())], names=["text"]), split=split)
+
+
+def _first_messages(table: pyarrow.Table) -> pyarrow.Table:
+    column = one_array(table.column(0))  # `messages` or `prompt`, by the schemas
+    if not len(column):
+        return pyarrow.table({"text": pyarrow.array([], pyarrow.string())})
+    first = column.flatten().take(pyarrow.array(column.offsets.to_numpy()[:-1] - column.offsets[0].as_py()))
+    return pyarrow.table({"text": compute.struct_field(first, "content")})
 
 
 def _sides(table: pyarrow.Table, is_val: npt.NDArray[np.bool_]) -> dict[Split, pyarrow.Table]:

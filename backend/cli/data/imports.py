@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,10 +13,11 @@ from backend.cli.data.version_tables import version_data, version_text
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.parsing.text_formats import suffix_of
+from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.data.imports import import_dataset, version_of_job
-from backend.services.data.preview import preview_head
+from backend.services.data.preview import SourcePreview, preview_head
 from backend.services.data.sources import HubChoice, ImportSource, read_source_head
 
 _HUB_ID = re.compile(r"(hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
@@ -45,9 +46,11 @@ def import_(
     ctx = get_context()
     found = read_source(source, config=config, split=split, revision=revision)
     mapping = dict(part.partition("=")[::2] for part in column or [])
+    detected = None
     if kind is None:
-        kind = preview_head(read_source_head(ctx, found, person=LOCAL, encoding=encoding)).kind
-        note(f"Recognised as {kind}.")
+        detected = preview_head(read_source_head(ctx, found, person=LOCAL, encoding=encoding))
+        kind = detected.kind
+        note(detection_text(detected))
     version = import_dataset(
         ctx,
         name=name,
@@ -65,7 +68,29 @@ def import_(
     assert version.job_id is not None
     wait_for_job(ctx, version.job_id)
     done = version_of_job(ctx, version.job_id)
-    emit(version_data(done), as_json=as_json, text=version_text(done))
+    emit({**version_data(done), "detected": detection_data(detected)}, as_json=as_json, text=version_text(done))
+
+
+def detection_data(detected: SourcePreview | None) -> dict[str, Any] | None:
+    """Return how a kind was detected; None where it was given."""
+    if detected is None:
+        return None
+    return {"kind": detected.kind, "confidence": detected.confidence, "reason": detected.reason, "fallback": detected.is_fallback}
+
+
+def detection_text(detected: SourcePreview) -> str:
+    """Return the detected kind with its confidence and reason; of a fallback on text also the columns that were looked for."""
+    head = f"Detected: {detected.kind} ({detected.confidence:.0%})"
+    if not detected.is_fallback:
+        return f"{head}: {detected.reason}."
+    return "\n".join(
+        [
+            f"{head}: no other kind fits; {detected.reason}.",
+            "Looked for:",
+            *(f"  {names}" for names in LOOKED_FOR),
+            "If the file holds something else, stop the import and give --kind and --column COLUMN=FIELD.",
+        ]
+    )
 
 
 def read_source(text: str, *, config: str | None = None, split: str | None = None, revision: str | None = None) -> ImportSource:

@@ -17,22 +17,27 @@ class DatasetKind(StrEnum):
     PROMPTS = "prompts"
 
 
+_MESSAGE = ("message_id", "parent_id", "role", "content", "rank")
+
 FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.TEXT: ("text",),
     DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
-    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history"),
-    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner"),
+    DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history", "tree", *_MESSAGE),
+    DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner", "tree", *_MESSAGE),
     DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
     DatasetKind.BENCHMARK: ("context", "question", "choices", "answer", "answer_from_1", "answers", "correct", "incorrect"),
     DatasetKind.PROMPTS: ("prompt", "input"),
 }
-"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`."""
+"""Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`.
+
+`tree` and the fields of a message table (`message_id` to `rank`) make several rows of one tree: see backend.domain.data.rows.trees.
+"""
 
 REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
     DatasetKind.TEXT: (("text",),),
     DatasetKind.INSTRUCTION: (("prompt", "completion"), ("prompt", "instances")),
-    DatasetKind.CHAT: (("messages",), ("prompt", "completion")),
-    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner")),
+    DatasetKind.CHAT: (("messages",), ("prompt", "completion"), ("tree",), _MESSAGE[:4]),
+    DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner"), ("tree",), _MESSAGE),
     DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
     DatasetKind.BENCHMARK: (
         ("question", "choices", "answer"),
@@ -44,7 +49,7 @@ REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
 }
 """For each kind the sets of fields, any one of which is enough."""
 
-OPTIONAL = frozenset({"input", "system", "context", "tools", "history"})
+OPTIONAL = frozenset({"input", "system", "context", "tools", "history", "rank"})
 """Fields whose column a row may lack."""
 
 KINDS: dict[str, str] = {

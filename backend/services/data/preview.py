@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.rows.display import render_preview
-from backend.domain.data.rows.mapping import apply_mapping, check_mapping
+from backend.domain.data.rows.mapping import check_mapping, map_sample
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 from backend.infra.files.heads import head_of_path
@@ -19,6 +20,7 @@ from backend.services.context import Context
 from backend.services.data.views import VersionView
 
 PREVIEW_CHARACTERS = 1200
+MOST_PREVIEWED = 100  # a message tree may hold very many conversations
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class SourcePreview:
     """What the head of a source shows.
 
     `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used, and
-    `hints` what would cure it. `foreign` says where bytes that are not UTF-8 begin.
+    `hints` what would cure it. `foreign` says where bytes that are not UTF-8 begin. `is_fallback`: text, because no other kind fits.
     """
 
     name: str
@@ -59,6 +61,7 @@ class SourcePreview:
     problem: str = ""
     hints: tuple[Hint, ...] = ()
     foreign: str = ""
+    is_fallback: bool = False
 
 
 def preview_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
@@ -74,11 +77,12 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
     rows = head.rows
     columns = tuple(name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name))
     wanted = DatasetKind(kind) if kind else None
-    found_kind, confidence, reason, problem = wanted or DatasetKind.TEXT, 1.0, "", ""
+    found_kind, confidence, reason, problem, is_fallback = wanted or DatasetKind.TEXT, 1.0, "", "", False
     if mapping is None:
         try:
             found = recognise(rows, kind=wanted)
             found_kind, mapping, confidence, reason = found.kind, dict(found.mapping), found.confidence, found.reason
+            is_fallback = found.is_fallback
         except InvalidInput as error:
             mapping, confidence, problem = _near_columns(columns, found_kind) if wanted else {}, 0.0, str(error)
     if not problem:
@@ -97,10 +101,11 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
         mapping=mapping,
         confidence=confidence,
         reason=_whole(reason),
-        preview=() if problem else tuple(_preview(row, found_kind, mapping) for row in rows),
+        preview=() if problem else _preview(rows, found_kind, mapping),
         problem=_whole(problem),
         hints=hints,
         foreign=head.foreign,
+        is_fallback=is_fallback,
     )
 
 
@@ -150,11 +155,12 @@ def read_rejected(ctx: Context, version: VersionView) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _preview(row: dict[str, Any], kind: DatasetKind, mapping: dict[str, str]) -> PreviewRow:
-    try:
-        return PreviewRow(_cut(render_preview(apply_mapping(row, kind=kind, mapping=mapping))))
-    except RowProblem as error:
-        return PreviewRow(_cut(str(row)), problem=_whole(error.reason))
+def _preview(rows: list[dict[str, Any]], kind: DatasetKind, mapping: dict[str, str]) -> tuple[PreviewRow, ...]:
+    mapped = itertools.islice(map_sample(rows, kind=kind, mapping=mapping), MOST_PREVIEWED)
+    return tuple(
+        PreviewRow(_cut(str(row)), problem=_whole(part.reason)) if isinstance(part, RowProblem) else PreviewRow(_cut(render_preview(part)))
+        for row, part in mapped
+    )
 
 
 def _example(rows: list[dict[str, Any]], column: str) -> str:

@@ -10,6 +10,7 @@ import streamlit as st
 from backend.domain.data.kinds import KINDS
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of
+from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
@@ -149,12 +150,7 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
     if kind != guess.kind:
         guess = preview_head(head, kind=kind)
     elif guess.reason:
-        sure = (
-            f"Recognised, {guess.confidence:.0%} sure"
-            if guess.confidence >= SURE
-            else f"A guess, {guess.confidence:.0%} sure; please check"
-        )
-        st.caption(f"{sure}: {plain(guess.reason.replace('`', ''))}.")
+        _draw_detection(guess)
     if len(guess.columns) < 2 and not guess.problem:
         return guess
     place = st.container()
@@ -165,6 +161,22 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
     with place:
         _draw_hints(chosen, kind, tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping))
     return tried
+
+
+def _draw_detection(guess: SourcePreview) -> None:
+    """Draw the detected kind with its confidence and reason; of a fallback on text also the columns that were looked for."""
+    detected = f"Detected: {guess.kind} ({guess.confidence:.0%})"
+    reason = plain(guess.reason.replace("`", ""))
+    if not guess.is_fallback:
+        check = "" if guess.confidence >= SURE else " Please check."
+        st.caption(f"{detected}. {reason[:1].upper()}{reason[1:]}.{check}")
+        return
+    st.warning(
+        f"**{detected}: no other kind fits.** {reason[:1].upper()}{reason[1:]}. "
+        "Each value of that column would become a text to train on. Choose another kind or column if that is not what the file holds.",
+        icon=":material/help:",
+    )
+    st.caption(f"Looked for {'; '.join(plain(names) for names in LOOKED_FOR)}.")
 
 
 def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, str]:

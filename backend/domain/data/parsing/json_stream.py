@@ -1,4 +1,4 @@
-"""Read JSON rows from a stream without holding the file: arrays of objects, objects one after another, or one wrapped list."""
+"""Read JSON rows from a stream without holding the file: arrays of objects or strings, objects one after another, or one wrapped list."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 from backend.domain.data.rows.conversations import is_message
 from backend.domain.data.rows.problem import RowProblem
 
+STRING_COLUMN = "string"
+"""The column of a row that is a bare string, as in a JSON list of strings."""
+
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[\s,]*")
 _WRAPPED_LIST = re.compile(r'"[^"\\]{1,80}"\s*:\s*\[\s*(?=\{)')
 
 
 def parse_json(text: str) -> dict[str, Any]:
-    """Parse one JSON object. Raises RowProblem if it is not JSON, not an object, or nested beyond reason."""
+    """Parse one JSON object; a bare string becomes a row of one column. Raises RowProblem for other values and for what is not JSON."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -30,6 +33,8 @@ def parse_json(text: str) -> dict[str, Any]:
 
 
 def _object(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {STRING_COLUMN: value}
     if not isinstance(value, dict):
         shown = json.dumps(value, ensure_ascii=True)[:40]
         raise RowProblem(f"expected an object with named columns, found {type(value).__name__} {shown}")

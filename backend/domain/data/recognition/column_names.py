@@ -29,6 +29,9 @@ COMPLETION_NAMES = (
 )
 CHOSEN_NAMES = (
     "chosen",
+    "chosen_messages",
+    "chosen_conversation",
+    "chosen_conversations",
     "preferred",
     "chosen_response",
     "response_chosen",
@@ -41,6 +44,9 @@ CHOSEN_NAMES = (
 )
 REJECTED_NAMES = (
     "rejected",
+    "rejected_messages",
+    "rejected_conversation",
+    "rejected_conversations",
     "dispreferred",
     "rejected_response",
     "response_rejected",
@@ -90,6 +96,15 @@ INCORRECT_NAMES = ("incorrect_answers", "incorrect", "sentence_bad", "distractor
 ANSWERS_NAMES = ("answers", "answer", "target", "targets")
 TURNS_NAMES = ("turns",)
 
+MESSAGE_NAMES: dict[str, tuple[str, ...]] = {
+    "message_id": ("message_id", "id"),
+    "parent_id": ("parent_id", "parent_message_id", "parent"),
+    "role": ("role", "author_role", "author", "from"),
+    "content": ("text", "content", "body", "message"),
+    "rank": ("rank",),
+}
+"""Columns of a table with one message a row."""
+
 FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "text": TEXT_NAMES,
     "messages": MESSAGES_NAMES,
@@ -110,6 +125,7 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "answers": ANSWERS_NAMES,
     "correct": CORRECT_NAMES,
     "incorrect": INCORRECT_NAMES,
+    **MESSAGE_NAMES,
 }
 """For each field of backend.domain.data.rows.mapping the names that its column is known to have, the likeliest first."""
 

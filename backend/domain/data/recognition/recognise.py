@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.domain.data.kinds import REQUIRED, DatasetKind
+from backend.domain.data.parsing.json_stream import STRING_COLUMN
 from backend.domain.data.recognition.benchmarks import (
     detect_code,
     detect_generation,
@@ -14,6 +16,7 @@ from backend.domain.data.recognition.benchmarks import (
 )
 from backend.domain.data.recognition.column_names import ANSWERS_NAMES, COMPLETION_NAMES, MESSAGES_NAMES, PROMPT_NAMES, nearest_column
 from backend.domain.data.recognition.sample import Recognition, Sample
+from backend.domain.data.recognition.strings import detect_strings
 from backend.domain.data.recognition.training_rows import (
     detect_answered_turns,
     detect_chat,
@@ -24,11 +27,16 @@ from backend.domain.data.recognition.training_rows import (
     detect_prompts,
     detect_text,
 )
-from backend.domain.data.rows.mapping import apply_mapping
+from backend.domain.data.recognition.trees import detect_ranked_tree, detect_tree
+from backend.domain.data.rows.mapping import map_sample
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 
+MOST_SAMPLED = 500  # a few trees hold very many conversations
 _DETECTORS = (
+    detect_strings,
+    detect_tree,
+    detect_ranked_tree,
     detect_preference,
     detect_compared,
     detect_multiple_choice,
@@ -42,6 +50,20 @@ _DETECTORS = (
     detect_prompts,
     detect_text,
 )
+
+
+LOOKED_FOR = (
+    "turns (messages, conversations, dialogue)",
+    "a chosen and a rejected answer (chosen, rejected)",
+    "two answers and the better one (response_a, response_b, winner)",
+    "an answer and its label (completion, label)",
+    "a question with choices or short answers (question, choices, answer)",
+    "a prompt with its answer (instruction, prompt or question; output, completion or response)",
+    "a prompt (prompt, instruction, question)",
+    "a message tree (replies; message_id, parent_id)",
+    "text (text, content, document, story)",
+)
+"""The kinds of columns that are looked for before a file falls back on text, with names that they usually have."""
 
 
 def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = None) -> Recognition:
@@ -70,7 +92,7 @@ def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
     if kind is DatasetKind.CHAT and pair:
         return [Recognition(kind, pair.mapping, 0.7, f"{pair.reason}; each row becomes a conversation of two turns")]
     if kind is DatasetKind.PROMPTS:
-        column = sample.find((*PROMPT_NAMES, *MESSAGES_NAMES))
+        column = sample.find((*PROMPT_NAMES, *MESSAGES_NAMES, STRING_COLUMN))
         return [Recognition(kind, {column: "prompt"}, 0.6, f"`{column}` asks")] if column else []
     if kind is DatasetKind.BENCHMARK:
         question, answer = sample.find(PROMPT_NAMES), sample.find((*ANSWERS_NAMES, *COMPLETION_NAMES))
@@ -116,12 +138,8 @@ def _nearest(sample: Sample, kind: DatasetKind | None) -> str:
 
 
 def _share_that_works(sample: Sample, recognition: Recognition) -> float:
-    """Prefer readings under which rows can be used; among those, the earlier detectors (max keeps the first of equals)."""
-    good = 0
-    for row in sample.rows:
-        try:
-            apply_mapping(row, kind=recognition.kind, mapping=recognition.mapping)
-            good += 1
-        except RowProblem:
-            continue
-    return 1.0 if good >= 0.5 * len(sample.rows) else good / len(sample.rows)
+    """Return the share of rows that can be used so, with all from a half on equal: then the earlier detector counts (max keeps the first)."""
+    mapped = map_sample(sample.rows, kind=recognition.kind, mapping=recognition.mapping)
+    parts = [part for _, part in itertools.islice(mapped, MOST_SAMPLED)]
+    share = sum(not isinstance(part, RowProblem) for part in parts) / max(1, len(parts))
+    return 1.0 if share >= 0.5 else share

@@ -12,12 +12,16 @@ from backend.domain.data.recognition.column_names import plain_name
 
 @dataclass(frozen=True)
 class Recognition:
-    """What rows seem to be. `mapping` goes from source column to field; `confidence` from 0 to 1; `reason` is a sentence."""
+    """The kind that some rows seem to have. `mapping` goes from source column to field; `confidence` from 0 to 1; `reason` is a sentence.
+
+    `is_fallback`: the rows are read as text only because no other kind fits and no column is named as texts usually are.
+    """
 
     kind: DatasetKind
     mapping: dict[str, str]
     confidence: float
     reason: str
+    is_fallback: bool = False
 
 
 class Sample:

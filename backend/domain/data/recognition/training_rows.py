@@ -32,6 +32,7 @@ from backend.domain.data.rows.conversations import is_message, is_transcript
 from backend.domain.data.rows.labels import label_of, side_of
 
 _VERDICT_COLUMN = re.compile(r"(annotator|annotation|rater|judge|vote)_?\d+")
+VOTE_NAMES = (("left", "right", "winner"), ("model_a", "model_b", "winner"), ("a", "b", "winner"))
 SHORT_NAMES = 40  # characters: a table whose texts are all shorter holds names and facts, not something to learn from
 
 
@@ -188,10 +189,12 @@ def detect_prompts(sample: Sample) -> Recognition | None:
 
 
 def detect_text(sample: Sample) -> Recognition | None:
-    """Recognise text to go on from; where no column has a known name, the one that holds the most, as a guess."""
+    """Recognise plain text; where no column has a known name, fall back on the one that holds the most text."""
     column = sample.find(TEXT_NAMES)
     if column and sample.is_text(column):
-        return Recognition(DatasetKind.TEXT, {column: "text"}, 0.95 if len(sample.columns) == 1 else 0.8, f"`{column}` is text")
+        others = [f"`{name}`" for name in sample.columns if name != column]
+        unused = f"; not used: {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else ""
+        return Recognition(DatasetKind.TEXT, {column: "text"}, 0.8 if others else 0.95, f"`{column}` holds the text{unused}")
     texts = [name for name in sample.columns if sample.is_text(name)]
     if not texts:
         return None
@@ -199,10 +202,11 @@ def detect_text(sample: Sample) -> Recognition | None:
     sizes = sorted(len(str(value)) for value in sample.values(longest))
     reason = f"no column has a known name; `{longest}` holds the most text"
     if sizes[len(sizes) // 2] <= SHORT_NAMES and len(sample.columns) > 1:
-        votes = {"left", "right", "winner"} <= {plain_name(name) for name in sample.columns}
+        names = {plain_name(name) for name in sample.columns}
+        votes = next((columns for columns in VOTE_NAMES if set(columns) <= names), None)
         reason += (
-            "; `left`, `right` and `winner` look like votes: ratings are fitted to them, networks do not learn from them"
+            f"; {', '.join(f'`{name}`' for name in votes)} look like votes: `roundhouse rating fit` rates contestants by them"
             if votes
-            else "; its values are short, as in a table of facts: probably nothing to learn from"
+            else "; its values are short, as in a table of facts: probably nothing to train on"
         )
-    return Recognition(DatasetKind.TEXT, {longest: "text"}, 0.3, reason)
+    return Recognition(DatasetKind.TEXT, {longest: "text"}, 0.3, reason, is_fallback=True)

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.data.rows.content import Content, is_parts, read_content
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
 from backend.domain.data.rows.tool_calls import arguments_of, tool_calls_of, tools_of
 
@@ -54,36 +55,54 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
 
 
-def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> str:
+def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> Content:
+    """Return the content of a turn, whose text may be typed parts. Raises RowProblem where it has none."""
     value = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), None)
-    if isinstance(value, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in value):
-        value = "".join(part["text"] for part in value)  # OpenAI's content parts
+    what = f"turn {place} of `{name}`"
+    if isinstance(value, list | dict):
+        if not isinstance(value, list) and not is_parts(value):
+            raise RowProblem(f"{what} holds an object without a type where text is expected")
+        return read_content(value, what=what)
     if value is None and may_lack:
-        return ""
+        return Content()
     if not isinstance(value, str):
-        raise RowProblem(f"turn {place} of `{name}` has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
-    return value
+        raise RowProblem(f"{what} has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
+    return Content(value)
 
 
-def _message(turn: dict[str, Any], *, name: str, place: int) -> dict[str, Any]:
-    """Return one turn as an OpenAI message, with the calls of tools and the reasoning that it holds."""
+def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
+    """Return one turn as OpenAI messages: one, after those of the tool results among its parts."""
     given = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
     role = ROLES.get(str(given).lower())
     if role is None:
         raise RowProblem(f"turn {place} of `{name}` has the unknown role {given!r} (known: user, assistant, system, tool, human, gpt, ...)")
     calls = next((turn[key] for key in CALL_KEYS if turn.get(key)), None) if role == "assistant" else None
-    if str(given).lower() == "function_call" and calls is None:  # ShareGPT: the turn's text is the call
-        calls = _content(turn, name=name, place=place)
-        return {"role": role, "content": "", "tool_calls": tool_calls_of(calls, name=name, place=place)}
-    message: dict[str, Any] = {"role": role, "content": _content(turn, name=name, place=place, may_lack=calls is not None)}
-    reasoning = next((turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str)), "")
-    if role == "assistant" and reasoning.strip():  # in the text, where every network that thinks aloud writes it
-        message["content"] = f"<think>\n{reasoning.strip()}\n</think>\n\n{message['content']}"
+    is_call = str(given).lower() == "function_call" and calls is None  # ShareGPT: the turn's text is the call
+    content = _content(turn, name=name, place=place, may_lack=calls is not None)
+    if is_call:
+        return [{"role": role, "content": "", "tool_calls": tool_calls_of(content.text, name=name, place=place)}]
+    calls = calls or content.calls or None
+    reasoning = content.reasoning or next((turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str)), "")
+    if role != "assistant" and (reasoning.strip() or content.calls):
+        held = "reasoning" if reasoning.strip() else "a tool call"
+        raise RowProblem(f"turn {place} of `{name}` has the role {role} and holds {held}, which belongs to the assistant alone")
+    message: dict[str, Any] = {"role": role, "content": content.text}
+    if role == "assistant" and reasoning.strip():
+        message["content"] = with_reasoning(reasoning, content.text)
     if calls is not None:
         message["tool_calls"] = tool_calls_of(calls, name=name, place=place)
     if role == "tool":
         message |= {key: turn[key] for key in ("tool_call_id", "name") if isinstance(turn.get(key), str) and turn[key]}
-    return message
+    results = [{"role": "tool", "content": text, **({"tool_call_id": id_} if id_ else {})} for id_, text in content.results]
+    return results if results and not content.text.strip() else [*results, message]
+
+
+def with_reasoning(reasoning: str, answer: str) -> str:
+    """Return an answer with its reasoning set apart in front, as reasoning models write it: `<think>`, the reasoning, `</think>`.
+
+    Templates that handle reasoning separate it at these tags; others keep it, so it is trained on under any template.
+    """
+    return f"<think>\n{reasoning.strip()}\n</think>\n\n{answer}"
 
 
 def messages_of(value: Any, *, name: str) -> Messages:
@@ -106,11 +125,11 @@ def messages_of(value: Any, *, name: str) -> Messages:
     for place, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict):
             raise RowProblem(f"turn {place} of `{name}` is {kind_of_value(turn)}, not an object with role and content")
-        message = _message(turn, name=name, place=place)
-        if "tool_calls" in message and not message["content"] and messages and _is_plain_answer(messages[-1]):
-            messages[-1] = {**message, "content": messages[-1]["content"]}  # ShareGPT parts the words from the call; OpenAI does not
-        else:
-            messages.append(message)
+        for message in _messages(turn, name=name, place=place):
+            if "tool_calls" in message and not message["content"] and messages and _is_plain_answer(messages[-1]):
+                messages[-1] = {**message, "content": messages[-1]["content"]}  # ShareGPT separates the text from the call; OpenAI does not
+            else:
+                messages.append(message)
     return messages
 
 
@@ -150,6 +169,8 @@ def _side(value: Any, *, name: str) -> Messages:
         return [{"role": "assistant", "content": value}]
     if value is None:
         raise RowProblem(f"`{name}` is empty")
+    if is_parts(value):
+        value = {"role": "assistant", "content": value}
     return messages_of(value, name=name)
 
 
@@ -157,6 +178,8 @@ def _asked(prompt: Any) -> Messages:
     """Return a prompt's messages: turns, a transcript, OpenAI's `{"messages": [...]}`, or plain text of the user."""
     if isinstance(prompt, dict) and "messages" in prompt:
         prompt = prompt["messages"]
+    if is_parts(prompt):
+        prompt = {"role": "user", "content": prompt}
     is_turns = not isinstance(prompt, str) or is_transcript(prompt)
     return messages_of(prompt, name="prompt") if is_turns else [{"role": "user", "content": prompt}]
 

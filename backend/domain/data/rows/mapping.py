@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.domain.data.kinds import FIELDS, OPTIONAL, REQUIRED, DatasetKind
+from backend.domain.data.parsing.json_stream import STRING_COLUMN
 from backend.domain.data.recognition.column_names import describe_missing
 from backend.domain.data.rows.benchmarks import build_benchmark
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
 from backend.domain.data.rows.labels import read_label, read_winner
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.tool_calls import tools_text
+from backend.domain.data.rows.trees import TREE, is_message_table, sample_trees, tree_rows
 from backend.domain.data.rows.values import as_list, labels_of, text_of
 
 _MANY = frozenset({"choices", "answers", "incorrect", "winner"})
@@ -55,6 +57,8 @@ def _collect(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, An
         if column not in row:
             if field in OPTIONAL:
                 continue
+            if list(row) == [STRING_COLUMN]:
+                raise RowProblem("the row is a bare string where an object with named columns is expected")
             raise RowProblem(describe_missing(column, field, [str(name) for name in row if name not in mapping]))
         value = row[column]
         if field in _MANY:
@@ -79,6 +83,43 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
     result = _BUILDERS[kind](values)
     _check_characters(result)
     return result
+
+
+def map_rows(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> Iterator[dict[str, Any] | RowProblem]:
+    """Yield the canonical rows of a foreign row: one, or as many as the message tree in it holds. What can't be used comes as its RowProblem."""
+    if TREE not in mapping.values():
+        yield _mapped(row, kind=kind, mapping=mapping)
+        return
+    column = next(column for column, field in mapping.items() if field == TREE)
+    try:
+        if column not in row:
+            raise RowProblem(describe_missing(column, TREE, [str(name) for name in row]))
+        for part in tree_rows(row[column], kind=kind):
+            yield _mapped(part, kind=kind, mapping={name: name for name in part})
+    except RowProblem as problem:
+        yield problem
+
+
+def map_sample(
+    rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | RowProblem]]:
+    """Yield (foreign row, canonical row or its problem) for the first rows of a source, messages of one tree together."""
+    if is_message_table(mapping):
+        for tree in sample_trees(rows, mapping=mapping):
+            if isinstance(tree, RowProblem):
+                yield {}, tree
+            else:
+                yield from ((tree, part) for part in map_rows({TREE: tree}, kind=kind, mapping={TREE: TREE}))
+        return
+    for row in rows:
+        yield from ((row, part) for part in map_rows(row, kind=kind, mapping=mapping))
+
+
+def _mapped(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, Any] | RowProblem:
+    try:
+        return apply_mapping(row, kind=kind, mapping=mapping)
+    except RowProblem as problem:
+        return problem
 
 
 def _settle(values: dict[str, Any], mapping: Mapping[str, str]) -> None:
