@@ -9,7 +9,8 @@ from typing import Annotated, get_args
 import typer
 
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.battles.ratings import ClusterBy, RatingTable, fit_bradley_terry, parse_votes_csv
+from backend.domain.battles.ratings import ClusterBy, RatingTable, fit_bradley_terry
+from backend.domain.battles.vote_files import parse_votes
 from backend.errors import InvalidInput, NotFound
 
 app = typer.Typer(no_args_is_help=True)
@@ -23,7 +24,13 @@ def rating() -> None:
 @app.command("fit")
 @command
 def fit(
-    votes: Annotated[Path, typer.Argument(help="CSV with the columns prompt,rater,a,b,winner (A, B, TIE or BOTH_BAD).")],
+    votes: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or JSON lines with the columns prompt,rater,a,b,winner (A, B, TIE or BOTH_BAD), or MT-bench's "
+            "question_id,judge,model_a,model_b,winner (model_a, model_b, tie, tie (inconsistent) or tie (bothbad))."
+        ),
+    ],
     cluster_by: Annotated[str, typer.Option(help="Whose votes move together: prompt, rater, two_way or none.")] = "prompt",
     anchor: Annotated[str | None, typer.Option(help="Fix this contestant at the anchor rating.")] = None,
     anchor_rating: Annotated[float, typer.Option(help="Where the anchor is fixed; without one, the mean is 1000.")] = 1000.0,
@@ -38,7 +45,7 @@ def fit(
         text = votes.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{votes.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error
-    table = fit_bradley_terry(parse_votes_csv(text), cluster_by=cluster_by, anchor=anchor, anchor_rating=anchor_rating)  # type: ignore[arg-type]
+    table = fit_bradley_terry(parse_votes(text), cluster_by=cluster_by, anchor=anchor, anchor_rating=anchor_rating)  # type: ignore[arg-type]
     emit(to_document(table), as_json=as_json, text=to_text(table))
 
 

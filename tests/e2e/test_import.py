@@ -93,7 +93,7 @@ def test_a_hub_that_is_away_is_said_and_the_form_goes_on(visitor: Visitor) -> No
     visitor.fills("Dataset id", "someone/tales")
     visitor.sees(re.compile("The Hub at .* can't be reached for someone/tales"))
     visitor.sees("Name config and split by hand")
-    visitor.sees("The columns are recognised when a worker has fetched it")
+    visitor.sees("The worker detects the columns once it has fetched the files")
     visitor.settle()
     assert visitor.page.get_by_role("alert").count() == 1, "what is wrong is said once"
 
@@ -108,7 +108,7 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     choose(visitor, "^Kind", "instruction")
     visitor.clicks("Use letter as completion")
     visitor.sees("completion: Dear 0!")
-    visitor.page.get_by_text("Refuse the source at the first").click()
+    visitor.page.get_by_text("Stop at the first").click()
     visitor.settle()
     visitor.clicks("Import")
     visitor.sees(re.compile("The import failed: .*41"), timeout_s=60)  # the line that is no JSON

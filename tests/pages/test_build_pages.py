@@ -250,6 +250,21 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     assert app.query_params["dataset"] in (view.id, [view.id])
 
 
+def test_a_file_that_only_falls_back_on_text_says_so_before_it_is_imported(site: Context) -> None:
+    app = open_page("build/datasets.py", **{"import": "1"})
+    rows = "".join(json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts that lights a whole room."}) + "\n" for n in range(30))
+    app.file_uploader(key="import_file").upload("lamps.jsonl", rows.encode(), "application/json").run()
+    assert_sound(app)
+    (warning,) = [str(one.value) for one in app.warning if "Detected" in str(one.value)]
+    assert "Detected: text (30%): no other kind fits." in warning
+    assert "blurb holds the most text" in warning
+    assert "Looked for turns (messages, conversations, dialogue); a chosen and a rejected answer" in words(app)
+    assert list_datasets(site) == []
+    app.file_uploader(key="import_file").upload("named.jsonl", rows.replace("blurb", "text").encode(), "application/json").run()
+    assert not [one for one in app.warning if "Detected" in str(one.value)]
+    assert "Detected: text (80%). Text holds the text; not used: sku." in words(app)
+
+
 def test_a_table_of_very_many_columns_shows_those_in_use_and_those_asked_for(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
     wide = {f"column {n}": "x" for n in range(3000)}

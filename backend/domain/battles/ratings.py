@@ -25,7 +25,7 @@ from backend.domain.battles.bradley_terry import (
     tally_votes,
     weak_components,
 )
-from backend.domain.battles.votes import LABELS, Label, VoteColumns, VoteRecord, encode_votes, parse_votes_csv
+from backend.domain.battles.votes import LABELS, Label, VoteColumns, VoteRecord, encode_votes
 from backend.domain.statistics import Estimate, percent, student_quantile
 from backend.errors import InvalidInput
 
@@ -39,7 +39,6 @@ __all__ = [
     "WinMatrix",
     "elo_share",
     "fit_bradley_terry",
-    "parse_votes_csv",
 ]
 
 ELO_PER_UNIT = 400 / math.log(10)

@@ -1,12 +1,10 @@
-"""Votes as the statistics read them: who preferred which side of which battle. Knows labels and CSV text, no database.
+"""Votes as the statistics read them: who preferred which side of which battle.
 
 A correction of a vote supersedes the first one before it comes here: each record counts once.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InvalidInput
-
-COLUMNS = ("prompt", "rater", "a", "b", "winner")
 
 
 class Label(StrEnum):
@@ -100,50 +96,6 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
         num_prompts=len(prompt_index),
         num_raters=len(rater_index),
     )
-
-
-def parse_votes_csv(text: str) -> list[VoteRecord]:
-    """Read votes from CSV text with a header naming prompt, rater, a, b and winner (any order and case; other columns are ignored).
-
-    `winner` is A, B, TIE or BOTH_BAD in any case, by side and never by a contestant's name. Raises InvalidInput naming the line at fault.
-    """
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise InvalidInput("The file of votes is empty.", remedy=f"Its first line must name the columns {','.join(COLUMNS)}.")
-        places = _places(header)
-        return [_record(row, places, line=reader.line_num) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise InvalidInput(f"Line {reader.line_num} is not CSV: {error}.", remedy="Check its quotes and commas.") from error
-
-
-def _places(header: Sequence[str]) -> dict[str, int]:
-    names = [cell.strip().lower() for cell in header]
-    missing = [column for column in COLUMNS if column not in names]
-    if missing:
-        found = ", ".join(names) or "nothing"
-        raise InvalidInput(
-            f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; the first line has {found}.",
-            remedy=f"Its first line must name the columns {','.join(COLUMNS)}.",
-            field=missing[0],
-        )
-    return {column: names.index(column) for column in COLUMNS}
-
-
-def _record(row: Sequence[str], places: dict[str, int], *, line: int) -> VoteRecord:
-    cells = {column: row[place].strip() if place < len(row) else "" for column, place in places.items()}
-    empty = [column for column, cell in cells.items() if not cell]
-    if empty:
-        raise InvalidInput(f"Line {line} has no {empty[0]}.", remedy="Fill it in or remove the line.", field=empty[0])
-    label = cells["winner"].upper().replace(" ", "_").replace("-", "_")
-    if label not in Label.__members__:
-        raise InvalidInput(f"Line {line} has the unknown winner {cells['winner']!r}.", remedy=LABEL_REMEDY, field="winner")
-    if cells["a"] == cells["b"]:
-        raise InvalidInput(
-            f"Line {line} compares {cells['a']!r} with itself.", remedy="A battle needs two different contestants.", field="b"
-        )
-    return VoteRecord(prompt=cells["prompt"], rater=cells["rater"], a=cells["a"], b=cells["b"], winner=label)
 
 
 def _codes(values: Sequence[str], index: dict[str, int]) -> NDArray[np.int64]:

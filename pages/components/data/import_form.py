@@ -1,4 +1,4 @@
-"""Bringing a dataset in: choose a source, check what was recognised, look at the rows, import."""
+"""The import form: source, kind and columns, preview, name and split."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ UNUSED = "not used"
 UTF8 = "utf-8"
 PREVIEW = 4
 MANY_COLUMNS = 40
-"""A source with more columns shows those in use, and the others where a person asks for them."""
+"""A source with more columns shows those in use, and others on request."""
 SURE = 0.8
-KEEP, REFUSE = "Leave them out and list them", "Refuse the source at the first"
+KEEP, REFUSE = "Skip and list", "Stop at the first"
 TABLES = (".parquet", ".arrow", ".feather", ".zip")
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What the form knows before its last step: kind, mapping and encoding; `blocked`: why it can't be imported so."""
+    """Kind, mapping and encoding as chosen; `blocked`: why they can't be imported."""
 
     kind: str
     mapping: dict[str, str]
@@ -44,21 +44,21 @@ class Settled:
 
 
 def draw_import(ctx: Context, person: Person) -> VersionView | None:
-    """Draw the import from source to button. Returns the version once the person has asked for it."""
+    """Draw the form. Return the version once its import is queued."""
     past = _past(ctx, person)
     with st.container(border=True):
-        st.subheader("1 · Where is it?", anchor=False)
+        st.subheader("1 · Source", anchor=False)
         chosen = choose_source(ctx, person, past)
     if chosen is None:
         return None
     with st.container(border=True):
-        st.subheader("2 · What is it?", anchor=False)
+        st.subheader("2 · Kind and columns", anchor=False)
         settled = _draw_recognition(ctx, person, chosen, past)
     return _draw_finish(ctx, person, chosen, settled, past) if settled is not None else None
 
 
 def _past(ctx: Context, person: Person) -> PastImport | None:
-    """Return the import that is to be done once more, where the address names one."""
+    """Return the earlier import that the address names, to repeat it with changes."""
     version_id = st.query_params.get("again")
     if not version_id:
         return None
@@ -70,13 +70,13 @@ def _past(ctx: Context, person: Person) -> PastImport | None:
 
 
 def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) -> SourceHead | RoundhouseError:
-    """Read the first rows once for each source and encoding; a failure is tried again at the next run."""
+    """Read the first rows, cached by source and encoding; a failure is not cached."""
     key = (chosen.key, encoding)
     kept = st.session_state.get("import_head")
     if kept is not None and kept[0] == key:
         return kept[1]  # type: ignore[no-any-return]
     try:
-        with st.spinner("Looking at the first rows"):
+        with st.spinner("Reading the first rows"):
             head = read_source_head(ctx, chosen.source, person=person, encoding=encoding)
     except RoundhouseError as error:
         return error
@@ -85,7 +85,7 @@ def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) ->
 
 
 def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastImport | None) -> Settled | None:
-    """Draw what was recognised, let it be changed, and return what is in force."""
+    """Draw the detected kind and columns with the ways to change them; return the choices."""
     key = f"import_encoding_{chosen.key}"
     picked = st.session_state.get(key, (past.encoding if past else None) or UTF8)
     encoding = None if picked == UTF8 else picked
@@ -100,15 +100,15 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         return None
     if head.foreign:
         st.warning(
-            f"{plain(head.name)} is not UTF-8 ({plain(head.foreign)}). Choose how it is encoded, and look whether the rows read well. "
-            "Left at UTF-8, the rows with such bytes are rejected.",
+            f"{plain(head.name)} is not UTF-8 ({plain(head.foreign)}). Choose its encoding and check the preview. "
+            "With UTF-8, rows with such bytes are rejected.",
             icon=":material/translate:",
         )
     if head.foreign or encoding:
         _draw_encoding(key, picked)
     if head.files > 1 or head.left_out:
         left_out = f", {plural(head.left_out, 'other')} left out" if head.left_out else ""
-        st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. What follows is of {plain(head.name)}.")
+        st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. The preview shows {plain(head.name)}.")
     preview = _draw_kind_and_mapping(chosen, head, past)
     _draw_preview(preview)
     return Settled(preview.kind, preview.mapping, encoding, preview.problem)
@@ -123,15 +123,13 @@ def _is_text(name: str) -> bool:
 
 def _draw_encoding(key: str, picked: str) -> None:
     options = list(dict.fromkeys([UTF8, *(name for name in ENCODINGS if name != UTF8), picked]))
-    st.selectbox(
-        "Encoding", options, index=options.index(picked), key=key, width=240, help="How the characters of the file are written as bytes."
-    )
+    st.selectbox("Encoding", options, index=options.index(picked), key=key, width=240, help="Character encoding of the file.")
 
 
 def _draw_blind(chosen: Chosen) -> Settled:
-    """Draw the choice of a kind for a source that can't be looked at from here."""
+    """Draw the choice of a kind for a source whose rows can't be read from here."""
     kind = st.selectbox("Kind", list(KINDS), key=f"import_blind_{chosen.key}", format_func=_kind_words)
-    st.caption("The columns are recognised when a worker has fetched it; rows that don't fit are listed with the reason.")
+    st.caption("The worker detects the columns once it has fetched the files; rows that don't fit are listed with the reason.")
     return Settled(kind, {}, None)
 
 
@@ -176,11 +174,11 @@ def _draw_detection(guess: SourcePreview) -> None:
         "Each value of that column would become a text to train on. Choose another kind or column if that is not what the file holds.",
         icon=":material/help:",
     )
-    st.caption(f"Looked for {'; '.join(plain(names) for names in LOOKED_FOR)}.")
+    st.caption(f"Looked for {'; '.join(LOOKED_FOR)}.")
 
 
 def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, str]:
-    """Draw a line for each column; return column -> field for those in use."""
+    """Draw a line for each column; return column -> field of the mapped ones."""
     mapping: dict[str, str] = {}
     fields = [UNUSED, *fields_of(kind)]
     for column in _shown_columns(chosen, guess, kind):
@@ -198,13 +196,13 @@ def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, 
 
 
 def _shown_columns(chosen: Chosen, guess: SourcePreview, kind: str) -> list[str]:
-    """Return the columns to draw a line for: all, or, of very many, those in use and those asked for by name."""
+    """Return the columns to draw: all, or, of very many, the mapped and the selected ones."""
     columns = list(guess.columns)
     if len(columns) <= MANY_COLUMNS:
         return columns
     key = _columns_key(chosen, kind)
     st.session_state.setdefault(key, [column for column in columns if column in guess.mapping][:MANY_COLUMNS])
-    return st.multiselect(f"Columns, of {len(columns):,}", columns, key=key, help="Columns that are not named here are not used.")
+    return st.multiselect(f"Columns, of {len(columns):,}", columns, key=key, help="Columns that are not selected are not used.")
 
 
 def _columns_key(chosen: Chosen, kind: str) -> str:
@@ -216,7 +214,7 @@ def _map_key(chosen: Chosen, kind: str, column: str) -> str:
 
 
 def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...]) -> None:
-    """Draw a button for each column that was probably meant for a field without one."""
+    """Draw a button for each field without a column whose column can be guessed."""
     for hint in hints:
         with st.container(horizontal=True, vertical_alignment="center"):
             what = f"Column {hint.missing} is missing" if hint.missing else f"Nothing is used as {hint.field}"
@@ -240,35 +238,33 @@ def _draw_preview(preview: SourcePreview) -> None:
     if preview.problem:
         return
     bad = [row for row in preview.preview if row.problem]
-    st.caption(f"The first rows of {plain(preview.name)}, as the dataset will hold them. All of it: {size(preview.bytes)}.")
+    st.caption(f"First rows of {plain(preview.name)} as the dataset will store them. Total size: {size(preview.bytes)}.")
     for row in [row for row in preview.preview if not row.problem][:PREVIEW]:
         st.code(row.text, language=None, wrap_lines=True, height=130 if len(row.text) > 300 else "content")
     if bad:
         st.warning(f"{plural(len(bad), 'row')} of the first {len(preview.preview)} would be rejected.", icon=":material/rule:")
-        with st.expander("Why"):
+        with st.expander("Reasons"):
             for row in bad[:5]:
                 st.text(row.problem)
 
 
 def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: Settled, past: PastImport | None) -> VersionView | None:
     with st.container(border=True):
-        st.subheader("3 · How is it kept?", anchor=False)
+        st.subheader("3 · Name and split", anchor=False)
         left, right = st.columns([2, 1])
-        name = left.text_input(
-            "Name", value=chosen.name, key=f"import_name_{chosen.key}", help="A name that exists already gets a new version."
-        )
+        name = left.text_input("Name", value=chosen.name, key=f"import_name_{chosen.key}", help="An existing name gets a new version.")
         share = 0 if settled.kind in ("benchmark", "prompts") else round(100 * past.val_fraction) if past else 5
         percent = right.slider(
-            "Kept for validation",
+            "Validation share",
             0,
             30,
             value=min(share, 30),
             format="%d %%",
             key=f"import_val_{chosen.key}_{settled.kind}",
-            help="Rows that no run trains on, chosen by their content, so the same row always falls on the same side.",
+            help="Held-out rows. The split hashes each row's content, so equal rows always land in the same split.",
         )
         bad = st.radio(
-            "Rows that can't be used",
+            "Invalid rows",
             [KEEP, REFUSE],
             index=1 if past and not past.keep_good else 0,
             key=f"import_bad_{chosen.key}",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +25,20 @@ def test_a_source_is_a_path_an_address_or_an_id_of_the_hub(tmp_path: Path, monke
     assert read_source("s3://bucket/rows") == ImportSource(url="s3://bucket/rows")
     with pytest.raises(InvalidInput, match="--split is for datasets of the Hub"):
         read_source("s3://bucket/rows", split="train")
+
+
+def test_a_fallback_on_text_is_said_before_the_import_with_what_was_looked_for(home: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}"}
+    environment["REDIS_URL"] = "redis://127.0.0.1:1/0"
+    source = tmp_path / "lamps.jsonl"
+    source.write_text("".join(json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts for a whole room."}) + "\n" for n in range(30)))
+    asked = ["data", "import", str(source), "--name", "lamps", "--json"]
+    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *asked], capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr
+    said = answer.stderr
+    assert "Detected: text (30%): no other kind fits; no column has a known name; `blurb` holds the most text" in said
+    assert "  a chosen and a rejected answer (chosen, rejected)" in said
+    assert "give --kind and --column COLUMN=FIELD" in said
+    data = json.loads(answer.stdout)
+    assert (data["kind"], data["rows"], data["mapping"]) == ("text", 30, {"blurb": "text"})
+    assert (data["detected"]["confidence"], data["detected"]["fallback"]) == (0.3, True)

@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from backend.domain.battles.bradley_terry import maximise, sandwich, tally_votes
-from backend.domain.battles.ratings import ELO_PER_UNIT, RatingTable, VoteRecord, fit_bradley_terry, parse_votes_csv
+from backend.domain.battles.ratings import ELO_PER_UNIT, RatingTable, VoteRecord, fit_bradley_terry
+from backend.domain.battles.vote_files import parse_votes_csv
 from backend.domain.battles.votes import encode_votes
 from backend.errors import InvalidInput
 

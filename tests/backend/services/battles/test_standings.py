@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from backend.cli.rating import app
 from backend.db.tables import Checkpoint
-from backend.domain.battles.ratings import fit_bradley_terry, parse_votes_csv
+from backend.domain.battles.ratings import fit_bradley_terry
+from backend.domain.battles.vote_files import parse_votes_csv
 from backend.services.battles.ballots import cast_vote, next_battle, undo
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
 from backend.services.battles.standings import export_votes_csv, leader_of, standings

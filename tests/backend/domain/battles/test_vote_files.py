@@ -1,0 +1,117 @@
+"""Files of votes in the columns that people publish."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from backend.cli.rating import app
+from backend.domain.battles.vote_files import parse_votes, parse_votes_csv
+from backend.domain.battles.votes import VoteRecord
+from backend.errors import InvalidInput
+
+OWN = [
+    {"prompt": "p1", "rater": "r1", "a": "x", "b": "y", "winner": "A"},
+    {"prompt": "p2", "rater": "r1", "a": "y", "b": "x", "winner": "both bad"},
+]
+OWN_RECORDS = [VoteRecord("p1", "r1", "x", "y", "A"), VoteRecord("p2", "r1", "y", "x", "BOTH_BAD")]
+
+
+def _mt_bench(winner: str, question: int = 81, judge: Any = "author_2", turn: int = 1, **more: Any) -> dict[str, Any]:
+    return {"question_id": question, "model_a": "x", "model_b": "y", "winner": winner, "judge": judge, "turn": turn, **more}
+
+
+MT_BENCH = [
+    _mt_bench("model_a"),
+    _mt_bench("model_b", turn=2, conversation_a=[{"role": "user", "content": "Hi, " + "there " * 40_000}]),
+    _mt_bench("tie", 82),
+    _mt_bench("tie (inconsistent)", 82, ["gpt-4", "pair-v2"]),
+    _mt_bench("tie (bothbad)", 83, "expert_0"),
+]
+MT_BENCH_RECORDS = [
+    VoteRecord("81", "author_2", "x", "y", "A"),
+    VoteRecord("81", "author_2", "x", "y", "B"),
+    VoteRecord("82", "author_2", "x", "y", "TIE"),
+    VoteRecord("82", "gpt-4 pair-v2", "x", "y", "TIE"),
+    VoteRecord("83", "expert_0", "x", "y", "BOTH_BAD"),
+]
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows([{k: " ".join(v) if k == "judge" and isinstance(v, list) else v for k, v in row.items()} for row in rows])
+    return out.getvalue()
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "\n" + "\n".join(json.dumps(row) for row in rows) + "\n\n"
+
+
+@pytest.mark.parametrize("write", [_csv, _lines, json.dumps], ids=["csv", "json lines", "json list"])
+@pytest.mark.parametrize(("rows", "records"), [(OWN, OWN_RECORDS), (MT_BENCH, MT_BENCH_RECORDS)], ids=["own columns", "mt-bench"])
+def test_votes_are_read_in_every_form(write: Any, rows: list[dict[str, Any]], records: list[VoteRecord]) -> None:
+    assert parse_votes("\ufeff" + write(rows)) == records
+
+
+def test_a_left_and_a_right_side_with_workers_are_read() -> None:
+    text = "id,prompt,model_x,model_y,worker,winner,left,right\n0,8,97,98,58,tie,Elm,Oak\n0,8,97,98,83,right,Elm,Oak\n"
+    assert parse_votes(text) == [VoteRecord("8", "58", "Elm", "Oak", "TIE"), VoteRecord("8", "83", "Elm", "Oak", "B")]
+
+
+def test_in_our_own_columns_a_winner_is_a_side_and_no_contestant() -> None:
+    text = "prompt,rater,a,b,winner\np,r,model_b,model_a,model_a\n"
+    with pytest.raises(InvalidInput, match="Line 2 has the unknown winner 'model_a'"):
+        parse_votes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_lines([*MT_BENCH[:1], _mt_bench("model_c")]), "Line 3 has the unknown winner 'model_c'.*the sides are model_a and model_b"),
+        (_lines([{k: v for k, v in MT_BENCH[0].items() if k != "judge"}]), "lack the column rater; Line 2 has question_id, model_a"),
+        (_lines([*MT_BENCH[:1]]) + "{broken\n", "Line 4 is not JSON"),
+        (_lines([*MT_BENCH[:1]]) + "[1]\n", "Line 4 is no object"),
+        (json.dumps([*MT_BENCH[:1], _mt_bench("tie", judge=None)]), "Vote 2 has no judge"),
+        (json.dumps([*MT_BENCH[:1], _mt_bench("tie", model_b="x")]), "Vote 2 compares 'x' with itself"),
+        ("[1, 2", "The file is not JSON"),
+        ("question_id,model_a,model_b,winner,judge\n81,x,y,model_a\n", "Line 2 has no judge"),
+    ],
+    ids=["winner", "column", "no json", "no object", "no judge", "itself", "cut off", "short line"],
+)
+def test_a_vote_at_fault_is_named_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        parse_votes(text)
+
+
+@given(st.text(max_size=200), st.sampled_from(["", "{", "[", '{"prompt": ', "prompt,rater,a,b,winner\n"]))
+def test_any_text_is_read_or_refused_with_a_remedy(text: str, begin: str) -> None:
+    try:
+        outcome = f"{len(parse_votes(begin + text))} votes"
+    except InvalidInput as error:
+        outcome = error.remedy
+    assert outcome
+
+
+def test_rating_fit_gives_the_same_ratings_for_a_csv_and_for_json_lines(tmp_path: Path) -> None:
+    rows = [_mt_bench(winner, question) for question in range(81, 91) for winner in ("model_a", "model_a", "model_b", "tie (inconsistent)")]
+    tables = []
+    for name, text in (("votes.csv", _csv(rows)), ("votes.jsonl", _lines(rows))):
+        (tmp_path / name).write_text(text)
+        result = CliRunner().invoke(app, ["fit", str(tmp_path / name), "--json"])
+        assert result.exit_code == 0, result.output
+        tables.append(json.loads(result.stdout))
+    assert tables[0] == tables[1]
+    assert (tables[0]["votes"], tables[0]["prompts"], tables[0]["raters"]) == (40, 10, 1)
+    best, worst = tables[0]["ratings"]
+    assert (best["contestant"], best["wins"], best["ties"], worst["contestant"]) == ("x", 20, 10, "y")
+    assert parse_votes_csv(_csv(rows)) == parse_votes(_lines(rows))
