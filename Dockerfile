@@ -9,7 +9,7 @@ RUN apt-get update \
  && useradd --create-home --uid 10001 roundhouse
 
 WORKDIR /app
-COPY --chown=roundhouse:roundhouse Makefile pyproject.toml README.md LICENSE ./
+COPY --chown=roundhouse:roundhouse Makefile pyproject.toml constraints.txt README.md LICENSE ./
 COPY --chown=roundhouse:roundhouse backend ./backend
 COPY --chown=roundhouse:roundhouse jobs ./jobs
 COPY --chown=roundhouse:roundhouse pages ./pages

@@ -7,7 +7,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: run install test check explore machine clean down
+.PHONY: run install test unit check fmt explore constraints machine clean down
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -23,13 +23,13 @@ $(VENV)/bin/python:
 	@free=$$(df -Pk . | awk 'NR==2 {print $$4}'); [ "$$free" -gt 5000000 ] || { echo "Installing needs 5 GB of disk, and $$((free / 1024)) MB are free here. Free some space and try again."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
-$(STAMP): pyproject.toml | $(VENV)/bin/python
+$(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing (a few minutes, once) ..."
-	@$(BIN)/pip install --quiet -e . || { echo "The installation failed; the lines above say why. Check the network and the disk, then run make again."; exit 1; }
+	@$(BIN)/pip install --quiet -c constraints.txt -e . || { echo "The installation failed; the lines above say why. Check the network and the disk, then run make again."; exit 1; }
 	@touch $(STAMP)
 
-$(DEV_STAMP): pyproject.toml | $(VENV)/bin/python
-	@$(BIN)/pip install --quiet -e '.[dev]'
+$(DEV_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $(DEV_STAMP) $(STAMP)
 
 machine:
@@ -46,8 +46,21 @@ test: $(DEV_STAMP) machine
 	$(MAKE) check
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# No browser, no killed processes, no training of more than seconds.
+unit: $(DEV_STAMP)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/e2e --ignore tests/faults --ignore tests/jobs/training
+
+fmt: $(DEV_STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 explore: $(DEV_STAMP)
 	$(BIN)/pytest --hypothesis-profile=explore $$(grep -rl "@given" tests)
+
+# Pin what is installed: after a passing `make test` with newer libraries. Local versions such as `+cpu` are on no index.
+constraints: $(DEV_STAMP)
+	@{ echo "# The versions that the tests passed with. Written by: make constraints"; $(BIN)/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9]+$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info

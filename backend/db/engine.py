@@ -11,19 +11,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 BUSY_TIMEOUT_MS = 30_000
+DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+"""Driver by the scheme of a URL that names none."""
 
 
 class Database:
     """One engine, two kinds of transaction: `read()` and `write()`."""
 
     def __init__(self, url: str) -> None:
+        address = make_url(url)
+        address = address.set(drivername=DRIVERS.get(address.drivername, address.drivername))
         self.url = url
-        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
-        self.engine = _create(url, self.is_sqlite)
+        self.is_sqlite = address.get_backend_name() == "sqlite"
+        self.engine = _create(address, self.is_sqlite)
         writing = self.engine.execution_options(sqlite_begin="IMMEDIATE") if self.is_sqlite else self.engine
         self._reader = sessionmaker(self.engine, expire_on_commit=False)
         self._writer = sessionmaker(writing, expire_on_commit=False)
@@ -45,7 +49,7 @@ class Database:
         self.engine.dispose(close=False)
 
 
-def _create(url: str, is_sqlite: bool) -> Engine:
+def _create(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
         return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}, pool_size=5, max_overflow=60)

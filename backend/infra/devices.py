@@ -1,12 +1,10 @@
-"""What this machine has: GPUs by nvidia-smi (no torch in a worker), CPU and memory by psutil."""
+"""Read the devices of this machine: GPUs through NVML (a worker imports no torch), CPU and memory through psutil."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
-import shutil
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import psutil
 def visible_devices(setting: str) -> tuple[str, ...]:
     """Return the GPUs that jobs may hold, as CUDA_VISIBLE_DEVICES spells them.
 
-    `auto` asks nvidia-smi (within CUDA_VISIBLE_DEVICES, if set), `none` hides them, and a list such as `0,1` is taken at its word.
+    `auto` asks NVML (within CUDA_VISIBLE_DEVICES, if set), `none` hides them, and a list such as `0,1` is taken at its word.
     """
     if setting == "none":
         return ()
@@ -31,29 +29,32 @@ def visible_devices(setting: str) -> tuple[str, ...]:
 
 
 def read_gpus() -> list[dict[str, Any]]:
-    """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    fields = "index,name,utilization.gpu,memory.used,memory.total"
+    """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty without a GPU or its driver."""
+    import pynvml  # here, because processes without a question about GPUs need not load it
+
     try:
-        output = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
         return []
-    gpus = []
-    for line in output.strip().splitlines():
-        index, name, utilisation, used, total = (part.strip() for part in line.split(","))
-        gpus.append(
-            {
-                "index": index,
-                "name": name,
-                "utilisation_percent": float(utilisation) if utilisation.replace(".", "").isdigit() else None,
-                "memory_used_bytes": int(float(used) * 2**20),
-                "memory_total_bytes": int(float(total) * 2**20),
-            }
-        )
-    return gpus
+    return [_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())]
+
+
+def _read_gpu(index: int) -> dict[str, Any]:
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    try:
+        utilisation = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:  # not reported, as by a GPU in MIG mode
+        utilisation = None
+    return {
+        "index": str(index),
+        "name": pynvml.nvmlDeviceGetName(handle),
+        "utilisation_percent": utilisation,
+        "memory_used_bytes": int(memory.used),
+        "memory_total_bytes": int(memory.total),
+    }
 
 
 @lru_cache(maxsize=1)
