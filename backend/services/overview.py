@@ -158,7 +158,7 @@ def _endpoints(session: Session) -> list[EndpointLine]:
         .order_by(Deployment.created_at.desc())
         .limit(6)
     )
-    return [EndpointLine(*row) for row in rows.tuples()]
+    return [EndpointLine(*row) for row in rows]
 
 
 def _results(session: Session) -> list[ResultLine]:
@@ -184,7 +184,7 @@ def _results(session: Session) -> list[ResultLine]:
         .order_by(Evaluation.created_at.desc(), Evaluation.id)
         .limit(6)
     )
-    return [ResultLine(*row) for row in rows.tuples()]
+    return [ResultLine(*row) for row in rows]
 
 
 def _campaigns(session: Session) -> list[CampaignLine]:

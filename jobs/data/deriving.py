@@ -10,6 +10,7 @@ import json
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,16 +67,15 @@ def derive(folder: Path, *, change: Change, other: Path | None = None, out_root:
     readings = 3 if isinstance(change, Resplit) else 2 if isinstance(change, DropDuplicates) else 1
     meter = _Meter(reporter, total=total * readings)
     with temporary_folder(out_root) as partial:
-        writer = DatasetWriter(partial, kind=kind)
-        writer.note(f"derived {kind}")
         same = added is None
         kept = 0
-        for (split, row), was in _placed(source, added, change=change, kind=kind, meter=meter):
-            writer.note_row(f"{split} {canonical_json(row)}")
-            writer.add(row, split=split)
-            kept += 1
-            same = same and split == was
-        writer.close()
+        with closing(DatasetWriter(partial, kind=kind)) as writer:
+            writer.note(f"derived {kind}")
+            for (split, row), was in _placed(source, added, change=change, kind=kind, meter=meter):
+                writer.note_row(f"{split} {canonical_json(row)}")
+                writer.add(row, split=split)
+                kept += 1
+                same = same and split == was
         if same and kept == total:
             return _unchanged(source, change)
         if writer.count("train") == 0:

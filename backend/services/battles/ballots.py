@@ -246,18 +246,15 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
     never = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
     unvoted = list(session.scalars(select(Battle).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, ~never)))
     waiting = [*undone, *unvoted]
-    seen = set(
-        session.execute(select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id))
-        .tuples()
-        .all()
-    )
+    own_battles = select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id)
+    assigned = {(prompt_id, pair) for prompt_id, pair in session.execute(own_battles)}
     writing = (
         select(Job.id).join(Contestant, Contestant.job_id == Job.id).where(Contestant.campaign_id == campaign.id, Job.status.in_(ACTIVE))
     )
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
     return _State(
         open_battle=waiting[0] if waiting else None,
-        fresh=_candidates(session, ctx, campaign, votes, seen=seen),
+        fresh=_candidates(session, ctx, campaign, votes, seen=assigned),
         num_open=len(waiting),
         num_cast=len(own),
         quota=config.votes_per_rater,
@@ -282,9 +279,7 @@ def _candidates(
         answers[prompt_id][contestant_id] = digest
     voted = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
     in_flight = select(Battle.prompt_id, Battle.pair).where(Battle.campaign_id == campaign.id, Battle.expires_at > ctx.now(), ~voted)
-    busy = Counter((vote.prompt_id, pair_key(pair_of(vote.a, vote.b))) for vote in votes) + Counter(
-        session.execute(in_flight).tuples().all()
-    )
+    busy = Counter((vote.prompt_id, pair_key(pair_of(vote.a, vote.b))) for vote in votes) + Counter(session.execute(in_flight).all())
     per_prompt = Counter[str]()
     for (prompt_id, _), number in busy.items():
         per_prompt[prompt_id] += number

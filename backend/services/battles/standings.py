@@ -84,9 +84,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
         names = _names(session, campaign_id)
         votes = held_votes(session, campaign_id)
         positions = dict(
-            session.execute(select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id))
-            .tuples()
-            .all()
+            session.execute(select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id)).all()
         )
         joined = session.execute(select(Rater.id, Rater.created_at).where(Rater.id.in_({vote.rater_id for vote in votes})))
         raters = {row[0]: number for number, row in enumerate(sorted(joined, key=lambda row: (row[1], row[0])), start=1)}
@@ -124,7 +122,7 @@ def _record(vote: HeldVote, names: dict[str, str]) -> VoteRecord:
 
 def _names(session: Session, campaign_id: str) -> dict[str, str]:
     query = select(Contestant.id, Checkpoint.name).join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
-    return dict(session.execute(query.where(Contestant.campaign_id == campaign_id)).tuples().all())
+    return dict(session.execute(query.where(Contestant.campaign_id == campaign_id)).all())
 
 
 def _safe_cell(cell: str) -> str:

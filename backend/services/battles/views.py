@@ -210,9 +210,7 @@ def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]
             .join(Contestant, Contestant.id == Completion.contestant_id)
             .where(Contestant.campaign_id == campaign_id)
             .group_by(Completion.contestant_id)
-        )
-        .tuples()
-        .all()
+        ).all()
     )
     rows = session.execute(
         select(Contestant, Checkpoint.name)

@@ -121,7 +121,7 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
 def require_writer(session: Session, checkpoint_id: str, *, field: str = "checkpoint") -> None:
     """Raise InvalidInput for a reward model, where a checkpoint has to write text."""
     query = select(Checkpoint.name, Run.objective).join(Run, Run.id == Checkpoint.run_id).where(Checkpoint.id == checkpoint_id)
-    name, objective = session.execute(query).tuples().one_or_none() or ("", "")
+    name, objective = session.execute(query).one_or_none() or ("", "")
     if objective == Objective.REWARD:
         raise InvalidInput(
             f"“{name}” is a reward model: it scores answers and writes none.",
@@ -249,7 +249,7 @@ def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]
     query = select(DatasetVersion.id, Dataset.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_(versions))
     datasets = {version: (dataset, f"{name}@{number}") for version, dataset, name, number in session.execute(query)}
     parents = select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_({row.parent_id for row in rows if row.parent_id}))
-    names = dict(session.execute(parents).tuples().all())
+    names = dict(session.execute(parents).all())
     views = []
     for row in rows:
         run, job = runs.get(row.run_id or ""), jobs.get(row.job_id or "")

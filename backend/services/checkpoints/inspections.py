@@ -214,7 +214,7 @@ def record_inspection(session: Session, ctx: Context, claim: Claim, result: dict
 
 def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
     ids = {part for row in rows for part in (row.checkpoint_id, row.other_checkpoint_id) if part}
-    names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).tuples().all())
+    names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
     jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({row.job_id for row in rows if row.job_id})))}
     views = []
     for row in rows:

@@ -70,7 +70,7 @@ def _forget_unused(ctx: Context) -> None:
         return
     with ctx.db.read() as session:
         active = session.execute(select(Job.kind, Job.payload).where(Job.kind.in_(READERS), Job.status.in_(ACTIVE)))
-        needed = {Path(str(payload.get(READERS[kind]))).parent.name for kind, payload in active.tuples()}
+        needed = {Path(str(payload.get(READERS[kind]))).parent.name for kind, payload in active}
     for folder in old:
         if folder.name not in needed:
             shutil.rmtree(folder, ignore_errors=True)

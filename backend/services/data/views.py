@@ -109,7 +109,7 @@ def job_of(session: Session, version: DatasetVersion) -> Job | None:
 def labels_of(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
     """Return what versions are called now (`name@3`), by id; those that are gone are left out."""
     query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset, Dataset.id == DatasetVersion.dataset_id)
-    rows = session.execute(query.where(DatasetVersion.id.in_(list(version_ids)))).tuples()
+    rows = session.execute(query.where(DatasetVersion.id.in_(list(version_ids))))
     return {id_: f"{name}@{number}" for id_, name, number in rows}
 
 
@@ -118,7 +118,7 @@ def dataset_views(session: Session, datasets: Sequence[Dataset]) -> list[Dataset
     query = select(DatasetVersion, Job).outerjoin(Job, Job.id == DatasetVersion.job_id)
     query = query.where(DatasetVersion.dataset_id.in_([dataset.id for dataset in datasets])).order_by(DatasetVersion.number.desc())
     versions: dict[str, list[tuple[DatasetVersion, Job]]] = {}
-    for row, job in session.execute(query).tuples():
+    for row, job in session.execute(query):
         versions.setdefault(row.dataset_id, []).append((row, job))
     return [
         DatasetView(

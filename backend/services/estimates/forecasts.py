@@ -153,7 +153,7 @@ def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
     waiting = [job.id for job in ahead if job.status is Status.QUEUED]
     with ctx.db.read() as session:
         query = select(Run.job_id, Run.config).where(Run.job_id.in_(waiting))
-        stored: dict[str | None, dict[str, Any]] = dict(session.execute(query).tuples().all())
+        stored: dict[str | None, dict[str, Any]] = dict(session.execute(query).all())
     configs = {str(job_id): config for job_id, values in stored.items() if (config := _read_config(values)) is not None}
     kinds = {job_id: json.dumps(values_affecting(config, Effect.STEP_TIME, Effect.LENGTH)) for job_id, config in configs.items()}
     if len(set(kinds.values())) > MAX_PREDICTED:

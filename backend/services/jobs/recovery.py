@@ -83,9 +83,7 @@ def _cancel_orphans(session: Session, ctx: Context, report: SweepReport) -> None
 def _send_missing(ctx: Context, report: SweepReport) -> None:
     """Top a queue up to one wake-up per eligible job. A broker that came back empty is refilled here."""
     with ctx.db.read() as session:
-        counts: dict[str, int] = dict(
-            session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).tuples().all()
-        )
+        counts: dict[str, int] = dict(session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).all())
     for queue in QUEUES:
         waiting = ctx.queue.waiting(queue) if counts.get(queue) else 0
         if waiting is None:

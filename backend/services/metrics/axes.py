@@ -28,7 +28,7 @@ def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
     """Return the axes of runs by id; those that are gone are left out."""
     with ctx.db.read() as session:
         query = select(Run.id, Run.config, Run.summary, Job.payload).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))
-        rows = session.execute(query).tuples().all()
+        rows = session.execute(query).all()
     return {run_id: _axes(ctx, config, summary or {}, payload) for run_id, config, summary, payload in rows}
 
 

@@ -63,11 +63,11 @@ def drop_points_after(session: Session, run: Run, step: int) -> None:
 def _name_ids(session: Session, database: Database, names: set[str]) -> dict[str, int]:
     """Return the ids of metric names, making those that are new. Never remembered: what this transaction makes may be rolled back."""
     query = select(MetricName.name, MetricName.id).where(MetricName.name.in_(names))
-    ids = dict(session.execute(query).tuples().all())
+    ids = dict(session.execute(query).all())
     if len(ids) < len(names):
         insert = (sqlite.insert if database.is_sqlite else postgresql.insert)(MetricName)
         session.execute(insert.values([{"name": name} for name in sorted(names - set(ids))]).on_conflict_do_nothing())
-        ids = dict(session.execute(query).tuples().all())
+        ids = dict(session.execute(query).all())
     return ids
 
 

@@ -145,7 +145,7 @@ def list_speeds(ctx: Context) -> list[Speed]:
             .order_by(Job.finished_at.desc())
             .limit(RECENT_RUNS)
         )
-        for run, job in session.execute(query).tuples():
+        for run, job in session.execute(query):
             if run.id not in known and (speed := _speed_of_run(session, run, job)) is not None:
                 speeds.append(speed)
     return speeds

@@ -75,7 +75,7 @@ def list_pools(ctx: Context) -> list[RunPool]:
     pools: dict[tuple[str, str, int], list[PoolRun]] = defaultdict(list)
     left_out: dict[tuple[str, str, int], list[str]] = defaultdict(list)
     with ctx.db.read() as session:
-        for run, job in session.execute(query).tuples():
+        for run, job in session.execute(query):
             if not run.dataset_version_id or not run.tokenizer_id:
                 continue
             key = (run.dataset_version_id, run.tokenizer_id, int(run.config.get("context", 0)))
@@ -85,9 +85,7 @@ def list_pools(ctx: Context) -> list[RunPool]:
             else:
                 pools[key].append(found)
         versions = labels_of(session, {key[0] for key in pools})
-        tokenizers = dict(
-            session.execute(select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_({k[1] for k in pools}))).tuples().all()
-        )
+        tokenizers = dict(session.execute(select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_({k[1] for k in pools}))).all())
     found_pools = [
         RunPool(
             key[0],

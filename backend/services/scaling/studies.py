@@ -247,7 +247,7 @@ def _members(session: Session, group_ids: Sequence[str]) -> dict[str, list[str]]
     """Return the run ids of groups, in the order they were launched."""
     members: dict[str, list[str]] = {}
     query = select(Run.group_id, Run.id).where(Run.group_id.in_(group_ids)).order_by(Run.created_at, Run.id)
-    for group_id, run_id in session.execute(query).tuples():
+    for group_id, run_id in session.execute(query):
         members.setdefault(str(group_id), []).append(run_id)
     return members
 
@@ -262,7 +262,7 @@ def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConf
     parts = [group.config.get("parts", {}) for group in groups]
     labels = labels_of(session, [part["dataset"] for part in parts if part])
     query = select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_([part["tokenizer"] for part in parts if part]))
-    names = dict(session.execute(query).tuples().all())
+    names = dict(session.execute(query).all())
     configs = []
     for group, part in zip(groups, parts, strict=True):
         config = parse_study(group.config["study"])

@@ -150,4 +150,4 @@ def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
     with ctx.db.read() as session:
         query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
         query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
-        return list(session.execute(query.group_by(Endpoint.name).order_by(Endpoint.name)).tuples())
+        return list(session.execute(query.group_by(Endpoint.name).order_by(Endpoint.name)))

@@ -35,7 +35,7 @@ class UsageRow:
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
     """Store a batch of requests. A repeated id is stored once."""
     with ctx.db.write() as session:
-        ids = dict(session.execute(select(Endpoint.name, Endpoint.id)).tuples().all())
+        ids = dict(session.execute(select(Endpoint.name, Endpoint.id)).all())
         known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
         session.add_all(
             Usage(

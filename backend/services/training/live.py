@@ -52,7 +52,7 @@ def runs_of_token(ctx: Context, token: str) -> list[str]:
 def run_states(ctx: Context, run_ids: Sequence[str], *, with_spark: bool = False) -> dict[str, RunState]:
     """Return the states of runs by id, those that are gone left out."""
     with ctx.db.read() as session:
-        rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).tuples().all()
+        rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).all()
         ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
     return {run.id: _state(run, job, ahead=ahead, with_spark=with_spark) for run, job in rows}
 

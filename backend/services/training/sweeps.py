@@ -247,9 +247,9 @@ def _first_runs(config: SweepConfig) -> list[RunConfig]:
 def _members(session: Session, group: RunGroup) -> dict[int, tuple[Run, Job | None]]:
     """Return a sweep's runs by number, each with its newest job. The number is in the key of the run's first job."""
     prefix = f"sweep:{group.id}:"
-    keys = session.execute(select(Job.idempotency_key, Job.payload).where(Job.idempotency_key.startswith(prefix, autoescape=True))).tuples()
+    keys = session.execute(select(Job.idempotency_key, Job.payload).where(Job.idempotency_key.startswith(prefix, autoescape=True)))
     numbers = {str(payload.get("run_id")): int(str(key).removeprefix(prefix)) for key, payload in keys}
-    rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.group_id == group.id)).tuples()
+    rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.group_id == group.id))
     return {numbers[run.id]: (run, job) for run, job in rows if run.id in numbers}
 
 
@@ -262,7 +262,7 @@ def _trials(session: Session, config: SweepConfig, members: dict[int, tuple[Run,
         .join(MetricName, MetricName.id == MetricPoint.name_id)
         .where(MetricPoint.run_id.in_(ids), MetricName.name == config.metric)
     )
-    for run_id, time, step, value in session.execute(query).tuples():
+    for run_id, time, step, value in session.execute(query):
         reports.setdefault(ids[run_id], []).append((time, step, value))
     refused = {int(number): told["point"] for number, told in marks.get("refused", {}).items()}
     trials = []

@@ -129,7 +129,7 @@ def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **wanted: Unpac
     with ctx.db.read() as session:
         query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(wanted)).order_by(Run.created_at.desc(), Run.id)
         ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide: only those that are shown are read
-        found = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).tuples().all()
+        found = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).all()
         return views_of(session, sorted(found, key=lambda row: ids.index(row[0].id)))
 
 
@@ -172,7 +172,7 @@ def get_run(ctx: Context, name_or_id: str) -> RunView:
 def get_runs(ctx: Context, run_ids: Sequence[str]) -> list[RunView]:
     """Return the runs of these ids, in their order; ids that nothing has are left out."""
     with ctx.db.read() as session:
-        rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).tuples().all()
+        rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).all()
         found = {run.id: run for run in views_of(session, rows)}
         return [found[run_id] for run_id in run_ids if run_id in found]
 
@@ -287,8 +287,8 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
     people = {run.created_by for run, _ in rows if run.created_by}
     query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset).where(DatasetVersion.id.in_(versions))
     datasets = {key: f"{name}@{number}" for key, name, number in session.execute(query)}
-    base_names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(bases))).tuples().all())
-    names = dict(session.execute(select(User.id, User.name).where(User.id.in_(people))).tuples().all())
+    base_names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(bases))).all())
+    names = dict(session.execute(select(User.id, User.name).where(User.id.in_(people))).all())
     ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
     return [
         _view(

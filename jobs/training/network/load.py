@@ -29,7 +29,7 @@ def load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
     choose_attention(network, ctx.config.attention, device=ctx.device, autocast=ctx.autocast)
     freeze_blocks(model, ctx.config.freeze_blocks, reporter=ctx.reporter)
     if ctx.config.recompute:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     return model
 
 

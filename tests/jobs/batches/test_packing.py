@@ -70,7 +70,7 @@ def test_packed_rows_have_the_losses_and_gradients_of_the_rows_alone(family: str
     gradients = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
     network.zero_grad()
     assert attend_by_row(network)
-    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    network.activation_checkpointing_enable({"use_reentrant": False})
     together = losses(network.train(), concatenate(examples))
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
     torch.autograd.backward(together.sum())
