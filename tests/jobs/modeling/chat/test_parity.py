@@ -148,7 +148,7 @@ def test_an_answer_that_generation_could_never_write_is_not_trained_on_and_count
     (chat,) = training_chats(tokenizer, CONVERSATIONS["multi"])
     assert not any(chat.mask)
     assert chat.skipped == 2
-    with pytest.raises(InvalidInput, match="writes what comes before an answer differently"):
+    with pytest.raises(InvalidInput, match="renders the prompt differently once an answer follows"):
         encode_pair(pair_of({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]}), tokenizer=tokenizer)
 
 
