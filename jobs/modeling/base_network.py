@@ -15,6 +15,7 @@ from backend.infra.checkpoints.candidates import read_json, weight_files
 from backend.infra.checkpoints.weight_headers import read_safetensors
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.checkpoints import UNUSABLE, in_a_line, is_scorer, load_tokenizer
+from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.reporter import Reporter
 
 SLACK = 1.02
@@ -81,7 +82,7 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
         with torch.inference_mode():
             logits = network.eval()(input_ids=torch.zeros(1, 4, dtype=torch.long)).logits
     except UNUSABLE as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
     if not torch.isfinite(logits).all():

@@ -27,6 +27,7 @@ from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.dropout import set_dropout
+from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.pissa import save_as_lora
 
 CARD = "roundhouse.json"
@@ -261,7 +262,7 @@ def load_network(
             set_dropout(config, dropout)
         network = AutoModelForCausalLM.from_pretrained(str(folder), config=config, dtype=dtype, use_safetensors=True, **safely)
     except UNUSABLE as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
     allow_any_experts(network)

@@ -12,6 +12,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.build import allow_any_experts
 from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, in_a_line, is_adapter, is_scorer, load_network, put_on
 from jobs.modeling.dropout import set_dropout
+from jobs.modeling.memory_errors import is_out_of_memory
 
 
 def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool = True, dropout: float | None = None) -> PreTrainedModel:
@@ -35,7 +36,7 @@ def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool
             str(folder), config=config, dtype=torch.float32, use_safetensors=True, **safely
         )
     except UNUSABLE as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
     if scorer.config.num_labels != 1:

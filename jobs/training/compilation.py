@@ -11,8 +11,8 @@ from backend.domain.training.config import Objective
 from backend.domain.training.execution import compiles
 from jobs.batches.base import Batches
 from jobs.modeling.devices import device_kind
+from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.training.context import TrainingContext
-from jobs.training.failures import is_out_of_memory
 from jobs.training.objectives.base import TrainingObjective
 
 CACHE_FOLDER = "compiled"

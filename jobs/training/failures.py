@@ -11,17 +11,9 @@ import torch
 
 from backend.domain.training.config import RunConfig
 from backend.errors import JobFailed
+from jobs.modeling.memory_errors import is_out_of_memory
 
-ALLOCATION_ERRORS = ("can't allocate memory", "not enough memory")
-"""Parts of the messages by which torch's CPU allocator reports that memory ran out, as a plain RuntimeError."""
 FP16_MAX = 65_504
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is one of the several by which Python and torch report that memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_ERRORS)
 
 
 @contextmanager

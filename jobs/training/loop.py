@@ -21,11 +21,12 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
+from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.reporter import PROGRESS_EVERY_S, Reporter
 from jobs.training.checkpoints.state import Counters, RandomState, gather_state, save_state
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, gather_tensor
-from jobs.training.failures import NotFinite, is_finite, is_out_of_memory
+from jobs.training.failures import NotFinite, is_finite
 from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
 from jobs.training.objectives.base import TrainingObjective

@@ -15,6 +15,7 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling import pissa
 from jobs.modeling.checkpoints import UNUSABLE, check_folder, in_a_line, is_adapter
+from jobs.modeling.memory_errors import is_out_of_memory
 
 
 def lora_config(config: RunConfig) -> peft.LoraConfig:
@@ -75,7 +76,7 @@ def load_quantised(folder: Path, *, bits: int, device: torch.device, autocast: t
             local_files_only=True,
         )
     except UNUSABLE as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         raise InvalidInput(f"The base can't be loaded at {bits} bits: {in_a_line(error)}", field="lora.bits") from error
     prepared: PreTrainedModel = peft.prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
