@@ -14,7 +14,7 @@ from sqlalchemy import inspect, text
 from backend.db.engine import Database
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
-from backend.infra.hosts import HostRules, make_host_rules, reachable_host
+from backend.infra.hosts import HostRules, make_host_rules
 from backend.infra.queue import JobQueue
 from backend.services.context import Context, Policy
 from backend.settings import Settings
@@ -49,8 +49,8 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             device_hour_price_usd=settings.device_hour_price,
             keep_job_folders_days=settings.keep_job_folders_days,
         ),
-        gateway_url=gateway_url(settings),
-        pages_url=pages_url(settings),
+        gateway_url=settings.gateway_url,
+        pages_url=settings.pages_url,
         sign_in=settings.needs_sign_in,
         data_path=settings.data_path,
         model_path=settings.model_path,
@@ -118,16 +118,6 @@ def read_secret(home: Path) -> bytes:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
                 file.write(secrets.token_hex(32).encode())
         return path.read_bytes()
-
-
-def pages_url(settings: Settings) -> str:
-    """Return the pages' address as browsers elsewhere see it."""
-    return settings.public_url or f"http://{reachable_host(settings.host)}:{settings.port}"
-
-
-def gateway_url(settings: Settings) -> str:
-    """Return the gateway's address as programs elsewhere see it, without `/v1`."""
-    return settings.public_gateway_url or f"http://{reachable_host(settings.host)}:{settings.gateway_port}"
 
 
 def host_rules(settings: Settings) -> HostRules:

@@ -13,6 +13,8 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.infra.hosts import reachable_host
+
 PROJECT = Path(__file__).resolve().parent.parent
 SOCKET = "valkey.sock"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -162,6 +164,16 @@ class Settings(BaseSettings):
             return path
         digest = hashlib.sha256(os.fsencode(self.home.absolute())).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"roundhouse-{os.getuid()}-{digest}" / SOCKET
+
+    @property
+    def pages_url(self) -> str:
+        """The pages' address as browsers elsewhere see it."""
+        return self.public_url or f"http://{reachable_host(self.host)}:{self.port}"
+
+    @property
+    def gateway_url(self) -> str:
+        """The gateway's address as programs elsewhere see it, without `/v1`."""
+        return self.public_gateway_url or f"http://{reachable_host(self.host)}:{self.gateway_port}"
 
     @property
     def sqlite_path(self) -> Path | None:

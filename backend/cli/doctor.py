@@ -1,28 +1,28 @@
-"""`roundhouse doctor`: everything that can keep an installation from starting, each with its cure."""
+"""`roundhouse doctor`: check everything that can keep an installation from starting, and name the cure.
+
+`roundhouse up` makes the same checks before it starts, so what a check needs is imported where it is used.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import socket
+import sqlite3
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
-import redis
 import typer
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import SQLAlchemyError
 
-from backend.bootstrap import build_context, pages_url
 from backend.cli.output import FAILED, JsonFlag, command, emit
-from backend.cli.processes import broker_binary
+from backend.cli.processes import broker_binary, running_pid
 from backend.errors import RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices
-from backend.services.people.accounts import count_users
 from backend.settings import Settings
 
 MIN_FREE_BYTES = 2 * 2**30
@@ -40,12 +40,12 @@ class Finding:
 
 
 def check_python() -> Finding:
-    """The Python that runs this."""
+    """Name the Python that runs this."""
     return Finding("python", "ok", f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
 
 
 def check_disk(settings: Settings) -> Finding:
-    """Space under the home folder."""
+    """Check the free space under the home folder."""
     folder = settings.home
     while not folder.exists():
         folder = folder.parent
@@ -64,7 +64,7 @@ def check_disk(settings: Settings) -> Finding:
 
 
 def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") -> Finding:
-    """Whether a port can be listened on, and who has it otherwise."""
+    """Check that a port is free, and name the process that holds it otherwise."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -97,6 +97,8 @@ def check_broker(settings: Settings, *, running: bool = False) -> Finding:
             return Finding("broker", "problem", error.message, error.remedy)
     name = "REDIS_URL" if settings.redis_url else f"The built-in broker on {settings.broker_socket}"
     cure = "Start that server, or unset REDIS_URL to use the built-in one." if settings.redis_url else "Look at logs/broker.log."
+    import redis
+
     try:
         redis.Redis.from_url(settings.broker_url, socket_timeout=3, socket_connect_timeout=2).ping()
     except (redis.RedisError, ValueError) as error:
@@ -105,28 +107,39 @@ def check_broker(settings: Settings, *, running: bool = False) -> Finding:
 
 
 def check_database(settings: Settings) -> Finding:
-    """Whether the database can be opened."""
+    """Check that the database can be opened."""
     try:
-        if settings.database_url.startswith("sqlite:///"):
-            Path(settings.database_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(settings.database_url, connect_args={"connect_timeout": 3} if "postgres" in settings.database_url else {})
-        with engine.connect() as connection:
-            connection.execute(text("select 1"))
-        engine.dispose()
-    except (SQLAlchemyError, ImportError, OSError) as error:
-        return Finding(
-            "database",
-            "problem",
-            f"The database can't be opened: {str(error).splitlines()[0]}",
-            "Check DATABASE_URL, and that its server runs.",
-        )
+        if settings.sqlite_path is not None:
+            _open_file(settings.sqlite_path)
+        else:
+            _open_server(settings.database_url)
+    except Exception as error:  # of sqlite3, the file system, or whatever driver the URL names
+        detail = f"The database can't be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return Finding("database", "problem", detail, "Check DATABASE_URL, and that its server runs.")
     return Finding("database", "ok", settings.database_url.split("@")[-1])
 
 
+def _open_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(sqlite3.connect(path, timeout=3)) as connection:
+        connection.execute("pragma schema_version")
+
+
+def _open_server(url: str) -> None:
+    from sqlalchemy import create_engine
+
+    engine = create_engine(url, connect_args={"connect_timeout": 3} if "postgres" in url else {})
+    with engine.connect():
+        engine.dispose()
+
+
 def check_exposure(settings: Settings) -> Finding:
-    """Where accounts are needed, nothing starts without one."""
+    """Check that there is an account where accounts are needed."""
     if not settings.needs_sign_in:
         return Finding("sign-in", "ok", "loopback only, no sign-in needed")
+    from backend.bootstrap import build_context
+    from backend.services.people.accounts import count_users
+
     if count_users(build_context(settings)) == 0 and settings.admin_password is None:
         return Finding(
             "sign-in",
@@ -148,7 +161,7 @@ def _why_sign_in(settings: Settings) -> str:
 
 
 def check_packages() -> Finding:
-    """What the workers need."""
+    """Check that the packages of the workers are installed."""
     missing = [name for name in ("torch", "transformers", "peft", "trl", "celery", "streamlit") if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("packages", "problem", f"Missing: {', '.join(missing)}.", "Run `make install`.")
@@ -156,7 +169,7 @@ def check_packages() -> Finding:
 
 
 def check_devices(settings: Settings) -> Finding:
-    """What training will run on."""
+    """Name the devices that jobs will run on."""
     gpus = read_gpus()
     held = visible_devices(settings.devices)
     if not held:
@@ -183,13 +196,11 @@ def start_checks(settings: Settings, *, running: bool = False) -> list[Finding]:
 @command
 def doctor(as_json: JsonFlag = False) -> None:
     """Check Python, packages, disk, ports, broker, database, devices and sign-in."""
-    from backend.cli.processes import running_pid
-
     settings = Settings()
     running = running_pid(settings)
     findings = [f for f in start_checks(settings, running=running is not None) if running is None or not f.name.startswith("port ")]
     if running is not None:
-        findings.insert(0, Finding("installation", "ok", f"running (process {running}) at {pages_url(settings)}"))
+        findings.insert(0, Finding("installation", "ok", f"running (process {running}) at {settings.pages_url}"))
     bad = any(finding.state == "problem" for finding in findings)
     marks = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
     text_ = "\n".join(f"{marks[f.state]}  {f.name:<12} {f.detail}{f'  -> {f.cure}' if f.cure else ''}" for f in findings)

@@ -14,6 +14,7 @@ import psutil
 from backend.errors import Conflict
 from backend.settings import Settings
 
+SUPERVISOR = "backend.cli.supervisor"
 MARK = "ROUNDHOUSE_SUPERVISED_BY"
 SUPERVISOR_STOPS_S = 40.0
 
@@ -49,7 +50,7 @@ def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[p
             is_broker = broker_folder is not None and process.cwd() == str(broker_folder.resolve()) and "-server" in (process.name() or "")
             if is_broker or process.environ().get(MARK) == mark:
                 found.append(process)
-    return sorted(found, key=lambda process: "supervisor.supervisord" not in " ".join(_command(process)))
+    return sorted(found, key=lambda process: SUPERVISOR not in " ".join(_command(process)))
 
 
 def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: float = SUPERVISOR_STOPS_S) -> int:
@@ -57,7 +58,7 @@ def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: f
     left = find_leftovers(config, broker_folder=broker_folder)
     if not left:
         return 0
-    has_supervisor = "supervisor.supervisord" in " ".join(_command(left[0]))
+    has_supervisor = SUPERVISOR in " ".join(_command(left[0]))
     for process in left[:1] if has_supervisor else left:
         with contextlib.suppress(psutil.Error):
             process.terminate()

@@ -24,10 +24,8 @@ class Program:
 
     name: str
     command: list[str]
-    priority: int
     stop_signal: str = "TERM"
     stop_wait_s: int = 12
-    nice: int = 0
 
 
 def broker_binary() -> str:
@@ -68,7 +66,7 @@ def broker_program(settings: Settings) -> Program:
         "--save": "",
         "--maxmemory-policy": "noeviction",
     }
-    return Program("broker", [broker_binary(), *(part for pair in options.items() for part in pair)], priority=10)
+    return Program("broker", [broker_binary(), *(part for pair in options.items() for part in pair)])
 
 
 def worker_program(settings: Settings, queues: Sequence[str] = QUEUES) -> Program:
@@ -93,11 +91,11 @@ def worker_program(settings: Settings, queues: Sequence[str] = QUEUES) -> Progra
         "-l",
         "WARNING",
     ]
-    return Program("worker", command, priority=40, stop_signal="QUIT", stop_wait_s=15)
+    return Program("worker", command, stop_signal="QUIT", stop_wait_s=15)
 
 
 def web_programs(settings: Settings) -> list[Program]:
-    """The pages and the gateway."""
+    """Return the pages and the gateway."""
     pages = [
         sys.executable,
         "-m",
@@ -126,11 +124,12 @@ def web_programs(settings: Settings) -> list[Program]:
         "warning",
         "--no-server-header",
     ]
-    return [Program("pages", pages, priority=20), Program("gateway", gateway, priority=30, stop_wait_s=15)]
+    return [Program("pages", pages), Program("gateway", gateway, stop_wait_s=15)]
 
 
-def supervisor_config(programs: list[Program], *, folder: Path, logs: Path) -> str:
-    """Write supervisord's configuration. `%` is its escape character and is doubled."""
+def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs: Path) -> str:
+    """Return supervisord's configuration. Programs start together and stop by stage, the last first. `%` is escaped by doubling."""
+    programs = [program for group in stages for program in group]
     folder.mkdir(parents=True, exist_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
     lines = [
@@ -151,7 +150,6 @@ def supervisor_config(programs: list[Program], *, folder: Path, logs: Path) -> s
             f"[program:{program.name}]",
             f"command={command}",
             f"directory={_escape(str(PROJECT))}",
-            f"priority={program.priority}",
             "autorestart=true",
             "startsecs=2",
             "startretries=1000000",
@@ -165,6 +163,10 @@ def supervisor_config(programs: list[Program], *, folder: Path, logs: Path) -> s
             "stdout_logfile_backups=2",
             "",
         ]
+    for stage, group in enumerate(stages):  # supervisord stops group after group, the last one first, and a group's programs at once
+        if group:
+            names = ",".join(program.name for program in group)
+            lines += [f"[group:stage{stage}]", f"programs={names}", f"priority={stage}", ""]
     return "\n".join(lines)
 
 
@@ -178,7 +180,7 @@ def _quote(part: str) -> str:
 
 
 def pid_file(settings: Settings) -> Path:
-    """Where the running installation's process id is kept."""
+    """Return the file that holds the running installation's process id."""
     return settings.home / "run" / "up.pid"
 
 

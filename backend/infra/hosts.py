@@ -12,17 +12,18 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0-9]{1,5}))?")
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-Refusal = Callable[[int, str], ASGIApp]
+Refusal = Callable[[int, str], "ASGIApp"]
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ def _wrong_host(hosts: list[str]) -> str:
 
 
 def _plain_refusal(status: int, reason: str) -> ASGIApp:
+    from starlette.responses import PlainTextResponse  # servers have it; workers and commands read the rules without it
+
     return PlainTextResponse(reason, status_code=status)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from backend.bootstrap import gateway_url, pages_url
 from backend.cli.doctor import check_exposure
 from tests.support.settings import make_settings
 
@@ -31,9 +30,9 @@ def test_whatever_can_be_reached_from_elsewhere_needs_accounts(tmp_path: Path, v
 
 def test_links_use_the_public_url_and_never_lead_to_loopback_where_others_can_connect(tmp_path: Path) -> None:
     behind = make_settings(tmp_path, public_url="https://lab.example.org/", public_gateway_url="https://lab.example.org/api/")
-    assert (pages_url(behind), gateway_url(behind)) == ("https://lab.example.org", "https://lab.example.org/api")
+    assert (behind.pages_url, behind.gateway_url) == ("https://lab.example.org", "https://lab.example.org/api")
     everywhere = make_settings(tmp_path, host="0.0.0.0", port=8600)
-    for link in (pages_url(everywhere), gateway_url(everywhere)):
+    for link in (everywhere.pages_url, everywhere.gateway_url):
         assert "127.0.0.1" not in link
         assert "localhost" not in link
         assert "0.0.0.0" not in link

@@ -13,16 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from backend.cli.leftovers import SUPERVISOR
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
 from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
-from backend.services.jobs.jobs import get_job
+from backend.services.jobs.jobs import get_job, list_jobs
 from backend.services.jobs.workers import list_slots
 from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
-from tests.support.installation import PROJECT, Installation, is_alive, wait_until
+from tests.support.installation import PROJECT, Installation, free_port, is_alive, wait_until
 from tests.support.run_world import tiny_run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
@@ -48,7 +49,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_p
         run = launch_run(installation.ctx, tiny_run("interrupted", max_steps=100_000, checkpoint_every=40), person=LOCAL).id
         wait_until(lambda: get_run(installation.ctx, run).last_step > 60, timeout_s=300, what="some steps")
         processes = installation.processes()
-        assert len(processes) > 6
+        assert [p for p in processes if "--child" in p.cmdline()], "the run has a process"
         installation.stop(how=signal.SIGINT)
         alive = [p for p in processes if is_alive(p)]
         assert alive == []
@@ -65,6 +66,35 @@ def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_p
         installation.stop()
 
 
+def test_an_idle_installation_has_six_processes_and_stops_in_seconds(tmp_path: Path) -> None:
+    installation = Installation(tmp_path / "home").start()
+    try:
+        assert installation.process is not None
+        wait_until(
+            lambda: not list_jobs(installation.ctx, statuses=(Status.QUEUED, Status.RUNNING)), timeout_s=300, what="the starter content"
+        )
+        wait_until(lambda: not installation.processes("--child"), what="the end of the last job's process")
+        root = psutil.Process(installation.process.pid)
+        family = [root, *root.children(recursive=True)]
+        parts = ("main up", SUPERVISOR, "valkey-server", "streamlit", "uvicorn", "celery")
+        names = [" ".join(process.cmdline()) for process in family]
+        assert [sum(part in name for name in names) for part in parts] == [1] * 6, names
+        assert len(family) == 6, names
+        installation.stop()
+        assert not any(is_alive(process) for process in family)
+    finally:
+        installation.stop()
+
+
+def test_a_first_account_that_is_refused_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+    ports = {f"ROUNDHOUSE_{name}": str(free_port()) for name in ("PORT", "GATEWAY_PORT")}
+    result = roundhouse("up", "--json", home=tmp_path, ROUNDHOUSE_ADMIN_PASSWORD="short", **ports)
+    assert result.returncode == 2
+    assert "5 characters" in result.stderr
+    assert "5 characters" in json.loads(result.stdout)["error"]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+
+
 def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and_a_second_one_is_refused(tmp_path: Path) -> None:
     killed = Installation(tmp_path / "home").start()
     assert killed.process is not None
@@ -73,7 +103,7 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and
     again.environment.update({name: killed.environment[name] for name in killed.environment if name.endswith("_PORT")})
     again.port, again.gateway_port = killed.port, killed.gateway_port
     try:
-        supervisor = next(p for p in left if "supervisor.supervisord" in " ".join(p.cmdline()))
+        supervisor = next(p for p in left if SUPERVISOR in " ".join(p.cmdline()))
         killed.process.kill()
         supervisor.kill()  # and the supervisor, which would have stopped the others in order
         killed.process.wait()
@@ -94,7 +124,7 @@ def test_a_killed_supervisor_leaves_nobody_behind(tmp_path: Path) -> None:
     installation = Installation(tmp_path / "home").start()
     assert installation.process is not None
     processes = installation.processes()
-    next(p for p in processes if "supervisor.supervisord" in " ".join(p.cmdline())).kill()
+    next(p for p in processes if SUPERVISOR in " ".join(p.cmdline())).kill()
     assert installation.process.wait(30) == 1
     wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
 

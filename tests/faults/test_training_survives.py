@@ -51,7 +51,7 @@ def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed
     wait_for_step(installation, killed, 130)
     children = installation.processes("jobs.run")
     assert children, "the training child runs"
-    for worker in installation.processes("-Q train"):
+    for worker in installation.processes("jobs.celery_app"):
         worker.send_signal(signal.SIGKILL)
     wait_until(
         lambda: not any(is_alive(child) for child in children),

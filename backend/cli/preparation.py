@@ -1,0 +1,70 @@
+"""Make a home folder ready for use: `python -m backend.cli.preparation`, started by `roundhouse up` beside the servers.
+
+A process of its own, so that `roundhouse up` neither waits for it nor keeps its imports in memory for as long as it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from backend.bootstrap import build_context
+from backend.cli.failures import explain
+from backend.cli.output import note
+from backend.infra.processes import die_with_parent
+from backend.services.context import Context
+from backend.services.jobs.workers import list_workers
+from backend.services.people.accounts import add_user, count_users
+from backend.services.starter import ensure_starter_content
+from backend.settings import Settings
+
+WORKER_TIMEOUT_S = 60.0
+POLL_S = 0.1
+
+
+def prepare(settings: Settings) -> Context:
+    """Migrate the database, add the first account where the environment holds its password, and queue the starter content."""
+    is_first = settings.sqlite_path is not None and not _has_content(settings)
+    ctx = build_context(settings)
+    if is_first:
+        note("First start: made the database.")
+    if settings.admin_password is not None and count_users(ctx) == 0:
+        add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin")
+    ensure_starter_content(ctx)
+    return ctx
+
+
+def _has_content(settings: Settings) -> bool:
+    path = settings.sqlite_path
+    return path is not None and path.exists() and path.stat().st_size > 0
+
+
+def wait_for_worker(ctx: Context, *, timeout_s: float = WORKER_TIMEOUT_S) -> bool:
+    """Return whether a worker has sent a heartbeat since this call."""
+    started, deadline = ctx.now(), time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if any(worker.heartbeat_at >= started for worker in list_workers(ctx)):
+            return True
+        time.sleep(POLL_S)
+    return False
+
+
+def main() -> int:
+    """Prepare, wait for the worker, and return the exit status. What went wrong is written to stdout."""
+    die_with_parent()
+    try:
+        ctx = prepare(settings := Settings())
+        if not wait_for_worker(ctx):
+            note(f"The worker sends no heartbeat. See {settings.home / 'logs' / 'worker.log'}.")
+        ctx.db.engine.dispose()
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        sys.stdout.write(explained[0])
+        return explained[1]
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
