@@ -50,7 +50,16 @@ def schema_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"settings.md": settings_page, "schema.md": schema_page}
+def decisions_page() -> str:
+    """Return the index of the decision records: number, title, link."""
+    lines = ["# Decisions", "", "One subject each: what was considered, what was chosen, why, and what it costs. Generated: `python docs/generate.py`.", ""]
+    for file in sorted((DOCS / "decisions").glob("[0-9]*.md")):
+        number, title = file.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
+        lines.append(f"- [{number}]({file.name}) {title}")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"settings.md": settings_page, "schema.md": schema_page, "decisions/README.md": decisions_page}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

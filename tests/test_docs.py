@@ -24,9 +24,15 @@ def load_generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("file", ["settings.md", "schema.md"])
+@pytest.mark.parametrize("file", ["settings.md", "schema.md", "decisions/README.md"])
 def test_a_generated_page_is_up_to_date(file: str) -> None:
     assert (PROJECT / "docs" / file).read_text() == load_generator().PAGES[file](), "run: python docs/generate.py"
+
+
+def test_decisions_are_numbered_once_and_titled_alike() -> None:
+    files = sorted((PROJECT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert [int(file.name[:4]) for file in files] == list(range(1, len(files) + 1))
+    assert all(re.match(rf"# {file.name[:4]}: \S", file.read_text()) for file in files)
 
 
 def test_every_relative_link_of_the_documentation_leads_somewhere() -> None:
