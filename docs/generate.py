@@ -52,7 +52,12 @@ def schema_page() -> str:
 
 def decisions_page() -> str:
     """Return the index of the decision records: number, title, link."""
-    lines = ["# Decisions", "", "One subject each: what was considered, what was chosen, why, and what it costs. Generated: `python docs/generate.py`.", ""]
+    lines = [
+        "# Decisions",
+        "",
+        "One subject each: what was considered, what was chosen, why, and what it costs. Generated: `python docs/generate.py`.",
+        "",
+    ]
     for file in sorted((DOCS / "decisions").glob("[0-9]*.md")):
         number, title = file.read_text().splitlines()[0].removeprefix("# ").split(": ", 1)
         lines.append(f"- [{number}]({file.name}) {title}")
