@@ -1,8 +1,15 @@
 """The gateway of this installation, for an ASGI server: `uvicorn backend.gateway.main:app`."""
 
+import gc
+
+gc.disable()  # a fifth of the time of the imports below
+
+# ruff: noqa: E402
 from backend.bootstrap import get_context, host_rules
 from backend.gateway.app import create_gateway
 from backend.gateway.installed import InstalledDirectory
 from backend.settings import Settings
 
 app = create_gateway(InstalledDirectory(get_context()), hosts=host_rules(Settings()))
+gc.freeze()
+gc.enable()

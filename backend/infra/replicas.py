@@ -9,14 +9,16 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import httpx
 from pydantic import ValidationError
 
 from backend.domain.serving.protocol import GenerateRequest, GenerationEvent, parse_event
 from backend.errors import RoundhouseError, Unavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -104,6 +106,8 @@ def stream_blocking(
     url: str, *, token: str, request: GenerateRequest, timeouts: ReplicaTimeouts | None = None
 ) -> Iterator[GenerationEvent]:
     """Yield the events of one generation, for code without an event loop. Raises as `ReplicaClient.stream` does."""
+    import httpx  # the gateway asks replicas without blocking, and does without it
+
     limits = timeouts or ReplicaTimeouts()
     timeout = httpx.Timeout(limits.first_token_s, connect=limits.connect_s)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}

@@ -11,13 +11,14 @@ from starlette.routing import Route
 
 from backend.errors import NotAllowed, RoundhouseError
 from backend.services.context import Context
-from backend.services.data.cards import download_name, stream_zip, version_of_link
 
 
 def download_routes(get_context: Callable[[], Context]) -> list[Route]:
     """Return the routes, which ask for the context at the first request."""
 
     def dataset(request: Request) -> Response:
+        from backend.services.data.cards import download_name, stream_zip, version_of_link  # pyarrow: not before a download
+
         ctx = get_context()
         try:
             version = version_of_link(ctx, request.query_params.get("token", ""))

@@ -1,4 +1,4 @@
-"""What the pages' server does before it answers anybody, so that its first visitor does not wait for it."""
+"""Warm-up of the pages' server, so that its first visitor does not wait for imports, and plotly.js named early."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 import importlib
 import pkgutil
 import socket
+import threading
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,19 +17,37 @@ CURVE_PAGES = frozenset({"/run"})
 CONDITIONS = (b"accept-encoding", b"if-none-match", b"if-modified-since")
 
 
-def prepare_server(components: str) -> None:
-    """Import every module of the package that pages are made of, pack plotly.js, and let small answers leave at once.
+def send_small_answers_at_once() -> None:
+    """Switch Nagle's algorithm off for every connection that this process will accept.
 
-    Streamlit makes its socket without naming a protocol, and asyncio then leaves Nagle's algorithm on: a second small answer on a
+    Streamlit makes its socket without naming a protocol, and asyncio then leaves the algorithm on: a second small answer on a
     connection waits 40 ms for the browser's acknowledgement. A page is made of sixty files. What a listening socket has set, its
     connections inherit.
     """
-    for module in pkgutil.walk_packages(importlib.import_module(components).__path__, f"{components}."):
-        importlib.import_module(module.name)
-    plotly_bundle()
     for held in gc.get_objects():
         if isinstance(held, socket.socket) and held.family in {socket.AF_INET, socket.AF_INET6} and _listens(held):
             held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def warm_up(components: str) -> threading.Thread:
+    """Import every module of the package that pages are made of and pack plotly.js, in a thread beside the first answers.
+
+    Then what is there is taken from the garbage collector, which the caller has switched off, and the collector goes on.
+    """
+    thread = threading.Thread(target=_warm_up, args=(components,), name="warm-up", daemon=True)
+    thread.start()
+    return thread
+
+
+def _warm_up(components: str) -> None:
+    try:
+        for module in pkgutil.walk_packages(importlib.import_module(components).__path__, f"{components}."):
+            importlib.import_module(module.name)
+        plotly_bundle()
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def _listens(held: socket.socket) -> bool:

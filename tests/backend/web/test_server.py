@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from starlette.applications import Starlette
@@ -14,7 +16,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from backend.services.browser_assets import plotly_url
-from backend.web.server import EarlyCharts, prepare_server
+from backend.web.server import EarlyCharts, send_small_answers_at_once
+from tests.support.installation import PROJECT
 
 INDEX = f"<html><head><title>é</title></head><body>{'x' * 2000}</body></html>"
 
@@ -56,9 +59,28 @@ def test_connections_send_small_answers_at_once() -> None:
     with socket.socket() as listening, socket.socket() as visitor:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        prepare_server("backend.recipes")
+        send_small_answers_at_once()
         visitor.connect(listening.getsockname())
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
         assert visitor.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+
+
+def test_the_warm_up_imports_every_component_and_switches_the_garbage_collector_on() -> None:
+    code = """
+import gc, sys
+gc.disable()
+from backend.web.server import warm_up
+warm_up("pages.components").join()
+print(gc.isenabled(), gc.get_freeze_count() > 100_000, *sorted(name for name in sys.modules if name.startswith("pages.components.")))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT)
+    enabled, frozen, *modules = result.stdout.split()
+    assert (enabled, frozen) == ("True", "True")
+    files = [path for path in (PROJECT / "pages" / "components").rglob("*.py") if path.name != "__init__.py"]
+    assert len([name for name in modules if not is_package(name)]) == len(files)
+
+
+def is_package(name: str) -> bool:
+    return (PROJECT / name.replace(".", "/")).is_dir()
