@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.data.datasets import get_dataset, list_datasets
 from backend.services.data.imports import version_of_job
@@ -22,7 +21,7 @@ TABLE = WidgetTable("datasets", {"Name": 2.6, "Kind": 1.7, "Contents": 2.4, "Sta
 
 
 def draw_row(dataset: DatasetView) -> None:
-    """Draw one line of the list."""
+    """Draw one row of the list."""
     version = dataset.newest
     columns = TABLE.row(dataset.id)
     with columns[0]:
@@ -32,7 +31,7 @@ def draw_row(dataset: DatasetView) -> None:
     if version is None:
         columns[2].caption("no version")
         return
-    facts = [plural(version.rows, "row"), size(version.bytes)] if version.is_ready else []
+    facts = [version.amount, size(version.bytes)] if version.is_ready else []
     columns[2].caption(" · ".join([*facts, ago(dataset.versions[0].created_at)]))
     with columns[3]:
         newest = dataset.versions[0]
@@ -40,9 +39,9 @@ def draw_row(dataset: DatasetView) -> None:
 
 
 def draw_list(ctx: Context) -> None:
-    """Draw the datasets, with a search and a filter; fresh every two seconds while an import is going."""
+    """Draw the datasets with a search and a filter, refreshed every two seconds during an import."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        wanted = st.text_input("Search", key="datasets_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
+        text = st.text_input("Search", key="datasets_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
         archived = st.toggle("Archived", key="datasets_archived")
         st.space("stretch")
         if st.button("Import a dataset", type="primary", icon=":material/upload:", key="datasets_import"):
@@ -51,14 +50,14 @@ def draw_list(ctx: Context) -> None:
 
     @st.fragment(run_every=2 if active else None)
     def rows() -> None:
-        datasets = [d for d in list_datasets(ctx, archived=archived) if wanted.lower() in f"{d.name} {d.kind} {d.notes}".lower()]
+        datasets = [d for d in list_datasets(ctx, archived=archived) if text.lower() in f"{d.name} {d.kind} {d.notes}".lower()]
         if active and not any(v.is_importing for d in datasets for v in d.versions):
             st.rerun()
         if not datasets:
             empty_state(
-                f"Nothing here matches “{plain(wanted)}”."
-                if wanted
-                else "No datasets yet. Bring a text file, a table of rows, or a dataset of the Hub."
+                f"Nothing here matches “{plain(text)}”."
+                if text
+                else "No datasets yet. Import a text file, a table, or a dataset from the Hub."
             )
             return
         with TABLE.frame():
@@ -69,15 +68,15 @@ def draw_list(ctx: Context) -> None:
 
 
 def draw_import_end(ctx: Context, job_id: str) -> None:
-    """Say so when the import that led here found its content already there."""
+    """Say so if the import that led here added no new version."""
     if not job_id:
         return
     version = version_of_job(ctx, job_id)
     if version.reused:
-        st.info(f"The content was there already, as version {version.number}: no new version was made.", icon=":material/content_copy:")
+        st.info(f"Same content as version {version.number}, so no new version was created.", icon=":material/content_copy:")
 
 
-with page_frame("Datasets", "What networks learn from and are measured on. A version never changes.") as (ctx, person):
+with page_frame("Datasets", "Training, validation and benchmark data in immutable versions.") as (ctx, person):
     if "import" in st.query_params:
         back_link("All datasets", page=routes.DATASETS, key="datasets_back")
         version = draw_import(ctx, person)

@@ -18,7 +18,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset, list_datasets
 from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
-from backend.services.tokenizers.tokenizers import train_tokenizer
+from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
 from tests.support.base_folders import save_base
 from tests.support.job_work import do_job
 from tests.support.opening import EVIL, assert_sound, open_page, words
@@ -64,6 +64,39 @@ def test_dataset_page_shows_rows_as_plain_text(site: Context) -> None:
     assert any(EVIL in code.value for code in app.code)
     assert not any(EVIL in text.value for text in [*app.markdown, *app.caption])
     assert [metric.value for metric in app.metric][:3] == ["12", "11", "1"]
+
+
+TEXT = "Mira went to the mill. The miller, an old man, knew her by her step.\n" * 400
+
+
+def one_text(site: Context) -> str:
+    """A dataset of a single text; returns the dataset's id."""
+    upload = save_upload(site, io.BytesIO(TEXT.encode()), name="story.txt", person=LOCAL)
+    version = import_dataset(site, name="story", kind="text", upload=upload, person=LOCAL)
+    do_job(site, str(version.job_id))
+    return version.dataset_id
+
+
+def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site: Context) -> None:
+    identity = one_text(site)
+    listed = open_page("build/datasets.py")
+    assert "1 text" in words(listed)
+    assert "1 row" not in words(listed)
+    app = open_page("build/datasets.py", dataset=identity)
+    assert_sound(app)
+    assert "Rows" not in [metric.label for metric in app.metric]
+    counts = {metric.label: metric.value for metric in app.metric}
+    assert counts["Characters"] == f"{len(TEXT):,}"
+    parts = [int(counts[name].replace(",", "")) for name in ("Train", "Validation")]
+    assert sum(parts) == len(TEXT)
+    assert parts[1] > 0
+    tokenizer = train_tokenizer(site, name="story-bpe", dataset="story", vocab_size=300, person=LOCAL)
+    do_job(site, str(tokenizer.job_id))
+    rate = get_tokenizer(site, tokenizer.id).facts["bytes_per_token"]
+    counts = {metric.label: metric.value for metric in open_page("build/datasets.py", dataset=identity).metric}
+    assert "Characters" not in counts
+    assert counts["Tokens"].startswith("≈ ")
+    assert int(counts["Tokens"].removeprefix("≈ ").replace(",", "")) == pytest.approx(len(TEXT) / rate, rel=0.01)
 
 
 def test_import_of_known_content_says_that_it_made_no_version(site: Context) -> None:

@@ -164,5 +164,5 @@ def test_a_version_nothing_uses_is_deleted_and_a_link_to_another_is_followed(sit
 def test_the_mapping_is_kept_with_what_was_not_used(site: Context) -> None:
     version = imported(site, "sayings", [{**row, "id": "7"} for row in ROWS])
     app = opened(version, "origin")
-    table = {row["Column of the source"]: row["Used as"] for row in cells(app)}
+    table = {row["Source column"]: row["Used as"] for row in cells(app)}
     assert table == {"instruction": "prompt", "output": "completion", "id": "not used"}

@@ -9,7 +9,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
-from backend.domain.data.reports.findings import Finding, find_out
+from backend.domain.data.reports.findings import DataFinding, list_findings
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.data.epoch_time import EpochTime, epoch_time
@@ -64,7 +64,7 @@ def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
         "trainer": found.trainer,
         "tokenizer": found.tokenizer,
         **whole["question"],
-        "findings": [finding_data(finding) for finding in find_out(found)],
+        "findings": [finding_data(finding) for finding in list_findings(found)],
         "rows": found.train.rows,
         "tokens": found.train.tokens,
         "loss_tokens": found.train.loss_tokens,
@@ -95,7 +95,7 @@ def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
     }
 
 
-def finding_data(finding: Finding) -> dict[str, Any]:
+def finding_data(finding: DataFinding) -> dict[str, Any]:
     """Return one finding."""
     return {"grade": str(finding.grade), "topic": finding.topic, "text": finding.text, "remedy": finding.remedy}
 
@@ -105,7 +105,7 @@ def report_text(view: DataReportView, time: EpochTime | None) -> str:
     found = view.report
     assert found is not None
     lines = [f"{view.version} ({found.kind}) through {found.tokenizer}, context {found.question.context:,}:"]
-    lines += [f"  [{finding.grade}] {finding.text} {finding.remedy}".rstrip() for finding in find_out(found)]
+    lines += [f"  [{finding.grade}] {finding.text} {finding.remedy}".rstrip() for finding in list_findings(found)]
     if found.epoch.steps:
         spent = (
             f", {time.seconds:,.0f} s at {time.tokens_per_s:,.0f} tokens/s as in the run “{time.run}”" if time else ", no measurement yet"

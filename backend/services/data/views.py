@@ -11,8 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Dataset, DatasetVersion, Job
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
+from backend.domain.wording import plural
 from backend.errors import NotFound
 
 
@@ -54,6 +56,16 @@ class VersionView:
     def is_ready(self) -> bool:
         """Whether the rows are there."""
         return self.folder is not None
+
+    @property
+    def is_one_text(self) -> bool:
+        """Whether it is a single text, of which validation takes the last part."""
+        return self.kind == DatasetKind.TEXT and self.rows == 1
+
+    @property
+    def amount(self) -> str:
+        """What it holds: `1 text`, `1,200 rows`."""
+        return "1 text" if self.is_one_text else plural(self.rows, "row")
 
     @property
     def is_importing(self) -> bool:

@@ -1,4 +1,4 @@
-"""A version's card: what people say about it, the card as it will be written, and the version as files."""
+"""Dataset card of a version: editable facts, preview, download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pages.components.words import size
 
 
 def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
-    """Draw the form of the card, the card, and the download."""
+    """Draw the form, the card and the download."""
     facts = card_facts(version)
     with st.container(border=True):
         with st.container(horizontal=True):
@@ -26,7 +26,7 @@ def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
                 width=300,
                 accept_new_options=True,
                 placeholder="not stated",
-                help="A name of the Hub's, or your own words.",
+                help="A licence id of the Hugging Face Hub, or free text.",
             )
             languages = st.text_input(
                 "Languages",
@@ -34,7 +34,7 @@ def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
                 key=f"languages_{version.id}",
                 width=300,
                 placeholder="en, de",
-                help="Codes of ISO 639.",
+                help="ISO 639 codes.",
             )
         notes = st.text_area(
             "Notes",
@@ -42,10 +42,10 @@ def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
             key=f"card_notes_{version.id}",
             height=140,
             max_chars=20_000,
-            placeholder="What the rows are, who wrote them, what they are good for and what not. Markdown is fine.",
+            placeholder="What the rows are, who wrote them, intended use and limits. Markdown.",
         )
         with st.container(horizontal=True, vertical_alignment="center"):
-            if st.button("Save the card", type="primary", icon=":material/save:", key=f"card_save_{version.id}"):
+            if st.button("Save card", type="primary", icon=":material/save:", key=f"card_save_{version.id}"):
                 with errors_shown():
                     set_card(ctx, version.id, licence=licence or "", languages=languages or "", notes=notes or "", person=person)
                     st.rerun()
@@ -57,7 +57,7 @@ def draw_card(ctx: Context, person: Person, version: VersionView) -> None:
             )
     _, front, text = read_card(ctx, version.id, hashed=False).split("---\n", 2)
     st.caption(f"README.md of {plain(version.label)}; in the download it lists the files' hashes, too.")
-    shown, facts_tab = st.tabs(["As it reads", "Its facts as YAML"], key=f"card_tabs_{version.id}")
+    shown, facts_tab = st.tabs(["Preview", "YAML"], key=f"card_tabs_{version.id}")
     with shown, st.container(border=True):
         st.markdown(without_images(text))
     facts_tab.code(front.strip(), language="yaml", wrap_lines=True, height=380)

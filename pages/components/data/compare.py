@@ -1,4 +1,4 @@
-"""Two versions side by side: what came, what went, what changed, with examples."""
+"""Compare two versions: rows added, removed and changed, with examples."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from backend.services.data.views import VersionView
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
-AT_ONCE = 50_000  # rows that are read without being asked for: two seconds
-MOST_HERE = 500_000  # rows that are read in the pages' process: 20 s, in which everybody's pages are slower
+AT_ONCE = 50_000  # rows hashed without being asked: two seconds
+MOST_HERE = 500_000  # rows hashed in the page server: 20 s, during which every page is slower
 SHOWN = 6
 LONG = 1200  # characters
-TITLES = {"changed": "Asks the same, answers differently", "removed": "Only in {before}", "added": "Only in {after}"}
-SPLITS = {"train": "to train on", "val": "for validation"}
+TITLES = {"changed": "Same prompt, different answer", "removed": "Only in {before}", "added": "Only in {after}"}
+SPLITS = {"train": "train", "val": "validation"}
 
 
 def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) -> None:
-    """Draw the choice of the other version and the comparison. `others` are ready versions of the same kind."""
+    """Draw the choice of the other version and the differences. `others` are ready versions of the same kind."""
     if not others:
-        st.caption("Nothing to compare with yet: this is the only version whose rows are there.")
+        st.caption("This is the only version, so there is nothing to compare with.")
         return
     wanted = st.query_params.get("against") or version.parent_id
     names = [(other.id, other.label, str(other.number) if other.dataset_id == version.dataset_id else "") for other in others]
@@ -39,7 +39,7 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
         index=index,
         key=f"against_{version.id}",
         width=420,
-        format_func=lambda v: f"{v.label} · {plural(v.rows, 'row')}",
+        format_func=lambda v: f"{v.label} · {v.amount}",
     )
     unread = rows_to_read(ctx, (before, version))
     if unread > MOST_HERE:
@@ -72,7 +72,7 @@ def _show(bar: Any, share: float) -> None:
 
 
 def other_versions(ctx: Context, version: VersionView) -> list[VersionView]:
-    """Return what a version can be compared with: the ready versions of its lineage, newest first."""
+    """Return the ready versions of a version's lineage, newest first."""
     steps = [step for step in lineage_of(ctx, version.dataset_id) if step.is_ready and step.id != version.id]
     found = [resolve_version(ctx, step.id) for step in reversed(steps[-200:])]
     return [other for other in found if other.kind == version.kind]
@@ -80,22 +80,22 @@ def other_versions(ctx: Context, version: VersionView) -> list[VersionView]:
 
 def _draw_diff(diff: VersionDiff) -> None:
     if diff.is_empty:
-        st.markdown(":material/check_circle: Both hold the same rows on the same sides.")
+        st.markdown(":material/check_circle: Both have the same rows in the same splits.")
         return
     grid = st.grid(4, min_column_width=170)
     old, new = plain(diff.before.label), plain(diff.after.label)
-    changed = f"{diff.changed:,} of them ask the same as a row that was added" if diff.changed else ""
+    changed = f"{diff.changed:,} of them have the prompt of an added row" if diff.changed else ""
     grid.metric("Unchanged", f"{diff.unchanged:,}", border=True, height="stretch")
     grid.metric("Added", f"{diff.added:,}", border=True, height="stretch", help=f"Rows of {new} that {old} has not.")
     grid.metric("Removed", f"{diff.removed:,}", border=True, height="stretch", help=f"Rows of {old} that {new} has not. {changed}".strip())
-    grid.metric("Moved", f"{diff.moved:,}", border=True, height="stretch", help="Rows that went from training to validation, or back.")
+    grid.metric("Moved", f"{diff.moved:,}", border=True, height="stretch", help="Rows that moved between train and validation.")
     _draw_tables(diff)
     for what in ("changed", "removed", "added"):
         _draw_examples(diff, what, [example for example in diff.examples if example.what == what])
 
 
 def _draw_tables(diff: VersionDiff) -> None:
-    with st.expander("Rows and sizes in numbers", icon=":material/table:"):
+    with st.expander("Statistics", icon=":material/table:"):
         draw_table(
             [
                 {"Rows": SPLITS[count.split], "before": count.before, "after": count.after, "removed": count.removed, "added": count.added}
@@ -104,12 +104,12 @@ def _draw_tables(diff: VersionDiff) -> None:
             key=f"diff_splits_{diff.after.id}",
             alt="Rows by split",
         )
-        draw_table([_sizes(field) for field in diff.fields], key=f"diff_fields_{diff.after.id}", alt="Sizes by part")
-        st.caption("Sizes are characters, of turns their number.")
+        draw_table([_sizes(field) for field in diff.fields], key=f"diff_fields_{diff.after.id}", alt="Sizes by field")
+        st.caption("Sizes in characters; of conversations, messages.")
 
 
 def _sizes(change: FieldChange) -> dict[str, Any]:
-    pairs = {"mean": ("mean", 0), "half below": ("median", 0), "95% below": ("p95", 0), "longest": ("largest", 0)}
+    pairs = {"mean": ("mean", 0), "median": ("median", 0), "95th percentile": ("p95", 0), "longest": ("largest", 0)}
     values = {
         word: f"{getattr(change.before, name):,.{digits}f} → {getattr(change.after, name):,.{digits}f}"
         for word, (name, digits) in pairs.items()

@@ -1,4 +1,4 @@
-"""One dataset: its versions, rows, rejected rows, and what to do with it next."""
+"""One dataset: versions, rows, report, rejected rows, origin, settings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import archive_dataset, rename_dataset, set_dataset_notes
 from backend.services.data.imports import import_again
 from backend.services.data.preview import preview_rows, read_rejected
+from backend.services.data.text_size import measure_text
 from backend.services.data.views import DatasetView, VersionView
 from pages.components import routes
 from pages.components.data.card import draw_card
@@ -27,20 +28,20 @@ from pages.components.words import ago, date_time, size
 
 PAGE_ROWS = 5
 LONG_ROW = 2400  # characters; a longer row scrolls in its own box
-HIDDEN = ("from", "version_id", "with_id")  # ids and marks that say nothing to a person
+HIDDEN = ("from", "version_id", "with_id")  # internal ids and marks
 NEXT = {
-    "text": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
-    "instruction": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
-    "chat": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
-    "preference": ("Launch a run on it", routes.LAUNCH, "rocket_launch"),
-    "kto": ("Let networks answer its prompts in battles", routes.BATTLES, "swords"),
-    "benchmark": ("Evaluate a checkpoint on it", routes.EVALUATIONS, "grading"),
-    "prompts": ("Let networks answer it in battles", routes.BATTLES, "swords"),
+    "text": ("Launch a run", routes.LAUNCH, "rocket_launch"),
+    "instruction": ("Launch a run", routes.LAUNCH, "rocket_launch"),
+    "chat": ("Launch a run", routes.LAUNCH, "rocket_launch"),
+    "preference": ("Launch a run", routes.LAUNCH, "rocket_launch"),
+    "kto": ("Battle on its prompts", routes.BATTLES, "swords"),
+    "benchmark": ("Evaluate a checkpoint", routes.EVALUATIONS, "grading"),
+    "prompts": ("Battle on it", routes.BATTLES, "swords"),
 }
 
 
 def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
-    """Draw a dataset whole."""
+    """Draw a dataset: head, version, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(plain(dataset.name), anchor=False, width="content")
         st.badge(dataset.kind, color="primary")
@@ -56,7 +57,7 @@ def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
 
 
 def _choose_version(dataset: DatasetView) -> VersionView | None:
-    """Draw the choice of a version. The address holds it, so that a link to another version is followed."""
+    """Draw the choice of a version, which is kept in the address."""
     wanted, versions = st.query_params.get("version"), list(dataset.versions)
     if wanted and versions and wanted not in {str(version.number) for version in versions}:
         warn_unknown("version", wanted, instead="the newest is shown")
@@ -71,7 +72,7 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
         key=key,
         width=420,
         on_change=lambda: _go_to(st.session_state[key]),
-        format_func=lambda v: f"{v.number} · {plural(v.rows, 'row')} · {ago(v.created_at)}" if v.is_ready else f"{v.number} · {v.status}",
+        format_func=lambda v: f"{v.number} · {v.amount} · {ago(v.created_at)}" if v.is_ready else f"{v.number} · {v.status}",
     )
 
 
@@ -89,7 +90,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     if not version.is_ready:
         _draw_failure(ctx, person, version)
         return
-    _draw_head(version)
+    _draw_head(ctx, version)
     rejected_name = f"Rejected ({version.rejected_rows:,})"
     names = ["Rows", "Report", "Change", "Versions", "Card", rejected_name, "Origin"]
     opened = next((name for name in names if name.lower() in st.query_params), "Versions" if "against" in st.query_params else None)
@@ -116,13 +117,18 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         _draw_origin(version)
 
 
-def _draw_head(version: VersionView) -> None:
-    """Draw a version in four numbers, where it came from, and what can be done with it."""
+def _draw_head(ctx: Context, version: VersionView) -> None:
+    """Draw the size of a version and links to what it is for."""
     grid = st.grid(4, min_column_width=190)
-    grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
-    grid.metric("To train on", f"{version.train_rows:,}", border=True, height="stretch")
-    one_text = "Its last part: a single text is cut in two." if version.rows < version.train_rows + version.val_rows else None
-    grid.metric("For validation", f"{version.val_rows:,}", border=True, height="stretch", help=one_text)
+    if not version.is_one_text:
+        grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
+        grid.metric("Train", f"{version.train_rows:,}", border=True, height="stretch")
+        grid.metric("Validation", f"{version.val_rows:,}", border=True, height="stretch")
+    elif (counted := measure_text(ctx, version)) is not None:
+        grid.metric(counted.unit, counted.write(counted.total), border=True, height="stretch", help=counted.basis)
+        grid.metric("Train", counted.write(counted.train), border=True, height="stretch")
+        help_ = "The last part of the text." if counted.val else None
+        grid.metric("Validation", counted.write(counted.val), border=True, height="stretch", help=help_)
     grid.metric("Size", size(version.bytes), border=True, height="stretch")
     label, page, icon = NEXT[version.kind]
     with st.container(horizontal=True):
@@ -130,14 +136,14 @@ def _draw_head(version: VersionView) -> None:
         st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
         if version.kind == "text":
             query = {"dataset": version.dataset}
-            st.page_link(routes.TOKENIZERS, label="Train a tokenizer on it", icon=":material/match_word:", query_params=query)
+            st.page_link(routes.TOKENIZERS, label="Train a tokenizer", icon=":material/match_word:", query_params=query)
 
 
 def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
     draw_lineage(ctx, version)
-    st.subheader(f"Who uses version {version.number}", anchor=False)
+    st.subheader(f"Used by (version {version.number})", anchor=False)
     draw_delete_version(ctx, person, version)
-    st.subheader("What changed", anchor=False)
+    st.subheader("Changes", anchor=False)
     draw_compare(ctx, version, other_versions(ctx, version))
 
 
@@ -151,7 +157,7 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     if derived:
         name, _, number = str(version.provenance.get("version", "")).rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}
-        row_link("Change it in another way", page=routes.DATASETS, query=query, icon="call_split", key=f"change_again_{version.id}")
+        row_link("Change it differently", page=routes.DATASETS, query=query, icon="call_split", key=f"change_again_{version.id}")
     else:
         draw_import_again(ctx, person, version)
     draw_delete_version(ctx, person, version)
@@ -170,25 +176,26 @@ def _draw_rows(ctx: Context, version: VersionView) -> None:
             default=splits[0],
             required=True,
             key=f"split_{version.id}",
-            format_func=lambda s: {"train": "To train on", "val": "For validation"}[s],
+            format_func=lambda s: {"train": "Train", "val": "Validation"}[s],
         )
         last = max(1, -(-counts[split] // PAGE_ROWS))
         page = st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
     first = (page - 1) * PAGE_ROWS
     for number, row in enumerate(preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1):
-        st.caption(f"Row {number:,}")
+        if not version.is_one_text:
+            st.caption(f"Row {number:,}")
         st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
 
 
 def _draw_rejected(ctx: Context, version: VersionView) -> None:
     if not version.rejected_rows:
-        st.markdown(":material/check_circle: Every row of the source could be used.")
+        st.markdown(":material/check_circle: No rows were rejected.")
         return
     shown = "" if len(version.rejected) == version.rejected_rows else f" The first {len(version.rejected):,}:"
-    st.caption(f"{plural(version.rejected_rows, 'row')} of the source could not be used.{shown}")
+    st.caption(f"{plural(version.rejected_rows, 'row')} rejected.{shown}")
     rows = [{name.capitalize(): value for name, value in row.items()} for row in version.rejected]
     with st.container(height=420 if len(rows) > 8 else "content", border=False):
-        draw_table(rows, key=f"rejected_{version.id}", alt="Rows that could not be used")
+        draw_table(rows, key=f"rejected_{version.id}", alt="Rejected rows")
     st.download_button(
         "Download as JSON Lines",
         lambda: read_rejected(ctx, version),
@@ -200,13 +207,13 @@ def _draw_rejected(ctx: Context, version: VersionView) -> None:
 
 
 def _draw_origin(version: VersionView) -> None:
-    """Draw the mapping as it was stored, and all that is known of where the rows came from."""
+    """Draw the stored column mapping and the provenance."""
     columns = {**dict.fromkeys(version.facts.get("columns") or [], "not used"), **version.mapping}
     if columns and version.parent_id is None:
         draw_table(
-            [{"Column of the source": column, "Used as": str(field)} for column, field in columns.items()],
+            [{"Source column": column, "Used as": str(field)} for column, field in columns.items()],
             key=f"mapping_{version.id}",
-            alt="Columns of the source and their use",
+            alt="Source columns and the fields they fill",
         )
     known = {**version.provenance, **version.facts}
     rows = {
@@ -247,11 +254,11 @@ CHANGES = {
     "config": "Choose the config",
     "split": "Choose the split",
 }
-"""What to press first, by the field that an import named as the one at fault."""
+"""Label of the first remedy, by the field at fault in a failed import."""
 
 
 def draw_import_again(ctx: Context, person: Person, version: VersionView) -> None:
-    """Draw the ways on from an import that did not finish."""
+    """Draw what can be done about an import that did not finish."""
     field = str(version.error.get("field") or "")
     with st.container(horizontal=True, vertical_alignment="center"):
         if person.may_build:
@@ -260,12 +267,12 @@ def draw_import_again(ctx: Context, person: Person, version: VersionView) -> Non
             kind: Literal["primary", "secondary"] = "secondary" if field in {*CHANGES, "keep_good"} else "primary"
             if st.button("Import again", key=f"again_{version.id}", icon=":material/replay:", type=kind):
                 _go(ctx, person, version)
-        # a page link to the page that is open would leave its address as it is
-        if st.button(CHANGES.get(field, "Change something first"), key=f"change_{version.id}", icon=":material/tune:"):
+        # a page link to the open page would not change its address
+        if st.button(CHANGES.get(field, "Change settings"), key=f"change_{version.id}", icon=":material/tune:"):
             st.switch_page(routes.DATASETS, query_params={"import": "1", "again": version.id})
         if st.button("Another source", key=f"other_{version.id}", icon=":material/upload:", type="tertiary"):
             st.switch_page(routes.DATASETS, query_params={"import": "1"})
-    st.caption("Importing again goes on from what was fetched and read, as long as the source is the same.")
+    st.caption("Importing again continues from what was fetched, if the source has not changed.")
 
 
 def _go(ctx: Context, person: Person, version: VersionView, *, keep_good: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Making a new version from one: the change, its settings, what it will do, and the button. The version itself stays as it is."""
+"""Derive a new version: the change, its settings, a preview, and the button. Versions are immutable."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from pages.components import routes
 from pages.components.frame import errors_shown, plain
 
 CHANGES = {
-    "drop_duplicates": "Leave out equal rows",
-    "filter": "Keep or leave out rows by a condition",
-    "sample": "Draw some rows",
-    "merge": "Add the rows of another version",
-    "resplit": "Divide anew into training and validation",
-    "drop_rows": "Leave out rows by their numbers",
+    "drop_duplicates": "Remove duplicates",
+    "filter": "Filter rows",
+    "sample": "Sample rows",
+    "merge": "Merge with another version",
+    "resplit": "Split again into train and validation",
+    "drop_rows": "Remove rows by number",
 }
 MAX_CONDITIONS = 6
 
 
 def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
-    """Draw the form; a new version leads to its own place on the page."""
+    """Draw the form; a new version is opened."""
     key = version.id
     with st.container(border=True):
         st.markdown(f"A new version made from **{plain(version.label)}**, which stays as it is.")
@@ -49,11 +49,13 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
         name = st.selectbox("Change", names, key=f"change_{key}", format_func=CHANGES.__getitem__, width=420)
         change = _settings(ctx, version, name)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            other = st.toggle("As a new dataset", key=f"change_other_{key}", help="Otherwise it becomes the next version of this one.")
-            title = st.text_input("Its name", value=f"{version.dataset}-2", key=f"change_name_{key}", width=320) if other else None
+            other = st.toggle(
+                "Create a new dataset", key=f"change_other_{key}", help="Otherwise it becomes the next version of this dataset."
+            )
+            title = st.text_input("Name", value=f"{version.dataset}-2", key=f"change_name_{key}", width=320) if other else None
         if change is not None:
-            st.caption(f"The lineage will say: {plain(describe_change(change))}.")
-        if not st.button("Make it", type="primary", icon=":material/call_split:", key=f"change_go_{key}", disabled=change is None):
+            st.caption(f"Lineage entry: {plain(describe_change(change))}.")
+        if not st.button("Create version", type="primary", icon=":material/call_split:", key=f"change_go_{key}", disabled=change is None):
             return
     _make(ctx, person, version, change, name=title)
 
@@ -71,7 +73,7 @@ def _make(ctx: Context, person: Person, version: VersionView, change: Change | N
 
 
 def _settings(ctx: Context, version: VersionView, name: str) -> Change | None:
-    """Draw the settings of a change; None while they make none, with the reason."""
+    """Draw the settings of a change; return None, with the reason drawn, while they are incomplete."""
     key = f"{name}_{version.id}"
     try:
         if name == "drop_duplicates":
@@ -89,22 +91,22 @@ def _settings(ctx: Context, version: VersionView, name: str) -> Change | None:
 
 
 def _duplicates(key: str) -> Change:
-    loose = st.toggle("Also those that differ only in case and spaces", key=f"loose_{key}")
-    st.caption("The first of equal rows stays; one that is held out goes before those that are trained on.")
+    loose = st.toggle("Ignore case and whitespace", key=f"loose_{key}")
+    st.caption("The first of equal rows is kept. Validation rows are removed before train rows.")
     return DropDuplicates(loose=bool(loose))
 
 
 def _sample(version: VersionView, key: str) -> Change:
     with st.container(horizontal=True):
         rows = st.number_input("Rows", 1, max(1, version.rows), max(1, version.rows // 10), key=f"rows_{key}", width=200)
-        seed = st.number_input("Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed draws the same rows.")
+        seed = st.number_input("Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed samples the same rows.")
     return Sample(num_rows=int(rows), seed=int(seed))
 
 
 def _resplit(key: str) -> Change:
     with st.container(horizontal=True):
-        percent = st.slider("Held out for validation", 0, 50, 5, format="%d %%", key=f"share_{key}", width=320)
-        seed = st.number_input("Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed divides the same rows alike.")
+        percent = st.slider("Validation share", 0, 50, 5, format="%d %%", key=f"share_{key}", width=320)
+        seed = st.number_input("Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed gives the same split.")
     return Resplit(val_fraction=percent / 100, seed=int(seed))
 
 
@@ -113,34 +115,32 @@ def _merge(ctx: Context, version: VersionView, key: str) -> Change | None:
     if not others:
         st.caption(f"There is no other version of kind {version.kind}. Import one first.")
         return None
-    other = st.selectbox(
-        "Version to add", others, key=f"other_{key}", format_func=lambda v: f"{v.label} · {plural(v.rows, 'row')}", width=420
-    )
-    st.caption("What either of the two holds out is trained on in neither.")
+    other = st.selectbox("Version to add", others, key=f"other_{key}", format_func=lambda v: f"{v.label} · {v.amount}", width=420)
+    st.caption("Validation rows of either stay out of the train split.")
     return Merge(other=other.id).model_copy(update={"other": other.label})
 
 
 def _listed(version: VersionView, key: str) -> Change | None:
-    st.caption("Numbers as the rows carry them on the Rows tab, such as 3, 10-20.")
+    st.caption("Row numbers of the Rows tab, such as 3, 10-20.")
     with st.container(horizontal=True):
-        train = st.text_input("Rows to train on", key=f"train_{key}", width=320, placeholder="none")
-        val = st.text_input("Rows for validation", key=f"val_{key}", width=320, placeholder="none", disabled=not version.val_rows)
-    reason = st.text_input("Why", key=f"reason_{key}", width=500, max_chars=400, placeholder="for the lineage; may stay empty")
+        train = st.text_input("Train rows", key=f"train_{key}", width=320, placeholder="none")
+        val = st.text_input("Validation rows", key=f"val_{key}", width=320, placeholder="none", disabled=not version.val_rows)
+    reason = st.text_input("Why", key=f"reason_{key}", width=500, max_chars=400, placeholder="for the lineage; optional")
     listed = (parse_row_numbers(train or "", rows=version.train_rows), parse_row_numbers(val or "", rows=version.val_rows))
     return DropRows(train=listed[0], val=listed[1], reason=(reason or "").strip()) if any(listed) else None
 
 
 def _filter(ctx: Context, version: VersionView, key: str) -> Change | None:
     keep = st.segmented_control(
-        "Rows that meet every condition are", ["kept", "left out"], default="kept", required=True, key=f"keep_{key}", width="content"
+        "Rows that match every condition are", ["kept", "removed"], default="kept", required=True, key=f"keep_{key}", width="content"
     )
     count = int(st.session_state.setdefault(f"count_{key}", 1))
     drafts = [_condition(version, f"{place}_{key}") for place in range(count)]
     with st.container(horizontal=True):
-        if st.button("And another", icon=":material/add:", key=f"more_{key}", type="tertiary", disabled=count >= MAX_CONDITIONS):
+        if st.button("Add a condition", icon=":material/add:", key=f"more_{key}", type="tertiary", disabled=count >= MAX_CONDITIONS):
             st.session_state[f"count_{key}"] = count + 1
             st.rerun()
-        if count > 1 and st.button("One less", icon=":material/remove:", key=f"less_{key}", type="tertiary"):
+        if count > 1 and st.button("Remove the last", icon=":material/remove:", key=f"less_{key}", type="tertiary"):
             st.session_state[f"count_{key}"] = count - 1
             st.rerun()
     if any(draft is None for draft in drafts):
@@ -153,10 +153,10 @@ def _filter(ctx: Context, version: VersionView, key: str) -> Change | None:
 
 
 def _condition(version: VersionView, key: str) -> dict[str, object] | None:
-    """Draw one condition; None until it has a value."""
+    """Draw one condition; return None until it has a value."""
     fields = ["", *FIELDS_OF_KIND[DatasetKind(version.kind)]]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        field = st.selectbox("Part", fields, key=f"field_{key}", format_func=lambda f: f or "all of its text", width=190)
+        field = st.selectbox("Part", fields, key=f"field_{key}", format_func=lambda f: f or "any field", width=190)
         tests = list(TEST_WORDS) if field != TURNS else ["at_least", "at_most", "equals", "differs"]
         test = st.selectbox("Test", tests, key=f"test_{key}_{field == TURNS}", format_func=TEST_WORDS.__getitem__, width=190)
         if test in ("at_least", "at_most"):

@@ -1,4 +1,4 @@
-"""The versions of a dataset: how each came to be, from which it was made, what needs it, and how to be rid of one."""
+"""Versions of a dataset: their lineage, what uses them, and deletion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLACES = {
 
 
 def draw_lineage(ctx: Context, version: VersionView) -> None:
-    """Draw where the versions of a dataset came from, parents first."""
+    """Draw the lineage of a dataset's versions, parents first."""
     steps = lineage_of(ctx, version.dataset_id)
     known = {step.id: step for step in steps}
     with TABLE.frame():
@@ -61,7 +61,7 @@ def _draw_step(step: Ancestor, known: dict[str, Ancestor], *, shown: bool) -> No
 
 
 def draw_users(ctx: Context, users: list[Use], *, key: str) -> None:
-    """Draw what needs a version or a dataset, each with the way to it."""
+    """Draw the users of a version or dataset as links."""
     with st.container(border=bool(users), gap="xxsmall"):
         for use in users[:50]:
             page, query, icon = _place(ctx, use)
@@ -84,14 +84,14 @@ def _place(ctx: Context, use: Use) -> tuple[str, dict[str, str], str]:
 
 
 def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> None:
-    """Draw who uses a version, and its deletion where nobody does."""
+    """Draw the users of a version, or its deletion if it has none."""
     users = list_users(ctx, version.dataset_id, version_id=version.id)
     if _keeps(ctx, users, what="version", key=version.id):
         return
     reports = [use for use in users if use.what == "report"]
     with st.popover("Delete this version", icon=":material/delete:", key=f"delete_version_{version.id}"):
         st.markdown("Its rows are deleted for good." + (f" {plural(len(reports), 'report')} about them go too." if reports else ""))
-        if st.button("Delete it", key=f"delete_version_yes_{version.id}", type="primary"):
+        if st.button("Delete", key=f"delete_version_yes_{version.id}", type="primary"):
             with errors_shown():
                 delete_version(ctx, version.id, person=person, with_reports=bool(reports))
                 st.toast(f"Deleted {plain(version.label)}.", icon=":material/delete:")
@@ -99,13 +99,13 @@ def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> N
 
 
 def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str) -> None:
-    """Draw the deletion of a dataset, or who keeps it from being deleted."""
+    """Draw the deletion of a dataset, or the users that block it."""
     users = list_users(ctx, dataset_id)
     if _keeps(ctx, users, what="dataset", key=dataset_id):
         return
     reports = [use for use in users if use.what == "report"]
     st.markdown("All versions and their files are deleted for good." + (f" {plural(len(reports), 'report')} go too." if reports else ""))
-    if st.button("Delete it", key=f"delete_yes_{dataset_id}", type="primary"):
+    if st.button("Delete", key=f"delete_yes_{dataset_id}", type="primary"):
         with errors_shown():
             delete_dataset(ctx, dataset_id, person=person, with_reports=bool(reports))
             st.toast(f"Deleted {plain(name)}.", icon=":material/delete:")
@@ -113,7 +113,7 @@ def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str
 
 
 def _keeps(ctx: Context, users: list[Use], *, what: str, key: str) -> bool:
-    """Draw the users that keep something from being deleted; reports about it alone don't."""
+    """Draw the users that block a deletion; reports about it do not."""
     needed = [use for use in users if use.what != "report"]
     if not users:
         st.caption(f"Nothing uses this {what}.")

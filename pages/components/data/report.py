@@ -1,4 +1,4 @@
-"""A dataset before training: the question, the findings with their next steps, the rows as the trainer sees them."""
+"""Data report: settings, findings with their remedies, and rows as the trainer sees them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import uuid
 
 import streamlit as st
 
-from backend.domain.data.reports.findings import Finding, Grade, find_out
+from backend.domain.data.reports.findings import DataFinding, Grade, list_findings
 from backend.domain.data.reports.report import MAX_CONTEXT, DataReport
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
@@ -38,19 +38,19 @@ KINDS = {"checkpoint": "base", "tokenizer": "tokenizer"}
 
 
 def draw_data_report(ctx: Context, person: Person, version: VersionView) -> None:
-    """Draw the form, and the report that was asked for last."""
+    """Draw the form and the latest report."""
     asked = _draw_form(ctx, person, version)
     if asked is not None:
         st.session_state[f"report_{version.id}"] = asked.id
     view = _shown(ctx, version)
     if view is None:
         st.caption(
-            "A report renders, tokenises and masks every row as the trainer will, and looks for what may be wrong with them: cuts, silent rows, "
-            "duplicates, leaks, items of benchmarks, wrong encodings."
+            "A report renders, tokenizes and masks every row as the trainer will, and checks for truncated rows, rows without loss, "
+            "duplicates, leakage, benchmark contamination and wrong encodings."
         )
         return
     if view.is_active and view.job_id:
-        draw_job(ctx, person, view.job_id, doing="Looking at every row")
+        draw_job(ctx, person, view.job_id, doing="Analyzing rows")
     elif view.report is None:
         _draw_failure(view)
     else:
@@ -58,7 +58,7 @@ def draw_data_report(ctx: Context, person: Person, version: VersionView) -> None
 
 
 def _shown(ctx: Context, version: VersionView) -> DataReportView | None:
-    """Return the report that was asked for here or by the address, or the newest."""
+    """Return the report launched here or named in the address, else the newest."""
     for wanted in (st.session_state.get(f"report_{version.id}"), st.query_params.get("report")):
         if wanted:
             try:
@@ -80,13 +80,13 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
     defaults = default_question(ctx, version, first)
     with st.container(border=True, horizontal=True, vertical_alignment="bottom"):
         ref = st.selectbox(
-            "Seen through",
+            "Tokenizer",
             list(sources) or [""],
             index=list(sources).index(first.ref) if first else 0,
             key=f"report_source_{version.id}",
-            format_func=lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "plain bytes",
+            format_func=lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "bytes",
             width=280,
-            help="A base brings its tokenizer, its chat template and its longest context; a tokenizer is what a network is trained with from scratch.",
+            help="A base brings its tokenizer, chat template and maximum context; a tokenizer alone is for training from scratch.",
         )
         context = st.number_input(
             "Context",
@@ -104,7 +104,7 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
             _number("micro_batch", defaults.micro_batch),
             key=f"report_batch_{version.id}",
             width=120,
-            help="Sequences in one forward pass: rows are padded to the longest of them.",
+            help="Sequences per forward pass, padded to the longest.",
         )
         steps = st.number_input(
             "Accumulation",
@@ -113,9 +113,9 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
             _number("grad_accum_steps", defaults.grad_accum_steps),
             key=f"report_steps_{version.id}",
             width=120,
-            help="Forward passes per step.",
+            help="Forward passes per optimizer step.",
         )
-        if st.button("Look at it", type="primary", icon=":material/frame_inspect:", key=f"report_ask_{version.id}"):
+        if st.button("Run report", type="primary", icon=":material/frame_inspect:", key=f"report_ask_{version.id}"):
             with errors_shown():
                 return ask_report(
                     ctx,
@@ -130,13 +130,13 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
 
 
 def _first_source(ctx: Context, version: VersionView) -> TokenizerSource | None:
-    """Return what the address names, or what the newest base or tokenizer is."""
+    """Return the tokenizer or base named in the address, else the newest."""
     wanted = st.query_params.get("base") or st.query_params.get("tokenizer")
     if wanted:
         try:
             return resolve_source(ctx, f"checkpoint:{wanted}" if "base" in st.query_params else wanted)
         except RoundhouseError:
-            pass  # an old address
+            pass  # named in an old address, and deleted since
     return default_source(ctx, version.kind)
 
 
@@ -147,16 +147,16 @@ def _number(name: str, default: int) -> int:
 
 def _draw_failure(view: DataReportView) -> None:
     if view.error:
-        show_problem(f"The report could not be made: {view.error.get('cause')}", view.error.get("remedy"))
+        show_problem(f"The report failed: {view.error.get('cause')}", view.error.get("remedy"))
     else:
-        st.caption("The report was stopped, or was made by another version of the product. Ask for it again.")
+        st.caption("The report was stopped, or comes from an older version. Run it again.")
 
 
 def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataReportView, report: DataReport) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         asked = report.question
         st.caption(
-            f"{plain(version.label)} through {plain(view.source_name)} · context {asked.context:,} · micro-batch {asked.micro_batch:,} · "
+            f"{plain(version.label)}, tokenizer {plain(view.source_name)} · context {asked.context:,} · micro-batch {asked.micro_batch:,} · "
             f"{ago(view.created_at)}, in {report.seconds:.1f} s"
         )
         st.space("stretch")
@@ -164,7 +164,7 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
             with errors_shown():
                 delete_data_report(ctx, view.id, person=person)
                 st.rerun()
-    _draw_findings(ctx, person, view, find_out(report))
+    _draw_findings(ctx, person, view, list_findings(report))
     _draw_numbers(ctx, view, report)
     st.subheader("What the trainer sees", anchor=False)
     draw_samples(ctx, view, report)
@@ -176,35 +176,33 @@ def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataR
         config=STATIC,
     )
     lengths = train.lengths
-    st.caption(
-        f"Half the rows have at most {lengths.p50:,} tokens, 90% at most {lengths.p90:,}, 99% at most {lengths.p99:,}; the longest {lengths.max:,}."
-    )
-    st.subheader("Findings in detail", anchor=False)
+    st.caption(f"Tokens per row: median {lengths.p50:,}, 90th percentile {lengths.p90:,}, 99th {lengths.p99:,}, maximum {lengths.max:,}.")
+    st.subheader("Details", anchor=False)
     draw_details(report, key=view.id)
 
 
-def _draw_findings(ctx: Context, person: Person, view: DataReportView, findings: list[Finding]) -> None:
-    grave = [finding for finding in findings if finding.grade is not Grade.FINE]
-    fine = [finding for finding in findings if finding.grade is Grade.FINE]
+def _draw_findings(ctx: Context, person: Person, view: DataReportView, findings: list[DataFinding]) -> None:
+    problems = [finding for finding in findings if finding.grade is not Grade.FINE]
+    passed = [finding for finding in findings if finding.grade is Grade.FINE]
     with st.container(border=True, gap="small"):
-        if not grave:
-            st.markdown(f"{ICONS[Grade.FINE]} **Nothing stands in the way of training on these rows.**")
-        for finding in grave:
+        if not problems:
+            st.markdown(f"{ICONS[Grade.FINE]} **No problems found.**")
+        for finding in problems:
             said, action = st.columns([5, 1], vertical_alignment="center")
             said.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
             if finding.drop and finding.num_rows:
                 with action:
                     _draw_drop(ctx, person, view, finding)
-        if fine:
-            with st.expander(f"Nothing to do about {plural(len(fine), 'other finding' if grave else 'finding')}", expanded=not grave):
-                for finding in fine:
+        if passed:
+            with st.expander(f"{plural(len(passed), 'check')} passed", expanded=not problems):
+                for finding in passed:
                     st.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
 
 
-def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: Finding) -> None:
+def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: DataFinding) -> None:
     label = f"Drop {plural(finding.num_rows, 'row')}"
     key = f"report_drop_{view.id}_{finding.drop}"
-    if st.button(label, icon=":material/filter_alt:", key=key, width="stretch", help="Makes a new version without them, in both splits"):
+    if st.button(label, icon=":material/filter_alt:", key=key, width="stretch", help="Creates a new version without them, in both splits"):
         st.session_state.setdefault("report_once", uuid.uuid4().hex)
         with errors_shown():
             made = drop_found_rows(
@@ -219,27 +217,33 @@ def _draw_numbers(ctx: Context, view: DataReportView, report: DataReport) -> Non
     train = report.train
     grid = st.grid(4, min_column_width=190)
     grid.metric(
-        "Tokens to train on",
+        "Train tokens",
         short(train.tokens),
         border=True,
         height="stretch",
-        help=f"{train.tokens:,} before any cut, of {plural(train.rows, 'row')}.",
+        help=f"{train.tokens:,} in {plural(train.rows, 'row')}, before truncation.",
     )
     share = train.loss_tokens / train.tokens if train.tokens else 0.0
-    grid.metric("Trained on", f"{100 * share:.0f}%", border=True, height="stretch", help=f"{train.loss_tokens:,} positions carry a loss.")
     grid.metric(
-        "Rows cut",
-        f"{100 * train.truncated_share:.1f}%",
+        "With loss",
+        f"{100 * share:.0f} %",
         border=True,
         height="stretch",
-        help=f"{plural(train.truncated_rows, 'row')} longer than the context; {train.lost_tokens:,} tokens are lost.",
+        help=f"{train.loss_tokens:,} tokens carry a loss; the rest is context or masked.",
+    )
+    grid.metric(
+        "Truncated rows",
+        f"{100 * train.truncated_share:.1f} %",
+        border=True,
+        height="stretch",
+        help=f"{plural(train.truncated_rows, 'row')} longer than the context, {train.lost_tokens:,} tokens cut.",
     )
     time = epoch_time(ctx, view)
     steps = plural(report.epoch.steps, "step") if report.epoch.steps else "–"
     how = f"{short(report.epoch.tokens)} tokens. " + (
-        f"At {time.tokens_per_s:,.0f} tokens/s, as in the run “{time.run}”, it takes {_duration(time.seconds)}."
+        f"{_duration(time.seconds)} at {time.tokens_per_s:,.0f} tokens/s, as measured in run “{time.run}”."
         if time
-        else "No measurement of its time yet."
+        else "No speed was measured yet."
     )
     grid.metric(
         "One epoch",

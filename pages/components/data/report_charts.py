@@ -1,4 +1,4 @@
-"""Figures of a dataset's report. Pure: plain data in, a Plotly figure out."""
+"""Figures of a data report. Pure: plain data in, a Plotly figure out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pages.components.words import figure_text
 
 
 def length_figure(lengths: Lengths, *, context: int, cuts: bool) -> go.Figure:
-    """Return how many rows have how many tokens. The context is a line; where rows are cut at it, those beyond wear the accent."""
+    """Return a histogram of tokens per row with the context as a line; `cuts` colours the rows it truncates."""
     starts, width = lengths.edges[:-1], (lengths.edges[1] - lengths.edges[0]) if len(lengths.edges) > 1 else 1
     figure = go.Figure()
     figure.add_bar(
@@ -24,7 +24,7 @@ def length_figure(lengths: Lengths, *, context: int, cuts: bool) -> go.Figure:
         hovertemplate="%{customdata}: %{y:,} rows<extra></extra>",
         showlegend=False,
     )
-    reach: float = starts[-1] + width if starts else 1  # the last bar may stand for much longer rows
+    reach: float = starts[-1] + width if starts else 1  # the last bar holds all longer rows
     if context <= 1.6 * reach:
         reach = max(reach, 1.04 * context)
         figure.add_vline(

@@ -1,4 +1,4 @@
-"""What a report found, in detail: clusters, leaks, items of benchmarks, languages, characters, how full batches are."""
+"""Details of a data report: duplicates, leakage, contamination, unusable rows, languages, characters, packing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 200
 
 
 def draw_details(report: DataReport, *, key: str) -> None:
-    """Draw one of the details, chosen by the reader."""
+    """Draw the detail that is chosen."""
     same, leak = report.duplicates, report.leakage
     counts = {
         "Duplicates": same.exact + same.near,
@@ -62,8 +62,8 @@ def _draw_duplicates(report: DataReport) -> None:
         f"just so alike is found with a probability of {100 * chance:.1f}%; {same.pairs_checked:,} pairs were compared exactly, in {same.seconds:.1f} s."
     )
     if not same.exact and not same.near:
-        st.markdown(":material/check_circle: No two rows are the same or nearly so.")
-    for title, clusters in (("Rows that are the same", same.exact_clusters), ("Rows that are nearly the same", same.near_clusters)):
+        st.markdown(":material/check_circle: No duplicates.")
+    for title, clusters in (("Duplicates", same.exact_clusters), ("Near duplicates", same.near_clusters)):
         if clusters:
             st.markdown(f"**{title}**")
             for cluster in clusters:
@@ -73,7 +73,7 @@ def _draw_duplicates(report: DataReport) -> None:
 def _draw_cluster(cluster: DuplicateCluster) -> None:
     with st.expander(f"{plural(cluster.size, 'row')}, among them {_place(cluster.rows[0])}"):
         for row, similarity in zip(cluster.rows, cluster.similarity, strict=True):
-            st.caption(_place(row) + ("" if row is cluster.rows[0] else f", {100 * similarity:.0f}% alike"))
+            st.caption(_place(row) + ("" if row is cluster.rows[0] else f", {100 * similarity:.0f}% similar"))
             st.code(row.text or " ", language=None, wrap_lines=True)
 
 
@@ -84,20 +84,20 @@ def _place(row: RowRef) -> str:
 def _draw_leakage(report: DataReport, *, key: str) -> None:
     leak = report.leakage
     if not leak.rows:
-        st.markdown(":material/check_circle: No row that is held out is like one that is trained on.")
+        st.markdown(":material/check_circle: No validation row is similar to a train row.")
         return
-    st.caption("Rows held out beside the rows to train on that they are like. The first are shown.")
+    st.caption("Validation rows and the similar train rows. The first are shown.")
     table = [
         {
-            "Held out": item.val.row,
+            "Validation row": item.val.row,
             "Train": item.train.row,
-            "Alike, %": round(100 * item.similarity, 1),
-            "Held-out text": item.val.text,
+            "Similarity, %": round(100 * item.similarity, 1),
+            "Validation text": item.val.text,
             "Train text": item.train.text,
         }
         for item in leak.rows
     ]
-    draw_table(table, key=f"report_leaks_{key}", alt="Rows held out that are like rows to train on")
+    draw_table(table, key=f"report_leaks_{key}", alt="Validation rows that are similar to train rows")
 
 
 def _draw_contamination(report: DataReport, *, key: str) -> None:
@@ -107,10 +107,10 @@ def _draw_contamination(report: DataReport, *, key: str) -> None:
     )
     looked = [{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks]
     if not looked:
-        st.markdown("No benchmark is registered. Import the benchmarks that you measure with, and they are looked for.")
+        st.markdown("No benchmarks yet. Imported benchmarks are checked for in the rows.")
         st.page_link(routes.DATASETS, label="Import a benchmark", icon=":material/upload:", query_params={"import": "1"})
         return
-    draw_table(looked, key=f"report_benchmarks_{key}", alt="Benchmarks that were looked for")
+    draw_table(looked, key=f"report_benchmarks_{key}", alt="Benchmarks checked")
     if report.contamination:
         table = [
             {
@@ -119,12 +119,12 @@ def _draw_contamination(report: DataReport, *, key: str) -> None:
                 "Split": one.split,
                 "Row": one.row,
                 "Words": one.words,
-                "Of the question, %": round(100 * one.share),
+                "Share of the question, %": round(100 * one.share),
                 "Text": one.text,
             }
             for one in report.contamination[:SHOWN]
         ]
-        draw_table(table, key=f"report_items_{key}", alt="Items of benchmarks that stand in rows")
+        draw_table(table, key=f"report_items_{key}", alt="Benchmark items that occur in rows")
         if len(report.contamination) > SHOWN:
             st.caption(f"The first {SHOWN:,} are shown; the command line lists more.")
 
@@ -137,15 +137,15 @@ def _draw_silent(report: DataReport, *, key: str) -> None:
         *({"Split": row.split, "Row": row.row, "Why": "spells a special token", "Text": row.text} for row in report.forged),
     ]
     if not rows:
-        st.markdown(":material/check_circle: Every row has text, and something to train on.")
+        st.markdown(":material/check_circle: Every row has text and tokens with loss.")
         return
-    st.caption("The first rows with nothing to train on, without text, that can't be rendered, or that spell special tokens.")
-    draw_table(rows, key=f"report_silent_{key}", alt="Rows with nothing to train on")
+    st.caption("The first rows without loss, without text, refused by the chat template, or with special tokens in their text.")
+    draw_table(rows, key=f"report_silent_{key}", alt="Unusable rows")
 
 
 def _draw_languages(report: DataReport, *, key: str) -> None:
     if not report.languages:
-        st.caption("No text was looked at.")
+        st.caption("No text was checked.")
         return
     st.caption(f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often uncertain.")
     st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config=STATIC)
@@ -153,7 +153,7 @@ def _draw_languages(report: DataReport, *, key: str) -> None:
 
 def _draw_faults(report: DataReport) -> None:
     if not report.faults:
-        st.markdown(":material/check_circle: No wrong encoding, control characters or remains of HTML.")
+        st.markdown(":material/check_circle: No wrong encoding, control characters or leftover HTML.")
         return
     for fault in report.faults:
         with st.expander(f"{fault.meaning}: {plural(fault.rows, 'row')}, {fault.count:,} times"):
@@ -163,20 +163,20 @@ def _draw_faults(report: DataReport) -> None:
 
 
 def _visible(text: str) -> str:
-    """Write characters that nobody sees as their codes, so that they can be seen and do nothing."""
+    """Replace invisible characters by their codes."""
     return "".join(letter if letter.isprintable() or letter == "\n" else f"⟨{ord(letter):x}⟩" for letter in text)
 
 
 def _draw_packing(report: DataReport) -> None:
     packing = report.packing
     if packing.trainer is None:
-        st.caption("Nothing of this dataset is trained on.")
+        st.caption("No row of this dataset is trained on.")
         return
     st.caption(f"How much of what is computed is text. The trainer: {packing.method}.")
     rows: Sequence[tuple[str, float | None]] = (
-        ("As our trainer does it", packing.trainer),
-        ("One row a sequence, padded", packing.padded),
+        ("This trainer", packing.trainer),
+        ("One row per sequence, padded", packing.padded),
         (f"Packed into {report.question.context:,} tokens (first-fit decreasing, {packing.packed_sequences:,} sequences)", packing.packed),
     )
-    table = [{"Layout": name, "Text, %": round(100 * share, 1)} for name, share in rows if share is not None]
-    draw_table(table, key="report_packing", alt="Share of text in what is computed")
+    table = [{"Layout": name, "Tokens, %": round(100 * share, 1)} for name, share in rows if share is not None]
+    draw_table(table, key="report_packing", alt="Share of real tokens in the computed positions")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.data.reports.findings import Grade, find_out
+from backend.domain.data.reports.findings import Grade, list_findings
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural
 from backend.services.data.reports import DataReportView
@@ -13,7 +13,7 @@ from pages.components.frame import plain
 
 
 def report_query(config: RunConfig) -> dict[str, str]:
-    """Return the address of the report that fits a run."""
+    """Return the address of the report that fits a config."""
     name, _, version = config.dataset.partition("@")
     query = {"dataset": name.strip(), "report": "1", "context": str(config.context), "micro_batch": str(config.micro_batch)}
     query["grad_accum_steps"] = str(config.grad_accum_steps)
@@ -37,7 +37,7 @@ def known_findings(view: DataReportView | None) -> str:
     """Summarize the findings of a report; empty without one and without findings."""
     if view is None or view.report is None:
         return ""
-    grave = [finding for finding in find_out(view.report) if finding.grade is not Grade.FINE]
+    grave = [finding for finding in list_findings(view.report) if finding.grade is not Grade.FINE]
     if not grave:
         return ":material/check_circle: The data report has no warnings."
     return f":material/warning: The data report has {plural(len(grave), 'warning')}. {plain(grave[0].text)}"

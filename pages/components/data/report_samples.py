@@ -1,4 +1,4 @@
-"""Rows of a report token by token: what is trained on is coloured, what is cut off is faint."""
+"""Sample rows of a data report, token by token: tokens with loss are coloured, truncated ones are faint."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pages.components.frame import errors_shown, plain
 GROUPS = {
     "window": "First window",
     "first": "First rows",
-    "random": "At random",
+    "random": "Random rows",
     "longest": "Longest",
     "truncated": "Cut",
-    "zero-label": "Nothing to train on",
+    "zero-label": "Rows without loss",
 }
 SPLITS = {"train": "to train on", "val": "held out"}
 
 
 def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None:
-    """Draw the choice of a row, and the row."""
+    """Draw the choice of a sample and its tokens."""
     samples: list[Sample] = []
     with errors_shown():
         samples = read_samples(ctx, view)

@@ -71,7 +71,7 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
 
 
 def _dataset_label(dataset: DatasetView) -> str:
-    return f"{dataset.name} ({dataset.kind}, {plural(dataset.newest.rows, 'row')})" if dataset.newest else dataset.name
+    return f"{dataset.name} ({dataset.kind}, {dataset.newest.amount})" if dataset.newest else dataset.name
 
 
 def _draw_settings(ctx: Context, dataset: DatasetView, label: str) -> EvaluationConfig | None:

@@ -21,7 +21,7 @@ class Grade(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """One sentence and the next step. `drop` names the rows that can be dropped (services.data_reports.REASONS), `num_rows` how many."""
 
     grade: Grade
@@ -32,7 +32,7 @@ class Finding:
     num_rows: int = 0
 
 
-def find_out(report: DataReport) -> list[Finding]:
+def list_findings(report: DataReport) -> list[DataFinding]:
     """Return all findings, the gravest first."""
     found = [
         *_rendering(report),
@@ -50,9 +50,9 @@ def find_out(report: DataReport) -> list[Finding]:
     return sorted(counted, key=lambda finding: order.index(finding.grade))
 
 
-def _rendering(report: DataReport) -> Iterator[Finding]:
+def _rendering(report: DataReport) -> Iterator[DataFinding]:
     if report.refused_rows:
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK,
             "rendering",
             f"The chat template refuses {_rows(report.refused_rows)}, which the trainer leaves out: {report.refusal}",
@@ -61,7 +61,7 @@ def _rendering(report: DataReport) -> Iterator[Finding]:
         )
     if report.forged_rows:
         first = report.forged[0]
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK,
             "rendering",
             f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer breaks so that they stay text: "
@@ -70,7 +70,7 @@ def _rendering(report: DataReport) -> Iterator[Finding]:
             drop="forged",
         )
     if report.trainer == "pretrain" and not report.epoch.sequences:
-        yield Finding(
+        yield DataFinding(
             Grade.BLOCKS,
             "length",
             f"The train split has {report.train.tokens:,} tokens, too few for a context of {report.question.context:,}.",
@@ -78,12 +78,12 @@ def _rendering(report: DataReport) -> Iterator[Finding]:
         )
 
 
-def _silence(report: DataReport) -> Iterator[Finding]:
+def _silence(report: DataReport) -> Iterator[DataFinding]:
     silent, rows = report.train.zero_label_rows, report.train.rows
     if report.trainer == "none":
         return
     if report.is_silent and report.trainer != "pretrain":
-        yield Finding(
+        yield DataFinding(
             Grade.BLOCKS,
             "zero-label rows",
             f"None of the {rows:,} train rows has anything to train on{_first_reason(report)}. A run on them is refused.",
@@ -91,7 +91,7 @@ def _silence(report: DataReport) -> Iterator[Finding]:
         )
     elif silent:
         reason = _first_reason(report)
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK,
             "zero-label rows",
             f"{_rows(silent)} of {rows:,} {'has' if silent == 1 else 'have'} nothing to train on ({_percent(silent, rows)}){reason}. "
@@ -100,10 +100,10 @@ def _silence(report: DataReport) -> Iterator[Finding]:
             drop="zero_label",
         )
     else:
-        yield Finding(Grade.FINE, "zero-label rows", "Every row has something to train on.")
+        yield DataFinding(Grade.FINE, "zero-label rows", "Every row has something to train on.")
     empty = sum(split.empty_rows for split in report.splits.values())
     if empty:
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK, "empty rows", f"{_rows(empty, 'has', 'have')} no text, or an answer without any.", "Drop them.", drop="empty"
         )
 
@@ -113,19 +113,19 @@ def _first_reason(report: DataReport) -> str:
     return f": {report.zero_label[0].reason}" if report.zero_label else ""
 
 
-def _cuts(report: DataReport) -> Iterator[Finding]:
+def _cuts(report: DataReport) -> Iterator[DataFinding]:
     train, context = report.train, report.question.context
     if report.trainer == "pretrain":
-        yield Finding(Grade.FINE, "length", f"Texts follow each other in windows of {context:,} tokens; nothing is cut off.")
+        yield DataFinding(Grade.FINE, "length", f"Texts follow each other in windows of {context:,} tokens; nothing is cut off.")
     elif report.trainer == "none":
         longer = train.lengths.max > context
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK if longer else Grade.FINE,
             "length",
             f"The longest row has {train.lengths.max:,} tokens; the context holds {context:,}.",
         )
     elif train.truncated_rows:
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK,
             "length",
             f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) {'is' if train.truncated_rows == 1 else 'are'} longer than "
@@ -136,15 +136,15 @@ def _cuts(report: DataReport) -> Iterator[Finding]:
             else "Split the longest rows at the source.",
         )
     else:
-        yield Finding(Grade.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}.")
+        yield DataFinding(Grade.FINE, "length", f"Every row fits {context:,} tokens; the longest has {train.lengths.max:,}.")
 
 
-def _leakage(report: DataReport) -> Iterator[Finding]:
+def _leakage(report: DataReport) -> Iterator[DataFinding]:
     leak = report.leakage
     held_out = report.splits["val"].rows if "val" in report.splits else 0
     if not held_out:
         if report.trainer != "none":
-            yield Finding(
+            yield DataFinding(
                 Grade.LOOK,
                 "leakage",
                 "No row is held out, so there is no val_loss to stop by.",
@@ -159,7 +159,7 @@ def _leakage(report: DataReport) -> Iterator[Finding]:
             else f"{'almost ' if leak.near else ''}word for word"
         )
         first = leak.rows[0]
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK,
             "leakage",
             f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'} also trained on, {how}: row "
@@ -169,25 +169,25 @@ def _leakage(report: DataReport) -> Iterator[Finding]:
             drop="leakage",
         )
     else:
-        yield Finding(Grade.FINE, "leakage", f"No row held out (of {held_out:,}) is like one that is trained on.")
+        yield DataFinding(Grade.FINE, "leakage", f"No row held out (of {held_out:,}) is like one that is trained on.")
     if leak.same_prompt:
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK if leak.same_prompt > NOTABLE * held_out else Grade.FINE,
             "leakage",
             f"{_rows(leak.same_prompt)} held out {'asks' if leak.same_prompt == 1 else 'ask'} what a row to train on asks too, with another answer.",
         )
 
 
-def _contamination(report: DataReport) -> Iterator[Finding]:
+def _contamination(report: DataReport) -> Iterator[DataFinding]:
     looked = sum(benchmark.items for benchmark in report.benchmarks)
     if not report.benchmarks:
-        yield Finding(
+        yield DataFinding(
             Grade.FINE, "benchmarks", "No benchmark is registered, so none was looked for.", "Import the benchmarks that you measure with."
         )
     elif report.contaminated_items:
         first = report.contamination[0]
         names = ", ".join(f"{benchmark.found:,} of {benchmark.name}" for benchmark in report.benchmarks if benchmark.found)
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK,
             "benchmarks",
             f"{_rows(report.contaminated_rows, 'holds', 'hold')} items of benchmarks ({names}): {first.split} row {first.row:,} has item {first.item:,} of {first.benchmark}.",
@@ -196,14 +196,14 @@ def _contamination(report: DataReport) -> Iterator[Finding]:
         )
     else:
         word = "benchmark" if len(report.benchmarks) == 1 else "benchmarks"
-        yield Finding(Grade.FINE, "benchmarks", f"No item of {len(report.benchmarks)} {word} ({looked:,} items) stands in the rows.")
+        yield DataFinding(Grade.FINE, "benchmarks", f"No item of {len(report.benchmarks)} {word} ({looked:,} items) stands in the rows.")
 
 
-def _duplicates(report: DataReport) -> Iterator[Finding]:
+def _duplicates(report: DataReport) -> Iterator[DataFinding]:
     same, rows = report.duplicates, sum(split.rows for split in report.splits.values())
     total = same.exact + same.near
     if total:
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK if total > NOTABLE * rows else Grade.FINE,
             "duplicates",
             f"{_likes(same.exact, same.near)} ({_percent(total, rows)}).",
@@ -211,46 +211,46 @@ def _duplicates(report: DataReport) -> Iterator[Finding]:
             drop="duplicates",
         )
     else:
-        yield Finding(Grade.FINE, "duplicates", "No two rows are the same or nearly so.")
+        yield DataFinding(Grade.FINE, "duplicates", "No two rows are the same or nearly so.")
     if same.limited:
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK, "duplicates", "So many rows look alike that not all were compared; there are more near duplicates than counted."
         )
 
 
-def _characters(report: DataReport) -> Iterator[Finding]:
+def _characters(report: DataReport) -> Iterator[DataFinding]:
     rows = sum(split.rows for split in report.splits.values())
     for fault in report.faults:
         grave = fault.name not in ("unusual_space", "unseen_character") and fault.rows > NOTABLE * rows
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK if grave else Grade.FINE,
             "characters",
             f"{fault.meaning}: {_rows(fault.rows)} ({_percent(fault.rows, rows)}), {fault.count:,} times.",
             "Repair the source and import it again." if grave else "",
         )
     if not report.faults:
-        yield Finding(Grade.FINE, "characters", "No wrong encoding, control characters or remains of HTML.")
+        yield DataFinding(Grade.FINE, "characters", "No wrong encoding, control characters or remains of HTML.")
 
 
-def _languages(report: DataReport) -> Iterator[Finding]:
+def _languages(report: DataReport) -> Iterator[DataFinding]:
     known = [language for language in report.languages if language.code not in ("short", "unsure")]
     if known:
         shown = ", ".join(f"{language.name} {100 * language.share:.1f}%" for language in known[:4])
-        yield Finding(Grade.FINE, "languages", f"Languages: {shown}{', …' if len(known) > 4 else ''}.")
+        yield DataFinding(Grade.FINE, "languages", f"Languages: {shown}{', …' if len(known) > 4 else ''}.")
 
 
-def _packing(report: DataReport) -> Iterator[Finding]:
+def _packing(report: DataReport) -> Iterator[DataFinding]:
     packing = report.packing
     if packing.trainer is None or packing.packed is None:
         return
     share, best = 100 * packing.trainer, 100 * packing.packed
     if report.trainer == "pretrain":
-        yield Finding(Grade.FINE, "packing", "Windows are full: no position is padding.")
+        yield DataFinding(Grade.FINE, "packing", "Windows are full: no position is padding.")
     elif report.trainer == "sft":
         alone = f"; one row a sequence, {100 * packing.padded:.0f}% of what is computed would be text" if packing.padded is not None else ""
-        yield Finding(Grade.FINE, "packing", f"Rows share sequences, which are {best:.0f}% full, and no position is padding{alone}.")
+        yield DataFinding(Grade.FINE, "packing", f"Rows share sequences, which are {best:.0f}% full, and no position is padding{alone}.")
     else:
-        yield Finding(
+        yield DataFinding(
             Grade.LOOK if packing.trainer < 0.5 else Grade.FINE,
             "packing",
             f"{share:.0f}% of what is computed is text, the rest padding; packed into the context it would be {best:.0f}%.",

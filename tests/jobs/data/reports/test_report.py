@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.domain.data.reports.findings import Grade, find_out
+from backend.domain.data.reports.findings import Grade, list_findings
 from backend.domain.data.reports.near_duplicates import THRESHOLD, normalise
 from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
 from backend.errors import JobFailed
@@ -132,10 +132,10 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
     assert rows["forged"] == {"train": [43], "val": []}
     assert report.droppable == {reason: len(places["train"]) + len(places["val"]) for reason, places in rows.items()}
 
-    texts = {finding.topic: finding.text for finding in find_out(report) if finding.grade is Grade.LOOK}
+    texts = {finding.topic: finding.text for finding in list_findings(report) if finding.grade is Grade.LOOK}
     assert "train row 31 has item 1 of village" in texts["benchmarks"]
     assert "1 row of 60 has nothing to train on (1.7%)" in texts["zero-label rows"]
-    assert not [finding for finding in find_out(report) if finding.grade is Grade.BLOCKS]
+    assert not [finding for finding in list_findings(report) if finding.grade is Grade.BLOCKS]
     silent = [sample for sample in samples if sample.group == "zero-label"]
     assert [(sample.row, sample.loss_tokens) for sample in silent] == [(42, 0)]
 
@@ -145,7 +145,7 @@ def test_a_sound_dataset_has_nothing_to_look_at(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "d", train=rows[:32], val=rows[32:])
     bench = write_dataset(tmp_path / "village", train=ITEMS)
     report, samples, rows_to_drop = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=4)
-    assert [finding.text for finding in find_out(report) if finding.grade is not Grade.FINE] == []
+    assert [finding.text for finding in list_findings(report) if finding.grade is not Grade.FINE] == []
     assert not any(places for by_split in rows_to_drop.values() for places in by_split.values())
     assert [sample.row for sample in samples if sample.group == "first"] == [1, 2, 3]
     assert len({(sample.split, sample.row) for sample in samples if sample.group == "random"}) == 6
@@ -197,7 +197,7 @@ def test_rows_of_nothing_but_questions_block_training(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "d", train=[instruct("long " * 60, "short") for _ in range(5)])
     report, _, _ = reported(folder, "instruction", context=64)
     assert report.is_silent
-    first = find_out(report)[0]
+    first = list_findings(report)[0]
     assert (first.grade, first.text) == (
         Grade.BLOCKS,
         "None of the 5 train rows has anything to train on: the answer begins behind the first 64 tokens. A run on them is refused.",
