@@ -66,7 +66,7 @@ def test_dataset_page_shows_rows_as_plain_text(site: Context) -> None:
     assert [metric.value for metric in app.metric][:3] == ["12", "11", "1"]
 
 
-TEXT = "Mira went to the mill. The miller, an old man, knew her by her step.\n" * 400
+TEXT = ("Mira went to the mill. The miller, an old man, knew her by her step.\n" * 400).strip()
 
 
 def one_text(site: Context) -> str:

@@ -96,7 +96,7 @@ def test_a_failed_report_says_why_and_is_asked_for_again(site: Context) -> None:
     view = ask_report(site, version.id, person=LOCAL, source="gone")
     do_job(site, str(view.job_id))
     app = open_report(version)
-    assert "The report could not be made" in app.error[0].value
+    assert "The report failed" in app.error[0].value
     app.button(f"report_ask_{version.id}").click().run()
     assert len(list_data_reports(site, version.id)) == 2
 
