@@ -1,0 +1,109 @@
+"""An installation of version 0.1.0 opens with its runs, votes, evaluations, endpoints and conversations."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+
+from backend.bootstrap import alembic_config, build_context
+from backend.services.battles.standings import standings
+from backend.services.checkpoints.checkpoints import list_checkpoints, list_lineage
+from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import list_datasets
+from backend.services.evaluation.evaluations import list_evaluations
+from backend.services.jobs.jobs import list_jobs
+from backend.services.overview import get_overview
+from backend.services.serving.conversations import list_conversations, list_messages
+from backend.services.serving.endpoints import list_endpoints
+from backend.services.training.views import list_runs, run_detail
+from tests.support.opening import open_page, words
+from tests.support.settings import make_settings
+
+ROWS = Path(__file__).parents[2] / "support" / "installations" / "version_0_1_0.sql"
+REVISION = "0004"
+BLIND_ROUND = "82p39y3h9g9v"
+
+
+@pytest.fixture
+def old_home(tmp_path: Path) -> Path:
+    """The database of the old installation, at its own revision."""
+    database = tmp_path / "models.db"
+    command.upgrade(alembic_config(f"sqlite:///{database}"), REVISION)
+    with sqlite3.connect(database) as connection:
+        connection.executescript(ROWS.read_text())
+    connection.close()
+    return tmp_path
+
+
+@pytest.fixture
+def opened(old_home: Path) -> Iterator[Context]:
+    """The installation, opened by the present code: migrated at the start."""
+    context = build_context(make_settings(old_home))
+    yield context
+    context.db.engine.dispose()
+
+
+def test_runs_keep_config_curves_and_lineage(opened: Context) -> None:
+    runs = {run.name: run for run in list_runs(opened)}
+    assert {name: (run.objective, run.last_step) for name, run in runs.items()} == {
+        "First stories": ("pretrain", 80),
+        "First chat": ("sft", 30),
+        "DPO on votes of Blind round": ("dpo", 10),
+    }
+    for run in runs.values():
+        detail = run_detail(opened, run.id)
+        assert detail.checkpoints, run.name
+        assert detail.config.objective == run.objective
+    (last,) = [row for row in list_checkpoints(opened) if row.name.startswith("DPO")]
+    assert [row.name for row in list_lineage(opened, last.id)][-1].startswith("First stories")
+
+
+def test_data_jobs_scores_and_votes_are_read(opened: Context) -> None:
+    assert {dataset.name for dataset in list_datasets(opened)} >= {"pebblewick-stories", "pebblewick-chat", "Blind round votes"}
+    assert len(list_jobs(opened)) == 17
+    (evaluation,) = list_evaluations(opened)
+    assert {(score.metric, score.value) for score in evaluation.scores} == {("acc", 0.265), ("acc_norm", 0.265)}
+    board = standings(opened, BLIND_ROUND)
+    assert {name.split(" · ")[0] for name in board.checkpoints} == {"First stories", "First chat"}
+    assert board.num_votes == 5
+
+
+def test_an_endpoint_and_its_conversation_are_there(opened: Context) -> None:
+    (endpoint,) = list_endpoints(opened)
+    assert endpoint.name == "village"
+    (conversation,) = list_conversations(opened, person=LOCAL)
+    assert conversation.title == "Tell me a story about Mira."
+    assert len(list_messages(opened, conversation.id, person=LOCAL)) == 2
+    assert [run.name for run in get_overview(opened).recent]
+
+
+@pytest.mark.parametrize(
+    ("page", "query", "text"),
+    [
+        ("home/overview.py", {}, "First chat"),
+        ("build/run.py", {"run": "c38scfb468wq"}, "First stories"),
+        ("evaluate/battles.py", {"campaign": BLIND_ROUND}, "Blind round"),
+        ("evaluate/evaluations.py", {"evaluation": "9qp2ay4qjg84"}, "26.5"),
+        ("serve/endpoints.py", {}, "village"),
+        ("build/datasets.py", {}, "pebblewick"),
+    ],
+)
+def test_its_pages_open(old_home: Path, monkeypatch: pytest.MonkeyPatch, page: str, query: dict[str, str], text: str) -> None:
+    from backend.bootstrap import get_context
+
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(old_home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{old_home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    try:
+        app = open_page(page, **query)
+        tables = "\n".join(str(table.value) for table in [*app.table, *app.dataframe])
+        assert text in words(app).replace("\\", "") + tables
+        assert not app.error, words(app)
+    finally:
+        get_context().db.engine.dispose()
+        get_context.cache_clear()
