@@ -1,7 +1,7 @@
-"""A room's only way out: one line of JSON per event, appended to a file that the parent process tails.
+"""What a room is handed: its job's spec, and the reporter, its only way out.
 
-Knows nothing of SQL, Redis or HTTP, so metrics survive the loss of all three. Each line is written whole and unbuffered:
-a killed child leaves at most one torn line, which the reader skips.
+A reporter knows nothing of SQL, Redis or HTTP, so metrics survive the loss of all three. Each event is one line of JSON in a file that
+the parent process tails, written whole and unbuffered: a killed child leaves at most one torn line, which the reader skips.
 """
 
 from __future__ import annotations
@@ -9,56 +9,85 @@ from __future__ import annotations
 import json
 import os
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Generic, TypeVar
 
-StopRequest = Literal["cancel", "stop_and_save"]
+from backend.domain.jobs.events import Event, LogEvent, MetricsEvent, ProgressEvent, SampleEvent, write_event
+from backend.domain.jobs.payloads import Payload, read_payload
+from backend.domain.jobs.states import JobKind, StopRequest
+from backend.errors import InvalidInput
+
+PROGRESS_EVERY_S = 0.25
+P = TypeVar("P", bound=Payload)
+P_co = TypeVar("P_co", bound=Payload, covariant=True)
 
 
 @dataclass(frozen=True)
-class JobSpec:
+class JobSpec(Generic[P_co]):
     """One attempt at a job, as the child process sees it. Paths in `payload` are relative to `artifacts`."""
 
     id: str
     attempt: int
-    kind: str
-    payload: dict[str, Any]
+    payload: P_co
     artifacts: Path
     folder: Path  # this job's own folder, kept between attempts
 
     def path(self, relative: str) -> Path:
-        """Return the absolute path of an artifact."""
+        """Return the absolute path of an artifact; an absolute path stays what it is."""
         return self.artifacts / relative
 
     def relative(self, path: Path) -> str:
         """Return a path as it is stored in the database: relative to the artifacts' root."""
         return path.resolve().relative_to(self.artifacts.resolve()).as_posix()
 
+    def write(self, file: Path, *, parent: int | None = None) -> None:
+        """Write the spec for another process; `parent` is the process that this one must not outlive."""
+        record = {"id": self.id, "attempt": self.attempt, "kind": self.payload.job_kind.value, "payload": self.payload.dump()}
+        record |= {"artifacts": str(self.artifacts), "folder": str(self.folder), "parent": parent}
+        file.write_text(json.dumps(record))
 
-class Reporter(Protocol):
-    """How a room speaks while it works."""
+    @staticmethod
+    def read(file: Path, *, of: type[P]) -> JobSpec[P]:
+        """Read what `write` wrote. Raises InvalidInput for a payload that its kind does not take; `of` is the class expected."""
+        record = json.loads(file.read_text())
+        payload = read_payload(JobKind(record["kind"]), record["payload"])
+        if not isinstance(payload, of):
+            raise InvalidInput(f"A job of kind {record['kind']} has no {of.__name__}.")
+        return JobSpec(record["id"], record["attempt"], payload, Path(record["artifacts"]), Path(record["folder"]))
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Record metric points of one step."""
 
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        """Say how far the work is; `rate` in units per second."""
+class Reporter(ABC):
+    """How a room reports while it works."""
 
-    def log(self, text: str) -> None:
-        """Add a line to the job's log."""
+    @abstractmethod
+    def emit(self, event: Event) -> None:
+        """Report an event."""
 
-    def sample(self, step: int, prompt: str, completion: str) -> None:
-        """Record a sample completion at a step."""
-
-    def event(self, type_: str, **fields: Any) -> None:
-        """Record anything else that the parent turns into rows: resumed, checkpoint, item, completion, ready, ..."""
-
+    @abstractmethod
     def should_stop(self) -> StopRequest | None:
         """Return what the user asked for, if anything. Cheap enough to call every step."""
 
+    def metrics(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Report metric points of one step."""
+        self.emit(MetricsEvent(step=step, values=dict(values)))
 
-class FileReporter:
+    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
+        """Report how much of the work is done; `rate` in units per second."""
+        self.emit(ProgressEvent(done=done, total=total, unit=unit, rate=rate, message=message))
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's log."""
+        self.emit(LogEvent(text=text))
+
+    def sample(self, step: int, prompt: str, completion: str) -> None:
+        """Report a completion written at a step."""
+        self.emit(SampleEvent(step=step, prompt=prompt, completion=completion))
+
+
+class FileReporter(Reporter):
     """The reporter of a child process: appends to `events`, reads stop requests from `control`."""
 
     def __init__(self, events: Path, control: Path) -> None:
@@ -66,29 +95,14 @@ class FileReporter:
         self._control = control
         self.cpu_s = 0.0  # CPU time spent in here, for the overhead benchmark
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def emit(self, event: Event) -> None:
+        """Append the event's line."""
         started = time.thread_time()
-        record["time"] = time.time()
-        text = json.dumps(record, separators=(",", ":"), ensure_ascii=False, default=str)
-        os.write(self._fd, text.encode("utf-8", "replace") + b"\n")  # half a character, as of a file's name, must not end the job
+        os.write(self._fd, write_event(event, time=time.time()) + b"\n")
         self.cpu_s += time.thread_time() - started
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self._write({"type": "metrics", "step": step, "values": values})
-
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        self._write({"type": "progress", "done": done, "total": total, "unit": unit, "rate": rate, "message": message})
-
-    def log(self, text: str) -> None:
-        self._write({"type": "log", "text": text})
-
-    def sample(self, step: int, prompt: str, completion: str) -> None:
-        self._write({"type": "sample", "step": step, "prompt": prompt, "completion": completion})
-
-    def event(self, type_: str, **fields: Any) -> None:
-        self._write({"type": type_, **fields})
-
     def should_stop(self) -> StopRequest | None:
+        """Read the control file."""
         started = time.thread_time()
         try:
             text = self._control.read_text().strip()
@@ -102,4 +116,12 @@ class FileReporter:
         os.close(self._fd)
 
 
-PROGRESS_EVERY_S = 0.25
+class SilentReporter(Reporter):
+    """A reporter that drops everything and is never asked to stop."""
+
+    def emit(self, event: Event) -> None:
+        """Drop the event."""
+
+    def should_stop(self) -> StopRequest | None:
+        """Return None."""
+        return None

@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from backend.domain.jobs.events import ErrorEvent, ResultEvent
+from backend.domain.jobs.payloads import Payload
 from backend.domain.jobs.states import JobKind
 from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent
@@ -40,31 +42,23 @@ EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
 
 def run_child(folder: Path) -> int:
     """Run one attempt. Its folder holds `job.json`; results and errors leave as events. Returns the exit status."""
-    data = json.loads((folder / "job.json").read_text())
-    spec = JobSpec(
-        id=data["id"],
-        attempt=data["attempt"],
-        kind=data["kind"],
-        payload=data["payload"],
-        artifacts=Path(data["artifacts"]),
-        folder=Path(data["job_folder"]),
-    )
     reporter = FileReporter(folder / "events.jsonl", folder / "control")
     try:
-        room = importlib.import_module(ROOMS[JobKind(spec.kind)])
+        spec = JobSpec.read(folder / "job.json", of=Payload)
+        room = importlib.import_module(ROOMS[spec.payload.job_kind])
         result: dict[str, Any] = room.run(spec, reporter)
     except RoundhouseError as error:
-        reporter.event("error", cause=error.message, remedy=error.remedy, field=error.field)
+        reporter.emit(ErrorEvent(cause=error.message, remedy=error.remedy, field=error.field))
         return EXIT_FAILED
     except MemoryError:
-        reporter.event("error", cause="The machine ran out of memory.", remedy="Choose a smaller micro-batch, context or network.")
+        reporter.emit(ErrorEvent(cause="The machine ran out of memory.", remedy="Choose a smaller micro-batch, context or network."))
         return EXIT_FAILED
     except Exception as error:  # the job runner's edge: anything unforeseen is our own mistake, shown with its traceback in the log
         traceback.print_exc()
-        reporter.event("error", cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.")
+        reporter.emit(ErrorEvent(cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details."))
         return EXIT_CRASHED
     usage = os.times()
-    reporter.event("result", result=result, cpu_s=usage.user + usage.system, reporter_cpu_s=reporter.cpu_s)
+    reporter.emit(ResultEvent(result=result, cpu_s=usage.user + usage.system, reporter_cpu_s=reporter.cpu_s))
     reporter.close()
     return EXIT_DONE
 

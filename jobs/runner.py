@@ -5,7 +5,6 @@ on stop requests, and ends the group if the lease is lost. Imports no torch.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -21,12 +20,25 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 
 from backend.bootstrap import get_context
+from backend.domain.jobs.events import (
+    CheckpointEvent,
+    CheckpointRemovedEvent,
+    ErrorEvent,
+    Event,
+    ItemEvent,
+    LogEvent,
+    MetricsEvent,
+    ResultEvent,
+    SampleEvent,
+)
+from backend.domain.jobs.payloads import Payload
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import RoundhouseError
 from backend.services import job_events as outcomes
 from backend.services.context import Context
-from backend.services.jobs.jobs import Claim, Fenced, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
+from backend.services.jobs.jobs import Claim, Fenced, StoredPayload, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
 from jobs.memory_reuse import keeping_memory
+from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events
 from jobs.tracking.run import end_tracking, start_tracking
 
@@ -34,6 +46,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 CHILD_MODULE = "jobs.run"
+LASTING = (MetricsEvent, SampleEvent, LogEvent, CheckpointEvent, CheckpointRemovedEvent, ItemEvent)
+"""Events of an earlier attempt that are recorded even though its parent died before it read them."""
 NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.TRAIN_TOKENIZER})
 
 
@@ -52,7 +66,7 @@ class Interrupted(Exception):
     """The worker is being stopped."""
 
 
-def execute(ctx: Context, claim: Claim, *, nice: int = 0, stopping: threading.Event | None = None) -> Status | None:
+def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stopping: threading.Event | None = None) -> Status | None:
     """Run a claimed job to its end. Returns the terminal status, or None when the attempt was fenced off or put back.
 
     When `stopping` is set, the child is ended and the job is put back at once. The thread that calls this must outlive the child, which
@@ -63,15 +77,12 @@ def execute(ctx: Context, claim: Claim, *, nice: int = 0, stopping: threading.Ev
     child: subprocess.Popen[bytes] | None = None
     tracker: subprocess.Popen[bytes] | None = None
     try:
-        _take_over_leftovers(ctx, claim)
-        claim = outcomes.prepare(ctx, claim)
-        child = _start_child(ctx, claim, folder, nice=nice)
-        tracker = start_tracking(
-            claim.payload,
-            folder,
-        )
-        ended = _Watch(ctx, claim, folder, child, stopping or threading.Event()).until_exit()
-        return _record_end(ctx, claim, folder, ended)
+        ready = outcomes.prepare(ctx, claim)
+        _take_over_leftovers(ctx, ready)
+        child = _start_child(ctx, ready, folder, nice=nice)
+        tracker = start_tracking(ready.payload, folder)
+        ended = _Watch(ctx, ready, folder, child, stopping or threading.Event()).until_exit()
+        return _record_end(ctx, ready, folder, ended)
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
         return None
@@ -114,17 +125,10 @@ def run_foreground(job_id: str) -> int:
     return 0 if execute(ctx, claim) is Status.FINISHED else 1
 
 
-def _start_child(ctx: Context, claim: Claim, folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
-    spec = {
-        "id": claim.job_id,
-        "attempt": claim.attempt,
-        "kind": claim.kind.value,
-        "payload": claim.payload,
-        "artifacts": str(ctx.artifacts.root),
-        "job_folder": str(ctx.artifacts.job_folder(claim.job_id)),
-        "parent": os.getpid(),  # the child binds its life to ours: code between fork and exec is not safe beside other threads
-    }
-    (folder / "job.json").write_text(json.dumps(spec))
+def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
+    spec = JobSpec(claim.job_id, claim.attempt, claim.payload, Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id))
+    # the child binds its life to ours: code between fork and exec is not safe beside other threads
+    spec.write(folder / "job.json", parent=os.getpid())
     (folder / "control").unlink(missing_ok=True)
     environment = dict(os.environ)
     environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
@@ -165,17 +169,14 @@ def kill_group(child: subprocess.Popen[bytes], *, grace_s: float = 2.0) -> None:
     child.wait()
 
 
-def _take_over_leftovers(ctx: Context, claim: Claim) -> None:
+def _take_over_leftovers(ctx: Context, claim: Claim[Payload]) -> None:
     """Record what the attempt before wrote to its file but its parent never read, so that no step is missing."""
     path = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt - 1}" / "events.jsonl"
     tail = Tail(path, claim.events_offset)
-    while events := parse_events(tail.read()):
-        wanted = [
-            event for event in events if event.get("type") in {"metrics", "sample", "log", "checkpoint", "checkpoint_removed", "item"}
-        ]
+    while lines := tail.read():
         with ctx.db.write() as session:
             renew(session, ctx, claim)
-            outcomes.record_events(session, ctx, claim, wanted)
+            outcomes.record_events(session, ctx, claim, [event for event in parse_events(lines) if isinstance(event, LASTING)])
     with ctx.db.write() as session:
         renew(session, ctx, claim, events_offset=0)
 
@@ -183,7 +184,9 @@ def _take_over_leftovers(ctx: Context, claim: Claim) -> None:
 class _Watch:
     """One child under supervision."""
 
-    def __init__(self, ctx: Context, claim: Claim, folder: Path, child: subprocess.Popen[bytes], stopping: threading.Event) -> None:
+    def __init__(
+        self, ctx: Context, claim: Claim[Payload], folder: Path, child: subprocess.Popen[bytes], stopping: threading.Event
+    ) -> None:
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
         self.events = Tail(folder / "events.jsonl")
         self.output = Tail(folder / "output.log")
@@ -210,32 +213,32 @@ class _Watch:
     def _ship(self) -> bool:
         """Write what is new. Returns whether there was anything. A database that is busy or away is waited for, within the lease."""
         before = (self.events.offset, self.output.offset)
-        events = parse_events(self.events.read())
+        events: list[Event] = [*parse_events(self.events.read())]
         for line in self.output.read():
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                events.append({"type": "log", "text": text, "time": time.time()})
-        now = time.monotonic()
+                events.append(LogEvent(text=text, time=time.time()))
+        now, has_read = time.monotonic(), before != (self.events.offset, self.output.offset)
         if not events and now - self.last_renewal < self.ctx.policy.lease_s / 4:
-            return False
+            return has_read
         try:
             with self.ctx.db.write() as session:
                 renew(session, self.ctx, self.claim, events_offset=self.events.offset)
                 progress = outcomes.record_events(session, self.ctx, self.claim, events)
                 if progress:
-                    renew(session, self.ctx, self.claim, progress=progress)
+                    renew(session, self.ctx, self.claim, progress=progress.model_dump(exclude={"type"}))
         except OperationalError as error:
             log.warning("database does not take writes, trying again: %s", error.orig)
             self.events.offset, self.output.offset = before
             time.sleep(TICK_S)
             return True
         for event in events:
-            if event.get("type") == "result":
-                self.result = {**event.get("result", {}), "cpu_s": event.get("cpu_s"), "reporter_cpu_s": event.get("reporter_cpu_s")}
-            elif event.get("type") == "error":
-                self.error = {key: event.get(key) for key in ("cause", "remedy", "field")}
+            if isinstance(event, ResultEvent):
+                self.result = {**event.result, "cpu_s": event.cpu_s, "reporter_cpu_s": event.reporter_cpu_s}
+            elif isinstance(event, ErrorEvent):
+                self.error = {"cause": event.cause, "remedy": event.remedy, "field": event.field}
         self.last_renewal = now
-        return bool(events)
+        return has_read
 
     def _pass_on_stop(self) -> None:
         try:
@@ -254,7 +257,7 @@ class _Watch:
             kill_group(self.child)
 
 
-def _record_end(ctx: Context, claim: Claim, folder: Path, ended: Ended) -> Status | None:
+def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> Status | None:
     stopped = ended.stopped_by
     for attempt in range(40):  # the database may be locked for a while; the child's work must not be lost for that
         try:

@@ -1,10 +1,12 @@
-"""Reading the events of a child while it writes them."""
+"""Tails a child's events file while the child writes it."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from backend.domain.jobs.events import AnyEvent, read_event
 
 MAX_BATCH_BYTES = 4 * 2**20
 
@@ -31,14 +33,6 @@ class Tail:
         return block[:complete].splitlines()
 
 
-def parse_events(lines: list[bytes]) -> list[dict[str, Any]]:
-    """Return the events of lines, what is torn or no object left out."""
-    events = []
-    for line in lines:
-        try:
-            event = json.loads(line, parse_constant=lambda _: None)  # NaN and the infinities: no database's JSON holds them
-        except ValueError:
-            continue  # a torn line of a killed child
-        if isinstance(event, dict):
-            events.append(event)
-    return events
+def parse_events(lines: Iterable[bytes]) -> list[AnyEvent]:
+    """Return the events of lines; torn ones, and what is no event of this version, are left out."""
+    return [event for line in lines if (event := read_event(line)) is not None]

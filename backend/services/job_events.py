@@ -5,13 +5,28 @@ Every recorder runs inside the transaction that renewed the lease, so a write fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import Any, cast
 
 from sqlalchemy.orm import Session
 
 from backend.db.tables import LogLine
+from backend.domain.jobs.events import (
+    CheckpointEvent,
+    CheckpointRemovedEvent,
+    CompletionEvent,
+    Event,
+    GaugeEvent,
+    ItemEvent,
+    LogEvent,
+    MetricsEvent,
+    ProgressEvent,
+    ReadyEvent,
+    ResumedEvent,
+    SampleEvent,
+)
+from backend.domain.jobs.payloads import Payload, TrainPayload, read_payload
 from backend.domain.jobs.states import JobKind
 from backend.services.battles import campaigns, preference_sets
 from backend.services.checkpoints import bases, inspections
@@ -21,96 +36,90 @@ from backend.services.data import imports
 from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
 from backend.services.evaluation import evaluations
-from backend.services.jobs.jobs import Claim, renew
+from backend.services.jobs.jobs import Claim, StoredPayload, renew
 from backend.services.serving import replicas
 from backend.services.tokenizers import reports as tokenizer_reports
 from backend.services.tokenizers import tokenizers
 from backend.services.training import events as run_events
 from backend.services.training import parts as run_parts
 
-Event = dict[str, Any]
+MAX_LINE_CHARACTERS = 2000
 
 
-def prepare(ctx: Context, claim: Claim) -> Claim:
-    """Return the claim with its payload completed by the room's service, just before its child starts. Raises Fenced."""
+def prepare(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
+    """Return the claim with its payload read, and completed by the room's service just before its child starts.
+
+    Raises InvalidInput for a payload that its kind does not take, Fenced.
+    """
+    ready = claim.with_payload(read_payload(claim.kind, claim.payload))
     fill = PREPARE.get(claim.kind)
     if fill is None:
-        return claim
+        return ready
     with ctx.db.write() as session:
-        renew(session, ctx, claim)
-        return replace(claim, payload=fill(session, ctx, claim))
+        renew(session, ctx, ready)
+        return ready.with_payload(fill(session, ready))
 
 
-def record_events(session: Session, ctx: Context, claim: Claim, events: list[Event]) -> dict[str, Any]:
-    """Write a batch of events. Returns the newest progress, or an empty dict.
-
-    `metrics` events go to the room's recorder as one batch: {"rows": [...]}.
-    """
-    progress: dict[str, Any] = {}
-    metrics: list[Event] = []
-
-    def flush_metrics() -> None:
-        recorder = EVENTS.get((claim.kind, "metrics"))
-        if metrics and recorder is not None:
-            recorder(session, ctx, claim, {"rows": list(metrics)})
-        metrics.clear()
-
-    for event in events:
-        kind = event.get("type")
-        if kind == "progress":
-            progress = {key: event.get(key) for key in ("done", "total", "unit", "rate", "message", "time")}
-        elif kind == "log":
-            text = str(event.get("text", ""))[:2000].replace("\x00", "")
-            session.add(LogLine(job_id=claim.job_id, attempt=claim.attempt, time=event.get("time", 0.0), text=text))
-        elif kind == "metrics":
-            metrics.append(event)
-        else:
-            flush_metrics()  # order matters: `resumed` drops points that came before it
-            recorder = EVENTS.get((claim.kind, str(kind)))
-            if recorder is not None:
+def record_events(session: Session, ctx: Context, claim: Claim[Payload], events: Iterable[Event]) -> ProgressEvent | None:
+    """Write a batch of events. Returns the newest progress, if there is any."""
+    progress: ProgressEvent | None = None
+    for type_, group in groupby(events, key=type):  # consecutive metrics are written as one batch; the order of events is kept
+        batch = list(group)
+        if type_ is ProgressEvent:
+            progress = cast("ProgressEvent", batch[-1])
+        elif type_ is LogEvent:
+            session.add_all(_log_line(claim, event) for event in cast("list[LogEvent]", batch))
+        elif type_ is MetricsEvent and claim.kind is JobKind.TRAIN:
+            run_events.record_metrics(session, ctx, cast("Claim[TrainPayload]", claim), cast("list[MetricsEvent]", batch))
+        elif recorder := RECORDERS.get((claim.kind, type_)):
+            for event in batch:
                 recorder(session, ctx, claim, event)
-    flush_metrics()
     return progress
 
 
-def record_finish(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def _log_line(claim: Claim[Payload], event: LogEvent) -> LogLine:
+    text = event.text[:MAX_LINE_CHARACTERS].replace("\x00", "")  # PostgreSQL holds no NUL
+    return LogLine(job_id=claim.job_id, attempt=claim.attempt, time=event.time, text=text)
+
+
+def record_finish(session: Session, ctx: Context, claim: Claim[Any], result: dict[str, Any]) -> None:
     """Let the room's service record the result of a finished job."""
     ending = FINISHED.get(claim.kind)
     if ending is not None:
         ending(session, ctx, claim, result)
 
 
-def record_bad_end(session: Session, ctx: Context, claim: Claim, error: dict[str, Any]) -> None:
+def record_bad_end(session: Session, ctx: Context, claim: Claim[Any], error: dict[str, Any]) -> None:
     """Let the room's service tidy up after a failed, cancelled or crashed attempt."""
     ending = ENDED_BADLY.get(claim.kind)
     if ending is not None:
         ending(session, ctx, claim, error)
 
 
-Recorder = Callable[[Session, Context, Claim, dict[str, Any]], None]
+Recorder = Callable[[Session, Context, Claim[Any], Any], None]
 
 
 def in_turn(*recorders: Recorder) -> Recorder:
     """Return a recorder that calls several, in order."""
 
-    def record(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+    def record(session: Session, ctx: Context, claim: Claim[Any], event: Any) -> None:
         for recorder in recorders:
             recorder(session, ctx, claim, event)
 
     return record
 
 
-EVENTS: dict[tuple[JobKind, str], Recorder] = {
-    (JobKind.EVALUATE, "item"): evaluations.record_item,
-    (JobKind.GENERATE, "completion"): campaigns.record_completion,
-    (JobKind.REPLICA, "ready"): replicas.record_ready,
-    (JobKind.REPLICA, "gauge"): replicas.record_gauge,
-    (JobKind.TRAIN, "metrics"): run_events.record_metrics,
-    (JobKind.TRAIN, "resumed"): run_events.record_resumed,
-    (JobKind.TRAIN, "sample"): run_events.record_sample,
-    (JobKind.TRAIN, "checkpoint"): checkpoint_files.record_checkpoint,
-    (JobKind.TRAIN, "checkpoint_removed"): checkpoint_files.record_checkpoint_removed,
+RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
+    (JobKind.EVALUATE, ItemEvent): evaluations.record_item,
+    (JobKind.GENERATE, CompletionEvent): campaigns.record_completion,
+    (JobKind.REPLICA, ReadyEvent): replicas.record_ready,
+    (JobKind.REPLICA, GaugeEvent): replicas.record_gauge,
+    (JobKind.TRAIN, ResumedEvent): run_events.record_resumed,
+    (JobKind.TRAIN, SampleEvent): run_events.record_sample,
+    (JobKind.TRAIN, CheckpointEvent): checkpoint_files.record_checkpoint,
+    (JobKind.TRAIN, CheckpointRemovedEvent): checkpoint_files.record_checkpoint_removed,
 }
+"""The service that records an event of a kind of job. What is not named here is kept in the events file alone."""
 
 
 FINISHED: dict[JobKind, Recorder] = {
@@ -133,7 +142,7 @@ ENDED_BADLY: dict[JobKind, Recorder] = {
 }
 
 
-PREPARE: dict[JobKind, Callable[[Session, Context, Claim], dict[str, Any]]] = {
+PREPARE: dict[JobKind, Callable[[Session, Claim[Any]], Payload]] = {
     JobKind.TRAIN: run_parts.fill_payload,
     JobKind.PROBE: run_parts.fill_payload,
 }

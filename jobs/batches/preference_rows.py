@@ -14,6 +14,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.rows.tool_calls import tools_of
+from backend.domain.jobs.events import RowsEncodedEvent
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import ConversationRefused, Message, Tools, encode_completion
 from jobs.modeling.dataset_files import Row, Split, read_rows
@@ -206,7 +207,7 @@ def _encode_split(
         reporter.log(f"{too_long:,} of {len(rows):,} {split} {item}s have a prompt that fills the context and are left out.")
     if refused:
         reporter.log(f"{len(refused):,} of {len(rows):,} {split} {item}s are left out. The first: {refused[0]}")
-    reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=same + too_long, truncated=0, refused=len(refused))
+    reporter.emit(RowsEncodedEvent(split=split, rows=len(rows), zero_label_rows=same + too_long, truncated=0, refused=len(refused)))
     if split == "train" and not items:
         why = f" {len(refused):,} are refused; the first: {refused[0]}" if refused else ""
         raise InvalidInput(f"None of the {len(rows):,} train {item}s can be learned from.{why}", field="dataset")

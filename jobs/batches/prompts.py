@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.jobs.events import RowsEncodedEvent
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import ConversationRefused, encode_prompt
 from jobs.modeling.dataset_files import Row, Split, read_rows
@@ -50,7 +51,7 @@ def load_questions(
         )
     if refused:
         reporter.log(f"{len(refused):,} of {len(rows):,} {split} prompts are left out. The first: {refused[0]}")
-    reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=too_long, truncated=0, refused=len(refused))
+    reporter.emit(RowsEncodedEvent(split=split, rows=len(rows), zero_label_rows=too_long, truncated=0, refused=len(refused)))
     if split == "train" and not questions:
         raise InvalidInput(
             f"None of the {len(rows):,} train prompts leaves room for {max_new_tokens} tokens in a context of {context}.",

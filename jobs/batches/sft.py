@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.rows.conversations import Conversation, conversation_of
+from backend.domain.jobs.events import RowsEncodedEvent
 from backend.domain.training.packing import count_sequences, pack_rows
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE, BatchSizes, MicroBatch, StepBatches
@@ -86,7 +87,7 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
         reporter.log(f"{empty:,} of {len(rows):,} {split} rows have nothing to train on within {context} tokens and are left out.")
     if truncated:
         reporter.log(f"{truncated:,} of {len(rows):,} {split} rows are longer than {context} tokens and are truncated.")
-    reporter.event("rows_encoded", split=split, rows=len(rows), zero_label_rows=empty, truncated=truncated, refused=len(refused))
+    reporter.emit(RowsEncodedEvent(split=split, rows=len(rows), zero_label_rows=empty, truncated=truncated, refused=len(refused)))
     if split == "train" and refused and not examples:
         raise InvalidInput(
             f"None of the {len(rows):,} train rows can be used. {len(refused):,} are refused; the first: {refused[0]}",

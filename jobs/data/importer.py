@@ -20,6 +20,7 @@ from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.mapping import check_mapping
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.trees import TREE, is_message_table
+from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.encoding import check_encoding
 from jobs.data.blocks import Block, Mark
@@ -80,8 +81,8 @@ def import_dataset(
     reporter: Reporter,
     kind: str | None = None,
     mapping: Mapping[str, str] | None = None,
-    val_fraction: float = 0.1,
-    seed: int = 0,
+    val_fraction: float = DEFAULT_VAL_FRACTION,
+    seed: int = DEFAULT_SPLIT_SEED,
     keep_good: bool = True,
     encoding: str | None = None,
     part_s: float = 20.0,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from backend.domain.jobs.events import ItemEvent
 from backend.errors import JobFailed
 from jobs.evaluation.items import Scored
 from jobs.reporter import Reporter
@@ -45,7 +46,7 @@ class Ledger:
             for item in scored:
                 if item.hash in self.values:
                     continue
-                self._reporter.event("item", item_hash=item.hash, position=item.position, values=item.values, shown=item.shown)
+                self._reporter.emit(ItemEvent(item_hash=item.hash, position=item.position, values=dict(item.values), shown=item.shown))
                 file.write(json.dumps({"fingerprint": self._fingerprint, "hash": item.hash, "values": item.values}) + "\n")
                 self.values[item.hash] = item.values
         elapsed = time.monotonic() - self._started

@@ -11,6 +11,7 @@ from typing import Any
 
 from backend.domain.data.rows.conversations import conversation_of
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.jobs.payloads import EvaluatePayload
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.estimates import estimate_scores
 from jobs.evaluation.items import Item, Scored, choose_items, read_items
@@ -20,22 +21,22 @@ from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> dict[str, Any]:
     """Score a benchmark; see the module's first lines. Raises RoundhouseError subclasses for what can't be scored."""
     payload = spec.payload
-    kind, config = EvaluationKind(payload["kind"]), EvaluationConfig.model_validate(payload["config"])
-    set_threads(payload.get("threads"))
+    kind, config = payload.kind, payload.config
+    set_threads(payload.threads)
     examples, items = choose_items(
-        read_items(spec.path(payload["dataset"]), split=payload["split"]),
+        read_items(spec.path(payload.dataset), split=payload.split),
         shots=0 if kind is EvaluationKind.PERPLEXITY else config.shots,
         limit=config.limit,
         seed=config.seed,
     )
     reporter.progress(0, len(items), unit="items", message="Loading the network")
-    subject = load_subject(spec.path(payload["checkpoint"]))
+    subject = load_subject(spec.path(payload.checkpoint))
     chat = _uses_chat(subject, items, kind=kind, config=config)
     by_window = kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(items)
-    ledger = Ledger(spec.folder / "items.jsonl", reporter, fingerprint=str(payload.get("fingerprint", "")))
+    ledger = Ledger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
     ledger.expect(len(items))
     left = items if by_window else [item for item in items if item.hash not in ledger.values]
     for batch in score_items(subject, left, kind=kind, config=config, chat=chat, examples=examples, ledger=ledger):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from backend.domain.jobs.events import CompletionEvent
+from backend.domain.jobs.payloads import GeneratePayload
 from jobs.evaluation.completing import Sampling, complete
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.subject import load_subject
@@ -19,50 +21,45 @@ from jobs.reporter import JobSpec, Reporter
 FILE = "completions.jsonl"
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> dict[str, Any]:
     """Write the completions; see the module's first lines. Raises RoundhouseError subclasses."""
     payload = spec.payload
-    set_threads(payload.get("threads"))
+    set_threads(payload.threads)
     file = spec.folder / FILE
-    done: dict[str, dict[str, Any]] = _read_done(spec)
-    prompts = [prompt for prompt in payload["prompts"] if prompt["id"] not in done]
-    reporter.progress(len(done), len(payload["prompts"]), unit="completions", message="Loading the network")
-    subject = load_subject(spec.path(payload["checkpoint"]))
-    chat = subject.uses_chat(payload.get("chat", "auto"))
-    sampling = Sampling(
-        max_tokens=int(payload.get("max_tokens", 128)),
-        temperature=float(payload.get("temperature", 0.0)),
-        top_p=float(payload.get("top_p", 1.0)),
-        seed=int(payload.get("seed", 0)),
-    )
-    ids = [subject.prompt_ids(prompt["messages"], chat=chat) for prompt in prompts]
+    done = _read_done(spec)
+    prompts = [prompt for prompt in payload.prompts if prompt.id not in done]
+    reporter.progress(len(done), len(payload.prompts), unit="completions", message="Loading the network")
+    subject = load_subject(spec.path(payload.checkpoint))
+    chat = subject.uses_chat(payload.chat)
+    sampling = Sampling(max_tokens=payload.max_tokens, temperature=payload.temperature, top_p=payload.top_p, seed=payload.seed)
+    ids = [subject.prompt_ids(prompt.messages, chat=chat) for prompt in prompts]
     for record in done.values():
-        reporter.event("completion", **record)  # the parent of the attempt before may not have read them; recording twice is harmless
+        reporter.emit(record)  # the parent of the attempt before may not have read them; recording twice is harmless
     for batch in complete(subject, ids, sampling=sampling, check_stop=lambda: check_stop(reporter)):
         with file.open("a") as out:
             for index, answer in batch:
-                record = {
-                    "prompt_id": prompts[index]["id"],
-                    "text": answer.text,
-                    "tokens": answer.tokens,
-                    "prompt_tokens": answer.prompt_tokens,
-                    "finish_reason": answer.finish_reason,
-                }
-                reporter.event("completion", **record)
-                out.write(json.dumps(record) + "\n")
-                done[record["prompt_id"]] = record
-        reporter.progress(len(done), len(payload["prompts"]), unit="completions")
-    tokens = sum(record["tokens"] for record in done.values())
+                record = CompletionEvent(
+                    prompt_id=prompts[index].id,
+                    text=answer.text,
+                    tokens=answer.tokens,
+                    prompt_tokens=answer.prompt_tokens,
+                    finish_reason=answer.finish_reason,
+                )
+                reporter.emit(record)
+                out.write(json.dumps(record.model_dump(exclude={"type", "time"})) + "\n")
+                done[record.prompt_id] = record
+        reporter.progress(len(done), len(payload.prompts), unit="completions")
+    tokens = sum(record.tokens for record in done.values())
     return {"count": len(done), "tokens": tokens, "used_chat_template": chat, "file": spec.relative(file) if file.exists() else None}
 
 
-def _read_done(spec: JobSpec) -> dict[str, dict[str, Any]]:
+def _read_done(spec: JobSpec[GeneratePayload]) -> dict[str, CompletionEvent]:
     file = spec.folder / FILE
-    done: dict[str, dict[str, Any]] = {}
+    done: dict[str, CompletionEvent] = {}
     for line in file.read_text().splitlines() if file.is_file() else []:
         try:
-            record = json.loads(line)
+            record = CompletionEvent.model_validate_json(line)
         except ValueError:
             continue  # torn when the attempt before was killed
-        done[record["prompt_id"]] = record
+        done[record.prompt_id] = record
     return done

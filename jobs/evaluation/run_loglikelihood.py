@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from backend.domain.jobs.payloads import LoglikelihoodPayload
 from backend.errors import InvalidInput
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.subject import load_subject
@@ -19,13 +20,13 @@ from jobs.reporter import JobSpec, Reporter
 BATCH_TOKENS = 4096
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[LoglikelihoodPayload], reporter: Reporter) -> dict[str, Any]:
     """Score the pairs; see the module's first lines. Raises InvalidInput naming the line at fault."""
-    set_threads(spec.payload.get("threads"))
-    lines = spec.path(spec.payload["rows_file"]).read_text(encoding="utf-8").split("\n")
+    set_threads(spec.payload.threads)
+    lines = spec.path(spec.payload.rows_file).read_text(encoding="utf-8").split("\n")
     pairs = [_pair(line, number) for number, line in enumerate(lines, 1) if line.strip()]
     reporter.progress(0, len(pairs), unit="items", message="Loading the network")
-    subject = load_subject(spec.path(spec.payload["checkpoint"]))
+    subject = load_subject(spec.path(spec.payload.checkpoint))
 
     def progress(done: int, total: int) -> bool:
         check_stop(reporter)

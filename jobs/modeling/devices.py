@@ -48,10 +48,10 @@ def pick_inference_dtype(*, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def set_threads(count: int | None) -> int:
-    """Let torch compute with `count` threads, or its own choice if None; return the number in force."""
-    if count is not None:
-        torch.set_num_threads(max(1, count))
+def set_threads(count: int) -> int:
+    """Let torch compute with `count` threads, or its own choice if 0; return the number in force."""
+    if count:
+        torch.set_num_threads(count)
     return torch.get_num_threads()
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import uvicorn
 
-from backend.domain.serving.memory import MAX_RUNNING
+from backend.domain.jobs.events import GaugeEvent, ReadyEvent
+from backend.domain.jobs.payloads import ReplicaPayload
 from backend.errors import JobFailed
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
@@ -27,7 +28,7 @@ GAUGE_S = 2.0
 POLL_S = 0.1
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> dict[str, Any]:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
     Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
@@ -36,24 +37,25 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     """
     payload = spec.payload
     # One thread a replica: at these sizes more threads spin at barriers, and more replicas use the cores better.
-    set_threads(int(payload.get("threads") or 1))
+    set_threads(payload.threads)
     started = time.monotonic()
-    folder = spec.path(payload["checkpoint"])
-    device = pick_device(payload.get("device", "auto"))
+    folder = spec.path(payload.checkpoint)
+    device = pick_device(payload.device)
     network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
     tokenizer = load_tokenizer(folder)
     add_end_token(network, turn_end(tokenizer))
     engine = start_engine(
         network,
         tokenizer,
-        kind=payload.get("engine", "auto"),
-        max_running=int(payload.get("max_running", MAX_RUNNING)),
-        max_waiting=int(payload.get("max_waiting", 64)),
+        kind=payload.engine,
+        max_running=payload.max_running,
+        max_waiting=payload.max_waiting,
     )
-    replica = Replica(engine, tokenizer, name=payload["name"])
+    replica = Replica(engine, tokenizer, name=payload.name)
     try:
-        details = {"engine": engine.name, "context_length": engine.context_length, "load_s": round(time.monotonic() - started, 2)}
-        stopped = asyncio.run(_serve(replica, reporter, internal_token=payload["internal_token"], details=details))
+        load_s = round(time.monotonic() - started, 2)
+        ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s)
+        stopped = asyncio.run(_serve(replica, reporter, internal_token=payload.internal_token, ready=ready))
     finally:
         engine.close()
     return {"stopped": stopped, "requests": replica.num_served, "generated_tokens": engine.stats().generated_tokens}
@@ -69,7 +71,7 @@ def add_end_token(network: Any, token: int | None) -> None:
     config.eos_token_id = known if token in known else [*known, token]
 
 
-async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, details: dict[str, Any]) -> str:
+async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, ready: ReadyEvent) -> str:
     app = create_replica_app(replica, internal_token=internal_token)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="off")
     server = uvicorn.Server(config)
@@ -79,7 +81,7 @@ async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, d
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
-        reporter.event("ready", url=url, **details)
+        reporter.emit(ready.model_copy(update={"url": url}))
         try:
             stopped = await _watch(replica, reporter, serving)
             await _drain(replica)
@@ -101,7 +103,8 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
             raise JobFailed(f"This replica made no token for {replica.stall_s():.0f} s.", remedy="It is started again by itself.")
         if time.monotonic() >= next_gauge:
             stats = replica.engine.stats()
-            reporter.event("gauge", running=stats.running, waiting=stats.waiting, tokens_per_second=round(stats.tokens_per_second, 2))
+            rate = round(stats.tokens_per_second, 2)
+            reporter.emit(GaugeEvent(running=stats.running, waiting=stats.waiting, tokens_per_second=rate))
             next_gauge = time.monotonic() + GAUGE_S
         await asyncio.sleep(POLL_S)
     return "signal"

@@ -15,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from backend.domain.jobs.events import MetricsEvent, ResumedEvent
+from backend.domain.jobs.payloads import Payload, TrainPayload
 from backend.infra.processes import die_with_parent
+from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events
 
 CLOSED = "closed"
@@ -34,9 +37,9 @@ OFFLINE = {
 }
 
 
-def start_tracking(payload: dict[str, Any], folder: Path) -> subprocess.Popen[bytes] | None:
+def start_tracking(payload: Payload, folder: Path) -> subprocess.Popen[bytes] | None:
     """Start the process that follows an attempt's events; None for a job without trackers."""
-    if not (payload.get("config") or {}).get("trackers") or "run_folder" not in payload:
+    if not isinstance(payload, TrainPayload) or not payload.config.trackers:
         return None
     (folder / CLOSED).unlink(missing_ok=True)
     with (folder / "output.log").open("ab") as output:  # the parent reads it into the job's log
@@ -64,16 +67,16 @@ def follow(folder: Path) -> None:
     """Write what an attempt reports to its run's trackers until the attempt is closed and read to its end."""
     from jobs.tracking.writers import open_writers
 
-    spec = json.loads((folder / "job.json").read_text())
-    payload = spec["payload"]
-    place = Path(spec["artifacts"]) / payload["run_folder"] / "trackers"
-    writers = open_writers(payload["config"]["trackers"], place, run_id=payload["run_id"], config=payload["config"])
+    spec = JobSpec.read(folder / "job.json", of=TrainPayload)
+    payload = spec.payload
+    place = spec.path(payload.run_folder) / "trackers"
+    writers = open_writers(payload.config.trackers, place, run_id=payload.run_id, config=payload.config.model_dump(mode="json"))
     tail = Tail(folder / "events.jsonl")
     while writers:
         is_last = (folder / CLOSED).exists()
         events = parse_events(tail.read())
-        points = [event for event in events if event.get("type") == "metrics"]
-        resumed = next((int(event.get("step") or 0) for event in events if event.get("type") == "resumed"), None)
+        points = [event for event in events if isinstance(event, MetricsEvent)]
+        resumed = next((event.step for event in events if isinstance(event, ResumedEvent)), None)
         writers = [writer for writer in writers if _tried(writer, lambda w: w.write(points, resumed=resumed))]  # noqa: B023
         if is_last and not events:
             break

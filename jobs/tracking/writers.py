@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-Event = dict[str, Any]
+from backend.domain.jobs.events import MetricsEvent
+
 PROJECT = "roundhouse"
 
 
@@ -18,8 +19,8 @@ class Writer(Protocol):
 
     name: str
 
-    def write(self, events: list[Event], *, resumed: int | None) -> None:
-        """Write metrics events {"step", "time", "values"}; `resumed`: the step after which the run goes on, where it does."""
+    def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
+        """Write metric points; `resumed` is the step after which a resumed run continues."""
 
     def close(self) -> None:
         """Write the last points."""
@@ -46,10 +47,10 @@ class Held:
         for name, step in steps:
             self._last[name] = max(step, self._last.get(name, step))
 
-    def new(self, event: Event) -> list[tuple[str, float]]:
+    def new(self, event: MetricsEvent) -> list[tuple[str, float]]:
         """Return the numbers of an event that lie behind what is held, and hold them."""
-        found = [(name, value) for name, value in _numbers(event) if event["step"] > self._last.get(name, -1)]
-        self._last |= {name: int(event["step"]) for name, _ in found}
+        found = [(name, value) for name, value in _numbers(event) if event.step > self._last.get(name, -1)]
+        self._last |= {name: event.step for name, _ in found}
         return found
 
 
@@ -65,15 +66,13 @@ class TensorBoardWriter:
         self._event, self._summary = event_pb2, summary_pb2
         self._file = EventFileWriter(str(folder))
 
-    def write(self, events: list[Event], *, resumed: int | None) -> None:
+    def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
         if resumed is not None:  # TensorBoard forgets what was written from there on
             start = self._event.SessionLog(status=self._event.SessionLog.START)
             self._file.add_event(self._event.Event(step=resumed + 1, session_log=start))
         for event in events:
             values = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in _numbers(event)]
-            self._file.add_event(
-                self._event.Event(wall_time=event["time"], step=event["step"], summary=self._summary.Summary(value=values))
-            )
+            self._file.add_event(self._event.Event(wall_time=event.time, step=event.step, summary=self._summary.Summary(value=values)))
         if events:
             self._file.flush()
 
@@ -107,11 +106,13 @@ class MlflowWriter:
                 self._client.log_param(self._run, name, value[:500])
             known.write_text(self._run)
 
-    def write(self, events: list[Event], *, resumed: int | None) -> None:
+    def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
         points = [
-            self._metric(name, value, int(1000 * event["time"]), event["step"])
+            self._metric(name, value, int(1000 * event.time), event.step)
             for event in events
-            for name, value in self._held.new({**event, "values": {_safe(name): value for name, value in event["values"].items()}})
+            for name, value in self._held.new(
+                event.model_copy(update={"values": {_safe(name): value for name, value in event.values.items()}})
+            )
         ]
         for first in range(0, len(points), 1000):  # as many as MLflow takes at once
             self._client.log_batch(self._run, metrics=points[first : first + 1000])
@@ -139,9 +140,9 @@ class WandbWriter:
             settings=settings,
         )
 
-    def write(self, events: list[Event], *, resumed: int | None) -> None:
+    def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
         for event in events:
-            self._run.log({**dict(_numbers(event)), "_timestamp": event["time"]}, step=event["step"])
+            self._run.log({**dict(_numbers(event)), "_timestamp": event.time}, step=event.step)
 
     def close(self) -> None:
         self._run.finish()
@@ -162,10 +163,10 @@ class TrackioWriter:
             self._held = Held((key, row["step"]) for row in SQLiteStorage.get_logs(PROJECT, name) for key in row)
             self._run = trackio.init(project=PROJECT, name=name, config=dict(_flat(config)), resume="allow", embed=False)
 
-    def write(self, events: list[Event], *, resumed: int | None) -> None:
+    def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
         for event in events:
             if numbers := self._held.new(event):
-                self._run.log(dict(numbers), step=event["step"])
+                self._run.log(dict(numbers), step=event.step)
 
     def close(self) -> None:
         with quiet():
@@ -187,8 +188,8 @@ WRITERS: dict[str, Callable[[Path, str, dict[str, Any]], Writer]] = {
 }
 
 
-def _numbers(event: Event) -> list[tuple[str, float]]:
-    return [(name, float(value)) for name, value in event["values"].items() if value is not None]
+def _numbers(event: MetricsEvent) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in event.values.items() if value is not None]
 
 
 def _safe(name: str) -> str:

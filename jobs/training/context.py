@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import teach_template
@@ -31,7 +32,7 @@ class TrainingContext:
     out. `run_folder` holds what is computed once per run. `meter` starts after the data is loaded, before the network is.
     """
 
-    spec: JobSpec
+    spec: JobSpec[TrainingPayload]
     reporter: MeteredReporter
     meter: MemoryMeter
     config: RunConfig
@@ -47,14 +48,14 @@ class TrainingContext:
     max_micro_batch: int | None = None
 
 
-def build_context(spec: JobSpec, reporter: Reporter) -> TrainingContext:
+def build_context(spec: JobSpec[TrainingPayload], reporter: Reporter) -> TrainingContext:
     """Build the context from a job's payload.
 
     Raises InvalidInput if the dataset's kind does not suit the objective.
     """
     payload = spec.payload
-    config = RunConfig.model_validate(payload["config"])
-    kind = payload["dataset_kind"]
+    config = payload.config
+    kind = payload.dataset_kind
     if kind not in DATASET_KINDS[config.objective]:
         suitable = " or ".join(DATASET_KINDS[config.objective])
         raise InvalidInput(f"{config.objective} trains on a dataset of kind {suitable}, and this one is {kind}.", field="dataset")
@@ -63,15 +64,15 @@ def build_context(spec: JobSpec, reporter: Reporter) -> TrainingContext:
     if device.type == "cuda" and config.precision == "fp32":
         torch.set_float32_matmul_precision("high")  # tf32
     process_group = join_process_group("ddp" if config.devices.sharding == "ddp" else "fsdp", device=device)
-    threads = set_threads(payload.get("threads") or (threads_of_rank(process_group.count) if process_group.count > 1 else None))
-    base = spec.path(payload["base"]) if payload.get("base") else None
-    tokenizer = load_tokenizer(base or spec.path(payload["tokenizer"]))
+    threads = set_threads(payload.threads or (threads_of_rank(process_group.count) if process_group.count > 1 else 0))
+    base = spec.path(payload.base) if payload.base else None
+    tokenizer = load_tokenizer(spec.path(payload.tokenizer_folder))
     teach_template(tokenizer, chats=config.objective is not Objective.PRETRAIN)
     reporter.log(f"Training on {device_name(device) if device.type == 'cuda' else f'the CPU with {threads} threads'}.")
     store = CheckpointStore(
         spec,
         reporter,
-        folder=spec.path(payload["run_folder"]) / "checkpoints",
+        folder=spec.path(payload.run_folder) / "checkpoints",
         keep_last=config.keep_last,
         lineage=_lineage(spec, config, base),
     )
@@ -83,7 +84,7 @@ def build_context(spec: JobSpec, reporter: Reporter) -> TrainingContext:
         config=config,
         val_items=config.eval_batches * config.micro_batch,
         run_folder=store.folder.parent,
-        dataset=spec.path(payload["dataset"]),
+        dataset=spec.path(payload.dataset_folder),
         base=base,
         tokenizer=tokenizer,
         store=store,
@@ -93,15 +94,15 @@ def build_context(spec: JobSpec, reporter: Reporter) -> TrainingContext:
     )
 
 
-def _lineage(spec: JobSpec, config: RunConfig, base: Path | None) -> dict[str, Any]:
+def _lineage(spec: JobSpec[TrainingPayload], config: RunConfig, base: Path | None) -> dict[str, Any]:
     payload = spec.payload
     lineage: dict[str, Any] = {
         "job": spec.id,
-        "run_folder": payload["run_folder"],
-        "dataset": payload["dataset"],
-        "base": payload.get("base"),
+        "run_folder": payload.run_folder,
+        "dataset": payload.dataset,
+        "base": payload.base,
         "config": config.model_dump(mode="json"),
     }
     if base is not None:  # relative to a checkpoint's folder, so that the artifacts can be moved as a whole
-        lineage["base_path"] = os.path.relpath(base.resolve(), spec.path(payload["run_folder"]).resolve() / "checkpoints" / "step")
+        lineage["base_path"] = os.path.relpath(base.resolve(), spec.path(payload.run_folder).resolve() / "checkpoints" / "step")
     return lineage

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.jobs.events import MicroBatchHalvedEvent, NotFiniteEvent, StoppedEarlyEvent
 from backend.domain.training.config import RunConfig
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
@@ -113,7 +114,7 @@ class TrainingLoop:
             return False
         self.counters = replace(counters, ended=self.config.max_steps)
         self.reporter.log(f"Stopped early: val_loss has not improved on {counters.lowest_val_loss:.4f} in {counters.stale} measurements.")
-        self.reporter.event("stopped_early", step=step, measurements=counters.stale, lowest_val_loss=counters.lowest_val_loss)
+        self.reporter.emit(StoppedEarlyEvent(step=step, measurements=counters.stale, lowest_val_loss=counters.lowest_val_loss))
         return True
 
     def _result(self, *, stopped: str | None) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class TrainingLoop:
             f"Step {step} ran out of memory with micro_batch {before}: continuing with {now}, {passes} per step. "
             "A step sees the same data as before."
         )
-        self.reporter.event("micro_batch_halved", step=step, micro_batch=now, grad_accum_steps=passes)
+        self.reporter.emit(MicroBatchHalvedEvent(step=step, micro_batch=now, grad_accum_steps=passes))
 
     def discard_gradients(self) -> None:
         """Discard what an unfinished step has accumulated."""
@@ -252,7 +253,7 @@ class TrainingLoop:
             saved_step=saved_step,
         )
         self.reporter.metrics(step, {"train_loss": loss, "grad_norm": grad_norm})
-        self.reporter.event("not_finite", step=step, micro_batch=fault.micro_batch, held=items, kept=saved_step)
+        self.reporter.emit(NotFiniteEvent(step=step, micro_batch=fault.micro_batch, held=items, kept=saved_step))
         return fault.to_failure(self.config, autocast=self.autocast)
 
     def _first_not_finite(self, step: int, losses: list[torch.Tensor]) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler writes into the job's log
 
+from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import MicroBatch, StepBatches
 from jobs.batches.probe_sample import write_sample
@@ -34,7 +35,7 @@ PROFILED_STEP_S = 4.0
 SCANNED_STEPS = 200
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> dict[str, Any]:
     """Probe the run of a payload (that of a training job).
 
     Returns `{"measured_bytes", "allocated_bytes", "tokens_per_s", "step_s", ...}`, or `{"stopped"}`. Raises as a run does.

@@ -10,43 +10,19 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
+from backend.domain.jobs.payloads import TrainingPayload
 from backend.errors import InvalidInput, RoundhouseError
 from backend.infra.processes import die_with_parent
-from jobs.reporter import FileReporter, JobSpec, Reporter, StopRequest
+from jobs.reporter import FileReporter, JobSpec, Reporter, SilentReporter
 from jobs.training.run import run_here
-
-
-class SilentReporter:
-    """The reporter of every rank but the first."""
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        """Say nothing."""
-
-    def log(self, text: str) -> None:
-        """Say nothing."""
-
-    def sample(self, step: int, prompt: str, completion: str) -> None:
-        """Say nothing."""
-
-    def event(self, type_: str, **fields: Any) -> None:
-        """Say nothing."""
-
-    def should_stop(self) -> StopRequest | None:
-        """Return None: the first rank is told, and tells the others."""
-        return None
 
 
 def run_rank(folder: Path) -> int:
     """Run one rank of a training job; return the exit status. An error is written to the folder."""
     die_with_parent()
     rank = int(os.environ["RANK"])
-    record = json.loads((folder / "spec.json").read_text())
-    spec = JobSpec(**{**record, "artifacts": Path(record["artifacts"]), "folder": Path(record["folder"])})
+    spec = JobSpec.read(folder / "spec.json", of=TrainingPayload)
     reporter: Reporter = FileReporter(folder / "events.jsonl", folder / "control") if rank == 0 else SilentReporter()
     try:
         result = run_here(spec, reporter)

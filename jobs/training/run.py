@@ -9,7 +9,8 @@ from typing import Any
 import peft
 import torch
 
-from backend.domain.training.config_sections import DeviceConfig
+from backend.domain.jobs.events import ResumedEvent
+from backend.domain.jobs.payloads import TrainingPayload, TrainPayload
 from jobs.batches.base import Batches
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
@@ -30,17 +31,17 @@ from jobs.training.samples import encode_sample_prompts
 from jobs.training.telemetry.mfu import find_utilisation
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> dict[str, Any]:
     """Train by the payload's `config`, from the newest checkpoint of the run folder if there is one.
 
     Returns `{"final_step", "stopped", "metrics", "checkpoint", "measurement"}`. Raises InvalidInput for what can't be trained and
     JobFailed for a failure on the way (non-finite loss, memory or disk too small).
     """
-    devices = DeviceConfig.model_validate(spec.payload["config"].get("devices") or {})
+    devices = spec.payload.config.devices
     return run_here(spec, reporter) if devices.count == 1 else run_ranks(spec, reporter, devices=devices)
 
 
-def run_here(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run_here(spec: JobSpec[TrainingPayload], reporter: Reporter) -> dict[str, Any]:
     """Train in this process: alone, or as one of the ranks that `torchrun` started."""
     ctx = build_context(spec, reporter)
     with out_of_memory_as_failure(ctx.config, device=ctx.device):
@@ -89,9 +90,9 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
         states = named_states(ema, scaler)
         counters = load_state(resume_from, optimizer=optimizer, states=states, process_group=group, seed=config.seed)
         log_other_machine(ctx, counters)
-        ctx.reporter.event("resumed", step=counters.step, folder=ctx.spec.relative(resume_from))
+        ctx.reporter.emit(ResumedEvent(step=counters.step, folder=ctx.spec.relative(resume_from)))
     elif ctx.spec.attempt > 1:  # steps that an earlier attempt reported before its first checkpoint are reported again
-        ctx.reporter.event("resumed", step=0, folder=None)
+        ctx.reporter.emit(ResumedEvent())
     return TrainingLoop(
         config=config,
         model=model,

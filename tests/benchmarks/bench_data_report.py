@@ -161,6 +161,7 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from backend.domain.data.reports.report import ReportQuestion
+    from backend.domain.jobs.payloads import DataReportPayload
     from jobs.data.reports.run import run
     from jobs.reporter import JobSpec
     from tests.support.data_reporter import RememberingReporter
@@ -185,7 +186,10 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
         "benchmarks": [{"name": "made", "folder": "b"}],
     }
     with Watch() as watch:
-        run(JobSpec(id="r", attempt=1, kind="data_report", payload=payload, artifacts=folder, folder=folder / "job"), RememberingReporter())
+        run(
+            JobSpec(id="r", attempt=1, payload=DataReportPayload.read(payload), artifacts=folder, folder=folder / "job"),
+            RememberingReporter(),
+        )
     report = json.loads((folder / "report" / "report.json").read_text())
     return {
         **vars_of(watch),

@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.domain.jobs.payloads import TrainPayload
 from jobs.memory_reuse import keeping_memory
 
 CONTEXT, VOCABULARY, ENDLESS = 256, 2048, 1_000_000
@@ -225,11 +226,12 @@ class Telling:
 
         self._file, self._last = FileReporter(folder / "events.jsonl", folder / "control"), time.perf_counter()
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self._file.metrics(step, values)
-        now = time.perf_counter()
-        _told(step, now - self._last)
-        self._last = now
+    def emit(self, event: Any) -> None:
+        self._file.emit(event)
+        if event.type == "metrics":
+            now = time.perf_counter()
+            _told(event.step, now - self._last)
+            self._last = now
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -278,7 +280,7 @@ def _training_spec(asked: argparse.Namespace, *, compile_: str, steps: int, prec
     }
     folder = root / "jobs" / "job"
     folder.mkdir(parents=True)
-    return JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=root, folder=folder)
+    return JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=folder)
 
 
 def _roundhouse(asked: argparse.Namespace) -> None:

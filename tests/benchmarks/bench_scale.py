@@ -28,6 +28,7 @@ from sqlalchemy import insert
 from backend.bootstrap import build_context
 from backend.db.base import new_id
 from backend.db.tables import Job, Run
+from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.metrics.blocks import pack_points, unpack_from
@@ -76,23 +77,23 @@ def fill_run(ctx: Context, points: int) -> str:
     steps = points // len(METRICS)
     for first in range(1, steps + 1, 20_000):
         rows = [
-            {
-                "step": step,
-                "time": 1e9 + step / 5,
-                "values": dict(
+            MetricsEvent(
+                step=step,
+                time=1e9 + step / 5,
+                values=dict(
                     zip(
                         METRICS,
                         (1.7 + 4 / (1 + step / 500) ** 0.4 + rng.normal(0, 0.05), 3e-4, abs(rng.normal(0.4, 0.05)), rng.normal(2e4, 300)),
                         strict=True,
                     )
                 ),
-            }
+            )
             for step in range(first, min(first + 20_000, steps + 1))
         ]
         with ctx.db.write() as session:
             add_points(session, ctx.db, run_id, rows)
             run = session.get_one(Run, run_id)
-            run.last_step = rows[-1]["step"]
+            run.last_step = rows[-1].step
             pack_points(session, run)
     end(ctx, taken, Status.FINISHED)
     return run_id

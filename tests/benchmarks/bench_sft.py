@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.jobs.events import Event, MetricsEvent
+from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import IGNORE, BatchSizes
 from jobs.batches.sft import Example, PackedBatches, concatenate, encode_rows
@@ -120,9 +122,9 @@ class Clock(Recorder):
         super().__init__()
         self.at: list[tuple[float, float]] = []
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        super().metrics(step, values)
-        if "train_loss" in values:
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, MetricsEvent) and "train_loss" in event.values:
             self.at.append((time.perf_counter(), time.process_time()))
 
 
@@ -158,7 +160,9 @@ def time_ours(home: Path, *, steps: int, threads: int) -> dict[str, float]:
     folder = home / "job"
     folder.mkdir(exist_ok=True)
     clock = Clock()
-    training.run(JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=home, folder=folder), clock)
+    training.run(
+        JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=home, folder=folder), clock
+    )
     batches = PackedBatches(
         examples, [], context=CONTEXT, sizes=BatchSizes(micro_batch=micro_batch, items_per_step=micro_batch, val_items=1, seed=SEED)
     )

@@ -11,8 +11,8 @@ import resource
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
+from backend.domain.jobs.events import Event, ResumedEvent
 from jobs.training.run import run
 from tests.support.killed_runs import FORKS
 from tests.support.training_rooms import Recorder, Rooms
@@ -28,9 +28,9 @@ class Tight(Recorder):
         super().__init__()
         self._megabytes = megabytes
 
-    def event(self, type_: str, **fields: Any) -> None:
-        super().event(type_, **fields)
-        if type_ == "resumed" and self._megabytes is not None:  # a second attempt says so just before its first step
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if isinstance(event, ResumedEvent) and self._megabytes is not None:  # a second attempt says so just before its first step
             status = Path("/proc/self/status").read_text()
             held = int(re.findall(r"VmSize:\s+(\d+)", status)[0]) * 1024
             resource.setrlimit(resource.RLIMIT_AS, (held + self._megabytes * 2**20,) * 2)

@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from backend.db.tables import Run
+from backend.domain.jobs.events import MetricsEvent
 from backend.services.context import LOCAL
 from backend.services.metrics.points import add_points
 from backend.services.training.live import token_for_runs
@@ -79,9 +80,9 @@ async def measure(installation: Installation, viewers: int, seconds: float) -> d
     }
 
 
-def point(step: int) -> dict[str, object]:
+def point(step: int) -> MetricsEvent:
     """Return a step's metrics."""
-    return {"step": step, "time": time.time(), "values": {"train_loss": 5.0 / step**0.3, "learning_rate": 1e-3, "grad_norm": 0.5}}
+    return MetricsEvent(step=step, time=time.time(), values={"train_loss": 5.0 / step**0.3, "learning_rate": 1e-3, "grad_norm": 0.5})
 
 
 def append(ctx: object, run_id: str, step: int) -> None:

@@ -84,6 +84,7 @@ def _train(asked: argparse.Namespace) -> None:
     from pyarrow import parquet
 
     from backend.domain.architectures.config import ArchitectureConfig
+    from backend.domain.jobs.payloads import TrainPayload
     from backend.domain.training.config import RunConfig
     from jobs.modeling.tokenizers import train_bpe
     from jobs.reporter import FileReporter, JobSpec
@@ -125,7 +126,7 @@ def _train(asked: argparse.Namespace) -> None:
     }
     folder = root / "jobs"
     folder.mkdir()
-    spec = JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=root, folder=folder)
+    spec = JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=folder)
     run(spec, FileReporter(root / "events.jsonl", root / "control"))
 
 

@@ -61,6 +61,7 @@ def _tune(asked: argparse.Namespace, root: Path) -> dict[str, object]:
     import pyarrow as pa
     from pyarrow import parquet
 
+    from backend.domain.jobs.payloads import TrainPayload
     from backend.domain.training.config import RunConfig
     from jobs.reporter import FileReporter, JobSpec
     from jobs.training.run import run
@@ -103,7 +104,7 @@ def _tune(asked: argparse.Namespace, root: Path) -> dict[str, object]:
         "threads": None,
     }
     (root / "jobs").mkdir()
-    spec = JobSpec(id="job", attempt=1, kind="train", payload=payload, artifacts=root, folder=root / "jobs")
+    spec = JobSpec(id="job", attempt=1, payload=TrainPayload.read({"run_id": "run", **payload}), artifacts=root, folder=root / "jobs")
     return run(spec, FileReporter(root / "events.jsonl", root / "control"))
 
 

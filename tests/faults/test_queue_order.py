@@ -13,9 +13,9 @@ from backend.db.tables import Job
 from backend.domain.jobs.states import TERMINAL, JobKind, Status
 from backend.domain.training.sweep import parse_sweep
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import add_job
 from backend.services.training.sweeps import launch_sweep, sweep_detail
 from tests.support.installation import wait_until
+from tests.support.jobs import add_stored_job
 from tests.support.run_world import add_parts, make_config
 from tests.support.workers import site
 
@@ -31,12 +31,11 @@ def add_jobs(ctx: Context) -> dict[str, Job]:
     with ctx.db.write() as session:
         for number in range(NUM_JOBS):
             before = draw.choice(ids) if ids and draw.random() < 1 / 3 else None
-            job = add_job(
+            job = add_stored_job(
                 session,
                 ctx,
-                kind=JobKind.TRAIN,
+                JobKind.TRAIN,
                 title=f"job {number}",
-                payload={},
                 priority=draw.randint(0, 9),
                 device="cpu",
                 depends_on=before,

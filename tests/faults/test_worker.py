@@ -16,10 +16,11 @@ import pytest
 
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
-from backend.services.jobs.jobs import JobView, add_job, get_job, request_stop, wake
+from backend.services.jobs.jobs import JobView, get_job, request_stop, wake
 from backend.services.jobs.workers import list_workers
 from tests.support.imports import HEAVY
 from tests.support.installation import PROJECT, is_alive, wait_until
+from tests.support.jobs import add_stored_job
 from tests.support.workers import Site, site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
@@ -36,7 +37,7 @@ def running(home: Path) -> Iterator[Site]:
 
 def submit(ctx: Context, kind: JobKind = JobKind.EXPORT, **payload: Any) -> str:
     with ctx.db.write() as session:
-        job = add_job(session, ctx, kind=kind, title=kind.value, payload=payload)
+        job = add_stored_job(session, ctx, kind, title=kind.value, payload=payload)
         job_id, queue = job.id, job.queue
     wake(ctx, queue)
     return job_id

@@ -26,6 +26,7 @@ from jobs.modeling.loglikelihood import encode_pair
 from jobs.serving.engine import Engine
 from jobs.serving.start import start_engine
 from jobs.training import run as training
+from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
 SERVED_ONE_BY_ONE = {"bloom": "attention in its own way", "deepseek_v3": "caches latents"}
@@ -43,7 +44,7 @@ def pretrain(rooms: Rooms, config: ArchitectureConfig, *, run: str) -> str:
     """Train three steps and return the checkpoint's folder, relative to the artifacts."""
     steps: dict[str, Any] = {"max_steps": 3, "eval_every": 3, "checkpoint_every": 3, "architecture": config}
     spec = rooms.training("pretrain", run=f"{run}/pretrain", job=f"{run}-pretrain", **steps)
-    spec.payload["architecture"] = config.model_dump(mode="json")
+    spec = with_payload(spec, architecture=config)
     reporter = Recorder()
     result = training.run(spec, reporter)
     (saved,) = reporter.of("checkpoint")
@@ -57,7 +58,7 @@ def tune(rooms: Rooms, family: str, base: str, **lora: Any) -> str:
     """Train adapters for two steps and return their folder."""
     steps: dict[str, Any] = {"max_steps": 2, "eval_every": 2, "checkpoint_every": 2, "method": "lora", "lora": LoraConfig(rank=2, **lora)}
     spec = rooms.training("sft", run=f"{family}/sft", job=f"{family}-sft", **steps)
-    spec.payload["base"] = base
+    spec = with_payload(spec, base=base)
     return str(training.run(spec, Recorder())["checkpoint"])
 
 
@@ -96,7 +97,9 @@ def test_a_family_goes_through_the_whole_product(rooms: Rooms, family: str, capl
         assert ours.model.layers[1].mlp.gate.e_score_correction_bias.abs().sum() > 0  # moved, kept, and read again
 
     adapter = tune(rooms, family, base)
-    spec = rooms.spec({"checkpoint": adapter, "format": "merged", "out": f"{family}/merged"}, job=f"{family}-export")
+    spec = rooms.spec(
+        {"checkpoint": adapter, "checkpoint_id": "c", "format": "merged", "out": f"{family}/merged"}, kind="export", job=f"{family}-export"
+    )
     run_export.run(spec, Recorder())
     merged = load_network(rooms.root / f"{family}/merged")
     tuned = load_network(rooms.root / adapter, merge_adapter=False)

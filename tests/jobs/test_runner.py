@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
-from backend.services.jobs.jobs import add_job, claim_job, get_job
+from backend.services.jobs.jobs import claim_job, get_job
 from jobs.runner import execute
 from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
+from tests.support.jobs import add_stored_job
 
 
 def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_being_tried_again(ctx: Context) -> None:
@@ -26,7 +28,7 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
         "out_root": "datasets",
     }
     with ctx.db.write() as session:  # an import whose version is gone: its recorder finds no row
-        job_id = add_job(session, ctx, kind=JobKind.IMPORT_DATASET, title="Import lines", payload=payload).id
+        job_id = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, title="Import lines", payload=payload).id
     claim = claim_job(ctx, job_id, owner="w#1", host="lab")
     assert claim is not None
     assert execute(ctx, claim) is Status.FAILED
@@ -37,15 +39,14 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
 
 def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_path: Path) -> None:
     long = json.dumps({"type": "result", "result": {"text": "x" * (MAX_BATCH_BYTES + 10)}})
-    (tmp_path / "events.jsonl").write_text(f'{{"type":"log"}}\n{long}\n{{"type":"progress"}}\n')
+    (tmp_path / "events.jsonl").write_text(f'{{"type":"log","text":"a"}}\n{long}\n{{"type":"progress","done":1,"total":2}}\n')
     tail = Tail(tmp_path / "events.jsonl")
     kinds: list[str] = []
     while events := parse_events(tail.read()):
-        kinds += [event["type"] for event in events]
+        kinds += [event.type for event in events]
     assert kinds == ["log", "result", "progress"]
 
 
 def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
-    assert parse_events([b'{"type":"item","values":{"a":NaN,"b":-Infinity,"c":1.5}}']) == [
-        {"type": "item", "values": {"a": None, "b": None, "c": 1.5}}
-    ]
+    line = b'{"type":"item","item_hash":"h","position":0,"values":{"a":NaN,"b":-Infinity,"c":1.5}}'
+    assert parse_events([line]) == [ItemEvent(item_hash="h", position=0, values={"a": None, "b": None, "c": 1.5})]

@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 
+from backend.domain.jobs.events import ResumedEvent
+from backend.domain.jobs.payloads import AddBasePayload, TrainPayload
 from backend.domain.training.imported_logs import read_logs
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.training import checks as tracker_service
 from backend.services.training.checks import TRACKER_NAMES as NAMES
 from backend.services.training.checks import check_trackers
-from jobs.reporter import FileReporter
+from jobs.reporter import FileReporter, JobSpec
 from jobs.tracking.run import CLOSED, OFFLINE, end_tracking, follow, start_tracking
 from jobs.tracking.writers import WRITERS
+from tests.support.jobs import make_spec
 from tests.support.run_world import add_parts, launch, make_config
 
 
@@ -32,9 +35,9 @@ def attempt(tmp_path: Path) -> Path:
 
 def make_attempt(root: Path, trackers: list[str]) -> Path:
     folder = root / "jobs" / "attempt-1"
-    folder.mkdir(parents=True)
-    payload = {"run_id": "r1", "run_folder": "runs/r1", "config": {"name": "tried", "trackers": trackers, "lora": {"rank": 8}}}
-    (folder / "job.json").write_text(json.dumps({"payload": payload, "artifacts": str(root)}))
+    config = {"name": "tried", "trackers": trackers, "dataset": "d", "architecture": "a", "tokenizer": "t", "lora": {"rank": 8}}
+    payload = {"run_id": "r1", "run_folder": "runs/r1", "dataset_kind": "text", "config": config}
+    make_spec("train", payload, root=root, folder=folder).write(folder / "job.json")
     return folder
 
 
@@ -46,8 +49,8 @@ def tell(folder: Path, first: int, last: int, **values: float) -> None:
     reporter.close()
 
 
-def payload_of(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "job.json").read_text())["payload"])
+def payload_of(folder: Path) -> TrainPayload:
+    return JobSpec.read(folder / "job.json", of=TrainPayload).payload
 
 
 def board(root: Path) -> dict[int, float]:
@@ -73,8 +76,10 @@ def test_a_process_of_its_own_follows_the_run_and_writes_its_last_points(attempt
 
 
 def test_a_run_without_trackers_starts_no_process(attempt: Path) -> None:
-    assert start_tracking({**payload_of(attempt), "config": {"trackers": []}}, attempt) is None
-    assert start_tracking({}, attempt) is None
+    payload = payload_of(attempt)
+    untracked = payload.model_copy(update={"config": payload.config.model_copy(update={"trackers": ()})})
+    assert start_tracking(untracked, attempt) is None
+    assert start_tracking(AddBasePayload(hub="owner/name", out="bases/b"), attempt) is None
 
 
 def test_what_a_resumed_run_writes_again_is_purged_as_tensorboard_does_it(attempt: Path, tmp_path: Path) -> None:
@@ -84,7 +89,7 @@ def test_what_a_resumed_run_writes_again_is_purged_as_tensorboard_does_it(attemp
     follow(attempt)
     reporter = FileReporter(attempt / "events.jsonl", attempt / "control")
     (attempt / "events.jsonl").write_text("")
-    reporter.event("resumed", step=20)
+    reporter.emit(ResumedEvent(step=20))
     reporter.close()
     tell(attempt, 21, 25)
     follow(attempt)
@@ -100,7 +105,7 @@ def test_what_a_resumed_run_reports_again_is_not_sent_again(tmp_path: Path, trac
     track(folder, lambda: (tell(folder, 1, 29, grad_norm=0.5), tell(folder, 30, 30)))
     (folder / "events.jsonl").write_text("")
     reporter = FileReporter(folder / "events.jsonl", folder / "control")
-    reporter.event("resumed", step=20)
+    reporter.emit(ResumedEvent(step=20))
     reporter.close()
     track(folder, lambda: tell(folder, 21, 40, grad_norm=0.5))
     read = {"mlflow": history_of_mlflow, "trackio": history_of_trackio}[tracker]
@@ -140,10 +145,10 @@ def test_a_tracker_that_fails_is_said_and_leaves_the_others_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorboard")
-    folder = make_attempt(tmp_path, ["absent", "broken", "tensorboard"])
+    folder = make_attempt(tmp_path, ["mlflow", "trackio", "tensorboard"])
 
     class Broken:
-        name = "broken"
+        name = "trackio"
 
         def __init__(self, *_: object) -> None: ...
 
@@ -153,16 +158,16 @@ def test_a_tracker_that_fails_is_said_and_leaves_the_others_alone(
         def close(self) -> None: ...
 
     def absent(*_: object) -> Any:
-        raise ModuleNotFoundError("No module named 'absent'")
+        raise ModuleNotFoundError("No module named 'mlflow'")
 
-    monkeypatch.setitem(WRITERS, "broken", Broken)
-    monkeypatch.setitem(WRITERS, "absent", absent)
+    monkeypatch.setitem(WRITERS, "trackio", Broken)
+    monkeypatch.setitem(WRITERS, "mlflow", absent)
     tell(folder, 1, 5)
     (folder / CLOSED).touch()
     follow(folder)
     said = capsys.readouterr().out
-    assert "The tracker absent can't be written here" in said
-    assert "The tracker broken failed and gets no more points: OSError: the disk is full" in said
+    assert "The tracker mlflow can't be written here" in said
+    assert "The tracker trackio failed and gets no more points: OSError: the disk is full" in said
     assert len(board(tmp_path)) == 5
 
 

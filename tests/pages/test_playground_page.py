@@ -9,6 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Checkpoint
+from backend.domain.jobs.events import ReadyEvent
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import claim_next
 from backend.services.serving.conversations import list_conversations, list_messages
@@ -45,7 +46,7 @@ def place(ctx: Context, name: str, replica: RunningReplica, monkeypatch: pytest.
     claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
-        record_ready(session, ctx, claim, {"url": replica.url})
+        record_ready(session, ctx, claim, ReadyEvent(url=replica.url))
 
 
 def say(app: AppTest, text: str) -> None:

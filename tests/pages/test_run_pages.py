@@ -14,11 +14,12 @@ from backend.domain.wording import say_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_finish
-from backend.services.jobs.jobs import claim_next, end_job, list_jobs
+from backend.services.jobs.jobs import end_job, list_jobs
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import list_runs
 from tests.support.installation import PROJECT
+from tests.support.jobs import take_job
 from tests.support.opening import cells
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
 
@@ -126,8 +127,7 @@ def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_asked_for_once
 def test_a_probe_is_answered_in_words(ctx: Context) -> None:
     add_parts(ctx)
     open_sound_form().button(key="launch_probe").click().run()
-    taken = claim_next(ctx, "train", owner="worker#1", host="here")
-    assert taken is not None
+    taken = take_job(ctx, list_jobs(ctx, queue="train")[0].id)
     result = {
         "measured_bytes": 5_100_000_000,
         "tokens_per_s": 800.0,
@@ -155,8 +155,7 @@ def test_a_probe_is_answered_in_words(ctx: Context) -> None:
 def test_a_probe_that_failed_says_why_and_can_be_asked_for_again(ctx: Context) -> None:
     add_parts(ctx)
     open_sound_form().button(key="launch_probe").click().run()
-    taken = claim_next(ctx, "train", owner="worker#1", host="here")
-    assert taken is not None
+    taken = take_job(ctx, list_jobs(ctx, queue="train")[0].id)
     end(ctx, taken, Status.FAILED, cause="Not enough memory for a micro-batch of 8.", remedy="Choose a smaller micro-batch.")
     page = open_sound_form()
     assert "Not enough memory" in text_of(page)

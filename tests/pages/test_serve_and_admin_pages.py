@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
 from backend.db.tables import Checkpoint
+from backend.domain.jobs.events import ReadyEvent
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import claim_next
@@ -60,7 +61,7 @@ def make_ready(ctx: Context) -> None:
     claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
-        record_ready(session, ctx, claim, {"url": "http://127.0.0.1:1"})
+        record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:1"))
 
 
 @pytest.mark.parametrize("page", ["serve/endpoints.py", "serve/playground.py", "admin/workers.py", "admin/people.py"])

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Contestant, Dataset, DatasetVersion, Job
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.services import job_events as outcomes
 from backend.services.battles.ballots import cast_vote, next_battle
@@ -19,7 +20,8 @@ from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.raters import RaterView
 from backend.services.battles.views import CampaignView, get_campaign
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import Claim, claim_job, end_job
+from backend.services.jobs.jobs import Claim, end_job
+from tests.support.jobs import take_job
 
 Judge = Callable[[str, str], str]
 
@@ -67,21 +69,19 @@ def make_campaign(
     return get_campaign(ctx, campaign.id)
 
 
-def claim_generation(ctx: Context, contestant_id: str) -> Claim:
+def claim_generation(ctx: Context, contestant_id: str) -> Claim[Any]:
     """Take a contestant's job as a worker would."""
     with ctx.db.read() as session:
         job_id = session.get_one(Contestant, contestant_id).job_id
     assert job_id is not None
-    claim = claim_job(ctx, job_id, owner="test", host="here")
-    assert claim is not None
-    return claim
+    return take_job(ctx, job_id)
 
 
-def write_completions(ctx: Context, claim: Claim, text_of: Callable[[dict[str, Any]], str]) -> None:
+def write_completions(ctx: Context, claim: Claim[Any], text_of: Callable[[dict[str, Any]], str]) -> None:
     """Report a completion for every prompt of a job, and its end."""
     events = [
-        {"type": "completion", "prompt_id": prompt["id"], "text": text_of(prompt), "tokens": 3, "finish_reason": "stop"}
-        for prompt in claim.payload["prompts"]
+        CompletionEvent(prompt_id=prompt.id, text=text_of(prompt.model_dump()), tokens=3, finish_reason="stop")
+        for prompt in claim.payload.prompts
     ]
     result: dict[str, Any] = {}
     with ctx.db.write() as session:

@@ -10,11 +10,13 @@ import pyarrow.parquet
 
 from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
-from backend.services.jobs.jobs import Claim, claim_job, end_job
+from backend.services.jobs.jobs import Claim, end_job
+from tests.support.jobs import take_job
 
 CHOICES = [{"question": f"Question {n}?", "choices": ["yes", "no"], "answer": n % 2} for n in range(40)]
 ANSWERS = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(6)]
@@ -46,11 +48,9 @@ def add_benchmark(ctx: Context, name: str, rows: Sequence[dict[str, Any]], *, ki
     return f"{name}@1"
 
 
-def claim_of(ctx: Context, evaluation: EvaluationView) -> Claim:
+def claim_of(ctx: Context, evaluation: EvaluationView) -> Claim[Any]:
     """Take an evaluation's job as a worker would."""
-    claim = claim_job(ctx, evaluation.job_id or "", owner="test", host="here")
-    assert claim is not None
-    return claim
+    return take_job(ctx, evaluation.job_id)
 
 
 def item(number: int, values: dict[str, float], **shown: Any) -> dict[str, Any]:
@@ -64,10 +64,12 @@ def item(number: int, values: dict[str, float], **shown: Any) -> dict[str, Any]:
     }
 
 
-def finish(ctx: Context, claim: Claim, items: Sequence[dict[str, Any]], *, scores: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+def finish(
+    ctx: Context, claim: Claim[Any], items: Sequence[dict[str, Any]], *, scores: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> None:
     """Report items and scores, and end the job."""
     with ctx.db.write() as session:
-        outcomes.record_events(session, ctx, claim, list(items))
+        outcomes.record_events(session, ctx, claim, [event_of(item) for item in items])
     with ctx.db.write() as session:
         outcomes.record_finish(session, ctx, claim, {"scores": list(scores), "facts": facts})
         end_job(session, ctx, claim, Status.FINISHED)

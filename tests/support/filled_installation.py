@@ -10,6 +10,7 @@ import pyarrow.parquet
 from sqlalchemy import select
 
 from backend.db.tables import DatasetVersion, Replica, Worker
+from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.states import Status
 from backend.domain.training.sweep import parse_sweep
 from backend.services.battles.raters import rater_for
@@ -139,7 +140,7 @@ def _add_serving(ctx: Context) -> str:
     claim = claim_job(ctx, job, owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
-        record_ready(session, ctx, claim, {"url": "http://127.0.0.1:1"})
+        record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:1"))
     conversation = start_conversation(ctx, endpoint="tales", person=LOCAL)
     add_message(ctx, conversation.id, role="user", content="Tell me of the mill. " * 12, person=LOCAL)
     usage = {"completion_tokens": 30, "ttft_ms": 12.0, "tok_per_sec": 88.0, "finish_reason": "stop"}

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import json
-
+from backend.domain.jobs.events import ErrorEvent, ResultEvent
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, claim_job, end_job, get_job
+from jobs.reporter import JobSpec
 from jobs.run import run_child
+from jobs.tailing import parse_events
 
 
 def do_job(ctx: Context, job_id: str) -> JobView:
     """Run one job in this process. Returns it as it ended."""
-    claim = claim_job(ctx, job_id, owner="test", host="here")
-    assert claim is not None, f"job {job_id} can't be claimed: {get_job(ctx, job_id).status}"
+    taken = claim_job(ctx, job_id, owner="test", host="here")
+    assert taken is not None, f"job {job_id} can't be claimed: {get_job(ctx, job_id).status}"
+    claim = outcomes.prepare(ctx, taken)
     folder = ctx.artifacts.job_folder(job_id) / "attempt-1"
     folder.mkdir(parents=True, exist_ok=True)
-    spec = {
-        "id": job_id,
-        "attempt": claim.attempt,
-        "kind": claim.kind.value,
-        "payload": claim.payload,
-        "artifacts": str(ctx.artifacts.root),
-        "job_folder": str(ctx.artifacts.job_folder(job_id)),
-    }
-    (folder / "job.json").write_text(json.dumps(spec))
+    JobSpec(job_id, claim.attempt, claim.payload, ctx.artifacts.root, ctx.artifacts.job_folder(job_id)).write(folder / "job.json")
     run_child(folder)
-    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    events = parse_events((folder / "events.jsonl").read_bytes().splitlines())
     last = events[-1]
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, events)
-        if last["type"] == "result":
-            outcomes.record_finish(session, ctx, claim, last["result"])
-            end_job(session, ctx, claim, Status.FINISHED, result=last["result"])
+        if isinstance(last, ResultEvent):
+            outcomes.record_finish(session, ctx, claim, last.result)
+            end_job(session, ctx, claim, Status.FINISHED, result=last.result)
         else:
-            error = {key: last.get(key) for key in ("cause", "remedy", "field")}
+            assert isinstance(last, ErrorEvent)
+            error = {"cause": last.cause, "remedy": last.remedy, "field": last.field}
             outcomes.record_bad_end(session, ctx, claim, error)
             end_job(session, ctx, claim, Status.FAILED, error=error)
     return get_job(ctx, job_id)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from backend.domain.jobs.payloads import TrainPayload
 from jobs.reporter import JobSpec
 from jobs.run import run_child
 
@@ -21,22 +23,20 @@ Values = dict[str, dict[int, float]]
 class KilledRun:
     """A training job whose attempts are processes as a worker starts them: `python -m jobs.run --child`, without the import."""
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, spec: JobSpec[TrainPayload]) -> None:
         self._spec, self._attempt = spec, 0
 
     @property
     def checkpoints(self) -> Path:
         """Where the run keeps its checkpoints."""
-        return self._spec.path(self._spec.payload["run_folder"]) / "checkpoints"
+        return self._spec.path(self._spec.payload.run_folder) / "checkpoints"
 
     def attempt(self, *, kill_at: int | None = None, delay_s: float = 0.0) -> bool:
         """Do an attempt; kill it `delay_s` after it has reported step `kill_at`. Returns whether it came to the run's end."""
         self._attempt += 1
         folder = self._folder(self._attempt)
         folder.mkdir(parents=True)
-        record = {"id": self._spec.id, "attempt": self._attempt, "kind": "train", "payload": self._spec.payload}
-        record |= {"artifacts": str(self._spec.artifacts), "job_folder": str(self._spec.folder)}
-        (folder / "job.json").write_text(json.dumps(record))
+        replace(self._spec, attempt=self._attempt).write(folder / "job.json")
         child: ForkServerProcess = FORKS.Process(target=_child, args=(folder,))
         child.start()
         if kill_at is not None:

@@ -14,6 +14,8 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import Run
+from backend.domain.jobs.events import MetricsEvent
+from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import Context
@@ -24,7 +26,7 @@ app = celery_app.app
 LINES = os.environ["QUEUE_TEST_LINES"]
 
 
-def leave_a_line(ctx: Context, claim: Claim, **_: Any) -> None:
+def leave_a_line(ctx: Context, claim: Claim[Any], **_: Any) -> None:
     """Run a job as the runner does, but without a child: it lasts `seconds`, and a run reports a val_loss that follows from its learning rate."""
     began = time.monotonic()
     time.sleep(float(claim.payload.get("seconds", 0)))
@@ -32,9 +34,10 @@ def leave_a_line(ctx: Context, claim: Claim, **_: Any) -> None:
         run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
         if run is not None:
             loss = 1.0 + (math.log10(float(run.config["learning_rate"])) + 2.5) ** 2
-            event = {"type": "metrics", "step": int(run.config["max_steps"]), "time": time.time(), "values": {"val_loss": loss}}
-            outcomes.record_events(session, ctx, claim, [event])
-            outcomes.record_finish(session, ctx, claim, {"final_step": event["step"]})
+            ready = claim.with_payload(TrainPayload.read(claim.payload))
+            event = MetricsEvent(step=int(run.config["max_steps"]), time=time.time(), values={"val_loss": loss})
+            outcomes.record_events(session, ctx, ready, [event])
+            outcomes.record_finish(session, ctx, ready, {"final_step": event.step})
         end_job(session, ctx, claim, Status.FINISHED)
     line = {
         "job": claim.job_id,

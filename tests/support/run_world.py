@@ -6,14 +6,16 @@ from typing import Any
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import RunConfig
 from backend.services import job_events as outcomes
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import Claim, add_job, claim_job, end_job, renew
+from backend.services.jobs.jobs import Claim, end_job, renew
 from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
+from tests.support.jobs import add_stored_job, take_job
 
 SHAPE = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=300, feed_forward=64)
 
@@ -24,7 +26,7 @@ def add_dataset(ctx: Context, name: str = "tales", *, kind: str = "text", ready:
         dataset = Dataset(name=name, kind=kind)
         session.add(dataset)
         session.flush()
-        job = add_job(session, ctx, kind=JobKind.IMPORT_DATASET, title=f"Import {name}", payload={})
+        job = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, title=f"Import {name}")
         job.status = Status.FINISHED if ready else Status.QUEUED
         version = DatasetVersion(dataset_id=dataset.id, number=1, job_id=job.id, train_rows=90 if ready else 0, val_rows=10 if ready else 0)
         version.folder = f"datasets/{name}" if ready else None
@@ -76,20 +78,18 @@ def launch(ctx: Context, **values: Any) -> RunView:
     return launch_run(ctx, make_config(**values), person=LOCAL)
 
 
-def claim(ctx: Context, run: RunView) -> Claim:
+def claim(ctx: Context, run: RunView) -> Claim[Any]:
     """Take a run's job, as a worker does."""
-    taken = claim_job(ctx, str(run.job_id), owner="worker#1", host="here")
-    assert taken is not None
-    return taken
+    return take_job(ctx, run.job_id)
 
 
-def report(ctx: Context, taken: Claim, *events: dict[str, Any]) -> None:
+def report(ctx: Context, taken: Claim[Any], *events: dict[str, Any]) -> None:
     """Record what a child wrote, as its parent does."""
     with ctx.db.write() as session:
         renew(session, ctx, taken)
-        progress = outcomes.record_events(session, ctx, taken, list(events))
+        progress = outcomes.record_events(session, ctx, taken, [event_of(event) for event in events])
         if progress:
-            renew(session, ctx, taken, progress=progress)
+            renew(session, ctx, taken, progress=progress.model_dump(exclude={"type"}))
 
 
 def points(first: int, last: int, *, name: str = "train_loss") -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def points(first: int, last: int, *, name: str = "train_loss") -> list[dict[str,
     return [{"type": "metrics", "step": step, "time": 1000.0 + step, "values": {name: 10.0 / step}} for step in range(first, last + 1)]
 
 
-def end(ctx: Context, taken: Claim, status: Status, **error: str) -> None:
+def end(ctx: Context, taken: Claim[Any], status: Status, **error: str) -> None:
     """End a job, as its parent does."""
     with ctx.db.write() as session:
         if status is Status.FINISHED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backend.db.tables import DatasetVersion, Job, Run, Tokenizer
+from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import PUBLISHED
 from backend.domain.scaling.shapes import count_all
@@ -29,7 +30,7 @@ def finish(ctx: Context, run_id: str, loss: float, *, rate: float = 1000.0) -> N
         steps = int(run.config["max_steps"])
         run.last_step = steps
         run.summary = {"last": {"val_loss": loss}, "result": {"final_step": steps}}
-        add_points(session, ctx.db, run.id, [{"step": 1, "time": 0.0, "values": {"tok_per_sec": rate}}])
+        add_points(session, ctx.db, run.id, [MetricsEvent(step=1, values={"tok_per_sec": rate})])
 
 
 def finish_by_law(ctx: Context, study: StudyView) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx
 
-from jobs.reporter import FileReporter, JobSpec
+from jobs.reporter import FileReporter
 from jobs.serving.replica import run
+from tests.support.jobs import make_spec
 
 TOKEN = "internal-token-of-the-test"
 
@@ -33,7 +34,7 @@ class RunningReplica:
     def __init__(self, folder: Path, **payload: Any) -> None:
         self.folder = folder
         values = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": TOKEN, "device": "cpu", **payload}
-        spec = JobSpec(id="j", attempt=1, kind="replica", payload=values, artifacts=folder, folder=folder)
+        spec = make_spec("replica", values, root=folder, folder=folder)
         self.reporter = FileReporter(folder / "events.jsonl", folder / "control")
         self.result: dict[str, Any] = {}
         self.thread = threading.Thread(target=lambda: self.result.update(run(spec, self.reporter)), daemon=True)

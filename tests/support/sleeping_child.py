@@ -7,17 +7,29 @@ import sys
 import time
 from typing import Any
 
+from backend.domain.jobs.payloads import PAYLOADS, Payload
 from backend.domain.jobs.states import JobKind
 from jobs import run as child
 from jobs.reporter import FileReporter, JobSpec
 
 
-def run(spec: JobSpec, reporter: FileReporter) -> dict[str, Any]:
+class SleepingPayload(Payload):
+    """Sleep for `seconds`; a `stubborn` job does not heed a stop."""
+
+    job_kind = JobKind.EXPORT
+    seconds: float
+    stubborn: bool = False
+
+
+PAYLOADS[JobKind.EXPORT] = SleepingPayload
+
+
+def run(spec: JobSpec[SleepingPayload], reporter: FileReporter) -> dict[str, Any]:
     """Sleep for `seconds`."""
-    stubborn = bool(spec.payload.get("stubborn"))
+    stubborn = spec.payload.stubborn
     if stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    ends_at = time.monotonic() + float(spec.payload["seconds"])
+    ends_at = time.monotonic() + spec.payload.seconds
     while time.monotonic() < ends_at and (stubborn or reporter.should_stop() is None):
         time.sleep(0.05)
     return {}

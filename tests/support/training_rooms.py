@@ -10,14 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import StepBatches
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
-from jobs.reporter import JobSpec, StopRequest
+from jobs.reporter import JobSpec
 from jobs.training.context import TrainingContext
 from jobs.training.objectives.registry import OBJECTIVES
+from tests.support.jobs import MemoryReporter, make_spec
 
 TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=4, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)
 NAMES = ("Mira", "Tom", "Ada", "Ben")
@@ -88,15 +91,13 @@ class Rooms:
         network = build_network(TINY, seed=3, bos_token_id=0, eos_token_id=1, pad_token_id=2)
         save_checkpoint(folder, model=network, tokenizer=self.tokenizer, meta={})
 
-    def spec(self, payload: dict[str, Any], *, job: str = "job", kind: str = "train", attempt: int = 1) -> JobSpec:
+    def spec(self, payload: dict[str, Any], *, kind: str, job: str = "job", attempt: int = 1) -> JobSpec[Any]:
         """Return an attempt at a job with a folder of its own."""
-        folder = self.root / "jobs" / job
-        folder.mkdir(parents=True, exist_ok=True)
-        return JobSpec(id=job, attempt=attempt, kind=kind, payload=payload, artifacts=self.root, folder=folder)
+        return make_spec(kind, payload, root=self.root, job=job, attempt=attempt)
 
     def training(
         self, objective: str, *, run: str = "run", job: str = "job", attempt: int = 1, dataset: str = "", **values: Any
-    ) -> JobSpec:
+    ) -> JobSpec[TrainPayload]:
         """Return a training job; `values` go into its config."""
         names = {"pretrain": ("texts", "text"), "sft": ("chats", "chat"), "grpo": ("asks", "prompts")}.get(
             objective, ("pairs", "preference")
@@ -115,6 +116,7 @@ class Rooms:
         parts = {"architecture": TINY, "tokenizer": "t"} if fresh else {"base": "b"}
         config = RunConfig(objective=objective, dataset="d", **{**small, **parts, **values})  # type: ignore[arg-type]
         payload = {
+            "run_id": run,
             "config": config.model_dump(mode="json"),
             "architecture": TINY.model_dump(mode="json") if fresh else None,
             "tokenizer": "tokenizer" if fresh else None,
@@ -124,7 +126,7 @@ class Rooms:
             "run_folder": run,
             "threads": 1,
         }
-        return self.spec(payload, job=job, attempt=attempt)
+        return self.spec(payload, kind="train", job=job, attempt=attempt)
 
 
 def load_batches(ctx: TrainingContext, model: Any = None) -> StepBatches:
@@ -133,40 +135,13 @@ def load_batches(ctx: TrainingContext, model: Any = None) -> StepBatches:
     return stages.prepare(ctx, stages.load(ctx), model)
 
 
-class Recorder:
+class Recorder(MemoryReporter):
     """A reporter that remembers. Asks to stop once `stop_after` steps are reported."""
 
     def __init__(self, *, stop_after: int | None = None, request: StopRequest = "cancel") -> None:
-        self.points: list[tuple[int, dict[str, float]]] = []
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self.lines: list[str] = []
-        self.samples: list[tuple[int, str, str]] = []
-        self.progressed: list[tuple[float, float]] = []
+        super().__init__()
         self._stop_after, self._request = stop_after, request
-
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        self.points.append((step, values))
-
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        self.progressed.append((done, total))
-
-    def log(self, text: str) -> None:
-        self.lines.append(text)
-
-    def sample(self, step: int, prompt: str, completion: str) -> None:
-        self.samples.append((step, prompt, completion))
-
-    def event(self, type_: str, **fields: Any) -> None:
-        self.events.append((type_, fields))
 
     def should_stop(self) -> StopRequest | None:
         done = max((step for step, _ in self.points), default=0)
         return self._request if self._stop_after is not None and done >= self._stop_after else None
-
-    def series(self, name: str) -> list[tuple[int, float]]:
-        """Return (step, value) of a metric in the order reported."""
-        return [(step, values[name]) for step, values in self.points if name in values]
-
-    def of(self, type_: str) -> list[dict[str, Any]]:
-        """Return the fields of all events of a type."""
-        return [fields for kind, fields in self.events if kind == type_]

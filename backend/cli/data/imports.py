@@ -14,11 +14,13 @@ from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
+from backend.domain.data.splits import DEFAULT_VAL_FRACTION
+from backend.domain.jobs.payloads import HubSource
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.preview import SourcePreview, preview_head
-from backend.services.data.sources import HubChoice, ImportSource, read_source_head
+from backend.services.data.sources import ImportSource, read_source_head
 
 _HUB_ID = re.compile(r"(hf://)?(?:datasets/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)")
 
@@ -38,7 +40,7 @@ def import_(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse the source at its first bad row, instead of leaving bad rows out.")
     ] = False,
-    val_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = 0.05,
+    val_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = DEFAULT_VAL_FRACTION,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
@@ -103,7 +105,7 @@ def read_source(text: str, *, config: str | None = None, split: str | None = Non
         found = ImportSource(url=text)
     elif text.startswith("hf://") or (not path.exists() and not _has_ending(text) and _HUB_ID.fullmatch(text)):
         match = _HUB_ID.fullmatch(text)
-        return ImportSource(hub=HubChoice(match[2] if match else text, config, split, revision))
+        return ImportSource(hub=HubSource(id=match[2] if match else text, config=config, split=split, revision=revision))
     else:
         found = ImportSource(path=path)
     for option, value in (("config", config), ("split", split), ("revision", revision)):

@@ -1,8 +1,12 @@
-"""What a job can be doing, which room it belongs to and where it queues. The compare-and-sets are in services.jobs."""
+"""Job statuses, kinds and queues, and the requests to stop. The compare-and-sets are in backend.services.jobs."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
+
+StopRequest = Literal["cancel", "stop_and_save"]
+"""How a job is asked to stop; `stop_and_save` keeps a checkpoint."""
 
 
 class Status(StrEnum):

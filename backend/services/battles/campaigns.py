@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Job
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, prompt_messages, refuse_telling_name, text_hash
 from backend.domain.data.kinds import PROMPT_KINDS
+from backend.domain.jobs.events import CompletionEvent
+from backend.domain.jobs.payloads import GeneratePayload, Prompt, require_folder
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, JobKind
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput
@@ -196,33 +198,32 @@ def start_generation(session: Session, ctx: Context, campaign: Campaign, contest
     checkpoint = usable_checkpoint(session, contestant.checkpoint_id)
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
     prompts = _owed_prompts(session, contestant)
-    payload = {
-        "checkpoint": checkpoint.folder,
-        "prompts": [{"id": prompt.id, "messages": prompt.messages} for prompt in prompts],
-        "max_tokens": config.max_tokens,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "seed": config.seed,
-    }
-    title = f"Completions of {checkpoint.name} for {campaign.name}"
-    job = add_job(session, ctx, kind=JobKind.GENERATE, title=title[:200], payload=payload, created_by=person_id)
+    payload = GeneratePayload(
+        checkpoint=require_folder(checkpoint.folder, what="checkpoint"),
+        prompts=tuple(Prompt(id=prompt.id, messages=tuple(prompt.messages)) for prompt in prompts),
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+    )
+    job = add_job(session, ctx, payload, title=f"Completions of {checkpoint.name} for {campaign.name}", created_by=person_id)
     contestant.job_id = job.id
     session.flush()
     return job
 
 
-def record_completion(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_completion(session: Session, ctx: Context, claim: Claim[GeneratePayload], event: CompletionEvent) -> None:
     """Store one completion of a contestant. A repeated one, as after a lost worker, changes nothing: votes may rest on the first."""
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
     if contestant is None:
         return  # a generation that belongs to no campaign, such as the command line's
-    prompt = session.get(CampaignPrompt, str(event.get("prompt_id", "")))
+    prompt = session.get(CampaignPrompt, event.prompt_id)
     if prompt is None or prompt.campaign_id != contestant.campaign_id:
         return
     if session.scalar(select(Completion.id).where(Completion.prompt_id == prompt.id, Completion.contestant_id == contestant.id)):
         return
-    facts = {"finish_reason": event.get("finish_reason")}
-    add_completion(session, ctx, prompt, contestant, text=str(event.get("text", "")), tokens=int(event.get("tokens") or 0), facts=facts)
+    facts = {"finish_reason": event.finish_reason}
+    add_completion(session, ctx, prompt, contestant, text=event.text, tokens=event.tokens, facts=facts)
 
 
 def add_completion(
@@ -244,7 +245,7 @@ def add_completion(
     return row
 
 
-def record_generated(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_generated(session: Session, ctx: Context, claim: Claim[GeneratePayload], result: dict[str, Any]) -> None:
     """Note at the end of a generation how many prompts of the campaign its contestant left unanswered."""
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
     if contestant is not None:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Checkpoint, Job
-from backend.domain.jobs.states import JobKind, Status
+from backend.domain.jobs.payloads import AddBasePayload
+from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.checkpoints.candidates import PICKLE_ENDINGS, BaseFacts, describe_base, is_part_of_gguf
@@ -62,7 +63,7 @@ def look_at_base(ctx: Context, source: str, *, revision: str | None = None, pers
     require_builder(person)
     found = _source_of(ctx, source, revision, person=person)
     if found["hub"] is None:
-        path = Path(found["source"])
+        path = Path(str(found["source"]))
         return Outlook(str(path), describe_base(path))
     from backend.infra.hub.bases import look_up_base  # a fifth of a second that other pages need not pay
 
@@ -81,10 +82,10 @@ def add_base(
     """
     require_builder(person)
     name = clean_name(name, what="A base", limit=160)
-    payload = _source_of(ctx, source, revision, person=person)
-    if payload["hub"] is None:
-        describe_base(Path(payload["source"]))
-    asked = payload["hub"] + (f"@{payload['revision']}" if payload["revision"] else "") if payload["hub"] else source.strip()
+    place = _source_of(ctx, source, revision, person=person)
+    if place["hub"] is None:
+        describe_base(Path(str(place["source"])))
+    asked = place["hub"] + (f"@{place['revision']}" if place["revision"] else "") if place["hub"] else source.strip()
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
             return get_checkpoint(ctx, again)
@@ -93,11 +94,10 @@ def add_base(
         job = add_job(
             session,
             ctx,
-            kind=JobKind.ADD_BASE,
-            title=f"Add base {name}"[:200],
+            AddBasePayload(**place, out=f"bases/{checkpoint_id}", keep_free_bytes=ctx.policy.keep_free_bytes),
+            title=f"Add base {name}",
             device="cpu",
             priority=3,
-            payload={**payload, "out": f"bases/{checkpoint_id}", "keep_free_bytes": ctx.policy.keep_free_bytes},
             idempotency_key=idempotency_key,
             created_by=person.id,
         )
@@ -123,7 +123,7 @@ def list_base_offers(ctx: Context) -> list[BaseOffer]:
     return sorted(offers, key=lambda offer: (offer.facts is None, offer.name.lower()))
 
 
-def record_base(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], result: dict[str, Any]) -> None:
     """Fill the row of an added base with what its job found."""
     row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
     row.folder, row.family = result["folder"], str(result.get("family") or "")
@@ -183,7 +183,7 @@ def _described(path: Path, stamp: int) -> tuple[BaseFacts | None, str]:
         return None, f"{path.name} can't be read: {error.strerror}."
 
 
-def _source_of(ctx: Context, source: str, revision: str | None, *, person: Person) -> dict[str, Any]:
+def _source_of(ctx: Context, source: str, revision: str | None, *, person: Person) -> dict[str, str | None]:
     """Say what a source is: a path on this machine, or else a Hub id with its revision."""
     source, revision = source.strip(), (revision or "").strip() or None
     if not source:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from backend.db.base import new_id
 from backend.db.tables import Job
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
+from backend.domain.jobs.payloads import ExportPayload, HubTarget, require_folder
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
@@ -57,26 +58,25 @@ def export_checkpoint(
     require_builder(person)
     found = resolve_checkpoint(ctx, checkpoint)
     _check(ctx, found, format=format, numbers=numbers, push=push)
-    payload = {
-        "checkpoint": found.folder,
-        "checkpoint_id": found.id,
-        "format": format,
-        "numbers": numbers,
-        "name": file_name(found.name),
-        "card": card_of(ctx, found),
-        "out": f"exports/{new_id()}",
-        "push": {"repo": push, "private": private} if push else None,
-    }
+    payload = ExportPayload(
+        checkpoint=require_folder(found.folder, what="checkpoint"),
+        checkpoint_id=found.id,
+        format=format,
+        numbers=numbers,
+        name=file_name(found.name),
+        card=card_of(ctx, found),
+        out=f"exports/{new_id()}",
+        push=HubTarget(repo=push, private=private) if push else None,
+    )
     with ctx.db.write() as session:
         if idempotency_key and (again := session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))) is not None:
             return view(again)
         job = add_job(
             session,
             ctx,
-            kind=JobKind.EXPORT,
-            title=f"Export {found.name}"[:200],
+            payload,
+            title=f"Export {found.name}",
             device="cpu",
-            payload=payload,
             idempotency_key=idempotency_key,
             created_by=person.id,
         )
@@ -122,7 +122,7 @@ def list_exports(ctx: Context, checkpoint_id: str) -> list[ExportView]:
     with ctx.db.read() as session:
         of_it = (Job.kind == JobKind.EXPORT, Job.payload["checkpoint_id"].as_string() == checkpoint_id)
         query = select(Job).where(*of_it).order_by(Job.created_at.desc()).limit(MOST_SHOWN)
-        rows = [(view(job), dict(job.payload)) for job in session.scalars(query)]
+        rows = [(view(job), ExportPayload.read(job.payload)) for job in session.scalars(query)]
     return [_export(ctx, job, payload) for job, payload in rows]
 
 
@@ -132,23 +132,22 @@ def get_export(ctx: Context, job_id: str) -> ExportView:
         job = session.get(Job, job_id)
         if job is None or job.kind != JobKind.EXPORT:
             raise NotFound(f"There is no export {job_id}.")
-        return _export(ctx, view(job), dict(job.payload))
+        return _export(ctx, view(job), ExportPayload.read(job.payload))
 
 
-def _export(ctx: Context, job: JobView, payload: dict[str, object]) -> ExportView:
-    folder, pushed = str(payload.get("out") or ""), job.result.get("pushed") or {}
-    place = ctx.artifacts.path(folder)
-    there = bool(folder) and job.status is Status.FINISHED and place.is_dir()
+def _export(ctx: Context, job: JobView, payload: ExportPayload) -> ExportView:
+    pushed = job.result.get("pushed") or {}
+    place = ctx.artifacts.path(payload.out)
+    there = job.status is Status.FINISHED and place.is_dir()
     files = sorted(path for path in place.rglob("*") if path.is_file()) if there else []
-    wanted = payload.get("push")
     return ExportView(
         job=job,
-        format=str(payload.get("format")),
-        numbers=str(payload.get("numbers") or ""),
-        folder=folder if there else None,
+        format=payload.format,
+        numbers=payload.numbers,
+        folder=payload.out if there else None,
         files=tuple(path.relative_to(place).as_posix() for path in files),
         bytes=sum(path.stat().st_size for path in files),
-        push=str(wanted["repo"]) if isinstance(wanted, dict) else "",
+        push=payload.push.repo if payload.push else "",
         pushed_to=str(pushed.get("url") or ""),
     )
 

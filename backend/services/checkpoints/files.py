@@ -5,13 +5,14 @@ from __future__ import annotations
 import zipfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Checkpoint, Run
+from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent
+from backend.domain.jobs.payloads import TrainPayload
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import get_checkpoint, retired_name
 from backend.services.context import Context, Person, require_builder
@@ -58,10 +59,10 @@ def zip_folder(ctx: Context, root: Path, *, name: str, size: int) -> Path:
     return path
 
 
-def record_checkpoint(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
     """Write the row of a checkpoint that a run has published. The same step again, after a resume, replaces what was there."""
     run = _run_of(session, claim)
-    step = int(event["step"])
+    step = event.step
     row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == step))
     if row is None:
         row = Checkpoint(
@@ -70,27 +71,27 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim, event: dict[
         session.add(row)
     elif row.deleted_at is not None:
         row.deleted_at, row.name = None, _free_name(session, f"{run.name} · step {step}")
-    row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, str(event["folder"])
-    row.bytes, row.is_adapter = int(event.get("bytes") or 0), bool(event.get("adapter"))
-    if event.get("final"):  # a finished run that was resumed with more steps has a new end
+    row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, event.folder
+    row.bytes, row.is_adapter = event.bytes, event.adapter
+    if event.final:  # a finished run that was resumed with more steps has a new end
         session.execute(update(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.is_final).values(is_final=False))
         row.is_final = True
-    row.metrics = dict(event.get("metrics") or {})
-    row.family = str(event.get("family") or row.family or "llama")
-    row.parameters = event.get("parameters") or row.parameters
-    row.facts = {**(row.facts or {}), **(event.get("facts") or {})}
+    row.metrics = dict(event.metrics)
+    row.family = event.family or row.family or "llama"
+    row.parameters = event.parameters or row.parameters
+    row.facts = {**(row.facts or {}), **event.facts}
     session.flush()
 
 
-def record_checkpoint_removed(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_checkpoint_removed(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointRemovedEvent) -> None:
     """Note that a run gave up an older checkpoint's files to keep the best and the last."""
     run = _run_of(session, claim)
-    row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == int(event["step"])))
+    row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step))
     if row is not None and row.deleted_at is None:
         row.deleted_at, row.name = ctx.now(), retired_name(row)
 
 
-def _run_of(session: Session, claim: Claim) -> Run:
+def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run:
     return session.scalars(select(Run).where(Run.job_id == claim.job_id)).one()
 
 

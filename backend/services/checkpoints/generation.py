@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backend.db.base import new_id
-from backend.domain.jobs.states import QUEUE_OF, JobKind, Status
+from backend.domain.jobs.payloads import GeneratePayload, LoglikelihoodPayload, Payload, Prompt
+from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
 from backend.services.checkpoints.checkpoints import require_writer, resolve_checkpoint
@@ -68,16 +69,16 @@ def launch_completions(
     if not prompts or len(prompts) > MAX_PROMPTS:
         raise InvalidInput(f"{len(prompts)} prompts can't be completed in one job.", remedy=f"Give 1 to {MAX_PROMPTS}.", field="prompts")
     name, folder = folder_of(ctx, checkpoint, person=person)
-    payload = {
-        "checkpoint": folder,
-        "prompts": [{"id": str(index), "messages": list(messages)} for index, messages in enumerate(prompts)],
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "seed": seed,
-        "chat": chat,
-    }
-    return _launch(ctx, kind=JobKind.GENERATE, title=f"Completions of {name}", payload=payload, person=person)
+    payload = GeneratePayload(
+        checkpoint=folder,
+        prompts=tuple(Prompt(id=str(index), messages=tuple(messages)) for index, messages in enumerate(prompts)),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        chat=chat,
+    )
+    return _launch(ctx, payload, title=f"Completions of {name}", person=person)
 
 
 def launch_loglikelihoods(ctx: Context, *, checkpoint: str, file: Path, person: Person) -> JobView:
@@ -93,14 +94,14 @@ def launch_loglikelihoods(ctx: Context, *, checkpoint: str, file: Path, person: 
     name, folder = folder_of(ctx, checkpoint, person=person)
     copy = ctx.artifacts.folder("uploads", new_id()) / "pairs.jsonl"
     shutil.copyfile(file, copy)
-    payload = {"checkpoint": folder, "rows_file": ctx.artifacts.relative(copy)}
-    return _launch(ctx, kind=JobKind.LOGLIKELIHOOD, title=f"Log-likelihoods by {name}", payload=payload, person=person)
+    payload = LoglikelihoodPayload(checkpoint=folder, rows_file=ctx.artifacts.relative(copy))
+    return _launch(ctx, payload, title=f"Log-likelihoods by {name}", person=person)
 
 
-def _launch(ctx: Context, *, kind: JobKind, title: str, payload: dict[str, Any], person: Person) -> JobView:
+def _launch(ctx: Context, payload: Payload, *, title: str, person: Person) -> JobView:
     with ctx.db.write() as session:
-        job = view(add_job(session, ctx, kind=kind, title=title[:200], payload=payload, priority=3, created_by=person.id))
-    wake(ctx, QUEUE_OF[kind])
+        job = view(add_job(session, ctx, payload, title=title, priority=3, created_by=person.id))
+    wake(ctx, job.queue)
     return job
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
 from backend.domain.checkpoints.inspection_config import InspectionConfig, inspection_fingerprint
+from backend.domain.jobs.payloads import InspectPayload
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
@@ -135,15 +136,14 @@ def _add_inspection(
     job = add_job(
         session,
         ctx,
-        kind=JobKind.INSPECT,
-        title=f"Inspect {subject.name}{compared}: {what}"[:200],
+        InspectPayload(
+            checkpoint=subject.folder,
+            other=other.folder if other else None,
+            config=config,
+            out=f"inspections/{inspection_id}",
+        ),
+        title=f"Inspect {subject.name}{compared}: {what}",
         priority=3,
-        payload={
-            "checkpoint": subject.folder,
-            "other": other.folder if other else None,
-            "config": stored,
-            "out": f"inspections/{inspection_id}",
-        },
         created_by=person.id,
     )
     session.add(
@@ -202,7 +202,7 @@ def delete_inspection(ctx: Context, inspection_id: str, *, person: Person) -> No
     ctx.artifacts.remove(inspection.folder or f"inspections/{inspection.id}")  # older ones lie in readings/
 
 
-def record_inspection(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_inspection(session: Session, ctx: Context, claim: Claim[InspectPayload], result: dict[str, Any]) -> None:
     """Store the results of a finished inspection; remove its files if it was deleted meanwhile."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is None:

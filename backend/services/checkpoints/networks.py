@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.hf_config import read_shape
+from backend.domain.jobs.payloads import TrainingPayload
 from backend.services.context import Context
 
 MAX_BASES = 8
@@ -34,11 +35,9 @@ def read_network(ctx: Context, folder: str) -> ArchitectureConfig | None:
     return None
 
 
-def network_of_payload(ctx: Context, payload: dict[str, Any]) -> ArchitectureConfig | None:
+def network_of_payload(ctx: Context, payload: TrainingPayload) -> ArchitectureConfig | None:
     """Return the shape of the network that a training job makes or starts from; None for a base of an unknown family."""
-    if payload.get("architecture"):
-        return ArchitectureConfig.model_validate(payload["architecture"])
-    return read_network(ctx, payload["base"]) if payload.get("base") else None
+    return payload.architecture or (read_network(ctx, payload.base) if payload.base else None)
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

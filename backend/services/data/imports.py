@@ -13,13 +13,15 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Dataset, DatasetVersion, Job
-from backend.domain.data.kinds import KINDS
-from backend.domain.jobs.states import JobKind, Status
+from backend.domain.data.kinds import KINDS, DatasetKind
+from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
+from backend.domain.jobs.payloads import HubSource, ImportPayload
+from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.encoding import check_encoding
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.sources import HubChoice, ImportSource, payload_of, source_of_payload
+from backend.services.data.sources import ImportSource, source_fields, source_of_payload
 from backend.services.data.views import VersionView, job_of, version_view
 from backend.services.dependents import users_of_versions
 from backend.services.jobs.jobs import Claim, add_job, wake
@@ -36,12 +38,12 @@ def import_dataset(
     mapping: dict[str, Any] | None = None,
     upload: str | None = None,
     source_path: Path | None = None,
-    hub: HubChoice | str | None = None,
+    hub: HubSource | str | None = None,
     url: str | None = None,
     keep_good: bool = True,
     encoding: str | None = None,
-    val_fraction: float = 0.05,
-    seed: int = 1,
+    val_fraction: float = DEFAULT_VAL_FRACTION,
+    seed: int = DEFAULT_SPLIT_SEED,
     idempotency_key: str | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> VersionView:
@@ -56,18 +58,17 @@ def import_dataset(
     _check_import(kind=kind, val_fraction=val_fraction, encoding=encoding)
     if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
         return again
-    source = ImportSource(upload, source_path, HubChoice(hub) if isinstance(hub, str) else hub, url)
-    payload = {
-        **payload_of(ctx, source, person=person),
-        "kind": kind,
-        "mapping": mapping or {},
-        "val_fraction": val_fraction,
-        "seed": seed,
-        "keep_good": keep_good,
-        "encoding": encoding,
-        "keep_free_bytes": ctx.policy.keep_free_bytes,
-        "out_root": "datasets",
-    }
+    source = ImportSource(upload, source_path, HubSource(id=hub) if isinstance(hub, str) else hub, url)
+    payload = ImportPayload(
+        **source_fields(ctx, source, person=person),
+        kind=DatasetKind(kind),
+        mapping=mapping or {},
+        val_fraction=val_fraction,
+        seed=seed,
+        keep_good=keep_good,
+        encoding=encoding,
+        keep_free_bytes=ctx.policy.keep_free_bytes,
+    )
     with ctx.db.write() as session:
         if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
             return version_of_job(ctx, job_id)  # the other half of a double click was faster
@@ -75,9 +76,8 @@ def import_dataset(
         job = add_job(
             session,
             ctx,
-            kind=JobKind.IMPORT_DATASET,
-            title=f"Import {name}"[:200],
-            payload=payload,
+            payload,
+            title=f"Import {name}",
             device="cpu",
             priority=3,
             idempotency_key=idempotency_key,
@@ -108,7 +108,7 @@ def add_rows_dataset(
     rows: Sequence[dict[str, Any]],
     provenance: dict[str, Any],
     person: Person,
-    val_fraction: float = 0.05,
+    val_fraction: float = DEFAULT_VAL_FRACTION,
     idempotency_key: str | None = None,
 ) -> VersionView:
     """Ask for a dataset from rows made here, such as a preference set from votes. Same path as any other import."""
@@ -144,7 +144,7 @@ def version_of_job(ctx: Context, job_id: str) -> VersionView:
     return VersionView(**{**view.__dict__, "reused": reused})
 
 
-def record_import(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], result: dict[str, Any]) -> None:
     """Fill the version with what the import found.
 
     Content that another version of the dataset already has makes no new version: the row goes and the job's result names the
@@ -247,21 +247,23 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
     with ctx.db.read() as session:
         version = session.get(DatasetVersion, version_id)
         job = job_of(session, version) if version is not None else None
-        if version is None or job is None or job.payload.get("derive"):
-            raise NotFound("There is no such import.", remedy="Choose the source anew.")
-        payload, name = dict(job.payload), session.get_one(Dataset, version.dataset_id).name
+        payload = ImportPayload.read(job.payload) if job is not None else None
+        if version is None or payload is None or payload.derive is not None:
+            raise NotFound("There is no such import.", remedy="Choose the source again.")
+        dataset = session.get_one(Dataset, version.dataset_id)
+        name, kind = dataset.name, dataset.kind
     source = source_of_payload(payload)
     if source.upload is not None and not ctx.artifacts.path(source.upload).is_file():
         raise NotFound("The file that was uploaded is no longer here.", remedy="Upload it again.")
     return PastImport(
         name=name,
-        kind=str(payload.get("kind")),
+        kind=kind,
         source=source,
-        mapping=dict(payload.get("mapping") or {}),
-        val_fraction=float(payload.get("val_fraction", 0.05)),
-        seed=int(payload.get("seed", 1)),
-        keep_good=bool(payload.get("keep_good", True)),
-        encoding=payload.get("encoding"),
+        mapping=payload.mapping,
+        val_fraction=payload.val_fraction,
+        seed=payload.seed,
+        keep_good=payload.keep_good,
+        encoding=payload.encoding,
     )
 
 

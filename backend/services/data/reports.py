@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Run
+from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
 from backend.domain.data.versions.changes import DropRows
+from backend.domain.jobs.payloads import DataReportPayload, NamedFolder, require_folder
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import get_checkpoint
@@ -175,22 +177,22 @@ def _add(
 ) -> str:
     report_id = new_id()
     name = source.name if source else "bytes"
+    payload = DataReportPayload(
+        dataset=require_folder(version.folder, what="dataset"),
+        dataset_kind=DatasetKind(version.kind),
+        tokenizer=source.folder if source else None,
+        tokenizer_name=name,
+        question=question,
+        benchmarks=tuple(NamedFolder(name=each.dataset, folder=each.folder) for each in benchmarks if each.folder),
+        out=f"reports/{report_id}",
+    )
     job = add_job(
         session,
         ctx,
-        kind=JobKind.DATA_REPORT,
-        title=f"Look at {version.label}"[:200],
+        payload,
+        title=f"Report on {version.label}",
         device="cpu",
         priority=3,
-        payload={
-            "dataset": version.folder,
-            "dataset_kind": version.kind,
-            "tokenizer": source.folder if source else None,
-            "tokenizer_name": name,
-            "question": question.model_dump(),
-            "out": f"reports/{report_id}",
-            "benchmarks": [{"name": benchmark.dataset, "folder": benchmark.folder} for benchmark in benchmarks],
-        },
         created_by=person.id,
     )
     session.add(
@@ -296,7 +298,7 @@ def delete_data_report(ctx: Context, report_id: str, *, person: Person) -> None:
     ctx.artifacts.remove(f"reports/{report_id}")
 
 
-def record_data_report(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_data_report(session: Session, ctx: Context, claim: Claim[DataReportPayload], result: dict[str, Any]) -> None:
     """Write down what a finished report found. One that was deleted meanwhile leaves no files."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is None:

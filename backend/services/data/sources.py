@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.jobs.payloads import HubSource, ImportPayload
 from backend.errors import InvalidInput
 from backend.infra.files.cloud import find_cloud_files, is_cloud_url
 from backend.infra.files.heads import head_of_path, head_of_remote
@@ -17,22 +18,12 @@ from backend.services.data.data_folder import local_source
 
 
 @dataclass(frozen=True)
-class HubChoice:
-    """A dataset of the Hub, and what of it. What is left out is the only config, the split `train`, the branch `main`."""
-
-    id: str
-    config: str | None = None
-    split: str | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
 class ImportSource:
     """One source of an import; exactly one of the four is given. `upload` is what `save_upload` returned."""
 
     upload: str | None = None
     path: Path | None = None
-    hub: HubChoice | None = None
+    hub: HubSource | None = None
     url: str | None = None
 
     @property
@@ -49,8 +40,8 @@ class ImportSource:
         return self.hub is not None or self.url is not None
 
 
-def payload_of(ctx: Context, source: ImportSource, *, person: Person) -> dict[str, Any]:
-    """Return what a job needs to find the source.
+def source_fields(ctx: Context, source: ImportSource, *, person: Person) -> dict[str, Any]:
+    """Return the fields of an ImportPayload that name the source.
 
     Raises InvalidInput unless there is exactly one source of a known form, and what `local_source` raises.
     """
@@ -63,18 +54,18 @@ def payload_of(ctx: Context, source: ImportSource, *, person: Person) -> dict[st
             field="url",
         )
     place = str(local_source(ctx, source.path, person=person)) if source.path is not None else source.upload
-    return {"source": place, "hub": asdict(source.hub) if source.hub else None, "url": source.url}
+    return {"source": place, "hub": source.hub, "url": source.url}
 
 
-def source_of_payload(payload: dict[str, Any]) -> ImportSource:
+def source_of_payload(payload: ImportPayload) -> ImportSource:
     """Return the source that a job was given."""
-    place, hub = payload.get("source"), payload.get("hub")
-    is_path = bool(place) and Path(str(place)).is_absolute()
+    path = Path(payload.source) if payload.source else None
+    is_upload = path is not None and not path.is_absolute()
     return ImportSource(
-        upload=place if place and not is_path else None,
-        path=Path(str(place)) if is_path else None,
-        hub=HubChoice(**hub) if isinstance(hub, dict) else HubChoice(str(hub)) if hub else None,
-        url=payload.get("url") or None,
+        upload=payload.source if is_upload else None,
+        path=None if is_upload else path,
+        hub=payload.hub,
+        url=payload.url,
     )
 
 

@@ -12,7 +12,8 @@ from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.changes import Change, DropRows, Filter, Merge
 from backend.domain.data.versions.conditions import check_change, describe_change, meets
-from backend.domain.jobs.states import ACTIVE, JobKind
+from backend.domain.jobs.payloads import Derivation, ImportPayload, require_folder
+from backend.domain.jobs.states import ACTIVE
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
@@ -38,11 +39,9 @@ def derive_version(
     parent = resolve_version(ctx, version_id)
     check_change(change, kind=DatasetKind(parent.kind))
     other = _other(ctx, parent, change) if isinstance(change, Merge) else None
-    payload = {
-        "derive": {"folder": parent.folder, "other": other.folder if other else None, "change": change.model_dump(mode="json")},
-        "kind": parent.kind,
-        "out_root": "datasets",
-    }
+    folder = require_folder(parent.folder, what="version")
+    derivation = Derivation(folder=folder, other=other.folder if other else None, change=change)
+    payload = ImportPayload(derive=derivation, kind=DatasetKind(parent.kind))
     with ctx.db.write() as session:
         if idempotency_key and (known := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
             return version_of_job(ctx, known)
@@ -50,9 +49,8 @@ def derive_version(
         job = add_job(
             session,
             ctx,
-            kind=JobKind.IMPORT_DATASET,
-            title=f"Derive from {parent.label}"[:200],
-            payload=payload,
+            payload,
+            title=f"Derive from {parent.label}",
             device="cpu",
             priority=3,
             idempotency_key=idempotency_key,

@@ -21,6 +21,7 @@ from backend.domain.estimates.memory import MemoryEstimate, estimate_memory
 from backend.domain.estimates.prediction import MemoryPrediction, Prediction, TimePrediction
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
 from backend.domain.estimates.throughput import rate_at
+from backend.domain.jobs.payloads import ProbePayload, TrainingPayload, TrainPayload
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import measured_values
 from backend.domain.training.execution import compiles
@@ -105,52 +106,40 @@ def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> M
     return _predict_memory(Subject(setting, {}), rows, [row for row in rows if _identity(row) == setting.fingerprint])
 
 
-def record_probe(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: dict[str, Any]) -> None:
     """Store a finished probe's measurement; a stopped one measured too little."""
     if not result.get("stopped"):
-        payload = claim.payload
-        _record(
-            session,
-            ctx,
-            claim,
-            result,
-            origin="probe",
-            shape=_read_shape(payload.get("shape")),
-            config=RunConfig.model_validate(payload["config"]),
-        )
+        _record(session, ctx, claim, result, origin="probe", shape=claim.payload.shape)
 
 
-def record_run(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], result: dict[str, Any]) -> None:
     """Store a training job's own measurement, unless it was stopped: the peak may come with saving."""
     measured = result.get("measurement")
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
     if not measured or run is None or result.get("stopped"):
         return
-    payload, config = claim.payload, RunConfig.model_validate(claim.payload["config"])
-    shape = network_of_payload(ctx, payload)
-    measured = {**measured, "accumulated": config.grad_accum_steps}
-    _record(session, ctx, claim, measured, origin="run", shape=shape, config=config, run_id=run.id)
+    measured = {**measured, "accumulated": claim.payload.config.grad_accum_steps}
+    _record(session, ctx, claim, measured, origin="run", shape=network_of_payload(ctx, claim.payload), run_id=run.id)
 
 
 def _record(
     session: Session,
     ctx: Context,
-    claim: Claim,
+    claim: Claim[TrainingPayload],
     result: dict[str, Any],
     *,
     origin: str,
     shape: ArchitectureConfig | None,
-    config: RunConfig,
     run_id: str | None = None,
 ) -> None:
     payload, kind = claim.payload, "gpu" if result.get("device_kind") == "gpu" else "cpu"
-    base = session.get(Checkpoint, payload["base_id"]) if payload.get("base_id") else None
+    base = session.get(Checkpoint, payload.base_id) if payload.base_id else None
     subject = subject_of(
-        config,
+        payload.config,
         shape,
         device=kind,  # type: ignore[arg-type]
-        data=payload.get("dataset_version_id"),
-        base=payload.get("base_id"),
+        data=payload.dataset_version_id,
+        base=payload.base_id,
         parameters=base.parameters if base is not None else None,
     )
     facts = ("allocated_bytes", "step_s", "step_s_low", "step_s_high", "steps_timed", "accumulated", "longest", "trained")
@@ -279,7 +268,3 @@ def _stored_setting(text: str) -> TrainingSetting | None:
 
 def _hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _read_shape(data: Any) -> ArchitectureConfig | None:
-    return ArchitectureConfig.model_validate(data) if data else None

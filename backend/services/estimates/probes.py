@@ -10,6 +10,7 @@ from sqlalchemy import select
 from backend.db.base import new_id
 from backend.db.tables import Job
 from backend.domain.architectures.parameters import count_parameters
+from backend.domain.jobs.payloads import ProbePayload
 from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import measured_values
@@ -43,16 +44,13 @@ def launch_probe(ctx: Context, config: RunConfig, *, person: Person, parts: RunP
         )
         if under_way is not None:
             return view(under_way)
-        payload = training_payload(new_id(), config, parts)
-        del payload["run_id"]
         job = add_job(
             session,
             ctx,
-            kind=JobKind.PROBE,
-            title=f"Probe {_title(config, parts)}"[:200],
+            training_payload(ProbePayload, config, parts, folder_id=new_id(), asked=fingerprint, shape=shape),
+            title=f"Probe {_title(config, parts)}",
             priority=PRIORITY,
             device=config.device,
-            payload={**payload, "asked": fingerprint, "shape": shape.model_dump(mode="json") if shape else None},
             depends_on=parts.wait_for,
             created_by=person.id,
         )

@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, EvaluationItem, Job, Score
 from backend.domain.data.kinds import TEXT_KINDS
 from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
-from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.jobs.events import ItemEvent
+from backend.domain.jobs.payloads import EvaluatePayload, require_folder
+from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics import minimum_detectable_effect
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
@@ -27,6 +29,7 @@ from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
 EVALUATED_KINDS = (*TEXT_KINDS, "benchmark")
 """Dataset kinds that can be evaluated on."""
 Which = Literal["all", "wrong", "right"]
+Split = Literal["all", "train", "val"]
 DIFFERENCE_SD = 1 / 3
 """Assumed deviation of one item's difference between two checkpoints: Miller (arXiv 2411.00640), section 5, omega squared 1/9."""
 
@@ -183,7 +186,7 @@ def _add_evaluation(
     subject: CheckpointView,
     version: VersionView,
     kind: EvaluationKind,
-    split: str,
+    split: Split,
     config: EvaluationConfig,
     settings: dict[str, Any],
     fingerprint: str,
@@ -202,21 +205,20 @@ def _add_evaluation(
     )
     session.add(row)
     session.flush()
-    payload = {
-        "evaluation_id": row.id,
-        "checkpoint": subject.folder,
-        "dataset": version.folder,
-        "kind": kind.value,
-        "split": split,
-        "config": stored,
-        "fingerprint": fingerprint,
-    }
+    payload = EvaluatePayload(
+        evaluation_id=row.id,
+        checkpoint=require_folder(subject.folder, what="checkpoint"),
+        dataset=require_folder(version.folder, what="dataset"),
+        kind=kind,
+        split=split,
+        config=config,
+        fingerprint=fingerprint,
+    )
     job = add_job(
         session,
         ctx,
-        kind=JobKind.EVALUATE,
-        title=f"{version.label} on {subject.name}"[:200],
-        payload=payload,
+        payload,
+        title=f"{version.label} on {subject.name}",
         idempotency_key=idempotency_key,
         created_by=person.id,
     )
@@ -255,7 +257,7 @@ def choose_kind(ctx: Context, version: VersionView, wanted: str) -> EvaluationKi
     return EvaluationKind(wanted)
 
 
-def choose_split(version: VersionView, wanted: str) -> str:
+def choose_split(version: VersionView, wanted: Literal["auto", "all", "train", "val"]) -> Split:
     """Return the split that is scored. Raises InvalidInput if it has no rows."""
     rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}
     if wanted == "auto":
@@ -360,22 +362,22 @@ def stop_evaluation(ctx: Context, evaluation_id: str, *, person: Person) -> None
         request_stop(ctx, job_id)
 
 
-def record_item(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_item(session: Session, ctx: Context, claim: Claim[EvaluatePayload], event: ItemEvent) -> None:
     """Write what happened on one item. A repeated one, as after a lost worker, changes nothing."""
     insert = (sqlite.insert if ctx.db.is_sqlite else postgresql.insert)(EvaluationItem)
     row = {
-        "evaluation_id": claim.payload["evaluation_id"],
-        "item_hash": str(event["item_hash"])[:64],
-        "position": int(event["position"]),
-        "values": {str(name): float(value) for name, value in event["values"].items() if value is not None},
-        "shown": _without_nul(event.get("shown") or {}),
+        "evaluation_id": claim.payload.evaluation_id,
+        "item_hash": event.item_hash[:64],
+        "position": event.position,
+        "values": {name: value for name, value in event.values.items() if value is not None},
+        "shown": _without_nul(event.shown),
     }
     session.execute(insert.values(row).on_conflict_do_nothing(index_elements=["evaluation_id", "item_hash"]))
 
 
-def record_scores(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: dict[str, Any]) -> None:
     """Write the scores of a finished evaluation. A score that is no number, as of a network that computes NaN, is left out."""
-    row = session.get(Evaluation, claim.payload["evaluation_id"])
+    row = session.get(Evaluation, claim.payload.evaluation_id)
     if row is None:
         return
     session.execute(delete(Score).where(Score.evaluation_id == row.id))

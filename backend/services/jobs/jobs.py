@@ -9,18 +9,18 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Job, LogLine, Slot
-from backend.domain.jobs.states import ACTIVE, QUEUE_OF, TERMINAL, JobKind, Status, restart_delay_s
-from backend.errors import Conflict, NotFound
+from backend.domain.jobs.payloads import Payload, TrainingPayload, read_payload
+from backend.domain.jobs.states import ACTIVE, QUEUE_OF, TERMINAL, JobKind, Status, StopRequest, restart_delay_s
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 
-StopHow = Literal["cancel", "stop_and_save"]
 LOOKED_THROUGH = 200  # queued jobs that a worker with GPUs looks at for one that fits what is free
 
 
@@ -28,19 +28,29 @@ class Fenced(Exception):
     """This attempt no longer owns the job: its lease ran out and another attempt took over, or the job ended."""
 
 
+StoredPayload = dict[str, Any]
+"""A payload as the row holds it, before its kind's class has read it."""
+P_co = TypeVar("P_co", covariant=True)
+Q = TypeVar("Q")
+
+
 @dataclass(frozen=True)
-class Claim:
+class Claim(Generic[P_co]):
     """A worker's hold on one attempt of a job. `device` is its GPUs as CUDA_VISIBLE_DEVICES spells them, None on the CPU."""
 
     job_id: str
     attempt: int
     owner: str
     kind: JobKind
-    payload: dict[str, Any]
+    payload: P_co
     device: str | None
     events_offset: int
     restarts_forever: bool
     host: str
+
+    def with_payload(self, payload: Q) -> Claim[Q]:
+        """Return the claim with another payload."""
+        return Claim(**{**self.__dict__, "payload": payload})
 
 
 @dataclass(frozen=True)
@@ -97,10 +107,9 @@ def view(job: Job) -> JobView:
 def add_job(
     session: Session,
     ctx: Context,
+    payload: Payload,
     *,
-    kind: JobKind,
     title: str,
-    payload: dict[str, Any],
     priority: int = 5,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     idempotency_key: str | None = None,
@@ -110,10 +119,10 @@ def add_job(
 ) -> Job:
     """Insert a queued job inside the caller's transaction. Call `wake(ctx, job.queue)` after the commit."""
     job = Job(
-        kind=kind.value,
-        queue=QUEUE_OF[kind],
-        title=title,
-        payload=payload,
+        kind=payload.job_kind.value,
+        queue=QUEUE_OF[payload.job_kind],
+        title=title[:200],
+        payload=payload.dump(),
         priority=priority,
         device_request=device,
         idempotency_key=idempotency_key,
@@ -153,7 +162,7 @@ def eligible(now: datetime) -> Any:
     )
 
 
-def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()) -> Claim | None:
+def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()) -> Claim[StoredPayload] | None:
     """Take the best eligible job of a queue, and as many free GPUs with it as the job wants.
 
     On a machine without devices, jobs that ask for `gpu` stay queued, and so do jobs of more GPUs than the machine has. A job that
@@ -187,12 +196,14 @@ def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tupl
 
 def num_devices(job: Job) -> int:
     """Return how many GPUs of one machine a job takes where it takes any: those of its run's config, otherwise one."""
-    config = (job.payload or {}).get("config")
-    devices = config.get("devices") if isinstance(config, dict) else None
-    return max(1, int(devices.get("count", 1)) // int(devices.get("nodes", 1))) if isinstance(devices, dict) else 1
+    try:
+        payload = read_payload(JobKind(job.kind), job.payload)
+    except InvalidInput:
+        return 1  # it fails with its reason as soon as it is taken
+    return payload.config.devices.per_node if isinstance(payload, TrainingPayload) else 1
 
 
-def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim | None:
+def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
     """Take one named job, on the CPU, for the command line where no worker runs. None if somebody else has it."""
     with ctx.db.write() as session:
         job = session.scalars(select(Job).where(Job.id == job_id, eligible(ctx.now()))).first()
@@ -204,7 +215,7 @@ def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: da
     return [device for device in devices if device not in held]
 
 
-def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None) -> Claim | None:
+def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None) -> Claim[StoredPayload] | None:
     now = ctx.now()
     lease = now + timedelta(seconds=ctx.policy.lease_s)
     result = session.execute(
@@ -245,7 +256,7 @@ def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, de
     )
 
 
-def renew(session: Session, ctx: Context, claim: Claim, **values: Any) -> None:
+def renew(session: Session, ctx: Context, claim: Claim[Any], **values: Any) -> None:
     """Extend the lease of an attempt, writing `values` with it. Raises Fenced if the attempt no longer owns the job."""
     lease = ctx.now() + timedelta(seconds=ctx.policy.lease_s)
     result = session.execute(
@@ -270,17 +281,17 @@ def renew(session: Session, ctx: Context, claim: Claim, **values: Any) -> None:
             raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
 
 
-def stop_request(ctx: Context, claim: Claim) -> tuple[StopHow | None, datetime | None]:
+def stop_request(ctx: Context, claim: Claim[Any]) -> tuple[StopRequest | None, datetime | None]:
     """Return what the user asked of a running job, and when."""
     with ctx.db.read() as session:
         row = session.execute(select(Job.stop_request, Job.stop_requested_at).where(Job.id == claim.job_id)).one()
-        return cast("StopHow | None", row[0]), row[1]
+        return cast("StopRequest | None", row[0]), row[1]
 
 
 def end_job(
     session: Session,
     ctx: Context,
-    claim: Claim,
+    claim: Claim[Any],
     status: Status,
     *,
     result: dict[str, Any] | None = None,
@@ -306,7 +317,7 @@ def end_job(
     release_slot(session, claim)
 
 
-def requeue(session: Session, ctx: Context, claim: Claim, *, error: dict[str, Any], lasted_s: float) -> None:
+def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: dict[str, Any], lasted_s: float) -> None:
     """Put a replica back in its queue with backoff; a start that held for a minute forgives the failures before it.
 
     A stop request that came after the process had ended is carried out: otherwise the replica would start again, and nobody would stop it.
@@ -318,13 +329,13 @@ def requeue(session: Session, ctx: Context, claim: Claim, *, error: dict[str, An
         job.not_before = ctx.now() + timedelta(seconds=restart_delay_s(job.lost))
 
 
-def give_back(ctx: Context, claim: Claim) -> None:
+def give_back(ctx: Context, claim: Claim[Any]) -> None:
     """Put an interrupted job back in its queue, as its worker's shutdown is no fault of the job. A stop request is carried out."""
     with ctx.db.write() as session, contextlib.suppress(Fenced):
         _let_go(session, ctx, claim)
 
 
-def _let_go(session: Session, ctx: Context, claim: Claim) -> Job:
+def _let_go(session: Session, ctx: Context, claim: Claim[Any]) -> Job:
     """End an attempt that has not ended its job: queued again, or cancelled if somebody asked for that. Raises Fenced."""
     renew(session, ctx, claim)
     job = session.get_one(Job, claim.job_id, populate_existing=True)
@@ -336,7 +347,7 @@ def _let_go(session: Session, ctx: Context, claim: Claim) -> Job:
     return job
 
 
-def release_slot(session: Session, claim: Claim) -> None:
+def release_slot(session: Session, claim: Claim[Any]) -> None:
     """Give a claim's GPUs back."""
     for device in claim.device.split(",") if claim.device else ():
         slot = session.get(Slot, (claim.host, device))
@@ -344,7 +355,7 @@ def release_slot(session: Session, claim: Claim) -> None:
             session.delete(slot)
 
 
-def request_stop(ctx: Context, job_id: str, how: StopHow = "cancel") -> JobView:
+def request_stop(ctx: Context, job_id: str, how: StopRequest = "cancel") -> JobView:
     """Ask a job to stop. A queued job is cancelled at once; a running one is told and becomes `cancelling`.
 
     Asking again with `cancel` after `stop_and_save` hardens the request. Raises NotFound, or Conflict if the job has ended.
@@ -360,7 +371,7 @@ def request_stop(ctx: Context, job_id: str, how: StopHow = "cancel") -> JobView:
         return view(job)
 
 
-def ask_to_stop(job: Job, how: StopHow, *, now: datetime) -> None:
+def ask_to_stop(job: Job, how: StopRequest, *, now: datetime) -> None:
     """Cancel a job that waits; tell one that runs. The job has not ended."""
     if job.status in (Status.QUEUED, Status.PAUSED):
         job.status, job.finished_at, job.stop_request = Status.CANCELLED, now, how

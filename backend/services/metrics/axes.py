@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Job, Run
 from backend.domain.estimates.setting import setting_of
+from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
 from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context
@@ -39,7 +40,7 @@ def _axes(ctx: Context, config: dict[str, Any], summary: dict[str, Any], payload
     if not config:
         return RunAxes(None, None)
     run_config = RunConfig.model_validate(config)
-    shape = network_of_payload(ctx, payload or {})
+    shape = network_of_payload(ctx, TrainPayload.read(payload)) if payload else None
     if shape is None:
         return RunAxes(run_config.tokens_per_step, None)
     per_token = setting_of(run_config, shape, device="cpu").flops_per_token

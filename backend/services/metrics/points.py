@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sqlalchemy import delete, select
@@ -13,6 +13,7 @@ from tsdownsample import MinMaxLTTBDownsampler
 
 from backend.db.engine import Database
 from backend.db.tables import MetricName, MetricPoint, Run
+from backend.domain.jobs.events import MetricsEvent
 from backend.services.context import Context
 from backend.services.metrics.blocks import metric_names, read_points, unpack_from
 
@@ -29,19 +30,19 @@ class Curve:
     total: int
 
 
-def add_points(session: Session, database: Database, run_id: str, rows: list[dict[str, Any]]) -> None:
-    """Insert points inside the caller's transaction. `rows`: {"step", "time", "values": {name: value}}; repeating a step replaces it."""
-    ids = _name_ids(session, database, {name for row in rows for name in row["values"]})
+def add_points(session: Session, database: Database, run_id: str, events: Sequence[MetricsEvent]) -> None:
+    """Insert points inside the caller's transaction. Repeating a step replaces it; values that are not finite are left out."""
+    ids = _name_ids(session, database, {name for event in events for name in event.values})
     points = [
         {
             "run_id": run_id,
             "name_id": ids[name],
-            "step": row["step"],
-            "value": float(value),
-            "time": row["time"],
+            "step": event.step,
+            "value": value,
+            "time": event.time,
         }
-        for row in rows
-        for name, value in row["values"].items()
+        for event in events
+        for name, value in event.values.items()
         if value is not None and np.isfinite(value)
     ]
     if not points:

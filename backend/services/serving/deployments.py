@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica, Usage
-from backend.domain.jobs.states import JobKind
+from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.serving.names import check_endpoint_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
@@ -126,13 +126,17 @@ def _add_replica(
     session: Session, ctx: Context, deployment: Deployment, checkpoint: Checkpoint, *, name: str, number: int, person: Person
 ) -> None:
     token = secrets.token_urlsafe(24)
-    payload = {"checkpoint": checkpoint.folder, "name": name, "internal_token": token, "threads": deployment.config.get("threads", 1)}
+    payload = ReplicaPayload(
+        checkpoint=require_folder(checkpoint.folder, what="checkpoint"),
+        name=name,
+        internal_token=token,
+        threads=deployment.config.get("threads", 1),
+    )
     job = add_job(
         session,
         ctx,
-        kind=JobKind.REPLICA,
+        payload,
         title=f"{name}, replica {number + 1}",
-        payload=payload,
         priority=3,
         restarts_forever=True,
         device=deployment.config.get("device", "auto"),

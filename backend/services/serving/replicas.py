@@ -9,6 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Endpoint, Job, Replica
+from backend.domain.jobs.events import GaugeEvent, ReadyEvent
+from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.services.context import Context
 from backend.services.jobs.jobs import Claim, ask_to_stop
@@ -60,14 +62,14 @@ def ready_targets(ctx: Context) -> dict[str, list[Target]]:
         return targets
 
 
-def record_ready(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: ReadyEvent) -> None:
     """Store the address of a replica that answers, and retire older deployments of its endpoint."""
     if (replica := _replica_of(session, claim)) is None:
         return
     deployment = session.get_one(Deployment, replica.deployment_id)
     if deployment.stopped_at is not None:
         return
-    replica.status, replica.url, replica.ready_at = "ready", str(event["url"]), ctx.now()
+    replica.status, replica.url, replica.ready_at = "ready", event.url, ctx.now()
     older = session.scalars(
         select(Deployment).where(
             Deployment.endpoint_id == deployment.endpoint_id,
@@ -83,14 +85,14 @@ def record_ready(session: Session, ctx: Context, claim: Claim, event: dict[str, 
                 ask_to_stop(job, "cancel", now=ctx.now())
 
 
-def record_gauge(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: GaugeEvent) -> None:
     """Store a replica's gauges."""
     if (replica := _replica_of(session, claim)) is None:
         return
-    replica.gauges = {key: event.get(key) for key in ("running", "waiting", "tokens_per_second")}
+    replica.gauges = event.model_dump(include={"running", "waiting", "tokens_per_second"})
 
 
-def record_end(session: Session, ctx: Context, claim: Claim, _result: dict[str, Any]) -> None:
+def record_end(session: Session, ctx: Context, claim: Claim[ReplicaPayload], _outcome: Any) -> None:
     """Mark a replica whose process ended: dead if its deployment was stopped, otherwise starting again."""
     if (replica := _replica_of(session, claim)) is None:
         return
@@ -99,6 +101,6 @@ def record_end(session: Session, ctx: Context, claim: Claim, _result: dict[str, 
     replica.status = "starting" if deployment.stopped_at is None else "dead"
 
 
-def _replica_of(session: Session, claim: Claim) -> Replica | None:
+def _replica_of(session: Session, claim: Claim[ReplicaPayload]) -> Replica | None:
     """Return the replica of a job; None where its endpoint was deleted while the process was still draining."""
     return session.scalar(select(Replica).where(Replica.job_id == claim.job_id))

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Job
+from backend.domain.jobs.payloads import NamedFolder, TokenizerReportPayload, require_folder
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -85,10 +86,10 @@ def request_report(
         raise InvalidInput(f"{len(versions)} datasets can't be read.", remedy=f"Choose 1 to {MOST_DATASETS}.", field="datasets")
     chosen = list(versions.values())
     names = _names(sources)
-    payload = {
-        "tokenizers": [{"name": name, "folder": source.folder} for name, source in zip(names, sources, strict=True)],
-        "datasets": [{"name": version.label, "folder": version.folder} for version in chosen],
-    }
+    payload = TokenizerReportPayload(
+        tokenizers=tuple(NamedFolder(name=name, folder=source.folder) for name, source in zip(names, sources, strict=True)),
+        datasets=tuple(NamedFolder(name=version.label, folder=require_folder(version.folder, what="dataset")) for version in chosen),
+    )
     with ctx.db.write() as session:
         if idempotency_key and (
             again := session.scalar(select(Analysis).join(Job, Job.id == Analysis.job_id).where(Job.idempotency_key == idempotency_key))
@@ -98,11 +99,10 @@ def request_report(
         job = add_job(
             session,
             ctx,
-            kind=JobKind.TOKENIZER_REPORT,
-            title=title[:200],
+            payload,
+            title=title,
             device="cpu",
             priority=3,
-            payload=payload,
             idempotency_key=idempotency_key,
             created_by=person.id,
         )
@@ -154,7 +154,7 @@ def delete_report(ctx: Context, report_id: str, *, person: Person) -> None:
         session.delete(row)
 
 
-def record_report(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_report(session: Session, ctx: Context, claim: Claim[TokenizerReportPayload], result: dict[str, Any]) -> None:
     """Fill the row with what the job measured. A report that was deleted meanwhile stays so."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is not None:

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
-from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.jobs.payloads import TrainTokenizerPayload
+from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -81,16 +82,10 @@ def train_tokenizer(
         job = add_job(
             session,
             ctx,
-            kind=JobKind.TRAIN_TOKENIZER,
-            title=f"Train tokenizer {name}"[:200],
+            TrainTokenizerPayload(dataset=row.folder, kind=kind, vocab_size=vocab_size, out=f"tokenizers/{tokenizer_id}"),
+            title=f"Train tokenizer {name}",
             device="cpu",
             priority=3,
-            payload={
-                "dataset": row.folder,
-                "kind": kind,
-                "vocab_size": vocab_size,
-                "out": f"tokenizers/{tokenizer_id}",
-            },
             idempotency_key=idempotency_key,
             depends_on=None if row.folder else version.job_id,
             created_by=person.id,
@@ -167,7 +162,7 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         ctx.artifacts.remove(folder)
 
 
-def record_tokenizer(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_tokenizer(session: Session, ctx: Context, claim: Claim[TrainTokenizerPayload], result: dict[str, Any]) -> None:
     """Fill the row with what the job made."""
     row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
     row.folder, row.vocab_size = result["folder"], result["vocab_size"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Run, Sample
+from backend.domain.jobs.events import MetricsEvent, ResumedEvent, SampleEvent
+from backend.domain.jobs.payloads import TrainPayload
 from backend.services.context import Context
 from backend.services.jobs.jobs import Claim
 from backend.services.metrics.blocks import pack_points, unpack_from
@@ -17,38 +21,37 @@ MAX_SAMPLE_CHARACTERS = 20_000
 SPARK_POINTS = 64
 
 
-def record_metrics(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_metrics(session: Session, ctx: Context, claim: Claim[TrainPayload], events: Sequence[MetricsEvent]) -> None:
     """Write a batch of metric points, and keep the run's newest values, best val_loss and sparkline beside it."""
     run = _run_of(session, claim)
     if run is None:
         return
-    rows: list[dict[str, Any]] = event["rows"]
-    unpack_from(session, run, min(int(row["step"]) for row in rows))
-    add_points(session, ctx.db, run.id, rows)
-    run.last_step = max(run.last_step, *(int(row["step"]) for row in rows))
-    run.summary = summarise(run.summary or {}, rows)
+    unpack_from(session, run, min(event.step for event in events))
+    add_points(session, ctx.db, run.id, events)
+    run.last_step = max(run.last_step, *(event.step for event in events))
+    run.summary = summarise(run.summary or {}, events)
     pack_points(session, run)
 
 
-def record_resumed(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_resumed(session: Session, ctx: Context, claim: Claim[TrainPayload], event: ResumedEvent) -> None:
     """Forget what the run will write again: everything after the step it resumes from (0: it starts over)."""
     run = _run_of(session, claim)
     if run is None:
         return
-    forget_after(session, run, int(event.get("step") or 0))
+    forget_after(session, run, event.step)
 
 
-def record_sample(session: Session, ctx: Context, claim: Claim, event: dict[str, Any]) -> None:
+def record_sample(session: Session, ctx: Context, claim: Claim[TrainPayload], event: SampleEvent) -> None:
     """Write a sample completion; a repeated step replaces the one before."""
     run = _run_of(session, claim)
     if run is None:
         return
-    step, prompt = int(event["step"]), _clean(event.get("prompt"))
+    step, prompt = event.step, _clean(event.prompt)
     session.execute(delete(Sample).where(Sample.run_id == run.id, Sample.step == step, Sample.prompt == prompt))
-    session.add(Sample(run_id=run.id, step=step, prompt=prompt, completion=_clean(event.get("completion"))))
+    session.add(Sample(run_id=run.id, step=step, prompt=prompt, completion=_clean(event.completion)))
 
 
-def record_run_end(session: Session, ctx: Context, claim: Claim, result: dict[str, Any]) -> None:
+def record_run_end(session: Session, ctx: Context, claim: Claim[TrainPayload], result: dict[str, Any]) -> None:
     """Keep a finished training job's numbers with the run."""
     run = _run_of(session, claim)
     if run is None:
@@ -73,7 +76,7 @@ def forget_after(session: Session, run: Run, step: int) -> None:
     run.summary, run.last_step, run.curve_resets = summary, min(run.last_step, step), run.curve_resets + 1
 
 
-def summarise(summary: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(summary: dict[str, Any], events: Sequence[MetricsEvent]) -> dict[str, Any]:
     """Return a run's summary with a batch of points taken in.
 
     `last`: newest value by metric. `best_val_loss` and `best_val_step`. `spark`: at most 64 [step, train_loss], every `stride`-th
@@ -85,10 +88,10 @@ def summarise(summary: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, 
     stride = int(summary.get("spark_stride", 1))
     best, best_step = summary.get("best_val_loss"), summary.get("best_val_step")
     not_finite: dict[str, int] = dict(summary.get("not_finite", {}))
-    for row in rows:
-        step, values = int(row["step"]), {name: float(value) for name, value in row["values"].items() if _is_finite(value)}
+    for event in events:
+        step, values = event.step, {name: value for name, value in event.values.items() if value is not None and isfinite(value)}
         last.update(values)
-        for name in row["values"].keys() - values.keys():
+        for name in event.values.keys() - values.keys():
             not_finite.setdefault(name, step)
         if "val_loss" in values and (best is None or values["val_loss"] < best):
             best, best_step = values["val_loss"], step
@@ -100,13 +103,9 @@ def summarise(summary: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, 
     return {**summary, **told, **({"not_finite": not_finite} if not_finite else {})}
 
 
-def _run_of(session: Session, claim: Claim) -> Run | None:
+def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run | None:
     return session.scalar(select(Run).where(Run.job_id == claim.job_id))
 
 
-def _clean(text: object) -> str:
-    return str(text or "").replace("\x00", "")[:MAX_SAMPLE_CHARACTERS]
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < float("inf")
+def _clean(text: str) -> str:
+    return text.replace("\x00", "")[:MAX_SAMPLE_CHARACTERS]

@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from backend.db.base import new_id
 from backend.db.tables import Run
+from backend.domain.jobs.events import MetricsEvent, Values
 from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ForeignLog, clean_text, read_logs
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -98,9 +99,10 @@ def _insert(ctx: Context, log: ForeignLog, *, filename: str, wanted: str, person
     return run_id
 
 
-def _rows(log: ForeignLog, *, has_time: bool) -> Iterator[dict[str, Any]]:
-    """Yield the points by step, as a batch of a training job would have them."""
+def _rows(log: ForeignLog, *, has_time: bool) -> Iterator[MetricsEvent]:
+    """Yield the points by step, as a training job reports them."""
     for step in sorted({step for series in log.points.values() for step in series}):
         found = {metric: series[step] for metric, series in log.points.items() if step in series}
         times = [time for _, time in found.values() if time is not None]
-        yield {"step": step, "time": min(times) if has_time else 0.0, "values": {metric: value for metric, (value, _) in found.items()}}
+        values: Values = {metric: value for metric, (value, _) in found.items()}
+        yield MetricsEvent(step=step, time=min(times) if has_time else 0.0, values=values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -11,6 +11,7 @@ from backend.db.tables import Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.architecture_report import describe
 from backend.domain.estimates.optimizer_state import checkpoint_size
+from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import Objective, RunConfig
 from backend.errors import Conflict
 from backend.services.architectures import get_architecture
@@ -26,6 +27,8 @@ from backend.services.jobs.workers import WorkerView
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 from backend.services.training import checks
 from backend.services.training.row_check import RowSample, sample_rows
+
+T = TypeVar("T", bound=TrainingPayload)
 
 
 @dataclass(frozen=True)
@@ -89,35 +92,38 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     )
 
 
-def training_payload(run_id: str, config: RunConfig, parts: RunParts) -> dict[str, Any]:
-    """Return the payload of a training job. Folders of parts that are still being made are filled in when the job starts."""
-    return {
-        "run_id": run_id,
-        "config": config.model_dump(mode="json"),
-        "architecture": parts.architecture.model_dump(mode="json") if parts.architecture else None,
-        "tokenizer": parts.tokenizer.folder if parts.tokenizer else None,
-        "tokenizer_id": parts.tokenizer.id if parts.tokenizer else None,
-        "dataset": parts.version.folder,
-        "dataset_version_id": parts.version.id,
-        "dataset_kind": parts.version.kind,
-        "base": parts.base.folder if parts.base else None,
-        "base_id": parts.base.id if parts.base else None,
-        "run_folder": f"runs/{run_id}",
-        "threads": 0,
-    }
+def training_payload(of: type[T], config: RunConfig, parts: RunParts, *, folder_id: str, **own: Any) -> T:
+    """Return the payload of a training job of class `of`, whose own fields are `own`, with its files in `runs/<folder_id>`.
+
+    Folders of parts that are unfinished are None, and filled in when the job starts.
+    """
+    return of(
+        config=config,
+        architecture=parts.architecture,
+        tokenizer=parts.tokenizer.folder if parts.tokenizer else None,
+        tokenizer_id=parts.tokenizer.id if parts.tokenizer else None,
+        dataset=parts.version.folder,
+        dataset_version_id=parts.version.id,
+        dataset_kind=parts.version.kind,
+        base=parts.base.folder if parts.base else None,
+        base_id=parts.base.id if parts.base else None,
+        run_folder=f"runs/{folder_id}",
+        **own,
+    )
 
 
-def fill_payload(session: Session, ctx: Context, claim: Claim) -> dict[str, Any]:
+def fill_payload(session: Session, claim: Claim[TrainingPayload]) -> TrainingPayload:
     """Return a claim's payload with the folders of parts that were unfinished at the launch."""
-    payload = dict(claim.payload)
-    if payload.get("dataset") is None and payload.get("dataset_version_id"):
-        version = session.get(DatasetVersion, payload["dataset_version_id"])
+    payload = claim.payload
+    if payload.dataset is None and payload.dataset_version_id:
+        version = session.get(DatasetVersion, payload.dataset_version_id)
         if version is not None:
-            payload["dataset"], payload["dataset_kind"] = version.folder, session.get_one(Dataset, version.dataset_id).kind
-    if payload.get("tokenizer") is None and payload.get("tokenizer_id"):
-        tokenizer = session.get(Tokenizer, payload["tokenizer_id"])
-        payload["tokenizer"] = tokenizer.folder if tokenizer is not None else None
-    session.get_one(Job, claim.job_id).payload = payload
+            kind = session.get_one(Dataset, version.dataset_id).kind
+            payload = payload.model_copy(update={"dataset": version.folder, "dataset_kind": kind})
+    if payload.tokenizer is None and payload.tokenizer_id:
+        tokenizer = session.get(Tokenizer, payload.tokenizer_id)
+        payload = payload.model_copy(update={"tokenizer": tokenizer.folder if tokenizer is not None else None})
+    session.get_one(Job, claim.job_id).payload = payload.dump()
     return payload
 
 

@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Job, Run
-from backend.domain.jobs.states import TERMINAL, JobKind, Status
+from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.states import TERMINAL, Status, StopRequest
 from backend.domain.names import clean_name
 from backend.domain.training.config import Objective, RunConfig, parse_config
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
-from backend.services.jobs.jobs import StopHow, add_job, request_stop, wake
+from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.training.events import forget_after
 from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
 from backend.services.training.views import RunView, find_run, get_run, newest_checkpoint_step
@@ -116,7 +117,7 @@ def retry_run(ctx: Context, name_or_id: str, *, person: Person) -> RunView:
     return get_run(ctx, run_id)
 
 
-def stop_run(ctx: Context, name_or_id: str, *, how: StopHow = "cancel", person: Person) -> RunView:
+def stop_run(ctx: Context, name_or_id: str, *, how: StopRequest = "cancel", person: Person) -> RunView:
     """Ask a run to stop, with `stop_and_save` keeping a checkpoint. Raises Conflict if it has ended."""
     require_builder(person)
     run = get_run(ctx, name_or_id)
@@ -195,9 +196,8 @@ def _insert(
     job = add_job(
         session,
         ctx,
-        kind=JobKind.TRAIN,
-        title=f"Train {name}"[:200],
-        payload=training_payload(run_id, named, parts),
+        training_payload(TrainPayload, named, parts, folder_id=run_id, run_id=run_id),
+        title=f"Train {name}",
         priority=config.priority,
         device=config.device,
         idempotency_key=key,
@@ -227,13 +227,12 @@ def _insert(
 
 
 def _add_job_again(session: Session, ctx: Context, run: Run, job: Job, config: RunConfig, *, person: Person, key: str | None) -> None:
-    payload: dict[str, Any] = {**job.payload, "config": config.model_dump(mode="json")}
+    payload = TrainPayload.read(job.payload).model_copy(update={"config": config})
     again = add_job(
         session,
         ctx,
-        kind=JobKind.TRAIN,
-        title=f"Train {run.name}"[:200],
-        payload=payload,
+        payload,
+        title=f"Train {run.name}",
         priority=config.priority,
         device=config.device,
         idempotency_key=key,

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup, User
-from backend.domain.jobs.states import TERMINAL, Status
+from backend.domain.jobs.states import TERMINAL, Status, StopRequest
 from backend.domain.names import clean_name, not_found
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import flatten
@@ -25,7 +25,6 @@ from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput, RoundhouseError
 from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
-from backend.services.jobs.jobs import StopHow
 from backend.services.training.open_sweeps import KIND, list_open_sweeps
 from backend.services.training.parts import resolve_parts
 from backend.services.training.runs import launch_run, stop_run
@@ -306,7 +305,7 @@ def _prune(ctx: Context, group_id: str, config: SweepConfig, trials: Sequence[Tr
             group.result = {**(group.result or {}), "pruned": {**(group.result or {}).get("pruned", {}), run.id: run.last_step}}
 
 
-def _stop(ctx: Context, runs: Sequence[Run], *, how: StopHow) -> int:
+def _stop(ctx: Context, runs: Sequence[Run], *, how: StopRequest) -> int:
     stopped = 0
     for run in runs:
         try:

@@ -20,6 +20,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import DataReport, ReportQuestion
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
+from backend.domain.jobs.payloads import DataReportPayload
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.reports.duplicates import Alike, DuplicateFinder
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
@@ -37,7 +38,7 @@ REPORT_EVERY_S = 0.5
 COMPARING = 0.2  # the share of the bar that comparing near duplicates takes
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> dict[str, Any]:
     """Read the version's rows once, compare those that may be alike, and write the report to `out`.
 
     Payload: `dataset`, `dataset_kind`, `tokenizer` (a tokenizer's or checkpoint's folder, None for plain bytes), `tokenizer_name`,
@@ -47,27 +48,25 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     payload = spec.payload
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # batches are small; a row's words are not worth a thread
     started = time.monotonic()
-    tokenizer = load_tokenizer(spec.path(payload["tokenizer"])) if payload.get("tokenizer") else byte_tokenizer()
+    tokenizer = load_tokenizer(spec.path(payload.tokenizer)) if payload.tokenizer else byte_tokenizer()
     work = spec.folder / "near"
     try:
         reading = Reading(
-            Rows(spec.path(payload["dataset"])),
-            kind=str(payload["dataset_kind"]),
-            question=ReportQuestion.model_validate(payload["question"]),
+            Rows(spec.path(payload.dataset)),
+            kind=payload.dataset_kind,
+            question=payload.question,
             tokenizer=tokenizer,
-            benchmarks=[(str(entry["name"]), spec.path(entry["folder"])) for entry in payload.get("benchmarks") or []],
+            benchmarks=[(entry.name, spec.path(entry.folder)) for entry in payload.benchmarks],
             work=work,
             reporter=reporter,
         )
         reading.read()
         alike = reading.compare()
-        out = spec.path(payload["out"])
+        out = spec.path(payload.out)
         out.mkdir(parents=True, exist_ok=True)
         droppable = reading.rows_to_drop(alike)
         counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
-        report = reading.report(
-            alike, droppable=counts, name=str(payload.get("tokenizer_name") or "bytes"), seconds=time.monotonic() - started
-        )
+        report = reading.report(alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started)
         _write(out / "samples.json", [sample.model_dump() for sample in reading.samples()])
         _write(out / "rows.json", droppable)
         _write(out / "report.json", report.model_dump())
@@ -76,7 +75,7 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     reporter.log(
         f"Looked at {reading.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB of memory."
     )
-    return {"folder": payload["out"]}
+    return {"folder": payload.out}
 
 
 class Reading:

@@ -13,25 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.jobs.payloads import InspectPayload
 from jobs.evaluation.inspection.text import TextInspection
 from jobs.evaluation.inspection.weights import read_weights
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> dict[str, Any]:
     """Make the inspection; see the module's first lines. Raises RoundhouseError subclasses for what can't be read."""
     payload = spec.payload
-    set_threads(payload.get("threads"))
-    config = InspectionConfig.model_validate(payload["config"])
-    subject = spec.path(payload["checkpoint"])
-    other = spec.path(payload["other"]) if payload.get("other") else None
+    set_threads(payload.threads)
+    config = payload.config
+    subject = spec.path(payload.checkpoint)
+    other = spec.path(payload.other) if payload.other else None
     if config.of_text:
         result, numbers, words = TextInspection(config, reporter).read(subject, other)
     else:
         result, numbers, words = read_weights(subject, other, reporter)
-    out = spec.path(payload["out"])
+    out = spec.path(payload.out)
     partial = out.with_name(f".{out.name}.{spec.attempt}.partial")
     for leftover in out.parent.glob(f".{out.name}.*.partial"):  # of an attempt that was killed
         shutil.rmtree(leftover, ignore_errors=True)
@@ -40,4 +40,4 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     (partial / "words.json").write_text(json.dumps(words, ensure_ascii=True), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
-    return {**result, "folder": payload["out"]}
+    return {**result, "folder": payload.out}

@@ -6,6 +6,7 @@ import shutil
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from backend.domain.jobs.payloads import AddBasePayload
 from backend.errors import JobFailed, NotFound
 from backend.infra.checkpoints.candidates import BaseFacts, describe_base
 from jobs.modeling.base_network import check_network
@@ -18,47 +19,47 @@ from jobs.reporter import JobSpec, Reporter
 NOT_STATED = "not stated"
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
     """Bring the payload's base to `out`, load it once, and describe it.
 
     Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id) with `revision` (a branch, tag or commit; default main);
     `out`; `keep_free_bytes` of the disk that stay free. Returns `inspect_folder` of it, plus `folder`, `licence` ("not stated" where
     nothing says) and, from the Hub, `revision` (the commit) and `requested_revision`. Raises InvalidInput for what can't be a base.
     """
-    payload, out = spec.payload, spec.path(spec.payload["out"])
-    keep = int(payload.get("keep_free_bytes") or 0)
+    payload, out = spec.payload, spec.path(spec.payload.out)
+    keep = payload.keep_free_bytes
     with _source(spec, reporter, keep=keep) as source:
         if not source.path.exists():
             raise NotFound(f"There is no {source.path}.", remedy="Check the path on the worker's machine.", field="source")
         facts = describe_base(source.path)
         licence = facts.licence or source.licence or NOT_STATED
-        meta: dict[str, Any] = {"job": spec.id, "source": str(payload.get("hub") or source.path.name), "licence": licence}
+        meta: dict[str, Any] = {"job": spec.id, "source": payload.hub or source.path.name, "licence": licence}
         pinned: dict[str, Any] = {}
         if source.commit:
-            pinned = {"revision": source.commit, "requested_revision": payload.get("revision") or "main"}
+            pinned = {"revision": source.commit, "requested_revision": payload.revision or "main"}
         _bring(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
     try:
         check_network(out, reporter)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
-    return {**inspect_folder(out), "folder": payload["out"], "licence": licence, **pinned}
+    return {**inspect_folder(out), "folder": payload.out, "licence": licence, **pinned}
 
 
-def _source(spec: JobSpec, reporter: Reporter, *, keep: int) -> AbstractContextManager[Fetched]:
+def _source(spec: JobSpec[AddBasePayload], reporter: Reporter, *, keep: int) -> AbstractContextManager[Fetched]:
     """Return where the base lies for as long as the block lasts."""
     payload = spec.payload
-    if hub := payload.get("hub"):
+    if payload.hub is not None:
         root = spec.path("fetched")
-        return fetched_base(str(hub), revision=payload.get("revision"), root=root, keep_free_bytes=keep, reporter=reporter)
-    return nullcontext(
-        Fetched(spec.artifacts / payload["source"], commit="", licence=None, is_ours=False)
-    )  # an absolute path stays what it is
+        return fetched_base(payload.hub, revision=payload.revision, root=root, keep_free_bytes=keep, reporter=reporter)
+    return nullcontext(Fetched(spec.path(str(payload.source)), commit="", licence=None, is_ours=False))
 
 
-def _bring(source: Fetched, facts: BaseFacts, spec: JobSpec, *, meta: dict[str, Any], keep: int, reporter: Reporter) -> None:
+def _bring(
+    source: Fetched, facts: BaseFacts, spec: JobSpec[AddBasePayload], *, meta: dict[str, Any], keep: int, reporter: Reporter
+) -> None:
     """Put the base's files at the payload's `out`."""
-    path, out = source.path, spec.path(spec.payload["out"])
+    path, out = source.path, spec.path(spec.payload.out)
     if facts.kind == "gguf":
         reporter.log(f"Converting {path.name} to safetensors.")
         reporter.progress(0, 1, unit="file", message=f"Converting {path.name}")

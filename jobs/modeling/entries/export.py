@@ -7,30 +7,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from backend.domain.checkpoints.export_formats import FORMATS
-from backend.errors import Conflict, InvalidInput, JobFailed
+from backend.domain.jobs.payloads import ExportPayload
+from backend.errors import Conflict, JobFailed
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer, read_card
 from jobs.modeling.copying import copy_checkpoint
-from jobs.modeling.gguf.write import GgufNumbers, check_gguf, write_gguf
+from jobs.modeling.gguf.write import check_gguf, write_gguf
 from jobs.modeling.hub.push import push_folder
 from jobs.modeling.inspection import inspect_folder
 from jobs.modeling.merge import merge_adapter
 from jobs.reporter import JobSpec, Reporter
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> dict[str, Any]:
     """Write the payload's `checkpoint` in `format` ("hf": as it is, without training state; "merged": an adapter folded in; "gguf").
 
-    It goes to `out` (relative to the artifacts) or `to` (absolute), with `card` as its README.md where it has none; a GGUF file is named by `name` and
-    `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it, plus `folder` and `pushed`. A whole
+    It goes to `out` (relative to the artifacts), with `card` as its README.md where it has none; a GGUF file is named by `name` and `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it, plus `folder` and `pushed`. A whole
     network exports as itself in either folder format. Raises Conflict if the target is there already.
     """
     payload = spec.payload
-    source = spec.path(payload["checkpoint"])
-    target = spec.artifacts / (payload.get("to") or payload["out"])  # an absolute path stays what it is
-    if payload["format"] not in FORMATS:
-        raise InvalidInput(f"There is no export format {payload['format']!r}.", remedy=f"Choose {' or '.join(FORMATS)}.", field="format")
-    if target.exists() and spec.attempt > 1 and not payload.get("to"):
+    source = spec.path(payload.checkpoint)
+    target = spec.path(payload.out)
+    if target.exists() and spec.attempt > 1:
         shutil.rmtree(target)  # what an earlier attempt left
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(f"{target} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
@@ -38,24 +35,24 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
         target.rmdir()
     try:
         described = _write(spec, reporter, source, target)
-        if (card := payload.get("card")) and not (target / "README.md").exists():  # a base may have its own
-            (target / "README.md").write_text(str(card), encoding="utf-8")
+        if payload.card and not (target / "README.md").exists():  # a base may have its own
+            (target / "README.md").write_text(payload.card, encoding="utf-8")
         pushed = None
-        if push := payload.get("push"):
-            message = f"Upload {payload.get('name') or source.name} as {payload['format']}"
-            pushed = push_folder(target, repo=str(push["repo"]), private=bool(push["private"]), message=message, reporter=reporter)
+        if payload.push is not None:
+            message = f"Upload {payload.name or source.name} as {payload.format}"
+            pushed = push_folder(target, repo=payload.push.repo, private=payload.push.private, message=message, reporter=reporter)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-    return {**described, "folder": str(payload.get("to") or payload["out"]), "pushed": pushed}
+    return {**described, "folder": payload.out, "pushed": pushed}
 
 
-def _write(spec: JobSpec, reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
+def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
     """Write the export and return what it is."""
     payload = spec.payload
-    if payload["format"] == "gguf":
+    if payload.format == "gguf":
         return _write_file(spec, reporter, source, target)
-    if payload["format"] == "merged" and is_adapter(source):
+    if payload.format == "merged" and is_adapter(source):
         reporter.log("Folding the adapter into its base.")
         reporter.progress(0, 1, unit="", message="Folding the adapter into its base")
         merge_adapter(source, target)
@@ -72,10 +69,8 @@ def _write(spec: JobSpec, reporter: Reporter, source: Path, target: Path) -> dic
     return inspect_folder(source if is_adapter(target) else target)
 
 
-def _write_file(spec: JobSpec, reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
-    payload: dict[str, Any] = spec.payload
-    numbers: GgufNumbers = payload.get("numbers") or "f16"
-    name = str(payload.get("name") or source.name)
+def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
+    numbers, name = spec.payload.numbers, spec.payload.name or source.name
     reporter.progress(0, 1, unit="", message="Reading the network")
     whole = base_folder_of(source) if is_adapter(source) else source
     network = load_network(source)

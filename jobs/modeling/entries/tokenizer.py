@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from backend.domain.jobs.payloads import TrainTokenizerPayload
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.checkpoints import publish
 from jobs.modeling.text_sample import TextSample
@@ -30,7 +31,7 @@ POLL_S = 0.25
 _LONG = re.compile(rf"(?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}})")
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> dict[str, Any]:
     """Train on the train split of `dataset`; write to `out` in Hugging Face form.
 
     Payload: `dataset`, `kind` ("bpe", "unigram" or "byte"), `vocab_size`, `out`. Returns `folder`, `kind`, `vocab_size`, `asked_vocab_size`,
@@ -40,22 +41,20 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     """
     payload = spec.payload
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    folder = spec.path(payload["dataset"])
+    folder = spec.path(payload.dataset_folder)
     if not (folder / "train.parquet").is_file():
-        raise NotFound(f"The dataset's folder {payload['dataset']} has no train.parquet.", remedy="Import the dataset again.")
-    kind = payload.get("kind", "bpe")
-    if kind not in SAMPLE_BYTES:
-        raise InvalidInput(f"There is no tokenizer kind {kind!r}.", remedy="Choose bpe, unigram or byte.", field="kind")
+        raise NotFound(f"The dataset's folder {payload.dataset} has no train.parquet.", remedy="Import the dataset again.")
+    kind = payload.kind
     sample = TextSample(folder / "train.parquet", max_bytes=SAMPLE_BYTES[kind] or 1)
-    asked = 262 if kind == "byte" else int(payload["vocab_size"])
+    asked = 262 if kind == "byte" else payload.vocab_size
     tokenizer = byte_tokenizer() if kind == "byte" else _train(kind, sample, vocab_size=asked, reporter=reporter)
     _check_yield(len(tokenizer), asked, sample)
     split = "val" if (folder / "val.parquet").is_file() else "train"
     rate = measure_bytes_per_token(tokenizer, folder / f"{split}.parquet")
-    _write(tokenizer, spec.path(payload["out"]))
+    _write(tokenizer, spec.path(payload.out))
     reporter.log(f"The tokenizer has {len(tokenizer):,} entries" + (f" and writes {rate:.2f} bytes per token." if rate else "."))
     return {
-        "folder": payload["out"],
+        "folder": payload.out,
         "kind": kind,
         "vocab_size": len(tokenizer),
         "asked_vocab_size": asked,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from backend.domain.data.languages import OTHER
+from backend.domain.jobs.payloads import TokenizerReportPayload
 from backend.domain.tokenizers.counts import TokenCounts, count_words, small_languages
 from backend.domain.tokenizers.pieces import PieceForm, unknown_token
 from backend.errors import InvalidInput, JobFailed, NotFound
@@ -28,7 +29,7 @@ SMALL_LANGUAGE, MOST_LANGUAGES = 0.005, 12
 BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 
 
-def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[TokenizerReportPayload], reporter: Reporter) -> dict[str, Any]:
     """Measure every tokenizer of the payload on every dataset of it.
 
     Payload: `tokenizers` and `datasets`, each a list of {"name", "folder"}. Returns `tokenizers` (name, vocab_size, unknown_token, ...),
@@ -37,26 +38,26 @@ def run(spec: JobSpec, reporter: Reporter) -> dict[str, Any]:
     for a tokenizer that can't read the text, JobFailed when asked to stop.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    subjects = [Subject.load(entry["name"], spec.path(entry["folder"])) for entry in spec.payload["tokenizers"]]
+    subjects = [Subject.load(entry.name, spec.path(entry.folder)) for entry in spec.payload.tokenizers]
     guesser = LanguageGuesser()
     datasets, measures = [], []
-    for place, entry in enumerate(spec.payload["datasets"]):
-        file = spec.path(entry["folder"]) / "train.parquet"
+    for place, entry in enumerate(spec.payload.datasets):
+        file = spec.path(entry.folder) / "train.parquet"
         if not file.is_file():
-            raise NotFound(f"The dataset {entry['name']} has no train.parquet.", remedy="Import the dataset again.")
-        reporter.log(f"Reading {entry['name']}.")
+            raise NotFound(f"The dataset {entry.name} has no train.parquet.", remedy="Import the dataset again.")
+        reporter.log(f"Reading {entry.name}.")
         survey = Survey(subjects, guesser)
         sample = TextSample(file, max_bytes=MAX_BYTES, max_rows=MAX_ROWS)
         for texts in _batches(sample):
             _check_stop(reporter)
             survey.add(texts)
             share = min(1.0, sample.rows * sample.every / max(1, sample.total_rows))
-            reporter.progress(place + share, len(spec.payload["datasets"]), unit="dataset", message=f"Measuring on {entry['name']}")
+            reporter.progress(place + share, len(spec.payload.datasets), unit="dataset", message=f"Measuring on {entry.name}")
         if sample.rows == 0:
-            raise InvalidInput(f"The rows of {entry['name']} hold no text.", remedy="Choose another dataset.", field="datasets")
+            raise InvalidInput(f"The rows of {entry.name} hold no text.", remedy="Choose another dataset.", field="datasets")
         datasets.append(
             {
-                "name": entry["name"],
+                "name": entry.name,
                 "rows": sample.rows,
                 "bytes": sample.bytes,
                 "total_rows": sample.total_rows,

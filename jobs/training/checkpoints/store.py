@@ -12,11 +12,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.estimates.optimizer_state import checkpoint_size
+from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent
+from backend.domain.jobs.payloads import TrainingPayload
+from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
 from backend.errors import JobFailed
 from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
 from jobs.modeling.loglikelihood import longest_input
-from jobs.reporter import JobSpec, Reporter, StopRequest
+from jobs.reporter import JobSpec, Reporter
 
 DISK_MARGIN, DISK_SPARE_BYTES = 1.05, 16_000_000
 """Free space required beyond a checkpoint's bytes: estimates err, and logs and metrics need room as well."""
@@ -26,7 +29,9 @@ DISK_CHECK_EVERY_S = 5.0
 class CheckpointStore:
     """The folder `<run_folder>/checkpoints`, one `step-000100` each."""
 
-    def __init__(self, spec: JobSpec, reporter: Reporter, *, folder: Path, keep_last: int, lineage: dict[str, Any]) -> None:
+    def __init__(
+        self, spec: JobSpec[TrainingPayload], reporter: Reporter, *, folder: Path, keep_last: int, lineage: dict[str, Any]
+    ) -> None:
         self.folder = folder
         self._spec, self._reporter = spec, reporter
         self._keep_last, self._lineage = keep_last, lineage
@@ -75,17 +80,18 @@ class CheckpointStore:
         size = self._bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         relative = self._spec.relative(place)
         config: Any = model.config
-        self._reporter.event(
-            "checkpoint",
-            step=step,
-            folder=relative,
-            metrics=metrics,
-            final=final,
-            bytes=size,
-            adapter=is_adapter(place),
-            family=config.model_type,
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            facts={"context": longest_input(model), "vocab_size": config.vocab_size},
+        self._reporter.emit(
+            CheckpointEvent(
+                step=step,
+                folder=relative,
+                metrics=dict(metrics),
+                final=final,
+                bytes=size,
+                adapter=is_adapter(place),
+                family=config.model_type,
+                parameters=sum(parameter.numel() for parameter in model.parameters()),
+                facts={"context": longest_input(model), "vocab_size": config.vocab_size},
+            )
         )
         self._prune(self._keep_last, best_step=best_step)
         return relative
@@ -135,7 +141,7 @@ class CheckpointStore:
                 continue
             relative = self._spec.relative(self.place(step))
             shutil.rmtree(self.place(step))
-            self._reporter.event("checkpoint_removed", folder=relative, step=step)
+            self._reporter.emit(CheckpointRemovedEvent(step=step, folder=relative))
 
     def check_disk(self, *, checkpoint_bytes: int, max_steps: int, checkpoint_every: int) -> None:
         """Raise JobFailed unless the disk has room for all checkpoints that the run keeps at once."""

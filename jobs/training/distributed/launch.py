@@ -14,20 +14,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from backend.domain.jobs.events import Event, event_of
+from backend.domain.jobs.payloads import TrainingPayload
+from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config_sections import DeviceConfig
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.processes import die_with_parent
 from jobs.modeling.devices import threads_of_rank
-from jobs.reporter import JobSpec, Reporter, StopRequest
+from jobs.reporter import JobSpec, Reporter
 
 TICK_S = 0.1
 
 
-def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> dict[str, Any]:
+def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: DeviceConfig) -> dict[str, Any]:
     """Run a training job with one process per device; return its result. With several nodes, log the command for the others.
 
     Raises InvalidInput or JobFailed as a run in one process does, and JobFailed if a rank died without reporting an error.
@@ -36,8 +38,7 @@ def run_ranks(spec: JobSpec, reporter: Reporter, *, devices: DeviceConfig) -> di
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
-    record = {**asdict(spec), "artifacts": str(spec.artifacts), "folder": str(spec.folder)}
-    (folder / "spec.json").write_text(json.dumps(record))
+    spec.write(folder / "spec.json")
     command = torchrun(folder, devices, job=spec.id)
     reporter.log(f"Starting {devices.per_node} processes, one per device.")
     if devices.nodes > 1:
@@ -80,7 +81,7 @@ def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Re
         for event in events:
             if event is None:
                 break
-            _pass_on(event, reporter)
+            reporter.emit(event)
         if exited:
             return
         request = reporter.should_stop()
@@ -95,7 +96,7 @@ def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Re
             continue
 
 
-def _events(path: Path) -> Iterator[dict[str, Any] | None]:
+def _events(path: Path) -> Iterator[Event | None]:
     """Yield the events of the first rank, and None whenever there is no further one yet. Never ends."""
     while not path.exists():
         yield None
@@ -107,22 +108,7 @@ def _events(path: Path) -> Iterator[dict[str, Any] | None]:
                 yield None
                 continue
             *lines, rest = (rest + block).split(b"\n")
-            yield from (json.loads(line) for line in lines if line)
-
-
-def _pass_on(event: dict[str, Any], reporter: Reporter) -> None:
-    kind = event.pop("type")
-    event.pop("time", None)
-    if kind == "metrics":
-        reporter.metrics(event["step"], event["values"])
-    elif kind == "progress":
-        reporter.progress(event["done"], event["total"], unit=event["unit"], rate=event["rate"], message=event["message"])
-    elif kind == "log":
-        reporter.log(event["text"])
-    elif kind == "sample":
-        reporter.sample(event["step"], event["prompt"], event["completion"])
-    else:
-        reporter.event(kind, **event)
+            yield from (event_of(json.loads(line)) for line in lines if line)
 
 
 def outcome(folder: Path, *, code: int) -> dict[str, Any]:

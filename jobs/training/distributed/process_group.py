@@ -22,8 +22,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from backend.domain.jobs.states import StopRequest
 from jobs.modeling.blocks import find_blocks
-from jobs.reporter import StopRequest
 
 Item = TypeVar("Item")
 REQUESTS: tuple[StopRequest | None, ...] = (None, "stop_and_save", "cancel")

@@ -76,7 +76,9 @@ def load_base(ctx: TrainingContext) -> PreTrainedModel:
 
 def check_architecture(ctx: TrainingContext) -> ArchitectureConfig:
     """Return the payload's architecture. Raises InvalidInput if the tokenizer or the run's context does not fit it."""
-    architecture = ArchitectureConfig.model_validate(ctx.spec.payload["architecture"])
+    architecture = ctx.spec.payload.architecture
+    if architecture is None:
+        raise InvalidInput("This run has neither an architecture nor a base.", remedy="Choose one of them.", field="architecture")
     if len(ctx.tokenizer) > architecture.vocab_size:
         raise InvalidInput(
             f"The tokenizer has {len(ctx.tokenizer)} entries and the architecture's vocab_size is {architecture.vocab_size}.",

@@ -98,7 +98,7 @@ class GrpoObjective:
 def load_prompts(ctx: TrainingContext) -> QuestionSplits:
     """Encode the prompts. Raises InvalidInput if a reward needs answers and the dataset has none."""
     config = ctx.config
-    if config.grpo.needs_answers and ctx.spec.payload["dataset_kind"] == "prompts":
+    if config.grpo.needs_answers and ctx.spec.payload.dataset_kind == "prompts":
         raise InvalidInput(
             "The prompts have no answers, and a reward of grpo.rewards compares completions with them.",
             remedy="Use rewards of kind regex or length, or a dataset with answers (instruction, benchmark).",

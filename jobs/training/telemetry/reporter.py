@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from backend.domain.jobs.events import Event, MetricsEvent, ProgressEvent
+from backend.domain.jobs.states import StopRequest
 from jobs.modeling.devices import device_kind, device_name
-from jobs.reporter import Reporter, StopRequest
+from jobs.reporter import Reporter
 from jobs.training.telemetry.device_use import DeviceGauge
 from jobs.training.telemetry.memory import MemoryMeter
 
@@ -19,7 +21,7 @@ WARM_UP_STEPS = 2
 MEMORY_EVERY_S = 1.0
 
 
-class MeteredReporter:
+class MeteredReporter(Reporter):
     """A reporter that forwards everything and measures the run: memory at every progress report, time between steps' metrics.
 
     It adds to a step's metrics `mfu`, if `mfu_of_rate` is set, `memory_bytes` once a second, and what `gauge` reads of the device.
@@ -32,16 +34,23 @@ class MeteredReporter:
         self._steps, self._last, self._memory_at = 0, 0.0, 0.0
         self.mfu_of_rate: Callable[[float], float] | None = None
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
+    def emit(self, event: Event) -> None:
+        """Pass an event on, with what was measured."""
+        if isinstance(event, ProgressEvent):
+            self._meter.sample()
+        if isinstance(event, MetricsEvent) and (rate := event.values.get("tok_per_sec")) is not None:
+            event = event.model_copy(update={"values": {**event.values, **self._after_step(rate)}})
+        self._reporter.emit(event)
+
+    def _after_step(self, rate: float) -> dict[str, float]:
+        """Take the time of a step, and return what the device is doing."""
         now = time.perf_counter()
-        if "tok_per_sec" in values:
-            self._steps += 1
-            if self._steps > WARM_UP_STEPS:
-                self._rates.append(values["tok_per_sec"])
-                self._seconds.append(now - self._last)
-            self._last = now
-            values = {**values, **self._of_device(now, values["tok_per_sec"])}
-        self._reporter.metrics(step, values)
+        self._steps += 1
+        if self._steps > WARM_UP_STEPS:
+            self._rates.append(rate)
+            self._seconds.append(now - self._last)
+        self._last = now
+        return self._of_device(now, rate)
 
     def _of_device(self, now: float, rate: float) -> dict[str, float]:
         read = {} if self._gauge is None else self._gauge.read()
@@ -55,20 +64,8 @@ class MeteredReporter:
             read["memory_bytes"] = float(held)
         return read
 
-    def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        self._meter.sample()
-        self._reporter.progress(done, total, unit=unit, rate=rate, message=message)
-
-    def log(self, text: str) -> None:
-        self._reporter.log(text)
-
-    def sample(self, step: int, prompt: str, completion: str) -> None:
-        self._reporter.sample(step, prompt, completion)
-
-    def event(self, type_: str, **fields: Any) -> None:
-        self._reporter.event(type_, **fields)
-
     def should_stop(self) -> StopRequest | None:
+        """Return what the user asked for, if anything."""
         return self._reporter.should_stop()
 
     def measurement(self, device: torch.device) -> dict[str, Any] | None:

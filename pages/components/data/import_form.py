@@ -12,6 +12,7 @@ from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
@@ -253,7 +254,7 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: Settled,
         st.subheader("3 · Name and split", anchor=False)
         left, right = st.columns([2, 1])
         name = left.text_input("Name", value=chosen.name, key=f"import_name_{chosen.key}", help="An existing name gets a new version.")
-        share = 0 if settled.kind in ("benchmark", "prompts") else round(100 * past.val_fraction) if past else 5
+        share = 0 if settled.kind in ("benchmark", "prompts") else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
         percent = right.slider(
             "Validation share",
             0,

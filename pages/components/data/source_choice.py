@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import streamlit as st
 
 from backend.domain.data.parsing.text_formats import PACKINGS, SUFFIXES
+from backend.domain.jobs.payloads import HubSource
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.data_folder import DataEntry, browse_data_folder, data_file, search_data_folder
 from backend.services.data.imports import PastImport
-from backend.services.data.sources import HubChoice, HubDatasetView, ImportSource, look_up_hub_dataset
+from backend.services.data.sources import HubDatasetView, ImportSource, look_up_hub_dataset
 from backend.services.data.uploads import save_upload
 from pages.components import routes
 from pages.components.frame import plain, show_error
@@ -143,7 +144,7 @@ def _choose_hub(person: Person) -> Chosen | None:
         left, right = st.columns(2)
         config = left.text_input("Config", key="import_config_typed", placeholder="the only one") or None
         split = right.text_input("Split", key="import_split_typed", placeholder="train") or None
-        choice = HubChoice(dataset_id, config, split, revision or None)
+        choice = HubSource(id=dataset_id, config=config, split=split, revision=revision or None)
         return Chosen(ImportSource(hub=choice), name, str(choice), said=found.message)
     left, right = st.columns(2)
     configs = list(found.configs)
@@ -157,7 +158,7 @@ def _choose_hub(person: Person) -> Chosen | None:
     st.caption(
         f"Commit {found.commit[:12]} · {plural(content.files, 'file')} · {size(content.bytes)}{licence}. The version keeps the commit."
     )
-    choice = HubChoice(dataset_id, config, split, found.commit)
+    choice = HubSource(id=dataset_id, config=config, split=split, revision=found.commit)
     return Chosen(ImportSource(hub=choice), name if config == "default" else f"{name}-{config}", str(choice))
 
 

@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 from backend.cli.data.imports import read_source
+from backend.domain.jobs.payloads import HubSource
 from backend.errors import InvalidInput
-from backend.services.data.sources import HubChoice, ImportSource
+from backend.services.data.sources import ImportSource
 
 
 def test_a_source_is_a_path_an_address_or_an_id_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner/name").mkdir(parents=True)
     assert read_source("owner/name") == ImportSource(path=Path("owner/name"))
-    assert read_source("hf://owner/name", split="test") == ImportSource(hub=HubChoice("owner/name", None, "test"))
-    assert read_source("other/name", config="a", revision="v1") == ImportSource(hub=HubChoice("other/name", "a", None, "v1"))
+    assert read_source("hf://owner/name", split="test") == ImportSource(hub=HubSource(id="owner/name", split="test"))
+    assert read_source("other/name", config="a", revision="v1") == ImportSource(hub=HubSource(id="other/name", config="a", revision="v1"))
     assert read_source("data/missing.jsonl") == ImportSource(path=Path("data/missing.jsonl"))
     assert read_source("s3://bucket/rows") == ImportSource(url="s3://bucket/rows")
     with pytest.raises(InvalidInput, match="--split is for datasets of the Hub"):

@@ -15,7 +15,7 @@ from backend.services.battles.ballots import next_battle
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import list_items
-from backend.services.jobs.jobs import add_job, claim_next, read_log
+from backend.services.jobs.jobs import claim_next, read_log
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.recovery import sweep
 from backend.services.jobs.workers import list_workers
@@ -26,6 +26,7 @@ from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.replicas import ready_targets
 from backend.services.training.live import active_run_ids, queue_counts, run_states
 from backend.services.training.views import list_sample_steps, list_samples
+from tests.support.jobs import add_stored_job
 
 GROWING = "jobs|metric_points|evaluation_items|usage|log_lines|samples|messages|votes|battles|completions|campaign_prompts"
 
@@ -65,7 +66,7 @@ ASKED: dict[str, Callable[[Context, dict[str, str]], Any]] = {
 def ids(ctx: Context) -> dict[str, str]:
     """One row of each kind: which plan SQLite takes does not depend on how many there are."""
     with ctx.db.write() as session:
-        job = add_job(session, ctx, kind=JobKind.TRAIN, title="Train", payload={})
+        job = add_stored_job(session, ctx, JobKind.TRAIN, title="Train")
         run = Run(name="first", objective="pretrain", config={}, job_id=job.id)
         checkpoint = Checkpoint(name="Oak", origin="added", folder="bases/oak")
         dataset = Dataset(name="facts", kind="benchmark")

@@ -11,6 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import Status
 from backend.services.browser_assets import plotly_url
 from backend.services.context import LOCAL, Context
@@ -77,7 +78,9 @@ def test_after_a_resume_everything_is_sent_again(client: TestClient, ctx: Contex
 
 
 def test_a_hundred_thousand_points_arrive_downsampled_with_their_extremes(client: TestClient, ctx: Context, run: RunView) -> None:
-    rows = [{"step": step, "time": float(step), "values": {"train_loss": -99.0 if step == 54_321 else 1.0}} for step in range(1, 100_001)]
+    rows = [
+        MetricsEvent(step=step, time=float(step), values={"train_loss": -99.0 if step == 54_321 else 1.0}) for step in range(1, 100_001)
+    ]
     with ctx.db.write() as session:
         add_points(session, ctx.db, run.id, rows)
     trace = poll(client, ctx, run)["curves"]["metrics"]["train_loss"]

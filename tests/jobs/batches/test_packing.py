@@ -19,6 +19,7 @@ from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.training import run as training
 from jobs.training.network.packed_attention import attend_by_row
+from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
 SIZES = BatchSizes(micro_batch=3, items_per_step=6, val_items=6, seed=4)
@@ -135,7 +136,7 @@ def test_a_run_logs_its_packing_or_why_it_pads(rooms: Rooms) -> None:
     )
     save_checkpoint(rooms.root / "bloom", model=bloom, tokenizer=rooms.tokenizer, meta={})
     spec = rooms.training("sft", run="not packed", job="not packed", max_steps=2)
-    spec.payload["base"] = "bloom"
+    spec = with_payload(spec, base="bloom")
     recorder = Recorder()
     training.run(spec, recorder)
     assert "Rows are padded, not packed: BloomForCausalLM can't keep packed rows apart." in recorder.lines

@@ -20,9 +20,9 @@ from pyarrow import parquet
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable
 from jobs.data.run import run
 from jobs.modeling.dataset_files import num_rows, read_meta
-from jobs.reporter import JobSpec
 from tests.support.data_reporter import RememberingReporter
 from tests.support.hub_server import HubServer, commit_id, run_hub
+from tests.support.jobs import make_spec
 
 ROOT = Path(__file__).parents[3]
 LONG = "".join(json.dumps({"text": f"row {i} " + "word " * 200}) + "\n" for i in range(3000))  # 3 MB, three chunks at least
@@ -74,7 +74,7 @@ def bucket(store: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch) -> Any:
 def fetch(home: Path, reporter: RememberingReporter | None = None, **payload: Any) -> dict[str, Any]:
     """Do an import job as a worker's child does."""
     (home / "data").mkdir(exist_ok=True)
-    spec = JobSpec(id="j", attempt=1, kind="import_dataset", payload=payload, artifacts=home / "data", folder=home / "data/jobs/j")
+    spec = make_spec("import_dataset", payload, root=home / "data")
     return run(spec, reporter or RememberingReporter())
 
 
@@ -120,7 +120,7 @@ def test_a_stopped_download_goes_on_where_it_ended(hub: HubServer, tmp_path: Pat
     result = fetch(tmp_path, reporter, **ask(config="long"))
     assert result["rows"] == 3000
     assert any(line.startswith(f"{have:,} of {len(LONG):,} bytes were fetched before") for line in reporter.lines)
-    assert (have, len(LONG)) in reporter.progress_seen
+    assert (have, len(LONG)) in reporter.progressed
 
 
 def test_a_server_that_knows_no_ranges_will_do(hub: HubServer, tmp_path: Path) -> None:

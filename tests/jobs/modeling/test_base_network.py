@@ -14,9 +14,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.candidates import known_families
 from jobs.modeling.entries.base import run
-from jobs.reporter import JobSpec
 from tests.support.base_folders import edit_json, save_base
 from tests.support.data_reporter import RememberingReporter
+from tests.support.jobs import make_spec
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def add(root: Path, source: Path, **payload: Any) -> dict[str, Any]:
-    spec = JobSpec(
-        id="job",
-        attempt=1,
-        kind="add_base",
-        payload={"source": str(source), "hub": None, "out": "bases/b", **payload},
-        artifacts=root,
-        folder=root,
-    )
+    spec = make_spec("add_base", {"source": str(source), "hub": None, "out": "bases/b", **payload}, root=root, folder=root)
     return run(spec, RememberingReporter())
 
 

@@ -139,7 +139,7 @@ BROKEN = {
 def test_an_unusable_base_is_refused_and_leaves_no_files(rooms: Rooms, damage: Any, words: str) -> None:
     damage(rooms.root / "base")
     with pytest.raises(InvalidInput, match=words):
-        run_base.run(rooms.spec({"source": str(rooms.root / "base"), "hub": None, "out": "bases/b"}), Recorder())
+        run_base.run(rooms.spec({"source": str(rooms.root / "base"), "hub": None, "out": "bases/b"}, kind="add_base"), Recorder())
     assert not (rooms.root / "bases").exists() or not list((rooms.root / "bases").iterdir())
 
 
@@ -151,7 +151,7 @@ def test_a_base_is_copied_without_code_and_gets_the_plain_template_if_it_has_non
     tokenizer.save_pretrained(bare)
     (bare / "run_me.py").write_text("print('hello')")
     (bare / "optimizer.pt").write_bytes(b"\x80\x04.")
-    result = run_base.run(rooms.spec({"source": str(bare), "hub": None, "out": "bases/bare"}), Recorder())
+    result = run_base.run(rooms.spec({"source": str(bare), "hub": None, "out": "bases/bare"}, kind="add_base"), Recorder())
     assert (result["folder"], result["family"], result["context"], result["has_chat_template"]) == ("bases/bare", "gpt2", 32, False)
     assert load_tokenizer(rooms.root / "bases/bare").chat_template == PLAIN_TEMPLATE
     names = {path.name for path in (rooms.root / "bases/bare").iterdir()}
@@ -159,13 +159,13 @@ def test_a_base_is_copied_without_code_and_gets_the_plain_template_if_it_has_non
     expected = ArchitectureConfig(family="gpt2", num_layers=1, width=16, num_heads=2, context=32, vocab_size=262)
     assert config_from_checkpoint(rooms.root / "bases/bare") == expected
     with pytest.raises(NotFound):
-        run_base.run(rooms.spec({"source": "/nowhere", "hub": None, "out": "bases/x"}), Recorder())
+        run_base.run(rooms.spec({"source": "/nowhere", "hub": None, "out": "bases/x"}, kind="add_base"), Recorder())
 
 
 def test_an_invalid_gguf_file_is_refused(rooms: Rooms, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04 not at all")
     with pytest.raises(InvalidInput, match=r"x\.gguf is not a GGUF file"):
-        run_base.run(rooms.spec({"source": str(tmp_path / "x.gguf"), "hub": None, "out": "bases/x"}), Recorder())
+        run_base.run(rooms.spec({"source": str(tmp_path / "x.gguf"), "hub": None, "out": "bases/x"}, kind="add_base"), Recorder())
 
 
 def make_adapter(rooms: Rooms) -> Path:
@@ -201,17 +201,22 @@ def test_an_adapter_loads_on_its_base_wherever_the_artifacts_lie(rooms: Rooms, t
 def test_exports_keep_or_merge_an_adapter(rooms: Rooms) -> None:
     folder = make_adapter(rooms)
     relative = folder.relative_to(rooms.root).as_posix()
-    merged = run_export.run(rooms.spec({"checkpoint": relative, "format": "merged", "out": "exports/m"}), Recorder())
+    merged = run_export.run(
+        rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "merged", "out": "exports/m"}, kind="export"), Recorder()
+    )
     assert (merged["folder"], merged["adapter"]) == ("exports/m", False)
     ids = torch.arange(10)[None]
     with torch.inference_mode():
         assert torch.allclose(load_network(rooms.root / "exports/m")(ids).logits, load_network(folder)(ids).logits, atol=1e-5)
-    kept = run_export.run(rooms.spec({"checkpoint": relative, "format": "hf", "to": str(rooms.root / "elsewhere")}), Recorder())
+    kept = run_export.run(
+        rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": str(rooms.root / "elsewhere")}, kind="export"),
+        Recorder(),
+    )
     assert kept["adapter"] is True
     assert (rooms.root / "elsewhere/adapter_model.safetensors").is_file()
     with pytest.raises(Conflict, match="already and not empty"):
-        run_export.run(rooms.spec({"checkpoint": relative, "format": "hf", "out": "exports/m"}), Recorder())
-    with pytest.raises(InvalidInput, match="no export format 'onnx'"):
-        run_export.run(rooms.spec({"checkpoint": relative, "format": "onnx", "out": "exports/o"}), Recorder())
+        run_export.run(
+            rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": "exports/m"}, kind="export"), Recorder()
+        )
     with pytest.raises(InvalidInput, match="is an adapter: its base, base, is not in it"):
-        run_base.run(rooms.spec({"source": relative, "hub": None, "out": "bases/a"}), Recorder())
+        run_base.run(rooms.spec({"source": relative, "hub": None, "out": "bases/a"}, kind="add_base"), Recorder())

@@ -170,13 +170,20 @@ def test_a_vocabulary_below_the_bytes_is_refused_with_the_bound() -> None:
 @pytest.mark.parametrize("dataset", ["texts", "chats", "pairs"])
 def test_the_job_trains_on_any_kind_of_dataset(tmp_path: Path, dataset: str) -> None:
     rooms, recorder = Rooms(tmp_path), Recorder()
-    result = run(rooms.spec({"dataset": dataset, "kind": "bpe", "vocab_size": 280, "out": "made/it"}), recorder)
+    result = run(rooms.spec({"dataset": dataset, "kind": "bpe", "vocab_size": 280, "out": "made/it"}, kind="train_tokenizer"), recorder)
     loaded = AutoTokenizer.from_pretrained(tmp_path / "made/it")
     assert (result["folder"], result["vocab_size"], len(loaded)) == ("made/it", 280, 280)
     assert result["bytes_per_token"] > 1.1
     assert recorder.progressed
-    assert run(rooms.spec({"dataset": dataset, "kind": "byte", "vocab_size": 0, "out": "made/bytes"}), recorder)["bytes_per_token"] == 1.0
-    unigram = run(rooms.spec({"dataset": dataset, "kind": "unigram", "vocab_size": 330, "out": "made/unigram"}), recorder)
+    assert (
+        run(rooms.spec({"dataset": dataset, "kind": "byte", "vocab_size": 262, "out": "made/bytes"}, kind="train_tokenizer"), recorder)[
+            "bytes_per_token"
+        ]
+        == 1.0
+    )
+    unigram = run(
+        rooms.spec({"dataset": dataset, "kind": "unigram", "vocab_size": 330, "out": "made/unigram"}, kind="train_tokenizer"), recorder
+    )
     assert unigram["bytes_per_token"] > 1.05
     assert unigram["asked_vocab_size"] == 330
     assert unigram["sample_rows"] == unigram["total_rows"]
@@ -185,13 +192,13 @@ def test_the_job_trains_on_any_kind_of_dataset(tmp_path: Path, dataset: str) -> 
 def test_the_job_names_what_is_missing(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path)
     with pytest.raises(NotFound, match=r"no train\.parquet"):
-        run(rooms.spec({"dataset": "nowhere", "kind": "bpe", "vocab_size": 300, "out": "x"}), Recorder())
+        run(rooms.spec({"dataset": "nowhere", "kind": "bpe", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())
     write_dataset(tmp_path / "d", train=[{"text": "a"}])
     for kind in ("bpe", "unigram"):
         with pytest.raises(InvalidInput, match=r"too small for a vocabulary of 30,000: its 1 bytes yield 26\d entries"):
-            run(rooms.spec({"dataset": "d", "kind": kind, "vocab_size": 30_000, "out": "x"}), Recorder())
+            run(rooms.spec({"dataset": "d", "kind": kind, "vocab_size": 30_000, "out": "x"}, kind="train_tokenizer"), Recorder())
     write_dataset(tmp_path / "empty", train=[{"text": ""}, {"text": ""}])
     with pytest.raises(InvalidInput, match="hold no text"):
-        run(rooms.spec({"dataset": "empty", "kind": "bpe", "vocab_size": 300, "out": "x"}), Recorder())
-    with pytest.raises(InvalidInput, match="no tokenizer kind 'word'"):
-        run(rooms.spec({"dataset": "d", "kind": "word", "vocab_size": 300, "out": "x"}), Recorder())
+        run(rooms.spec({"dataset": "empty", "kind": "bpe", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())
+    with pytest.raises(InvalidInput, match="'bpe', 'unigram' or 'byte'"):
+        run(rooms.spec({"dataset": "d", "kind": "word", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())

@@ -16,8 +16,9 @@ import pytest
 from backend.domain.serving.protocol import ChatMessage, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts, stream_blocking
-from jobs.reporter import FileReporter, JobSpec
+from jobs.reporter import FileReporter
 from jobs.serving.replica import run
+from tests.support.jobs import make_spec
 from tests.support.serving_networks import make_llama, make_tokenizer, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, eventually
 
@@ -193,7 +194,7 @@ def test_a_stop_request_lets_open_answers_end_and_refuses_new_ones(tmp_path: Pat
 def test_a_folder_without_weights_is_a_failure_in_words(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     payload = {"checkpoint": "checkpoint", "name": "x", "internal_token": TOKEN}
-    spec = JobSpec(id="j", attempt=1, kind="replica", payload=payload, artifacts=tmp_path, folder=tmp_path)
+    spec = make_spec("replica", payload, root=tmp_path, folder=tmp_path)
     with pytest.raises(InvalidInput, match=r"config\.json"):
         run(spec, FileReporter(tmp_path / "events.jsonl", tmp_path / "control"))
 

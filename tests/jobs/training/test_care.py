@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backend.domain.jobs.events import Event, MetricsEvent, SampleEvent
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network
+from jobs.reporter import JobSpec
 from jobs.training import loop as training_loop
 from jobs.training.objectives.language import LanguageObjective
 from jobs.training.run import run
@@ -42,7 +44,7 @@ def test_a_run_with_every_feature_resumes_on_another_worker_bit_for_bit(rooms: R
     elsewhere = tmp_path / "another worker"
     shutil.copytree(rooms.root, elsewhere)
     spec = rooms.training("pretrain", run=f"{name}-b", job=f"{name}-c", **values)
-    moved = type(spec)(spec.id, 1, spec.kind, spec.payload, artifacts=elsewhere, folder=elsewhere / "jobs" / "c")
+    moved = JobSpec(spec.id, 1, spec.payload, artifacts=elsewhere, folder=elsewhere / "jobs" / "c")
     run(moved, resumed)
     assert resumed.of("resumed") == [{"step": 4, "folder": f"{name}-b/checkpoints/step-000004"}]
     for metric in ("train_loss", "grad_norm", "learning_rate", "val_loss"):
@@ -241,9 +243,9 @@ def test_a_disk_that_fills_up_stops_and_saves_the_run(rooms: Rooms, monkeypatch:
     monkeypatch.setattr("jobs.training.checkpoints.store.DISK_CHECK_EVERY_S", 0.0)
 
     class Filling(Recorder):
-        def metrics(self, step: int, values: dict[str, float]) -> None:
-            super().metrics(step, values)
-            free[0] = 5_000_000 if step == 4 else free[0]
+        def emit(self, event: Event) -> None:
+            super().emit(event)
+            free[0] = 5_000_000 if isinstance(event, MetricsEvent) and event.step == 4 else free[0]
 
     with pytest.raises(JobFailed, match="so the run stopped at step 4, which is saved") as failure:
         run(rooms.training("pretrain", run="disk", job="disk"), Filling())
@@ -259,9 +261,9 @@ def test_a_disk_without_room_for_a_checkpoint_spares_the_earlier_ones(rooms: Roo
     monkeypatch.setattr("jobs.training.checkpoints.store.shutil.disk_usage", lambda path: Usage(10**12, 0, free[0]))
 
     class Filling(Recorder):
-        def metrics(self, step: int, values: dict[str, float]) -> None:
-            super().metrics(step, values)
-            free[0] = 1000 if step == 4 else free[0]
+        def emit(self, event: Event) -> None:
+            super().emit(event)
+            free[0] = 1000 if isinstance(event, MetricsEvent) and event.step == 4 else free[0]
 
     with pytest.raises(JobFailed, match="the checkpoint of step 6 needs") as failure:
         run(rooms.training("pretrain", run="disk-2", job="disk-2"), Filling())
@@ -271,9 +273,9 @@ def test_a_disk_without_room_for_a_checkpoint_spares_the_earlier_ones(rooms: Roo
 
 def test_a_write_that_fails_leaves_no_partial_checkpoint(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(Recorder):
-        def sample(self, step: int, prompt: str, completion: str) -> None:
-            super().sample(step, prompt, completion)
-            if step == 6:
+        def emit(self, event: Event) -> None:
+            super().emit(event)
+            if isinstance(event, SampleEvent) and event.step == 6:
                 monkeypatch.setattr(training_loop, "save_state", no_space)
 
     def no_space(folder: Path, **_: Any) -> None:

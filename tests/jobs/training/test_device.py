@@ -165,7 +165,7 @@ def test_a_micro_batch_split_for_the_cpus_cache_gives_the_same_losses(
     assert said not in whole.lines
     for metric in ("train_loss", "grad_norm", "val_loss"):
         assert cut.series(metric) == [(step, pytest.approx(value, rel=1e-5)) for step, value in whole.series(metric)]
-    assert setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu").micro_batch == 2
+    assert setting_of(spec.payload.config, TINY, device="cpu").micro_batch == 2
 
 
 def test_a_run_reports_mfu_and_memory(rooms: Rooms) -> None:

@@ -10,9 +10,8 @@ import torch
 
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import setting_of
-from backend.domain.training.config import RunConfig
+from backend.domain.jobs.states import StopRequest
 from backend.errors import InvalidInput, JobFailed
-from jobs.reporter import StopRequest
 from jobs.training.context import build_context
 from jobs.training.failures import out_of_memory_as_failure
 from jobs.training.probe import run
@@ -52,7 +51,7 @@ def test_a_probe_measures_and_leaves_no_files(rooms: Rooms, method: str) -> None
     assert files(rooms.root) == before
     assert (recorder.points, recorder.of("checkpoint"), recorder.samples) == ([], [], [])
     assert recorder.progressed[-1][0] == recorder.progressed[-1][1]
-    config = RunConfig.model_validate(spec.payload["config"])
+    config = spec.payload.config
     estimate = estimate_memory(setting_of(config, TINY, device="cpu"), length=result["longest"])
     assert result["measured_bytes"] > estimate.weights
     assert result["measured_bytes"] < 2 * estimate.total
@@ -79,7 +78,7 @@ def test_a_probe_includes_the_longest_rows(rooms: Rooms) -> None:
 def test_allocated_bytes_of_a_step_equal_the_estimate(rooms: Rooms, objective: str) -> None:
     spec = rooms.training(objective, job=f"allocations {objective}", micro_batch=16)
     result = run(spec, Recorder())
-    setting = setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu")
+    setting = setting_of(spec.payload.config, TINY, device="cpu")
     estimate = estimate_memory(setting, length=result["longest"], trained=result["trained"])
     assert result["allocated_bytes"] == pytest.approx(estimate.allocated, rel=0.1)
 
@@ -87,7 +86,7 @@ def test_allocated_bytes_of_a_step_equal_the_estimate(rooms: Rooms, objective: s
 def test_the_estimate_counts_freezing_dropout_and_the_optimizer(rooms: Rooms) -> None:
     values = {"micro_batch": 16, "freeze_blocks": 1, "dropout": 0.1, "optimizer": "lion"}
     spec = rooms.training("pretrain", job="allocations of less", **values)
-    setting = setting_of(RunConfig.model_validate(spec.payload["config"]), TINY, device="cpu")
+    setting = setting_of(spec.payload.config, TINY, device="cpu")
     assert run(spec, Recorder())["allocated_bytes"] == pytest.approx(estimate_memory(setting).allocated, rel=0.1)
 
 

@@ -19,6 +19,7 @@ from jobs.modeling.loglikelihood import rolling_nll
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.context import build_context
 from jobs.training.run import run
+from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms, write_dataset
 
 
@@ -123,7 +124,7 @@ def test_settings_that_do_not_fit_are_refused(rooms: Rooms) -> None:
         run(_with(rooms, dataset_kind="chat"), Recorder())
     small = TINY.model_copy(update={"vocab_size": 300})
     with pytest.raises(InvalidInput, match="tokenizer has 320 entries and the architecture's vocab_size is 300"):
-        run(_with(rooms, architecture=small.model_dump(mode="json")), Recorder())
+        run(_with(rooms, architecture=small), Recorder())
     with pytest.raises(InvalidInput, match="base takes at most 64 tokens, and context is 128"):
         run(rooms.training("sft", run="x", job="x", context=128), Recorder())
     write_dataset(rooms.root / "short", train=[{"text": "Too short."}])
@@ -132,7 +133,7 @@ def test_settings_that_do_not_fit_are_refused(rooms: Rooms) -> None:
 
 
 def test_a_run_larger_than_the_disk_is_refused_with_numbers(rooms: Rooms) -> None:
-    store = CheckpointStore(rooms.spec({}), Recorder(), folder=rooms.root / "disk", keep_last=2, lineage={})
+    store = CheckpointStore(rooms.training("pretrain"), Recorder(), folder=rooms.root / "disk", keep_last=2, lineage={})
     with pytest.raises(JobFailed, match=r"GB free, and the run's checkpoints need 4\d{6}\.\d\d GB \(4 of 1000000\.00 GB\)"):
         store.check_disk(checkpoint_bytes=10**15, max_steps=1000, checkpoint_every=100)
 
@@ -157,9 +158,7 @@ def test_batches_visit_every_window_once_per_epoch_and_depend_on_the_step_alone(
 
 
 def _with(rooms: Rooms, **changes: object):  # type: ignore[no-untyped-def]
-    spec = rooms.training("pretrain", run="x", job="x")
-    spec.payload.update(changes)
-    return spec
+    return with_payload(rooms.training("pretrain", run="x", job="x"), **changes)
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from backend.domain.data.splits import DEFAULT_SPLIT_SEED
 from backend.errors import InvalidInput
 
 MAX_LISTED_ROWS = 1_000_000
@@ -84,7 +85,7 @@ class Sample(_Frozen):
 
     change: Literal["sample"] = "sample"
     num_rows: int = Field(ge=1)
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=DEFAULT_SPLIT_SEED, ge=0)
 
 
 class Merge(_Frozen):
@@ -102,7 +103,7 @@ class Resplit(_Frozen):
 
     change: Literal["resplit"] = "resplit"
     val_fraction: float = Field(ge=0.0, le=0.5)
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=DEFAULT_SPLIT_SEED, ge=0)
 
 
 def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:

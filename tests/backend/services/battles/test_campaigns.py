@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from backend.db.tables import CampaignPrompt, Completion, Contestant
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
@@ -22,12 +23,12 @@ from tests.support.battle_world import add_checkpoint, add_prompts, claim_genera
 def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context) -> None:
     campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=5, dataset_rows=20, write=False, temperature=0.5)
     payloads = [claim_generation(ctx, contestant.id).payload for contestant in campaign.contestants]
-    asked = [[prompt["id"] for prompt in payload["prompts"]] for payload in payloads]
+    asked = [[prompt.id for prompt in payload.prompts] for payload in payloads]
     assert len(asked[0]) == 5
     assert asked[0] == asked[1] == asked[2]
-    assert payloads[0]["prompts"][0]["messages"][0]["content"].startswith("Tell a story about the number")
-    assert {(payload["temperature"], payload["seed"]) for payload in payloads} == {(0.5, 1)}
-    assert len({payload["checkpoint"] for payload in payloads}) == 3
+    assert payloads[0].prompts[0].messages[0]["content"].startswith("Tell a story about the number")
+    assert {(payload.temperature, payload.seed) for payload in payloads} == {(0.5, 1)}
+    assert len({payload.checkpoint for payload in payloads}) == 3
 
 
 def test_the_same_seed_draws_the_same_prompts(ctx: Context) -> None:
@@ -53,9 +54,9 @@ def test_a_completion_that_a_second_attempt_repeats_keeps_its_first_text(ctx: Co
     campaign = make_campaign(ctx, num_prompts=2, write=False)
     contestant = campaign.contestants[0]
     claim = claim_generation(ctx, contestant.id)
-    first = {"type": "completion", "prompt_id": claim.payload["prompts"][0]["id"], "text": "first\x00", "tokens": 1}
+    first = CompletionEvent(prompt_id=claim.payload.prompts[0].id, text="first\x00", tokens=1)
     with ctx.db.write() as session:
-        outcomes.record_events(session, ctx, claim, [first, {**first, "text": "second"}])
+        outcomes.record_events(session, ctx, claim, [first, first.model_copy(update={"text": "second"})])
     with ctx.db.read() as session:
         assert list(session.scalars(select(Completion.text).where(Completion.contestant_id == contestant.id))) == ["first"]
 
@@ -70,10 +71,10 @@ def test_a_completion_for_a_prompt_of_another_campaign_is_not_stored(ctx: Contex
         config=CampaignConfig(),
         person=LOCAL,
     )
-    foreign = claim_generation(ctx, other.contestants[0].id).payload["prompts"][0]["id"]
+    foreign = claim_generation(ctx, other.contestants[0].id).payload.prompts[0].id
     claim = claim_generation(ctx, campaign.contestants[0].id)
     with ctx.db.write() as session:
-        outcomes.record_events(session, ctx, claim, [{"type": "completion", "prompt_id": foreign, "text": "x"}])
+        outcomes.record_events(session, ctx, claim, [CompletionEvent(prompt_id=foreign, text="x")])
         assert session.scalars(select(Completion)).all() == []
 
 
@@ -81,7 +82,7 @@ def test_a_contestant_entered_later_answers_the_prompts_of_the_others(ctx: Conte
     campaign = make_campaign(ctx, num_prompts=3)
     campaign = add_contestant(ctx, campaign.id, add_checkpoint(ctx, "Ash"), person=LOCAL)
     late = next(contestant for contestant in campaign.contestants if contestant.name == "Ash")
-    assert len(claim_generation(ctx, late.id).payload["prompts"]) == 3
+    assert len(claim_generation(ctx, late.id).payload.prompts) == 3
     with pytest.raises(Conflict, match="plays in this campaign already"):
         add_contestant(ctx, campaign.id, late.checkpoint_id, person=LOCAL)
 
@@ -90,12 +91,12 @@ def test_a_generation_that_ended_early_is_asked_only_for_what_it_owes(ctx: Conte
     campaign = make_campaign(ctx, num_prompts=3, write=False)
     contestant = campaign.contestants[0]
     claim = claim_generation(ctx, contestant.id)
-    half = replace(claim, payload={"prompts": claim.payload["prompts"][:2]})
+    half = claim.with_payload(claim.payload.model_copy(update={"prompts": claim.payload.prompts[:2]}))
     write_completions(ctx, half, lambda prompt: "a story")
     with ctx.db.read() as session:
         assert get_job(ctx, session.get_one(Contestant, contestant.id).job_id or "").result["owed"] == 1
     again = retry_generation(ctx, contestant.id, person=LOCAL)
-    assert len(claim_generation(ctx, contestant.id).payload["prompts"]) == 1
+    assert len(claim_generation(ctx, contestant.id).payload.prompts) == 1
     with pytest.raises(Conflict, match="still writing"):
         retry_generation(ctx, contestant.id, person=LOCAL)
     assert next(c for c in again.contestants if c.id == contestant.id).completions == 2

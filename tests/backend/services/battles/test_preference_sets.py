@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, DatasetVersion, Job, Run
 from backend.domain.battles.preference_pairs import CastVote, resolve_preferences
+from backend.domain.jobs.events import CheckpointEvent
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
 from backend.services.battles.preference_sets import (
@@ -24,8 +25,8 @@ from backend.services.battles.preference_sets import (
 from backend.services.battles.raters import rater_for
 from backend.services.battles.views import get_campaign, list_rematches
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import claim_job
 from tests.support.battle_world import make_campaign, prefer, vote_all, write_all
+from tests.support.jobs import take_job
 
 
 def cast(vote: str, winner: str | None, *, rater: str = "r", prompt: str = "p", pair: tuple[str, str] = ("x", "y")) -> CastVote:
@@ -59,10 +60,9 @@ def finish_run(ctx: Context, launch: DpoLaunch, *, final: bool = True) -> None:
         run = session.get_one(Run, launch.run_id)
         session.get_one(Job, run.job_id).depends_on_id = None
         job_id = run.job_id
-    claim = claim_job(ctx, job_id or "", owner="test", host="here")
-    assert claim is not None
+    claim = take_job(ctx, job_id)
     folder = ctx.artifacts.relative(ctx.artifacts.folder("runs", launch.run_id, "step-10"))
-    event = {"type": "checkpoint", "step": 10, "folder": folder, "final": final, "adapter": True, "bytes": 10, "facts": {"context": 128}}
+    event = CheckpointEvent(step=10, folder=folder, final=final, adapter=True, bytes=10, facts={"context": 128})
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, [event])
         outcomes.record_finish(session, ctx, claim, {"final_step": 10, "stopped": None if final else "stop_and_save"})

@@ -15,6 +15,7 @@ from sqlalchemy import event
 
 from backend.db.tables import Campaign, Checkpoint, Contestant, Deployment, Endpoint, Run
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import job_events as outcomes
@@ -32,9 +33,10 @@ from backend.services.checkpoints.checkpoints import (
 from backend.services.checkpoints.exports import copy_export, export_checkpoint
 from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import LOCAL, Context, Person
-from backend.services.jobs.jobs import Claim, add_job, claim_job, end_job
+from backend.services.jobs.jobs import Claim, end_job
 from backend.services.people.accounts import add_user
 from tests.support.job_work import do_job
+from tests.support.jobs import add_stored_job, take_job
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +59,29 @@ def added(ctx: Context, network: Path, name: str = "tiny") -> CheckpointView:
     return get_checkpoint(ctx, base.id)
 
 
-def a_run(ctx: Context, *, name: str = "my run", base_id: str | None = None) -> tuple[str, Claim]:
+def a_run(ctx: Context, *, name: str = "my run", base_id: str | None = None) -> tuple[str, Claim[Any]]:
     """Start a run as far as its claim, without training."""
     with ctx.db.write() as session:
-        job = add_job(session, ctx, kind=JobKind.TRAIN, title=name, payload={})
+        payload = {
+            "run_id": "r",
+            "run_folder": "runs/r",
+            "dataset_kind": "chat",
+            "config": {"objective": "sft", "dataset": "d", "base": "b"},
+        }
+        job = add_stored_job(session, ctx, JobKind.TRAIN, title=name, payload=payload)
         run = Run(name=name, objective="sft", config={}, job_id=job.id, base_id=base_id)
         session.add(run)
         session.flush()
         run_id, job_id = run.id, job.id
-    claim = claim_job(ctx, job_id, owner="w", host="h")
-    assert claim is not None
-    return run_id, claim
+    return run_id, take_job(ctx, job_id)
 
 
-def say(ctx: Context, claim: Claim, **event: Any) -> None:
+def say(ctx: Context, claim: Claim[Any], **event: Any) -> None:
     with ctx.db.write() as session:
-        outcomes.record_events(session, ctx, claim, [event])
+        outcomes.record_events(session, ctx, claim, [event_of(event)])
 
 
-def written(ctx: Context, claim: Claim, run_id: str, step: int, **more: Any) -> str:
+def written(ctx: Context, claim: Claim[Any], run_id: str, step: int, **more: Any) -> str:
     """Let a run publish a checkpoint with one small file. Returns its folder."""
     folder = ctx.artifacts.run_folder(run_id) / "checkpoints" / f"step-{step}"
     folder.mkdir(parents=True, exist_ok=True)

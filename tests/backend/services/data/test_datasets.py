@@ -22,8 +22,9 @@ from backend.services.data.preview import preview_rows, preview_upload, read_rej
 from backend.services.data.sources import ImportSource, read_source_head
 from backend.services.data.uploads import save_upload
 from backend.services.data.views import VersionView
-from backend.services.jobs.jobs import add_job, claim_job
+from backend.services.jobs.jobs import claim_job
 from tests.support.job_work import do_job
+from tests.support.jobs import add_stored_job
 
 ALPACA = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}!"} for n in range(20)]
 RATER = Person(id="r", name="Rater", role="rater")
@@ -143,7 +144,7 @@ def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Contex
     pairs = ctx.artifacts.folder("uploads", "pairs") / "pairs.jsonl"
     pairs.write_text("{}")
     with ctx.db.write() as session:
-        add_job(session, ctx, kind=JobKind.LOGLIKELIHOOD, title="pairs", payload={"rows_file": ctx.artifacts.relative(pairs)})
+        add_stored_job(session, ctx, JobKind.LOGLIKELIHOOD, title="pairs", payload={"rows_file": ctx.artifacts.relative(pairs)})
     later = replace(ctx, now=lambda: datetime.now(UTC) + timedelta(days=2))
     upload(later, "c.txt", "makes room")
     assert not ctx.artifacts.path(unused).exists()

@@ -16,6 +16,7 @@ from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.db.tables import Analysis, Checkpoint, Run
 from backend.domain.data.versions.changes import Sample
+from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import parse_config
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -35,12 +36,13 @@ from backend.services.data.reports import (
 from backend.services.data.uploads import save_upload
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
-from backend.services.jobs.jobs import add_job, stop_job
+from backend.services.jobs.jobs import stop_job
 from backend.services.metrics.points import add_points
 from backend.services.training import checks
 from backend.services.training.parts import resolve_parts
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.job_work import do_job
+from tests.support.jobs import add_stored_job
 
 RATER = Person(id="r", name="Rater", role="rater")
 NAMES = [
@@ -243,14 +245,12 @@ def test_an_epoch_is_timed_by_the_newest_run_of_the_same_base(ctx: Context) -> N
     assert epoch_time(ctx, view) is None
     with ctx.db.write() as session:
         for name, rate, day in (("old", 10.0, 1), ("new", 50.0, 2)):
-            job = add_job(session, ctx, kind=JobKind.TRAIN, title=name, payload={})
+            job = add_stored_job(session, ctx, JobKind.TRAIN, title=name)
             job.status, job.finished_at = Status.FINISHED, datetime(2026, 1, day, tzinfo=UTC)
             run = Run(name=name, objective="sft", config={}, base_id=base, job_id=job.id, dataset_version_id=version.id)
             session.add(run)
             session.flush()
-            add_points(
-                session, ctx.db, run.id, [{"step": step, "time": 0.0, "values": {"tok_per_sec": rate + step - 2}} for step in (1, 2, 3)]
-            )
+            add_points(session, ctx.db, run.id, [MetricsEvent(step=step, values={"tok_per_sec": rate + step - 2}) for step in (1, 2, 3)])
     time = epoch_time(ctx, view)
     assert time is not None
     assert (time.run, time.tokens_per_s) == ("new", 50.0)

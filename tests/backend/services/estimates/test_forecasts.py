@@ -17,8 +17,8 @@ from backend.services.context import Context
 from backend.services.data.reports import FORMAT
 from backend.services.estimates.forecasts import forecast
 from backend.services.jobs.devices import choose_device, training_workers
-from backend.services.jobs.jobs import add_job
 from backend.services.jobs.workers import beat
+from tests.support.jobs import add_stored_job
 from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch, make_config, report
 
 
@@ -106,7 +106,7 @@ def test_a_report_on_the_data_tells_sequences_padding_and_cuts(ctx: Context) -> 
         epoch=Epoch(sequences=20),
     )
     with ctx.db.write() as session:
-        job = add_job(session, ctx, kind=JobKind.DATA_REPORT, title="report", payload={})
+        job = add_stored_job(session, ctx, JobKind.DATA_REPORT, title="report")
         job.status = Status.FINISHED
         config = {"format": FORMAT, "source": f"checkpoint:{ids[1]}", "question": question.model_dump()}
         session.add(

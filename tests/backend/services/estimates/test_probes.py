@@ -17,11 +17,12 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import find_probe, launch_probe
 from backend.services.jobs.devices import Device, choose_device, list_devices, training_workers
-from backend.services.jobs.jobs import claim_job, end_job, get_job, list_jobs, request_stop
+from backend.services.jobs.jobs import end_job, get_job, list_jobs, request_stop
 from backend.services.jobs.workers import beat
 from backend.services.training.views import list_runs
 from jobs.runner import execute
 from tests.support.job_work import do_job
+from tests.support.jobs import take_job
 from tests.support.run_world import SHAPE, add_dataset, add_parts, launch, make_config
 from tests.support.training_rooms import Rooms
 
@@ -55,8 +56,7 @@ def world(ctx: Context, files: Rooms) -> Context:
 def measure(ctx: Context, config: RunConfig, result: dict[str, Any]) -> None:
     """Record a probe of a config with a result, as its job's parent does."""
     job = launch_probe(ctx, config, person=LOCAL)
-    claim = claim_job(ctx, job.id, owner="w#1", host="here")
-    assert claim is not None
+    claim = take_job(ctx, job.id)
     defaults = {
         "tokens_per_s": 1000.0,
         "device": DEVICE.name,
@@ -134,8 +134,7 @@ def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) ->
     measure(ctx, first, {"measured_bytes": 50 * MB})
     measure(ctx, second, {"measured_bytes": 60 * MB})
     run = launch(ctx, micro_batch=4)
-    claim = claim_job(ctx, str(run.job_id), owner="w#1", host="here")
-    assert claim is not None
+    claim = take_job(ctx, str(run.job_id))
     measured = {"measured_bytes": 52 * MB, "tokens_per_s": 9.0, "step_s": 0.5, "device": DEVICE.name, "device_kind": "cpu"}
     with ctx.db.write() as session:
         outcomes.record_finish(session, ctx, claim, {"final_step": 100, "stopped": None, "measurement": measured})
@@ -187,8 +186,7 @@ def test_what_can_not_be_launched_can_not_be_probed(ctx: Context) -> None:
 
 def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
     config = make_config(architecture=SHAPE.model_copy(update={"vocab_size": 320}))
-    claim = claim_job(world, launch_probe(world, config, person=LOCAL).id, owner="w#1", host="here")
-    assert claim is not None
+    claim = take_job(world, launch_probe(world, config, person=LOCAL).id)
     assert execute(world, claim) is Status.FINISHED  # as a worker does it: a child process, and its files read by the parent
     job = get_job(world, claim.job_id)
     assert job.progress["done"] == job.progress["total"]

@@ -15,6 +15,7 @@ from backend.bootstrap import get_context
 from backend.cli import eval as eval_commands
 from backend.cli import generate as generate_commands
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import Status
 from backend.domain.statistics import holm, mcnemar
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -45,7 +46,7 @@ def world(ctx: Context) -> Context:
 def test_way_of_scoring_and_split_follow_from_the_dataset(world: Context, benchmark: str, kind: str, split: str) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark=benchmark, person=LOCAL)
     assert (launched.kind, launched.settings["split"], launched.status) == (EvaluationKind(kind), split, Status.QUEUED)
-    assert claim_of(world, launched).payload["checkpoint"] == "checkpoints/Oak"
+    assert claim_of(world, launched).payload.checkpoint == "checkpoints/Oak"
 
 
 def test_double_click_and_equal_settings_give_one_evaluation(world: Context) -> None:
@@ -92,7 +93,7 @@ def test_items_and_scores_are_recorded_once_whatever_is_repeated(world: Context)
     claim = claim_of(world, launched)
     items = [item(n, {"acc": float(n < 3)}, chosen="a\x00b") for n in range(5)]
     with world.db.write() as session:
-        outcomes.record_events(session, world, claim, items[:2])
+        outcomes.record_events(session, world, claim, [event_of(item) for item in items[:2]])
     score = {"metric": "acc", "value": 0.6, "stderr": 0.2, "low": 0.2, "high": 0.9, "n": 5, "method": "Wilson 95 %"}
     finish(world, claim, items, scores=[score], facts={"chance": 0.5})
     done = get_evaluation(world, launched.id)

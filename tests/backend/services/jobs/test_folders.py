@@ -12,7 +12,8 @@ from backend.db.tables import Job
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context, Policy
 from backend.services.jobs.folders import remove_job_folders
-from backend.services.jobs.jobs import add_job, claim_next, end_job, get_job, give_back, read_log
+from backend.services.jobs.jobs import claim_next, end_job, get_job, give_back, read_log
+from tests.support.jobs import add_stored_job
 from tests.support.run_world import add_parts, claim, end, launch, points, report
 
 
@@ -28,7 +29,7 @@ def ended(ctx: Context, status: Status = Status.FINISHED, *, result: dict[str, A
 
 def queued(ctx: Context) -> str:
     with ctx.db.write() as session:
-        job_id = add_job(session, ctx, kind=JobKind.TRAIN_TOKENIZER, title="job", payload={}).id
+        job_id = add_stored_job(session, ctx, JobKind.TRAIN_TOKENIZER).id
     work = ctx.artifacts.job_folder(job_id) / "attempt-1"
     work.mkdir()
     (work / "events.jsonl").write_text("{}")

@@ -16,7 +16,6 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.jobs import (
     Claim,
     Fenced,
-    add_job,
     claim_next,
     end_job,
     get_job,
@@ -28,6 +27,7 @@ from backend.services.jobs.jobs import (
 )
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.recovery import sweep
+from tests.support.jobs import add_stored_job
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -57,14 +57,19 @@ def ctx(any_ctx: Context, clock: Clock) -> Context:
 
 def submit(ctx: Context, title: str = "job", *, kind: JobKind = JobKind.TRAIN, payload: dict[str, Any] | None = None, **values: Any) -> str:
     with ctx.db.write() as session:
-        return add_job(session, ctx, kind=kind, title=title, payload=payload or {"n": 1}, **values).id
+        return add_stored_job(session, ctx, kind, title=title, payload=payload or {"n": 1}, **values).id
 
 
-def claim(ctx: Context, *, owner: str = "w#1", queue: str = "train", devices: tuple[str, ...] = ()) -> Claim | None:
+def training_payload(*, devices: int) -> dict[str, Any]:
+    config = {"dataset": "d", "architecture": "a", "tokenizer": "t", "devices": {"count": devices}}
+    return {"run_id": "r", "run_folder": "runs/r", "dataset_kind": "text", "config": config}
+
+
+def claim(ctx: Context, *, owner: str = "w#1", queue: str = "train", devices: tuple[str, ...] = ()) -> Claim[Any] | None:
     return claim_next(ctx, queue, owner=owner, host="lab", devices=devices)
 
 
-def taken(ctx: Context, **values: Any) -> Claim:
+def taken(ctx: Context, **values: Any) -> Claim[Any]:
     result = claim(ctx, **values)
     assert result is not None
     return result
@@ -214,11 +219,11 @@ def test_a_cpu_job_needs_no_gpu_and_a_gpu_job_waits_for_one(ctx: Context) -> Non
 
 
 def test_a_job_of_two_gpus_takes_two_and_is_not_overtaken_by_jobs_of_one(ctx: Context) -> None:
-    two = {"config": {"devices": {"count": 2}}}
+    two = training_payload(devices=2)
     first = submit(ctx, "one")
     held = taken(ctx, owner="w1", devices=("0", "1"))
     assert held.job_id == first
-    submit(ctx, "too large", payload={"config": {"devices": {"count": 3}}}, priority=5)
+    submit(ctx, "too large", payload=training_payload(devices=3), priority=5)
     wide = submit(ctx, "two", payload=two, priority=6)
     submit(ctx, "another", priority=7)
     submit(ctx, "on the CPU", device="cpu", priority=8)

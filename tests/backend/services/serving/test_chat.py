@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Job, Replica, Usage
+from backend.domain.jobs.events import ReadyEvent
 from backend.domain.serving.protocol import ChatMessage, Role, SamplingParams
 from backend.errors import NotFound, Unavailable
 from backend.services.context import LOCAL, Context
@@ -48,7 +49,7 @@ def place(ctx: Context, name: str, replica: RunningReplica | None) -> None:
     claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
-        record_ready(session, ctx, claim, {"url": replica.url})
+        record_ready(session, ctx, claim, ReadyEvent(url=replica.url))
         session.scalars(select(Replica).where(Replica.job_id == claim.job_id)).one().internal_token = TOKEN
         assert session.get_one(Job, claim.job_id).lease_until is not None
 

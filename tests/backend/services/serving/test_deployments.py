@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Deployment, Job, Replica, Usage
+from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
@@ -27,11 +29,11 @@ def checkpoint(ctx: Context) -> str:
         return row.id
 
 
-def start_replica(ctx: Context, port: int) -> Claim:
+def start_replica(ctx: Context, port: int) -> Claim[Any]:
     claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
     assert claim is not None
     with ctx.db.write() as session:
-        record_ready(session, ctx, claim, {"url": f"http://127.0.0.1:{port}"})
+        record_ready(session, ctx, claim, ReadyEvent(url=f"http://127.0.0.1:{port}"))
     return claim
 
 
@@ -90,7 +92,7 @@ def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ct
     deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
     claim = start_replica(ctx, 9001)
     with ctx.db.write() as session:
-        record_gauge(session, ctx, claim, {"running": 3, "waiting": 1, "tokens_per_second": 12.5})
+        record_gauge(session, ctx, claim, GaugeEvent(running=3, waiting=1, tokens_per_second=12.5))
     assert get_endpoint(ctx, "tales").replicas[0].gauges["running"] == 3
     with ctx.db.write() as session:
         record_end(session, ctx, claim, {})
@@ -150,7 +152,7 @@ def test_deleting_an_endpoint_keeps_its_usage_and_survives_a_replica_that_still_
     stop_endpoint(ctx, "tales", person=LOCAL)
     delete_endpoint(ctx, "tales", person=LOCAL)
     with ctx.db.write() as session:
-        record_gauge(session, ctx, claim, {"running": 0})
+        record_gauge(session, ctx, claim, GaugeEvent(running=0, waiting=0, tokens_per_second=0))
         record_end(session, ctx, claim, {})
     with ctx.db.read() as session:
         assert session.scalars(select(Usage.endpoint_id)).all() == [None]

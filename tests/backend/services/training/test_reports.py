@@ -92,7 +92,7 @@ def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id
     watts = np.array([50.0, 150.0, 80.0, 80.0])
     for step, (moment, value) in enumerate(zip((0.0, 10.0, 10.0 + timedelta(hours=1).seconds, 3620.0), watts, strict=True), start=1):
         report(ctx, taken, {"type": "metrics", "step": step, "time": 5000.0 + moment, "values": {"power_w": float(value)}})
-    paused = taken.payload["run_id"]
+    paused = taken.payload.run_id
     joules, share = energy_of(ctx, paused)
     assert joules == pytest.approx(10 * 100 + 10 * 80)
     assert share == pytest.approx(20 / 3620)
@@ -111,7 +111,7 @@ def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, run_id: str
         record_finish(
             session, ctx, taken, {"final_step": 5, "measurement": {**measured, "step_s_low": 1.0, "step_s_high": 1.0, "steps_timed": 5.0}}
         )
-    run = taken.payload["run_id"]
+    run = taken.payload.run_id
     assert figures_of_runs(ctx, [run])[run].by_metric() == {"tok_per_sec": "median 47", "memory_bytes": "peak 2.1 GB"}
     text = report_text(ctx, run)
     assert "| tokens per second | median 47 |" in text

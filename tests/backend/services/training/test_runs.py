@@ -11,7 +11,6 @@ from backend.db.tables import DatasetVersion, Tokenizer
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
 from backend.recipes import RECIPES
-from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person, Policy
 from backend.services.jobs.jobs import list_jobs, read_log
 from backend.services.jobs.workers import beat
@@ -135,7 +134,7 @@ def test_a_run_waits_for_the_import_of_its_data_and_gets_its_folder_then(ctx: Co
         assert job.depends_on_id == version.job_id
         version.folder, version.train_rows = "datasets/late", 5
         session.get_one(type(job), version.job_id).status = Status.FINISHED
-    assert outcomes.prepare(ctx, claim(ctx, run)).payload["dataset"] == "datasets/late"
+    assert claim(ctx, run).payload.dataset == "datasets/late"
 
 
 def test_a_run_waits_for_its_tokenizer(world: Context) -> None:

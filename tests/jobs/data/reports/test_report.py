@@ -23,9 +23,9 @@ from jobs.batches.sft import PackedBatches, encode_row, padded_length
 from jobs.data.reports import duplicates as report_duplicates
 from jobs.data.reports.duplicates import Alike, DuplicateFinder
 from jobs.data.reports.run import run
-from jobs.reporter import JobSpec
 from tests.support.chat_styles import tokenizer_of
 from tests.support.data_reporter import RememberingReporter
+from tests.support.jobs import make_spec
 from tests.support.training_rooms import write_dataset
 
 LETTERS = random.Random(3)
@@ -66,7 +66,7 @@ def reported(
         "question": ReportQuestion(**question).model_dump(),
         "benchmarks": [{"name": "village", "folder": benchmark.name}] if benchmark else [],
     }
-    spec = JobSpec(id="r", attempt=1, kind="data_report", payload=payload, artifacts=root, folder=root / "job")
+    spec = make_spec("data_report", payload, root=root)
     run(spec, reporter or RememberingReporter())
     texts = {name: (root / "report" / f"{name}.json").read_text() for name in ("report", "samples", "rows")}
     samples = [Sample.model_validate(sample) for sample in json.loads(texts["samples"])]

@@ -16,9 +16,9 @@ from jobs.evaluation.inspection import text as reading_text
 from jobs.modeling.checkpoints import load_network, save_checkpoint
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.tokenizers import byte_tokenizer, train_bpe
-from jobs.reporter import JobSpec
 from tests.support.evaluation_rooms import Remembering
 from tests.support.inspection_networks import make_network
+from tests.support.jobs import make_spec
 from tests.support.oracles import random_bigram, save_bigram
 from tests.support.training_rooms import make_stories
 
@@ -41,10 +41,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def inspect(root: Path, checkpoint: str, other: str | None = None, *, reporter: Any = None, **config: Any) -> tuple[Any, Any, Any]:
     """Run an inspection; returns (result, numbers, words)."""
-    folder = root / "jobs" / "job"
-    folder.mkdir(parents=True, exist_ok=True)
     payload = {"checkpoint": checkpoint, "other": other, "config": config, "out": "inspections/one", "threads": 1}
-    result = run_inspect.run(JobSpec("job", 1, "inspect", payload, root, folder), reporter or Remembering())
+    result = run_inspect.run(make_spec("inspect", payload, root=root), reporter or Remembering())
     with np.load(root / "inspections" / "one" / "numbers.npz", allow_pickle=False) as file:
         numbers = dict(file)
     return result, numbers, json.loads((root / "inspections" / "one" / "words.json").read_text())

@@ -39,7 +39,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def export(rooms: Rooms, out: str, *, format: str, reporter: Any = None, **payload: Any) -> dict[str, Any]:
-    asked = {"checkpoint": "tuned/checkpoints/step-000003", "format": format, "name": "tuned", "out": out, "card": "# Tuned\n", **payload}
+    asked = {
+        "checkpoint_id": "c",
+        "checkpoint": "tuned/checkpoints/step-000003",
+        "format": format,
+        "name": "tuned",
+        "out": out,
+        "card": "# Tuned\n",
+        **payload,
+    }
     return run_export.run(rooms.spec(asked, job=out, kind="export"), reporter or Recorder())
 
 
@@ -101,7 +109,7 @@ def test_a_stopped_export_leaves_no_files(rooms: Rooms, format: str) -> None:
 
 
 def test_an_unknown_format_is_refused(rooms: Rooms) -> None:
-    with pytest.raises(InvalidInput, match="no export format 'onnx'"):
+    with pytest.raises(InvalidInput, match=r"'hf', 'merged' or 'gguf' \(got 'onnx'\)"):
         export(rooms, "onnx", format="onnx")
 
 

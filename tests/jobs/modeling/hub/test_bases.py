@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 from huggingface_hub import constants, snapshot_download
 
+from backend.domain.jobs.events import Event, ProgressEvent
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable
 from backend.infra.hub.bases import look_up_base
 from jobs.modeling.checkpoints import read_card
 from jobs.modeling.entries.base import run
 from jobs.modeling.hub import bases as fetching
-from jobs.reporter import JobSpec
 from tests.support.base_folders import SHAPE, edit_json, save_base, save_gguf
 from tests.support.data_reporter import RememberingReporter
 from tests.support.hub_server import HubServer, commit_id, run_hub
+from tests.support.jobs import make_spec
 
 WIDE = SHAPE.model_copy(update={"width": 128, "feed_forward": 512})
 WEIGHTS = "model.safetensors"
@@ -53,11 +54,7 @@ def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 def add(root: Path, reporter: Any = None, *, hub: str = "tiny/llama", job: str = "job", **payload: Any) -> dict[str, Any]:
     """Run the job that adds a base from the Hub."""
-    folder = root / "jobs" / job
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = JobSpec(
-        id=job, attempt=1, kind="add_base", payload={"hub": hub, "out": f"bases/{job}", **payload}, artifacts=root, folder=folder
-    )
+    spec = make_spec("add_base", {"hub": hub, "out": f"bases/{job}", **payload}, root=root, job=job)
     return run(spec, reporter or RememberingReporter())
 
 
@@ -79,7 +76,7 @@ def test_a_base_is_pinned_to_its_commit_and_only_data_is_fetched(hub: HubServer,
     assert read_card(out)["revision"] == result["revision"]
     assert (out / "LICENSE").is_file()
     assert not [request for request in hub.requests if request.endswith((".py", ".bin"))]
-    fetched = [seen for seen in reporter.progress_seen if seen[1] > 1]
+    fetched = [seen for seen in reporter.progressed if seen[1] > 1]
     assert fetched[0][0] <= fetched[-1][0]
     assert fetched[-1][1] >= weight(hub)
     assert not list((tmp_path / "fetched").glob("*/*")), "what was fetched was moved, not kept twice"
@@ -119,8 +116,8 @@ def test_an_interrupted_download_resumes_where_it_broke(hub: HubServer, tmp_path
 
 def test_a_killed_worker_does_not_download_the_same_bytes_again(hub: HubServer, tmp_path: Path) -> None:
     class Dying(RememberingReporter):
-        def progress(self, done: float, total: float, **_: Any) -> None:
-            if done > 150_000:
+        def emit(self, event: Event) -> None:
+            if isinstance(event, ProgressEvent) and event.done > 150_000:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     hub.cuts[WEIGHTS] = [8, 10_000, 200_000]

@@ -19,6 +19,7 @@ from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, save_checkpoint
 from jobs.training import run as training
 from jobs.training.network.adapters import put_adapters
+from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
 VARIANTS = ("lora", "rslora", "dora", "pissa")
@@ -113,9 +114,9 @@ def test_a_base_that_is_an_adapter_is_merged_before_full_training(rooms: Rooms, 
     if not (rooms.root / "first").is_dir():
         training.run(rooms.training("sft", run="first", job="first", method="lora", max_steps=1, warmup_steps=0), Recorder())
     spec = rooms.training(objective, run=f"whole {objective}", job=f"whole {objective}", max_steps=1, learning_rate=1e-2, warmup_steps=0)
-    spec.payload["base"] = "first/checkpoints/step-000001"
+    spec = with_payload(spec, base="first/checkpoints/step-000001")
     trained = load_file(rooms.root / training.run(spec, Recorder())["checkpoint"] / "model.safetensors")
-    before = load_network(rooms.root / spec.payload["base"]).state_dict()
+    before = load_network(rooms.root / spec.payload.base).state_dict()
     body = [name for name in trained if name.startswith("model.")]
     assert body
     assert all(not torch.equal(trained[name], before[name]) for name in body)

@@ -13,6 +13,7 @@ from jobs.modeling.checkpoints import load_network
 from jobs.reporter import JobSpec
 from jobs.training.context import build_context
 from jobs.training.run import run
+from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, Recorder, Rooms, load_batches, write_dataset
 
 SMALL = {"micro_batch": 16, "learning_rate": 2e-2, "warmup_steps": 0, "schedule": "constant", "max_steps": 12, "checkpoint_every": 6}
@@ -32,7 +33,7 @@ def training(rooms: Rooms, name: str, *, kind: str = "prompts", grpo: dict[str, 
     spec = rooms.training(
         "grpo", run=name, job=name, dataset={"prompts": "asked"}.get(kind, "answered"), grpo=grpo, **{**SMALL, "eval_every": 6, **values}
     )
-    spec.payload["dataset_kind"] = kind
+    spec = with_payload(spec, dataset_kind=kind)
     return spec
 
 

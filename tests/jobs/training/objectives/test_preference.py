@@ -11,15 +11,16 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification
 
+from backend.domain.jobs.states import StopRequest
 from backend.errors import InvalidInput
 from jobs.modeling.chat.render import encode_completion
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.scorers import load_scorer
-from jobs.reporter import StopRequest
 from jobs.training.context import build_context
 from jobs.training.distributed.process_group import ProcessGroup
 from jobs.training.objectives.base import StopRequested
 from jobs.training.run import run
+from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, TINY, Recorder, Rooms, load_batches, preference_rows, write_dataset
 
 
@@ -141,7 +142,7 @@ def test_kto_learns_from_single_rated_answers(rooms: Rooms) -> None:
     write_dataset(rooms.root / "rated", train=rated_rows(24), val=rated_rows(6))
     recorder = Recorder()
     spec = rooms.training("kto", run="kto", job="kto", dataset="rated", micro_batch=8, max_steps=8, learning_rate=5e-3)
-    spec.payload["dataset_kind"] = "kto"
+    spec = with_payload(spec, dataset_kind="kto")
     run(spec, recorder)
     margins = recorder.series("rewards/margins")
     assert margins[-1][1] > max(0.1, margins[0][1])
@@ -154,7 +155,7 @@ def test_kto_learns_from_single_rated_answers(rooms: Rooms) -> None:
 def test_kto_without_a_second_prompt_or_answer_is_refused(rooms: Rooms) -> None:
     write_dataset(rooms.root / "one prompt", train=[row for row in rated_rows(24) if "Mira" in str(row)])
     spec = rooms.training("kto", run="k1", job="k1", dataset="one prompt")
-    spec.payload["dataset_kind"] = "kto"
+    spec = with_payload(spec, dataset_kind="kto")
     with pytest.raises(InvalidInput, match="share one prompt"):
         run(spec, Recorder())
     with pytest.raises(ValueError, match="kto compares answers of a micro-batch, so micro_batch 1 is too small"):
@@ -224,12 +225,12 @@ def test_a_reward_model_is_the_base_of_reward_runs_alone(rooms: Rooms) -> None:
     run(rooms.training("reward", run="scorer", job="scorer"), Recorder())
     scorer = "scorer/checkpoints/step-000006"
     again = rooms.training("reward", run="again", job="again", max_steps=2)
-    again.payload["base"] = scorer
+    again = with_payload(again, base=scorer)
     recorder = Recorder()
     run(again, recorder)
     assert recorder.series("accuracy")[0][1] == 1.0, "it goes on from what it had learned"
     tuned = rooms.training("sft", run="tuned", job="tuned")
-    tuned.payload["base"] = scorer
+    tuned = with_payload(tuned, base=scorer)
     with pytest.raises(InvalidInput, match="generates no text"):
         run(tuned, Recorder())
 

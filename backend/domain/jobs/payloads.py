@@ -1,0 +1,335 @@
+"""Payloads: what a job of each kind is asked to do, as one frozen class that the service writes and the room reads.
+
+A payload is stored with its job as JSON and handed to the child process in `job.json`. Field names are part of the stored form:
+jobs that an earlier version queued or paused are read by the same classes. Folders are relative to the artifacts unless a field says
+otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.reports.report import ReportQuestion
+from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
+from backend.domain.data.versions.changes import Change
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.jobs.states import JobKind
+from backend.domain.serving.memory import MAX_RUNNING
+from backend.domain.training.config import RunConfig
+from backend.domain.validation import field_at_fault, validation_message
+from backend.errors import InvalidInput, NotFound
+
+
+class Record(BaseModel):
+    """A frozen record without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Payload(Record):
+    """What one job is asked to do."""
+
+    job_kind: ClassVar[JobKind]
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Self:
+        """Read the stored form. Raises InvalidInput naming the field, its value and the cure."""
+        try:
+            return cls.model_validate(stored)
+        except ValidationError as error:
+            raise _unreadable(cls, error) from None
+
+    def dump(self) -> dict[str, Any]:
+        """Return the form that is stored: JSON values alone."""
+        return self.model_dump(mode="json")
+
+
+class ComputePayload(Payload):
+    """A payload of work that computes with a network."""
+
+    threads: int = Field(default=0, ge=0)
+    """CPU threads; 0 leaves the choice to the room."""
+
+
+class TrainingPayload(ComputePayload):
+    """What training needs: a config with the rows behind its names resolved.
+
+    `dataset` and `tokenizer` are folders, None while another job still makes them; they are filled in when the job starts.
+    """
+
+    config: RunConfig
+    architecture: ArchitectureConfig | None = None
+    tokenizer: str | None = None
+    tokenizer_id: str | None = None
+    dataset: str | None = None
+    dataset_version_id: str | None = None
+    dataset_kind: str
+    base: str | None = None
+    base_id: str | None = None
+    run_folder: str
+
+    @property
+    def dataset_folder(self) -> str:
+        """Return the dataset's folder. Raises NotFound if the dataset was never made, or has been deleted."""
+        return require_folder(self.dataset, what="dataset")
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Return the folder of the base, or else of the tokenizer. Raises NotFound if there is neither."""
+        return self.base or require_folder(self.tokenizer, what="tokenizer")
+
+
+class TrainPayload(TrainingPayload):
+    """Train a run."""
+
+    job_kind = JobKind.TRAIN
+    run_id: str
+
+
+class ProbePayload(TrainingPayload):
+    """Measure the peak memory and the speed of a run before it is launched.
+
+    `asked` is the fingerprint of what is measured, `shape` that of the network, None for a base of an unknown family.
+    """
+
+    job_kind = JobKind.PROBE
+    asked: str
+    shape: ArchitectureConfig | None = None
+
+
+class EvaluatePayload(ComputePayload):
+    """Score a checkpoint on a benchmark."""
+
+    job_kind = JobKind.EVALUATE
+    evaluation_id: str
+    checkpoint: str
+    dataset: str
+    kind: EvaluationKind
+    split: Literal["all", "train", "val"]
+    config: EvaluationConfig
+    fingerprint: str = ""
+
+
+class Prompt(Record):
+    """Messages to complete; `id` comes back with the completion."""
+
+    id: str
+    messages: tuple[dict[str, Any], ...]
+
+
+class GeneratePayload(ComputePayload):
+    """Complete prompts with a checkpoint."""
+
+    job_kind = JobKind.GENERATE
+    checkpoint: str
+    prompts: tuple[Prompt, ...]
+    max_tokens: int = Field(default=128, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+    chat: Literal["auto", "on", "off"] = "auto"
+
+
+class LoglikelihoodPayload(ComputePayload):
+    """Score the continuations of `rows_file`, JSON lines of {context, continuation}."""
+
+    job_kind = JobKind.LOGLIKELIHOOD
+    checkpoint: str
+    rows_file: str
+
+
+class ReplicaPayload(Payload):
+    """Serve a checkpoint as a replica of the endpoint `name`."""
+
+    job_kind = JobKind.REPLICA
+    checkpoint: str
+    name: str
+    internal_token: str = Field(repr=False)
+    threads: int = Field(default=1, ge=1)
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    engine: Literal["auto", "batching", "serial"] = "auto"
+    max_running: int = Field(default=MAX_RUNNING, ge=1)
+    max_waiting: int = Field(default=64, ge=0)
+
+
+class HubSource(Record):
+    """A dataset of the Hub. What is left out is the only config, the split `train`, the branch `main`."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+
+class Derivation(Record):
+    """A change of the version in `folder`; `other` is the folder of the version that is merged."""
+
+    folder: str
+    other: str | None = None
+    change: Change = Field(discriminator="change")
+
+
+class ImportPayload(Payload):
+    """Make a dataset version from one source.
+
+    `source` is a path below the artifacts, or an absolute one that every worker sees; `url` an address of S3 or Google Cloud Storage;
+    `derive` a change of another version.
+    """
+
+    job_kind = JobKind.IMPORT_DATASET
+    source: str | None = None
+    hub: HubSource | None = None
+    url: str | None = None
+    derive: Derivation | None = None
+    kind: DatasetKind | None = None
+    mapping: dict[str, str] = Field(default_factory=dict)
+    val_fraction: float = Field(default=DEFAULT_VAL_FRACTION, ge=0, lt=1)
+    seed: int = DEFAULT_SPLIT_SEED
+    keep_good: bool = True
+    encoding: str | None = None
+    keep_free_bytes: int = Field(default=0, ge=0)
+    out_root: str = "datasets"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(part is not None for part in (self.source, self.hub, self.url, self.derive)) != 1:
+            raise ValueError("an import needs one source: a file, a Hub dataset, an address or another version")
+        return self
+
+
+class TrainTokenizerPayload(Payload):
+    """Train a tokenizer on the train split of `dataset`, a folder that is None until its import has finished."""
+
+    job_kind = JobKind.TRAIN_TOKENIZER
+    dataset: str | None = None
+    kind: Literal["bpe", "unigram", "byte"] = "bpe"
+    vocab_size: int = Field(ge=0)  # a byte tokenizer has its own
+    out: str
+
+    @property
+    def dataset_folder(self) -> str:
+        """Return the dataset's folder. Raises NotFound if the dataset was never made, or has been deleted."""
+        return require_folder(self.dataset, what="dataset")
+
+
+class AddBasePayload(Payload):
+    """Copy or fetch a base to `out`: from `source`, an absolute path on the workers, or from `hub`, an id, at `revision`."""
+
+    job_kind = JobKind.ADD_BASE
+    source: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    out: str
+    keep_free_bytes: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.source is None) == (self.hub is None):
+            raise ValueError("a base needs one source: a path or a Hub id")
+        return self
+
+
+class HubTarget(Record):
+    """The Hub repository that an export is pushed to."""
+
+    repo: str
+    private: bool
+
+
+class ExportPayload(Payload):
+    """Write a checkpoint for other tools to `out`, with `card` as its README.md where it has none."""
+
+    job_kind = JobKind.EXPORT
+    checkpoint: str
+    checkpoint_id: str
+    format: Literal["hf", "merged", "gguf"]
+    numbers: Literal["f16", "q8_0", "f32"] = "f16"
+    name: str = ""
+    card: str = ""
+    out: str
+    push: HubTarget | None = None
+
+
+class InspectPayload(ComputePayload):
+    """Inspect a checkpoint, beside `other` if it is given; the arrays go to `out`."""
+
+    job_kind = JobKind.INSPECT
+    checkpoint: str
+    other: str | None = None
+    config: InspectionConfig
+    out: str
+
+
+class NamedFolder(Record):
+    """A dataset or a tokenizer by the name that results call it."""
+
+    name: str
+    folder: str
+
+
+class DataReportPayload(Payload):
+    """Report on a dataset as the trainer sees it. `tokenizer` is None for plain bytes."""
+
+    job_kind = JobKind.DATA_REPORT
+    dataset: str
+    dataset_kind: DatasetKind
+    tokenizer: str | None = None
+    tokenizer_name: str = "bytes"
+    question: ReportQuestion
+    benchmarks: tuple[NamedFolder, ...] = ()
+    out: str
+
+
+class TokenizerReportPayload(Payload):
+    """Measure tokenizers on datasets."""
+
+    job_kind = JobKind.TOKENIZER_REPORT
+    tokenizers: tuple[NamedFolder, ...]
+    datasets: tuple[NamedFolder, ...]
+
+
+PAYLOADS: dict[JobKind, type[Payload]] = {
+    payload.job_kind: payload
+    for payload in (
+        TrainPayload,
+        ProbePayload,
+        EvaluatePayload,
+        GeneratePayload,
+        LoglikelihoodPayload,
+        ReplicaPayload,
+        ImportPayload,
+        TrainTokenizerPayload,
+        AddBasePayload,
+        ExportPayload,
+        InspectPayload,
+        DataReportPayload,
+        TokenizerReportPayload,
+    )
+}
+"""The payload of every kind of job."""
+
+
+def read_payload(kind: JobKind, stored: Mapping[str, Any]) -> Payload:
+    """Read a job's stored payload by its kind. Raises InvalidInput naming the field, its value and the cure."""
+    return PAYLOADS[kind].read(stored)
+
+
+def require_folder(folder: str | None, *, what: str) -> str:
+    """Return the folder of something that another job makes. Raises NotFound if it is not there."""
+    if folder is None:
+        raise NotFound(f"The {what} of this job was not made, or has been deleted.", remedy="Start the work again with another one.")
+    return folder
+
+
+def _unreadable(payload: type[Payload], error: ValidationError) -> InvalidInput:
+    return InvalidInput(
+        f"The payload of this {payload.job_kind.value} job can't be read: {validation_message(error, payload)}.",
+        remedy="Another version of Roundhouse may have queued it; start the work again.",
+        field=field_at_fault(error),
+    )
