@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 from backend.domain.jobs.events import AnyEvent, read_event
 
@@ -12,22 +11,21 @@ MAX_BATCH_BYTES = 4 * 2**20
 
 
 class Tail:
-    """Reads complete lines of a growing file by byte offset."""
+    """Complete lines of a growing file, read by byte offset. The file need not exist yet."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path, self.offset = path, offset
-        self._file: IO[bytes] | None = None
 
     def read(self) -> list[bytes]:
-        """Return the lines that are complete since the last time."""
-        if self._file is None:
-            if not self.path.exists():
-                return []
-            self._file = self.path.open("rb")
-        self._file.seek(self.offset)
-        block = self._file.read(MAX_BATCH_BYTES)
-        if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
-            block += self._file.readline()  # a line longer than a batch, or nothing behind it would ever be read
+        """Return the lines completed since the last call, at most 4 MB of them, or one that is longer."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                block = file.read(MAX_BATCH_BYTES)
+                if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
+                    block += file.readline()  # a line longer than a batch, or nothing behind it would ever be read
+        except FileNotFoundError:
+            return []
         complete = block.rfind(b"\n") + 1
         self.offset += complete
         return block[:complete].splitlines()
