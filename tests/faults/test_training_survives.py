@@ -1,4 +1,4 @@
-"""Workers are killed, the broker is emptied, the database is locked: no work is lost and the curve does not show it."""
+"""Killed workers, an emptied broker and a locked database lose no work and leave no gap in the curve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small checkpoints as others would make them: whole, sharded, as GGUF, and spoiled in one place."""
+"""Small checkpoints from outside: complete, sharded, as GGUF, and damaged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def edit_json(file: Path, **changes: Any) -> None:
 
 
 def edit_header(file: Path, **changes: Any) -> None:
-    """Change entries of a safetensors header; the data behind it stays."""
+    """Change entries of a safetensors header and keep its data."""
     data = file.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.dumps({**json.loads(data[8 : 8 + length]), **changes}).encode()
@@ -58,7 +58,7 @@ def save_gguf(file: Path, *, words: list[str], licence: str = "apache-2.0") -> P
     writer.add_tokenizer_pre("default")
     writer.add_token_list(words)
     writer.add_token_types([TokenType.CONTROL if word.startswith("<|") else TokenType.NORMAL for word in words])
-    writer.add_token_merges(["t h"])  # without any it would be taken for another kind
+    writer.add_token_merges(["t h"])  # without any it would be read as another kind
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     draw = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""Chat templates in the styles of the common families, written for these tests, and tokenizers of the kinds that go with them."""
+"""Chat templates in the styles of common families, written for these tests, with matching tokenizers."""
 
 from __future__ import annotations
 
@@ -165,13 +165,13 @@ SMOLLM = """{% for message in messages %}
 
 @dataclass(frozen=True)
 class Style:
-    """A template with the tokens it uses, and the kind of tokenizer that such checkpoints have."""
+    """A chat template with its tokens and its kind of tokenizer."""
 
     template: str | None
     specials: tuple[str, ...] = ()
     bos: str | None = None
     eos: str = "</s>"
-    pieces: bool = False  # SentencePiece's: spaces as letters, a space put before the first word
+    pieces: bool = False  # SentencePiece's: spaces as letters, a space added before the first word
     adds_bos: bool = False  # the tokenizer itself puts BOS before a text
     system: bool = True
     tools: bool = True
@@ -254,5 +254,5 @@ ALL = {**STYLES, **OWN}
 
 @cache
 def tokenizer_of(style: str) -> Any:
-    """Return the tokenizer of a style, made once."""
+    """Return the tokenizer of a style, cached."""
     return byte_tokenizer() if style == "own" else make_tokenizer(ALL[style])

@@ -1,4 +1,4 @@
-"""Training jobs in processes of their own, killed with SIGKILL at a given step, and what they had reported by then."""
+"""Training jobs in processes of their own that are killed with SIGKILL at a given step."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Values = dict[str, dict[int, float]]
 
 
 class KilledRun:
-    """A training job whose attempts are processes as a worker starts them: `python -m jobs.run --child`, without the import."""
+    """A training job whose attempts are child processes as a worker starts them, forked with the libraries imported."""
 
     def __init__(self, spec: JobSpec[TrainPayload]) -> None:
         self._spec, self._attempt = spec, 0
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run keeps its checkpoints."""
+        """The folder of the run's checkpoints."""
         return self._spec.path(self._spec.payload.run_folder) / "checkpoints"
 
     def attempt(self, *, kill_at: int | None = None, delay_s: float = 0.0) -> bool:
-        """Do an attempt; kill it `delay_s` after it has reported step `kill_at`. Returns whether it came to the run's end."""
+        """Run an attempt; kill it `delay_s` after it has reported step `kill_at`. Returns whether the run finished."""
         self._attempt += 1
         folder = self._folder(self._attempt)
         folder.mkdir(parents=True)
@@ -73,7 +73,7 @@ class KilledRun:
 
 
 def differences(one: Values, other: Values) -> list[tuple[str, int]]:
-    """Return (metric, step) of every value of `one` that `other` has not exactly so. Speeds and times are left out."""
+    """Return (metric, step) of every value of `one` that differs in `other`, except speeds and times."""
     exact = [name for name in one if name in ("train_loss", "grad_norm", "learning_rate") or name.startswith(("val_", "reward"))]
     return [(name, step) for name in exact for step, value in one[name].items() if other[name].get(step) != value]
 

@@ -1,4 +1,4 @@
-"""Networks whose every probability is known: real checkpoints of the Llama family with weights written by hand.
+"""Networks with known probabilities: checkpoints of the Llama family with hand-written weights.
 
 A bigram oracle has one layer that adds nothing, one-hot embeddings as wide as the vocabulary, and log P in its head: RMSNorm scales a
 one-hot vector by sqrt(V), so the head is divided by it and the logits after token t are exactly log P[t].
@@ -51,7 +51,7 @@ def save_bigram(folder: Path, log_p: np.ndarray, tokenizer: PreTrainedTokenizerB
 
 
 def save_uniform(folder: Path, *, context: int = 64) -> Path:
-    """Save a checkpoint that finds every token equally likely."""
+    """Save a checkpoint with a uniform distribution over tokens."""
     size = len(byte_tokenizer())
     return save_bigram(folder, np.full((size, size), -np.log(size)), context=context)
 
@@ -63,7 +63,7 @@ def random_bigram(seed: int) -> np.ndarray:
 
 
 def chain_bigram(text: str, *, rest: float = 1e-4) -> np.ndarray:
-    """Return log P of an oracle that writes `text` after its first character, then the end token. No character may repeat."""
+    """Return log P of an oracle that generates `text` after its first character, then the end token. No character may repeat."""
     tokenizer = byte_tokenizer()
     size, ids = len(tokenizer), tokenizer.encode(text, add_special_tokens=False)
     assert len(set(ids)) == len(ids)
@@ -82,6 +82,6 @@ def save_random(folder: Path, *, seed: int = 3, context: int = 64) -> Path:
     network = build_network(config, seed=seed, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
     with torch.no_grad():
         for weight in network.parameters():
-            weight.mul_(4.0)  # fresh weights are nearly uniform; larger ones tell choices apart
+            weight.mul_(4.0)  # fresh weights give a nearly uniform distribution, larger ones a decisive one
     save_checkpoint(folder, model=network, tokenizer=tokenizer, meta={})
     return folder

@@ -1,4 +1,4 @@
-"""A small artifacts folder with datasets, a tokenizer and a base, and a reporter that remembers: what modeling and training tests use."""
+"""A small artifacts folder with datasets, a tokenizer and a base, and a recording reporter, for tests of modeling and training."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def load_batches(ctx: TrainingContext, model: Any = None) -> StepBatches:
 
 
 class Recorder(MemoryReporter):
-    """A reporter that remembers. Asks to stop once `stop_after` steps are reported."""
+    """A reporter that records everything. Asks to stop once `stop_after` steps are reported."""
 
     def __init__(self, *, stop_after: int | None = None, request: StopRequest = "cancel") -> None:
         super().__init__()

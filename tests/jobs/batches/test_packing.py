@@ -1,4 +1,4 @@
-"""Packed rows: each computes what it computes alone, each comes once an epoch, and a step depends on nothing but its number."""
+"""Packed rows have the losses of the rows alone, come once per epoch, and depend on the step alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 def make_examples(lengths: list[int]) -> list[Example]:
-    """Return rows whose first token is their own number, the later half of each trained on."""
+    """Return rows whose first token is their number; the second half of each is trained on."""
     draw, examples = np.random.default_rng(9), []
     for number, length in enumerate(lengths):
         ids = draw.integers(0, TINY.vocab_size, length)
@@ -58,7 +58,7 @@ def network_of(family: str, **values: Any) -> transformers.PreTrainedModel:
 
 
 def losses(network: torch.nn.Module, batch: MicroBatch) -> torch.Tensor:
-    """Return the loss of every position in nats, those that are not trained on 0."""
+    """Return the loss of every position in nats; 0 where it is not trained on."""
     logits = network(**batch.arguments).logits
     return F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, reduction="none")
 
@@ -96,7 +96,7 @@ def test_every_row_is_packed_once_per_epoch_and_a_step_depends_on_its_number_alo
     examples = make_examples(lengths)
     batches = PackedBatches(examples, [], context=48, sizes=SIZES)
     per_epoch = batches.num_sequences
-    assert per_epoch == -(-sum(length - 1 for length in lengths) // 48)  # no more than there must be
+    assert per_epoch == -(-sum(length - 1 for length in lengths) // 48)  # the fewest possible
     whole = PackedBatches(examples, [], context=48, sizes=BatchSizes(micro_batch=1, items_per_step=per_epoch, val_items=1, seed=4))
     orders = []
     for epoch in (1, 2, 3):

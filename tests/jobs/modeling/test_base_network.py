@@ -1,4 +1,4 @@
-"""A base is loaded once when it is added: weights that don't belong to their config are refused then."""
+"""A base is loaded once when it is added, and weights that do not match their config are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def change_weights(folder: Path, change: Any) -> None:
 
 
 def spoil(folder: Path, how: str) -> None:
-    """Spoil a checkpoint in a way that its headers alone don't tell."""
+    """Damage a checkpoint in a way that its headers do not show."""
     if how == "another shape":
         change_weights(folder, lambda w: w.update({"model.layers.0.self_attn.q_proj.weight": torch.zeros(16, 32)}))
     elif how == "a tensor less":

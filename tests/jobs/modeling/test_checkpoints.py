@@ -1,4 +1,4 @@
-"""Checkpoints on disk: published whole or not at all, read without running anything, described without loading."""
+"""Checkpoints on disk: published atomically, loaded without running code, described without loading."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_an_invalid_gguf_file_is_refused(rooms: Rooms, tmp_path: Path) -> None:
 
 
 def make_adapter(rooms: Rooms) -> Path:
-    """Save adapters with weights that are not zero, on the rooms' base."""
+    """Save adapters with non-zero weights on the rooms' base."""
     network = peft.get_peft_model(
         load_network(rooms.root / "base"), peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     )

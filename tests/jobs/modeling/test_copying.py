@@ -1,4 +1,4 @@
-"""What is taken from a checkpoint folder that somebody else made."""
+"""Copying the data files of an untrusted checkpoint folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-likelihoods against values that are known beforehand, or worked out one token at a time."""
+"""Log-likelihoods against known values and token-by-token scoring."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_only_the_greedy_continuation_scores_as_greedy(network: Any, tokenizer: 
             likeliest = network(torch.tensor([head])).logits[0, -1].argsort(descending=True)[:2].tolist()
         for token, greedy in zip(likeliest, (True, False), strict=True):
             text = tokenizer.decode([token])
-            if encode_pair(tokenizer, prompt, text) == (head, [token]):  # the text must cut into the same tokens again
+            if encode_pair(tokenizer, prompt, text) == (head, [token]):  # the text must encode to the same tokens again
                 assert score_continuations(network, tokenizer, [(prompt, text)])[0].greedy is greedy
                 checked += 1
     assert checked >= 4

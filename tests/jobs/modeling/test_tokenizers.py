@@ -1,4 +1,4 @@
-"""Tokenizers of our own, as any tool loads them; the job that trains them."""
+"""Trained tokenizers, loaded by AutoTokenizer, and the job that trains them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does beside lowering its loss: averages, freezes, stops early, and copes with memory, disks and numbers that give out."""
+"""Features and failures of a run: EMA, freezing, early stopping, too little memory or disk, non-finite numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 
 def weights(rooms: Rooms, name: str, step: int = 6) -> dict[str, torch.Tensor]:
-    """The weights of a run's checkpoint."""
+    """Load the weights of a run's checkpoint."""
     return load_file(rooms.root / name / f"checkpoints/step-{step:06d}" / "model.safetensors")
 
 
@@ -129,21 +129,21 @@ def test_early_stopping_keeps_the_best_and_resumes_its_count(rooms: Rooms) -> No
     ended = run(rooms.training("pretrain", run="early", job="early", attempt=2, **values), again)
     assert (ended["final_step"], again.points) == (best + 3, [])
     run(rooms.training("pretrain", run="early", job="early-b", **{**values, "max_steps": 61}), longer)
-    assert len(longer.series("val_loss")) >= 3, "it has all its patience again"
+    assert len(longer.series("val_loss")) >= 3, "its patience starts again"
     run(rooms.training("pretrain", run="early-2", job="early-2", **values), first)
     assert run(rooms.training("pretrain", run="early-2", job="early-2b", **values), second)["final_step"] == best + 3
 
 
 @pytest.fixture
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A machine on which no micro-batch of more than the listed number of sequences fits. Empty: any."""
+    """Simulate a machine on which micro-batches of more than the listed number of sequences run out of memory. Empty: none does."""
     fits: list[int] = []
     compute_loss = LanguageObjective.compute_loss
 
     def limited(self: LanguageObjective, network: torch.nn.Module, batch: Any) -> Any:
         output = compute_loss(self, network, batch)
         if fits and batch.inputs.shape[0] > fits[0]:
-            output.total.backward()  # gradients of a pass that did not end must not stay
+            output.total.backward()  # gradients of an unfinished pass must be discarded
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return output
 
@@ -181,7 +181,7 @@ def test_a_single_sequence_that_does_not_fit_fails_the_run(rooms: Rooms, small_m
 
 @pytest.fixture
 def spoiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Makes the loss or gradient of one pass infinite: `at` counts passes from 1, `how` is loss or gradient."""
+    """Make the loss or gradient of one pass infinite: `at` counts passes from 1, `how` is loss or gradient."""
     plan: dict[str, Any] = {"passes": 0, "at": None, "how": "loss", "held": None}
     compute_loss = LanguageObjective.compute_loss
 
@@ -221,7 +221,7 @@ def test_a_micro_batch_that_is_not_finite_is_named_and_the_state_before_it_saved
     assert [event["step"] for event in recorder.of("checkpoint")] == [3]
     assert recorder.of("not_finite")[0]["micro_batch"] == 2
 
-    spoiled.update(at=None, held=None)  # the same rows, in order again: the state is that before the step, random numbers included
+    spoiled.update(at=None, held=None)  # healthy again: the saved state is that before the step, random state included
     run(rooms.training("sft", run=f"inf-{how}-0", job=f"inf-{how}-0", **values), undisturbed)
     run(rooms.training("sft", run=f"inf-{how}", job=f"inf-{how}", attempt=2, **values), resumed)
     assert resumed.series("train_loss") == undisturbed.series("train_loss")[3:]

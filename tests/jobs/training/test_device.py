@@ -1,4 +1,4 @@
-"""What a run's fields about its device lead to: attention, fp16, compiling, and the share of the device that it uses."""
+"""A run's device settings: attention, fp16, compilation, and MFU."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_network_with_attention_of_its_own_refuses_another() -> None:
 
 
 def half_precision_loop(rooms: Rooms, name: str, recorder: Recorder, *, scale: float) -> Any:
-    """A loop in fp16 on the CPU, which a run would refuse as slow: what a GPU does, with the same scaler."""
+    """Build an fp16 loop on the CPU with a GPU's scaler; a run would refuse fp16 on a CPU."""
     spec = rooms.training("pretrain", run=name, job=name)
     ctx = replace(build_context(spec, recorder), autocast=torch.float16)
     ctx.meter.begin()
@@ -109,7 +109,7 @@ def test_gradients_that_overflow_at_the_smallest_scale_end_the_run(rooms: Rooms)
 
 
 def pretraining(**values: Any) -> RunConfig:
-    """A run's config."""
+    """Return a run's config."""
     return RunConfig(**{"dataset": "d", "architecture": TINY, "tokenizer": "t", "context": 64, **values})
 
 
@@ -197,7 +197,7 @@ def test_mfu_is_known_if_operations_and_peak_are(tmp_path: Path) -> None:
     used = find_utilisation(network, config, device=CPU, artifacts=tmp_path)
     assert used is not None
     assert used.of(used.peak / used.flops_per_token) == pytest.approx(1.0)
-    tuned = RunConfig(objective="sft", dataset="d", base="b")  # trains on some of the tokens that it computes
+    tuned = RunConfig(objective="sft", dataset="d", base="b")  # trains on a part of the tokens that it computes
     assert find_utilisation(network, tuned, device=CPU, artifacts=tmp_path) is None
 
 

@@ -1,4 +1,4 @@
-"""Runs whose process is killed again and again report the same numbers as one that was left alone, to the last bit."""
+"""Runs that are killed repeatedly report the same numbers as an undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def test_a_run_killed_twice_ends_with_the_weights_of_an_undisturbed_one(case: st
         reported = killed.reported(attempt)
         assert differences(reported, expected) == []
         steps |= set(reported["train_loss"])
-    assert min(killed.reported(3)["train_loss"]) > 3, "it went on, and did not start over"
+    assert min(killed.reported(3)["train_loss"]) > 3, "it resumed and did not start over"
     assert steps == set(range(1, 17))
     assert killed.final_weights() == quiet.final_weights()

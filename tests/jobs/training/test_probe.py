@@ -1,4 +1,4 @@
-"""A probe of every objective on real tiny networks: what it measures, what it leaves behind, how it stops and fails."""
+"""Probes of every objective on tiny networks: measurements, files, stopping and failing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 
 def files(folder: Path) -> set[Path]:
-    """All files below a folder but those of jobs' reports."""
+    """Return all files below a folder except those of jobs' reports."""
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
@@ -91,7 +91,7 @@ def test_the_estimate_counts_freezing_dropout_and_the_optimizer(rooms: Rooms) ->
 
 
 class Impatient(Recorder):
-    """Asks to stop as soon as steps are done."""
+    """A reporter that asks to stop as soon as steps are done."""
 
     def should_stop(self) -> StopRequest | None:
         return "cancel" if any(done > 2 for done, _ in self.progressed) else None

@@ -1,4 +1,4 @@
-"""Two processes train as one does with the same global batch, in whole copies (DDP) and in parts (FSDP)."""
+"""Two processes train as one with the same global batch, with DDP and with FSDP."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def free_place() -> str:
 
 
 class Telling(Recorder):
-    """A recorder that notes the command which the log names for the other machines."""
+    """A recorder that extracts the command for the other machines from the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def weights_of(rooms: Rooms, result: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def test_ddp_on_two_machines_equals_one_process(tmp_path: Path) -> None:
-    """The second machine is started by the command that the log of the first names."""
+    """The second machine is started by the command in the log of the first."""
     rooms, alone, told, ended = Rooms(tmp_path), Recorder(), Telling(), {}
     one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
     devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": free_place()}

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or failed goes on as if nothing had happened: bit for bit on the CPU in fp32."""
+"""A run that was stopped, killed or failed resumes bit for bit, on the CPU in fp32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training job reports and leaves behind, for every objective, on real tiny networks."""
+"""Reports and checkpoints of training jobs on tiny networks."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_loads_in_transformers_and_its_val_bpb_equals_scoring(rooms
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(rooms: Rooms) -> None:
-    """The loss is weighted by token, so rows of different lengths count the same however they are grouped."""
+    """The loss is weighted by token, so the grouping of rows of different lengths does not matter."""
     whole, parts = Recorder(), Recorder()
     run(rooms.training("sft", run="w", job="w", micro_batch=8, max_steps=2), whole)
     run(rooms.training("sft", run="p", job="p", micro_batch=2, grad_accum_steps=4, max_steps=2), parts)

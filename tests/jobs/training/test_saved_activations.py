@@ -1,4 +1,4 @@
-"""What arithmetic says autograd keeps, against what it keeps of real networks, for every family."""
+"""The estimate of saved activations against what autograd saves of real networks, for every family."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def setting_for(family: str, *, rank: int | None, precision: Any, dropout: bool = False) -> TrainingSetting:
-    """A small setting of a family."""
+    """Return a small setting of a family."""
     shape = ArchitectureConfig.model_validate(
         {"family": family, "num_layers": 3, "width": 64, "num_heads": 4, "context": 64, "vocab_size": 128, **SHAPES.get(family, {})}
     )
@@ -33,7 +33,7 @@ def setting_for(family: str, *, rank: int | None, precision: Any, dropout: bool 
 
 
 def counted_bytes(setting: TrainingSetting) -> int:
-    """What arithmetic says is kept before the loss."""
+    """Return the estimated bytes saved before the loss."""
     shape = setting.architecture
     types = ComputeTypes(2 if setting.precision == "bf16" else 4, setting.lora_rank, dropout=setting.dropout)
     sizes = {"rows": ROWS, "length": LENGTH}
@@ -43,7 +43,7 @@ def counted_bytes(setting: TrainingSetting) -> int:
 
 
 def kept_bytes(forward: Callable[[], torch.Tensor], network: torch.nn.Module) -> int:
-    """Bytes of all storages that autograd keeps for a backward pass, parameters left out."""
+    """Return the bytes of all storages that autograd saves for a backward pass, without parameters."""
     own = {tensor.untyped_storage().data_ptr() for tensor in [*network.parameters(), *network.buffers()]}
     kept: dict[int, tuple[int, torch.Tensor]] = {}
 

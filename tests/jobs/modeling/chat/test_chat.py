@@ -1,4 +1,4 @@
-"""What is trained on is what generation will meet, token for token."""
+"""Trained tokens equal those of generation, token for token."""
 
 from __future__ import annotations
 

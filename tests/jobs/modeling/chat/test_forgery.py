@@ -1,4 +1,4 @@
-"""Nobody opens or closes a turn by writing so: special tokens in messages stay text, on every path and for every chat style."""
+"""Special tokens spelled in messages stay text and open or close no turn, on every path and for every chat style."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARKS = ("<|im_start|>", "<|im_end|>", "<|eot|>", "</s>", "<s>", "[INST]", "<end
 
 
 def marks_of(tokenizer: Any) -> dict[int, str]:
-    """The special tokens; those that stand for single bytes are none of them."""
+    """Return the special tokens, without those of single bytes."""
     return {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special and token.content[:3] != "<0x"}
 
 

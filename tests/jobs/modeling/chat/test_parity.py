@@ -1,4 +1,4 @@
-"""A conversation means the same tokens to trainer, playground, endpoint, evaluation and battles, whatever the checkpoint."""
+"""Trainer, playground, endpoint, evaluation and battles render a conversation to the same tokens, for every checkpoint."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_trained_tokens_are_those_that_generation_produces_after_its_prompt(styl
 
 
 def spans_of(targets: list[int], ids: list[int]) -> list[tuple[list[int], list[int]]]:
-    """(what stands before it, the tokens) of each run of tokens that are trained on."""
+    """Return (tokens before it, its tokens) of each run of trained tokens."""
     spans, start = [], None
     for place, target in enumerate([*targets, -100]):
         if target != -100 and start is None:
@@ -134,7 +134,7 @@ def test_a_template_that_rewrites_earlier_answers_still_has_each_trained_on_once
     assert trained_text(tokenizer, last) == "<think>\nyes\n</think>\n\nYes.<|im_end|>"
     assert trained_text(tokenizer, first) == "<think>\nhm\n</think>\n\nMira.<|im_end|>"
     assert first.ids[: len(encode_prompt(tokenizer, [ASKED]))] == encode_prompt(tokenizer, [ASKED])
-    assert "hm" not in tokenizer.decode(last.ids), "as generation meets it: the first answer's thoughts are gone"
+    assert "hm" not in tokenizer.decode(last.ids), "as in generation, without the first answer's reasoning"
     assert last.skipped == 0
 
 

@@ -1,4 +1,4 @@
-"""A chat template is somebody else's program: it renders as transformers renders it, and can neither hang, fill nor leave the sandbox."""
+"""Chat templates are untrusted: they render as in transformers, and can neither hang, exhaust memory nor leave the sandbox."""
 
 from __future__ import annotations
 

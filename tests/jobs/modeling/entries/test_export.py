@@ -1,4 +1,4 @@
-"""Exports as jobs: a GGUF file of an adapter, a push to a Hub as one commit, a stop that leaves nothing, a key that is written nowhere."""
+"""Export jobs: a GGUF file of an adapter, a push to a Hub as one commit, a stop that leaves no files, a key that is stored nowhere."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_push_without_a_valid_key_is_refused_and_leaves_no_files(rooms: Rooms,
 
 
 class Impatient(Recorder):
-    """Asks to stop from the first progress on."""
+    """A reporter that asks to stop from the first progress on."""
 
     def should_stop(self) -> Any:
         return "cancel" if self.progressed else None

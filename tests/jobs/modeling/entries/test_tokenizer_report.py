@@ -1,4 +1,4 @@
-"""The report on tokenizers: numbers counted by hand, the same from the tokenizers' own words, and what can't be measured."""
+"""The tokenizer report against counts by hand and a second implementation, and its refusals."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_measures_equal_counts_by_hand(rooms: Rooms) -> None:
 
 @pytest.mark.parametrize("name", ["bpe", "unigram"])
 def test_measures_equal_a_second_implementation(rooms: Rooms, name: str) -> None:
-    """Count what the saved tokenizer says itself, token by token, text by text."""
+    """Count from the saved tokenizer, token by token, text by text."""
     tokenizer = Tokenizer.from_file(str(rooms.root / name / "tokenizer.json"))
     texts = [ENGLISH] * 6 + [GERMAN] * 3 + [CHINESE] * 3
     tokens = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False).tokens]

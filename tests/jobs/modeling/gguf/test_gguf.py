@@ -1,4 +1,4 @@
-"""GGUF files: what is written is read back by transformers with the same logits, the same tokens and the same template; refusals."""
+"""GGUF files are read back by transformers with the same logits, tokens and template; refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def network_of(family: str, **values: Any) -> Any:
     config = ArchitectureConfig(family=family, num_layers=7, width=64, num_heads=4, context=1024, vocab_size=320, **{**heads, **values})
     network = build_network(config, seed=2, bos_token_id=0, eos_token_id=1, pad_token_id=2)
     with torch.no_grad():
-        for parameter in network.parameters():  # norms that do something, biases that are there
+        for parameter in network.parameters():  # norms and biases that change the result
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.02)
     return network.eval()
 

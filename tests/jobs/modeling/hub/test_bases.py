@@ -1,4 +1,4 @@
-"""Bases from the Hub: pinned, fetched once, taken up where it broke, and refused in words within seconds."""
+"""Bases from the Hub: pinned, downloaded once, resumed after a break, and refused within seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two revisions of a repository, with code and pickles beside the weights; `v1` is sharded."""
+    """Two revisions of a repository with code and pickles beside the weights; `v1` is sharded."""
     root = tmp_path_factory.mktemp("made")
     save_base(root / "llama", shape=WIDE)
     (root / "llama/modeling_evil.py").write_text("raise SystemExit")
@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that serves them; the process is pointed at it, without a key."""
+    """A Hub that serves them, configured for this process without a key."""
     shutil.copytree(made, tmp_path / "hub/models/tiny")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(fetching, "PAUSES_S", (0.0, 0.0))
@@ -79,7 +79,7 @@ def test_a_base_is_pinned_to_its_commit_and_only_data_is_fetched(hub: HubServer,
     fetched = [seen for seen in reporter.progressed if seen[1] > 1]
     assert fetched[0][0] <= fetched[-1][0]
     assert fetched[-1][1] >= weight(hub)
-    assert not list((tmp_path / "fetched").glob("*/*")), "what was fetched was moved, not kept twice"
+    assert not list((tmp_path / "fetched").glob("*/*")), "downloaded files were moved, not copied"
 
 
 def test_another_revision_and_its_shards(hub: HubServer, tmp_path: Path) -> None:
@@ -107,11 +107,11 @@ def test_a_gguf_file_of_a_repository_is_converted(hub: HubServer, tmp_path: Path
 
 
 def test_an_interrupted_download_resumes_where_it_broke(hub: HubServer, tmp_path: Path) -> None:
-    hub.cuts[WEIGHTS] = [8, 9999, 100_000, 0, 70_000]  # the first is the look at the header's length
+    hub.cuts[WEIGHTS] = [8, 9999, 100_000, 0, 70_000]  # the first request reads the header's length
     add(tmp_path)
     assert hub.cuts[WEIGHTS] == []
     header = hub.sent[WEIGHTS] - weight(hub)
-    assert 0 < header < 10_000, "every byte of the weights came once; the header was looked at before"
+    assert 0 < header < 10_000, "every byte of the weights was sent once; the header was read before"
 
 
 def test_a_killed_worker_does_not_download_the_same_bytes_again(hub: HubServer, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_killed_worker_does_not_download_the_same_bytes_again(hub: HubServer, 
     add(tmp_path, reporter)
     assert any("were downloaded by an earlier attempt" in line for line in reporter.lines)
     assert hub.sent[WEIGHTS] - before[WEIGHTS] < weight(hub) - 180_000
-    assert hub.sent["tokenizer.json"] == before["tokenizer.json"], "whole files are not asked for again"
+    assert hub.sent["tokenizer.json"] == before["tokenizer.json"], "complete files are not requested again"
 
 
 def test_bytes_of_a_failed_download_are_reused_by_the_next(hub: HubServer, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_stopped_download_keeps_no_files(hub: HubServer, tmp_path: Path) -> No
 
 def test_a_full_disk_is_reported_before_weights_are_downloaded(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"the disk has .* free"):
-        add(tmp_path, keep_free_bytes=shutil.disk_usage(tmp_path).total)  # what is free changes while others use the disk
+        add(tmp_path, keep_free_bytes=shutil.disk_usage(tmp_path).total)  # free space changes while other programs use the disk
     assert hub.sent[WEIGHTS] < 10_000
 
 
@@ -243,7 +243,7 @@ def test_the_local_cache_is_used_if_the_hub_is_unreachable(hub: HubServer, tmp_p
     result = add(tmp_path, reporter)
     assert (result["revision"], result["licence"]) == (commit_id(repo(hub)), "mill (https://mill.example/terms)")
     assert any("answers 503" in line and "cache" in line for line in reporter.lines)
-    assert list((tmp_path / "cache").rglob(WEIGHTS)), "the cache is left as it was"
+    assert list((tmp_path / "cache").rglob(WEIGHTS)), "the cache is unchanged"
     with pytest.raises(Unavailable):
         add(tmp_path, revision="v1", job="other")
 
@@ -253,7 +253,7 @@ def test_an_unreachable_hub_is_reported_at_once(hub: HubServer, tmp_path: Path, 
     with pytest.raises(Unavailable, match="answers 503"):
         add(tmp_path)
     asked = len(hub.requests)
-    assert asked == 1, "no row of retries"
+    assert asked == 1, "no retries"
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")

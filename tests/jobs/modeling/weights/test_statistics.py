@@ -1,4 +1,4 @@
-"""Weights in figures: against direct computation, in slices or whole, with what stands out and what changed."""
+"""Weight statistics against direct computation, in slices and whole, with outliers and differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss that holds the logits of a chunk at a time, against the loss of all of them: numbers, gradients, memory, every family."""
+"""Chunked cross-entropy against the plain loss: values, gradients, memory, every family."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKENS, WIDTH, VOCABULARY = 50, 16, 97
 
 
 def parts(seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Hidden states, a head's weight and bias, and targets of which some are not trained on."""
+    """Return hidden states, a head's weight and bias, and targets of which some are not trained on."""
     torch.manual_seed(seed)
     shapes = ((TOKENS, WIDTH), (VOCABULARY, WIDTH), (VOCABULARY,))
     targets = torch.randint(0, VOCABULARY, (TOKENS,))
@@ -33,7 +33,7 @@ def parts(seed: int = 0) -> tuple[list[torch.Tensor], torch.Tensor]:
 
 
 def relative(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The largest difference as a share of the largest number."""
+    """Return the largest difference relative to the largest value."""
     return float((one - other).detach().abs().max() / other.detach().abs().max())
 
 
@@ -65,7 +65,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_whole_logits(cap: float | N
 
 
 def test_sums_over_many_tokens_do_not_overflow_in_fp16() -> None:
-    """A small vocabulary makes chunks of many tokens, and a gradient of the head adds all of them up."""
+    """A small vocabulary makes chunks of many tokens, over which the head's gradient sums."""
     hidden, weight = torch.full((8192, 4), 100.0), torch.zeros(8, 4, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.float16):
         linear_loss(hidden, weight, torch.zeros(8192, dtype=torch.long), at_once_bytes=1 << 30).total.backward()
@@ -101,7 +101,7 @@ def test_the_joined_loss_of_every_family_has_the_gradients_of_its_logits(family:
     targets[:, :3] = IGNORE
     batch = MicroBatch(ids[:, :-1].contiguous(), targets, 26, columns=torch.arange(3, 16))
     losses, output = head.losses(network, batch, more={"output_router_logits": True} if "mixtral" in family or "moe" in family else None)
-    assert output.logits.shape[-1] == 32  # hidden states: logits of all tokens were never there
+    assert output.logits.shape[-1] == 32  # hidden states: the logits of all tokens are never computed
     losses.total.backward()
     joined = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
     network.zero_grad()
@@ -111,7 +111,7 @@ def test_the_joined_loss_of_every_family_has_the_gradients_of_its_logits(family:
     for name, weight in network.named_parameters():
         if weight.grad is not None:
             assert (joined[name] - weight.grad).abs().max() <= 1e-5 * weight.grad.abs().max() + 1e-7, name
-    assert network(input_ids=batch.inputs).logits.shape[-1] == 128  # and it writes as ever
+    assert network(input_ids=batch.inputs).logits.shape[-1] == 128  # generation is unchanged
 
 
 def test_a_head_that_is_more_than_a_matrix_product_returns_logits() -> None:
@@ -161,7 +161,7 @@ def test_the_chunked_loss_halves_memory_with_a_large_vocabulary(tmp_path: Any) -
         logits_loss(network(**batch.arguments).logits.flatten(0, 1), batch.targets.flatten()).total.backward()
         network.zero_grad()
 
-    joined()  # both after a first step: what is allocated once is there
+    joined()  # both after a first step, which allocates what persists
     ours, theirs = (allocated_peak(step, model=network, optimizer=optimizer, folder=tmp_path) for step in (joined, plain))
     assert ours < 0.5 * theirs
 

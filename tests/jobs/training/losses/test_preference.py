@@ -69,7 +69,7 @@ def base() -> Any:
 
 
 class Alone(SimpleNamespace):
-    """What TRL's trainers ask of Accelerate, for one process."""
+    """The part of Accelerate that TRL's trainers use, for one process."""
 
     device = torch.device("cpu")
     gather = gather_for_metrics = staticmethod(lambda value: value)
@@ -78,7 +78,7 @@ class Alone(SimpleNamespace):
 
 
 def trainer(model: Any, **values: Any) -> SimpleNamespace:
-    """What a TRL trainer's loss reads of the trainer."""
+    """The attributes of a TRL trainer that its loss reads."""
     return SimpleNamespace(
         model=model,
         accelerator=Alone(),
@@ -150,7 +150,7 @@ def test_label_smoothing_equals_flipping_that_share_of_the_pairs(policy: Any, ba
 
 
 def paired_inputs() -> dict[str, torch.Tensor]:
-    """The pairs as the collator of TRL's older trainers pads them."""
+    """Return the pairs as the collator of TRL's older trainers pads them."""
     found: dict[str, torch.Tensor] = {}
     for name, answers in (("chosen", CHOSEN), ("rejected", REJECTED)):
         rows = [p + a for p, a in zip(PROMPTS, answers, strict=True)]
@@ -163,7 +163,7 @@ def paired_inputs() -> dict[str, torch.Tensor]:
 
 
 def legacy(kind: Any, model: Any, **values: Any) -> Any:
-    """An ORPO or CPO trainer without its set-up: only its loss is asked for."""
+    """Return an ORPO or CPO trainer without its set-up, for its loss alone."""
     made = kind.__new__(kind)
     for name, value in vars(trainer(model, padding_value=PAD, pad_token_id=PAD, label_pad_token_id=-100, **values)).items():
         setattr(made, name, value)
@@ -282,7 +282,7 @@ def test_grpo_equals_trl(kl_weight: float) -> None:
 
 
 def test_the_loss_of_pairs_does_not_depend_on_the_micro_batch(policy: Any) -> None:
-    """Learning the chosen answer is a mean over the step's tokens, whatever micro-batch they are in."""
+    """The chosen answer's likelihood is a mean over the step's tokens, whatever their micro-batch."""
     pairs = [ReferencedPair(sides) for sides in PAIRS]
     objective = OrpoObjective(config("orpo"), OutputHead(policy))
     whole = objective.compute_loss(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
@@ -319,7 +319,7 @@ def test_log_probabilities_computed_in_chunks_have_the_same_values_and_gradients
 
 
 def test_the_logits_of_long_pairs_are_never_in_memory_together(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept for the backward pass grows with the hidden states, not with the vocabulary."""
+    """Memory saved for the backward pass grows with the hidden states, not with the vocabulary."""
     pairs = [ReferencedPair(sides) for sides in PAIRS]
     objective, batch = SimpoObjective(config("simpo"), OutputHead(policy)), collate_pairs(pairs, pairs, pad_id=PAD)
     kept: dict[str, list[int]] = {"whole": [], "chunked": []}

@@ -1,4 +1,4 @@
-"""Variants of low-rank adapters: trained, saved, read by anybody on the base as it was, folded in, taken up again to the bit; refusals."""
+"""Variants of low-rank adapters: trained, saved as plain LoRA, merged, resumed bit for bit; refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_saved_adapters_give_the_trained_logits_on_the_base_and_merged(rooms: Ro
     save_checkpoint(base, model=build_network(shape, seed=3), tokenizer=rooms.tokenizer, meta={})
     model = put_adapters(load_network(base), config_of(variant), resume_from=None)
     before = load_network(base)(input_ids=IDS).logits
-    torch.testing.assert_close(model(input_ids=IDS).logits, before, atol=1e-5, rtol=0)  # adapters begin by changing nothing
+    torch.testing.assert_close(model(input_ids=IDS).logits, before, atol=1e-5, rtol=0)  # fresh adapters change nothing
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
     for _ in range(3):
         torch.autograd.backward(model(input_ids=IDS, labels=IDS).loss)

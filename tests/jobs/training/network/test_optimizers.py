@@ -1,4 +1,4 @@
-"""Each optimizer against its paper's update, worked out by hand on small matrices, and its state saved and read again."""
+"""Each optimizer against its paper's update on small matrices, and its state saved and restored."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config(optimizer: str, **values: Any) -> RunConfig:
 
 
 class Small(torch.nn.Module):
-    """An embedding, a matrix, a vector: what optimizers treat apart."""
+    """A module with an embedding, a matrix and a vector, which optimizers treat differently."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Small(torch.nn.Module):
 
 
 def gradients(model: torch.nn.Module, step: int) -> list[torch.Tensor]:
-    """Put the gradients of a step into a model; the same for the same step."""
+    """Set a model's gradients for a step, deterministically."""
     generator = torch.Generator().manual_seed(100 + step)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
@@ -235,7 +235,7 @@ def test_the_ema_warms_up_and_equals_torchs_afterwards() -> None:
     ema = Ema(model, decay=0.5)
     theirs = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
     theirs.update_parameters(model)
-    for step in range(20, 24):  # late enough for the decay to be the one asked for
+    for step in range(20, 24):  # late enough for the configured decay
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step))
@@ -264,14 +264,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 class Silent:
-    """A reporter of which only the log is wanted."""
+    """A reporter that drops everything."""
 
     def log(self, text: str) -> None:
         self.text = text
 
 
 def held_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in an optimizer's state but counters."""
+    """Return the bytes of all tensors in an optimizer's state except counters."""
     tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.dim())
 
@@ -293,7 +293,7 @@ def test_parameters_trained_and_bytes_of_each_optimizer_are_as_arithmetic_says(f
         optimizer = make_optimizer(network, config(name, learning_rate=1e-9))
         optimizer.step()
         asked = optimizer_bytes(TrainingSetting.model_validate({"architecture": shape, "optimizer": name, "frozen_blocks": frozen}))
-        # keys and queries in one matrix share what adafactor sums up, so counting them apart is a little too much
+        # keys and queries in one matrix share adafactor's factors, so counting them apart is slightly too much
         assert asked == pytest.approx(held_bytes(optimizer), rel=0.1 if name == "adafactor" else 1e-9), name
 
 

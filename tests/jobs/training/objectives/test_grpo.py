@@ -1,4 +1,4 @@
-"""Runs that learn from rewards of their own completions: they do, they go on bit for bit, and they refuse what can't be rewarded."""
+"""GRPO runs: rewards rise, resuming is exact, and rewards that can't be computed are refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_resumed_run_samples_the_same_completions(rooms: Rooms, method: str) -
     assert [event["step"] for event in resumed.of("resumed")] == [3]
     for name in ("train_loss", "reward/mean", "kl", "completion_length", "grad_norm"):
         assert resumed.series(name) == undisturbed.series(name)[3:]
-    assert undisturbed.series("kl")[0][1] == pytest.approx(0.0, abs=1e-6)  # nothing learned: policy equals reference
+    assert undisturbed.series("kl")[0][1] == pytest.approx(0.0, abs=1e-6)  # before learning the policy equals the reference
     assert undisturbed.series("kl")[-1][1] > 1e-5
 
 
@@ -79,7 +79,7 @@ def test_completions_depend_on_weights_and_step_alone_and_leave_the_network_unch
     again = batches.at_step(2)[0]
     torch.manual_seed(1)
     assert torch.equal(first.inputs, again.inputs)
-    assert torch.equal(torch.rand(1), after), "drawing completions is no draw of the run"
+    assert torch.equal(torch.rand(1), after), "sampling completions does not change the run's random state"
     assert not torch.equal(first.inputs, batches.at_step(3)[0].inputs)
     assert network.training
     assert network.generation_config is settings

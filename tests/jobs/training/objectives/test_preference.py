@@ -1,4 +1,4 @@
-"""Runs that learn from preferences: what they report, what they leave behind, what they refuse; on real tiny networks."""
+"""Preference runs on tiny networks: metrics, files and refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_dpo_prefers_the_chosen_side_and_reports_margins(rooms: Rooms, method: s
     result = run(rooms.training("dpo", run=name, job=name, method=method, max_steps=8, checkpoint_every=4, learning_rate=rate), recorder)
     losses, margins = recorder.series("train_loss"), recorder.series("rewards/margins")
     assert [step for step, _ in losses] == list(range(1, 9))
-    assert losses[0][1] == pytest.approx(math.log(2), abs=1e-5)  # nothing learned: policy equals reference
+    assert losses[0][1] == pytest.approx(math.log(2), abs=1e-5)  # before learning the policy equals the reference
     assert losses[-1][1] < losses[0][1] - 0.2
     assert margins[-1][1] > 0.5
     assert [step for step, _ in recorder.series("val_loss")] == [3, 4, 6, 8]
@@ -69,7 +69,7 @@ def test_reference_logprobs_are_computed_once_and_saved_with_the_run(rooms: Room
     run(rooms.training("dpo", run="d-b", job="d-c", **values), resumed)  # another job of the same run
     assert before == (kept.read_bytes(), kept.stat().st_mtime_ns)
     assert resumed.series("train_loss") == undisturbed.series("train_loss")[3:]
-    kept.unlink()  # lost with an old worker's disk: computed again, from the base and not from what was trained
+    kept.unlink()  # lost with a worker's disk: recomputed from the base and not from the trained weights
     again = Recorder()
     run(rooms.training("dpo", run="d-b", job="d-d", **{**values, "max_steps": 7}), again)
     assert kept.read_bytes() == before[0]
@@ -83,7 +83,7 @@ def test_a_run_stopped_while_computing_the_reference_ends_without_a_step(rooms: 
 
 
 class Stopping(ProcessGroup):
-    """A process among two, of which the first is asked to stop."""
+    """One of two ranks, the first of which is asked to stop."""
 
     def broadcast_request(self, request: StopRequest | None) -> StopRequest | None:
         assert (request is not None) == self.is_first
@@ -125,7 +125,7 @@ def test_every_objective_learns_what_is_preferred(
 
 
 def rated_rows(count: int) -> list[dict[str, object]]:
-    """Single answers, good and bad, two prompts' of each."""
+    """Return single answers, good and bad, for two prompts."""
     return [
         {
             "prompt": [{"role": "user", "content": f"How is {NAMES[index % 4]}?"}],
@@ -149,7 +149,7 @@ def test_kto_learns_from_single_rated_answers(rooms: Rooms) -> None:
     assert all(value >= 0 for _, value in recorder.series("kl"))
     batch = load_batches(build_context(spec, Recorder())).at_step(1)[0]
     pairs = [(row.tolist(), other.tolist()) for row, other in zip(batch.inputs, batch.mismatched.inputs, strict=True)]
-    assert all(own[:4] == other[:4] and own != other for own, other in pairs), "each answer has another prompt's answer behind its prompt"
+    assert all(own[:4] == other[:4] and own != other for own, other in pairs), "each answer's prompt also has another prompt's answer"
 
 
 def test_kto_without_a_second_prompt_or_answer_is_refused(rooms: Rooms) -> None:
@@ -198,7 +198,7 @@ def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: R
     result = run(rooms.training("reward", run=name, job=name, method=method, max_steps=8, learning_rate=rate), recorder)
     assert recorder.series("accuracy")[-1][1] == recorder.series("val_accuracy")[-1][1] == 1.0
     assert recorder.series("val_margin")[-1][1] > recorder.series("margin")[0][1]
-    assert not recorder.samples, "it writes nothing"
+    assert not recorder.samples, "a reward model generates no text"
     folder = rooms.root / result["checkpoint"]
     scorer = load_scorer(folder, pad_id=2, seed=5) if method == "lora" else AutoModelForSequenceClassification.from_pretrained(folder)
     assert scorer.num_labels == 1
@@ -228,7 +228,7 @@ def test_a_reward_model_is_the_base_of_reward_runs_alone(rooms: Rooms) -> None:
     again = with_payload(again, base=scorer)
     recorder = Recorder()
     run(again, recorder)
-    assert recorder.series("accuracy")[0][1] == 1.0, "it goes on from what it had learned"
+    assert recorder.series("accuracy")[0][1] == 1.0, "it continues from the trained scorer"
     tuned = rooms.training("sft", run="tuned", job="tuned")
     tuned = with_payload(tuned, base=scorer)
     with pytest.raises(InvalidInput, match="generates no text"):
@@ -255,4 +255,4 @@ def test_the_reference_scores_only_the_pairs_that_the_run_uses(rooms: Rooms) -> 
     assert len(first) == 8 + 4  # two steps of four pairs, whose rejected answers are one to each prompt
     more = kept(4)
     assert len(more) == 16 + 4
-    assert more.items() >= first.items(), "what was asked is not asked again"
+    assert more.items() >= first.items(), "known answers are not computed again"

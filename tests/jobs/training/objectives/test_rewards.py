@@ -1,4 +1,4 @@
-"""Rules that reward completions: what each gives, and that no pattern holds a run up."""
+"""Reward rules: the value of each, and the time limit of patterns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_pattern_that_times_out_is_named_once() -> None:
     rewards = Rewards([RewardRule(kind="regex", pattern=r"^(a|aa)+$")], log=said.append)
     started = time.perf_counter()
     assert [rewards.of("a" * 60 + "!", tokens=60, answers=()) for _ in range(2)] == [0.0, 0.0]
-    assert time.perf_counter() - started < 30  # without a bound: centuries
+    assert time.perf_counter() - started < 30  # centuries without a time limit
     assert len(said) == 1
     assert "'^(a|aa)+$'" in said[0]
 

@@ -1,4 +1,4 @@
-"""What is read of a device while it trains."""
+"""Utilisation and power of a device in training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.training.telemetry.device_use import DeviceGauge
 
 
 class Clock:
-    """Time that a test turns."""
+    """A clock that the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.busy = 100.0, 1.0
@@ -52,7 +52,7 @@ def test_power_is_the_energy_of_all_processors_over_time(monkeypatch: pytest.Mon
     assert gauge.read()["power_w"] == 25.0
     counter(tmp_path, "intel-rapl:0", 0)
     clock.pass_by(10.0, busy=0.0)
-    assert "power_w" not in gauge.read()  # the counter began again
+    assert "power_w" not in gauge.read()  # the counter wrapped around
 
 
 def test_a_gpu_that_does_not_answer_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
