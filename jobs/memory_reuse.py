@@ -1,20 +1,20 @@
-"""How a process that trains on a CPU keeps the memory that it has asked for once, instead of giving it back after every tensor."""
+"""Tune glibc's allocator for CPU training, so that memory freed by tensors is reused instead of returned to the system."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-KEPT = "glibc.malloc.trim_threshold=68719476736"
-BORROWED_FROM = "glibc.malloc.mmap_threshold=33554432"
-"""glibc's own upper limit. Both are set, as setting one stops glibc from fitting the other to what is freed."""
+TRIM_THRESHOLD = "glibc.malloc.trim_threshold=68719476736"
+MMAP_THRESHOLD = "glibc.malloc.mmap_threshold=33554432"
+"""glibc's upper limit. Both thresholds are set, as setting one stops glibc from adapting the other."""
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
-TUNABLES = ":".join((HUGE_PAGES, KEPT, BORROWED_FROM))
+TUNABLES = ":".join((HUGE_PAGES, TRIM_THRESHOLD, MMAP_THRESHOLD))
 
 
 def keeping_memory(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which glibc keeps what tensors free for the next ones, in huge pages where the system offers them.
+    """Return an environment in which glibc keeps freed memory for reuse, in huge pages if the system has them.
 
-    A step frees and asks for the same hundreds of megabytes again; given back, every page of them is cleared and mapped anew each
-    time. Other C libraries pay no attention; whoever has set tunables of their own keeps them. docs/benchmarks/pretraining.md.
+    Every step frees and allocates the same hundreds of megabytes; returned to the system, each page is cleared and mapped again every
+    time. Other C libraries ignore the setting, and tunables that are already set are kept. See docs/benchmarks/pretraining.md.
     """
     return {"GLIBC_TUNABLES": TUNABLES, **environment}
