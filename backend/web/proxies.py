@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.requests import Request
 
 Network = IPv4Network | IPv6Network
 UNKNOWN = "unknown"
+NEARBY = tuple(map(ip_network, ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10")))
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,19 @@ class TrustedProxies:
         return (forwarded or request.url.scheme).split(",")[-1].strip() == "https"
 
     def _trusts_peer(self, peer: str) -> bool:
-        if not _is_address(peer):
-            return False
-        return self._lists(peer) or (self.nearby and (ip_address(peer).is_private or ip_address(peer).is_loopback))
+        return _is_in(peer, NEARBY if self.nearby else self.networks)
 
     def _lists(self, address: str) -> bool:
-        return _is_address(address) and any(ip_address(address) in network for network in self.networks)
+        return _is_in(address, self.networks)
+
+
+def _is_in(text: str, networks: tuple[Network, ...]) -> bool:
+    if not _is_address(text):
+        return False
+    address = ip_address(text)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:  # how a server that listens on :: sees an IPv4 peer
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
 
 
 def _is_address(text: str) -> bool:
