@@ -12,7 +12,7 @@ from backend.bootstrap import build_context
 from backend.cli.failures import explain
 from backend.cli.output import note
 from backend.infra.processes import die_with_parent
-from backend.services.context import Context
+from backend.services.context import LOCAL, Context
 from backend.services.jobs.workers import list_workers
 from backend.services.people.accounts import add_user, count_users
 from backend.services.starter import ensure_starter_content
@@ -29,7 +29,7 @@ def prepare(settings: Settings) -> Context:
     if is_first:
         note("First start: made the database.")
     if settings.admin_password is not None and count_users(ctx) == 0:
-        add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin")
+        add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin", person=LOCAL)
     ensure_starter_content(ctx)
     return ctx
 

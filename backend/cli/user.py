@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
-from backend.services.people.accounts import add_user, list_users
+from backend.services.context import LOCAL
+from backend.services.people.accounts import (
+    add_user,
+    change_role,
+    disable_account,
+    enable_account,
+    get_account,
+    list_accounts,
+    reset_password,
+)
+from backend.services.people.sessions import end_sessions
 
 app = typer.Typer(no_args_is_help=True)
+NEW_PASSWORD = "ROUNDHOUSE_NEW_PASSWORD"  # noqa: S105 - a variable's name
 
 
 @app.command("add")
@@ -23,22 +35,72 @@ def add(
     as_json: JsonFlag = False,
 ) -> None:
     """Make an account. The password is asked for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input when it is a pipe."""
-    password = os.environ.get("ROUNDHOUSE_NEW_PASSWORD")
-    if password is None:
-        password = (
-            typer.prompt("Password", hide_input=True, confirmation_prompt=True) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
-        )
-    person = add_user(get_context(), name, password, role=role)
+    person = add_user(get_context(), name, _read_password(), role=role, person=LOCAL)
     emit({"user": person.name, "role": person.role}, as_json=as_json, text=f"Made the account {person.name} ({person.role}).")
 
 
 @app.command("list")
 @command
 def list_(as_json: JsonFlag = False) -> None:
-    """List accounts."""
-    people = list_users(get_context())
+    """List accounts, disabled ones last."""
+    accounts = list_accounts(get_context())
     emit(
-        {"users": [{"name": p.name, "role": p.role} for p in people]},
+        {"users": [{key: value for key, value in asdict(one).items() if key != "id"} for one in accounts]},
         as_json=as_json,
-        text="\n".join(f"{p.name}  {p.role}" for p in people) or "No accounts yet.",
+        text="\n".join(f"{one.name}  {one.role}{'  disabled' if one.disabled_at else ''}" for one in accounts) or "No accounts yet.",
     )
+
+
+@app.command("disable")
+@command
+def disable(name: str, as_json: JsonFlag = False) -> None:
+    """Stop an account at once: its sessions, its keys and the ballot links that it made."""
+    ctx = get_context()
+    disable_account(ctx, get_account(ctx, name).id, person=LOCAL)
+    emit({"user": name, "disabled": True}, as_json=as_json, text=f"Disabled {name}.")
+
+
+@app.command("enable")
+@command
+def enable(name: str, as_json: JsonFlag = False) -> None:
+    """Let a disabled account sign in again."""
+    ctx = get_context()
+    enable_account(ctx, get_account(ctx, name).id, person=LOCAL)
+    emit({"user": name, "disabled": False}, as_json=as_json, text=f"Enabled {name}.")
+
+
+@app.command("role")
+@command
+def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engineer or rater.")], as_json: JsonFlag = False) -> None:
+    """Change an account's role."""
+    ctx = get_context()
+    change_role(ctx, get_account(ctx, name).id, role, person=LOCAL)
+    emit({"user": name, "role": role}, as_json=as_json, text=f"{name} is {role} now.")
+
+
+@app.command("password")
+@command
+def password(name: str, as_json: JsonFlag = False) -> None:
+    """Set a new password, given as `user add` takes it, and end the account's sessions."""
+    ctx = get_context()
+    account = get_account(ctx, name)
+    reset_password(ctx, account.id, _read_password(), person=LOCAL)
+    emit({"user": name, "password": "changed"}, as_json=as_json, text=f"{name} has a new password and is signed out everywhere.")
+
+
+@app.command("signout")
+@command
+def signout(name: str, as_json: JsonFlag = False) -> None:
+    """End every session of an account."""
+    ctx = get_context()
+    end_sessions(ctx, get_account(ctx, name).id, person=LOCAL)
+    emit({"user": name, "signed_out": True}, as_json=as_json, text=f"{name} is signed out everywhere.")
+
+
+def _read_password() -> str:
+    given = os.environ.get(NEW_PASSWORD)
+    if given is not None:
+        return given
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\n")

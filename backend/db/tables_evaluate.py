@@ -112,7 +112,10 @@ class Completion(Table):
 
 
 class Rater(Table):
-    """Who votes: a signed-in user, the person on loopback, or the holder of a link (only the hash of its secret is kept)."""
+    """Who votes: a signed-in user, the person on loopback, or the holder of a link (only the hash of its secret is kept).
+
+    `created_by` is the account that made the link.
+    """
 
     __tablename__ = "raters"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -120,6 +123,7 @@ class Rater(Table):
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), unique=True)
     campaign_id: Mapped[str | None] = mapped_column(ForeignKey("campaigns.id"))
     link_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

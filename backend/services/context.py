@@ -44,6 +44,10 @@ class Context:
     model_path: Path | None = None
 
 
+BUILDERS = ("admin", "lead", "engineer")
+"""Roles that may launch, deploy and hold keys."""
+
+
 @dataclass(frozen=True)
 class Person:
     """Who acts. On loopback without sign-in this is `LOCAL`, who may do everything."""
@@ -55,7 +59,7 @@ class Person:
     @property
     def may_build(self) -> bool:
         """Whether the person may launch, deploy and delete."""
-        return self.role in {"admin", "lead", "engineer"}
+        return self.role in BUILDERS
 
     @property
     def is_admin(self) -> bool:
@@ -70,3 +74,9 @@ def require_builder(person: Person) -> None:
     """Raise NotAllowed unless the person may launch, deploy, change and delete."""
     if not person.may_build:
         raise NotAllowed(f"{person.name} may not do this.", remedy="Ask an admin for the role of an engineer.")
+
+
+def require_admin(person: Person) -> None:
+    """Raise NotAllowed unless the person may manage accounts."""
+    if not person.is_admin:
+        raise NotAllowed(f"{person.name} may not manage accounts.", remedy="Ask an admin.")

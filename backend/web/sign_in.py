@@ -7,14 +7,22 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, quote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.errors import NotAllowed
-from backend.services.context import Context
-from backend.services.people.accounts import COOKIE, COOKIE_AGE_S, end_sessions, person_from_cookie, sign_in
+from backend.services.context import Context, Person
+from backend.services.people.sessions import (
+    COOKIE,
+    COOKIE_AGE_S,
+    DEVICE_AGE_S,
+    DEVICE_COOKIE,
+    end_sessions,
+    person_from_cookie,
+    sign_in,
+)
 from backend.web.proxies import TrustedProxies
 
 CSP = (
@@ -26,6 +34,7 @@ OPEN_PATHS = ("/auth/", "/healthz", "/ballot", "/_stcore/", "/static/", "/assets
 UPLOADS = "/_stcore/upload_file/"  # takes files from every visit, and a visit needs no sign-in: the gate asks for one before it
 
 MAX_FORM_BYTES = 4096
+CLOSED_BY_POLICY = 1008
 NO_PROXIES = TrustedProxies()
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -61,19 +70,25 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
         form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).items()}
         target = _safe_next(form.get("next", "/"))
         try:
-            cookie = await run_in_threadpool(
-                sign_in, get_context(), form.get("name", ""), form.get("password", ""), address=proxies.client_address(request)
+            cookies = await run_in_threadpool(
+                sign_in,
+                get_context(),
+                form.get("name", ""),
+                form.get("password", ""),
+                address=proxies.client_address(request),
+                device=request.cookies.get(DEVICE_COOKIE),
             )
         except NotAllowed as error:
             return _page(target, error=str(error), status=401)
         response = RedirectResponse(target, status_code=303)
-        response.set_cookie(COOKIE, cookie, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=proxies.is_https(request))
+        for name, value, age_s in ((COOKIE, cookies.session, COOKIE_AGE_S), (DEVICE_COOKIE, cookies.device, DEVICE_AGE_S)):
+            response.set_cookie(name, value, max_age=age_s, httponly=True, samesite="lax", secure=proxies.is_https(request))
         return response
 
     async def leave(request: Request) -> Response:
         person = await run_in_threadpool(person_from_cookie, get_context(), request.cookies.get(COOKIE))
         if person is not None and person.id is not None and request.headers.get("sec-fetch-site") != "cross-site":
-            await run_in_threadpool(end_sessions, get_context(), person.id)
+            await run_in_threadpool(end_sessions, get_context(), person.id, person=person)
         response = RedirectResponse("/auth/login", status_code=303)
         response.delete_cookie(COOKIE)
         return response
@@ -86,26 +101,48 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
 
 
 class SignInGate:
-    """Sends a browser without a valid cookie to the sign-in page. The page script checks again; this one only saves a blank page."""
+    """Sends a browser without a valid cookie to the sign-in page, and ends an open page when its account may not see it any more.
+
+    The page script asks again who the visitor is, but only when it runs from its top. Parts of a page that refresh themselves and
+    buttons inside them keep the person they were drawn for, so every message of a visitor who was signed in is checked here.
+    """
 
     def __init__(self, app: ASGIApp, *, get_context: Callable[[], Context]) -> None:
         self.app, self.get_context = app, get_context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A deep link makes the browser probe PATH/_stcore/..., where only a 404 tells it to ask at the root instead.
-        if scope["type"] == "http" and not _is_open(scope["path"]):
-            ctx = self.get_context()
-            if ctx.sign_in:
-                request = Request(scope)
-                person = await run_in_threadpool(person_from_cookie, ctx, request.cookies.get(COOKIE))
-                if person is None:
-                    if "text/html" not in request.headers.get("accept", "text/html"):
-                        await PlainTextResponse("Sign in first.", status_code=401)(scope, receive, send)
-                        return
-                    query = f"?{scope['query_string'].decode('latin-1')}" if scope.get("query_string") else ""
-                    await RedirectResponse(f"/auth/login?next={quote(scope['path'] + query)}", status_code=303)(scope, receive, send)
-                    return
-        await self.app(scope, receive, send)
+        if scope["type"] == "websocket" and self.get_context().sign_in:
+            await self._watch(scope, receive, send)
+        elif scope["type"] == "http" and not _is_open(scope["path"]) and self.get_context().sign_in and await self._who(scope) is None:
+            await _ask_to_sign_in(scope)(scope, receive, send)
+        else:  # a deep link makes the browser probe PATH/_stcore/..., where only a 404 tells it to ask at the root instead
+            await self.app(scope, receive, send)
+
+    async def _who(self, scope: Scope) -> Person | None:
+        cookie = HTTPConnection(scope).cookies.get(COOKIE)
+        return await run_in_threadpool(person_from_cookie, self.get_context(), cookie)
+
+    async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Close the connection at the first message after the account was disabled, signed out or given another role.
+
+        The browser then connects again by itself, and the script begins from its top.
+        """
+        person, is_closed = await self._who(scope), False
+
+        async def receive_while_unchanged() -> Message:
+            nonlocal is_closed
+            message = await receive()
+            if person is None or message["type"] != "websocket.receive" or await self._who(scope) == person:
+                return message
+            is_closed = True
+            await send({"type": "websocket.close", "code": CLOSED_BY_POLICY})
+            return {"type": "websocket.disconnect", "code": CLOSED_BY_POLICY}
+
+        async def send_while_open(message: Message) -> None:
+            if not is_closed:
+                await send(message)
+
+        await self.app(scope, receive_while_unchanged, send_while_open)
 
 
 class SecurityHeaders:
@@ -127,6 +164,13 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _ask_to_sign_in(scope: Scope) -> Response:
+    if "text/html" not in Request(scope).headers.get("accept", "text/html"):
+        return PlainTextResponse("Sign in first.", status_code=401)
+    query = f"?{scope['query_string'].decode('latin-1')}" if scope.get("query_string") else ""
+    return RedirectResponse(f"/auth/login?next={quote(scope['path'] + query)}", status_code=303)
 
 
 def _is_open(path: str) -> bool:

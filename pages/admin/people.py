@@ -5,8 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.context import Context, Person
-from backend.services.people.accounts import ROLES, add_user, create_key, list_keys, list_users, revoke_key
+from backend.services.people.keys import create_key, list_keys, revoke_key
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.people.accounts import draw_accounts, draw_new_account, draw_own_account
+from pages.components.words import ago
 
 
 def draw_new_key(ctx: Context, person: Person) -> None:
@@ -29,10 +31,9 @@ def draw_keys(ctx: Context, person: Person) -> None:
         empty_state("No keys yet. On this machine the gateway answers without one; from elsewhere every request needs one.")
     for key in keys:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            state = (
-                "revoked" if key.revoked_at else ("never used" if key.last_used_at is None else f"last used {key.last_used_at:%d %b %H:%M}")
-            )
-            st.markdown(f"**{plain(key.name)}** · ends in `{key.hint}` · {state}")
+            used = "never used" if key.last_used_at is None else f"last used {ago(key.last_used_at)}"
+            owner = f" · made by {plain(key.owner)}" if key.owner and person.is_admin else ""
+            st.markdown(f"**{plain(key.name)}** · ends in `{key.hint}`{owner} · {'revoked' if key.revoked_at else used}")
             st.space("stretch")
             if not key.revoked_at and st.button("Revoke", key=f"revoke_{key.id}", icon=":material/block:"):
                 with errors_shown():
@@ -53,25 +54,6 @@ def draw_use(ctx: Context) -> None:
         )
 
 
-def draw_accounts(ctx: Context, person: Person) -> None:
-    """List accounts; an admin adds more."""
-    people = list_users(ctx)
-    if people:
-        st.dataframe([{"Name": p.name, "Role": p.role} for p in people], hide_index=True, width="stretch", key="accounts")
-    else:
-        empty_state("No accounts: on this machine nobody needs to sign in. Make one before you listen on another address.")
-    if not person.is_admin:
-        return
-    with st.form("new_account", clear_on_submit=True):
-        name = st.text_input("Name", key="account_name")
-        role = st.selectbox("Role", ROLES, index=2, key="account_role", help="Raters see only the ballot.")
-        password = st.text_input("Password", type="password", key="account_password", help="At least 10 characters.")
-        if st.form_submit_button("Add account", icon=":material/person_add:"):
-            with errors_shown():
-                add_user(ctx, name, password, role=role)
-                st.rerun()
-
-
 with page_frame("People and keys", "Who may sign in, and which programs may call the endpoints.") as (context_, person_):
     keys_tab, accounts_tab = st.tabs(["Keys", "Accounts"], key="people_tabs")
     with keys_tab:
@@ -80,3 +62,7 @@ with page_frame("People and keys", "Who may sign in, and which programs may call
         draw_use(context_)
     with accounts_tab:
         draw_accounts(context_, person_)
+        if person_.id is not None:
+            draw_own_account(context_, person_)
+        if person_.is_admin:
+            draw_new_account(context_, person_)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.bootstrap import get_context
 from backend.services.context import LOCAL, Context, Person
-from backend.services.people.accounts import COOKIE, person_from_cookie
+from backend.services.people.sessions import COOKIE, person_from_cookie
 
 
 def context() -> Context:

@@ -9,11 +9,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from backend.services.context import Context
-from backend.services.people.accounts import COOKIE, add_user
+from backend.services.context import LOCAL, Context
+from backend.services.people.accounts import add_user, disable_account
+from backend.services.people.sessions import COOKIE
 from tests.support.browser import FLAGS, chromium
 from tests.support.installation import wait_until
-from tests.support.page_server import FreshServer
+from tests.support.page_server import FreshServer, page_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 PASSWORD = "a long enough password"
@@ -45,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 
 def test_the_first_deep_link_to_any_page_of_a_fresh_server_passes_the_gate(ctx: Context, home: Path, browser: Browser) -> None:
-    add_user(ctx, "maya", PASSWORD, role="admin")
+    add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
     for start in range(0, len(PATHS), 4):  # four servers at a time, each for one visitor
         group = {path: FreshServer(home) for path in PATHS[start : start + 4]}
         try:
@@ -69,7 +70,7 @@ def test_the_first_deep_link_to_any_page_of_a_fresh_server_passes_the_gate(ctx: 
 def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_that_was_asked_for(
     ctx: Context, home: Path, browser: Browser
 ) -> None:
-    add_user(ctx, "maya", PASSWORD, role="admin")
+    add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
     server = FreshServer(home)
     try:
         wait_until(server.is_up, timeout_s=60, what="the server")
@@ -102,3 +103,20 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         assert forged.status_code == 403
     finally:
         server.stop()
+
+
+def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, home: Path, browser: Browser) -> None:
+    maya = add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
+    add_user(ctx, "ada", PASSWORD, role="admin", person=LOCAL)
+    with page_server(home) as server:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{server.url}/workers")
+        page.get_by_label("Name").fill("maya")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
+        disable_account(ctx, maya.id or "", person=LOCAL)
+        page.get_by_text("Sign in to go on.").wait_for(timeout=30_000)  # the page asks for its gauges every two seconds
+        assert page.get_by_role("heading", name="Workers").count() == 0
+        context.close()

@@ -14,7 +14,8 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import claim_next
 from backend.services.jobs.workers import beat
-from backend.services.people.accounts import add_user, create_key
+from backend.services.people.accounts import add_user, get_account
+from backend.services.people.keys import create_key
 from backend.services.serving.conversations import add_message, start_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
@@ -163,8 +164,27 @@ def test_workers_are_drawn_with_what_they_do(ctx: Context) -> None:
 
 def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None:
     key = create_key(ctx, "Support bot", person=LOCAL)
-    add_user(ctx, "maya", "a long password")
+    add_user(ctx, "maya", "a long password", person=LOCAL)
     app = draw("admin/people.py")
     assert "Support bot" in texts(app)
     assert key not in texts(app)
-    assert app.dataframe[0].value["Name"].tolist() == ["maya"]
+    assert "**maya** · engineer" in texts(app)
+
+
+def test_an_admin_changes_an_account_on_the_page_and_the_last_one_stays(ctx: Context) -> None:
+    maya = add_user(ctx, "maya", "a long password", person=LOCAL)
+    ada = add_user(ctx, "ada", "a long password", role="admin", person=LOCAL)
+    app = draw("admin/people.py")
+    app.button(key=f"disable_{maya.id}").click().run()
+    assert get_account(ctx, "maya").disabled_at is not None
+    app.button(key=f"enable_{maya.id}").click().run()
+    assert get_account(ctx, "maya").disabled_at is None
+    app.selectbox(key=f"role_{maya.id}").select("lead")
+    app.button(key=f"FormSubmitter:role_form_{maya.id}-Change role").click().run()
+    assert get_account(ctx, "maya").role == "lead"
+    app.text_input(key=f"password_{maya.id}").input("short")
+    app.button(key=f"FormSubmitter:password_form_{maya.id}-Reset password").click().run()
+    assert "5 characters" in app.error[0].value
+    app.button(key=f"disable_{ada.id}").click().run()
+    assert "only admin" in app.error[0].value
+    assert get_account(ctx, "ada").disabled_at is None

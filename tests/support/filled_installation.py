@@ -17,7 +17,8 @@ from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import claim_job
 from backend.services.jobs.workers import beat
-from backend.services.people.accounts import add_user, create_key
+from backend.services.people.accounts import add_user
+from backend.services.people.keys import create_key
 from backend.services.serving.conversations import add_message, start_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.replicas import record_ready
@@ -155,5 +156,5 @@ def _add_people(ctx: Context) -> None:
     later = ctx.now() + timedelta(hours=12)  # a worker that lives for as long as the test looks
     with ctx.db.write() as session:
         session.get_one(Worker, "lab/train").heartbeat_at = later
-    add_user(ctx, "maya", "a long enough password")
+    add_user(ctx, "maya", "a long enough password", person=LOCAL)
     create_key(ctx, "Support bot", person=LOCAL)

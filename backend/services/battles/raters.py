@@ -86,7 +86,12 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
         row = Rater(
-            name=name, campaign_id=campaign.id, link_hash=_hash(secret), expires_at=ctx.now() + timedelta(days=days), created_at=ctx.now()
+            name=name,
+            campaign_id=campaign.id,
+            link_hash=_hash(secret),
+            created_by=person.id,
+            expires_at=ctx.now() + timedelta(days=days),
+            created_at=ctx.now(),
         )
         session.add(row)
         session.flush()
@@ -94,9 +99,13 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
 
 
 def rater_from_link(ctx: Context, secret: str) -> RaterView:
-    """Return whose link this is. Raises NotAllowed, with the same words for a wrong, an expired and a revoked one."""
+    """Return whose link this is. Raises NotAllowed, with the same words for a wrong, an expired and a revoked one.
+
+    A link ends with the account that made it, too.
+    """
+    query = select(Rater).outerjoin(User, User.id == Rater.created_by).where(User.disabled_at.is_(None))
     with ctx.db.read() as session:
-        row = session.scalar(select(Rater).where(Rater.link_hash == _hash(secret)))
+        row = session.scalar(query.where(Rater.link_hash == _hash(secret)))
         if row is None or row.expires_at is None or row.expires_at <= ctx.now():
             raise NotAllowed("This ballot link is not valid any more.", remedy="Ask the person who sent it for a new one.")
         return _view(row)

@@ -21,7 +21,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.versions import Ancestor, lineage_of
 from backend.services.data.views import VersionView
-from backend.services.people.accounts import sign, unsign
+from backend.services.people.signatures import sign, unsign
 
 LINK_AGE_S = 12 * 3600
 PURPOSE = "download-dataset"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Conversation, Message
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
-from backend.services.context import Context, Person
+from backend.services.context import Context, Person, require_builder
 
 TITLE_LENGTH = 60
 
@@ -60,7 +60,8 @@ def start_conversation(
     sampling: dict[str, Any] | None = None,
     person: Person,
 ) -> ConversationView:
-    """Create an empty conversation."""
+    """Create an empty conversation. Raises NotAllowed for a rater."""
+    require_builder(person)
     with ctx.db.write() as session:
         row = Conversation(
             user_id=person.id,

@@ -13,7 +13,7 @@ from backend.domain.jobs.progress import read_progress, say_progress
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.services.context import Context, Person
 from backend.services.jobs.queue_position import queue_positions
-from backend.services.people.accounts import sign, unsign
+from backend.services.people.signatures import sign, unsign
 
 PURPOSE = "points"
 TOKEN_AGE_S = 12 * 3600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,74 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from backend.bootstrap import read_secret
-from backend.services.context import Context
-from backend.services.people.accounts import COOKIE, add_user
+from backend.services.context import LOCAL, Context
+from backend.services.people.accounts import add_user, disable_account
+from backend.services.people.sessions import COOKIE, sign_in
+from backend.web.proxies import TrustedProxies
 from backend.web.sign_in import SignInGate, sign_in_routes
 
 
 def test_a_form_signs_in_and_one_that_is_too_large_is_refused(ctx: Context) -> None:
-    add_user(ctx, "maya", "correct horse battery")
+    add_user(ctx, "maya", "correct horse battery", person=LOCAL)
     client = TestClient(Starlette(routes=sign_in_routes(lambda: ctx)), follow_redirects=False)
     form = {"name": "maya", "password": "correct horse battery", "next": "/runs"}
     answer = client.post("/auth/login", data=form)
     assert (answer.status_code, answer.headers["location"]) == (303, "/runs")
     assert COOKIE in answer.cookies
     assert client.post("/auth/login", content=b"name=maya&password=" + b"x" * 100_000).status_code == 413
+
+
+def test_a_stranger_who_guesses_behind_the_proxy_locks_himself_out_alone(ctx: Context) -> None:
+    add_user(ctx, "maya", "correct horse battery", person=LOCAL)
+    proxies = TrustedProxies.parse("true")
+    client = TestClient(Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1))
+
+    def post(password: str, address: str) -> int:
+        answer = client.post("/auth/login", data={"name": "maya", "password": password}, headers={"X-Forwarded-For": address})
+        return answer.status_code
+
+    for _ in range(12):
+        assert post("a guess", "203.0.113.9") == 401
+    assert post("correct horse battery", "203.0.113.9") == 401
+    assert post("correct horse battery", "198.51.100.7") == 303
+    assert post("correct horse battery", "203.0.113.9") == 303, "the browser has signed in before, so it is known"
+
+
+def test_both_cookies_are_out_of_the_reach_of_scripts_and_of_plain_http_behind_tls(ctx: Context) -> None:
+    add_user(ctx, "maya", "correct horse battery", person=LOCAL)
+    proxies = TrustedProxies.parse("true")
+    client = TestClient(Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1))
+    form = {"name": "maya", "password": "correct horse battery"}
+    set_cookies = client.post("/auth/login", data=form, headers={"X-Forwarded-Proto": "https"}).headers.get_list("set-cookie")
+    assert len(set_cookies) == 2
+    for value in set_cookies:
+        assert "HttpOnly" in value
+        assert "SameSite=lax" in value
+        assert "Secure" in value
+
+
+def test_an_open_page_is_closed_at_its_next_message_once_the_account_is_disabled(ctx: Context) -> None:
+    maya = add_user(ctx, "maya", "correct horse battery", person=LOCAL)
+    cookie = sign_in(ctx, "maya", "correct horse battery", address="a").session
+
+    async def echo(scope: Any, receive: Any, send: Any) -> None:
+        socket = WebSocket(scope, receive, send)
+        await socket.accept()
+        with suppress(WebSocketDisconnect):
+            while True:
+                await socket.send_text(await socket.receive_text())
+
+    client = TestClient(SignInGate(echo, get_context=lambda: replace(ctx, sign_in=True)))
+    with client.websocket_connect("/_stcore/stream", headers={"cookie": f"{COOKIE}={cookie}"}) as socket:
+        socket.send_text("first")
+        assert socket.receive_text() == "first"
+        disable_account(ctx, maya.id or "", person=LOCAL)
+        socket.send_text("second")
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_text()
 
 
 def test_every_process_signs_with_the_same_whole_key(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, list_raters, rater_for, rater_from_link, revoke_rater_link
 from backend.services.battles.views import get_campaign, held_votes, list_campaigns, list_open_campaigns
 from backend.services.context import LOCAL, Context, Person
-from backend.services.people.accounts import add_user
+from backend.services.people.accounts import add_user, disable_account, enable_account
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
 
 
@@ -290,6 +290,18 @@ def test_a_forged_or_revoked_link_is_refused_in_the_same_words(ctx: Context) -> 
     assert len(messages) == 1
 
 
+def test_a_link_stops_with_the_account_that_made_it(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    maya = add_user(ctx, "maya", "a long password", person=LOCAL)
+    secret = create_rater_link(ctx, campaign.id, name="guest", person=maya).url.split("link=")[1]
+    assert rater_from_link(ctx, secret).name == "guest"
+    disable_account(ctx, maya.id or "", person=LOCAL)
+    with pytest.raises(NotAllowed, match="not valid any more"):
+        rater_from_link(ctx, secret)
+    enable_account(ctx, maya.id or "", person=LOCAL)
+    assert rater_from_link(ctx, secret).name == "guest"
+
+
 def test_only_builders_make_links(ctx: Context) -> None:
     campaign = make_campaign(ctx)
     with pytest.raises(NotAllowed):
@@ -297,7 +309,7 @@ def test_only_builders_make_links(ctx: Context) -> None:
 
 
 def test_a_signed_in_user_and_the_person_on_loopback_are_one_rater_each(ctx: Context) -> None:
-    rita = add_user(ctx, "Rita", "a long password", role="rater")
+    rita = add_user(ctx, "Rita", "a long password", role="rater", person=LOCAL)
     assert rater_for(ctx, rita) == rater_for(ctx, rita)
     assert rater_for(ctx, LOCAL) == rater_for(ctx, LOCAL)
     assert {rater_for(ctx, rita).name, rater_for(ctx, LOCAL).name} == {"Rita", "you"}

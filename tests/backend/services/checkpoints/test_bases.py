@@ -185,7 +185,7 @@ def test_a_look_and_an_add_refuse_the_same(ctx: Context, tmp_path: Path) -> None
     folder = write_base(tmp_path / "b")
     look = look_at_base(ctx, str(folder), person=LOCAL)
     assert (look.facts.parameters, look.commit) == (48, None)
-    engineer = add_user(ctx, "engineer", "a long password")
+    engineer = add_user(ctx, "engineer", "a long password", person=LOCAL)
     for ask in (
         lambda source, person, revision="": look_at_base(ctx, source, revision=revision, person=person),
         lambda source, person, revision="": add_base(ctx, name="b", source=source, revision=revision, person=person),

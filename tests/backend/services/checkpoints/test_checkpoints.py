@@ -186,7 +186,7 @@ def test_source_that_is_none_is_refused_at_once(ctx: Context, source: str, error
 
 
 def test_account_adds_only_what_the_operator_offers(ctx: Context, network: Path) -> None:
-    engineer = add_user(ctx, "engineer", "a long password")
+    engineer = add_user(ctx, "engineer", "a long password", person=LOCAL)
     with pytest.raises(NotAllowed, match="outside the folder"):
         add_base(ctx, name="b", source=str(network), person=engineer)
     here = replace(ctx, model_path=network.parent)

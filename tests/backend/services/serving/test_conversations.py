@@ -21,7 +21,7 @@ from backend.services.serving.conversations import (
 
 @pytest.fixture
 def people(ctx: Context) -> tuple[Person, Person]:
-    return add_user(ctx, "maya", "a long password"), add_user(ctx, "noor", "a long password")
+    return add_user(ctx, "maya", "a long password", person=LOCAL), add_user(ctx, "noor", "a long password", person=LOCAL)
 
 
 def test_a_conversation_is_named_after_its_first_prompt_and_listed_once_it_has_one(ctx: Context) -> None:

@@ -1,0 +1,40 @@
+"""Passwords as argon2id hashes. Neither passwords nor hashes are ever logged."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from functools import lru_cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+
+from backend.errors import InvalidInput
+
+MIN_LENGTH, MAX_LENGTH = 10, 1000
+_hasher = PasswordHasher()
+_slots = threading.BoundedSemaphore(4)  # a check takes 64 MiB, and anybody may ask for one
+
+
+def hash_password(password: str) -> str:
+    """Return a password's hash. Raises InvalidInput for one that is too short or too long."""
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
+        raise InvalidInput(f"The password has {len(password)} characters.", remedy=f"Use {MIN_LENGTH} to {MAX_LENGTH}.", field="password")
+    with _slots:
+        return _hasher.hash(password)
+
+
+def matches(password_hash: str | None, password: str) -> bool:
+    """Whether a password belongs to a hash. None, for a name without an account, takes as long and is never right."""
+    unknown = _hash_of_nobody()  # made for every name alike
+    with _slots:
+        try:
+            _hasher.verify(password_hash or unknown, password[: MAX_LENGTH + 1])
+        except (VerifyMismatchError, InvalidHashError):
+            return False
+    return password_hash is not None
+
+
+@lru_cache(maxsize=1)
+def _hash_of_nobody() -> str:
+    return _hasher.hash(secrets.token_hex(8))

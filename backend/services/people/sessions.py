@@ -1,0 +1,84 @@
+"""Signing in, the cookies that remember it, and ending them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+from sqlalchemy import select
+
+from backend.db.tables import User
+from backend.errors import NotAllowed, NotFound
+from backend.services.context import Context, Person, require_admin
+from backend.services.people.attempts import Attempts
+from backend.services.people.passwords import matches
+
+COOKIE = "roundhouse_session"
+COOKIE_AGE_S = 14 * 24 * 3600
+DEVICE_COOKIE = "roundhouse_device"
+DEVICE_AGE_S = 180 * 24 * 3600
+
+_attempts = Attempts()
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """Values of the two cookies: the session, and the proof that this browser has signed in to the account before."""
+
+    session: str
+    device: str
+
+
+def sign_in(ctx: Context, name: str, password: str, *, address: str, device: str | None = None) -> SignedIn:
+    """Check a password and return the cookies. `device` is the browser's device cookie, if it has one.
+
+    Raises NotAllowed for a wrong name or password (the same words for both) and after too many failures (see `Attempts`).
+    """
+    with ctx.db.read() as session:
+        user = session.scalar(select(User).where(User.name == name.strip(), User.disabled_at.is_(None)))
+    is_known = user is not None and _read(ctx, device, salt="device", max_age_s=DEVICE_AGE_S).get("user") == user.id
+    counters = _attempts.begin(name=name, address=address, device=device if is_known else None)
+    if not matches(user.password_hash if user else None, password) or user is None:
+        raise NotAllowed("The name or the password is wrong.")
+    _attempts.succeed(counters)
+    return SignedIn(
+        session=_signer(ctx, "session").dumps({"user": user.id, "epoch": user.session_epoch}),
+        device=_signer(ctx, "device").dumps({"user": user.id}),
+    )
+
+
+def person_from_cookie(ctx: Context, value: str | None) -> Person | None:
+    """Return whom a session cookie belongs to, or None if it is missing, forged, expired or ended."""
+    data = _read(ctx, value, salt="session", max_age_s=COOKIE_AGE_S)
+    if not data:
+        return None
+    with ctx.db.read() as session:
+        user = session.get(User, str(data.get("user", "")))
+        if user is None or user.disabled_at is not None or user.session_epoch != data.get("epoch"):
+            return None
+        return Person(id=user.id, name=user.name, role=user.role)
+
+
+def end_sessions(ctx: Context, user_id: str, *, person: Person) -> None:
+    """End every cookie of an account: one's own, or as an admin anybody's. Raises NotAllowed and NotFound."""
+    if person.id != user_id:
+        require_admin(person)
+    with ctx.db.write() as session:
+        user = session.get(User, user_id)
+        if user is None:
+            raise NotFound("There is no such account.")
+        user.session_epoch += 1
+
+
+def _signer(ctx: Context, salt: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(ctx.secret, salt=salt)
+
+
+def _read(ctx: Context, value: str | None, *, salt: str, max_age_s: int) -> dict[str, object]:
+    if not value:
+        return {}
+    try:
+        data = _signer(ctx, salt).loads(value, max_age=max_age_s)
+    except BadSignature:
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,122 @@
+"""Accounts on the page: the list with its actions, each asked about first, and the form for a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.people.accounts import (
+    ROLES,
+    AccountView,
+    add_user,
+    change_own_password,
+    change_role,
+    disable_account,
+    enable_account,
+    list_accounts,
+    reset_password,
+)
+from backend.services.people.sessions import end_sessions
+from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.words import ago
+
+LENGTH_HELP = "At least 10 characters."
+
+
+def draw_accounts(ctx: Context, person: Person) -> None:
+    """Draw every account; an admin gets its actions."""
+    accounts = list_accounts(ctx)
+    if not accounts:
+        empty_state("No accounts: on this machine nobody needs to sign in. Make one before you listen on another address.")
+    for account in accounts:
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            state = f" · disabled {ago(account.disabled_at)}" if account.disabled_at else ""
+            st.markdown(f"**{plain(account.name)}** · {account.role}{' · you' if account.id == person.id else ''}{state}")
+            st.space("stretch")
+            if person.is_admin:
+                _draw_actions(ctx, account, person)
+
+
+def draw_new_account(ctx: Context, person: Person) -> None:
+    """Draw the form for a new account."""
+    with st.form("new_account", clear_on_submit=True):
+        st.markdown("**New account**")
+        name = st.text_input("Name", key="account_name")
+        role = st.selectbox("Role", ROLES, index=2, key="account_role", help="Raters see only the ballot.")
+        password = st.text_input("Password", type="password", key="account_password", help=LENGTH_HELP)
+        if st.form_submit_button("Add account", icon=":material/person_add:"):
+            with errors_shown():
+                add_user(ctx, name, password, role=role, person=person)
+                st.rerun()
+
+
+def draw_own_account(ctx: Context, person: Person) -> None:
+    """Draw what everybody may change about the own account."""
+    with st.form("own_password", clear_on_submit=True):
+        st.markdown("**Your password**")
+        old = st.text_input("Current password", type="password", key="own_old")
+        new = st.text_input("New password", type="password", key="own_new", help=LENGTH_HELP)
+        st.caption("Changing it signs you out everywhere, here too.")
+        if st.form_submit_button("Change password", icon=":material/password:"):
+            with errors_shown():
+                change_own_password(ctx, old, new, person=person)
+                st.rerun()
+    _draw_confirmed(
+        "Sign out everywhere",
+        "Every browser that is signed in to your account has to sign in again, this one too.",
+        lambda: end_sessions(ctx, person.id or "", person=person),
+        key="own_signout",
+        icon="logout",
+    )
+
+
+def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
+    name = plain(account.name)
+    if account.disabled_at:
+        if st.button("Enable", key=f"enable_{account.id}", icon=":material/person_check:"):
+            with errors_shown():
+                enable_account(ctx, account.id, person=person)
+                st.rerun()
+        return
+    with st.popover("Role", icon=":material/badge:", key=f"ask_role_{account.id}"), st.form(f"role_form_{account.id}", border=False):
+        role = st.selectbox("Role", ROLES, index=ROLES.index(account.role), key=f"role_{account.id}", help="Raters see only the ballot.")
+        if st.form_submit_button("Change role"):
+            with errors_shown():
+                change_role(ctx, account.id, role, person=person)
+                st.rerun()
+    with (
+        st.popover("Password", icon=":material/password:", key=f"ask_password_{account.id}"),
+        st.form(f"password_form_{account.id}", border=False, clear_on_submit=True),
+    ):
+        password = st.text_input("New password", type="password", key=f"password_{account.id}", help=LENGTH_HELP)
+        if st.form_submit_button("Reset password"):
+            with errors_shown():
+                reset_password(ctx, account.id, password, person=person)
+                st.success(f"The new password is in force, and {name} is signed out everywhere.")
+    _draw_confirmed(
+        "Sign out",
+        f"Every browser that is signed in as {name} has to sign in again.",
+        lambda: end_sessions(ctx, account.id, person=person),
+        key=f"signout_{account.id}",
+        icon="logout",
+    )
+    _draw_confirmed(
+        "Disable",
+        f"{name} is signed out at once. The keys and ballot links that {name} made stop working until the account is enabled again; "
+        "runs, votes and endpoints stay.",
+        lambda: disable_account(ctx, account.id, person=person),
+        key=f"disable_{account.id}",
+        icon="person_off",
+    )
+
+
+def _draw_confirmed(label: str, consequence: str, act: Callable[[], None], *, key: str, icon: str) -> None:
+    """Draw a button that says what follows and asks once more."""
+    with st.popover(label, icon=f":material/{icon}:", key=f"ask_{key}"):
+        st.markdown(consequence)
+        if st.button(label, type="primary", key=key):
+            with errors_shown():
+                act()
+                st.rerun()

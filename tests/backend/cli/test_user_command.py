@@ -1,0 +1,71 @@
+"""`roundhouse user` and `roundhouse key`: what the People page does, from a shell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli import key, user
+from backend.services.people.sessions import person_from_cookie, sign_in
+
+PASSWORD = "a long password"
+
+
+@pytest.fixture(autouse=True)
+def _installation(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("ROUNDHOUSE_NEW_PASSWORD", PASSWORD)
+    get_context.cache_clear()
+
+
+def run(app: Any, *arguments: str) -> tuple[int, Any]:
+    """Run a command with --json; return its exit status and document."""
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_an_account_is_disabled_enabled_given_a_role_a_password_and_signed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, role in (("ada", "admin"), ("maya", "engineer")):
+        assert run(user.app, "add", name, "--role", role) == (0, {"user": name, "role": role})
+    ctx = get_context()
+    cookie = sign_in(ctx, "maya", PASSWORD, address="a").session
+    assert run(user.app, "signout", "maya")[0] == 0
+    assert person_from_cookie(ctx, cookie) is None
+    assert run(user.app, "role", "maya", "lead") == (0, {"user": "maya", "role": "lead"})
+    monkeypatch.setenv("ROUNDHOUSE_NEW_PASSWORD", "another long password")
+    assert run(user.app, "password", "maya")[0] == 0
+    cookie = sign_in(ctx, "maya", "another long password", address="a").session
+    assert run(user.app, "disable", "maya") == (0, {"user": "maya", "disabled": True})
+    assert person_from_cookie(ctx, cookie) is None
+    _, listed = run(user.app, "list")
+    assert [(one["name"], one["role"], one["disabled_at"] is not None) for one in listed["users"]] == [
+        ("ada", "admin", False),
+        ("maya", "lead", True),
+    ]
+    assert "hash" not in json.dumps(listed)
+    assert run(user.app, "enable", "maya") == (0, {"user": "maya", "disabled": False})
+
+
+def test_the_last_admin_and_an_unknown_name_are_refused_in_words() -> None:
+    run(user.app, "add", "ada", "--role", "admin")
+    status, answer = run(user.app, "disable", "ada")
+    assert status == 2
+    assert "only admin" in answer["error"]
+    status, answer = run(user.app, "role", "nobody", "lead")
+    assert status == 2
+    assert "'nobody'" in answer["error"]
+
+
+def test_a_key_is_revoked_by_the_id_that_the_list_shows() -> None:
+    run(key.app, "create", "bot")
+    _, listed = run(key.app, "list")
+    key_id = listed["keys"][0]["id"]
+    assert run(key.app, "revoke", key_id) == (0, {"id": key_id, "revoked": True})
+    assert run(key.app, "list")[1]["keys"][0]["revoked_at"] is not None

@@ -1,0 +1,155 @@
+"""Signing in while somebody else guesses: the guesser is stopped, the owner gets in."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backend.errors import NotAllowed
+from backend.services.context import LOCAL, Context
+from backend.services.people import sessions
+from backend.services.people.accounts import add_user
+from backend.services.people.attempts import ADDRESS_LIMIT, MAX_REMEMBERED, NAME_LIMIT, PAIR_LIMIT, WINDOW_S, Attempts
+from backend.services.people.sessions import person_from_cookie, sign_in
+from backend.services.people.signatures import sign, unsign
+
+PASSWORD = "correct horse battery"
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def attempts(monkeypatch: pytest.MonkeyPatch) -> Attempts:
+    """Counters of the test's own, on a clock that it turns."""
+    fresh = Attempts(clock=Clock())
+    monkeypatch.setattr(sessions, "_attempts", fresh)
+    return fresh
+
+
+@pytest.fixture
+def maya(ctx: Context) -> str:
+    """An account."""
+    add_user(ctx, "maya", PASSWORD, role="lead", person=LOCAL)
+    return "maya"
+
+
+def guess(ctx: Context, name: str, *, address: str, times: int = 1, device: str | None = None) -> str:
+    """Give wrong passwords; return the last answer."""
+    answer = ""
+    for _ in range(times):
+        with pytest.raises(NotAllowed) as refused:
+            sign_in(ctx, name, "not the password", address=address, device=device)
+        answer = str(refused.value)
+    return answer
+
+
+def test_a_right_password_signs_in(ctx: Context, maya: str) -> None:
+    person = person_from_cookie(ctx, sign_in(ctx, maya, PASSWORD, address="10.0.0.1").session)
+    assert person is not None
+    assert (person.name, person.role) == ("maya", "lead")
+
+
+def test_a_wrong_password_and_an_unknown_name_get_the_same_answer(ctx: Context, maya: str) -> None:
+    assert guess(ctx, maya, address="a") == guess(ctx, "nobody", address="b")
+
+
+def test_a_strangers_failures_lock_the_stranger_out_and_not_the_owner(ctx: Context, maya: str) -> None:
+    guess(ctx, maya, address="203.0.113.9", times=PAIR_LIMIT)
+    with pytest.raises(NotAllowed, match="Too many"):
+        sign_in(ctx, maya, PASSWORD, address="203.0.113.9")
+    assert sign_in(ctx, maya, PASSWORD, address="198.51.100.7")
+
+
+def test_failures_from_many_addresses_do_not_lock_the_owner_out(ctx: Context, maya: str) -> None:
+    for number in range(30):
+        guess(ctx, maya, address=f"203.0.113.{number}")
+    assert sign_in(ctx, maya, PASSWORD, address="198.51.100.7")
+
+
+def test_a_known_device_gets_in_beside_a_guesser_behind_the_same_address(ctx: Context, maya: str) -> None:
+    device = sign_in(ctx, maya, PASSWORD, address="203.0.113.9").device
+    guess(ctx, maya, address="203.0.113.9", times=PAIR_LIMIT)
+    assert sign_in(ctx, maya, PASSWORD, address="203.0.113.9", device=device)
+
+
+def test_a_known_device_may_guess_no_more_than_others_and_not_for_other_names(ctx: Context, maya: str) -> None:
+    add_user(ctx, "noor", PASSWORD, person=LOCAL)
+    device = sign_in(ctx, maya, PASSWORD, address="a").device
+    guess(ctx, maya, address="a", device=device, times=PAIR_LIMIT)
+    assert "Too many" in guess(ctx, maya, address="b", device=device)
+    guess(ctx, "noor", address="a", device=device, times=PAIR_LIMIT)
+    assert "Too many" in guess(ctx, "noor", address="a", device=device)
+    assert "Too many" in guess(ctx, "noor", address="a", device="forged")
+
+
+def test_one_address_can_not_try_many_names_and_own_success_gives_it_no_more(ctx: Context, maya: str, attempts: Attempts) -> None:
+    for number in range(ADDRESS_LIMIT):
+        attempts.begin(name=f"name {number}", address="10.0.0.1")
+        if number % 5 == 0 and number < ADDRESS_LIMIT - 1:
+            sign_in(ctx, maya, PASSWORD, address="10.0.0.1")
+    with pytest.raises(NotAllowed, match="Too many"):
+        attempts.begin(name="another", address="10.0.0.1")
+
+
+def test_addresses_of_one_ipv6_network_are_one_visitor(attempts: Attempts) -> None:
+    for number in range(PAIR_LIMIT):
+        attempts.begin(name="maya", address=f"2001:db8:0:1::{number + 1:x}")
+    with pytest.raises(NotAllowed):
+        attempts.begin(name="maya", address="2001:db8:0:1:ffff::1")
+    attempts.begin(name="maya", address="2001:db8:0:2::1")
+
+
+def test_hundreds_of_addresses_together_are_limited_for_a_name(attempts: Attempts) -> None:
+    for number in range(NAME_LIMIT):
+        attempts.begin(name="maya", address=f"address {number}")
+    with pytest.raises(NotAllowed):
+        attempts.begin(name="maya", address="one more")
+    attempts.begin(name="maya", address="one more", device="known")
+
+
+def test_many_guesses_at_once_are_no_way_round_the_limit(ctx: Context, maya: str) -> None:
+    def try_once(number: int) -> str:
+        try:
+            sign_in(ctx, maya, f"guess {number}", address="10.0.0.1")
+        except NotAllowed as error:
+            return str(error)
+        return "signed in"
+
+    with ThreadPoolExecutor(3 * PAIR_LIMIT) as pool:
+        answers = list(pool.map(try_once, range(3 * PAIR_LIMIT)))
+    assert sum("wrong" in answer for answer in answers) == PAIR_LIMIT
+
+
+def test_after_five_minutes_the_failures_are_forgotten(ctx: Context, maya: str, attempts: Attempts) -> None:
+    guess(ctx, maya, address="a", times=PAIR_LIMIT)
+    assert isinstance(attempts.clock, Clock)
+    attempts.clock.now += WINDOW_S + 1
+    assert sign_in(ctx, maya, PASSWORD, address="a")
+
+
+def test_counters_of_long_ago_are_let_go(attempts: Attempts) -> None:
+    attempts.moments = {("name", str(number)): [0.0] for number in range(MAX_REMEMBERED + 1)}
+    attempts.begin(name="maya", address="a")
+    assert set(attempts.moments) == {("pair", "a", "maya"), ("address", "a"), ("name", "maya")}
+
+
+def test_a_forged_cookie_belongs_to_nobody(ctx: Context, maya: str) -> None:
+    cookies = sign_in(ctx, maya, PASSWORD, address="a")
+    assert person_from_cookie(ctx, cookies.session[:-2] + "xx") is None
+    assert person_from_cookie(ctx, cookies.device) is None
+    assert person_from_cookie(ctx, None) is None
+
+
+def test_a_signed_statement_holds_for_its_purpose_alone(ctx: Context) -> None:
+    token = sign(ctx, {"run": "abc"}, purpose="points")
+    assert unsign(ctx, token, purpose="points", max_age_s=60) == {"run": "abc"}
+    with pytest.raises(NotAllowed):
+        unsign(ctx, token, purpose="ballot", max_age_s=60)

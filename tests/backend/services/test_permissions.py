@@ -1,0 +1,90 @@
+"""Who may do what is decided in the services: a page or a command that forgets to ask changes nothing."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.errors import NotAllowed
+from backend.services.context import LOCAL, Context, Person
+from backend.services.jobs.jobs import stop_job
+from backend.services.people.accounts import add_user, change_role, disable_account, enable_account, reset_password
+from backend.services.people.keys import create_key
+from backend.services.people.sessions import end_sessions
+from backend.services.serving.conversations import start_conversation
+from backend.services.serving.deployments import deploy, stop_endpoint
+
+SERVICES = Path(__file__).resolve().parents[3] / "backend" / "services"
+CHECKS = ("require_builder(", "require_admin(", "_own(")
+
+NOBODY_ASKS = {
+    "battles.ballots.undo": "its rater's own vote; the rater comes from a link or a cookie",
+    "battles.ballots.record_side_by_side_vote": "one's own vote",
+    "battles.raters.rater_for": "the person's own row",
+    "job_events.prepare": "a worker, by its claim",
+    "jobs.jobs.claim_next": "a worker",
+    "jobs.jobs.claim_job": "a worker",
+    "jobs.jobs.give_back": "a worker, by its claim",
+    "jobs.jobs.request_stop": "other services, which have asked",
+    "jobs.recovery.sweep": "a worker",
+    "jobs.workers.beat": "a worker",
+    "people.accounts.change_own_password": "one's own account, by its password",
+    "people.keys.revoke_key": "one's own key; an admin's right is part of the query",
+    "people.keys.check_key": "the gateway, which notes when a key was used",
+    "serving.usage.add_usage": "the gateway",
+}
+"""Public functions that write without asking for a role, each with who calls it or what limits it."""
+
+
+def writing_functions() -> dict[str, bool]:
+    """Return every public function of the services that writes or queues work, and whether it asks for a role itself."""
+    writing = {}
+    for path in sorted(SERVICES.rglob("*.py")):
+        module = ".".join(path.relative_to(SERVICES).with_suffix("").parts)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                source = ast.unparse(node)
+                if "db.write()" in source or "_set_password(" in source:
+                    writing[f"{module}.{node.name}"] = any(check in source for check in CHECKS)
+    return writing
+
+
+def test_every_service_function_that_writes_asks_for_a_role_or_is_listed_with_its_reason() -> None:
+    writing = writing_functions()
+    assert len(writing) > 60, "the search still finds the functions"
+    assert {name for name, asks in writing.items() if not asks} == set(NOBODY_ASKS)
+
+
+ADMIN_ONLY: dict[str, Callable[[Context, str, Person], Any]] = {
+    "add_user": lambda ctx, _, who: add_user(ctx, "new", "a long password", person=who),
+    "disable_account": lambda ctx, other, who: disable_account(ctx, other, person=who),
+    "enable_account": lambda ctx, other, who: enable_account(ctx, other, person=who),
+    "change_role": lambda ctx, other, who: change_role(ctx, other, "admin", person=who),
+    "reset_password": lambda ctx, other, who: reset_password(ctx, other, "a long password", person=who),
+    "end_sessions": lambda ctx, other, who: end_sessions(ctx, other, person=who),
+}
+BUILDERS_ONLY: dict[str, Callable[[Context, Person], Any]] = {
+    "create_key": lambda ctx, who: create_key(ctx, "bot", person=who),
+    "deploy": lambda ctx, who: deploy(ctx, checkpoint_id="c", name="e", person=who),
+    "stop_endpoint": lambda ctx, who: stop_endpoint(ctx, "e", person=who),
+    "stop_job": lambda ctx, who: stop_job(ctx, "j", person=who),
+    "start_conversation": lambda ctx, who: start_conversation(ctx, endpoint="e", person=who),
+}
+
+
+@pytest.mark.parametrize("role", ["lead", "engineer", "rater"])
+@pytest.mark.parametrize("name", ADMIN_ONLY)
+def test_only_an_admin_changes_accounts(ctx: Context, name: str, role: str) -> None:
+    other = add_user(ctx, "other", "a long password", person=LOCAL)
+    with pytest.raises(NotAllowed):
+        ADMIN_ONLY[name](ctx, other.id or "", Person(id="someone", name="someone", role=role))
+
+
+@pytest.mark.parametrize("name", BUILDERS_ONLY)
+def test_a_rater_changes_no_keys_endpoints_or_jobs(ctx: Context, name: str) -> None:
+    with pytest.raises(NotAllowed):
+        BUILDERS_ONLY[name](ctx, Person(id="someone", name="someone", role="rater"))
