@@ -27,7 +27,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pretraining_contenders import CHILDREN, CONTEXT, ENDLESS, SHAPES, StepPrinter, make_architecture, prepare_nanogpt, make_spec
+from pretraining_contenders import CHILDREN, CONTEXT, ENDLESS, SHAPES, StepPrinter, make_architecture, make_spec, prepare_nanogpt
 
 from jobs.memory_reuse import keeping_memory
 
