@@ -1,7 +1,7 @@
-"""What a room is handed: its job's spec, and the reporter, its only way out.
+"""The interface of a job's code: its spec, and the reporter through which it emits events.
 
-A reporter knows nothing of SQL, Redis or HTTP, so metrics survive the loss of all three. Each event is one line of JSON in a file that
-the parent process tails, written whole and unbuffered: a killed child leaves at most one torn line, which the reader skips.
+A reporter uses neither SQL, Redis nor HTTP, so metrics survive the loss of all three. Each event is one line of JSON in a file that the
+supervisor tails, written in one unbuffered call: a killed child leaves at most one partial line, which the reader skips.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ class JobSpec(Generic[P_co]):
     folder: Path  # this job's own folder, kept between attempts
 
     def path(self, relative: str) -> Path:
-        """Return the absolute path of an artifact; an absolute path stays what it is."""
+        """Return the absolute path of an artifact; absolute paths are unchanged."""
         return self.artifacts / relative
 
     def relative(self, path: Path) -> str:
-        """Return a path as it is stored in the database: relative to the artifacts' root."""
+        """Return a path relative to the artifacts' root, as the database stores it."""
         return path.resolve().relative_to(self.artifacts.resolve()).as_posix()
 
     def write(self, file: Path, *, parent: int | None = None) -> None:
-        """Write the spec for another process; `parent` is the process that this one must not outlive."""
+        """Write the spec for another process; `parent` is the process id that the reading process must not outlive."""
         record = {"id": self.id, "attempt": self.attempt, "kind": self.payload.job_kind.value, "payload": self.payload.dump()}
         record |= {"artifacts": str(self.artifacts), "folder": str(self.folder), "parent": parent}
         file.write_text(json.dumps(record))
 
     @staticmethod
     def read(file: Path, *, of: type[P]) -> JobSpec[P]:
-        """Read what `write` wrote. Raises InvalidInput for a payload that its kind does not take; `of` is the class expected."""
+        """Read what `write` wrote, with a payload of class `of`. Raises InvalidInput for a payload of another class."""
         record = json.loads(file.read_text())
         payload = read_payload(JobKind(record["kind"]), record["payload"])
         if not isinstance(payload, of):
@@ -60,7 +60,7 @@ class JobSpec(Generic[P_co]):
 
 
 class Reporter(ABC):
-    """How a room reports while it works."""
+    """Emits the events of a job and receives stop requests."""
 
     @abstractmethod
     def emit(self, event: Event) -> None:
@@ -68,7 +68,7 @@ class Reporter(ABC):
 
     @abstractmethod
     def should_stop(self) -> StopRequest | None:
-        """Return what the user asked for, if anything. Cheap enough to call every step."""
+        """Return the user's stop request, if any. Cheap enough to call every step."""
 
     def metrics(self, step: int, values: Mapping[str, float | None]) -> None:
         """Report metric points of one step."""
@@ -83,7 +83,7 @@ class Reporter(ABC):
         self.emit(LogEvent(text=text))
 
     def sample(self, step: int, prompt: str, completion: str) -> None:
-        """Report a completion written at a step."""
+        """Report a completion sampled at a step."""
         self.emit(SampleEvent(step=step, prompt=prompt, completion=completion))
 
 
@@ -93,7 +93,7 @@ class FileReporter(Reporter):
     def __init__(self, events: Path, control: Path) -> None:
         self._fd = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         self._control = control
-        self.cpu_s = 0.0  # CPU time spent in here, for the overhead benchmark
+        self.cpu_s = 0.0  # CPU time spent in the reporter, for the overhead benchmark
 
     def emit(self, event: Event) -> None:
         """Append the event's line."""

@@ -1,8 +1,7 @@
 """The child process of a job: `python -m jobs.run JOB`.
 
 With `--child FOLDER` (how a worker starts it) it reads `job.json`, runs the room's entry and reports through files alone.
-With a job id only, it is its own worker: it claims the job, supervises a child and waits. The command line uses that where no
-worker runs.
+With a job id alone it claims the job and supervises a child itself; the command line uses this where no worker runs.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def run_child(folder: Path) -> int:
     except MemoryError:
         reporter.emit(ErrorEvent(cause="The machine ran out of memory.", remedy="Choose a smaller micro-batch, context or network."))
         return EXIT_FAILED
-    except Exception as error:  # the job runner's edge: anything unforeseen is our own mistake, shown with its traceback in the log
+    except Exception as error:  # the outer edge of a job: anything else is a bug, logged with its traceback
         traceback.print_exc()
         reporter.emit(ErrorEvent(cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details."))
         return EXIT_CRASHED
@@ -70,7 +69,7 @@ def main(arguments: list[str]) -> int:
         die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
         return run_child(folder)
     if len(arguments) == 1 and not arguments[0].startswith("-"):
-        from jobs.runner import run_foreground  # only the parent needs the database
+        from jobs.runner import run_foreground  # only the supervisor needs the database
 
         return run_foreground(arguments[0])
     sys.stderr.write("usage: python -m jobs.run JOB | --child FOLDER\n")

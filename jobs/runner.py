@@ -1,5 +1,5 @@
-"""The parent of a job: starts the child in its own process group, tails its events into the database, renews the lease, passes
-on stop requests, and ends the group if the lease is lost. Imports no torch.
+"""Supervise a job: start its child in a process group, record its events, renew the lease, pass on stop requests, kill the group if
+the lease is lost. Imports no torch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LO
 
 @dataclass
 class Ended:
-    """How a child ended."""
+    """Exit status, result and error of a child."""
 
     code: int
     result: dict[str, Any] | None
@@ -78,7 +78,7 @@ def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stoppin
     tracker: subprocess.Popen[bytes] | None = None
     try:
         ready = outcomes.prepare(ctx, claim)
-        _take_over_leftovers(ctx, ready)
+        _record_leftovers(ctx, ready)
         child = _start_child(ctx, ready, folder, nice=nice)
         tracker = start_tracking(ready.payload, folder)
         ended = _Watch(ctx, ready, folder, child, stopping or threading.Event()).until_exit()
@@ -86,16 +86,16 @@ def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stoppin
     except Fenced:
         log.warning("attempt %s of job %s was fenced off", claim.attempt, claim.job_id)
         return None
-    except Interrupted:  # put the job back at once, uncounted, instead of letting its lease lapse
+    except Interrupted:  # requeue the job at once, without counting the attempt, instead of letting its lease lapse
         for process in (child, tracker):
             if process is not None:
                 kill_group(process)
         give_back(ctx, claim)
         return None
     except OperationalError:
-        raise  # the database is away: the lease lapses, and the job is taken up again
-    except Exception as error:  # a job that can't be started or recorded ends with its cause, or it would be tried again in silence
-        log.exception("job %s can't be carried through", claim.job_id)
+        raise  # the database is unreachable: the lease lapses, and the job is claimed again
+    except Exception as error:  # a job that can't be started or recorded fails with its cause; otherwise it would be retried silently
+        log.exception("job %s failed in its supervisor", claim.job_id)
         if child is not None:
             kill_group(child)
         return _record_end(ctx, claim, folder, Ended(-1, None, _explain(error), None, 0.0))
@@ -110,12 +110,12 @@ def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stoppin
 def _explain(error: Exception) -> dict[str, Any]:
     if isinstance(error, RoundhouseError):
         return {"cause": error.message, "remedy": error.remedy, "field": error.field}
-    cause = f"The work could not be carried through: {type(error).__name__}: {error}"
+    cause = f"The job could not be run: {type(error).__name__}: {error}"
     return {"cause": cause[:600], "remedy": "The worker's log has the details."}
 
 
 def run_foreground(job_id: str) -> int:
-    """Claim one job here and wait for its end. Returns an exit status: 0 finished, 1 anything else."""
+    """Claim one job and run it here. Returns an exit status: 0 finished, 1 otherwise."""
     ctx = get_context()
     host = socket.gethostname()
     claim = claim_job(ctx, job_id, owner=f"{host}-cli-{os.getpid()}", host=host)
@@ -135,8 +135,8 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["PYTHONUNBUFFERED"] = "1"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # libgomp lets waiting threads spin for long, which beside other busy processes costs most of a run's speed. This much spinning
-    # keeps the speed of a quiet machine; docs/benchmarks/openmp-spinning.md has the numbers.
+    # libgomp's waiting threads spin for long, which beside other busy processes costs most of a run's speed. This spin count keeps
+    # the speed of an idle machine; see docs/benchmarks/openmp-spinning.md.
     environment.setdefault("GOMP_SPINCOUNT", "10000")
     if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
         environment = keeping_memory(environment)
@@ -169,8 +169,8 @@ def kill_group(child: subprocess.Popen[bytes], *, grace_s: float = 2.0) -> None:
     child.wait()
 
 
-def _take_over_leftovers(ctx: Context, claim: Claim[Payload]) -> None:
-    """Record what the attempt before wrote to its file but its parent never read, so that no step is missing."""
+def _record_leftovers(ctx: Context, claim: Claim[Payload]) -> None:
+    """Record the events of the previous attempt that its supervisor did not read, so that no step is missing."""
     path = ctx.artifacts.job_folder(claim.job_id) / f"attempt-{claim.attempt - 1}" / "events.jsonl"
     tail = Tail(path, claim.events_offset)
     while lines := tail.read():
@@ -182,7 +182,7 @@ def _take_over_leftovers(ctx: Context, claim: Claim[Payload]) -> None:
 
 
 class _Watch:
-    """One child under supervision."""
+    """Supervises one child."""
 
     def __init__(
         self, ctx: Context, claim: Claim[Payload], folder: Path, child: subprocess.Popen[bytes], stopping: threading.Event
@@ -196,7 +196,10 @@ class _Watch:
         self.last_renewal = 0.0
 
     def until_exit(self) -> Ended:
-        """Tail and renew until the child is gone and its last line is read. Raises Fenced, and Interrupted when the worker stops."""
+        """Record events and renew the lease until the child has exited and its last line is read.
+
+        Raises Fenced, and Interrupted when the worker stops.
+        """
         started = time.monotonic()
         while True:
             exited = self.child.poll() is not None
@@ -211,7 +214,7 @@ class _Watch:
         return Ended(self.child.returncode, self.result, self.error, self.stopped_by, time.monotonic() - started)
 
     def _ship(self) -> bool:
-        """Write what is new. Returns whether there was anything. A database that is busy or away is waited for, within the lease."""
+        """Record new events; return whether there were any. A busy or unreachable database is retried while the lease lasts."""
         before = (self.events.offset, self.output.offset)
         events: list[Event] = [*parse_events(self.events.read())]
         for line in self.output.read():
@@ -259,7 +262,7 @@ class _Watch:
 
 def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> Status | None:
     stopped = ended.stopped_by
-    for attempt in range(40):  # the database may be locked for a while; the child's work must not be lost for that
+    for attempt in range(40):  # the database may be locked for a while, and the child's work must not be lost
         try:
             with ctx.db.write() as session:
                 if ended.code == 0 and ended.result is not None and (stopped or not claim.restarts_forever):
@@ -286,7 +289,7 @@ def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> 
 
 
 def explain_exit(code: int, folder: Path) -> dict[str, Any]:
-    """Put a child's death into words, from its exit status and the end of its output."""
+    """Explain a child's death by its exit status and the end of its output."""
     path = folder / "output.log"
     tail = path.read_bytes()[-2000:].decode("utf-8", "replace") if path.exists() else ""
     if code == -signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""Tails a child's events file while the child writes it."""
+"""Tail a child's events file while the child writes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_BATCH_BYTES = 4 * 2**20
 
 
 class Tail:
-    """Complete lines of a growing file, read by byte offset. The file need not exist yet."""
+    """Reads complete lines of a growing file by byte offset. The file need not exist yet."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path, self.offset = path, offset
@@ -23,7 +23,7 @@ class Tail:
                 file.seek(self.offset)
                 block = file.read(MAX_BATCH_BYTES)
                 if len(block) == MAX_BATCH_BYTES and b"\n" not in block:
-                    block += file.readline()  # a line longer than a batch, or nothing behind it would ever be read
+                    block += file.readline()  # a line longer than a batch, which would otherwise block everything after it
         except FileNotFoundError:
             return []
         complete = block.rfind(b"\n") + 1
@@ -32,5 +32,5 @@ class Tail:
 
 
 def parse_events(lines: Iterable[bytes]) -> list[AnyEvent]:
-    """Return the events of lines; torn ones, and what is no event of this version, are left out."""
+    """Parse lines to events; skip partial lines and events unknown to this version."""
     return [event for line in lines if (event := read_event(line)) is not None]

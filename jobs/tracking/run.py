@@ -1,7 +1,7 @@
-"""A run's numbers in other trackers: a process of its own follows the events that training writes, so that training pays nothing.
+"""Write a run's metrics to other trackers from a process of its own, at no cost to training.
 
-It reads the same file as the parent, at a low priority. A tracker that fails is said in the job's log and left out; the run goes on.
-Everything is written under the run's folder by the tracker's own library, and nothing leaves the machine.
+It tails the same events file as the supervisor, at low priority. A tracker that fails is logged and dropped; the run continues. Each
+tracker's own library writes below the run's folder, and nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobs.tailing import Tail, parse_events
 
 CLOSED = "closed"
 POLL_S = 1.0
-END_S = 30.0  # what a tracker may need to write its last points
+END_S = 30.0  # time for trackers to write their last points
 OFFLINE = {
     "DO_NOT_TRACK": "1",
     "WANDB_MODE": "offline",
@@ -38,11 +38,11 @@ OFFLINE = {
 
 
 def start_tracking(payload: Payload, folder: Path) -> subprocess.Popen[bytes] | None:
-    """Start the process that follows an attempt's events; None for a job without trackers."""
+    """Start the process that tails an attempt's events; None for a job without trackers."""
     if not isinstance(payload, TrainPayload) or not payload.config.trackers:
         return None
     (folder / CLOSED).unlink(missing_ok=True)
-    with (folder / "output.log").open("ab") as output:  # the parent reads it into the job's log
+    with (folder / "output.log").open("ab") as output:  # the supervisor copies it to the job's log
         return subprocess.Popen(
             ["nice", "-n", "10", sys.executable, "-m", "jobs.tracking.run", str(folder)],
             stdout=output,
@@ -55,7 +55,7 @@ def start_tracking(payload: Payload, folder: Path) -> subprocess.Popen[bytes] | 
 
 
 def end_tracking(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Say that no more events come, and wait for the last points to be written."""
+    """Signal the end of events, and wait until the last points are written."""
     (folder / CLOSED).touch()
     try:
         process.wait(END_S)
@@ -64,7 +64,7 @@ def end_tracking(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def follow(folder: Path) -> None:
-    """Write what an attempt reports to its run's trackers until the attempt is closed and read to its end."""
+    """Write an attempt's metrics to its run's trackers until the attempt is closed and fully read."""
     from jobs.tracking.writers import open_writers
 
     spec = JobSpec.read(folder / "job.json", of=TrainPayload)
@@ -77,17 +77,17 @@ def follow(folder: Path) -> None:
         events = parse_events(tail.read())
         points = [event for event in events if isinstance(event, MetricsEvent)]
         resumed = next((event.step for event in events if isinstance(event, ResumedEvent)), None)
-        writers = [writer for writer in writers if _tried(writer, lambda w: w.write(points, resumed=resumed))]  # noqa: B023
+        writers = [writer for writer in writers if _succeeds(writer, lambda w: w.write(points, resumed=resumed))]  # noqa: B023
         if is_last and not events:
             break
         if not events:
             time.sleep(POLL_S)
     for writer in writers:
-        _tried(writer, lambda w: w.close())
+        _succeeds(writer, lambda w: w.close())
 
 
-def _tried(writer: Any, act: Callable[[Any], None]) -> bool:
-    """Do something with a tracker; say it and return False if its library fails, in whatever way it does."""
+def _succeeds(writer: Any, act: Callable[[Any], None]) -> bool:
+    """Call `act` on a tracker; log any failure of its library and return False."""
     try:
         act(writer)
     except Exception as error:
@@ -97,7 +97,7 @@ def _tried(writer: Any, act: Callable[[Any], None]) -> bool:
 
 
 def main(folder: Path) -> None:
-    """Follow an attempt for as long as the worker that started this process lives."""
+    """Tail an attempt, no longer than the worker that started this process lives."""
     die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
     follow(folder)
 

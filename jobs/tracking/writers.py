@@ -1,4 +1,4 @@
-"""TensorBoard, MLflow, Weights & Biases and Trackio, each written by its own library into a folder of the run. Known here alone."""
+"""Writers for TensorBoard, MLflow, Weights & Biases and Trackio, each by its own library into a folder of the run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Writer(Protocol):
 
 
 def open_writers(trackers: Iterable[str], folder: Path, *, run_id: str, config: dict[str, Any]) -> list[Writer]:
-    """Open the trackers of a run under `folder`; one that can't be opened is said and left out."""
+    """Open the trackers of a run under `folder`; log and skip those that fail to open."""
     writers: list[Writer] = []
     for tracker in trackers:
         place = folder / tracker
         place.mkdir(parents=True, exist_ok=True)
         try:
             writers.append(WRITERS[tracker](place, run_id, config))
-        except Exception as error:  # a library that is missing or does not start must not end the run
+        except Exception as error:  # a missing or failing library must not end the run
             print(f"The tracker {tracker} can't be written here: {type(error).__name__}: {error}", flush=True)  # noqa: T201
     return writers
 
 
-class Held:
-    """The last step of each metric that a tracker holds: what a resumed run reports again is not sent again."""
+class LastSteps:
+    """The last step of each metric that a tracker holds, to skip points that a resumed run reports again."""
 
     def __init__(self, steps: Iterable[tuple[str, int]] = ()) -> None:
         self._last: dict[str, int] = {}
@@ -48,14 +48,14 @@ class Held:
             self._last[name] = max(step, self._last.get(name, step))
 
     def new(self, event: MetricsEvent) -> list[tuple[str, float]]:
-        """Return the numbers of an event that lie behind what is held, and hold them."""
+        """Return the numbers of an event that the tracker does not hold yet, and note their step."""
         found = [(name, value) for name, value in _numbers(event) if event.step > self._last.get(name, -1)]
         self._last |= {name: event.step for name, _ in found}
         return found
 
 
 class TensorBoardWriter:
-    """Event files, written without torch."""
+    """TensorBoard's event files, written without torch."""
 
     name = "tensorboard"
 
@@ -67,7 +67,7 @@ class TensorBoardWriter:
         self._file = EventFileWriter(str(folder))
 
     def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
-        if resumed is not None:  # TensorBoard forgets what was written from there on
+        if resumed is not None:  # TensorBoard discards later points
             start = self._event.SessionLog(status=self._event.SessionLog.START)
             self._file.add_event(self._event.Event(step=resumed + 1, session_log=start))
         for event in events:
@@ -81,7 +81,7 @@ class TensorBoardWriter:
 
 
 class MlflowWriter:
-    """MLflow's store of files: it needs no server and no migration. `mlflow ui --backend-store-uri FOLDER` shows it."""
+    """MLflow's file store, which needs no server. `mlflow ui --backend-store-uri FOLDER` shows it."""
 
     name = "mlflow"
 
@@ -91,14 +91,14 @@ class MlflowWriter:
 
         self._metric = Metric
         self._client = MlflowClient(tracking_uri=folder.as_uri())
-        self._held = Held()
+        self._last_steps = LastSteps()
         known = folder / "run_id"
         if known.exists():
             self._run = known.read_text()
             names = self._client.get_run(self._run).data.metrics
-            self._held = Held((name, point.step) for name in names for point in self._client.get_metric_history(self._run, name))
+            self._last_steps = LastSteps((name, point.step) for name in names for point in self._client.get_metric_history(self._run, name))
         else:
-            there = self._client.get_experiment_by_name(PROJECT)  # of an attempt that was killed before it noted its run
+            there = self._client.get_experiment_by_name(PROJECT)  # left by an attempt that was killed before it stored its run id
             experiment = there.experiment_id if there is not None else self._client.create_experiment(PROJECT)
             run = self._client.create_run(experiment, run_name=config.get("name") or run_id)
             self._run = str(run.info.run_id)
@@ -110,11 +110,11 @@ class MlflowWriter:
         points = [
             self._metric(name, value, int(1000 * event.time), event.step)
             for event in events
-            for name, value in self._held.new(
+            for name, value in self._last_steps.new(
                 event.model_copy(update={"values": {_safe(name): value for name, value in event.values.items()}})
             )
         ]
-        for first in range(0, len(points), 1000):  # as many as MLflow takes at once
+        for first in range(0, len(points), 1000):  # MLflow's limit per call
             self._client.log_batch(self._run, metrics=points[first : first + 1000])
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class MlflowWriter:
 
 
 class WandbWriter:
-    """Weights & Biases in its offline mode: `wandb sync FOLDER` sends it, if somebody wants to."""
+    """Weights & Biases in offline mode; `wandb sync FOLDER` uploads it."""
 
     name = "wandb"
 
@@ -155,17 +155,17 @@ class TrackioWriter:
 
     def __init__(self, folder: Path, run_id: str, config: dict[str, Any]) -> None:
         os.environ["TRACKIO_DIR"] = str(folder)
-        with quiet():  # it greets at length
+        with quiet():  # it prints a long greeting
             import trackio
             from trackio.sqlite_storage import SQLiteStorage
 
             name = config.get("name") or run_id
-            self._held = Held((key, row["step"]) for row in SQLiteStorage.get_logs(PROJECT, name) for key in row)
+            self._last_steps = LastSteps((key, row["step"]) for row in SQLiteStorage.get_logs(PROJECT, name) for key in row)
             self._run = trackio.init(project=PROJECT, name=name, config=dict(_flat(config)), resume="allow", embed=False)
 
     def write(self, events: list[MetricsEvent], *, resumed: int | None) -> None:
         for event in events:
-            if numbers := self._held.new(event):
+            if numbers := self._last_steps.new(event):
                 self._run.log(dict(numbers), step=event.step)
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ def _numbers(event: MetricsEvent) -> list[tuple[str, float]]:
 
 
 def _safe(name: str) -> str:
-    """Return a name that MLflow takes: letters, digits, and / _ - . and spaces."""
+    """Return a name that MLflow accepts: letters, digits, and / _ - . and spaces."""
     return "".join(c if c.isalnum() or c in "/_-. " else "_" for c in name)
 
 

@@ -1,4 +1,4 @@
-"""The job that adds a base: a folder, a GGUF file or a Hub id becomes a checkpoint among our own."""
+"""The job that adds a base: copies a folder, converts a GGUF file or downloads a Hub repository to a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NOT_STATED = "not stated"
 
 
 def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
-    """Bring the payload's base to `out`, load it once, and describe it.
+    """Write the payload's base to `out`, load it once, and describe it.
 
     Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id) with `revision` (a branch, tag or commit; default main);
-    `out`; `keep_free_bytes` of the disk that stay free. Returns `inspect_folder` of it, plus `folder`, `licence` ("not stated" where
-    nothing says) and, from the Hub, `revision` (the commit) and `requested_revision`. Raises InvalidInput for what can't be a base.
+    `out`; `keep_free_bytes` of the disk that stay free. Returns `inspect_folder` of it, plus `folder`, `licence` ("not stated" if
+    unknown) and, from the Hub, `revision` (the commit) and `requested_revision`. Raises InvalidInput for what can't be a base.
     """
     payload, out = spec.payload, spec.path(spec.payload.out)
     keep = payload.keep_free_bytes
@@ -37,7 +37,7 @@ def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
         pinned: dict[str, Any] = {}
         if source.commit:
             pinned = {"revision": source.commit, "requested_revision": payload.revision or "main"}
-        _bring(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
+        _write(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
     try:
         check_network(out, reporter)
     except BaseException:
@@ -47,7 +47,7 @@ def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
 
 
 def _source(spec: JobSpec[AddBasePayload], reporter: Reporter, *, keep: int) -> AbstractContextManager[Fetched]:
-    """Return where the base lies for as long as the block lasts."""
+    """Yield the base's files, which a download may delete when the block ends."""
     payload = spec.payload
     if payload.hub is not None:
         root = spec.path("fetched")
@@ -55,10 +55,10 @@ def _source(spec: JobSpec[AddBasePayload], reporter: Reporter, *, keep: int) -> 
     return nullcontext(Fetched(spec.path(str(payload.source)), commit="", licence=None, is_ours=False))
 
 
-def _bring(
+def _write(
     source: Fetched, facts: BaseFacts, spec: JobSpec[AddBasePayload], *, meta: dict[str, Any], keep: int, reporter: Reporter
 ) -> None:
-    """Put the base's files at the payload's `out`."""
+    """Write the base's files to the payload's `out`."""
     path, out = source.path, spec.path(spec.payload.out)
     if facts.kind == "gguf":
         reporter.log(f"Converting {path.name} to safetensors.")

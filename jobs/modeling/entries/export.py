@@ -1,4 +1,4 @@
-"""The job that exports a checkpoint for other tools: a folder, a merged folder, a GGUF file; pushed to a Hub where that is asked for."""
+"""The job that exports a checkpoint as a folder, a merged folder or a GGUF file, and uploads it to a Hub if asked to."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from jobs.reporter import JobSpec, Reporter
 
 
 def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> dict[str, Any]:
-    """Write the payload's `checkpoint` in `format` ("hf": as it is, without training state; "merged": an adapter folded in; "gguf").
+    """Write the payload's `checkpoint` in `format` ("hf": unchanged, without training state; "merged": adapter merged; "gguf").
 
-    It goes to `out` (relative to the artifacts), with `card` as its README.md where it has none; a GGUF file is named by `name` and `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it, plus `folder` and `pushed`. A whole
+    It is written to `out` (relative to the artifacts), with `card` as its README.md if it has none; a GGUF file is named by `name` and
+    `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it, plus `folder` and `pushed`. A full
     network exports as itself in either folder format. Raises Conflict if the target is there already.
     """
     payload = spec.payload
     source = spec.path(payload.checkpoint)
     target = spec.path(payload.out)
     if target.exists() and spec.attempt > 1:
-        shutil.rmtree(target)  # what an earlier attempt left
+        shutil.rmtree(target)  # left by an earlier attempt
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Conflict(f"{target} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
+        raise Conflict(f"{target} exists already and is not empty.", remedy="Name a folder that does not exist yet.", field="to")
     if target.exists():
         target.rmdir()
     try:
         described = _write(spec, reporter, source, target)
-        if payload.card and not (target / "README.md").exists():  # a base may have its own
+        if payload.card and not (target / "README.md").exists():  # a base may have one of its own
             (target / "README.md").write_text(payload.card, encoding="utf-8")
         pushed = None
         if payload.push is not None:
@@ -48,13 +49,13 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> dict[str, Any]:
 
 
 def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
-    """Write the export and return what it is."""
+    """Write the export and describe it."""
     payload = spec.payload
     if payload.format == "gguf":
         return _write_file(spec, reporter, source, target)
     if payload.format == "merged" and is_adapter(source):
-        reporter.log("Folding the adapter into its base.")
-        reporter.progress(0, 1, unit="", message="Folding the adapter into its base")
+        reporter.log("Merging the adapter into its base.")
+        reporter.progress(0, 1, unit="", message="Merging the adapter into its base")
         merge_adapter(source, target)
     else:
         meta = {key: value for key, value in read_card(source).items() if key not in ("files", "versions", "format", "base_path")}
@@ -71,7 +72,7 @@ def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, targe
 
 def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
     numbers, name = spec.payload.numbers, spec.payload.name or source.name
-    reporter.progress(0, 1, unit="", message="Reading the network")
+    reporter.progress(0, 1, unit="", message="Loading the network")
     whole = base_folder_of(source) if is_adapter(source) else source
     network = load_network(source)
     check_gguf(network.config)
@@ -89,7 +90,7 @@ def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, 
 
 
 def _name_base(source: Path, target: Path) -> None:
-    """Let an adapter name the base that everybody can fetch, where its base came from a Hub."""
+    """Set an adapter's base to its Hub id, if the base came from a Hub."""
     card = read_card(base_folder_of(source)) if read_card(source).get("base_path") else {}
     if not card.get("revision") or not card.get("source"):
         return
@@ -101,4 +102,4 @@ def _name_base(source: Path, target: Path) -> None:
 
 def _heed_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
-        raise JobFailed("The export was stopped on request.", remedy="Nothing was kept; ask for it again when you want to.")
+        raise JobFailed("The export was stopped on request.", remedy="Nothing was kept; export again when you want to.")

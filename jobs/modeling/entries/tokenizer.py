@@ -23,20 +23,20 @@ from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, largest_alpha
 from jobs.reporter import JobSpec, Reporter
 
 SAMPLE_BYTES = {"bpe": 256_000_000, "unigram": 64_000_000, "byte": 0}
-"""Text that is learnt from at most. Pieces are settled long before; memory and time grow with distinct words."""
+"""Largest training text. Pieces converge long before; memory and time grow with distinct words."""
 MEASURED_BYTES = 2_000_000
 LONGEST_RUN = 100
-"""Characters without a space (or spaces alone) that stay together while training, whose time grows with the square of a word's length."""
+"""Longest run without a space (or of spaces alone) in training, whose time grows with the square of a word's length."""
 POLL_S = 0.25
 _LONG = re.compile(rf"(?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}})")
 
 
 def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> dict[str, Any]:
-    """Train on the train split of `dataset`; write to `out` in Hugging Face form.
+    """Train on the train split of `dataset`; save to `out` in Hugging Face format.
 
-    Payload: `dataset`, `kind` ("bpe", "unigram" or "byte"), `vocab_size`, `out`. Returns `folder`, `kind`, `vocab_size`, `asked_vocab_size`,
-    `bytes_per_token` (on at most 2 MB of the validation split, or of the train split where there is none: `measured_on`), and
-    `sample_rows`, `sample_bytes` of `total_rows`: what was learnt from. Raises InvalidInput if the text is too small for the vocabulary
+    Payload: `dataset`, `kind` ("bpe", "unigram" or "byte"), `vocab_size`, `out`. Returns `folder`, `kind`, `vocab_size`,
+    `asked_vocab_size`, `bytes_per_token` (on at most 2 MB of the split `measured_on`: val, or train without one), and `sample_rows`,
+    `sample_bytes` of `total_rows`: the training text. Raises InvalidInput if the text is too small for the vocabulary
     (it yields less than half of it), JobFailed when asked to stop.
     """
     payload = spec.payload
@@ -70,7 +70,7 @@ def _train(kind: str, sample: TextSample, *, vocab_size: int, reporter: Reporter
     def read() -> Iterator[str]:
         for text in report_rows(sample, reporter, message="Reading text"):
             yield from short_runs(text)
-        reporter.progress(1, 1, unit="part", message="All text is read; the vocabulary is being built")
+        reporter.progress(1, 1, unit="part", message="Building the vocabulary")
 
     def work() -> PreTrainedTokenizerFast:
         if kind == "bpe":
@@ -82,7 +82,7 @@ def _train(kind: str, sample: TextSample, *, vocab_size: int, reporter: Reporter
 
 
 def report_rows(sample: TextSample, reporter: Reporter, *, message: str) -> Iterator[str]:
-    """Pass a sample's texts on, saying twice a second how far the reading is."""
+    """Yield a sample's texts, reporting progress twice per second."""
     last = time.monotonic()
     expected = max(1, sample.total_rows // sample.every)
     for text in sample:
@@ -93,14 +93,14 @@ def report_rows(sample: TextSample, reporter: Reporter, *, message: str) -> Iter
 
 
 def run_watched(work: Callable[[], PreTrainedTokenizerFast], reporter: Reporter) -> PreTrainedTokenizerFast:
-    """Do the work in a thread, so that a wish to stop is heard while the library computes. Raises JobFailed then."""
+    """Run `work` in a thread, to heed stop requests while the library computes. Raises JobFailed on a stop request."""
     done: list[PreTrainedTokenizerFast] = []
     failed: list[BaseException] = []
 
     def target() -> None:
         try:
             done.append(work())
-        except BaseException as error:  # carried over to the thread that waits; the library panics outside of Exception
+        except BaseException as error:  # re-raised in the waiting thread; a panic of the library is not an Exception
             failed.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
@@ -115,9 +115,9 @@ def run_watched(work: Callable[[], PreTrainedTokenizerFast], reporter: Reporter)
 
 
 def short_runs(text: str) -> Iterable[str]:
-    """Cut a text where it runs on for more than 100 characters without a space, or with nothing else.
+    """Split a text at runs of more than 100 characters without a space, or of spaces alone.
 
-    A megabyte of one letter is a word of a megabyte to a trainer, and it would be at it for days.
+    To a trainer a megabyte of one letter is a single word, which would take days.
     """
     if not _LONG.search(text):
         return (text,)
@@ -133,7 +133,7 @@ def choose_alphabet(texts: Iterable[str], *, limit: int) -> frozenset[str] | Non
 
 
 def only_frequent(texts: Iterable[str], alphabet: frozenset[str] | None) -> Iterator[str]:
-    """Pass texts on with every character outside the alphabet turned into a line break, which no piece reaches over."""
+    """Yield the texts with every character outside the alphabet replaced by a line break, which no piece spans."""
     if alphabet is None:
         yield from texts
         return
@@ -149,7 +149,7 @@ class _Only(dict[int, str]):
 
 
 def measure_bytes_per_token(tokenizer: PreTrainedTokenizerFast, file: Path) -> float | None:
-    """Return the bytes of text that a token stands for, on at most 2 MB of a split; None for a split without text."""
+    """Return the bytes of text per token, on at most 2 MB of a split; None for a split without text."""
     sample = TextSample(file, max_bytes=MEASURED_BYTES)
     tokens = sum(len(encode_texts(tokenizer, [text])[0]) for text in sample)
     return sample.bytes / tokens if tokens else None
@@ -157,7 +157,7 @@ def measure_bytes_per_token(tokenizer: PreTrainedTokenizerFast, file: Path) -> f
 
 def _check_yield(made: int, asked: int, sample: TextSample) -> None:
     if sample.rows == 0 and sample.total_rows and made < asked:
-        raise InvalidInput("The dataset's rows hold no text to learn from.", remedy="Choose another dataset.", field="dataset")
+        raise InvalidInput("The dataset's rows hold no text to train on.", remedy="Choose another dataset.", field="dataset")
     if made < asked / 2:
         raise InvalidInput(
             f"The text is too small for a vocabulary of {asked:,}: its {sample.bytes:,} bytes yield {made:,} entries.",

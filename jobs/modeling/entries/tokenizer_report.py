@@ -1,4 +1,4 @@
-"""The job that measures tokenizers on datasets: tokens per word, bytes per token, what is unknown, by dataset and by language."""
+"""The job that measures tokenizers: tokens per word, bytes per token and unknown tokens by dataset and language."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobs.modeling.text_sample import TextSample
 from jobs.reporter import JobSpec, Reporter
 
 MAX_ROWS, MAX_BYTES = 20_000, 20_000_000
-"""Of a dataset, spread evenly over it: enough for three figures. A row of more than a million characters counts as several."""
+"""Sample per dataset, spread evenly: enough for three significant digits. A row of over a million characters counts as several."""
 SMALL_LANGUAGE, MOST_LANGUAGES = 0.005, 12
 BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 
@@ -82,7 +82,7 @@ def _batches(texts: TextSample) -> Iterator[list[str]]:
 
 def _check_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
-        raise JobFailed("The report was stopped on request.", remedy="Ask for it again when you want it.")
+        raise JobFailed("The report was stopped on request.", remedy="Start it again when you want it.")
 
 
 @dataclass
@@ -99,14 +99,14 @@ class Subject:
 
     @staticmethod
     def load(name: str, folder: Path) -> Subject:
-        """Load a tokenizer as the trainer does. Raises NotFound or InvalidInput if that is not possible."""
+        """Load a tokenizer as in training. Raises NotFound or InvalidInput if it can't be loaded."""
         wrapped = load_tokenizer(folder)
         if not wrapped.is_fast:
             raise InvalidInput(f"The tokenizer of {name} has no fast form (tokenizer.json).", remedy="Save it with AutoTokenizer first.")
         tokenizer: Tokenizer = wrapped.backend_tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True  # text that spells one is text
+        tokenizer.encode_special_tokens = True  # text that spells a special token is text
         state = json.loads(tokenizer.to_str())
         form = PieceForm.of_decoder(json.dumps(state.get("decoder") or ""))
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -127,17 +127,17 @@ class Subject:
         """Encode texts without special tokens. Raises InvalidInput, naming the tokenizer, if it can't."""
         try:
             return list(self.tokenizer.encode_batch(texts, add_special_tokens=False))
-        except BaseException as error:  # a panic inside the library is no Exception
+        except BaseException as error:  # a panic of the library is not an Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             raise InvalidInput(f"The tokenizer of {self.name} can't read the text: {error}", field="tokenizers") from error
 
     def count(self, encoding: Any, text: str) -> tuple[TokenCounts, npt.NDArray[np.int64]]:
-        """Return what one text's tokens are, but for what depends on the text alone; and their ids."""
+        """Count one text's tokens, without the counts that depend on the text alone; return them with the ids."""
         ids = np.asarray(encoding.ids, dtype=np.int64)
         counts = TokenCounts(tokens=len(ids), raw_bytes=int(self.raw_bytes[ids].sum()), single_bytes=int(self.single_bytes[ids].sum()))
         if self.unknown is not None and (places := np.flatnonzero(ids == self.unknown[0])).size:
-            offsets = encoding.offsets  # some tokenizers write a space for what is unknown, and spaces are known
+            offsets = encoding.offsets  # some tokenizers encode unknown text as a space, and spaces are known
             counts.unknown = sum(text[slice(*offsets[place])] != self.unknown[1] for place in places)
         return counts, ids
 
@@ -193,4 +193,4 @@ class Survey:
 
     def _small(self) -> set[str]:
         small = small_languages(self._bytes, share=SMALL_LANGUAGE, most=MOST_LANGUAGES)
-        return small if len(small) > 1 else set()  # one alone would gain nothing from being called "other"
+        return small if len(small) > 1 else set()  # a single one keeps its name

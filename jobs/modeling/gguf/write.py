@@ -103,8 +103,8 @@ def check_gguf(config: Any) -> None:
         local = rope.get("sliding_attention", {}).get("rope_theta", GEMMA_LOCAL_BASE)
         if list(config.layer_types) != kinds or local != GEMMA_LOCAL_BASE:
             problem = (
-                f"llama.cpp's Gemma 3 has full attention in every {GEMMA_PERIOD}th layer and RoPE base {GEMMA_LOCAL_BASE:,.0f} in the others, "
-                "and this network differs"
+                f"llama.cpp's Gemma 3 has full attention in every {GEMMA_PERIOD}th layer and RoPE base {GEMMA_LOCAL_BASE:,.0f} "
+                "in the others, and this network differs"
             )
         elif config.query_pre_attn_scalar != config.head_dim:
             problem = (

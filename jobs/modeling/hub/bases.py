@@ -113,7 +113,7 @@ def _fetch(base: HubBase, place: Path, *, keep_free_bytes: int, reporter: Report
 
 
 def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter) -> None:
-    """Append to `part` until it has the file's bytes. Raises Unavailable, or the connection's error, after several attempts without a byte."""
+    """Append to `part` until it is complete. Raises Unavailable, or the connection's error, after several attempts without a byte."""
     failures = 0
     part.touch()
     while (start := part.stat().st_size) != file.bytes:

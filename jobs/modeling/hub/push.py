@@ -19,8 +19,8 @@ TARGET = Wanted("repository", "push", "upload the export by hand")
 def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporter: Reporter) -> dict[str, Any]:
     """Create the repository if it does not exist, upload every file, then commit them together; return `{"repo", "url", "commit"}`.
 
-    The commit keeps files that the folder lacks. Raises Unavailable without a key and if the Hub refuses it or does not answer; JobFailed on
-    a stop request, with nothing committed.
+    The commit keeps files that the folder lacks. Raises Unavailable without a key and if the Hub refuses it or does not answer;
+    JobFailed on a stop request, with nothing committed.
     """
     key = os.environ.get("HF_TOKEN", "")
     if not key:

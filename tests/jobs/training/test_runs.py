@@ -143,12 +143,12 @@ def test_batches_visit_every_window_once_per_epoch_and_depend_on_the_step_alone(
     from jobs.batches.pretrain import PretrainBatches
 
     tokens = np.arange(16 * 33 + 1, dtype=np.uint16)
-    make = lambda: PretrainBatches(tokens, None, context=16, sizes=BatchSizes(micro_batch=4, items_per_step=8, val_items=1, seed=7))  # noqa: E731
-    batches = make()
+    sizes = BatchSizes(micro_batch=4, items_per_step=8, val_items=1, seed=7)
+    batches = PretrainBatches(tokens, None, context=16, sizes=sizes)
     assert batches.num_windows == 32
     first_epoch = [int(row[0]) for step in range(1, 5) for batch in batches.at_step(step) for row in batch.inputs]
     assert sorted(first_epoch) == list(range(0, 512, 16))
-    later = make().at_step(9)
+    later = PretrainBatches(tokens, None, context=16, sizes=sizes).at_step(9)
     for one, other in zip(batches.at_step(9), later, strict=True):
         assert torch.equal(one.inputs, other.inputs)
         assert torch.equal(one.inputs[:, 1:], one.targets[:, :-1])

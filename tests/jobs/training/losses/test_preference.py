@@ -287,7 +287,7 @@ def test_the_loss_of_pairs_does_not_depend_on_the_micro_batch(policy: Any) -> No
     objective = OrpoObjective(config("orpo"), OutputHead(policy))
     whole = objective.compute_loss(policy, collate_pairs(pairs, pairs, pad_id=PAD, prompts=True))
     parts = [objective.compute_loss(policy, collate_pairs([pair], pairs, pad_id=PAD, prompts=True)) for pair in pairs]
-    assert float(sum(part.total for part in parts).detach()) == pytest.approx(float(whole.total.detach()), rel=1e-6)  # type: ignore[union-attr]
+    assert sum(float(part.total.detach()) for part in parts) == pytest.approx(float(whole.total.detach()), rel=1e-6)
 
 
 def test_targets_are_the_answers_tokens_alone() -> None:
@@ -322,13 +322,18 @@ def test_the_logits_of_long_pairs_are_never_in_memory_together(policy: Any, monk
     """Memory saved for the backward pass grows with the hidden states, not with the vocabulary."""
     pairs = [ReferencedPair(sides) for sides in PAIRS]
     objective, batch = SimpoObjective(config("simpo"), OutputHead(policy)), collate_pairs(pairs, pairs, pad_id=PAD)
-    kept: dict[str, list[int]] = {"whole": [], "chunked": []}
+    saved: dict[str, list[int]] = {"whole": [], "chunked": []}
     losses = []
     for name, at_once in (("whole", 2**20), ("chunked", 4 * TINY.vocab_size * 3)):
         monkeypatch.setattr("jobs.training.losses.output_head.linear_logprobs", partial(linear_logprobs, at_once_bytes=at_once))
-        with torch.autograd.graph.saved_tensors_hooks(lambda held, name=name: kept[name].append(held.numel()) or held, lambda held: held):  # type: ignore[misc]
+
+        def note(tensor: torch.Tensor, sizes: list[int] = saved[name]) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             losses.append(float(objective.compute_loss(policy, batch).total.detach()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     tokens = int((batch.targets != -100).sum())
-    assert tokens * TINY.vocab_size in kept["whole"]
-    assert tokens * TINY.vocab_size not in kept["chunked"]
+    assert tokens * TINY.vocab_size in saved["whole"]
+    assert tokens * TINY.vocab_size not in saved["chunked"]
