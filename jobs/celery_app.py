@@ -1,4 +1,4 @@
-"""The Celery application of a worker: one task that runs jobs in threads, and a heart that beats and sweeps. Imports no torch.
+"""The Celery application of a worker: one task that runs jobs in threads, and a heart that beats and recovers lost jobs. Imports no torch.
 
 celery -A jobs.celery_app worker -Q train,eval,serve,cpu -c 12
 """
@@ -18,9 +18,9 @@ from celery import signals
 from backend.bootstrap import get_context
 from backend.infra.devices import read_gauges, visible_devices
 from backend.infra.queue import TASK, make_celery
+from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
-from backend.services.jobs.jobs import claim_next
-from backend.services.jobs.recovery import sweep
+from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat
 from backend.services.training.open_sweeps import list_open_sweeps
 from backend.settings import Settings
@@ -82,7 +82,7 @@ def _heart(queues: list[str]) -> None:
     tidied = -TIDY_S
     while True:
         try:
-            _beat_and_sweep(queues)
+            _beat_and_recover(queues)
             if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few a beat
                 tidied = time.monotonic()
         except Exception as error:  # the heart must outlive a locked database and a missing broker
@@ -90,7 +90,7 @@ def _heart(queues: list[str]) -> None:
         pause.wait(settings.sweep_s)
 
 
-def _beat_and_sweep(queues: list[str]) -> None:
+def _beat_and_recover(queues: list[str]) -> None:
     ctx = get_context()
     gauges = read_gauges()
     for queue in queues:
@@ -104,9 +104,9 @@ def _beat_and_sweep(queues: list[str]) -> None:
             devices=list(devices),
             gauges=gauges,
         )
-    report = sweep(ctx)
+    report = recover_jobs(ctx)
     if report.requeued or report.failed or report.cancelled or report.woken:
-        log.warning("sweep: %s", report)
+        log.warning("recovered: %s", report)
     if "train" in queues and list_open_sweeps(ctx):
         from backend.services.training.sweeps import lead_sweeps  # launches runs, and so imports most services
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from backend.domain.jobs.events import Event, LogEvent, MetricsEvent, ProgressEvent, SampleEvent, write_event
-from backend.domain.jobs.payloads import Payload, read_payload
+from backend.domain.jobs.payloads import read_payload
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.errors import InvalidInput
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.jobs.events import ErrorEvent, ResultEvent
-from backend.domain.jobs.payloads import Payload
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
 from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent

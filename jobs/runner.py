@@ -31,12 +31,13 @@ from backend.domain.jobs.events import (
     ResultEvent,
     SampleEvent,
 )
-from backend.domain.jobs.payloads import Payload
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import RoundhouseError
 from backend.services import job_events as outcomes
 from backend.services.context import Context
-from backend.services.jobs.jobs import Claim, Fenced, StoredPayload, claim_job, end_job, get_job, give_back, renew, requeue, stop_request
+from backend.services.jobs.claims import Claim, Fenced, StoredPayload, claim_job, end_job, give_back, renew, requeue, stop_request
+from backend.services.jobs.jobs import get_job
 from jobs.memory_reuse import keeping_memory
 from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events

@@ -26,7 +26,8 @@ from backend.domain.jobs.events import (
     ResumedEvent,
     SampleEvent,
 )
-from backend.domain.jobs.payloads import Payload, TrainPayload, read_payload
+from backend.domain.jobs.payloads import TrainPayload, read_payload
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
 from backend.services.battles import campaigns, preference_sets
 from backend.services.checkpoints import bases, inspections
@@ -36,7 +37,7 @@ from backend.services.data import imports
 from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
 from backend.services.evaluation import evaluations
-from backend.services.jobs.jobs import Claim, StoredPayload, renew
+from backend.services.jobs.claims import Claim, StoredPayload, renew
 from backend.services.serving import replicas
 from backend.services.tokenizers import reports as tokenizer_reports
 from backend.services.tokenizers import tokenizers

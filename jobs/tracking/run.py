@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent
-from backend.domain.jobs.payloads import Payload, TrainPayload
+from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.records import Payload
 from backend.infra.processes import die_with_parent
 from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events

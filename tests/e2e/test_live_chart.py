@@ -19,7 +19,7 @@ from backend.db.tables import Sample
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_finish
-from backend.services.jobs.jobs import Claim, end_job
+from backend.services.jobs.claims import Claim, end_job
 from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView

@@ -9,7 +9,8 @@ from typing import Any
 from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
-from backend.services.jobs.jobs import claim_job, get_job
+from backend.services.jobs.claims import claim_job
+from backend.services.jobs.jobs import get_job
 from jobs.runner import execute
 from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
 from tests.support.jobs import add_stored_job

@@ -13,7 +13,8 @@ from backend.bootstrap import get_context
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import claim_job, get_job, renew
+from backend.services.jobs.claims import claim_job, renew
+from backend.services.jobs.jobs import get_job
 from tests.support.base_folders import save_base
 from tests.support.hub_server import HubServer, commit_id, run_hub
 from tests.support.job_work import do_job

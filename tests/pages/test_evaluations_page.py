@@ -13,7 +13,7 @@ from backend.services import job_events as outcomes
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
-from backend.services.jobs.jobs import end_job
+from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, difference_figure, score_figure
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted

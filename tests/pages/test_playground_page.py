@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from backend.db.tables import Checkpoint
 from backend.domain.jobs.events import ReadyEvent
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import claim_next
+from backend.services.jobs.claims import claim_next
 from backend.services.serving.conversations import list_conversations, list_messages
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint

@@ -14,7 +14,8 @@ from backend.domain.wording import say_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_finish
-from backend.services.jobs.jobs import end_job, list_jobs
+from backend.services.jobs.claims import end_job
+from backend.services.jobs.jobs import list_jobs
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import list_runs

@@ -12,7 +12,7 @@ from backend.db.tables import Checkpoint
 from backend.domain.jobs.events import ReadyEvent
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import claim_next
+from backend.services.jobs.claims import claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import create_key

@@ -20,7 +20,7 @@ from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.raters import RaterView
 from backend.services.battles.views import CampaignView, get_campaign
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import Claim, end_job
+from backend.services.jobs.claims import Claim, end_job
 from tests.support.jobs import take_job
 
 Judge = Callable[[str, str], str]

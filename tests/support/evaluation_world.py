@@ -15,7 +15,7 @@ from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
-from backend.services.jobs.jobs import Claim, end_job
+from backend.services.jobs.claims import Claim, end_job
 from tests.support.jobs import take_job
 
 CHOICES = [{"question": f"Question {n}?", "choices": ["yes", "no"], "answer": n % 2} for n in range(40)]

@@ -15,7 +15,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.sweep import parse_sweep
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import claim_job
+from backend.services.jobs.claims import claim_job
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user
 from backend.services.people.keys import create_key

@@ -6,7 +6,8 @@ from backend.domain.jobs.events import ErrorEvent, ResultEvent
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import Context
-from backend.services.jobs.jobs import JobView, claim_job, end_job, get_job
+from backend.services.jobs.claims import claim_job, end_job
+from backend.services.jobs.jobs import JobView, get_job
 from jobs.reporter import JobSpec
 from jobs.run import run_child
 from jobs.tailing import parse_events

@@ -11,11 +11,13 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Job
 from backend.domain.jobs.events import Event, LogEvent, MetricsEvent, ProgressEvent, SampleEvent
-from backend.domain.jobs.payloads import Payload, read_payload
+from backend.domain.jobs.payloads import read_payload
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind, StopRequest
 from backend.services.context import Context
 from backend.services.job_events import prepare
-from backend.services.jobs.jobs import Claim, add_job, claim_job
+from backend.services.jobs.claims import Claim, claim_job
+from backend.services.jobs.jobs import add_job
 from jobs.reporter import JobSpec, Reporter
 
 P = TypeVar("P", bound=Payload)

@@ -19,7 +19,7 @@ from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import Context
-from backend.services.jobs.jobs import Claim, end_job
+from backend.services.jobs.claims import Claim, end_job
 from jobs import celery_app, runner
 
 app = celery_app.app

@@ -12,7 +12,7 @@ from backend.domain.training.config import RunConfig
 from backend.services import job_events as outcomes
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import Claim, end_job, renew
+from backend.services.jobs.claims import Claim, end_job, renew
 from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
 from tests.support.jobs import add_stored_job, take_job

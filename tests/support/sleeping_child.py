@@ -7,7 +7,8 @@ import sys
 import time
 from typing import Any
 
-from backend.domain.jobs.payloads import PAYLOADS, Payload
+from backend.domain.jobs.payloads import PAYLOADS
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
 from jobs import run as child
 from jobs.reporter import FileReporter, JobSpec

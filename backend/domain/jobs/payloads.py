@@ -8,9 +8,9 @@ otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.checkpoints.inspection_config import InspectionConfig
@@ -19,35 +19,11 @@ from backend.domain.data.reports.report import ReportQuestion
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.jobs.records import Payload, Record
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.training.config import RunConfig
-from backend.domain.validation import field_at_fault, validation_message
-from backend.errors import InvalidInput, NotFound
-
-
-class Record(BaseModel):
-    """A frozen record without unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Payload(Record):
-    """What one job is asked to do."""
-
-    job_kind: ClassVar[JobKind]
-
-    @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> Self:
-        """Read the stored form. Raises InvalidInput naming the field, its value and the cure."""
-        try:
-            return cls.model_validate(stored)
-        except ValidationError as error:
-            raise _unreadable(cls, error) from None
-
-    def dump(self) -> dict[str, Any]:
-        """Return the form that is stored: JSON values alone."""
-        return self.model_dump(mode="json")
+from backend.errors import NotFound
 
 
 class ComputePayload(Payload):
@@ -325,11 +301,3 @@ def require_folder(folder: str | None, *, what: str) -> str:
     if folder is None:
         raise NotFound(f"The {what} of this job was not made, or has been deleted.", remedy="Start the work again with another one.")
     return folder
-
-
-def _unreadable(payload: type[Payload], error: ValidationError) -> InvalidInput:
-    return InvalidInput(
-        f"The payload of this {payload.job_kind.value} job can't be read: {validation_message(error, payload)}.",
-        remedy="Another version of Roundhouse may have queued it; start the work again.",
-        field=field_at_fault(error),
-    )

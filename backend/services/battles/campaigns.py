@@ -23,7 +23,8 @@ from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
-from backend.services.jobs.jobs import Claim, add_job, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, wake
 
 MAX_CONTESTANTS = 20
 MAX_ROWS = 100_000

@@ -25,7 +25,8 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView
-from backend.services.jobs.jobs import Claim, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import wake
 from backend.services.training.runs import launch_run
 
 ENOUGH_HELD_OUT = 8

@@ -22,7 +22,8 @@ from backend.infra.checkpoints.candidates import PICKLE_ENDINGS, BaseFacts, desc
 from backend.infra.files.paths import find_path, is_text
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, retired_name
 from backend.services.context import Context, Person, require_builder
-from backend.services.jobs.jobs import Claim, add_job, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, wake
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 REVISION = re.compile(r"\w[\w./-]{0,199}")

@@ -16,7 +16,7 @@ from backend.domain.jobs.payloads import TrainPayload
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import get_checkpoint, retired_name
 from backend.services.context import Context, Person, require_builder
-from backend.services.jobs.jobs import Claim
+from backend.services.jobs.claims import Claim
 
 KEEP_DOWNLOADS = timedelta(hours=6)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backend.db.base import new_id
-from backend.domain.jobs.payloads import GeneratePayload, LoglikelihoodPayload, Payload, Prompt
+from backend.domain.jobs.payloads import GeneratePayload, LoglikelihoodPayload, Prompt
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path

@@ -19,7 +19,8 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
-from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, request_stop, wake
 
 NUMBERS, WORDS = "numbers.npz", "words.json"
 

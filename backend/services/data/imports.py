@@ -24,7 +24,8 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.sources import ImportSource, source_fields, source_of_payload
 from backend.services.data.views import VersionView, job_of, version_view
 from backend.services.dependents import users_of_versions
-from backend.services.jobs.jobs import Claim, add_job, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, wake
 
 FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "files", "commit", "revision", "licence")
 

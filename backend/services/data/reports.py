@@ -26,7 +26,8 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
-from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 
 KIND = JobKind.DATA_REPORT.value

@@ -28,8 +28,8 @@ from backend.domain.training.execution import compiles
 from backend.errors import InvalidInput
 from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context
+from backend.services.jobs.claims import Claim
 from backend.services.jobs.devices import Device
-from backend.services.jobs.jobs import Claim
 from backend.services.scaling.planner import choose_speeds
 from backend.services.training.parts import RunParts, resolve_parts
 

@@ -24,7 +24,8 @@ from backend.services.checkpoints.checkpoints import CheckpointView, require_wri
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
-from backend.services.jobs.jobs import Claim, add_job, request_stop, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, request_stop, wake
 
 EVALUATED_KINDS = (*TEXT_KINDS, "benchmark")
 """Dataset kinds that can be evaluated on."""

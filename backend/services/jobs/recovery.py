@@ -1,4 +1,4 @@
-"""The sweep: what makes a lost worker, a lost message or a lost broker harmless. Idempotent, so every worker runs it."""
+"""Recovery from lost workers, lost messages and lost brokers. Idempotent, so every worker runs it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Job, Replica, Slot
 from backend.domain.jobs.states import QUEUES, Status, restart_delay_s
 from backend.services.context import Context
-from backend.services.jobs.jobs import eligible
+from backend.services.jobs.claims import eligible
 
 
 @dataclass
-class SweepReport:
-    """What one sweep did."""
+class Recovery:
+    """Ids of the jobs changed, and the wake-ups sent by queue."""
 
     requeued: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -24,11 +24,11 @@ class SweepReport:
     woken: dict[str, int] = field(default_factory=dict)
 
 
-def sweep(ctx: Context) -> SweepReport:
-    """Put jobs with a lapsed lease back, end jobs whose dependency failed, and send wake-ups that are missing."""
-    report = SweepReport()
+def recover_jobs(ctx: Context) -> Recovery:
+    """Queue jobs whose lease lapsed again, cancel jobs whose dependency failed, and send missing wake-ups."""
+    report = Recovery()
     now = ctx.now()
-    with ctx.db.read() as session:  # most sweeps find nothing: don't take the writer's lock for that
+    with ctx.db.read() as session:  # mostly there is nothing to do: don't take the writer's lock for that
         lapsed = session.scalar(
             select(func.count()).select_from(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now)
         )
@@ -42,7 +42,7 @@ def sweep(ctx: Context) -> SweepReport:
     return report
 
 
-def _take_back_lapsed(session: Session, ctx: Context, report: SweepReport) -> None:
+def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
     now = ctx.now()
     query = select(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now).with_for_update(skip_locked=True)
     for job in session.scalars(query):
@@ -68,7 +68,7 @@ def _take_back_lapsed(session: Session, ctx: Context, report: SweepReport) -> No
             report.failed.append(job.id)
 
 
-def _cancel_orphans(session: Session, ctx: Context, report: SweepReport) -> None:
+def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
     ended = [Status.FAILED, Status.CANCELLED]
     before = select(Job.id).where(Job.status.in_(ended))
     for job in session.scalars(select(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.in_(before))):
@@ -80,8 +80,8 @@ def _cancel_orphans(session: Session, ctx: Context, report: SweepReport) -> None
         report.cancelled.append(job.id)
 
 
-def _send_missing(ctx: Context, report: SweepReport) -> None:
-    """Top a queue up to one wake-up per eligible job. A broker that came back empty is refilled here."""
+def _send_missing(ctx: Context, report: Recovery) -> None:
+    """Send wake-ups until each queue has one per eligible job, as after a broker that came back empty."""
     with ctx.db.read() as session:
         counts: dict[str, int] = dict(session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).all())
     for queue in QUEUES:

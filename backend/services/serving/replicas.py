@@ -13,7 +13,8 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.services.context import Context
-from backend.services.jobs.jobs import Claim, ask_to_stop
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import ask_to_stop
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import labels_of
-from backend.services.jobs.jobs import Claim, add_job, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, wake
 from backend.services.tokenizers.sources import TokenizerSource, resolve_source
 
 KIND = JobKind.TOKENIZER_REPORT.value

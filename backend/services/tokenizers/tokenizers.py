@@ -18,7 +18,8 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.dependents import Use, mentions, refuse_while_used, users_of_tokenizer
-from backend.services.jobs.jobs import Claim, add_job, wake
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import add_job, wake
 
 KINDS: dict[str, str] = {
     "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",

@@ -13,7 +13,7 @@ from backend.db.tables import Run, Sample
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent, SampleEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.services.context import Context
-from backend.services.jobs.jobs import Claim
+from backend.services.jobs.claims import Claim
 from backend.services.metrics.blocks import pack_points, unpack_from
 from backend.services.metrics.points import add_points, drop_points_after
 

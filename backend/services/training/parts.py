@@ -21,8 +21,8 @@ from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.reports import DataReportView, find_data_report
 from backend.services.data.views import VersionView
+from backend.services.jobs.claims import Claim
 from backend.services.jobs.devices import Device, choose_device, max_devices, training_workers
-from backend.services.jobs.jobs import Claim
 from backend.services.jobs.workers import WorkerView
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer
 from backend.services.training import checks

@@ -15,9 +15,10 @@ from backend.services.battles.ballots import next_battle
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import list_items
-from backend.services.jobs.jobs import claim_next, read_log
+from backend.services.jobs.claims import claim_next
+from backend.services.jobs.jobs import read_log
 from backend.services.jobs.queue_position import queue_ahead
-from backend.services.jobs.recovery import sweep
+from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import list_workers
 from backend.services.metrics.curves import CurveCache
 from backend.services.metrics.points import last_values
@@ -47,7 +48,7 @@ def ask_ballot(ctx: Context, ids: dict[str, str]) -> None:
 
 ASKED: dict[str, Callable[[Context, dict[str, str]], Any]] = {
     "a worker's claim": lambda ctx, ids: claim_next(ctx, "train", owner="w#1", host="lab"),
-    "the sweep": lambda ctx, ids: sweep(ctx),
+    "recovery": lambda ctx, ids: recover_jobs(ctx),
     "the live list": lambda ctx, ids: (active_run_ids(ctx), queue_counts(ctx), run_states(ctx, [ids["run"]])),
     "the live curve": lambda ctx, ids: CurveCache().points_json(ctx, ids["run"], after={}, resets=None),
     "the newest values": lambda ctx, ids: last_values(ctx, ids["run"]),

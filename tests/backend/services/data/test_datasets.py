@@ -22,7 +22,7 @@ from backend.services.data.preview import preview_rows, preview_upload, read_rej
 from backend.services.data.sources import ImportSource, read_source_head
 from backend.services.data.uploads import save_upload
 from backend.services.data.views import VersionView
-from backend.services.jobs.jobs import claim_job
+from backend.services.jobs.claims import claim_job
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job
 

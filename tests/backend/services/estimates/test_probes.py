@@ -16,8 +16,9 @@ from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import find_probe, launch_probe
+from backend.services.jobs.claims import end_job
 from backend.services.jobs.devices import Device, choose_device, list_devices, training_workers
-from backend.services.jobs.jobs import end_job, get_job, list_jobs, request_stop
+from backend.services.jobs.jobs import get_job, list_jobs, request_stop
 from backend.services.jobs.workers import beat
 from backend.services.training.views import list_runs
 from jobs.runner import execute

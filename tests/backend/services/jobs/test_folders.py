@@ -11,8 +11,9 @@ import pytest
 from backend.db.tables import Job
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context, Policy
+from backend.services.jobs.claims import claim_next, end_job, give_back
 from backend.services.jobs.folders import remove_job_folders
-from backend.services.jobs.jobs import claim_next, end_job, get_job, give_back, read_log
+from backend.services.jobs.jobs import get_job, read_log
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import add_parts, claim, end, launch, points, report
 

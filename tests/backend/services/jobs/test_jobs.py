@@ -13,20 +13,10 @@ from backend.db.tables import Job, Slot
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
-from backend.services.jobs.jobs import (
-    Claim,
-    Fenced,
-    claim_next,
-    end_job,
-    get_job,
-    give_back,
-    renew,
-    request_stop,
-    requeue,
-    stop_job,
-)
+from backend.services.jobs.claims import Claim, Fenced, claim_next, end_job, give_back, renew, requeue
+from backend.services.jobs.jobs import get_job, request_stop, stop_job
 from backend.services.jobs.queue_position import queue_ahead
-from backend.services.jobs.recovery import sweep
+from backend.services.jobs.recovery import recover_jobs
 from tests.support.jobs import add_stored_job
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -135,7 +125,7 @@ def test_a_job_is_cancelled_when_the_job_it_waits_for_fails(ctx: Context) -> Non
     held = taken(ctx, queue="cpu")
     with ctx.db.write() as session:
         end_job(session, ctx, held, Status.FAILED, error={"cause": "bad rows"})
-    sweep(ctx)
+    recover_jobs(ctx)
     job = get_job(ctx, second)
     assert job.status is Status.CANCELLED
     assert "waited for" in job.error["cause"]
@@ -145,7 +135,7 @@ def test_a_lapsed_lease_puts_the_job_back_and_fences_the_old_attempt(ctx: Contex
     job = submit(ctx)
     old = taken(ctx)
     clock.advance(ctx.policy.lease_s + 1)
-    assert sweep(ctx).requeued == [job]
+    assert recover_jobs(ctx).requeued == [job]
     new = taken(ctx, owner="w#2")
     assert new.attempt == 2
     with pytest.raises(Fenced), ctx.db.write() as session:
@@ -163,7 +153,7 @@ def test_a_renewed_lease_is_left_alone_by_the_sweep(ctx: Context, clock: Clock) 
         clock.advance(ctx.policy.lease_s - 1)
         with ctx.db.write() as session:
             renew(session, ctx, held)
-        assert sweep(ctx).requeued == []
+        assert recover_jobs(ctx).requeued == []
 
 
 def test_a_job_whose_worker_is_lost_too_often_fails_with_a_cause(ctx: Context, clock: Clock) -> None:
@@ -171,7 +161,7 @@ def test_a_job_whose_worker_is_lost_too_often_fails_with_a_cause(ctx: Context, c
     for _ in range(ctx.policy.max_attempts):
         taken(ctx)
         clock.advance(ctx.policy.lease_s + 1)
-        sweep(ctx)
+        recover_jobs(ctx)
     assert get_job(ctx, job).status is Status.FAILED
     assert "lost 3 times" in get_job(ctx, job).error["cause"]
 
@@ -274,7 +264,7 @@ def test_a_job_being_cancelled_ends_cancelled_when_its_worker_is_lost(ctx: Conte
     taken(ctx)
     request_stop(ctx, job)
     clock.advance(ctx.policy.lease_s + 1)
-    sweep(ctx)
+    recover_jobs(ctx)
     assert get_job(ctx, job).status is Status.CANCELLED
 
 

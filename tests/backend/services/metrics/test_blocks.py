@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from backend.db.tables import MetricBlock, MetricPoint
 from backend.services.context import Context
-from backend.services.jobs.jobs import Claim
+from backend.services.jobs.claims import Claim
 from backend.services.metrics.blocks import BLOCK_STEPS
 from backend.services.metrics.curves import CurveCache, stream_csv
 from backend.services.metrics.points import last_values, read_curve

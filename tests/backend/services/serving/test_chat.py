@@ -14,7 +14,7 @@ from backend.domain.jobs.events import ReadyEvent
 from backend.domain.serving.protocol import ChatMessage, Role, SamplingParams
 from backend.errors import NotFound, Unavailable
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import claim_next
+from backend.services.jobs.claims import claim_next
 from backend.services.serving.chat import Question, shuffle_sides, stream_answers
 from backend.services.serving.deployments import deploy
 from backend.services.serving.replicas import record_ready

@@ -13,7 +13,7 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.jobs.jobs import Claim, claim_next
+from backend.services.jobs.claims import Claim, claim_next
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_deployments, list_endpoints
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready

@@ -12,7 +12,8 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import delete_dataset
 from backend.services.data.imports import add_rows_dataset
-from backend.services.jobs.jobs import claim_job, get_job
+from backend.services.jobs.claims import claim_job
+from backend.services.jobs.jobs import get_job
 from backend.services.tokenizers.tokenizers import delete_tokenizer, get_tokenizer, list_tokenizers, rename_tokenizer, train_tokenizer
 from tests.support.job_work import do_job
 

@@ -15,7 +15,8 @@ from backend.domain.jobs.states import Status
 from backend.domain.training.sweep import SweepConfig, build_run, parse_sweep, point_at, sweep_yaml, untried
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.jobs import Claim, list_jobs
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import list_jobs
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
     archive_sweep,

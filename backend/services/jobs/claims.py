@@ -1,0 +1,258 @@
+"""Claims: a worker's hold on one attempt of a job, from taking it to ending it.
+
+Every write on behalf of an attempt goes through `renew` or `end_job`, which match id, attempt and owner. A write from an older attempt
+matches no row and raises Fenced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar, cast
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from backend.db.tables import Job, Slot
+from backend.domain.jobs.states import JobKind, Status, StopRequest, restart_delay_s
+from backend.errors import InvalidInput
+from backend.services.context import Context
+
+MAX_CANDIDATES = 200
+"""Queued jobs that a worker with GPUs examines for one that fits its free GPUs."""
+StoredPayload = dict[str, Any]
+"""A payload as the row holds it, before its kind's class has read it."""
+P_co = TypeVar("P_co", covariant=True)
+Q = TypeVar("Q")
+
+
+class Fenced(Exception):
+    """This attempt no longer owns the job: its lease ran out and another attempt took over, or the job ended."""
+
+
+@dataclass(frozen=True)
+class Claim(Generic[P_co]):
+    """A worker's hold on one attempt of a job. `device` lists its GPUs as CUDA_VISIBLE_DEVICES does, None on the CPU."""
+
+    job_id: str
+    attempt: int
+    owner: str
+    kind: JobKind
+    payload: P_co
+    device: str | None
+    events_offset: int
+    restarts_forever: bool
+    host: str
+
+    def with_payload(self, payload: Q) -> Claim[Q]:
+        """Return the claim with another payload."""
+        return Claim(**{**self.__dict__, "payload": payload})
+
+
+def eligible(now: datetime) -> Any:
+    """Return the condition that a job is queued, its backoff is over, and the job it depends on is finished."""
+    before = aliased(Job)
+    done = select(before.id).where(before.id == Job.depends_on_id, before.status == Status.FINISHED).exists()
+    return and_(
+        Job.status == Status.QUEUED,
+        or_(Job.not_before.is_(None), Job.not_before <= now),
+        or_(Job.depends_on_id.is_(None), done),
+    )
+
+
+def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tuple[str, ...] = ()) -> Claim[StoredPayload] | None:
+    """Claim the first eligible job of a queue, with the GPUs that it needs; None if there is none that fits.
+
+    On a machine without GPUs, jobs that request `gpu` stay queued, and so do jobs of more GPUs than the machine has. A job that
+    waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would take them for ever.
+    """
+    now = ctx.now()
+    try:
+        with ctx.db.write() as session:
+            free = _free_devices(session, host, devices, now)
+            requests = ["cpu"] + (["auto", "gpu"] if free else []) + ([] if devices else ["auto"])
+            query = (
+                select(Job)
+                .where(eligible(now), Job.queue == queue, Job.device_request.in_(requests))
+                .order_by(Job.priority, Job.created_at, Job.id)
+                .with_for_update(skip_locked=True, of=Job)
+            )
+            if not devices:
+                candidate = session.scalars(query.limit(1)).first()
+                return _take(session, ctx, candidate, owner=owner, host=host, device=None) if candidate else None
+            for candidate in session.scalars(query.limit(MAX_CANDIDATES)):
+                count = 0 if candidate.device_request == "cpu" else num_devices(candidate)
+                if count <= len(free):
+                    return _take(session, ctx, candidate, owner=owner, host=host, device=",".join(free[:count]) or None)
+                if count <= len(devices):
+                    free = []  # reserved for this one
+            return None
+    except IntegrityError:  # another worker of this host took the slot in the same moment (PostgreSQL)
+        return None
+
+
+def num_devices(job: Job) -> int:
+    """Return how many GPUs of one machine a job takes if it takes any: those of its run's config, otherwise one."""
+    if job.kind not in (JobKind.TRAIN, JobKind.PROBE):
+        return 1
+    from backend.domain.jobs.payloads import TrainingPayload, read_payload  # 10 MB that a worker without GPUs need not hold
+
+    try:
+        payload = read_payload(JobKind(job.kind), job.payload)
+    except InvalidInput:
+        return 1  # it fails as soon as it is claimed
+    return payload.config.devices.per_node if isinstance(payload, TrainingPayload) else 1
+
+
+def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[StoredPayload] | None:
+    """Claim one job by id, on the CPU; None if it is not eligible. The command line uses it where no worker runs."""
+    with ctx.db.write() as session:
+        job = session.scalars(select(Job).where(Job.id == job_id, eligible(ctx.now()))).first()
+        return _take(session, ctx, job, owner=owner, host=host, device=None) if job else None
+
+
+def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: datetime) -> list[str]:
+    held = set(session.scalars(select(Slot.device).where(Slot.host == host, Slot.lease_until > now)))
+    return [device for device in devices if device not in held]
+
+
+def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None) -> Claim[StoredPayload] | None:
+    now = ctx.now()
+    lease = now + timedelta(seconds=ctx.policy.lease_s)
+    result = session.execute(
+        update(Job)
+        .where(Job.id == job.id, Job.status == Status.QUEUED)
+        .values(
+            status=Status.RUNNING,
+            attempt=Job.attempt + 1,
+            owner=owner,
+            lease_until=lease,
+            device=device[:20] if device else None,  # shown; the slots decide
+            error={},
+            started_at=func.coalesce(Job.started_at, now),
+            stop_request=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    if result.rowcount != 1:  # type: ignore[attr-defined]
+        return None
+    for each in device.split(",") if device else ():
+        stale = session.get(Slot, (host, each))
+        if stale is not None:
+            session.delete(stale)
+            session.flush()
+        session.add(Slot(host=host, device=each, job_id=job.id, lease_until=lease))
+    session.flush()
+    session.refresh(job)
+    return Claim(
+        job_id=job.id,
+        attempt=job.attempt,
+        owner=owner,
+        kind=JobKind(job.kind),
+        payload=dict(job.payload),
+        device=device,
+        events_offset=job.events_offset,
+        restarts_forever=job.restarts_forever,
+        host=host,
+    )
+
+
+def renew(session: Session, ctx: Context, claim: Claim[Any], **values: Any) -> None:
+    """Extend the lease of an attempt, writing `values` with it. Raises Fenced if the attempt no longer owns the job."""
+    lease = ctx.now() + timedelta(seconds=ctx.policy.lease_s)
+    result = session.execute(
+        update(Job)
+        .where(
+            Job.id == claim.job_id,
+            Job.attempt == claim.attempt,
+            Job.owner == claim.owner,
+            Job.status.in_([Status.RUNNING, Status.CANCELLING]),
+        )
+        .values(lease_until=lease, **values)
+        .execution_options(synchronize_session=False)
+    )
+    if result.rowcount != 1:  # type: ignore[attr-defined]
+        raise Fenced(f"attempt {claim.attempt} of job {claim.job_id} is over")
+    if claim.device is not None:
+        devices = claim.device.split(",")
+        held = session.execute(
+            update(Slot).where(Slot.host == claim.host, Slot.device.in_(devices), Slot.job_id == claim.job_id).values(lease_until=lease)
+        )
+        if held.rowcount != len(devices):  # type: ignore[attr-defined]
+            raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
+
+
+def stop_request(ctx: Context, claim: Claim[Any]) -> tuple[StopRequest | None, datetime | None]:
+    """Return the pending stop request of a running job, and its time."""
+    with ctx.db.read() as session:
+        row = session.execute(select(Job.stop_request, Job.stop_requested_at).where(Job.id == claim.job_id)).one()
+        return cast("StopRequest | None", row[0]), row[1]
+
+
+def end_job(
+    session: Session,
+    ctx: Context,
+    claim: Claim[Any],
+    status: Status,
+    *,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+) -> None:
+    """Write the terminal status of an attempt, and free its slots. Raises Fenced."""
+    renew(session, ctx, claim)
+    now = ctx.now()
+    session.execute(
+        update(Job)
+        .where(Job.id == claim.job_id, Job.attempt == claim.attempt)
+        .values(
+            status=status,
+            result=result or {},
+            error=error or {},
+            finished_at=now,
+            lease_until=None,
+            owner=None,
+            device=None,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    release_slot(session, claim)
+
+
+def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: dict[str, Any], lasted_s: float) -> None:
+    """Queue a replica again with backoff, which starts from the beginning after a process that lasted a minute.
+
+    A stop request that came after the process had ended cancels the job, or the replica would start again and nobody would stop it.
+    """
+    job = _let_go(session, ctx, claim)
+    job.error = error
+    if job.status == Status.QUEUED:
+        job.lost = 0 if lasted_s > 60 else job.lost + 1
+        job.not_before = ctx.now() + timedelta(seconds=restart_delay_s(job.lost))
+
+
+def give_back(ctx: Context, claim: Claim[Any]) -> None:
+    """Queue a job again whose worker shuts down, without counting the attempt; cancel it if a stop was requested."""
+    with ctx.db.write() as session, contextlib.suppress(Fenced):
+        _let_go(session, ctx, claim)
+
+
+def _let_go(session: Session, ctx: Context, claim: Claim[Any]) -> Job:
+    """End an attempt but not its job, which is queued again, or cancelled if that was requested. Raises Fenced."""
+    renew(session, ctx, claim)
+    job = session.get_one(Job, claim.job_id, populate_existing=True)
+    cancelling = job.status == Status.CANCELLING
+    job.status = Status.CANCELLED if cancelling else Status.QUEUED
+    job.finished_at = ctx.now() if cancelling else None
+    job.owner, job.lease_until, job.device = None, None, None
+    release_slot(session, claim)
+    return job
+
+
+def release_slot(session: Session, claim: Claim[Any]) -> None:
+    """Free the GPUs of a claim."""
+    for device in claim.device.split(",") if claim.device else ():
+        slot = session.get(Slot, (claim.host, device))
+        if slot is not None and slot.job_id == claim.job_id:
+            session.delete(slot)
