@@ -1,46 +1,30 @@
-"""What the first page shows: what runs, what waits, what serves, what was found, and a newcomer's next step."""
+"""Contents of the overview: gauges of the machines, runs, endpoints, results by benchmark and open campaigns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import (
-    Campaign,
-    Checkpoint,
-    Contestant,
-    Dataset,
-    DatasetVersion,
-    Deployment,
-    Endpoint,
-    Evaluation,
-    Job,
-    Message,
-    Replica,
-    Score,
-    Usage,
-    Vote,
-)
-from backend.domain.evaluation.config import MAIN_METRIC
+from backend.db.tables import Campaign, Checkpoint, Contestant, Deployment, Endpoint, Job, Replica
+from backend.domain.evaluation.config import LOWER_IS_BETTER
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.services.battles.views import count_votes
-from backend.services.context import Context
+from backend.services.context import Context, Person
+from backend.services.evaluation.comparisons import column_key
+from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
 from backend.services.jobs.jobs import JobView, view
+from backend.services.jobs.workers import WorkerView, list_workers
+from backend.services.next_steps import NextStep, next_steps
+from backend.services.situation import read_situation
 from backend.services.training.live import active_run_ids
 from backend.services.training.views import RunView, get_runs, list_runs
 
-
-@dataclass(frozen=True)
-class Step:
-    """One of the five steps of a newcomer. `is_next` marks the first that is not done."""
-
-    name: str
-    is_done: bool
-    is_next: bool
+EVALUATIONS_READ = 100
+MOST_BENCHMARKS = 3
+MOST_RESULTS = 4
 
 
 @dataclass(frozen=True)
@@ -53,20 +37,54 @@ class EndpointLine:
     num_ready: int
     num_replicas: int
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether every replica answers."""
+        return self.num_ready >= self.num_replicas
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """Load of the machines with a living worker, summed. Shares from 0 to 1; None where nothing reports it."""
+
+    num_workers: int
+    cpu_share: float | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    num_gpus: int
+    gpu_share: float | None
+    gpu_memory_used_bytes: int
+    gpu_memory_total_bytes: int
+    disk_free_bytes: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The top of the overview: work in progress, load and health."""
+
+    runs: tuple[RunView, ...]
+    jobs: tuple[JobView, ...]
+    gauges: Gauges
+    endpoints: tuple[EndpointLine, ...]
+
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A score: what was measured on what, with its interval."""
+    """A checkpoint's newest score on a benchmark. `delta`: difference from the best of the group; None for the best itself."""
 
-    evaluation_id: str
-    checkpoint: str
-    checkpoint_id: str
+    evaluation: EvaluationView
+    score: ScoreView
+    delta: float | None
+
+
+@dataclass(frozen=True)
+class BenchmarkResults:
+    """Comparable scores on one benchmark, best first. `num_more`: lines left out."""
+
     benchmark: str
     metric: str
-    value: float
-    low: float | None
-    high: float | None
-    created_at: datetime
+    lines: tuple[ResultLine, ...]
+    num_more: int
 
 
 @dataclass(frozen=True)
@@ -81,66 +99,84 @@ class CampaignLine:
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything on the first page."""
+    """Everything below the strip."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[NextStep, ...]
     active: tuple[RunView, ...]
     recent: tuple[RunView, ...]
-    other_jobs: tuple[JobView, ...]
-    endpoints: tuple[EndpointLine, ...]
-    results: tuple[ResultLine, ...]
+    results: tuple[BenchmarkResults, ...]
     campaigns: tuple[CampaignLine, ...]
 
-    @property
-    def is_newcomer(self) -> bool:
-        """Whether one of the five steps was never taken."""
-        return any(not step.is_done for step in self.steps)
 
-    @property
-    def next_step(self) -> str | None:
-        """The name of the step to take next."""
-        return next((step.name for step in self.steps if step.is_next), None)
-
-
-def get_overview(ctx: Context, *, num_recent: int = 5) -> Overview:
-    """Return what the first page shows, in a handful of small queries."""
+def get_overview(ctx: Context, *, person: Person, num_recent: int = 5) -> Overview:
+    """Return the contents of the overview for a person."""
     active = tuple(get_runs(ctx, active_run_ids(ctx)))
     recent = tuple(run for run in list_runs(ctx, limit=num_recent + len(active)) if not run.is_active)[:num_recent]
     with ctx.db.read() as session:
-        return Overview(
-            steps=read_steps(session),
-            active=active,
-            recent=recent,
-            other_jobs=tuple(list_other_jobs(ctx)),
-            endpoints=tuple(_endpoints(session)),
-            results=tuple(_results(session)),
-            campaigns=tuple(_campaigns(session)),
-        )
+        campaigns = tuple(_campaigns(session))
+    return Overview(
+        steps=next_steps(read_situation(ctx, person)),
+        active=active,
+        recent=recent,
+        results=group_results(list_evaluations(ctx, limit=EVALUATIONS_READ)),
+        campaigns=campaigns,
+    )
 
 
-def read_steps(session: Session) -> tuple[Step, ...]:
-    """Return the five steps: data, train, evaluate, vote, deploy."""
-    finished = select(Job.id).where(Job.status == Status.FINISHED)
-    done = {
-        "data": _any(session, select(DatasetVersion.id).where(DatasetVersion.folder.is_not(None))),
-        "train": _any(session, select(Checkpoint.id).where(Checkpoint.origin == "run", Checkpoint.folder.is_not(None))),
-        "evaluate": _any(session, select(Evaluation.id).where(Evaluation.job_id.in_(finished))),
-        "vote": _any(session, select(Vote.id)),
-        "deploy": _any(session, select(Deployment.id)) and (_any(session, select(Message.id)) or _any(session, select(Usage.id))),
-    }
-    following = next((name for name, is_done in done.items() if not is_done), None)
-    return tuple(Step(name, is_done, name == following) for name, is_done in done.items())
+def get_strip(ctx: Context) -> Strip:
+    """Return work in progress, load and health. Asked for every few seconds: a handful of small queries."""
+    with ctx.db.read() as session:
+        endpoints = tuple(_endpoints(session))
+        jobs = tuple(_other_jobs(session))
+    return Strip(tuple(get_runs(ctx, active_run_ids(ctx))), jobs, read_gauges(ctx, list_workers(ctx)), endpoints)
 
 
-def _any(session: Session, query: Select[Any]) -> bool:
-    return session.execute(query.limit(1)).first() is not None
+def read_gauges(ctx: Context, workers: list[WorkerView]) -> Gauges:
+    """Return the load of the machines with a living worker, each counted once, and the free space of the artifacts' disk."""
+    alive = [worker for worker in workers if worker.is_alive]
+    machines = list({worker.host: worker.gauges for worker in alive if worker.gauges}.values())
+    cpus = [(gauges["cpu_percent"] / 100, gauges.get("cpu_count") or 1) for gauges in machines if gauges.get("cpu_percent") is not None]
+    memory = [(gauges["memory_used_bytes"], gauges["memory_total_bytes"]) for gauges in machines if gauges.get("memory_total_bytes")]
+    gpus: list[dict[str, Any]] = [gpu for gauges in machines for gpu in gauges.get("gpus") or []]
+    busy = [gpu["utilisation_percent"] / 100 for gpu in gpus if gpu.get("utilisation_percent") is not None]
+    cores = sum(count for _, count in cpus)
+    return Gauges(
+        num_workers=len(alive),
+        cpu_share=sum(share * count for share, count in cpus) / cores if cores else None,
+        memory_used_bytes=sum(used for used, _ in memory) if memory else None,
+        memory_total_bytes=sum(total for _, total in memory) if memory else None,
+        num_gpus=len(gpus),
+        gpu_share=sum(busy) / len(busy) if busy else None,
+        gpu_memory_used_bytes=sum(gpu["memory_used_bytes"] for gpu in gpus),
+        gpu_memory_total_bytes=sum(gpu["memory_total_bytes"] for gpu in gpus),
+        disk_free_bytes=ctx.artifacts.free_bytes(),
+    )
 
 
-def list_other_jobs(ctx: Context) -> list[JobView]:
+def group_results(evaluations: list[EvaluationView]) -> tuple[BenchmarkResults, ...]:
+    """Group scores that may be compared, the benchmark of the newest first. `evaluations` are newest first."""
+    groups: dict[str, dict[str, EvaluationView]] = {}
+    for evaluation in evaluations:
+        if evaluation.status is Status.FINISHED and evaluation.main_score is not None:
+            groups.setdefault(column_key(evaluation), {}).setdefault(evaluation.checkpoint_id, evaluation)
+    return tuple(_ranked(list(group.values())) for group in list(groups.values())[:MOST_BENCHMARKS])
+
+
+def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
+    scored = [(evaluation, score) for evaluation in evaluations if (score := evaluation.main_score) is not None]
+    metric = scored[0][1].metric
+    scored.sort(key=lambda pair: pair[1].value if metric in LOWER_IS_BETTER else -pair[1].value)
+    best = scored[0][1].value
+    lines = tuple(
+        ResultLine(evaluation, score, score.value - best if number else None) for number, (evaluation, score) in enumerate(scored)
+    )
+    return BenchmarkResults(evaluations[0].benchmark, metric, lines[:MOST_RESULTS], max(0, len(lines) - MOST_RESULTS))
+
+
+def _other_jobs(session: Session) -> list[JobView]:
     """Return what is queued or running besides training and serving, the running first."""
     query = select(Job).where(Job.status.in_(ACTIVE), Job.kind.not_in([JobKind.TRAIN.value, JobKind.REPLICA.value]))
-    with ctx.db.read() as session:
-        return [view(job) for job in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at).limit(20))]
+    return [view(job) for job in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at).limit(20))]
 
 
 def _endpoints(session: Session) -> list[EndpointLine]:
@@ -159,32 +195,6 @@ def _endpoints(session: Session) -> list[EndpointLine]:
         .limit(6)
     )
     return [EndpointLine(*row) for row in rows]
-
-
-def _results(session: Session) -> list[ResultLine]:
-    """Return the main scores of the newest evaluations."""
-    main = [(Evaluation.kind == kind.value) & (Score.metric == metric) for kind, metric in MAIN_METRIC.items()]
-    rows = session.execute(
-        select(
-            Evaluation.id,
-            Checkpoint.name,
-            Checkpoint.id,
-            Dataset.name,
-            Score.metric,
-            Score.value,
-            Score.low,
-            Score.high,
-            Evaluation.created_at,
-        )
-        .join(Score, Score.evaluation_id == Evaluation.id)
-        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
-        .join(DatasetVersion, DatasetVersion.id == Evaluation.dataset_version_id)
-        .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
-        .where(or_(*main))
-        .order_by(Evaluation.created_at.desc(), Evaluation.id)
-        .limit(6)
-    )
-    return [ResultLine(*row) for row in rows]
 
 
 def _campaigns(session: Session) -> list[CampaignLine]:

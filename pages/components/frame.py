@@ -83,6 +83,11 @@ def plain(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in text)
 
 
+def spoken(name: str) -> str:
+    """Return a name for the label of a widget, which is read out as it is written: without the characters that Markdown reads."""
+    return " ".join(re.sub(r"[^\w\s.,-]", " ", name).split())
+
+
 def without_images(markdown: str) -> str:
     """Return Markdown with images escaped: showing somebody's notes must load nothing from elsewhere."""
     return markdown.replace("![", "!\\[")

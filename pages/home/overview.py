@@ -1,8 +1,9 @@
-"""Overview: what runs now, what waits, what serves, what was found, and what a newcomer does next. Never empty."""
+"""Overview: work in progress and load, next steps, runs, results by benchmark, open campaigns. Never empty."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Literal
 from uuid import uuid4
 
 import streamlit as st
@@ -13,47 +14,141 @@ from backend.domain.wording import plural
 from backend.recipes import RECIPES, STARTER
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import JobView
-from backend.services.overview import EndpointLine, Overview, Step, get_overview, list_other_jobs
+from backend.services.next_steps import NextStep, StepKind
+from backend.services.overview import BenchmarkResults, Gauges, Overview, Strip, get_overview, get_strip
 from backend.services.training.runs import launch_run
+from backend.services.training.views import RunView
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import errors_shown, page_frame, plain
-from pages.components.words import ago
+from pages.components.links import row_link
+from pages.components.tables import WidgetTable
+from pages.components.words import ago, size
 
-STEPS: dict[str, tuple[str, str, str, str]] = {  # title, what happens, page, label of the link
-    "data": ("Data", "Text, conversations or preferences to learn from.", routes.DATASETS, "Add a dataset"),
-    "train": ("Train", "A network learns; watch its curves.", routes.LAUNCH, "Open the launch form"),
-    "evaluate": ("Evaluate", "Measure it on a benchmark.", routes.EVALUATIONS, "Evaluate a checkpoint"),
-    "vote": ("Vote", "Compare two networks, blind.", routes.BATTLES, "Start a campaign"),
-    "deploy": ("Deploy and chat", "Serve it and talk with it.", routes.ENDPOINTS, "Deploy a checkpoint"),
+REFRESH_S = 2.0
+MOST_WORKING = 3
+
+STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter of its address
+    StepKind.ENDPOINT: ("error", routes.ENDPOINTS, ""),
+    StepKind.RUN: ("error", routes.RUN, "run"),
+    StepKind.WORKERS: ("warning", routes.WORKERS, ""),
+    StepKind.VOTE: ("how_to_vote", routes.BALLOT, "campaign"),
+    StepKind.EVALUATE: ("grading", routes.EVALUATIONS, "checkpoint"),
+    StepKind.IMPORT: ("database", routes.DATASETS, "import"),
+    StepKind.STARTER: ("rocket_launch", None, ""),
+    StepKind.CAMPAIGN: ("swords", routes.BATTLES, ""),
+    StepKind.DEPLOY: ("dns", routes.ENDPOINTS, "checkpoint"),
+    StepKind.CHAT: ("chat", routes.PLAYGROUND, "endpoint"),
 }
+
+RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the best": 1.5, "When": 1.2}
+
+
+def draw_strip(strip: Strip) -> None:
+    """Draw work in progress with live bars, load of the machines, free disk, and the health of endpoints."""
+    with st.container(border=True, key="overview_strip"):
+        draw_work(strip)
+        with st.grid("auto", min_column_width=160):
+            for draw in gauges(strip.gauges):
+                draw()
+            with st.container(horizontal=True, gap="xsmall"):
+                draw_health(strip)
+
+
+def draw_work(strip: Strip) -> None:
+    """Draw a bar for each of the first running jobs, and how many others run or wait."""
+    running = [run for run in strip.runs if run.status is not Status.QUEUED]
+    working = [job for job in strip.jobs if job.status is not Status.QUEUED]
+    bars: list[Callable[[], None]] = [
+        *(lambda run=run: draw_run_bar(run) for run in running),
+        *(lambda job=job: draw_job_bar(job) for job in working),
+    ]
+    for draw in bars[:MOST_WORKING]:
+        draw()
+    queued = len(strip.runs) + len(strip.jobs) - len(running) - len(working)
+    rest = [f"{plural(len(bars) - MOST_WORKING, 'other job')} running"] if len(bars) > MOST_WORKING else []
+    rest += [f"{plural(queued, 'job')} queued"] if queued else []
+    if rest or not bars:
+        st.caption(", ".join(rest) if rest else "Nothing is running.")
+
+
+def draw_run_bar(run: RunView) -> None:
+    """Draw a run's name, state and progress."""
+    st.progress(min(1.0, run.share), text=f"**{plain(run.name)}** · {plain(run.line)}")
+
+
+def draw_job_bar(job: JobView) -> None:
+    """Draw a job's title, state and progress."""
+    progress = read_progress(job.progress)
+    done, total = float(job.progress.get("done") or 0), float(job.progress.get("total") or 0)
+    st.progress(min(1.0, done / total) if total else 0.0, text=f"**{plain(job.title)}** · {plain(say_progress(progress) or 'starting')}")
+
+
+def gauges(values: Gauges) -> list[Callable[[], None]]:
+    """Return the gauges that are known, each as what draws it."""
+    cells: list[Callable[[], None]] = []
+    if values.cpu_share is not None:
+        cells.append(lambda: draw_gauge("CPU", values.cpu_share, f"{values.cpu_share:.0%}"))
+    if values.num_gpus:
+        share = values.gpu_share
+        cells.append(
+            lambda: draw_gauge(
+                "GPU" if values.num_gpus == 1 else f"{values.num_gpus} GPUs", share, "–" if share is None else f"{share:.0%}"
+            )
+        )
+        used, total = values.gpu_memory_used_bytes, values.gpu_memory_total_bytes
+        cells.append(lambda: draw_gauge("GPU memory", used / total if total else None, f"{used / max(1, total):.0%} of {size(total)}"))
+    if values.memory_used_bytes is not None and values.memory_total_bytes:
+        memory, whole = values.memory_used_bytes, values.memory_total_bytes
+        cells.append(lambda: draw_gauge("Memory", memory / whole, f"{memory / whole:.0%} of {size(whole)}"))
+    cells.append(lambda: draw_gauge("Disk", None, f"{size(values.disk_free_bytes)} free"))
+    return cells
+
+
+def draw_gauge(label: str, share: float | None, text: str) -> None:
+    """Draw a gauge, as a bar where it is a share."""
+    if share is None:
+        st.markdown(f"{label} **{plain(text)}**")
+    else:
+        st.progress(min(1.0, max(0.0, share)), text=f"{label} **{plain(text)}**")
+
+
+def draw_health(strip: Strip) -> None:
+    """Draw how many endpoints and workers are up."""
+    healthy, all_endpoints = sum(line.is_healthy for line in strip.endpoints), len(strip.endpoints)
+    if all_endpoints:
+        color: Literal["green", "orange"] = "green" if healthy == all_endpoints else "orange"
+        st.badge(f"{healthy} of {plural(all_endpoints, 'endpoint')} ready", icon=":material/dns:", color=color)
+    else:
+        st.badge("no endpoint", icon=":material/dns:", color="gray")
+    if strip.gauges.num_workers:
+        st.badge(plural(strip.gauges.num_workers, "worker"), icon=":material/memory:", color="green")
+    else:
+        st.badge("no worker", icon=":material/memory:", color="orange")
 
 
 def draw_steps(ctx: Context, person: Person, overview: Overview) -> None:
-    """Draw the five steps with the next one marked."""
-    st.subheader("From data to chat in five steps", anchor=False)
-    with st.grid(len(STEPS), min_column_width=170):
-        for number, step in enumerate(overview.steps, start=1):
-            with st.container(border=True, height="stretch"):
-                draw_step(ctx, person, number, step, busy=bool(overview.active))
+    """Draw the next steps, each with one button; the first is the primary one."""
+    st.subheader("Next", anchor=False)
+    if not overview.steps:
+        st.caption("Nothing awaits you.")
+        return
+    with st.container(border=True, gap="xsmall"):
+        for number, step in enumerate(overview.steps):
+            draw_step(ctx, person, step, key=f"step_{number}", is_first=number == 0)
 
 
-def draw_step(ctx: Context, person: Person, number: int, step: Step, *, busy: bool) -> None:
-    """Draw one step: a tick, a button if it is next, a link otherwise."""
-    title, text, page, label = STEPS[step.name]
-    mark = ":green[:material/check_circle:]" if step.is_done else f":material/counter_{number}:"
-    st.markdown(f"{mark} **{title}**")
-    st.caption(text)
-    st.space("stretch")
-    if step.is_next and step.name == "train":
-        if st.button("Train the starter network", key="overview_starter", type="primary", icon=":material/play_arrow:", disabled=busy):
-            launch_starter(ctx, person)
-    elif step.is_next:
-        if st.button(label, key=f"overview_{step.name}", type="primary"):
-            st.switch_page(page)
-    else:
-        st.page_link(page, label="Look" if step.is_done else label, icon=":material/arrow_forward:")
+def draw_step(ctx: Context, person: Person, step: NextStep, *, key: str, is_first: bool) -> None:
+    """Draw one step: icon, text, button."""
+    icon, page, parameter = STEPS[step.kind]
+    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+        st.markdown(f":material/{icon}: {plain(step.text)}", width="stretch")
+        if st.button(step.action, key=f"{key}_{step.kind}_{step.subject}", type="primary" if is_first else "secondary"):
+            if page is None:
+                launch_starter(ctx, person)
+            else:
+                st.switch_page(page, query_params={parameter: step.subject or "1"} if parameter else None)
 
 
 def launch_starter(ctx: Context, person: Person) -> None:
@@ -68,82 +163,76 @@ def draw_runs(ctx: Context, person: Person, overview: Overview) -> None:
     """Draw the active runs and the newest others, live."""
     runs = [*overview.active, *overview.recent]
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader("Runs now" if overview.active else "Latest runs", anchor=False)
+        st.subheader("Runs", anchor=False)
         with st.container(horizontal=True, horizontal_alignment="right"):
             st.page_link(routes.LAUNCH, label="Launch", icon=":material/rocket_launch:")
             st.page_link(routes.RUNS, label="All runs", icon=":material/show_chart:")
     if not runs:
-        st.caption("No run yet. The starter network takes about two minutes on two CPU cores.")
+        st.caption("No runs yet.")
     action = live_runs(ctx, runs, person=person, key="overview_runs", follow_active=True)
     if action.opened:
         st.switch_page(routes.RUN, query_params={"run": action.opened})
 
 
-def draw_jobs(jobs: Sequence[JobView]) -> None:
-    """Draw imports, evaluations and other jobs that wait or run."""
-    st.subheader("Other work in the queues", anchor=False)
-    with st.container(border=True, gap="xsmall"):
-        for job in jobs:
-            waiting = job.status is Status.QUEUED
-            icon = ":material/schedule:" if waiting else ":material/progress_activity:"
-            state = "waits" if waiting else say_progress(read_progress(job.progress)) or "starting"
-            st.markdown(f"{icon} {plain(job.title)} · :gray[{plain(state)}]")
-
-
-def draw_endpoints(endpoints: tuple[EndpointLine, ...]) -> None:
-    """Draw what is deployed."""
-    st.subheader("Endpoints", anchor=False)
-    if not endpoints:
-        st.caption("Nothing is deployed. A checkpoint becomes an endpoint on the Endpoints page.")
-    for line in endpoints:
-        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            with st.container(gap="xxsmall"):
-                st.markdown(f"**{plain(line.name)}**")
-                st.caption(plain(line.checkpoint))
-            healthy = line.num_ready >= line.num_replicas
-            st.badge(f"{line.num_ready} of {plural(line.num_replicas, 'replica')}", color="green" if healthy else "orange")
-            st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": line.name})
-
-
 def draw_results(ctx: Context, overview: Overview) -> None:
-    """Draw the latest scores and the open campaigns."""
-    st.subheader("Latest results", anchor=False)
-    if not overview.results and not overview.campaigns:
-        st.caption("Scores and votes appear here.")
-    for line in overview.results:
-        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            with st.container(gap="xxsmall"):
-                st.markdown(f"**{plain(line.checkpoint)}**")
-                st.caption(f"{plain(line.benchmark)}, {ago(line.created_at, now=ctx.now())}")
-            interval = plain(interval_text(line.metric, line.low, line.high))
-            score = f"{plain(metric_label(line.metric))} **{plain(score_text(line.metric, line.value))}**"
-            st.markdown(f"{score} :gray[{interval}]" if interval else score, width="content")
-    for campaign in overview.campaigns:
-        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            with st.container(gap="xxsmall"):
-                st.markdown(f"**{plain(campaign.name)}**")
-                st.caption(" against ".join(plain(name) for name in campaign.contestants))
-            st.markdown(plural(campaign.num_votes, "vote"), width="content")
-            st.page_link(routes.BATTLES, label="Open", icon=":material/swords:", query_params={"campaign": campaign.id})
+    """Draw the newest scores by benchmark, with interval and difference from the best."""
+    st.subheader("Results", anchor=False)
+    if not overview.results:
+        st.caption("No evaluations yet.")
+    for number, group in enumerate(overview.results):
+        draw_benchmark(ctx, group, key=f"results{number}")
+
+
+def draw_benchmark(ctx: Context, group: BenchmarkResults, *, key: str) -> None:
+    """Draw the scores on one benchmark, the best first."""
+    st.markdown(f"**{plain(group.benchmark)}** · {plain(metric_label(group.metric))}")
+    table = WidgetTable(f"{key}", RESULTS)
+    with table.frame():
+        for line in group.lines:
+            cells = table.row(line.evaluation.id)
+            with cells[0]:
+                row_link(
+                    line.evaluation.checkpoint,
+                    page=routes.EVALUATIONS,
+                    query={"evaluation": line.evaluation.id},
+                    icon="deployed_code",
+                    key=f"{key}_{line.evaluation.id}",
+                )
+            cells[1].markdown(f"**{plain(score_text(group.metric, line.score.value))}**")
+            cells[2].text(interval_text(group.metric, line.score.low, line.score.high) or "no interval")
+            cells[3].text("best" if line.delta is None else score_text(group.metric, line.delta, signed=True))
+            cells[4].caption(ago(line.evaluation.created_at, now=ctx.now()))
+    if group.num_more:
+        st.caption(f"{plural(group.num_more, 'other checkpoint')} on the Evaluations page.")
+
+
+def draw_campaigns(overview: Overview) -> None:
+    """Draw the open campaigns."""
+    if not overview.campaigns:
+        return
+    st.subheader("Battles", anchor=False)
+    table = WidgetTable("campaigns", {"Campaign": 2.0, "Contestants": 4.0, "Votes": 1.0})
+    with table.frame():
+        for campaign in overview.campaigns:
+            cells = table.row(campaign.id)
+            with cells[0]:
+                row_link(campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, icon="swords", key=f"campaign_{campaign.id}")
+            cells[1].caption(" against ".join(plain(name) for name in campaign.contestants))
+            cells[2].text(f"{campaign.num_votes:,}")
 
 
 def main() -> None:
     """Draw the first page."""
-    with page_frame("Overview", "What runs now, what was found, and what comes next.") as (ctx, person):
-        overview = get_overview(ctx)
-        if overview.is_newcomer:
-            draw_steps(ctx, person, overview)
-            st.space("small")
-        draw_runs(ctx, person, overview)
-        if overview.other_jobs:
-            st.space("small")
-            st.fragment(lambda: draw_jobs(list_other_jobs(ctx)), run_every=2.0)()
+    with page_frame("Overview") as (ctx, person):
+        st.fragment(lambda: draw_strip(get_strip(ctx)), run_every=REFRESH_S)()
+        overview = get_overview(ctx, person=person)
+        draw_steps(ctx, person, overview)
         st.space("small")
-        left, right = st.columns(2, gap="large")
-        with left:
-            draw_endpoints(overview.endpoints)
-        with right:
-            draw_results(ctx, overview)
+        draw_runs(ctx, person, overview)
+        st.space("small")
+        draw_results(ctx, overview)
+        st.space("small")
+        draw_campaigns(overview)
 
 
 main()

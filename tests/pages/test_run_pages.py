@@ -56,11 +56,11 @@ def text_of(app: AppTest) -> str:
 
 
 def test_the_first_page_leads_a_newcomer_to_data_and_then_to_training(ctx: Context) -> None:
-    assert "Add a dataset" in [button.label for button in open_page("home/overview.py").button]
+    assert "Import a dataset" in [button.label for button in open_page("home/overview.py").button]
     add_parts(ctx)
     page = open_page("home/overview.py")
     assert "Train the starter network" in [button.label for button in page.button]
-    assert "Nothing is deployed." in text_of(page)
+    assert "No evaluations yet." in text_of(page)
 
 
 def test_the_launch_button_names_what_is_missing(ctx: Context) -> None:

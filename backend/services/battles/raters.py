@@ -76,6 +76,13 @@ def rater_for(ctx: Context, person: Person) -> RaterView:
             return _view(found)
 
 
+def find_rater(ctx: Context, person: Person) -> RaterView:
+    """Return the rater that a person is, without storing one: a person who never voted gets a rater without votes."""
+    with ctx.db.read() as session:
+        row = _rater_of(session, person)
+        return _view(row) if row is not None else RaterView(id="", name=person.name, campaign_id=None, expires_at=None)
+
+
 def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 14, person: Person) -> RaterLink:
     """Make a link that opens the ballot of one campaign, alone, until it expires. `name` is a pseudonym; no account is made."""
     require_builder(person)

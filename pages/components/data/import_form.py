@@ -21,7 +21,7 @@ from backend.services.data.preview import Hint, SourcePreview, fields_of, previe
 from backend.services.data.sources import read_source_head
 from backend.services.data.views import VersionView
 from pages.components.data.source_choice import Chosen, choose_source
-from pages.components.frame import errors_shown, plain, show_error
+from pages.components.frame import errors_shown, plain, show_error, spoken
 from pages.components.words import size
 
 UNUSED = "not used"
@@ -190,7 +190,7 @@ def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, 
         key = _map_key(chosen, kind, column)
         proposed = guess.mapping.get(column, UNUSED)
         st.session_state.setdefault(key, proposed if proposed in fields else UNUSED)
-        field = right.selectbox(f"Use {plain(column)} as", fields, key=key, label_visibility="collapsed")
+        field = right.selectbox(f"Use {spoken(column)} as", fields, key=key, label_visibility="collapsed")
         if field != UNUSED:
             mapping[column] = field
     return mapping

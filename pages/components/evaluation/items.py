@@ -63,9 +63,15 @@ def draw_item(kind: EvaluationKind, item: ItemView) -> None:
         return
     right = item.values.get("exact_match") == 1.0
     _mark(right, "answered", str(item.shown.get("completion") or "(nothing)"), contained=item.values.get("contains") == 1.0)
-    answers = item.shown.get("answer") or []
-    st.caption("Right would be")
-    st.text("  ·  ".join(str(answer) for answer in answers))
+    draw_expected(item.shown.get("answer"))
+
+
+def draw_expected(answer: Any) -> None:
+    """Draw the expected answer, or all that count; nothing where the item keeps none."""
+    answers = answer if isinstance(answer, list) else [] if answer is None else [answer]
+    if answers:
+        st.caption("Expected")
+        st.text("  ·  ".join(str(one).strip() for one in answers))
 
 
 def _draw_choices(shown: dict[str, Any]) -> None:
@@ -121,7 +127,4 @@ def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, sec
                     elif kind is EvaluationKind.GENERATION:
                         st.text(str(item.shown.get("completion") or "(nothing)"))
             if kind is not EvaluationKind.PERPLEXITY:
-                answer = flip.first.shown.get("answer")
-                shown = "  ·  ".join(map(str, answer)) if isinstance(answer, list) else str(answer).strip()
-                st.caption("Right is")
-                st.text(shown)
+                draw_expected(flip.first.shown.get("answer"))

@@ -96,7 +96,7 @@ def set_field_errors(errors: Mapping[str, str]) -> None:
 
 
 def draw_field(path: str) -> Any:
-    """Draw one field and return its value. An error stands under the field, whose label is red."""
+    """Draw one field and return its value. An error stands under the field, in red."""
     key, errors = field_key(path), field_errors()
     if key not in st.session_state:
         set_field(path, get_field(path))
@@ -104,7 +104,7 @@ def draw_field(path: str) -> Any:
     unit = traits_of(path).unit
     label = label_of(path) + (f" ({unit})" if unit else "")
     with st.container(gap="small"):
-        value = _draw(path, f":red[{label}]" if path in errors else label, key)
+        value = _draw(path, label, key)
         if errors.get(path):
             st.caption(f":red[{plain(errors[path])}]")
     _values()[path] = value

@@ -22,7 +22,7 @@ from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import list_workers
 from backend.services.metrics.curves import CurveCache
 from backend.services.metrics.points import last_values
-from backend.services.overview import get_overview
+from backend.services.overview import get_overview, get_strip
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.replicas import ready_targets
 from backend.services.training.live import active_run_ids, queue_counts, run_states
@@ -59,7 +59,7 @@ ASKED: dict[str, Callable[[Context, dict[str, str]], Any]] = {
     "the endpoints": lambda ctx, ids: (list_endpoints(ctx), ready_targets(ctx)),
     "the items": lambda ctx, ids: list_items(ctx, ids["evaluation"], which="wrong"),
     "the ballot": ask_ballot,
-    "the first page": lambda ctx, ids: get_overview(ctx),
+    "the first page": lambda ctx, ids: (get_overview(ctx, person=LOCAL), get_strip(ctx)),
 }
 
 

@@ -1,0 +1,136 @@
+"""Next steps on the overview, ranked: what is broken, what waits for people, what a newcomer has not tried. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backend.domain.wording import plural
+
+MAX_STEPS = 3
+
+
+class StepKind(StrEnum):
+    """Where the button of a step leads."""
+
+    ENDPOINT = "endpoint"
+    RUN = "run"
+    WORKERS = "workers"
+    VOTE = "vote"
+    EVALUATE = "evaluate"
+    IMPORT = "import"
+    STARTER = "starter"
+    CAMPAIGN = "campaign"
+    DEPLOY = "deploy"
+    CHAT = "chat"
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """A step: its text, the label of its button, and the id or name that the button's page needs."""
+
+    kind: StepKind
+    text: str
+    action: str
+    subject: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that needs attention. `detail`: the cause of a failure."""
+
+    id: str
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class AwaitedVotes:
+    """An open campaign and the votes that the visitor can still cast in it."""
+
+    id: str
+    name: str
+    num_votes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """State of an installation as one visitor sees it. Lists are newest first; checkpoints are those that write text.
+
+    `idle_queues`: (queue, number of queued jobs) where no living worker serves the queue.
+    """
+
+    has_data: bool = False
+    is_importing: bool = False
+    is_training: bool = False
+    checkpoints: tuple[Item, ...] = ()
+    has_campaigns: bool = False
+    has_deployments: bool = False
+    has_chats: bool = False
+    endpoints: tuple[Item, ...] = ()
+    failing_endpoints: tuple[Item, ...] = ()
+    idle_queues: tuple[tuple[str, int], ...] = ()
+    failed_runs: tuple[Item, ...] = ()
+    votes: tuple[AwaitedVotes, ...] = ()
+    served_without_evaluation: tuple[Item, ...] = ()
+    trained_without_evaluation: tuple[Item, ...] = ()
+
+
+def next_steps(situation: Situation, *, limit: int = MAX_STEPS) -> tuple[NextStep, ...]:
+    """Return the steps to take, most urgent first: failures, votes, missing evaluations, then what was never tried."""
+    return (*_failures(situation), *_votes(situation), *_evaluations(situation), *_first_times(situation))[:limit]
+
+
+def _failures(situation: Situation) -> list[NextStep]:
+    return [
+        *(
+            NextStep(StepKind.ENDPOINT, _with_cause(f"The endpoint {endpoint.name} does not start", endpoint.detail), "See the endpoint")
+            for endpoint in situation.failing_endpoints
+        ),
+        *(
+            NextStep(StepKind.WORKERS, f"{plural(num_jobs, 'job')} queued, and no worker serves the queue {queue}.", "See the workers")
+            for queue, num_jobs in situation.idle_queues
+        ),
+        *(
+            NextStep(StepKind.RUN, _with_cause(f"The run {run.name} failed", run.detail), "See the run", run.id)
+            for run in situation.failed_runs
+        ),
+    ]
+
+
+def _with_cause(text: str, cause: str) -> str:
+    return f"{text}: {cause}" if cause else f"{text}."
+
+
+def _votes(situation: Situation) -> list[NextStep]:
+    return [
+        NextStep(StepKind.VOTE, f"{campaign.name} awaits {plural(campaign.num_votes, 'vote')}.", "Vote", campaign.id)
+        for campaign in situation.votes
+        if campaign.num_votes > 0
+    ]
+
+
+def _evaluations(situation: Situation) -> list[NextStep]:
+    unique = {item.id: item for item in (*situation.served_without_evaluation, *situation.trained_without_evaluation)}
+    return [NextStep(StepKind.EVALUATE, f"{item.name} has no evaluation.", "Evaluate", item.id) for item in unique.values()]
+
+
+def _first_times(situation: Situation) -> list[NextStep]:
+    """Return the next step of the loop from data to chat that nobody has taken yet. What is under way counts as taken."""
+    steps = []
+    if not situation.has_data and not situation.is_importing:
+        steps.append(NextStep(StepKind.IMPORT, "There is no dataset to learn from yet.", "Import a dataset"))
+    if situation.has_data and not situation.checkpoints and not situation.is_training and not situation.failed_runs:
+        steps.append(
+            NextStep(StepKind.STARTER, "No network is trained yet. The starter takes about two minutes.", "Train the starter network")
+        )
+    if len(situation.checkpoints) > 1 and not situation.has_campaigns:
+        first, second = situation.checkpoints[0].name, situation.checkpoints[1].name
+        steps.append(NextStep(StepKind.CAMPAIGN, f"{first} and {second} were never compared by blind votes.", "Start a campaign"))
+    if situation.checkpoints and not situation.has_deployments:
+        newest = situation.checkpoints[0]
+        steps.append(NextStep(StepKind.DEPLOY, f"{newest.name} can answer at an endpoint.", "Deploy", newest.id))
+    if situation.endpoints and not situation.has_chats:
+        endpoint = situation.endpoints[0]
+        steps.append(NextStep(StepKind.CHAT, f"{endpoint.name} is ready.", "Chat", endpoint.name))
+    return steps

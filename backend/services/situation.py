@@ -1,0 +1,139 @@
+"""Read the situation of an installation that the overview's next steps are ranked from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session, aliased
+
+from backend.db.tables import Campaign, Checkpoint, DatasetVersion, Deployment, Endpoint, Evaluation, Job, Message, Run, Usage
+from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.training.config import Objective
+from backend.services.battles.ballots import ballot_progress
+from backend.services.battles.raters import find_rater
+from backend.services.battles.views import list_open_campaigns
+from backend.services.context import Context, Person
+from backend.services.jobs.workers import list_workers
+from backend.services.next_steps import AwaitedVotes, Item, Situation
+from backend.services.serving.endpoints import EndpointView, list_endpoints
+
+FAILURE_DAYS = 7
+"""A run that failed longer ago is no longer news."""
+
+MOST = 3
+MOST_CAMPAIGNS = 4
+
+
+def read_situation(ctx: Context, person: Person) -> Situation:
+    """Return the state of an installation as a person sees it."""
+    endpoints = list_endpoints(ctx, include_stopped=False)
+    with ctx.db.read() as session:
+        situation = Situation(
+            has_data=_exists(session, select(DatasetVersion.id).where(DatasetVersion.folder.is_not(None))),
+            is_importing=_is_active(session, JobKind.IMPORT_DATASET),
+            is_training=_is_active(session, JobKind.TRAIN),
+            checkpoints=_items(session, _checkpoints()),
+            has_campaigns=_exists(session, select(Campaign.id)),
+            has_deployments=_exists(session, select(Deployment.id)),
+            has_chats=_exists(session, select(Message.id)) or _exists(session, select(Usage.id)),
+            endpoints=tuple(Item(one.name, one.name) for one in endpoints if one.num_ready),
+            failing_endpoints=tuple(Item(one.name, one.name, _problem(one)) for one in endpoints if one.state == "failing"),
+            failed_runs=_failed_runs(session, ctx),
+            served_without_evaluation=_items(session, _checkpoints().where(_unevaluated(), Checkpoint.id.in_(_served()))),
+            trained_without_evaluation=_items(session, _checkpoints().where(_unevaluated_run(), Checkpoint.id.in_(_final()))),
+        )
+        queued = dict(
+            session.execute(select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)).tuples().all()
+        )
+    return _with_people(ctx, person, situation, queued)
+
+
+def _with_people(ctx: Context, person: Person, situation: Situation, queued: dict[str, int]) -> Situation:
+    served = {queue for worker in list_workers(ctx) if worker.is_alive for queue in worker.queues}
+    idle = tuple(sorted((queue, number) for queue, number in queued.items() if queue not in served))
+    return replace(situation, idle_queues=idle, votes=_awaited_votes(ctx, person))
+
+
+def _awaited_votes(ctx: Context, person: Person) -> tuple[AwaitedVotes, ...]:
+    rater = find_rater(ctx, person)
+    awaited = []
+    for campaign in list_open_campaigns(ctx)[:MOST_CAMPAIGNS]:
+        progress = ballot_progress(ctx, campaign.id, rater)
+        awaited.append(AwaitedVotes(campaign.id, campaign.name, progress.total - progress.done))
+    return tuple(awaited)
+
+
+def _checkpoints() -> Select[str, str]:
+    """Select (id, name) of the checkpoints that write text and have files, newest first."""
+    return (
+        select(Checkpoint.id, Checkpoint.name)
+        .outerjoin(Run, Run.id == Checkpoint.run_id)
+        .where(
+            Checkpoint.folder.is_not(None),
+            Checkpoint.deleted_at.is_(None),
+            Checkpoint.archived_at.is_(None),
+            func.coalesce(Run.objective, "") != Objective.REWARD.value,
+        )
+        .order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc(), Checkpoint.id)
+        .limit(MOST)
+    )
+
+
+def _unevaluated() -> ColumnElement[bool]:
+    return ~select(Evaluation.id).where(Evaluation.checkpoint_id == Checkpoint.id).exists()
+
+
+def _unevaluated_run() -> ColumnElement[bool]:
+    """No checkpoint of the same run was evaluated: the last is not more urgent than the best."""
+    sibling = aliased(Checkpoint)
+    evaluated = select(Evaluation.id).join(sibling, sibling.id == Evaluation.checkpoint_id).where(sibling.run_id == Checkpoint.run_id)
+    return ~evaluated.exists()
+
+
+def _served() -> Select[Any]:
+    return select(Deployment.checkpoint_id).join(Endpoint, Endpoint.id == Deployment.endpoint_id).where(Deployment.stopped_at.is_(None))
+
+
+def _final() -> Select[Any]:
+    """Select the last checkpoint of every finished run that is not archived."""
+    last = (
+        select(Checkpoint.run_id, func.max(Checkpoint.step).label("step")).where(Checkpoint.folder.is_not(None)).group_by(Checkpoint.run_id)
+    )
+    newest = last.subquery()
+    return (
+        select(Checkpoint.id)
+        .join(newest, (newest.c.run_id == Checkpoint.run_id) & (newest.c.step == Checkpoint.step))
+        .join(Run, Run.id == Checkpoint.run_id)
+        .join(Job, Job.id == Run.job_id)
+        .where(Job.status == Status.FINISHED, Run.archived_at.is_(None))
+    )
+
+
+def _failed_runs(session: Session, ctx: Context) -> tuple[Item, ...]:
+    rows = session.execute(
+        select(Run.id, Run.name, Job.error)
+        .join(Job, Job.id == Run.job_id)
+        .where(Job.status == Status.FAILED, Run.archived_at.is_(None), Job.finished_at > ctx.now() - timedelta(days=FAILURE_DAYS))
+        .order_by(Job.finished_at.desc())
+        .limit(MOST)
+    )
+    return tuple(Item(run_id, name, str((error or {}).get("cause") or "")) for run_id, name, error in rows)
+
+
+def _problem(endpoint: EndpointView) -> str:
+    return next((replica.problem for replica in endpoint.replicas if replica.problem), "")
+
+
+def _items(session: Session, query: Select[str, str]) -> tuple[Item, ...]:
+    return tuple(Item(row_id, name) for row_id, name in session.execute(query))
+
+
+def _is_active(session: Session, kind: JobKind) -> bool:
+    return _exists(session, select(Job.id).where(Job.kind == kind.value, Job.status.in_(ACTIVE)))
+
+
+def _exists(session: Session, query: Select[Any]) -> bool:
+    return session.execute(query.limit(1)).first() is not None

@@ -1,0 +1,145 @@
+"""Every page of a filled installation in a browser: on a phone, on a narrow window, and without a raw value anywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from backend.bootstrap import build_context
+from tests.support.browser import FLAGS, SETTLED, chromium
+from tests.support.filled_installation import Filled, fill
+from tests.support.page_server import page_server
+from tests.support.settings import make_settings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+TIME_ZONE = "America/New_York"
+
+OVERFLOW = "Math.max(document.documentElement.scrollWidth, document.querySelector('.stMain').scrollWidth) - innerWidth"
+
+UNREACHABLE = """() => [...document.querySelectorAll('.stMain button, .stMain a[href]')].filter(button => {
+  const box = button.getBoundingClientRect();
+  const scrolls = button.closest('[role=tablist], .stDataFrame, .stCode, .js-plotly-plot, .rr-live, [class*=st-key-cards]');
+  return box.width > 0 && !scrolls && (box.left < -1 || box.right > innerWidth + 1);
+}).map(button => button.innerText.slice(0, 60))"""
+
+BROKEN_WORDS = """() => {
+  const walker = document.createTreeWalker(document.querySelector('.stMain'), NodeFilter.SHOW_TEXT), broken = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode, parent = node.parentElement;
+    if (!parent.checkVisibility() || parent.closest('pre, code, svg, textarea, [data-testid=stIconMaterial], .stDataFrame')) continue;
+    for (const match of node.textContent.matchAll(/[\\p{L}\\p{N}]{2,}/gu)) {
+      const range = document.createRange();
+      range.setStart(node, match.index);
+      range.setEnd(node, match.index + match[0].length);
+      if (new Set([...range.getClientRects()].filter(r => r.width > 0).map(r => Math.round(r.top / 4))).size > 1) broken.push(match[0]);
+    }
+  }
+  return broken;
+}"""
+
+SPOKEN = """() => [...document.querySelectorAll('[aria-label], [alt], [title]')].flatMap(
+  element => ['aria-label', 'alt', 'title'].map(name => element.getAttribute(name) || ''))"""
+
+RAW = {
+    "a time stamp": re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d"),
+    "None": re.compile(r"(?<![\w-])None(?![\w-])"),
+    "NaN": re.compile(r"(?<!became )(?<!\w)(nan|NaN)(?!\w)(?! or infinite)"),
+    "an escape": re.compile(r"\\[_*.()\[\]#+!|~$-]"),
+    "a directive": re.compile(r":(red|green|blue|orange|gray|violet|material)[\[/]"),
+}
+
+WHERE_NONE_IS_A_CHOICE = {"launch", "playground", "conversation"}
+"""Pages with a list in which None is an entry."""
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[tuple[str, Filled]]:
+    """Pages over an installation with one of everything."""
+    home = tmp_path_factory.mktemp("filled")
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    context = build_context(make_settings(home), migrate=False)
+    filled = fill(context)
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        yield server.url, filled
+    context.db.dispose()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield running
+        running.close()
+
+
+def visit_all(browser: Browser, url: str, filled: Filled, *, width: int) -> Iterator[tuple[str, Page]]:
+    """Open every page in turn and wait until it has settled."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, timezone_id=TIME_ZONE)
+    tab = context.new_page()
+    for name, address in filled.addresses.items():
+        tab.goto(url + address)
+        tab.wait_for_function(SETTLED, timeout=60_000)
+        yield name, tab
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 820])
+def test_no_page_overflows_hides_a_button_or_breaks_a_word(browser: Browser, installation: tuple[str, Filled], width: int) -> None:
+    url, filled = installation
+    found: dict[str, object] = {}
+    for name, tab in visit_all(browser, url, filled, width=width):
+        if (overflow := tab.evaluate(OVERFLOW)) > 0:
+            found[f"{name}: overflow"] = overflow
+        if unreachable := tab.evaluate(UNREACHABLE):
+            found[f"{name}: unreachable"] = unreachable
+        if broken := tab.evaluate(BROKEN_WORDS):
+            found[f"{name}: broken"] = broken
+    assert found == {}
+
+
+def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(
+    browser: Browser, installation: tuple[str, Filled]
+) -> None:
+    url, filled = installation
+    label = (
+        "() => getComputedStyle(document.querySelector('[class*=st-key-tablerow-datasets-] .stColumn:nth-child(2)'), '::before').content"
+    )
+    for width, content, head in ((390, '"Kind"', False), (1440, "none", True)):
+        tab = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        tab.goto(url + filled.addresses["datasets"])
+        tab.wait_for_function(SETTLED, timeout=60_000)
+        tab.locator("[class*=st-key-tablerow-datasets-]").first.wait_for()
+        assert tab.evaluate(label) == content
+        assert tab.locator(".st-key-tablehead-datasets").is_visible() is head
+        tab.context.close()
+
+
+def test_no_page_shows_a_raw_value_or_reads_one_out(browser: Browser, installation: tuple[str, Filled]) -> None:
+    url, filled = installation
+    found: dict[str, str] = {}
+    for name, tab in visit_all(browser, url, filled, width=1440):
+        shown = "\n".join([tab.inner_text(".stMain"), *tab.evaluate(SPOKEN)])
+        for what, pattern in RAW.items():
+            if what == "None" and name in WHERE_NONE_IS_A_CHOICE:
+                continue
+            if match := pattern.search(shown):
+                found[f"{name}: {what}"] = shown[max(0, match.start() - 60) : match.end() + 60]
+    assert found == {}
+
+
+def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: tuple[str, Filled]) -> None:
+    url, filled = installation
+    tab = browser.new_context(timezone_id=TIME_ZONE, viewport={"width": 1440, "height": 900}).new_page()
+    tab.goto(url + filled.addresses["endpoints"])
+    tab.wait_for_function(SETTLED, timeout=60_000)
+    tab.get_by_text("History").first.click()
+    text = tab.locator("td", has_text="just now").or_(tab.locator("td", has_text=" ago)")).first.inner_text()
+    local = tab.evaluate("new Date().toLocaleTimeString('en-GB', {hour: '2-digit', timeZone: 'America/New_York'})")
+    assert re.search(rf"\b{local}:\d\d", text), f"{text} at {local} o'clock"
+    assert "UTC" not in text
+    tab.context.close()

@@ -1,0 +1,50 @@
+"""The overview, driven: strip, next steps and results of a filled installation, and of an empty one."""
+
+from __future__ import annotations
+
+from backend.services.context import Context
+from pages.components import routes
+from tests.support.filled_installation import LONG, fill
+from tests.support.opening import open_page, words
+
+
+def bars(page: object) -> str:
+    return "\n".join(bar.proto.text for bar in page.get("progress")).replace("\\", "")  # type: ignore[attr-defined]
+
+
+def test_the_strip_shows_the_running_job_and_the_load_of_the_machines(site: Context) -> None:
+    fill(site)
+    page = open_page(routes.OVERVIEW)
+    shown = bars(page)
+    assert "smol-village-sft" in shown
+    assert "step 200 of 1,000" in shown
+    for label in ("CPU **62%**", "GPU **64%**", "Memory **"):
+        assert label in shown.replace("\\", "")
+    assert "free**" in words(page).replace("\\", "")
+    assert "1 of 1 endpoint ready" in words(page)
+
+
+def test_each_next_step_has_one_button_that_leads_there(site: Context) -> None:
+    filled = fill(site)
+    page = open_page(routes.OVERVIEW)
+    buttons = {button.label: button for button in page.button if str(button.key).startswith("step_")}
+    assert list(buttons) == ["See the workers", "See the run", "Vote"]
+    buttons["See the run"].click().run()
+    assert page.query_params["run"] in (filled.failed, [filled.failed])
+
+
+def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:
+    fill(site)
+    shown = words(open_page(routes.OVERVIEW)).replace("\\", "")
+    assert "**village-questions-with-choices@1** · Accuracy" in shown
+    assert "**75.0 %**" in shown
+    assert "65.0 to 85.0 %" in shown
+    assert "-25.0 points" in shown
+    assert LONG in shown
+
+
+def test_an_empty_installation_leads_to_data_and_says_that_no_worker_runs(site: Context) -> None:
+    page = open_page(routes.OVERVIEW)
+    assert [button.label for button in page.button if str(button.key).startswith("step_")] == ["Import a dataset"]
+    assert "no worker" in words(page)
+    assert "Nothing is running." in words(page)
