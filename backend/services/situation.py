@@ -45,9 +45,7 @@ def read_situation(ctx: Context, person: Person) -> Situation:
             served_without_evaluation=_items(session, _checkpoints().where(_unevaluated(), Checkpoint.id.in_(_served()))),
             trained_without_evaluation=_items(session, _checkpoints().where(_unevaluated_run(), Checkpoint.id.in_(_final()))),
         )
-        queued = dict(
-            session.execute(select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)).tuples().all()
-        )
+        queued = dict(session.execute(select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)).all())
     return _with_people(ctx, person, situation, queued)
 
 

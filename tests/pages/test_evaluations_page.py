@@ -132,7 +132,10 @@ def test_the_first_page_shows_the_main_score_with_its_interval(world: Context) -
     evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
     app = AppTest.from_file(str(SHELL), default_timeout=30).run()
     assert not app.exception
-    assert "Accuracy **62.5 %** :gray[" in plain_words(app)
+    shown = plain_words(app)
+    assert "**facts@1** · Accuracy" in shown
+    assert "**62.5 %**" in shown
+    assert "52.5 to 72.5 %" in shown
 
 
 def test_unknown_permalink_is_a_sentence(site: Context) -> None:
