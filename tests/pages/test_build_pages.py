@@ -289,13 +289,13 @@ def test_a_file_that_only_falls_back_on_text_says_so_before_it_is_imported(site:
     app.file_uploader(key="import_file").upload("lamps.jsonl", rows.encode(), "application/json").run()
     assert_sound(app)
     (warning,) = [str(one.value) for one in app.warning if "Detected" in str(one.value)]
-    assert "Detected: text (30%): no other kind fits." in warning
+    assert "Detected: text (30%): no other kind fits" in warning
     assert "blurb holds the most text" in warning
     assert "Looked for turns (messages, conversations, dialogue); a chosen and a rejected answer" in words(app)
     assert list_datasets(site) == []
     app.file_uploader(key="import_file").upload("named.jsonl", rows.replace("blurb", "text").encode(), "application/json").run()
     assert not [one for one in app.warning if "Detected" in str(one.value)]
-    assert "Detected: text (80%). Text holds the text; not used: sku." in words(app)
+    assert "Detected: text (80%): text holds the text; not used" in words(app)
 
 
 def test_a_table_of_very_many_columns_shows_those_in_use_and_those_asked_for(site: Context) -> None:

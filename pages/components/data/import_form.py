@@ -168,10 +168,10 @@ def _draw_detection(guess: SourcePreview) -> None:
     reason = plain(guess.reason.replace("`", ""))
     if not guess.is_fallback:
         check = "" if guess.confidence >= SURE else " Please check."
-        st.caption(f"{detected}. {reason[:1].upper()}{reason[1:]}.{check}")
+        st.caption(f"{detected}: {reason}.{check}")
         return
     st.warning(
-        f"**{detected}: no other kind fits.** {reason[:1].upper()}{reason[1:]}. "
+        f"**{detected}: no other kind fits;** {reason}. "
         "Each value of that column would become a text to train on. Choose another kind or column if that is not what the file holds.",
         icon=":material/help:",
     )
