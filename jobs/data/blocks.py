@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow
 
 from backend.domain.data.parsing.text_formats import CsvShape, NumberedRow
+from jobs.modeling.dataset_files import Split
 
 Bytes = bytes | bytearray
 
@@ -39,7 +40,7 @@ class CsvMarks:
 class Block:
     """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as rows that are parsed already.
 
-    `after` is the place where reading goes on, `position` the bytes of the source read so far.
+    `after` is the place where reading goes on, `position` the bytes of the source read so far, `side` the split that a source assigns.
     """
 
     file: str
@@ -52,3 +53,4 @@ class Block:
     rows: tuple[NumberedRow, ...] | None = None
     shape: CsvShape | None = None
     marks: CsvMarks | None = None
+    side: Split | None = None

@@ -23,12 +23,14 @@ from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.files.encoding import check_encoding
+from backend.infra.files.saved import choose_saved
 from jobs.data.blocks import Block, Mark
 from jobs.data.checkpoint import State, join_parts, key_of, part_folder, workplace
 from jobs.data.columns import plan_columns
 from jobs.data.message_trees import MessageTrees
 from jobs.data.parsing import Parsed, Parser, rows_of
 from jobs.data.readers import Rows, RowSource
+from jobs.data.saved import SavedDataset
 from jobs.data.splitting import DividedRows, Splitter
 from jobs.data.writing import DatasetWriter, publish, sync_all
 from jobs.reporter import Reporter
@@ -85,75 +87,124 @@ def import_dataset(
     seed: int = DEFAULT_SPLIT_SEED,
     keep_good: bool = True,
     encoding: str | None = None,
+    split: str | None = None,
     part_s: float = 20.0,
 ) -> ImportResult:
-    """Import a file, a folder or a zip into `<out_root>/<first 16 of the content hash>/`.
+    """Import a file, a folder, a zip or a saved dataset into `<out_root>/<first 16 of the content hash>/`.
 
-    `kind` and `mapping` (source column -> field, see backend.domain.data.rows.mapping) are recognised when left out. The same content, kind and
-    split give the same folder. With `keep_good` bad rows are left out and listed, with their raw beginning, in `rejected.jsonl`; without it the
-    first ends the import. `encoding` names how text is encoded where it is not UTF-8 (a mark at the beginning tells UTF-16). About every `part_s`
-    seconds what is finished is put by: an import of the same unchanged source goes on from there within a day. Raises InvalidInput
-    if the source, the kind or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed when stopped on request.
+    `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same content, kind and
+    split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; without it the first one
+    ends the import. `encoding` names the encoding of text that is not UTF-8 (UTF-16 is known by its byte order mark). `split` names one
+    split of a saved dataset; without it its train and validation splits are kept. About every `part_s` seconds the finished rows are
+    published as a part: an import of the same unchanged source resumes from there within a day. Raises InvalidInput if the source, the kind
+    or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed on a stop request.
     """
-    wanted = _checked_kind(kind)
     if not 0 <= val_fraction < 1:
         raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
-    rows = RowSource(source, lines_are_prompts=wanted is DatasetKind.PROMPTS, encoding=check_encoding(encoding) if encoding else None)
+    rows = _open(source, kind=_checked_kind(kind), split=split, encoding=encoding)
     sample, bad = _head(rows)
     if not sample:
         raise _nothing_usable(source.name, [row.as_dict(raw=0) for row in bad])
-    final_kind, final_mapping, reason = _decide(sample, kind=wanted, mapping=mapping)
-    reporter.log(f"Reading {source.name} as {final_kind}: {reason}.")
-    for item in rows.ignored[:20]:
-        reporter.log(f"Left out {item.file}: {item.reason}.")
-    parser = Parser(final_kind, final_mapping, plan_columns(sample, kind=final_kind, mapping=final_mapping))
-    has_trees = TREE in final_mapping.values() or is_message_table(final_mapping)
+    plan = _plan(sample, kind=_checked_kind(kind), mapping=mapping)
+    _log_plan(reporter, rows, plan)
     settings = {
         "format": FORMAT_VERSION,
-        "kind": final_kind,
-        "mapping": final_mapping,
+        "kind": plan.kind,
+        "mapping": plan.mapping,
         "val_fraction": val_fraction,
         "seed": seed,
         "keep_good": keep_good,
         "encoding": encoding,
+        "sides": rows.sides,
     }
     with workplace(out_root, key_of(rows.listing, settings)) as folder:
-        header = f"{FORMAT_VERSION} {final_kind} {val_fraction:.6f} {seed}{' by first message' if has_trees else ''}"
-        splitter = Splitter(kind=final_kind, val_fraction=val_fraction, seed=seed, by_first_message=has_trees)
-        source_rows: Rows = rows
-        if is_message_table(final_mapping):
-            source_rows = MessageTrees(rows, final_mapping, folder=folder)
-            parser = Parser(final_kind, {TREE: TREE}, None)
-        work = _Work(source_rows, parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter)
-        writer = work.run()
-        tally = writer.tally
-        if tally.train_rows == 0:
-            raise _nothing_usable(source.name, tally.rejected)
-        whole = join_parts(folder, work.state.parts + 1, kind=final_kind)
-        result = ImportResult(
-            kind=final_kind.value,
-            mapping=dict(final_mapping),
-            rows=tally.rows,
-            train_rows=tally.train_rows,
-            val_rows=tally.val_rows,
-            rejected_count=tally.rejected_count,
-            rejected=tally.rejected,
-            content_hash=writer.content_hash,
-            folder=out_root / writer.content_hash[:16],
-            bytes=sum(file.stat().st_size for file in whole.iterdir()),
-            text_bytes=tally.text_bytes,
-            columns=list(dict.fromkeys(str(column) for row in sample for column in row)),
-            unigram_byte_entropy_bits=tally.byte_entropy_bits(),
-            reason=reason,
-            files=len(rows.listing.members),
-            ignored=tuple(asdict(item) for item in rows.ignored),
-            resumed=work.resumed,
+        source_rows = MessageTrees(rows, plan.mapping, folder=folder) if plan.is_message_table else rows
+        has_sides = source_rows.sides is not None
+        how = f" split {rows.split_rows}" if isinstance(rows, SavedDataset) and has_sides else " by first message" if plan.has_trees else ""
+        splitter = Splitter(kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides)
+        header = f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
+        work = _Work(
+            source_rows, plan.parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter
         )
+        writer = work.run()
+        if writer.tally.train_rows == 0:
+            raise _nothing_usable(source.name, writer.tally.rejected)
+        whole = join_parts(folder, work.state.parts + 1, kind=plan.kind)
+        result = _result(work, writer, rows, plan, whole=whole, out_root=out_root)
         meta = {**result.as_dict(), "folder": result.folder.name, "val_fraction": val_fraction, "seed": seed, "format": FORMAT_VERSION}
         (whole / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         fresh = publish(whole, target=result.folder)
     reporter.log(_summary(result, fresh=fresh))
     return replace(result, bytes=sum(file.stat().st_size for file in result.folder.iterdir()))
+
+
+def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> Rows:
+    """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of what has none."""
+    if saved := choose_saved(source, split):
+        return SavedDataset(source, *saved)
+    if split is not None:
+        raise InvalidInput(f"{source.name!r} has no splits to choose from.", remedy="Leave the split out.", field="split")
+    return RowSource(source, lines_are_prompts=kind is DatasetKind.PROMPTS, encoding=check_encoding(encoding) if encoding else None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the rows of a source are read: kind, mapping, why, and the source's columns."""
+
+    kind: DatasetKind
+    mapping: dict[str, str]
+    reason: str
+    columns: list[str]
+    parser: Parser
+
+    @property
+    def is_message_table(self) -> bool:
+        return is_message_table(self.mapping)
+
+    @property
+    def has_trees(self) -> bool:
+        return self.is_message_table or TREE in self.mapping.values()
+
+
+def _plan(sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None) -> _Plan:
+    final_kind, final_mapping, reason = _decide(sample, kind=kind, mapping=mapping)
+    columns = list(dict.fromkeys(str(column) for row in sample for column in row))
+    if is_message_table(final_mapping):
+        parser = Parser(final_kind, {TREE: TREE}, None)
+    else:
+        parser = Parser(final_kind, final_mapping, plan_columns(sample, kind=final_kind, mapping=final_mapping))
+    return _Plan(final_kind, final_mapping, reason, columns, parser)
+
+
+def _log_plan(reporter: Reporter, rows: Rows, plan: _Plan) -> None:
+    reporter.log(f"Reading {rows.name} as {plan.kind}: {plan.reason}.")
+    if rows.sides is not None and not plan.is_message_table:
+        reporter.log("The source's own splits are kept.")
+    for item in rows.ignored[:20]:
+        reporter.log(f"Left out {item.file}: {item.reason}.")
+
+
+def _result(work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, whole: Path, out_root: Path) -> ImportResult:
+    tally = writer.tally
+    return ImportResult(
+        kind=plan.kind.value,
+        mapping=dict(plan.mapping),
+        rows=tally.rows,
+        train_rows=tally.train_rows,
+        val_rows=tally.val_rows,
+        rejected_count=tally.rejected_count,
+        rejected=tally.rejected,
+        content_hash=writer.content_hash,
+        folder=out_root / writer.content_hash[:16],
+        bytes=sum(file.stat().st_size for file in whole.iterdir()),
+        text_bytes=tally.text_bytes,
+        columns=plan.columns,
+        unigram_byte_entropy_bits=tally.byte_entropy_bits(),
+        reason=plan.reason,
+        files=len(rows.listing.members),
+        ignored=tuple(asdict(item) for item in rows.ignored),
+        resumed=work.resumed,
+    )
 
 
 class _Work:
@@ -230,7 +281,7 @@ class _Work:
 
     def _write(self, rows: DividedRows, start: int, stop: int) -> None:
         if (start, stop) != (0, len(rows.keys)):
-            rows = self._splitter.divide(rows.table.slice(start, stop - start), rows.keys.part(start, stop))
+            rows = self._splitter.divide(rows.table.slice(start, stop - start), rows.keys.part(start, stop), side=rows.side)
         if len(rows.keys):
             self._splitter.take(rows, self._writer)
 
@@ -259,7 +310,7 @@ def _divided(blocks: Iterator[Block], rows: Rows, parser: Parser, splitter: Spli
     def divide(block: Block) -> tuple[Parsed, DividedRows]:
         parsed = parser.parse(block)
         rows.reuse(block.data)
-        return parsed, splitter.divide(parsed.table, parsed.keys)
+        return parsed, splitter.divide(parsed.table, parsed.keys, side=block.side)
 
     waiting: deque[Future[tuple[Parsed, DividedRows]]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="parse") as pool:
@@ -287,7 +338,7 @@ def _checked_kind(kind: str | None) -> DatasetKind | None:
         raise InvalidInput(f"There is no dataset kind {kind!r}.", remedy=f"Choose one of {known}.", field="kind") from None
 
 
-def _head(rows: RowSource) -> tuple[list[dict[str, Any]], list[BadRow]]:
+def _head(rows: Rows) -> tuple[list[dict[str, Any]], list[BadRow]]:
     """Return the first rows, until there are enough good ones to recognise, or too many bad ones."""
     good: list[dict[str, Any]] = []
     bad: list[BadRow] = []

@@ -19,7 +19,9 @@ from backend.domain.data.rows.trees import TREE, read_message
 from backend.infra.files.local import Ignored, Listing
 from jobs.data.blocks import Block, Bytes, Mark
 from jobs.data.parsing import rows_of, shown
-from jobs.data.readers import RowSource
+from jobs.data.readers import Rows
+from jobs.data.tables import TABLE_BYTES
+from jobs.modeling.dataset_files import Split
 
 MESSAGES_IN_BLOCK = 2000
 MAX_DEPTH = 10_000
@@ -37,9 +39,11 @@ WITH RECURSIVE tree(place, depth) AS (
 
 
 class MessageTrees:
-    """The trees of a source, in blocks, with what a RowSource offers. Bad rows come in the place of their own."""
+    """The trees of a source, in blocks, with the interface of any source. Bad rows come in their own place."""
 
-    def __init__(self, rows: RowSource, mapping: Mapping[str, str], *, folder: Path) -> None:
+    sides: tuple[Split, ...] | None = None
+
+    def __init__(self, rows: Rows, mapping: Mapping[str, str], *, folder: Path) -> None:
         self._rows, self._mapping, self._folder = rows, mapping, folder
         self.listing: Listing = rows.listing
         self.name, self.size = rows.name, rows.size
@@ -52,7 +56,7 @@ class MessageTrees:
     def reuse(self, data: Bytes) -> None:
         """Nothing: the blocks hold no buffers."""
 
-    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = ()) -> Iterator[Block]:
+    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
         """Yield an empty block for each block of the table that is indexed, then the trees from the `start.offset`-th on."""
         with (
             tempfile.TemporaryDirectory(prefix=".messages-", dir=self._folder) as place,

@@ -29,6 +29,7 @@ from backend.infra.files.local import Ignored, Listing, Member, Opened, list_sou
 from jobs.data.blocks import Block, Bytes, Mark
 from jobs.data.csv_cells import csv_cut, csv_marks
 from jobs.data.tables import TABLE_BYTES, on_disk, table_blocks
+from jobs.modeling.dataset_files import Split
 
 BLOCK_BYTES = 2 * 2**20  # stays in the processor's cache
 ROWS_IN_BLOCK = 2000
@@ -37,14 +38,19 @@ _MARKED = re.compile(rb"(?m)^[ \t\r\f\v]*" + re.escape(END_OF_TEXT) + rb"[ \t\r\
 
 
 class Rows(Protocol):
-    """Rows in blocks, to be read from any place on."""
+    """Rows in blocks, to be read from any place on. `sides`: the splits that the source assigns its members to, if it does."""
 
     listing: Listing
     name: str
     size: int
+    sides: tuple[Split, ...] | None
 
-    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = ()) -> Iterator[Block]:
-        """Yield blocks from a place on."""
+    @property
+    def ignored(self) -> tuple[Ignored, ...]:
+        """Files that are left out."""
+
+    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
+        """Yield blocks from a place on; of tables only `columns`, where all of them are there, about `table_bytes` at a time."""
 
     def reuse(self, data: Bytes) -> None:
         """Take back the bytes of a block that nothing reads any more."""
@@ -52,6 +58,8 @@ class Rows(Protocol):
 
 class RowSource:
     """The rows of a file, a folder or a zip, in blocks."""
+
+    sides: tuple[Split, ...] | None = None
 
     def __init__(self, path: Path, *, lines_are_prompts: bool = False, encoding: str | None = None) -> None:
         """List the source. Raises what `backend.infra.files.local.list_source` raises."""

@@ -32,6 +32,7 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> dict[str, Any]:
             seed=payload.seed,
             keep_good=payload.keep_good,
             encoding=payload.encoding,
+            split=payload.split,
             out_root=spec.path(payload.out_root),
             reporter=reporter,
         )

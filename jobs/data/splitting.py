@@ -102,21 +102,28 @@ class DividedRows:
     table: pyarrow.Table
     keys: RowKeys
     sides: dict[Split, pyarrow.Table]
+    side: Split | None = None
 
 
 class Splitter:
     """Sends rows to their side. Small datasets are held until the end, so that their split can be exact."""
 
-    def __init__(self, *, kind: DatasetKind, val_fraction: float, seed: int, by_first_message: bool = False) -> None:
-        """`by_first_message` keeps rows that begin with the same message on one side: conversations of one tree repeat each other."""
+    def __init__(
+        self, *, kind: DatasetKind, val_fraction: float, seed: int, by_first_message: bool = False, has_sides: bool = False
+    ) -> None:
+        """`by_first_message` keeps rows that begin with the same message on one side: conversations of one tree repeat each other. With
+        `has_sides` the source assigns the splits.
+        """
         self._by_first_message = by_first_message
         self._kind, self._val_fraction, self._seed = kind, val_fraction, seed
         self._held: list[tuple[pyarrow.Table, RowKeys]] = []
         self._rows = self._bytes = 0
-        self.is_small = kind not in NO_SPLIT
+        self.is_small = kind not in NO_SPLIT and not has_sides
 
-    def divide(self, table: pyarrow.Table, keys: RowKeys) -> DividedRows:
-        """Divide rows by their content. Any thread may ask."""
+    def divide(self, table: pyarrow.Table, keys: RowKeys, *, side: Split | None = None) -> DividedRows:
+        """Divide rows by their content, or put them all on the side that the source assigns. Any thread may call it."""
+        if side is not None:
+            return DividedRows(table, keys, {side: table}, side)
         share = 0.0 if self._kind in NO_SPLIT else self._val_fraction
         mask = val_mask(self._split_keys(table, keys), seed=self._seed, val_fraction=share)
         return DividedRows(table, keys, _sides(table, mask))

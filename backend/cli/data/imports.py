@@ -34,7 +34,9 @@ def import_(
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="COLUMN=FIELD, as often as needed; recognised when left out.")] = None,
     config: Annotated[str | None, typer.Option(help="Config of a Hub dataset.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a Hub dataset; train when left out.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of a Hub dataset (train when left out) or of a folder saved by `datasets`.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")] = None,
     encoding: Annotated[str | None, typer.Option(help="How text is encoded where it is not UTF-8, such as cp1252.")] = None,
     strict: Annotated[
@@ -61,6 +63,7 @@ def import_(
         source_path=found.path,
         hub=found.hub,
         url=found.url,
+        split=found.split,
         encoding=encoding,
         keep_good=not strict,
         val_fraction=val_fraction,
@@ -107,7 +110,7 @@ def read_source(text: str, *, config: str | None = None, split: str | None = Non
         match = _HUB_ID.fullmatch(text)
         return ImportSource(hub=HubSource(id=match[2] if match else text, config=config, split=split, revision=revision))
     else:
-        found = ImportSource(path=path)
+        found, split = ImportSource(path=path, split=split), None
     for option, value in (("config", config), ("split", split), ("revision", revision)):
         if value is not None:
             raise InvalidInput(f"--{option} is for datasets of the Hub, and {text} is none.", remedy="Leave it out.", field=option)

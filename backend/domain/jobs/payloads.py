@@ -155,13 +155,14 @@ class ImportPayload(Payload):
     """Make a dataset version from one source.
 
     `source` is a path below the artifacts, or an absolute one that every worker sees; `url` an address of S3 or Google Cloud Storage;
-    `derive` a change of another version.
+    `derive` a change of another version. `split` names one split of a folder that `datasets` saved.
     """
 
     job_kind = JobKind.IMPORT_DATASET
     source: str | None = None
     hub: HubSource | None = None
     url: str | None = None
+    split: str | None = None
     derive: Derivation | None = None
     kind: DatasetKind | None = None
     mapping: dict[str, str] = Field(default_factory=dict)

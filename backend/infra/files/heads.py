@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,6 +16,7 @@ from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
 from backend.infra.files.local import Member, Opened, list_source
 from backend.infra.files.remote import BLOCK_BYTES, RangedFile, Remote
+from backend.infra.files.saved import choose_saved
 
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
@@ -23,12 +25,19 @@ TABLES = (".parquet", ".arrow", ".feather")
 Row = dict[str, Any]
 
 
-def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None) -> SourceHead:
-    """Return the first rows of a file, or of the first file of a folder or a zip.
+def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, split: str | None = None) -> SourceHead:
+    """Return the first rows of a file, of the first file of a folder or a zip, or of a split of a saved dataset.
 
     Raises NotFound if there is nothing, InvalidInput if it is empty, dangerous, holds no row, or is not what its ending says.
     """
-    listing = list_source(path)
+    if saved := choose_saved(path, split):
+        choice, folders = saved
+        listing = list_source(folders[choice.train])
+        if choice.val:
+            held_out = list_source(folders[choice.val])
+            listing = replace(listing, members=(*listing.members, *held_out.members))
+    else:
+        listing = list_source(path)
     first = listing.members[0]
     rows, foreign = _rows_of_member(first, limit=limit, encoding=encoding)
     return SourceHead(rows, first.name, len(listing.members), listing.bytes, len(listing.ignored), foreign)

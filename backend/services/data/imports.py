@@ -41,6 +41,7 @@ def import_dataset(
     source_path: Path | None = None,
     hub: HubSource | str | None = None,
     url: str | None = None,
+    split: str | None = None,
     keep_good: bool = True,
     encoding: str | None = None,
     val_fraction: float = DEFAULT_VAL_FRACTION,
@@ -51,7 +52,7 @@ def import_dataset(
     """Ask for a new version of a dataset, made when it is not there, from one source.
 
     `upload` is what `save_upload` returned, `source_path` a file or folder that this machine and the workers see, `hub` a dataset of the
-    Hub, `url` an address in S3 or Google Cloud Storage. Without `keep_good` the first bad row ends the import. The same `idempotency_key`
+    Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved dataset. Without `keep_good` the first bad row ends the import. The same `idempotency_key`
     gives the same version. Raises InvalidInput, NotFound, Conflict if the name belongs to another kind, NotAllowed.
     """
     require_builder(person)
@@ -59,7 +60,7 @@ def import_dataset(
     _check_import(kind=kind, val_fraction=val_fraction, encoding=encoding)
     if idempotency_key and (again := _version_of_key(ctx, idempotency_key)) is not None:
         return again
-    source = ImportSource(upload, source_path, HubSource(id=hub) if isinstance(hub, str) else hub, url)
+    source = ImportSource(upload, source_path, HubSource(id=hub) if isinstance(hub, str) else hub, url, split)
     payload = ImportPayload(
         **source_fields(ctx, source, person=person),
         kind=DatasetKind(kind),
@@ -283,6 +284,7 @@ def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bo
         source_path=past.source.path,
         hub=past.source.hub,
         url=past.source.url,
+        split=past.source.split,
         val_fraction=past.val_fraction,
         seed=past.seed,
         keep_good=keep_good or past.keep_good,

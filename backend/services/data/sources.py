@@ -12,6 +12,7 @@ from backend.errors import InvalidInput
 from backend.infra.files.cloud import find_cloud_files, is_cloud_url
 from backend.infra.files.heads import head_of_path, head_of_remote
 from backend.infra.files.remote import Remote
+from backend.infra.files.saved import saved_splits
 from backend.infra.hub.datasets import find_hub_dataset
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.data_folder import local_source
@@ -19,12 +20,16 @@ from backend.services.data.data_folder import local_source
 
 @dataclass(frozen=True)
 class ImportSource:
-    """One source of an import; exactly one of the four is given. `upload` is what `save_upload` returned."""
+    """One source of an import: exactly one of `upload` (what `save_upload` returned), `path`, `hub` and `url`.
+
+    `split` names one split of a folder that `datasets` saved; without it its train and validation splits are kept.
+    """
 
     upload: str | None = None
     path: Path | None = None
     hub: HubSource | None = None
     url: str | None = None
+    split: str | None = None
 
     @property
     def label(self) -> str:
@@ -32,7 +37,8 @@ class ImportSource:
         if self.hub is not None:
             revision = f"@{self.hub.revision[:12]}" if self.hub.revision else ""
             return " · ".join(filter(None, [f"{self.hub.id}{revision}", self.hub.config, self.hub.split]))
-        return self.url or (self.path.name if self.path else Path(str(self.upload)).name)
+        split = f" · {self.split}" if self.split else ""
+        return self.url or f"{self.path.name if self.path else Path(str(self.upload)).name}{split}"
 
     @property
     def is_remote(self) -> bool:
@@ -54,7 +60,7 @@ def source_fields(ctx: Context, source: ImportSource, *, person: Person) -> dict
             field="url",
         )
     place = str(local_source(ctx, source.path, person=person)) if source.path is not None else source.upload
-    return {"source": place, "hub": source.hub, "url": source.url}
+    return {"source": place, "hub": source.hub, "url": source.url, "split": source.split}
 
 
 def source_of_payload(payload: ImportPayload) -> ImportSource:
@@ -66,6 +72,7 @@ def source_of_payload(payload: ImportPayload) -> ImportSource:
         path=None if is_upload else path,
         hub=payload.hub,
         url=payload.url,
+        split=payload.split,
     )
 
 
@@ -97,6 +104,11 @@ def look_up_hub_dataset(dataset_id: str, *, revision: str | None, person: Person
     return HubDatasetView(dataset.commit, dataset.licence, configs)
 
 
+def list_saved_splits(ctx: Context, path: Path, *, person: Person) -> tuple[str, ...]:
+    """Return the splits of a folder that `datasets` saved; nothing for any other path. Raises what `local_source` raises, InvalidInput."""
+    return tuple(saved_splits(local_source(ctx, path, person=person)) or ())
+
+
 def read_source_head(ctx: Context, source: ImportSource, *, person: Person, encoding: str | None = None) -> SourceHead:
     """Return the first rows of a source. One that lies elsewhere is asked for some megabytes, so keep the answer.
 
@@ -106,7 +118,7 @@ def read_source_head(ctx: Context, source: ImportSource, *, person: Person, enco
     if source.is_remote:
         return head_of_remote(_found(source), encoding=encoding)
     if source.path is not None:
-        return head_of_path(local_source(ctx, source.path, person=person), encoding=encoding)
+        return head_of_path(local_source(ctx, source.path, person=person), encoding=encoding, split=source.split)
     return head_of_path(ctx.artifacts.path(str(source.upload)), encoding=encoding)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import streamlit as st
 
@@ -13,7 +14,7 @@ from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.data_folder import DataEntry, browse_data_folder, data_file, search_data_folder
 from backend.services.data.imports import PastImport
-from backend.services.data.sources import HubDatasetView, ImportSource, look_up_hub_dataset
+from backend.services.data.sources import HubDatasetView, ImportSource, list_saved_splits, look_up_hub_dataset
 from backend.services.data.uploads import save_upload
 from pages.components import routes
 from pages.components.frame import plain, show_error
@@ -47,7 +48,7 @@ def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chos
         return _choose_hub(person)
     if way == CLOUD:
         return _choose_cloud()
-    return _choose_in_folder(ctx) if way == FOLDER else _choose_upload(ctx, person)
+    return _choose_in_folder(ctx, person) if way == FOLDER else _choose_upload(ctx, person)
 
 
 def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
@@ -72,7 +73,7 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
     return Chosen(ImportSource(upload=saved[1]), _stem(file.name), saved[1])
 
 
-def _choose_in_folder(ctx: Context) -> Chosen | None:
+def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
     """Draw one folder of DATA_PATH with a search below it. Folders are entered; a file or the folder itself is chosen."""
     folder = st.session_state.setdefault("import_folder", "")
     view = browse_data_folder(ctx, folder)
@@ -107,7 +108,9 @@ def _choose_in_folder(ctx: Context) -> Chosen | None:
         st.session_state["import_folder"] = entry.path
         st.rerun()
     whole = False
-    if view.files and not text and len(view.files) > 1:
+    if folder and not text and entry is None and _saved_splits(ctx, person, data_file(ctx, folder)):
+        whole = st.checkbox("Import this folder, a dataset saved by `datasets`", value=True, key=f"import_saved_{folder}")
+    elif view.files and not text and len(view.files) > 1:
         whole = st.checkbox(
             f"All {plural(len(view.files), 'file')} of this folder, and those below, as one dataset", key=f"import_all_{folder}"
         )
@@ -115,7 +118,28 @@ def _choose_in_folder(ctx: Context) -> Chosen | None:
         return None
     path = data_file(ctx, entry.path if entry is not None else folder)
     status = path.stat()
-    return Chosen(ImportSource(path=path), _stem(path.name), f"{path} {status.st_mtime_ns} {status.st_size}")
+    split = _choose_split(ctx, person, path)
+    return Chosen(ImportSource(path=path, split=split), _stem(path.name), f"{path} {status.st_mtime_ns} {status.st_size} {split}")
+
+
+def _saved_splits(ctx: Context, person: Person, path: Path) -> tuple[str, ...]:
+    try:
+        return list_saved_splits(ctx, path, person=person)
+    except RoundhouseError:
+        return ()  # reading the first rows says what is wrong
+
+
+AS_SAVED = "As saved: train and validation"
+
+
+def _choose_split(ctx: Context, person: Person, path: Path) -> str | None:
+    """Draw the choice of a split of a folder that `datasets` saved; None for any other, and where the saved splits are kept."""
+    splits = _saved_splits(ctx, person, path)
+    if len(splits) < 2:
+        return None
+    options = [*([AS_SAVED] if "train" in splits else []), *splits]
+    split = st.selectbox("Split", options, key=f"import_saved_split_{path}", help="Splits that are not chosen are left out.")
+    return None if split == AS_SAVED else split
 
 
 def _draw_way_up(folder: str) -> None:

@@ -1,0 +1,38 @@
+"""Choose which splits of a saved dataset become the train and the validation split of a version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backend.errors import InvalidInput, NotFound
+
+VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
+"""Names of splits that are held out, the first present one is taken."""
+
+
+@dataclass(frozen=True)
+class SavedChoice:
+    """The splits to import. With `val` the saved division is kept; without it the rows of `train` are divided by their content."""
+
+    train: str
+    val: str | None = None
+    left_out: tuple[str, ...] = ()
+
+
+def choose_splits(names: Sequence[str], split: str | None, *, name: str) -> SavedChoice:
+    """Return the named split alone, or else `train` with its held-out split, or the only one there is.
+
+    Raises NotFound for a split that is not there, InvalidInput where a choice is needed; both list the splits.
+    """
+    listed = ", ".join(names)
+    if split is not None:
+        if split not in names:
+            raise NotFound(f"{name!r} has no split {split!r} (there are: {listed}).", remedy="Choose one of them.", field="split")
+        return SavedChoice(split, None, tuple(other for other in names if other != split))
+    if len(names) == 1:
+        return SavedChoice(names[0])
+    if "train" not in names:
+        raise InvalidInput(f"{name!r} has {len(names)} splits, none of them called train: {listed}.", remedy="Choose one.", field="split")
+    val = next((known for known in VALIDATION_NAMES if known in names), None)
+    return SavedChoice("train", val, tuple(other for other in names if other not in ("train", val)))

@@ -1,0 +1,84 @@
+"""Read folders written by `save_to_disk` of Hugging Face `datasets`, with the splits they were saved with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backend.domain.data.versions.saved_splits import SavedChoice
+from backend.errors import InvalidInput
+from backend.infra.files.local import Ignored, Listing, list_source
+from jobs.data.blocks import Block, Bytes, Mark
+from jobs.data.tables import TABLE_BYTES
+from jobs.modeling.dataset_files import Split
+
+
+class SavedDataset:
+    """The chosen splits of a saved dataset, in blocks."""
+
+    def __init__(self, path: Path, choice: SavedChoice, folders: dict[str, Path]) -> None:
+        """Open the chosen splits. Raises InvalidInput for one that `datasets` can't load."""
+        self.name = path.name
+        names: list[str] = [choice.train, *([choice.val] if choice.val else [])]
+        listings = [list_source(folders[name]) for name in names]
+        members = tuple(
+            replace(member, name=f"{name}/{member.name}") for name, one in zip(names, listings, strict=True) for member in one.members
+        )
+        skipped = tuple(Ignored(name, "a split that was not chosen") for name in choice.left_out)
+        self.listing = Listing(members, skipped, is_single=False)
+        self.size = self.listing.bytes
+        self._datasets = [(name, _load(folders[name]), one.bytes) for name, one in zip(names, listings, strict=True)]
+        self.sides: tuple[Split, ...] | None = ("train", "val") if choice.val else None
+
+    @property
+    def ignored(self) -> tuple[Ignored, ...]:
+        """Splits that are left out."""
+        return self.listing.ignored
+
+    @property
+    def split_rows(self) -> str:
+        """The rows of each split, as text for the content hash: `80+20`."""
+        return "+".join(str(len(dataset)) for _, dataset, _ in self._datasets)
+
+    def reuse(self, data: Bytes) -> None:
+        """Nothing: tables are memory-mapped."""
+
+    def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
+        """Yield tables of about `table_bytes` of each split, from a place on; only `columns` where all of them are there."""
+        before = 0
+        for place, (name, dataset, size) in enumerate(self._datasets):
+            if place >= start.member:
+                done = start.offset if place == start.member else 0
+                for table in _tables(dataset, done, columns, rows=_rows_of(table_bytes, len(dataset), size)):
+                    first, done = done + 1, done + table.num_rows
+                    position = before + size * done // max(1, len(dataset))
+                    side = self.sides[place] if self.sides else None
+                    file = name if len(self._datasets) > 1 else ""
+                    yield Block(file, ".table", first, Mark(place, done, done + 1), position, table=table, side=side)
+            before += size
+
+
+def _rows_of(table_bytes: int, rows: int, size: int) -> int:
+    return min(8192, max(16, table_bytes * rows // max(1, size)))
+
+
+def _tables(dataset: Any, skip: int, columns: tuple[str, ...], *, rows: int) -> Iterator[Any]:
+    chosen = dataset.select_columns(list(columns)) if columns and set(columns) <= set(dataset.column_names) else dataset
+    return iter(chosen.select(range(skip, len(chosen))).with_format("arrow").iter(batch_size=rows))
+
+
+def _load(folder: Path) -> Any:
+    import pyarrow
+    from datasets import disable_progress_bars, load_from_disk  # slow to import, and needed for saved folders alone
+
+    disable_progress_bars()
+    try:
+        return load_from_disk(str(folder), keep_in_memory=False)
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(
+            f"The saved dataset {folder.name!r} can't be loaded: {(str(error).splitlines() or [type(error).__name__])[0][:200]}.",
+            remedy="Save it again with save_to_disk.",
+            field="source",
+        ) from None

@@ -1,0 +1,134 @@
+"""Folders that `save_to_disk` of Hugging Face `datasets` writes, through the import job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from backend.errors import InvalidInput, NotFound
+from backend.infra.files.heads import head_of_path
+from jobs.data.run import run
+from jobs.modeling.dataset_files import iter_rows
+from jobs.reporter import JobSpec
+from tests.support.data_reporter import RememberingReporter
+
+
+def _rows(start: int, count: int) -> list[dict[str, Any]]:
+    return [{"instruction": f"Count to {n}.", "output": f"That is {n} numbers."} for n in range(start, start + count)]
+
+
+def _save(folder: Path, **splits: list[dict[str, Any]]) -> Path:
+    DatasetDict({name: Dataset.from_list(rows) for name, rows in splits.items()}).save_to_disk(str(folder))
+    return folder
+
+
+def _import(source: Path, **payload: Any) -> tuple[dict[str, Any], dict[str, list[str]], list[str]]:
+    """Return the job's result, split -> prompts of its rows, and the log."""
+    folder = source.parent / "job"
+    folder.mkdir(exist_ok=True)
+    reporter = RememberingReporter()
+    spec = JobSpec(
+        id="j", attempt=1, kind="import_dataset", payload={"source": str(source), **payload}, artifacts=source.parent, folder=folder
+    )
+    result = run(spec, reporter)
+    stored = source.parent / result["folder"]
+    prompts = {split: [row["prompt"] for row in iter_rows(stored, split=split)] for split in ("train", "val")}  # type: ignore[arg-type]
+    return result, prompts, reporter.lines
+
+
+def test_a_saved_dict_keeps_its_splits_and_says_which_were_left_out(tmp_path: Path) -> None:
+    source = _save(tmp_path / "saved", train=_rows(0, 40), test=_rows(100, 6), validation=_rows(200, 9))
+    result, prompts, log = _import(source, val_fraction=0.3)
+    assert (result["kind"], result["rows"], result["rejected_count"]) == ("instruction", 49, 0)
+    assert prompts["train"] == [row["instruction"] for row in _rows(0, 40)]
+    assert prompts["val"] == [row["instruction"] for row in _rows(200, 9)]
+    assert result["ignored"] == [{"file": "test", "reason": "a split that was not chosen"}]
+    assert "The source's own splits are kept." in log
+
+
+def test_without_validation_the_test_split_is_held_out(tmp_path: Path) -> None:
+    _, prompts, _ = _import(_save(tmp_path / "saved", train=_rows(0, 40), test=_rows(100, 6)))
+    assert (len(prompts["train"]), len(prompts["val"])) == (40, 6)
+
+
+def test_one_named_split_is_divided_like_any_file(tmp_path: Path) -> None:
+    source = _save(tmp_path / "saved", train=_rows(0, 40), test=_rows(100, 20))
+    result, prompts, _ = _import(source, split="test", val_fraction=0.25)
+    assert (result["rows"], len(prompts["val"])) == (20, 5)
+    assert set(prompts["train"]) | set(prompts["val"]) == {row["instruction"] for row in _rows(100, 20)}
+    with pytest.raises(NotFound, match=r"has no split 'dev' \(there are: train, test\)"):
+        _import(source, split="dev")
+
+
+def test_a_single_saved_dataset_is_imported(tmp_path: Path) -> None:
+    Dataset.from_list(_rows(0, 30)).save_to_disk(str(tmp_path / "one"), num_shards=3)
+    result, prompts, _ = _import(tmp_path / "one", val_fraction=0.1)
+    assert (result["rows"], result["files"], len(prompts["val"])) == (30, 3, 3)
+
+
+def test_splits_without_train_have_to_be_chosen(tmp_path: Path) -> None:
+    source = _save(tmp_path / "saved", english=_rows(0, 9), german=_rows(50, 9))
+    with pytest.raises(InvalidInput, match="2 splits, none of them called train: english, german"):
+        _import(source)
+    assert _import(source, split="german")[0]["rows"] == 9
+
+
+def test_the_same_rows_divided_otherwise_are_another_version(tmp_path: Path) -> None:
+    one, _, _ = _import(_save(tmp_path / "one", train=_rows(0, 30), validation=_rows(30, 10)))
+    other, _, _ = _import(_save(tmp_path / "other", train=_rows(0, 20), validation=_rows(20, 20)))
+    assert one["content_hash"] != other["content_hash"]
+    assert (one["train_rows"], other["train_rows"]) == (30, 20)
+
+
+def test_bad_rows_of_a_saved_dataset_are_named_by_split_and_row(tmp_path: Path) -> None:
+    train, val = _rows(0, 20), _rows(30, 5)
+    train[3]["output"] = "  "
+    val[1]["instruction"] = None
+    result, _, _ = _import(_save(tmp_path / "saved", train=train, validation=val))
+    assert [(row["file"], row["row"], row["reason"]) for row in result["rejected"]] == [
+        ("train", 4, "`completion` is empty"),
+        ("validation", 2, "`prompt` holds nothing where text is expected"),
+    ]
+
+
+def test_the_first_rows_are_those_of_the_chosen_split(tmp_path: Path) -> None:
+    source = _save(tmp_path / "saved", test=_rows(100, 6), train=_rows(0, 9))
+    assert head_of_path(source).rows[0] == _rows(0, 1)[0]
+    assert head_of_path(source, split="test").rows[0] == _rows(100, 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("dataset_dict.json", lambda _: "{", "dataset_dict.json"),
+        ("dataset_dict.json", lambda _: '{"splits": []}', "it lists no splits"),
+        ("dataset_dict.json", lambda _: '{"splits": ["../elsewhere"]}', "is not a folder in it"),
+        ("train/state.json", lambda text: text.replace('"data-0', '"../../secret-0'), "is missing"),
+        ("train/data-00000-of-00001.arrow", lambda _: "no arrow", "can't be loaded"),
+    ],
+    ids=["no json", "no splits", "climbs out", "file outside", "damaged"],
+)
+def test_a_damaged_or_hostile_saved_dataset_is_refused(tmp_path: Path, file: str, change: Any, message: str) -> None:
+    source = _save(tmp_path / "saved", train=_rows(0, 9), validation=_rows(9, 3))
+    (tmp_path / "secret-00000-of-00001.arrow").write_bytes((source / "train/data-00000-of-00001.arrow").read_bytes())
+    path = source / file
+    path.write_text(change(path.read_bytes().decode("utf-8", "replace")))
+    with pytest.raises(InvalidInput, match=message):
+        _import(source)
+
+
+def test_a_saved_format_of_tensors_changes_nothing(tmp_path: Path) -> None:
+    source = _save(tmp_path / "saved", train=_rows(0, 9))
+    state = source / "train/state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "_format_type": "numpy"}))
+    assert _import(source, val_fraction=0.0)[1]["train"] == [row["instruction"] for row in _rows(0, 9)]
+
+
+def test_a_split_of_plain_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(InvalidInput, match="has no splits to choose from"):
+        _import(tmp_path / "rows.jsonl", split="train")
