@@ -12,11 +12,12 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, JobFailed
+from jobs.data.importer import import_dataset
 from jobs.data.run import run
 from jobs.modeling.dataset_files import iter_rows
-from jobs.reporter import JobSpec
 from tests.support.data_reporter import RememberingReporter
+from tests.support.jobs import make_spec
 from tests.support.message_trees import message, table_rows, tree
 
 ASK = {"role": "user", "content": "Where is Mira?"}
@@ -25,10 +26,7 @@ ANSWER = {"role": "assistant", "content": "In the tower."}
 
 def _import(source: Path, **payload: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the job's result and the rows of both splits."""
-    folder = source.parent / "job"
-    folder.mkdir(exist_ok=True)
-    asked = {"source": str(source), "val_fraction": 0.0, **payload}
-    spec = JobSpec(id="j", attempt=1, kind="import_dataset", payload=asked, artifacts=source.parent, folder=folder)
+    spec = make_spec("import_dataset", {"source": str(source), "val_fraction": 0.0, **payload}, root=source.parent)
     result = run(spec, RememberingReporter())
     stored = source.parent / result["folder"]
     return result, [*iter_rows(stored, split="train"), *iter_rows(stored, split="val")]
@@ -255,9 +253,6 @@ def test_a_tree_whose_paths_would_fill_the_disk_is_refused(tmp_path: Path) -> No
 
 
 def test_an_import_of_a_message_table_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    from backend.errors import JobFailed
-    from jobs.data.importer import import_dataset
-
     messages = [row for number in range(9000) for row in table_rows(tree(number)["prompt"])]
     source = _lines(tmp_path / "messages.jsonl", messages)
     whole = import_dataset(source, out_root=tmp_path / "whole", reporter=RememberingReporter())

@@ -13,8 +13,8 @@ from backend.errors import InvalidInput, NotFound
 from backend.infra.files.heads import head_of_path
 from jobs.data.run import run
 from jobs.modeling.dataset_files import iter_rows
-from jobs.reporter import JobSpec
 from tests.support.data_reporter import RememberingReporter
+from tests.support.jobs import make_spec
 
 
 def _rows(start: int, count: int) -> list[dict[str, Any]]:
@@ -28,12 +28,8 @@ def _save(folder: Path, **splits: list[dict[str, Any]]) -> Path:
 
 def _import(source: Path, **payload: Any) -> tuple[dict[str, Any], dict[str, list[str]], list[str]]:
     """Return the job's result, split -> prompts of its rows, and the log."""
-    folder = source.parent / "job"
-    folder.mkdir(exist_ok=True)
     reporter = RememberingReporter()
-    spec = JobSpec(
-        id="j", attempt=1, kind="import_dataset", payload={"source": str(source), **payload}, artifacts=source.parent, folder=folder
-    )
+    spec = make_spec("import_dataset", {"source": str(source), **payload}, root=source.parent)
     result = run(spec, reporter)
     stored = source.parent / result["folder"]
     prompts = {split: [row["prompt"] for row in iter_rows(stored, split=split)] for split in ("train", "val")}  # type: ignore[arg-type]
