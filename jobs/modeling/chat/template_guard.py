@@ -2,16 +2,14 @@
 
 The environment is that of transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, no change to an
 argument), so the text is the same. On top, a template has a budget: every turn of a loop, every call, and every
-character that is put together costs, and a clock stands behind it. One that would run for hours or fill the memory is stopped.
+byte costs before it is made, and a clock stands behind it. One that would run for hours or fill the memory is stopped.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any
@@ -19,71 +17,67 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.visitor
-from jinja2 import nodes
+from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from jobs.modeling.chat import template_costs as costs
+from jobs.modeling.chat.template_costs import MAX_NUMBER, Budget, TemplateTooCostly, budget, check_nesting, written
+
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
-MAX_STEPS = 2_000_000
-MAX_PIECE_CHARACTERS = 8 * 10**6
-MAX_TOTAL_CHARACTERS = 256 * 10**6
-MAX_SECONDS = 10.0
-MAX_NUMBER = 10**18
-_NOT_FOR_CHATS = ("urlize", "wordwrap", "wordcount", "striptags", "pprint", "xmlattr", "random")
-_ODD_FORMAT = re.compile(r"\d{5,}|\*|\{[^{}]*\{")  # a width of five digits, or one that comes from somewhere else
-
-
-class TemplateTooCostly(jinja2.TemplateError):
-    """The template used up its budget."""
-
-
-class _Budget:
-    """What one rendering may still spend."""
-
-    def __init__(self) -> None:
-        self._steps = self._characters = 0
-        self._ends = time.monotonic() + MAX_SECONDS
-
-    def step(self) -> None:
-        """Account for a turn of a loop or a call."""
-        self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise TemplateTooCostly(f"it takes more than {MAX_STEPS:,} steps")
-        if self._steps % 64 == 0 and time.monotonic() > self._ends:
-            raise TemplateTooCostly(f"it takes longer than {MAX_SECONDS:g} seconds")
-
-    def make(self, characters: int) -> None:
-        """Account for text about to be put together."""
-        self.step()
-        self._characters += characters
-        if characters > MAX_PIECE_CHARACTERS or self._characters > MAX_TOTAL_CHARACTERS:
-            raise TemplateTooCostly(f"it puts together more than {MAX_PIECE_CHARACTERS // 10**6} million characters")
-
-
-_budget: ContextVar[_Budget] = ContextVar("template_budget")
-
-
-def _size(value: Any) -> int:
-    """Return about how many bytes a value takes when it is copied or written."""
-    if isinstance(value, str):
-        return len(value)
-    return 8 * len(value) if isinstance(value, list | tuple | dict) else 24
+MAX_TEMPLATE_NODES = 10_000
+CHEAP_TESTS = frozenset(
+    [
+        "defined",
+        "undefined",
+        "none",
+        "boolean",
+        "false",
+        "true",
+        "integer",
+        "float",
+        "number",
+        "string",
+        "mapping",
+        "iterable",
+        "sequence",
+        "callable",
+        "sameas",
+        "filter",
+        "test",
+        "escaped",
+        "odd",
+        "even",
+        "divisibleby",
+    ]
+)
+"""Tests that look at a value without reading what is in it."""
+OBJECTS = 8
+"""Bytes that an entry of a dictionary takes, as a multiple of one in a list."""
 
 
 class _GuardedEnvironment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self) -> None:
-        # unoptimized: constants must not be worked out while the template is compiled, outside of any budget
-        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, jinja2.ext.loopcontrols])
-        self.filters = {name: _accounted(name, filter_) for name, filter_ in self.filters.items() if name not in _NOT_FOR_CHATS}
+        # unoptimized, and what is written depends on the context: constants must not be worked out while the template is compiled
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            finalize=_write_out,
+            extensions=[_Generation, jinja2.ext.loopcontrols],
+        )
+        self.filters = {name: _accounted(filter_, costs.FILTERS[name]) for name, filter_ in self.filters.items() if name in costs.FILTERS}
         self.filters |= {
             "tojson": _to_json,
             "guarded_loop": _guarded_loop,
             "guarded_concat": _guarded_concat,
-            "guarded_copy": _guarded_copy,
+            "guarded_source": _guarded_source,
+            "guarded_value": check_nesting,
         }
+        self.tests = {name: test if name in CHEAP_TESTS else _accounted(test, _read_all) for name, test in self.tests.items()}
         self.globals |= {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
@@ -94,105 +88,138 @@ class _GuardedEnvironment(ImmutableSandboxedEnvironment):
             self.globals.pop(name, None)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        return _Guard().visit(super()._parse(source, name, filename))  # type: ignore[no-any-return]
+        tree = super()._parse(source, name, filename)
+        if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_TEMPLATE_NODES:
+            raise TemplateTooCostly(f"it is made of more than {MAX_TEMPLATE_NODES:,} parts")
+        return _Guard().visit(tree)  # type: ignore[no-any-return]
+
+    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+        """Join what a macro or a block has written."""
+        pieces = list(parts)
+        budget.get().make(costs.joined(pieces))
+        return "".join(pieces)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Work out an operator, unless its result would be huge."""
         if operator == "**":
             raise TemplateTooCostly("it raises to a power, which chat templates have no need of")
+        _check_number(left)
+        _check_number(right)
         if operator == "%" and isinstance(left, str):
-            _check_format(left)
-        texts = [value for value in (left, right) if isinstance(value, str | list | tuple)]
-        if operator == "*" and texts:
-            _budget.get().make(_size(texts[0]) * max([0, *(value for value in (left, right) if isinstance(value, int))]))
-        elif texts:
-            _budget.get().make(sum(map(_size, texts)))
-        result = super().call_binop(context, operator, left, right)
-        if isinstance(result, int) and abs(result) > MAX_NUMBER:
-            raise TemplateTooCostly("it computes with huge numbers")
-        return result
+            budget.get().make(_with_markup(left, right) * costs.percent_format(left, right))
+        elif operator == "*":
+            budget.get().make(costs.product(left, right))
+        elif operator == "+":
+            budget.get().make(_with_markup(left, right) * costs.total(left, right))
+        else:
+            budget.get().step()
+        return _check_number(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Hand out a text's `format`, unless the text asks for a width."""
-        if getattr(value, "__name__", "") in ("format", "format_map") and isinstance(getattr(value, "__self__", None), str):
-            _check_format(value.__self__)
-        return super().wrap_str_format(value)
+        """Hand out a text's `format` so that each of its calls is paid for."""
+        call = super().wrap_str_format(value)
+        if call is None:
+            return None
+
+        @wraps(call)
+        def accounted(*args: Any, **kwargs: Any) -> str:
+            text = value.__self__
+            budget.get().make(_with_markup(text) * costs.brace_format(text, (*args, *kwargs.values())))
+            return call(*args, **kwargs)
+
+        del accounted.__wrapped__  # type: ignore[attr-defined]
+        return accounted
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call something, unless it is a text's method whose result would be huge."""
+        """Call something, if it is known what it makes."""
         owner, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if isinstance(owner, str):
-            _budget.get().make(_result_size(owner, method, args))
+        kind = next((kind for kind in costs.METHODS if isinstance(owner, kind)), None)
+        if kind is None and owner is not None and type(owner).__module__ == "builtins":
+            raise SecurityError(f"it calls a method of {type(owner).__name__}, which chat templates have no need of")
+        if kind is None:
+            budget.get().step()
+            if method == "changed":  # of a loop: compares with the turn before
+                for value in args:
+                    check_nesting(value)
         else:
-            _budget.get().step()
+            args = tuple(_read(value) for value in args)
+            cost = costs.METHODS[kind].get(method)
+            if cost is None:
+                raise SecurityError(f"it calls {kind.__name__}.{method[:40]}, which chat templates have no need of")
+            budget.get().make(_with_markup(owner, *args) * cost(owner, *args, **kwargs))
         return super().call(__context, __obj, *args, **kwargs)
 
 
-def _check_format(text: str) -> None:
-    if _ODD_FORMAT.search(text):
-        raise TemplateTooCostly("it formats text to a width, which chat templates have no need of")
+@pass_context
+def _write_out(_context: Any, value: Any) -> str:
+    """Turn what a template prints into text."""
+    budget.get().make(written(value))
+    return value if type(value) is str else str(value)
 
 
-def _result_size(text: str, method: str, args: tuple[Any, ...]) -> int:
-    """Return at most how many characters a method of a text, or the filter of that name, gives back."""
-    numbers = [arg for arg in args if isinstance(arg, int)]
-    if method in ("center", "ljust", "rjust", "zfill"):
-        return len(text) + max(numbers, default=0)
-    if method in ("expandtabs", "indent"):
-        return len(text) + (1 + text.count("\n") + text.count("\t")) * max([8, *numbers, *(len(a) for a in args if isinstance(a, str))])
-    if method == "replace" and len(args) > 1:
-        return len(text) + (text.count(str(args[0])) if str(args[0]) else len(text) + 1) * len(str(args[1]))
-    if method == "join" and args and isinstance(args[0], list | tuple):
-        return sum(len(str(part)) + len(text) for part in args[0])
-    return 8 * len(text) if method in ("list", "split", "splitlines") else len(text)
+def _with_markup(*values: Any) -> int:
+    """Return the factor by which text grows that stands beside text marked as safe: it is escaped."""
+    return costs.ESCAPED if any(hasattr(value, "__html__") for value in values) else 1
 
 
-def _accounted(name: str, filter_: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap one of Jinja's filters so that what it makes is paid for."""
-    context = 1 if hasattr(filter_, "jinja_pass_arg") else 0  # some are handed the environment or context first
+def _check_number(value: Any) -> Any:
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise TemplateTooCostly("it computes with huge numbers")
+    return value
 
-    @wraps(filter_)
+
+def _read(value: Any) -> Any:
+    """Return a list in place of something that can be read once."""
+    return list(_guarded_loop(value)) if isinstance(value, Iterator) else value
+
+
+def _read_all(*values: Any, **_options: Any) -> int:
+    for value in values:
+        check_nesting(value)
+    return sum(written(value) for value in values if isinstance(value, str))
+
+
+def _accounted(function: Callable[..., Any], cost: Callable[..., int]) -> Callable[..., Any]:
+    """Wrap one of Jinja's filters or tests so that what it makes is paid for."""
+    context = 1 if hasattr(function, "jinja_pass_arg") else 0  # some are handed the environment or context first
+
+    @wraps(function)
     def accounted(*args: Any, **kwargs: Any) -> Any:
-        values = [*args[context:], *kwargs.values()]
-        if not values:
-            return filter_(*args, **kwargs)
-        if name == "format":
-            _check_format(str(values[0]))
-        if isinstance(values[0], Iterator):
-            values[0] = list(values[0])
-            args = (*args[:context], values[0], *args[context + 1 :])
-        if name == "join" and isinstance(values[0], list | tuple | dict):
-            mark = max((len(str(value)) for value in values[1:]), default=0)
-            _budget.get().make(sum(len(str(part)) + mark for part in values[0]))
-        elif isinstance(values[0], str):
-            _budget.get().make(_result_size(values[0], name, tuple(values[1:])))
-        else:
-            _budget.get().make(_size(values[0]))
-        return filter_(*args, **kwargs)
+        values = [_read(value) for value in args[context:]]
+        budget.get().make(_with_markup(*values) * cost(*values, **kwargs))
+        return _check_number(function(*args[:context], *values, **kwargs))
 
     return accounted
 
 
 def _guarded_loop(values: Any) -> Iterable[Any]:
-    budget = _budget.get()
+    limits = budget.get()
     for value in values:
-        budget.step()
+        limits.step()
         yield value
 
 
 def _guarded_concat(parts: list[Any]) -> str:
-    texts = [str(part) for part in parts]
-    _budget.get().make(sum(map(len, texts)))
-    return "".join(texts)
+    budget.get().make(_with_markup(*parts) * costs.joined(parts))
+    return "".join([str(part) for part in parts])
 
 
-def _guarded_copy(value: Any) -> Any:
-    _budget.get().make(_size(value))
+def _length(value: Any) -> int:
+    """Return how many characters plain values hold."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return _length(list(value.values()))
+    return sum(map(_length, value)) if isinstance(value, list | tuple) else 8
+
+
+def _guarded_source(value: Any) -> Any:
+    budget.get().make(costs.size(value))
     return value
 
 
 class _Guard(jinja2.visitor.NodeTransformer):
-    """Puts a counter into every loop, every `~` and every slice of a parsed template."""
+    """Puts a counter into every loop, every `~`, every slice, every comparison and every key of a parsed template."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -205,7 +232,27 @@ class _Guard(jinja2.visitor.NodeTransformer):
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered("guarded_copy", node) if isinstance(node.arg, nodes.Slice) else node
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _filtered("guarded_source", node.node)
+        else:
+            node.arg = _checked(node.arg)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _checked(node.expr)
+        for operand in node.ops:
+            operand.expr = _checked(operand.expr)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        node.key = _checked(node.key)
+        return node
+
+
+def _checked(node: Any) -> Any:
+    return node if isinstance(node, nodes.Const) else _filtered("guarded_value", node)
 
 
 def _filtered(name: str, node: Any) -> nodes.Filter:
@@ -232,27 +279,29 @@ def _raise_exception(message: Any) -> None:
 
 
 def _strftime_now(form: str) -> str:
-    _check_format(form)
+    budget.get().make(costs.time_format(form))
     return datetime.now().strftime(form)  # local time, as transformers has it
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
     """Write JSON without the escapes that Jinja's own filter adds for HTML."""
-    if len(str(indent)) > 16 or (isinstance(indent, int) and indent > 16):
-        raise TemplateTooCostly("it indents JSON by more than 16 characters")
-    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    _budget.get().make(len(text))
-    return text
+    budget.get().make(costs.json_text(value, indent, separators))
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 class _PlainDict:
     """`dict` without the attributes of the class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
+        return dict(*self._paid(args), **kwargs)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
+        return dict.fromkeys(*self._paid(args))
+
+    def _paid(self, args: tuple[Any, ...]) -> list[Any]:
+        values = [check_nesting(_read(value)) for value in args]
+        budget.get().make(sum(OBJECTS * costs.size(value) for value in values))
+        return values
 
 
 class _PlainNamespace(Namespace):
@@ -287,11 +336,14 @@ def render_template(source: str, **values: Any) -> str:
 
     Raises jinja2.TemplateError for anything that a template can do wrong, with words that fit into a sentence.
     """
-    token = _budget.set(_Budget())
+    token = budget.set(Budget(input_bytes=len(source) + _length(values)))
     try:
-        pieces = []
+        pieces, length = [], 0
         for piece in _compiled(source).generate(**values):
-            _budget.get().make(len(piece))
+            budget.get().step()
+            length += len(piece)
+            if length > costs.MAX_PIECE_BYTES // 4:
+                raise TemplateTooCostly(f"it writes more than {costs.MAX_PIECE_BYTES // 4 // 2**20} million characters")
             pieces.append(piece)
         return "".join(pieces)
     except jinja2.TemplateError:
@@ -304,4 +356,4 @@ def render_template(source: str, **values: Any) -> str:
         words = re.sub(r"\s+", " ", str(error))[:200]
         raise jinja2.TemplateError(f"{type(error).__name__}: {words}") from error
     finally:
-        _budget.reset(token)
+        budget.reset(token)
