@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
 from backend.domain.data.rows.conversations import template_messages
 from backend.errors import InvalidInput
-from jobs.modeling.chat.template_guard import TemplateTooCostly, render_template
+from jobs.modeling.chat.template_costs import TemplateTooCostly
+from jobs.modeling.chat.template_guard import render_template
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None

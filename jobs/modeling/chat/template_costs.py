@@ -33,7 +33,7 @@ ESCAPED = 6
 """Longest escape of an ASCII character in HTML and JSON; other characters take twice as much."""
 
 _PERCENT = re.compile(r"%(\([^()]*\))?[-#0 +]*(\*|\d*)(\.(\*|\d*))?")
-_CONTAINERS = (list, tuple, dict, Namespace, type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[type, ...] = (list, tuple, dict, Namespace, type({}.keys()), type({}.values()), type({}.items()))
 _LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
 
@@ -239,7 +239,7 @@ def _padded(text: Any, width: Any = 80, *_fill: Any) -> int:
     return 4 * (len(str(text)) + (width if isinstance(width, int) else 0))
 
 
-def _expanded(text: str, tabsize: Any = 8) -> int:
+def _expanded(text: str, tabsize: int = 8) -> int:
     return 4 * (len(text) + text.count("\t") * max(0, tabsize))
 
 

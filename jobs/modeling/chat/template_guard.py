@@ -93,7 +93,7 @@ class _GuardedEnvironment(ImmutableSandboxedEnvironment):
             raise TemplateTooCostly(f"it is made of more than {MAX_TEMPLATE_NODES:,} parts")
         return _Guard().visit(tree)  # type: ignore[no-any-return]
 
-    def concat(self, parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, parts: Iterable[str]) -> str:
         """Join what a macro or a block has written."""
         pieces = list(parts)
         budget.get().make(costs.joined(pieces))
@@ -127,7 +127,7 @@ class _GuardedEnvironment(ImmutableSandboxedEnvironment):
             budget.get().make(_with_markup(text) * costs.brace_format(text, (*args, *kwargs.values())))
             return call(*args, **kwargs)
 
-        del accounted.__wrapped__  # type: ignore[attr-defined]
+        del accounted.__wrapped__
         return accounted
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -179,7 +179,7 @@ def _read_all(*values: Any, **_options: Any) -> int:
     return sum(written(value) for value in values if isinstance(value, str))
 
 
-def _accounted(function: Callable[..., Any], cost: Callable[..., int]) -> Callable[..., Any]:
+def _accounted(function: Any, cost: Callable[..., int]) -> Callable[..., Any]:
     """Wrap one of Jinja's filters or tests so that what it makes is paid for."""
     context = 1 if hasattr(function, "jinja_pass_arg") else 0  # some are handed the environment or context first
 
