@@ -18,7 +18,7 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
     gauges = next((worker.gauges for worker in workers if worker.gauges), {})
     with st.container(border=True):
         st.subheader(plain(host), anchor=False)
-        grid = st.grid(4, min_column_width=190)
+        grid = st.grid(4, min_column_width=140)
         cpu = gauges.get("cpu_percent")
         grid.metric("CPU", f"{cpu:.0f} %" if cpu is not None else "–", help=f"{gauges.get('cpu_count', '?')} cores")
         total = gauges.get("memory_total_bytes")

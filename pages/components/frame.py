@@ -16,6 +16,9 @@ from backend.services.context import Context, Person
 from pages.components.visitor import context, require_person
 
 log = logging.getLogger(__name__)
+STYLE = "<style>button[kind=tertiary]{text-align:left}</style>"
+"""Links in lists are quiet buttons; a long name on two lines begins at the left."""
+
 BARE_LINK = re.compile(r"https?:(?=//)|www(?=\.)|@(?=[-\w]+\.)", re.IGNORECASE)
 
 
@@ -28,6 +31,7 @@ def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iter
     with page_frame("Runs", "Every experiment, newest first.") as (ctx, person): ...
     """
     person = require_person()
+    st.html(STYLE)
     st.title(title, anchor=False)
     if caption:
         st.caption(caption)

@@ -60,7 +60,6 @@ class WidgetTable:
         )
         return (
             f"{table}{{container-type:inline-size;width:100%}}"
-            f"{cell} button{{text-align:left}}"
             f"@container (max-width:{CARDS_BELOW}){{"
             f":has(>.st-key-tablehead-{self.name}){{display:none}}"
             f"[class*=st-key-tablerow-{self.name}-]{{padding-block:.35rem;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}}"

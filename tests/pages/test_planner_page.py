@@ -56,7 +56,7 @@ def test_the_first_day_has_a_plan_with_its_source_and_a_way_on(site: Context) ->
     assert not app.error, words(app)
     shown = metrics(app)
     assert {"Parameters", "Tokens", "Steps", "Learning rate", "Expected loss", "Time"} <= set(shown)
-    assert shown["Time"] == "not known"
+    assert shown["Time"] == "–"
     assert "MassiveText" in words(app)
     use = next(button for button in app.button if button.key == "plan_use")
     assert use.disabled
@@ -81,7 +81,7 @@ def test_the_page_and_the_command_line_say_the_same(site: Context) -> None:
     assert shown["Tokens"] == short(said["tokens"])
     assert shown["Steps"] == f"{said['steps']:,}"
     assert shown["Learning rate"] == f"{said['learning_rate']:g}"
-    assert shown["Expected loss"] == (f"{said['loss']['value']:.3f}" if said["loss"]["believable"] else "no estimate")
+    assert shown["Expected loss"] == (f"{said['loss']['value']:.3f}" if said["loss"]["believable"] else "–")
     for note in said["notes"]:
         assert note.split(" ")[0] in words(app)
     assert said["run"]["max_steps"] == said["steps"]
@@ -150,7 +150,7 @@ def test_a_finished_study_shows_its_profiles_its_law_and_the_way_to_plan_with_it
     assert "sizes" in words(open_planner(view="Studies"))
     own = open_planner(law="Your own finished runs", dataset="tales", tokenizer="pieces", context="64", flops="1e14", budget="FLOPs")
     assert not own.error, words(own)
-    assert metrics(own)["Expected loss"] != "no estimate"
+    assert metrics(own)["Expected loss"] != "–"
 
 
 def test_a_study_that_is_gone_is_a_sentence(site: Context) -> None:

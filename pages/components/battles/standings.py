@@ -83,7 +83,7 @@ def draw_bias(found: Standings) -> None:
     """Draw what may bend the votes: sides, both-bad share, agreement, pace."""
     if found.table is None:
         return
-    grid = st.grid(4, min_column_width=190)
+    grid = st.grid(4, min_column_width=140)
     bias = found.table.position_bias
     if bias is None or bias.low is None or bias.high is None:
         grid.metric("Lead of side A", "–", help="Not enough votes to tell.")

@@ -92,7 +92,7 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
 
 
 def _draw_facts(checkpoint: CheckpointView) -> None:
-    grid = st.grid(4, min_column_width=190)
+    grid = st.grid(4, min_column_width=140)
     grid.metric("Parameters", short(checkpoint.parameters) if checkpoint.parameters else "–", border=True, height="stretch")
     context = checkpoint.facts.get("context")
     grid.metric("Context, tokens", f"{context:,}" if context else "–", border=True, height="stretch")

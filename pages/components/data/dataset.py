@@ -119,7 +119,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
 
 def _draw_head(ctx: Context, version: VersionView) -> None:
     """Draw the size of a version and links to what it is for."""
-    grid = st.grid(4, min_column_width=190)
+    grid = st.grid(4, min_column_width=140)
     if not version.is_one_text:
         grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
         grid.metric("Train", f"{version.train_rows:,}", border=True, height="stretch")

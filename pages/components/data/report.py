@@ -215,7 +215,7 @@ def _draw_drop(ctx: Context, person: Person, view: DataReportView, finding: Data
 
 def _draw_numbers(ctx: Context, view: DataReportView, report: DataReport) -> None:
     train = report.train
-    grid = st.grid(4, min_column_width=190)
+    grid = st.grid(4, min_column_width=140)
     grid.metric(
         "Train tokens",
         short(train.tokens),

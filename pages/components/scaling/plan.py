@@ -65,7 +65,7 @@ def draw_plan(plan: ScalingPlan) -> None:
     _draw_loss(grid, plan)
     grid.metric(
         "Time",
-        say_duration(plan.seconds) if plan.seconds is not None else "not known",
+        say_duration(plan.seconds) if plan.seconds is not None else "–",
         border=True,
         help=f"{plan.speed.device}: {plan.speed.source}." if plan.speed else "No run and no probe was measured here yet.",
     )
@@ -93,7 +93,7 @@ def _draw_loss(grid: st.delta_generator.DeltaGenerator, plan: ScalingPlan) -> No
             help=f"Nats per token, 95 % interval: {loss.method}.",
         )
     else:
-        grid.metric("Expected loss", "no estimate", border=True, help="The notes below say why.")
+        grid.metric("Expected loss", "–", border=True, help="The notes below say why.")
 
 
 def interval(estimate: Estimate, write: object) -> str:
