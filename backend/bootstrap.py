@@ -48,6 +48,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             max_upload_bytes=settings.max_upload_mb * 2**20,
             device_hour_price_usd=settings.device_hour_price,
             keep_job_folders_days=settings.keep_job_folders_days,
+            job_memory_mb=settings.job_memory_mb,
         ),
         gateway_url=settings.gateway_url,
         pages_url=settings.pages_url,

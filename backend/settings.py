@@ -88,6 +88,11 @@ class Settings(BaseSettings):
     replica_slots: int = Field(default=8, ge=1, description="Replicas that one worker machine may hold.")
     train_nice: int = Field(default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay usable.")
     max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
+    job_memory_mb: int | None = Field(
+        default=None,
+        ge=256,
+        description="Memory that the processes of one job may hold, in MB; when unset, a tenth of the machine's (1 GB at least) is left to it.",
+    )
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
     keep_job_folders_days: float = Field(
         default=30.0,

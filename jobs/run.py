@@ -19,6 +19,7 @@ from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
 from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent
+from jobs.memory_limit import MEMORY_REMEDY, limit_this_process
 from jobs.reporter import FileReporter, JobSpec
 
 ROOMS: dict[JobKind, str] = {
@@ -49,11 +50,11 @@ def run_child(folder: Path) -> int:
     except RoundhouseError as error:
         reporter.emit(ErrorEvent(cause=error.message, remedy=error.remedy, field=error.field))
         return EXIT_FAILED
-    except MemoryError:
-        reporter.emit(ErrorEvent(cause="The machine ran out of memory.", remedy="Choose a smaller micro-batch, context or network."))
-        return EXIT_FAILED
     except Exception as error:  # the outer edge of a job: anything else is a bug, logged with its traceback
         traceback.print_exc()
+        if _is_out_of_memory(error):
+            reporter.emit(ErrorEvent(cause=f"The job may hold no more memory: {error}"[:600].rstrip(": "), remedy=MEMORY_REMEDY))
+            return EXIT_FAILED
         reporter.emit(ErrorEvent(cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details."))
         return EXIT_CRASHED
     usage = os.times()
@@ -62,11 +63,24 @@ def run_child(folder: Path) -> int:
     return EXIT_DONE
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    if "torch" not in sys.modules:
+        return False
+    from jobs.modeling.memory_errors import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
 def main(arguments: list[str]) -> int:
     """Entry of `python -m jobs.run`."""
     if len(arguments) == 2 and arguments[0] == "--child":
         folder = Path(arguments[1])
-        die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
+        record = json.loads((folder / "job.json").read_text())
+        die_with_parent(parent=record.get("parent"))
+        if record.get("memory_bytes"):
+            limit_this_process(record["memory_bytes"], uses_gpu=bool(os.environ.get("CUDA_VISIBLE_DEVICES")))
         return run_child(folder)
     if len(arguments) == 1 and not arguments[0].startswith("-"):
         from jobs.runner import run_foreground  # only the supervisor needs the database

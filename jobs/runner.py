@@ -38,6 +38,8 @@ from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, Fenced, StoredPayload, claim_job, end_job, give_back, renew, requeue, stop_request
 from backend.services.jobs.jobs import get_job
+from jobs.environment import child_environment
+from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.memory_reuse import keeping_memory
 from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events
@@ -129,9 +131,9 @@ def run_foreground(job_id: str) -> int:
 def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
     spec = JobSpec(claim.job_id, claim.attempt, claim.payload, Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id))
     # the child binds its life to ours: code between fork and exec is not safe beside other threads
-    spec.write(folder / "job.json", parent=os.getpid())
+    spec.write(folder / "job.json", parent=os.getpid(), memory_bytes=job_limit_bytes(ctx.policy.job_memory_mb))
     (folder / "control").unlink(missing_ok=True)
-    environment = dict(os.environ)
+    environment = child_environment(claim.kind)
     environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["PYTHONUNBUFFERED"] = "1"
@@ -195,6 +197,7 @@ class _Watch:
         self.error: dict[str, Any] | None = None
         self.stopped_by: str | None = None
         self.last_renewal = 0.0
+        self.memory = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb))
 
     def until_exit(self) -> Ended:
         """Record events and renew the lease until the child has exited and its last line is read.
@@ -209,7 +212,11 @@ class _Watch:
             if not self._ship() and exited:
                 break
             self._pass_on_stop()
-            if not exited:
+            if not exited and (error := self.memory.check()) is not None:
+                log.warning("job %s is ended: %s", self.claim.job_id, error["cause"])
+                kill_group(self.child, grace_s=0)
+                self.error = error
+            elif not exited:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.child.wait(TICK_S)
         return Ended(self.child.returncode, self.result, self.error, self.stopped_by, time.monotonic() - started)

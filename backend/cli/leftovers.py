@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 
 from backend.errors import Conflict
+from backend.infra.processes import SUPERVISED_BY
 from backend.settings import Settings
 
 SUPERVISOR = "backend.cli.supervisor"
-MARK = "ROUNDHOUSE_SUPERVISED_BY"
 SUPERVISOR_STOPS_S = 40.0
 
 
@@ -34,7 +34,7 @@ def only_one(settings: Settings) -> Iterator[None]:
 
 def mark_of(config: Path) -> dict[str, str]:
     """Return the environment variable that every process of a supervisor is given."""
-    return {MARK: str(config.resolve())}
+    return {SUPERVISED_BY: str(config.resolve())}
 
 
 def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[psutil.Process]:
@@ -48,7 +48,7 @@ def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[p
             continue
         with contextlib.suppress(psutil.Error, OSError):
             is_broker = broker_folder is not None and process.cwd() == str(broker_folder.resolve()) and "-server" in (process.name() or "")
-            if is_broker or process.environ().get(MARK) == mark:
+            if is_broker or process.environ().get(SUPERVISED_BY) == mark:
                 found.append(process)
     return sorted(found, key=lambda process: SUPERVISOR not in " ".join(_command(process)))
 

@@ -8,6 +8,8 @@ import os
 import signal
 
 PR_SET_PDEATHSIG = 1
+SUPERVISED_BY = "ROUNDHOUSE_SUPERVISED_BY"
+"""Environment variable that names the supervisor of a process by its configuration file."""
 
 
 def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) -> None:

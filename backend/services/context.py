@@ -25,6 +25,7 @@ class Policy:
     max_upload_bytes: int = 1024 * 2**20
     device_hour_price_usd: float | None = None
     keep_job_folders_days: float = 30.0
+    job_memory_mb: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ tracker's own library writes below the run's folder, and nothing leaves the mach
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,9 @@ from typing import Any
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import Payload
+from backend.domain.jobs.states import JobKind
 from backend.infra.processes import die_with_parent
+from jobs.environment import child_environment
 from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events
 
@@ -50,7 +51,7 @@ def start_tracking(payload: Payload, folder: Path) -> subprocess.Popen[bytes] | 
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, **OFFLINE, "CUDA_VISIBLE_DEVICES": ""},
+            env={**child_environment(JobKind.TRAIN), **OFFLINE, "CUDA_VISIBLE_DEVICES": ""},
             cwd=Path(__file__).resolve().parents[2],
         )
 

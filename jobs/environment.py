@@ -1,0 +1,74 @@
+"""Environment variables of job processes: an allow-list, because what a job loads (checkpoints, data sets) is not trusted.
+
+The database's URL, passwords and keys stay with the worker. Kinds of jobs that reach the Hub or an object store get those keys and the
+proxies; training, evaluation and replicas get none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from backend.domain.jobs.states import JobKind
+from backend.infra.processes import SUPERVISED_BY
+
+NAMES = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "TERM",
+        "PWD",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "GLIBC_TUNABLES",
+        "MALLOC_ARENA_MAX",
+        "MALLOC_CONF",
+        "CC",
+        "CXX",
+        "TOKENIZERS_PARALLELISM",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "ROUNDHOUSE_HOME",
+        "KMP_DUPLICATE_LIB_OK",
+    ]
+)
+PREFIXES = (
+    *("LC_", "XDG_", "PYTHON", "COVERAGE_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "NUMEXPR_", "VECLIB_"),
+    *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "GLOO_", "HIP_", "ROCR_", "HSA_", "MIOPEN_", "PYTORCH_", "TORCH", "TRITON_"),
+    *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "DATASETS_", "SAFETENSORS_"),
+)
+SECRET = re.compile(r"_TOKEN|_KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+
+HUB_KINDS = frozenset({JobKind.IMPORT_DATASET, JobKind.ADD_BASE, JobKind.EXPORT})
+HUB_NAMES = frozenset({"HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+STORE_KINDS = frozenset({JobKind.IMPORT_DATASET})
+STORE_PREFIXES = ("AWS_", "S3_", "GOOGLE_", "GCS_", "CLOUDSDK_", "FSSPEC_")
+
+
+def child_environment(kind: JobKind, *, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what of a worker's environment a job of this kind is given."""
+    given = os.environ if environment is None else environment
+    return {name: value for name, value in given.items() if _is_allowed(name, kind)}
+
+
+def _is_allowed(name: str, kind: JobKind) -> bool:
+    if name in NAMES or name == SUPERVISED_BY or (name.startswith(PREFIXES) and not SECRET.search(name)):
+        return True
+    if kind in HUB_KINDS and name.upper() in HUB_NAMES:
+        return True
+    return kind in STORE_KINDS and name.startswith(STORE_PREFIXES)

@@ -1,0 +1,148 @@
+"""Keep a machine alive beside jobs that allocate without end.
+
+Three limits, since none holds everywhere: the child bounds its own private memory (`RLIMIT_DATA`: an allocation beyond fails inside the
+job, before the machine notices), the supervisor ends a job whose processes together hold too much, or that is the largest of a machine
+that runs out of memory, and the kernel is told to take jobs first. `RLIMIT_AS` and `RLIMIT_RSS` would not do: CUDA reserves hundreds of
+gigabytes of addresses, and Linux ignores the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+GIB = 2**30
+LEFT_SHARE, LEAST_LEFT_BYTES = 0.1, GIB
+"""What a job leaves to the machine: a tenth, or a gigabyte where that is more, but never more than half."""
+EMPTY_SHARE, LEAST_EMPTY_BYTES = 0.03, 256 * 2**20
+"""Available memory below which the largest job is ended."""
+LARGE_SHARE = 0.1
+"""Share of the memory below which a job is not the cause of a full machine."""
+SCAN_S = 1.0
+OOM_SCORE = 800
+"""Of 1000: the kernel takes a job before the pages, the database and the broker."""
+MEMORY_REMEDY = "Choose a smaller micro-batch, context, network or file, or raise ROUNDHOUSE_JOB_MEMORY_MB if the machine has more."
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def total_bytes() -> int:
+    """Return the memory that this machine or container may use."""
+    return min([psutil.virtual_memory().total, *_cgroup_numbers("memory.max")])
+
+
+def available_bytes() -> int:
+    """Return the memory that can be had without swapping."""
+    available = int(psutil.virtual_memory().available)
+    for limit in _cgroup_numbers("memory.max"):
+        cached = next((int(line.split()[1]) for line in _read("memory.stat").splitlines() if line.startswith("inactive_file ")), 0)
+        available = min([available, *(limit - used + cached for used in _cgroup_numbers("memory.current"))])
+    return available
+
+
+def job_limit_bytes(setting_mb: int | None = None) -> int:
+    """Return the memory that one job may hold: what the operator says, or the machine's without what the machine needs itself."""
+    if setting_mb is not None:
+        return setting_mb * 2**20
+    total = total_bytes()
+    return total - min(total // 2, max(LEAST_LEFT_BYTES, int(LEFT_SHARE * total)))
+
+
+def limit_this_process(limit: int, *, uses_gpu: bool) -> None:
+    """Bound the private memory of this process and its children, and offer them to the kernel first.
+
+    A GPU's driver maps much more than it uses, so a process with one is bounded by its supervisor alone.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    if not uses_gpu:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+@dataclass
+class MemoryWatch:
+    """Watches the processes of one job. `check` is cheap unless memory is short."""
+
+    pid: int
+    limit: int
+    _scanned_at: float = field(default=0.0, repr=False)
+
+    def check(self) -> dict[str, str] | None:
+        """Return the error with which the job has to end, or None."""
+        total, available = total_bytes(), available_bytes()
+        is_short = available < max(LEAST_EMPTY_BYTES, int(EMPTY_SHARE * total))
+        own = _private_bytes(self.pid)
+        if not is_short and own < self.limit // 2 and time.monotonic() - self._scanned_at < SCAN_S:
+            return None
+        self._scanned_at = time.monotonic()
+        held = tree_bytes(self.pid)
+        if held > self.limit:
+            return _error(f"The job held {held / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this machine.")
+        if is_short and held > LARGE_SHARE * total and held >= max(_other_jobs(self.pid), default=0):
+            return _error(f"The machine ran out of memory, and this job held most of it ({held / GIB:.1f} of {total / GIB:.1f} GB).")
+        return None
+
+
+def tree_bytes(pid: int) -> int:
+    """Return the private memory of a process and all its descendants."""
+    held, waiting = 0, [pid]
+    while waiting:
+        one = waiting.pop()
+        held += _private_bytes(one)
+        waiting += _children(one)
+    return held
+
+
+def _children(pid: int) -> list[int]:
+    """Return the children of a process. Reads them off its threads: psutil looks through all processes of the machine instead."""
+    try:
+        return [int(child) for task in os.listdir(f"/proc/{pid}/task") for child in _children_of_thread(pid, task)]
+    except OSError:
+        with contextlib.suppress(psutil.Error):
+            return [child.pid for child in psutil.Process(pid).children()]
+        return []
+
+
+def _children_of_thread(pid: int, thread: str) -> list[str]:
+    return Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+
+
+def _other_jobs(pid: int) -> list[int]:
+    held = []
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != pid and "--child" in (process.info["cmdline"] or ()) and "jobs.run" in process.info["cmdline"]:
+            held.append(tree_bytes(process.pid))
+    return held
+
+
+def _private_bytes(pid: int) -> int:
+    """Return memory that is not a file's: pages of mapped checkpoints can be dropped at any time and don't count."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        with contextlib.suppress(psutil.Error):
+            return int(psutil.Process(pid).memory_info().rss)  # no /proc, as on macOS
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")))
+
+
+def _cgroup_numbers(name: str) -> list[int]:
+    text = _read(name).strip()
+    return [int(text)] if text.isdigit() else []
+
+
+def _read(name: str) -> str:
+    try:
+        return (CGROUP / name).read_text()
+    except OSError:
+        return ""
+
+
+def _error(cause: str) -> dict[str, str]:
+    return {"cause": cause, "remedy": MEMORY_REMEDY, "field": ""}

@@ -1,0 +1,41 @@
+"""A job's process in place of `jobs.run`: `python -m tests.support.odd_child --child FOLDER`.
+
+What it does stands in the file `deed` in the job's folder: `allocate` without end, let its `children` do so, or write its `environment`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+CHUNK_BYTES = 8 * 2**20
+
+
+def allocate() -> None:
+    """Take memory, and touch it, until somebody ends this process."""
+    held = []
+    while True:
+        held.append(bytearray(b"x") * CHUNK_BYTES)
+        time.sleep(0.01)
+
+
+def main() -> None:
+    """Do what the job's folder says."""
+    folder = Path(sys.argv[2]).parent
+    deed = (folder / "deed").read_text()
+    if deed == "environment":
+        (folder / "environment.json").write_text(json.dumps(dict(os.environ)))
+    elif deed == "children":
+        for process in [multiprocessing.get_context("fork").Process(target=allocate) for _ in range(4)]:
+            process.start()
+        time.sleep(600)
+    else:
+        allocate()
+
+
+if __name__ == "__main__":
+    main()
