@@ -1,4 +1,4 @@
-"""Starter content: what a fresh installation has to train on, measure and compare, before anybody has uploaded anything.
+"""Starter content: datasets, a tokenizer and an architecture for a fresh installation, before the first upload.
 
 Everything is generated here from a fixed seed; imports and the tokenizer are jobs, so the first start waits for none of them.
 """
@@ -24,7 +24,7 @@ STARTER_CONFIG = ArchitectureConfig(num_layers=4, width=128, num_heads=4, num_kv
 
 
 def ensure_starter_content(ctx: Context) -> None:
-    """Queue the starter content where it was never queued before. What somebody has deleted since stays deleted.
+    """Queue the starter content that was never queued before. Deleted content stays deleted.
 
     Takes about a second at the first start and one query after that. Safe to call from several processes at once.
     """
@@ -45,11 +45,11 @@ def ensure_starter_content(ctx: Context) -> None:
                 idempotency_key=_key(STARTER_TOKENIZER),
             )
     except IntegrityError:
-        return  # another process of this installation is at it
+        return  # another process of this installation queues it
 
 
 def _was_made(ctx: Context) -> bool:
-    """Whether every starter job has been queued at some time: their keys stay when datasets go."""
+    """Whether every starter job was queued at some time: idempotency keys outlive deleted datasets."""
     keys = [_key(dataset.name) for dataset in STARTER_DATASETS] + [_key(STARTER_TOKENIZER)]
     with ctx.db.read() as session:
         return session.scalar(select(func.count()).select_from(Job).where(Job.idempotency_key.in_(keys))) == len(keys)

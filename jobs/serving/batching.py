@@ -1,6 +1,6 @@
 """The default engine: transformers' continuous batching, on CPU or GPU, every request with its own sampling.
 
-The library samples a whole batch one way (`do_sample` is a property of the batch), so it is told to take the argmax, and a
+The library samples a whole batch one way (`do_sample` is a property of the batch), so it takes the argmax, and a
 logits processor of our own, which sees each row's request, prepares scores whose argmax is that row's choice (`sampling.py`).
 Batches run synchronously and without CUDA graphs, because such a processor runs Python between network and argmax.
 """
@@ -26,7 +26,7 @@ from jobs.serving.detokenize import Decoder
 from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Row, Sampling, prepare_scores
 
-MAX_BATCH_TOKENS = 512  # a longer prompt is prefilled in parts, so that others keep getting tokens meanwhile
+MAX_BATCH_TOKENS = 512  # a longer prompt is prefilled in parts, so that other requests keep getting tokens
 
 
 class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
@@ -45,7 +45,7 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
         """Remember the requests behind the rows of the coming batch."""
         states = [request.state for request in requests_with_new_token]
-        # A request that lost its cache starts again with its own tokens as prompt, so the sum, not the part, is its position.
+        # A request that lost its cache restarts with its generated tokens in the prompt, so its position is the sum of both.
         self._rows = [
             Row(
                 sampling=state.logit_processor_kwargs["sampling"],
@@ -64,7 +64,7 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
 
 class BatchingEngine:
-    """Continuous batching over a loaded causal network. Raises whatever the library raises for a network that it refuses."""
+    """Continuous batching over a loaded causal network. Raises the library's own errors for networks that it refuses."""
 
     name = "batching"
 
@@ -90,7 +90,7 @@ class BatchingEngine:
             use_cuda_graph=False,
             auto_switch_to_flash=False,
         )
-        # Only limits and eos matter to the manager; a checkpoint's own sampling defaults must not reach it.
+        # Only limits and eos matter to the manager; the checkpoint's own sampling defaults must not apply.
         generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=self.context_length)
         self._manager = network.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
         sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler()]))
@@ -191,7 +191,7 @@ class BatchingEngine:
         with self._lock:
             generation = self._open.get(output.request_id)
         if generation is None:
-            return  # cancelled meanwhile
+            return  # it was cancelled
         if output.error is not None:
             generation.fail(f"The engine gave up on this request: {output.error}")
         else:
@@ -203,7 +203,7 @@ class BatchingEngine:
 
 
 def _num_pages(network: Any, tokens: int, context_length: int) -> int:
-    """Return the cache's size in pages: room for `tokens`, as far as the memory budget goes, and always for one full context."""
+    """Return the cache's size in pages: room for `tokens` within the memory budget, and always for one full context."""
     config = network.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

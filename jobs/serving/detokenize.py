@@ -1,4 +1,4 @@
-"""Turn a stream of token ids into a stream of text that never shows half a character or the beginning of a stop string."""
+"""Incremental detokenization: stream text without partial characters and without the beginning of a stop string."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Protocol
 
 REPLACEMENT = "\ufffd"
 PROMPT_TAIL = 6
-MAX_PENDING = 8  # tokens; a byte-level character takes at most 4, so what is still undecodable after 8 is shown as it is
+MAX_PENDING = 8  # tokens; a byte-level character takes at most 4, so bytes still undecodable after 8 are shown as replacement characters
 
 
 class Decoder(Protocol):
-    """The one method of a tokenizer that this needs."""
+    """The method of a tokenizer that detokenization needs."""
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         """Return the text of tokens."""
@@ -35,14 +35,14 @@ class TextStream:
         self.stopped = False
 
     def push(self, token_ids: list[int]) -> str:
-        """Add tokens; return the text that is now certain. After a stop string `stopped` is True and nothing more comes."""
+        """Add tokens; return the text that can no longer change. After a stop string `stopped` is True and no text follows."""
         if self.stopped:
             return ""
         self._ids.extend(token_ids)
         return self._release(self._decode_new(final=False), final=False)
 
     def finish(self) -> str:
-        """Return what was held back, once no more tokens come."""
+        """Return the withheld text at the end of the tokens."""
         if self.stopped:
             return ""
         return self._release(self._decode_new(final=True), final=True)

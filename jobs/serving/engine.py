@@ -1,7 +1,7 @@
-"""The engine interface, and what every engine shares: limits, text, stop strings, timing.
+"""Engine interface, and the parts that engines share: limits, detokenization, stop strings, timing.
 
-An engine takes token ids and parameters and calls back with events. What differs between engines is how tokens are made; that a
-completion's text is whole, stops where it should and is counted once is decided here, in `Generation`.
+An engine takes token ids and sampling parameters and calls back with events. Engines differ in how they compute tokens; text, stop
+conditions and token counts are handled here, in `Generation`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class QueueFull(Unavailable):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What an engine is doing. `tokens_per_second` over the last seconds; `steps` and `generated_tokens` since the start."""
+    """Counters of an engine. `tokens_per_second` over the last seconds; `steps` and `generated_tokens` since the start."""
 
     running: int
     waiting: int
@@ -64,7 +64,7 @@ class Handle(Protocol):
 
 
 class Engine(Protocol):
-    """What generates inside a replica."""
+    """Generates tokens inside a replica."""
 
     name: str
     context_length: int
@@ -87,7 +87,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a network can take."""
+    """Limits of a network."""
 
     context_length: int
     vocab_size: int
@@ -136,7 +136,7 @@ class RateMeter:
 
 @dataclass
 class Generation:
-    """One request on its way through an engine. The engine calls `accept` and `fail` on its own thread, anyone `cancel`."""
+    """One request in an engine. The engine calls `accept` and `fail` on its own thread; `cancel` may come from any."""
 
     request_id: str
     prompt: list[int]
@@ -176,7 +176,7 @@ class Generation:
             elif self.num_generated >= self.max_tokens:
                 self._finish(FinishReason.LENGTH)
         if self._text.stopped:
-            self.abort(self)  # the engine does not know stop strings and would go on
+            self.abort(self)  # the engine does not know stop strings and would continue
 
     def cancel(self) -> None:
         """Stop this request."""
@@ -199,7 +199,7 @@ class Generation:
         rest = "" if reason is FinishReason.CANCELLED else self._text.finish()
         if rest:
             self.on_event(TokenEvent(text=rest, token_ids=(), index=self.num_generated))
-        if self._text.stopped:  # a stop string may have been completed by the text held back
+        if self._text.stopped:  # a stop string may have been completed by the withheld text
             reason = FinishReason.STOP
         now = time.perf_counter()
         decode_s = now - self._first if self._first else 0.0

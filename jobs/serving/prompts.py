@@ -1,4 +1,4 @@
-"""From a request to token ids: the chat template that lies in the checkpoint, raw text, or ids as they came."""
+"""Encode a request as token ids: by the checkpoint's chat template, as raw text, or the given ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
     if request.prompt is not None:
         ids = list(tokenizer(request.prompt, verbose=False)["input_ids"])
         begin = tokenizer.bos_token_id
-        return ids or ([begin] if begin is not None else [])  # an empty prompt asks for a text from its beginning
+        return ids or ([begin] if begin is not None else [])  # an empty prompt starts a text
     messages = [message.as_dict() for message in request.messages or ()]
     try:
         return encode_prompt(tokenizer, messages, tools=list(request.tools) if request.tools else None)

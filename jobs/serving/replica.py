@@ -1,6 +1,6 @@
-"""One replica: loads a checkpoint, serves it on a loopback port until it is asked to stop, and says how it is doing.
+"""One replica: load a checkpoint, serve it on a loopback port until asked to stop, and report its state.
 
-Its job carries the lease, restarts and placement; this knows only files, a reporter and HTTP.
+The job carries lease, restarts and placement; this module knows files, a reporter and HTTP.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobs.serving.replica_app import STALL_S, Replica, create_replica_app
 from jobs.serving.start import start_engine
 
 DRAIN_S = 10.0
-LINGER_S = 1.0  # gateways go on sending for as long as they remember where a replica was
+LINGER_S = 1.0  # gateways send to a replica for as long as they cache its address
 GAUGE_S = 2.0
 POLL_S = 0.1
 
@@ -36,7 +36,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> dict[str, Any]:
     Raises JobFailed when the engine dies or stalls, so that the job is started again.
     """
     payload = spec.payload
-    # One thread a replica: at these sizes more threads spin at barriers, and more replicas use the cores better.
+    # One thread per replica: small networks lose time at thread barriers, and more replicas use the cores better.
     set_threads(payload.threads)
     started = time.monotonic()
     folder = spec.path(payload.checkpoint)
@@ -62,7 +62,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> dict[str, Any]:
 
 
 def add_end_token(network: Any, token: int | None) -> None:
-    """Let a network's generation end at one more token, beside those that its own config names."""
+    """Add a token to those that end a generation."""
     config = network.generation_config
     if token is None or config is None:
         return
@@ -111,7 +111,7 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
 
 
 async def _drain(replica: Replica) -> None:
-    """Refuse new requests, so that gateways try elsewhere, and let the open ones end, for a limited time."""
+    """Refuse new requests, so that gateways try another replica, and let open ones finish for at most DRAIN_S seconds."""
     replica.is_draining = True
     began = time.monotonic()
     while (replica.num_open or time.monotonic() < began + LINGER_S) and time.monotonic() < began + DRAIN_S:

@@ -1,4 +1,4 @@
-"""A replica's HTTP face: `POST /generate`, `GET /health`, `GET /stats`, for holders of the internal token only."""
+"""HTTP API of a replica: `POST /generate`, `GET /health`, `GET /stats`, with the internal token only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RequireToken:
         self._app, self._expected = app, f"Bearer {token}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
+        """Forward the request, or answer 401."""
         if scope["type"] == "http":
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(given, self._expected):
@@ -44,7 +44,7 @@ class RequireToken:
 
 
 class Replica:
-    """The state behind the routes: engine, tokenizer, and whether new requests are still taken."""
+    """State of the routes: engine, tokenizer, and whether new requests are accepted."""
 
     def __init__(self, engine: Engine, tokenizer: Any, *, name: str) -> None:
         self.engine, self.tokenizer, self.name = engine, tokenizer, name
@@ -59,7 +59,7 @@ class Replica:
         return self._open
 
     def stall_s(self) -> float:
-        """Return for how long requests have been running without a single new token; 0 when idle."""
+        """Return the seconds that requests have been running without a new token; 0 when idle."""
         if self._busy_since is None:
             return 0.0
         age = self.engine.stats().last_token_age_s
@@ -86,7 +86,7 @@ class Replica:
         return Answer(handle, events, stream=body.stream, on_end=self._end)
 
     async def health(self, request: Request) -> Response:
-        """Answer 200 only if tokens can be made: by a recent token, or by generating one now."""
+        """Answer 200 if the engine generates: it did so recently, or does now."""
         del request
         if not self.engine.is_alive() or self.stall_s() > STALL_S:
             return _error(503, f"No token for {self.stall_s():.0f} s.", code="stalled")
@@ -128,7 +128,7 @@ class Events:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     async def next_batch(self) -> list[GenerationEvent]:
-        """Wait for an event; return it with all that have come meanwhile."""
+        """Wait for an event; return it with all that are queued."""
         batch = [await self._queue.get()]
         while not self._queue.empty():
             batch.append(self._queue.get_nowait())
@@ -143,7 +143,7 @@ class Answer(Response):
         self._handle, self._events, self._stream, self._on_end = handle, events, stream, on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as ASGI asks."""
+        """Send the response."""
         watch = asyncio.create_task(self._cancel_on_disconnect(receive))
         try:
             if self._stream:

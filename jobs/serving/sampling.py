@@ -1,4 +1,4 @@
-"""Choose the next token of each row, every row by its own parameters.
+"""Choose the next token of each row of a batch by the row's own parameters.
 
 Knows nothing of engines. Drawing uses the Gumbel-max trick (Gumbel 1954; Maddison, Tarlow and Minka, NeurIPS 2014, section 2):
 argmax(logits + Gumbel noise) is a draw from softmax(logits). So greedy and drawn rows share one argmax, and greedy rows are

@@ -19,7 +19,7 @@ from jobs.serving.sampling import Row, prepare_scores
 
 
 class _Sampler(LogitsProcessor):  # type: ignore[misc]
-    """Prepares scores whose argmax is the next token of the one request that runs."""
+    """Prepares scores whose argmax is the next token of the running request."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
@@ -31,7 +31,7 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]
-    """Hands each token over as it is made and stops once the request is over."""
+    """Hands over each token and stops when the request is over."""
 
     def __init__(self, generation: Generation, rate: RateMeter) -> None:
         self._generation, self._rate = generation, rate
@@ -51,7 +51,7 @@ class SerialEngine:
         self._limits = read_limits(network, tokenizer)
         self.context_length = self._limits.context_length
         self._network, self._decoder = network, tokenizer
-        # `generate` fills what a config leaves open from this one; a checkpoint's own sampling defaults must not reach it.
+        # `generate` takes unset fields from this config; the checkpoint's own sampling defaults must not apply.
         network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         self._max_waiting = max_waiting
         self._queue: queue.Queue[Generation | None] = queue.Queue()

@@ -1,4 +1,4 @@
-"""Choose an engine for a network and prove by one real token that it generates."""
+"""Choose an engine for a network and check it by generating one token."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start_engine(
             engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting)
             generate_one_token(engine)
             return engine
-        except Exception as error:  # a refusal has no type of its own: the library raises whatever first goes wrong
+        except Exception as error:  # the library refuses by whichever exception comes first
             if engine is not None:
                 engine.close()
             if kind == "batching":
@@ -49,7 +49,7 @@ def start_engine(
 
 
 def why_not_batched(network: Any) -> str | None:
-    """Return why continuous batching can't serve a network, where that is known beforehand."""
+    """Return the reason why continuous batching can't serve a network, None where none is known."""
     if getattr(network.config.get_text_config(), "kv_lora_rank", None):
         return "latent attention caches latents, and the pages of continuous batching hold heads"
     if not network._supports_attention_backend:

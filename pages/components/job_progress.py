@@ -1,4 +1,4 @@
-"""A job on a page that waits for it: state in words, a bar, the cause of a failure."""
+"""Progress of a job on the page that waits for it: state, bar, stop button."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def status_badge(status: str, *, ready: str = "ready") -> None:
 
 @st.fragment(run_every=1)
 def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
-    """Draw a job that is not over, fresh every second, with a button to stop it; the page runs again when it ends."""
+    """Draw an active job every second, with a button to stop it; rerun the page when it ends."""
     job = get_job(ctx, job_id)
     if job.status not in ACTIVE:
         st.rerun()
@@ -60,7 +60,7 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
 
 
 def _bytes_words(progress: dict[str, Any]) -> str:
-    """Say how many bytes have come, how fast they come, and how long the rest will take."""
+    """Return bytes transferred, rate and time left as text."""
     done, total, rate = (float(progress.get(key) or 0) for key in ("done", "total", "rate"))
     if progress.get("unit") != "byte" or not total:
         return ""

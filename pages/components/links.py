@@ -1,4 +1,4 @@
-"""A name in a list that leads to its own page."""
+"""Links from a name in a list to its page, and back."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pages.components.frame import plain
 
 
 def row_link(name: str, *, page: str, query: dict[str, str], icon: str, key: str) -> None:
-    """Draw a name as a quiet button. A page link would mark every line of the page that is open as the current one."""
+    """Draw a name as a tertiary button. A page link would highlight every row of the current page as current."""
     if st.button(plain(name), type="tertiary", icon=f":material/{icon}:", key=key, wrap=True):
         st.switch_page(page, query_params=query)
 
 
 def back_link(label: str, *, page: str, key: str, query: dict[str, str] | None = None) -> None:
-    """Draw the way back from one thing to the list, or to what `query` names."""
+    """Draw the link back to a list, or to the item that `query` names."""
     if st.button(label, type="tertiary", icon=":material/arrow_back:", key=key):
         st.switch_page(page, query_params=query)

@@ -52,7 +52,8 @@ class WidgetTable:
             return st.columns(list(self.columns.values()), vertical_alignment="center")
 
     def _css(self) -> str:
-        table, cell = f".st-key-table-{self.name}", f"[class*=st-key-tablerow-{self.name}-] .stColumn"
+        table, row = f".st-key-table-{self.name}", f"[class*=st-key-tablerow-{self.name}-]"
+        cell = f"{row} .stColumn"
         labels = "".join(
             f"{cell}:nth-child({number})::before{{content:{_css_string(title.strip())}}}"
             for number, title in enumerate(self.columns, start=1)
@@ -62,8 +63,8 @@ class WidgetTable:
             f"{table}{{container-type:inline-size;width:100%}}"
             f"@container (max-width:{CARDS_BELOW}){{"
             f":has(>.st-key-tablehead-{self.name}){{display:none}}"
-            f"[class*=st-key-tablerow-{self.name}-]{{padding-block:.35rem;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}}"
-            f"[class*=st-key-tablerow-{self.name}-] .stHorizontalBlock{{flex-wrap:wrap;gap:.2rem 0}}"
+            f"{row}{{padding-block:.35rem;border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent)}}"
+            f"{row} .stHorizontalBlock{{flex-wrap:wrap;gap:.2rem 0}}"
             f"{cell}{{flex:1 1 100%;min-width:100%;width:100%;display:flex;flex-direction:row;align-items:center;gap:.5rem}}"
             f"{cell}>*{{flex:1 1 0;min-width:0}}"
             f"{cell}:not(:nth-child({self.heading}))::before{{flex:0 0 6.5rem;font-size:.8rem;opacity:.75}}"

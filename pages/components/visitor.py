@@ -1,4 +1,4 @@
-"""The cached door to the services, and who stands before it."""
+"""Context of this process, and the person who visits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def context() -> Context:
 
 
 def current_person() -> Person | None:
-    """Return who looks at the page: the cookie's owner, `LOCAL` where no sign-in is needed, or None."""
+    """Return the visitor: the owner of the cookie, `LOCAL` where no sign-in is needed, or None."""
     ctx = context()
     if not ctx.sign_in:
         return LOCAL
@@ -23,7 +23,7 @@ def current_person() -> Person | None:
 
 
 def require_person() -> Person:
-    """Return who looks at the page. The shell has let them in already; a page that is run without it stops here."""
+    """Return the visitor. The shell checked them already; a page that runs without the shell stops here."""
     person = current_person()
     if person is None:
         st.error("Sign in to see this page.")
@@ -32,7 +32,7 @@ def require_person() -> Person:
 
 
 def link_rater() -> str | None:
-    """Return the secret of a ballot link that brought the visitor here, kept for the visit."""
+    """Return the secret of the ballot link that the visitor came by; it is kept for the visit."""
     link = st.query_params.get("link")
     if link:
         st.session_state["ballot_link"] = link

@@ -32,7 +32,8 @@ def draw_deploy(ctx: Context, person: Person) -> None:
     checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True) if c.writes}
     requested = st.query_params.get("checkpoint")
     if requested and requested not in checkpoints:
-        show_problem(f"There is no checkpoint “{requested}” that can be deployed.", "It may have been deleted or archived. Choose another.")
+        cure = "It may have been deleted or archived. Choose another."
+        show_problem(f"There is no checkpoint “{requested}” that can be deployed.", cure)
     if not checkpoints:
         empty_state("There is nothing to deploy yet: train a network or add a base.", page=routes.LAUNCH, label="Launch a run")
         return
@@ -83,8 +84,9 @@ def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
     if need is None:
         needs = "Memory needed: unknown, since the size of the network is."
     else:
-        parts = f"weights {size(need.weight_bytes)}, KV cache {size(need.cache_bytes) if need.cache_bytes is not None else 'unknown'}"
-        needs = f"Memory per replica: about {size(need.total_bytes)} ({parts}, runtime {size(need.runtime_bytes)})."
+        cache = "unknown" if need.cache_bytes is None else size(need.cache_bytes)
+        runtime = "the CUDA context comes on top" if need.runtime_bytes is None else f"runtime {size(need.runtime_bytes)}"
+        needs = f"Memory per replica: about {size(need.total_bytes)} (weights {size(need.weight_bytes)}, KV cache {cache}, {runtime})."
     has = (
         f"Free {'on a GPU of' if free.device == 'cuda' else 'on'} {free.host}: {size(free.free_bytes)}."
         if free

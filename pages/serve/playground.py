@@ -89,6 +89,7 @@ def draw_settings(endpoints: list[EndpointView], conversation: ConversationView 
         format_func=lambda value: value or "None",
         key=f"other_{scope}",
         help="Each message goes to two endpoints; their answers stand on random sides, with a vote below.",
+        placeholder="None",
         disabled=len(others) == 1,
     )
     with more.popover("Settings", icon=":material/tune:", width="stretch"):
@@ -213,7 +214,8 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
 def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[EndpointView], *, running: list[EndpointView]) -> None:
     """Say that an endpoint is stopped or unknown, with what to do instead."""
     is_known = any(endpoint.name == name for endpoint in endpoints)
-    st.warning(f"The endpoint “{plain(name)}” is stopped." if is_known else f"There is no endpoint “{plain(name)}”.", icon=":material/dns:")
+    problem = f"The endpoint “{name}” is stopped." if is_known else f"There is no endpoint “{name}”."
+    st.warning(plain(problem), icon=":material/dns:")
     with st.container(horizontal=True):
         if is_known and person.may_build and st.button("Start it", key="playground_start", type="primary", icon=":material/play_arrow:"):
             with errors_shown():

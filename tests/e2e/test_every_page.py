@@ -46,6 +46,7 @@ SPOKEN = """() => [...document.querySelectorAll('[aria-label], [alt], [title]')]
   element => ['aria-label', 'alt', 'title'].map(name => element.getAttribute(name) || ''))"""
 
 RAW = {
+    "a fault": re.compile(r"went wrong on our side|has encountered an error"),
     "a time stamp": re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d"),
     "None": re.compile(r"(?<![\w-])None(?![\w-])"),
     "NaN": re.compile(r"(?<!became )(?<!\w)(nan|NaN)(?!\w)(?! or infinite)"),

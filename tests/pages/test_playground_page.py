@@ -134,7 +134,7 @@ def test_the_address_of_a_stopped_endpoint_says_so_and_starts_it(
     place(site, "other", replica, monkeypatch)
     stop_endpoint(site, "tales", person=LOCAL)
     app = open_page(PAGE, endpoint="tales")
-    assert "“tales” is stopped" in app.warning[0].value
+    assert "is stopped" in app.warning[0].value
     assert not app.chat_input, "nothing typed here could go to another endpoint unnoticed"
     assert app.button(key="chat_other").label == "Chat with other"
     app.button(key="playground_start").click().run()

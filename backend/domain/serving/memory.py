@@ -17,22 +17,22 @@ CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 NUMBER_BYTES = {"cpu": 4, "cuda": 2}
 """Weights and cache are fp32 on a CPU and bf16 on a GPU."""
 
-RUNTIME_BYTES = {"cpu": 600 << 20, "cuda": 1 << 30}
-"""Resident size of a replica beside weights and cache: interpreter, torch, transformers, and on a GPU the CUDA context."""
+RUNTIME_BYTES = {"cpu": 440 << 20}
+"""Resident size of a replica process beside weights and cache, measured on x86-64 Linux. The size of a CUDA context was not measured."""
 
 
 @dataclass(frozen=True)
 class ReplicaMemory:
-    """Bytes of one replica. `cache_bytes` is None where the shape of the network is unknown; the sum then leaves it out."""
+    """Bytes of one replica. The sum leaves out what is None: the cache of a network of unknown shape, the runtime on a GPU."""
 
     weight_bytes: int
     cache_bytes: int | None
-    runtime_bytes: int
+    runtime_bytes: int | None
 
     @property
     def total_bytes(self) -> int:
         """Sum of what is known."""
-        return self.weight_bytes + (self.cache_bytes or 0) + self.runtime_bytes
+        return self.weight_bytes + (self.cache_bytes or 0) + (self.runtime_bytes or 0)
 
 
 def replica_memory(*, parameters: int, shape: ArchitectureConfig | None, device: Literal["cpu", "cuda"]) -> ReplicaMemory:
@@ -49,7 +49,7 @@ def replica_memory(*, parameters: int, shape: ArchitectureConfig | None, device:
         else:
             page_bytes = per_token * PAGE_TOKENS
             cache = page_bytes * cache_pages(page_bytes, tokens=shape.context * MAX_RUNNING, context=shape.context, device=device)
-    return ReplicaMemory(parameters * NUMBER_BYTES[device], cache, RUNTIME_BYTES[device])
+    return ReplicaMemory(parameters * NUMBER_BYTES[device], cache, RUNTIME_BYTES.get(device))
 
 
 def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str) -> int:

@@ -30,4 +30,8 @@ def test_the_cache_of_a_large_network_stays_within_the_budget_but_always_holds_o
 def test_an_unknown_shape_leaves_the_cache_out_of_the_sum(known: bool) -> None:
     memory = replica_memory(parameters=10**6, shape=SMALL if known else None, device="cpu")
     assert (memory.cache_bytes is None) is not known
-    assert memory.total_bytes == memory.weight_bytes + memory.runtime_bytes + (memory.cache_bytes or 0)
+    assert memory.total_bytes == memory.weight_bytes + (memory.runtime_bytes or 0) + (memory.cache_bytes or 0)
+
+
+def test_the_runtime_of_a_gpu_was_not_measured_and_is_absent() -> None:
+    assert replica_memory(parameters=10**6, shape=SMALL, device="cuda").runtime_bytes is None

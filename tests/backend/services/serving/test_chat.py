@@ -1,4 +1,4 @@
-"""What the playground asks: streamed answers from real replicas, and a stop that stops the generation itself."""
+"""Streamed answers of real replicas for the playground: two sides, stopping, and what is left out of a long conversation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backend.domain.serving.protocol import ChatMessage, Role, SamplingParams
 from backend.errors import NotFound, Unavailable
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
-from backend.services.serving.chat import Question, shuffle_sides, stream_answers
+from backend.services.serving.chat import Question, shuffle_sides, stream_answers, without_oldest_turn
 from backend.services.serving.deployments import deploy
 from backend.services.serving.replicas import record_ready
 from tests.support.serving_networks import make_llama, save_checkpoint
@@ -96,6 +96,32 @@ def test_a_replica_that_is_gone_ends_the_answer_with_an_error_and_not_the_page(c
     assert "can't be reached" in answer.error
 
 
-def test_sides_are_drawn_anew_for_every_turn() -> None:
+def test_sides_are_shuffled_for_every_turn() -> None:
     drawn = {tuple(shuffle_sides(["a", "b"])) for _ in range(100)}
     assert drawn == {("a", "b"), ("b", "a")}
+
+
+def _turns(*pairs: tuple[Role, str]) -> tuple[ChatMessage, ...]:
+    return tuple(ChatMessage(role=role, content=content) for role, content in pairs)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (_turns((Role.USER, "a")), None),
+        (_turns((Role.SYSTEM, "s"), (Role.USER, "a")), None),
+        (_turns((Role.USER, "a"), (Role.ASSISTANT, "b"), (Role.USER, "c")), _turns((Role.USER, "c"))),
+        (
+            _turns((Role.SYSTEM, "s"), (Role.USER, "a"), (Role.ASSISTANT, "b"), (Role.USER, "c")),
+            _turns((Role.SYSTEM, "s"), (Role.USER, "c")),
+        ),
+        (
+            _turns((Role.USER, "a"), (Role.USER, "b"), (Role.ASSISTANT, "c"), (Role.USER, "d")),
+            _turns((Role.USER, "b"), (Role.ASSISTANT, "c"), (Role.USER, "d")),
+        ),
+        ((), None),
+    ],
+    ids=["one question", "system and one question", "a turn before", "a system prompt stays", "a question without answer", "nothing"],
+)
+def test_the_oldest_question_goes_with_its_answer(before: tuple[ChatMessage, ...], after: tuple[ChatMessage, ...] | None) -> None:
+    assert without_oldest_turn(before) == after
