@@ -32,6 +32,7 @@ ROOMS: dict[JobKind, str] = {
     JobKind.TRAIN_TOKENIZER: "jobs.modeling.entries.tokenizer",
     JobKind.ADD_BASE: "jobs.modeling.entries.base",
     JobKind.EXPORT: "jobs.modeling.entries.export",
+    JobKind.EXPORT_DATASET: "jobs.data.export",
     JobKind.PROBE: "jobs.training.probe",
     JobKind.INSPECT: "jobs.evaluation.inspection.run",
     JobKind.DATA_REPORT: "jobs.data.reports.run",

@@ -11,8 +11,9 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
-from backend.services.checkpoints.exports import check_destination, copy_export, export_checkpoint
+from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.context import LOCAL
+from backend.services.jobs.exports import check_destination, copy_export
 
 app = typer.Typer()
 

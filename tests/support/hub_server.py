@@ -26,8 +26,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 
 API = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?")
-COMMITS = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)")
-LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+COMMITS = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/(preupload|commit)/([^/]+)")
+LFS = re.compile(r"/(?:datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)")
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 LFS_ENDINGS = (".safetensors", ".bin", ".parquet", ".arrow", ".gguf", ".zip")
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             asked = json.loads(body)
             repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            (hub.root / "models" / repo).mkdir(parents=True, exist_ok=True)
+            (hub.root / f"{asked.get('type') or 'model'}s" / repo).mkdir(parents=True, exist_ok=True)
             hub.created.setdefault(repo, asked.get("visibility") == "private")
             self._json({"url": f"{hub.url}/{repo}", "id": repo, "name": repo})
         elif batch:
@@ -170,21 +170,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(
                 200, {"Content-Type": "application/vnd.git-lfs+json"}, json.dumps({"transfer": "basic", "objects": objects}).encode()
             )
-        elif commits and commits[2] == "preupload":
+        elif commits and commits[3] == "preupload":
             files = [
                 {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(LFS_ENDINGS) else "regular", "shouldIgnore": False}
                 for file in json.loads(body)["files"]
             ]
             self._json({"files": files})
         elif commits:
-            folder = hub.root / "models" / commits[1]
+            folder = hub.root / commits[1] / commits[2]
             for line in map(json.loads, body.splitlines()):
                 value = line["value"]
                 if line["key"] in ("file", "lfsFile"):
                     target = folder / value["path"]
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(base64.b64decode(value["content"]) if line["key"] == "file" else hub.objects[value["oid"]])
-            self._json({"success": True, "commitOid": commit_id(folder), "commitUrl": f"{hub.url}/{commits[1]}/commit/{commit_id(folder)}"})
+            self._json({"success": True, "commitOid": commit_id(folder), "commitUrl": f"{hub.url}/{commits[2]}/commit/{commit_id(folder)}"})
         else:
             hub.objects[path.removeprefix("/upload/")] = body
             self._send(200, {}, b"")

@@ -233,6 +233,19 @@ class ExportPayload(Payload):
     push: HubTarget | None = None
 
 
+class DatasetExportPayload(Payload):
+    """Write a dataset version for other tools to `out`, with `card` as its README.md; `name` is how the push is described."""
+
+    job_kind = JobKind.EXPORT_DATASET
+    dataset: str
+    version_id: str
+    format: Literal["datasets", "parquet", "jsonl"]
+    name: str = ""
+    card: str = ""
+    out: str
+    push: HubTarget | None = None
+
+
 class InspectPayload(ComputePayload):
     """Inspect a checkpoint, beside `other` if it is given; the arrays go to `out`."""
 
@@ -284,6 +297,7 @@ PAYLOADS: dict[JobKind, type[Payload]] = {
         TrainTokenizerPayload,
         AddBasePayload,
         ExportPayload,
+        DatasetExportPayload,
         InspectPayload,
         DataReportPayload,
         TokenizerReportPayload,

@@ -36,6 +36,7 @@ class JobKind(StrEnum):
     TRAIN_TOKENIZER = "train_tokenizer"
     ADD_BASE = "add_base"
     EXPORT = "export"
+    EXPORT_DATASET = "export_dataset"
     LOGLIKELIHOOD = "loglikelihood"
     PROBE = "probe"
     INSPECT = "inspect"
@@ -53,6 +54,7 @@ QUEUE_OF: dict[JobKind, str] = {
     JobKind.TRAIN_TOKENIZER: "cpu",
     JobKind.ADD_BASE: "cpu",
     JobKind.EXPORT: "cpu",
+    JobKind.EXPORT_DATASET: "cpu",
     JobKind.PROBE: "train",
     JobKind.INSPECT: "eval",
     JobKind.DATA_REPORT: "cpu",

@@ -80,6 +80,8 @@ def hub_errors(hub: str, wanted: Wanted, *, revision: str = "") -> Iterator[None
         if error.errno == errno.ENOSPC:
             raise JobFailed(f"The disk is full: {hub} could not be fetched.", remedy="Free space and try again.") from error
         raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=wanted.remedy) from error
+    except RuntimeError as error:  # an upload that broke off
+        raise Unavailable(f"The transfer from or to the Hub at {place} broke off: {_first_line(error)}", remedy=wanted.remedy) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unavailable(f"The Hub at {place} gave an answer that can't be read: {_first_line(error)}", remedy=wanted.remedy) from error
 

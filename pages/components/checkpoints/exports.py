@@ -8,8 +8,9 @@ from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_ref
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView
-from backend.services.checkpoints.exports import ExportView, delete_export, export_checkpoint, export_file, list_exports
+from backend.services.checkpoints.exports import export_checkpoint, list_exports
 from backend.services.context import Context, Person
+from backend.services.jobs.exports import ExportView, delete_export, export_file
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.words import ago, size

@@ -30,10 +30,11 @@ from backend.services.checkpoints.checkpoints import (
     rename_checkpoint,
     resolve_checkpoint,
 )
-from backend.services.checkpoints.exports import copy_export, export_checkpoint
+from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim, end_job
+from backend.services.jobs.exports import copy_export
 from backend.services.people.accounts import add_user
 from tests.support.job_work import do_job
 from tests.support.jobs import add_stored_job, take_job

@@ -13,8 +13,9 @@ from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.checkpoints.bases import add_base
-from backend.services.checkpoints.exports import delete_export, export_checkpoint, export_file, list_exports
+from backend.services.checkpoints.exports import export_checkpoint, list_exports
 from backend.services.context import LOCAL, Context, Person
+from backend.services.jobs.exports import delete_export, export_file
 from tests.support.base_folders import CARD, save_base
 from tests.support.hub_server import run_hub
 from tests.support.job_work import do_job
