@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 NOUNS: dict[str, tuple[str, str]] = {
     "architecture": ("backend.cli.architecture", "Count parameters, FLOPs and memory of an architecture."),
-    "data": ("backend.cli.data.commands", "Import, report on, derive and delete datasets."),
+    "data": ("backend.cli.data.commands", "Import, report on, derive, export and delete datasets."),
     "tokenizer": ("backend.cli.tokenizer", "Train and compare tokenizers; encode text."),
     "base": ("backend.cli.base", "Add and check bases: checkpoints made elsewhere."),
     "run": ("backend.cli.training.run", "Launch, forecast, follow and stop training runs and sweeps."),

@@ -16,6 +16,7 @@ from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import list_exports
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset, list_datasets
+from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
@@ -298,6 +299,29 @@ def test_a_file_that_only_falls_back_on_text_says_so_before_it_is_imported(site:
     assert "Detected: text (80%): text holds the text; not used" in words(app)
 
 
+def test_a_version_is_exported_from_its_page(site: Context) -> None:
+    rows = json.dumps([{"instruction": f"Say {n}.", "output": "yes"} for n in range(20)])
+    upload = save_upload(site, io.BytesIO(rows.encode()), name="rows.json", person=LOCAL)
+    version = import_dataset(site, name="sayings", kind="instruction", upload=upload, person=LOCAL)
+    do_job(site, str(version.job_id))
+    app = open_page("build/datasets.py", dataset=version.dataset_id, export="1")
+    assert "Nothing has been exported yet." in words(app)
+    app.toggle(key=f"dataset_export_{version.id}_pushes").set_value(True).run()
+    assert app.button(key=f"dataset_export_{version.id}").disabled
+    app.text_input(key=f"dataset_export_{version.id}_push").set_value("no slash").run()
+    app.button(key=f"dataset_export_{version.id}").click().run()
+    assert "'no slash' is no id of the Hub" in words(app)
+    app.toggle(key=f"dataset_export_{version.id}_pushes").set_value(False).run()
+    app.button(key=f"dataset_export_{version.id}").click().run()
+    (asked,) = list_version_exports(site, version.id)
+    do_job(site, asked.job.id)
+    app = open_page("build/datasets.py", dataset=version.dataset_id, export="1")
+    assert_sound(app)
+    assert "dataset_dict.json" in words(app).replace("\\", "")
+    app.button(key=f"export_delete_{asked.job.id}").click().run()
+    assert "Its files were deleted here." in words(app)
+
+
 def test_a_table_of_very_many_columns_shows_those_in_use_and_those_asked_for(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
     wide = {f"column {n}": "x" for n in range(3000)}
@@ -329,9 +353,9 @@ def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -
     assert "2 files" in words(app)
     app.button(key=f"export_prepare_{asked.job.id}").click().run()
     assert_sound(app)
-    app.toggle(key=f"export_pushes_{added.id}").set_value(True).run()
+    app.toggle(key=f"export_{added.id}_pushes").set_value(True).run()
     assert app.button(key=f"export_{added.id}").disabled
-    app.text_input(key=f"export_push_{added.id}").set_value("no slash").run()
+    app.text_input(key=f"export_{added.id}_push").set_value("no slash").run()
     app.button(key=f"export_{added.id}").click().run()
     assert "no slash is no id of the Hub" in words(app)
     app.button(key=f"export_delete_{asked.job.id}").click().run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.data.exports import export
 from backend.cli.data.imports import import_
 from backend.cli.data.reports import report
 from backend.cli.data.version_tables import version_data
@@ -13,7 +14,7 @@ from backend.cli.output import JsonFlag, command, emit
 from backend.services.data.datasets import list_datasets
 
 app = typer.Typer(no_args_is_help=True)
-for verb in (report, show, diff, derive, card, delete):
+for verb in (report, show, diff, derive, card, export, delete):
     app.command(verb.__name__)(verb)
 app.command("import")(import_)
 

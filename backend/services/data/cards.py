@@ -13,6 +13,7 @@ from pyarrow import parquet
 from sqlalchemy.orm.attributes import flag_modified
 
 from backend.db.tables import DatasetVersion
+from backend.domain.data.export_formats import export_path
 from backend.domain.data.kinds import KINDS
 from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, clean_facts, write_card
 from backend.domain.names import clean_name
@@ -45,19 +46,22 @@ def set_card(ctx: Context, version_id: str, *, licence: str, languages: str, not
         flag_modified(version, "facts")
 
 
-def read_card(ctx: Context, reference: str, *, hashed: bool = True) -> str:
-    """Return a version's card as Markdown. Hashing its files reads them whole: without (`hashed=False`) it is there at once."""
+def read_card(ctx: Context, reference: str, *, hashed: bool = True, format: str = "parquet") -> str:
+    """Return a version's card as Markdown, for an export in a format of backend.domain.data.export_formats.
+
+    `hashed` adds the SHA-256 of its files, which are read whole for that.
+    """
     version = resolve_version(ctx, reference)
-    return write_card(_source(ctx, version, hashed=hashed), card_facts(version))
+    return write_card(_source(ctx, version, hashed=hashed, format=format), card_facts(version))
 
 
-def _source(ctx: Context, version: VersionView, *, hashed: bool) -> CardSource:
+def _source(ctx: Context, version: VersionView, *, hashed: bool, format: str) -> CardSource:
     files, schema = [], None
     for split, path in data_files(ctx, version):
         metadata = parquet.read_metadata(path)
         schema = schema or parquet.read_schema(path)
         digest = _sha256(path) if hashed else ""
-        files.append(CardFile(split, hub_path(split), metadata.num_rows, path.stat().st_size, digest))
+        files.append(CardFile(split, export_path(split, format=format), metadata.num_rows, path.stat().st_size, digest))
     assert schema is not None
     steps = lineage_of(ctx, version.dataset_id)
     return CardSource(
@@ -106,11 +110,6 @@ def data_files(ctx: Context, version: VersionView) -> list[tuple[str, Path]]:
     return [(split, folder / f"{split}.parquet") for split, count in counts.items() if count]
 
 
-def hub_path(split: str) -> str:
-    """Return where a split's file lies in a dataset of the Hub."""
-    return f"data/{'train' if split == 'train' else 'validation'}-00000-of-00001.parquet"
-
-
 def write_version(ctx: Context, reference: str, *, to: Path) -> Path:
     """Write a version into a new folder as other tools load it: README.md and `data/*.parquet`. Raises Conflict if the folder is not empty."""
     version = resolve_version(ctx, reference)
@@ -119,7 +118,7 @@ def write_version(ctx: Context, reference: str, *, to: Path) -> Path:
     try:
         (to / "data").mkdir(parents=True, exist_ok=True)
         for split, path in data_files(ctx, version):
-            shutil.copyfile(path, to / hub_path(split))
+            shutil.copyfile(path, to / export_path(split, format="parquet"))
         (to / "README.md").write_text(read_card(ctx, version.id), encoding="utf-8")
     except OSError as error:
         raise InvalidInput(f"{to} can't be written: {error.strerror}.", field="to") from error
@@ -152,7 +151,7 @@ def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
         archive.writestr(f"{folder}/README.md", read_card(ctx, version.id))
         yield sink.take()
         for split, path in data_files(ctx, version):
-            entry = zipfile.ZipInfo(f"{folder}/{hub_path(split)}")
+            entry = zipfile.ZipInfo(f"{folder}/{export_path(split, format='parquet')}")
             with path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
                 while chunk := source.read(CHUNK):
                     target.write(chunk)

@@ -18,6 +18,7 @@ from pages.components import routes
 from pages.components.data.card import draw_card
 from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
+from pages.components.data.exports import draw_version_exports
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_lineage
 from pages.components.data.report import draw_data_report
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
@@ -92,9 +93,9 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         return
     _draw_head(ctx, version)
     rejected_name = f"Rejected ({version.rejected_rows:,})"
-    names = ["Rows", "Report", "Change", "Versions", "Card", rejected_name, "Origin"]
+    names = ["Rows", "Report", "Change", "Versions", "Card", "Export", rejected_name, "Origin"]
     opened = next((name for name in names if name.lower() in st.query_params), "Versions" if "against" in st.query_params else None)
-    rows, report, change, versions, card, rejected, origin = st.tabs(
+    rows, report, change, versions, card, export, rejected, origin = st.tabs(
         names, key=f"tabs_{version.id}_{opened}", default=opened, on_change="rerun"
     )
     with rows:
@@ -111,6 +112,9 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
     if card.open:
         with card:
             draw_card(ctx, person, version)
+    if export.open:
+        with export:
+            draw_version_exports(ctx, person, version)
     with rejected:
         _draw_rejected(ctx, version)
     with origin:

@@ -56,6 +56,19 @@ def test_a_version_is_made_shown_compared_described_and_deleted(site: Context, t
     assert resolve_version(site, "sayings").number == 1
 
 
+def test_a_version_is_exported_to_a_folder(site: Context, tmp_path: Path) -> None:
+    imported(site, "sayings", ROWS)
+    asked = ["data", "export", "sayings", "--format", "datasets", "--to", str(tmp_path / "out"), "--json"]
+    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *asked], capture_output=True, check=True)
+    data = json.loads(answer.stdout)
+    assert (data["dataset"], data["version"], data["format"], data["rows"]) == ("sayings", 1, "datasets", {"train": 18, "validation": 2})
+    assert (data["folder"], data["pushed"]) == (str(tmp_path / "out"), None)
+    assert "dataset_dict.json" in data["files"]
+    assert "is there already" in roundhouse("data", "export", "sayings", "--to", str(tmp_path / "out"), status=2)["error"]
+    assert "no export format 'xlsx'" in roundhouse("data", "export", "sayings", "--format", "xlsx", "--to", "x", status=2)["error"]
+    assert "no destination" in roundhouse("data", "export", "sayings", status=2)["error"]
+
+
 def test_in_words_it_says_what_the_pages_say_and_asks_before_it_deletes(site: Context) -> None:
     first = imported(site, "sayings", ROWS)
     done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))

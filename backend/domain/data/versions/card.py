@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow
 import yaml
 
+from backend.domain.data.export_formats import SPLIT_NAMES
 from backend.errors import InvalidInput
 
 LICENCES = (
@@ -34,7 +35,6 @@ LICENCES = (
 
 SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7), ("10M<n<100M", 10**8))
 TASKS = {"benchmark": "question-answering"}
-HUB_SPLITS = {"train": "train", "val": "validation"}
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _PLAIN_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
@@ -122,11 +122,11 @@ def front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
         "task_categories": [TASKS.get(source.kind, "text-generation")],
         "tags": ["roundhouse", source.kind],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": HUB_SPLITS[file.split], "path": file.path} for file in source.files]}
+            {"config_name": "default", "data_files": [{"split": SPLIT_NAMES[file.split], "path": file.path} for file in source.files]}
         ],
         "dataset_info": {
             "features": features_of(source.schema),
-            "splits": [{"name": HUB_SPLITS[file.split], "num_bytes": file.bytes, "num_examples": file.rows} for file in source.files],
+            "splits": [{"name": SPLIT_NAMES[file.split], "num_bytes": file.bytes, "num_examples": file.rows} for file in source.files],
             "download_size": stored,
             "dataset_size": source.text_bytes or stored,
         },
@@ -142,7 +142,7 @@ def write_card(source: CardSource, facts: CardFacts) -> str:
     """Return the card: front matter, notes, rows, splits, columns, where it came from, hashes."""
     facts_yaml = yaml.safe_dump(front_matter(source, facts), sort_keys=False, allow_unicode=True, width=120)
     rows = sum(file.rows for file in source.files)
-    splits = [f"| {HUB_SPLITS[file.split]} | {file.rows:,} | {file.bytes:,} | `{file.path}` |" for file in source.files]
+    splits = [f"| {SPLIT_NAMES[file.split]} | {file.rows:,} | {file.bytes:,} | `{file.path}` |" for file in source.files]
     columns = [f"| `{column.name}` | `{_type_words(column.type)}` |" for column in source.schema]
     origin = [f"- {plain_markdown(name)}: {plain_markdown(value)}" for name, value in source.provenance.items()]
     parts = [

@@ -116,6 +116,17 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
             "push": None,
         },
     ],
+    JobKind.EXPORT_DATASET: [
+        {
+            "dataset": "datasets/d",
+            "version_id": "v",
+            "format": "jsonl",
+            "name": "tales@1",
+            "card": "# Tales",
+            "out": "exports/e",
+            "push": {"repo": "owner/name", "private": True},
+        }
+    ],
     JobKind.INSPECT: [{"checkpoint": "bases/b", "other": None, "config": {"text": "Hello", "messages": []}, "out": "readings/i"}],
     JobKind.DATA_REPORT: [
         {

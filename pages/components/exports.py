@@ -1,0 +1,81 @@
+"""Widgets of any export: the push to a Hub, and one row of the list."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.jobs.states import Status
+from backend.domain.wording import plural
+from backend.services.context import Context, Person
+from backend.services.jobs.exports import ExportView, delete_export, export_file
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job, status_badge
+from pages.components.words import ago, size
+
+
+def draw_push(key: str) -> tuple[str, bool, bool]:
+    """Draw the choice of a repository to push to. Return it ("" for none), whether a new one is private, and whether that is complete."""
+    if not st.toggle("Push to a Hub as well", key=f"{key}_pushes"):
+        return "", True, True
+    push = st.text_input(
+        "Repository",
+        key=f"{key}_push",
+        placeholder="owner/name",
+        max_chars=200,
+        width=420,
+        help="On the Hub that HF_ENDPOINT names, with the worker's HF_TOKEN. Created if it does not exist.",
+    )
+    private = st.toggle("A new repository is private", value=True, key=f"{key}_private")
+    if not push:
+        st.caption("Name a repository to push to.")
+    return (push or "").strip(), private, bool(push)
+
+
+def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str) -> None:
+    """Draw one export: its state, where it was pushed to, its download."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{title}**", width="content")
+        if not export.job.is_active:
+            status_badge(export.job.status)
+        st.caption(f"{ago(export.job.created_at)}{f' · to {plain(export.push)}' if export.push else ''}", width="content")
+    if export.job.is_active:
+        draw_job(ctx, person, export.job.id, doing="Exporting")
+        return
+    if export.job.status is Status.FAILED:
+        show_problem(str(export.job.error.get("cause") or "It failed."), export.job.error.get("remedy"))
+    if export.pushed_to:
+        st.caption(
+            f":material/cloud_done: Pushed to `{plain(export.pushed_to)}`, commit `{str(export.job.result['pushed']['commit'])[:12]}`"
+        )
+    if export.folder is None:
+        if export.job.status is Status.FINISHED:
+            st.caption("Its files were deleted here.")
+        return
+    st.caption(
+        f"{plural(len(export.files), 'file')}, {size(export.bytes)}: {plain(', '.join(export.files[:6]))}{', …' if len(export.files) > 6 else ''}"
+    )
+    with st.container(horizontal=True):
+        _draw_download(ctx, person, export)
+        if st.button("Delete", key=f"export_delete_{export.job.id}", icon=":material/delete:"):
+            with errors_shown():
+                delete_export(ctx, export.job.id, person=person)
+                st.rerun()
+
+
+def _draw_download(ctx: Context, person: Person, export: ExportView) -> None:
+    prepared = st.session_state.get(f"export_file_{export.job.id}")
+    if prepared and prepared.is_file():
+        name = prepared.name if prepared.suffix == ".gguf" else f"{export.format}-{export.job.id}.zip"
+        st.download_button(
+            f"Download {name if prepared.suffix == '.gguf' else 'the zip file'}",
+            lambda: prepared.open("rb"),
+            on_click="ignore",
+            file_name=name,
+            key=f"export_get_{export.job.id}",
+            icon=":material/download:",
+            type="primary",
+        )
+    elif st.button("Prepare a download", key=f"export_prepare_{export.job.id}", icon=":material/download:"):
+        with errors_shown():
+            st.session_state[f"export_file_{export.job.id}"] = export_file(ctx, export.job.id, person=person)
+            st.rerun()
