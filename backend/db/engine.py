@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 BUSY_TIMEOUT_MS = 30_000
+ERASE_TIMEOUT_MS = 500
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 """Driver by the scheme of a URL that names none."""
 
@@ -43,6 +44,23 @@ class Database:
         """Open a session that commits at the end, or rolls back if the body raises."""
         with self._writer() as session, session.begin():
             yield session
+
+    @contextmanager
+    def erase(self) -> Iterator[Session]:
+        """Open a session like `write`, for deleting what somebody wrote: SQLite overwrites it in its file and its log as well."""
+        with self.write() as session:
+            if self.is_sqlite:
+                session.connection().exec_driver_sql("PRAGMA secure_delete=ON")
+            yield session
+        if self.is_sqlite:
+            connection = self.engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout={ERASE_TIMEOUT_MS}")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a reader in the way leaves the old pages until the next one
+                cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+            finally:
+                connection.close()
 
     def dispose(self) -> None:
         """Close every pooled connection (needed after a fork)."""

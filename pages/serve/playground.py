@@ -204,11 +204,12 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
                     change_conversation(ctx, conversation.id, title=title, person=person)
                     st.rerun()
         with st.popover("", icon=":material/delete:", type="tertiary", help="Delete"):
-            st.write("Delete this conversation?")
+            st.write("Delete this conversation and its messages? Votes cast in it stay, with the turns that they judged.")
             if st.button("Delete", key="delete_conversation", type="primary"):
-                delete_conversation(ctx, conversation.id, person=person)
-                st.query_params.pop("conversation", None)
-                st.rerun()
+                with errors_shown():
+                    delete_conversation(ctx, conversation.id, person=person)
+                    st.query_params.pop("conversation", None)
+                    st.rerun()
 
 
 def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[EndpointView], *, running: list[EndpointView]) -> None:

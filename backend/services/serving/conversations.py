@@ -82,10 +82,7 @@ def list_conversations(ctx: Context, *, person: Person, limit: int = 50) -> list
     with ctx.db.read() as session:
         has_message = select(Message.id).where(Message.conversation_id == Conversation.id).exists()
         rows = session.scalars(
-            select(Conversation)
-            .where(_owned(person), Conversation.deleted_at.is_(None), has_message)
-            .order_by(Conversation.updated_at.desc())
-            .limit(limit)
+            select(Conversation).where(_owned(person), has_message).order_by(Conversation.updated_at.desc()).limit(limit)
         )
         return [_view(row) for row in rows]
 
@@ -176,9 +173,14 @@ def change_conversation(
 
 
 def delete_conversation(ctx: Context, conversation_id: str, *, person: Person) -> None:
-    """Hide a conversation for good."""
-    with ctx.db.write() as session:
-        _own(session, conversation_id, person).deleted_at = ctx.now()
+    """Delete a conversation with its messages.
+
+    Votes cast in it stay: each holds a copy of the turns that it judged, in the standing campaign "Playground".
+    """
+    with ctx.db.erase() as session:
+        row = _own(session, conversation_id, person)
+        session.execute(delete(Message).where(Message.conversation_id == row.id))
+        session.delete(row)
 
 
 def drop_last_turn(ctx: Context, conversation_id: str, *, person: Person) -> str:
@@ -215,7 +217,7 @@ def _owned(person: Person) -> Any:
 
 
 def _own(session: Session, conversation_id: str, person: Person) -> Conversation:
-    row = session.scalar(select(Conversation).where(Conversation.id == conversation_id, _owned(person), Conversation.deleted_at.is_(None)))
+    row = session.scalar(select(Conversation).where(Conversation.id == conversation_id, _owned(person)))
     if row is None:
         raise NotFound("There is no such conversation.", remedy="It may have been deleted; choose another on the left.")
     return row

@@ -58,6 +58,11 @@ def draw_answer(message: MessageView, *, named: bool) -> None:
         draw_footer(message.usage)
 
 
+VOTE_STORES = (
+    "A vote stores both answers and the turns before them in the campaign Playground, and keeps them if you delete the conversation."
+)
+
+
 def draw_history(ctx: Context, person: Person, conversation: ConversationView, messages: Sequence[MessageView]) -> None:
     """Draw every turn; a side-by-side turn in two columns with its vote. Under a failed last turn draw its cures."""
     turns: dict[int, list[MessageView]] = defaultdict(list)
@@ -119,6 +124,8 @@ def draw_vote(
     if label is not None:
         st.caption(f"Your vote: {dict(VOTES)[label].lower()}.")
         return
+    with st.container(horizontal_alignment="center"):
+        st.caption(VOTE_STORES, text_alignment="center")
     with st.container(horizontal=True, horizontal_alignment="center"):
         for value, text in VOTES:
             if st.button(text, key=f"vote_{conversation.id}_{position}_{value}"):

@@ -27,6 +27,15 @@ FIRST_ROWS = (
 )
 
 
+FIRST_CONVERSATIONS = (
+    "INSERT INTO conversations (id, title, endpoint, system_prompt, sampling, created_at, updated_at, deleted_at)"
+    " VALUES ('a', 'kept', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', NULL),"
+    " ('b', 'deleted', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', '2026-01-02 00:00:00')",
+    "INSERT INTO messages (id, conversation_id, position, branch, role, content, usage, created_at)"
+    " VALUES ('m', 'a', 0, 0, 'user', 'kept', '{}', '2026-01-01 00:00:00'), ('n', 'b', 0, 0, 'user', 'deleted', '{}', '2026-01-01 00:00:00')",
+)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
@@ -65,3 +74,17 @@ def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_
 def test_the_newest_revision_by_file_names_is_the_head() -> None:
     script = ScriptDirectory.from_config(alembic_config("sqlite://"))
     assert newest_revision() == script.get_current_head()
+
+
+def test_conversations_that_were_only_hidden_are_deleted_and_the_others_stay(url: str) -> None:
+    config = alembic_config(url)
+    command.upgrade(config, "0001")
+    database = Database(url)
+    with database.write() as session:
+        for statement in FIRST_CONVERSATIONS:
+            session.execute(text(statement))
+    command.upgrade(config, "head")
+    with database.read() as session:
+        assert session.scalars(text("SELECT title FROM conversations")).all() == ["kept"]
+        assert session.scalars(text("SELECT content FROM messages")).all() == ["kept"]
+    database.engine.dispose()

@@ -22,20 +22,20 @@ SERVICES = Path(__file__).resolve().parents[3] / "backend" / "services"
 CHECKS = ("require_builder(", "require_admin(", "_own(")
 
 NOBODY_ASKS = {
-    "battles.ballots.undo": "its rater's own vote; the rater comes from a link or a cookie",
-    "battles.ballots.record_side_by_side_vote": "one's own vote",
-    "battles.raters.rater_for": "the person's own row",
-    "job_events.prepare": "a worker, by its claim",
-    "jobs.jobs.claim_next": "a worker",
-    "jobs.jobs.claim_job": "a worker",
-    "jobs.jobs.give_back": "a worker, by its claim",
-    "jobs.jobs.request_stop": "other services, which have asked",
-    "jobs.recovery.sweep": "a worker",
-    "jobs.workers.beat": "a worker",
-    "people.accounts.change_own_password": "one's own account, by its password",
-    "people.keys.revoke_key": "one's own key; an admin's right is part of the query",
-    "people.keys.check_key": "the gateway, which notes when a key was used",
-    "serving.usage.add_usage": "the gateway",
+    "undo": "its rater's own vote; the rater comes from a link or a cookie",
+    "record_side_by_side_vote": "one's own vote",
+    "rater_for": "the person's own row",
+    "prepare": "a worker, by its claim",
+    "claim_next": "a worker",
+    "claim_job": "a worker",
+    "give_back": "a worker, by its claim",
+    "request_stop": "other services, which have asked",
+    "recover_jobs": "a worker",
+    "beat": "a worker",
+    "change_own_password": "one's own account, by its password",
+    "revoke_key": "one's own key; an admin's right is part of the query",
+    "check_key": "the gateway, which notes when a key was used",
+    "add_usage": "the gateway",
 }
 """Public functions that write without asking for a role, each with who calls it or what limits it."""
 
@@ -44,12 +44,11 @@ def writing_functions() -> dict[str, bool]:
     """Return every public function of the services that writes or queues work, and whether it asks for a role itself."""
     writing = {}
     for path in sorted(SERVICES.rglob("*.py")):
-        module = ".".join(path.relative_to(SERVICES).with_suffix("").parts)
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
                 source = ast.unparse(node)
-                if "db.write()" in source or "_set_password(" in source:
-                    writing[f"{module}.{node.name}"] = any(check in source for check in CHECKS)
+                if "db.write()" in source or "db.erase()" in source or "_set_password(" in source:
+                    writing[node.name] = any(check in source for check in CHECKS)
     return writing
 
 
