@@ -38,7 +38,7 @@ class Example:
 
     @property
     def teaches(self) -> bool:
-        """Whether any token is trained on. The first never is: no token before it predicts it."""
+        """Return whether any token is trained on. The first never is: no token before it predicts it."""
         return bool((self.targets[1:] != IGNORE).any())
 
 

@@ -164,7 +164,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a checkpoint's card is there and every file that it lists has its size."""
+    """Return whether a checkpoint's card is there and every file that it lists has its size."""
     card = read_card(folder)
     files = card.get("files", {})
     return bool(files) and all(
@@ -173,12 +173,12 @@ def is_complete(folder: Path) -> bool:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds low-rank adapters instead of a full network."""
+    """Return whether a folder holds low-rank adapters instead of a full network."""
     return (folder / "adapter_config.json").is_file()
 
 
 def is_scorer(folder: Path) -> bool:
-    """Whether a folder holds a reward model, or the adapter of one."""
+    """Return whether a folder holds a reward model, or the adapter of one."""
     try:
         if is_adapter(folder):
             return bool(json.loads((folder / "adapter_config.json").read_text()).get("task_type") == "SEQ_CLS")

@@ -9,7 +9,7 @@ ALLOCATION_MESSAGES = ("can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error reports that memory ran out, on a GPU or on the CPU."""
+    """Return whether an error reports that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in ALLOCATION_MESSAGES)

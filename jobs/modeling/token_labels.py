@@ -16,13 +16,13 @@ def label_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> list
     Bytes that are no character on their own are written `\\xe2`; a row of the network's vocabulary that the tokenizer has no token for is
     written `[51200]`.
     """
-    wanted = [int(index) for index in ids]
+    indices = [int(index) for index in ids]
     known = len(tokenizer)
-    pieces = dict(zip(wanted, tokenizer.convert_ids_to_tokens([index if index < known else 0 for index in wanted]), strict=True))
+    pieces = dict(zip(indices, tokenizer.convert_ids_to_tokens([index if index < known else 0 for index in indices]), strict=True))
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     byte_level = _is_byte_level(tokenizer)
     labels = []
-    for index in wanted:
+    for index in indices:
         piece = pieces[index] if index < known else None
         if piece is None:
             labels.append(f"[{index}]")

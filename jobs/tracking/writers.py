@@ -49,9 +49,9 @@ class LastSteps:
 
     def new(self, event: MetricsEvent) -> list[tuple[str, float]]:
         """Return the numbers of an event that the tracker does not hold yet, and note their step."""
-        found = [(name, value) for name, value in _numbers(event) if event.step > self._last.get(name, -1)]
-        self._last |= {name: event.step for name, _ in found}
-        return found
+        numbers = [(name, value) for name, value in _numbers(event) if event.step > self._last.get(name, -1)]
+        self._last |= {name: event.step for name, _ in numbers}
+        return numbers
 
 
 class TensorBoardWriter:

@@ -34,7 +34,7 @@ def out_of_memory_as_failure(config: RunConfig, *, device: torch.device) -> Iter
 
 
 def is_finite(tensors: list[torch.Tensor]) -> bool:
-    """Whether every element of every tensor is finite."""
+    """Return whether every element of every tensor is finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 

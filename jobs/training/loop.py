@@ -108,7 +108,7 @@ class TrainingLoop:
         return self._result(stopped=None)
 
     def _is_stale(self, step: int) -> bool:
-        """Whether val_loss has not improved for `patience` measurements, which ends the run."""
+        """Return whether val_loss has not improved for `patience` measurements, which ends the run."""
         patience, counters = self.config.patience, self.counters
         if not patience or counters.stale < patience or self._validated_at != step:
             return False
@@ -166,7 +166,7 @@ class TrainingLoop:
 
     @property
     def _can_lower_scale(self) -> bool:
-        """Whether gradients that overflow in fp16 may do so because of the scaler's scale."""
+        """Return whether gradients that overflow in fp16 may do so because of the scaler's scale."""
         return self.scaler is not None and self.scaler.get_scale() > 1.0
 
     def _accumulate(self, step: int) -> StepTotals | None:
@@ -188,7 +188,7 @@ class TrainingLoop:
 
     @property
     def _can_halve(self) -> bool:
-        """Whether smaller micro-batches are possible and leave the loss of a step as it is."""
+        """Return whether smaller micro-batches are possible and leave the loss of a step as it is."""
         if self.process_group.count > 1 or not self.objective.is_divisible:
             return False
         return isinstance(self.batches, StepBatches) and self.batches.micro_batch > 1

@@ -29,13 +29,13 @@ def keep_batch_sizes(ctx: TrainingContext, counters: Counters) -> TrainingContex
     if counters.measured is not None:
         ctx = replace(ctx, val_items=counters.measured)
     if counters.sequences is not None:
-        config, kept = ctx.config, keep_global_batch(ctx.config, counters.sequences)
-        if kept is not config:
+        config, resized = ctx.config, keep_global_batch(ctx.config, counters.sequences)
+        if resized is not config:
             ctx.reporter.log(
-                f"A step keeps its {counters.sequences} sequences: {config.devices.count} x micro_batch {kept.micro_batch} x "
-                f"{kept.grad_accum_steps}, although the config now says micro_batch {config.micro_batch} x {config.grad_accum_steps}."
+                f"A step keeps its {counters.sequences} sequences: {config.devices.count} x micro_batch {resized.micro_batch} x "
+                f"{resized.grad_accum_steps}, although the config now says micro_batch {config.micro_batch} x {config.grad_accum_steps}."
             )
-        ctx = replace(ctx, config=kept)
+        ctx = replace(ctx, config=resized)
     if counters.micro_batch is not None and counters.micro_batch < ctx.config.micro_batch:
         ctx.reporter.log(f"Micro-batches stay at {counters.micro_batch}, as larger ones did not fit into memory.")
         ctx = replace(ctx, max_micro_batch=counters.micro_batch)

@@ -107,7 +107,7 @@ def make_spec(options: argparse.Namespace, *, compile_: str, steps: int, precisi
         "dataset_kind": "text",
         "base": None,
         "run_folder": "run",
-        "threads": None,
+        "threads": 0,
     }
     folder = root / "jobs" / "job"
     folder.mkdir(parents=True)

@@ -129,16 +129,17 @@ def _closing(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _find_closing(tokenizer: PreTrainedTokenizerBase) -> str:
-    asked, answered = [{"role": "user", "content": "a"}], [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    question = [{"role": "user", "content": "a"}]
+    exchange = [*question, {"role": "assistant", "content": "b"}]
     try:
-        before, over = render_chat(tokenizer, asked, generation_prompt=True), render_chat(tokenizer, answered)
-        pairs = zip(over, render_chat(tokenizer, [*answered, *asked]), strict=False)
+        prompt, finished = render_chat(tokenizer, question, generation_prompt=True), render_chat(tokenizer, exchange)
+        pairs = zip(finished, render_chat(tokenizer, [*exchange, *question]), strict=False)
     except InvalidInput:
         return ""
-    shared = over[: sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))]
+    shared = finished[: sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))]
     pattern = _special_pattern(tokenizer)
-    end = max((found.end() for found in pattern.finditer(shared, len(before))), default=0) if pattern else 0
-    return over[end:] if end and len(shared) < len(over) and over.startswith(before) else ""
+    end = max((match.end() for match in pattern.finditer(shared, len(prompt))), default=0) if pattern else 0
+    return finished[end:] if end and len(shared) < len(finished) and finished.startswith(prompt) else ""
 
 
 def _as_text(value: Any, pattern: re.Pattern[str] | None) -> Any:
@@ -282,12 +283,12 @@ def _answer_end(tokenizer: PreTrainedTokenizerBase, upto: str, start: int) -> in
     The end token is the tokenizer's, or another special token with which the template closes a turn.
     """
     eos = tokenizer.eos_token
-    found = upto.rfind(eos, start) if eos else -1
-    if eos and found >= 0:
-        return found + len(eos)
-    ends = upto.rstrip()
+    eos_at = upto.rfind(eos, start) if eos else -1
+    if eos and eos_at >= 0:
+        return eos_at + len(eos)
+    stripped = upto.rstrip()
     specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return len(ends) if len(ends) > start and any(ends.endswith(token) for token in specials) else len(upto)
+    return len(stripped) if len(stripped) > start and any(stripped.endswith(token) for token in specials) else len(upto)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Any:

@@ -46,18 +46,18 @@ def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> dict[str, A
         raise NotFound(f"The dataset's folder {payload.dataset} has no train.parquet.", remedy="Import the dataset again.")
     kind = payload.kind
     sample = TextSample(folder / "train.parquet", max_bytes=SAMPLE_BYTES[kind] or 1)
-    asked = 262 if kind == "byte" else payload.vocab_size
-    tokenizer = byte_tokenizer() if kind == "byte" else _train(kind, sample, vocab_size=asked, reporter=reporter)
-    _check_yield(len(tokenizer), asked, sample)
+    vocab_size = 262 if kind == "byte" else payload.vocab_size
+    tokenizer = byte_tokenizer() if kind == "byte" else _train(kind, sample, vocab_size=vocab_size, reporter=reporter)
+    _check_yield(len(tokenizer), vocab_size, sample)
     split = "val" if (folder / "val.parquet").is_file() else "train"
     rate = measure_bytes_per_token(tokenizer, folder / f"{split}.parquet")
     _write(tokenizer, spec.path(payload.out))
-    reporter.log(f"The tokenizer has {len(tokenizer):,} entries" + (f" and writes {rate:.2f} bytes per token." if rate else "."))
+    reporter.log(f"The tokenizer has {len(tokenizer):,} entries" + (f", {rate:.2f} bytes per token." if rate else "."))
     return {
         "folder": payload.out,
         "kind": kind,
         "vocab_size": len(tokenizer),
-        "asked_vocab_size": asked,
+        "asked_vocab_size": vocab_size,
         "bytes_per_token": round(rate, 4) if rate else None,
         "measured_on": split,
         "sample_rows": sample.rows,
@@ -155,12 +155,12 @@ def measure_bytes_per_token(tokenizer: PreTrainedTokenizerFast, file: Path) -> f
     return sample.bytes / tokens if tokens else None
 
 
-def _check_yield(made: int, asked: int, sample: TextSample) -> None:
-    if sample.rows == 0 and sample.total_rows and made < asked:
+def _check_yield(made: int, requested: int, sample: TextSample) -> None:
+    if sample.rows == 0 and sample.total_rows and made < requested:
         raise InvalidInput("The dataset's rows hold no text to train on.", remedy="Choose another dataset.", field="dataset")
-    if made < asked / 2:
+    if made < requested / 2:
         raise InvalidInput(
-            f"The text is too small for a vocabulary of {asked:,}: its {sample.bytes:,} bytes yield {made:,} entries.",
+            f"The text is too small for a vocabulary of {requested:,}: its {sample.bytes:,} bytes yield {made:,} entries.",
             remedy=f"Choose {made:,} or fewer, or a dataset with more text.",
             field="vocab_size",
         )

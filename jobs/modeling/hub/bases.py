@@ -69,9 +69,9 @@ def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes:
         reporter.log(f"{error.message} This machine's Hub cache holds commit {cached.name}, which is used.")
         yield Fetched(cached, cached.name, None, is_ours=False)
         return
-    found = base.revision
-    reporter.log(f"{hub}: {found.asked} is commit {found.commit}; licence: {found.licence or 'not stated'}.")
-    place = root / f"{hub.replace('/', '--')}--{found.commit}"
+    resolved = base.revision
+    reporter.log(f"{hub}: {resolved.asked} is commit {resolved.commit}; licence: {resolved.licence or 'not stated'}.")
+    place = root / f"{hub.replace('/', '--')}--{resolved.commit}"
     with _alone(place, hub):
         try:
             _fetch(base, place, keep_free_bytes=keep_free_bytes, reporter=reporter)
@@ -82,7 +82,7 @@ def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes:
             raise
         try:
             is_gguf = base.facts.kind == "gguf"
-            yield Fetched(place / base.weights[0].name if is_gguf else place, found.commit, found.licence)
+            yield Fetched(place / base.weights[0].name if is_gguf else place, resolved.commit, resolved.licence)
         finally:
             shutil.rmtree(place, ignore_errors=True)
 

@@ -30,35 +30,35 @@ class Outlier:
 
 def find_outliers(tensors: list[TensorNumbers]) -> list[Outlier]:
     """Return the flags, most severe first."""
-    found = [outlier for tensor in tensors for outlier in _alone(tensor)]
-    found += _unlike_others(tensors)
-    return sorted(found, key=lambda outlier: -outlier.weight)
+    outliers = [outlier for tensor in tensors for outlier in _own_flags(tensor)]
+    outliers += _unlike_other_layers(tensors)
+    return sorted(outliers, key=lambda outlier: -outlier.weight)
 
 
-def _alone(tensor: TensorNumbers) -> list[Outlier]:
-    found = []
+def _own_flags(tensor: TensorNumbers) -> list[Outlier]:
+    flags = []
     if tensor.not_finite:
-        found.append((1e9, f"{tensor.not_finite:,} of {tensor.values:,} values are NaN or infinite"))
+        flags.append((1e9, f"{tensor.not_finite:,} of {tensor.values:,} values are NaN or infinite"))
     if tensor.values > 1 and tensor.rms == 0 and not tensor.not_finite and not tensor.name.endswith("bias"):
-        found.append((1e8, "every value is zero"))
+        flags.append((1e8, "every value is zero"))
     elif tensor.zeros > ZEROS and not tensor.name.endswith("bias"):
-        found.append((10 * tensor.zeros, f"{tensor.zeros:.0%} of its values are exactly zero"))
+        flags.append((10 * tensor.zeros, f"{tensor.zeros:.0%} of its values are exactly zero"))
     if tensor.rms and tensor.largest / tensor.rms > SPIKE:
         times = tensor.largest / tensor.rms
-        found.append((times / SPIKE, f"its largest value, {tensor.largest:.3g}, is {times:.0f} times its RMS"))
+        flags.append((times / SPIKE, f"its largest value, {tensor.largest:.3g}, is {times:.0f} times its RMS"))
     for word, peak in (("row", tensor.row_peak), ("column", tensor.column_peak)):
         if peak is not None and peak[0] > CHANNEL:
-            found.append((peak[0] / CHANNEL, f"{word} {peak[1]:,} has {peak[0]:.0f} times the median {word}'s norm"))
-    return [Outlier(tensor.name, weight, text) for weight, text in found]
+            flags.append((peak[0] / CHANNEL, f"{word} {peak[1]:,} has {peak[0]:.0f} times the median {word}'s norm"))
+    return [Outlier(tensor.name, weight, text) for weight, text in flags]
 
 
-def _unlike_others(tensors: list[TensorNumbers]) -> list[Outlier]:
+def _unlike_other_layers(tensors: list[TensorNumbers]) -> list[Outlier]:
     """Compare each tensor's RMS with the same part in the other layers."""
     parts: dict[str, list[TensorNumbers]] = defaultdict(list)
     for tensor in tensors:
         if tensor.place.layer is not None and tensor.rms > 0:
             parts[tensor.place.part].append(tensor)
-    found = []
+    outliers = []
     for group in parts.values():
         if len(group) < FEWEST_LAYERS:
             continue
@@ -69,6 +69,6 @@ def _unlike_others(tensors: list[TensorNumbers]) -> list[Outlier]:
             score = abs(value - middle) / spread
             if score > UNLIKE:
                 times = float(np.exp(value - middle))
-                words = f"{times:.1f} times" if times > 1 else f"1/{1 / times:.1f} of"
-                found.append(Outlier(tensor.name, score / UNLIKE, f"its RMS, {tensor.rms:.3g}, is {words} that of the other layers"))
-    return found
+                ratio = f"{times:.1f} times" if times > 1 else f"1/{1 / times:.1f} of"
+                outliers.append(Outlier(tensor.name, score / UNLIKE, f"its RMS, {tensor.rms:.3g}, is {ratio} that of the other layers"))
+    return outliers

@@ -83,8 +83,8 @@ class TensorChange:
 
 def place_of(name: str) -> Place:
     """Split a tensor's name into layer and part: `model.layers.3.mlp.up_proj.weight` is part `mlp.up_proj.weight` of layer 3."""
-    found = _LAYER.search(name)
-    return Place(int(found[1]), found[2]) if found else Place(None, name.removeprefix("model.").removeprefix("transformer."))
+    match = _LAYER.search(name)
+    return Place(int(match[1]), match[2]) if match else Place(None, name.removeprefix("model.").removeprefix("transformer."))
 
 
 class WeightFolder:

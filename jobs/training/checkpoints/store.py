@@ -146,16 +146,16 @@ class CheckpointStore:
     def check_disk(self, *, checkpoint_bytes: int, max_steps: int, checkpoint_every: int) -> None:
         """Raise JobFailed unless the disk has room for all checkpoints that the run keeps at once."""
         planned = -(-max_steps // checkpoint_every)
-        kept = min(planned, self._keep_last + 1) + 1  # the best, the last ones, and the one being written
-        present = len(self.steps())
+        num_at_once = min(planned, self._keep_last + 1) + 1  # the best, the last ones, and the one being written
+        num_new = max(1, num_at_once - len(self.steps()))
         self._bytes = checkpoint_bytes
-        needed = checkpoint_bytes * max(1, kept - present) + self._needed_bytes() - checkpoint_bytes
+        needed = checkpoint_bytes * num_new + self._needed_bytes() - checkpoint_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         free = self._free_bytes()
         if free < needed:
             raise JobFailed(
                 f"The disk has {free / 1e9:.2f} GB free, and the run's checkpoints need {needed / 1e9:.2f} GB "
-                f"({max(1, kept - present)} of {checkpoint_bytes / 1e9:.2f} GB).",
+                f"({num_new} of {checkpoint_bytes / 1e9:.2f} GB).",
                 remedy="Free space, lower keep_last, or train adapters (method lora).",
                 field="keep_last",
             )

@@ -49,7 +49,7 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process reports and saves."""
+        """Return whether this process reports and saves."""
         return self.rank == 0
 
     def wrap(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:

@@ -21,7 +21,7 @@ def router_loss_weight(network: Any) -> float:
 
 
 def has_experts(model: Any) -> bool:
-    """Whether a network, or the one under adapters, is a mixture of experts."""
+    """Return whether a network, or the one under adapters, is a mixture of experts."""
     return any(getattr(model.config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 

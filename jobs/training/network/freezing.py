@@ -45,6 +45,6 @@ def freeze_blocks(network: PreTrainedModel, count: int, *, reporter: Reporter) -
 
 
 def _is_embedding(name: str, module: torch.nn.Module) -> bool:
-    """Whether a module of the decoder is an embedding or the norm of one. Rotary embeddings hold no parameters and do not matter."""
+    """Return whether a module of the decoder is an embedding or the norm of one. Rotary embeddings hold no parameters and do not matter."""
     last = name.rpartition(".")[2]
     return isinstance(module, torch.nn.Embedding) or ("." not in name and any(part in last for part in EMBEDDINGS))

@@ -45,7 +45,7 @@ class TrainingObjective(Protocol):
 
     @property
     def is_divisible(self) -> bool:
-        """Whether micro-batches may be split."""
+        """Return whether micro-batches may be split."""
 
     def compute_loss(self, network: torch.nn.Module, batch: Any) -> LossOutput:
         """Compute the loss of a micro-batch on the device that holds it."""

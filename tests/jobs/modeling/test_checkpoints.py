@@ -214,7 +214,7 @@ def test_exports_keep_or_merge_an_adapter(rooms: Rooms) -> None:
     )
     assert kept["adapter"] is True
     assert (rooms.root / "elsewhere/adapter_model.safetensors").is_file()
-    with pytest.raises(Conflict, match="already and not empty"):
+    with pytest.raises(Conflict, match="exists already and is not empty"):
         run_export.run(
             rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": "exports/m"}, kind="export"), Recorder()
         )
