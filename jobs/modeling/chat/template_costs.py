@@ -76,7 +76,7 @@ budget: ContextVar[Budget] = ContextVar("template_budget")
 
 
 def is_container(value: Any) -> bool:
-    """Whether a value can hold others."""
+    """Return whether a value can hold others."""
     return isinstance(value, _CONTAINERS)
 
 
