@@ -30,6 +30,17 @@ def field_at_fault(error: ValidationError) -> str | None:
     return next((".".join(str(part) for part in item["loc"]) for item in error.errors() if item["loc"]), None)
 
 
+def errors_by_field(error: ValidationError) -> dict[str, str]:
+    """Return a sentence for each field that pydantic names; errors of the config as a whole are left out."""
+    errors: dict[str, str] = {}
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        if path and path not in errors:
+            text = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "Must be")
+            errors[path] = text if isinstance(item.get("input"), dict) else f"{text} (got {_cut(repr(item.get('input')))})"
+    return errors
+
+
 def _unknown_field(path: str, model: type[BaseModel] | None) -> str:
     near = nearest(path, _field_paths(model)) if model is not None else None
     return f"{path} is not a field" + (f"; did you mean {near}?" if near else "")

@@ -1,4 +1,4 @@
-"""Launch: dataset, architecture or base, and numbers become a run. The YAML beside the form is the same thing in words."""
+"""Launch page: the form of a run or a sweep, its estimate, its warnings, and the same config as YAML."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import hashlib
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.training.config import RunConfig, parse_config, parse_run_config
-from backend.domain.training.config_fields import with_changes
+from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig, parse_config, parse_run_config
+from backend.domain.training.config_fields import explicit_paths, with_changes
 from backend.domain.training.sweep import SweepConfig, parse_sweep
 from backend.errors import InvalidInput, RoundhouseError
 from backend.recipes import RECIPES, STARTER
@@ -16,70 +16,77 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import resolve_version
 from backend.services.estimates.forecasts import Forecast, forecast
+from backend.services.estimates.sweep_forecast import forecast_sweep
 from backend.services.training.runs import launch_run
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunDetail, run_detail
 from pages.components import routes
 from pages.components.data.report_link import draw_report_link
 from pages.components.frame import errors_shown, page_frame
-from pages.components.training.estimate_card import draw_estimate
+from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
 from pages.components.training.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
-from pages.components.training.run_form import FormState, draw_run_form, fill_form
+from pages.components.training.run_form import FormState, draw_run_form, fill_form, start_form
 from pages.components.training.sweep import draw_sweeps
 from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
 
-RECIPE_OF_KIND = {"text": STARTER, "instruction": "starter-sft", "chat": "starter-sft", "preference": "starter-dpo"}
 ONE, SWEEP = "One run", "Sweep"
 SOURCES = ("recipe", "run", "base", "dataset", "architecture", "set")
 
 
-def first_config(ctx: Context) -> RunConfig:
-    """Return the config that the address asks for: a recipe, a copy of a run, or a start from a base, dataset or architecture.
+def open_form(ctx: Context) -> None:
+    """Fill the form as the address asks: a recipe, a copy of a run, or the defaults for a base, dataset or architecture.
 
-    `?run=…&set=field:value` is a copy with something changed.
+    `?run=…&set=field:value` is a copy with a change. Without anything in the address it is the starter recipe, if its dataset is there.
     """
     asked = {name: st.query_params[name] for name in SOURCES if st.query_params.get(name)}
     if "run" in asked:
         config = run_detail(ctx, asked["run"]).config
-        return with_changes(config, asked.get("set", "")).model_copy(update={"name": ""})
-    fitting = "starter-sft" if "base" in asked else STARTER
+        fill_form(with_changes(config, asked.get("set", "")).model_copy(update={"name": ""}), origin="copy")
+        return
+    recipe = asked.get("recipe") or ("" if asked or not _exists(ctx, RECIPES[STARTER].config.dataset) else STARTER)
+    if recipe in RECIPES:
+        st.session_state["launch_recipe"] = recipe
+        fill_form(RECIPES[recipe].config, origin="recipe")
+        return
+    base = resolve_checkpoint(ctx, asked["base"]).name if "base" in asked else None
+    objective = Objective.SFT if base else Objective.PRETRAIN
     if "dataset" in asked:
-        fitting = RECIPE_OF_KIND.get(resolve_version(ctx, asked["dataset"], ready=False).kind, fitting)
-    recipe = RECIPES.get(asked.get("recipe", ""), RECIPES[fitting]).config
-    changes: dict[str, object] = {} if "recipe" in asked or not asked else {"name": ""}
-    if "base" in asked:
-        changes["base"] = resolve_checkpoint(ctx, asked["base"]).name
-    if "architecture" in asked:
-        changes["architecture"] = asked["architecture"]
-    if "dataset" in asked:
-        changes["dataset"] = asked["dataset"]
-    return recipe.model_copy(update=changes)
+        kind = resolve_version(ctx, asked["dataset"], ready=False).kind
+        objective = next((objective for objective, kinds in DATASET_KINDS.items() if kind in kinds), objective)
+    start_form(objective, dataset=asked.get("dataset"), architecture=asked.get("architecture"), base=base)
 
 
 def prepare_form(ctx: Context) -> None:
     """Fill the form when the page is entered, when the address changes, and when a recipe or YAML was chosen."""
     source = tuple((name, st.query_params.get(name)) for name in SOURCES)
-    chosen: RunConfig | None = st.session_state.pop("launch_fill", None)
-    if chosen is None and ("launch_objective" not in st.session_state or st.session_state.get("launch_source") != source):
-        chosen = first_config(ctx)
+    copy: RunConfig | None = st.session_state.pop("launch_fill", None)
+    pasted: RunConfig | None = st.session_state.pop("launch_fill_yaml", None)
+    recipe: str | None = st.session_state.pop("launch_fill_recipe", None)
+    if copy is not None or pasted is not None or st.session_state.pop("launch_recipe_left", False):
+        st.session_state["launch_recipe"] = None
+    if copy is not None:
+        fill_form(copy, origin="copy")
+    elif pasted is not None:
+        fill_form(pasted, origin="recipe", typed=explicit_paths(pasted))
+    elif recipe is not None:
+        fill_form(RECIPES[recipe].config, origin="recipe")
+    elif "launch_objective" not in st.session_state or st.session_state.get("launch_source") != source:
+        open_form(ctx)
     st.session_state["launch_source"] = source
-    if chosen is not None:
-        fill_form(chosen)
 
 
 def take_recipe() -> None:
     """Put the recipe that was clicked into the form at the next run."""
-    name = st.session_state.get("launch_recipe")
-    if name in RECIPES:
-        st.session_state["launch_fill"] = RECIPES[name].config
+    if (name := st.session_state.get("launch_recipe")) in RECIPES:
+        st.session_state["launch_fill_recipe"] = name
 
 
 def draw_top() -> str:
-    """Draw whether it is one run or a sweep, and the recipes to start from; return the former."""
+    """Draw the choice between one run and a sweep, and the recipes to start from; return the former."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         mode = st.segmented_control("Launch", [ONE, SWEEP], key="mode", bind="query-params", default=ONE, required=True)
-        chosen = st.selectbox(
-            "Start from a recipe",
+        recipe = st.selectbox(
+            "Recipe",
             list(RECIPES),
             index=None,
             key="launch_recipe",
@@ -88,24 +95,32 @@ def draw_top() -> str:
             placeholder="None",
             width=340,
         )
-    if chosen:
-        head = RECIPES[chosen].head
+    if recipe:
+        head = RECIPES[recipe].head
         st.caption(f"{head.summary} {head.known}")
     return str(mode)
 
 
+def _exists(ctx: Context, dataset: str) -> bool:
+    try:
+        resolve_version(ctx, dataset, ready=False)
+    except RoundhouseError:
+        return False
+    return True
+
+
 def draw_yaml(config: RunConfig | None) -> None:
-    """Draw the config as YAML, and take other YAML in its place."""
+    """Draw the config as YAML, and a field to paste other YAML."""
     st.subheader("As YAML", anchor=False)
     if config is not None:
         st.code(config.to_yaml(), language="yaml", wrap_lines=True)
     else:
-        st.caption("The YAML appears once nothing is missing and the values are right.")
+        st.caption("The YAML appears when the form is complete and valid.")
     with st.popover("Paste YAML", icon=":material/content_paste:"):
         text = st.text_area("A recipe", key="launch_yaml", height=260, placeholder="objective: pretrain\ndataset: …")
         if st.button("Use it", key="launch_use_yaml", type="primary"):
             with errors_shown():
-                st.session_state["launch_fill"] = parse_run_config(text or "")
+                st.session_state["launch_fill_yaml"] = parse_run_config(text or "")
                 st.rerun()
 
 
@@ -194,9 +209,11 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
     except InvalidInput as error:
         problem = error
     with right:
-        if sweep is not None:
-            draw_sweep_preview(sweep, found)
-        draw_estimate(ctx, person, config, found)
+        if sweep is not None and found is not None:
+            draw_sweep_preview(sweep)
+            draw_sweep_estimate(ctx, person, sweep, forecast_sweep(ctx, sweep, base=found), found)
+        else:
+            draw_estimate(ctx, person, config, found)
     with left:
         if problem is not None:
             draw_problem(problem)

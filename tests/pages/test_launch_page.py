@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import RunGroup
 from backend.domain.jobs.states import Status
-from backend.domain.training.config import parse_run_config
-from backend.domain.training.config_fields import default_at, flatten, form_groups, list_paths, traits_of
+from backend.domain.training.config_fields import default_at, form_groups, list_paths, traits_of
 from backend.services.context import LOCAL, Context
 from backend.services.training.sweeps import get_sweep, launch_sweep, lead_sweeps, read_sweep, sweep_detail
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
+from tests.support.launch_form import keys, open_form, shown
 from tests.support.opening import cells, open_page, words
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, report
 
@@ -24,25 +21,6 @@ run: {dataset: tales, architecture: small, tokenizer: pieces, context: 32, max_s
 vary: {learning_rate: {low: 1e-4, high: 1e-2, log: true}, schedule: [cosine, linear]}
 runs: 3
 """
-
-
-def open_form(**query: str) -> AppTest:
-    """The launch page with a form that can be launched."""
-    page = open_page("build/launch.py", dataset="tales", architecture="small", **query)
-    page.selectbox(key="launch_tokenizer").select("pieces").run()
-    page.number_input(key="launch_context").set_value(32).run()
-    return page
-
-
-def keys(page: AppTest) -> set[str]:
-    """The fields that are drawn."""
-    drawn = [*page.number_input, *page.selectbox, *page.toggle, *page.multiselect, *page.text_area, *page.text_input]
-    return {str(widget.key).removeprefix("launch_") for widget in drawn if str(widget.key).startswith("launch_")}
-
-
-def shown(page: AppTest) -> dict[str, Any]:
-    """The config that the page shows as YAML."""
-    return flatten(parse_run_config(page.code[0].value))
 
 
 def test_every_field_of_a_run_can_be_set_somewhere_on_the_page() -> None:
@@ -73,7 +51,7 @@ def test_the_advanced_part_counts_what_differs_from_the_defaults(site: Context) 
     page = open_page("build/launch.py")
     page.text_area(key="launch_yaml").set_value("dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\n").run()
     page.button(key="launch_use_yaml").click().run()
-    assert page.expander[0].label == "Advanced · all as by default"
+    assert page.expander[0].label == "Advanced · all at their defaults"
     page.number_input(key="launch_dropout").set_value(0.1).run()
     assert page.expander[0].label == "Advanced · 1 differs from the defaults"
     page.selectbox(key="launch_optimizer").select("lion").run()
@@ -126,7 +104,7 @@ def test_pretraining_goes_on_from_a_base(site: Context) -> None:
     add_checkpoint(site, run, 100)
     end(site, taken, Status.FINISHED)
     page = open_form()
-    page.segmented_control(key="launch_start").set_value("A base, going on").run()
+    page.segmented_control(key="launch_start").set_value("Continue from a checkpoint").run()
     page.selectbox(key="launch_base").select("first · step 100").run()
     config = shown(page)
     assert (config["objective"], config["base"], config["architecture"], config["tokenizer"]) == (
@@ -140,6 +118,7 @@ def test_pretraining_goes_on_from_a_base(site: Context) -> None:
 def test_an_error_names_its_fields_in_the_forms_words_and_marks_them(site: Context) -> None:
     add_parts(site)
     page = open_form()
+    page.number_input(key="launch_max_steps").set_value(1200).run()
     page.number_input(key="launch_warmup_steps").set_value(9999).run()
     assert "“Warm\\-up steps” 9999 is longer than the run of “Steps” 1200" in words(page)
     assert page.number_input(key="launch_warmup_steps").label == "Warm-up steps", "read out as it is written"
@@ -158,14 +137,14 @@ def test_fields_are_found_in_errors_by_their_whole_names() -> None:
 def test_warnings_ask_once_and_again_when_they_change(site: Context) -> None:
     add_parts(site)
     page = open_form()
-    page.number_input(key="launch_warmup_steps").set_value(900).run()
+    page.number_input(key="launch_warmup_ratio").set_value(0.6).run()
     assert page.button(key="launch_go").disabled
     (tick,) = [box for box in page.checkbox if str(box.key).startswith("launch_proceed")]
     tick.check().run()
     assert page.button(key="launch_go").label == "Launch"
-    page.number_input(key="launch_warmup_steps").set_value(1000).run()
+    page.number_input(key="launch_warmup_ratio").set_value(0.7).run()
     assert page.button(key="launch_go").label == "Accept the warnings first"
-    page.number_input(key="launch_warmup_steps").set_value(10).run()
+    page.number_input(key="launch_warmup_ratio").set_value(0.1).run()
     assert page.button(key="launch_go").label == "Launch"
 
 

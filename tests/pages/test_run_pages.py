@@ -91,6 +91,7 @@ def test_values_that_do_not_fit_are_explained_beside_the_button(ctx: Context) ->
     add_parts(ctx)
     page = open_page("build/launch.py", dataset="tales", architecture="small")
     page.selectbox(key="launch_tokenizer").select("pieces").run()
+    page.number_input(key="launch_context").set_value(128).run()
     assert "longer than the architecture's limit of 64" in text_of(page)
     assert page.button(key="launch_go").disabled
 
@@ -113,8 +114,8 @@ def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_asked_for_once
     add_parts(ctx)
     page = open_sound_form()
     assert metric(page, "Peak memory").endswith("MB")
-    assert "Formula; not yet measured here." in text_of(page)
-    assert metric(page, "Time of the steps") == "not known"
+    assert "Formula estimate, not measured here yet." in text_of(page)
+    assert metric(page, "Estimated time") == "unknown"
     assert "for a run" in text_of(page)
     page.button(key="launch_probe").click().run()
     (job,) = list_jobs(ctx, queue="train")
@@ -145,12 +146,12 @@ def test_a_probe_is_answered_in_words(ctx: Context) -> None:
         end_job(session, ctx, taken, Status.FINISHED, result=result)
     page = open_sound_form()
     assert metric(page, "Peak memory") == "5.1 GB"
-    assert "Probe; formula said" in text_of(page)
+    assert "Measured by a probe; formula estimate" in text_of(page)
     assert "5 steps, 2 s each" in text_of(page)
     steps = page.number_input(key="launch_max_steps").value
-    assert metric(page, "Time of the steps") == say_duration(2.0 * steps)
+    assert metric(page, "Estimated time") == say_duration(2.0 * steps)
     page.number_input(key="launch_micro_batch").set_value(5).run()
-    assert "From 1 probe here; formula said" in text_of(page)
+    assert "Calibrated on 1 probe; formula estimate" in text_of(page)
 
 
 def test_a_probe_that_failed_says_why_and_can_be_asked_for_again(ctx: Context) -> None:

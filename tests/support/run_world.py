@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run, Tokenizer
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Measurement, Run, Tokenizer
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import RunConfig
@@ -13,6 +14,7 @@ from backend.services import job_events as outcomes
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim, end_job, renew
+from backend.services.jobs.devices import choose_device, training_workers
 from backend.services.training.runs import launch_run
 from backend.services.training.views import RunView
 from tests.support.jobs import add_stored_job, take_job
@@ -132,3 +134,23 @@ def tiny_run(name: str, **values: object) -> RunConfig:
 
 
 TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)
+
+
+def measure(ctx: Context, config: RunConfig, *, step_s: float) -> None:
+    """Record a run of this setting: what it took and how long its steps were."""
+    device = choose_device(config, training_workers(ctx))
+    with ctx.db.write() as session:
+        version = session.query(DatasetVersion).first()
+        setting = setting_of(config, SHAPE, device=device.kind, data=version.id if version else None)
+        session.add(
+            Measurement(
+                origin="run",
+                setting=setting.model_dump(mode="json"),
+                setting_hash=setting.fingerprint,
+                device=device.name,
+                estimated_bytes=1,
+                measured_bytes=50_000_000,
+                tokens_per_s=config.tokens_per_step / step_s,
+                facts={"step_s": step_s, "accumulated": 1},
+            )
+        )

@@ -1,4 +1,4 @@
-"""What a run is expected to need, where each figure comes from and how far it may be off, in words."""
+"""Predicted memory and time of a run, each figure with its source and its error."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class MemoryPrediction:
 
     @property
     def at_most(self) -> int:
-        """The figure with its error added, in bytes."""
+        """Bytes with the error added."""
         return round((self.num_bytes or 0) * (1 + (self.error or 0.0)))
 
 
 @dataclass(frozen=True)
 class TimePrediction:
-    """Seconds of a run's steps, with those at the speed of its slower and faster steps where they were timed; evaluations not counted."""
+    """Seconds of a run's steps without evaluations; `low` and `high` at the pace of its faster and slower steps, where they were timed."""
 
     seconds: float
     low: float | None
@@ -47,7 +47,7 @@ class TimePrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run is expected to need on a device. `device_bytes` is what of its memory a run can have; None where it is not known."""
+    """Predicted needs of a run on a device. `device_bytes` is the memory that a run can have, None where it is not known."""
 
     device: str
     device_bytes: int | None
@@ -56,7 +56,7 @@ class Prediction:
 
     @property
     def fits(self) -> Literal["yes", "tight", "no", "unknown"]:
-        """Whether the run fits the device: `tight` if it does only without its error, or takes nearly all."""
+        """Whether the run fits the device: `tight` if it fits without the error alone, or takes over 90 % of it."""
         needed = self.memory.num_bytes
         if needed is None or self.device_bytes is None:
             return "unknown"
@@ -66,68 +66,69 @@ class Prediction:
 
 
 def say_memory(memory: MemoryPrediction) -> str:
-    """Say a figure with its source: `5.1 GB, probe; formula said 4.7 GB`.
+    """Write a figure with its source: `5.1 GB, measured by a probe; formula estimate 4.7 GB`.
 
     Example:
         >>> say_memory(MemoryPrediction(5_100_000_000, "probe", None))
-        '5.1 GB, probe'
+        '5.1 GB, measured by a probe'
     """
     if memory.num_bytes is None:
-        return f"not known: {say_source(memory)}"
+        return f"unknown: {say_source(memory)}"
     between = " " if memory.source == "calibrated" and memory.error is not None else ", "
     return f"{say_bytes(memory.num_bytes)}{between}{say_source(memory)}"
 
 
 def say_source(memory: MemoryPrediction) -> str:
-    """Say where a figure comes from, with its error: `± 8 %, from 5 probes here; formula said 4.7 GB`."""
+    """Write the source of a figure, with its error: `± 8 %, calibrated on 5 probes; formula estimate 4.7 GB`."""
     if memory.num_bytes is None:
-        return "the formula does not know this family, and a probe does"
+        return "there is no formula for this family, and a probe measures it"
     if memory.source == "formula":
-        return "formula; not yet measured here"
-    said = f"; formula said {say_bytes(memory.formula.total)}" if memory.formula else ""
+        return "formula estimate, not measured here yet"
+    formula = f"; formula estimate {say_bytes(memory.formula.total)}" if memory.formula else ""
     if memory.source == "calibrated":
         spread = f"± {_percent(memory.error)}, " if memory.error is not None else ""
-        return f"{spread}from {_counted(memory)} here{said}"
-    return f"{'measured in a run' if memory.source == 'run' else 'probe'}{said}"
+        return f"{spread}calibrated on {_counted(memory)}{formula}"
+    return f"measured {'in a run' if memory.source == 'run' else 'by a probe'}{formula}"
 
 
 def say_error(memory: MemoryPrediction) -> str:
-    """Say what the error of a figure is, in a sentence; empty for one of which nothing is known."""
+    """Write the meaning of a figure's error as a sentence; empty where nothing is known."""
     if memory.source == "formula":
-        return "How far the formula is off on this device shows after a probe."
+        return "The formula's error on this device is known after a probe."
     if memory.source == "calibrated" and memory.error is None:
-        return "Too little is measured here to say how far this may be off."
+        return "There are too few measurements here to estimate the error."
     if memory.source == "calibrated":
-        return f"Each measurement here, predicted from the others like it, was off by {_percent(memory.error)} on average."
+        return f"Mean error of {_percent(memory.error)} when each measurement here is predicted from the others (leave-one-out)."
     if memory.source == "probe" and memory.error is not None:
-        what = "1 run" if memory.runs == 1 else f"{memory.runs} runs"
-        return f"Runs needed {_percent(memory.error)} more or less than their probes here ({what})."
+        return (
+            f"Runs differed by {_percent(memory.error)} from their probes here ({'1 run' if memory.runs == 1 else f'{memory.runs} runs'})."
+        )
     return "No run with a probe of its own has finished here yet." if memory.source == "probe" else ""
 
 
 def say_fit(prediction: Prediction) -> str:
-    """Say whether the run fits the device."""
+    """Write whether the run fits the device."""
     if prediction.device_bytes is None:
-        return f"How much memory {prediction.device} has is not known yet."
+        return f"The memory of {prediction.device} is not known yet."
     room = f"{prediction.device}, which has {say_bytes(prediction.device_bytes)} for a run"
     return {
         "yes": f"Fits {room}.",
         "tight": f"May just fit {room}.",
         "no": f"Does not fit {room}.",
-        "unknown": f"Whether it fits {room}, a probe can tell.",
+        "unknown": f"A probe can tell whether it fits {room}.",
     }[prediction.fits]
 
 
 def say_time(time: TimePrediction | None) -> str:
-    """Say how long the steps take: `about 12 min (10 min to 15 min)`."""
+    """Write the time of the steps: `about 12 min (10 min to 15 min)`."""
     if time is None:
-        return "not known before a probe"
+        return "unknown before a probe"
     between = say_spread(time)
     return f"about {say_duration(time.seconds)}{f' ({between})' if between else ''}"
 
 
 def say_spread(time: TimePrediction) -> str:
-    """Say between what the time of the steps may lie, as their own times varied; empty where they did not or were not timed."""
+    """Write the range of the time of the steps, as measured step times varied; empty if they did not or were not timed."""
     if time.low is None or time.high is None or say_duration(time.low) == say_duration(time.high):
         return ""
     return f"{say_duration(time.low)} to {say_duration(time.high)}"

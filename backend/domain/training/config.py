@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -12,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.training.config_sections import GrpoConfig, LoraConfig, PreferenceConfig, Section
-from backend.domain.training.hyperparameters import Hyperparameters
+from backend.domain.training.hyperparameters import Hyperparameters, count_warmup_steps
 from backend.domain.training.traits import NOTHING, RESULT_AND_COST, Traits, when
 from backend.domain.validation import field_at_fault, validation_message
 from backend.domain.yaml_text import parse_yaml
@@ -130,7 +129,7 @@ class RunConfig(Hyperparameters, RunSubject):
         """Steps of the warm-up: `warmup_steps`, or the share `warmup_ratio` of all steps, rounded up."""
         if self.warmup_steps is not None:
             return self.warmup_steps
-        return math.ceil(round(self.warmup_ratio * self.max_steps, 6))
+        return count_warmup_steps(self.warmup_ratio, self.max_steps)
 
     @property
     def tokens_per_step(self) -> int:

@@ -153,6 +153,14 @@ def default_at(path: str) -> Any:
     return field_at(path).default
 
 
+def explicit_paths(config: RunConfig) -> frozenset[str]:
+    """Return the fields that were given, such as those in a YAML file, as opposed to those at their defaults for want of a value."""
+    paths = set(config.model_fields_set - SECTIONS.keys())
+    for name in config.model_fields_set & SECTIONS.keys():
+        paths |= {f"{name}.{inner}" for inner in getattr(config, name).model_fields_set}
+    return frozenset(paths)
+
+
 def changed_fields(before: RunConfig, now: RunConfig) -> list[Change]:
     """Return the fields in which two configs differ, in the schema's order, but for the name."""
     old, new = flatten(before), flatten(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -20,6 +21,16 @@ from backend.domain.training.traits import (
 )
 
 MAX_SEED = 2**32 - 1  # the largest that every random number generator takes
+
+
+def count_warmup_steps(ratio: float, steps: int) -> int:
+    """Return a share of the steps, rounded up.
+
+    Example:
+        >>> count_warmup_steps(0.1, 30)
+        3
+    """
+    return math.ceil(round(ratio * steps, 6))  # 0.1 * 30 is a little more than 3
 
 
 class Hyperparameters(Section):

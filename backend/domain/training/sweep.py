@@ -154,10 +154,14 @@ def parse_sweep(values: Any) -> SweepConfig:
             remedy=f"Take fewer values, at most {MOST_RUNS} runs, or draw at random.",
             field="vary",
         )
-    points = _corners(config) if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
-    for point in points:
+    for point in list_points(config):
         build_run(config, point, 0)
     return config
+
+
+def list_points(config: SweepConfig) -> list[Point]:
+    """Return the values of every run; of a bayesian sweep, which draws as it goes, the corners of its ranges and every listed value."""
+    return _corners(config) if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
 
 
 def build_run(config: SweepConfig, point: Point, number: int) -> RunConfig:

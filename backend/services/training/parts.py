@@ -52,6 +52,12 @@ class RunParts:
     report: DataReportView | None
     rows: RowSample | None
 
+    @property
+    def unused_rows(self) -> int:
+        """Rows of the embedding that no token of the tokenizer uses; 0 where nothing is known."""
+        size = self.tokenizer.vocab_size if self.tokenizer else None
+        return max(0, self.architecture.vocab_size - size) if self.architecture and size else 0
+
 
 def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     """Find what a config names and check that it fits together.

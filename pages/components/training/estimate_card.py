@@ -1,18 +1,22 @@
-"""What will happen, before a run is launched: each figure with where it comes from, and a probe that measures the two that matter most."""
+"""Estimate card of the launch page: each figure with its source, and a probe that measures memory and speed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 import streamlit as st
 
-from backend.domain.estimates.prediction import Prediction, say_error, say_fit, say_source, say_spread
+from backend.domain.estimates.prediction import say_error, say_fit, say_source, say_spread
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
+from backend.domain.training.sweep import SweepConfig
 from backend.domain.wording import plural, say_bytes, say_duration, short
-from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
-from backend.services.jobs.jobs import JobView
+from backend.services.estimates.sweep_forecast import SweepForecast
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.words import ago
@@ -23,39 +27,90 @@ FIT_ICONS = {
     "no": ":red[:material/block:]",
     "unknown": ":material/help:",
 }
-WHAT_A_PROBE_IS = "Builds the run for real and does a few steps: about 20 seconds. It leaves no run and no checkpoint."
-UNKNOWN = "not known"
+PROBE_HELP = "Builds the network and runs a few steps: about 20 seconds. It leaves no run and no checkpoint."
+TIME_HELP = "Time of the training steps. Evaluations and checkpoints come on top."
+UNKNOWN = "unknown"
 
 
-def draw_estimate(ctx: Context, person: Person, config: RunConfig, found: Forecast | None) -> None:
-    """Draw the card. A config whose parts don't fit together has no forecast: its tokens are counted and nothing more."""
-    with st.container(border=True, key="launch_estimate", gap="small"):
-        st.subheader("What will happen", anchor=False)
-        if found is None:
+def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: Forecast | None) -> None:
+    """Draw the estimate of one run. A config whose parts don't fit together has no forecast: only its tokens are counted."""
+    with _card():
+        if expected is None:
             st.caption(_say_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step))
             return
-        read = f", its data read {'at least ' if found.epochs_at_least else ''}{found.epochs:.3g} times" if found.epochs else ""
-        st.caption(_say_tokens(found.tokens, found.steps, config.tokens_per_step) + read)
-        _draw_prediction(found.prediction)
-        _draw_rest(found)
-        st.markdown(f"{FIT_ICONS[found.prediction.fits]} {plain(say_fit(found.prediction))}")
-        try:
-            job = find_probe(ctx, config, parts=found.parts)
-        except RoundhouseError as error:  # something went away since the form was checked
-            st.caption(plain(str(error)))
-            return
-        _draw_probe(ctx, person, config, job, found)
+        epochs = f", {say_epochs(expected)}" if expected.epochs else ""
+        st.caption(_say_tokens(expected.tokens, expected.steps, config.tokens_per_step) + epochs)
+        _draw_prediction(expected)
+        _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
+        _draw_cost(expected.cost_usd, expected.price_usd)
+        _draw_loss(expected)
+        _line("schedule", "Queue", say_queue(expected.queue))
+        _draw_fit_and_probe(ctx, person, config, expected)
+
+
+def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total: SweepForecast, one: Forecast) -> None:
+    """Draw the estimate of a whole sweep; `one` is the forecast of the run that all are variations of."""
+    with _card():
+        st.caption(
+            f"{plural(total.num_runs, 'run')}, {total.at_once} at a time. The first: {_say_tokens(one.tokens, one.steps, sweep.run.tokens_per_step)}."
+        )
+        halves = st.grid(2, min_column_width=150)
+        with halves.cell():
+            st.metric("Estimated time", say_duration(total.seconds) if total.seconds is not None else UNKNOWN, help=TIME_HELP)
+            st.caption(say_run_times(total) if total.run_seconds else "A probe measures the time of a run.")
+        with halves.cell():
+            st.metric("Peak memory", say_bytes(total.memory_bytes) if total.memory_bytes is not None else UNKNOWN)
+            st.caption("Largest run of the sweep.")
+        _draw_disk(total.disk_bytes, f"for {plural(total.num_runs, 'run')}", one.free_bytes)
+        _draw_cost(total.cost_usd, one.price_usd)
+        _line("schedule", "Queue", say_queue(one.queue))
+        if total.problem:
+            st.markdown(f":orange[:material/warning:] Some runs can't be launched: {plain(total.problem)}")
+        _draw_fit_and_probe(ctx, person, sweep.run, one)
+
+
+def say_epochs(expected: Forecast) -> str:
+    """Write how often the data is read: `4.14 epochs`, `6 % of one epoch`."""
+    epochs = expected.epochs or 0.0
+    bound = "at least " if expected.epochs_at_least else ""
+    if epochs >= 1:
+        return f"{bound}{epochs:.3g} epoch{'' if epochs == 1 else 's'}"
+    return f"{bound}{100 * epochs:.2g} % of one epoch"
+
+
+def say_run_times(total: SweepForecast) -> str:
+    """Write how long the runs of a sweep take each."""
+    low, high = (say_duration(seconds) for seconds in total.run_seconds or (0.0, 0.0))
+    sampled = ", by a sample of the runs" if total.is_sampled else ""
+    return f"{low} a run{sampled}." if low == high else f"{low} to {high} a run{sampled}."
+
+
+def say_queue(position: QueuePosition) -> str:
+    """Write how many jobs are ahead of a new run, and how long they take."""
+    if position.num_slots == 0:
+        return "no worker serves it at the moment; a run waits for one"
+    if position.wait_s == 0.0:
+        return "starts at once"
+    wait = f", about {say_duration(position.wait_s)}" if position.wait_s is not None else ", wait unknown"
+    return f"{plural(position.ahead, 'job')} ahead{wait}"
+
+
+@contextmanager
+def _card() -> Iterator[None]:
+    with st.container(border=True, key="launch_estimate", gap="small"):
+        st.subheader("Estimate", anchor=False)
+        yield
 
 
 def _say_tokens(tokens: int, steps: int, per_step: int) -> str:
     return f"{short(tokens)} tokens in {plural(steps, 'step')} of {short(per_step)}"
 
 
-def _draw_prediction(prediction: Prediction) -> None:
-    memory, time = prediction.memory, prediction.time
+def _draw_prediction(expected: Forecast) -> None:
+    memory, time = expected.prediction.memory, expected.prediction.time
     halves = st.grid(2, min_column_width=150)
     with halves.cell():
-        st.metric("Time of the steps", say_duration(time.seconds) if time else UNKNOWN, help="Measuring and saving come on top.")
+        st.metric("Estimated time", say_duration(expected.seconds) if expected.seconds is not None else UNKNOWN, help=TIME_HELP)
         st.caption(
             f"{_sentence(say_spread(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}." if time else "A probe measures it."
         )
@@ -64,44 +119,40 @@ def _draw_prediction(prediction: Prediction) -> None:
         st.caption(_sentence(say_source(memory)))
 
 
-def _draw_rest(found: Forecast) -> None:
-    """Draw disk, cost, the loss to expect and the place in the queue, a line each."""
-    disk = f"{say_bytes(found.disk_bytes)} for {plural(found.num_checkpoints, 'checkpoint')} of {say_bytes(found.free_bytes)} free"
-    _line("save", "Disk", disk)
-    if found.cost_usd is not None:
-        _line("payments", "Cost", f"{found.cost_usd:,.2f} US dollars at {found.price_usd:g} for a device-hour")
-    elif found.price_usd is None:
-        _line("payments", "Cost", "no price of a device-hour is set", help="The operator sets ROUNDHOUSE_DEVICE_HOUR_PRICE.")
-    if found.loss is not None:
-        value, low, high = found.loss.estimate.value, found.loss.estimate.low, found.loss.estimate.high
-        between = f", {low:.2f} to {high:.2f}" if low is not None and high is not None else ""
-        own = "by the law of your own runs" if found.loss.is_own else f"by {found.loss.law}, a law of other data"
-        _line("trending_down", "Final loss", f"about {value:.2f}{between}, {own}", help=found.loss.estimate.method)
-    elif found.loss_missing:
+def _draw_disk(num_bytes: int, purpose: str, free_bytes: int) -> None:
+    _line("save", "Disk", f"{say_bytes(num_bytes)} {purpose}, {say_bytes(free_bytes)} free")
+
+
+def _draw_cost(cost_usd: float | None, price_usd: float | None) -> None:
+    if cost_usd is not None:
+        _line("payments", "Cost", f"{cost_usd:,.2f} US dollars at {price_usd:g} per device-hour")
+    elif price_usd is None:
+        _line("payments", "Cost", "no device-hour price set", help="The operator sets ROUNDHOUSE_DEVICE_HOUR_PRICE.")
+
+
+def _draw_loss(expected: Forecast) -> None:
+    """Draw the final val_loss that a scaling law predicts, or why there is none."""
+    if expected.loss is not None:
+        estimate = expected.loss.estimate
+        interval = f", {estimate.low:.2f} to {estimate.high:.2f}" if estimate.low is not None and estimate.high is not None else ""
+        law = "by the law of your own runs" if expected.loss.is_own else f"by {expected.loss.law}, fitted to other data"
+        _line("trending_down", "Final val_loss", f"about {estimate.value:.2f}{interval}, {law}", help=estimate.method)
+    elif expected.loss_missing:
         _line(
             "trending_down",
-            "Final loss",
-            f"not known: {found.loss_missing}",
+            "Final val_loss",
+            f"unknown: {expected.loss_missing}",
             help="A scaling study on the Planner page fits a law to your own runs.",
         )
-    _line("schedule", "Queue", say_queue(found.queue))
-
-
-def say_queue(place: QueuePosition) -> str:
-    """Say who is before a new run, and how long that takes."""
-    if place.num_slots == 0:
-        return "no worker serves it at the moment; a run waits for one"
-    if place.wait_s == 0.0:
-        return "starts at once"
-    wait = f", about {say_duration(place.wait_s)}" if place.wait_s is not None else ", how long is not known"
-    return f"{plural(place.ahead, 'job')} ahead{wait}"
 
 
 def _line(icon: str, label: str, text: str, *, help: str | None = None) -> None:
     st.markdown(f":gray[:material/{icon}:] **{label}:** {plain(text)}", help=help)
 
 
-def _draw_probe(ctx: Context, person: Person, config: RunConfig, job: JobView | None, found: Forecast) -> None:
+def _draw_fit_and_probe(ctx: Context, person: Person, config: RunConfig, expected: Forecast) -> None:
+    st.markdown(f"{FIT_ICONS[expected.prediction.fits]} {plain(say_fit(expected.prediction))}")
+    job = find_probe(ctx, config, parts=expected.parts)
     if job is not None and job.is_active:
         draw_job(ctx, person, job.id, doing="Starting the probe")
         return
@@ -112,11 +163,11 @@ def _draw_probe(ctx: Context, person: Person, config: RunConfig, job: JobView | 
     elif job is not None and job.finished_at is not None:
         steps = int(job.result.get("steps_timed") or 0)
         st.caption(f"Probed {ago(job.finished_at)}: {plural(steps, 'step')}, {float(job.result.get('step_s') or 0):.3g} s each.")
+    kind: Literal["secondary", "tertiary"] = "tertiary" if expected.prediction.memory.source == "probe" else "secondary"
     label = "Probe again" if job is not None else "Probe"
-    measured = found.prediction.memory.source == "probe"
-    if st.button(label, key="launch_probe", icon=":material/speed:", help=WHAT_A_PROBE_IS, type="tertiary" if measured else "secondary"):
+    if st.button(label, key="launch_probe", icon=":material/speed:", help=PROBE_HELP, type=kind):
         with errors_shown():
-            launch_probe(ctx, config, person=person, parts=found.parts)
+            launch_probe(ctx, config, person=person, parts=expected.parts)
             st.rerun()
 
 

@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Sequence
 
 import streamlit as st
+from pydantic import ValidationError
 
 from backend.domain.training.config import RunConfig
 from backend.domain.training.config_fields import changed_fields, label_of
 from backend.domain.training.launch_warnings import LaunchWarning
+from backend.domain.validation import errors_by_field
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.training.views import RunDetail
@@ -20,14 +22,17 @@ from pages.components.training.config_fields import ON_FORM, fields_in, set_fiel
 
 
 def mark_fields(problem: RoundhouseError | None) -> None:
-    """Mark the fields that an error names, and put the error under the first of them."""
-    if problem is None:
-        set_field_errors({})
-        return
-    named = fields_in(problem.message)
-    if problem.field in ON_FORM and problem.field not in named:
-        named = (*named, str(problem.field))
-    set_field_errors({path: with_labels(problem.message) if index == 0 else "" for index, path in enumerate(named)})
+    """Put an error under the fields that it is about; a field that it only mentions gets a red label."""
+    errors: dict[str, str] = {}
+    if problem is not None:
+        named = fields_in(problem.message)
+        errors = dict.fromkeys((*named, problem.field) if problem.field in ON_FORM else named, "")
+        if isinstance(problem.__cause__, ValidationError):
+            errors |= {path: text for path, text in errors_by_field(problem.__cause__).items() if path in ON_FORM}
+        first = next(iter(errors), None)
+        if first is not None and not any(errors.values()):
+            errors[first] = with_labels(problem.message)
+    set_field_errors(errors)
 
 
 def draw_problem(problem: RoundhouseError) -> None:

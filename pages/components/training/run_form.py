@@ -2,68 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import pandas as pd
 import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
-from backend.domain.training.config_fields import form_groups, value_at
+from backend.domain.training.config import Objective, RunConfig
+from backend.domain.training.config_fields import default_at, form_groups, value_at
 from backend.domain.training.config_sections import RewardRule
+from backend.domain.training.hyperparameters import count_warmup_steps
 from backend.domain.training.traits import Group
-from backend.domain.wording import plural, short
-from backend.services.architectures import list_architectures
-from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.domain.wording import plural
 from backend.services.context import Context
-from backend.services.data.datasets import list_datasets
-from backend.services.tokenizers.tokenizers import list_tokenizers
-from pages.components.frame import plain
+from backend.services.training.defaults import suggest_defaults
 from pages.components.labels import OBJECTIVES
-from pages.components.training.config_fields import ON_FORM, PREFIX, count_changed, draw_fields, get_field, set_field
+from pages.components.training.config_fields import (
+    ON_FORM,
+    PREFIX,
+    count_changed,
+    draw_fields,
+    forget_typed,
+    get_field,
+    mark_typed,
+    set_field,
+    typed_fields,
+)
+from pages.components.training.part_choices import (
+    CONTINUE,
+    FROM_SCRATCH,
+    INLINE,
+    draw_base,
+    draw_dataset,
+    draw_network,
+    forget_wanted_parts,
+    want_parts,
+)
 
 ABOVE_TABS = (Group.MAIN, Group.METHOD)
-METHODS = {"full": "All weights", "lora": "Adapters (LoRA)", "qlora": "Adapters on a base of few bits (QLoRA)"}
-FRESH, ONWARD = "A new network", "A base, going on"
-INLINE = "(the one in the YAML)"
+ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
+DEFAULT_PROMPTS = ("Once upon a time",)
+CHAT_PROMPTS = ("What can you help me with?",)
+_ORIGIN, _BASIS = "launch_origin", "launch_basis"
+Origin = Literal["recipe", "copy", "defaults"]
 
 
 @dataclass(frozen=True)
 class FormState:
-    """What the form holds: the values given, and what is still missing, in words that follow “Choose ”."""
+    """Values of the form, and the choices still missing, as phrases that follow “Choose ”."""
 
     values: dict[str, Any]
     missing: list[str] = field(default_factory=list)
 
 
-ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
+def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ()) -> None:
+    """Put a config into the form, and let the next launch from it be a new run.
 
-
-def fill_form(config: RunConfig) -> None:
-    """Put a config into the form, and let the next launch from it be a new run."""
-    st.session_state["launch_nonce"] = uuid4().hex
+    `typed` are the fields that later defaults leave alone. After a recipe, defaults follow any other choice of parts; in a copy they
+    follow objective and method alone.
+    """
+    _start(config.objective, origin)
+    typed_fields().update(typed)
     for path in ON_FORM:
         set_field(path, value_at(config, path))
     fill_rewards(config.grpo.rewards)
-    st.session_state["launch_inline"] = config.architecture if isinstance(config.architecture, ArchitectureConfig) else None
+    inline = config.architecture if isinstance(config.architecture, ArchitectureConfig) else None
+    st.session_state["launch_inline"] = inline
     st.session_state[PREFIX + "name"] = config.name
-    st.session_state[PREFIX + "objective"] = config.objective.value
     st.session_state[PREFIX + "method"] = config.method
-    st.session_state[PREFIX + "start"] = ONWARD if config.base else FRESH
+    st.session_state[PREFIX + "start"] = CONTINUE if config.base else FROM_SCRATCH
     st.session_state[PREFIX + "prompts"] = "\n".join(config.sample_prompts)
-    wanted = {"dataset": config.dataset, "architecture": config.architecture, "tokenizer": config.tokenizer, "base": config.base}
-    st.session_state["launch_wanted"] = {
-        name: (INLINE if isinstance(value, ArchitectureConfig) else value) for name, value in wanted.items() if value
-    }
-    for name in wanted:
-        st.session_state.pop(PREFIX + name, None)
+    architecture = INLINE if inline is not None else config.architecture
+    want_parts(dataset=config.dataset, architecture=str(architecture or ""), tokenizer=config.tokenizer, base=config.base)
+
+
+def start_form(objective: Objective, **parts: str | None) -> None:
+    """Start a form for some parts; its values are the defaults for them."""
+    _start(objective, "defaults")
+    for path in ON_FORM:
+        set_field(path, default_at(path))
+    fill_rewards(())
+    st.session_state["launch_inline"] = None
+    st.session_state[PREFIX + "name"] = ""
+    st.session_state[PREFIX + "method"] = "full"
+    st.session_state[PREFIX + "start"] = CONTINUE if parts.get("base") else FROM_SCRATCH
+    want_parts(**parts)
 
 
 def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
-    """Draw the form and return what it holds; a run of a sweep is not `named` here."""
+    """Draw the form and return its values; a run of a sweep is not `named` here."""
     values: dict[str, Any] = {}
     missing: list[str] = []
     objective = Objective(
@@ -73,11 +103,15 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
         or Objective.PRETRAIN
     )
     values["objective"] = objective.value
-    values["dataset"] = _choose("dataset", "Dataset", _dataset_options(ctx, objective), missing, "a dataset")
+    forget_wanted_parts(objective)
+    values["dataset"] = draw_dataset(ctx, objective, missing)
     method = _draw_start(ctx, objective, values, missing)
+    _follow_choices(ctx, objective, method, values)
     st.space("small")
     groups = form_groups(_value_getter(objective, method))
+    _clamp_warmup(groups)
     draw_fields([path for group in ABOVE_TABS for path in groups[group]], values)
+    _draw_warmup(values)
     if objective is Objective.GRPO:
         values.setdefault("grpo", {})["rewards"] = draw_rewards()
     _draw_advanced({group: paths for group, paths in groups.items() if group not in ABOVE_TABS}, values)
@@ -86,8 +120,68 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
     return FormState(values, missing)
 
 
+def _start(objective: Objective, origin: Origin) -> None:
+    st.session_state["launch_nonce"] = uuid4().hex
+    st.session_state[_ORIGIN] = origin
+    st.session_state.pop(_BASIS, None)
+    st.session_state.pop("launch_last_dataset", None)
+    forget_typed()
+    st.session_state[PREFIX + "objective"] = objective.value
+
+
+def _follow_choices(ctx: Context, objective: Objective, method: str, values: Mapping[str, Any]) -> None:
+    """Set the fields that the visitor left alone to the defaults for objective, method and parts, when one of these changes."""
+    network = [str(values.get(part) or "") for part in ("base", "architecture", "tokenizer")]
+    basis = [objective.value, method, str(values["dataset"] or ""), *network]
+    before, origin = st.session_state.get(_BASIS), st.session_state.get(_ORIGIN)
+    st.session_state[_BASIS] = basis
+    if basis == before or (before is None and origin != "defaults") or (origin == "copy" and basis[:2] == (before or [])[:2]):
+        return
+    typed = typed_fields()
+    parts = {part: values.get(part) for part in ("dataset", "base", "architecture", "tokenizer")}
+    chosen = {path: get_field(path) for path in ON_FORM if path in typed and get_field(path) is not None}
+    suggested = suggest_defaults(ctx, objective=objective, method=method, chosen=chosen, **parts)
+    for path in ON_FORM:
+        if path not in typed:
+            set_field(path, suggested.get(path, default_at(path)))
+    if "name" not in typed:
+        st.session_state[PREFIX + "name"] = ""
+    if "sample_prompts" not in typed:
+        usual = DEFAULT_PROMPTS if objective is Objective.PRETRAIN else CHAT_PROMPTS
+        st.session_state[PREFIX + "prompts"] = "\n".join(suggested.get("sample_prompts", usual))
+    st.session_state[_ORIGIN] = "defaults"
+    if st.session_state.get("launch_recipe"):  # its values are no longer those on the form
+        st.session_state["launch_recipe_left"] = True
+        st.rerun()
+
+
+def _clamp_warmup(groups: dict[Group, list[str]]) -> None:
+    """Show a warm-up in steps beside the steps, and return to the ratio where it is longer than the run and nobody typed it."""
+    steps, warmup = get_field("max_steps"), get_field("warmup_steps")
+    if warmup is None:
+        return
+    if steps is not None and warmup > steps and "warmup_steps" not in typed_fields():
+        set_field("warmup_steps", None)
+        groups[Group.MAIN].append("warmup_ratio")
+        return
+    groups[Group.SCHEDULE].remove("warmup_steps")
+    groups[Group.MAIN].append("warmup_steps")
+
+
+def _draw_warmup(values: Mapping[str, Any]) -> None:
+    """Draw the warm-up in steps where the form has it as a ratio."""
+    steps, ratio = values.get("max_steps"), values.get("warmup_ratio")
+    if steps and ratio is not None and 0 <= ratio <= 1:
+        st.caption(f"Warm-up: {count_warmup_steps(ratio, steps):,} of {plural(steps, 'step')}.")
+
+
 def _draw_name() -> str:
-    return st.text_input("Name", key=PREFIX + "name", max_chars=120, placeholder="Made up from dataset and base when empty") or ""
+    return (
+        st.text_input(
+            "Name", key=PREFIX + "name", max_chars=120, placeholder="Generated if left empty", on_change=mark_typed, args=("name",)
+        )
+        or ""
+    )
 
 
 def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
@@ -98,87 +192,30 @@ def _value_getter(objective: Objective, method: str) -> Callable[[str], Any]:
 
 def _draw_advanced(groups: Mapping[Group, list[str]], values: dict[str, Any]) -> None:
     changed = count_changed(path for paths in groups.values() for path in paths)
-    told = f"{changed} differ{'s' if changed == 1 else ''} from the defaults" if changed else "all as by default"
-    with st.expander(f"Advanced · {told}", key="launch_advanced", icon=":material/tune:"):
-        for tab, paths in zip(st.tabs(list(groups), key="launch_tabs"), groups.values(), strict=True):
+    summary = f"{changed} differ{'s' if changed == 1 else ''} from the defaults" if changed else "all at their defaults"
+    with st.expander(f"Advanced · {summary}", key="launch_advanced", icon=":material/tune:"):
+        for tab, (group, paths) in zip(st.tabs(list(groups), key="launch_tabs"), groups.items(), strict=True):
             with tab:
                 draw_fields(paths, values)
-                if "sample_tokens" in paths:
-                    prompts = st.text_area("Sample prompts, one a line", key=PREFIX + "prompts", height=100) or ""
-                    values["sample_prompts"] = tuple(line for line in prompts.splitlines() if line.strip())
+                if group is Group.EVALUATION and values["objective"] != Objective.REWARD:
+                    prompts = st.text_area(
+                        "Sample prompts, one per line",
+                        key=PREFIX + "prompts",
+                        height=100,
+                        on_change=mark_typed,
+                        args=("sample_prompts",),
+                    )
+                    values["sample_prompts"] = tuple(line for line in (prompts or "").splitlines() if line.strip())
 
 
 def _draw_start(ctx: Context, objective: Objective, values: dict[str, Any], missing: list[str]) -> str:
-    """Draw what the run begins with; return its method."""
+    """Draw what the run starts from; return its method."""
     if objective is Objective.PRETRAIN:
-        st.session_state.setdefault(PREFIX + "start", FRESH)
-        if st.segmented_control("Start from", [FRESH, ONWARD], key=PREFIX + "start", required=True) != ONWARD:
-            _draw_network(ctx, values, missing)
+        st.session_state.setdefault(PREFIX + "start", FROM_SCRATCH)
+        if st.segmented_control("Start from", [FROM_SCRATCH, CONTINUE], key=PREFIX + "start", required=True) != CONTINUE:
+            draw_network(ctx, values, missing)
             return "full"
-    values["base"] = _choose("base", "Base: the checkpoint to start from", _base_options(ctx), missing, "a base")
-    st.session_state.setdefault(PREFIX + "method", "full")
-    method = st.segmented_control("Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__)
-    values["method"] = method
-    return str(method)
-
-
-def _draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> None:
-    left, right = st.columns(2)
-    options = {a.name: f"{a.name} · {short(a.parameters)} parameters" for a in list_architectures(ctx)}
-    if st.session_state.get("launch_inline") is not None:
-        options[INLINE] = INLINE
-    with left:
-        chosen = _choose("architecture", "Architecture", options, missing, "an architecture")
-    values["architecture"] = st.session_state["launch_inline"] if chosen == INLINE else chosen
-    tokenizers = {
-        t.name: f"{t.name} · {plural(t.vocab_size, 'token') if t.vocab_size else 'being trained'}"
-        for t in list_tokenizers(ctx)
-        if not t.error
-    }
-    with right:
-        values["tokenizer"] = _choose("tokenizer", "Tokenizer", tokenizers, missing, "a tokenizer")
-
-
-def _base_options(ctx: Context) -> dict[str, str]:
-    """Return the checkpoints that are there: name to label. A recipe may call one by its run or its id."""
-    ready = list_checkpoints(ctx, ready=True)
-    options = {c.name: f"{c.name}" + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in ready}
-    wanted = st.session_state.get("launch_wanted", {}).get("base")
-    if wanted and wanted not in options:
-        of_run = next((c for c in ready if wanted in (c.run, c.run_id, c.id)), None)
-        if of_run is not None:
-            st.session_state["launch_wanted"] = {**st.session_state["launch_wanted"], "base": of_run.name}
-    return options
-
-
-def _dataset_options(ctx: Context, objective: Objective) -> dict[str, str]:
-    """Return the datasets that fit an objective: name to label."""
-    options: dict[str, str] = {}
-    for dataset in list_datasets(ctx, kinds=DATASET_KINDS[objective]):
-        newest = dataset.newest
-        if newest is not None and (newest.is_ready or newest.is_importing):
-            rows = plural(newest.train_rows, "row") if newest.is_ready else "being imported"
-            options[dataset.name] = f"{dataset.name} · {dataset.kind}, {rows}"
-    wanted = st.session_state.get("launch_wanted", {}).get("dataset", "")
-    if "@" in wanted and wanted.split("@")[0] in options:
-        options[wanted] = wanted
-    return options
-
-
-def _choose(name: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:
-    """Draw a choice among rows. What the recipe names is chosen; if it is not there, that is said and something is missing."""
-    key = PREFIX + name
-    wanted = st.session_state.get("launch_wanted", {}).get(name)
-    if st.session_state.get(key) not in options:
-        st.session_state[key] = wanted if wanted in options else next(iter(options)) if wanted is None and len(options) == 1 else None
-    chosen = st.selectbox(
-        label, list(options), key=key, format_func=options.__getitem__, placeholder=f"Choose {what}" if options else "There is none yet"
-    )
-    if chosen is None:
-        missing.append(what)
-        if wanted and wanted not in options:
-            st.caption(f":material/info: The recipe wants {name} “{plain(wanted)}”, which is not there.")
-    return chosen
+    return draw_base(ctx, values, missing)
 
 
 KINDS = ("exact", "contains", "regex", "length")
@@ -194,7 +231,7 @@ def draw_rewards() -> list[dict[str, Any]]:
     """Draw the table and return its rows as values of `grpo.rewards`."""
     rows = st.session_state.setdefault(ROWS, [RewardRule(kind="exact").model_dump()])
     start = pd.DataFrame(rows, columns=["kind", "weight", "pattern", "target"]).astype({"weight": float, "pattern": str})
-    st.caption("Rewards: what a completion is worth, added up.")
+    st.caption("Rewards: rules that score a completion; their weighted scores are added.")
     table = st.data_editor(
         start,
         key=EDITOR,

@@ -7,39 +7,17 @@ from typing import Any
 
 import pytest
 
-from backend.db.tables import Analysis, Checkpoint, DatasetVersion, Measurement, Tokenizer
+from backend.db.tables import Analysis, Checkpoint, DatasetVersion, Tokenizer
 from backend.domain.data.reports.report import DataReport, Epoch, Packing, ReportQuestion, SplitReport
-from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import RunConfig
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.data.reports import FORMAT
 from backend.services.estimates.forecasts import forecast
-from backend.services.jobs.devices import choose_device, training_workers
 from backend.services.jobs.workers import beat
 from tests.support.jobs import add_stored_job
-from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch, make_config, report
-
-
-def measure(ctx: Context, config: RunConfig, *, step_s: float) -> None:
-    """Record a run of this setting: what it took and how long its steps were."""
-    device = choose_device(config, training_workers(ctx))
-    with ctx.db.write() as session:
-        version = session.query(DatasetVersion).first()
-        setting = setting_of(config, SHAPE, device=device.kind, data=version.id if version else None)
-        session.add(
-            Measurement(
-                origin="run",
-                setting=setting.model_dump(mode="json"),
-                setting_hash=setting.fingerprint,
-                device=device.name,
-                estimated_bytes=1,
-                measured_bytes=50_000_000,
-                tokens_per_s=config.tokens_per_step / step_s,
-                facts={"step_s": step_s, "accumulated": 1},
-            )
-        )
+from tests.support.run_world import SHAPE, add_dataset, add_parts, claim, launch, make_config, measure, report
 
 
 def work(ctx: Context, slots: int = 1) -> None:

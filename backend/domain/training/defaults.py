@@ -1,0 +1,140 @@
+"""Suggested hyperparameters for an objective, a method, a network's size and the size of the data. Rules of thumb with their sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.domain.training.config import PAIRWISE, Objective
+from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
+
+TOKENS_PER_PARAMETER = 20
+"""Compute-optimal tokens per parameter (Hoffmann et al. 2022, arXiv 2203.15556)."""
+PRETRAIN_EPOCHS = 4
+"""Epochs up to which repeated text is nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
+SFT_EPOCHS, PREFERENCE_EPOCHS = 3, 1
+MIN_STEPS, MAX_STEPS = 10, 100_000
+DEFAULT_CONTEXT, MAX_CONTEXT = 512, 1024
+DEFAULT_PARAMETERS = 1_000_000_000
+LION_DIVISOR = 5.0
+"""Lion takes 3 to 10 times less than AdamW (Chen et al. 2023, arXiv 2302.06675)."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What suggestions follow. None is not known.
+
+    `parameters` are those without embeddings where the shape is known. `unique_tokens` are those of the train split. `chosen` are values
+    that are fixed already, by path: steps follow a chosen micro-batch, the learning rate a chosen optimizer.
+    """
+
+    objective: Objective
+    method: str = "full"
+    has_base: bool = False
+    parameters: int | None = None
+    max_context: int | None = None
+    train_rows: int | None = None
+    unique_tokens: int | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+
+def suggest_values(basis: Basis) -> dict[str, Any]:
+    """Return suggested values by path, for the fields whose best value depends on the basis. Chosen values are among them unchanged."""
+    chosen = dict(basis.chosen)
+    context = int(chosen.get("context") or min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT))
+    pretrains = basis.objective is Objective.PRETRAIN
+    micro_batch, accumulate = _batch(basis, context)
+    micro_batch, accumulate = int(chosen.get("micro_batch") or micro_batch), int(chosen.get("grad_accum_steps") or accumulate)
+    steps = int(chosen.get("max_steps") or _steps(basis, micro_batch * accumulate, context))
+    rate = float(chosen.get("learning_rate") or suggest_learning_rate(basis, tokens=steps * micro_batch * accumulate * context))
+    values: dict[str, Any] = {
+        "context": context,
+        "micro_batch": micro_batch,
+        "grad_accum_steps": accumulate,
+        "max_steps": steps,
+        "learning_rate": rate,
+        "min_learning_rate": float(f"{rate / 10:.2g}") if pretrains else 0.0,
+        "weight_decay": 0.1 if pretrains else 0.0,
+        "eval_every": max(1, steps // 10),
+        "checkpoint_every": max(1, math.ceil(steps / 4)),
+    }
+    if basis.method != "full":
+        values |= {"lora.rank": 16, "lora.alpha": 32.0}
+    if basis.objective is Objective.SIMPO:  # Meng et al. 2024, arXiv 2405.14734, table 8
+        values |= {"preference.beta": 2.0, "preference.gamma": 1.0}
+    if basis.objective is Objective.GRPO:
+        values["grpo.max_new_tokens"] = min(64, max(1, context // 2))
+    return values | chosen
+
+
+def suggest_learning_rate(basis: Basis, *, tokens: float) -> float:
+    """Return a peak learning rate to one figure.
+
+    Pretraining: the Step Law, a third of it when continuing from a checkpoint. Fine-tuning all weights: 2e-5 at 7 B, growing by the
+    power 0.7 as networks shrink, which passes through 3e-4 at 135 M, at most 2e-3. LoRA takes five times that, at most 4e-3 (Schulman
+    et al. 2025, "LoRA Without Regret", find up to ten). Preferences take a fortieth (5e-7 at 7 B; Tunstall et al. 2023, arXiv
+    2310.16944), with LoRA a twentieth of LoRA's; GRPO a twentieth; reward models a tenth.
+    """
+    parameters = basis.parameters or DEFAULT_PARAMETERS
+    if basis.objective is Objective.PRETRAIN:
+        rate = learning_rate_rule(parameters, max(tokens, 1.0)).value / (3.0 if basis.has_base else 1.0)
+    else:
+        full = min(2e-5 * math.pow(7e9 / parameters, 0.7), 2e-3)
+        adapters = basis.method != "full"
+        rate = min(5.0 * full, 4e-3) if adapters else full
+        if basis.objective is Objective.REWARD:
+            rate /= 20.0 if adapters else 10.0
+        elif basis.objective is Objective.GRPO or (adapters and _learns_preferences(basis)):
+            rate /= 20.0
+        elif _learns_preferences(basis):
+            rate /= 40.0
+    return float(f"{rate / (LION_DIVISOR if basis.chosen.get('optimizer') == 'lion' else 1.0):.1g}")
+
+
+def _learns_preferences(basis: Basis) -> bool:
+    return basis.objective in PAIRWISE or basis.objective is Objective.KTO
+
+
+def _batch(basis: Basis, context: int) -> tuple[int, int]:
+    """Return (micro_batch, grad_accum_steps): pretraining by the Step Law, others 8 sequences, 16 above 10 M parameters."""
+    parameters = basis.parameters or DEFAULT_PARAMETERS
+    tokens_at_once = 8192 if parameters <= 200_000_000 else 4096 if parameters <= 2_000_000_000 else 2048
+    if basis.objective is Objective.PRETRAIN:
+        micro_batch, accumulate = split_batch(
+            batch_tokens_rule(_pretrain_tokens(basis)), context=context, micro_batch_tokens=tokens_at_once
+        )
+        return 2 ** round(math.log2(micro_batch)), accumulate
+    sequences = 16 if basis.objective is Objective.GRPO or parameters > 10_000_000 else 8
+    smallest = 2 if basis.objective is Objective.KTO else 1
+    micro_batch = max(size for size in (1, 2, 4, 8, 16) if size <= max(smallest, min(sequences, tokens_at_once // context)))
+    return micro_batch, sequences // micro_batch
+
+
+def _pretrain_tokens(basis: Basis) -> float:
+    """Return the tokens to train on: compute-optimal, but no more than four epochs of the data."""
+    wanted = [float(TOKENS_PER_PARAMETER * basis.parameters)] if basis.parameters else []
+    if basis.unique_tokens:
+        wanted.append(float(PRETRAIN_EPOCHS * basis.unique_tokens))
+    return min(wanted, default=float(TOKENS_PER_PARAMETER * 1_000_000))
+
+
+def _steps(basis: Basis, sequences: int, context: int) -> int:
+    if basis.objective is Objective.PRETRAIN:
+        steps = _pretrain_tokens(basis) / (sequences * context)
+    elif basis.train_rows:
+        epochs = SFT_EPOCHS if basis.objective is Objective.SFT else PREFERENCE_EPOCHS
+        rows = sequences / 8 if basis.objective is Objective.GRPO else sequences  # a group of 8 completions a prompt
+        steps = epochs * basis.train_rows / rows
+    else:
+        steps = 300.0
+    return max(MIN_STEPS, min(MAX_STEPS, _rounded(steps)))
+
+
+def _rounded(steps: float) -> int:
+    """Round up to two figures, as a person would write it."""
+    if steps <= 100:
+        return math.ceil(steps)
+    unit = int(10 ** (math.floor(math.log10(steps)) - 1))
+    return math.ceil(steps / unit) * unit

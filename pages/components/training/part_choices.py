@@ -1,0 +1,158 @@
+"""Choices of a run's parts on the launch form: dataset, architecture with its tokenizer, or base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.training.config import DATASET_KINDS, Objective
+from backend.domain.wording import plural, short
+from backend.errors import RoundhouseError
+from backend.services.architectures import ArchitectureView, list_architectures
+from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.services.context import Context
+from backend.services.data.datasets import list_datasets, resolve_version
+from backend.services.tokenizers.tokenizers import TokenizerView, list_tokenizers
+from backend.services.training.defaults import suggest_tokenizer
+from pages.components.frame import plain
+from pages.components.labels import OBJECTIVES
+from pages.components.training.config_fields import PREFIX, mark_typed, typed_fields
+
+METHODS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
+FROM_SCRATCH, CONTINUE = "Train from scratch", "Continue from a checkpoint"
+INLINE = "(inline, from the YAML)"
+_WANTED, _CARRIED_FOR = "launch_wanted", "launch_tokenizer_for"
+
+
+def want_parts(**names: str | None) -> None:
+    """Set the parts that the next draw chooses, by name; the others are left to the visitor."""
+    st.session_state[_WANTED] = {part: name for part, name in names.items() if name}
+    st.session_state.pop(_CARRIED_FOR, None)
+    st.session_state.pop("launch_wanted_for", None)
+    for part in ("dataset", "architecture", "tokenizer", "base"):
+        st.session_state.pop(PREFIX + part, None)
+
+
+def forget_wanted_parts(objective: Objective) -> None:
+    """Forget the parts that a recipe or an address named when the visitor has chosen another objective."""
+    if st.session_state.setdefault("launch_wanted_for", objective) != objective:
+        st.session_state["launch_wanted_for"] = objective
+        st.session_state[_WANTED] = {}
+
+
+def draw_dataset(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
+    """Draw the choice of a dataset of a kind that the objective takes; one of another kind is named with its kind."""
+    options: dict[str, str] = {}
+    for dataset in list_datasets(ctx, kinds=DATASET_KINDS[objective]):
+        newest = dataset.newest
+        if newest is not None and (newest.is_ready or newest.is_importing):
+            rows = plural(newest.train_rows, "row") if newest.is_ready else "being imported"
+            options[dataset.name] = f"{dataset.name} · {dataset.kind}, {rows}"
+    wanted = _wanted("dataset") or ""
+    if "@" in wanted and wanted.split("@")[0] in options:
+        options[wanted] = wanted
+    chosen = _choose("dataset", "Dataset", options, missing, "a dataset")
+    last = st.session_state.get("launch_last_dataset") or wanted
+    if chosen is None and last and last not in options:
+        st.caption(f":material/info: {_why_not_offered(ctx, last, objective)}")
+    if chosen is not None:
+        st.session_state["launch_last_dataset"] = chosen
+    return chosen
+
+
+def draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> None:
+    """Draw the choice of an architecture and its tokenizer, which follows the architecture until the visitor chooses one."""
+    left, right = st.columns(2)
+    architectures = {view.name: view for view in list_architectures(ctx)}
+    tokenizers = {view.name: view for view in list_tokenizers(ctx) if not view.error}
+    options = {name: f"{name} · {short(view.parameters)} parameters" for name, view in architectures.items()}
+    if st.session_state.get("launch_inline") is not None:
+        options[INLINE] = INLINE
+    with left:
+        chosen = _choose("architecture", "Architecture", options, missing, "an architecture")
+    values["architecture"] = st.session_state["launch_inline"] if chosen == INLINE else chosen
+    _carry_tokenizer(ctx, architectures.get(chosen or ""), tokenizers)
+    labels = {name: f"{name} · {plural(view.vocab_size, 'token') if view.vocab_size else 'training'}" for name, view in tokenizers.items()}
+    with right:
+        values["tokenizer"] = _choose("tokenizer", "Tokenizer", labels, missing, "a tokenizer")
+    shape = st.session_state["launch_inline"] if chosen == INLINE else architectures[chosen].config if chosen in architectures else None
+    _draw_unused_rows(shape.vocab_size if shape else None, tokenizers.get(values["tokenizer"] or ""))
+
+
+def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
+    """Draw the choice of a base and of a method; return the method. A recipe may call a base by its run or its id."""
+    ready = list_checkpoints(ctx, ready=True)
+    options = {c.name: c.name + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in ready}
+    wanted = _wanted("base")
+    if wanted and wanted not in options:
+        checkpoint = next((c for c in ready if wanted in (c.run, c.run_id, c.id)), None)
+        if checkpoint is not None:
+            st.session_state[_WANTED] = {**st.session_state[_WANTED], "base": checkpoint.name}
+    values["base"] = _choose("base", "Base checkpoint", options, missing, "a base")
+    st.session_state.setdefault(PREFIX + "method", "full")
+    method = st.segmented_control("Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__)
+    values["method"] = method
+    return str(method)
+
+
+def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:
+    """Draw a choice among rows: the wanted one, else the only one; note in `missing` if none is chosen."""
+    key, wanted = PREFIX + part, _wanted(part)
+    if st.session_state.get(key) not in options:
+        only = next(iter(options)) if wanted is None and len(options) == 1 else None
+        st.session_state[key] = wanted if wanted in options else only
+    chosen = st.selectbox(
+        label,
+        list(options),
+        key=key,
+        format_func=options.__getitem__,
+        placeholder=f"Choose {what}" if options else "None yet",
+        on_change=mark_typed,
+        args=(part,),
+    )
+    if chosen is None:
+        missing.append(what)
+        if wanted and wanted not in options and part != "dataset":
+            st.caption(f":material/info: There is no {part} “{plain(wanted)}”.")
+    return chosen
+
+
+def _why_not_offered(ctx: Context, name: str, objective: Objective) -> str:
+    kinds = " or ".join(DATASET_KINDS[objective])
+    try:
+        version = resolve_version(ctx, name, ready=False)
+    except RoundhouseError as error:
+        return plain(str(error))
+    return plain(f"“{version.dataset}” is of kind {version.kind}; {OBJECTIVES[objective.value]} takes {kinds}.")
+
+
+def _carry_tokenizer(ctx: Context, architecture: ArchitectureView | None, tokenizers: dict[str, TokenizerView]) -> None:
+    """Choose an architecture's tokenizer when the architecture changes, unless the visitor chose one that fits."""
+    if architecture is None or st.session_state.get(_CARRIED_FOR) == architecture.name:
+        return
+    is_first = _CARRIED_FOR not in st.session_state
+    st.session_state[_CARRIED_FOR] = architecture.name
+    if is_first and _wanted("tokenizer"):
+        return
+    current = tokenizers.get(st.session_state.get(PREFIX + "tokenizer") or "")
+    if "tokenizer" in typed_fields() and current is not None and (current.vocab_size or 0) <= architecture.config.vocab_size:
+        return
+    suggested = suggest_tokenizer(ctx, architecture.name)
+    if suggested in tokenizers:
+        st.session_state[PREFIX + "tokenizer"] = suggested
+
+
+def _draw_unused_rows(vocabulary: int | None, tokenizer: TokenizerView | None) -> None:
+    """Draw how many rows of the embedding no token uses."""
+    size = tokenizer.vocab_size if tokenizer else None
+    if tokenizer is not None and vocabulary and size and size < vocabulary:
+        st.caption(
+            f":material/info: “{plain(tokenizer.name)}” has {size:,} tokens and the vocabulary {vocabulary:,} entries: "
+            f"{plural(vocabulary - size, 'embedding row')} will stay unused."
+        )
+
+
+def _wanted(part: str) -> str | None:
+    name: str | None = st.session_state.get(_WANTED, {}).get(part)
+    return name

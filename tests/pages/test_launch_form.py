@@ -1,0 +1,178 @@
+"""The launch form as a new user meets it: defaults that follow the choices, errors beside their fields, the estimate of a sweep."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.db.tables import DatasetVersion
+from backend.services.context import Context
+from backend.services.jobs.workers import beat
+from pages.components.frame import plain
+from tests.support.launch_form import add_base, add_starter, keys, open_form, shown
+from tests.support.opening import open_page, words
+from tests.support.run_world import add_dataset, add_parts, add_tokenizer, launch, make_config, measure
+
+
+def test_a_new_page_has_the_starter_recipe_and_says_so(site: Context) -> None:
+    add_starter(site)
+    page = open_page("build/launch.py")
+    assert page.selectbox(key="launch_recipe").value == "starter-pretrain"
+    assert (shown(page)["max_steps"], shown(page)["learning_rate"], shown(page)["name"]) == (1200, 0.004, "Village stories")
+
+
+def test_defaults_follow_the_objective_and_what_was_typed_stays(site: Context) -> None:
+    """Fine-tuning kept the starter recipe's learning rate, 1,200 steps, context 128, name and prompts, though "recipe: None"."""
+    add_starter(site)
+    add_dataset(site, "chats", kind="chat")
+    add_base(site)
+    page = open_page("build/launch.py")
+    page.number_input(key="launch_seed").set_value(77).run()
+    page.segmented_control(key="launch_objective").set_value("sft").run()
+    assert page.selectbox(key="launch_recipe").value is None
+    first = shown(page)
+    assert (first["base"], first["dataset"], first["name"], first["seed"]) == ("oak", "chats", "", 77)
+    assert (first["learning_rate"], first["context"], first["weight_decay"]) == (0.002, 512, 0.0)
+    assert first["max_steps"] == 34  # three epochs of 90 rows, 8 a step
+    assert "Once upon a time" not in first["sample_prompts"]
+    page.number_input(key="launch_max_steps").set_value(60).run()
+    page.text_input(key="launch_name").set_value("mine").run()
+    page.segmented_control(key="launch_method").set_value("lora").run()
+    adapters = shown(page)
+    assert (adapters["max_steps"], adapters["name"], adapters["learning_rate"], adapters["lora.rank"]) == (60, "mine", 0.004, 16)
+
+
+def test_defaults_follow_the_base_and_the_size_of_the_data(site: Context) -> None:
+    add_dataset(site, "chats", kind="chat")
+    add_dataset(site, "more", kind="chat")
+    add_base(site)
+    add_base(site, "tall", parameters=7_000_000_000, context=4096)
+    with site.db.write() as session:
+        session.query(DatasetVersion).filter_by(folder="datasets/more").one().train_rows = 9000
+    page = open_page("build/launch.py", dataset="chats", base="oak")
+    small = shown(page)
+    page.selectbox(key="launch_base").select("tall").run()
+    page.selectbox(key="launch_dataset").select("more").run()
+    large = shown(page)
+    assert (large["learning_rate"], large["context"]) == (2e-5, 1024)
+    assert (small["learning_rate"], small["context"]) == (0.002, 512)
+    assert large["max_steps"] == 1700 > small["max_steps"]
+    assert large["micro_batch"] * large["grad_accum_steps"] == 16
+
+
+def test_a_copy_of_a_run_keeps_its_values_on_another_dataset(site: Context) -> None:
+    add_parts(site)
+    add_dataset(site, "fables")
+    launch(site, name="first", learning_rate=0.0123)
+    page = open_page("build/launch.py", run="first")
+    page.selectbox(key="launch_dataset").select("fables").run()
+    assert (shown(page)["learning_rate"], shown(page)["max_steps"]) == (0.0123, 100)
+
+
+def test_values_of_pasted_yaml_count_as_typed(site: Context) -> None:
+    add_dataset(site, "chats", kind="chat")
+    add_parts(site)
+    add_base(site)
+    page = open_page("build/launch.py")
+    page.text_area(key="launch_yaml").set_value("dataset: tales\narchitecture: small\ntokenizer: pieces\ncontext: 32\nseed: 5\n").run()
+    page.button(key="launch_use_yaml").click().run()
+    page.segmented_control(key="launch_objective").set_value("sft").run()
+    assert (shown(page)["context"], shown(page)["seed"], shown(page)["max_steps"]) == (32, 5, 34)
+
+
+def test_a_dataset_of_another_kind_is_named_with_its_kind(site: Context) -> None:
+    """It was said not to be there."""
+    add_parts(site)
+    add_dataset(site, "chats", kind="chat")
+    page = open_form()
+    page.segmented_control(key="launch_objective").set_value("dpo").run()
+    assert plain("“tales” is of kind text; Preference tuning (DPO) takes preference.") in words(page)
+    page.segmented_control(key="launch_objective").set_value("sft").run()
+    assert page.selectbox(key="launch_dataset").value == "chats"
+    page = open_page("build/launch.py", recipe="starter-pretrain")
+    assert plain("There is no dataset “pebblewick-stories”") in words(page)
+
+
+def test_twenty_steps_are_not_blocked_by_a_warm_up(site: Context) -> None:
+    """The starter's hidden warm-up of 40 steps blocked a run of 20."""
+    add_starter(site)
+    page = open_page("build/launch.py")
+    page.number_input(key="launch_max_steps").set_value(20).run()
+    assert page.number_input(key="launch_warmup_ratio").label == "Warm-up ratio"
+    assert "Warm-up: 1 of 20 steps." in words(page)
+    assert page.button(key="launch_go").label == "Launch"
+
+
+def test_a_warm_up_in_steps_is_visible_and_gives_way_unless_it_was_typed(site: Context) -> None:
+    add_parts(site)
+    launch(site, name="first", warmup_steps=50)
+    page = open_page("build/launch.py", run="first")
+    assert page.number_input(key="launch_warmup_steps").value == 50
+    assert "warmup_ratio" not in keys(page)
+    page.number_input(key="launch_max_steps").set_value(20).run()
+    assert (shown(page)["max_steps"], shown(page)["warmup_steps"]) == (20, None)
+    page.number_input(key="launch_warmup_steps").set_value(30).run()
+    assert page.number_input(key="launch_warmup_steps").label == ":red[Warm-up steps]"
+    assert page.button(key="launch_go").disabled
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        ("learning_rate", 50.0, "Must be less than 10 (got 50.0)"),
+        ("learning_rate", -1.0, "Must be greater than 0 (got -1.0)"),
+        ("max_steps", 0, "Must be greater than or equal to 1 (got 0)"),
+        ("context", 4, "Must be greater than or equal to 8 (got 4)"),
+        ("beta1", 1.5, "Must be less than 1 (got 1.5)"),
+        ("warmup_ratio", 2.0, "Must be less than or equal to 1 (got 2.0)"),
+    ],
+)
+def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(site: Context, path: str, value: float, text: str) -> None:
+    """A learning rate of 50 turned red, the old value was kept silently, and Launch stayed enabled."""
+    add_parts(site)
+    page = open_form()
+    assert page.button(key="launch_go").label == "Launch"
+    page.number_input(key=f"launch_{path}").set_value(value).run()
+    assert page.number_input(key=f"launch_{path}").value == value
+    assert plain(text) in words(page)
+    assert page.number_input(key=f"launch_{path}").label.startswith(":red[")
+    assert (page.button(key="launch_go").disabled, page.button(key="launch_go").label) == (True, "Correct the values first")
+
+
+def test_an_unknown_field_in_yaml_names_the_nearest(site: Context) -> None:
+    add_parts(site)
+    page = open_form()
+    page.text_area(key="launch_yaml").set_value("dataset: tales\narchitecture: small\ntokenizer: pieces\nmax_stepz: 3\n").run()
+    page.button(key="launch_use_yaml").click().run()
+    assert plain("max_stepz is not a field; did you mean max_steps?") in words(page)
+
+
+def test_an_architecture_brings_its_tokenizer_and_unused_rows_are_said(site: Context) -> None:
+    """The tokenizer of the architecture before stayed, and 38 rows that no token uses went unsaid."""
+    add_parts(site)
+    add_starter(site)
+    page = open_page("build/launch.py", dataset="tales", architecture="small")
+    assert page.selectbox(key="launch_tokenizer").value == "pieces"
+    assert "stay unused" not in words(page)
+    page.selectbox(key="launch_architecture").select("pebblewick-1m").run()
+    assert page.selectbox(key="launch_tokenizer").value == "pebblewick-bpe-2048"
+    assert "has 2,010 tokens and the vocabulary 2,048 entries: 38 embedding rows will stay unused" in words(page)
+
+
+def test_the_tokenizer_of_an_architectures_last_run_goes_before_a_larger_one(site: Context) -> None:
+    add_parts(site)
+    add_tokenizer(site, "other", vocab_size=290)
+    launch(site, tokenizer="other")
+    assert open_page("build/launch.py", dataset="tales", architecture="small").selectbox(key="launch_tokenizer").value == "other"
+
+
+def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context) -> None:
+    """A sweep of 12 runs was estimated as one."""
+    add_parts(site)
+    measure(site, make_config(max_steps=100), step_s=1.0)
+    beat(site, name="w", host="lab", pid=1, queues=["train"], concurrency=4, devices=[], gauges={})
+    launch(site, name="first")
+    page = open_page("build/launch.py", run="first", mode="Sweep")
+    time = next(each.value for each in page.metric if each.label == "Estimated time")
+    assert time == "10 min"  # 12 runs of 100 s, two at a time
+    assert "12 runs, 2 at a time." in words(page)
+    assert "1 min 40 s a run." in words(page)
