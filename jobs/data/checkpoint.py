@@ -18,10 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pyarrow import parquet
-
 from backend.domain.data.kinds import DatasetKind
 from backend.infra.files.local import Listing
+from backend.infra.files.parquet import iter_row_groups
 from jobs.data.blocks import Mark
 from jobs.data.writing import SPLITS, SplitFile, Tally, holding_disk, sweep
 
@@ -105,9 +104,8 @@ def join_parts(folder: Path, count: int, *, kind: DatasetKind) -> Path:
     for split in SPLITS:
         file = SplitFile(whole / f"{split}.parquet", kind=kind)
         for part in parts:
-            with parquet.ParquetFile(part / f"{split}.parquet", pre_buffer=False) as source:
-                for group in range(source.num_row_groups):
-                    file.add(source.read_row_group(group, use_threads=False))
+            for table in iter_row_groups(part / f"{split}.parquet"):
+                file.add(table)
         file.close()
     with (whole / "rejected.jsonl").open("wb") as out:
         for part in parts:

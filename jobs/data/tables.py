@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow
-from pyarrow import ipc, parquet
+from pyarrow import ipc
 
 from backend.errors import InvalidInput
 from backend.infra.files.local import Member
+from backend.infra.files.parquet import source_batches
 from jobs.data.blocks import Block, Mark
 
 TABLE_BYTES = 2 * 2**20
@@ -36,7 +37,9 @@ def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...
     """Batches of about `size` bytes of a Parquet or Arrow file; the place in it is its row."""
     done = 0
     try:
-        batches, total = (_parquet_batches if member.suffix == ".parquet" else _arrow_batches)(path, columns, size)
+        batches, total = (
+            source_batches(path, columns=columns, batch_bytes=size) if member.suffix == ".parquet" else _arrow_batches(path, columns, size)
+        )
         for batch in batches:
             start, done = done, done + batch.num_rows
             if done <= mark.offset:
@@ -55,15 +58,6 @@ def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...
 
 def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str] | None:
     return [name for name in columns if name in names] if columns and set(columns) <= set(names) else None
-
-
-def _parquet_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
-    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20)
-    meta = file.metadata
-    whole = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-    rows = min(8192, max(16, size * meta.num_rows // max(1, whole)))
-    chosen = _chosen(file.schema_arrow.names, columns)
-    return file.iter_batches(batch_size=rows, columns=chosen, use_threads=False), meta.num_rows
 
 
 def _arrow_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:

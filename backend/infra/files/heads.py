@@ -10,11 +10,12 @@ from typing import Any, BinaryIO, cast
 import pyarrow
 from pyarrow import feather
 
-from backend.domain.data.parsing.text_formats import sniff_bytes, sniff_parquet, suffix_of
+from backend.domain.data.parsing.text_formats import sniff_bytes, suffix_of
 from backend.domain.data.recognition.sample import SourceHead
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
 from backend.infra.files.local import Member, Opened, list_source
+from backend.infra.files.parquet import first_rows
 from backend.infra.files.remote import BLOCK_BYTES, RangedFile, Remote
 from backend.infra.files.saved import choose_saved
 
@@ -120,7 +121,7 @@ def _foreign(text: bytes) -> str:
 
 
 def _rows_of_table(name: str, suffix: str, file: BinaryIO, *, limit: int) -> list[Row]:
-    rows = sniff_parquet(file, limit=limit) if suffix == ".parquet" else _sniff_arrow(name, file, limit=limit)
+    rows = first_rows(file, limit=limit) if suffix == ".parquet" else _sniff_arrow(name, file, limit=limit)
     if not rows:
         raise InvalidInput(f"{name} holds no rows.", field="file")
     return rows

@@ -1,15 +1,16 @@
-"""Read rows of a Parquet file in bounded memory: from front to back, one page, or some by number."""
+"""The one reader of Parquet: versions and sources, in bounded memory, from front to back, one page, or some rows by number."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow
 import pyarrow.parquet
 
 from backend.domain.data.rows.mapping import clean_row
+from backend.errors import InvalidInput
 
 Row = dict[str, Any]
 BATCH_ROWS = 256
@@ -24,6 +25,50 @@ def count_bytes(file: Path) -> int:
     """Return the uncompressed size of a file's columns, from its footer alone."""
     metadata = pyarrow.parquet.read_metadata(file)
     return sum(int(metadata.row_group(group).total_byte_size) for group in range(metadata.num_row_groups))
+
+
+def read_schema(file: Path) -> pyarrow.Schema:
+    """Return a file's columns."""
+    return pyarrow.parquet.read_schema(file)
+
+
+def first_rows(file: BinaryIO, *, limit: int) -> list[Row]:
+    """Return the first rows of a file object that can seek, as stored. Raises InvalidInput if it is not Parquet."""
+    try:
+        with pyarrow.parquet.ParquetFile(file) as source:
+            rows: list[Row] = next((batch.to_pylist() for batch in source.iter_batches(batch_size=limit)), [])
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"The file is not readable as Parquet: {error}",
+            remedy="It may have been cut off on its way: copy or export it again.",
+            field="source",
+        ) from None
+    return rows[:limit]
+
+
+def source_batches(file: Path, *, columns: Sequence[str], batch_bytes: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
+    """Return batches of about `batch_bytes` of a source, and its rows; only `columns`, where all of them are there.
+
+    Column chunks are not pre-buffered, so a large row group is never held whole. Raises what pyarrow raises.
+    """
+    source = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
+    num_rows, names = source.metadata.num_rows, set(source.schema_arrow.names)
+    size = sum(source.metadata.row_group(group).total_byte_size for group in range(source.num_row_groups))
+    rows = min(8192, max(16, batch_bytes * num_rows // max(1, size)))
+    chosen = list(columns) if columns and set(columns) <= names else None
+    return _closing(source, source.iter_batches(batch_size=rows, columns=chosen, use_threads=False)), num_rows
+
+
+def _closing(source: pyarrow.parquet.ParquetFile, batches: Iterator[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBatch]:
+    with source:
+        yield from batches
+
+
+def iter_row_groups(file: Path) -> Iterator[pyarrow.Table]:
+    """Yield a file's row groups as tables."""
+    with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as source:
+        for group in range(source.num_row_groups):
+            yield source.read_row_group(group, use_threads=False)
 
 
 def iter_tables(file: Path, *, num_rows: int) -> Iterator[pyarrow.Table]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyarrow import parquet
 from sqlalchemy.orm.attributes import flag_modified
 
 from backend.db.tables import DatasetVersion
@@ -18,6 +17,7 @@ from backend.domain.data.kinds import KINDS
 from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, clean_facts, write_card
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput
+from backend.infra.files.parquet import count_rows, read_schema
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.versions import Ancestor, lineage_of
@@ -58,10 +58,9 @@ def read_card(ctx: Context, reference: str, *, hashed: bool = True, format: str 
 def _source(ctx: Context, version: VersionView, *, hashed: bool, format: str) -> CardSource:
     files, schema = [], None
     for split, path in data_files(ctx, version):
-        metadata = parquet.read_metadata(path)
-        schema = schema or parquet.read_schema(path)
+        schema = schema or read_schema(path)
         digest = _sha256(path) if hashed else ""
-        files.append(CardFile(split, export_path(split, format=format), metadata.num_rows, path.stat().st_size, digest))
+        files.append(CardFile(split, export_path(split, format=format), count_rows(path), path.stat().st_size, digest))
     assert schema is not None
     steps = lineage_of(ctx, version.dataset_id)
     return CardSource(

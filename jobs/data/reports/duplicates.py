@@ -81,10 +81,14 @@ class DuplicateFinder:
         self._out.write(sign(*shingle(plain)).tobytes())
         self.seconds += time.perf_counter() - started
 
+    def close(self) -> None:
+        """Close the file of signatures; `finish` closes it, too."""
+        self._out.close()
+
     def finish(self, *, num_train: int, read: Read, tick: Callable[[float], None]) -> Alike:
         """Compare all rows. `read` streams the texts of some of them; `tick` is told how far it is, 0 to 1."""
         started = time.perf_counter()
-        self._out.close()
+        self.close()
         content = np.frombuffer(self._content, dtype=np.uint64)
         words = np.frombuffer(self._words, dtype=np.uint64)
         firsts = _first_of_each(words)

@@ -10,6 +10,7 @@ import sys
 import time
 from array import array
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +52,26 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> dict[str, Any]:
     tokenizer = load_tokenizer(spec.path(payload.tokenizer)) if payload.tokenizer else byte_tokenizer()
     work = spec.folder / "near"
     try:
-        reading = Reading(
-            Rows(spec.path(payload.dataset)),
-            kind=payload.dataset_kind,
-            question=payload.question,
-            tokenizer=tokenizer,
-            benchmarks=[(entry.name, spec.path(entry.folder)) for entry in payload.benchmarks],
-            work=work,
-            reporter=reporter,
-        )
-        reading.read()
-        alike = reading.compare()
-        out = spec.path(payload.out)
-        out.mkdir(parents=True, exist_ok=True)
-        droppable = reading.rows_to_drop(alike)
-        counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
-        report = reading.report(alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started)
-        _write(out / "samples.json", [sample.model_dump() for sample in reading.samples()])
-        _write(out / "rows.json", droppable)
-        _write(out / "report.json", report.model_dump())
+        with closing(DuplicateFinder(work)) as duplicates:
+            reading = Reading(
+                Rows(spec.path(payload.dataset)),
+                kind=payload.dataset_kind,
+                question=payload.question,
+                tokenizer=tokenizer,
+                benchmarks=[(entry.name, spec.path(entry.folder)) for entry in payload.benchmarks],
+                duplicates=duplicates,
+                reporter=reporter,
+            )
+            reading.read()
+            alike = reading.compare()
+            out = spec.path(payload.out)
+            out.mkdir(parents=True, exist_ok=True)
+            droppable = reading.rows_to_drop(alike)
+            counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
+            report = reading.report(alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started)
+            _write(out / "samples.json", [sample.model_dump() for sample in reading.samples()])
+            _write(out / "rows.json", droppable)
+            _write(out / "report.json", report.model_dump())
     finally:
         shutil.rmtree(work, ignore_errors=True)
     reporter.log(
@@ -89,7 +91,7 @@ class Reading:
         question: ReportQuestion,
         tokenizer: PreTrainedTokenizerBase,
         benchmarks: list[tuple[str, Path]],
-        work: Path,
+        duplicates: DuplicateFinder,
         reporter: Reporter,
     ) -> None:
         if not rows.total:
@@ -97,7 +99,7 @@ class Reading:
         self.rows, self._kind, self._question, self._tokenizer, self._reporter = rows, kind, question, tokenizer, reporter
         self._view: View = make_view(kind, tokenizer=tokenizer, context=question.context)
         self._tally, self._chooser = Tally(rows), SampleChooser()
-        self._duplicates = DuplicateFinder(work)
+        self._duplicates = duplicates
         self._languages, self._faults = LanguageCounter(rows.total), FaultCounter()
         self._overlaps = OverlapFinder(read_items(benchmarks))
         self._forgeries = ForgeryCounter(tokenizer, renders=kind != DatasetKind.TEXT)

@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from backend.domain.data.parsing.json_stream import iter_json_rows, parse_json
 from backend.domain.data.rows.problem import RowProblem
@@ -325,7 +325,7 @@ def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: boo
 def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, Any]]:
     """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
 
-    Broken rows are left out, and so is a last one that is cut off. Parquet keeps its index at the end: use `sniff_parquet`.
+    Broken rows are left out, and so is a last one that is cut off. Parquet keeps its index at the end: see backend.infra.files.parquet.
     Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one good row, saying what is wrong with the first.
     """
     suffix, packing = suffix_of(name)
@@ -356,20 +356,3 @@ def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, An
             field="file",
         )
     return rows
-
-
-def sniff_parquet(file: BinaryIO, *, limit: int = 50) -> list[dict[str, Any]]:
-    """Return the first rows of a Parquet file object that can seek. Raises InvalidInput if it is none."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        batches = parquet.ParquetFile(file).iter_batches(batch_size=limit)
-        rows: list[dict[str, Any]] = next((batch.to_pylist() for batch in batches), [])
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            f"The file is not readable as Parquet: {error}",
-            remedy="It may have been cut off on its way: copy or export it again.",
-            field="source",
-        ) from None
-    return rows[:limit]

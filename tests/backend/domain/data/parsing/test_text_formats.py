@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from backend.domain.data.parsing.text_formats import iter_rows_of, sniff_bytes, sniff_parquet
+from backend.domain.data.parsing.text_formats import iter_rows_of, sniff_bytes
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.mapping import apply_mapping
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
+from backend.infra.files.parquet import first_rows
 
 
 def test_the_head_of_each_format_gives_rows() -> None:
@@ -31,7 +32,7 @@ def test_the_head_of_each_format_gives_rows() -> None:
     assert sniff_bytes("x.jsonl.gz", gzip.compress(lines)) == rows
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(rows), file)
-    assert sniff_parquet(io.BytesIO(file.getvalue())) == rows
+    assert first_rows(io.BytesIO(file.getvalue()), limit=50) == rows
 
 
 def test_a_head_that_is_cut_off_gives_the_whole_rows_before_the_cut() -> None:
@@ -63,7 +64,7 @@ def test_a_file_that_can_not_be_read_is_refused_in_words(name: str, head: bytes,
 
 def test_something_that_is_no_parquet_is_refused() -> None:
     with pytest.raises(InvalidInput, match="not readable as Parquet"):
-        sniff_parquet(io.BytesIO(b"PAR1 but not really"))
+        first_rows(io.BytesIO(b"PAR1 but not really"), limit=50)
 
 
 def test_a_table_without_a_header_is_read_from_its_first_row() -> None:
