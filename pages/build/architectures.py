@@ -1,4 +1,4 @@
-"""Architectures: design a network, see what it costs, keep it under a name."""
+"""Architectures: design a network, see its cost, save it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TABLE = WidgetTable("architectures", {"Name": 2.6, "Shape": 2.8, "Parameters": 1
 
 
 def draw_saved(ctx: Context, person: Person) -> None:
-    """Draw the stored architectures; each can be put into the form, launched, archived or deleted."""
+    """Draw the saved architectures with their actions."""
     archived = st.session_state.get("architectures_archived", False)
     stored = list_architectures(ctx, archived=archived)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -48,7 +48,7 @@ def draw_saved(ctx: Context, person: Person) -> None:
 
 
 def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None:
-    """Draw one stored architecture."""
+    """Draw one saved architecture."""
     columns = TABLE.row(view.id)
     with columns[0]:
         row_link(view.name, page=routes.ARCHITECTURES, query={"architecture": view.id}, icon="schema", key=f"open_{view.id}")
@@ -85,20 +85,20 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
 
 
 def draw_yaml(config: ArchitectureConfig | None) -> None:
-    """Show the config as YAML, and read one back. What was opened stays open while the page changes above it."""
+    """Draw the config as YAML and the form that reads YAML. What is open stays open while the page changes above it."""
     with st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun"):
         if config is not None:
             st.code(architecture_yaml(config), language="yaml")
-            st.caption("`roundhouse architecture describe FILE.yaml` reads the same text.")
+            st.caption("`roundhouse architecture describe FILE.yaml` reads the same YAML.")
         st.text_area("Read from YAML", key="architecture_yaml", height=120, placeholder="num_layers: 6\nwidth: 192\n…")
-        st.button("Put into the form", key="architecture_read", icon=":material/input:", on_click=read_yaml)
+        st.button("Load into the form", key="architecture_read", icon=":material/input:", on_click=read_yaml)
         with errors_shown():
             if error := st.session_state.pop("architecture_yaml_error", None):
                 raise error
 
 
 def read_yaml() -> None:
-    """Put the pasted YAML into the form. Before the page is drawn: a second run could be cut short between the fields."""
+    """Load the pasted YAML into the form. As a callback, before the page is drawn: a rerun could be cut short between the fields."""
     try:
         set_fields(parse_architecture(st.session_state["architecture_yaml"] or ""))
     except RoundhouseError as error:
@@ -118,7 +118,7 @@ def load_wanted(ctx: Context) -> None:
         st.session_state["architecture_for"] = tokenizer
 
 
-with page_frame("Architectures", "Design a decoder, and see what it would cost before it costs anything.", way_back=True) as (ctx, person):
+with page_frame("Architectures", "Design a decoder and see parameters, FLOPs and memory as you type.", way_back=True) as (ctx, person):
     load_wanted(ctx)
     halves = st.grid(2, min_column_width=400, gap="large")
     form, cost = halves.cell(), halves.cell()
@@ -128,7 +128,7 @@ with page_frame("Architectures", "Design a decoder, and see what it would cost b
         draw_save(ctx, person, config)
     with cost:
         if config is None:
-            st.warning("This network can't be built yet: see the words in red beside the fields.", icon=":material/rule:")
+            st.warning("This network can't be built: see the messages at the fields.", icon=":material/rule:")
         else:
             precision = draw_cost(config)
             draw_memory(ctx, config, precision=precision)

@@ -24,7 +24,7 @@ SHOWN = 100
 
 
 def draw_row(checkpoint: CheckpointView) -> None:
-    """Draw one line of the list."""
+    """Draw one row of the list."""
     columns = TABLE.row(checkpoint.id)
     icon = "foundation" if checkpoint.origin == "added" else "deployed_code"
     with columns[0]:
@@ -48,7 +48,7 @@ def draw_row(checkpoint: CheckpointView) -> None:
 
 
 def draw_list(ctx: Context) -> None:
-    """Draw the checkpoints, with a search and a filter; fresh every two seconds while a base is being added."""
+    """Draw the checkpoints with a search and a filter, refreshed every two seconds while a base is being added."""
     with st.container(horizontal=True, vertical_alignment="center"):
         wanted = st.text_input("Search", key="checkpoints_search", placeholder="Search", label_visibility="collapsed", width=260) or ""
         kind = st.segmented_control(
@@ -81,25 +81,25 @@ def draw_list(ctx: Context) -> None:
             for checkpoint in found[:SHOWN]:
                 draw_row(checkpoint)
         if len(found) > SHOWN:
-            st.caption(f"The newest {SHOWN} of {len(found):,}. Search to find the others.")
+            st.caption(f"The newest {SHOWN} of {len(found):,}. Search for the others.")
 
     rows()
 
 
 def draw_nothing(wanted: str) -> None:
-    """Say why the list is empty and what to do."""
+    """Draw why the list is empty and what to do."""
     if wanted:
         st.caption(f"Nothing here matches “{plain(wanted)}”.")
         return
     empty_state(
-        "No checkpoints yet. Train a network of your own, or add a base to start from.",
+        "No checkpoints yet. Train a network, or add a base to start from.",
         page=routes.LAUNCH,
         label="Launch a run",
         icon=":material/rocket_launch:",
     )
 
 
-with page_frame("Checkpoints", "Weights: what your runs wrote, and bases to start from.") as (ctx, person):
+with page_frame("Checkpoints", "Weights from your runs, and bases to start from.") as (ctx, person):
     if "add" in st.query_params:
         back_link("All checkpoints", page=routes.CHECKPOINTS, key="checkpoints_back")
         added = draw_base_form(ctx, person)

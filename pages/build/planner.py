@@ -1,4 +1,4 @@
-"""Planner: a budget becomes a run to launch, and runs of several sizes become a scaling law of one's own."""
+"""Planner: turn a compute budget into a run, and runs of several sizes into a scaling law."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAN, STUDIES, LAWS = "Plan", "Studies", "Laws"
 
 
 def draw_plan_view(ctx: Context) -> None:
-    """Draw form and plan side by side, and where the plan lies below."""
+    """Draw form and plan side by side, and the charts below."""
     halves = st.grid(2, min_column_width=400, gap="large")
     left, right = halves.cell(), halves.cell()
     with left, st.container(border=True):
@@ -57,7 +57,9 @@ def main(ctx: Context, person: Person) -> None:
         draw_plan_view(ctx)
 
 
-with page_frame("Planner", "What a budget buys: parameters, tokens and the loss to expect, by published laws or by your own runs.") as (
+with page_frame(
+    "Planner", "Compute-optimal parameters, tokens and expected loss for a budget, by published scaling laws or your own runs."
+) as (
     ctx,
     person,
 ):

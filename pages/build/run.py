@@ -1,4 +1,4 @@
-"""Run: one experiment, live. Everything comes from the database and `?run=`, so a refresh changes nothing."""
+"""Run: one experiment, live (`?run=`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DIAGNOSE_S = 15.0
 
 
 def page_title(run_id: str) -> str:
-    """Return the run's name, or a word where there is none."""
+    """Return the run's name, or `Run` if there is none."""
     require_person()
     try:
         return plain(get_run(context(), run_id).name)
@@ -42,7 +42,7 @@ def page_title(run_id: str) -> str:
 
 
 def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
-    """Draw a run: facts, actions, what is wrong or awaited, curves, and below them what it makes."""
+    """Draw a run: facts, actions, findings, curves, and tabs with checkpoints, log, config and report."""
     run = detail.run
     draw_facts(ctx, detail)
     draw_actions(ctx, person, detail)
@@ -58,7 +58,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     draw_curves(ctx, person, run)
     every = REFRESH_S if run.is_active else None
     tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs", on_change="rerun")
-    with tabs[-1]:  # drawn always: what is written there and not saved yet outlasts a look at another tab
+    with tabs[-1]:  # always drawn, so that unsaved edits survive a switch of tabs
         draw_editor(ctx, person, run)
     opened = next((tab for tab in tabs if tab.open), tabs[0])
     with opened:
@@ -74,7 +74,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
 
 
 def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
-    """Draw what is wrong with a run, and its curves with a line where that is."""
+    """Draw the findings of a run, and its curves with a line at each."""
     known = [diagnose_run(ctx, run.id)]
     marks = [finding.step for finding in known[0] if finding.step is not None]
     every = DIAGNOSE_S if run.is_active else None
@@ -83,7 +83,7 @@ def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
 
 
 def draw_imported(ctx: Context, person: Person, run: RunView) -> None:
-    """Draw curves that came from another program's log: there is nothing to stop, to resume or to copy."""
+    """Draw an imported run: curves without actions."""
     draw_imported_facts(ctx, run)
     draw_curves(ctx, person, run)
     with st.expander("Notes and tags", icon=":material/edit_note:"):
@@ -96,7 +96,7 @@ def draw_log(ctx: Context, job_id: str | None) -> None:
     if lines:
         st.code("\n".join(lines), language=None, height=360)
     else:
-        st.caption("Nothing was logged yet.")
+        st.caption("No log lines yet.")
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
     run_id = st.query_params.get("run", "")
     with page_frame(page_title(run_id)) as (ctx, person):
         if not run_id:
-            empty_state("No run is chosen.", page=routes.RUNS, label="See all runs")
+            empty_state("No run selected.", page=routes.RUNS, label="See all runs")
             return
         back_link("All runs", page=routes.RUNS, key="run_back")
         run = get_run(ctx, run_id)

@@ -1,4 +1,4 @@
-"""Tokenizers: the list, one tokenizer (`?tokenizer=`), the form (`?train=1`), several side by side (`?compare=`, references by commas)."""
+"""Tokenizers: the list, one tokenizer (`?tokenizer=`), the form (`?train=1`), a comparison (`?compare=`, comma-separated)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLE = WidgetTable("tokenizers", {"Name": 2.3, "Facts": 3.6, "Status": 1.3})
 
 
 def draw_row(tokenizer: TokenizerView) -> None:
-    """Draw one line of the list."""
+    """Draw one row of the list."""
     columns = TABLE.row(tokenizer.id)
     with columns[0]:
         row_link(tokenizer.name, page=PAGE, query={"tokenizer": tokenizer.id}, icon="match_word", key=f"open_{tokenizer.id}")
@@ -32,7 +32,7 @@ def draw_row(tokenizer: TokenizerView) -> None:
     facts = [
         NAMES.get(tokenizer.kind, tokenizer.kind),
         f"{tokenizer.vocab_size:,} tokens" if tokenizer.vocab_size else "",
-        f"{rate:.2f} bytes a token" if rate else "",
+        f"{rate:.2f} bytes per token" if rate else "",
         f"from {plain(tokenizer.dataset)}" if tokenizer.dataset else "",
         ago(tokenizer.created_at),
     ]
@@ -42,7 +42,7 @@ def draw_row(tokenizer: TokenizerView) -> None:
 
 
 def draw_list(ctx: Context) -> None:
-    """Draw the tokenizers, with a search; fresh every second while one is being trained."""
+    """Draw the tokenizers with a search, refreshed every second while one is being trained."""
     with st.container(horizontal=True, vertical_alignment="center"):
         wanted = st.text_input("Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
         st.space("stretch")
@@ -58,11 +58,7 @@ def draw_list(ctx: Context) -> None:
         if active and not any(tokenizer.status in ACTIVE for tokenizer in found):
             st.rerun()
         if not found:
-            empty_state(
-                f"Nothing here matches “{plain(wanted)}”."
-                if wanted
-                else "No tokenizers yet. A network needs one before it can be trained from scratch."
-            )
+            empty_state(f"Nothing here matches “{plain(wanted)}”." if wanted else "No tokenizers yet. Training from scratch needs one.")
             return
         with TABLE.frame():
             for tokenizer in found:
@@ -72,7 +68,7 @@ def draw_list(ctx: Context) -> None:
 
 
 def draw_comparison(ctx: Context, person: Person) -> None:
-    """Draw several tokenizers on one text, then what they make of datasets."""
+    """Draw several tokenizers on one text, then reports on datasets."""
     sources = {source.ref: source for source in list_sources(ctx)}
     asked = []
     for ref in filter(None, st.query_params["compare"].split(",")):
@@ -84,7 +80,7 @@ def draw_comparison(ctx: Context, person: Person) -> None:
         sources.setdefault(source.ref, source)
         asked.append(source.ref)
     if not sources:
-        empty_state("There is no tokenizer yet, of one's own or of a base.", page=PAGE, label="Train one")
+        empty_state("No tokenizers yet, neither trained here nor of a base.", page=PAGE, label="Train one")
         return
     chosen = st.multiselect(
         "Tokenizers",
@@ -93,8 +89,8 @@ def draw_comparison(ctx: Context, person: Person) -> None:
         max_selections=MOST_TOKENIZERS,
         key="compare_tokenizers",
         format_func=lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)"),
-        placeholder="Choose what to compare",
-        help="Your own, and those of bases. Checkpoints of runs carry the tokenizer they learnt with.",
+        placeholder="Tokenizers",
+        help="Your own and those of bases. Checkpoints of runs have the tokenizer they were trained with.",
     )
     if not chosen:
         st.caption("Choose at least one tokenizer.")
@@ -105,7 +101,7 @@ def draw_comparison(ctx: Context, person: Person) -> None:
     draw_reports(ctx, person, among)
 
 
-with page_frame("Tokenizers", "How text is cut into tokens. A tokenizer of your own can write any text, whatever it was trained on.") as (
+with page_frame("Tokenizers", "Train, inspect and compare tokenizers. Those trained here can encode any text.") as (
     ctx,
     person,
 ):

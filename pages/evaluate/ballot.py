@@ -1,4 +1,4 @@
-"""The ballot: a prompt, two answers side by side, four keys. Nothing on it tells who wrote what; text is shown as it is, never rendered."""
+"""Ballot: a prompt, two anonymous answers side by side, four keys. Text is never rendered."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pages.components.visitor import context, current_person, link_rater, requir
 
 CHOICES = (("A", "A is better", "1"), ("B", "B is better", "2"), ("TIE", "Equally good", "3"), ("BOTH_BAD", "Both bad", "4"))
 MIN_LOOK_S = 0.3
-"""A key that is held down repeats; a vote this soon after the answers appeared was not meant."""
+"""A held key repeats, so a vote this soon after the answers appear is ignored."""
 
 LONG_TEXT = 1400
 
 
 def choose(ctx: Context) -> tuple[str, RaterView] | None:
-    """Return campaign and rater: those of the link, or the person's own, who picks where several campaigns are open."""
+    """Return campaign and rater: those of the link, or the signed-in person's, who picks among the open campaigns."""
     secret = link_rater()
     if secret is not None:
         rater = rater_from_link(ctx, secret)
@@ -33,11 +33,11 @@ def choose(ctx: Context) -> tuple[str, RaterView] | None:
     asked = st.query_params.get("campaign")
     if asked:
         if require_person().may_build:
-            back_link("The campaign", page=routes.BATTLES, query={"campaign": asked}, key="ballot_back")
+            back_link("Campaign", page=routes.BATTLES, query={"campaign": asked}, key="ballot_back")
         return asked, rater
     campaigns = list_open_campaigns(ctx)
     if not campaigns:
-        empty_state("Nothing to vote on at the moment.")
+        empty_state("No open campaigns.")
         return None
     if len(campaigns) == 1:
         return campaigns[0].id, rater
@@ -47,7 +47,7 @@ def choose(ctx: Context) -> tuple[str, RaterView] | None:
 
 
 def vote(ctx: Context, battle_id: str, label: str, rater: RaterView) -> None:
-    """Cast a vote; what goes wrong is shown by the next run of the page."""
+    """Cast a vote; an error is shown by the next run of the page."""
     shown, since = st.session_state.get("ballot_shown", ("", 0.0))
     elapsed = time.monotonic() - since
     if shown != battle_id or elapsed < MIN_LOOK_S:
@@ -67,7 +67,7 @@ def take_back(ctx: Context, campaign_id: str, rater: RaterView) -> None:
 
 
 def draw_progress(ctx: Context, campaign_id: str, rater: RaterView, progress: BallotProgress) -> None:
-    """Draw how far the rater is, the pace, and the way back."""
+    """Draw progress, pace and undo."""
     with st.container(horizontal=True, vertical_alignment="center"):
         pace = f" · your median {progress.median_s:.0f} s" if progress.median_s is not None else ""
         st.progress(progress.done / max(1, progress.total), text=f"{progress.done} of {progress.total}{pace}")
@@ -79,12 +79,12 @@ def draw_progress(ctx: Context, campaign_id: str, rater: RaterView, progress: Ba
             disabled=not progress.can_undo,
             on_click=take_back,
             args=(ctx, campaign_id, rater),
-            help="Takes your last vote back, up to ten in a row.",
+            help="Undoes your last vote, up to ten in a row.",
         )
 
 
 def draw_text(text: str) -> None:
-    """Draw model or dataset text as it is: spaces kept, long lines wrapped, nothing rendered or loaded."""
+    """Draw model or dataset text as plain text: spaces kept, long lines wrapped."""
     if text.strip():
         st.text(text, width="stretch")
     else:
@@ -111,34 +111,34 @@ def draw_battle(ctx: Context, ballot: BallotView, rater: RaterView) -> None:
             on_click=vote,
             args=(ctx, ballot.battle_id, label, rater),
         )
-    st.caption("Keys: 1 and 2 choose, 3 is a tie, 4 both bad, U takes the last vote back. Enter never votes.", text_alignment="center")
+    st.caption("Keys: 1 and 2 choose, 3 tie, 4 both bad, U undo. Enter never votes.", text_alignment="center")
 
 
 @st.fragment(run_every=2)
 def draw_waiting(ctx: Context, campaign_id: str, rater: RaterView) -> None:
-    """Wait for the first answers that can be compared."""
+    """Draw the wait for the first comparable answers."""
     if next_battle(ctx, campaign_id, rater) is not None or not ballot_progress(ctx, campaign_id, rater).more_to_come:
         st.rerun()
-    st.info("The answers are still being written. The ballot goes on by itself.", icon=":material/hourglass_top:")
+    st.info("The answers are being generated. The ballot continues by itself.", icon=":material/hourglass_top:")
 
 
 def draw_end(ctx: Context, campaign_id: str, rater: RaterView, progress: BallotProgress) -> None:
-    """Say thanks, or wait."""
+    """Draw the end of the ballot, or the wait for more answers."""
     if progress.more_to_come and progress.done >= progress.total:
         draw_waiting(ctx, campaign_id, rater)
         return
     if progress.done == 0:
-        empty_state("There is nothing to compare here: the answers are missing, or all the same.")
+        empty_state("Nothing to compare: the answers are missing or identical.")
     else:
         st.success(f"That was the last one: {progress.done} votes. Thank you.", icon=":material/check_circle:")
     person = current_person()
     if link_rater() is None and person is not None and person.may_build:
-        st.page_link(routes.BATTLES, label="See the standings", icon=":material/leaderboard:", query_params={"campaign": campaign_id})
+        st.page_link(routes.BATTLES, label="Standings", icon=":material/leaderboard:", query_params={"campaign": campaign_id})
 
 
 @st.fragment
 def draw_ballot(ctx: Context, campaign_id: str, rater: RaterView) -> None:
-    """Draw the battle to judge now; a vote runs only this again."""
+    """Draw the current battle; a vote reruns only this fragment."""
     with errors_shown():
         error = st.session_state.pop("ballot_error", None)
         if error is not None:

@@ -1,4 +1,4 @@
-"""Battles: campaigns of blind votes between checkpoints. The list, and with `?campaign=` one campaign from completions to rematch."""
+"""Battles: campaigns of blind votes between checkpoints. The list, and with `?campaign=` one campaign."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def draw_list(ctx: Context, person: Person) -> None:
     campaigns = list_campaigns(ctx)
     if not campaigns:
         empty_state(
-            "**Which checkpoint is better?** Give two or more the same prompts, let people vote without knowing who wrote what, and get a "
-            "rating with an interval. The votes can then train the next checkpoint."
+            "**Which checkpoint is better?** Give two or more the same prompts, collect blind votes, and get "
+            "ratings with intervals. The votes can then train the next checkpoint."
         )
     if person.may_build:
         with st.expander(
@@ -46,21 +46,21 @@ def draw_list(ctx: Context, person: Person) -> None:
 
 
 def draw_state(campaign: CampaignView) -> None:
-    """Draw what a campaign is at, as a badge."""
+    """Draw a campaign's state as a badge."""
     if campaign.closed_at is not None:
         st.badge("closed", color="gray", icon=":material/lock:")
     elif campaign.is_standing:
         st.badge("from the playground", color="gray", icon=":material/chat:")
     elif len(campaign.contestants) < 2:
-        st.badge("waits for its run", color="orange", icon=":material/hourglass_top:")
+        st.badge("waiting for training run", color="orange", icon=":material/hourglass_top:")
     elif campaign.is_writing:
-        st.badge("completions being written", color="blue", icon=":material/edit:")
+        st.badge("generating completions", color="blue", icon=":material/edit:")
     else:
         st.badge("open for votes", color="green", icon=":material/how_to_vote:")
 
 
 def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """Draw the name, the way to the ballot, and what else may be done."""
+    """Draw name, ballot link and actions."""
     back_link("All campaigns", page=routes.BATTLES, key="back_to_campaigns")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(plain(campaign.name), anchor=False, width="content")
@@ -82,7 +82,7 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
         if person.may_build and not campaign.is_standing:
             closing = campaign.is_open
             if st.button(
-                "Close" if closing else "Open again", key="close_campaign", icon=":material/lock:" if closing else ":material/lock_open:"
+                "Close" if closing else "Reopen", key="close_campaign", icon=":material/lock:" if closing else ":material/lock_open:"
             ):
                 with errors_shown():
                     close_campaign(ctx, campaign.id, person=person, closed=closing)
@@ -96,7 +96,7 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
 
 
 def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """Draw who plays, how far each one's completions are, and the form to enter another."""
+    """Draw the contestants, the progress of their completions, and the form to enter another."""
     for contestant in campaign.contestants:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link(
@@ -110,7 +110,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
             st.caption(f"{contestant.completions} of {campaign.num_prompts} prompts answered", width="content")
             if contestant.failed and contestant.job is not None:
                 st.caption(plain(str(contestant.job.error.get("cause") or "")), width="content")
-                if person.may_build and st.button("Write the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"):
+                if person.may_build and st.button("Generate the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"):
                     with errors_shown():
                         retry_generation(ctx, contestant.id, person=person)
                         st.rerun()
@@ -119,9 +119,9 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
     playing = {contestant.checkpoint_id for contestant in campaign.contestants}
     others = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True) if checkpoint.id not in playing}
     if others:
-        with st.popover("Enter another checkpoint", icon=":material/add:", key="enter_menu"):
+        with st.popover("Add a contestant", icon=":material/add:", key="enter_menu"):
             chosen = st.selectbox("Checkpoint", list(others), format_func=others.__getitem__, key="enter_which")
-            if st.button("Enter it", key="enter_go"):
+            if st.button("Add", key="enter_go"):
                 with errors_shown():
                     add_contestant(ctx, campaign.id, chosen, person=person)
                     st.rerun()
@@ -129,47 +129,45 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
 
 @st.fragment(run_every=1.5)
 def draw_writing(ctx: Context, campaign_id: str, *, votable: bool) -> None:
-    """Draw how many completions are there, fresh while they are written; the whole page once the first can be voted on, and at the end."""
+    """Draw the progress of completions; rerun the page once the first battle is ready and at the end."""
     campaign = get_campaign(ctx, campaign_id)
     if not campaign.is_writing or (campaign.completions > 0 and not votable):
         st.rerun()
     done, total = campaign.completions, max(1, campaign.expected_completions)
-    st.progress(min(1.0, done / total), text=f"{done} of {total} completions written. You can vote on those that are there.")
+    st.progress(min(1.0, done / total), text=f"{done} of {total} completions generated. You can already vote on those.")
 
 
 @st.fragment(run_every=3)
 def draw_run_wait(ctx: Context, campaign_id: str) -> None:
-    """Draw what a rematch waits for, fresh until its new contestant is in."""
+    """Draw what a rematch waits for, until its new contestant is entered."""
     campaign = get_campaign(ctx, campaign_id)
     if len(campaign.contestants) > 1:
         st.rerun()
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown("This rematch begins when its run has finished; the new checkpoint is then entered against its parent by itself.")
+        st.markdown("The rematch starts when its run has finished: the new checkpoint is entered against its parent automatically.")
         if campaign.run_job is not None:
             status_badge(campaign.run_job.status, ready="finished")
 
 
 def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """Draw where a rematch came from and what it waits for."""
+    """Draw the origin of a rematch and what it waits for."""
     if campaign.run_id is None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption("Comes from", width="content")
+        st.caption("From", width="content")
         if campaign.parent_id and campaign.parent:
             row_link(campaign.parent, page=routes.BATTLES, query={"campaign": campaign.parent_id}, icon="swords", key="to_parent")
         st.caption("by the run", width="content")
         row_link(campaign.run or "", page=routes.RUN, query={"run": campaign.run_id}, icon="monitoring", key="to_run")
     if campaign.held_out is not None:
         st.caption(
-            "Its prompts are held out: the run has learned from none of them."
+            "Its prompts are held out: the run did not train on them."
             if campaign.held_out
-            else "The dataset had too few other prompts, so these are the ones the run has learned from. Read its lead with that in mind."
+            else "The dataset had too few other prompts, so these are the prompts the run trained on, which favours it."
         )
     ready = rematch_ready(ctx, campaign.id)
     if ready is not None:
-        if person.may_build and st.button(
-            "Enter the new checkpoint against its parent", type="primary", key="enter_rematch", icon=":material/swords:"
-        ):
+        if person.may_build and st.button("Enter the new checkpoint", type="primary", key="enter_rematch", icon=":material/swords:"):
             with errors_shown():
                 enter_new_checkpoint(ctx, campaign.id, person=person)
                 st.rerun()
@@ -178,20 +176,20 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
 
 
 def draw_loop(ctx: Context, person: Person, campaign: CampaignView, found: Standings) -> None:
-    """Draw the step from votes to the next checkpoint, and the rematches that came of it."""
-    st.subheader("Train on these votes", anchor=False)
+    """Draw the form that trains on the votes, and the rematches."""
+    st.subheader("Train on the votes", anchor=False)
     resolution = preview_preferences(ctx, campaign.id)
     left_out = resolution.undecided_votes + resolution.split_pairs
     st.markdown(
         f"The votes give **{plural(len(resolution.preferences), 'preference pair')}**"
-        + (f"; {plural(left_out, 'vote')} without a preference or with raters split evenly teach nothing." if left_out else ".")
-        + " A run learns from them (DPO, low-rank adapters), and its checkpoint then meets its parent in a rematch."
+        + (f"; {plural(left_out, 'vote')} without a preference or with evenly split raters are left out." if left_out else ".")
+        + " A DPO run with LoRA trains on them, and its checkpoint meets its parent in a rematch."
     )
     if person.may_build and resolution.preferences and found.table is not None:
         names = [name for name in (*found.table.contestants, *found.unrated) if name in found.checkpoints]
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            base = st.selectbox("Start from", names, key="dpo_base", help="The leader, unless you choose another.", width=380)
-            if st.button("Make a preference set and train on it", type="primary", key="dpo_go", icon=":material/model_training:"):
+            base = st.selectbox("Base", names, key="dpo_base", help="By default the leader.", width=380)
+            if st.button("Create preference set and launch run", type="primary", key="dpo_go", icon=":material/model_training:"):
                 with errors_shown():
                     base_id = found.checkpoints[base]
                     key = f"{campaign.id}-{campaign.num_votes}-{base_id}"
@@ -218,11 +216,11 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
         st.subheader("Verdicts", anchor=False)
         draw_verdicts(found)
         draw_bias(found)
-        with st.expander("Who beat whom", icon=":material/grid_on:", key="matrix"):
+        with st.expander("Win matrix", icon=":material/grid_on:", key="matrix"):
             draw_matrix(found)
         draw_loop(ctx, person, campaign, found)
     elif campaign.completions and not campaign.is_standing:
-        empty_state("No votes yet. Vote yourself, or send a link to somebody: it opens the ballot alone, without an account.")
+        empty_state("No votes yet. Vote yourself, or send a link: it opens the ballot alone, without an account.")
     st.subheader("Raters", anchor=False)
     draw_raters(ctx, person, campaign)
     st.subheader("Contestants", anchor=False)
@@ -230,7 +228,9 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()
 
 
-with page_frame("Battles", "Blind comparisons of answers: votes rate the checkpoints and train the next one.", way_back=True) as (
+with page_frame(
+    "Battles", "Blind votes between checkpoints: ratings with intervals, and preference data for the next run.", way_back=True
+) as (
     context_,
     person_,
 ):

@@ -1,4 +1,4 @@
-"""Evaluations: the scores of all checkpoints, one evaluation (`?evaluation=`), a comparison (`?first=&second=`), the form (`?new=1`)."""
+"""Evaluations: leaderboard, one evaluation (`?evaluation=`), a comparison (`?first=&second=`), the form (`?new=1`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHOWN = 50
 
 
 def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
-    """Draw one line of the list."""
+    """Draw one row of the list."""
     columns = TABLE.row(evaluation.id)
     with columns[0]:
         row_link(evaluation.checkpoint, page=PAGE, query={"evaluation": evaluation.id}, icon="grading", key=f"open_{evaluation.id}")
@@ -50,7 +50,7 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
 
 
 def draw_list(ctx: Context) -> None:
-    """Draw the newest evaluations; fresh every two seconds while one is active."""
+    """Draw the newest evaluations, refreshed every two seconds while one is active."""
     active = bool(list_evaluations(ctx, active=True, limit=1))
 
     @st.fragment(run_every=2 if active else None)
@@ -66,12 +66,12 @@ def draw_list(ctx: Context) -> None:
 
 
 def column_label(column: Column) -> str:
-    """Return what a column is called."""
+    """Return a column's label."""
     return f"{column.benchmark} ({column.detail})" if column.detail else column.benchmark
 
 
 def draw_ranking(ctx: Context, column: Column) -> None:
-    """Draw one benchmark: scores with intervals, and who can't be told from the best."""
+    """Draw one benchmark: scores with intervals, and the checkpoints not significantly below the best."""
     ranks = rank_column(ctx, column.key)
     dots = [ScoreDot(r.evaluation.checkpoint, r.score.value, r.score.low, r.score.high, r.shares_first_place) for r in ranks]
     chance = ranks[0].evaluation.facts.get("chance") if column.metric == "acc" else None
@@ -83,8 +83,8 @@ def draw_ranking(ctx: Context, column: Column) -> None:
     )
     if len(ranks) > 1:
         st.caption(
-            f"{'Lower' if column.lower_is_better else 'Higher'} is better. Filled dots share the first place: on the same items they can't be told from "
-            "the best, after Holm's correction for the number of comparisons. Whiskers are 95 % intervals."
+            f"{'Lower' if column.lower_is_better else 'Higher'} is better. Filled dots are not significantly different from "
+            "the best on the same items (Holm-corrected). Bars are 95 % confidence intervals."
         )
     with RANKS.frame():
         for number, rank in enumerate(ranks, 1):
@@ -115,13 +115,13 @@ def draw_ranking(ctx: Context, column: Column) -> None:
 
 
 def new_button() -> None:
-    """Draw the way to the form."""
+    """Draw the button that opens the form."""
     if st.button("New evaluation", type="primary", icon=":material/add:", key="eval_new"):
         st.switch_page(PAGE, query_params={"new": "1"})
 
 
 def draw_board(ctx: Context, board: Leaderboard) -> None:
-    """Draw the benchmark that is chosen, then all of them in a table."""
+    """Draw the chosen benchmark, then a table of all."""
     columns = {column.key: column for column in board.columns}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         key = st.selectbox("Benchmark", list(columns), format_func=lambda k: column_label(columns[k]), key="board_column", width=420)
@@ -160,9 +160,9 @@ def draw_overview(ctx: Context) -> None:
     if not list_evaluations(ctx, limit=1):
         new_button()
         empty_state(
-            "No evaluations yet. Score a checkpoint on a benchmark, or see how well it predicts a text it was not trained on.",
+            "No evaluations yet. Score a checkpoint on a benchmark, or measure its loss on held-out text.",
             page=routes.CHECKPOINTS,
-            label="See the checkpoints",
+            label="Checkpoints",
             icon=":material/deployed_code:",
         )
         return
@@ -175,7 +175,7 @@ def draw_overview(ctx: Context) -> None:
     draw_list(ctx)
 
 
-with page_frame("Evaluations", "What checkpoints score, how sure that is, and which items they get wrong.") as (ctx, person):
+with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (ctx, person):
     query = st.query_params
     if "evaluation" in query:
         back_link("All evaluations", page=PAGE, key="eval_back")

@@ -127,7 +127,7 @@ def test_keys_vote_and_undo_and_enter_does_not(ctx: Context, campaign: CampaignV
     page.wait_for_timeout(PAUSE_MS)
     page.keyboard.press("1")
     expect(page.get_by_text("6 votes. Thank you")).to_be_visible()
-    expect(page.get_by_role("link", name="See the standings")).to_be_visible()
+    expect(page.get_by_role("link", name="Standings")).to_be_visible()
 
 
 def test_a_key_that_is_held_down_votes_once_a_battle_at_most(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:

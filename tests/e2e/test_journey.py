@@ -135,7 +135,7 @@ def test_votes_by_keyboard_become_a_preference_set_a_dpo_run_and_a_rematch(insta
     visitor.go(f"/battles?contestants={','.join(pair)}")
     visitor.fills("Name", "Blind round")
     visitor.fills("Number of prompts", "5")
-    visitor.clicks("Write the completions")
+    visitor.clicks("Generate completions")
     page.wait_for_url(re.compile("campaign="))
     campaign = wait_until(lambda: [c for c in list_campaigns(ctx) if c.name == "Blind round"], what="the campaign")[0].id
     wait_until(lambda: get_campaign(ctx, campaign).completions == 10, timeout_s=180, what="ten completions")
@@ -145,8 +145,8 @@ def test_votes_by_keyboard_become_a_preference_set_a_dpo_run_and_a_rematch(insta
         assert not any(name in page.inner_text("body") for name in ("First stories", "First chat")), "the ballot is blind"
         wait_until(partial(_vote, page, campaign, installation, done), timeout_s=30, what=f"vote {done + 1}", every_s=0.5)
     visitor.sees("That was the last one")
-    visitor.follows("See the standings")
-    visitor.clicks("Make a preference set and train on it")
+    visitor.follows("Standings")
+    visitor.clicks("Create preference set and launch run")
     visitor.sees("rematch", timeout_s=60)
     dpo = wait_until(lambda: [run for run in list_runs(ctx) if run.objective == "dpo"], what="the DPO run")[0]
     finished(installation, dpo.name)

@@ -62,7 +62,7 @@ def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) ->
     assert_sound(app)
     assert "No votes yet" in words(app)
     app.text_input(key="rater_name").set_value("guest")
-    next(button for button in app.button if button.label == "Make link").click()
+    next(button for button in app.button if button.label == "Create link").click()
     app.run()
     assert "/ballot?link=" in app.code[0].value
     assert [row.rater.name for row in list_raters(site, campaign.id)] == ["guest"]

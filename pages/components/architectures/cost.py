@@ -1,4 +1,4 @@
-"""What an architecture would cost, beside its form: parameters, FLOPs, cache, and a picture of one block."""
+"""Cost of an architecture: parameters, FLOPs, KV cache, and a diagram of one block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
     grid = st.grid(2, min_column_width=150)
     grid.metric("Parameters", short(report.parameters), border=True, help=f"{report.parameters:,}")
     if report.active_parameters != report.parameters:
-        grid.metric("Active for a token", short(report.active_parameters), border=True, help=f"{report.active_parameters:,}")
+        grid.metric("Active per token", short(report.active_parameters), border=True, help=f"{report.active_parameters:,}")
     flops = report.flops_per_token
     grid.metric("FLOPs per token, training", short(flops.training), border=True, help=report.conventions[0])
     grid.metric("FLOPs per token, forward", short(flops.forward), border=True, help=report.conventions[0])
@@ -31,8 +31,8 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
     grid.metric(f"KV cache of {config.context:,} tokens", size(report.kv_cache_bytes), border=True, help=report.conventions[2])
     if report.kv_cache_expanded_bytes_per_token is not None:
         spared = size(report.kv_cache_expanded_bytes_per_token)
-        st.caption(f"Without the latent the cache would take {spared} a token.")
-    st.caption(f"Where the {report.parameters:,} parameters are")
+        st.caption(f"Without the latent it would be {spared} per token.")
+    st.caption(f"{report.parameters:,} parameters by component")
     st.plotly_chart(
         parameters_bar(report.parameters_by_component),
         key="architecture_parts",
@@ -43,10 +43,10 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
 
 
 def draw_block(config: ArchitectureConfig) -> None:
-    """Draw one block from the config, and the layers side by side where they differ."""
+    """Draw a diagram of one block, and of the layers where they differ."""
     st.caption("One block")
     st.plotly_chart(block_diagram(config), key="architecture_block", config=STATIC, alt=diagram_words(config))
     strip = layers_strip(config)
     if strip is not None:
-        st.caption("Layers, first to last")
+        st.caption("Layers")
         st.plotly_chart(strip, key="architecture_layers", config=STATIC, alt="Layers by kind")

@@ -1,4 +1,4 @@
-"""One block of a network, drawn from its config: what a token's numbers pass on their way. Pure: a config in, a Plotly figure out."""
+"""Diagram of one block of a network. Pure: a config in, a Plotly figure out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOX_HEIGHT, GAP = 0.78, 0.34
 
 @dataclass(frozen=True)
 class Box:
-    """A step on the way. `adds` says that what it makes is added to what came in (a residual), starting `since` boxes before."""
+    """A step of a block. `adds` marks the end of a residual connection that starts `since` boxes before."""
 
     title: str
     detail: str
@@ -28,7 +28,7 @@ class Box:
 
 
 def block_boxes(config: ArchitectureConfig) -> list[Box]:
-    """Return the steps inside one block, first to last."""
+    """Return the steps of one block, first to last."""
     family = FAMILIES[config.family]
     norm = family.norm.split(" ")[0].rstrip(",")
     twice = config.family == "gemma3"
@@ -73,7 +73,7 @@ def _feed_forward(config: ArchitectureConfig) -> tuple[str, str, str]:
 
 
 def layer_kinds(config: ArchitectureConfig) -> list[str]:
-    """Return what is special about each layer, in words; equal words are equal layers."""
+    """Return a description of each layer; equal ones are equal layers."""
     kinds = []
     for layer in range(config.num_layers):
         parts = []
@@ -88,10 +88,10 @@ def layer_kinds(config: ArchitectureConfig) -> list[str]:
 
 
 def block_diagram(config: ArchitectureConfig) -> go.Figure:
-    """Return the way of a token through the network, with one of its blocks opened."""
+    """Return the network from tokens to logits, with one block in detail."""
     family = FAMILIES[config.family]
     positions = {"gpt2": f", {config.context:,} learned positions added", "bloom": ", normed"}.get(config.family, "")
-    head = "the embedding's matrix again" if config.tie_embeddings else "a matrix of its own"
+    head = "tied to the embedding" if config.tie_embeddings else "untied"
     inside = block_boxes(config)
     boxes = [
         Box("Embedding", f"{config.vocab_size:,} tokens → {config.width}{positions}", EMBEDDING),
@@ -127,7 +127,7 @@ def block_diagram(config: ArchitectureConfig) -> go.Figure:
 
 
 def _draw_boxes(figure: go.Figure, boxes: list[Box], *, inside: int) -> list[float]:
-    """Draw boxes from top to bottom with the residuals beside them; return their middles."""
+    """Draw boxes from top to bottom with the residuals beside them; return their centres."""
     tops: list[float] = []
     height = 0.0
     for index, box in enumerate(boxes):
@@ -153,7 +153,7 @@ def _draw_boxes(figure: go.Figure, boxes: list[Box], *, inside: int) -> list[flo
 
 
 def _two_lines(text: str, limit: int = 44) -> str:
-    """Break a long detail where its parts meet."""
+    """Break a long detail between its parts."""
     if len(text) <= limit:
         return text
     middle = len(text) / 2
@@ -192,6 +192,6 @@ def layers_strip(config: ArchitectureConfig) -> go.Figure | None:
 
 
 def diagram_words(config: ArchitectureConfig) -> str:
-    """Return the diagram for who can't see it."""
+    """Return the diagram as alternative text."""
     steps = "; ".join(f"{box.title} ({box.detail})" for box in block_boxes(config))
     return f"{config.num_layers} blocks, each: {steps}. {short(config.vocab_size)} tokens."

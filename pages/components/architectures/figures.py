@@ -1,4 +1,4 @@
-"""Figures about the shape of a network. Pure: plain data in, a Plotly figure out."""
+"""Figures of a network's shape. Pure: plain data in, a Plotly figure out."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LABELS: dict[str, str] = {
 
 
 def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
-    """Return one stacked bar: how the parameters are shared among the components that have any."""
+    """Return the parameters by component as one stacked bar."""
     total = sum(count for key, count in parts.items() if key != "total")
-    rows = -(-sum(bool(parts.get(key)) for key in LABELS) // 3)  # of the legend, on a narrow screen
+    rows = -(-sum(bool(parts.get(key)) for key in LABELS) // 3)  # rows of the legend on a narrow screen
     figure = go.Figure()
     for index, (key, label) in enumerate(LABELS.items()):
         count = parts.get(key, 0)

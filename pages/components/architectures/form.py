@@ -1,4 +1,4 @@
-"""The form of an architecture: what its family can choose, what is impossible beside the field at fault, and what it can't do at all."""
+"""Form of an architecture: the fields of its family, with problems at the field at fault."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ OPTIONS: dict[str, str] = {
     "local_rope_theta": "RoPE base, local layers",
     "nope_every": "Every n-th layer without",
     "num_experts": "Experts",
-    "experts_per_token": "Picked for a token",
-    "expert_feed_forward": "Size of an expert",
+    "experts_per_token": "Experts per token",
+    "expert_feed_forward": "Expert size",
     "shared_experts": "Shared experts",
-    "dense_layers": "First layers without experts",
+    "dense_layers": "Dense first layers",
     "query_rank": "Query latent",
     "kv_rank": "Key/value latent",
     "rope_head_size": "Head, with position",
@@ -58,19 +58,19 @@ ABILITIES: dict[str, str] = {
     "tie_embeddings": "Tied or untied embeddings",
     "head_size": "Heads of any size",
 }
-"""What a reader may look for, by the field that would do it."""
+"""Features a reader may look for, by the field that enables them."""
 FLOATS = frozenset({"rope_theta", "local_rope_theta"})
-OWN_VOCABULARY = "another size"
+OWN_VOCABULARY = "Other"
 KIND_HELP = {
-    "MHA": "MHA, multi-head: every query head has keys and values of its own.",
-    "GQA": "GQA, grouped-query: several query heads share keys and values; a smaller cache for little loss.",
-    "MQA": "MQA, multi-query: all query heads share one; the smallest cache.",
-    "MLA": "MLA, latent: the cache holds one small latent for all heads.",
+    "MHA": "MHA, multi-head: every query head has its own key/value head.",
+    "GQA": "GQA, grouped-query: several query heads share a key/value head; a smaller cache at little cost in quality.",
+    "MQA": "MQA, multi-query: all query heads share one key/value head; the smallest cache.",
+    "MLA": "MLA, latent: the cache holds one latent vector for all heads.",
 }
 
 
 def set_fields(config: ArchitectureConfig) -> None:
-    """Put a config into the form's fields. Only before they are drawn."""
+    """Set the form's fields from a config. Only before they are drawn."""
     set_values(config.model_dump())
     shared = "MQA" if config.num_kv_heads == 1 else "GQA"
     st.session_state["architecture_kind"] = "MHA" if config.num_kv_heads == config.num_heads else shared
@@ -78,7 +78,7 @@ def set_fields(config: ArchitectureConfig) -> None:
 
 
 def set_values(values: dict[str, Any]) -> None:
-    """Put plain values into the form's fields; what a family has not is left empty."""
+    """Set the form's fields from values; fields the family does not have stay empty."""
     st.session_state["architecture_family"] = values["family"]
     for field in (*SIZES, *OPTIONAL_FIELDS, "vocab_size"):
         value = values.get(field)
@@ -87,11 +87,11 @@ def set_values(values: dict[str, Any]) -> None:
 
 
 def take_family() -> None:
-    """Keep the sizes when another family is chosen, and fill what only it has with its own values."""
+    """Keep the sizes when the family changes, and fill the fields that only the new one has with its defaults."""
     family = FAMILIES[st.session_state["architecture_family"]]
     kept: dict[str, Any] = {"family": family.name}
     for field in (*SIZES, "vocab_size"):
-        text = _cleaned(st.session_state.get(f"architecture_{field}"))  # a field that was not drawn has left the state
+        text = _cleaned(st.session_state.get(f"architecture_{field}"))  # the state of a field that was not drawn is gone
         if text.isdigit() and field not in family.fixed:
             kept[field] = int(text)
     kept["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied
@@ -104,7 +104,7 @@ def take_family() -> None:
 
 
 def draw_form(ctx: Context) -> ArchitectureConfig | None:
-    """Draw the fields, with what is impossible beside the one at fault; return the config, or None while it is impossible."""
+    """Draw the fields with their problems; return the config, or None while it is invalid."""
     if "architecture_width" not in st.session_state:
         newest = next(iter(list_tokenizers(ctx, ready=True)), None)
         set_fields(ArchitectureConfig(vocab_size=newest.vocab_size) if newest and newest.vocab_size else ArchitectureConfig())
@@ -115,7 +115,7 @@ def draw_form(ctx: Context) -> ArchitectureConfig | None:
             key="architecture_family",
             on_change=take_family,
             format_func=lambda name: FAMILIES[name].title,
-            help="Each is built as the transformers class of that name, so that other tools and servers load it.",
+            help="Built as the transformers class of this name, so that other tools and servers load it.",
         )
     ]
     st.caption(family.summary)
@@ -146,7 +146,7 @@ def draw_form(ctx: Context) -> ArchitectureConfig | None:
 
 
 def _draw_kind(family: Family) -> str:
-    """Let the kind of attention be chosen where the family has several; return it."""
+    """Draw the choice of attention where the family has several; return it."""
     if len(family.attention) == 1:
         kind = family.attention[0]
         st.caption(f"Attention: {KIND_HELP[kind]}")
@@ -162,7 +162,7 @@ def _draw_kind(family: Family) -> str:
 
 
 def _draw_grid(names: list[str], labels: dict[str, str], family: Family, texts: dict[str, str], slots: dict[str, DeltaGenerator]) -> None:
-    """Draw fields in two columns; a field that the family fixes is shown with the reason and can't be changed."""
+    """Draw fields in two columns; a field fixed by the family is disabled and shows the reason."""
     for pair in (names[at : at + 2] for at in range(0, len(names), 2)):
         for column, field in zip(st.columns(2), pair, strict=False):
             with column:
@@ -174,7 +174,7 @@ def _draw_grid(names: list[str], labels: dict[str, str], family: Family, texts: 
 
 
 def _draw_field(field: str, label: str, *, disabled: bool = False, help_text: str | None = None) -> tuple[str, DeltaGenerator]:
-    """Draw one number, read as it is typed, and the place under it for what is wrong with it."""
+    """Draw a number field that is read as it is typed, and a place for its problem."""
     text = st.text_input(
         label,
         key=f"architecture_{field}",
@@ -187,19 +187,19 @@ def _draw_field(field: str, label: str, *, disabled: bool = False, help_text: st
 
 
 def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
-    """Take the vocabulary from a tokenizer, or let it be typed."""
+    """Draw the vocabulary: that of a tokenizer, or a number."""
     tokenizers = {t.name: int(t.vocab_size or 0) for t in list_tokenizers(ctx, ready=True)}
     current = str(st.session_state["architecture_vocab_size"])
     matching = next((name for name, entries in tokenizers.items() if str(entries) == current), OWN_VOCABULARY)
     if "architecture_tokenizer" not in st.session_state:
-        st.session_state["architecture_tokenizer"] = matching  # an index alone would leave what the browser had chosen before
+        st.session_state["architecture_tokenizer"] = matching  # with an index alone the browser keeps its earlier choice
     left, right = st.columns(2)
     with left:
         chosen = st.selectbox(
-            "Vocabulary of",
+            "Tokenizer",
             [*tokenizers, OWN_VOCABULARY],
             key="architecture_tokenizer",
-            help="The tokenizer decides how many tokens there are.",
+            help="Sets the vocabulary size.",
         )
     if chosen in tokenizers:
         st.session_state["architecture_vocab_size"] = str(tokenizers[chosen])
@@ -208,8 +208,8 @@ def _draw_vocabulary(ctx: Context) -> tuple[str, DeltaGenerator]:
 
 
 def _draw_traits(family: Family) -> None:
-    """Say what the family is made of, and what it can't do, with the reason and who can."""
-    with st.expander(f"What {family.title} is made of, and what it can't do", icon=":material/info:"):
+    """Draw the traits of the family and its limits, with the families that support them."""
+    with st.expander(f"{family.title}: traits and limits", icon=":material/info:"):
         made = {
             "Attention": ", ".join(family.attention),
             "Positions": family.positions,
@@ -229,7 +229,7 @@ def _cleaned(text: object) -> str:
 
 
 def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[str, str], ArchitectureConfig | None]:
-    """Return what is impossible, by field and in words, and the config if nothing is."""
+    """Return the problems by field, and the config if there are none."""
     problems: dict[str, str] = {}
     values: dict[str, Any] = {"tie_embeddings": tie_embeddings}
     for field, text in texts.items():

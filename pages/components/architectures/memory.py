@@ -1,4 +1,4 @@
-"""What training a network would hold in memory, part by part, and the largest micro-batch that fits a device."""
+"""Training memory of a network by part, and the largest micro-batch that fits a device."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ PARTS: dict[str, str] = {
     "optimizer": "Optimizer",
     "activations": "Activations",
     "logits": "Loss",
-    "temporary": "In work",
+    "temporary": "Workspace",
     "overhead": "Libraries",
-    "beyond": "Beyond the formula",
+    "beyond": "Correction",
 }
 LEAST_SHOWN = 0.004
 MOMENTS = {
-    "loss": "where the backward pass begins: all activations are kept, gradients are still to come",
-    "backward": "on the way down the blocks: activations go, gradients come",
-    "update": "at the end of the backward pass: all gradients are there",
+    "loss": "at the start of the backward pass: all activations, no gradients yet",
+    "backward": "during the backward pass: activations are freed, gradients appear",
+    "update": "at the end of the backward pass: all gradients",
 }
-SHARDINGS: dict[Sharding, str] = {"ddp": "Copies (DDP)", "fsdp": "Shared (FSDP)"}
+SHARDINGS: dict[Sharding, str] = {"ddp": "Replicated (DDP)", "fsdp": "Sharded (FSDP)"}
 
 
 def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precision = "fp32") -> None:
-    """Draw the controls, the parts of the peak as a bar, its total, and what fits the chosen device."""
-    st.subheader("Memory to train", anchor=False)
+    """Draw the controls, the parts of the peak, its total, and the largest micro-batch on the chosen device."""
+    st.subheader("Training memory", anchor=False)
     own = {device.name: device for device in list_devices(training_workers(ctx))}
-    devices = {**own, **{f"A GPU of {name}": _usual(name) for name in SHOWN_DEVICES}}
-    chosen = st.selectbox("Device", list(devices), key="architecture_device", help="This installation's devices, and GPUs of usual sizes.")
+    devices = {**own, **{f"GPU, {name}": _usual(name) for name in SHOWN_DEVICES}}
+    chosen = st.selectbox("Device", list(devices), key="architecture_device", help="Devices of this installation, and common GPU sizes.")
     device = devices[chosen]
     setting = _draw_setting(config, device, precision)
     memory = predict_setting(ctx, setting, device)
     if memory.formula is None or memory.num_bytes is None:
         return
     left, right = st.columns(2)
-    left.metric("At the peak", size(memory.num_bytes), border=True, help=say_error(memory) or None)
+    left.metric("Peak", size(memory.num_bytes), border=True, help=say_error(memory) or None)
     usable = device.usable_bytes
     if usable is not None:
         fits = largest_micro_batch(setting, usable, calibration=memory.num_bytes / memory.formula.total)
@@ -58,25 +58,25 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
             "Largest micro-batch",
             f"{fits:,}" if fits else "none fits",
             border=True,
-            help=f"Sequences at once in the {size(usable)} that {device.name} has for a run.",
+            help=f"Sequences in the {size(usable)} of {device.name} available to a run.",
         )
         if not fits:
             st.warning(
-                "Not even one sequence fits: recompute activations, train adapters, or choose a larger device.", icon=":material/block:"
+                "Not even one sequence fits. Enable activation recompute, use LoRA, or choose a larger device.", icon=":material/block:"
             )
-    beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # what was measured here of settings like it
+    beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # as measured here with similar settings
     st.plotly_chart(
         memory_bar({**memory.formula.parts, **beyond}),
         key="architecture_memory",
         config=STATIC,
-        alt="Memory at the peak, by part",
+        alt="Peak memory by part",
     )
     source = say_source(memory)
     st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.")
 
 
 def memory_bar(parts: Mapping[str, int]) -> go.Figure:
-    """Return one stacked bar: what holds how many bytes."""
+    """Return the parts of the peak as one stacked bar."""
     total = max(1, sum(parts.values()))
     shown = {key: num_bytes for key, num_bytes in parts.items() if num_bytes >= LEAST_SHOWN * total}
     figure = go.Figure()
@@ -91,14 +91,14 @@ def memory_bar(parts: Mapping[str, int]) -> go.Figure:
                 name=figure_text(f"{label} {size(num_bytes)}"),
                 hovertemplate=f"{label}: {size(num_bytes)} ({num_bytes / total:.1%})<extra></extra>",
             )
-    rows = -(-len(shown) // 2)  # of the legend, on a narrow screen
+    rows = -(-len(shown) // 2)  # rows of the legend on a narrow screen
     return lay_out_bar(figure, total=total, legend_rows=rows)
 
 
 def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precision) -> TrainingSetting:
     grid = st.grid(2, min_column_width=120)
     micro_batch = grid.number_input(
-        "Micro-batch", 1, 65_536, 16, step=1, key="architecture_micro_batch", help="Sequences at once on one device."
+        "Micro-batch", 1, 65_536, 16, step=1, key="architecture_micro_batch", help="Sequences per forward pass and device."
     )
     if st.session_state.get("architecture_length", 1) > config.context:
         st.session_state["architecture_length"] = config.context
@@ -109,10 +109,10 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
         min(1024, config.context),
         step=1,
         key="architecture_length",
-        help="Of a training sequence: up to the network's.",
+        help="Length of a training sequence, up to the network's context.",
     )
-    rank = grid.number_input("LoRA rank", 0, 1024, 0, step=1, key="architecture_rank", help="0 trains all weights.")
-    devices = grid.number_input("Devices", 1, 1024, 1, step=1, key="architecture_devices", help="The figures are those of one of them.")
+    rank = grid.number_input("LoRA rank", 0, 1024, 0, step=1, key="architecture_rank", help="0: full fine-tuning.")
+    devices = grid.number_input("Devices", 1, 1024, 1, step=1, key="architecture_devices", help="Figures are per device.")
     sharding: Sharding = "none"
     with st.container(horizontal=True):
         recompute = st.checkbox("Recompute activations", key="architecture_recompute", help="Less memory, about a third more time.")
@@ -125,7 +125,7 @@ def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precisi
                 required=True,
                 format_func=SHARDINGS.__getitem__,
                 label_visibility="collapsed",
-                help=f"{plural(devices, 'device')}: each with a copy of everything, or each with a share. By their documentation; not measured.",
+                help=f"{plural(devices, 'device')}: replicated or sharded. From their documentation, not measured.",
             )
     return TrainingSetting(
         architecture=config,

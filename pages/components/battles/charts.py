@@ -1,4 +1,4 @@
-"""Figures about votes. Pure: plain data in, a Plotly figure out. Sizes in pixels."""
+"""Figures of votes. Pure: plain data in, a Plotly figure out. Sizes in pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW_HEIGHT = 42
 
 @dataclass(frozen=True)
 class Mark:
-    """A number with its interval, on a line of its own."""
+    """A number with its interval, one row of the figure."""
 
     label: str
     value: float
@@ -77,7 +77,7 @@ def interval_chart(marks: Sequence[Mark], *, title: str, reference: float | None
 
 
 def win_chart(wins: WinMatrix) -> go.Figure:
-    """Return the share that each row earned against each column, half for ties and both bad, with the number of votes."""
+    """Return each row's win share against each column, ties and both bad as half, with the number of votes."""
     names = [figure_text(short_name(name)) for name in wins.contestants]
     size = range(len(names))
     places = [str(place) for place in size]

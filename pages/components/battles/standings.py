@@ -1,4 +1,4 @@
-"""A campaign's standings on its page: leaderboard, verdicts, win matrix, what may bias the votes, raters."""
+"""Standings of a campaign: leaderboard, verdicts, win matrix, bias checks, raters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_VERDICTS = 6
 
 
 def draw_leaderboard(found: Standings) -> None:
-    """Draw ratings with intervals, and the numbers behind them."""
+    """Draw ratings with intervals as figure and table."""
     table = found.table
     if table is None:
         return
@@ -54,7 +54,7 @@ def draw_leaderboard(found: Standings) -> None:
         key="ratings_table",
         alt="Ratings",
     )
-    st.caption("Rank: best and worst that the votes allow, all pairs judged at once.")
+    st.caption("Rank: range consistent with the votes, simultaneous over all pairs.")
     if found.unrated:
         st.caption(f"No votes yet: {plain(', '.join(found.unrated))}")
     for note in table.notes:
@@ -63,7 +63,7 @@ def draw_leaderboard(found: Standings) -> None:
 
 
 def draw_verdicts(found: Standings) -> None:
-    """Draw a sentence for each pair, neighbours on the leaderboard first."""
+    """Draw the verdict on each pair, neighbours on the leaderboard first."""
     for verdict in found.verdicts[:MAX_VERDICTS]:
         _draw_verdict(verdict)
     rest = found.verdicts[MAX_VERDICTS:]
@@ -80,44 +80,44 @@ def _draw_verdict(verdict: PairVerdict) -> None:
 
 
 def draw_bias(found: Standings) -> None:
-    """Draw what may bend the votes: sides, both-bad share, agreement, pace."""
+    """Draw checks for bias: position, both-bad share, agreement, pace."""
     if found.table is None:
         return
     grid = st.grid(4, min_column_width=140)
     bias = found.table.position_bias
     if bias is None or bias.low is None or bias.high is None:
-        grid.metric("Lead of side A", "–", help="Not enough votes to tell.")
+        grid.metric("Position bias (side A)", "–", help="Not enough votes.")
     else:
         grid.metric(
-            "Lead of side A",
+            "Position bias (side A)",
             f"{bias.value:+.0f}",
             help=f"Rating points, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
         )
-    grid.metric("Both bad", f"{found.both_bad_share or 0:.0%}", help="Share of votes that found neither answer any good.")
+    grid.metric("Both bad", f"{found.both_bad_share or 0:.0%}", help="Share of votes for “both bad”.")
     agreement = found.agreement.percent_agreement if found.agreement else None
     alpha = found.agreement.alpha if found.agreement else None
     grid.metric(
-        "Raters agree",
+        "Rater agreement",
         f"{agreement.value:.0%}" if agreement else "–",
         help=f"On {plural(found.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
         if agreement and alpha and found.agreement
-        else "Needs battles that two raters judged.",
+        else "Needs battles judged by two raters.",
     )
     grid.metric("Median time per vote", f"{found.median_s:.0f} s" if found.median_s is not None else "–")
 
 
 def draw_matrix(found: Standings) -> None:
-    """Draw who earned how much against whom."""
+    """Draw the win matrix."""
     if found.table is None:
         return
     st.plotly_chart(
         win_chart(found.table.wins), key="win_chart", config=STATIC, alt="Share of votes each contestant earned against each other"
     )
-    st.caption("Share that the row earned of its votes against the column; ties and both bad count half.")
+    st.caption("Win share of the row against the column; ties and both bad count half.")
 
 
 def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """List the raters, and make links for more."""
+    """Draw the raters and the form for rater links."""
     rows = list_raters(ctx, campaign.id)
     if rows:
         draw_table([_rater_line(row) for row in rows], key="raters", alt="Raters")
@@ -125,20 +125,20 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
         return
     with st.form("rater_link", border=False, clear_on_submit=True):
         left, middle, right = st.columns([3, 1, 1.4], vertical_alignment="bottom")
-        name = left.text_input("Invite somebody by a link", key="rater_name", placeholder="Their name or a pseudonym", max_chars=80)
+        name = left.text_input("Invite a rater", key="rater_name", placeholder="Name or pseudonym", max_chars=80)
         days = middle.number_input("Days", 1, 365, 14, key="rater_days")
-        if right.form_submit_button("Make link", icon=":material/link:", width="stretch"):
+        if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
             with errors_shown():
                 st.session_state["fresh_link"] = create_rater_link(ctx, campaign.id, name=name, days=int(days), person=person).url
     if "fresh_link" in st.session_state:
-        st.success("Send it on now: it is not shown again. It opens this ballot and nothing else.", icon=":material/link:")
+        st.success("Copy it now: it is shown once. It opens this ballot and nothing else.", icon=":material/link:")
         st.code(st.session_state.pop("fresh_link"), language=None, wrap_lines=True)
     valid = [row for row in rows if row.is_link and row.rater.expires_at and row.rater.expires_at > ctx.now()]
     if valid:
         names = {row.rater.id: row.rater.name for row in valid}
-        with st.popover("End a link", icon=":material/link_off:", key="end_link_menu"):
+        with st.popover("Revoke a link", icon=":material/link_off:", key="end_link_menu"):
             chosen = st.selectbox("Whose", list(names), format_func=names.__getitem__, key="end_link_whose")
-            if st.button("End it", key="end_link", help="The votes stay."):
+            if st.button("End it", key="end_link", help="Votes are kept."):
                 with errors_shown():
                     revoke_rater_link(ctx, chosen, person=person)
                     st.rerun()
@@ -147,9 +147,9 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
 def _rater_line(row: RaterRow) -> dict[str, object]:
     return {
         "Rater": row.rater.name,
-        "Comes by": "link" if row.is_link else "own account" if row.rater.id != LOCAL_RATER else "this machine",
+        "Access": "link" if row.is_link else "account" if row.rater.id != LOCAL_RATER else "this machine",
         "Votes": row.num_votes,
         "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
         "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
-        "Link ends": day(row.rater.expires_at) if row.rater.expires_at else None,
+        "Link expires": day(row.rater.expires_at) if row.rater.expires_at else None,
     }

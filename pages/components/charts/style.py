@@ -1,4 +1,4 @@
-"""Style that every Plotly figure of the pages shares: palette, margins, legend, bars. Pure."""
+"""Shared style of the Plotly figures: palette, margins, legend, bars. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ COLORS = ("#C4592B", "#4A92B8", "#7BA14E", "#A27CC2", "#C9A236", "#4FA08F", "#CC
 """Categorical palette, readable on the light and on the dark page."""
 ACCENT, BLUE = COLORS[:2]
 MUTED = "#8E8A82"
-"""What is not to stand out: reference lines, other series, the rest."""
+"""Secondary colour: reference lines, other series."""
 
 MARGIN = {"l": 0, "r": 10, "t": 8, "b": 0}
 LEGEND_BELOW = {"orientation": "h", "y": -0.24, "x": 0}
@@ -25,7 +25,7 @@ def fade(color: str, opacity: float) -> str:
 
 
 def short_name(name: str) -> str:
-    """Cut a long name in the middle, since its end tells steps apart."""
+    """Cut a long name in the middle: its end distinguishes steps."""
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-(MAX_NAME // 2) :]}"
 
 

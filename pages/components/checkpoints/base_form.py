@@ -1,4 +1,4 @@
-"""The form that brings a base in: what lies under MODEL_PATH, a folder or GGUF file, or a Hub id; and what it would be."""
+"""Form that adds a base from MODEL_PATH, a folder or GGUF file, or the Hub, with a preview."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY_BYTES = 4_000_000_000
 
 
 def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
-    """Draw the form; return the base once the person has asked for it."""
+    """Draw the form; return the base that was added."""
     with st.container(border=True):
         st.subheader("Add a base", anchor=False)
         offers = list_base_offers(ctx)
@@ -34,7 +34,7 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         if look is not None:
             _draw_outlook(look)
         name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
-        st.caption("Weights are read from safetensors or GGUF only; code that comes with a checkpoint is never run.")
+        st.caption("Weights are read from safetensors or GGUF; code in a checkpoint is never run.")
         st.session_state.setdefault("base_once", uuid.uuid4().hex)
         asked = st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source)
         if way == OFFERED:
@@ -54,7 +54,7 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
             "Checkpoint", usable, index=None, key="base_offer", format_func=_offer_words, placeholder=f"Choose one of {len(usable):,}"
         )
         if len(offers) >= MAX_OFFERS:
-            st.caption(f"The first {MAX_OFFERS} that were found. Give the path of another, or a narrower MODEL_PATH.")
+            st.caption(f"The first {MAX_OFFERS} found. Enter the path of another, or narrow MODEL_PATH.")
     else:
         chosen = None
         st.info("Nothing under MODEL_PATH can be used as a base.", icon=":material/folder_off:")
@@ -62,7 +62,7 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
 
 
 def _draw_refused(offers: list[BaseOffer]) -> None:
-    """List what lies under MODEL_PATH and can't be a base, and why."""
+    """List the checkpoints under MODEL_PATH that can't be a base, with the reason."""
     rows = [{"Checkpoint": offer.name, "Why": offer.problem} for offer in offers if offer.facts is None]
     if rows:
         with st.expander(f"{plural(len(rows), 'other')} can't be used", icon=":material/block:"):
@@ -91,21 +91,21 @@ def _choose_path(ctx: Context, person: Person) -> tuple[str, str, Outlook | None
 def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         hub = st.text_input(
-            "Hub id", key="base_hub", placeholder="owner/name", width=400, help="Private and gated ones need HF_TOKEN in the settings."
+            "Hub id", key="base_hub", placeholder="owner/name", width=400, help="Private and gated repositories need HF_TOKEN."
         )
         revision = st.text_input(
             "Revision",
             key="base_revision",
             placeholder="main",
             width=220,
-            help="A branch, a tag or a commit. Its commit is kept with the base.",
+            help="Branch, tag or commit. The resolved commit is stored with the base.",
         )
         hub, revision = (hub or "").strip(), (revision or "").strip()
-        asked = st.button("Look it up", key="base_look", icon=":material/search:", disabled=not hub)
+        asked = st.button("Look up", key="base_look", icon=":material/search:", disabled=not hub)
     if asked:
         st.session_state.pop("base_looked", None)
         try:
-            with st.spinner("Asking the Hub"):
+            with st.spinner("Looking up"):
                 st.session_state["base_looked"] = (hub, revision, look_at_base(ctx, hub, revision=revision, person=person))
         except RoundhouseError as error:
             st.session_state["base_looked"] = (hub, revision, error)
@@ -118,24 +118,24 @@ def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]
 
 
 def _draw_outlook(look: Outlook) -> None:
-    """Show what a source would be as a base."""
+    """Draw a preview of the base."""
     facts = look.facts
     grid = st.grid(4, min_column_width=150)
     grid.metric("Family", plain(facts.family or "–"), border=True, height="stretch")
     grid.metric("Parameters", short(facts.parameters) if facts.parameters else "–", border=True, height="stretch")
-    grid.metric("To fetch" if look.commit else "Weights", size(look.download_bytes or facts.bytes), border=True, height="stretch")
-    grid.metric("Licence", plain(_first(facts.licence)), border=True, height="stretch", help="As the checkpoint states it.")
+    grid.metric("Download size" if look.commit else "Weights", size(look.download_bytes or facts.bytes), border=True, height="stretch")
+    grid.metric("Licence", plain(_first(facts.licence)), border=True, height="stretch", help="As stated by the checkpoint.")
     half, full = facts.memory_bytes
-    notes = [f"Loaded, the weights take about {size(half)} in 16-bit and {size(full)} in 32-bit numbers, as on a CPU."]
+    notes = [f"Weights in memory: about {size(half)} in 16-bit, {size(full)} in 32-bit (CPU)."]
     if facts.kind == "gguf":
-        notes.append("A GGUF file is converted to safetensors; its numbers stay those of the file.")
+        notes.append("A GGUF file is converted to safetensors with the same values.")
     if look.commit:
         notes.append(f"{plain(look.revision or 'main')} is commit `{look.commit[:12]}`.")
     if facts.licence and facts.licence != _first(facts.licence):
         notes.append(f"Licence: {plain(facts.licence)}.")
     st.caption(" ".join(notes))
     if full > MANY_BYTES and look.commit:
-        st.caption(":material/info: A large download: the disk is checked before it begins, and it goes on where a connection breaks.")
+        st.caption(":material/info: Large download. Disk space is checked first, and interrupted downloads continue.")
 
 
 def _first(licence: str | None) -> str:
@@ -150,7 +150,7 @@ def _offer_words(offer: BaseOffer) -> str:
 
 
 def _suggest(source: str) -> str:
-    """Suggest a name: the folder's, or its parent's where the folder is called as everybody's."""
+    """Suggest a name: the folder's, or its parent's where the folder has a generic name."""
     path = Path(source.partition("@")[0])
     stem = path.stem if path.suffix == ".gguf" else path.name
     return path.parent.name if stem in {"hf", "model", "checkpoint", "final"} else stem

@@ -1,4 +1,4 @@
-"""One checkpoint: what it is, whom it came from, its files, and what to do with it next."""
+"""One checkpoint: facts, lineage, files, exports, next steps."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ from pages.components.words import ago, size
 
 
 def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
-    """Draw a checkpoint whole."""
+    """Draw a checkpoint: facts, next steps, lineage, exports, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(plain(checkpoint.name), anchor=False, width="content")
         _draw_badges(checkpoint)
     if checkpoint.notes:
         st.text(checkpoint.notes)
     if checkpoint.deleted_at is not None:
-        st.info(f"Its files were deleted {ago(checkpoint.deleted_at)}. What came from it keeps its lineage.", icon=":material/delete:")
+        st.info(f"Its files were deleted {ago(checkpoint.deleted_at)}. Its descendants keep their lineage.", icon=":material/delete:")
     elif not checkpoint.is_ready:
         _draw_unready(ctx, person, checkpoint)
         return
     else:
         _draw_facts(checkpoint)
         _draw_next(checkpoint)
-    lineage, exports, files, described = st.tabs(["Where it came from", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}")
+    lineage, exports, files, described = st.tabs(["Lineage", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}")
     with lineage:
         _draw_lineage(ctx, checkpoint)
     with exports:
         if checkpoint.is_ready:
             draw_exports(ctx, person, checkpoint)
         else:
-            st.caption("The files are gone.")
+            st.caption("The files were deleted.")
     with files:
         _draw_files(ctx, person, checkpoint)
     with described:
@@ -78,7 +78,7 @@ def _draw_badges(checkpoint: CheckpointView) -> None:
 def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     if checkpoint.status in {Status.FAILED, Status.CANCELLED} or checkpoint.job_id is None:
         if checkpoint.status is Status.CANCELLED:
-            st.info("It was stopped before it was added; nothing was kept.", icon=":material/stop_circle:")
+            st.info("Stopped before it was added; nothing was kept.", icon=":material/stop_circle:")
         else:
             show_problem(f"It could not be added: {checkpoint.error.get('cause') or 'its job is gone.'}", checkpoint.error.get("remedy"))
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -99,7 +99,7 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
     grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
     loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
     if accuracy is not None:
-        told = "Share of the val split's pairs whose chosen answer has the higher score."
+        told = "Share of validation pairs whose chosen answer scores higher."
         grid.metric("Validation accuracy", f"{accuracy:.1%}", border=True, height="stretch", help=told)
     elif loss is not None:
         told = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
@@ -111,7 +111,7 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
 
 
 def _draw_origin(checkpoint: CheckpointView) -> None:
-    """Say where a base came from and under which licence."""
+    """Draw the source and licence of a base."""
     commit, asked = checkpoint.facts.get("revision"), checkpoint.facts.get("requested_revision")
     source = plain(checkpoint.source.partition("@")[0] if commit else checkpoint.source)
     pinned = f", {plain(str(asked))}" + (f" at commit `{commit}`" if asked != commit else "") if commit else ""
@@ -124,16 +124,16 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
 def _draw_next(checkpoint: CheckpointView) -> None:
     if not checkpoint.writes:
         st.info(
-            "A reward model: it gives an answer a score and writes none, so it is neither deployed nor evaluated nor entered in battles. "
-            "transformers loads it as AutoModelForSequenceClassification; a reward run may go on from it.",
+            "Reward models score answers and generate none, so they are not deployed, evaluated or entered in battles. "
+            "transformers loads them as AutoModelForSequenceClassification; a reward run can continue from them.",
             icon=":material/scoreboard:",
         )
-        st.page_link(routes.LAUNCH, label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        st.page_link(routes.LAUNCH, label="Continue training", icon=":material/model_training:", query_params={"base": checkpoint.name})
         return
     with st.container(horizontal=True):
         query = {"checkpoint": checkpoint.id}
         st.page_link(routes.ENDPOINTS, label="Deploy and chat", icon=":material/dns:", query_params=query)
-        st.page_link(routes.LAUNCH, label="Train on it", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        st.page_link(routes.LAUNCH, label="Continue training", icon=":material/model_training:", query_params={"base": checkpoint.name})
         st.page_link(routes.INSPECT, label="Inspect", icon=":material/troubleshoot:", query_params=query)
         st.page_link(routes.EVALUATIONS, label="Evaluate", icon=":material/grading:", query_params=query)
         st.page_link(routes.BATTLES, label="Battle", icon=":material/swords:", query_params={"contestants": checkpoint.id})
@@ -167,7 +167,7 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
             )
     children = list_children(ctx, checkpoint.id)
     if children:
-        st.caption("What came from it")
+        st.caption("Descendants")
         for child in children[:20]:
             row_link(child.name, page=routes.CHECKPOINTS, query={"checkpoint": child.id}, icon="arrow_forward", key=f"child_{child.id}")
 
@@ -175,7 +175,7 @@ def _draw_lineage(ctx: Context, checkpoint: CheckpointView) -> None:
 def _draw_files(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     files = list_files(ctx, checkpoint.id)
     if not files:
-        st.caption("The files are gone.")
+        st.caption("The files were deleted.")
         return
     draw_table([{"File": f.name, "Size": size(f.bytes)} for f in files], key=f"files_{checkpoint.id}", alt="Files")
     prepared = st.session_state.get("checkpoint_zip")
@@ -214,8 +214,8 @@ def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> 
                 archive_checkpoint(ctx, checkpoint.id, person=person, archived=checkpoint.archived_at is None)
                 st.rerun()
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{checkpoint.id}"):
-            st.markdown("Its files are deleted for good; its place in the lineage stays.")
-            if st.button("Delete it", key=f"delete_yes_{checkpoint.id}", type="primary"):
+            st.markdown("Its files are deleted for good; its lineage entry is kept.")
+            if st.button("Delete", key=f"delete_yes_{checkpoint.id}", type="primary"):
                 with errors_shown():
                     delete_checkpoint(ctx, checkpoint.id, person=person)
                     st.switch_page(routes.CHECKPOINTS)

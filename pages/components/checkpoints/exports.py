@@ -1,4 +1,4 @@
-"""A checkpoint's exports: asked for, watched, downloaded, pushed to a Hub."""
+"""Exports of a checkpoint: form, progress, download, push to a Hub."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from backend.services.jobs.exports import ExportView
 from pages.components.exports import draw_export, draw_push
 from pages.components.frame import errors_shown, plain
 
-TITLES = {"hf": "Folder, as it is", "merged": "Folder, merged", "gguf": "GGUF file"}
+TITLES = {"hf": "Hugging Face folder", "merged": "Hugging Face folder, adapter merged", "gguf": "GGUF file"}
 
 
 def draw_exports(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
-    """Draw the form that asks for an export, and those that there are."""
+    """Draw the form and the list of exports."""
     _draw_form(ctx, person, checkpoint)
     found = list_exports(ctx, checkpoint.id)
     for export in found:
         with st.container(border=True, gap="xsmall"):
             draw_export(ctx, person, export, title=_title(export))
     if not found:
-        st.caption("Nothing has been exported yet.")
+        st.caption("No exports yet.")
 
 
 def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
@@ -39,7 +39,7 @@ def _draw_form(ctx: Context, person: Person, checkpoint: CheckpointView) -> None
         st.caption(f":material/info: {plain(refusal)}")
     if format == "gguf":
         numbers = st.selectbox(
-            "Numbers", list(NUMBERS), key=f"export_numbers_{checkpoint.id}", format_func=lambda name: NUMBERS[name], width=420
+            "Precision", list(NUMBERS), key=f"export_numbers_{checkpoint.id}", format_func=lambda name: NUMBERS[name], width=420
         )
     push, private, is_ready = draw_push(f"export_{checkpoint.id}")
     if st.button("Export", key=f"export_{checkpoint.id}", icon=":material/ios_share:", type="primary", disabled=not is_ready):

@@ -1,4 +1,4 @@
-"""Figures about scores. Pure: plain data in, a Plotly figure out. An interval is drawn with every score."""
+"""Figures of scores with their intervals. Pure: plain data in, a Plotly figure out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW_HEIGHT = 34
 
 @dataclass(frozen=True)
 class ScoreDot:
-    """One line of the figure: who scored what, in which interval. `highlighted` are those that share the first place."""
+    """A score with its interval; `highlighted` if it is not significantly below the best."""
 
     name: str
     value: float
@@ -26,7 +26,7 @@ class ScoreDot:
 
 
 def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None = None) -> go.Figure:
-    """Return a dot with a whisker for each score, in the order given from top to bottom; `chance` is a dotted line."""
+    """Return a dot with an interval for each score, top to bottom; `chance` is a dotted line."""
     scale = 100.0 if metric in SHARES else 1.0
     names = [figure_text(dot.name) for dot in dots]
     figure = go.Figure()
@@ -63,7 +63,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
 
 
 def difference_figure(value: float, low: float | None, high: float | None, *, metric: str, better: str) -> go.Figure:
-    """Return a difference with its interval beside the line of no difference. `better` names the direction that is good."""
+    """Return a difference with its interval and a line at zero. `better` names the good direction."""
     scale = 100.0 if metric in SHARES else 1.0
     figure = go.Figure()
     figure.add_vline(x=0, line={"width": 1.5, "color": MUTED})

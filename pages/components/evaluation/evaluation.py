@@ -1,4 +1,4 @@
-"""One evaluation, and the paired comparison of two."""
+"""One evaluation, and the paired comparison of two evaluations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGE = routes.EVALUATIONS
 
 
 def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
-    """Draw an evaluation whole: progress or failure, scores, how they were made, items, and whom to compare with."""
+    """Draw an evaluation: progress or failure, scores, settings, items, comparisons."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(plain(f"{evaluation.checkpoint} on {evaluation.benchmark}"), anchor=False, width="content")
         status_badge(evaluation.status, ready="finished")
@@ -37,7 +37,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
             icon=":material/deployed_code:",
             query_params={"checkpoint": evaluation.checkpoint_id},
         )
-        row_link("Evaluate on something else", page=PAGE, query={"checkpoint": evaluation.checkpoint_id}, icon="add", key="eval_more")
+        row_link("New evaluation", page=PAGE, query={"checkpoint": evaluation.checkpoint_id}, icon="add", key="eval_more")
     if evaluation.is_active and evaluation.job_id:
         draw_job(ctx, person, evaluation.job_id, doing="Scoring items")
     elif evaluation.status is not Status.FINISHED:
@@ -51,10 +51,10 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
 
 def _draw_unfinished(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
     if evaluation.status is Status.FAILED:
-        show_problem(str(evaluation.error.get("cause") or "It failed."), evaluation.error.get("remedy"))
+        show_problem(str(evaluation.error.get("cause") or "The evaluation failed."), evaluation.error.get("remedy"))
     else:
-        st.info("It was stopped before its end. Items scored until then are below; they make no score.", icon=":material/block:")
-    if st.button("Try again", icon=":material/replay:", key="eval_retry"):
+        st.info("Stopped before the end. The items scored so far are below, without a score.", icon=":material/block:")
+    if st.button("Run again", icon=":material/replay:", key="eval_retry"):
         with errors_shown():
             launched = launch_evaluation(
                 ctx, checkpoint=evaluation.checkpoint_id, benchmark=evaluation.version_id, config=evaluation.config, person=person
@@ -69,7 +69,7 @@ def _draw_scores(evaluation: EvaluationView) -> None:
             st.metric(metric_label(score.metric), score_text(score.metric, score.value))
             st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
     main = evaluation.main_score or evaluation.scores[0]
-    words = f"{plural(main.n, str(evaluation.facts.get('unit', 'items')).rstrip('s'))}. Intervals hold in 95 of 100 repetitions."
+    words = f"{plural(main.n, str(evaluation.facts.get('unit', 'items')).rstrip('s'))}. 95 % confidence intervals."
     chance = evaluation.facts.get("chance")
     if chance is not None:
         words += f" Guessing scores {100 * float(chance):.1f} %."
@@ -77,26 +77,26 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     lost = int(evaluation.facts.get("lost_bytes") or 0)
     if lost:
         st.warning(
-            f"The tokenizer can't write {plural(lost, 'byte')} of this text, so they were not predicted at all: bits per byte look better than "
-            "they are, and should not be compared with other tokenizers.",
+            f"The tokenizer can't encode {plural(lost, 'byte')} of this text, so they were not scored: bits per byte are too low "
+            "and not comparable with other tokenizers.",
             icon=":material/warning:",
         )
-    with st.expander("How it was measured", icon=":material/info:"):
-        draw_table([{"Setting": name, "Value": value} for name, value in _how(evaluation)], key="eval_how", alt="How it was measured")
+    with st.expander("Settings", icon=":material/info:"):
+        draw_table([{"Setting": name, "Value": value} for name, value in _how(evaluation)], key="eval_how", alt="Settings")
 
 
 def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
     settings, facts = evaluation.settings, evaluation.facts
     rows = [
         ("Rows", {"all": "all", "train": "training split", "val": "validation split"}.get(str(settings.get("split")), "")),
-        ("Items drawn", f"{settings['limit']} with seed {settings.get('seed')}" if settings.get("limit") else "all"),
+        ("Items sampled", f"{settings['limit']} with seed {settings.get('seed')}" if settings.get("limit") else "all"),
         ("Chat template", "used" if facts.get("used_chat_template") else "not used"),
-        ("Examples shown", str(settings.get("shots", 0)) if evaluation.kind is not EvaluationKind.PERPLEXITY else ""),
+        ("Few-shot examples", str(settings.get("shots", 0)) if evaluation.kind is not EvaluationKind.PERPLEXITY else ""),
         ("Windows", PREFIX_POLICY[str(settings["windows"])] if settings.get("windows") else ""),
-        ("Network's context", f"{facts['context']:,} tokens" if facts.get("context") else ""),
-        ("Number format", str(facts.get("number_format", ""))),
+        ("Context", f"{facts['context']:,} tokens" if facts.get("context") else ""),
+        ("Precision", str(facts.get("number_format", ""))),
         ("Device", {"cpu": "CPU", "cuda": "GPU"}.get(str(facts.get("device")), "")),
-        *((f"Interval of {metric_label(s.metric).lower()}", s.method) for s in evaluation.scores),
+        *((f"Confidence interval, {metric_label(s.metric).lower()}", s.method) for s in evaluation.scores),
         ("Fingerprint", evaluation.fingerprint[:16]),
     ]
     return [(name, value) for name, value in rows if value]
@@ -105,7 +105,7 @@ def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
 def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
     others = {other.id: other for other in list_comparable(ctx, evaluation)}
     if not others:
-        st.caption("Evaluate another checkpoint with the same settings to compare the two item by item.")
+        st.caption("Evaluate another checkpoint with the same settings to compare item by item.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         partner = st.selectbox(
@@ -116,7 +116,7 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
 
 
 def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
-    """Draw the paired comparison of two evaluations: the difference, whether it is more than noise, and the items that changed."""
+    """Draw the paired comparison of two evaluations: difference, significance, and the items that changed."""
     found = compare(ctx, first_id, second_id)
     first, second = found.first.checkpoint, found.second.checkpoint
     noun = str(found.first.facts.get("unit", "items")).removesuffix("s")
@@ -125,17 +125,17 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
         st.caption(plain(f"On {found.first.benchmark}, {plural(found.n, noun)} given to both in the same way"), width="content")
         for side in (found.first, found.second):
             row_link(side.checkpoint, page=PAGE, query={"evaluation": side.id}, icon="grading", key=f"side_{side.id}")
-        if st.button("Turn round", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
+        if st.button("Swap", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
             st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
     if found.better is None:
-        st.info("Undecided: the difference may be chance. More items, or larger differences, would tell.", icon=":material/balance:")
+        st.info("Not significant: the difference may be chance. More items would narrow the interval.", icon=":material/balance:")
     else:
         winner = second if found.better == "second" else first
-        st.success(plain(f"{winner} is better, by more than chance explains."), icon=":material/check_circle:")
+        st.success(plain(f"{winner} is significantly better."), icon=":material/check_circle:")
     _draw_difference(found, noun=noun)
-    st.subheader("Largest differences" if found.first.kind is EvaluationKind.PERPLEXITY else "Items that changed", anchor=False)
+    st.subheader("Largest differences" if found.first.kind is EvaluationKind.PERPLEXITY else "Changed items", anchor=False)
     if not found.flips:
-        st.caption("Not one of them came out differently.")
+        st.caption("No item changed.")
         return
     draw_flips(found.first.kind, found.flips, first=first, second=second)
 
@@ -147,8 +147,8 @@ def _draw_difference(found: Comparison, *, noun: str) -> None:
         st.metric(f"Difference in {metric_label(metric).lower()}", score_text(metric, gap.value, signed=True))
         st.caption(interval_text(metric, gap.low, gap.high, signed=True) or "no interval")
     with columns[1].container(border=True, height="stretch"):
-        st.metric("Could it be chance?", p_text(found.p_value))
-        st.caption(plain(f"{found.method}; below {ALPHA} counts as a difference"))
+        st.metric("Significance", p_text(found.p_value))
+        st.caption(plain(f"{found.method}; significant if p < {ALPHA}"))
     with columns[2].container(border=True, height="stretch"):
         st.metric("Better, worse, same", f"{found.wins} · {found.losses} · {found.ties}")
         st.caption(plain(f"{noun}s, as {found.second.checkpoint} did"))
@@ -157,7 +157,7 @@ def _draw_difference(found: Comparison, *, noun: str) -> None:
         difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good),
         key="eval_difference",
         config=STATIC,
-        alt="The difference with its interval, beside the line of no difference",
+        alt="Difference with its interval, and zero",
     )
     if found.left_out:
         st.caption(f"{plural(found.left_out, noun)} that only one of them has are left out.")

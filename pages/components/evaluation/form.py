@@ -1,4 +1,4 @@
-"""The form that launches evaluations: checkpoints, one benchmark, and how it is asked."""
+"""Form that launches evaluations: checkpoints, one benchmark, settings."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pages.components.frame import empty_state, errors_shown, plain
 MAX_AT_ONCE = 20
 SPLIT_WORDS = {"auto": "Automatic", "all": "All rows", "train": "Training split", "val": "Validation split"}
 CHAT_WORDS = {"auto": "Automatic", "on": "On", "off": "Off"}
-WINDOW_WORDS = {"each_window": "Each begins afresh", "first_window": "As lm-evaluation-harness cuts them"}
+WINDOW_WORDS = {"each_window": "Non-overlapping", "first_window": "As in lm-evaluation-harness"}
 
 
 def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, dataset_id: str | None) -> list[EvaluationView]:
-    """Draw the form; return what was launched, empty until then."""
+    """Draw the form; return the evaluations it launched."""
     checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True)}
     datasets = {d.id: d for d in list_datasets(ctx, kinds=EVALUATED_KINDS, ready=True)}
     if not checkpoints:
         empty_state(
-            "There is no checkpoint to evaluate yet. Train a network, or add a base.",
+            "No checkpoints yet. Train a network, or add a base.",
             page=routes.LAUNCH,
             label="Launch a run",
             icon=":material/rocket_launch:",
@@ -37,7 +37,7 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
         return []
     if not datasets:
         empty_state(
-            "There is nothing to evaluate on yet. Import a benchmark (questions with choices or answers), or any text.",
+            "No datasets to evaluate on yet. Import a benchmark (questions with choices or answers), or any text.",
             page=routes.DATASETS,
             label="Import a dataset",
             icon=":material/upload:",
@@ -51,7 +51,7 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
             format_func=lambda key: checkpoints[key].name,
             max_selections=MAX_AT_ONCE,
             key=f"eval_checkpoints_{checkpoint_id}",
-            help="Each becomes an evaluation of its own; with the same settings they can be compared item by item.",
+            help="One evaluation per checkpoint. With the same settings they can be compared item by item.",
         )
         keys = sorted(datasets, key=lambda key: (datasets[key].kind != "benchmark", datasets[key].name))
         dataset = st.selectbox(
@@ -60,7 +60,7 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
             index=keys.index(dataset_id) if dataset_id in keys else 0,
             format_func=lambda key: _dataset_label(datasets[key]),
             key=f"eval_dataset_{dataset_id}",
-            help="A benchmark of questions, or any dataset with text: then its validation split is predicted.",
+            help="A benchmark, or any dataset with text, whose validation split is then scored by its loss.",
         )
         version = datasets[dataset].newest
         label = version.label if version else datasets[dataset].name
@@ -75,7 +75,7 @@ def _dataset_label(dataset: DatasetView) -> str:
 
 
 def _draw_settings(ctx: Context, dataset: DatasetView, label: str) -> EvaluationConfig | None:
-    """Draw the settings that this benchmark has; None, with the reason shown, while they can't work."""
+    """Draw the settings of this benchmark; return None, with the reason drawn, while they are invalid."""
     plan: Plan | None = None
     with errors_shown():
         plan = plan_evaluation(ctx, benchmark=label, config=EvaluationConfig())
@@ -84,64 +84,64 @@ def _draw_settings(ctx: Context, dataset: DatasetView, label: str) -> Evaluation
     values: dict[str, object] = {}
     with st.expander("Settings", icon=":material/tune:"):
         if plan.kind is EvaluationKind.MULTIPLE_CHOICE:
-            ways = {EvaluationKind.MULTIPLE_CHOICE: "Likeliest choice", EvaluationKind.GENERATION: "Written answer"}
+            ways = {EvaluationKind.MULTIPLE_CHOICE: "Multiple choice (log-likelihood)", EvaluationKind.GENERATION: "Generated answer"}
             values["kind"] = st.segmented_control(
-                "Way of scoring",
+                "Scoring",
                 list(ways),
                 default=EvaluationKind.MULTIPLE_CHOICE,
                 required=True,
                 format_func=lambda k: ways[k],
                 key="eval_kind",
-                help="Likeliest choice works for any network. A written answer needs one that was taught to answer.",
+                help="Log-likelihood of the choices works for any network; generated answers need an instruction-tuned one.",
             )
         kind = EvaluationKind(str(values.get("kind", plan.kind)))
         left, right = st.columns(2)
         with left:
             values["limit"] = st.number_input(
-                "Score at most",
+                "Item limit",
                 min_value=1,
                 value=None,
-                placeholder="all items",
+                placeholder="All items",
                 key="eval_limit",
-                help="So many items, drawn with the seed.",
+                help="A random sample of this size, drawn with the seed.",
             )
-            values["seed"] = st.number_input("Seed", min_value=0, value=1, key="eval_seed", help="Draws items and examples.")
+            values["seed"] = st.number_input("Seed", min_value=0, value=1, key="eval_seed", help="Samples items and few-shot examples.")
             values["split"] = st.selectbox(
                 "Rows",
                 list(SPLIT_WORDS),
                 format_func=lambda k: SPLIT_WORDS[k],
                 key=f"eval_split_{dataset.id}",
-                help="Automatic: every row of a benchmark; of a text the validation split.",
+                help="Automatic: all rows of a benchmark, the validation split of a text.",
             )
         with right:
             if kind is not EvaluationKind.PERPLEXITY:
                 values["shots"] = st.number_input(
-                    "Solved examples shown first",
+                    "Few-shot examples",
                     min_value=0,
                     max_value=64,
                     value=0,
                     key="eval_shots",
-                    help="They are not scored themselves.",
+                    help="Examples are not scored.",
                 )
             values["chat"] = st.selectbox(
                 "Chat template",
                 list(CHAT_WORDS),
                 format_func=lambda k: CHAT_WORDS[k],
                 key="eval_chat",
-                help="Automatic: used for written answers and conversations, by checkpoints that were taught one.",
+                help="Automatic: for generated answers and conversations, by checkpoints that have one.",
             )
             if kind is EvaluationKind.GENERATION:
-                values["max_tokens"] = st.number_input(
-                    "Longest answer, tokens", min_value=1, max_value=8192, value=64, key="eval_max_tokens"
+                values["max_tokens"] = st.number_input("Max new tokens", min_value=1, max_value=8192, value=64, key="eval_max_tokens")
+                values["numeric"] = st.checkbox(
+                    "Compare the last number", key="eval_numeric", help="For arithmetic benchmarks such as GSM8K."
                 )
-                values["numeric"] = st.checkbox("Also compare the last number", key="eval_numeric", help="For benchmarks of sums.")
             elif kind is EvaluationKind.PERPLEXITY:
                 values["windows"] = st.selectbox(
                     "Windows of long texts",
                     list(WINDOW_WORDS),
                     format_func=lambda k: WINDOW_WORDS[k],
                     key="eval_windows",
-                    help="A text longer than the network's context is cut. Both ways predict every token once.",
+                    help="How a text longer than the context is split. Both predict every token once.",
                 )
     return EvaluationConfig.model_validate(values)
 
@@ -167,7 +167,7 @@ def _draw_launch(
                         launch_evaluation(ctx, checkpoint=checkpoint.id, benchmark=label, config=config, person=person, idempotency_key=key)
                     )
                 st.session_state["eval_nonce"] = uuid.uuid4().hex
-    with st.expander("The same from a shell", icon=":material/terminal:"):
+    with st.expander("Command line", icon=":material/terminal:"):
         lines = [_command(checkpoint.name, label, config) for checkpoint in checkpoints]
         st.code("\n".join(lines) or "Choose a checkpoint.", language="bash", wrap_lines=True)
     return launched
@@ -178,7 +178,7 @@ def _plan_words(plan: Plan) -> str:
     noun = "text" if plan.kind is EvaluationKind.PERPLEXITY else "item"
     words = f"{KIND_LABEL[plan.kind]} on {plural(plan.items, noun)}{rows}."
     if plan.detectable is not None:
-        words += f" Two checkpoints can be told apart if they truly differ by about {100 * plan.detectable:.0f} points or more."
+        words += f" Detects a true difference of about {100 * plan.detectable:.0f} points or more between two checkpoints."
     return plain(words)
 
 

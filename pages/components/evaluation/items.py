@@ -1,4 +1,4 @@
-"""Items of evaluations as plain text: what was asked, what counts, what came out."""
+"""Items of evaluations as plain text: question, expected answer, outcome."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pages.components.frame import plain
 
 PAGE = 10
 WHICH: dict[EvaluationKind, dict[Which, str]] = {
-    EvaluationKind.PERPLEXITY: {"all": "In order", "wrong": "Worst predicted", "right": "Best predicted"},
+    EvaluationKind.PERPLEXITY: {"all": "In order", "wrong": "Highest loss", "right": "Lowest loss"},
     EvaluationKind.MULTIPLE_CHOICE: {"wrong": "Wrong", "right": "Right", "all": "All"},
     EvaluationKind.GENERATION: {"wrong": "Wrong", "right": "Right", "all": "All"},
 }
 
 
 def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
-    """Draw an evaluation's items, ten at a time, the wrong ones first to see."""
+    """Draw an evaluation's items, ten per page, wrong ones first."""
     words = WHICH[evaluation.kind]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         which = st.segmented_control(
@@ -43,21 +43,21 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption(plural(total, "item"), width="content")
     items, _ = list_items(ctx, evaluation.id, which=which, offset=(number - 1) * PAGE, limit=PAGE)
     if not items:
-        st.caption("Items appear here as they are scored." if evaluation.is_active else "There are none of this sort.")
+        st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
     for item in items:
         with st.container(border=True, gap="xsmall"):
             draw_item(evaluation.kind, item)
 
 
 def draw_item(kind: EvaluationKind, item: ItemView) -> None:
-    """Draw one item. Every text in it comes from a dataset or a network and is shown as it is."""
+    """Draw one item. Its texts come from a dataset or a network and are shown as plain text."""
     if kind is EvaluationKind.PERPLEXITY:
         bits = item.values.get("bits_per_byte")
-        words = f"{bits:.3f} bits per byte" if bits is not None else "nothing to score"
+        words = f"{bits:.3f} bits per byte" if bits is not None else "no tokens scored"
         st.caption(f"{words}, {int(item.values.get('tokens', 0)):,} tokens")
         st.text(str(item.shown.get("text", "")))
         return
-    st.text(str(item.shown.get("question") or "(no question: the choices stand alone)"))
+    st.text(str(item.shown.get("question") or "(no question, choices only)"))
     if kind is EvaluationKind.MULTIPLE_CHOICE:
         _draw_choices(item.shown)
         return
@@ -86,7 +86,7 @@ def _draw_choices(shown: dict[str, Any]) -> None:
                 st.badge("chosen", icon=":material/touch_app:", color="blue" if choice == shown.get("answer") else "red")
             st.caption(score, width="content")
     if int(shown.get("tied") or 1) > 1:
-        st.caption(f"{shown['tied']} choices were equally likely, so the credit is shared.")
+        st.caption(f"{shown['tied']} choices tie, so the credit is split.")
 
 
 def _mark(right: bool, word: str, text: str, *, contained: bool) -> None:
@@ -101,22 +101,22 @@ def _mark(right: bool, word: str, text: str, *, contained: bool) -> None:
 
 
 def _outcome(metric: str, value: float | None) -> str:
-    """Say what came out on one item."""
+    """Return the outcome of one item."""
     if value is None:
         return "not scored"
     if metric not in SHARES:
         return f"{score_text(metric, value)} {metric_label(metric).lower()}"
-    return {0.0: "wrong", 1.0: "right"}.get(value, "a tie, credit shared")
+    return {0.0: "wrong", 1.0: "right"}.get(value, "tie, credit split")
 
 
 def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, second: str) -> None:
-    """Draw the items on which two evaluations differ, both sides beside each other."""
+    """Draw the items on which two evaluations differ, side by side."""
     metric = MAIN_METRIC[kind]
     pages = max(1, -(-len(flips) // PAGE))
     number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key="flips_page", width=130)) if pages > 1 else 1
     for flip in flips[(number - 1) * PAGE : number * PAGE]:
         with st.container(border=True, gap="xsmall"):
-            st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question: the choices stand alone)"))
+            st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question, choices only)"))
             columns = st.columns(2)
             for column, name, item in zip(columns, (first, second), (flip.first, flip.second), strict=True):
                 with column:

@@ -1,4 +1,4 @@
-"""Scores as people read them. Pure."""
+"""Format scores, intervals and p-values. Pure."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ SHARES = frozenset({"acc", "acc_norm", "exact_match", "contains", "numeric"})
 
 
 def metric_label(metric: str) -> str:
-    """Return a metric's name at the beginning of a line: `Bits per byte`."""
+    """Return a metric's label: `Bits per byte`."""
     label = METRIC_LABEL.get(metric, metric.replace("_", " "))
     return label[:1].upper() + label[1:]
 
 
 def score_text(metric: str, value: float, *, signed: bool = False) -> str:
-    """Write a score: shares as percentages, everything else in four figures. `signed` puts a sign before a difference."""
+    """Format a score: shares as percentages, others in four digits. `signed` adds the sign of a difference."""
     if metric in SHARES:
         unit = "points" if signed else "%"
         return f"{100 * value:{'+' if signed else ''}.1f} {unit}"
@@ -22,7 +22,7 @@ def score_text(metric: str, value: float, *, signed: bool = False) -> str:
 
 
 def interval_text(metric: str, low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """Write an interval: `55.3 to 69.1 %`; empty where there is none."""
+    """Format an interval: `55.3 to 69.1 %`; empty without one."""
     if low is None or high is None:
         return ""
     if metric in SHARES:
@@ -32,7 +32,7 @@ def interval_text(metric: str, low: float | None, high: float | None, *, signed:
 
 
 def p_text(p_value: float | None) -> str:
-    """Write a p value: `p = 0.039`, `p < 0.001`; a dash where there is none."""
+    """Format a p-value: `p = 0.039`, `p < 0.001`; a dash without one."""
     if p_value is None:
         return "–"
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

@@ -1,4 +1,4 @@
-"""Figures about scaling. Pure: plain data in, a Plotly figure out."""
+"""Figures of scaling laws and studies. Pure: plain data in, a Plotly figure out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Dot:
 
 
 def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | None = None) -> go.Figure:
-    """Return loss against compute: laws as lines, one's own with its band, each floor E as a dotted line, runs as dots."""
+    """Return loss against compute: laws as lines (the first with its band and floor E), runs as dots."""
     figure = go.Figure()
     dashes = iter(DASHES)
     for line in lines:
@@ -63,7 +63,7 @@ def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | 
 def profiles_chart(
     lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None
 ) -> go.Figure:
-    """Return loss against parameters, a colour for each budget: its line, its runs, and a diamond where the line is lowest.
+    """Return loss against parameters, one colour per budget: its line, its runs, and a diamond at the minimum.
 
     `groups` has the runs of each line, in the same order; empty groups for lines that are a law's.
     """
@@ -86,7 +86,7 @@ def profiles_chart(
             x=[dot.x for dot in best],
             y=[dot.y for dot in best],
             mode="markers",
-            name="Best size",
+            name="Optimal size",
             marker={"symbol": "diamond", "size": 11, "color": MUTED, "line": {"width": 1.5, "color": "white"}},
             customdata=[figure_text(dot.hover) for dot in best],
             hovertemplate="%{customdata}<extra></extra>",
@@ -97,7 +97,7 @@ def profiles_chart(
 
 
 def run_dot(x: float, loss: float, name: str, *, parameters: float, tokens: float) -> Dot:
-    """Return a finished run as a dot with its words."""
+    """Return a finished run as a dot with its hover text."""
     return Dot(x, loss, name, f"{name}: loss {loss:.4f}, {short(parameters)} parameters, {short(tokens)} tokens")
 
 
@@ -149,7 +149,7 @@ def _add_mark(figure: go.Figure, dot: Dot) -> None:
 def _finish(figure: go.Figure, *, title: str, write: Callable[[float], str]) -> go.Figure:
     places = [float(x) for trace in figure.data for x in (trace.x or ())]
     low, high = (min(places), max(places)) if places else (1.0, 1.0)
-    near = high < 2 * low  # a few runs alike: without room around them the axis would have no round place to name
+    near = high < 2 * low  # few similar runs: without room around them the axis would have no round tick
     if near:
         low, high = low / 3, high * 3
     ticks = log_ticks(low, high) if places else []
@@ -172,7 +172,7 @@ def _finish(figure: go.Figure, *, title: str, write: Callable[[float], str]) -> 
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return round places on a logarithmic axis: whole powers of ten over a wide range, 1, 2 and 5 times those over a narrow one."""
+    """Return ticks of a logarithmic axis: powers of ten over a wide range, also 2 and 5 times those over a narrow one."""
     decades = math.log10(high / low) if high > low else 0.0
     stride = max(1, round(decades / 6))
     factors = (1,) if decades > 3 else (1, 3) if decades > 1.6 else (1, 2, 5)

@@ -1,4 +1,4 @@
-"""What a plan says: the network, the run, the loss to expect, time and cost, and what the budget can't do."""
+"""A plan: network, run, expected loss, time and cost, notes, charts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def draw_plan(plan: ScalingPlan) -> None:
         "Parameters",
         short(plan.parameters),
         border=True,
-        help=f"{plan.parameters:,}. The law's optimum is {short(asked.value)}{interval(asked, short)} ({asked.method}).",
+        help=f"{plan.parameters:,}. Optimum by the law: {short(asked.value)}{interval(asked, short)} ({asked.method}).",
     )
     grid.metric(
         "Tokens",
@@ -67,10 +67,10 @@ def draw_plan(plan: ScalingPlan) -> None:
         "Time",
         say_duration(plan.seconds) if plan.seconds is not None else "–",
         border=True,
-        help=f"{plan.speed.device}: {plan.speed.source}." if plan.speed else "No run and no probe was measured here yet.",
+        help=f"{plan.speed.device}: {plan.speed.source}." if plan.speed else "No run or probe was measured here yet.",
     )
     if plan.cost_usd is not None:
-        grid.metric("Cost", f"${plan.cost_usd:,.2f}", border=True, help="Time times the price of a device-hour.")
+        grid.metric("Cost", f"${plan.cost_usd:,.2f}", border=True, help="Time × price of a device-hour.")
     shape = plan.architecture
     st.markdown(
         f"**Network:** {FAMILIES[shape.family].title}, {plural(shape.num_layers, 'layer')}, {shape.width:,} wide, "
@@ -93,18 +93,18 @@ def _draw_loss(grid: st.delta_generator.DeltaGenerator, plan: ScalingPlan) -> No
             help=f"Nats per token, 95 % interval: {loss.method}.",
         )
     else:
-        grid.metric("Expected loss", "–", border=True, help="The notes below say why.")
+        grid.metric("Expected loss", "–", border=True, help="See the notes below.")
 
 
 def interval(estimate: Estimate, write: object) -> str:
-    """Write an interval after its value: ` [1.2, 3.4]`; empty without one."""
+    """Format an interval after its value: ` [1.2, 3.4]`; empty without one."""
     if estimate.low is None or estimate.high is None or not callable(write):
         return ""
     return f" [{write(estimate.low)}, {write(estimate.high)}]"
 
 
 def draw_use(plan: ScalingPlan) -> None:
-    """Draw the way on: the Launch page with this run in its form, or the YAML of it."""
+    """Draw the link to the Launch page with this run, and its YAML."""
     run = plan.run_config()
     missing = [word for word, value in (("a dataset", plan.config.dataset), ("a tokenizer", plan.config.tokenizer)) if value is None]
     label = "Use this plan" if not missing else f"Choose {' and '.join(missing)} to launch this"
@@ -113,17 +113,17 @@ def draw_use(plan: ScalingPlan) -> None:
     if run is not None:
         with st.expander("Show as YAML", icon=":material/data_object:"):
             st.code(run.to_yaml(), language="yaml", wrap_lines=True)
-            st.caption("`roundhouse run launch RECIPE.yaml` reads this.")
+            st.caption("`roundhouse run launch RECIPE.yaml` launches it.")
 
 
 def open_launch(run: RunConfig) -> None:
-    """Go to the Launch page with a run in its form."""
+    """Open the Launch page with a run in its form."""
     st.session_state["launch_fill"] = run
-    st.switch_page(routes.LAUNCH, query_params={})  # without the argument, parameters that widgets are bound to are an error
+    st.switch_page(routes.LAUNCH, query_params={})  # parameters bound to widgets are an error without it
 
 
 def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
-    """Draw where the plan lies: among sizes at its budget, and on the law's frontier with the runs of the same data."""
+    """Draw the plan among sizes at its budget, and on the law's frontier with runs on the same data."""
     runs = pool.runs if pool else ()
     ceiling = math.log(plan.architecture.vocab_size)
     halves = st.grid(2, min_column_width=400, gap="large")
@@ -136,9 +136,7 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
         ]
         mark = Dot(plan.parameters, plan.loss.value, "This plan", f"This plan: {short(plan.parameters)} parameters")
         if not any(line.x for line in lines):
-            st.info(
-                "At this budget the law says nothing better than guessing, whatever the size: plan a larger one.", icon=":material/info:"
-            )
+            st.info("At this budget the law predicts no better than chance for any size. Plan a larger budget.", icon=":material/info:")
         else:
             st.plotly_chart(
                 profiles_chart(lines, [()] * len(lines), marked=mark if plan.loss_is_believable else None),
@@ -160,20 +158,20 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
 
 
 def _say_about_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
-    words = ["Lines are the law's; losses above guessing are left out."]
+    words = ["Lines: scaling law, cut off above chance level."]
     if pool is not None:
         words.append(f"Dots are your {plural(len(pool.runs), 'finished run')} on {plain(pool.label)}.")
         if len(pool.runs) >= FEWEST_POINTS and plan.config.law != OWN:
-            words.append("There are enough of them for a law of your own: choose it under *Scaling law*.")
+            words.append("Enough for a fitted law: choose it under *Scaling law*.")
     elif not plan.law.is_own:
-        words.append("Runs of your own on this data appear here; *Studies* trains them for you.")
+        words.append("Your runs on this data appear here; *Studies* launches them.")
     st.caption(" ".join(words))
 
 
 def draw_frontier(
     law: ScalingLaw, runs: Sequence[PoolRun], *, around: float, ceiling: float, key: str, mark: Dot | None = None, spread: float = 1e3
 ) -> None:
-    """Draw a law's frontier, the published ones as reference, and runs as dots."""
+    """Draw a law's frontier with the published ones for reference and runs as dots."""
     budgets = [around / spread, around * spread, *(run.point.flops for run in runs)]
     low, high = min(budgets) / 2, max(budgets) * 2
     others = [other for other in list_laws() if other.key != law.key]
@@ -188,7 +186,7 @@ def draw_frontier(
 
 
 def draw_laws() -> None:
-    """Draw the published laws with constants and sources, and the formulas in use."""
+    """Draw the published laws with constants, sources and formulas."""
     st.markdown(
         "`L(N, D) = E + A / N^alpha + B / D^beta`, with N parameters (all of them), D tokens, L in nats per token, and `C = 6 N D` FLOPs."
     )

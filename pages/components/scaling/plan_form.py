@@ -1,4 +1,4 @@
-"""The form of a plan: a budget, what the network shall read, and the law to go by. What is chosen is in the address."""
+"""Form of a plan: budget, data, tokenizer, scaling law. Kept in the address."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
         key="dataset",
         bind="query-params",
         placeholder="Any",
-        help="Says how often it is repeated; needed to launch.",
+        help="Sets the number of epochs. Required to launch.",
     )
     values["tokenizer"] = right.selectbox(
         "Tokenizer",
@@ -43,7 +43,7 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
         key="tokenizer",
         bind="query-params",
         placeholder="Any",
-        help="Says the vocabulary; needed to launch.",
+        help="Sets the vocabulary. Required to launch.",
     )
     values["law"] = st.selectbox(
         "Scaling law",
@@ -52,7 +52,7 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
         bind="query-params",
         format_func=law_label,
         index=[*PUBLISHED].index(DEFAULT_LAW),
-        help="Published laws speak of other data. Your own runs speak of the dataset and the tokenizer above.",
+        help="Published laws were fitted on other data; your own runs give a law for the dataset and tokenizer above.",
     )
     left, right = st.columns(2)
     values["family"] = left.selectbox(
@@ -61,7 +61,7 @@ def draw_plan_form(ctx: Context) -> dict[str, Any]:
         key="family",
         bind="query-params",
         format_func=lambda name: FAMILIES[name].title,
-        help="Networks without experts: the laws are about those.",
+        help="Dense networks: the laws do not cover mixtures of experts.",
     )
     values["context"] = right.number_input("Context, tokens", 8, 1_048_576, 256, step=1, key="context", bind="query-params")
     values |= _draw_more(devices, tokenizer=values["tokenizer"])
@@ -79,27 +79,27 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
     )
     if kind == FLOPS:
         amount = st.number_input(
-            "FLOPs of training",
+            "Training FLOPs",
             min_value=1.0,
             max_value=1e40,
             value=1e15,
             format="%.3e",
             key="flops",
             bind="query-params",
-            help="Floating-point operations, such as 1e15. A network of N parameters spends about 6 N on a token.",
+            help="Such as 1e15. A network of N parameters takes about 6 N FLOPs per token.",
         )
         return {"flops": amount}
     if kind == HOURS:
         return {
             "device_hours": st.number_input(
-                "Hours of one device",
+                "Device-hours",
                 min_value=0.001,
                 max_value=1e12,
                 value=1.0,
                 format="%g",
                 key="hours",
                 bind="query-params",
-                help="At the rate measured on this installation.",
+                help="At the speed measured on this installation.",
             )
         }
     left, right = st.columns(2)
@@ -113,7 +113,7 @@ def _draw_budget(ctx: Context, *, known: bool) -> dict[str, Any]:
         key="price",
         bind="query-params",
         placeholder="Not set",
-        help="In US dollars. ROUNDHOUSE_DEVICE_HOUR_PRICE sets it for everybody.",
+        help="In US dollars. ROUNDHOUSE_DEVICE_HOUR_PRICE sets the default.",
     )
     return {"money_usd": money, "price_usd": price}
 
@@ -130,7 +130,7 @@ def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
                 step=1,
                 key="vocabulary",
                 bind="query-params",
-                help="Entries of the tokenizer you will use.",
+                help="Vocabulary size of the tokenizer.",
             )
         values["tokens_per_parameter"] = st.number_input(
             "Tokens per parameter",
@@ -141,12 +141,14 @@ def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
             key="ratio",
             bind="query-params",
             placeholder="The law's optimum",
-            help="More than the optimum (about 20) makes a smaller network that is cheaper to serve.",
+            help="More than the optimum (about 20) gives a smaller network that is cheaper to serve.",
         )
         if len(devices) > 1:
-            values["device"] = st.selectbox("Device", devices, key="device", bind="query-params", help="Whose measured rate counts.")
+            values["device"] = st.selectbox(
+                "Device", devices, key="device", bind="query-params", help="Device whose measured speed is used."
+            )
         values["flops_per_s"] = st.number_input(
-            "Rate of the device, FLOPs a second",
+            "Device speed, FLOP/s",
             min_value=1.0,
             max_value=1e30,
             value=None,
@@ -154,18 +156,18 @@ def _draw_more(devices: list[str], *, tokenizer: str | None) -> dict[str, Any]:
             key="rate",
             bind="query-params",
             placeholder="As measured" if devices else "Nothing measured yet",
-            help="For a device you don't have yet: what it does in training, commonly 30 to 50 % of its data sheet.",
+            help="For a device you don't have: achieved in training, commonly 30 to 50 % of the data sheet.",
         )
     return values
 
 
 def law_label(key: str) -> str:
-    """Name a law for a choice."""
+    """Return the label of a law."""
     return OWN_LABEL if key == OWN else PUBLISHED[key].title
 
 
 def first_parts(ctx: Context) -> tuple[str | None, str | None]:
-    """Return a dataset and a tokenizer to begin with: the newest tokenizer that learnt from a text, with that text."""
+    """Return the default dataset and tokenizer: the newest tokenizer trained on a text, with that text."""
     datasets, tokenizers = dataset_options(ctx), list_tokenizers(ctx, ready=True)
     for tokenizer in tokenizers:
         if (learnt_from := (tokenizer.dataset or "").rpartition("@")[0]) in datasets:
@@ -174,10 +176,10 @@ def first_parts(ctx: Context) -> tuple[str | None, str | None]:
 
 
 def dataset_options(ctx: Context) -> list[str]:
-    """Return the names of datasets of text that are there."""
+    """Return the names of the text datasets that are ready."""
     return [dataset.name for dataset in list_datasets(ctx, kinds=("text",), ready=True)]
 
 
 def tokenizer_options(ctx: Context) -> list[str]:
-    """Return the names of tokenizers that are there."""
+    """Return the names of the tokenizers that are ready."""
     return [tokenizer.name for tokenizer in list_tokenizers(ctx, ready=True)]

@@ -1,4 +1,4 @@
-"""Scaling studies on a page: what was launched, what its runs say, and the form of a new one with its runs in view."""
+"""Scaling studies: list, and the form of a new one with a preview of its runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLE = WidgetTable("studies", {"Name": 2.5, "Data and tokenizer": 2.5, "Progres
 
 
 def draw_studies(ctx: Context, person: Person) -> None:
-    """Draw one study if the address names it, otherwise the list and the form of a new one."""
+    """Draw the study named in the address, else the list and the form."""
     if wanted := st.query_params.get("study"):
         draw_study(ctx, person, wanted)
         return
@@ -58,7 +58,7 @@ def _draw_new(ctx: Context, person: Person) -> None:
     )
     datasets, tokenizers = dataset_options(ctx), tokenizer_options(ctx)
     if not datasets:
-        empty_state("A study needs a dataset of text.", page=routes.DATASETS, label="Import one", icon=":material/database:")
+        empty_state("A study needs a text dataset.", page=routes.DATASETS, label="Import one", icon=":material/database:")
         return
     if not tokenizers:
         empty_state("A study needs a tokenizer.", page=routes.TOKENIZERS, label="Train one", icon=":material/match_word:")
@@ -83,12 +83,12 @@ def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | No
     dataset = left.selectbox("Dataset", datasets, index=_place(datasets, first[0]), key="study_dataset")
     tokenizer = right.selectbox("Tokenizer", tokenizers, index=_place(tokenizers, first[1]), key="study_tokenizer")
     budgets = st.text_input(
-        "Budgets, FLOPs", budgets_text, key="study_budgets", help="Two to four, with a factor of three and more between neighbours."
+        "Budgets, FLOPs", budgets_text, key="study_budgets", help="Two to four, each at least three times the one before."
     )
     left, right = st.columns(2)
-    sizes = left.number_input("Sizes at each budget", 3, 12, 5, step=1, key="study_sizes")
+    sizes = left.number_input("Sizes per budget", 3, 12, 5, step=1, key="study_sizes")
     spread = right.number_input(
-        "Spread", 1.2, 64.0, 4.0, step=0.5, format="%g", key="study_spread", help="The largest network is so many times the middle one."
+        "Spread", 1.2, 64.0, 4.0, step=0.5, format="%g", key="study_spread", help="Ratio of the largest network to the middle one."
     )
     left, right = st.columns(2)
     context = left.number_input("Context, tokens", 8, 1_048_576, 128, step=1, key="study_context")
@@ -99,7 +99,7 @@ def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | No
         key="study_law",
         format_func=law_label,
         index=[*PUBLISHED].index(DEFAULT_LAW),
-        help="Only where the search begins: the study itself says what is best.",
+        help="Centre of the range of sizes; the study finds the optimum.",
     )
     name = st.text_input("Name", key="study_name", max_chars=100, placeholder=f"{dataset} scaling") or f"{dataset} scaling"
     return {
@@ -120,7 +120,7 @@ def _place(options: list[str], wanted: str | None) -> int:
 
 
 def _read_budgets(text: str) -> list[Any]:
-    """Return the numbers of a list; what is no number stays text, so that the schema names it."""
+    """Return the numbers of a list; anything else stays text, for the schema to refuse by name."""
     found: list[Any] = []
     for part in text.replace(";", ",").split(","):
         cleaned = part.strip()
@@ -162,4 +162,4 @@ def _draw_launch(ctx: Context, person: Person, config: StudyConfig, preview: Stu
             st.switch_page(PAGE, query_params={"study": study.id})
     with st.expander("Show as YAML", icon=":material/data_object:"):
         st.code(study_yaml(config), language="yaml")
-        st.caption("`roundhouse plan study FILE.yaml --launch` reads this.")
+        st.caption("`roundhouse plan study FILE.yaml --launch` launches it.")

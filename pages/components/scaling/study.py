@@ -1,4 +1,4 @@
-"""One scaling study: how far it is, its profiles and frontier, and the law that its runs give."""
+"""One scaling study: progress, profiles, frontier, and the fitted law."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from pages.components.scaling.plan import draw_frontier, interval
 from pages.components.scaling.plan_form import law_label
 
 PAGE = routes.PLANNER
-VAGUE = 1e4  # an interval that ends so many times above its value says nothing by its numbers
+VAGUE = 1e4  # an interval that reaches so many times above its value is uninformative
 NOTHING = 1e-9
 STUDY_ONLY, EVERYTHING = "This study", "All finished runs on this data"
 
 
 def draw_study(ctx: Context, person: Person, wanted: str) -> None:
-    """Draw a study: progress while it runs, then what it says."""
+    """Draw a study: progress while it runs, then its results."""
     back_link("Planner", page=PAGE, key="study_back", query={"view": "Studies"})
     detail = study_detail(ctx, wanted)
     study = detail.study
@@ -75,7 +75,7 @@ def _draw_head(ctx: Context, person: Person, detail: StudyDetail) -> None:
                     f"Queue {plural(ended, 'run')} again",
                     key="study_again",
                     icon=":material/replay:",
-                    help="Those that failed or were stopped, each from its newest checkpoint.",
+                    help="Failed and stopped runs, each from its newest checkpoint.",
                 )
             ):
                 with errors_shown():
@@ -109,13 +109,13 @@ def _progress_words(detail: StudyDetail) -> str:
 
 @st.fragment(run_every=3)
 def _watch(ctx: Context, study_id: str, active: int) -> None:
-    """Run the page again when a run of the study ends."""
+    """Rerun the page when a run of the study ends."""
     if get_study(ctx, study_id).num_active != active:
         st.rerun()
 
 
 def _choose_runs(detail: StudyDetail) -> tuple[FitReport, tuple[PoolRun, ...]]:
-    """Return the runs to look at: the study's, or all that are comparable where there are more."""
+    """Return the runs to show: the study's, or all comparable ones where there are more."""
     pooled = detail.pool.runs if detail.pool else ()
     mine = tuple(run for run in pooled if run.group_id == detail.study.id)
     if detail.pooled is None:
@@ -178,17 +178,19 @@ def _draw_profiles(report: FitReport) -> None:
         + (
             f"best {short(profile.best_parameters.value)} parameters{interval(profile.best_parameters, short)}"
             if profile.best_parameters is not None
-            else "lowest at the edge of the sizes trained; add sizes beyond it"
+            else "minimum at the edge of the trained sizes; add sizes beyond it"
         )
         for profile in report.isoflop.profiles
     ]
     if report.isoflop.exponent is not None:
-        words.append(f"best size grows as C^{report.isoflop.exponent.value:.2f}{interval(report.isoflop.exponent, lambda v: f'{v:.2f}')}")
-    st.caption(plain(" · ".join(words)) if words else "A budget needs four sizes for a parabola.")
+        words.append(
+            f"optimal size grows as C^{report.isoflop.exponent.value:.2f}{interval(report.isoflop.exponent, lambda v: f'{v:.2f}')}"
+        )
+    st.caption(plain(" · ".join(words)) if words else "A parabola needs four sizes per budget.")
 
 
 def _draw_law(fit: LawFit) -> None:
-    st.subheader("The law of these runs", anchor=False)
+    st.subheader("Fitted law", anchor=False)
     grid = st.grid(6, min_column_width=150)
     for name, value in (*fit.constants.items(), ("N grows as C^", fit.parameter_exponent)):
         span = interval(value, lambda v: _constant(v, digits=3)).strip()
@@ -196,7 +198,7 @@ def _draw_law(fit: LawFit) -> None:
         grid.metric(
             name,
             _constant(value.value, digits=4),
-            delta="hardly known" if vague else span or None,
+            delta="poorly determined" if vague else span or None,
             delta_color="off",
             delta_arrow="off",
             border=True,
@@ -212,7 +214,7 @@ def _draw_law(fit: LawFit) -> None:
 
 
 def _constant(value: float, *, digits: int) -> str:
-    """Return a constant so that it fits its tile; of what a fit has pushed against its bound at 0 no digits mean anything."""
+    """Format a constant; one at its bound of 0 is shown as 0."""
     if abs(value) < NOTHING:
         return "0"
     return f"{value:.{digits}g}" if abs(value) < 1e5 else f"{value:.1e}"
@@ -225,4 +227,4 @@ def _size_dot(point: ScalingPoint) -> Dot:
 def _best_dot(profile: Profile) -> Dot:
     assert profile.best_parameters is not None
     size = profile.best_parameters.value
-    return Dot(size, profile.loss(size), "Best size", f"{say_budget(profile.flops)} FLOPs: {short(size)} parameters")
+    return Dot(size, profile.loss(size), "Optimal size", f"{say_budget(profile.flops)} FLOPs: {short(size)} parameters")

@@ -1,4 +1,4 @@
-"""The form that trains a tokenizer."""
+"""Form that trains a tokenizer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pages.components import routes
 from pages.components.frame import empty_state, errors_shown
 
 LEARNS_FROM = ("text", "chat", "instruction", "preference")
-NAMES = {"bpe": "Byte-level BPE", "unigram": "Unigram", "byte": "Plain bytes"}
+NAMES = {"bpe": "Byte-level BPE", "unigram": "Unigram", "byte": "Bytes"}
 USUAL_VOCABULARY = 2048
 
 
 def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
-    """Draw the form; return the tokenizer that was asked for, once the button is pressed."""
+    """Draw the form; return the tokenizer that was launched."""
     labels = _versions(ctx)
     if not labels:
-        empty_state("A tokenizer learns from a dataset, and there is none yet.", page=routes.DATASETS, label="Import a dataset")
+        empty_state("Training a tokenizer needs a dataset.", page=routes.DATASETS, label="Import a dataset")
         return None
     wanted = st.query_params.get("dataset", "")
     first = next((place for place, label in enumerate(labels) if wanted in (label, label.rpartition("@")[0])), 0)
@@ -38,7 +38,7 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
         )
         st.caption(KINDS[kind])
         left, middle, right = st.columns(3, vertical_alignment="bottom")
-        dataset = left.selectbox("Dataset", labels, index=first, key="tokenizer_dataset", help="Its training part is read.")
+        dataset = left.selectbox("Dataset", labels, index=first, key="tokenizer_dataset", help="Trained on its train split.")
         vocabulary = middle.number_input(
             "Vocabulary, tokens",
             1,
@@ -66,7 +66,7 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
 
 
 def _versions(ctx: Context) -> list[str]:
-    """Return the versions that can be learnt from: texts first, of each dataset the newest first."""
+    """Return the versions to train on: texts first, the newest first within a dataset."""
     usable = [dataset for dataset in list_datasets(ctx) if dataset.kind in LEARNS_FROM]
     usable.sort(key=lambda dataset: LEARNS_FROM.index(dataset.kind))
     return [version.label for dataset in usable for version in dataset.versions if version.is_ready and version.train_rows]
@@ -80,7 +80,7 @@ def _suggest(dataset: str, kind: str, vocabulary: int) -> str:
 
 def _vocabulary_help(kind: str) -> str:
     if kind == "byte":
-        return "256 bytes and the special tokens: there is nothing to choose."
+        return "256 bytes and the special tokens."
     return (
         f"From {SMALLEST_VOCABULARY[kind]} on. More tokens: shorter sequences, and a larger embedding. 2,048 suits a network of a million "
         "parameters, 32,000 one of a billion."

@@ -1,4 +1,4 @@
-"""Reports on tokenizers: the question, its progress, and the answer as figure and table."""
+"""Tokenizer reports: form, progress, figure and table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pages.components.words import ago, figure_text
 
 ALL = "All datasets"
 MEASURES: dict[str, tuple[str, str, bool]] = {
-    "fertility": ("Fertility", "Tokens per word; in scripts without spaces, per character. Lower is shorter.", False),
-    "bytes_per_token": ("Bytes per token", "How much text a token stands for. Higher is shorter.", False),
-    "unknown_share": ("Unknown", "Share of tokens that stand for text which is lost.", True),
+    "fertility": ("Fertility", "Tokens per word; per character in scripts without spaces. Lower is better.", False),
+    "bytes_per_token": ("Bytes per token", "Compression. Higher is better.", False),
+    "unknown_share": ("Unknown", "Share of unknown tokens, whose text is lost.", True),
     "raw_byte_share": (
-        "Bytes of characters",
-        "Share of tokens that are a single byte of a character which the vocabulary does not hold.",
+        "Byte fallback",
+        "Share of tokens that are single bytes of characters outside the vocabulary.",
         True,
     ),
 }
@@ -36,18 +36,18 @@ BAR, GAP = 15, 14
 
 
 def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource]) -> None:
-    """Draw the question for these tokenizers, and the report that was asked for last or that the address names."""
+    """Draw the form for these tokenizers and the latest report, or the one named in the address."""
     tag = "_".join(source.id for source in sources)
     with st.container(border=True, horizontal=True, vertical_alignment="bottom"):
         names = [dataset.name for dataset in list_datasets(ctx) if dataset.newest is not None]
         datasets = st.multiselect(
-            "Measure on",
+            "Datasets",
             names,
             default=names[:1],
             key=f"report_datasets_{tag}",
             max_selections=MOST_DATASETS,
             placeholder="Choose datasets",
-            help="Of each, at most 20,000 rows or 20 MB of the training part, spread evenly.",
+            help="At most 20,000 rows or 20 MB of each train split, sampled evenly.",
         )
         if st.button("Measure", type="primary", icon=":material/straighten:", key=f"report_ask_{tag}"):
             st.session_state.setdefault("report_once", uuid.uuid4().hex)
@@ -63,17 +63,17 @@ def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource
         _draw_earlier(ctx)
     shown = _shown(ctx, sources)
     if shown is None:
-        st.caption("A report counts tokens per word, bytes per token and what is unknown, by dataset and by language.")
+        st.caption("Reports measure tokens per word, bytes per token and unknown tokens by dataset and language.")
     elif shown.is_ready:
         _draw_report(ctx, person, shown)
     elif shown.is_active and shown.job_id:
         draw_job(ctx, person, shown.job_id, doing="Measuring")
     else:
-        show_problem(f"The report could not be made: {shown.error.get('cause') or 'it was stopped.'}", shown.error.get("remedy"))
+        show_problem(f"The report failed: {shown.error.get('cause') or 'it was stopped.'}", shown.error.get("remedy"))
 
 
 def _shown(ctx: Context, sources: Sequence[TokenizerSource]) -> ReportView | None:
-    """Return the report that the address names, else the newest one on just these tokenizers, else one in which they play a part."""
+    """Return the report named in the address, else the newest on exactly these tokenizers, else the newest that includes them."""
     if wanted := st.query_params.get("report"):
         try:
             return get_report(ctx, wanted)
@@ -132,12 +132,12 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
         alt=f"{title} of each tokenizer",
     )
     if any(name in ("short", "unsure") for entry in report.datasets for name in [part["code"] for part in entry["languages"]]):
-        st.caption("Languages are guessed row by row; rows too short or too mixed to tell are counted on their own.")
+        st.caption("Languages are detected per row; rows too short or too mixed are counted separately.")
     _draw_table(report)
 
 
 def _groups(report: ReportView, chosen: str, measure: str) -> tuple[list[str], dict[str, list[float | None]]]:
-    """Return the places of the figure, and each tokenizer's value at every place: datasets, or one dataset's languages."""
+    """Return the groups of the figure (datasets, or one dataset's languages) and each tokenizer's values."""
     found = {(one.tokenizer, one.dataset, one.language): one.values[measure] for one in report.measures}
     if chosen == ALL:
         places: list[tuple[str, str | None]] = [(dataset, None) for dataset in report.dataset_names]
@@ -161,8 +161,8 @@ def _draw_table(report: ReportView) -> None:
         hide_index=True,
         key=f"report_table_{report.id}",
         column_config={"Fertility": decimal, "Bytes per token": decimal, "Tokens": number, "Rows": number, "Vocabulary": number}
-        | dict.fromkeys(("Unknown", "Bytes of characters", "Vocabulary used"), percent)
-        | {"Changed rows": st.column_config.NumberColumn(help="Rows that decode to something else.")},
+        | dict.fromkeys(("Unknown", "Byte fallback", "Vocabulary used"), percent)
+        | {"Changed rows": st.column_config.NumberColumn(help="Rows that do not round-trip.")},
     )
 
 
@@ -176,7 +176,7 @@ def _row(measure: Measure, sizes: dict[str, int]) -> dict[str, object]:
         "Fertility": values["fertility"],
         "Bytes per token": values["bytes_per_token"],
         "Unknown": values["unknown_share"],
-        "Bytes of characters": values["raw_byte_share"],
+        "Byte fallback": values["raw_byte_share"],
         "Vocabulary": size,
         "Vocabulary used": used / size if used is not None and size else None,
         "Rows": values["rows"],

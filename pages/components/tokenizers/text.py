@@ -1,4 +1,4 @@
-"""A typed text in the tokens of one tokenizer or of several side by side, while it is being typed."""
+"""Tokens of a typed text with one or several tokenizers, updated while typing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MOST_DECODED = 2000
 
 @st.fragment
 def draw_text(ctx: Context, sources: Sequence[TokenizerSource], *, key: str) -> None:
-    """Draw the text field and, below it, the text as each tokenizer cuts it up."""
+    """Draw the text field and the tokens of each tokenizer."""
     text = live_text("Text", key=f"text_{key}", value=st.query_params.get("text") or EXAMPLE, max_chars=2 * LONGEST_TEXT)
     with st.container(horizontal=True):
         with_ids = st.toggle("Token ids", key=f"ids_{key}")
         specials = st.toggle(
-            "Read special tokens",
+            "Parse special tokens",
             key=f"specials_{key}",
-            help="On: text that spells a special token, such as <|end|>, is that token, as in a chat template. Off: it is text, as in training data.",
+            help="On: the text <|end|> becomes the special token, as in a chat template. Off: it stays text, as in training data.",
         )
     grid = st.grid(min(2, len(sources)), min_column_width=340)
     for source in sources:
@@ -45,7 +45,7 @@ def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
         parts.append(f"{result.fertility:.2f} tokens per word")
     st.markdown(" · ".join(parts))
     if result.cut:
-        st.caption(f":material/content_cut: Only the first {LONGEST_TEXT:,} characters are shown in tokens.")
+        st.caption(f":material/content_cut: Only the first {LONGEST_TEXT:,} characters are tokenized.")
     if not result.tokens:
         st.caption("No text, no tokens.")
         return
@@ -69,11 +69,11 @@ def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
 def _draw_return(result: Tokenization) -> None:
     unknown = sum(token.kind == "unknown" for token in result.tokens)
     if unknown:
-        st.markdown(f":red[:material/help: What is red is lost: {plural(unknown, 'token')} that this tokenizer can't write.]")
+        st.markdown(f":red[:material/help: Lost (red): {plural(unknown, 'token')} that this tokenizer can't encode.]")
     if result.same:
-        st.caption(":material/check_circle: Decoded again, it is the same text.")
+        st.caption(":material/check_circle: Round-trips exactly.")
         return
-    st.markdown(":orange[:material/warning: Decoded again, it is not the same text:]")
+    st.markdown(":orange[:material/warning: Does not round-trip:]")
     st.code(result.decoded[:MOST_DECODED] or " ", language=None, wrap_lines=True)
 
 
@@ -82,12 +82,12 @@ def _shown(token: Token) -> str:
 
 
 def _title(token: Token) -> str:
-    stands_for = {"special": "a special token", "unknown": "unknown: can't be written", "byte": "bytes of a character"}.get(token.kind, "")
+    stands_for = {"special": "a special token", "unknown": "unknown token", "byte": "bytes of a character"}.get(token.kind, "")
     return f"id {token.id}\n{token.piece!r}" + (f"\n{stands_for}" if stands_for else "")
 
 
 def _marks(tokens: Sequence[Token]) -> list[Mark]:
-    """Tell neighbours apart, and what is no text from text."""
+    """Return marks that separate neighbours and set special tokens apart."""
     beside: tuple[Mark, Mark] = ("one", "two")
     of_kind: dict[str, Mark] = {"special": "special", "unknown": "unknown", "byte": "bytes"}
     return [of_kind.get(token.kind) or beside[place % 2] for place, token in enumerate(tokens)]

@@ -1,4 +1,4 @@
-"""One tokenizer: what it is, a text in its tokens, who uses it, and what to do with it next."""
+"""One tokenizer: facts, tokens of a text, users, settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_USERS = 50
 
 
 def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
-    """Draw a tokenizer whole."""
+    """Draw a tokenizer: facts, text, users, settings."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(plain(tokenizer.name), anchor=False, width="content")
         st.badge(NAMES.get(tokenizer.kind, tokenizer.kind), color="primary")
@@ -39,7 +39,7 @@ def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
     _draw_facts(tokenizer)
     source = resolve_source(ctx, f"tokenizer:{tokenizer.id}")
     _draw_next(ctx, tokenizer, source)
-    text, report, users, settings = st.tabs(["A text in tokens", "Reports", "Used by", "Rename or delete"], key="tab", bind="query-params")
+    text, report, users, settings = st.tabs(["Tokenize a text", "Reports", "Used by", "Rename or delete"], key="tab", bind="query-params")
     if text.open:
         with text:
             draw_text(ctx, [source], key=tokenizer.id)
@@ -56,12 +56,12 @@ def draw_tokenizer(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
 
 def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> None:
     if tokenizer.status in ACTIVE and tokenizer.job_id is not None:
-        draw_job(ctx, person, tokenizer.job_id, doing=f"Learning from {tokenizer.dataset}")
+        draw_job(ctx, person, tokenizer.job_id, doing=f"Training on {tokenizer.dataset}")
         return
-    show_problem(f"It could not be trained: {tokenizer.error.get('cause') or 'it was stopped.'}", tokenizer.error.get("remedy"))
+    show_problem(f"Training failed: {tokenizer.error.get('cause') or 'it was stopped.'}", tokenizer.error.get("remedy"))
     with st.container(horizontal=True, vertical_alignment="center"):
         query = {"train": "1", **({"dataset": tokenizer.dataset} if tokenizer.dataset else {})}
-        row_link("Train one again", page=PAGE, query=query, icon="match_word", key=f"again_{tokenizer.id}")
+        row_link("Train again", page=PAGE, query=query, icon="match_word", key=f"again_{tokenizer.id}")
         if st.button("Remove this entry", key=f"forget_{tokenizer.id}", icon=":material/delete:"):
             with errors_shown():
                 delete_tokenizer(ctx, tokenizer.id, person=person)
@@ -72,21 +72,21 @@ def _draw_facts(tokenizer: TokenizerView) -> None:
     facts = tokenizer.facts
     grid = st.grid(4, min_column_width=150)
     asked, made = facts.get("asked_vocab_size"), tokenizer.vocab_size or 0
-    less = f"The text yields no more; {asked:,} were asked for." if asked and asked > made else None
+    less = f"The text yields no more; {asked:,} were requested." if asked and asked > made else None
     grid.metric("Vocabulary, tokens", f"{made:,}", border=True, height="stretch", help=less)
     rate = facts.get("bytes_per_token")
-    part = "validation part" if facts.get("measured_on") == "val" else "training part"
+    part = "validation split" if facts.get("measured_on") == "val" else "train split"
     grid.metric(
         "Bytes per token",
         f"{rate:.2f}" if rate else "–",
         border=True,
         height="stretch",
-        help=f"On the {part} of its own dataset. A report measures several tokenizers on the same text.",
+        help=f"On the {part} of its dataset. Reports measure several tokenizers on the same text.",
     )
     if facts.get("sample_bytes") and tokenizer.kind != "byte":
         rows, total = facts.get("sample_rows", 0), facts.get("total_rows", 0)
-        part = "All of its rows." if rows == total else f"{rows:,} of {plural(total, 'row')}, spread evenly."
-        grid.metric("Learnt from", size(facts["sample_bytes"]), border=True, height="stretch", help=part)
+        part = "All rows." if rows == total else f"{rows:,} of {plural(total, 'row')}, sampled evenly."
+        grid.metric("Trained on", size(facts["sample_bytes"]), border=True, height="stretch", help=part)
     grid.metric("Made", ago(tokenizer.created_at), border=True, height="stretch")
 
 
@@ -103,7 +103,7 @@ def _draw_next(ctx: Context, tokenizer: TokenizerView, source: TokenizerSource) 
         row_link("Compare with others", page=PAGE, query={"compare": source.ref}, icon="compare", key="tokenizer_compare")
         st.page_link(
             routes.ARCHITECTURES,
-            label="Design an architecture for it",
+            label="Design an architecture",
             icon=":material/schema:",
             query_params={"tokenizer": tokenizer.name},
         )
@@ -126,7 +126,7 @@ def _draw_users(ctx: Context, tokenizer: TokenizerView) -> None:
         st.caption("No run uses it yet.")
         st.page_link(routes.LAUNCH, label="Launch a run", icon=":material/rocket_launch:")
         return
-    st.caption(f"It was given to {plural(len(users), 'run')}, whose checkpoints carry it. While they are there it can't be deleted.")
+    st.caption(f"It belongs to {plural(len(users), 'run')}. Their checkpoints contain it, so it can't be deleted.")
     for use in users[:MOST_USERS]:
         row_link(use.name, page=routes.RUN, query={"run": use.id}, icon="show_chart", key=f"user_{use.id}")
     if len(users) > MOST_USERS:
@@ -142,7 +142,7 @@ def _draw_settings(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
                 st.rerun()
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{tokenizer.id}"):
             st.markdown("Its files and the reports on it are deleted for good.")
-            if st.button("Delete it", key=f"delete_yes_{tokenizer.id}", type="primary"):
+            if st.button("Delete", key=f"delete_yes_{tokenizer.id}", type="primary"):
                 with errors_shown():
                     delete_tokenizer(ctx, tokenizer.id, person=person)
                     st.toast(f"Deleted {plain(tokenizer.name)}.", icon=":material/delete:")

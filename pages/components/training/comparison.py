@@ -39,7 +39,7 @@ def draw_comparison(ctx: Context, person: Person, runs: Sequence[RunView]) -> No
 
 
 def _draw_obstacles(compared: RunsComparison) -> None:
-    """Draw why the losses on the chart are not comparable, and what is."""
+    """Draw why the losses are not comparable, and what to compare instead."""
     if not compared.obstacles:
         return
     aspects = {obstacle.aspect for obstacle in compared.obstacles}

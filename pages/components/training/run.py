@@ -1,4 +1,4 @@
-"""Parts of the pages about runs: what may be done with one, why it failed, where it waits, what it made."""
+"""Parts of the page Run: facts, actions, failure, queue, checkpoints, notes, findings, report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pages.components.words import ago, size
 
 
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
-    """Draw what the run is made of, each part a link to where it comes from."""
+    """Draw the facts of a run, with links to dataset, base, parent, sweep and children."""
     run = detail.run
     what = OBJECTIVES.get(run.objective, run.objective) + ({"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, ""))
     who = f" by {plain(run.created_by)}" if run.created_by else ""
@@ -49,7 +49,7 @@ def draw_facts(ctx: Context, detail: RunDetail) -> None:
 
 
 def draw_imported_facts(ctx: Context, run: RunView) -> None:
-    """Say where an imported run comes from, and lead to the comparison, which is what it is for."""
+    """Draw the source of an imported run and the link to the comparison."""
     who = f" by {plain(run.created_by)}" if run.created_by else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.badge("Imported log", icon=":material/input:", color="gray")
@@ -62,7 +62,7 @@ def draw_imported_facts(ctx: Context, run: RunView) -> None:
 
 
 def draw_actions(ctx: Context, person: Person, detail: RunDetail) -> None:
-    """Draw what may be done with the run now. Each act is one service call and a fresh page."""
+    """Draw the actions that the run's status allows."""
     run = detail.run
     with st.container(horizontal=True, vertical_alignment="center"):
         if run.is_active:
@@ -80,16 +80,16 @@ def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
         key="run_stop_and_save",
         icon=":material/save:",
         disabled=run.status is Status.CANCELLING,
-        help="Ends the run after this step and keeps a checkpoint, from which it can be resumed.",
+        help="Ends the run after this step with a checkpoint to resume from.",
     ):
         with errors_shown():
             stop_run(ctx, run.id, how="stop_and_save", person=person)
             st.rerun()
     with st.popover("Cancel", icon=":material/cancel:"):
         st.write(
-            "It has not begun, so nothing is lost." if waiting else "Ends the run now. What it learned since its last checkpoint is lost."
+            "The run has not started, so nothing is lost." if waiting else "Ends the run now. Progress since the last checkpoint is lost."
         )
-        if st.button("Cancel the run", key="run_cancel", type="primary"):
+        if st.button("Cancel run", key="run_cancel", type="primary"):
             with errors_shown():
                 stop_run(ctx, run.id, how="cancel", person=person)
                 st.rerun()
@@ -107,11 +107,11 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
     goes_on = step < run.max_steps
     with st.popover(f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"):
         wanted = st.number_input(
-            "Steps in all",
+            "Total steps",
             min_value=step + 1,
             value=run.max_steps if goes_on else step + max(1, run.max_steps // 2),
             key="run_more_steps",
-            help="The learning rate's schedule is stretched to this length.",
+            help="The learning rate schedule is stretched to this length.",
         )
         if st.button("Resume", key="run_resume", type="primary"):
             with errors_shown():
@@ -120,16 +120,14 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
 
 
 def draw_failure(run: RunView) -> None:
-    """Say why a run failed and what to do, as plain text."""
+    """Draw why a run failed and its remedy, as plain text."""
     show_problem(str(run.error.get("cause") or "The run failed."), run.error.get("remedy"))
 
 
 def draw_queue_place(detail: RunDetail) -> None:
-    """Say who is ahead in the queue and when the run is expected to start."""
+    """Draw the jobs ahead in the queue and the expected start."""
     if detail.num_slots == 0:
-        st.warning(
-            "No worker serves the queue `train` at the moment. The run starts by itself as soon as one does.", icon=":material/cloud_off:"
-        )
+        st.warning("No worker serves the queue `train`. The run starts as soon as one does.", icon=":material/cloud_off:")
         return
     if not detail.ahead:
         st.info("Next in the queue: it starts within seconds.", icon=":material/schedule:")
@@ -141,7 +139,7 @@ def draw_queue_place(detail: RunDetail) -> None:
 
 
 def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
-    """Draw the run's checkpoints with what may come next for each."""
+    """Draw the run's checkpoints with their next steps."""
     if not detail.checkpoints:
         st.caption(f"The first checkpoint comes at step {min(detail.config.checkpoint_every, detail.config.max_steps):,}.")
         return
@@ -164,7 +162,7 @@ def draw_checkpoints(ctx: Context, detail: RunDetail) -> None:
 
 
 def draw_next_steps(checkpoint_id: str, *, writes: bool = True) -> None:
-    """Draw links to what a checkpoint is for; of one that writes no text (a reward model) only a reward run is."""
+    """Draw links to the uses of a checkpoint; one that generates no text (a reward model) can only be trained further."""
     for label, icon, page in NEXT_STEPS if writes else NEXT_STEPS[-1:]:
         st.page_link(page, label=label, icon=f":material/{icon}:", query_params={_PARAMETER.get(page, "checkpoint"): checkpoint_id})
 
@@ -173,7 +171,7 @@ NEXT_STEPS = (
     ("Evaluate", "grading", routes.EVALUATIONS),
     ("Battle", "swords", routes.BATTLES),
     ("Deploy", "dns", routes.ENDPOINTS),
-    ("Train on it", "model_training", routes.LAUNCH),
+    ("Continue training", "model_training", routes.LAUNCH),
 )
 _PARAMETER = {routes.LAUNCH: "base", routes.BATTLES: "contestants"}
 
@@ -183,7 +181,7 @@ def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
     with st.form("run_edit", border=False):
         name = st.text_input("Name", value=run.name, key="run_name", max_chars=120)
         tags = st.text_input("Tags, separated by commas", value=", ".join(run.tags), key="run_tags")
-        notes = st.text_area("Notes", value=run.notes, key="run_notes", height=140, placeholder="What is tried here, and what came of it?")
+        notes = st.text_area("Notes", value=run.notes, key="run_notes", height=140, placeholder="Hypothesis and result")
         if st.form_submit_button("Save", key="run_save"):
             with errors_shown():
                 if name != run.name:
@@ -194,11 +192,11 @@ def draw_editor(ctx: Context, person: Person, run: RunView) -> None:
                 st.rerun()
     archived = run.archived_at is not None
     if st.button(
-        "Take out of the archive" if archived else "Archive",
+        "Unarchive" if archived else "Archive",
         key="run_archive",
         icon=":material/unarchive:" if archived else ":material/archive:",
         disabled=run.is_active,
-        help="An archived run leaves the lists; nothing is deleted.",
+        help="Hides the run from lists; nothing is deleted.",
     ):
         with errors_shown():
             archive_run(ctx, run.id, person=person, archived=not archived)
@@ -213,7 +211,7 @@ BOXES = {
 
 
 def draw_findings(run: RunView, findings: Sequence[Finding]) -> None:
-    """Draw findings: what is seen, the likely cause, and a link to the launch page with what would be changed."""
+    """Draw findings: symptom, likely cause, and a link that launches a run with the suggested changes."""
     for index, finding in enumerate(findings):
         box, icon = BOXES[finding.severity]
         with st.container(horizontal=True, vertical_alignment="center", gap="medium", key=f"finding_{index}"):

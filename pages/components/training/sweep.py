@@ -1,4 +1,4 @@
-"""One sweep: how far it is, the best so far, parallel coordinates, the runs."""
+"""One sweep: progress, best run, parallel coordinates, table of runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOST_COMPARED = 8
 
 
 def draw_sweeps(ctx: Context) -> None:
-    """Draw the sweeps there are, a line each; nothing where there is none."""
+    """Draw the list of sweeps, if there are any."""
     sweeps = list_sweeps(ctx)
     if not sweeps:
         return
@@ -43,12 +43,12 @@ def draw_sweeps(ctx: Context) -> None:
             with columns[0]:
                 row_link(sweep.name, page=PAGE, query={"sweep": sweep.id}, icon="tune", key=f"sweep_{sweep.id}")
             columns[1].text(_progress_words(sweep))
-            columns[2].caption(f"best {plain(sweep.config.metric)} {sweep.best:.4f}" if sweep.best is not None else "nothing measured yet")
+            columns[2].caption(f"best {plain(sweep.config.metric)} {sweep.best:.4f}" if sweep.best is not None else "no results yet")
             columns[3].caption(ago(sweep.created_at, now=ctx.now()))
 
 
 def draw_sweep(ctx: Context, person: Person, wanted: str) -> None:
-    """Draw a sweep in full."""
+    """Draw a sweep: progress, best run, charts, runs."""
     back_link("Sweeps", page=LAUNCH, key="sweep_back", query={"mode": "Sweep"})
     detail = sweep_detail(ctx, wanted)
     _draw_head(ctx, person, detail.sweep)
@@ -66,7 +66,7 @@ def draw_sweep(ctx: Context, person: Person, wanted: str) -> None:
     if measured:
         _draw_charts(detail, measured)
     else:
-        st.info("The first runs that measure something appear here as lines.", icon=":material/hourglass_empty:")
+        st.info("The first results appear here as lines.", icon=":material/hourglass_empty:")
     _draw_runs(detail)
 
 
@@ -107,7 +107,7 @@ def _mark(sweep: SweepView) -> tuple[object, ...]:
 
 @st.fragment(run_every=3)
 def _watch(ctx: Context, sweep_id: str, mark: tuple[object, ...]) -> None:
-    """Run the page again when something of the sweep has changed."""
+    """Rerun the page when the sweep has changed."""
     if _mark(get_sweep(ctx, sweep_id)) != mark:
         st.rerun()
 
@@ -120,7 +120,7 @@ def _draw_best(detail: SweepDetail, best: SweepRun) -> None:
         with st.container(horizontal=True, horizontal_alignment="right", width="content"):
             if st.button("Open the run", key="sweep_open_best", icon=":material/monitoring:"):
                 st.switch_page(routes.RUN, query_params={"run": best.run.id})
-            if st.button("Launch the best again", key="sweep_again", type="primary", icon=":material/replay:"):
+            if st.button("Launch the best config again", key="sweep_again", type="primary", icon=":material/replay:"):
                 st.switch_page(LAUNCH, query_params={"run": best.run.id})
 
 
@@ -129,7 +129,7 @@ def _draw_charts(detail: SweepDetail, measured: list[Tried]) -> None:
     left, right = fifths.cell(column_span=3), fifths.cell(column_span=2)
     config = detail.sweep.config
     with left:
-        st.subheader("Values and what came of them", anchor=False)
+        st.subheader("Values and results", anchor=False)
         st.plotly_chart(parallel_chart(config, measured), key="sweep_parallel", config=STATIC)
     with right:
         st.subheader("Best so far", anchor=False)
@@ -144,7 +144,7 @@ def _draw_runs(detail: SweepDetail) -> None:
         st.subheader("Runs", anchor=False)
         ranked = sorted((each for each in detail.runs if each.value is not None), key=lambda each: each.value or 0.0)
         ranked = ranked[::-1] if detail.sweep.config.goal == "highest" else ranked
-        if len(ranked) > 1 and st.button("Compare their curves", key="sweep_compare", icon=":material/compare_arrows:", type="tertiary"):
+        if len(ranked) > 1 and st.button("Compare curves", key="sweep_compare", icon=":material/compare_arrows:", type="tertiary"):
             st.switch_page(routes.RUNS, query_params={"compare": ",".join(each.run.id for each in ranked[:MOST_COMPARED])})
     rows = [
         {

@@ -1,4 +1,4 @@
-"""Figures about a sweep. Pure: plain data in, a Plotly figure out."""
+"""Figures of a sweep. Pure: plain data in, a Plotly figure out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BETTER = ((0.0, (196, 89, 43)), (0.5, (214, 160, 110)), (1.0, (142, 138, 130)))
 
 @dataclass(frozen=True)
 class Tried:
-    """A run on the figures: its number as people count, its values, the best that it measured."""
+    """A run of the sweep: number from 1, its values, its best result."""
 
     number: int
     name: str
@@ -31,9 +31,9 @@ class Tried:
 
 
 def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
-    """Return parallel coordinates: an axis for each field and one for the metric, a line for each run, the best in front.
+    """Return parallel coordinates: an axis per field and one for the metric, a line per run, the best in front.
 
-    Lines are drawn as SVG: Plotly's own trace wants WebGL, follows no theme, and names no run under the pointer.
+    Drawn as SVG lines: Plotly's own trace needs WebGL, ignores the theme, and has no hover.
     """
     figure = go.Figure()
     axes = [*config.vary, config.metric]
@@ -88,7 +88,7 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
 
 
 def progress_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
-    """Return each run's value in the order of the launches, with the best so far as steps."""
+    """Return each run's result in launch order, with the best so far as steps."""
     figure = go.Figure()
     order = sorted(runs, key=lambda run: run.number)
     better = max if config.goal == "highest" else min
@@ -122,13 +122,13 @@ def progress_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
 
 
 def say(value: object) -> str:
-    """Write a value of a field."""
+    """Format a value of a field."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """An axis from 0 to 1: of numbers, by ratio or not, or of words in order."""
+    """An axis from 0 to 1: linear, logarithmic or categorical."""
 
     low: float
     high: float
@@ -163,7 +163,7 @@ class _Scale:
 
 
 def _color(share: float) -> str:
-    """Return the colour of a rank: 0 for the best run, 1 for the worst."""
+    """Return the colour of a rank: 0 is the best run, 1 the worst."""
     for (low, first), (high, second) in pairwise(BETTER):
         if share <= high:
             part = (share - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Live curves: a small component over plotly.js that asks the server for new points itself, so that watching costs no script run."""
+"""Live curves over plotly.js. The browser polls for new points, so watching costs no script run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _chart = st.components.v2.component(
 def live_chart(ctx: Context, runs: Sequence[RunView], *, person: Person, key: str, marks: Sequence[int] = ()) -> None:
     """Draw the curves of runs, overlaid, with status and progress above and their samples below; `marks` are steps to point at.
 
-    The page is run again when a run's status changes. How the curves are shown is kept in `?chart=` without a script run.
+    The page reruns when a run's status changes. Chart settings are kept in `?chart=` without a script run.
     """
     axes = axes_of_runs(ctx, [run.id for run in runs])
     figures = figures_of_runs(ctx, [run.id for run in runs if not run.is_active])

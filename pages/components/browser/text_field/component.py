@@ -1,4 +1,4 @@
-"""A text field whose text arrives while it is being typed. Streamlit's own waits until the field is left."""
+"""Text field that reports its text while typing. Streamlit's own waits until the field loses focus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _field = st.components.v2.component(
 
 
 def live_text(label: str, *, key: str, value: str, max_chars: int, lines: int = 4) -> str:
-    """Draw a text field and return what stands in it: `value` at first, then what was typed, a fifth of a second after the last key."""
+    """Draw a text field and return its text: `value` at first, then what was typed, 0.2 s after the last key."""
     typed = (st.session_state.get(key) or {}).get("text")
     value = value if typed is None else str(typed)
     data = {"label": label, "value": value, "max_chars": max_chars, "lines": lines}

@@ -1,4 +1,4 @@
-"""Text as the tokens that it is made of: a chip each, tinted by a number or marked by a class, with spaces made visible."""
+"""Text as token chips, tinted by a number or marked by a class, with visible whitespace."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _strip = st.components.v2.component(
 MAX_CHIPS = 4000
 MAX_CHARACTERS = 60
 Mark = Literal["", "special", "unknown", "bytes", "muted", "trained", "one", "two"]
-"""special: no text of the writer's; unknown: text that is lost; bytes: a part of a character, in hexadecimal digits; muted: plays no part;
-trained: what a loss is taken on; one, two: neighbours told apart."""
+"""special: special token; unknown: text that is lost; bytes: part of a character, in hexadecimal; muted: not considered;
+trained: carries a loss; one, two: alternating marks of neighbours."""
 
 
 def token_strip(
@@ -37,7 +37,7 @@ def token_strip(
     selected: int | None = None,
     clickable: bool = True,
 ) -> int | None:
-    """Draw tokens as chips and return the index of the one that was clicked (None: none yet).
+    """Draw tokens as chips and return the index of the clicked one (None: none yet).
 
     `values` tint them: 0 is no tint, 1 the full primary colour, -1 the full opposite colour; None leaves a chip bare. `titles` are shown
     under the pointer. `selected` is outlined until another one is clicked. At most `MAX_CHIPS` are drawn, and it is said how many are
@@ -63,10 +63,10 @@ def token_strip(
 
 
 def cut(text: str) -> str:
-    """Shorten a token that is longer than a line has room for."""
+    """Truncate a token to `MAX_CHARACTERS`."""
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"
 
 
 def finite(value: float | None) -> float | None:
-    """Leave out what JSON has no word for: NaN and the infinities."""
+    """Return None for NaN and infinities, which JSON does not have."""
     return float(value) if value is not None and math.isfinite(value) else None
