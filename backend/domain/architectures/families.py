@@ -1,4 +1,4 @@
-"""The families of decoders that can be built, what each can do, and why it can't do the rest. A table; knows no arithmetic."""
+"""Decoder families that can be built, with their optional fields and limits. A table without arithmetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADS_EQUAL = "every query head has its own keys and values"
 
 @dataclass(frozen=True)
 class Family:
-    """What a family of decoders is made of.
+    """Traits of a family of decoders.
 
     `network_class` is the transformers class, which `config.json` names and which vLLM's registry knows; `model_type` is its short
     name there. `fields` are the optional fields of `ArchitectureConfig` that it has. `fixed` are fields that every family has and this
@@ -281,7 +281,7 @@ _SPECIAL: dict[tuple[str, str], str] = {
 
 
 def why_not(family: str, name: str) -> str | None:
-    """Return why a family can't be given a field, in words with the families that can; None if it can.
+    """Return why a family does not have a field, naming families that do; None if it does.
 
     Example:
         >>> why_not("llama", "window")

@@ -46,14 +46,14 @@ class ArchitectureFields(BaseModel):
 
     @property
     def head_dim(self) -> int:
-        """Numbers in one head's queries and keys."""
+        """Dimensions of a head's queries and keys."""
         if self.nope_head_size is not None and self.rope_head_size is not None:
             return self.nope_head_size + self.rope_head_size
         return self.head_size or self.width // self.num_heads
 
     @property
     def value_dim(self) -> int:
-        """Numbers in one head's values."""
+        """Dimensions of a head's values."""
         return self.value_head_size or self.head_dim
 
     @property
@@ -62,7 +62,7 @@ class ArchitectureFields(BaseModel):
         return self.expert_feed_forward or self.feed_forward
 
     def is_global(self, layer: int) -> bool:
-        """Whether a layer, counted from 0, is built to see the whole context."""
+        """Whether a layer, counted from 0, attends to the whole context."""
         if self.window is None:
             return True
         if self.global_every is not None:  # local layers have positions of their own, so they stay local in a window of any size

@@ -1,4 +1,4 @@
-"""Floating-point operations for a token, as torch's own counter counts them. Arithmetic."""
+"""FLOPs per token, as torch's FLOP counter counts them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FlopsPerToken(BaseModel):
 
 
 def count_flops(config: ArchitectureConfig, *, context: int, micro_batch: int = 1, lora_rank: int | None = None) -> FlopsPerToken:
-    """Count operations for one token of a sequence of `context` tokens: 2 for each weight it passes, and attention's two products.
+    """Count FLOPs per token of a sequence of `context` tokens: 2 per weight, and attention's two products.
 
     Every position is taken to see the whole context, sliding layers too: a matrix product over the mask computes what it hides
     (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with the head's product added). Backward computes each product's two

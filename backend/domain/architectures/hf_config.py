@@ -1,4 +1,4 @@
-"""From the config.json of a checkpoint, ours or anybody's, to the architecture that says what it costs. Reads data, loads nothing."""
+"""Read an architecture from a checkpoint's Hugging Face config.json. Loads no weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from backend.domain.architectures.families import FAMILIES
 Data = Mapping[str, Any]
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-"""What families call the longest sequence in their config.json."""
+"""Names of the maximum sequence length in config.json."""
 
 
 @dataclass(frozen=True)
 class CheckpointShape:
-    """An architecture with the counts of a checkpoint. `unsaid` are its traits that an ArchitectureConfig has no words for.
+    """The architecture of a checkpoint. `unsaid` are traits that ArchitectureConfig has no fields for.
 
     They change what the network computes and not how large it is: scaled rotary frequencies, say. A network built from `config` equals
     the checkpoint's only if `unsaid` is empty.
@@ -55,7 +55,7 @@ def read_shape(data: Data) -> CheckpointShape | None:
 
 
 def _common(data: Data, *, names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that every family has, by what the family calls them."""
+    """Return the fields that every family has, by the family's names for them."""
     values = {field: data[name] for field, name in names.items()}
     return {**values, "vocab_size": data["vocab_size"], "tie_embeddings": bool(data.get("tie_word_embeddings", _tied_by_default(data)))}
 
@@ -91,7 +91,7 @@ def _rope_theta(data: Data, unsaid: list[str], *, default: float, kind: str | No
 
 
 def _expect(data: Data, unsaid: list[str], name: str, *usual: Any) -> None:
-    """Note a trait that is not the one a built network has. Left out means usual."""
+    """Record a trait that differs from a built network's. A missing key has the usual value."""
     if name in data and data[name] not in usual:
         unsaid.append(f"{name} {data[name]}")
 

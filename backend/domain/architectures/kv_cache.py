@@ -1,4 +1,4 @@
-"""How much a network keeps of a text that it goes on with: the KV cache, as transformers holds it. Arithmetic."""
+"""KV-cache bytes, as transformers holds the cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from backend.domain.architectures.families import FAMILIES
 
 
 def kv_bytes_per_token(config: ArchitectureConfig, *, number_bytes: int) -> int:
-    """Return the bytes that one more token adds to the cache while no window is full."""
+    """Return the KV-cache bytes per token, while no sliding window is full."""
     return config.num_layers * _layer_bytes(config, number_bytes)
 
 

@@ -1,4 +1,4 @@
-"""Where a network's parameters are: its matrices one by one, and counts by component that equal the built network's. Arithmetic."""
+"""Count a network's parameters by matrix and by component; counts equal those of the built network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Matrix:
 
 
 def list_matrices(config: ArchitectureConfig) -> list[Matrix]:
-    """Return every matrix that multiplies a token's numbers; the head is listed whether tied or not, the embedding look-up is not."""
+    """Return every matrix in the forward pass of a token; the head is listed whether tied or not, the embedding look-up is not."""
     head = Matrix("output_head", config.width, config.vocab_size, 1, 1, adapter_ranks=0)
     return [*_attention(config), *_feed_forwards(config), head]
 
@@ -127,7 +127,7 @@ def _count_norms(config: ArchitectureConfig) -> int:
 
 
 def count_active_parameters(config: ArchitectureConfig) -> int:
-    """Count the parameters that one token passes through: all of them, less the experts that the router does not pick."""
+    """Count the active parameters per token: all, less the experts that the router does not pick."""
     idle = sum(matrix.size * (matrix.copies - matrix.used) for matrix in list_matrices(config))
     return sum(count_parameters(config).values()) - idle
 

@@ -1,4 +1,4 @@
-"""What is impossible about a shape, in words: the value, the field at fault and the cure. Knows no arithmetic of cost."""
+"""Find the problems of a shape: the field at fault, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from backend.domain.architectures.fields import ArchitectureFields
 
 @dataclass(frozen=True)
 class ShapeProblem:
-    """One impossibility: the field that can cure it, and the words."""
+    """A problem of a shape: the field to change, and the message."""
 
     field: str
     message: str
 
 
 class ImpossibleShape(ValueError):
-    """What a shape's validator raises: `problems`, and their messages joined by semicolons, each with its field's name."""
+    """Raised by a shape's validator: `problems`, with their messages joined by semicolons, each with its field's name."""
 
     def __init__(self, problems: list[ShapeProblem]) -> None:
         super().__init__("; ".join(p.message if p.field in p.message else f"{p.field}: {p.message}" for p in problems))
@@ -30,7 +30,7 @@ class ImpossibleShape(ValueError):
 
 
 def problems_by_field(error: ValidationError) -> dict[str, str]:
-    """Return a validation error of an ArchitectureConfig as words by field, for a form to show beside each."""
+    """Return the messages of an ArchitectureConfig's validation error by field, for a form to show at each."""
     found: dict[str, str] = {}
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
@@ -101,7 +101,7 @@ OTHER_NAMES: dict[str, str] = {
     "qk_nope_head_dim": "nope_head_size",
     "v_head_dim": "value_head_size",
 }
-"""What transformers calls our fields, for those who bring its names."""
+"""transformers' names of the fields."""
 
 
 def find_unknown(given: Mapping[str, Any], fields: Collection[str]) -> list[ShapeProblem]:
@@ -124,7 +124,7 @@ def _number(data: Mapping[str, Any], name: str, default: int) -> int:
 
 
 def find_problems(config: ArchitectureFields) -> list[ShapeProblem]:
-    """Return everything that is impossible about a shape, or that its family can't do."""
+    """Return all problems of a shape, including fields that its family does not have."""
     family = FAMILIES[config.family]
     rules = (_family_problems, _head_problems, _kv_problems, _window_problems, _expert_problems)
     return [problem for rule in rules for problem in rule(config, family)]

@@ -1,4 +1,4 @@
-"""Do raters agree? Krippendorff's alpha and percent agreement on shared battles, Cohen's kappa for two raters.
+"""Agreement of raters: Krippendorff's alpha and percent agreement on shared battles, Cohen's kappa for two raters.
 
 A vote is read as "which contestant", never as "which side": sides are shuffled, and agreement on sides would measure nothing.
 Sources: Krippendorff, Content Analysis (2018), chapter 12; Cohen (1960).

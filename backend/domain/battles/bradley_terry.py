@@ -1,6 +1,6 @@
 """The numbers under a rating: Newton's fit of Bradley-Terry with half credit for ties, and its sandwich covariance.
 
-theta is on the natural scale: P(a beats b) = 1 / (1 + exp(theta_b - theta_a - side)). Knows arrays only; words are in ratings.
+theta is on the natural scale: P(a beats b) = 1 / (1 + exp(theta_b - theta_a - side)). Knows arrays only; texts are in ratings.
 Sources: Bradley and Terry (1952); Ford (1957) for when a maximum exists; Chiang et al. (2024, arXiv 2403.04132) for the sandwich;
 Cameron, Gelbach and Miller (2011) for two-way clusters.
 """

@@ -1,4 +1,4 @@
-"""What a campaign asks of its contestants and raters, and how a dataset's row becomes a prompt. Pure rules, no I/O."""
+"""Config of a campaign, and prompts from dataset rows. Pure rules, no I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Messages = list[dict[str, str]]
 
 
 class CampaignConfig(BaseModel):
-    """How completions are drawn and how long a rater is asked to vote. The same `seed` draws the same prompts and completions."""
+    """Sampling settings and ballot length. The same `seed` gives the same prompts and completions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

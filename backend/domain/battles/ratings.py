@@ -99,11 +99,11 @@ class WinMatrix:
     both_bad: tuple[tuple[int, ...], ...]
 
     def votes(self, row: int, column: int) -> int:
-        """How many votes compared the two."""
+        """Number of votes between the two."""
         return self.wins[row][column] + self.wins[column][row] + self.ties[row][column] + self.both_bad[row][column]
 
     def share(self, row: int, column: int) -> float | None:
-        """What the row's contestant earned of its votes against the column's, half for ties and both bad; None if they never met."""
+        """Win share of the row's contestant against the column's, ties and both bad as half; None if they never met."""
         votes = self.votes(row, column)
         halves = self.ties[row][column] + self.both_bad[row][column]
         return (self.wins[row][column] + halves / 2) / votes if votes else None
@@ -239,7 +239,7 @@ def _anchor_index(anchor: str | None, columns: VoteColumns) -> int | None:
 
 
 def _choose_clusters(columns: VoteColumns, cluster_by: ClusterBy) -> tuple[ClusterBy, float, str, list[str]]:
-    """The clustering that the votes allow, its degrees of freedom, its words in the method, and warnings."""
+    """Return the clustering that the votes allow, its degrees of freedom, its description, and warnings."""
     sizes: dict[str, tuple[int, str]] = {
         "prompt": (columns.num_prompts, f"clustered by prompt ({columns.num_prompts})"),
         "rater": (columns.num_raters, f"clustered by rater ({columns.num_raters})"),
@@ -264,7 +264,7 @@ def _choose_clusters(columns: VoteColumns, cluster_by: ClusterBy) -> tuple[Clust
 
 
 def _connection_note(tally: Tally, contestants: tuple[str, ...]) -> str:
-    """Why the maximum does not exist, in words; empty if it does (Ford 1957)."""
+    """Return why the maximum does not exist; empty if it does (Ford 1957)."""
     strong = strong_components(tally)
     if strong.max() == 0:
         return ""
@@ -306,7 +306,7 @@ def _errors(fit: Fit, covariance: FloatArray, *, anchor_at: int | None) -> tuple
 def _position_bias(
     tally: Tally, columns: VoteColumns, *, cluster_by: ClusterBy, precision: float, df: float, level: float
 ) -> Estimate | None:
-    """How many Elo points being shown as side a is worth: an intercept in the same regression."""
+    """Return the Elo advantage of being shown as side a, an intercept in the same regression."""
     fit = maximise(tally, with_side=True, precision=precision)
     if fit is None:
         return None

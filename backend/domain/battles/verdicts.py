@@ -1,4 +1,4 @@
-"""The sentence drawn from a pair's votes: better, worse or undecided, and what it would still take.
+"""Verdict on a pair's votes: better, worse or undecided, and the votes still needed.
 
 Everybody looks at votes while they come in, so the decision rests on an e-value, which stays valid however often one looks; an ordinary
 test, looked at after every vote, declares a false winner in half of all campaigns. Evidence counts prompts, not votes: ten raters on one
@@ -28,12 +28,12 @@ Outcome = Literal["better", "worse", "undecided"]
 POWER = 0.8
 LARGEST_E_VALUE = 1e300
 PRIOR_PROMPTS = 4
-"""How many made-up prompts with the widest spread of scores a plan starts from, until real prompts outweigh them."""
+"""Pseudo-prompts with the widest spread of scores that a plan starts from, until real prompts outweigh them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairVerdict:
-    """What a pair's votes say about `first` against `second`.
+    """Verdict on `first` against `second`.
 
     `share` is what first earned of the votes (half for ties and both bad). `e_value` >= `threshold` (1 / alpha) decides. `prompts_won` and
     `prompts_lost` are first's; prompts that came out even count in `prompts` alone. `votes_needed` and `prompts_needed` come on top of what

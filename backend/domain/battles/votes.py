@@ -1,4 +1,4 @@
-"""Votes as the statistics read them: who preferred which side of which battle.
+"""Vote records for the statistics: who preferred which side of which battle.
 
 A correction of a vote supersedes the first one before it comes here: each record counts once.
 """
@@ -16,7 +16,7 @@ from backend.errors import InvalidInput
 
 
 class Label(StrEnum):
-    """What a vote may say. `BOTH_BAD` counts as half a win in a rating and keeps its own count, because it speaks of absolute quality."""
+    """Label of a vote. `BOTH_BAD` counts as half a win in a rating and is counted separately, since it rates absolute quality."""
 
     A = "A"
     B = "B"
@@ -55,7 +55,7 @@ class VoteColumns:
 
     @property
     def points(self) -> NDArray[np.float64]:
-        """What side a earned: 1, 0 or a half."""
+        """Points of side a: 1, 0 or a half."""
         return np.array([POINTS_OF_A[label] for label in LABELS])[self.label]
 
 

@@ -1,4 +1,4 @@
-"""The chat templates that are stored with checkpoints: one for our own tokenizers, two for bases without one. Text, no Jinja engine.
+"""Chat templates stored with checkpoints: one for tokenizers trained here, two for bases without one. Text, no Jinja engine.
 
 Trainer, playground, endpoint, evaluation and battles all render with the template that lies in the checkpoint, so a prompt means the
 same tokens everywhere.

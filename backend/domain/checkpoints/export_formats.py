@@ -1,4 +1,4 @@
-"""What a checkpoint can be exported as, and which families a GGUF file can hold. Tables; know no tensors."""
+"""Export formats of checkpoints, and the families that GGUF files can hold. Tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ NUMBERS: dict[str, str] = {
     "q8_0": "8 bits: half the size, nearly the same answers",
     "f32": "32 bits: exact, twice the size",
 }
-"""How a GGUF file stores its matrices."""
+"""Precisions of the matrices in a GGUF file."""
 
 GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt2", "gemma3_text")
 """transformers' types of networks that are written as GGUF, each held against what transformers reads back."""
 
 
 def gguf_refusal(family: str) -> str | None:
-    """Return in a sentence why a network of this transformers type can't be a GGUF file; None if it can, as far as its name tells."""
+    """Return why a network of this transformers type can't be exported as GGUF; None if it can, as far as its name tells."""
     if family in GGUF_FAMILIES:
         return None
     known = ", ".join(name.removesuffix("_text") for name in GGUF_FAMILIES)

@@ -1,4 +1,4 @@
-"""What an evaluation is asked to do, and which settings decide its number. Pure rules, no I/O.
+"""Config of an evaluation, and the settings that determine its score. Pure rules, no I/O.
 
 Two evaluations may be compared item by item only if everything but the checkpoint was the same: `unlike_settings` says what was not.
 """
@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCORING_VERSION = 1
-"""Raised whenever scoring changes a number, so that old and new scores are never compared silently."""
+"""Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
 
 PREFIX_POLICY: dict[str, str] = {
     "each_window": "every window of the context's length begins after the begin token (or the end token, where there is none) alone",
@@ -22,7 +22,7 @@ PREFIX_POLICY: dict[str, str] = {
 
 
 class EvaluationKind(StrEnum):
-    """How a benchmark is scored."""
+    """Scoring method of a benchmark."""
 
     PERPLEXITY = "perplexity"
     MULTIPLE_CHOICE = "multiple_choice"
@@ -56,7 +56,7 @@ LOWER_IS_BETTER = frozenset({"nll_per_token", "perplexity", "bits_per_byte"})
 
 
 class EvaluationConfig(BaseModel):
-    """How one benchmark is asked of a checkpoint."""
+    """Settings of one evaluation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,7 +89,7 @@ class EvaluationConfig(BaseModel):
 
 
 def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str) -> dict[str, Any]:
-    """Return everything that decides a score apart from the checkpoint, with what plays no part for this kind left out."""
+    """Return the settings that determine a score, without those that this kind does not use."""
     settings: dict[str, Any] = {
         "scoring_version": SCORING_VERSION,
         "kind": kind.value,
@@ -135,7 +135,7 @@ SETTING_WORDS: dict[str, str] = {
 
 
 def unlike_settings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Return, in words, every setting in which two evaluations differ. Empty: they may be compared."""
+    """Return every setting in which two evaluations differ, one phrase each. Empty: they are comparable."""
     names = [name for name in SETTING_WORDS if first.get(name) != second.get(name)]
     return [
         SETTING_WORDS[name]

@@ -1,4 +1,4 @@
-"""IsoFLOP profiles: at each budget a parabola through loss over log N, whose lowest point is the best size.
+"""IsoFLOP profiles: at each budget a parabola through loss over log N, whose minimum is the optimal size.
 
 Hoffmann et al. 2022 (arXiv 2203.15556), approach 2. Needs no law, but runs of one budget at several sizes; over a wide range of sizes
 the parabola is biased, for the true profile is lopsided.
@@ -117,7 +117,7 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator, *, num_dra
 
 
 def _vertex(coefficients: FloatArray, n: FloatArray) -> FloatArray:
-    """Return where each parabola is lowest; NaN where it opens downwards or is lowest outside the sizes that were trained."""
+    """Return the minimum of each parabola; NaN where it opens downwards or has its minimum outside the trained sizes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         at = -coefficients[:, 1] / (2 * coefficients[:, 2])
     return np.where((coefficients[:, 2] > 0) & (at >= n.min()) & (at <= n.max()), at, np.nan)

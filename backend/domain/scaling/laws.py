@@ -1,4 +1,4 @@
-"""Scaling laws: what loss to expect from N parameters and D tokens, and how to share a budget of C FLOPs between the two.
+"""Scaling laws: expected loss of N parameters and D tokens, and the compute-optimal allocation of C FLOPs.
 
     L(N, D) = E + A / N^alpha + B / D^beta        C = 6 N D
 
@@ -29,7 +29,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Allocation:
-    """How a budget is shared: `parameters` N and `tokens` D, the `loss` that the law expects of them, in nats per token."""
+    """An allocation of a budget: `parameters` N, `tokens` D and the expected `loss` in nats per token."""
 
     flops: float
     parameters: float
@@ -44,7 +44,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """The five constants of a law, where they come from, and how sure they are.
+    """The five constants of a law with their source and uncertainty.
 
     `draws` are (E, A, B, alpha, beta) as they might have come out of other runs, one row each; None where nothing usable was
     published. What is computed from them is moved away from the law's own value by the factor `stretch`, because few runs vary less

@@ -1,4 +1,4 @@
-"""A compute plan: the budget that is asked, and the network, steps and loss that it buys."""
+"""Schema of a compute plan: the budget, and the network, steps and expected loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FINAL_LEARNING_RATE = 1e-5  # the fixed end that the learning-rate rule was fitt
 
 
 class PlanConfig(BaseModel):
-    """What is to be planned: one budget, and what the network shall read.
+    """Config of a plan: one budget, dataset, tokenizer and law.
 
     `law` is a key of `scaling.PUBLISHED`, or `own` for the fit to one's own runs with the same dataset, tokenizer and context.
     """
@@ -57,7 +57,7 @@ class PlanConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Batch:
-    """How a step is made up, and how the learning rate runs."""
+    """Batch size, steps and learning-rate schedule."""
 
     tokens: int
     micro_batch: int
@@ -69,7 +69,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ScalingPlan:
-    """What a budget buys. `optimum` is the law's exact answer; everything below it is the network that can be built.
+    """A plan. `optimum` is the law's exact allocation; everything below it describes the network that can be built.
 
     `loss` is what the law expects of the network, repeats of the data counted. `seconds` and `cost_usd` are None where no rate and no
     price is known. `notes` say in words what the budget can't do and how far the numbers can be believed.
@@ -97,7 +97,7 @@ class ScalingPlan:
 
     @property
     def loss_is_believable(self) -> bool:
-        """Whether the expected loss is well below guessing among the vocabulary, which a law stretched too far down exceeds."""
+        """Whether the expected loss is well below chance level, which a law extrapolated too far down exceeds."""
         return self.loss.value < BELIEVABLE * math.log(self.architecture.vocab_size)
 
     def run_config(self) -> RunConfig | None:

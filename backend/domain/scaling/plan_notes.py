@@ -1,4 +1,4 @@
-"""What a plan can't do and how far it can be believed, in words. One sentence or two for each thing worth saying."""
+"""Notes of a plan: its limits and how reliable it is, one or two sentences each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a budget to a training run: parameters, tokens, batch, learning rate, expected loss, time and cost. Pure arithmetic.
+"""Plan a training run for a budget: parameters, tokens, batch, learning rate, expected loss, time and cost. Pure.
 
 The same `PlanConfig` is behind the page's form and `roundhouse plan`; both show the same `ScalingPlan`.
 """

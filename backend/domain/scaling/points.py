@@ -1,4 +1,4 @@
-"""Runs as points of a scaling law: so many parameters, so many tokens, this loss. Reads them from CSV."""
+"""Points of a scaling law (parameters, tokens, loss), and their CSV reader."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ScalingPoint:
 
     @classmethod
     def of(cls, parameters: float, tokens: float, loss: float, *, flops: float | None = None, label: str = "") -> ScalingPoint:
-        """Make a point; without `flops` 6 N D is taken."""
+        """Return a point; `flops` defaults to 6 N D."""
         return cls(parameters, tokens, loss, flops or FLOPS_PER_PARAMETER_TOKEN * parameters * tokens, label)
 
 

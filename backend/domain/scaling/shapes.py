@@ -1,4 +1,4 @@
-"""From a number of parameters to a network of that size: width, depth and heads in the usual proportions. Counts are exact."""
+"""Propose a network of a given number of parameters in the usual proportions. Counts are exact."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _widths(low: int, high: int) -> Iterator[int]:
 
 
 def _step(width: int) -> int:
-    """Return by how much widths grow: so that heads keep 32, 64 or 128 numbers, and finer only where networks are tiny."""
+    """Return the step between widths, which keeps head sizes of 32, 64 or 128; finer only for tiny networks."""
     if width >= 2048:
         return width // 16
     return 64 if width >= 512 else 32 if width >= 128 else 16 if width >= 64 else 8
@@ -117,7 +117,7 @@ def _network(family: str, width: int, layers: int, vocab_size: int, context: int
 
 
 def _heads(width: int) -> int:
-    """Return how many heads share a width: of 128 numbers in wide networks, of 32 in narrow ones, or the nearest that divides."""
+    """Return the number of heads of a width: size 128 in wide networks, 32 in narrow ones, or the nearest that divides."""
     wanted = 128 if width >= 2048 else 64 if width >= 512 else 32 if width >= 64 else 16
     heads = max(1, width // wanted)
     return next((count for count in range(heads, 0, -1) if width % count == 0 and (width // count) % 2 == 0), 1)

@@ -1,4 +1,4 @@
-"""A scaling study: the same budgets spent on networks of several sizes (IsoFLOP), so that one's own data says which size is best."""
+"""Scaling study: networks of several sizes on equal budgets (IsoFLOP), to find the optimal size on one's own data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MOST_RUNS = 60
 
 
 class StudyConfig(BaseModel):
-    """What a study trains: at each budget so many sizes, evenly spaced in log N about the law's optimum."""
+    """Config of a study: budgets, and sizes per budget, evenly spaced in log N about the law's optimum."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -74,7 +74,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The runs of a study, smallest budget and network first, and what is worth saying about them."""
+    """The runs of a study, smallest budget and network first, with notes."""
 
     config: StudyConfig
     runs: tuple[StudyRun, ...]
@@ -82,7 +82,7 @@ class StudyPlan:
 
     @property
     def seconds(self) -> float | None:
-        """How long all runs take, one after the other; None where that isn't known."""
+        """Seconds of all runs, one after the other; None if not known."""
         times = [run.seconds for run in self.runs]
         return None if any(time is None for time in times) else float(sum(time for time in times if time is not None))
 
@@ -177,7 +177,7 @@ def _study_run(
 
 
 def say_budget(flops: float) -> str:
-    """Write a budget for a name: `1e12`, `3.2e12`."""
+    """Format a budget: `1e12`, `3.2e12`."""
     mantissa, exponent = f"{flops:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 

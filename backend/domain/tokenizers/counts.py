@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a text, in numbers. Pure arithmetic over counts.
+"""Measures of a tokenizer on texts: fertility, bytes per token, unknown tokens. Pure.
 
 Fertility is tokens per word (Acs 2019; Rust et al. 2021, doi:10.18653/v1/2021.acl-long.243). A word is a run of characters without space
 that holds a letter or digit; in scripts that put no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) each character counts as
@@ -34,7 +34,7 @@ def count_words(text: str) -> int:
 
 @dataclass
 class TokenCounts:
-    """What was counted over some texts.
+    """Counts over a set of texts.
 
     `unknown`: tokens that lost the text; `raw_bytes`: tokens that are a byte of a character which the vocabulary does not hold;
     `single_bytes`: tokens that stand for one byte of text, letters among them; `changed`: texts that decode to something else.

@@ -1,4 +1,4 @@
-"""What a token stands for: from the piece in a tokenizer's vocabulary to the bytes of text. Knows the three ways of writing pieces.
+"""Convert vocabulary pieces to the bytes of text they stand for, in the three common notations.
 
 Byte-level pieces spell each byte as a letter (GPT-2), SentencePiece marks spaces with U+2581 and writes single bytes as `<0xAB>`, and
 plain pieces are text. Which of them it is can be read from a tokenizer's decoder.
@@ -26,7 +26,7 @@ BYTE_OF_LETTER = _letters_of_bytes()
 
 @dataclass(frozen=True)
 class PieceForm:
-    """How a tokenizer writes its pieces."""
+    """Notation of a tokenizer's pieces."""
 
     byte_level: bool = False
     spaces_marked: bool = False
@@ -64,7 +64,7 @@ class PieceForm:
 
 
 def unknown_token(state: dict[str, Any]) -> tuple[int, str] | None:
-    """Return id and piece of the token that stands for what can't be written; None if a tokenizer has none, or writes bytes instead.
+    """Return id and piece of the unknown token; None if a tokenizer has none, or falls back to bytes.
 
     `state` is a tokenizer's JSON (`tokenizer.json`).
     """

@@ -1,4 +1,4 @@
-"""What is wrong with a run, said from its curves: what is seen, the likely cause, and what to change in a run that follows. Pure.
+"""Diagnose a run from its curves: symptom, likely cause, and suggested changes for the next run. Pure.
 
 Every rule asks for evidence well outside the noise of the curve itself, because a false alarm costs more than a late one: somebody stops a
 healthy run. Noise is measured on differences of neighbours, which a trend hardly touches.
@@ -24,27 +24,27 @@ MOST_POINTS = 4000
 MIN_POINTS = 60
 """Fewer points than this say nothing about a trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
-"""A spike is 12 robust standard deviations and 15 % of the loss above the median about it. A normal curve does not get there in the age of
+"""A spike is 12 robust standard deviations and 15 % of the loss above the median about it. Gaussian noise does not get there in the age of
 the universe; heavy-tailed batches of a few rows reach 6 to 8."""
 DIVERGED_SHARE = 0.25
-"""A loss that lost a quarter of what it had gained will not come back by itself."""
+"""Diverged: the loss has lost a quarter of its gain."""
 FLAT_SHARE = 0.01
 """A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and not seen to fall at all."""
 OVER_FIT_SHARE, OVER_FIT_SIGMAS = 0.02, 5.0
 """val_loss has risen by 2 % and by five times its own noise above its lowest value, while train_loss fell on."""
 DEAD_NORM = 1e-6
-"""Gradients of a network that learns have norms of 1e-2 to 10; 1e-6 is what rounding leaves."""
+"""Gradient norms of a learning network are 1e-2 to 10; 1e-6 is rounding noise."""
 EXPLODING_FACTOR = 10.0
-"""Gradient norms drift by factors of 2 to 3 in long runs; ten times is a network on its way out."""
+"""Gradient norms drift by factors of 2 to 3 in long runs; a factor of ten precedes divergence."""
 STARVING_SHARE = 0.2
-"""A fifth of every step spent waiting for data is more than any other thing that could be made faster."""
+"""Waiting for data a fifth of every step outweighs other optimizations."""
 SLOW_SHARE = 0.08
 """From random weights the loss falls by more than 8 % within a hundred steps at any usual learning rate."""
 NOT_A_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
 
 
 class Kind(StrEnum):
-    """What may be wrong."""
+    """Kind of finding."""
 
     NOT_FINITE = "not_finite"
     DIVERGED = "diverged"
@@ -83,7 +83,7 @@ class Series:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known beside the curves. `failure`: why the job failed. `not_finite`: by metric the first step that was no number."""
+    """Facts beside the curves. `failure`: why the job failed. `not_finite`: by metric the first step that was not finite."""
 
     config: RunConfig | None = None
     has_ended: bool = True
@@ -93,9 +93,9 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: `sentence` is what is seen, `cause` what it most likely comes from, `action` names a run that follows.
+    """A problem: `sentence` is the symptom, `cause` the likely cause, `action` the label of the suggested run.
 
-    `changes` are the fields that this run would have otherwise; none where the cure is not in the config. `step` is where to look.
+    `changes` are the config fields to change, none where the remedy is not in the config. `step` is where it shows.
     """
 
     kind: Kind
@@ -112,9 +112,9 @@ class Finding:
 
 
 def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
-    """Return what is wrong with a run, the gravest first; an empty list for a healthy one and for one too short to tell.
+    """Return the findings of a run, the gravest first; none for a healthy run or one too short to tell.
 
-    Spikes are looked for among all points, the rest among every n-th of a long curve: that leaves means and noise what they are.
+    Spikes are searched among all points, other findings among every n-th of a long curve, which keeps means and noise.
     """
     thin = {name: _thinned(one) for name, one in series.items()}
     found = [*_not_finite(series, facts), *_gradients(thin, facts), *_spikes(series, facts), *_course(thin, facts), *_loader(thin, facts)]
@@ -184,7 +184,7 @@ def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tupl
 
 
 def _course(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
-    """What the losses say. GRPO's loss has no level to fall from."""
+    """Yield findings from the losses; GRPO's loss has no level to fall from."""
     train, config = series.get("train_loss"), facts.config
     if train is None or len(train) < MIN_POINTS or (config is not None and config.objective is Objective.GRPO):
         return
@@ -286,7 +286,7 @@ def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Fi
 
 
 def _too_slow(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
-    """Only from random weights: what starts from a base may have little left to learn."""
+    """Yield a finding if the loss falls too slowly, from random weights only: a base may have little left to learn."""
     config = facts.config
     if config is None or config.objective is not Objective.PRETRAIN or config.base is not None or len(train) - skipped < 2 * MIN_POINTS:
         return
@@ -348,7 +348,7 @@ def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
 
 
 def _calmer(config: RunConfig | None) -> tuple[str, tuple[tuple[str, Value], ...]]:
-    """Return what a calmer run is called and what it changes: gradients clipped if they are not, else a third of the learning rate."""
+    """Return label and changes of a more stable run: clip gradients if they are not, else a third of the learning rate."""
     if config is None:
         return "", ()
     if config.grad_clip == 0 or config.grad_clip > 1:

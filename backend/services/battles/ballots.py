@@ -1,4 +1,4 @@
-"""The ballot: serves blind battles, takes votes, takes them back. Nothing that leaves here tells who wrote which completion.
+"""Ballot: serve blind battles, take and undo votes. Nothing returned here tells who wrote which completion.
 
 Votes are append-only: a correction is a new row. A battle is served to one rater, once per prompt and pair; the server alone knows
 which side is whose.
@@ -35,7 +35,7 @@ PLAYGROUND = "Playground"
 
 @dataclass(frozen=True)
 class BallotProgress:
-    """How far a rater is. `more_to_come`: completions are still being written, so the ballot may grow."""
+    """A rater's progress. `more_to_come`: completions are still being generated, so the ballot may grow."""
 
     done: int
     total: int
@@ -80,7 +80,7 @@ def _next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Rando
 
 
 def ballot_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotProgress:
-    """Return how far a rater is in a campaign."""
+    """Return a rater's progress in a campaign."""
     with ctx.db.read() as session:
         return _read_state(session, ctx, _admit(session, ctx, campaign_id, rater), rater).progress()
 
@@ -199,7 +199,7 @@ def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
 def _same_battle(
     session: Session, campaign: Campaign, rater: RaterView, messages: Messages, answers: tuple[str, str], sides: list[Contestant]
 ) -> Battle | None:
-    """The battle that already holds exactly these texts of these contestants for this rater."""
+    """Return the rater's battle with exactly these texts of these contestants, if there is one."""
     side_a, side_b = aliased(Completion), aliased(Completion)
     return session.scalar(
         select(Battle)
@@ -221,7 +221,7 @@ def _same_battle(
 
 @dataclass(frozen=True)
 class _State:
-    """What decides a rater's next battle."""
+    """State from which a rater's next battle is chosen."""
 
     open_battle: Battle | None
     fresh: list[Candidate]
@@ -268,7 +268,7 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
 def _candidates(
     session: Session, ctx: Context, campaign: Campaign, votes: list[HeldVote], *, seen: set[tuple[str, str]]
 ) -> list[Candidate]:
-    """Every (prompt, pair) with two different completions that the rater has not met. Battles open elsewhere count as votes."""
+    """Return every (prompt, pair) with two different completions that the rater has not seen. Battles open elsewhere count as votes."""
     rows = session.execute(
         select(Completion.prompt_id, Completion.contestant_id, Completion.text_hash)
         .join(Contestant, Contestant.id == Completion.contestant_id)
@@ -379,7 +379,7 @@ def _admit(session: Session, ctx: Context, campaign_id: str, rater: RaterView) -
 
 
 def _undone(session: Session, campaign_id: str, rater: RaterView) -> list[Battle]:
-    """The rater's battles whose newest vote is taken back, the last one first."""
+    """Return the rater's battles whose newest vote was undone, the last one first."""
     later = select(Vote.supersedes_id).where(Vote.supersedes_id.is_not(None))
     return list(
         session.scalars(

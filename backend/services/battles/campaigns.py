@@ -1,4 +1,4 @@
-"""Campaigns: the same prompts for every contestant, whose completions are written by one job each, before anybody votes."""
+"""Create campaigns and generate each contestant's completions of the same prompts by a job, before anybody votes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def draw_prompts(prompts: list[Messages], *, num: int, seed: int) -> list[Messag
 
 
 def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person: Person) -> CampaignView:
-    """Enter another checkpoint; it answers the prompts that the others answered. Raises Conflict if it plays already or all is closed."""
+    """Enter another checkpoint on the same prompts. Raises Conflict if it is entered already or the campaign is closed."""
     require_builder(person)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
@@ -111,7 +111,7 @@ def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person
 
 
 def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> CampaignView:
-    """Ask a contestant for the completions it still owes. Raises Conflict while it writes or when it owes none."""
+    """Queue a contestant's missing completions. Raises Conflict while they are being generated or if none is missing."""
     require_builder(person)
     with ctx.db.write() as session:
         contestant = session.get(Contestant, contestant_id)
@@ -131,7 +131,7 @@ def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> Cam
 
 
 def close_campaign(ctx: Context, campaign_id: str, *, person: Person, closed: bool = True) -> CampaignView:
-    """Stop taking votes, or take them again. Votes and standings stay."""
+    """Close a campaign, or reopen it. Votes and standings are kept."""
     require_builder(person)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
@@ -195,7 +195,7 @@ def enter(session: Session, ctx: Context, campaign: Campaign, checkpoint: Checkp
 
 
 def start_generation(session: Session, ctx: Context, campaign: Campaign, contestant: Contestant, *, person_id: str | None) -> Job:
-    """Queue the job that writes a contestant's owed completions, inside the caller's transaction."""
+    """Queue the job that generates a contestant's missing completions, inside the caller's transaction."""
     checkpoint = usable_checkpoint(session, contestant.checkpoint_id)
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
     prompts = _owed_prompts(session, contestant)
@@ -230,7 +230,7 @@ def record_completion(session: Session, ctx: Context, claim: Claim[GeneratePaylo
 def add_completion(
     session: Session, ctx: Context, prompt: CampaignPrompt, contestant: Contestant, *, text: str, tokens: int = 0, facts: dict[str, Any]
 ) -> Completion:
-    """Insert what a contestant answered to a prompt."""
+    """Insert a contestant's completion of a prompt."""
     text = text.replace("\x00", "")  # PostgreSQL holds no NUL
     row = Completion(
         prompt_id=prompt.id,
@@ -247,7 +247,7 @@ def add_completion(
 
 
 def record_generated(session: Session, ctx: Context, claim: Claim[GeneratePayload], result: dict[str, Any]) -> None:
-    """Note at the end of a generation how many prompts of the campaign its contestant left unanswered."""
+    """Record at the end of a generation how many prompts the contestant left unanswered."""
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
     if contestant is not None:
         result["owed"] = len(_owed_prompts(session, contestant))

@@ -1,4 +1,4 @@
-"""The loop closes: votes become a preference set, the set trains a run by DPO, and its checkpoint meets its parent in a rematch."""
+"""Turn votes into a preference set, train a DPO run on it, and enter its checkpoint in a rematch against its parent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PreferenceSet:
 
 @dataclass(frozen=True)
 class DpoLaunch:
-    """What one click has set going. `held_out`: whether the rematch asks only prompts that the run has not learned from."""
+    """A launched DPO run with its rematch. `held_out`: whether the rematch uses only prompts the run does not train on."""
 
     dataset: str
     num_pairs: int
@@ -59,7 +59,7 @@ class DpoLaunch:
 
 
 def preview_preferences(ctx: Context, campaign_id: str) -> Resolution:
-    """Return the preference pairs that a campaign's votes would give now."""
+    """Return the preference pairs of a campaign's votes so far."""
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
         return _resolve(session, campaign_id)
@@ -127,7 +127,7 @@ def launch_dpo_from_votes(ctx: Context, campaign_id: str, *, person: Person, ide
 
 
 def dpo_config(campaign: CampaignView, made: PreferenceSet, base: CheckpointView, *, context: int) -> RunConfig:
-    """Return the run that learns from a preference set: two passes over the pairs, at least 10 and at most 120 steps."""
+    """Return the config of the DPO run: two epochs over the pairs, at least 10 and at most 120 steps."""
     pairs = len(made.resolution.preferences)
     steps = min(MAX_STEPS, max(MIN_STEPS, math.ceil(2 * pairs / MICRO_BATCH)))
     return RunConfig(
@@ -175,7 +175,7 @@ def enter_new_checkpoint(ctx: Context, campaign_id: str, *, person: Person) -> C
 
 
 def enter_rematch(session: Session, ctx: Context, claim: Claim[TrainPayload], result: dict[str, Any]) -> None:
-    """When a training job ends well: if a rematch waits for its run, enter the new checkpoint there, in the same transaction."""
+    """Enter the new checkpoint in the rematch that waits for a finished run, in the same transaction."""
     run_id = session.scalar(select(Run.id).where(Run.job_id == claim.job_id))
     campaign = session.scalar(select(Campaign).where(Campaign.run_id == run_id)) if run_id else None
     if campaign is not None:
@@ -209,7 +209,7 @@ def _open_rematch(ctx: Context, campaign: CampaignView, made: PreferenceSet, *, 
 
 
 def _rematch_prompts(ctx: Context, campaign: CampaignView, made: PreferenceSet) -> tuple[list[Messages], bool]:
-    """Prompts from which neither this run nor those before it in the line of rematches learned, if there are enough; else the campaign's."""
+    """Return prompts that neither this run nor its predecessors trained on, if there are enough; else the campaign's."""
     with ctx.db.read() as session:
         rows = session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id).order_by(CampaignPrompt.position))
         own = [list(row.messages) for row in rows]
@@ -226,7 +226,7 @@ def _rematch_prompts(ctx: Context, campaign: CampaignView, made: PreferenceSet) 
 
 
 def _learned_before(session: Session, campaign_id: str | None) -> set[str]:
-    """The prompts of the preference pairs of a campaign and of those it came from."""
+    """Return the prompts of the preference pairs of a campaign and its ancestors."""
     found: set[str] = set()
     while campaign_id is not None:
         prompts = {pair.prompt for pair in _resolve(session, campaign_id).preferences}
@@ -237,7 +237,7 @@ def _learned_before(session: Session, campaign_id: str | None) -> set[str]:
 
 
 def _awaited(session: Session, campaign: Campaign) -> Checkpoint | None:
-    """The final checkpoint of a rematch's run, unless it plays already."""
+    """Return the final checkpoint of a rematch's run, unless it is entered already."""
     if campaign.run_id is None:
         return None
     final = session.scalar(
@@ -312,7 +312,7 @@ def _provenance(campaign_id: str, name: str, resolution: Resolution, names: dict
 
 
 def _context_of(ctx: Context, base: CheckpointView) -> int:
-    """The longest input of a checkpoint as far as its rows tell; a run's own training context is always safe."""
+    """Return the longest input of a checkpoint as far as its rows tell; a run's training context is always safe."""
     known = base.facts.get("context")
     if known:
         return int(known)

@@ -1,4 +1,4 @@
-"""Who votes: a signed-in user, the person on loopback, or the holder of a link to one campaign. Only the hash of a link is kept."""
+"""Raters: signed-in users, the person on loopback, and holders of a link to one campaign. Only the hash of a link is stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_LINK_DAYS = 365
 
 @dataclass(frozen=True)
 class RaterView:
-    """Somebody who votes. `campaign_id` is set for the holder of a link, who may vote in that campaign alone."""
+    """A rater. `campaign_id` is set for the holder of a link, who may vote in that campaign alone."""
 
     id: str
     name: str
@@ -34,7 +34,7 @@ class RaterView:
 
 @dataclass(frozen=True)
 class RaterLink:
-    """A fresh link: the only time its secret is seen."""
+    """A new link; its secret is shown only once."""
 
     url: str
     rater: RaterView
@@ -42,7 +42,7 @@ class RaterLink:
 
 @dataclass(frozen=True)
 class RaterRow:
-    """A rater's line on the campaign's page. `median_s` is seconds per vote."""
+    """A rater with vote counts; `median_s` is seconds per vote."""
 
     rater: RaterView
     is_link: bool
@@ -52,7 +52,7 @@ class RaterRow:
 
 
 def rater_for(ctx: Context, person: Person) -> RaterView:
-    """Return the rater that a person is, made at the first call."""
+    """Return a person's rater, created at the first call."""
     rater_id = LOCAL_RATER if person.id is None else None
     with ctx.db.read() as session:
         found = _rater_of(session, person)
@@ -84,7 +84,7 @@ def find_rater(ctx: Context, person: Person) -> RaterView:
 
 
 def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 14, person: Person) -> RaterLink:
-    """Make a link that opens the ballot of one campaign, alone, until it expires. `name` is a pseudonym; no account is made."""
+    """Create a link that opens the ballot of one campaign until it expires. `name` may be a pseudonym; no account is created."""
     require_builder(person)
     name = clean_name(name, what="A rater", limit=80)
     if not 1 <= days <= MAX_LINK_DAYS:
@@ -119,7 +119,7 @@ def rater_from_link(ctx: Context, secret: str) -> RaterView:
 
 
 def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
-    """End a link at once. The votes cast through it stay."""
+    """Revoke a link. Votes cast through it are kept."""
     require_builder(person)
     with ctx.db.write() as session:
         row = session.get(Rater, rater_id)

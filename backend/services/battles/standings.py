@@ -1,4 +1,4 @@
-"""What a campaign's votes say: leaderboard, verdict on each pair, agreement of raters, and the votes themselves as CSV."""
+"""Standings of a campaign: leaderboard, verdict on each pair, rater agreement, and the votes as CSV."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "seconds", "sampling_proba
 class Standings:
     """`table` is None without votes. `checkpoints` maps a contestant's name to its checkpoint's id; `unrated` have no votes yet.
 
-    `verdicts` judge neighbours on the leaderboard first, then everybody else; each pair once, at 5 % over all pairs together.
+    `verdicts` list neighbours on the leaderboard first, then the others; each pair once, at a family-wise level of 5 %.
     """
 
     table: RatingTable | None

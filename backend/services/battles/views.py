@@ -1,4 +1,4 @@
-"""Campaigns as pages see them: contestants, progress of their completions, votes so far, where a rematch came from. Reads only."""
+"""Read campaigns: contestants, progress of completions, votes, origin of rematches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ContestantView:
 
     @property
     def is_writing(self) -> bool:
-        """Whether completions are still to come."""
+        """Whether completions are still being generated."""
         return self.job is not None and self.job.status in ACTIVE
 
     @property
@@ -69,17 +69,17 @@ class CampaignView:
 
     @property
     def is_writing(self) -> bool:
-        """Whether any completions are still to come."""
+        """Whether any completions are still being generated."""
         return any(contestant.is_writing for contestant in self.contestants)
 
     @property
     def expected_completions(self) -> int:
-        """Completions once everybody has answered everything."""
+        """Number of completions when all are generated."""
         return self.num_prompts * len(self.contestants)
 
     @property
     def completions(self) -> int:
-        """Completions that are there."""
+        """Number of completions generated."""
         return sum(contestant.completions for contestant in self.contestants)
 
 
@@ -150,12 +150,12 @@ def list_campaigns(ctx: Context) -> list[CampaignView]:
 
 
 def list_open_campaigns(ctx: Context) -> list[CampaignView]:
-    """Return the campaigns a rater can be asked about: open, and not the playground's."""
+    """Return the campaigns that raters can vote in: open, and not the playground's."""
     return [campaign for campaign in list_campaigns(ctx) if campaign.is_open and not campaign.is_standing]
 
 
 def get_campaign(ctx: Context, campaign_id: str) -> CampaignView:
-    """Return one campaign. Raises NotFound."""
+    """Return a campaign. Raises NotFound."""
     with ctx.db.read() as session:
         return campaign_view(session, find_campaign(session, campaign_id))
 

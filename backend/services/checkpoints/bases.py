@@ -1,4 +1,4 @@
-"""Bases: checkpoints that were made elsewhere. What lies under MODEL_PATH, what a source would be, and asking for one."""
+"""Add bases: list candidates under MODEL_PATH, preview a source, queue the job that brings it in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_DEPTH = 6
 
 @dataclass(frozen=True)
 class BaseOffer:
-    """Something under MODEL_PATH that is, or looks like, a base. Either `facts` or `problem` is there."""
+    """A candidate under MODEL_PATH, with either its `facts` or its `problem`."""
 
     name: str
     path: Path
@@ -47,7 +47,7 @@ class BaseOffer:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a source would be as a base. From the Hub `commit` is what its revision stands for now, `download_bytes` what is fetched."""
+    """Preview of a base. From the Hub, `commit` is the resolved revision and `download_bytes` the size to fetch."""
 
     source: str
     facts: BaseFacts
@@ -57,7 +57,7 @@ class Outlook:
 
 
 def look_at_base(ctx: Context, source: str, *, revision: str | None = None, person: Person) -> Outlook:
-    """Say what a folder, a `.gguf` file or a Hub id would be as a base; of the Hub only small files are read.
+    """Preview a folder, a `.gguf` file or a Hub id as a base; from the Hub only small files are read.
 
     Raises what `add_base` raises, and InvalidInput, NotFound or Unavailable, with cause and cure, for what the Hub has no base of.
     """
@@ -75,7 +75,7 @@ def look_at_base(ctx: Context, source: str, *, revision: str | None = None, pers
 def add_base(
     ctx: Context, *, name: str, source: str, person: Person, revision: str | None = None, idempotency_key: str | None = None
 ) -> CheckpointView:
-    """Ask for a base from a folder, a `.gguf` file or a Hub id, which may be written `owner/name@revision`. Its job fetches and checks it.
+    """Queue the job that fetches and checks a base from a folder, a `.gguf` file or a Hub id (`owner/name@revision`).
 
     A name whose adding failed is free again. Raises InvalidInput for a source that can't be one, as far as its headers tell; Conflict for
     a taken name; NotAllowed for a path outside MODEL_PATH when an account asks (only the command line and a loopback installation may
@@ -108,7 +108,7 @@ def add_base(
 
 
 def list_base_offers(ctx: Context) -> list[BaseOffer]:
-    """Return what lies under MODEL_PATH, usable ones first: folders that hold weights and a config, and GGUF files, with what they are.
+    """Return the candidates under MODEL_PATH, usable ones first: folders with weights and a config, and GGUF files.
 
     Folders that links form a ring with are visited once, and links that lead out are left alone. A header is read anew only when its
     files change.
@@ -125,7 +125,7 @@ def list_base_offers(ctx: Context) -> list[BaseOffer]:
 
 
 def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], result: dict[str, Any]) -> None:
-    """Fill the row of an added base with what its job found."""
+    """Store the facts of an added base from its job's result."""
     row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
     row.folder, row.family = result["folder"], str(result.get("family") or "")
     row.parameters, row.bytes, row.is_adapter = result.get("parameters"), int(result.get("bytes") or 0), bool(result.get("adapter"))
@@ -133,7 +133,7 @@ def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], re
 
 
 def _find_candidates(root: Path) -> list[tuple[Path, int]]:
-    """Walk below a folder, broadest first; return what looks like a base with a stamp that changes when its files do."""
+    """Walk below a folder breadth-first; return candidates with a stamp that changes with their files."""
     found: list[tuple[Path, int]] = []
     waiting, visited, seen = [(root, 0)], {root}, 0
     while waiting and len(found) < MAX_OFFERS and seen < MAX_SEEN:
@@ -168,14 +168,14 @@ def _find_candidates(root: Path) -> list[tuple[Path, int]]:
 
 
 def _looks_like_base(names: set[str]) -> bool:
-    """Whether a folder of these files is worth a word: weights beside a config, or an adapter."""
+    """Whether a folder with these files is a candidate: weights beside a config, or an adapter."""
     has_weights = any(name.endswith(".safetensors") or (name.endswith(PICKLE_ENDINGS) and "model" in name) for name in names)
     return "adapter_config.json" in names or ("config.json" in names and (has_weights or "model.safetensors.index.json" in names))
 
 
 @lru_cache(maxsize=4 * MAX_OFFERS)
 def _described(path: Path, stamp: int) -> tuple[BaseFacts | None, str]:
-    """Describe a candidate, or say why it can't be a base; remembered until its stamp changes."""
+    """Describe a candidate or the reason it can't be a base; cached until its stamp changes."""
     try:
         return describe_base(path), ""
     except InvalidInput as error:
@@ -185,7 +185,7 @@ def _described(path: Path, stamp: int) -> tuple[BaseFacts | None, str]:
 
 
 def _source_of(ctx: Context, source: str, revision: str | None, *, person: Person) -> dict[str, str | None]:
-    """Say what a source is: a path on this machine, or else a Hub id with its revision."""
+    """Classify a source as a local path or a Hub id with its revision."""
     source, revision = source.strip(), (revision or "").strip() or None
     if not source:
         raise InvalidInput("A base needs a source.", remedy="Give a folder, a .gguf file or a Hub id.", field="source")

@@ -1,4 +1,4 @@
-"""Checkpoints: weights that runs wrote and bases that were brought in. Who came from whom, and what may be deleted."""
+"""List, resolve, rename and delete checkpoints of runs and added bases; their lineage."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CheckpointView:
 
     @property
     def writes(self) -> bool:
-        """Whether it writes text: a reward model scores it, and nothing else."""
+        """Whether it generates text; a reward model only scores it."""
         return self.objective != Objective.REWARD
 
 
@@ -90,7 +90,7 @@ def list_checkpoints(
 
 
 def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
-    """Return one by id, deleted ones included. Raises NotFound."""
+    """Return a checkpoint by id, deleted ones included. Raises NotFound."""
     with ctx.db.read() as session:
         row = session.get(Checkpoint, checkpoint_id)
         if row is None:
@@ -152,13 +152,13 @@ def list_children(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
 
 
 def list_users(ctx: Context, checkpoint_id: str) -> list[str]:
-    """Return in words what needs the checkpoint's files."""
+    """Return what needs the checkpoint's files, one sentence each."""
     with ctx.db.read() as session:
         return users_of_checkpoint(session, checkpoint_id)
 
 
 def list_files(ctx: Context, checkpoint_id: str) -> list[CheckpointFile]:
-    """Return the files of a checkpoint's folder, by name. Empty when they are gone."""
+    """Return the files of a checkpoint's folder by name; empty if they were deleted."""
     checkpoint = get_checkpoint(ctx, checkpoint_id)
     if not checkpoint.is_ready or checkpoint.folder is None:
         return []
@@ -193,7 +193,7 @@ def archive_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person, arch
 
 
 def delete_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> None:
-    """Delete a checkpoint's files; its row stays, so that what came from it keeps its lineage.
+    """Delete a checkpoint's files; its row stays, so that descendants keep their lineage.
 
     Raises Conflict, naming the users, while anything needs the files.
     """
@@ -241,7 +241,7 @@ def _view(session: Session, row: Checkpoint) -> CheckpointView:
 
 
 def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
-    """Copy rows into views, with what they refer to read in one go: lists grow to thousands."""
+    """Copy rows into views, reading what they refer to in one query: lists grow to thousands."""
     runs = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_({row.run_id for row in rows if row.run_id})))}
     added = {row.job_id for row in rows if row.job_id and row.origin == "added"}
     jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(added)))}

@@ -1,4 +1,4 @@
-"""Exports of checkpoints: folders and files for other tools, fetched from here or pushed to a Hub."""
+"""Export checkpoints as folders or files for other tools, to download or push to the Hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export_checkpoint(
     private: bool = True,
     idempotency_key: str | None = None,
 ) -> JobView:
-    """Ask for an export; its job writes a folder under `exports/`, named in its result.
+    """Queue an export; its job writes a folder under `exports/`, named in its result.
 
     `push` is the repository (owner/name) of the Hub that it is uploaded to as well, by the worker's own HF_TOKEN; a new one is `private`.
     Raises InvalidInput for a format, number or repository that can't be, NotFound, Conflict, NotAllowed.
@@ -82,7 +82,7 @@ def _check(ctx: Context, found: CheckpointView, *, format: str, numbers: str, pu
 
 
 def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
-    """Return the model card that goes with an export: the report of the run that made it, or the little that is known of a base."""
+    """Return the model card of an export: the report of the run that made it, or a short card for a base."""
     if checkpoint.run_id:
         return report_text(ctx, checkpoint.run_id, public=True)
     facts = {

@@ -1,4 +1,4 @@
-"""Files of checkpoints: what training wrote, and downloads of it."""
+"""Record the checkpoints that training writes, and zip them for download."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def zip_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> Path:
 
 
 def zip_folder(ctx: Context, root: Path, *, name: str, size: int) -> Path:
-    """Write a folder to a zip file for a download, without its training state; downloads of earlier are cleared away.
+    """Write a folder to a zip file for download, without its training state; earlier downloads are removed.
 
     Weights don't compress, so they are stored as they are. Raises Unavailable if the disk is too full.
     """
@@ -84,7 +84,7 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
 
 
 def record_checkpoint_removed(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointRemovedEvent) -> None:
-    """Note that a run gave up an older checkpoint's files to keep the best and the last."""
+    """Record that a run removed an older checkpoint's files, keeping the best and the last."""
     run = _run_of(session, claim)
     row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == event.step))
     if row is not None and row.deleted_at is None:
@@ -96,7 +96,7 @@ def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run:
 
 
 def _free_name(session: Session, wanted: str) -> str:
-    """Return a name that no checkpoint has: two runs may be called the same."""
+    """Return an unused checkpoint name: two runs may have the same name."""
     name, number = wanted[:150], 2
     while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
         name, number = f"{wanted[:150]} ({number})", number + 1

@@ -1,4 +1,4 @@
-"""One-off questions to a checkpoint, as jobs: completions of a prompt, log-likelihoods of continuations. Their answers are files."""
+"""Queue one-off completions and log-likelihoods of a checkpoint. Results are files of the job."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def launch_completions(
     seed: int = 0,
     chat: Literal["auto", "on", "off"] = "auto",
 ) -> JobView:
-    """Ask a checkpoint to complete prompts, each a list of messages. Read the answers with `read_completions` when the job has finished.
+    """Queue completions of prompts, each a list of messages; read them with `read_completions` when the job has finished.
 
     Raises InvalidInput for numbers out of range or no prompts, NotFound, NotAllowed.
     """
@@ -83,7 +83,7 @@ def launch_completions(
 
 
 def launch_loglikelihoods(ctx: Context, *, checkpoint: str, file: Path, person: Person) -> JobView:
-    """Ask how likely a checkpoint finds each line of a JSONL file of {context, continuation}. Read with `read_loglikelihoods`.
+    """Queue log-likelihoods of the rows {context, continuation} of a JSONL file; read them with `read_loglikelihoods`.
 
     Raises NotFound for the file or the checkpoint, InvalidInput for an empty file, NotAllowed.
     """

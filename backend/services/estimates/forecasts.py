@@ -29,7 +29,7 @@ from backend.services.estimates.measurements import predict
 from backend.services.jobs.jobs import JobView
 from backend.services.jobs.queue_position import ahead_of_new
 from backend.services.jobs.workers import WorkerView
-from backend.services.scaling.planner import OWN, Reading, choose_law, count_tokens
+from backend.services.scaling.planner import OWN, PlanInputs, choose_law, count_tokens
 from backend.services.training.parts import RunParts, checkpoint_bytes, resolve_parts
 
 MAX_PREDICTED = 4
@@ -226,10 +226,10 @@ def _expected_loss(ctx: Context, config: RunConfig, parts: RunParts, *, tokens: 
     if config.objective is not Objective.PRETRAIN or parts.tokenizer is None or shape is None or shape.num_experts is not None:
         return None
     worth = effective_tokens(tokens, unique) if unique else float(tokens)
-    reading = Reading(parts.version, parts.tokenizer, shape.vocab_size, unique)
+    inputs = PlanInputs(parts.version, parts.tokenizer, shape.vocab_size, unique)
     for key in (OWN, DEFAULT_LAW):
         try:
-            law = choose_law(ctx, key, reading=reading, context=config.context)
+            law = choose_law(ctx, key, inputs=inputs, context=config.context)
             return ExpectedLoss(law.loss_estimate(count_all(shape), worth), law.title, key == OWN)
         except RoundhouseError:
             continue

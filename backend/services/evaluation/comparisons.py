@@ -1,4 +1,4 @@
-"""Comparing evaluations honestly: paired on the same items, refused where settings differ, corrected where many are compared."""
+"""Compare evaluations: paired on the same items, refused where settings differ, corrected for multiple comparisons."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Column:
-    """A benchmark as it was asked: evaluations in one column may be compared."""
+    """A benchmark with its settings: evaluations in one column are comparable."""
 
     key: str
     benchmark: str
@@ -86,7 +86,7 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Rank:
-    """A place in one column: `p_adjusted` (Holm) is against the best; None for the best itself or where it can't be computed."""
+    """A rank in a column. `p_adjusted` (Holm) is against the best; None for the best itself or where it can't be computed."""
 
     evaluation: EvaluationView
     score: ScoreView
@@ -229,7 +229,7 @@ def leaderboard(ctx: Context) -> Leaderboard:
 
 
 def column_key(evaluation: EvaluationView) -> str:
-    """Return what names the column of evaluations that may be compared with this one."""
+    """Return the key of the column of evaluations comparable with this one."""
     decisive = json.dumps([evaluation.version_id, _decisive(evaluation)], sort_keys=True)
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 

@@ -1,4 +1,4 @@
-"""Evaluations: one benchmark on one checkpoint, as a job. Launching, reading, and recording what the job reports."""
+"""Launch, list and record evaluations: one benchmark on one checkpoint."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ScoreView:
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """An evaluation. `benchmark` is `name@version`; `settings` decide the number, `facts` are what the job found on the way."""
+    """An evaluation. `benchmark` is `name@version`; `settings` determine the score, `facts` are reported by the job."""
 
     id: str
     checkpoint_id: str
@@ -78,7 +78,7 @@ class EvaluationView:
 
     @property
     def main_score(self) -> ScoreView | None:
-        """The score that stands for the evaluation in tables."""
+        """The evaluation's main score, shown in tables."""
         return self.score(MAIN_METRIC[self.kind])
 
     def score(self, metric: str) -> ScoreView | None:
@@ -88,7 +88,7 @@ class EvaluationView:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an evaluation would do. `detectable` is the smallest true difference between two checkpoints that it finds in 4 of 5 cases."""
+    """Preview of an evaluation. `detectable` is the smallest true difference between two checkpoints found with 80 % power."""
 
     kind: EvaluationKind
     split: str
@@ -98,7 +98,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class ItemView:
-    """What happened on one item."""
+    """Outcome of one item."""
 
     item_hash: str
     position: int
@@ -117,7 +117,7 @@ def launch_evaluation(
     idempotency_key: str | None = None,
     again: bool = False,
 ) -> EvaluationView:
-    """Ask for a score of a checkpoint (name or id) on a benchmark (`name` or `name@version`; any dataset with text will do).
+    """Queue the evaluation of a checkpoint (name or id) on a benchmark (`name` or `name@version`, or any dataset with text).
 
     A measurement that was made already, or is under way, with the same settings is returned as `reused`, unless `again`. Raises
     NotFound, Conflict if checkpoint or dataset is not ready, InvalidInput if the dataset can't be scored that way, NotAllowed.
@@ -157,7 +157,7 @@ def launch_evaluation(
 
 
 def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -> Plan:
-    """Say what an evaluation would do, before it is launched. Raises what `launch_evaluation` raises about the dataset."""
+    """Preview an evaluation. Raises what `launch_evaluation` raises about the dataset."""
     version = resolve_version(ctx, benchmark)
     kind, split = choose_kind(ctx, version, config.kind), choose_split(version, config.split)
     rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}[split]
@@ -284,7 +284,7 @@ def list_evaluations(
 
 
 def get_evaluation(ctx: Context, evaluation_id: str) -> EvaluationView:
-    """Return one. Raises NotFound."""
+    """Return an evaluation. Raises NotFound."""
     with ctx.db.read() as session:
         row = session.get(Evaluation, evaluation_id)
         if row is None:
@@ -364,7 +364,7 @@ def stop_evaluation(ctx: Context, evaluation_id: str, *, person: Person) -> None
 
 
 def record_item(session: Session, ctx: Context, claim: Claim[EvaluatePayload], event: ItemEvent) -> None:
-    """Write what happened on one item. A repeated one, as after a lost worker, changes nothing."""
+    """Store the outcome of one item. A repeated one, as after a lost worker, changes nothing."""
     insert = (sqlite.insert if ctx.db.is_sqlite else postgresql.insert)(EvaluationItem)
     row = {
         "evaluation_id": claim.payload.evaluation_id,

@@ -1,4 +1,4 @@
-"""What turns a run's steps into tokens, time and floating-point operations: constants of a run, not points."""
+"""Convert a run's steps into tokens, time and FLOPs: constants per run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backend.services.context import Context
 
 @dataclass(frozen=True)
 class RunAxes:
-    """`tokens_per_step`: positions that one step sees. `flops_per_step`: operations of training for them. None: not known."""
+    """Tokens and training FLOPs per step; None if not known."""
 
     tokens_per_step: float | None
     flops_per_step: float | None
@@ -26,7 +26,7 @@ class RunAxes:
 
 
 def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
-    """Return the axes of runs by id; those that are gone are left out."""
+    """Return the axes of runs by id, without deleted runs."""
     with ctx.db.read() as session:
         query = select(Run.id, Run.config, Run.summary, Job.payload).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))
         rows = session.execute(query).all()

@@ -1,4 +1,4 @@
-"""Long curves in few rows: every 4,096 steps a metric's points are copied into one packed row, and read from there.
+"""Pack long curves: every 4,096 steps a metric's points are copied into one packed row, and read from there.
 
 A million points are read from single rows in seconds, and from packed rows in hundredths of one (docs/benchmarks/scale.md). The rows of
 `metric_points` stay the truth; blocks only spare reading them.
@@ -43,7 +43,7 @@ def metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
 
 
 def pack_points(session: Session, run: Run) -> None:
-    """Pack what a run has reached whole blocks of since the last time. Cheap to call after every batch."""
+    """Pack the blocks that a run has completed since the last call. Cheap to call after every batch."""
     full = run.last_step // BLOCK_STEPS
     first = run.packed_to // BLOCK_STEPS
     if full <= first:
@@ -61,7 +61,7 @@ def pack_points(session: Session, run: Run) -> None:
 
 
 def unpack_from(session: Session, run: Run, step: int) -> None:
-    """Forget the blocks that hold a step or a later one, because points of it change. They are packed again when the run gets there."""
+    """Delete the blocks from a step on, whose points change; they are packed again when the run gets there."""
     first = step // BLOCK_STEPS
     if first * BLOCK_STEPS < run.packed_to:
         session.execute(delete(MetricBlock).where(MetricBlock.run_id == run.id, MetricBlock.number >= first))

@@ -1,4 +1,4 @@
-"""Curves for browsers: one shared cache a process, so that many viewers cost one query.
+"""Curves for browsers: one shared cache per process, so that many viewers cost one query.
 
 Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer says which step it has of
 each metric and gets what came after; a newcomer gets the whole curve, downsampled to at most 1,500 points with its extremes kept.
@@ -71,7 +71,7 @@ class _Trace:
 
 @dataclass
 class _RunCurves:
-    """The traces of one run, and when they were last brought up to date."""
+    """The traces of one run, and the time of their last refresh."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     resets: int = -1
@@ -84,7 +84,7 @@ class _RunCurves:
 
 
 class CurveCache:
-    """Curves of the runs that somebody looks at; those looked at least recently go when there are too many points. Safe for threads."""
+    """Thread-safe LRU cache of the curves of viewed runs, limited by their number of points."""
 
     def __init__(self, *, max_held: int = MAX_HELD) -> None:
         self._max_held = max_held
@@ -124,7 +124,7 @@ class CurveCache:
 
 
 def _refresh(ctx: Context, run_id: str, entry: _RunCurves) -> None:
-    """Read what is new since the last look, in one read transaction so that a resume is seen whole or not at all."""
+    """Read new points in one transaction, so that a resume is seen whole or not at all."""
     with ctx.db.read() as session:
         resets = session.scalar(select(Run.curve_resets).where(Run.id == run_id))
         if resets is None:
@@ -174,7 +174,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
-    """Yield a CSV with one line a point: run id, run name, metric, step, time (Unix seconds), value with all its digits.
+    """Yield a CSV with one line per point: run id, run name, metric, step, time (Unix seconds), value in full precision.
 
     Names that a spreadsheet would take for a formula get an apostrophe in front.
     """

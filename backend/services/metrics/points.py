@@ -56,13 +56,13 @@ def add_points(session: Session, database: Database, run_id: str, events: Sequen
 
 
 def drop_points_after(session: Session, run: Run, step: int) -> None:
-    """Forget the points that a resumed run will write again."""
+    """Delete the points after a step, which a resumed run writes again."""
     unpack_from(session, run, step + 1)
     session.execute(delete(MetricPoint).where(MetricPoint.run_id == run.id, MetricPoint.step > step))
 
 
 def _name_ids(session: Session, database: Database, names: set[str]) -> dict[str, int]:
-    """Return the ids of metric names, making those that are new. Never remembered: what this transaction makes may be rolled back."""
+    """Return the ids of metric names, inserting new ones. Not cached: this transaction may be rolled back."""
     query = select(MetricName.name, MetricName.id).where(MetricName.name.in_(names))
     ids = dict(session.execute(query).all())
     if len(ids) < len(names):

@@ -1,4 +1,4 @@
-"""The planner's door: what this installation has measured, priced and trained, handed to the arithmetic of plans and laws."""
+"""Plan runs from this installation's measured speeds, prices and finished runs."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ FEWEST_ROWS = 20
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What is to be read: a dataset's version and a tokenizer where they are named, the vocabulary, and the tokens there are (about)."""
+class PlanInputs:
+    """Dataset version and tokenizer of a plan, if named, its vocabulary size, and about how many unique tokens the dataset has."""
 
     version: VersionView | None
     tokenizer: TokenizerView | None
@@ -47,33 +47,33 @@ class Reading:
 
 
 def plan_run(ctx: Context, config: PlanConfig) -> ScalingPlan:
-    """Plan a run with what this installation knows: measured rates, the price of a device-hour, its data and its own runs.
+    """Plan a run from measured speeds, the price of a device-hour, the dataset and finished runs.
 
     Raises NotFound for an unknown dataset or tokenizer, InvalidInput for what can't be planned, each naming field and cure.
     """
-    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer, vocab_size=config.vocab_size)
+    inputs = read_plan_inputs(ctx, dataset=config.dataset, tokenizer=config.tokenizer, vocab_size=config.vocab_size)
     return make_plan(
         config,
-        law=choose_law(ctx, config.law, reading=reading, context=config.context),
-        vocab_size=reading.vocab_size,
+        law=choose_law(ctx, config.law, inputs=inputs, context=config.context),
+        vocab_size=inputs.vocab_size,
         speeds=choose_speeds(ctx, config.device),
         price_usd=ctx.policy.device_hour_price_usd,
-        unique_tokens=reading.unique_tokens,
+        unique_tokens=inputs.unique_tokens,
     )
 
 
 def pool_of_plan(ctx: Context, config: PlanConfig) -> RunPool | None:
-    """Return the finished runs that can be compared with what is planned; None without any, or without a dataset and a tokenizer."""
+    """Return the finished runs comparable with a plan; None without any, or without a dataset and a tokenizer."""
     if config.dataset is None or config.tokenizer is None:
         return None
-    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
-    if reading.version is None or reading.tokenizer is None:
+    inputs = read_plan_inputs(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
+    if inputs.version is None or inputs.tokenizer is None:
         return None
-    return find_pool(ctx, version_id=reading.version.id, tokenizer_id=reading.tokenizer.id, context=config.context)
+    return find_pool(ctx, version_id=inputs.version.id, tokenizer_id=inputs.tokenizer.id, context=config.context)
 
 
-def read_parts(ctx: Context, *, dataset: str | None, tokenizer: str | None, vocab_size: int | None = None) -> Reading:
-    """Find what a plan or a study names. Raises NotFound, or InvalidInput for a dataset that nothing is pre-trained on."""
+def read_plan_inputs(ctx: Context, *, dataset: str | None, tokenizer: str | None, vocab_size: int | None = None) -> PlanInputs:
+    """Resolve the names of a plan or study. Raises NotFound, or InvalidInput for a dataset that is not text."""
     version = resolve_version(ctx, dataset, ready=False) if dataset else None
     if version is not None and version.kind not in DATASET_KINDS[Objective.PRETRAIN]:
         raise InvalidInput(
@@ -87,11 +87,11 @@ def read_parts(ctx: Context, *, dataset: str | None, tokenizer: str | None, voca
             f"The tokenizer “{made.name}” is not ready.", remedy="Wait until it is trained, or choose another.", field="tokenizer"
         )
     vocabulary = (made.vocab_size if made else None) or vocab_size or DEFAULT_VOCABULARY
-    return Reading(version, made, vocabulary, count_tokens(version, made) if version and made else None)
+    return PlanInputs(version, made, vocabulary, count_tokens(version, made) if version and made else None)
 
 
 def count_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
-    """Return about how many tokens the train split has: its bytes by the tokenizer's bytes per token on what it was trained on."""
+    """Estimate the tokens of the train split: its bytes over the tokenizer's bytes per token."""
     per_token, text_bytes = tokenizer.facts.get("bytes_per_token"), version.facts.get("text_bytes")
     if not per_token or not text_bytes:
         return None
@@ -100,21 +100,21 @@ def count_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
     return max(1, round(float(text_bytes) * share / float(per_token)))
 
 
-def choose_law(ctx: Context, key: str, *, reading: Reading, context: int) -> ScalingLaw:
-    """Return a published law, or the fit to one's own runs with the same dataset, tokenizer and context."""
+def choose_law(ctx: Context, key: str, *, inputs: PlanInputs, context: int) -> ScalingLaw:
+    """Return a published law, or the fit to finished runs with the same dataset, tokenizer and context."""
     if key != OWN:
         return get_law(key)
-    if reading.version is None or reading.tokenizer is None:
+    if inputs.version is None or inputs.tokenizer is None:
         raise InvalidInput(
             "A law of your own speaks of one dataset and one tokenizer.", remedy="Choose both, or a published law.", field="law"
         )
-    pool = find_pool(ctx, version_id=reading.version.id, tokenizer_id=reading.tokenizer.id, context=context)
-    points = worth([run.point for run in pool.runs], reading.unique_tokens) if pool else ()
+    pool = find_pool(ctx, version_id=inputs.version.id, tokenizer_id=inputs.tokenizer.id, context=context)
+    points = worth([run.point for run in pool.runs], inputs.unique_tokens) if pool else ()
     try:
         return fit_own_law(points).law
     except InvalidInput as error:
         raise InvalidInput(
-            f"There is no law of your own for {reading.version.label}, {reading.tokenizer.name} and a context of {context} yet: "
+            f"There is no law of your own for {inputs.version.label}, {inputs.tokenizer.name} and a context of {context} yet: "
             f"{error.message[:1].lower()}{error.message[1:]}",
             remedy="Run a scaling study, or choose a published law.",
             field="law",
@@ -133,7 +133,7 @@ def list_laws() -> list[ScalingLaw]:
 
 
 def list_speeds(ctx: Context) -> list[Speed]:
-    """Return how fast this installation has trained, newest first: probes and runs that were measured, and finished runs that were not."""
+    """Return the training speeds of this installation, newest first: measured probes and runs, then other finished runs."""
     with ctx.db.read() as session:
         measured = session.scalars(select(Measurement).order_by(Measurement.created_at.desc()).limit(RECENT_MEASUREMENTS)).all()
         speeds = [speed for row in measured if (speed := _speed_of_measurement(row)) is not None]
@@ -152,7 +152,7 @@ def list_speeds(ctx: Context) -> list[Speed]:
 
 
 def choose_speeds(ctx: Context, device: str | None) -> list[Speed]:
-    """Return the speeds of one device: the one named, or the one that was measured last. Raises InvalidInput for one never measured."""
+    """Return the speeds of a device, by default the last measured. Raises InvalidInput for one never measured."""
     by_device: dict[str, list[Speed]] = defaultdict(list)
     for speed in list_speeds(ctx):
         by_device[speed.device].append(speed)
@@ -165,12 +165,12 @@ def choose_speeds(ctx: Context, device: str | None) -> list[Speed]:
 
 
 def list_devices(ctx: Context) -> list[str]:
-    """Return the devices whose rate is known, the one that was measured last first."""
+    """Return the devices with a measured speed, the last measured first."""
     return list(dict.fromkeys(speed.device for speed in list_speeds(ctx)))
 
 
 def _speed_of_measurement(row: Measurement) -> Speed | None:
-    """Read a measurement of pretraining; others count their tokens otherwise. Settings that can't be read are passed over."""
+    """Return the speed of a pretraining measurement; None for others, whose tokens are counted differently, and for unreadable settings."""
     setting: dict[str, Any] = row.setting or {}
     if setting.get("lora_rank") or setting.get("objective", "pretrain") != "pretrain" or not row.tokens_per_s > 0:
         return None

@@ -1,4 +1,4 @@
-"""Finished runs that a scaling law can be fitted to, pooled by what they have in common: dataset version, tokenizer and context."""
+"""Pool finished runs by dataset version, tokenizer and context, to fit scaling laws to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PoolRun:
 
 @dataclass(frozen=True)
 class RunPool:
-    """Runs whose losses can be compared. `left_out` says why other finished runs of the same data are not among them."""
+    """Runs with comparable losses. `left_out` are the reasons why other finished runs on the data are excluded."""
 
     version_id: str
     dataset: str
@@ -48,19 +48,19 @@ class RunPool:
 
     @property
     def label(self) -> str:
-        """What the runs have in common, in words."""
+        """Dataset version, tokenizer and context of the pool."""
         return f"{self.dataset} · {self.tokenizer} · context {self.context:,}"
 
 
 def worth(points: Sequence[ScalingPoint], unique_tokens: int | None) -> tuple[ScalingPoint, ...]:
-    """Return points as a law is fitted to them: where a run repeats its data, tokens count what they are worth."""
+    """Return the points to fit a law to: repeated tokens count as their effective number."""
     if not unique_tokens:
         return tuple(points)
     return tuple(replace(point, tokens=effective_tokens(point.tokens, unique_tokens)) for point in points)
 
 
 def list_pools(ctx: Context) -> list[RunPool]:
-    """Return the pools there are, the one with most runs first.
+    """Return the pools, the one with most runs first.
 
     A run counts if it was pre-trained from nothing, finished all its steps under a schedule that comes down, measured val_loss at its
     end and uses all parameters for every token. Archived runs are left alone.
@@ -108,7 +108,7 @@ def find_pool(ctx: Context, *, version_id: str, tokenizer_id: str, context: int)
 
 
 def read_run(run: Run, job: Job) -> PoolRun | str:
-    """Return a finished run as a point, or why it can't be one."""
+    """Return a finished run as a point, or the reason it is excluded."""
     config: dict[str, Any] = run.config
     steps = int(config.get("max_steps", 0))
     loss = (run.summary or {}).get("last", {}).get("val_loss")

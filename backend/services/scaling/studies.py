@@ -1,4 +1,4 @@
-"""Scaling studies: a group of runs that is previewed, launched once, watched, and fitted to."""
+"""Scaling studies: preview, launch, watch and fit a group of runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import labels_of
-from backend.services.scaling.planner import choose_law, choose_speeds, fit_own_law, read_parts
+from backend.services.scaling.planner import choose_law, choose_speeds, fit_own_law, read_plan_inputs
 from backend.services.scaling.pools import RunPool, list_pools, points_of_group, worth
 from backend.services.tokenizers.tokenizers import get_tokenizer
 from backend.services.training.parts import resolve_parts
@@ -57,13 +57,13 @@ class StudyView:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything may still change by itself."""
+        """Whether any run is queued or running."""
         return self.num_active > 0
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """What runs say about their law: both approaches, and in words why one of them could not be taken."""
+    """The fits by both approaches, or the reason why one is not possible."""
 
     points: tuple[ScalingPoint, ...]
     isoflop: IsoflopFit
@@ -85,18 +85,18 @@ class StudyDetail:
 
 def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
     """Lay out a study's runs with the time of each, launching nothing. Raises NotFound or InvalidInput naming the field at fault."""
-    reading = read_parts(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
+    inputs = read_plan_inputs(ctx, dataset=config.dataset, tokenizer=config.tokenizer)
     plan = plan_study(
         config,
-        law=choose_law(ctx, config.law, reading=reading, context=config.context),
-        vocab_size=reading.vocab_size,
+        law=choose_law(ctx, config.law, inputs=inputs, context=config.context),
+        vocab_size=inputs.vocab_size,
         speeds=choose_speeds(ctx, None),
-        unique_tokens=reading.unique_tokens,
+        unique_tokens=inputs.unique_tokens,
     )
     resolve_parts(ctx, plan.runs[0].config)
-    if reading.version is not None and reading.version.is_ready and not reading.version.val_rows:
+    if inputs.version is not None and inputs.version.is_ready and not inputs.version.val_rows:
         raise InvalidInput(
-            f"{reading.version.label} has no val split, so there would be no val_loss to fit to.",
+            f"{inputs.version.label} has no val split, so there would be no val_loss to fit to.",
             remedy="Import it with a validation share.",
             field="dataset",
         )
@@ -164,14 +164,14 @@ def get_study(ctx: Context, name_or_id: str) -> StudyView:
 
 
 def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
-    """Return a study with its runs and what they say so far. Raises NotFound."""
+    """Return a study with its runs and fits so far. Raises NotFound."""
     study = get_study(ctx, name_or_id)
     runs = tuple(get_runs(ctx, _run_ids(ctx, study.id)))
     try:
-        reading = read_parts(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
+        inputs = read_plan_inputs(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
     except (InvalidInput, Conflict, NotFound):  # what the runs were given may be gone by now
-        reading = None
-    unique = reading.unique_tokens if reading else None
+        inputs = None
+    unique = inputs.unique_tokens if inputs else None
     pools = list_pools(ctx)
     pool = next((p for p in pools if any(run.group_id == study.id for run in p.runs)), None)
     own = fit_report(points_of_group(pools, study.id), unique)
@@ -181,7 +181,7 @@ def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
 
 
 def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> FitReport:
-    """Fit both approaches to points: parabolas to tokens as trained, the law to what repeated tokens are worth."""
+    """Fit both approaches: parabolas to the tokens as trained, the law to effective tokens."""
     try:
         return FitReport(tuple(points), fit_isoflop(points), fit_own_law(worth(points, unique_tokens)), "")
     except InvalidInput as error:
@@ -189,7 +189,7 @@ def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> Fit
 
 
 def stop_study(ctx: Context, name_or_id: str, *, person: Person) -> int:
-    """Ask every run of a study that waits or runs to stop; return how many there were."""
+    """Stop every queued or running run of a study; return their number."""
     require_builder(person)
     active = [run for run in get_runs(ctx, _run_ids(ctx, name_or_id)) if run.is_active and run.status is not Status.CANCELLING]
     for run in active:
@@ -253,12 +253,12 @@ def _members(session: Session, group_ids: Sequence[str]) -> dict[str, list[str]]
 
 
 def _asked(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return what a study asks for, its parts by id, so that a new name of one makes no other study of it."""
+    """Return a study's config with its parts by id, so that renaming one does not make it another study."""
     return {**stored.get("study", {}), **stored.get("parts", {})}
 
 
 def _configs_now(session: Session, groups: Sequence[RunGroup]) -> list[StudyConfig]:
-    """Return what studies ask for, with the names that dataset and tokenizer have now; what is gone keeps the name it had."""
+    """Return the configs of studies with the current names of dataset and tokenizer; deleted ones keep their old name."""
     parts = [group.config.get("parts", {}) for group in groups]
     labels = labels_of(session, [part["dataset"] for part in parts if part])
     query = select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_([part["tokenizer"] for part in parts if part]))

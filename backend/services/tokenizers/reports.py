@@ -1,4 +1,4 @@
-"""Reports on tokenizers: asked for, measured by a job, kept as an analysis."""
+"""Tokenizer reports: queue one, read the results, delete it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Measure:
 class ReportView:
     """A report. `refs` name the tokenizers as `resolve_source` does.
 
-    `tokenizers` and `datasets` are what the job found out about each, by name; empty until it has finished.
+    `tokenizers` and `datasets` hold the job's facts by name; empty until it has finished.
     """
 
     id: str
@@ -62,19 +62,19 @@ class ReportView:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has been measured."""
+        """Whether its measures are there."""
         return bool(self.measures)
 
     @property
     def title(self) -> str:
-        """Who is compared on what."""
+        """Tokenizers and datasets of the report."""
         return f"{', '.join(self.names)} on {', '.join(self.dataset_names)}"
 
 
 def request_report(
     ctx: Context, *, tokenizers: Sequence[str], datasets: Sequence[str], person: Person, idempotency_key: str | None = None
 ) -> ReportView:
-    """Ask for a report on tokenizers (references, names of tokenizers or of checkpoints) over datasets (`name` or `name@version`).
+    """Queue a report on tokenizers (references, names of tokenizers or checkpoints) over datasets (`name` or `name@version`).
 
     Raises InvalidInput for none or too many, NotFound or Conflict for what is not there.
     """
@@ -140,7 +140,7 @@ def list_reports(ctx: Context, *, limit: int = 50) -> list[ReportView]:
 
 
 def get_report(ctx: Context, report_id: str) -> ReportView:
-    """Return one report. Raises NotFound."""
+    """Return a report. Raises NotFound."""
     with ctx.db.read() as session:
         return _view(session, _find(session, report_id))
 
@@ -156,7 +156,7 @@ def delete_report(ctx: Context, report_id: str, *, person: Person) -> None:
 
 
 def record_report(session: Session, ctx: Context, claim: Claim[TokenizerReportPayload], result: dict[str, Any]) -> None:
-    """Fill the row with what the job measured. A report that was deleted meanwhile stays so."""
+    """Store the job's measures, unless the report was deleted meanwhile."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is not None:
         row.result = {name: result[name] for name in ("tokenizers", "datasets", "measures")}
@@ -167,7 +167,7 @@ def _unlike(sources: list[TokenizerSource]) -> list[TokenizerSource]:
 
 
 def _names(sources: list[TokenizerSource]) -> list[str]:
-    """Return the names, told apart where a tokenizer and a checkpoint are called the same."""
+    """Return the names, made unique where a tokenizer and a checkpoint share one."""
     names = [source.name for source in sources]
     return [f"{s.name} ({s.kind})" if names.count(s.name) > 1 else s.name for s in sources]
 
@@ -207,7 +207,7 @@ def _view(session: Session, row: Analysis) -> ReportView:
 
 
 def _datasets_now(session: Session, config: dict[str, Any]) -> list[str]:
-    """Return what the datasets are called now; one that is gone keeps the name it had when it was read."""
+    """Return the current names of the datasets; a deleted one keeps its old name."""
     then, ids = config.get("datasets", []), config.get("version_ids", [])
     now = labels_of(session, ids)
     return [now.get(id_, name) for id_, name in zip(ids, then, strict=True)] if ids else then

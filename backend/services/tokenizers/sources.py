@@ -1,4 +1,4 @@
-"""Where tokenizers are found: our own, and those that lie in checkpoints. One reference names either."""
+"""Find tokenizers, trained here or in checkpoints, by one kind of reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer,
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """A tokenizer to look through. `ref` is "tokenizer:ID" or "checkpoint:ID"; `folder` is relative to the artifacts."""
+    """A tokenizer to use. `ref` is "tokenizer:ID" or "checkpoint:ID"; `folder` is relative to the artifacts."""
 
     ref: str
     name: str
@@ -25,7 +25,7 @@ class TokenizerSource:
 
 
 def list_sources(ctx: Context) -> list[TokenizerSource]:
-    """Return our tokenizers, then those of bases, newest first. Checkpoints of runs carry the tokenizer they learnt with."""
+    """Return the tokenizers trained here, then those of bases, newest first. Checkpoints of runs have the tokenizer of their run."""
     own = [_of_tokenizer(view) for view in list_tokenizers(ctx, ready=True)]
     return [*own, *(_of_checkpoint(view) for view in list_checkpoints(ctx, origin="added", ready=True) if not view.is_adapter)]
 

@@ -1,4 +1,4 @@
-"""Text as a tokenizer cuts it up, at once: what each token stands for, its id, and how many there are."""
+"""Tokenize a text at once: each token's text and id, and counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class Token:
-    """One token. `text`: what it stands for; for a `byte` that is no character by itself its hexadecimal digits (`E2 9C`)."""
+    """One token. `text` is its text, or the hexadecimal digits (`E2 9C`) of a `byte` that is not a character by itself."""
 
     id: int
     text: str
@@ -36,7 +36,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Tokenization:
-    """A text in tokens. `decoded` is what they give back. `cut`: only the first 50,000 characters were read."""
+    """A tokenized text. `decoded` is the round trip; `cut`: only the first 50,000 characters were tokenized."""
 
     source: TokenizerSource
     tokens: list[Token]
@@ -47,22 +47,22 @@ class Tokenization:
 
     @property
     def characters(self) -> int:
-        """Characters that were read."""
+        """Characters that were tokenized."""
         return len(self.text)
 
     @property
     def bytes(self) -> int:
-        """Their number in UTF-8."""
+        """Their UTF-8 bytes."""
         return len(self.text.encode())
 
     @property
     def same(self) -> bool:
-        """Whether decoding gives the text back."""
+        """Whether decoding returns the text."""
         return self.decoded == self.text
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Bytes of text that a token stands for; None without tokens."""
+        """Bytes of text per token; None without tokens."""
         return self.bytes / len(self.tokens) if self.tokens else None
 
     @property
@@ -72,7 +72,7 @@ class Tokenization:
 
 
 def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool = False) -> Tokenization:
-    """Cut a text up. With `specials`, text that spells a special token (`<|end|>`) is that token, as in a chat template; without, it is
+    """Tokenize a text. With `specials`, text that spells a special token (`<|end|>`) is that token, as in a chat template; without, it is
     text, as in training data.
 
     Half a surrogate pair, which is no character, is read as U+FFFD. Raises NotFound or InvalidInput if the tokenizer can't be loaded or

@@ -1,4 +1,4 @@
-"""Tokenizers of one's own: trained on a dataset by a job, kept in a folder that any Hugging Face tool loads."""
+"""Train, list, rename and delete tokenizers; each is a folder that any Hugging Face tool loads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LARGEST_VOCABULARY = 200_000
 
 @dataclass(frozen=True)
 class TokenizerView:
-    """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and what the room measured."""
+    """A tokenizer. `folder` and `vocab_size` are None until its job has finished. `facts`: bytes_per_token and other measures."""
 
     id: str
     name: str
@@ -66,7 +66,7 @@ def train_tokenizer(
     kind: str = "bpe",
     idempotency_key: str | None = None,
 ) -> TokenizerView:
-    """Ask for a tokenizer. Waits for the dataset's import if that is still going.
+    """Queue the training of a tokenizer, after the dataset's import if that is still running.
 
     A name whose training failed is free again. Raises InvalidInput for an impossible vocabulary, Conflict for a taken name.
     """
@@ -109,7 +109,7 @@ def list_tokenizers(ctx: Context, *, ready: bool = False) -> list[TokenizerView]
 
 
 def get_tokenizer(ctx: Context, name_or_id: str) -> TokenizerView:
-    """Return one by name or id. Raises NotFound with names that are near."""
+    """Return a tokenizer by name or id. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         return _view(session, _find(session, name_or_id))
 
@@ -164,7 +164,7 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
 
 
 def record_tokenizer(session: Session, ctx: Context, claim: Claim[TrainTokenizerPayload], result: dict[str, Any]) -> None:
-    """Fill the row with what the job made."""
+    """Store the job's result."""
     row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
     row.folder, row.vocab_size = result["folder"], result["vocab_size"]
     row.facts = {key: value for key, value in result.items() if key not in NOT_FACTS}

@@ -1,4 +1,4 @@
-"""What a training job reports, as rows: points, samples, the step it resumed from, its end."""
+"""Store the events of training jobs: metric points, samples, resumes, the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPARK_POINTS = 64
 
 
 def record_metrics(session: Session, ctx: Context, claim: Claim[TrainPayload], events: Sequence[MetricsEvent]) -> None:
-    """Write a batch of metric points, and keep the run's newest values, best val_loss and sparkline beside it."""
+    """Store a batch of metric points and update the run's newest values, best val_loss and sparkline."""
     run = _run_of(session, claim)
     if run is None:
         return
@@ -34,7 +34,7 @@ def record_metrics(session: Session, ctx: Context, claim: Claim[TrainPayload], e
 
 
 def record_resumed(session: Session, ctx: Context, claim: Claim[TrainPayload], event: ResumedEvent) -> None:
-    """Forget what the run will write again: everything after the step it resumes from (0: it starts over)."""
+    """Delete everything after the step the run resumes from (0: it starts over), which it writes again."""
     run = _run_of(session, claim)
     if run is None:
         return
@@ -42,7 +42,7 @@ def record_resumed(session: Session, ctx: Context, claim: Claim[TrainPayload], e
 
 
 def record_sample(session: Session, ctx: Context, claim: Claim[TrainPayload], event: SampleEvent) -> None:
-    """Write a sample completion; a repeated step replaces the one before."""
+    """Store a sample completion; a repeated step replaces the earlier one."""
     run = _run_of(session, claim)
     if run is None:
         return
@@ -52,7 +52,7 @@ def record_sample(session: Session, ctx: Context, claim: Claim[TrainPayload], ev
 
 
 def record_run_end(session: Session, ctx: Context, claim: Claim[TrainPayload], result: dict[str, Any]) -> None:
-    """Keep a finished training job's numbers with the run."""
+    """Store a finished training job's result with the run."""
     run = _run_of(session, claim)
     if run is None:
         return
@@ -61,7 +61,7 @@ def record_run_end(session: Session, ctx: Context, claim: Claim[TrainPayload], r
 
 
 def forget_after(session: Session, run: Run, step: int) -> None:
-    """Drop a run's points, samples and summary after a step, and tell browsers to ask for all again."""
+    """Delete a run's points, samples and summary after a step, and make browsers reload the curves."""
     drop_points_after(session, run, step)
     session.execute(delete(Sample).where(Sample.run_id == run.id, Sample.step > step))
     summary = dict(run.summary or {})

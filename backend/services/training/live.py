@@ -1,4 +1,4 @@
-"""What a browser that watches runs is told between two steps: status, progress, newest values. Small and cheap: asked twice a second."""
+"""Live state of runs for browsers that poll twice a second: status, progress, newest values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunState:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything may still change by itself."""
+        """Whether it is queued, running or being stopped."""
         return self.status in ACTIVE
 
 
@@ -50,7 +50,7 @@ def runs_of_token(ctx: Context, token: str) -> list[str]:
 
 
 def run_states(ctx: Context, run_ids: Sequence[str], *, with_spark: bool = False) -> dict[str, RunState]:
-    """Return the states of runs by id, those that are gone left out."""
+    """Return the states of runs by id, without deleted runs."""
     with ctx.db.read() as session:
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).all()
         ahead = queue_positions(session, [job for _, job in rows if job is not None and job.status == Status.QUEUED])
@@ -83,12 +83,12 @@ def queue_counts(ctx: Context) -> dict[str, dict[str, int]]:
 
 
 def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: int) -> str:
-    """Put where a run is into one line."""
+    """Return a run's state in one line."""
     if job is None:
         return "Not started"
     if status is Status.QUEUED:
         if job.attempt:
-            return f"Its worker was lost; waits to go on from its last checkpoint (attempt {job.attempt + 1})"
+            return f"Worker lost; waiting to resume from the last checkpoint (attempt {job.attempt + 1})"
         return "Next in the queue" if ahead == 0 else f"In the queue, {ahead} ahead"
     if status is Status.CANCELLING:
         return "Stopping and saving" if job.stop_request == "stop_and_save" else "Stopping"
@@ -102,7 +102,7 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
 
 
 def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str]:
-    """Return a run's status and where it is in one line. An imported one is finished: nothing can happen to it here."""
+    """Return a run's status and its state in one line. An imported run is finished."""
     imported = (run.summary or {}).get("imported")
     if imported is not None:
         return Status.FINISHED, f"{run.last_step:,} steps, from {imported['format']}"

@@ -1,4 +1,4 @@
-"""Runs as pages and the command line see them: lists, one run in full, its samples and its place in the queue."""
+"""Read runs: lists, one run in full, samples, place in the queue, config differences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from backend.services.training.live import status_and_line
 
 @dataclass(frozen=True)
 class RunView:
-    """A run in a list. `line` says in words where it is; `error` is its job's cause and remedy."""
+    """A run in a list. `line` is its progress in one line; `error` has its job's cause and remedy."""
 
     id: str
     name: str
@@ -97,7 +97,7 @@ class RunDetail:
 
     @property
     def resume_step(self) -> int | None:
-        """The step that a resumed run would go on from."""
+        """The step that a resumed run continues from."""
         return max((line.step for line in self.checkpoints if line.step is not None), default=None)
 
 
@@ -111,7 +111,7 @@ class SampleView:
 
 
 class RunFilter(TypedDict, total=False):
-    """Which runs are wanted. `text` is looked for in name and notes; a run shows if it has every tag.
+    """Filter of runs. `text` is searched for in name and notes; a run must have every tag.
 
     `imported` chooses runs of other programs' logs, or all but those.
     """
@@ -125,16 +125,16 @@ class RunFilter(TypedDict, total=False):
 
 
 def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **wanted: Unpack[RunFilter]) -> list[RunView]:
-    """Return the runs that are wanted, newest first."""
+    """Return the runs that pass a filter, newest first."""
     with ctx.db.read() as session:
         query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(wanted)).order_by(Run.created_at.desc(), Run.id)
-        ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide: only those that are shown are read
+        ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide, so only those shown are read
         found = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).all()
         return views_of(session, sorted(found, key=lambda row: ids.index(row[0].id)))
 
 
 def count_runs(ctx: Context, **wanted: Unpack[RunFilter]) -> int:
-    """Return how many runs are wanted."""
+    """Return how many runs pass a filter."""
     with ctx.db.read() as session:
         query = select(func.count()).select_from(Run).where(*_conditions(wanted))
         return session.scalar(query.outerjoin(Job, Job.id == Run.job_id) if wanted.get("statuses") else query) or 0
@@ -150,7 +150,7 @@ def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
         conditions.append(Job.status.in_(statuses))
     if (imported := wanted.get("imported")) is not None:
         conditions.append((Run.origin == "imported") == imported)
-    for tag in wanted.get("tags", ()):  # as it stands in the JSON, quotes included: those of another string would have a backslash in front
+    for tag in wanted.get("tags", ()):  # as in the JSON, quotes included: a quote inside another string would be escaped
         conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
     return conditions
 
@@ -170,7 +170,7 @@ def get_run(ctx: Context, name_or_id: str) -> RunView:
 
 
 def get_runs(ctx: Context, run_ids: Sequence[str]) -> list[RunView]:
-    """Return the runs of these ids, in their order; ids that nothing has are left out."""
+    """Return the runs with these ids, in their order; unknown ids are skipped."""
     with ctx.db.read() as session:
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).all()
         found = {run.id: run for run in views_of(session, rows)}
@@ -178,7 +178,7 @@ def get_runs(ctx: Context, run_ids: Sequence[str]) -> list[RunView]:
 
 
 def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
-    """Return everything that a run's page shows, but for points, samples and log. Raises NotFound, and InvalidInput for an imported run."""
+    """Return a run in full, without points, samples and log. Raises NotFound, and InvalidInput for an imported run."""
     run = get_run(ctx, name_or_id)
     if run.is_imported:
         raise InvalidInput(
@@ -272,7 +272,7 @@ def find_run(session: Session, name_or_id: str) -> Run:
 
 
 def newest_checkpoint_step(session: Session, run_id: str) -> int | None:
-    """Return the step of the newest checkpoint whose files are there."""
+    """Return the step of the newest checkpoint with files."""
     return session.scalar(
         select(func.max(Checkpoint.step)).where(
             Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None)
@@ -281,7 +281,7 @@ def newest_checkpoint_step(session: Session, run_id: str) -> int | None:
 
 
 def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[RunView]:
-    """Copy rows into views, with the names of what they refer to read in one go."""
+    """Copy rows into views, reading the names they refer to in one query each."""
     versions = {run.dataset_version_id for run, _ in rows if run.dataset_version_id}
     bases = {run.base_id for run, _ in rows if run.base_id}
     people = {run.created_by for run, _ in rows if run.created_by}

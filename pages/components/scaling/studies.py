@@ -53,8 +53,8 @@ def _draw_row(ctx: Context, study: StudyView) -> None:
 def _draw_new(ctx: Context, person: Person) -> None:
     st.subheader("New study", anchor=False)
     st.caption(
-        "The same budget is spent on networks of several sizes. Where the loss is lowest is the best size for that budget; over several "
-        "budgets that gives a law for your own data."
+        "Trains networks of several sizes on equal budgets. The size with the lowest loss is optimal for its budget; several budgets "
+        "give a scaling law for your data."
     )
     datasets, tokenizers = dataset_options(ctx), tokenizer_options(ctx)
     if not datasets:

@@ -12,7 +12,7 @@ from backend.domain.scaling.plan import PlanConfig
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.data.datasets import rename_dataset
-from backend.services.scaling.planner import choose_speeds, count_tokens, list_devices, plan_run, read_parts
+from backend.services.scaling.planner import choose_speeds, count_tokens, list_devices, plan_run, read_plan_inputs
 from backend.services.scaling.pools import list_pools
 from backend.services.scaling.studies import (
     archive_study,
@@ -48,11 +48,11 @@ def test_a_plan_takes_vocabulary_and_data_from_what_is_named(ctx: Context) -> No
 
 def test_tokens_are_not_known_without_counts(ctx: Context) -> None:
     add_parts(ctx)
-    reading = read_parts(ctx, dataset="tales", tokenizer="pieces")
-    assert reading.version is not None
-    assert reading.tokenizer is not None
-    assert count_tokens(reading.version, reading.tokenizer) is None
-    assert read_parts(ctx, dataset=None, tokenizer=None).vocab_size == 32_000
+    inputs = read_plan_inputs(ctx, dataset="tales", tokenizer="pieces")
+    assert inputs.version is not None
+    assert inputs.tokenizer is not None
+    assert count_tokens(inputs.version, inputs.tokenizer) is None
+    assert read_plan_inputs(ctx, dataset=None, tokenizer=None).vocab_size == 32_000
 
 
 def test_rates_come_from_measurements_and_from_finished_runs(ctx: Context) -> None:
