@@ -107,10 +107,10 @@ def read_yaml() -> None:
 
 def load_wanted(ctx: Context) -> None:
     """Put what was asked for into the form, before its widgets are drawn: `?architecture=`, or the entries of `?tokenizer=`."""
-    wanted = st.query_params.get("architecture")
-    if wanted and st.session_state.get("architecture_loaded") != wanted:
-        set_fields(get_architecture(ctx, wanted).config)
-        st.session_state["architecture_loaded"] = wanted
+    name = st.query_params.get("architecture")
+    if name and st.session_state.get("architecture_loaded") != name:
+        set_fields(get_architecture(ctx, name).config)
+        st.session_state["architecture_loaded"] = name
     tokenizer = st.query_params.get("tokenizer")
     if tokenizer and st.session_state.get("architecture_for") != tokenizer:
         entries = get_tokenizer(ctx, tokenizer).vocab_size

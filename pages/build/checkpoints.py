@@ -50,7 +50,7 @@ def draw_row(checkpoint: CheckpointView) -> None:
 def draw_list(ctx: Context) -> None:
     """Draw the checkpoints with a search and a filter, refreshed every two seconds while a base is being added."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        wanted = st.text_input("Search", key="checkpoints_search", placeholder="Search", label_visibility="collapsed", width=260) or ""
+        text = st.text_input("Search", key="checkpoints_search", placeholder="Search", label_visibility="collapsed", width=260) or ""
         kind = st.segmented_control(
             "Show",
             list(KINDS),
@@ -69,27 +69,27 @@ def draw_list(ctx: Context) -> None:
 
     @st.fragment(run_every=2 if active else None)
     def rows() -> None:
-        found = [
-            c for c in list_checkpoints(ctx, origin=origin, archived=archived) if wanted.lower() in f"{c.name} {c.family} {c.run}".lower()
+        checkpoints = [
+            c for c in list_checkpoints(ctx, origin=origin, archived=archived) if text.lower() in f"{c.name} {c.family} {c.run}".lower()
         ]
-        if active and not any(not c.is_ready and c.status in ACTIVE for c in found):
+        if active and not any(not c.is_ready and c.status in ACTIVE for c in checkpoints):
             st.rerun()
-        if not found:
-            draw_nothing(wanted)
+        if not checkpoints:
+            draw_nothing(text)
             return
         with TABLE.frame():
-            for checkpoint in found[:SHOWN]:
+            for checkpoint in checkpoints[:SHOWN]:
                 draw_row(checkpoint)
-        if len(found) > SHOWN:
-            st.caption(f"The newest {SHOWN} of {len(found):,}. Search for the others.")
+        if len(checkpoints) > SHOWN:
+            st.caption(f"The newest {SHOWN} of {len(checkpoints):,}. Search for the others.")
 
     rows()
 
 
-def draw_nothing(wanted: str) -> None:
+def draw_nothing(text: str) -> None:
     """Draw why the list is empty and what to do."""
-    if wanted:
-        st.caption(f"Nothing here matches “{plain(wanted)}”.")
+    if text:
+        st.caption(f"Nothing here matches “{plain(text)}”.")
         return
     empty_state(
         "No checkpoints yet. Train a network, or add a base to start from.",

@@ -44,7 +44,7 @@ def draw_row(tokenizer: TokenizerView) -> None:
 def draw_list(ctx: Context) -> None:
     """Draw the tokenizers with a search, refreshed every second while one is being trained."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        wanted = st.text_input("Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
+        text = st.text_input("Search", key="tokenizers_search", placeholder="Search", label_visibility="collapsed", width=280) or ""
         st.space("stretch")
         if st.button("Compare", icon=":material/compare:", key="tokenizers_compare"):
             st.switch_page(PAGE, query_params={"compare": ",".join(source.ref for source in list_sources(ctx)[:2])})
@@ -54,14 +54,14 @@ def draw_list(ctx: Context) -> None:
 
     @st.fragment(run_every=1 if active else None)
     def rows() -> None:
-        found = [one for one in list_tokenizers(ctx) if wanted.lower() in f"{one.name} {one.kind} {one.dataset}".lower()]
-        if active and not any(tokenizer.status in ACTIVE for tokenizer in found):
+        tokenizers = [one for one in list_tokenizers(ctx) if text.lower() in f"{one.name} {one.kind} {one.dataset}".lower()]
+        if active and not any(tokenizer.status in ACTIVE for tokenizer in tokenizers):
             st.rerun()
-        if not found:
-            empty_state(f"Nothing here matches “{plain(wanted)}”." if wanted else "No tokenizers yet. Training from scratch needs one.")
+        if not tokenizers:
+            empty_state(f"Nothing here matches “{plain(text)}”." if text else "No tokenizers yet. Training from scratch needs one.")
             return
         with TABLE.frame():
-            for tokenizer in found:
+            for tokenizer in tokenizers:
                 draw_row(tokenizer)
 
     rows()
@@ -70,7 +70,7 @@ def draw_list(ctx: Context) -> None:
 def draw_comparison(ctx: Context, person: Person) -> None:
     """Draw several tokenizers on one text, then reports on datasets."""
     sources = {source.ref: source for source in list_sources(ctx)}
-    asked = []
+    refs = []
     for ref in filter(None, st.query_params["compare"].split(",")):
         try:
             source = resolve_source(ctx, ref)
@@ -78,14 +78,14 @@ def draw_comparison(ctx: Context, person: Person) -> None:
             warn_unknown("tokenizer", ref, instead="it may have been deleted")
             continue
         sources.setdefault(source.ref, source)
-        asked.append(source.ref)
+        refs.append(source.ref)
     if not sources:
         empty_state("No tokenizers yet, neither trained here nor of a base.", page=PAGE, label="Train one")
         return
     chosen = st.multiselect(
         "Tokenizers",
         list(sources),
-        default=list(dict.fromkeys(asked))[:MOST_TOKENIZERS],
+        default=list(dict.fromkeys(refs))[:MOST_TOKENIZERS],
         max_selections=MOST_TOKENIZERS,
         key="compare_tokenizers",
         format_func=lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)"),

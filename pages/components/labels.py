@@ -16,7 +16,7 @@ MADE_BY = {
     "reward": "reward model",
     "grpo": "GRPO-trained",
 }
-"""What an objective makes of a checkpoint."""
+"""How a checkpoint was trained, by objective."""
 STATUS: dict[str, str] = {
     Status.QUEUED.value: "Queued",
     Status.RUNNING.value: "Running",
@@ -26,6 +26,6 @@ STATUS: dict[str, str] = {
     Status.FAILED.value: "Failed",
     Status.FINISHED.value: "Finished",
 }
-"""What a job or run is doing."""
+"""Labels of the statuses of jobs and runs."""
 IMPORTED = "Imported"
 """In place of a status: the run came from another program's log."""

@@ -30,11 +30,11 @@ def choose(ctx: Context) -> tuple[str, RaterView] | None:
         rater = rater_from_link(ctx, secret)
         return (rater.campaign_id, rater) if rater.campaign_id else None
     rater = rater_for(ctx, require_person())
-    asked = st.query_params.get("campaign")
-    if asked:
+    campaign_id = st.query_params.get("campaign")
+    if campaign_id:
         if require_person().may_build:
-            back_link("Campaign", page=routes.BATTLES, query={"campaign": asked}, key="ballot_back")
-        return asked, rater
+            back_link("Campaign", page=routes.BATTLES, query={"campaign": campaign_id}, key="ballot_back")
+        return campaign_id, rater
     campaigns = list_open_campaigns(ctx)
     if not campaigns:
         empty_state("No open campaigns.")

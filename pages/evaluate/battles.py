@@ -88,11 +88,8 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
                     close_campaign(ctx, campaign.id, person=person, closed=closing)
                     st.rerun()
     source = f" from {campaign.dataset}" if campaign.dataset else ""
-    st.caption(
-        plain(
-            f"{plural(campaign.num_prompts, 'prompt')}{source}, {plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')}."
-        )
-    )
+    votes = f"{plural(campaign.num_votes, 'vote')} by {plural(campaign.num_raters, 'rater')}"
+    st.caption(plain(f"{plural(campaign.num_prompts, 'prompt')}{source}, {votes}."))
 
 
 def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> None:
@@ -175,7 +172,7 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
         draw_run_wait(ctx, campaign.id)
 
 
-def draw_loop(ctx: Context, person: Person, campaign: CampaignView, found: Standings) -> None:
+def draw_loop(ctx: Context, person: Person, campaign: CampaignView, table: Standings) -> None:
     """Draw the form that trains on the votes, and the rematches."""
     st.subheader("Train on the votes", anchor=False)
     resolution = preview_preferences(ctx, campaign.id)
@@ -185,13 +182,13 @@ def draw_loop(ctx: Context, person: Person, campaign: CampaignView, found: Stand
         + (f"; {plural(left_out, 'vote')} without a preference or with evenly split raters are left out." if left_out else ".")
         + " A DPO run with LoRA trains on them, and its checkpoint meets its parent in a rematch."
     )
-    if person.may_build and resolution.preferences and found.table is not None:
-        names = [name for name in (*found.table.contestants, *found.unrated) if name in found.checkpoints]
+    if person.may_build and resolution.preferences and table.table is not None:
+        names = [name for name in (*table.table.contestants, *table.unrated) if name in table.checkpoints]
         with st.container(horizontal=True, vertical_alignment="bottom"):
             base = st.selectbox("Base", names, key="dpo_base", help="By default the leader.", width=380)
             if st.button("Create preference set and launch run", type="primary", key="dpo_go", icon=":material/model_training:"):
                 with errors_shown():
-                    base_id = found.checkpoints[base]
+                    base_id = table.checkpoints[base]
                     key = f"{campaign.id}-{campaign.num_votes}-{base_id}"
                     launch = launch_dpo_from_votes(ctx, campaign.id, person=person, idempotency_key=key, base_id=base_id)
                     st.switch_page(routes.BATTLES, query_params={"campaign": launch.rematch.id})

@@ -8,7 +8,7 @@ from backend.domain.evaluation.config import KIND_LABEL
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import get_dataset
-from backend.services.evaluation.comparisons import Column, Leaderboard, leaderboard, rank_column
+from backend.services.evaluation.comparisons import Cell, Column, Leaderboard, leaderboard, rank_column
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from pages.components import routes
 from pages.components.charts.style import STATIC
@@ -55,11 +55,11 @@ def draw_list(ctx: Context) -> None:
 
     @st.fragment(run_every=2 if active else None)
     def rows() -> None:
-        found = list_evaluations(ctx, limit=SHOWN)
-        if active and not any(evaluation.is_active for evaluation in found):
+        evaluations = list_evaluations(ctx, limit=SHOWN)
+        if active and not any(evaluation.is_active for evaluation in evaluations):
             st.rerun()
         with TABLE.frame():
-            for evaluation in found:
+            for evaluation in evaluations:
                 draw_row(ctx, evaluation)
 
     rows()
@@ -120,6 +120,13 @@ def new_button() -> None:
         st.switch_page(PAGE, query_params={"new": "1"})
 
 
+def cell_text(column: Column, cell: Cell | None) -> str:
+    """Format a cell: score and interval, empty without a score."""
+    if cell is None:
+        return ""
+    return f"{score_text(column.metric, cell.score.value)} ({interval_text(column.metric, cell.score.low, cell.score.high)})"
+
+
 def draw_board(ctx: Context, board: Leaderboard) -> None:
     """Draw the chosen benchmark, then a table of all."""
     columns = {column.key: column for column in board.columns}
@@ -134,11 +141,7 @@ def draw_board(ctx: Context, board: Leaderboard) -> None:
                 {
                     "Checkpoint": name,
                     **{
-                        f"{column_label(column)}, {metric_label(column.metric).lower()}": (
-                            f"{score_text(column.metric, cell.score.value)} ({interval_text(column.metric, cell.score.low, cell.score.high)})"
-                            if (cell := cells.get(column.key))
-                            else ""
-                        )
+                        f"{column_label(column)}, {metric_label(column.metric).lower()}": cell_text(column, cells.get(column.key))
                         for column in board.columns
                     },
                 }

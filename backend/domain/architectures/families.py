@@ -46,7 +46,7 @@ class Family:
 
     @property
     def packs(self) -> bool:
-        """Whether rows can share a sequence without reading each other: positions must be able to begin anew inside it."""
+        """Whether rows can share a sequence without reading each other: positions must be able to restart inside it."""
         return self.positions != "ALiBi"
 
     @property

@@ -18,7 +18,7 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 
 
 @dataclass(frozen=True)
-class CheckpointShape:
+class ReadConfig:
     """The architecture of a checkpoint. `unsaid` are traits that ArchitectureConfig has no fields for.
 
     They change what the network computes and not how large it is: scaled rotary frequencies, say. A network built from `config` equals
@@ -33,7 +33,7 @@ class _Inexpressible(Exception):
     """A trait that changes the counts."""
 
 
-def read_shape(data: Data) -> CheckpointShape | None:
+def read_shape(data: Data) -> ReadConfig | None:
     """Read a config.json; None for another family, or where parameters would not be counted right.
 
     Example:
@@ -49,7 +49,7 @@ def read_shape(data: Data) -> CheckpointShape | None:
         values = _READERS[family.name](data, unsaid)
         if any(value is None for field, value in values.items() if field != "head_size"):
             return None  # a default of ours would stand for what the file leaves open
-        return CheckpointShape(ArchitectureConfig(family=family.name, **values), tuple(unsaid))
+        return ReadConfig(ArchitectureConfig(family=family.name, **values), tuple(unsaid))
     except (_Inexpressible, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, ValidationError):
         return None
 

@@ -1,4 +1,4 @@
-"""Which battle a rater sees next: the pair and prompt with the fewest votes, with a little chance mixed in. Pure, no I/O.
+"""Choose a rater's next battle: the pair and prompt with the fewest votes, with a little chance mixed in. Pure, no I/O.
 
 Chance keeps every battle's probability above zero, so that votes can be reweighted later; the probability is returned to be logged,
 because it can't be rebuilt afterwards (Chiang et al. 2024, arXiv 2403.04132, section 5).
@@ -16,7 +16,7 @@ EPSILON = 0.15
 """Share of battles that are drawn uniformly."""
 
 LIGHT = 0.5
-"""How much further an undecided neighbour's votes may run ahead: a pair of interest 1 counts its votes at 1 / (1 + LIGHT)."""
+"""Lead in votes allowed to an undecided neighbour: a pair of interest 1 counts its votes at 1 / (1 + LIGHT)."""
 
 Pair = tuple[str, str]
 

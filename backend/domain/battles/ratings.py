@@ -204,7 +204,7 @@ def fit_bradley_terry(
         notes.append("Some votes never differ or are too few to show their spread; there the intervals rest on the number of votes alone.")
     bias = _position_bias(tally, columns, cluster_by=cluster_by, precision=fit.precision, df=df, level=level)
     if bias is None:
-        notes.append("The advantage of a side can't be told from these votes.")
+        notes.append("These votes can't determine the advantage of a side.")
     ranks = _rank_ranges(fit.theta, covariance, gap_errors, df=df, level=level, seed=seed, num_draws=num_draws)
     order = sorted(range(len(fit.theta)), key=lambda place: (-round(float(fit.theta[place]), 9), columns.contestants[place]))
     origin = fit.theta[anchor_at] if anchor_at is not None else 0.0

@@ -58,7 +58,8 @@ def fit_law(
 
     The resamples' spread about the fit is stretched by sqrt(n / (n - 5)) and by Student's t over normal, n - 5 degrees of freedom:
     with 15 runs and 5 constants the plain percentiles are too narrow. What is said is stretched, not the five constants before it is
-    computed: those hang together, and moved apart they would say nonsense of a loss. Coverage is measured in tests and in docs/benchmarks/scaling.md.
+    computed: the constants are correlated, and stretched independently they would give absurd losses. Coverage is measured in tests and
+    in docs/benchmarks/scaling.md.
     Raises InvalidInput for too few runs, or sizes and token counts that don't tell the constants apart.
     """
     check_points(points)
@@ -103,8 +104,7 @@ def check_points(points: Sequence[ScalingPoint]) -> None:
         levels = len(np.unique(np.round(np.log([getattr(point, name) for point in points]), 2)))
         if levels < FEWEST_LEVELS:
             raise InvalidInput(
-                f"These runs differ too little: {levels} {word.removesuffix('s') if levels == 1 else word} among them, which can't tell the "
-                "law's constants apart.",
+                f"These runs differ too little: {levels} {word.removesuffix('s') if levels == 1 else word} can't determine the constants.",
                 remedy=f"Train with at least {FEWEST_LEVELS} {word}, a factor of two or more apart.",
             )
 

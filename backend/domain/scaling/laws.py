@@ -122,7 +122,7 @@ class ScalingLaw:
         return estimate_of(value, sizes, method=f"bootstrap of {self.points} runs")
 
     def outside(self, flops: float) -> float:
-        """Return how many times a budget lies beyond the runs that the law was fitted to: 1 inside, 100 for a hundredth or a hundredfold."""
+        """Return the factor by which a budget lies outside the range of the fitted runs: 1 inside, 100 for a hundredth or a hundredfold."""
         if self.flops_range is None:
             return 1.0
         low, high = self.flops_range

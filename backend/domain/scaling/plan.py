@@ -72,7 +72,7 @@ class ScalingPlan:
     """A plan. `optimum` is the law's exact allocation; everything below it describes the network that can be built.
 
     `loss` is what the law expects of the network, repeats of the data counted. `seconds` and `cost_usd` are None where no rate and no
-    price is known. `notes` say in words what the budget can't do and how far the numbers can be believed.
+    price is known. `notes` are the plan's limits and reliability.
     """
 
     config: PlanConfig

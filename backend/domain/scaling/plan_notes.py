@@ -35,24 +35,24 @@ def _about_size(plan: ScalingPlan) -> Iterator[str]:
     asked, vocabulary = plan.optimum.parameters, plan.architecture.vocab_size
     if plan.parameters > 1.5 * asked and plan.parameters > 1.5 * _smallest(plan):
         yield (
-            f"The law asks for {say_count(asked)} parameters at the rate measured for {say_count(plan.parameters)}; rates measured here leap so much "
-            "between sizes that no network fits its own rate. A probe on a quiet machine, or a plan in FLOPs, would tell."
+            f"The optimum is {say_count(asked)} parameters at the speed measured for {say_count(plan.parameters)}: measured speeds vary "
+            "too much between sizes to settle on one. Run a probe on an idle machine, or plan in FLOPs."
         )
     elif plan.parameters > 1.5 * asked:
         yield (
-            f"The law asks for {say_count(asked)} parameters, and with a vocabulary of {vocabulary:,} the smallest network here has "
-            f"{say_count(plan.parameters)}. It sees fewer tokens than would be best: a smaller vocabulary or a larger budget would help."
+            f"The optimum is {say_count(asked)} parameters, but with a vocabulary of {vocabulary:,} the smallest network has "
+            f"{say_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary or a larger budget."
         )
     elif plan.parameters < asked / 1.5:
-        yield f"The law asks for {say_count(asked)} parameters, and the largest network here has {say_count(plan.parameters)}."
+        yield f"The optimum is {say_count(asked)} parameters; the largest network here has {say_count(plan.parameters)}."
     if plan.steps < 200:
         word = "step" if plan.steps == 1 else "steps"
-        yield f"This budget pays for {plan.steps} {word} of {plan.batch.tokens:,} tokens: hardly time to learn. A larger budget would tell more."
+        yield f"The budget covers only {plan.steps} {word} of {plan.batch.tokens:,} tokens. Use a larger budget."
     if plan.config.tokens_per_parameter is not None:
         best = plan.law.optimum(plan.flops)
         yield (
-            f"With {plan.config.tokens_per_parameter:g} tokens a parameter instead of the optimum's {best.tokens_per_parameter:.3g} the law "
-            f"expects {plan.optimum.loss:.3f} instead of {best.loss:.3f}."
+            f"With {plan.config.tokens_per_parameter:g} tokens per parameter instead of the optimal {best.tokens_per_parameter:.3g}, the "
+            f"expected loss is {plan.optimum.loss:.3f} instead of {best.loss:.3f}."
         )
 
 
@@ -60,42 +60,42 @@ def _about_data(plan: ScalingPlan) -> Iterator[str]:
     if plan.unique_tokens is None or plan.epochs is None:
         return
     if plan.epochs <= 1.0:
-        yield f"The dataset's {say_count(plan.unique_tokens)} tokens (about) are enough: {plan.epochs:.0%} of them are read once."
+        yield f"{plan.epochs:.0%} of one epoch: the dataset has about {say_count(plan.unique_tokens)} tokens."
         return
     worth = effective_tokens(plan.tokens, plan.unique_tokens) / plan.tokens
     text = (
-        f"The dataset has about {say_count(plan.unique_tokens)} tokens, so it is read {plan.epochs:.3g} times. By Muennighoff et al. 2023 "
-        f"these {say_count(plan.tokens)} tokens are worth {worth:.0%} of as many new ones"
+        f"{plan.epochs:.3g} epochs: the dataset has about {say_count(plan.unique_tokens)} tokens. By Muennighoff et al. 2023 these "
+        f"{say_count(plan.tokens)} tokens are worth {worth:.0%} of as many unique ones"
     )
     if plan.epochs <= 4:
-        yield f"{text}: up to four passes are nearly as good as new data."
+        yield f"{text}: up to four epochs are nearly as good as new data."
     elif plan.epochs <= 16:
-        yield f"{text}: past four passes each gives less. More data would help."
+        yield f"{text}: returns diminish after four epochs. More data would help."
     else:
         more = say_count(plan.tokens / 4)
-        yield f"{text}: past sixteen passes more give next to nothing. This budget needs some {more} tokens, or is better spent on more data."
+        yield f"{text}: past sixteen epochs there is almost no gain. This budget needs about {more} unique tokens."
 
 
 def _about_the_law(plan: ScalingPlan) -> Iterator[str]:
     law, beyond, guess = plan.law, plan.law.outside(plan.flops), math.log(plan.architecture.vocab_size)
     if not plan.loss_is_believable and plan.optimum.loss < BELIEVABLE * guess:
-        yield "With so little text the law expects hardly more than guessing: such a run would learn its text by heart."
+        yield "With so little text the law expects little better than chance: the run would overfit."
     elif not plan.loss_is_believable:
         yield (
-            f"The law gives a loss of {plan.loss.value:.2f} here, and guessing among {plan.architecture.vocab_size:,} tokens would give "
-            f"{guess:.2f}: it does not reach down to networks of this size. The shape of the plan still holds roughly, the loss does not."
+            f"The law gives a loss of {plan.loss.value:.2f} here, and chance level with {plan.architecture.vocab_size:,} tokens is "
+            f"{guess:.2f}: it does not extrapolate to networks of this size. The allocation holds roughly, the loss does not."
         )
     if beyond > 1.5:
         side = "smaller" if law.flops_range is not None and plan.flops < law.flops_range[0] else "larger"
-        cure = "a larger study would tell" if law.is_own else "a scaling study of your own would tell"
-        yield f"This budget is {say_times(beyond)} {side} than the runs that the law was fitted to: an extrapolation; {cure}."
+        cure = "run a larger study to check" if law.is_own else "run a scaling study to check"
+        yield f"This budget is {say_times(beyond)} {side} than the runs the law was fitted to: an extrapolation; {cure}."
     if not law.is_own:
-        yield f"{law.note} What carries over is how to share the budget, not the loss itself."
+        yield f"{law.note} The allocation carries over, the loss itself does not."
 
 
 def _about_time(plan: ScalingPlan) -> Iterator[str]:
     if plan.seconds is None or plan.speed is None:
-        yield "How long it takes is not known: no run and no probe was measured here yet."
+        yield "Duration unknown: no run or probe was measured here yet."
         return
     if plan.seconds > MONTH_S:
         yield f"It would take {say_duration(plan.seconds)} on this device."
@@ -104,8 +104,9 @@ def _about_time(plan: ScalingPlan) -> Iterator[str]:
         apart = max(low / plan.flops_per_token, plan.flops_per_token / high)
         if apart > 4:
             yield (
-                f"The nearest network that was measured costs {say_times(apart)} {'more' if low > plan.flops_per_token else 'less'} for a "
-                "token, and speed changes with size: probe this one before you rely on the time."
+                f"The nearest measured network takes {say_times(apart)} {'more' if low > plan.flops_per_token else 'fewer'} FLOPs per token "
+                ""
+                "and speed changes with size: run a probe before you rely on the time."
             )
 
 

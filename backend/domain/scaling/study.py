@@ -199,20 +199,20 @@ def _notes(config: StudyConfig, shapes: Sequence[tuple[float, list[ArchitectureC
     poor = [say_budget(budget) for budget, of in shapes if len(of) < FEWEST_SIZES]
     if poor:
         notes.append(
-            f"At {' and '.join(poor)} FLOPs fewer than {FEWEST_SIZES} different networks fit this vocabulary, so there is no profile: "
-            "take larger budgets, more sizes or a smaller vocabulary."
+            f"At {' and '.join(poor)} FLOPs fewer than {FEWEST_SIZES} different networks fit this vocabulary, so there is no profile. "
+            "Choose larger budgets, more sizes or a smaller vocabulary."
         )
     if len(config.budgets) < 3:
-        notes.append("With fewer than three budgets the law's exponents stay vague.")
+        notes.append("With fewer than three budgets the exponents are poorly determined.")
     elif max(config.budgets) / min(config.budgets) < 8:
-        notes.append("The budgets lie close together: a factor of ten between the first and the last tells the exponents better.")
+        notes.append("The budgets are close together: a factor of ten between first and last determines the exponents better.")
     most = max((run.epochs or 0.0 for run in runs), default=0.0)
     if most > 4:
         notes.append(
-            f"The longest run reads the dataset {most:.3g} times. Past four times repeated data is worth less (Muennighoff et al. 2023); the "
-            "fit counts what it is worth, with a rule from other data. More text would make the study cleaner."
+            f"The longest run takes {most:.3g} epochs. Past four epochs repeated data is worth less (Muennighoff et al. 2023); the fit "
+            "counts effective tokens, by a rule from other data. More text would make the study cleaner."
         )
     short = sum(run.config.max_steps < 100 for run in runs)
     if short:
-        notes.append(f"{short} of the {len(runs)} runs have fewer than 100 steps: too short to say much.")
+        notes.append(f"{short} of the {len(runs)} runs have fewer than 100 steps, too short to be informative.")
     return notes

@@ -273,7 +273,10 @@ def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Fi
     now = float(np.median(train.values[-max(10, len(train) // 20) :]))
     if now >= before:
         return
-    sentence = f"val_loss was lowest at step {step:,} ({low:.3f}) and has risen to {low + rise:.3f} since, while train_loss fell from {before:.3f} to {now:.3f}."
+    sentence = (
+        f"val_loss was lowest at step {step:,} ({low:.3f}) and has risen to {low + rise:.3f} since, "
+        f"while train_loss fell from {before:.3f} to {now:.3f}."
+    )
     cause = "The network learns its rows by heart: more passes over the same data than it can learn from."
     yield Finding(
         Kind.OVER_FIT,

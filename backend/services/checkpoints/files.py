@@ -43,7 +43,7 @@ def zip_folder(ctx: Context, root: Path, *, name: str, size: int) -> Path:
     for earlier in folder.iterdir():
         if earlier.stat().st_mtime < oldest:
             earlier.unlink(missing_ok=True)
-    path = folder / f"{name}-{root.stat().st_mtime_ns}.zip"  # a resumed run publishes the same step anew
+    path = folder / f"{name}-{root.stat().st_mtime_ns}.zip"  # a resumed run publishes the same step again
     if path.exists():
         return path
     ctx.artifacts.require_free(size, keep=ctx.policy.keep_free_bytes, purpose="The download")

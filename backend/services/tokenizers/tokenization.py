@@ -94,7 +94,10 @@ def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool
 
 
 def count_tokens(ctx: Context, source: TokenizerSource, texts: Sequence[str]) -> list[int]:
-    """Return how many tokens each text has, special tokens as text. Raises NotFound or InvalidInput if the tokenizer can't be loaded or read them."""
+    """Return the number of tokens of each text, with special tokens as text.
+
+    Raises NotFound or InvalidInput if the tokenizer can't be loaded or can't encode them.
+    """
     loaded = _load(ctx.artifacts.path(source.folder), specials=False)
     try:
         return [len(encoding.ids) for encoding in loaded.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]

@@ -177,7 +177,7 @@ def _check_vocabulary(kind: str, vocab_size: int) -> None:
     if smallest is not None and not smallest <= vocab_size <= LARGEST_VOCABULARY:
         raise InvalidInput(
             f"A vocabulary of {vocab_size:,} is not possible.",
-            remedy=f"Choose {smallest} (256 bytes, the special tokens{', some letters' if kind == 'unigram' else ''}) to {LARGEST_VOCABULARY:,}.",
+            remedy=f"Choose {smallest} (256 bytes, special tokens{', letters' if kind == 'unigram' else ''}) to {LARGEST_VOCABULARY:,}.",
             field="vocab_size",
         )
 

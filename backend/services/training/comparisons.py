@@ -82,7 +82,7 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """`obstacles` keep the val_loss of the picked runs from being compared; `groups` are those of comparable configs together, best first."""
+    """`obstacles` to comparing the val_loss of the picked runs; `groups` keep comparable configs together, best first."""
 
     obstacles: tuple[Obstacle, ...]
     groups: tuple[ConfigGroup, ...]

@@ -89,18 +89,18 @@ def set_values(values: dict[str, Any]) -> None:
 def take_family() -> None:
     """Keep the sizes when the family changes, and fill the fields that only the new one has with its defaults."""
     family = FAMILIES[st.session_state["architecture_family"]]
-    kept: dict[str, Any] = {"family": family.name}
+    values: dict[str, Any] = {"family": family.name}
     for field in (*SIZES, "vocab_size"):
         text = _cleaned(st.session_state.get(f"architecture_{field}"))  # the state of a field that was not drawn is gone
         if text.isdigit() and field not in family.fixed:
-            kept[field] = int(text)
-    kept["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied
+            values[field] = int(text)
+    values["tie_embeddings"] = st.session_state["architecture_tie_embeddings"] if family.tied is None else family.tied
     if st.session_state.get("architecture_kind", "MHA") == "MHA":
-        kept.pop("num_kv_heads", None)
+        values.pop("num_kv_heads", None)
     if "feed_forward" in family.fixed:
-        kept["feed_forward"] = 4 * kept.get("width", 128)
+        values["feed_forward"] = 4 * values.get("width", 128)
     blank = ArchitectureConfig().model_dump(exclude=set(OPTIONAL_FIELDS))
-    set_values({**blank, **fill_defaults(kept)})
+    set_values({**blank, **fill_defaults(values)})
 
 
 def draw_form(ctx: Context) -> ArchitectureConfig | None:

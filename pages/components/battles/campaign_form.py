@@ -30,7 +30,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     if not datasets:
         empty_state("No prompts yet. Import a dataset of kind prompts or chat.", page=routes.DATASETS, label="Datasets")
         return
-    wanted = [part for part in st.query_params.get("contestants", "").split(",") if part in checkpoints]
+    entered = [part for part in st.query_params.get("contestants", "").split(",") if part in checkpoints]
     labels = sorted(datasets, key=lambda label: PROMPT_KINDS.index(datasets[label][0]))
     name = st.text_input(
         "Name", key="campaign_name", max_chars=120, placeholder="Autumn stories", help="Raters may see it: don't name a contestant."
@@ -38,7 +38,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     chosen = st.multiselect(
         "Contestants",
         list(checkpoints),
-        default=wanted,
+        default=entered,
         format_func=checkpoints.__getitem__,
         key="campaign_contestants",
         placeholder="Choose two or more checkpoints",

@@ -24,9 +24,9 @@ BADGES = {
 MAX_VERDICTS = 6
 
 
-def draw_leaderboard(found: Standings) -> None:
+def draw_leaderboard(standings: Standings) -> None:
     """Draw ratings with intervals as figure and table."""
-    table = found.table
+    table = standings.table
     if table is None:
         return
     leader = table.ratings[0]
@@ -55,18 +55,18 @@ def draw_leaderboard(found: Standings) -> None:
         alt="Ratings",
     )
     st.caption("Rank: range consistent with the votes, simultaneous over all pairs.")
-    if found.unrated:
-        st.caption(f"No votes yet: {plain(', '.join(found.unrated))}")
+    if standings.unrated:
+        st.caption(f"No votes yet: {plain(', '.join(standings.unrated))}")
     for note in table.notes:
         st.caption(f":material/info: {plain(note)}")
     st.caption(plain(f"Method: {table.method}."))
 
 
-def draw_verdicts(found: Standings) -> None:
+def draw_verdicts(standings: Standings) -> None:
     """Draw the verdict on each pair, neighbours on the leaderboard first."""
-    for verdict in found.verdicts[:MAX_VERDICTS]:
+    for verdict in standings.verdicts[:MAX_VERDICTS]:
         _draw_verdict(verdict)
-    rest = found.verdicts[MAX_VERDICTS:]
+    rest = standings.verdicts[MAX_VERDICTS:]
     if rest:
         with st.expander(f"{plural(len(rest), 'more pair')}", key="more_verdicts"):
             for verdict in rest:
@@ -79,9 +79,9 @@ def _draw_verdict(verdict: PairVerdict) -> None:
         st.markdown(f":{color}-badge[:material/{icon}: {word}] {plain(verdict.sentence)}")
 
 
-def draw_bias(found: Standings) -> None:
+def draw_bias(standings: Standings) -> None:
     """Draw checks for bias: position, both-bad share, agreement, pace."""
-    if found.table is None:
+    if standings.table is None:
         return
     grid = st.grid(4, min_column_width=140)
     bias = found.table.position_bias
@@ -93,25 +93,25 @@ def draw_bias(found: Standings) -> None:
             f"{bias.value:+.0f}",
             help=f"Rating points, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
         )
-    grid.metric("Both bad", f"{found.both_bad_share or 0:.0%}", help="Share of votes for “both bad”.")
-    agreement = found.agreement.percent_agreement if found.agreement else None
-    alpha = found.agreement.alpha if found.agreement else None
+    grid.metric("Both bad", f"{standings.both_bad_share or 0:.0%}", help="Share of votes for “both bad”.")
+    agreement = standings.agreement.percent_agreement if standings.agreement else None
+    alpha = standings.agreement.alpha if standings.agreement else None
     grid.metric(
         "Rater agreement",
         f"{agreement.value:.0%}" if agreement else "–",
-        help=f"On {plural(found.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
-        if agreement and alpha and found.agreement
+        help=f"On {plural(standings.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
+        if agreement and alpha and standings.agreement
         else "Needs battles judged by two raters.",
     )
-    grid.metric("Median time per vote", f"{found.median_s:.0f} s" if found.median_s is not None else "–")
+    grid.metric("Median time per vote", f"{standings.median_s:.0f} s" if standings.median_s is not None else "–")
 
 
-def draw_matrix(found: Standings) -> None:
+def draw_matrix(standings: Standings) -> None:
     """Draw the win matrix."""
-    if found.table is None:
+    if standings.table is None:
         return
     st.plotly_chart(
-        win_chart(found.table.wins), key="win_chart", config=STATIC, alt="Share of votes each contestant earned against each other"
+        win_chart(standings.table.wins), key="win_chart", config=STATIC, alt="Share of votes each contestant earned against each other"
     )
     st.caption("Win share of the row against the column; ties and both bad count half.")
 

@@ -20,8 +20,18 @@ MAX_NAME = 38
 
 def fade(color: str, opacity: float) -> str:
     """Return a hex colour with an opacity, so that the page shows through: `rgba(196,89,43,0.2)`."""
-    red, green, blue = (int(color[place : place + 2], 16) for place in (1, 3, 5))
+    red, green, blue = _channels(color)
     return f"rgba({red},{green},{blue},{opacity:.3g})"
+
+
+def mix(first: str, second: str, share: float) -> str:
+    """Return a colour between two hex colours: 0 is the first, 1 the second."""
+    red, green, blue = (round(a + share * (b - a)) for a, b in zip(_channels(first), _channels(second), strict=True))
+    return f"rgb({red},{green},{blue})"
+
+
+def _channels(color: str) -> tuple[int, ...]:
+    return tuple(int(color[place : place + 2], 16) for place in (1, 3, 5))
 
 
 def short_name(name: str) -> str:

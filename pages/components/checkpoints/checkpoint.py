@@ -99,11 +99,11 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
     grid.metric("Size", size(checkpoint.bytes), border=True, height="stretch")
     loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
     if accuracy is not None:
-        told = "Share of validation pairs whose chosen answer scores higher."
-        grid.metric("Validation accuracy", f"{accuracy:.1%}", border=True, height="stretch", help=told)
+        help_ = "Share of validation pairs whose chosen answer scores higher."
+        grid.metric("Validation accuracy", f"{accuracy:.1%}", border=True, height="stretch", help=help_)
     elif loss is not None:
-        told = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
-        grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help=told)
+        help_ = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
+        grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help=help_)
     else:
         grid.metric("Family", plain(checkpoint.family or "–"), border=True, height="stretch")
     if checkpoint.origin == "added":

@@ -18,8 +18,8 @@ TITLES = {"hf": "Hugging Face folder", "merged": "Hugging Face folder, adapter m
 def draw_exports(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     """Draw the form and the list of exports."""
     _draw_form(ctx, person, checkpoint)
-    found = list_exports(ctx, checkpoint.id)
-    for export in found:
+    exports = list_exports(ctx, checkpoint.id)
+    for export in exports:
         with st.container(border=True, gap="xsmall"):
             draw_export(ctx, person, export, title=_title(export))
     if not found:

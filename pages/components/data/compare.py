@@ -30,9 +30,9 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     if not others:
         st.caption("This is the only version, so there is nothing to compare with.")
         return
-    wanted = st.query_params.get("against") or version.parent_id
+    against = st.query_params.get("against") or version.parent_id
     names = [(other.id, other.label, str(other.number) if other.dataset_id == version.dataset_id else "") for other in others]
-    index = next((place for place, known in enumerate(names) if wanted in known), 0)
+    index = next((place for place, known in enumerate(names) if against in known), 0)
     before = st.selectbox(
         f"Compare {plain(version.label)} with",
         others,
@@ -44,7 +44,7 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     unread = rows_to_read(ctx, (before, version))
     if unread > MOST_HERE:
         st.info(
-            f"{plural(unread, 'row')} would have to be read first, in about {say_duration(unread / ROWS_PER_S)}: too much beside the pages. "
+            f"{plural(unread, 'row')} must be read first, about {say_duration(unread / ROWS_PER_S)}: too many for the page server. "
             "Run this once where the workers run; afterwards the comparison is here at once.",
             icon=":material/terminal:",
         )
@@ -74,8 +74,8 @@ def _show(bar: Any, share: float) -> None:
 def other_versions(ctx: Context, version: VersionView) -> list[VersionView]:
     """Return the ready versions of a version's lineage, newest first."""
     steps = [step for step in lineage_of(ctx, version.dataset_id) if step.is_ready and step.id != version.id]
-    found = [resolve_version(ctx, step.id) for step in reversed(steps[-200:])]
-    return [other for other in found if other.kind == version.kind]
+    versions = [resolve_version(ctx, step.id) for step in reversed(steps[-200:])]
+    return [other for other in versions if other.kind == version.kind]
 
 
 def _draw_diff(diff: VersionDiff) -> None:

@@ -59,13 +59,13 @@ def draw_dataset(ctx: Context, person: Person, dataset: DatasetView) -> None:
 
 def _choose_version(dataset: DatasetView) -> VersionView | None:
     """Draw the choice of a version, which is kept in the address."""
-    wanted, versions = st.query_params.get("version"), list(dataset.versions)
-    if wanted and versions and wanted not in {str(version.number) for version in versions}:
-        warn_unknown("version", wanted, instead="the newest is shown")
+    number, versions = st.query_params.get("version"), list(dataset.versions)
+    if number and versions and number not in {str(version.number) for version in versions}:
+        warn_unknown("version", number, instead="the newest is shown")
     if len(versions) < 2:
         return dataset.newest
-    index = next((i for i, v in enumerate(versions) if str(v.number) == wanted), 0)
-    key = f"version_{dataset.id}_{wanted}"
+    index = next((i for i, v in enumerate(versions) if str(v.number) == number), 0)
+    key = f"version_{dataset.id}_{number}"
     return st.selectbox(
         "Version",
         versions,

@@ -131,10 +131,10 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
 
 def _first_source(ctx: Context, version: VersionView) -> TokenizerSource | None:
     """Return the tokenizer or base named in the address, else the newest."""
-    wanted = st.query_params.get("base") or st.query_params.get("tokenizer")
-    if wanted:
+    name = st.query_params.get("base") or st.query_params.get("tokenizer")
+    if name:
         try:
-            return resolve_source(ctx, f"checkpoint:{wanted}" if "base" in st.query_params else wanted)
+            return resolve_source(ctx, f"checkpoint:{name}" if "base" in st.query_params else name)
         except RoundhouseError:
             pass  # named in an old address, and deleted since
     return default_source(ctx, version.kind)
@@ -154,10 +154,10 @@ def _draw_failure(view: DataReportView) -> None:
 
 def _draw_report(ctx: Context, person: Person, version: VersionView, view: DataReportView, report: DataReport) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        asked = report.question
+        question = report.question
         st.caption(
-            f"{plain(version.label)}, tokenizer {plain(view.source_name)} · context {asked.context:,} · micro-batch {asked.micro_batch:,} · "
-            f"{ago(view.created_at)}, in {report.seconds:.1f} s"
+            f"{plain(version.label)}, tokenizer {plain(view.source_name)} · context {question.context:,} · "
+            f"micro-batch {question.micro_batch:,} · {ago(view.created_at)}, in {report.seconds:.1f} s"
         )
         st.space("stretch")
         if st.button("Delete", type="tertiary", icon=":material/delete:", key=f"report_delete_{view.id}", help="Delete this report"):

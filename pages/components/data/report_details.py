@@ -58,8 +58,9 @@ def _draw_duplicates(report: DataReport) -> None:
     same = report.duplicates
     chance = detection_probability(same.threshold)
     st.caption(
-        f"Near duplicates share at least {100 * same.threshold:.0f}% of their 5-character sequences, case, punctuation and spacing aside. A pair that is "
-        f"just so alike is found with a probability of {100 * chance:.1f}%; {same.pairs_checked:,} pairs were compared exactly, in {same.seconds:.1f} s."
+        f"Near duplicates share at least {100 * same.threshold:.0f} % of their character 5-grams, ignoring case, punctuation and spacing. "
+        f"A pair at the threshold is found with probability {100 * chance:.1f} %; {same.pairs_checked:,} pairs were compared exactly, "
+        f"in {same.seconds:.1f} s."
     )
     if not same.exact and not same.near:
         st.markdown(":material/check_circle: No duplicates.")
@@ -102,7 +103,7 @@ def _draw_leakage(report: DataReport, *, key: str) -> None:
 
 def _draw_contamination(report: DataReport, *, key: str) -> None:
     st.caption(
-        "An item counts when 13 words in a row of its question and answer stand in a row, or its whole question where that has 3 to 12 words; "
+        "An item counts if 13 consecutive words of its question and answer occur in a row, or a whole question of 3 to 12 words; "
         "case and punctuation aside."
     )
     looked = [{"Benchmark": one.name, "Items": one.items, "Found": one.found} for one in report.benchmarks]

@@ -71,11 +71,11 @@ def _is_cut(sample: Sample) -> bool:
 def _draw_piece(piece: Piece, *, key: str, with_ids: bool) -> None:
     if piece.label:
         st.caption(piece.label.capitalize())
-    kept = len(piece.ids) if piece.cut_at is None else piece.cut_at
-    _draw_strip(piece, 0, kept, key=f"strip_{key}", with_ids=with_ids)
-    if kept < len(piece.ids):
+    length = len(piece.ids) if piece.cut_at is None else piece.cut_at
+    _draw_strip(piece, 0, length, key=f"strip_{key}", with_ids=with_ids)
+    if length < len(piece.ids):
         st.caption(":material/content_cut: The context ends here. What follows is cut off:")
-        _draw_strip(piece, kept, len(piece.ids), key=f"strip_{key}_cut", with_ids=with_ids)
+        _draw_strip(piece, length, len(piece.ids), key=f"strip_{key}_cut", with_ids=with_ids)
     if piece.left_out:
         st.caption(f"… {piece.left_out:,} tokens are not shown …")
 

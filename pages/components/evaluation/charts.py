@@ -65,6 +65,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
 def difference_figure(value: float, low: float | None, high: float | None, *, metric: str, better: str) -> go.Figure:
     """Return a difference with its interval and a line at zero. `better` names the good direction."""
     scale = 100.0 if metric in SHARES else 1.0
+    interval = interval_text(metric, low, high, signed=True)
     figure = go.Figure()
     figure.add_vline(x=0, line={"width": 1.5, "color": MUTED})
     figure.add_scatter(
@@ -80,7 +81,7 @@ def difference_figure(value: float, low: float | None, high: float | None, *, me
             "thickness": 2,
             "width": 7,
         },
-        hovertemplate=f"{score_text(metric, value, signed=True)}, {interval_text(metric, low, high, signed=True) or 'no interval'}<extra></extra>",
+        hovertemplate=f"{score_text(metric, value, signed=True)}, {interval or 'no interval'}<extra></extra>",
         showlegend=False,
     )
     reach = 1.15 * scale * max(abs(bound) for bound in (value, low or 0.0, high or 0.0, 1e-9))

@@ -117,41 +117,41 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
 
 def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     """Draw the paired comparison of two evaluations: difference, significance, and the items that changed."""
-    found = compare(ctx, first_id, second_id)
-    first, second = found.first.checkpoint, found.second.checkpoint
-    noun = str(found.first.facts.get("unit", "items")).removesuffix("s")
+    comparison = compare(ctx, first_id, second_id)
+    first, second = comparison.first.checkpoint, comparison.second.checkpoint
+    noun = str(comparison.first.facts.get("unit", "items")).removesuffix("s")
     st.subheader(plain(f"{second} against {first}"), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.caption(plain(f"On {found.first.benchmark}, {plural(found.n, noun)} given to both in the same way"), width="content")
-        for side in (found.first, found.second):
+        st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both in the same way"), width="content")
+        for side in (comparison.first, comparison.second):
             row_link(side.checkpoint, page=PAGE, query={"evaluation": side.id}, icon="grading", key=f"side_{side.id}")
         if st.button("Swap", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
             st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
-    if found.better is None:
+    if comparison.better is None:
         st.info("Not significant: the difference may be chance. More items would narrow the interval.", icon=":material/balance:")
     else:
-        winner = second if found.better == "second" else first
+        winner = second if comparison.better == "second" else first
         st.success(plain(f"{winner} is significantly better."), icon=":material/check_circle:")
-    _draw_difference(found, noun=noun)
-    st.subheader("Largest differences" if found.first.kind is EvaluationKind.PERPLEXITY else "Changed items", anchor=False)
-    if not found.flips:
+    _draw_difference(comparison, noun=noun)
+    st.subheader("Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Changed items", anchor=False)
+    if not comparison.flips:
         st.caption("No item changed.")
         return
-    draw_flips(found.first.kind, found.flips, first=first, second=second)
+    draw_flips(comparison.first.kind, comparison.flips, first=first, second=second)
 
 
-def _draw_difference(found: Comparison, *, noun: str) -> None:
-    gap, metric = found.difference, found.metric
+def _draw_difference(comparison: Comparison, *, noun: str) -> None:
+    gap, metric = comparison.difference, comparison.metric
     columns = st.columns(3)
     with columns[0].container(border=True, height="stretch"):
         st.metric(f"Difference in {metric_label(metric).lower()}", score_text(metric, gap.value, signed=True))
         st.caption(interval_text(metric, gap.low, gap.high, signed=True) or "no interval")
     with columns[1].container(border=True, height="stretch"):
-        st.metric("Significance", p_text(found.p_value))
-        st.caption(plain(f"{found.method}; significant if p < {ALPHA}"))
+        st.metric("Significance", p_text(comparison.p_value))
+        st.caption(plain(f"{comparison.method}; significant if p < {ALPHA}"))
     with columns[2].container(border=True, height="stretch"):
-        st.metric("Better, worse, same", f"{found.wins} · {found.losses} · {found.ties}")
-        st.caption(plain(f"{noun}s, as {found.second.checkpoint} did"))
+        st.metric("Better, worse, same", f"{comparison.wins} · {comparison.losses} · {comparison.ties}")
+        st.caption(plain(f"{noun}s, as {comparison.second.checkpoint} did"))
     good = "left is better" if metric in LOWER_IS_BETTER else "right is better"
     st.plotly_chart(
         difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good),
@@ -159,5 +159,5 @@ def _draw_difference(found: Comparison, *, noun: str) -> None:
         config=STATIC,
         alt="Difference with its interval, and zero",
     )
-    if found.left_out:
-        st.caption(f"{plural(found.left_out, noun)} that only one of them has are left out.")
+    if comparison.left_out:
+        st.caption(f"{plural(comparison.left_out, noun)} that only one of them has are left out.")

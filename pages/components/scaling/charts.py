@@ -102,13 +102,13 @@ def run_dot(x: float, loss: float, name: str, *, parameters: float, tokens: floa
 
 
 def _add_band(figure: go.Figure, line: Line) -> None:
-    kept = [i for i, (low, high) in enumerate(zip(line.low, line.high, strict=True)) if math.isfinite(low) and math.isfinite(high)]
-    if not kept:
+    finite = [i for i, (low, high) in enumerate(zip(line.low, line.high, strict=True)) if math.isfinite(low) and math.isfinite(high)]
+    if not finite:
         return
-    x = [line.x[i] for i in kept]
+    x = [line.x[i] for i in finite]
     figure.add_scatter(
         x=[*x, *x[::-1]],
-        y=[*(line.high[i] for i in kept), *(line.low[i] for i in reversed(kept))],
+        y=[*(line.high[i] for i in finite), *(line.low[i] for i in reversed(finite))],
         mode="lines",
         fill="toself",
         fillcolor=fade(ACCENT, 0.18),

@@ -41,8 +41,8 @@ def draw_plan(plan: ScalingPlan) -> None:
         "Tokens",
         short(plan.tokens),
         border=True,
-        help=f"{plan.tokens:,}: the budget over the network's {plan.flops_per_token:,} FLOPs a token. The law says {short(plan.optimum.tokens)} "
-        f"for its optimum, {plan.optimum.tokens_per_parameter:.3g} a parameter.",
+        help=f"{plan.tokens:,}: budget / {plan.flops_per_token:,} FLOPs per token. Optimum by the law: {short(plan.optimum.tokens)}, "
+        f"{plan.optimum.tokens_per_parameter:.3g} per parameter.",
     )
     grid.metric(
         "Steps",
@@ -51,7 +51,7 @@ def draw_plan(plan: ScalingPlan) -> None:
         delta_color="off",
         delta_arrow="off",
         border=True,
-        help=f"{plan.batch.micro_batch} sequences at once, {plural(plan.batch.grad_accum_steps, 'time')} a step. {plan.batch.source}.",
+        help=f"{plan.batch.micro_batch} sequences × {plan.batch.grad_accum_steps} accumulation steps. {plan.batch.source}.",
     )
     grid.metric(
         "Learning rate",

@@ -27,8 +27,8 @@ TABLE = WidgetTable("studies", {"Name": 2.5, "Data and tokenizer": 2.5, "Progres
 
 def draw_studies(ctx: Context, person: Person) -> None:
     """Draw the study named in the address, else the list and the form."""
-    if wanted := st.query_params.get("study"):
-        draw_study(ctx, person, wanted)
+    if study_id := st.query_params.get("study"):
+        draw_study(ctx, person, study_id)
         return
     studies = list_studies(ctx)
     if studies:
@@ -115,22 +115,22 @@ def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | No
     }
 
 
-def _place(options: list[str], wanted: str | None) -> int:
-    return options.index(wanted) if wanted in options else 0
+def _place(options: list[str], name: str | None) -> int:
+    return options.index(name) if name in options else 0
 
 
 def _read_budgets(text: str) -> list[Any]:
     """Return the numbers of a list; anything else stays text, for the schema to refuse by name."""
-    found: list[Any] = []
+    budgets: list[Any] = []
     for part in text.replace(";", ",").split(","):
         cleaned = part.strip()
         if not cleaned:
             continue
         try:
-            found.append(float(cleaned))
+            budgets.append(float(cleaned))
         except ValueError:
-            found.append(cleaned)
-    return found
+            budgets.append(cleaned)
+    return budgets
 
 
 def _draw_preview(preview: StudyPlan) -> None:

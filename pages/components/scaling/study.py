@@ -42,10 +42,10 @@ NOTHING = 1e-9
 STUDY_ONLY, EVERYTHING = "This study", "All finished runs on this data"
 
 
-def draw_study(ctx: Context, person: Person, wanted: str) -> None:
+def draw_study(ctx: Context, person: Person, study_id: str) -> None:
     """Draw a study: progress while it runs, then its results."""
     back_link("Planner", page=PAGE, key="study_back", query={"view": "Studies"})
-    detail = study_detail(ctx, wanted)
+    detail = study_detail(ctx, study_id)
     study = detail.study
     _draw_head(ctx, person, detail)
     if study.num_active:

@@ -23,8 +23,8 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
     if not labels:
         empty_state("Training a tokenizer needs a dataset.", page=routes.DATASETS, label="Import a dataset")
         return None
-    wanted = st.query_params.get("dataset", "")
-    first = next((place for place, label in enumerate(labels) if wanted in (label, label.rpartition("@")[0])), 0)
+    dataset = st.query_params.get("dataset", "")
+    first = next((place for place, label in enumerate(labels) if dataset in (label, label.rpartition("@")[0])), 0)
     with st.container(border=True):
         st.subheader("Train a tokenizer", anchor=False)
         kind = st.segmented_control(

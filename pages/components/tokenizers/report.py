@@ -74,11 +74,11 @@ def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource
 
 def _shown(ctx: Context, sources: Sequence[TokenizerSource]) -> ReportView | None:
     """Return the report named in the address, else the newest on exactly these tokenizers, else the newest that includes them."""
-    if wanted := st.query_params.get("report"):
+    if report_id := st.query_params.get("report"):
         try:
-            return get_report(ctx, wanted)
+            return get_report(ctx, report_id)
         except RoundhouseError:
-            warn_unknown("report", wanted, instead="it may have been deleted")
+            warn_unknown("report", report_id, instead="it may have been deleted")
     refs, reports = {source.ref for source in sources}, list_reports(ctx)
     return next((one for one in reports if set(one.refs) == refs), None) or next((one for one in reports if refs <= set(one.refs)), None)
 
@@ -138,7 +138,7 @@ def _draw_report(ctx: Context, person: Person, report: ReportView) -> None:
 
 def _groups(report: ReportView, chosen: str, measure: str) -> tuple[list[str], dict[str, list[float | None]]]:
     """Return the groups of the figure (datasets, or one dataset's languages) and each tokenizer's values."""
-    found = {(one.tokenizer, one.dataset, one.language): one.values[measure] for one in report.measures}
+    values = {(one.tokenizer, one.dataset, one.language): one.values[measure] for one in report.measures}
     if chosen == ALL:
         places: list[tuple[str, str | None]] = [(dataset, None) for dataset in report.dataset_names]
         names = list(report.dataset_names)
@@ -147,7 +147,7 @@ def _groups(report: ReportView, chosen: str, measure: str) -> tuple[list[str], d
         codes = [part["code"] for part in entry["languages"]]
         places = [(chosen, None), *((chosen, code) for code in codes if len(codes) > 1)]
         names = ["All" if language is None else language_name(language) for _, language in places]
-    return names, {name: [found.get((name, dataset, language)) for dataset, language in places] for name in report.names}
+    return names, {name: [values.get((name, dataset, language)) for dataset, language in places] for name in report.names}
 
 
 def _draw_table(report: ReportView) -> None:

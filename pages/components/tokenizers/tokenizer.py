@@ -71,8 +71,8 @@ def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> Non
 def _draw_facts(tokenizer: TokenizerView) -> None:
     facts = tokenizer.facts
     grid = st.grid(4, min_column_width=150)
-    asked, made = facts.get("asked_vocab_size"), tokenizer.vocab_size or 0
-    less = f"The text yields no more; {asked:,} were requested." if asked and asked > made else None
+    requested, made = facts.get("asked_vocab_size"), tokenizer.vocab_size or 0
+    less = f"The text yields no more; {requested:,} were requested." if requested and requested > made else None
     grid.metric("Vocabulary, tokens", f"{made:,}", border=True, height="stretch", help=less)
     rate = facts.get("bytes_per_token")
     part = "validation split" if facts.get("measured_on") == "val" else "train split"

@@ -106,7 +106,7 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
         return
     goes_on = step < run.max_steps
     with st.popover(f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"):
-        wanted = st.number_input(
+        total = st.number_input(
             "Total steps",
             min_value=step + 1,
             value=run.max_steps if goes_on else step + max(1, run.max_steps // 2),
@@ -115,7 +115,7 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
         )
         if st.button("Resume", key="run_resume", type="primary"):
             with errors_shown():
-                resume_run(ctx, run.id, person=person, max_steps=int(wanted))
+                resume_run(ctx, run.id, person=person, max_steps=int(total))
                 st.rerun()
 
 

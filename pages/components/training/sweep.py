@@ -47,10 +47,10 @@ def draw_sweeps(ctx: Context) -> None:
             columns[3].caption(ago(sweep.created_at, now=ctx.now()))
 
 
-def draw_sweep(ctx: Context, person: Person, wanted: str) -> None:
+def draw_sweep(ctx: Context, person: Person, sweep_id: str) -> None:
     """Draw a sweep: progress, best run, charts, runs."""
     back_link("Sweeps", page=LAUNCH, key="sweep_back", query={"mode": "Sweep"})
-    detail = sweep_detail(ctx, wanted)
+    detail = sweep_detail(ctx, sweep_id)
     _draw_head(ctx, person, detail.sweep)
     if detail.sweep.is_active:
         _watch(ctx, detail.sweep.id, _mark(detail.sweep))

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import plotly.graph_objects as go
 
 from backend.domain.training.config_fields import label_of
 from backend.domain.training.sweep import Point, Span, SweepConfig
-from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, fade
+from pages.components.charts.style import ACCENT, LEGEND_BELOW, MUTED, fade, mix
 from pages.components.words import figure_text
 
 HEIGHT = 360
 FAINT = fade(MUTED, 0.45)
-BETTER = ((0.0, (196, 89, 43)), (0.5, (214, 160, 110)), (1.0, (142, 138, 130)))
-"""Colours from the best run to the worst, readable on the light and on the dark page."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
     for rank, run in reversed(list(enumerate(order))):
         share = rank / max(1, len(order) - 1)
         values = {**run.point, config.metric: run.value}
-        told = "<br>".join(f"{figure_text(label_of(path))}: {figure_text(say(values[path]))}" for path in axes)
+        values_text = "<br>".join(f"{figure_text(label_of(path))}: {figure_text(say(values[path]))}" for path in axes)
         figure.add_scatter(
             x=list(range(len(axes))),
             y=[scales[path].at(values[path]) for path in axes],
@@ -51,7 +48,7 @@ def parallel_chart(config: SweepConfig, runs: Sequence[Tried]) -> go.Figure:
             line={"color": _color(share), "width": 3.2 if rank == 0 else 1.6},
             marker={"size": 7 if rank == 0 else 5},
             opacity=1.0 if rank == 0 else 0.85,
-            hovertemplate=f"<b>{figure_text(run.name)}</b><br>{told}<extra></extra>",
+            hovertemplate=f"<b>{figure_text(run.name)}</b><br>{values_text}<extra></extra>",
         )
     for place, path in enumerate(axes):
         figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": FAINT, "width": 1}, layer="below")
@@ -164,8 +161,4 @@ class _Scale:
 
 def _color(share: float) -> str:
     """Return the colour of a rank: 0 is the best run, 1 the worst."""
-    for (low, first), (high, second) in pairwise(BETTER):
-        if share <= high:
-            part = (share - low) / (high - low)
-            return "rgb({},{},{})".format(*(round(a + part * (b - a)) for a, b in zip(first, second, strict=True)))
-    return MUTED
+    return mix(ACCENT, MUTED, share)

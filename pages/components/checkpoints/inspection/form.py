@@ -23,23 +23,23 @@ HELP = f"Analyzes the first {MAX_TOKENS} tokens, or as many as the network's con
 
 def draw_form(ctx: Context, person: Person, checkpoint: CheckpointView, inspection: InspectionView | None) -> None:
     """Draw the form, filled in from `inspection`. Analyzing leads to the result, which may be stored already."""
-    asked = inspection.config if inspection is not None and inspection.config.of_text else InspectionConfig(text=EXAMPLE)
+    config_before = inspection.config if inspection is not None and inspection.config.of_text else InspectionConfig(text=EXAMPLE)
     tag = inspection.id if inspection is not None else checkpoint.id
     with st.container(border=True):
         way = st.segmented_control(
             "Input",
             list(WAYS),
-            default="chat" if asked.messages else "text",
+            default="chat" if config_before.messages else "text",
             required=True,
             format_func=lambda k: WAYS[k],
             key=f"inspect_way_{tag}",
             label_visibility="collapsed",
         )
         if way == "chat":
-            parts = _draw_conversation(asked, tag)
+            parts = _draw_conversation(config_before, tag)
         else:
             text = st.text_area(
-                "Text", value=asked.text or EXAMPLE, key=f"inspect_text_{tag}", height=110, max_chars=MAX_CHARACTERS, help=HELP
+                "Text", value=config_before.text or EXAMPLE, key=f"inspect_text_{tag}", height=110, max_chars=MAX_CHARACTERS, help=HELP
             )
         with st.container(horizontal=True, vertical_alignment="bottom"):
             beside = _draw_other(ctx, checkpoint, inspection, tag)
@@ -59,13 +59,13 @@ def query_of(checkpoint: CheckpointView, inspection: InspectionView) -> dict[str
     return {"checkpoint": inspection.checkpoint_id or checkpoint.id, "inspection": inspection.id}
 
 
-def _draw_conversation(asked: InspectionConfig, tag: str) -> tuple[str, str, str]:
-    found = {message.role: message.content for message in asked.messages}
-    system = st.text_input("System (optional)", value=found.get("system", ""), key=f"inspect_system_{tag}", max_chars=MAX_CHARACTERS)
+def _draw_conversation(config: InspectionConfig, tag: str) -> tuple[str, str, str]:
+    messages = {message.role: message.content for message in config.messages}
+    system = st.text_input("System (optional)", value=messages.get("system", ""), key=f"inspect_system_{tag}", max_chars=MAX_CHARACTERS)
     left, right = st.columns(2)
     user = left.text_area(
         "User",
-        value=found.get("user", "" if asked.messages else "What is the capital of France?"),
+        value=messages.get("user", "" if config.messages else "What is the capital of France?"),
         key=f"inspect_user_{tag}",
         height=110,
         max_chars=MAX_CHARACTERS,
@@ -73,7 +73,7 @@ def _draw_conversation(asked: InspectionConfig, tag: str) -> tuple[str, str, str
     )
     assistant = right.text_area(
         "Assistant (optional)",
-        value=found.get("assistant", "" if asked.messages else "Paris."),
+        value=messages.get("assistant", "" if config.messages else "Paris."),
         key=f"inspect_assistant_{tag}",
         height=110,
         max_chars=MAX_CHARACTERS,
@@ -90,14 +90,14 @@ def _messages(system: str, user: str, assistant: str) -> tuple[ChatMessage, ...]
 def _draw_other(ctx: Context, checkpoint: CheckpointView, inspection: InspectionView | None, tag: str) -> str | None:
     """Draw the choice of a second checkpoint and return its id."""
     names = {one.id: one.name for one in list_checkpoints(ctx, ready=True) if one.id != checkpoint.id}
-    wanted = inspection.other_id if inspection is not None else st.query_params.get("against")
-    if wanted and wanted not in names and inspection is not None and inspection.other:
-        names[wanted] = inspection.other  # archived, or the checkpoint itself
+    other_id = inspection.other_id if inspection is not None else st.query_params.get("against")
+    if other_id and other_id not in names and inspection is not None and inspection.other:
+        names[other_id] = inspection.other  # archived, or the checkpoint itself
     options = ["", *names]
     chosen = st.selectbox(
         "Compare with",
         options,
-        index=options.index(wanted) if wanted in options else 0,
+        index=options.index(other_id) if other_id in options else 0,
         format_func=lambda k: names.get(k, "None"),
         key=f"inspect_beside_{tag}",
         width=380,

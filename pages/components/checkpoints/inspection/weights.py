@@ -130,8 +130,8 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
     )
     spectral = f", spectral norm {line.spectral:.4g}" if line.spectral is not None else ""
     st.caption(
-        f"{' × '.join(map(str, line.shape)) or 'a single value'}, {line.dtype}: mean {line.mean:.3g}, RMS {line.rms:.4g}, largest {line.largest:.4g}, "
-        f"{line.zeros:.2%} zeros, {line.beyond:.3%} beyond 5 RMS (in the outermost bars){spectral}."
+        f"{' × '.join(map(str, line.shape)) or 'a single value'}, {line.dtype}: mean {line.mean:.3g}, RMS {line.rms:.4g}, "
+        f"largest {line.largest:.4g}, {line.zeros:.2%} zeros, {line.beyond:.3%} beyond 5 RMS (in the outermost bars){spectral}."
     )
     with st.expander("All tensors as a table", icon=":material/table:"):
         st.dataframe(
