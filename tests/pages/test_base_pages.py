@@ -62,7 +62,7 @@ def test_what_lies_under_model_path_is_described_and_added(site: Context) -> Non
     box.select_index(0).run()
     assert_sound(app)
     assert (figures(app)["Family"], figures(app)["Licence"]) == ("llama", "mill")
-    assert "in 32-bit numbers" in words(app)
+    assert "in 32-bit (CPU)" in words(app)
     app.button(key="base_add").click().run()
     assert_sound(app)
     (base,) = list_checkpoints(site)

@@ -84,7 +84,7 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     app = open_page("evaluate/battles.py", campaign=rematch.id)
     assert_sound(app)
     assert "held out" in words(app)
-    assert "begins when its run has finished" in words(app)
+    assert "starts when its run has finished" in words(app)
 
 
 def test_an_unknown_campaign_is_said_in_words(site: Context) -> None:

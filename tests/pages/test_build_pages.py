@@ -191,9 +191,9 @@ def test_the_kind_of_attention_decides_the_key_value_heads(site: Context) -> Non
 
 def test_memory_follows_what_is_trained_and_the_largest_micro_batch_follows_the_device(site: Context) -> None:
     app = open_page("build/architectures.py")
-    app.selectbox(key="architecture_device").select("A GPU of 24 GB").run()
+    app.selectbox(key="architecture_device").select("GPU, 24 GB").run()
     figures = {each.label: str(each.value) for each in app.metric}
-    assert figures["At the peak"].endswith("MB")
+    assert figures["Peak"].endswith("MB")
     smaller = int(figures["Largest micro-batch"].replace(",", ""))
     app.selectbox(key="architecture_device").select("A GPU of 80 GB").run()
     app.checkbox(key="architecture_recompute").check().run()
@@ -342,7 +342,7 @@ def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -
     added = add_base(site, name="tiny", source=str(save_base(tmp_path / "tiny")), person=LOCAL)
     do_job(site, str(added.job_id))
     app = open_page("build/checkpoints.py", checkpoint=added.id)
-    assert "Nothing has been exported yet." in words(app)
+    assert "No exports yet." in words(app)
     app.selectbox(key=f"export_numbers_{added.id}").set_value("q8_0").run()
     app.button(key=f"export_{added.id}").click().run()
     (asked,) = list_exports(site, added.id)

@@ -41,7 +41,7 @@ def plain_words(app: AppTest) -> str:
 
 def test_empty_page_leads_to_the_first_evaluation(site: Context) -> None:
     assert "No evaluations yet" in plain_words(open_page(PAGE))
-    assert "no checkpoint to evaluate" in plain_words(open_page(PAGE, new="1"))
+    assert "No checkpoints yet" in plain_words(open_page(PAGE, new="1"))
 
 
 def test_scores_are_shown_with_intervals_and_who_shares_the_first_place(world: Context) -> None:
@@ -63,7 +63,7 @@ def test_form_launches_one_evaluation_for_each_checkpoint(world: Context) -> Non
     assert app.multiselect[0].value == [ids[0]]
     app.multiselect[0].set_value(ids).run()
     assert "Multiple choice on 40 items" in plain_words(app)
-    assert "differ by about 15 points" in plain_words(app)
+    assert "true difference of about 15 points" in plain_words(app)
     assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in plain_words(app)
     next(button for button in app.button if button.key == "eval_launch").click().run()
     assert not app.exception
@@ -76,10 +76,10 @@ def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) ->
     app = open_page(PAGE, evaluation=launched.id)
     shown = plain_words(app)
     assert "Accuracy: 75.0 %" in shown
-    assert "Guessing scores 50.0 %" in shown
+    assert "Chance level: 50.0 %" in shown
     assert "Question 3?" in shown
     assert "Question 0?" not in shown  # it was right; wrong ones come first
-    assert "to compare the two item by item" in shown
+    assert "to compare item by item" in shown
 
 
 def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None:
@@ -112,7 +112,7 @@ def test_comparison_says_who_is_better_and_which_items_changed(world: Context) -
     elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
     app = open_page(PAGE, first=oak.id, second=elm.id)
     shown = plain_words(app)
-    assert "Elm is better" in shown
+    assert "Elm is significantly better" in shown
     assert "+25.0 points" in shown
     assert "p = 0.039" in shown
     assert "10 · 2 · 20" in shown
@@ -123,7 +123,7 @@ def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:
     oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0])
     elm = predicted(world, "Elm", "stories", [19.0, 23.0, 21.0])
     shown = plain_words(open_page(PAGE, first=oak.id, second=elm.id))
-    assert "Undecided" in shown
+    assert "Not significant" in shown
     facts = evaluated(world, "Elm", "facts", [1, 0])
     assert "can't be compared" in plain_words(open_page(PAGE, first=oak.id, second=facts.id))
 

@@ -181,7 +181,7 @@ def test_a_sweep_is_launched_from_the_form(site: Context) -> None:
 
 def test_a_sweeps_page_shows_its_best_run_stops_it_and_never_is_blank(site: Context) -> None:
     add_parts(site)
-    assert "No sweep is chosen" in words(open_page("build/sweep.py"))
+    assert "No sweep selected" in words(open_page("build/sweep.py"))
     assert "There is no sweep" in words(open_page("build/sweep.py", sweep="none"))
     sweep = launch_sweep(site, read_sweep(SWEEP), person=LOCAL)
     page = open_page("build/sweep.py", sweep=sweep.id)

@@ -107,7 +107,7 @@ def test_money_without_a_rate_and_a_law_without_runs_are_explained(site: Context
 
 def test_a_budget_below_every_law_shows_no_empty_chart(site: Context) -> None:
     app = open_planner(budget="FLOPs", flops="1e10")
-    assert "nothing better than guessing" in app.info[0].value
+    assert "no better than chance" in app.info[0].value
 
 
 def test_laws_are_listed_with_constants_and_sources(site: Context) -> None:
@@ -117,7 +117,7 @@ def test_laws_are_listed_with_constants_and_sources(site: Context) -> None:
 
 
 def test_a_study_needs_data_and_says_so(site: Context) -> None:
-    assert "needs a dataset of text" in words(open_planner(view="Studies"))
+    assert "needs a text dataset" in words(open_planner(view="Studies"))
 
 
 def test_a_study_is_previewed_and_launched_from_the_page(site: Context) -> None:
@@ -143,7 +143,7 @@ def test_a_finished_study_shows_its_profiles_its_law_and_the_way_to_plan_with_it
     app = open_planner(study=study.id)
     assert not app.error, words(app)
     assert {"E", "A", "B", "alpha", "beta"} <= set(metrics(app))
-    assert "best size grows as C" in words(app).replace("\\", "")
+    assert "optimal size grows as C" in words(app).replace("\\", "")
     assert len(app.get("plotly_chart")) == 2
     said = roundhouse("plan", "show", study.name)
     assert metrics(app)["alpha"] == f"{said['law']['constants']['alpha']['value']:.4g}"

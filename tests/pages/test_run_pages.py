@@ -245,7 +245,7 @@ def test_names_and_tags_stay_text(ctx: Context) -> None:
 
 def test_an_unknown_run_is_a_sentence(ctx: Context) -> None:
     assert "There is no run" in text_of(open_page("build/run.py", run="nothing"))
-    assert "No run is chosen" in text_of(open_page("build/run.py"))
+    assert "No run selected" in text_of(open_page("build/run.py"))
 
 
 def test_the_list_of_runs_is_never_blank(ctx: Context) -> None:

@@ -83,7 +83,7 @@ def test_any_text_is_shown_in_tokens_as_text(mill: Context) -> None:
     assert tokens[-1] == "AE"
     assert "<|end|>" not in tokens
     assert "evil" not in words(app)
-    assert "it is the same text" in words(app)
+    assert "Round-trips exactly" in words(app)
     app.toggle(key=f"specials_{tokenizer.id}").set_value(True).run()
     assert "<|end|>" in strips(app)[0]
     app.toggle(key=f"ids_{tokenizer.id}").set_value(True).run()
@@ -96,7 +96,7 @@ def test_one_text_side_by_side_tells_what_is_lost(mill: Context) -> None:
     app = open_page(PAGE, compare=",".join(refs), text="a é")
     assert not app.error
     assert strips(app) == [["a", " ", "C3", "A9"], ["a", " ", "é"]]
-    assert "What is red is lost: 1 token" in words(app)
+    assert "Lost (red): 1 token" in words(app)
     assert app.code[0].value == "a ?", "what comes back is shown"
     chosen = app.multiselect(key="compare_tokenizers")
     assert len(chosen.options) == 3
@@ -156,7 +156,7 @@ def test_an_architecture_is_designed_for_a_tokenizer(mill: Context) -> None:
 
 def test_an_address_of_what_is_gone_is_a_sentence(site: Context) -> None:
     assert "gone" in open_page(PAGE, tokenizer="gone").error[0].value
-    assert "no tokenizer yet" in words(open_page(PAGE, compare="tokenizer:gone"))
+    assert "No tokenizers yet" in words(open_page(PAGE, compare="tokenizer:gone"))
     assert "none yet" in words(open_page(PAGE, train="1"))
 
 

@@ -72,7 +72,7 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     words = f"{plural(main.n, str(evaluation.facts.get('unit', 'items')).rstrip('s'))}. 95 % confidence intervals."
     chance = evaluation.facts.get("chance")
     if chance is not None:
-        words += f" Guessing scores {100 * float(chance):.1f} %."
+        words += f" Chance level: {100 * float(chance):.1f} %."
     st.caption(plain(words))
     lost = int(evaluation.facts.get("lost_bytes") or 0)
     if lost:

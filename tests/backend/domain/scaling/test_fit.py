@@ -122,7 +122,7 @@ def test_too_few_runs_or_too_much_alike_are_refused_in_words() -> None:
         with pytest.raises(InvalidInput, match=words):
             fit_law(points[:count])
     alike = [ScalingPoint.of(1e6, tokens, 3.0) for tokens in np.geomspace(1e8, 1e9, 12)]
-    with pytest.raises(InvalidInput, match="too little: 1 size among"):
+    with pytest.raises(InvalidInput, match="too little: 1 size can't"):
         fit_law(alike)
 
 
