@@ -157,7 +157,7 @@ def test_an_architecture_is_designed_for_a_tokenizer(mill: Context) -> None:
 def test_an_address_of_what_is_gone_is_a_sentence(site: Context) -> None:
     assert "gone" in open_page(PAGE, tokenizer="gone").error[0].value
     assert "No tokenizers yet" in words(open_page(PAGE, compare="tokenizer:gone"))
-    assert "none yet" in words(open_page(PAGE, train="1"))
+    assert "needs a dataset" in words(open_page(PAGE, train="1"))
 
 
 def test_bars_of_a_report_escape_names_and_leave_gaps() -> None:
