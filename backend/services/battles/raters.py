@@ -106,7 +106,7 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
 
 
 def rater_from_link(ctx: Context, secret: str) -> RaterView:
-    """Return whose link this is. Raises NotAllowed, with the same words for a wrong, an expired and a revoked one.
+    """Return the rater of a link. Raises NotAllowed, with the same message for a wrong, an expired and a revoked one.
 
     A link ends with the account that made it, too.
     """

@@ -84,7 +84,7 @@ def draw_bias(standings: Standings) -> None:
     if standings.table is None:
         return
     grid = st.grid(4, min_column_width=140)
-    bias = found.table.position_bias
+    bias = standings.table.position_bias
     if bias is None or bias.low is None or bias.high is None:
         grid.metric("Position bias (side A)", "–", help="Not enough votes.")
     else:

@@ -22,7 +22,7 @@ def draw_exports(ctx: Context, person: Person, checkpoint: CheckpointView) -> No
     for export in exports:
         with st.container(border=True, gap="xsmall"):
             draw_export(ctx, person, export, title=_title(export))
-    if not found:
+    if not exports:
         st.caption("No exports yet.")
 
 
