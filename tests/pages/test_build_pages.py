@@ -195,7 +195,7 @@ def test_memory_follows_what_is_trained_and_the_largest_micro_batch_follows_the_
     figures = {each.label: str(each.value) for each in app.metric}
     assert figures["Peak"].endswith("MB")
     smaller = int(figures["Largest micro-batch"].replace(",", ""))
-    app.selectbox(key="architecture_device").select("A GPU of 80 GB").run()
+    app.selectbox(key="architecture_device").select("GPU, 80 GB").run()
     app.checkbox(key="architecture_recompute").check().run()
     app.number_input(key="architecture_rank").set_value(8).run()
     app.number_input(key="architecture_devices").set_value(4).run()
