@@ -296,7 +296,7 @@ def test_a_file_that_only_falls_back_on_text_says_so_before_it_is_imported(site:
     assert list_datasets(site) == []
     app.file_uploader(key="import_file").upload("named.jsonl", rows.replace("blurb", "text").encode(), "application/json").run()
     assert not [one for one in app.warning if "Detected" in str(one.value)]
-    assert "Detected: text (80%): text holds the text; not used" in words(app)
+    assert "Detected: text (80%): plain text in text; not used" in words(app)
 
 
 def test_a_version_is_exported_from_its_page(site: Context) -> None:

@@ -194,7 +194,7 @@ def detect_text(sample: Sample) -> Recognition | None:
     if column and sample.is_text(column):
         others = [f"`{name}`" for name in sample.columns if name != column]
         unused = f"; not used: {', '.join(others[:6])}{', ...' if len(others) > 6 else ''}" if others else ""
-        return Recognition(DatasetKind.TEXT, {column: "text"}, 0.8 if others else 0.95, f"`{column}` holds the text{unused}")
+        return Recognition(DatasetKind.TEXT, {column: "text"}, 0.8 if others else 0.95, f"plain text in `{column}`{unused}")
     texts = [name for name in sample.columns if sample.is_text(name)]
     if not texts:
         return None

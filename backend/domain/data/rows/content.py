@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.domain.data.rows.problem import RowProblem, kind_of_value
 
@@ -29,14 +28,13 @@ TEXT_KEYS = ("text", "value", "content", "thinking", "reasoning", "thought", "su
 """Keys under which a part keeps its text; the part's own type comes before them."""
 
 
-@dataclass
-class Content:
+class Content(NamedTuple):
     """The content of one message. `calls` are as the source spells them; `results` are (id of the call, text)."""
 
-    text: str = ""
-    reasoning: str = ""
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    results: list[tuple[str, str]] = field(default_factory=list)
+    text: str
+    reasoning: str
+    calls: list[dict[str, Any]]
+    results: list[tuple[str, str]]
 
 
 def is_parts(value: Any) -> bool:
@@ -51,22 +49,22 @@ def read_content(value: Any, *, what: str) -> Content:
 
     Raises RowProblem for images, audio and other media, for a type that is not known, and for a part without its text.
     """
-    content = Content()
+    calls: list[dict[str, Any]] = []
+    results: list[tuple[str, str]] = []
     texts: list[str] = []
     reasoning: list[str] = []
     for place, part in enumerate(value if isinstance(value, list) else [value], start=1):
         where = f"part {place} of {what}"
         type_ = _type_of(part, where=where)
         if type_ in CALL_TYPES:
-            content.calls.append(_call(part))
+            calls.append(_call(part))
         elif type_ in RESULT_TYPES:
-            content.results.append((str(part.get("tool_use_id") or part.get("tool_call_id") or ""), _result_text(part, where=where)))
+            results.append((str(part.get("tool_use_id") or part.get("tool_call_id") or ""), _result_text(part, where=where)))
         elif type_ in REASONING_TYPES:
             reasoning.append(_part_text(part, type_, where=where))
         elif type_:
             texts.append(_part_text(part, type_, where=where))
-    content.text, content.reasoning = "".join(texts), "\n\n".join(text for text in reasoning if text.strip())
-    return content
+    return Content("".join(texts), "\n\n".join(text for text in reasoning if text.strip()), calls, results)
 
 
 def _type_of(part: Any, *, where: str) -> str:

@@ -55,19 +55,19 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
 
 
-def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> Content:
-    """Return the content of a turn, whose text may be typed parts. Raises RowProblem where it has none."""
+def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = False) -> str | Content:
+    """Return the text of a turn, or its content where that is in parts. Raises RowProblem where it has neither."""
     value = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), None)
+    if isinstance(value, str):
+        return value
     what = f"turn {place} of `{name}`"
-    if isinstance(value, list | dict):
-        if not isinstance(value, list) and not is_parts(value):
-            raise RowProblem(f"{what} holds an object without a type where text is expected")
+    if isinstance(value, list) or is_parts(value):
         return read_content(value, what=what)
+    if isinstance(value, dict):
+        raise RowProblem(f"{what} holds an object without a type where text is expected")
     if value is None and may_lack:
-        return Content()
-    if not isinstance(value, str):
-        raise RowProblem(f"{what} has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
-    return Content(value)
+        return ""
+    raise RowProblem(f"{what} has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
 
 
 def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
@@ -77,24 +77,29 @@ def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
     if role is None:
         raise RowProblem(f"turn {place} of `{name}` has the unknown role {given!r} (known: user, assistant, system, tool, human, gpt, ...)")
     calls = next((turn[key] for key in CALL_KEYS if turn.get(key)), None) if role == "assistant" else None
-    is_call = str(given).lower() == "function_call" and calls is None  # ShareGPT: the turn's text is the call
+    is_call = calls is None and str(given).lower() == "function_call"  # ShareGPT: the turn's text is the call
     content = _content(turn, name=name, place=place, may_lack=calls is not None)
+    reasoning = next((turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str)), "")
+    results: Messages = []
+    if isinstance(content, Content):
+        calls = calls or content.calls or None
+        reasoning = content.reasoning or reasoning
+        results = [{"role": "tool", "content": text, **({"tool_call_id": id_} if id_ else {})} for id_, text in content.results]
+        content = content.text
     if is_call:
-        return [{"role": role, "content": "", "tool_calls": tool_calls_of(content.text, name=name, place=place)}]
-    calls = calls or content.calls or None
-    reasoning = content.reasoning or next((turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str)), "")
-    if role != "assistant" and (reasoning.strip() or content.calls):
-        held = "reasoning" if reasoning.strip() else "a tool call"
+        return [{"role": role, "content": "", "tool_calls": tool_calls_of(content, name=name, place=place)}]
+    message: dict[str, Any] = {"role": role, "content": content}
+    if role == "assistant":
+        if reasoning and reasoning.strip():
+            message["content"] = with_reasoning(reasoning, content)
+        if calls is not None:
+            message["tool_calls"] = tool_calls_of(calls, name=name, place=place)
+    elif calls or (reasoning and reasoning.strip()):
+        held = "a tool call" if calls else "reasoning"
         raise RowProblem(f"turn {place} of `{name}` has the role {role} and holds {held}, which belongs to the assistant alone")
-    message: dict[str, Any] = {"role": role, "content": content.text}
-    if role == "assistant" and reasoning.strip():
-        message["content"] = with_reasoning(reasoning, content.text)
-    if calls is not None:
-        message["tool_calls"] = tool_calls_of(calls, name=name, place=place)
-    if role == "tool":
+    elif role == "tool":
         message |= {key: turn[key] for key in ("tool_call_id", "name") if isinstance(turn.get(key), str) and turn[key]}
-    results = [{"role": "tool", "content": text, **({"tool_call_id": id_} if id_ else {})} for id_, text in content.results]
-    return results if results and not content.text.strip() else [*results, message]
+    return [*results, message] if not results or content.strip() else results
 
 
 def with_reasoning(reasoning: str, answer: str) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.domain.data.kinds import FIELDS, OPTIONAL, REQUIRED, DatasetKind
@@ -85,11 +85,12 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
     return result
 
 
-def map_rows(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> Iterator[dict[str, Any] | RowProblem]:
-    """Yield the canonical rows of a foreign row: one, or as many as the message tree in it holds. What can't be used comes as its RowProblem."""
-    if TREE not in mapping.values():
-        yield _mapped(row, kind=kind, mapping=mapping)
-        return
+def map_rows(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> Iterable[dict[str, Any] | RowProblem]:
+    """Return the canonical rows of a foreign row: one, or as many as the message tree in it holds. Invalid ones are their RowProblem."""
+    return _tree_parts(row, kind=kind, mapping=mapping) if TREE in mapping.values() else (_mapped(row, kind=kind, mapping=mapping),)
+
+
+def _tree_parts(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> Iterator[dict[str, Any] | RowProblem]:
     column = next(column for column, field in mapping.items() if field == TREE)
     try:
         if column not in row:
