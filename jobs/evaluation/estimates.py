@@ -1,4 +1,4 @@
-"""From the values of items to an evaluation's scores, each with its standard error and interval."""
+"""Aggregate item values to the scores of an evaluation, each with standard error and interval."""
 
 from __future__ import annotations
 

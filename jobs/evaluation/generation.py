@@ -1,4 +1,4 @@
-"""Generation benchmarks: the network writes an answer greedily, and the answer is compared with those that count."""
+"""Score generation benchmarks: greedy answers compared with reference answers."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from backend.errors import InvalidInput
 from jobs.evaluation.answers import contains, exact_match, numeric_match
-from jobs.evaluation.completing import Sampling, complete
+from jobs.evaluation.completions import Sampling, complete
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.multiple_choice import glue, right_choice
 from jobs.evaluation.subject import Subject
 
 
 def answers_of(row: Row) -> list[str]:
-    """Return the answers that count; of a multiple-choice row its right choice."""
+    """Return the reference answers of a row; of a multiple-choice row its correct choice."""
     return [str(answer) for answer in row["answers"]] if row.get("answers") else [right_choice(row).strip()]
 
 
@@ -27,7 +27,7 @@ def check_rows(items: Sequence[Item]) -> None:
 
 
 def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> list[int]:
-    """Return the prompt's ids: solved examples, then the question. Without a chat, blank lines part them."""
+    """Return the prompt's ids: few-shot examples, then the question. Without a chat template, blank lines separate them."""
     if chat:
         messages = []
         for example in examples:
@@ -51,10 +51,10 @@ def score_answers(
     batch_size: int,
     check_stop: Callable[[], None],
 ) -> Iterator[list[Scored]]:
-    """Let the network answer each question, batch by batch.
+    """Generate and score an answer to each question, batch by batch.
 
-    Values: `exact_match`, `contains` and, if asked, `numeric`. Outside a chat an answer ends at the first blank line, since a network
-    that was only taught to go on would write the next question.
+    Values: `exact_match`, `contains` and, if requested, `numeric`. Without a chat template an answer ends at the first blank line, since a
+    network trained on plain text would continue with another question.
     """
     prompts = [ask(subject, item.row, examples=examples, chat=chat) for item in items]
     for batch in complete(subject, prompts, sampling=Sampling(max_tokens=max_tokens), batch_size=batch_size, check_stop=check_stop):

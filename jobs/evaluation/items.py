@@ -1,4 +1,4 @@
-"""The items of an evaluation: which rows are asked, and which are shown as solved examples. Knows no network."""
+"""Choose the items of an evaluation and its few-shot examples. Knows no network."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scored:
-    """What came out for one item: its numbers, and what a person should see of it."""
+    """The result of one item: `values` by metric, and `shown`, what a page displays."""
 
     hash: str
     position: int
@@ -37,14 +37,14 @@ class Scored:
 
 
 def read_items(folder: Path, *, split: str) -> list[Item]:
-    """Read a split (`train`, `val`, or `all` of both). A row that occurs again gets a hash of its own, by its number."""
-    seen: Counter[str] = Counter()
+    """Read a split (`train`, `val`, or `all` of both). A repeated row gets a hash of its own, by its occurrence."""
+    occurrences: Counter[str] = Counter()
     items = []
     for position, row in enumerate(_rows(folder, split)):
         digest = hashlib.sha256(canonical_json(row).encode()).hexdigest()
-        seen[digest] += 1
-        if seen[digest] > 1:
-            digest = hashlib.sha256(f"{digest} {seen[digest]}".encode()).hexdigest()
+        occurrences[digest] += 1
+        if occurrences[digest] > 1:
+            digest = hashlib.sha256(f"{digest} {occurrences[digest]}".encode()).hexdigest()
         items.append(Item(digest, position, row))
     if not items:
         raise InvalidInput("The benchmark has no rows in this split.", remedy="Choose another split.", field="split")
@@ -63,7 +63,7 @@ def _rows(folder: Path, split: str) -> Iterator[Row]:
 def choose_items(items: list[Item], *, shots: int, limit: int | None, seed: int) -> tuple[list[Item], list[Item]]:
     """Return (examples, items to score), both drawn with the seed; no example is scored. Items stay in the dataset's order.
 
-    Raises InvalidInput if nothing is left to score.
+    Raises InvalidInput if no item remains to score.
     """
     if shots >= len(items):
         raise InvalidInput(f"{shots} examples of {len(items)} items leave nothing to score.", remedy="Show fewer examples.", field="shots")

@@ -1,4 +1,4 @@
-"""What an evaluation has scored so far: reported item by item, and kept in the job's folder, so that a lost worker costs one batch."""
+"""Record scored items in the job's folder and report them, so that a lost worker costs one batch."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Ledger:
                 self.values[record["hash"]] = record["values"]
 
     def expect(self, total: int) -> None:
-        """Say how many items there are."""
+        """Set the number of items."""
         self.total = total
         self._report(0.0)
 
     def add(self, scored: Iterable[Scored]) -> None:
-        """Report a batch and remember it."""
+        """Report and store a batch."""
         with self._file.open("a") as file:
             for item in scored:
                 if item.hash in self.values:
@@ -56,11 +56,11 @@ class Ledger:
         self._reporter.progress(len(self.values), max(self.total, len(self.values)), unit="items", rate=rate or None)
 
     def check_stop(self) -> None:
-        """Raise JobFailed if somebody asked the job to stop; scored items stay recorded."""
+        """Raise JobFailed if a stop was requested; scored items stay recorded."""
         check_stop(self._reporter)
 
 
 def check_stop(reporter: Reporter) -> None:
-    """Raise JobFailed if somebody asked the job to stop."""
+    """Raise JobFailed if a stop was requested."""
     if reporter.should_stop() is not None:
-        raise JobFailed("The work was stopped on request before its end.")
+        raise JobFailed("The job was stopped on request.")

@@ -1,4 +1,4 @@
-"""Multiple choice: the choice that the network finds most likely as a continuation of the question."""
+"""Score multiple choice by the likelihood of each choice as a continuation of the question."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def glue(question: str, choice: str) -> str:
 
 
 def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> tuple[str, list[str]]:
-    """Return (context, continuations) of a question. Solved examples come before it, parted by blank lines, or as turns of a chat.
+    """Return (context, continuations) of a question. Few-shot examples precede it, separated by blank lines or as chat turns.
 
-    Special tokens that questions or choices spell stay text: a choice `<|end|>` is no end.
+    Special tokens spelled in questions or choices stay text: a choice `<|end|>` ends nothing.
     """
 
     def free(text: str) -> str:
@@ -39,7 +39,7 @@ def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> 
 
 
 def right_choice(row: Row) -> str:
-    """Return the text of the right choice."""
+    """Return the text of the correct choice."""
     choice: str = row["choices"][int(row["answer"])]
     return choice
 
@@ -49,14 +49,14 @@ def _turns(row: Row) -> list[dict[str, str]]:
 
 
 def credit(scores: Sequence[float], right: int) -> float:
-    """Return 1 if the right choice alone has the highest score, 1/k if it shares it with k - 1 others, else 0."""
+    """Return 1 if the correct choice alone has the highest score, 1/k if it ties with k - 1 others, else 0."""
     best = max(scores)
     top = [index for index, score in enumerate(scores) if best - score <= TIE]
     return 1.0 / len(top) if right in top else 0.0
 
 
 def check_rows(items: Sequence[Item]) -> None:
-    """Raise InvalidInput unless every row has a question, choices and the number of the right one."""
+    """Raise InvalidInput unless every row has a question, choices and the index of the correct one."""
     for item in items:
         row = item.row
         if "question" not in row or len(row.get("choices") or []) < 2 or not 0 <= int(row.get("answer", -1)) < len(row["choices"]):
@@ -75,8 +75,8 @@ def score_choices(
     for at in range(0, len(items), batch_size):
         check_stop()
         batch = items[at : at + batch_size]
-        asked = [ask(subject, item.row, examples=examples, chat=chat) for item in batch]
-        texts = [(context, choice) for context, choices in asked for choice in choices]
+        prompts = [ask(subject, item.row, examples=examples, chat=chat) for item in batch]
+        texts = [(context, choice) for context, choices in prompts for choice in choices]
         pairs: list[Pair] = [encode_answer(subject.tokenizer, *text) if chat else text for text in texts]
         results = iter(score_continuations(subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS))
         scored = []

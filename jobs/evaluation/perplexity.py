@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte: how well a network predicts texts, or the answers in conversations."""
+"""Score perplexity and bits per byte of texts, or of the answers in conversations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.modeling.chat.render import ConversationRefused, answers_of, encode_an
 from jobs.modeling.loglikelihood import Pair, TextNll, rolling_nll, score_continuations
 
 FEW_DOCUMENTS = 8
-"""Below this many documents an interval over documents means little, so windows are the items."""
+"""Below this many documents an interval over documents is unreliable, so windows are the items."""
 SHOWN_CHARACTERS = 600
 BATCH_TOKENS = 4096
 
@@ -25,7 +25,7 @@ CheckStop = Callable[[], None]
 
 
 def counts_windows(items: Sequence[Item]) -> bool:
-    """Whether windows, not documents, are the items of these texts."""
+    """Return True if windows, not documents, are the items."""
     return len(items) < FEW_DOCUMENTS
 
 
@@ -37,16 +37,16 @@ def score_texts(
     batch_size: int,
     check_stop: CheckStop,
 ) -> Iterator[list[Scored]]:
-    """Score the whole text of each item, batch by batch. Values: sum_nll (nats), tokens, bytes, and their two quotients."""
+    """Score the complete text of each item, batch by batch. Values: sum_nll (nats), tokens, bytes, and their two quotients."""
 
-    def go_on(done: int, total: int) -> bool:
+    def on_progress(done: int, total: int) -> bool:
         check_stop()
         return False
 
     by_window = counts_windows(items)
     for batch in _batches(items, 1 if by_window else batch_size):
         texts = [row_text(item.row) for item in batch]
-        results = rolling_nll(subject.network, subject.tokenizer, texts, policy=windows, batch_tokens=BATCH_TOKENS, progress=go_on)
+        results = rolling_nll(subject.network, subject.tokenizer, texts, policy=windows, batch_tokens=BATCH_TOKENS, progress=on_progress)
         scored: list[Scored] = []
         for item, text, result in zip(batch, texts, results, strict=True):
             scored += _window_items(item, text, result) if by_window else [_document_item(item, text, result)]
@@ -58,7 +58,7 @@ def _document_item(item: Item, text: str, result: TextNll) -> Scored:
 
 
 def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
-    """Make an item of each window; its hash names the bytes that it covers, so equal tokenizers give equal items."""
+    """Make an item of each window; its hash covers its byte range, so equal tokenizers give equal items."""
     data, start, scored = text.encode(), 0, []
     extra = sum(part.bytes for part in result.windows) - result.bytes  # a space that some tokenizers put before the first word
     for number, part in enumerate(result.windows):
@@ -111,7 +111,7 @@ def _values(result: TextNll) -> dict[str, float]:
 
 
 def _lost(result: TextNll) -> dict[str, float]:
-    """Count the bytes that no token stands for: text that the tokenizer has no way to write, and which is therefore never predicted."""
+    """Count the bytes that no token represents: text that the tokenizer can't encode and the network never predicts."""
     lost = result.bytes - sum(part.bytes for part in result.windows)
     return {"lost_bytes": float(lost)} if lost > 0 else {}
 

@@ -1,7 +1,7 @@
 """Entry of an evaluation job: one benchmark on one checkpoint.
 
 Payload: `checkpoint` and `dataset` (folders relative to the artifacts), `kind`, `split` and `config` (an EvaluationConfig),
-`fingerprint`. Reports an `item` event for each item; the result holds `scores` and `facts`, what was decided on the way.
+`fingerprint`. Reports an `item` event for each item; the result holds `scores` and `facts`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jobs.reporter import JobSpec, Reporter
 
 
 def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> dict[str, Any]:
-    """Score a benchmark; see the module's first lines. Raises RoundhouseError subclasses for what can't be scored."""
+    """Score a benchmark; see the module's first lines. Raises RoundhouseError subclasses for rows or checkpoints that can't be scored."""
     payload = spec.payload
     kind, config = payload.kind, payload.config
     set_threads(payload.threads)
@@ -64,7 +64,7 @@ def _text_facts(values: list[dict[str, float]]) -> dict[str, int]:
 
 
 def _uses_chat(subject: Subject, items: list[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:
-    """Decide on the chat template: `auto` takes it for written answers and for conversations, never for choices or running text."""
+    """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running text."""
     if kind is EvaluationKind.PERPLEXITY and conversation_of(items[0].row) is None:
         return False
     if kind is EvaluationKind.MULTIPLE_CHOICE and config.chat == "auto":

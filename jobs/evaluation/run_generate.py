@@ -1,8 +1,8 @@
 """Entry of a generation job: completions of one checkpoint for a list of prompts.
 
 Payload: `checkpoint` (folder), `prompts` [{id, messages}], `max_tokens`, `temperature`, `top_p`, `seed`, `chat` (auto, on, off).
-Reports a `completion` event for each prompt; the result counts them. All are also kept in the job's folder, where
-a new attempt finds those of the attempt before.
+Reports a `completion` event for each prompt; the result counts them. All are also stored in the job's folder, where
+a later attempt reads them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload
-from jobs.evaluation.completing import Sampling, complete
+from jobs.evaluation.completions import Sampling, complete
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.subject import load_subject
 from jobs.modeling.devices import set_threads
@@ -34,7 +34,7 @@ def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> dict[str, Any]:
     sampling = Sampling(max_tokens=payload.max_tokens, temperature=payload.temperature, top_p=payload.top_p, seed=payload.seed)
     ids = [subject.prompt_ids(prompt.messages, chat=chat) for prompt in prompts]
     for record in done.values():
-        reporter.emit(record)  # the parent of the attempt before may not have read them; recording twice is harmless
+        reporter.emit(record)  # the previous attempt's parent may not have read them; recording twice is harmless
     for batch in complete(subject, ids, sampling=sampling, check_stop=lambda: check_stop(reporter)):
         with file.open("a") as out:
             for index, answer in batch:
@@ -60,6 +60,6 @@ def _read_done(spec: JobSpec[GeneratePayload]) -> dict[str, CompletionEvent]:
         try:
             record = CompletionEvent.model_validate_json(line)
         except ValueError:
-            continue  # torn when the attempt before was killed
+            continue  # incomplete line of a killed attempt
         done[record.prompt_id] = record
     return done

@@ -1,4 +1,4 @@
-"""Entry of a log-likelihood job: how likely a checkpoint finds each continuation of a file.
+"""Entry of a log-likelihood job: log-probabilities of continuations given contexts, from a file.
 
 Payload: `checkpoint` (folder) and `rows_file` (JSONL of {context, continuation}, relative to the artifacts). The result names
 `items_file`, JSONL in the same order: {sum_logprob, tokens, greedy}.
@@ -21,7 +21,7 @@ BATCH_TOKENS = 4096
 
 
 def run(spec: JobSpec[LoglikelihoodPayload], reporter: Reporter) -> dict[str, Any]:
-    """Score the pairs; see the module's first lines. Raises InvalidInput naming the line at fault."""
+    """Score the pairs; see the module's first lines. Raises InvalidInput naming the line."""
     set_threads(spec.payload.threads)
     lines = spec.path(spec.payload.rows_file).read_text(encoding="utf-8").split("\n")
     pairs = [_pair(line, number) for number, line in enumerate(lines, 1) if line.strip()]

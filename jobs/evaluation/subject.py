@@ -1,4 +1,4 @@
-"""The checkpoint under test: its network and tokenizer, and whether it is spoken to through its chat template."""
+"""The checkpoint under evaluation: network, tokenizer and use of its chat template."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from jobs.modeling.loglikelihood import longest_input
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured. `taught_chat`: it has a chat template of its own and was trained beyond plain text.
+    """The evaluated network and tokenizer. `taught_chat`: has its own chat template and was not only pretrained.
 
-    `configured_ends` are the end tokens that its generation config names, and the one with which its template ends an answer.
+    `configured_ends` are the end tokens of its generation config, and the one that its template puts after an answer.
     """
 
     network: PreTrainedModel
@@ -30,7 +30,7 @@ class Subject:
 
     @property
     def context(self) -> int:
-        """Tokens that the network reads at once."""
+        """Context length in tokens."""
         return longest_input(self.network)
 
     @property
@@ -39,11 +39,11 @@ class Subject:
         return str(self.network.dtype).removeprefix("torch.")
 
     def uses_chat(self, setting: Literal["auto", "on", "off"]) -> bool:
-        """Whether the chat template is used under a setting."""
+        """Return True if the chat template is used under a setting."""
         return self.taught_chat if setting == "auto" else setting == "on"
 
     def prompt_ids(self, messages: Sequence[Message], *, chat: bool) -> list[int]:
-        """Return the ids after which an answer is written: through the template, or the bare text after the begin token."""
+        """Return the ids of a prompt: rendered by the template, or the plain text after the begin token."""
         if chat:
             return encode_prompt(self.tokenizer, messages)
         text = "\n\n".join(message["content"] for message in messages)
@@ -53,7 +53,7 @@ class Subject:
 
 
 def load_subject(folder: Path) -> Subject:
-    """Load a checkpoint for scoring: fp32 on the CPU. Raises NotFound or InvalidInput if the folder can't be used."""
+    """Load a checkpoint for scoring: fp32 on the CPU. Raises NotFound or InvalidInput for an unusable folder."""
     device = pick_device()
     tokenizer = load_tokenizer(folder)
     network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))

@@ -52,7 +52,7 @@ class TokenLine:
 
 @dataclass(frozen=True)
 class TensorLine:
-    """Statistics of one tensor, as `TensorNumbers` of the job; `counts` is its histogram."""
+    """Statistics of one tensor, as `TensorStatistics` of the job; `counts` is its histogram."""
 
     name: str
     layer: int | None

@@ -1,4 +1,4 @@
-"""Two networks side by side on one text: whether they share a vocabulary, and what can be compared where they don't."""
+"""Compare two networks on one text: check for a common vocabulary, and align losses where there is none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobs.evaluation.inspection.passage import Passage
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of text between two places where both tokenizers end a token, with what it costs each network in nats."""
+    """A span of text between two positions where both tokenizers end a token, with each network's loss in nats."""
 
     start: int
     end: int
@@ -23,7 +23,7 @@ class Span:
 
 
 def why_not_same_vocabulary(first: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
-    """Return in words why two tokenizers' tokens can't be matched; empty if a token means the same in both."""
+    """Return the reason why two tokenizers' tokens can't be matched; empty if their vocabularies are equal."""
     left, right = first.get_vocab(), other.get_vocab()
     if left == right:
         return ""
@@ -36,9 +36,9 @@ def why_not_same_vocabulary(first: PreTrainedTokenizerBase, other: PreTrainedTok
 def align_losses(
     first: Passage, other: Passage, first_nats: Sequence[float], other_nats: Sequence[float], *, num_characters: int
 ) -> list[Span]:
-    """Cut a text where both passages end a token, and sum each one's token losses (nats; NaN for what is not scored) in every piece.
+    """Split a text where both passages end a token, and sum each one's token losses (nats; NaN if not scored) per span.
 
-    Only text that both score is covered. Raises InvalidInput if nothing is, or if a tokenizer doesn't know where its tokens end.
+    Covers only text that both score. Raises InvalidInput if there is none, or if a tokenizer has no character offsets.
     """
     places = [_places(first, num_characters), _places(other, num_characters)]
     # a passage's first token is not scored, so its own end is the earliest place from which it can be counted
@@ -46,7 +46,7 @@ def align_losses(
     shared = sorted(place for place in places[0].keys() & places[1].keys() if place >= start)
     if len(shared) < 2:
         raise InvalidInput(
-            "The two tokenizers nowhere end a token at the same place, so their losses can't be compared.",
+            "The two tokenizers never end a token at the same position, so their losses can't be compared.",
             remedy="Give a longer text, or compare networks that share a tokenizer.",
             field="text",
         )

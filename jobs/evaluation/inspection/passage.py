@@ -1,4 +1,4 @@
-"""The tokens that an inspection is about: a text after the begin token, as perplexity scores it, or a conversation as chat renders it."""
+"""Tokenize an inspection's input: a text after the begin token, as perplexity scores it, or a conversation as chat renders it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jobs.modeling.tokenizers import encode_texts, token_bytes
 
 @dataclass(frozen=True)
 class Passage:
-    """What the network reads. `num_prefix` tokens at the beginning were put there by nobody's text; `total` counts what was asked for.
+    """The token ids of an inspection. The first `num_prefix` tokens are not part of the text; `total` counts tokens before truncation.
 
-    `trained` says for a conversation which tokens are the assistant's; `ends` where each token of a text ends in it, in characters, None
-    where the tokenizer does not know.
+    `trained` marks the assistant's tokens of a conversation; `ends` holds the end of each token in the text, in characters, None
+    where the tokenizer has no offsets.
     """
 
     ids: list[int]
@@ -29,36 +29,36 @@ class Passage:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the end was left out."""
+        """True if the input was truncated."""
         return self.total > len(self.ids)
 
 
 def encode_passage(tokenizer: PreTrainedTokenizerBase, config: InspectionConfig, *, longest: int, limit: int = MAX_TOKENS) -> Passage:
-    """Cut an inspection's text or conversation into tokens, at most `limit` and at most what the network reads at once.
+    """Tokenize an inspection's text or conversation, at most `limit` tokens and at most the network's context.
 
-    A text's tokens are those of `rolling_nll`: after BOS, else EOS, else nothing. Raises InvalidInput if there is nothing to score.
+    A text's tokens are those of `rolling_nll`: after BOS, else EOS, else nothing. Raises InvalidInput for fewer than two tokens.
     """
     size = min(limit, longest)
     if config.messages:
         ids, trained = encode_chat(tokenizer, [message.model_dump() for message in config.messages])
-        found = Passage(ids[:size], 0, len(ids), trained[:size], [None] * min(size, len(ids)))
+        passage = Passage(ids[:size], 0, len(ids), trained[:size], [None] * min(size, len(ids)))
     else:
         prefix = prefix_token(tokenizer)
         head = [] if prefix is None else [prefix]
         tail = encode_texts(tokenizer, [config.text])[0]
         ends = [*([0] if head else []), *text_ends(tokenizer, config.text, len(tail))]
-        found = Passage([*head, *tail][:size], len(head), len(head) + len(tail), None, ends[:size])
-    if len(found.ids) < 2:
+        passage = Passage([*head, *tail][:size], len(head), len(head) + len(tail), None, ends[:size])
+    if len(passage.ids) < 2:
         raise InvalidInput(
-            "The text is a single token, and before it nothing stands that could predict it." if found.ids else "The text has no tokens.",
+            "The text is a single token without a token before it that could predict it." if passage.ids else "The text has no tokens.",
             remedy="Give a longer text.",
             field="text",
         )
-    return found
+    return passage
 
 
 def text_ends(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> list[int | None]:
-    """Return where each token ends in the text, None for one that ends inside a letter; all None without a fast tokenizer."""
+    """Return the end of each token in the text, None for a token that ends inside a character; all None without a fast tokenizer."""
     if not tokenizer.is_fast:
         return [None] * count
     encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
@@ -71,5 +71,5 @@ def text_ends(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> list
 
 
 def scored_bytes(tokenizer: PreTrainedTokenizerBase, passage: Passage, *, vocab_size: int) -> int:
-    """Return how many bytes of text the scored tokens (all but the first) stand for. Special tokens stand for none."""
+    """Return the number of text bytes of the scored tokens (all but the first). Special tokens have none."""
     return int(token_bytes(tokenizer, vocab_size=vocab_size)[passage.ids[1:]].sum())

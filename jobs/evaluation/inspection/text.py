@@ -1,4 +1,4 @@
-"""An inspection of a text: loads the networks one after the other and gathers what the parts of the inspection say."""
+"""Inspect a text: load the networks one after the other and collect token losses, attention, logit lens and comparison."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from backend.domain.checkpoints.inspection_config import NUM_ALTERNATIVES, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import Pass, lens_logits, read_network
-from jobs.evaluation.inspection.numbers import HeadNumbers, TokenNumbers, head_numbers, lens_numbers, pair_numbers, token_numbers
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
 from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
+from jobs.evaluation.inspection.statistics import (
+    HeadStatistics,
+    TokenStatistics,
+    head_statistics,
+    lens_statistics,
+    pair_statistics,
+    token_statistics,
+)
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.blocks import find_blocks
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer
@@ -33,12 +40,12 @@ from jobs.reporter import Reporter
 
 Arrays = dict[str, npt.NDArray[Any]]
 ATTENTION_VALUES = 20_000_000
-"""Weights of attention that are kept, over all layers and heads. A map of fewer tokens is exact: causal attention sees no later ones."""
+"""Attention weights stored, over all layers and heads. A map of fewer tokens is exact under a causal mask."""
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A network that is loaded, with its tokenizer and what it reads."""
+    """A loaded network with its tokenizer."""
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -49,7 +56,7 @@ class _Subject:
 
 
 class TextInspection:
-    """One inspection in the making; `read` does it all. Keeps at most one network in memory."""
+    """One inspection; `read` runs it. Holds at most one network in memory."""
 
     def __init__(self, config: InspectionConfig, reporter: Reporter) -> None:
         self._config, self._reporter = config, reporter
@@ -65,15 +72,15 @@ class TextInspection:
         subject = self._load(folder)
         passage = encode_passage(subject.tokenizer, self._config, longest=longest_input(subject.network))
         self._total += len(find_blocks(subject.network)) + 1 + (3 if other is not None else 0)
-        self._step("Inspection the text")
-        seen = read_network(subject.network, passage.ids)
-        tokens = token_numbers(seen.logits, passage.ids)
+        self._step("Running the network")
+        forward = read_network(subject.network, passage.ids)
+        tokens = token_statistics(forward.logits, passage.ids)
         self._result["loss"] = self._loss(subject, passage, tokens)
         self._numbers |= {"ids": np.array(passage.ids), "trained": np.array(passage.trained or [], dtype=bool), **_token_arrays(tokens)}
-        self._keep_attention(seen)
-        self._keep_lens(subject, passage, seen)
+        self._add_attention(forward)
+        self._add_lens(subject, passage, forward)
         self._result["facts"] = self._facts(subject, passage)
-        wanted = {
+        labelled_ids = {
             *passage.ids,
             *tokens.top_ids.flatten().tolist(),
             *self._numbers.get("lens_ids", np.array([], dtype=int)).flatten().tolist(),
@@ -81,12 +88,12 @@ class TextInspection:
         tokenizer = subject.tokenizer
         del subject
         if other is not None:
-            gc.collect()  # room for the other one
-            wanted |= self._keep_pair(other, passage, seen.logits, tokens, tokenizer)
-        order = sorted(wanted)
+            gc.collect()  # make room for the second network
+            labelled_ids |= self._add_pair(other, passage, forward.logits, tokens, tokenizer)
+        order = sorted(labelled_ids)
         self._words["labels"] = dict(zip(map(str, order), label_tokens(tokenizer, order), strict=True))
         self._result["facts"]["seconds"] = round(time.monotonic() - self._started, 2)
-        self._step("Writing it down")
+        self._step("Storing the results")
         return self._result, self._numbers, self._words
 
     def _step(self, message: str) -> None:
@@ -114,7 +121,7 @@ class TextInspection:
             "device": subject.network.device.type,
         }
 
-    def _loss(self, subject: _Subject, passage: Passage, tokens: TokenNumbers) -> dict[str, Any]:
+    def _loss(self, subject: _Subject, passage: Passage, tokens: TokenStatistics) -> dict[str, Any]:
         num_bytes = scored_bytes(subject.tokenizer, passage, vocab_size=subject.vocab_size)
         summed = sum_up(tokens.surprisal, num_bytes=num_bytes)
         if passage.trained is not None and any(passage.trained[1:]):
@@ -122,57 +129,60 @@ class TextInspection:
             summed["answers"] = sum_up(answers, num_bytes=0)
         return summed
 
-    def _keep_attention(self, seen: Pass) -> None:
-        if not seen.attention:
-            self._result["attention"] = {"layers": 0, "reason": seen.no_attention}
+    def _add_attention(self, forward: Pass) -> None:
+        if not forward.attention:
+            self._result["attention"] = {"layers": 0, "reason": forward.no_attention}
             return
-        heads = sum(one.shape[0] for one in seen.attention)
-        size = min(len(seen.logits), math.isqrt(ATTENTION_VALUES // heads))
-        summary = head_numbers(seen.attention)
+        heads = sum(one.shape[0] for one in forward.attention)
+        size = min(len(forward.logits), math.isqrt(ATTENTION_VALUES // heads))
+        summary = head_statistics(forward.attention)
         self._numbers |= _head_arrays(summary)
-        for layer, maps in enumerate(seen.attention):
+        for layer, maps in enumerate(forward.attention):
             self._numbers[f"attention_{layer}"] = maps[:, :size, :size].numpy()
         self._result["attention"] = {
-            "layers": len(seen.attention),
-            "heads": [one.shape[0] for one in seen.attention],
+            "layers": len(forward.attention),
+            "heads": [one.shape[0] for one in forward.attention],
             "tokens": size,
             "row_error": summary.row_error,
             "reason": "",
         }
 
-    def _keep_lens(self, subject: _Subject, passage: Passage, seen: Pass) -> None:
-        if not seen.states:
-            self._result["lens"] = {"depths": 0, "reason": "The layers of this family are not kept as one list, so none can be left out."}
+    def _add_lens(self, subject: _Subject, passage: Passage, forward: Pass) -> None:
+        if not forward.states:
+            self._result["lens"] = {
+                "depths": 0,
+                "reason": "The layers of this family are not one list of blocks, so the lens can't skip any.",
+            }
             return
 
         def depths() -> Any:
-            for number, logits in enumerate(lens_logits(subject.network, passage.ids, seen)):
-                self._step(f"Logit lens, layer {number} of {len(seen.states) - 1}")
+            for number, logits in enumerate(lens_logits(subject.network, passage.ids, forward)):
+                self._step(f"Logit lens, layer {number} of {len(forward.states) - 1}")
                 yield logits
 
-        found = lens_numbers(seen.logits, depths(), passage.ids)
-        self._numbers |= {"lens_ids": found.top_ids, "lens_p": found.top_p, "lens_kl": found.kl, "lens_next_p": found.next_p}
-        self._result["lens"] = {"depths": len(found.kl), "error": found.error, "reason": ""}
+        lens = lens_statistics(forward.logits, depths(), passage.ids)
+        self._numbers |= {"lens_ids": lens.top_ids, "lens_p": lens.top_p, "lens_kl": lens.kl, "lens_next_p": lens.next_p}
+        self._result["lens"] = {"depths": len(lens.kl), "error": lens.error, "reason": ""}
 
-    def _keep_pair(
-        self, folder: Path, passage: Passage, logits: Tensor, tokens: TokenNumbers, tokenizer: PreTrainedTokenizerBase
+    def _add_pair(
+        self, folder: Path, passage: Passage, logits: Tensor, tokens: TokenStatistics, tokenizer: PreTrainedTokenizerBase
     ) -> set[int]:
-        """Read the same with the other network; returns the token ids that need a label."""
-        self._step("Loading the other network")
+        """Run the second network on the same tokens; return the token ids that need a label."""
+        self._step("Loading the second network")
         other = self._load(folder)
         reason = why_not_same_vocabulary(tokenizer, other.tokenizer)
         if reason:
-            self._keep_aligned(other, passage, tokens, reason)
+            self._add_aligned(other, passage, tokens, reason)
             return set()
         if len(passage.ids) > longest_input(other.network):
             raise InvalidInput(
-                f"The text has {len(passage.ids)} tokens, and the other network reads {longest_input(other.network)} at once.",
+                f"The text has {len(passage.ids)} tokens, and the context of the second network holds {longest_input(other.network)}.",
                 remedy="Give a shorter text.",
                 field="text",
             )
-        self._step("Inspection the text with it")
+        self._step("Running the second network")
         beside = read_network(other.network, passage.ids, attention=False, states=False).logits
-        numbers, theirs = pair_numbers(logits, beside), token_numbers(beside, passage.ids)
+        numbers, theirs = pair_statistics(logits, beside), token_statistics(beside, passage.ids)
         self._numbers |= {"kl_pq": numbers.kl_pq, "kl_qp": numbers.kl_qp, "agree": numbers.agree, **_token_arrays(theirs, prefix="other_")}
         num_bytes = scored_bytes(other.tokenizer, passage, vocab_size=other.vocab_size)
         self._result["pair"] = {
@@ -185,8 +195,8 @@ class TextInspection:
         }
         return set(theirs.top_ids.flatten().tolist())
 
-    def _keep_aligned(self, other: _Subject, passage: Passage, tokens: TokenNumbers, reason: str) -> None:
-        """Compare losses over the text that both score, as tokens can't be matched."""
+    def _add_aligned(self, other: _Subject, passage: Passage, tokens: TokenStatistics, reason: str) -> None:
+        """Compare losses over the text that both score, because tokens can't be matched."""
         if self._config.messages:
             raise InvalidInput(
                 f"The two checkpoints can't be compared on a conversation: {reason}, and each renders it in its own way.",
@@ -194,8 +204,8 @@ class TextInspection:
                 field="against",
             )
         theirs = encode_passage(other.tokenizer, self._config, longest=longest_input(other.network))
-        self._step("Inspection the text with it")
-        numbers = token_numbers(read_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids)
+        self._step("Running the second network")
+        numbers = token_statistics(read_network(other.network, theirs.ids, attention=False, states=False).logits, theirs.ids)
         text = self._config.text
         spans = align_losses(passage, theirs, tokens.surprisal.tolist(), numbers.surprisal.tolist(), num_characters=len(text))
         start, end = spans[0].start, spans[-1].end
@@ -223,12 +233,12 @@ def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
             return dtype
     raise JobFailed(
         f"The network needs {2 * values / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free.",
-        remedy="Its weights can be looked at without loading it.",
+        remedy="Inspect its weights: that loads no network.",
     )
 
 
 def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> dict[str, Any]:
-    """Return what is said of token losses (nats, NaN for those not scored): their sum, mean, perplexity, bits per byte."""
+    """Summarise token losses (nats, NaN if not scored): sum, mean, perplexity, bits per byte."""
     scored = surprisal[~np.isnan(surprisal)].astype(np.float64)
     total = float(scored.sum())
     mean = total / max(1, len(scored))
@@ -244,7 +254,7 @@ def sum_up(surprisal: npt.NDArray[Any], *, num_bytes: int) -> dict[str, Any]:
 
 
 def _mean(values: npt.NDArray[Any]) -> float | None:
-    """The mean, or None where one network rules out a token that the other one allows, which makes it infinite."""
+    """Return the mean, or None where it is infinite: one network rules out a token that the other allows."""
     mean = float(values.mean(dtype=np.float64))
     return mean if math.isfinite(mean) else None
 
@@ -253,7 +263,7 @@ def _per_byte(nats: float, num_bytes: int) -> dict[str, float]:
     return {"sum_nats": nats, "bits_per_byte": nats / math.log(2) / max(1, num_bytes)}
 
 
-def _token_arrays(tokens: TokenNumbers, *, prefix: str = "") -> Arrays:
+def _token_arrays(tokens: TokenStatistics, *, prefix: str = "") -> Arrays:
     return {
         f"{prefix}surprisal": tokens.surprisal,
         f"{prefix}rank": tokens.rank,
@@ -263,5 +273,5 @@ def _token_arrays(tokens: TokenNumbers, *, prefix: str = "") -> Arrays:
     }
 
 
-def _head_arrays(heads: HeadNumbers) -> Arrays:
+def _head_arrays(heads: HeadStatistics) -> Arrays:
     return {f"head_{name}": getattr(heads, name) for name in ("distance", "entropy", "first", "previous", "self_share")}

@@ -1,4 +1,4 @@
-"""An inspection of weights: every tensor in figures, what stands out, and, beside a second checkpoint, what changed. Loads no network."""
+"""Inspect weights: statistics of every tensor, outliers and, against a second checkpoint, changes. Loads no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from jobs.evaluation.ledger import check_stop
 from jobs.modeling.checkpoints import is_adapter
 from jobs.modeling.weights.outliers import find_outliers
-from jobs.modeling.weights.statistics import NUM_BINS, REACH, TensorChange, TensorNumbers, WeightFolder, read_change, read_tensor
+from jobs.modeling.weights.statistics import NUM_BINS, REACH, TensorChange, TensorStatistics, WeightFolder, read_change, read_tensor
 from jobs.reporter import Reporter
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -20,13 +20,13 @@ MOST_OUTLIERS = 60
 
 
 def read_weights(subject: Path, other: Path | None, reporter: Reporter) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
-    """Return (result, numbers, words) of a checkpoint's weights. Raises InvalidInput for a folder that can't be read."""
+    """Return (result, numbers, words) of a checkpoint's weights. Raises InvalidInput for an unreadable folder."""
     with WeightFolder(subject) as weights:
         names = weights.names()
         tensors = []
         for done, name in enumerate(names):
             check_stop(reporter)
-            reporter.progress(done, len(names) * (2 if other else 1), unit="tensors", message=f"Inspection {name}")
+            reporter.progress(done, len(names) * (2 if other else 1), unit="tensors", message=f"Reading {name}")
             tensors.append(read_tensor(weights, name))
         changes, missing = _changes(weights, other, reporter) if other is not None else ([], {})
     outliers = find_outliers(tensors)
@@ -57,12 +57,12 @@ def read_weights(subject: Path, other: Path | None, reporter: Reporter) -> tuple
     return result, numbers, words
 
 
-def place_layer(name: str, tensors: list[TensorNumbers]) -> int | None:
-    """Return the layer of a tensor that was read."""
+def place_layer(name: str, tensors: list[TensorStatistics]) -> int | None:
+    """Return the layer of a tensor."""
     return next(tensor.place.layer for tensor in tensors if tensor.name == name)
 
 
-def _tensor_words(tensor: TensorNumbers) -> dict[str, Any]:
+def _tensor_words(tensor: TensorStatistics) -> dict[str, Any]:
     return {
         "name": tensor.name,
         "layer": tensor.place.layer,
@@ -76,7 +76,7 @@ def _tensor_words(tensor: TensorNumbers) -> dict[str, Any]:
 
 
 def _changes(weights: WeightFolder, other: Path, reporter: Reporter) -> tuple[list[TensorChange], dict[str, Any]]:
-    """Compare every tensor that both hold in the same shape; name those that have no partner."""
+    """Compare every tensor that both checkpoints hold in the same shape; list the others."""
     with WeightFolder(other) as beside:
         mine, theirs = {name: weights.shape(name) for name in weights.names()}, {name: beside.shape(name) for name in beside.names()}
         shared = [name for name, shape in mine.items() if theirs.get(name) == shape]

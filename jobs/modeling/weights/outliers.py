@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.modeling.weights.statistics import TensorNumbers
+from jobs.modeling.weights.statistics import TensorStatistics
 
 CHANNEL = 8.0
 """Ratio of a row's or column's norm to the median from which on it is an outlier channel (Dettmers et al. 2022, arXiv 2208.07339)."""
@@ -28,14 +28,14 @@ class Outlier:
     text: str
 
 
-def find_outliers(tensors: list[TensorNumbers]) -> list[Outlier]:
+def find_outliers(tensors: list[TensorStatistics]) -> list[Outlier]:
     """Return the flags, most severe first."""
     outliers = [outlier for tensor in tensors for outlier in _own_flags(tensor)]
     outliers += _unlike_other_layers(tensors)
     return sorted(outliers, key=lambda outlier: -outlier.weight)
 
 
-def _own_flags(tensor: TensorNumbers) -> list[Outlier]:
+def _own_flags(tensor: TensorStatistics) -> list[Outlier]:
     flags = []
     if tensor.not_finite:
         flags.append((1e9, f"{tensor.not_finite:,} of {tensor.values:,} values are NaN or infinite"))
@@ -52,9 +52,9 @@ def _own_flags(tensor: TensorNumbers) -> list[Outlier]:
     return [Outlier(tensor.name, weight, text) for weight, text in flags]
 
 
-def _unlike_other_layers(tensors: list[TensorNumbers]) -> list[Outlier]:
+def _unlike_other_layers(tensors: list[TensorStatistics]) -> list[Outlier]:
     """Compare each tensor's RMS with the same part in the other layers."""
-    parts: dict[str, list[TensorNumbers]] = defaultdict(list)
+    parts: dict[str, list[TensorStatistics]] = defaultdict(list)
     for tensor in tensors:
         if tensor.place.layer is not None and tensor.rms > 0:
             parts[tensor.place.part].append(tensor)

@@ -41,7 +41,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class TensorNumbers:
+class TensorStatistics:
     """Statistics of one tensor's values.
 
     `rms`, `mean`, `largest` (absolute) are of its finite values; `zeros` and `beyond` are shares: of exact zeros, and of values more than
@@ -145,7 +145,7 @@ def _sliced(source: Any, shape: tuple[int, ...]) -> Iterator[Tensor]:
         yield source[at : at + step].float().reshape(min(step, shape[0] - at), -1)
 
 
-def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> TensorNumbers:
+def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> TensorStatistics:
     """Compute a tensor's statistics in two passes over its slices: the first finds the RMS that scales the second's histogram."""
     shape = folder.shape(name)
     total, squares, largest, zeros, broken, count = 0.0, 0.0, 0.0, 0, 0, 0
@@ -167,7 +167,7 @@ def read_tensor(folder: WeightFolder, name: str, *, spectral: bool = True) -> Te
     counts, beyond = _histogram(folder, name, rms=rms, finite=not broken)
     matrix = len(shape) >= 2 and min(shape) > 1
     small = len(shape) == 2 and min(shape) > 2 and count <= SPECTRAL_VALUES
-    return TensorNumbers(
+    return TensorStatistics(
         name=name,
         shape=shape,
         dtype=folder.dtype(name),

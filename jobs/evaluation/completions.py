@@ -1,4 +1,4 @@
-"""Completions of prompts, batched: the same prompt and seed give the same text, whatever else is in the batch."""
+"""Complete prompts in batches. The same prompt and seed give the same text, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jobs.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy."""
+    """Sampling parameters. `temperature` 0 is greedy."""
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -33,9 +33,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was written: text without special tokens, its tokens (an end token counts), and why it ended.
+    """A completion: text without special tokens, its token count (an end token counts), and its finish reason.
 
-    `cut` counts the tokens that the prompt lost at its beginning, because it left no room for the answer.
+    `cut` counts prompt tokens dropped from the beginning to leave room for the answer.
     """
 
     text: str
@@ -53,10 +53,10 @@ def complete(
     batch_size: int = 16,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[list[tuple[int, Answer]]]:
-    """Write a completion for each prompt of token ids, yielding (index, answer) batch by batch, similar lengths together.
+    """Complete each prompt of token ids; yield (index, answer) batch by batch, similar lengths together.
 
-    A prompt that leaves no room for `max_tokens` in the context loses its beginning. `check_stop` may raise to end the work; it is
-    called with each token. Raises InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
+    A prompt that leaves no room for `max_tokens` in the context is truncated at its beginning. `check_stop` runs for each token
+    and may raise to end the work. Raises InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
     """
     room = subject.context - sampling.max_tokens
     if room < 1:
@@ -102,7 +102,7 @@ def _complete_batch(
 
 
 def end_tokens(subject: Subject) -> frozenset[int]:
-    """Return the tokens that end an answer: the tokenizer's, and those that the checkpoint's config names."""
+    """Return the end tokens: the tokenizer's, and those of the checkpoint's config."""
     named = getattr(subject.network.config, "eos_token_id", None)
     ids = {subject.tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named]), *subject.configured_ends}
     return frozenset(int(i) for i in ids if i is not None)
@@ -111,17 +111,17 @@ def end_tokens(subject: Subject) -> frozenset[int]:
 def _read(
     tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int], ends: frozenset[int]
 ) -> tuple[str, int, Literal["stop", "length"]]:
-    """Cut an answer at its end token. Decoded behind its prompt, since some tokenizers drop a space at the beginning of a text."""
+    """Truncate an answer at its end token. Decodes it after its prompt, since some tokenizers drop a space at the beginning of a text."""
     stop = next((index for index, token in enumerate(new) if token in ends), None)
-    kept = new if stop is None else new[:stop]
+    answer = new if stop is None else new[:stop]
     before = tokenizer.decode(prompt, skip_special_tokens=True)
-    both = tokenizer.decode([*prompt, *kept], skip_special_tokens=True)
-    text = both[len(before) :] if both.startswith(before) else tokenizer.decode(kept, skip_special_tokens=True)
-    return text, len(kept) + (stop is not None), "length" if stop is None else "stop"
+    both = tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
+    text = both[len(before) :] if both.startswith(before) else tokenizer.decode(answer, skip_special_tokens=True)
+    return text, len(answer) + (stop is not None), "length" if stop is None else "stop"
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]
-    """Turns logits into scores whose argmax is a draw from softmax(logits / temperature) within `top_p`, by Gumbel noise.
+    """Add Gumbel noise, so that the argmax of the scores is a sample from softmax(logits / temperature) within `top_p`.
 
     Each row has its own generator, seeded by the run's seed and the prompt, so a row's draws do not depend on its neighbours.
     """
@@ -151,7 +151,7 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 
 
 class _CheckStop(StoppingCriteria):  # type: ignore[misc]
-    """Lets a stop request end a long answer: the check raises."""
+    """Run the stop check during generation; the check raises to end a long answer."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check

@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCau
 from backend.domain.checkpoints.inspection_config import ChatMessage, InspectionConfig
 from backend.errors import InvalidInput, JobFailed
 from jobs.evaluation.inspection.network import lens_logits, read_network
-from jobs.evaluation.inspection.numbers import divergence, head_numbers, lens_numbers, pair_numbers, token_numbers
 from jobs.evaluation.inspection.pairs import align_losses, why_not_same_vocabulary
 from jobs.evaluation.inspection.passage import Passage, encode_passage, scored_bytes
+from jobs.evaluation.inspection.statistics import divergence, head_statistics, lens_statistics, pair_statistics, token_statistics
 from jobs.modeling.chat.render import encode_chat
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.token_labels import label_tokens
@@ -36,12 +36,12 @@ def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own
     seen = read_network(network, IDS)
     assert torch.allclose(seen.logits, own, atol=1e-4)
     assert len(seen.attention) == 3
-    heads = head_numbers(seen.attention)
+    heads = head_statistics(seen.attention)
     assert heads.row_error < 1e-5
     assert heads.distance.shape == (3, 4)
     for maps in seen.attention:
         assert float(maps.triu(1).abs().max()) == 0  # nothing looks ahead
-    lens = lens_numbers(seen.logits, lens_logits(network, IDS, seen), IDS)
+    lens = lens_statistics(seen.logits, lens_logits(network, IDS, seen), IDS)
     assert lens.error == pytest.approx(0, abs=1e-5)
     assert lens.kl.shape == (4, len(IDS))
     assert lens.kl[-1].max() < 1e-8
@@ -55,7 +55,7 @@ def test_in_every_family_rows_sum_to_one_and_the_last_depth_is_the_network_s_own
 def test_token_losses_sum_to_the_log_likelihood_of_the_text(family: str) -> None:
     network, tokenizer = make_network(family), byte_tokenizer()
     passage = encode_passage(tokenizer, InspectionConfig(text=TEXT), longest=96)
-    tokens = token_numbers(read_network(network, passage.ids).logits, passage.ids)
+    tokens = token_statistics(read_network(network, passage.ids).logits, passage.ids)
     (whole,) = rolling_nll(network, tokenizer, [TEXT], window=96)
     assert passage.ids[0] == tokenizer.bos_token_id
     assert math.isnan(tokens.surprisal[0])
@@ -70,7 +70,7 @@ def test_token_losses_are_those_that_transformers_and_torch_compute(family: str)
     inputs = torch.tensor([IDS])
     with torch.inference_mode():
         output = network(inputs, labels=inputs, output_router_logits=False) if family == "mixtral" else network(inputs, labels=inputs)
-    found = token_numbers(read_network(network, IDS).logits, IDS).surprisal[1:]
+    found = token_statistics(read_network(network, IDS).logits, IDS).surprisal[1:]
     assert found.mean() == pytest.approx(float(output.loss), rel=1e-5)
     each = torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), inputs[0, 1:], reduction="none")
     np.testing.assert_allclose(found, each.numpy(), rtol=1e-4, atol=1e-6)
@@ -129,7 +129,7 @@ def test_head_figures_of_known_maps() -> None:
     previous[torch.arange(1, size), torch.arange(size - 1)] = 1
     uniform = torch.tril(torch.ones(size, size))
     uniform /= uniform.sum(-1, keepdim=True)
-    heads = head_numbers([torch.stack([previous, uniform]), torch.eye(size).unsqueeze(0)])
+    heads = head_statistics([torch.stack([previous, uniform]), torch.eye(size).unsqueeze(0)])
     assert heads.distance[0].tolist() == pytest.approx([1.0, np.mean([row / 2 for row in range(1, size)])])
     assert heads.entropy[0].tolist() == pytest.approx([0.0, np.mean([math.log(row + 1) for row in range(1, size)])], abs=1e-6)
     assert heads.previous[0, 0] == 1
@@ -143,13 +143,13 @@ def test_divergence_is_scipy_s_and_nothing_for_equal_networks() -> None:
     p, q = torch.randn(6, 50) * 3, torch.randn(6, 50) * 3
     left, right = p.double().softmax(-1).numpy(), q.double().softmax(-1).numpy()
     np.testing.assert_allclose(divergence(p, q).numpy(), rel_entr(left, right).sum(-1), rtol=1e-9)
-    pair = pair_numbers(p, q)
+    pair = pair_statistics(p, q)
     torchs = torch.nn.functional.kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="none", log_target=True).sum(-1)
     np.testing.assert_allclose(pair.kl_pq, torchs.numpy(), rtol=1e-4)
     np.testing.assert_allclose(pair.kl_pq, rel_entr(left, right).sum(-1), rtol=1e-6)
     np.testing.assert_allclose(pair.kl_qp, rel_entr(right, left).sum(-1), rtol=1e-6)
     np.testing.assert_array_equal(pair.agree, left.argmax(-1) == right.argmax(-1))
-    same = pair_numbers(p, p)
+    same = pair_statistics(p, p)
     assert same.kl_pq.max() == same.kl_qp.max() == 0
     assert same.agree.all()
     p[0, 3] = -math.inf  # a token that one of them rules out
@@ -160,12 +160,12 @@ def test_divergence_is_scipy_s_and_nothing_for_equal_networks() -> None:
 def test_a_padded_vocabulary_is_compared_over_the_shared_rows() -> None:
     torch.manual_seed(2)
     p = torch.randn(3, 10)
-    assert pair_numbers(p, torch.cat([p, torch.randn(3, 2)], dim=-1)).kl_pq.max() < 1e-9
+    assert pair_statistics(p, torch.cat([p, torch.randn(3, 2)], dim=-1)).kl_pq.max() < 1e-9
 
 
 def test_alternatives_ranks_and_entropy_of_a_known_distribution() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
-    tokens = token_numbers(logits, [2, 1], count=2)
+    tokens = token_statistics(logits, [2, 1], count=2)
     assert tokens.rank.tolist() == [0, 2]
     assert tokens.surprisal[1] == pytest.approx(-math.log(0.3))
     assert tokens.top_ids.tolist() == [[0, 1], [2, 0]]
@@ -197,7 +197,7 @@ def test_a_network_without_attention_says_so_and_one_that_computes_nan_too() -> 
     seen = read_network(mamba, IDS)
     assert seen.attention == []
     assert "mamba" in seen.no_attention
-    assert lens_numbers(seen.logits, lens_logits(mamba, IDS, seen), IDS).error == pytest.approx(0, abs=1e-5)
+    assert lens_statistics(seen.logits, lens_logits(mamba, IDS, seen), IDS).error == pytest.approx(0, abs=1e-5)
     broken = make_network("llama")
     with torch.no_grad():
         broken.model.layers[1].mlp.up_proj.weight[0] = math.nan
@@ -237,5 +237,5 @@ def test_an_unscored_first_token_is_left_out_of_both_sums() -> None:
     other = Passage([0, 5, 6], 1, 3, None, [0, 2, 4])
     (span,) = align_losses(first, other, [math.nan, 1.0, 2.0], [math.nan, 10.0, 20.0], num_characters=4)
     assert (span.start, span.end, span.first, span.other) == (2, 4, 2.0, 20.0)
-    with pytest.raises(InvalidInput, match="nowhere"):
+    with pytest.raises(InvalidInput, match="never end a token"):
         align_losses(first, Passage([0, 5], 1, 2, None, [0, 3]), [math.nan, 1.0, 2.0], [math.nan, 1.0], num_characters=3)

@@ -1,4 +1,4 @@
-"""From logits and attention to the numbers of an inspection. Natural logarithms; sums in fp64. Pure: tensors in, arrays out."""
+"""Compute the statistics of an inspection from logits and attention. Natural logarithms; sums in fp64. Pure: tensors in, arrays out."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ CHUNK_VALUES = 4_000_000
 
 
 @dataclass(frozen=True)
-class TokenNumbers:
-    """What a network expected at each of `T` tokens.
+class TokenStatistics:
+    """Prediction statistics at each of `T` tokens.
 
-    `surprisal` [T] of each token in nats and its `rank` [T] among all (1: the likeliest), both at the token itself: the first has none
-    (NaN, 0). `entropy` [T] in nats, `top_ids` and `top_p` [T, K] are of the distribution after each token.
+    `surprisal` [T] of each token in nats and its `rank` [T] in the vocabulary (1: most likely); the first token has none (NaN, 0). `entropy` [T] in nats, `top_ids` and `top_p` [T, K] are of the distribution after each token.
     """
 
     surprisal: Floats
@@ -33,11 +32,11 @@ class TokenNumbers:
 
 
 @dataclass(frozen=True)
-class LensNumbers:
+class LensStatistics:
     """The logit lens at each of `S` depths (before the first layer, after each) and `T` tokens.
 
-    `top_ids` and `top_p` [S, T]: the token that the depth alone would predict, and how surely; `kl` [S, T]: how far its distribution is
-    from the final one, KL(final || depth) in nats; `next_p` [S, T]: what it gives to the token that follows (NaN for the last).
+    `top_ids` and `top_p` [S, T]: the token that the depth predicts, and its probability; `kl` [S, T]: KL(final || depth) in nats;
+    `next_p` [S, T]: the probability of the actual next token (NaN for the last).
     `error` is the largest difference between the last depth's logits and the network's own.
     """
 
@@ -49,11 +48,11 @@ class LensNumbers:
 
 
 @dataclass(frozen=True)
-class HeadNumbers:
-    """What each head of `L` layers looks at, over queries that have something to look back at; all shaped [L, H].
+class HeadStatistics:
+    """Attention statistics of each head of `L` layers, over queries after the first token; all shaped [L, H].
 
-    `distance`: mean number of tokens back; `entropy`: in nats, 0 for a head that looks at one token; `first`, `previous`, `self_share`:
-    shares of attention on the first token, the one before and the query's own. `row_error`: how far any row's sum is from 1.
+    `distance`: mean number of tokens back; `entropy`: in nats, 0 for a head that attends to one token; `first`, `previous`, `self_share`:
+    shares of attention on the first token, the one before and the query's own. `row_error`: the largest distance of a row's sum from 1.
     """
 
     distance: Floats
@@ -65,15 +64,15 @@ class HeadNumbers:
 
 
 @dataclass(frozen=True)
-class PairNumbers:
-    """Where two networks' distributions part, after each of `T` tokens: both divergences in nats, and whether their first choices agree."""
+class PairStatistics:
+    """Differences of two networks' distributions after each of `T` tokens: both KL divergences in nats, and agreement of the top token."""
 
     kl_pq: Floats
     kl_qp: Floats
     agree: npt.NDArray[np.bool_]
 
 
-def token_numbers(logits: Tensor, ids: list[int], *, count: int = NUM_ALTERNATIVES) -> TokenNumbers:
+def token_statistics(logits: Tensor, ids: list[int], *, count: int = NUM_ALTERNATIVES) -> TokenStatistics:
     """Score a passage. `logits` [T, vocabulary], the distribution after each token."""
     size = len(ids)
     surprisal, rank = np.full(size, np.nan, dtype=np.float32), np.zeros(size, dtype=np.int64)
@@ -88,17 +87,17 @@ def token_numbers(logits: Tensor, ids: list[int], *, count: int = NUM_ALTERNATIV
         chosen, places = logp[: len(actual)].gather(-1, actual), slice(rows.start + 1, rows.start + 1 + len(actual))
         surprisal[places] = -chosen.squeeze(-1).numpy()
         rank[places] = (logp[: len(actual)] > chosen).sum(-1).numpy() + 1
-    return TokenNumbers(surprisal, rank, entropy, top[0], top[1])
+    return TokenStatistics(surprisal, rank, entropy, top[0], top[1])
 
 
-def lens_numbers(final: Tensor, depths: Iterable[Tensor], ids: list[int]) -> LensNumbers:
-    """Compare each depth's logits with the final ones; all [T, vocabulary]. The last depth is the network's end."""
+def lens_statistics(final: Tensor, depths: Iterable[Tensor], ids: list[int]) -> LensStatistics:
+    """Compare each depth's logits with the final ones; all [T, vocabulary]. The last depth is the network's output."""
     parts, error = [], 0.0
     for logits in depths:
         error = float((logits - final).abs().max())
         parts.append(_one_depth(final, logits, ids))
     tops, probabilities, divergences, nexts = (np.stack(column) for column in zip(*parts, strict=True))
-    return LensNumbers(tops, probabilities, divergences, nexts, error)
+    return LensStatistics(tops, probabilities, divergences, nexts, error)
 
 
 def _one_depth(final: Tensor, logits: Tensor, ids: list[int]) -> tuple[Ints, Floats, Floats, Floats]:
@@ -121,8 +120,8 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     return (left.exp() * (left - right)).nan_to_num(posinf=float("inf")).sum(-1).clamp(min=0)
 
 
-def head_numbers(attention: list[Tensor]) -> HeadNumbers:
-    """Sum up attention maps, [H, T, T] for each layer. Layers with fewer heads than others are filled up with NaN."""
+def head_statistics(attention: list[Tensor]) -> HeadStatistics:
+    """Summarise attention maps, [H, T, T] per layer. Layers with fewer heads than others are padded with NaN."""
     heads = max(one.shape[0] for one in attention)
     tables = np.full((5, len(attention), heads), np.nan, dtype=np.float32)
     row_error = 0.0
@@ -142,21 +141,21 @@ def head_numbers(attention: list[Tensor]) -> HeadNumbers:
         )
         for table, value in zip(tables, values, strict=True):
             table[layer, : maps.shape[0]] = value.numpy()
-    return HeadNumbers(tables[0], tables[1], tables[2], tables[3], tables[4], row_error)
+    return HeadStatistics(tables[0], tables[1], tables[2], tables[3], tables[4], row_error)
 
 
-def pair_numbers(p: Tensor, q: Tensor) -> PairNumbers:
-    """Compare two networks' logits [T, vocabulary] after the same tokens; a longer vocabulary's last rows, which are padding, are left out."""
+def pair_statistics(p: Tensor, q: Tensor) -> PairStatistics:
+    """Compare two networks' logits [T, vocabulary] after the same tokens, without the padding rows of the longer vocabulary."""
     width = min(p.shape[-1], q.shape[-1])
     p, q = p[:, :width], q[:, :width]
     forward, backward = np.zeros(len(p), dtype=np.float32), np.zeros(len(p), dtype=np.float32)
     for rows in _chunks(len(p), width):
         forward[rows], backward[rows] = divergence(p[rows], q[rows]).numpy(), divergence(q[rows], p[rows]).numpy()
-    return PairNumbers(forward, backward, (p.argmax(-1) == q.argmax(-1)).numpy())
+    return PairStatistics(forward, backward, (p.argmax(-1) == q.argmax(-1)).numpy())
 
 
 def _chunks(rows: int, width: int) -> Iterator[slice]:
-    """Yield row ranges so that a table of them stays small."""
+    """Yield row ranges of at most CHUNK_VALUES logits each."""
     step = max(1, CHUNK_VALUES // width)
     for at in range(0, rows, step):
         yield slice(at, min(at + step, rows))
