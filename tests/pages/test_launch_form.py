@@ -111,7 +111,7 @@ def test_a_warm_up_in_steps_is_visible_and_gives_way_unless_it_was_typed(site: C
     page.number_input(key="launch_max_steps").set_value(20).run()
     assert (shown(page)["max_steps"], shown(page)["warmup_steps"]) == (20, None)
     page.number_input(key="launch_warmup_steps").set_value(30).run()
-    assert page.number_input(key="launch_warmup_steps").label == ":red[Warm-up steps]"
+    assert plain("“Warm-up steps” 30 is longer than the run of “Steps” 20") in words(page)
     assert page.button(key="launch_go").disabled
 
 
@@ -134,7 +134,6 @@ def test_a_value_out_of_range_stays_with_its_error_and_refuses_the_launch(site: 
     page.number_input(key=f"launch_{path}").set_value(value).run()
     assert page.number_input(key=f"launch_{path}").value == value
     assert plain(text) in words(page)
-    assert page.number_input(key=f"launch_{path}").label.startswith(":red[")
     assert (page.button(key="launch_go").disabled, page.button(key="launch_go").label) == (True, "Correct the values first")
 
 
