@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class RoundhouseError(Exception):
-    """Say what happened, with which value, and what to do about it.
+    """Base of all errors: what happened, with which value, and the remedy.
 
     `message` is one or two sentences. `remedy` is the next action, empty when the message already contains it.
     `field` names the input at fault, when there is one.
@@ -32,7 +32,7 @@ class RoundhouseError(Exception):
 
 
 class InvalidInput(RoundhouseError):
-    """A value that was given can't be used."""
+    """A given value is invalid."""
 
 
 class NotFound(RoundhouseError):
@@ -40,16 +40,16 @@ class NotFound(RoundhouseError):
 
 
 class Conflict(RoundhouseError):
-    """The object's present state forbids the action."""
+    """The object's current state forbids the action."""
 
 
 class NotAllowed(RoundhouseError):
-    """The person who asks may not do this."""
+    """The person lacks permission."""
 
 
 class Unavailable(RoundhouseError):
-    """A part that this needs does not answer."""
+    """A required service does not answer."""
 
 
 class JobFailed(RoundhouseError):
-    """Work on a worker ended badly, for a reason that can be put in words."""
+    """A job failed for a known reason."""

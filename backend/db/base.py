@@ -1,4 +1,4 @@
-"""What every table shares: the declarative base, UTC timestamps, short ids."""
+"""Declarative base of every table, UTC timestamps and short ids."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import JSON, TypeDecorator
 
-ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no characters that are mistaken for each other
+ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # without characters that look alike
 
 
 def new_id() -> str:
-    """Return a random id of 12 characters (59 bits) that is safe in a URL."""
+    """Return a random URL-safe id of 12 characters (59 bits)."""
     return "".join(secrets.choice(ALPHABET) for _ in range(12))
 
 
 def utc_now() -> datetime:
-    """Return the present moment, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC; SQLite forgets the zone, so it is put back on reading."""
+    """A time in UTC. SQLite stores no zone, so reading adds it."""
 
     impl = DateTime(timezone=True)
     cache_ok = True

@@ -47,7 +47,7 @@ class Database:
 
     @contextmanager
     def erase(self) -> Iterator[Session]:
-        """Open a session like `write`, for deleting what somebody wrote: SQLite overwrites it in its file and its log as well."""
+        """Open a session like `write` for deleting user content: SQLite overwrites it in its file and its write-ahead log too."""
         with self.write() as session:
             if self.is_sqlite:
                 session.connection().exec_driver_sql("PRAGMA secure_delete=ON")

@@ -1,4 +1,4 @@
-"""Datasets, tokenizers, architectures, checkpoints, and what was found out about them."""
+"""Datasets, tokenizers, architectures, checkpoints and their analyses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DatasetVersion(Table):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     number: Mapped[int]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)  # derived from; how is in provenance
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"), index=True)  # provenance holds the change
     content_hash: Mapped[str | None] = mapped_column(String(64), index=True)
     folder: Mapped[str | None] = mapped_column(String(300))
     source: Mapped[str] = mapped_column(String(400), default="")
@@ -83,7 +83,7 @@ class Architecture(Table):
 
 
 class Checkpoint(Table):
-    """Weights in a folder. `origin`: `run` (written by training) or `added` (a base brought in)."""
+    """Weights in a folder. `origin`: `run` (written by training) or `added` (an imported base)."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("run_id", "step"),)
@@ -110,7 +110,7 @@ class Checkpoint(Table):
 
 
 class Analysis(Table):
-    """A job's finding about a dataset, a tokenizer or a checkpoint. `kind` is that of the job; what was asked is in `config`."""
+    """A stored analysis of a dataset, tokenizer or checkpoint. `kind` is the job's; `config` holds the request."""
 
     __tablename__ = "analyses"
     __table_args__ = (Index("ix_analyses_kind_created_at", "kind", "created_at"),)

@@ -27,7 +27,7 @@ class Evaluation(Table):
 
 
 class Score(Table):
-    """An evaluation's number, with its standard error and interval."""
+    """A metric of an evaluation with standard error and interval."""
 
     __tablename__ = "scores"
     __table_args__ = (UniqueConstraint("evaluation_id", "metric"),)
@@ -43,7 +43,7 @@ class Score(Table):
 
 
 class EvaluationItem(Table):
-    """What happened on one item: the join key of paired comparisons is `item_hash`."""
+    """The result of one item. `item_hash` joins paired comparisons."""
 
     __tablename__ = "evaluation_items"
     __table_args__ = (UniqueConstraint("evaluation_id", "item_hash"),)
@@ -86,7 +86,7 @@ class Contestant(Table):
 
 
 class CampaignPrompt(Table):
-    """One prompt of a campaign, as messages. `content_hash` tells whether two campaigns share a prompt."""
+    """One prompt of a campaign, as messages. Equal prompts of two campaigns have the same `content_hash`."""
 
     __tablename__ = "campaign_prompts"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -97,7 +97,7 @@ class CampaignPrompt(Table):
 
 
 class Completion(Table):
-    """What a contestant answered to a prompt. Two that differ only in space at the ends share a `text_hash` and never meet in a battle."""
+    """A contestant's answer to a prompt. Answers that differ only in outer whitespace share a `text_hash` and never meet in a battle."""
 
     __tablename__ = "completions"
     __table_args__ = (UniqueConstraint("prompt_id", "contestant_id"),)
@@ -112,7 +112,7 @@ class Completion(Table):
 
 
 class Rater(Table):
-    """Who votes: a signed-in user, the person on loopback, or the holder of a link (only the hash of its secret is kept).
+    """A voter: a signed-in user, the person on loopback, or the holder of a link (only the hash of its secret is kept).
 
     `created_by` is the account that made the link.
     """
@@ -129,7 +129,7 @@ class Rater(Table):
 
 
 class Battle(Table):
-    """One prompt, two completions, sides shuffled. `completion_a_id` is what was shown as side a.
+    """One prompt, two completions, sides shuffled. `completion_a_id` was shown as side a.
 
     `pair` is the two contestants' ids in alphabetical order: a rater meets a prompt with a pair once. A vote after `expires_at` is
     refused; serving the battle again renews it.

@@ -1,4 +1,4 @@
-"""Jobs and what they report: runs, metric points, log lines, samples, workers, slots."""
+"""Jobs, runs, metric points, log lines, samples, workers and slots."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ class Run(Table):
     tokenizer_id: Mapped[str | None] = mapped_column(ForeignKey("tokenizers.id"))
     base_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True), index=True)
     group_id: Mapped[str | None] = mapped_column(ForeignKey("run_groups.id"), index=True)
-    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)  # the run whose config this one was made from
-    warnings: Mapped[list[Any]] = mapped_column(default=list)  # what was said before the launch, and launched all the same
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("runs.id"), index=True)  # the run that this config was copied from
+    warnings: Mapped[list[Any]] = mapped_column(default=list)  # warnings that were accepted at launch
     tags: Mapped[list[str]] = mapped_column(default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
     last_step: Mapped[int] = mapped_column(default=0)
     summary: Mapped[dict[str, Any]] = mapped_column(default=dict)
     origin: Mapped[str] = mapped_column(String(10), default="launched")
-    packed_to: Mapped[int] = mapped_column(default=0)  # points of the steps before this one lie in metric_blocks too
-    curve_resets: Mapped[int] = mapped_column(default=0)  # how often points were dropped: a browser that saw fewer asks for all again
+    packed_to: Mapped[int] = mapped_column(default=0)  # points before this step are also in metric_blocks
+    curve_resets: Mapped[int] = mapped_column(default=0)  # number of times points were deleted: a browser with a lower count reloads all
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     archived_at: Mapped[datetime | None]
@@ -94,7 +94,7 @@ class RunGroup(Table):
 
 
 class Measurement(Table):
-    """Peak memory and speed of one training setting, measured by a probe or by a run, beside what arithmetic had said.
+    """Peak memory and speed of one training setting, measured by a probe or run, beside the estimate.
 
     `setting` is what memory and speed depend on (shape, context, micro-batch, precision, method, ...); `bytes` are per process.
     """
@@ -137,7 +137,7 @@ class MetricPoint(Table):
 
 
 class MetricBlock(Table):
-    """Copies of the points of 4,096 steps of one metric, packed, so that a long curve is read in few rows. Can be made again at any time.
+    """4,096 steps of one metric packed into a row, so that long curves read few rows. Can be rebuilt at any time.
 
     `points` holds the steps (int64), then the values, then the times (float64), little-endian.
     """
@@ -163,7 +163,7 @@ class LogLine(Table):
 
 
 class Sample(Table):
-    """A completion that a run wrote at a step, for one of its fixed prompts."""
+    """A completion of one of a run's fixed prompts at a step."""
 
     __tablename__ = "samples"
     __table_args__ = (Index("ix_samples_run_step", "run_id", "step"),)
@@ -175,7 +175,7 @@ class Sample(Table):
 
 
 class Worker(Table):
-    """A Celery process that said it lives, and what its machine looks like."""
+    """A Celery process with its last heartbeat and the state of its machine."""
 
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
@@ -190,7 +190,7 @@ class Worker(Table):
 
 
 class Slot(Table):
-    """A GPU of a machine that a job holds. The primary key is what keeps two jobs off one GPU."""
+    """A GPU of a machine that a job holds. The primary key keeps two jobs off one GPU."""
 
     __tablename__ = "slots"
     host: Mapped[str] = mapped_column(String(80), primary_key=True)

@@ -11,7 +11,7 @@ from backend.db.base import Table, new_id, utc_now
 
 
 class User(Table):
-    """An account. `session_epoch` rises to end every cookie that was given out."""
+    """An account. Raising `session_epoch` ends every issued cookie."""
 
     __tablename__ = "users"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -24,7 +24,7 @@ class User(Table):
 
 
 class ApiKey(Table):
-    """A key for /v1. Only its SHA-256 is kept; `hint` is its last four characters."""
+    """A key for /v1. Only its SHA-256 is stored; `hint` is its last four characters."""
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)

@@ -22,7 +22,7 @@ class Endpoint(Table):
 
 
 class Deployment(Table):
-    """An endpoint bound to a checkpoint with a number of replicas. History is kept: a new deployment stops the one before."""
+    """An endpoint bound to a checkpoint with a number of replicas. A new deployment stops the previous one; history is kept."""
 
     __tablename__ = "deployments"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -67,7 +67,7 @@ class Usage(Table):
 
 
 class Conversation(Table):
-    """A chat that somebody keeps. Belongs to a user, or to nobody on a loopback installation."""
+    """A stored chat. Belongs to a user; on a loopback installation, to none."""
 
     __tablename__ = "conversations"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)

@@ -1,4 +1,4 @@
-"""Names: which are allowed, and near matches of a mistyped one."""
+"""Validate names, and suggest near matches of a mistyped one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backend.errors import InvalidInput, NotFound
 
 
 def clean_name(text: str, *, what: str, limit: int = 120) -> str:
-    """Return a name without spaces around it. Raises InvalidInput if it is empty, too long, or holds `@` or control characters.
+    """Strip a name and validate it. Raises InvalidInput if it is empty, too long, or holds `@` or control characters.
 
     `@` is kept for versions: `stories@3`.
     """
@@ -24,7 +24,7 @@ def clean_name(text: str, *, what: str, limit: int = 120) -> str:
 
 
 def not_found(what: str, name: str, known: Iterable[str], *, remedy: str = "") -> NotFound:
-    """Return the error for a name that nothing has, with the names that are near it."""
+    """Return the NotFound error of an unknown name, with similar names."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     near += [other for other in names if other not in near and name.lower() in other.lower()]
@@ -34,7 +34,7 @@ def not_found(what: str, name: str, known: Iterable[str], *, remedy: str = "") -
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a mistyped one is closest to, None if none is close.
+    """Return the known name closest to a mistyped one, or None.
 
     Example:
         >>> nearest("max_stepz", ["max_steps", "seed"])

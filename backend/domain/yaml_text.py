@@ -1,4 +1,4 @@
-"""YAML that comes from outside (recipes, architectures, front matter): bounded, without aliases, so that no text can grow while it is read."""
+"""Parse untrusted YAML (recipes, architectures, front matter): bounded and without aliases, so that it can't expand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_CHARACTERS = 200_000
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader without aliases: nine lines of them stand for a billion values ("billion laughs")."""
+    """SafeLoader without aliases: nine lines of them expand to a billion values ("billion laughs")."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -40,7 +40,7 @@ def parse_yaml(text: str, *, what: str) -> Any:
 
 
 def _words(error: yaml.YAMLError) -> str:
-    """Say in one line what is wrong and where."""
+    """Return a one-line description of the error with its position."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem or error.context}"
     if isinstance(error, yaml.reader.ReaderError):
