@@ -28,6 +28,8 @@ from pages.components.words import ago, size
 
 REFRESH_S = 2.0
 MOST_WORKING = 3
+SEEN = "overview_seen"
+"""Key of the session state: what was active when the strip was last drawn."""
 
 STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter of its address
     StepKind.ENDPOINT: ("error", routes.ENDPOINTS, ""),
@@ -46,7 +48,19 @@ RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the b
 
 
 def draw_strip(strip: Strip) -> None:
-    """Draw work in progress with live bars, load of the machines, free disk, and the health of endpoints."""
+    """Draw work in progress with live bars, load of the machines, free disk, and the health of endpoints.
+
+    The page runs again when a job or an endpoint starts or ends, since that changes the next steps.
+    """
+    active = (
+        *(run.id for run in strip.runs),
+        *(job.id for job in strip.jobs),
+        *(f"{one.name} {one.is_healthy}" for one in strip.endpoints),
+    )
+    seen = st.session_state.get(SEEN)
+    st.session_state[SEEN] = active
+    if seen is not None and set(seen) != set(active):
+        st.rerun()
     with st.container(border=True, key="overview_strip"):
         draw_work(strip)
         with st.grid("auto", min_column_width=160):
@@ -224,6 +238,7 @@ def draw_campaigns(overview: Overview) -> None:
 def main() -> None:
     """Draw the first page."""
     with page_frame("Overview") as (ctx, person):
+        st.session_state[SEEN] = None
         st.fragment(lambda: draw_strip(get_strip(ctx)), run_every=REFRESH_S)()
         overview = get_overview(ctx, person=person)
         draw_steps(ctx, person, overview)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.bootstrap import build_context
+from backend.domain.jobs.states import Status
+from backend.services.context import Context
+from tests.support import run_world
 from tests.support.browser import FLAGS, SETTLED, chromium
 from tests.support.filled_installation import Filled, fill
 from tests.support.page_server import page_server
@@ -58,15 +62,24 @@ WHERE_NONE_IS_A_CHOICE = {"launch", "playground", "conversation"}
 """Pages with a list in which None is an entry."""
 
 
+@dataclass(frozen=True)
+class Pages:
+    """Pages over an installation with one of everything."""
+
+    url: str
+    filled: Filled
+    ctx: Context
+
+
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[tuple[str, Filled]]:
+def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Pages]:
     """Pages over an installation with one of everything."""
     home = tmp_path_factory.mktemp("filled")
     (home / "models.db").write_bytes(migrated_database.read_bytes())
     context = build_context(make_settings(home), migrate=False)
     filled = fill(context)
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
-        yield server.url, filled
+        yield Pages(server.url, filled, context)
     context.db.dispose()
 
 
@@ -90,8 +103,8 @@ def visit_all(browser: Browser, url: str, filled: Filled, *, width: int) -> Iter
 
 
 @pytest.mark.parametrize("width", [390, 820])
-def test_no_page_overflows_hides_a_button_or_breaks_a_word(browser: Browser, installation: tuple[str, Filled], width: int) -> None:
-    url, filled = installation
+def test_no_page_overflows_hides_a_button_or_breaks_a_word(browser: Browser, installation: Pages, width: int) -> None:
+    url, filled = installation.url, installation.filled
     found: dict[str, object] = {}
     for name, tab in visit_all(browser, url, filled, width=width):
         if (overflow := tab.evaluate(OVERFLOW)) > 0:
@@ -103,10 +116,8 @@ def test_no_page_overflows_hides_a_button_or_breaks_a_word(browser: Browser, ins
     assert found == {}
 
 
-def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(
-    browser: Browser, installation: tuple[str, Filled]
-) -> None:
-    url, filled = installation
+def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(browser: Browser, installation: Pages) -> None:
+    url, filled = installation.url, installation.filled
     label = (
         "() => getComputedStyle(document.querySelector('[class*=st-key-tablerow-datasets-] .stColumn:nth-child(2)'), '::before').content"
     )
@@ -120,8 +131,8 @@ def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_scre
         tab.context.close()
 
 
-def test_no_page_shows_a_raw_value_or_reads_one_out(browser: Browser, installation: tuple[str, Filled]) -> None:
-    url, filled = installation
+def test_no_page_shows_a_raw_value_or_reads_one_out(browser: Browser, installation: Pages) -> None:
+    url, filled = installation.url, installation.filled
     found: dict[str, str] = {}
     for name, tab in visit_all(browser, url, filled, width=1440):
         shown = "\n".join([tab.inner_text(".stMain"), *tab.evaluate(SPOKEN)])
@@ -133,8 +144,8 @@ def test_no_page_shows_a_raw_value_or_reads_one_out(browser: Browser, installati
     assert found == {}
 
 
-def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: tuple[str, Filled]) -> None:
-    url, filled = installation
+def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: Pages) -> None:
+    url, filled = installation.url, installation.filled
     tab = browser.new_context(timezone_id=TIME_ZONE, viewport={"width": 1440, "height": 900}).new_page()
     tab.goto(url + filled.addresses["endpoints"])
     tab.wait_for_function(SETTLED, timeout=60_000)
@@ -143,4 +154,18 @@ def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: t
     local = tab.evaluate("new Date().toLocaleTimeString('en-GB', {hour: '2-digit', timeZone: 'America/New_York'})")
     assert re.search(rf"\b{local}:\d\d", text), f"{text} at {local} o'clock"
     assert "UTC" not in text
+    tab.context.close()
+
+
+def test_the_overview_follows_what_happens_without_being_reloaded(browser: Browser, installation: Pages) -> None:
+    tab = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    tab.goto(installation.url)
+    tab.wait_for_function(SETTLED, timeout=60_000)
+    tab.evaluate("window.mark = 'kept'")
+    tab.get_by_text("3 jobs queued").wait_for()
+    run = run_world.launch(installation.ctx, name="launched-meanwhile", seed=9)
+    tab.get_by_text("4 jobs queued").wait_for(timeout=20_000)
+    run_world.end(installation.ctx, run_world.claim(installation.ctx, run), Status.FAILED, cause="Out of memory.")
+    tab.get_by_text("The run launched-meanwhile failed: Out of memory.").wait_for(timeout=20_000)
+    assert tab.evaluate("window.mark") == "kept"
     tab.context.close()

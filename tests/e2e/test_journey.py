@@ -87,7 +87,7 @@ def launch(visitor: Visitor, address: str, *, name: str, steps: int) -> None:
 
 def test_a_newcomer_trains_and_watches(installation: Installation, visitor: Visitor) -> None:
     visitor.go("/")
-    visitor.sees("From data to chat in five steps")
+    visitor.sees("Next")
     wait_until(lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content")
     launch(visitor, "/launch", name="First stories", steps=80)
     address = visitor.page.url
