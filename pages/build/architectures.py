@@ -85,8 +85,11 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
 
 
 def draw_yaml(config: ArchitectureConfig | None) -> None:
-    """Draw the config as YAML and the form that reads YAML. What is open stays open while the page changes above it."""
-    with st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun"):
+    """Draw the config as YAML and the form that reads YAML, once opened: a browser loads 1.6 MB to colour code."""
+    panel = st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun")
+    if not panel.open:
+        return
+    with panel:
         if config is not None:
             st.code(architecture_yaml(config), language="yaml")
             st.caption("`roundhouse architecture describe FILE.yaml` reads the same YAML.")

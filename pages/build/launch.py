@@ -110,12 +110,14 @@ def _exists(ctx: Context, dataset: str) -> bool:
 
 
 def draw_yaml(config: RunConfig | None) -> None:
-    """Draw the config as YAML, and a field to paste other YAML."""
-    st.subheader("As YAML", anchor=False)
-    if config is not None:
-        st.code(config.to_yaml(), language="yaml", wrap_lines=True)
-    else:
-        st.caption("The YAML appears when the form is complete and valid.")
+    """Draw the config as YAML, once opened, and a field to paste other YAML."""
+    panel = st.expander("As YAML", icon=":material/data_object:", key="launch_yaml_panel", on_change="rerun")
+    if panel.open:  # a browser loads 1.6 MB to colour code
+        with panel:
+            if config is not None:
+                st.code(config.to_yaml(), language="yaml", wrap_lines=True)
+            else:
+                st.caption("The YAML appears when the form is complete and valid.")
     with st.popover("Paste YAML", icon=":material/content_paste:"):
         text = st.text_area("A recipe", key="launch_yaml", height=260, placeholder="objective: pretrain\ndataset: …")
         if st.button("Use it", key="launch_use_yaml", type="primary"):

@@ -22,7 +22,7 @@ from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
 from tests.support.base_folders import save_base
 from tests.support.job_work import do_job
-from tests.support.opening import EVIL, assert_sound, open_page, words
+from tests.support.opening import EVIL, assert_sound, figures, open_page, open_panel, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 
@@ -170,10 +170,9 @@ def test_every_family_has_its_fields_and_says_what_it_can_not_do(site: Context) 
         assert family.network_class in words(app)
         assert all(reason in words(app) for reason in family.fixed.values() if reason.startswith("BLOOM's")), name
         assert not app.button(key="architecture_save").disabled, f"{name}: the sizes that were there still make a network"
-        (chart,) = [c for c in app.get("plotly_chart") if "block" in str(c.proto.id)]
-        texts = [note["text"] for note in json.loads(chart.proto.spec)["layout"]["annotations"]]
-        assert "<b>× 4</b>" in texts, "the block is drawn as often as there are layers"
-        assert any(family.norm.split(",")[0].split()[0] in text for text in texts)
+        (block,) = [body for alt, body in figures(app).items() if "blocks, each" in alt]
+        assert ">× 4<" in block, "the block is drawn once, with the number of layers"
+        assert f">{family.norm.split(',')[0].split()[0]}<" in block
 
 
 def test_the_kind_of_attention_decides_the_key_value_heads(site: Context) -> None:
@@ -212,7 +211,7 @@ def test_memory_follows_what_is_trained_and_the_largest_micro_batch_follows_the_
 
 
 def test_architecture_from_yaml_fills_the_form(site: Context) -> None:
-    app = open_page("build/architectures.py")
+    app = open_panel(open_page("build/architectures.py"), "architecture_yaml_panel")
     app.text_area(key="architecture_yaml").input("num_layers: 7\nwidth: 96\nnum_heads: 3\nnum_kv_heads: 1\n")
     app.button(key="architecture_read").click().run()
     assert_sound(app)
@@ -232,6 +231,7 @@ def test_architecture_takes_its_vocabulary_from_a_tokenizer(site: Context) -> No
     assert app.text_input(key="architecture_num_layers").value == "9"
     app.selectbox(key="architecture_tokenizer").select("bytes").run()
     assert app.text_input(key="architecture_vocab_size").value == "262"
+    open_panel(app, "architecture_yaml_panel")
     app.text_area(key="architecture_yaml").input("vocab_size: 2048\n")
     app.button(key="architecture_read").click().run()
     assert app.text_input(key="architecture_vocab_size").value == "2048", "the text wins over the tokenizer that was chosen before"

@@ -11,7 +11,7 @@ from backend.domain.training.config import parse_run_config
 from backend.domain.training.config_fields import flatten
 from backend.services.architectures import save_architecture
 from backend.services.context import LOCAL, Context
-from tests.support.opening import open_page
+from tests.support.opening import open_page, open_panel
 from tests.support.run_world import SHAPE, add_dataset, add_tokenizer
 
 
@@ -31,7 +31,7 @@ def keys(page: AppTest) -> set[str]:
 
 def shown(page: AppTest) -> dict[str, Any]:
     """The config that the page shows as YAML."""
-    return flatten(parse_run_config(page.code[0].value))
+    return flatten(parse_run_config(open_panel(page, "launch_yaml_panel").code[0].value))
 
 
 def add_base(ctx: Context, name: str = "oak", *, parameters: int = 1_000_000, context: int = 512) -> None:

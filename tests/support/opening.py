@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def words(app: AppTest) -> str:
     messages = [*app.error, *app.warning, *app.info, *app.success]
     metrics = [f"{metric.label}: {metric.value}" for metric in app.metric]
     return "\n".join([*(str(part.value) for part in [*texts, *messages]), *metrics, *(button.label for button in app.button)])
+
+
+def figures(app: AppTest) -> dict[str, str]:
+    """Return the figures that are drawn as HTML, by the text for who can't see them."""
+    bodies = [str(part.proto.body) for part in app.get("html")]
+    return {unescape(match[1]): body for body in bodies if (match := re.match(r'<figure role="img" aria-label="([^"]*)"', body))}
+
+
+def open_panel(app: AppTest, key: str) -> AppTest:
+    """Open an expander whose content is drawn when it is open."""
+    app.session_state[key] = True
+    return app.run()
 
 
 def assert_sound(app: AppTest) -> None:

@@ -8,14 +8,14 @@ from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.architecture_report import describe
 from backend.domain.estimates.setting import Precision
 from backend.domain.wording import short
-from pages.components.architectures.diagram import block_diagram, diagram_words, layers_strip
+from pages.components.architectures.diagram import block_diagram, describe_diagram, layers_strip
 from pages.components.architectures.figures import parameters_bar
-from pages.components.charts.style import STATIC
+from pages.components.charts.html import figure
 from pages.components.words import size
 
 
 def draw_cost(config: ArchitectureConfig) -> Precision:
-    """Draw parameters, FLOPs and cache of an architecture; return the precision that was chosen."""
+    """Draw parameters, FLOPs and KV cache of an architecture; return the chosen precision."""
     precision: Precision = st.segmented_control(
         "Precision", ("fp32", "bf16"), key="architecture_precision", default="fp32", required=True, help="fp32 on the CPU, bf16 on a GPU."
     )
@@ -33,20 +33,15 @@ def draw_cost(config: ArchitectureConfig) -> Precision:
         spared = size(report.kv_cache_expanded_bytes_per_token)
         st.caption(f"Without the latent it would be {spared} per token.")
     st.caption(f"{report.parameters:,} parameters by component")
-    st.plotly_chart(
-        parameters_bar(report.parameters_by_component),
-        key="architecture_parts",
-        config=STATIC,
-        alt="Parameters by component",
-    )
+    st.html(figure(parameters_bar(report.parameters_by_component), alt="Parameters by component"))
     return precision
 
 
 def draw_block(config: ArchitectureConfig) -> None:
     """Draw a diagram of one block, and of the layers where they differ."""
     st.caption("One block")
-    st.plotly_chart(block_diagram(config), key="architecture_block", config=STATIC, alt=diagram_words(config))
+    st.html(figure(block_diagram(config), alt=describe_diagram(config)))
     strip = layers_strip(config)
     if strip is not None:
         st.caption("Layers")
-        st.plotly_chart(strip, key="architecture_layers", config=STATIC, alt="Layers by kind")
+        st.html(figure(strip, alt="Layers by kind"))

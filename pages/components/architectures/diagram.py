@@ -1,24 +1,26 @@
-"""Diagram of one block of a network. Pure: a config in, a Plotly figure out."""
+"""Diagram of one block of a network. Pure: a config in, HTML out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import plotly.graph_objects as go
+from html import escape
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.wording import short
-from pages.components.charts.style import COLORS, MUTED
+from pages.components.charts.html import SMALL, legend, swatch
+from pages.components.charts.style import COLORS, MUTED, fade
 
 EMBEDDING, ATTENTION, FEED_FORWARD, NORM, HEAD = COLORS[:5]
 EXPERTS = COLORS[5]
-BOX_HEIGHT, GAP = 0.78, 0.34
+BRACKET = "1.1rem"
+"""Width of the line of a residual connection beside its boxes."""
+ARROW = f'<div style="height:.7rem;width:1.5px;margin:0 auto;background:{MUTED}"></div>'
 
 
 @dataclass(frozen=True)
 class Box:
-    """A step of a block. `adds` marks the end of a residual connection that starts `since` boxes before."""
+    """A module. With `adds` its output is added to the input of the module `since` boxes before it (a residual connection)."""
 
     title: str
     detail: str
@@ -28,7 +30,7 @@ class Box:
 
 
 def block_boxes(config: ArchitectureConfig) -> list[Box]:
-    """Return the steps of one block, first to last."""
+    """Return the modules inside one block, first to last."""
     family = FAMILIES[config.family]
     norm = family.norm.split(" ")[0].rstrip(",")
     twice = config.family == "gemma3"
@@ -87,111 +89,67 @@ def layer_kinds(config: ArchitectureConfig) -> list[str]:
     return kinds
 
 
-def block_diagram(config: ArchitectureConfig) -> go.Figure:
+def block_diagram(config: ArchitectureConfig) -> str:
     """Return the network from tokens to logits, with one block in detail."""
     family = FAMILIES[config.family]
     positions = {"gpt2": f", {config.context:,} learned positions added", "bloom": ", normed"}.get(config.family, "")
     head = "tied to the embedding" if config.tie_embeddings else "untied"
-    inside = block_boxes(config)
-    boxes = [
-        Box("Embedding", f"{config.vocab_size:,} tokens → {config.width}{positions}", EMBEDDING),
-        *inside,
-        Box(family.norm.split(" ")[0].rstrip(","), f"{config.width}", NORM),
-        Box("Output head", f"{config.width} → {config.vocab_size:,}, {head}", HEAD),
-    ]
-    figure = go.Figure()
-    tops = _draw_boxes(figure, boxes, inside=len(inside))
-    first, last = tops[1], tops[len(inside)]
-    figure.add_shape(
-        type="rect",
-        x0=-0.07,
-        x1=1.07,
-        y0=first + BOX_HEIGHT / 2 + GAP / 2,
-        y1=last - BOX_HEIGHT / 2 - GAP / 2,
-        line={"color": MUTED, "dash": "dot", "width": 1.5},
-        layer="below",
+    embedding = Box("Embedding", f"{config.vocab_size:,} tokens → {config.width}{positions}", EMBEDDING)
+    norm = Box(family.norm.split(" ")[0].rstrip(","), f"{config.width}", NORM)
+    output = Box("Output head", f"{config.width} → {config.vocab_size:,}, {head}", HEAD)
+    block = (
+        f'<div style="display:flex;align-items:center;gap:.7rem"><div style="flex:1;min-width:0;padding:.55rem .55rem .4rem;'
+        f'border:1.5px dotted {MUTED};border-radius:.4rem">{_draw_inside(block_boxes(config))}</div>'
+        f'<strong style="white-space:nowrap">× {config.num_layers}</strong></div>'
     )
-    figure.add_annotation(
-        x=1.09, y=(first + last) / 2, text=f"<b>× {config.num_layers}</b>", showarrow=False, xanchor="left", font={"size": 15}
-    )
-    figure.update_layout(
-        height=int(46 * len(boxes) + 20),
-        margin={"l": 0, "r": 0, "t": 4, "b": 4},
-        showlegend=False,
-        hovermode=False,
-        dragmode=False,
-        xaxis={"visible": False, "range": [-0.08, 1.17], "fixedrange": True},
-        yaxis={"visible": False, "range": [tops[-1] - 0.7, tops[0] + 0.7], "fixedrange": True},
-    )
-    return figure
+    return ARROW.join([_draw_box(embedding), block, _draw_box(norm), _draw_box(output)])
 
 
-def _draw_boxes(figure: go.Figure, boxes: list[Box], *, inside: int) -> list[float]:
-    """Draw boxes from top to bottom with the residuals beside them; return their centres."""
-    tops: list[float] = []
-    height = 0.0
+def _draw_inside(boxes: list[Box]) -> str:
+    """Draw the boxes of a block; those that a residual connection goes round stand in a bracket that ends in ⊕."""
+    groups: list[str] = []
+    start = 0
     for index, box in enumerate(boxes):
-        if index in (1, 1 + inside):  # room for the border of the block
-            height -= GAP
-        tops.append(height)
-        y0, y1 = height - BOX_HEIGHT / 2, height + BOX_HEIGHT / 2
-        figure.add_shape(type="rect", x0=0, x1=1, y0=y0, y1=y1, line={"color": box.color, "width": 1.5}, fillcolor=box.color, opacity=0.16)
-        figure.add_annotation(x=0.02, y=height, text=f"<b>{box.title}</b>", showarrow=False, xanchor="left", font={"size": 13})
-        figure.add_annotation(
-            x=0.98, y=height, text=_two_lines(box.detail), showarrow=False, xanchor="right", align="right", font={"size": 11}
-        )
-        if index + 1 < len(boxes):
-            figure.add_shape(type="line", x0=0.5, x1=0.5, y0=y0, y1=y0 - GAP, line={"color": MUTED, "width": 1.2}, layer="below")
         if box.adds:
-            start = tops[index - box.since] + BOX_HEIGHT / 2 + GAP / 3
-            end = y0 - GAP / 3
-            path = f"M 0.5,{start} L -0.035,{start} L -0.035,{end} L 0.5,{end}"
-            figure.add_shape(type="path", path=path, line={"color": MUTED, "width": 1.2}, layer="below")
-            figure.add_annotation(x=0.5, y=end, text="⊕", showarrow=False, font={"size": 14})
-        height -= BOX_HEIGHT + GAP
-    return tops
+            before = [_draw_box(each) for each in boxes[start : index - box.since]]
+            inside = ARROW.join(_draw_box(each) for each in boxes[index - box.since : index + 1])
+            groups += [*before, _draw_residual(inside)]
+            start = index + 1
+    between = f'<div style="padding-left:{BRACKET}">{ARROW}</div>'
+    return between.join([*groups, *(_draw_box(each) for each in boxes[start:])])
 
 
-def _two_lines(text: str, limit: int = 44) -> str:
-    """Break a long detail between its parts."""
-    if len(text) <= limit:
-        return text
-    middle = len(text) / 2
-    breaks = [at for at, sign in enumerate(text) if sign in ";," and text[at + 1 : at + 2] == " "]
-    at = min(breaks, key=lambda place: abs(place - middle), default=None)
-    return text if at is None else f"{text[: at + 1]}<br>{text[at + 2 :]}"
+def _draw_residual(inside: str) -> str:
+    bracket = f"position:absolute;left:0;width:{BRACKET};top:-.35rem;bottom:.62rem;border:1.2px solid {MUTED};border-right:0;border-radius:.4rem 0 0 .4rem"
+    plus = f'<div style="text-align:center;line-height:1.25rem;color:{MUTED}" title="The input is added to the output">⊕</div>'
+    return f'<div style="position:relative;padding-left:{BRACKET}"><div style="{bracket}"></div>{inside}{plus}</div>'
 
 
-def layers_strip(config: ArchitectureConfig) -> go.Figure | None:
+def _draw_box(box: Box) -> str:
+    return (
+        f'<div style="position:relative;display:flex;flex-wrap:wrap;justify-content:space-between;align-items:center;gap:.1rem 1rem;'
+        f'padding:.3rem .6rem;border:1.5px solid {box.color};border-radius:.3rem;background:{fade(box.color, 0.14)}">'
+        f'<strong style="font-size:.87rem">{escape(box.title)}</strong>'
+        f'<span style="font-size:.76rem;text-align:right;margin-left:auto">{escape(box.detail)}</span></div>'
+    )
+
+
+def layers_strip(config: ArchitectureConfig) -> str | None:
     """Return the layers side by side, coloured by kind; None where all are alike."""
     kinds = layer_kinds(config)
-    names = list(dict.fromkeys(kinds))
-    if len(names) < 2:
+    colors = dict(zip(dict.fromkeys(kinds), (ATTENTION, EMBEDDING, EXPERTS, HEAD), strict=False))
+    if len(colors) < 2:
         return None
-    figure = go.Figure()
-    for name, color in zip(names, (ATTENTION, EMBEDDING, EXPERTS, HEAD), strict=False):
-        layers = [index + 1 for index, kind in enumerate(kinds) if kind == name]
-        figure.add_bar(
-            x=layers,
-            y=[1] * len(layers),
-            marker_color=color,
-            name=name,
-            width=0.82,
-            hovertemplate=f"layer %{{x}}: {name}<extra></extra>",
-        )
-    figure.update_layout(
-        height=104,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        barmode="stack",
-        showlegend=True,
-        legend={"orientation": "h", "y": -0.75, "x": 0},
-        yaxis={"visible": False, "fixedrange": True},
-        xaxis={"tickmode": "array", "tickvals": [1, config.num_layers], "fixedrange": True, "range": [0.4, config.num_layers + 0.6]},
+    cells = "".join(
+        f'<div title="{escape(f"layer {number}: {kind}")}" style="flex:1;background:{colors.get(kind, MUTED)}"></div>'
+        for number, kind in enumerate(kinds, start=1)
     )
-    return figure
+    strip = f'<div style="display:flex;gap:2px;height:30px;border-radius:.3rem;overflow:hidden">{cells}</div>'
+    ends = f'<div style="display:flex;justify-content:space-between;{SMALL}"><span>1</span><span>{config.num_layers}</span></div>'
+    return strip + ends + legend((name, swatch(color)) for name, color in colors.items())
 
 
-def diagram_words(config: ArchitectureConfig) -> str:
+def describe_diagram(config: ArchitectureConfig) -> str:
     """Return the diagram as alternative text."""
     steps = "; ".join(f"{box.title} ({box.detail})" for box in block_boxes(config))
     return f"{config.num_layers} blocks, each: {steps}. {short(config.vocab_size)} tokens."

@@ -1,15 +1,15 @@
-"""Figures of a network's shape. Pure: plain data in, a Plotly figure out."""
+"""Figures of a network's size. Pure: plain data in, HTML out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import plotly.graph_objects as go
-
 from backend.domain.wording import short
-from pages.components.charts.style import COLORS, lay_out_bar
+from pages.components.charts.html import Share, stacked_bar
+from pages.components.charts.style import COLORS, MUTED
+from pages.components.words import size
 
-LABELS: dict[str, str] = {
+COMPONENTS: dict[str, str] = {
     "embedding": "Embedding",
     "attention": "Attention",
     "feed_forward": "Feed-forward",
@@ -21,24 +21,38 @@ LABELS: dict[str, str] = {
     "positions": "Positions",
     "biases": "Biases",
 }
+MEMORY_PARTS: dict[str, str] = {
+    "weights": "Weights",
+    "gradients": "Gradients",
+    "optimizer": "Optimizer",
+    "activations": "Activations",
+    "logits": "Loss",
+    "temporary": "Workspace",
+    "overhead": "Libraries",
+    "beyond": "Correction",
+}
+LEAST_SHOWN = 0.004
 
 
-def parameters_bar(parts: Mapping[str, int]) -> go.Figure:
+def parameters_bar(parts: Mapping[str, int]) -> str:
     """Return the parameters by component as one stacked bar."""
     total = sum(count for key, count in parts.items() if key != "total")
-    rows = -(-sum(bool(parts.get(key)) for key in LABELS) // 3)  # rows of the legend on a narrow screen
-    figure = go.Figure()
-    for index, (key, label) in enumerate(LABELS.items()):
-        count = parts.get(key, 0)
-        if not count:
-            continue
-        share = count / total
-        figure.add_bar(
-            y=[""],
-            x=[count],
-            orientation="h",
-            marker_color=COLORS[index % len(COLORS)],
-            name=f"{label} {share:.0%}" if share >= 0.005 else f"{label} <1%",
-            hovertemplate=f"{label}: {short(count)} ({share:.1%})<extra></extra>",
-        )
-    return lay_out_bar(figure, total=total, legend_rows=rows)
+    return stacked_bar(
+        Share(label, count, f"{short(count)} · {count / total:.0%}" if count >= 0.005 * total else f"{short(count)} · <1%", _color(index))
+        for index, (key, label) in enumerate(COMPONENTS.items())
+        if (count := parts.get(key, 0))
+    )
+
+
+def memory_bar(parts: Mapping[str, int]) -> str:
+    """Return the parts of the peak as one stacked bar; parts below 0.4 % are left out."""
+    least = LEAST_SHOWN * sum(parts.values())
+    return stacked_bar(
+        Share(label, num_bytes, size(num_bytes), _color(index))
+        for index, (key, label) in enumerate(MEMORY_PARTS.items())
+        if (num_bytes := parts.get(key, 0)) and num_bytes >= least
+    )
+
+
+def _color(index: int) -> str:
+    return COLORS[index] if index < len(COLORS) else MUTED

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import plotly.graph_objects as go
 import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
@@ -15,21 +12,11 @@ from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.estimates.measurements import predict_setting
 from backend.services.jobs.devices import Device, list_devices, training_workers
-from pages.components.charts.style import COLORS, MUTED, STATIC, lay_out_bar
-from pages.components.words import figure_text, size
+from pages.components.architectures.figures import memory_bar
+from pages.components.charts.html import figure
+from pages.components.words import size
 
 SHOWN_DEVICES = ("24 GB", "40 GB", "80 GB")
-PARTS: dict[str, str] = {
-    "weights": "Weights",
-    "gradients": "Gradients",
-    "optimizer": "Optimizer",
-    "activations": "Activations",
-    "logits": "Loss",
-    "temporary": "Workspace",
-    "overhead": "Libraries",
-    "beyond": "Correction",
-}
-LEAST_SHOWN = 0.004
 MOMENTS = {
     "loss": "at the start of the backward pass: all activations, no gradients yet",
     "backward": "during the backward pass: activations are freed, gradients appear",
@@ -65,34 +52,9 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
                 "Not even one sequence fits. Enable activation recompute, use LoRA, or choose a larger device.", icon=":material/block:"
             )
     beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # as measured here with similar settings
-    st.plotly_chart(
-        memory_bar({**memory.formula.parts, **beyond}),
-        key="architecture_memory",
-        config=STATIC,
-        alt="Peak memory by part",
-    )
+    st.html(figure(memory_bar({**memory.formula.parts, **beyond}), alt="Peak memory by part"))
     source = say_source(memory)
     st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.")
-
-
-def memory_bar(parts: Mapping[str, int]) -> go.Figure:
-    """Return the parts of the peak as one stacked bar."""
-    total = max(1, sum(parts.values()))
-    shown = {key: num_bytes for key, num_bytes in parts.items() if num_bytes >= LEAST_SHOWN * total}
-    figure = go.Figure()
-    for index, (key, label) in enumerate(PARTS.items()):
-        num_bytes = shown.get(key, 0)
-        if num_bytes:
-            figure.add_bar(
-                y=[""],
-                x=[num_bytes],
-                orientation="h",
-                marker_color=COLORS[index] if index < len(COLORS) else MUTED,
-                name=figure_text(f"{label} {size(num_bytes)}"),
-                hovertemplate=f"{label}: {size(num_bytes)} ({num_bytes / total:.1%})<extra></extra>",
-            )
-    rows = -(-len(shown) // 2)  # rows of the legend on a narrow screen
-    return lay_out_bar(figure, total=total, legend_rows=rows)
 
 
 def _draw_setting(config: ArchitectureConfig, device: Device, precision: Precision) -> TrainingSetting:

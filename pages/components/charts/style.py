@@ -1,12 +1,11 @@
-"""Shared style of the Plotly figures: palette, margins, legend, bars. Pure."""
+"""Shared style of the figures: palette, margins, legend. Pure."""
 
 from __future__ import annotations
-
-import plotly.graph_objects as go
 
 COLORS = ("#C4592B", "#4A92B8", "#7BA14E", "#A27CC2", "#C9A236", "#4FA08F", "#CC6F90", "#6E86C8", "#B58A6A")
 """Categorical palette, readable on the light and on the dark page."""
 ACCENT, BLUE = COLORS[:2]
+TOOLTIP, TOOLTIP_TEXT = "#33302C", "#FFFFFF"
 MUTED = "#8E8A82"
 """Secondary colour: reference lines, other series."""
 
@@ -37,17 +36,3 @@ def _channels(color: str) -> tuple[int, ...]:
 def short_name(name: str) -> str:
     """Cut a long name in the middle: its end distinguishes steps."""
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2 - 1]}…{name[-(MAX_NAME // 2) :]}"
-
-
-def lay_out_bar(figure: go.Figure, *, total: float, legend_rows: int) -> go.Figure:
-    """Stack the bars of a figure into one over 0 to `total`, with room below for a legend of some rows."""
-    figure.update_layout(
-        barmode="stack",
-        height=72 + 20 * legend_rows,
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend={"orientation": "h", "y": -0.1, "yanchor": "top", "x": 0, "traceorder": "normal"},
-        xaxis={"visible": False, "range": [0, total]},
-        yaxis={"visible": False},
-        bargap=0.2,
-    )
-    return figure

@@ -1,4 +1,4 @@
-"""Figures of scaling laws and studies. Pure: plain data in, a Plotly figure out."""
+"""Figures of scaling laws and studies. Pure: plain data in, HTML out."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import plotly.graph_objects as go
-
 from backend.domain.scaling.curves import Line
 from backend.domain.scaling.study import say_budget
 from backend.domain.wording import short
-from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED, fade
-from pages.components.words import figure_text
+from pages.components.charts.html import (
+    Axis,
+    Band,
+    Curve,
+    Mark,
+    label,
+    legend,
+    line_sample,
+    linear_ticks,
+    plot,
+    swatch,
+    symbol_sample,
+)
+from pages.components.charts.style import ACCENT, COLORS, MUTED, fade
 
-HEIGHT = 400
-DASHES = ("dash", "dot", "dashdot")
+DASHES = ("7 5", "1.5 4", "7 4 1.5 4")
+PADDING = 0.06
+"""Room above and below the curves, as a share of their range."""
 
 
 @dataclass(frozen=True)
@@ -28,72 +39,40 @@ class Dot:
     hover: str = ""
 
 
-def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | None = None) -> go.Figure:
-    """Return loss against compute: laws as lines (the first with its band and floor E), runs as dots."""
-    figure = go.Figure()
-    dashes = iter(DASHES)
-    for line in lines:
-        if not line.x:
-            continue
-        first = line is lines[0]
-        if line.low and first:
-            _add_band(figure, line)
-        figure.add_scatter(
-            x=line.x,
-            y=line.y,
-            mode="lines",
-            name=figure_text(line.name),
-            line={"color": ACCENT if first else MUTED, "width": 2.4 if first else 1.6, "dash": "solid" if first else next(dashes, "dot")},
-            hovertemplate="%{x:.2e} FLOPs: %{y:.3f}<extra></extra>",
+def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | None = None) -> str:
+    """Return loss against compute: laws as curves (the first with its band and floor E), runs as dots."""
+    shown = [line for line in lines if line.x]
+    curves = [
+        Curve(
+            line.x,
+            line.y,
+            color=ACCENT if line is lines[0] else MUTED,
+            name=line.name,
+            width=2.4 if line is lines[0] else 1.6,
+            dash="" if line is lines[0] else DASHES[place % len(DASHES)],
+            write=lambda flops, loss: f"{flops:.2e} FLOPs: {loss:.3f}",
         )
-        if line.floor is not None and first:
-            figure.add_hline(
-                y=line.floor,
-                line={"dash": "dot", "width": 1.2, "color": ACCENT},
-                annotation_text=f"E = {line.floor:.3f}",
-                annotation_position="bottom left",
-                annotation_font_color=ACCENT,
-            )
-    _add_dots(figure, runs, name="Your runs", color=COLORS[1])
-    if marked is not None:
-        _add_mark(figure, marked)
-    return _finish(figure, title="Training FLOPs", write=say_budget)
+        for place, line in enumerate(shown)
+    ]
+    first = lines[0] if lines and lines[0].x else None
+    bands = [band] if first is not None and (band := _band(first)) else []
+    dots = [_mark(dot, color=COLORS[1]) for dot in runs]
+    floor = first.floor if first is not None else None
+    return _draw(curves, bands, dots, marked=marked, title="Training FLOPs", write=say_budget, floor=floor, dots_name="Your runs")
 
 
-def profiles_chart(
-    lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None
-) -> go.Figure:
-    """Return loss against parameters, one colour per budget: its line, its runs, and a diamond at the minimum.
+def profiles_chart(lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None) -> str:
+    """Return loss against parameters, one colour per budget: its curve, its runs, and a diamond at the minimum.
 
     `groups` has the runs of each line, in the same order; empty groups for lines that are a law's.
     """
-    figure = go.Figure()
+    curves, dots = [], []
     for place, line in enumerate(lines):
         color = COLORS[place % len(COLORS)]
-        if line.x:
-            figure.add_scatter(
-                x=line.x,
-                y=line.y,
-                mode="lines",
-                name=figure_text(line.name),
-                line={"color": color, "width": 2},
-                hovertemplate="%{x:.3s} parameters: %{y:.3f}<extra></extra>",
-                legendgroup=str(place),
-            )
-        _add_dots(figure, groups[place] if place < len(groups) else (), name=line.name, color=color, legend=not line.x, group=str(place))
-    if best:
-        figure.add_scatter(
-            x=[dot.x for dot in best],
-            y=[dot.y for dot in best],
-            mode="markers",
-            name="Optimal size",
-            marker={"symbol": "diamond", "size": 11, "color": MUTED, "line": {"width": 1.5, "color": "white"}},
-            customdata=[figure_text(dot.hover) for dot in best],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    if marked is not None:
-        _add_mark(figure, marked)
-    return _finish(figure, title="Parameters", write=short)
+        curves.append(Curve(line.x, line.y, color=color, name=line.name, write=lambda size, loss: f"{short(size)} parameters: {loss:.3f}"))
+        dots += [_mark(dot, color=color) for dot in (groups[place] if place < len(groups) else ())]
+    dots += [_mark(dot, color=MUTED, symbol="◆", size_px=16) for dot in best]
+    return _draw(curves, [], dots, marked=marked, title="Parameters", write=short)
 
 
 def run_dot(x: float, loss: float, name: str, *, parameters: float, tokens: float) -> Dot:
@@ -101,74 +80,65 @@ def run_dot(x: float, loss: float, name: str, *, parameters: float, tokens: floa
     return Dot(x, loss, name, f"{name}: loss {loss:.4f}, {short(parameters)} parameters, {short(tokens)} tokens")
 
 
-def _add_band(figure: go.Figure, line: Line) -> None:
+def _band(line: Line) -> Band | None:
     finite = [i for i, (low, high) in enumerate(zip(line.low, line.high, strict=True)) if math.isfinite(low) and math.isfinite(high)]
     if not finite:
-        return
-    x = [line.x[i] for i in finite]
-    figure.add_scatter(
-        x=[*x, *x[::-1]],
-        y=[*(line.high[i] for i in finite), *(line.low[i] for i in reversed(finite))],
-        mode="lines",
-        fill="toself",
-        fillcolor=fade(ACCENT, 0.18),
-        line={"width": 0},
-        hoverinfo="skip",
-        name="95 % interval",
-    )
+        return None
+    x, low, high = ([values[i] for i in finite] for values in (line.x, line.low, line.high))
+    return Band(x, low, high, color=fade(ACCENT, 0.18), name="95 % interval")
 
 
-def _add_dots(figure: go.Figure, dots: Sequence[Dot], *, name: str, color: str, legend: bool = True, group: str | None = None) -> None:
-    if not dots:
-        return
-    figure.add_scatter(
-        x=[dot.x for dot in dots],
-        y=[dot.y for dot in dots],
-        mode="markers",
-        name=figure_text(name),
-        showlegend=legend,
-        legendgroup=group,
-        marker={"color": color, "size": 9, "opacity": 0.9},
-        customdata=[figure_text(dot.hover or dot.name) for dot in dots],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
+def _mark(dot: Dot, *, color: str, symbol: str = "●", size_px: int = 14) -> Mark:
+    return Mark(dot.x, dot.y, color=color, text=dot.hover or dot.name, symbol=symbol, size_px=size_px)
 
 
-def _add_mark(figure: go.Figure, dot: Dot) -> None:
-    figure.add_scatter(
-        x=[dot.x],
-        y=[dot.y],
-        mode="markers",
-        name=figure_text(dot.name),
-        marker={"symbol": "star", "size": 15, "color": COLORS[4], "line": {"width": 1, "color": "white"}},
-        customdata=[figure_text(dot.hover or dot.name)],
-        hovertemplate="%{customdata}<extra></extra>",
-    )
+def _draw(
+    curves: Sequence[Curve],
+    bands: Sequence[Band],
+    dots: Sequence[Mark],
+    *,
+    marked: Dot | None,
+    title: str,
+    write: Callable[[float], str],
+    floor: float | None = None,
+    dots_name: str = "",
+) -> str:
+    star = None if marked is None else _mark(marked, color=COLORS[4], symbol="★", size_px=22)
+    marks = [*dots, *([star] if star else [])]
+    xs = [*(x for curve in curves for x in curve.x), *(mark.x for mark in marks)]
+    ys = [*(y for curve in curves for y in curve.y), *(mark.y for mark in marks), *(y for band in bands for y in (*band.low, *band.high))]
+    if floor is not None:
+        ys.append(floor)
+    x, y = log_axis(xs, title=title, write=write), loss_axis(ys)
+    lines, notes = list(curves), ""
+    if floor is not None:
+        lines.append(Curve((x.low, x.high), (floor, floor), color=ACCENT, width=1.2, dash="1.5 4"))
+        notes = label(f"E = {floor:.3f}", left=0.01, bottom=y.place(floor), color=ACCENT)
+    entries = [(curve.name, line_sample(curve)) for curve in curves if curve.x]
+    entries += [(band.name, swatch(band.color)) for band in bands]
+    entries += [(dots_name, symbol_sample(dots[0]))] if dots and dots_name else []
+    entries += [("Optimal size", symbol_sample(mark)) for mark in dots if mark.symbol == "◆"][:1]
+    entries += [(marked.name, symbol_sample(star))] if marked is not None and star is not None else []
+    return plot(x=x, y=y, curves=lines, bands=bands, marks=marks, notes=notes) + legend(entries)
 
 
-def _finish(figure: go.Figure, *, title: str, write: Callable[[float], str]) -> go.Figure:
-    places = [float(x) for trace in figure.data for x in (trace.x or ())]
-    low, high = (min(places), max(places)) if places else (1.0, 1.0)
-    near = high < 2 * low  # few similar runs: without room around them the axis would have no round tick
-    if near:
+def log_axis(values: Sequence[float], *, title: str, write: Callable[[float], str]) -> Axis:
+    """Return a logarithmic axis over values, with room around a few similar ones, or it would have no round tick."""
+    low, high = (min(values), max(values)) if values else (1.0, 10.0)
+    if high < 2 * low:
         low, high = low / 3, high * 3
-    ticks = log_ticks(low, high) if places else []
-    figure.update_layout(
-        height=HEIGHT,
-        margin=MARGIN,
-        legend=LEGEND_BELOW,
-        hovermode="closest",
-        xaxis={
-            "title": {"text": title},
-            "type": "log",
-            "tickmode": "array",
-            "tickvals": ticks,
-            "ticktext": [write(x) for x in ticks],
-            "range": [math.log10(low), math.log10(high)] if near and places else None,
-        },
-        yaxis={"title": {"text": "Loss, nats per token"}, "zeroline": False},
-    )
-    return figure
+    return Axis(low, high, log_ticks(low, high), write, title, log=True)
+
+
+def loss_axis(values: Sequence[float]) -> Axis:
+    """Return a linear axis over losses with some room above and below."""
+    known = [value for value in values if math.isfinite(value)]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    room = PADDING * (high - low) or 0.1
+    low, high = low - room, high + room
+    ticks = linear_ticks(low, high)
+    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9)) if len(ticks) > 1 else 2
+    return Axis(low, high, ticks, lambda value: f"{value:.{digits}f}", "Loss, nats per token")
 
 
 def log_ticks(low: float, high: float) -> list[float]:

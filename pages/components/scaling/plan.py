@@ -19,7 +19,7 @@ from backend.domain.wording import plural, say_duration, short
 from backend.services.scaling.planner import OWN, list_laws
 from backend.services.scaling.pools import PoolRun, RunPool
 from pages.components import routes
-from pages.components.charts.style import STATIC
+from pages.components.charts.html import figure
 from pages.components.frame import plain
 from pages.components.scaling.charts import Dot, frontier_chart, profiles_chart, run_dot
 from pages.components.tables import draw_table
@@ -111,7 +111,10 @@ def draw_use(plan: ScalingPlan) -> None:
     if st.button(label, key="plan_use", type="primary", icon=":material/rocket_launch:", disabled=run is None) and run is not None:
         open_launch(run)
     if run is not None:
-        with st.expander("Show as YAML", icon=":material/data_object:"):
+        panel = st.expander("Show as YAML", icon=":material/data_object:", key="plan_yaml", on_change="rerun")
+        if not panel.open:  # a browser loads 1.6 MB to colour code
+            return
+        with panel:
             st.code(run.to_yaml(), language="yaml", wrap_lines=True)
             st.caption("`roundhouse run launch RECIPE.yaml` launches it.")
 
@@ -138,11 +141,11 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
         if not any(line.x for line in lines):
             st.info("At this budget the law predicts no better than chance for any size. Plan a larger budget.", icon=":material/info:")
         else:
-            st.plotly_chart(
-                profiles_chart(lines, [()] * len(lines), marked=mark if plan.loss_is_believable else None),
-                key="plan_profiles",
-                config=STATIC,
-                alt="Loss against parameters at three budgets, by the scaling law",
+            st.html(
+                figure(
+                    profiles_chart(lines, [()] * len(lines), marked=mark if plan.loss_is_believable else None),
+                    alt="Loss against parameters at three budgets, by the scaling law",
+                )
             )
     with right:
         st.subheader("Loss against compute", anchor=False)
@@ -151,7 +154,6 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
             runs,
             around=plan.flops,
             ceiling=ceiling,
-            key="plan_frontier",
             mark=Dot(plan.flops, plan.loss.value, "This plan") if plan.loss_is_believable else None,
         )
     _say_about_charts(plan, pool)
@@ -169,7 +171,7 @@ def _say_about_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
 
 
 def draw_frontier(
-    law: ScalingLaw, runs: Sequence[PoolRun], *, around: float, ceiling: float, key: str, mark: Dot | None = None, spread: float = 1e3
+    law: ScalingLaw, runs: Sequence[PoolRun], *, around: float, ceiling: float, mark: Dot | None = None, spread: float = 1e3
 ) -> None:
     """Draw a law's frontier with the published ones for reference and runs as dots."""
     budgets = [around / spread, around * spread, *(run.point.flops for run in runs)]
@@ -177,12 +179,7 @@ def draw_frontier(
     others = [other for other in list_laws() if other.key != law.key]
     lines = [frontier_line(found, low, high, ceiling=ceiling) for found in (law, *others)]
     dots = [run_dot(run.point.flops, run.point.loss, run.name, parameters=run.point.parameters, tokens=run.point.tokens) for run in runs]
-    st.plotly_chart(
-        frontier_chart(lines, dots, marked=mark),
-        key=key,
-        config=STATIC,
-        alt="Loss against training compute: scaling laws and your runs",
-    )
+    st.html(figure(frontier_chart(lines, dots, marked=mark), alt="Loss against training compute: scaling laws and your runs"))
 
 
 def draw_laws() -> None:

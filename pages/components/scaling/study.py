@@ -29,7 +29,7 @@ from backend.services.scaling.studies import (
 )
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
-from pages.components.charts.style import STATIC
+from pages.components.charts.html import figure
 from pages.components.frame import errors_shown, plain
 from pages.components.links import back_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
@@ -140,7 +140,7 @@ def _draw_fit(detail: StudyDetail, report: FitReport, runs: tuple[PoolRun, ...])
         st.subheader("Loss against compute", anchor=False)
         law = report.law.law if report.law else PUBLISHED[DEFAULT_LAW]
         middle = math.sqrt(min(p.flops for p in report.points) * max(p.flops for p in report.points))
-        draw_frontier(law, runs, around=middle, ceiling=math.log(vocabulary), key="study_frontier", spread=100.0)
+        draw_frontier(law, runs, around=middle, ceiling=math.log(vocabulary), spread=100.0)
     if report.law is not None:
         _draw_law(report.law)
         config = detail.study.config
@@ -170,9 +170,7 @@ def _draw_profiles(report: FitReport) -> None:
         lines.append(Line("Other runs" if lines else "Runs", (), ()))
         groups.append([_size_dot(point) for point in rest])
     best = [_best_dot(profile) for profile in report.isoflop.profiles if profile.best_parameters is not None]
-    st.plotly_chart(
-        profiles_chart(lines, groups, best=best), key="study_profiles", config=STATIC, alt="Loss against parameters for each budget"
-    )
+    st.html(figure(profiles_chart(lines, groups, best=best), alt="Loss against parameters for each budget"))
     words = [
         f"{say_budget(profile.flops)} FLOPs: "
         + (
