@@ -78,7 +78,7 @@ def test_an_endpoint_and_its_conversation_are_there(opened: Context) -> None:
     (conversation,) = list_conversations(opened, person=LOCAL)
     assert conversation.title == "Tell me a story about Mira."
     assert len(list_messages(opened, conversation.id, person=LOCAL)) == 2
-    assert [run.name for run in get_overview(opened).recent]
+    assert [run.name for run in get_overview(opened, person=LOCAL).recent]
 
 
 @pytest.mark.parametrize(
