@@ -276,11 +276,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, use_fast=True)
     except Exception as error:
-        if type(error) is not Exception and not isinstance(error, UNUSABLE):  # the tokenizers library raises plain Exception
+        if not is_unusable(error):
             raise
-        raise InvalidInput(f"The tokenizer in {folder.name} can't be loaded: {in_a_line(error)}") from error
+        raise InvalidInput(f"The tokenizer in {_final_name(folder)} can't be loaded: {in_a_line(error)}") from error
     ensure_template(tokenizer)
     return tokenizer
+
+
+def _final_name(folder: Path) -> str:
+    """Return a folder's name, also while it is written under a partial one (see `save_checkpoint`)."""
+    return folder.name[1:].rsplit(".", 2)[0] if folder.name.endswith(".partial") else folder.name
+
+
+def is_unusable(error: Exception) -> bool:
+    """Whether a library's error says that what it was given is invalid. The tokenizers library raises plain `Exception`."""
+    return type(error) is Exception or isinstance(error, UNUSABLE)
 
 
 def in_a_line(error: BaseException) -> str:

@@ -18,6 +18,8 @@ from backend.errors import InvalidInput
 LARGEST_HEADER_BYTES = 25_000_000
 """The Hub's own limit for safetensors."""
 LARGEST_STRING_BYTES, MOST_ENTRIES, MOST_STRINGS = 16 * 2**20, 100_000, 4_000_000
+LARGEST_SIZE = 2**48
+"""Of one dimension of a tensor."""
 BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias")
 """Endings of tensors that lie beside the weights and are no parameters."""
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -58,7 +60,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 def parse_header(text: bytes, *, name: str, data_bytes: int) -> dict[str, Tensor]:
     """Return name -> tensor from a header's JSON, where `data_bytes` of data follow it. Raises InvalidInput as `read_safetensors`."""
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_without_repeats)
         entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
         tensors = {key: _tensor(entry) for key, entry in entries.items()}
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
@@ -71,6 +73,14 @@ def parse_header(text: bytes, *, name: str, data_bytes: int) -> dict[str, Tensor
     return tensors
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's entries. Two readers of a name that occurs twice may take different ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
 def count_parameters(tensors: dict[str, Tensor]) -> int:
     """Return how many numbers the tensors hold, those that are no parameters left out."""
     return sum(tensor.numbers for name, tensor in tensors.items() if not name.endswith(BUFFERS))
@@ -78,7 +88,7 @@ def count_parameters(tensors: dict[str, Tensor]) -> int:
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
     shape = tuple(entry["shape"])
-    if not all(isinstance(size, int) and 0 <= size < 2**48 for size in shape) or len(shape) > 16:
+    if not all(isinstance(size, int) and 0 <= size < LARGEST_SIZE for size in shape) or len(shape) > 16:
         raise ValueError(f"a tensor of shape {str(shape)[:100]}")
     return Tensor(str(entry["dtype"]), shape)
 
@@ -162,6 +172,8 @@ class _GgufReader:
             if rank > 8:
                 raise self._bad(f"claims a tensor of {rank} dimensions")
             shape = self._take("Q" * rank)
+            if any(size >= LARGEST_SIZE for size in shape):
+                raise self._bad(f"claims a tensor of shape {shape}")
             kind, offset = self._take("IQ")
             if kind not in sizes:
                 raise self._bad(f"holds a number format that is not known ({kind})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from backend.domain.jobs.payloads import AddBasePayload
@@ -14,6 +15,7 @@ from jobs.modeling.copying import base_files, copy_checkpoint
 from jobs.modeling.gguf.convert import convert_gguf
 from jobs.modeling.hub.bases import Fetched, fetched_base
 from jobs.modeling.inspection import inspect_folder
+from jobs.modeling.tokenizer_check import check_tokenizer_files, probe_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
 NOT_STATED = "not stated"
@@ -32,6 +34,8 @@ def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
         if not source.path.exists():
             raise NotFound(f"There is no {source.path}.", remedy="Check the path on the worker's machine.", field="source")
         facts = describe_base(source.path)
+        if facts.kind == "folder":
+            check_tokenizer_files(source.path)
         licence = facts.licence or source.licence or NOT_STATED
         meta: dict[str, Any] = {"job": spec.id, "source": payload.hub or source.path.name, "licence": licence}
         pinned: dict[str, Any] = {}
@@ -39,6 +43,7 @@ def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
             pinned = {"revision": source.commit, "requested_revision": payload.revision or "main"}
         _write(source, facts, spec, meta={**meta, **pinned}, keep=keep, reporter=reporter)
     try:
+        probe_tokenizer(out, name=payload.hub or Path(str(payload.source)).name)
         check_network(out, reporter)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.chat.render import ensure_template
-from jobs.modeling.checkpoints import UNUSABLE, in_a_line, save_checkpoint
+from jobs.modeling.checkpoints import in_a_line, is_unusable, save_checkpoint
+from jobs.modeling.memory_errors import is_out_of_memory
 
 LARGEST_FP32_PARAMETERS = 500_000_000
 """Number of parameters above which weights are stored in bf16, as exact dequantised values take 4 bytes each."""
@@ -33,7 +34,9 @@ def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
         network = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
-    except UNUSABLE as error:
+    except Exception as error:
+        if not is_unusable(error) or is_out_of_memory(error):
+            raise
         raise InvalidInput(
             f"{file.name} can't be converted: {in_a_line(error)}",
             remedy="Add the original checkpoint (safetensors) instead.",
