@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -12,6 +11,7 @@ from pyarrow import feather
 
 from backend.domain.data.parsing.text_formats import sniff_bytes, suffix_of
 from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput
 from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_encoding
 from backend.infra.files.local import Member, Opened, list_source
@@ -32,16 +32,20 @@ def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, sp
     Raises NotFound if there is nothing, InvalidInput if it is empty, dangerous, holds no row, or is not what its ending says.
     """
     if saved := choose_saved(path, split):
-        choice, folders = saved
-        listing = list_source(folders[choice.train])
-        if choice.val:
-            held_out = list_source(folders[choice.val])
-            listing = replace(listing, members=(*listing.members, *held_out.members))
-    else:
-        listing = list_source(path)
+        return _head_of_saved(*saved, limit=limit)
+    listing = list_source(path)
     first = listing.members[0]
     rows, foreign = _rows_of_member(first, limit=limit, encoding=encoding)
     return SourceHead(rows, first.name, len(listing.members), listing.bytes, len(listing.ignored), foreign)
+
+
+def _head_of_saved(choice: SavedChoice, folders: dict[str, Path], *, limit: int) -> SourceHead:
+    listings = [list_source(folders[name]) for name in (choice.train, choice.val) if name]
+    first, members = listings[0].members[0], [member for listing in listings for member in listing.members]
+    rows, _ = _rows_of_member(first, limit=limit, encoding=None)
+    return SourceHead(
+        rows, f"{choice.train}/{first.name}", len(members), sum(member.bytes for member in members), val_split=choice.val or ""
+    )
 
 
 def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = None) -> SourceHead:

@@ -36,12 +36,13 @@ TABLES = (".parquet", ".arrow", ".feather", ".zip")
 
 @dataclass(frozen=True)
 class Settled:
-    """Kind, mapping and encoding as chosen; `blocked`: why they can't be imported."""
+    """Kind, mapping and encoding as chosen; `blocked`: why they can't be imported, `val_split`: a saved split that is kept."""
 
     kind: str
     mapping: dict[str, str]
     encoding: str | None
     blocked: str = ""
+    val_split: str = ""
 
 
 def draw_import(ctx: Context, person: Person) -> VersionView | None:
@@ -112,7 +113,7 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. The preview shows {plain(head.name)}.")
     preview = _draw_kind_and_mapping(chosen, head, past)
     _draw_preview(preview)
-    return Settled(preview.kind, preview.mapping, encoding, preview.problem)
+    return Settled(preview.kind, preview.mapping, encoding, preview.problem, head.val_split)
 
 
 def _is_text(name: str) -> bool:
@@ -262,8 +263,11 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: Settled,
             value=min(share, 30),
             format="%d %%",
             key=f"import_val_{chosen.key}_{settled.kind}",
+            disabled=bool(settled.val_split),
             help="Held-out rows. The split hashes each row's content, so equal rows always land in the same split.",
         )
+        if settled.val_split:
+            right.caption(f"The saved split {plain(settled.val_split)} is kept for validation.")
         bad = st.radio(
             "Invalid rows",
             [KEEP, REFUSE],

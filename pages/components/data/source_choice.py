@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from backend.domain.data.parsing.text_formats import PACKINGS, SUFFIXES
+from backend.domain.data.versions.saved_splits import choose_splits
 from backend.domain.jobs.payloads import HubSource
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
@@ -129,17 +130,16 @@ def _saved_splits(ctx: Context, person: Person, path: Path) -> tuple[str, ...]:
         return ()  # reading the first rows says what is wrong
 
 
-AS_SAVED = "As saved: train and validation"
-
-
 def _choose_split(ctx: Context, person: Person, path: Path) -> str | None:
     """Draw the choice of a split of a folder that `datasets` saved; None for any other, and where the saved splits are kept."""
     splits = _saved_splits(ctx, person, path)
     if len(splits) < 2:
         return None
-    options = [*([AS_SAVED] if "train" in splits else []), *splits]
-    split = st.selectbox("Split", options, key=f"import_saved_split_{path}", help="Splits that are not chosen are left out.")
-    return None if split == AS_SAVED else split
+    held_out = choose_splits(splits, None, name=path.name).val if "train" in splits else None
+    as_saved = f"train, with {held_out} for validation" if held_out else ""
+    options = [*([as_saved] if as_saved else []), *splits]
+    split = st.selectbox("Split", options, key=f"import_saved_split_{path}", help="Other splits are left out.")
+    return None if split == as_saved else split
 
 
 def _draw_way_up(folder: str) -> None:

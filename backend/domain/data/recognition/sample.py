@@ -55,7 +55,7 @@ class SourceHead:
     """The first rows of a source.
 
     `name`: the file they are of, one of `files`. `left_out`: how many files of the source are not read. `foreign`: where bytes that are
-    not UTF-8 begin, or "".
+    not UTF-8 begin, or "". `val_split`: the saved split that is kept for validation, or "".
     """
 
     rows: list[dict[str, Any]]
@@ -64,3 +64,4 @@ class SourceHead:
     bytes: int
     left_out: int = 0
     foreign: str = ""
+    val_split: str = ""
