@@ -212,8 +212,8 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         problem = error
     with right:
         if sweep is not None and found is not None:
-            draw_sweep_preview(sweep)
             draw_sweep_estimate(ctx, person, sweep, forecast_sweep(ctx, sweep, base=found), found)
+            draw_sweep_preview(sweep)
         else:
             draw_estimate(ctx, person, config, found)
     with left:

@@ -38,7 +38,7 @@ TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 ON_FORM = tuple(path for path in list_paths() if traits_of(path).group is not None)
 """Fields that the form draws from the schema; the others have widgets of their own."""
 _NAMED = re.compile(r"(?<![\w.])(" + "|".join(sorted(map(re.escape, ON_FORM), key=len, reverse=True)) + r")(?![\w])")
-_ERRORS, _TYPED, _VALUES = "launch_errors", "launch_typed", "launch_values"
+_ERRORS, _TYPED, _VALUES, _DEFAULTS = "launch_errors", "launch_typed", "launch_values", "launch_defaults"
 
 
 def field_key(path: str) -> str:
@@ -77,9 +77,15 @@ def forget_typed() -> None:
     st.session_state[_TYPED] = set()
 
 
+def set_defaults(values: Mapping[str, Any]) -> None:
+    """Set the defaults that the form's values are compared with, by path; other fields have the schema's."""
+    st.session_state[_DEFAULTS] = dict(values)
+
+
 def count_changed(paths: Iterable[str]) -> int:
     """Return how many of these fields are not at their default."""
-    return sum(_plain(get_field(path)) != _plain(default_at(path)) for path in paths)
+    defaults = st.session_state.get(_DEFAULTS, {})
+    return sum(_plain(get_field(path)) != _plain(defaults.get(path, default_at(path))) for path in paths)
 
 
 def field_errors() -> dict[str, str]:
@@ -106,7 +112,7 @@ def draw_field(path: str) -> Any:
     with st.container(gap="small"):
         value = _draw(path, label, key)
         if errors.get(path):
-            st.caption(f":red[{plain(errors[path])}]")
+            st.markdown(f":small[:red[:material/error: {plain(errors[path])}]]")
     _values()[path] = value
     return value
 

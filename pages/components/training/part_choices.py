@@ -90,6 +90,8 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
         if checkpoint is not None:
             st.session_state[_WANTED] = {**st.session_state[_WANTED], "base": checkpoint.name}
     values["base"] = _choose("base", "Base checkpoint", options, missing, "a base")
+    if not options:
+        st.caption("There is no checkpoint yet: pretrain one here, or add a base on the Checkpoints page.")
     st.session_state.setdefault(PREFIX + "method", "full")
     method = st.segmented_control("Method", list(METHODS), key=PREFIX + "method", required=True, format_func=METHODS.__getitem__)
     values["method"] = method

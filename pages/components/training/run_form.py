@@ -28,6 +28,7 @@ from pages.components.training.config_fields import (
     forget_typed,
     get_field,
     mark_typed,
+    set_defaults,
     set_field,
     typed_fields,
 )
@@ -126,6 +127,7 @@ def _start(objective: Objective, origin: Origin) -> None:
     st.session_state.pop(_BASIS, None)
     st.session_state.pop("launch_last_dataset", None)
     forget_typed()
+    set_defaults({})
     st.session_state[PREFIX + "objective"] = objective.value
 
 
@@ -141,6 +143,7 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
     parts = {part: values.get(part) for part in ("dataset", "base", "architecture", "tokenizer")}
     chosen = {path: get_field(path) for path in ON_FORM if path in typed and get_field(path) is not None}
     suggested = suggest_defaults(ctx, objective=objective, method=method, chosen=chosen, **parts)
+    set_defaults(suggested)
     for path in ON_FORM:
         if path not in typed:
             set_field(path, suggested.get(path, default_at(path)))
