@@ -1,4 +1,4 @@
-"""What a run will do, as lines and as JSON; and the question that warnings ask before a launch."""
+"""Forecasts of runs and sweeps as lines and as JSON, and the question that warnings ask before a launch."""
 
 from __future__ import annotations
 
@@ -13,75 +13,111 @@ from backend.domain.estimates.prediction import say_fit, say_memory, say_time
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.domain.wording import say_bytes, say_duration
 from backend.errors import InvalidInput
-from backend.services.estimates.forecasts import Forecast
+from backend.services.estimates.forecasts import Forecast, QueuePosition
+from backend.services.estimates.sweep_forecast import SweepForecast
 
 
-def forecast_lines(found: Forecast) -> list[str]:
-    """Return what will happen, a line for each thing that is known."""
-    read = f", read {'at least ' if found.epochs_at_least else ''}{found.epochs:.3g} times" if found.epochs else ""
+def forecast_lines(expected: Forecast) -> list[str]:
+    """Return a forecast as lines, one for each figure that is known."""
+    epochs = f", {'at least ' if expected.epochs_at_least else ''}{expected.epochs:.3g} epochs" if expected.epochs else ""
+    time = expected.prediction.time
     lines = [
-        f"tokens       {found.tokens:,} in {found.steps:,} steps{read}",
-        f"time         {say_time(found.prediction.time)}" + (f", {found.prediction.time.source}" if found.prediction.time else ""),
-        f"peak memory  {say_memory(found.prediction.memory)}. {say_fit(found.prediction)}",
-        f"disk         {say_bytes(found.disk_bytes)} for {found.num_checkpoints} checkpoints, {say_bytes(found.free_bytes)} free",
+        f"tokens       {expected.tokens:,} in {expected.steps:,} steps{epochs}",
+        f"time         {say_time(time)}" + (f", {time.source}" if time else ""),
+        f"peak memory  {say_memory(expected.prediction.memory)}. {say_fit(expected.prediction)}",
+        f"disk         {say_bytes(expected.disk_bytes)} for {expected.num_checkpoints} checkpoints, {say_bytes(expected.free_bytes)} free",
     ]
-    if found.cost_usd is not None:
-        lines.append(f"cost         {found.cost_usd:,.2f} US dollars at {found.price_usd:g} for a device-hour")
-    if found.loss is not None:
-        low, high = found.loss.estimate.low, found.loss.estimate.high
-        between = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
-        lines.append(f"val_loss     about {found.loss.estimate.value:.3f}{between} by {found.loss.law}")
-    elif found.loss_missing:
-        lines.append(f"val_loss     not known: {found.loss_missing}")
-    place = found.queue
-    if place.num_slots == 0:
-        lines.append("queue        no worker serves it at the moment")
-    elif place.ahead == 0:
-        lines.append("queue        starts at once")
-    else:
-        wait = f", about {say_duration(place.wait_s)}" if place.wait_s is not None else ""
-        lines.append(f"queue        {place.ahead} ahead{wait}")
-    return lines
+    if expected.cost_usd is not None:
+        lines.append(f"cost         {expected.cost_usd:,.2f} US dollars at {expected.price_usd:g} per device-hour")
+    if expected.loss is not None:
+        low, high = expected.loss.estimate.low, expected.loss.estimate.high
+        interval = f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+        lines.append(f"val_loss     about {expected.loss.estimate.value:.3f}{interval} by {expected.loss.law}")
+    elif expected.loss_missing:
+        lines.append(f"val_loss     unknown: {expected.loss_missing}")
+    if unused := expected.parts.unused_rows:
+        lines.append(f"vocabulary   {unused:,} embedding rows that no token of the tokenizer uses")
+    return [*lines, f"queue        {_say_queue(expected.queue)}"]
+
+
+def sweep_lines(total: SweepForecast) -> list[str]:
+    """Return the forecast of a sweep as lines."""
+    time = f"about {say_duration(total.seconds)}" if total.seconds is not None else "unknown before a probe of the run"
+    lines = [
+        f"runs         {total.num_runs}, {total.at_once} at a time",
+        f"time         {time} in all",
+        f"disk         {say_bytes(total.disk_bytes)} for all runs",
+    ]
+    if total.memory_bytes is not None:
+        lines.insert(2, f"peak memory  {say_bytes(total.memory_bytes)} for the largest run")
+    if total.cost_usd is not None:
+        lines.append(f"cost         {total.cost_usd:,.2f} US dollars")
+    return [*lines, f"warning      some runs can't be launched: {total.problem}"] if total.problem else lines
+
+
+def _say_queue(position: QueuePosition) -> str:
+    if position.num_slots == 0:
+        return "no worker serves it at the moment"
+    if position.ahead == 0:
+        return "starts at once"
+    wait = f", about {say_duration(position.wait_s)}" if position.wait_s is not None else ""
+    return f"{position.ahead} ahead{wait}"
 
 
 def warning_lines(warnings: Sequence[LaunchWarning]) -> list[str]:
-    """Return a line a warning."""
+    """Return one line per warning."""
     return [f"warning      {warning.field}: {warning.sentence} {warning.cure}".rstrip() for warning in warnings]
 
 
-def describe_forecast(found: Forecast) -> dict[str, Any]:
-    """Return what will happen as a JSON object; bytes, seconds, US dollars."""
-    memory, time, loss = found.prediction.memory, found.prediction.time, found.loss
+def describe_forecast(expected: Forecast) -> dict[str, Any]:
+    """Return a forecast as a JSON object, in bytes, seconds and US dollars."""
+    memory, time, loss = expected.prediction.memory, expected.prediction.time, expected.loss
     return {
-        "steps": found.steps,
-        "tokens": found.tokens,
-        "epochs": found.epochs,
-        "epochs_at_least": found.epochs_at_least,
-        "device": found.prediction.device,
-        "fits": found.prediction.fits,
+        "steps": expected.steps,
+        "tokens": expected.tokens,
+        "epochs": expected.epochs,
+        "epochs_at_least": expected.epochs_at_least,
+        "device": expected.prediction.device,
+        "fits": expected.prediction.fits,
         "memory_bytes": memory.num_bytes,
         "memory_source": memory.source,
         "memory_error": memory.error,
-        "seconds": time.seconds if time else None,
+        "seconds": expected.seconds,
         "tokens_per_s": time.tokens_per_s if time else None,
         "time_source": time.source if time else None,
-        "disk_bytes": found.disk_bytes,
-        "free_bytes": found.free_bytes,
-        "cost_usd": found.cost_usd,
+        "disk_bytes": expected.disk_bytes,
+        "free_bytes": expected.free_bytes,
+        "cost_usd": expected.cost_usd,
         "expected_val_loss": loss.estimate.value if loss else None,
         "expected_val_loss_interval": [loss.estimate.low, loss.estimate.high] if loss else None,
         "law": loss.law if loss else None,
-        "ahead": found.queue.ahead,
-        "wait_s": found.queue.wait_s,
-        "workers": found.queue.num_slots,
-        "warnings": [warning.model_dump(mode="json") for warning in found.warnings],
+        "ahead": expected.queue.ahead,
+        "wait_s": expected.queue.wait_s,
+        "workers": expected.queue.num_slots,
+        "unused_embedding_rows": expected.parts.unused_rows,
+        "warnings": [warning.model_dump(mode="json") for warning in expected.warnings],
+    }
+
+
+def describe_sweep_forecast(total: SweepForecast) -> dict[str, Any]:
+    """Return the forecast of a sweep as a JSON object, in bytes, seconds and US dollars."""
+    return {
+        "runs": total.num_runs,
+        "at_once": total.at_once,
+        "seconds": total.seconds,
+        "run_seconds": total.run_seconds,
+        "memory_bytes": total.memory_bytes,
+        "disk_bytes": total.disk_bytes,
+        "cost_usd": total.cost_usd,
+        "is_sampled": total.is_sampled,
+        "problem": total.problem or None,
     }
 
 
 def ask_to_proceed(warnings: Sequence[LaunchWarning], *, yes: bool, as_json: bool) -> None:
-    """Print warnings, and ask at a terminal whether to launch all the same; `yes` is the answer given in advance.
+    """Print warnings, and ask at a terminal whether to launch; `yes` answers in advance.
 
-    Where nobody sits there to answer, as in a script, they are printed and the launch goes on. Raises InvalidInput if the answer is no.
+    Without a terminal, as in a script, they are printed and the launch continues. Raises InvalidInput if the answer is no.
     """
     for line in warning_lines(warnings):
         note(line)

@@ -1,4 +1,4 @@
-"""`roundhouse run report` and `roundhouse run cluster`: a run as a document, and a recipe as files for other launchers."""
+"""`roundhouse run report` and `roundhouse run cluster`: a run's report, and a recipe as config files for other launchers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def report(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and how to do it again."""
+    """Write a run's report: config, data, cost, curves, evaluations, samples, lineage, and the command that repeats it."""
     form = "html" if out is not None and out.suffix in (".html", ".htm") else "md"
     if out is not None and out.suffix not in (".html", ".htm", ".md"):
         raise InvalidInput(f"A report is .md or .html, and {out.name} is neither.", remedy="Choose one of the two endings.", field="out")
@@ -44,7 +44,7 @@ def cluster(
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the files.")] = Path("cluster"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Write Accelerate's and DeepSpeed's configs for a recipe's devices, for scripts that are started by those."""
+    """Write Accelerate's and DeepSpeed's configs for a recipe's devices, for scripts that these start."""
     config = get_recipe(recipe).config if recipe in RECIPES else parse_run_config(read_text(Path(recipe)))
     out.mkdir(parents=True, exist_ok=True)
     files = {"accelerate.yaml": yaml.safe_dump(accelerate_config(config, deepspeed_file="deepspeed.json"), sort_keys=False)}

@@ -43,12 +43,12 @@ def launch(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
     wait: WaitFlag = False,
     key: Annotated[str | None, typer.Option(help="Launching again with the same key gives the same run.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name the run instead of the recipe's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run, in place of the recipe's.")] = None,
     parent: Annotated[str | None, typer.Option(help="The run that this one was made from, by name or id.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Launch whatever is warned of.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Launch a run from a recipe. What is likely a mistake is said first; at a terminal it asks, unless --yes is given."""
+    """Launch a run from a recipe. Warnings are printed first; at a terminal they must be accepted, unless --yes is given."""
     ctx = get_context()
     config = read_recipe(recipe)
     if name:
@@ -65,10 +65,10 @@ def forecast_(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say what a run will do and need, and what is likely a mistake in it, without launching it."""
-    found = forecast(get_context(), read_recipe(recipe))
-    lines = [*forecast_lines(found), *warning_lines(found.warnings)]
-    emit(describe_forecast(found), as_json=as_json, text="\n".join(lines))
+    """Estimate a run's time, memory, disk and cost, and print warnings, without launching it."""
+    expected = forecast(get_context(), read_recipe(recipe))
+    lines = [*forecast_lines(expected), *warning_lines(expected.warnings)]
+    emit(describe_forecast(expected), as_json=as_json, text="\n".join(lines))
 
 
 @app.command("probe")
@@ -77,7 +77,7 @@ def probe(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe such as starter-pretrain.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Try a run out for about 20 seconds: its peak memory and its speed. It leaves no run and no checkpoint."""
+    """Measure a run's peak memory and speed in about 20 seconds. It leaves no run and no checkpoint."""
     ctx = get_context()
     config = read_recipe(recipe)
     job = wait_for_job(ctx, launch_probe(ctx, config, person=LOCAL).id)
@@ -86,7 +86,7 @@ def probe(
     lines = [
         f"peak memory  {say_memory(prediction.memory)}. {say_fit(prediction)}",
         f"speed        {job.result['tokens_per_s']:,.0f} tokens/s, {job.result['step_s']:.3g} s for {_micro_batches(job.result)}",
-        f"time         {say_time(prediction.time)} for {config.max_steps:,} steps, without measuring and saving",
+        f"time         {say_time(prediction.time)} for {config.max_steps:,} steps, without evaluations and checkpoints",
     ]
     emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
 
@@ -97,7 +97,7 @@ def import_(
     file: Annotated[
         Path, typer.Argument(help="trainer_state.json, a CSV with a column `step`, lines of JSON, TensorBoard's event file or its folder.")
     ],
-    name: Annotated[str, typer.Option(help="What the run is called; the file's name otherwise.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the run; the file's name by default.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Read another program's log as a run to compare with."""
@@ -112,15 +112,15 @@ def import_(
 @app.command("show")
 @command
 def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonFlag = False) -> None:
-    """Show a run: where it is, its newest values, its checkpoints, and what is wrong with it."""
+    """Show a run: status, newest metrics, checkpoints, and diagnosis."""
     ctx = get_context()
-    found = get_run(ctx, run)
-    if found.is_imported:
-        metrics = {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, found.id).items()}
-        lines = [f"{found.name}  {found.line}"] + [
+    view = get_run(ctx, run)
+    if view.is_imported:
+        metrics = {name: {"step": step, "value": value} for name, (step, value) in last_values(ctx, view.id).items()}
+        lines = [f"{view.name}  {view.line}"] + [
             f"  {name}: {value['value']:.6g} (step {value['step']})" for name, value in metrics.items()
         ]
-        emit({**describe_run(found), "metrics": metrics}, as_json=as_json, text="\n".join(lines))
+        emit({**describe_run(view), "metrics": metrics}, as_json=as_json, text="\n".join(lines))
         return
     detail = run_detail(ctx, run)
     data = describe_detail(ctx, detail)
@@ -165,11 +165,11 @@ def cancel(
 @command
 def resume(
     run: Annotated[str, typer.Argument(help="Name or id.")],
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, if there shall be more.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="New number of steps in all.")] = None,
     wait: WaitFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Go on with a run from its newest checkpoint."""
+    """Resume a run from its newest checkpoint."""
     ctx = get_context()
     _finish(ctx, resume_run(ctx, run, person=LOCAL, max_steps=max_steps), wait=wait, as_json=as_json)
 
@@ -227,7 +227,7 @@ def describe_detail(ctx: Context, detail: RunDetail) -> dict[str, Any]:
 
 
 def describe_prediction(prediction: Prediction) -> dict[str, Any]:
-    """Return what a run is expected to need as a JSON object; bytes and seconds."""
+    """Return a prediction as a JSON object, in bytes and seconds."""
     memory, time = prediction.memory, prediction.time
     return {
         "device": prediction.device,

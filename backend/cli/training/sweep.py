@@ -1,4 +1,4 @@
-"""`roundhouse run sweep`: one run many times with other values, to find the best."""
+"""`roundhouse run sweep`: many runs with different values of some fields, to find the best."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
-from backend.cli.training.forecast_table import ask_to_proceed
+from backend.cli.training.forecast_table import ask_to_proceed, describe_sweep_forecast, sweep_lines
 from backend.cli.waiting import POLL_S, wait_for_job
 from backend.domain.jobs.states import Status
 from backend.domain.training.sweep import SweepConfig, build_run, point_at
 from backend.errors import JobFailed
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
+from backend.services.estimates.sweep_forecast import forecast_sweep
 from backend.services.jobs.workers import has_worker
 from backend.services.training.sweeps import SweepDetail, launch_sweep, lead_sweep, read_sweep, stop_sweep, sweep_detail
 
@@ -24,42 +25,49 @@ from backend.services.training.sweeps import SweepDetail, launch_sweep, lead_swe
 @command
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep as YAML: name, run, vary, method, runs, parallel, pruner.")],
-    preview: Annotated[bool, typer.Option("--preview", help="Show its runs, as far as they are known, and launch nothing.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show its estimate and its runs, as far as they are known, and launch nothing.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the sweep is done.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Launch whatever is warned of.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Launch a sweep: a group of runs that differ in chosen fields. The same file twice is one sweep."""
     ctx = get_context()
     config = read_sweep(read_text(file))
+    one = forecast(ctx, build_run(config, {}, 0))
+    total = forecast_sweep(ctx, config, base=one)
     if preview:
         known = [] if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
-        lines = [f"{config.num_runs} runs, {config.method}", *(f"  {number + 1}: {_words(point)}" for number, point in enumerate(known))]
-        emit({"runs": config.num_runs, "method": config.method, "points": known}, as_json=as_json, text="\n".join(lines))
+        lines = [*sweep_lines(total), *(f"  {number + 1}: {_say_point(point)}" for number, point in enumerate(known))]
+        data = {"runs": config.num_runs, "method": config.method, "points": known, "forecast": describe_sweep_forecast(total)}
+        emit(data, as_json=as_json, text="\n".join(lines))
         return
-    ask_to_proceed(forecast(ctx, build_run(config, {}, 0)).warnings, yes=yes, as_json=as_json)
-    found = launch_sweep(ctx, config, person=LOCAL)
+    for line in sweep_lines(total):
+        note(line)
+    ask_to_proceed(one.warnings, yes=yes, as_json=as_json)
+    launched = launch_sweep(ctx, config, person=LOCAL)
     if wait:
-        _see_through(ctx, found.id)
-    _emit(config, sweep_detail(ctx, found.id), as_json=as_json)
+        _wait_for_sweep(ctx, launched.id)
+    _emit(config, sweep_detail(ctx, launched.id), as_json=as_json)
 
 
 @command
 def sweep_show(name: Annotated[str, typer.Argument(help="A sweep's name or id.")], as_json: JsonFlag = False) -> None:
-    """Show a sweep: how far it is, its runs with their values, the best."""
+    """Show a sweep: its progress, its runs with their values, the best."""
     detail = sweep_detail(get_context(), name)
     _emit(detail.sweep.config, detail, as_json=as_json)
 
 
 @command
 def sweep_stop(name: Annotated[str, typer.Argument(help="A sweep's name or id.")], as_json: JsonFlag = False) -> None:
-    """Launch no more runs of a sweep, and ask those that wait or run to stop and save."""
+    """Launch no more runs of a sweep, and ask its active runs to stop and save."""
     stopped = stop_sweep(get_context(), name, person=LOCAL)
     emit({"stopped": stopped}, as_json=as_json, text=f"{stopped} runs were asked to stop.")
 
 
-def _see_through(ctx: Context, sweep_id: str) -> None:
-    """Return when a sweep is done. Where no worker trains, its runs are done here one after the other."""
+def _wait_for_sweep(ctx: Context, sweep_id: str) -> None:
+    """Return when a sweep is done. Without a training worker its runs are executed here, one after the other."""
     while True:
         lead_sweep(ctx, sweep_id)
         detail = sweep_detail(ctx, sweep_id)
@@ -72,7 +80,7 @@ def _see_through(ctx: Context, sweep_id: str) -> None:
         note(f"{waiting.name}: {detail.sweep.num_done} of {detail.sweep.num_planned} done")
         try:
             wait_for_job(ctx, str(waiting.job_id), quiet=True)
-        except JobFailed as error:  # one bad run ends no sweep
+        except JobFailed as error:  # a failed run does not end the sweep
             note(f"{waiting.name}: {error}")
 
 
@@ -103,16 +111,16 @@ def _emit(config: SweepConfig, detail: SweepDetail, *, as_json: bool) -> None:
             for each in detail.runs
         ],
     }
-    lines = [f"{view.name} ({view.id}): {view.num_done} of {view.num_planned} runs done, {view.num_active} waiting or running"]
+    lines = [f"{view.name} ({view.id}): {view.num_done} of {view.num_planned} runs done, {view.num_active} active"]
     for each in detail.runs:
         value = f"{config.metric} {each.value:.4f}" if each.value is not None else ""
         mark = "*" if best is not None and each.run.id == best.run.id else " "
         state = f"pruned at step {each.pruned_at}" if each.pruned_at is not None else each.run.status.value
-        lines.append(f"{mark} {each.run.name}  {_words(each.point)}  {value}  {state}")
+        lines.append(f"{mark} {each.run.name}  {_say_point(each.point)}  {value}  {state}")
     if view.problem:
         lines.append(view.problem)
     emit(data, as_json=as_json, text="\n".join(lines))
 
 
-def _words(point: dict[str, Any]) -> str:
+def _say_point(point: dict[str, Any]) -> str:
     return "  ".join(f"{path} {value:g}" if isinstance(value, float) else f"{path} {value}" for path, value in point.items())

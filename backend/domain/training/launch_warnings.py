@@ -1,6 +1,6 @@
-"""What is likely a mistake in a run that could be launched: each with its field, a sentence and a cure. Pure.
+"""Warnings about a run that could be launched and is likely a mistake: each with its field, a sentence and a cure. Pure.
 
-An error stops a launch; a warning asks whether it is meant.
+An error refuses a launch; a warning asks for confirmation.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from backend.domain.training.published_rules import batch_tokens_rule, learning_
 from backend.domain.wording import say_duration
 
 PRETRAIN_FACTOR = 10.0
-"""A learning rate this many times above or below the Step Law's is unusual: between published runs of one size lie factors of 3 to 5."""
+"""A learning rate this many times above or below the Step Law's is unusual: published runs of one size differ by factors of 3 to 5."""
 
 USEFUL_EPOCHS = 16.0
-"""Past sixteen passes repeated text gives next to nothing (Muennighoff et al. 2023, arXiv 2305.16264, section 5)."""
+"""Epochs beyond which repeated text adds almost nothing (Muennighoff et al. 2023, arXiv 2305.16264, section 5)."""
 
 USUAL_EPOCHS = {"full": 8.0, "adapter": 16.0, "preference": 4.0}
-"""Passes after which fine-tuning on the same rows mostly learns them by heart: usual recipes take 1 to 3 (full), 1 to 5 (adapters) and
-1 to 2 (preferences; Rafailov et al. 2023 and Tunstall et al. 2023 take one to three). The limits lie at about three times that."""
+"""Epochs beyond which fine-tuning mostly memorizes: published recipes take 1 to 3 (full), 1 to 5 (adapters) and 1 to 2 (preferences;
+Rafailov et al. 2023 and Tunstall et al. 2023 take one to three). The limits are about three times that."""
 
 LONG_S = 900.0
 SLOW_FLOPS_PER_S = 3e10  # what one core of a CPU does in training
@@ -54,7 +54,7 @@ class Code(StrEnum):
 
 
 class LaunchWarning(BaseModel):
-    """One thing to look at before a launch. `field` is that of the config, `cure` what to do if it isn't meant."""
+    """A likely mistake. `field` is a path of the config, `cure` what to do if it is one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,10 +66,11 @@ class LaunchWarning(BaseModel):
 
 @dataclass(frozen=True)
 class LaunchFacts:
-    """What is known of a run before it starts; None is not known.
+    """Facts about a run before it starts; None is not known.
 
-    `body` are the network's parameters without embeddings, or all where its family is not known. `unique_tokens` are those of the train split. `padding` and `cut_rows` are
-    shares of positions and rows, by a report on the data; `silent_rows` is the share of rows with nothing to train on. `packs` says whether the base keeps rows apart that share a sequence. `seconds` is the expected time of the steps. `fits` is that of a prediction.
+    `body` are the network's parameters without embeddings, or all where its family is not known. `unique_tokens` are those of the train
+    split. `padding` and `cut_rows` are shares of positions and rows, by a data report; `silent_rows` is the share of rows with nothing
+    to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected time of the steps. `fits` is that of a prediction.
     """
 
     body: int | None = None
@@ -86,19 +87,19 @@ class LaunchFacts:
 
 
 def warnings_of(config: RunConfig, facts: LaunchFacts) -> tuple[LaunchWarning, ...]:
-    """Return what is likely a mistake, the gravest first."""
-    found = [*_about_memory(config, facts), *_about_learning_rate(config, facts), *_about_course(config, facts)]
-    return (*found, *_about_data(config, facts), *_about_batch(config, facts), *_about_idle_fields(config))
+    """Return the warnings about a run, the gravest first."""
+    warnings = [*_about_memory(config, facts), *_about_learning_rate(config, facts), *_about_course(config, facts)]
+    return (*warnings, *_about_data(config, facts), *_about_batch(config, facts), *_about_idle_fields(config))
 
 
 def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, float, str] | None:
-    """Return (lowest, highest, where that is from) of the usual peak learning rates for a network's size and a way to train it.
+    """Return (lowest, highest, source) of the usual peak learning rates for a network's size, an objective and a method.
 
-    Pretraining: the Step Law for AdamW (arXiv 2503.04715) and a factor of ten about it. Fine-tuning is measured by what the network would
-    be pretrained with at 20 tokens a parameter (Hoffmann et al. 2022): all weights take at most that and usually far less (2e-5 at 7 B,
-    1e-3 at 135 M), preferences a thirtieth (5e-7 to 5e-6 at 7 B; Tunstall et al. 2023, arXiv 2310.16944), adapters about ten times what
-    all weights take (Schulman et al. 2025, "LoRA Without Regret"). Lion takes 3 to 10 times less than AdamW (arXiv 2302.06675). None
-    where no rule is known: other optimizers, reinforcement, and a network of unknown size.
+    Pretraining: the Step Law for AdamW (arXiv 2503.04715) within a factor of ten. Fine-tuning is compared with the rate that would
+    pretrain the network at 20 tokens per parameter (Hoffmann et al. 2022): full fine-tuning takes at most that and usually far less
+    (2e-5 at 7 B, 1e-3 at 135 M), preferences a thirtieth (5e-7 to 5e-6 at 7 B; Tunstall et al. 2023, arXiv 2310.16944), adapters about
+    ten times the rate of full fine-tuning (Schulman et al. 2025, "LoRA Without Regret"). Lion takes 3 to 10 times less than AdamW
+    (arXiv 2302.06675). None where no rule is known: other optimizers, GRPO, and a network of unknown size.
     """
     if config.optimizer not in ("adamw", "adamw_8bit", "lion") or config.objective is Objective.GRPO or not body:
         return None
@@ -106,7 +107,7 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
     by = " and a fifth of it for Lion" if config.optimizer == "lion" else ""
     if config.objective is Objective.PRETRAIN:
         rule = learning_rate_rule(body, config.tokens_per_step * config.max_steps).value / less
-        low = rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)  # going on from a base often takes a tenth of its peak
+        low = rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)  # continued pretraining often takes a tenth of the base's peak
         return low, rule * PRETRAIN_FACTOR, f"the Step Law (Li et al. 2025) says {rule:.2g} for this size and these tokens{by}"
     whole = learning_rate_rule(body, 20.0 * body).value / less
     adapters = config.method != "full"
@@ -123,8 +124,8 @@ def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
         yield LaunchWarning(
             code=Code.DOES_NOT_FIT,
             field="micro_batch",
-            sentence=f"By the estimate this run does not fit {facts.device}.",
-            cure="Take a smaller micro-batch with more gradient accumulation, activation recompute, or adapters.",
+            sentence=f"The estimated memory does not fit {facts.device}.",
+            cure="Use a smaller micro-batch with more gradient accumulation, activation recompute, or adapters.",
         )
 
 
@@ -137,13 +138,15 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
     yield LaunchWarning(
         code=Code.LEARNING_RATE_HIGH if above else Code.LEARNING_RATE_LOW,
         field="learning_rate",
-        sentence=f"A learning rate of {config.learning_rate:g} is {'above' if above else 'below'} the usual {low:.1g} to {high:.1g}: {source}.",
-        cure="A run that learns too fast diverges or forgets its base." if above else "A run that learns too slowly hardly moves.",
+        sentence=(
+            f"A learning rate of {config.learning_rate:g} is {'above' if above else 'below'} the usual {low:.1g} to {high:.1g}: {source}."
+        ),
+        cure="Too high a rate diverges or forgets the base." if above else "Too low a rate hardly changes the network.",
     )
 
 
 def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
-    """Warm-up, measurements, checkpoints. The loop measures at every checkpoint, too, and both at the last step."""
+    """Warm-up, evaluations, checkpoints. The training loop evaluates at every checkpoint, too, and does both at the last step."""
     steps = config.max_steps
     if config.num_warmup_steps > steps / 2:
         yield LaunchWarning(
@@ -156,35 +159,35 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
         yield LaunchWarning(
             code=Code.NO_VALIDATION,
             field="dataset",
-            sentence="The dataset has no rows to validate on, so there is no val_loss.",
+            sentence="The dataset has no validation rows, so there is no val_loss.",
             cure="Import it with a validation share.",
         )
     elif min(config.eval_every, config.checkpoint_every) >= steps and _takes_long(config, facts):
         yield LaunchWarning(
             code=Code.NOT_MEASURED,
             field="eval_every",
-            sentence=f"val_loss is measured every {config.eval_every:,} steps and the run has {steps:,}: only its end is measured.",
-            cure=f"Measure every {max(1, steps // 20):,} steps.",
+            sentence=f"val_loss is evaluated every {config.eval_every:,} steps and the run has {steps:,}: only its end is evaluated.",
+            cure=f"Evaluate every {max(1, steps // 20):,} steps.",
         )
     if config.checkpoint_every >= steps and _takes_long(config, facts):
         lasts = f" of about {say_duration(facts.seconds)}" if facts.seconds is not None else ""
         yield LaunchWarning(
             code=Code.NOTHING_SAVED,
             field="checkpoint_every",
-            sentence=f"Nothing is saved before the end of this run{lasts}; a worker that is lost begins again.",
+            sentence=f"No checkpoint is saved before the end of this run{lasts}; after a crash it starts over.",
             cure=f"Save every {max(1, steps // 10):,} steps.",
         )
     if config.patience and config.patience * min(config.eval_every, config.checkpoint_every) >= steps:
         yield LaunchWarning(
             code=Code.PATIENCE_IDLE,
             field="patience",
-            sentence=f"{config.patience} measurements without a better val_loss do not fit into {steps:,} steps: the run never stops early.",
-            cure="Measure more often, or leave patience at 0.",
+            sentence=f"{config.patience} evaluations without a better val_loss do not fit into {steps:,} steps: the run never stops early.",
+            cure="Evaluate more often, or set patience to 0.",
         )
 
 
 def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
-    """Whether it is worth a word that a run shows nothing before its end. Where its time is not known, its operations tell."""
+    """Whether a run is long enough to warn that it shows nothing before its end; judged by its FLOPs where its time is not known."""
     if facts.seconds is not None:
         return facts.seconds >= LONG_S
     return facts.body is None or 6.0 * facts.body * config.tokens_per_step * config.max_steps >= LONG_S * SLOW_FLOPS_PER_S
@@ -193,12 +196,12 @@ def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
 def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:
     packs = config.packing and facts.packs
     if config.objective is Objective.SFT and not packs and facts.padding is not None and facts.padding >= PADDED:
-        why = "Without packing" if facts.packs else "This base can't keep rows apart that share a sequence, so they are padded:"
+        why = "Without packing" if facts.packs else "This base can't keep packed rows apart, so they are padded:"
         yield LaunchWarning(
             code=Code.PADDING,
             field="packing",
             sentence=f"{why} {facts.padding:.0%} of what is computed is padding.",
-            cure="Turn packing on: rows share a sequence and none reads another."
+            cure="Turn packing on: rows share a sequence and none attends to another."
             if facts.packs
             else "A smaller micro-batch with more accumulation pads less.",
         )
@@ -207,14 +210,14 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
             code=Code.CUT_ROWS,
             field="context",
             sentence=f"{facts.cut_rows:.0%} of the rows are longer than {config.context:,} tokens and are cut.",
-            cure="Take a longer context, or leave the long rows out.",
+            cure="Use a longer context, or drop the long rows.",
         )
     if facts.silent_rows is not None and facts.silent_rows >= SILENT:
         yield LaunchWarning(
             code=Code.SILENT_ROWS,
             field="context",
-            sentence=f"{facts.silent_rows:.0%} of the rows or more have nothing to train on within {config.context:,} tokens and are left out.",
-            cure="Take a longer context; the report on the dataset lists such rows, and drops them.",
+            sentence=f"At least {facts.silent_rows:.0%} of the rows have nothing to train on within {config.context:,} tokens and are skipped.",
+            cure="Use a longer context; the data report lists such rows, and drops them.",
         )
     kind = "preference" if config.objective in PAIRWISE | {Objective.KTO} else "full" if config.method == "full" else "adapter"
     pretraining = config.objective is Objective.PRETRAIN
@@ -224,13 +227,11 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
     yield LaunchWarning(
         code=Code.OVER_FIT,
         field="max_steps",
-        sentence=f"The data is read {facts.epochs:.3g} times: "
+        sentence=f"The run takes {facts.epochs:.3g} epochs: "
         + (
-            "past sixteen passes more give next to nothing (Muennighoff et al. 2023)."
-            if pretraining
-            else "rows read so often are learnt by heart."
+            "beyond sixteen, more add almost nothing (Muennighoff et al. 2023)." if pretraining else "rows repeated so often are memorized."
         ),
-        cure=f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps read it {most:g} times; patience stops a run that no longer gains.",
+        cure=f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take {most:g} epochs; patience stops a run that no longer improves.",
     )
 
 
@@ -242,8 +243,8 @@ def _about_batch(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarnin
         yield LaunchWarning(
             code=Code.BATCH_TINY,
             field="micro_batch",
-            sentence=f"A step sees {config.tokens_per_step:,} tokens; for this many in all the Step Law (Li et al. 2025) says {rule:,.0f}.",
-            cure="Raise gradient accumulation: a noisy gradient wastes steps.",
+            sentence=f"A step has {config.tokens_per_step:,} tokens; for this run the Step Law (Li et al. 2025) suggests {rule:,.0f}.",
+            cure="Raise gradient accumulation: noisy gradients waste steps.",
         )
 
 

@@ -147,6 +147,7 @@ def test_a_sweep_is_previewed_launched_once_shown_and_stopped(ctx: Context, tmp_
     file.write_text(SWEEP)
     preview = json.loads(roundhouse("run", "sweep", str(file), "--preview", "--json").stdout)
     assert [point["learning_rate"] for point in preview["points"]] == [0.001, 0.003, 0.01]
+    assert (preview["forecast"]["runs"], preview["forecast"]["at_once"], preview["forecast"]["seconds"]) == (3, 1, None)
     assert list_jobs(ctx, queue="train") == []
     answers = [json.loads(roundhouse("run", "sweep", str(file), "--json").stdout) for _ in range(2)]
     assert answers[0]["sweep"] == answers[1]["sweep"]
@@ -154,7 +155,7 @@ def test_a_sweep_is_previewed_launched_once_shown_and_stopped(ctx: Context, tmp_
     assert [run["values"] for run in answers[1]["runs"]] == preview["points"][:2]
     assert json.loads(roundhouse("run", "sweep-stop", "rates", "--json").stdout) == {"stopped": 2}
     shown = roundhouse("run", "sweep-show", "rates").stdout
-    assert "0 waiting or running" in shown
+    assert "0 active" in shown
     assert "learning_rate 0.003" in shown
 
 
