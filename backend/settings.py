@@ -144,12 +144,12 @@ class Settings(BaseSettings):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach us."""
+        """Return whether only this machine can reach the servers."""
         return self.host in LOOPBACK
 
     @property
     def needs_sign_in(self) -> bool:
-        """Whether visitors need an account and programs a key."""
+        """Return whether visitors need an account and programs a key."""
         public = urlsplit(self.public_url).hostname if self.public_url else None
         return self.sign_in == "always" or not self.is_loopback or (public is not None and public not in LOOPBACK)
 

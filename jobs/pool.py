@@ -35,7 +35,7 @@ class Slots:
             self._taken[queue] -= 1
 
     def has_room(self, queue: str) -> bool:
-        """Whether one more job of a queue may be taken. A queue without a limit has always room."""
+        """Return whether one more job of a queue may be taken. A queue without a limit has always room."""
         with self._lock:
             return self._taken[queue] < self.limits.get(queue, self._taken[queue] + 1)
 

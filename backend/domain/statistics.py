@@ -285,7 +285,7 @@ def required_items(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int:
-    """How many items find a true difference `effect`: Miller (2024), eq. 9. `required_items(0.03)` is 969.
+    """Return the number of items that detect a true difference `effect`: Miller (2024), eq. 9. `required_items(0.03)` is 969.
 
     `omega_squared` is the variance over items of the difference of expected scores; `within_variances` are the variances of one sample
     about its item's expected score, of either checkpoint, divided by `samples_per_item`.

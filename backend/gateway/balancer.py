@@ -1,7 +1,7 @@
-"""Which replica takes the next request: the one with the fewest open ones, counted here, ties at random.
+"""Choose the replica with the fewest open requests; break ties at random.
 
-Counts are this process's own, never polled: a polled count is stale when it matters. A replica that fails five times in a row is left
-alone for ten seconds. Refusals of the client's request (4xx) say nothing about the replica and do not count.
+Counts are this process's own: a polled count is stale when it matters. A replica that fails five times in a row gets no requests
+for ten seconds. Refusals of the client's request (4xx) do not count as failures.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Responses that stop working when the client leaves, and the middleware around every route: plain ASGI, so streams stay streams."""
+"""Cancel responses when the client disconnects, and limit bodies: plain ASGI middleware, so streams stay streams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class _WhileConnected(Response):
-    """Runs `_answer` and cancels it when the client disconnects; the server tells nobody of that by itself in time."""
+    """Run `_answer` and cancel it when the client disconnects, which the server does not report by itself in time."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as ASGI asks."""
@@ -95,7 +95,7 @@ class LimitBody:
         self._app, self._max = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or refuse it."""
+        """Forward the request, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -103,13 +103,13 @@ class LimitBody:
         if declared.isdigit() and int(declared) > self._max:
             await self._too_large().response()(scope, receive, send)
             return
-        seen = 0
+        received = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._max:
+            received += len(message.get("body", b""))
+            if received > self._max:
                 raise self._too_large()
             return message
 

@@ -1,4 +1,4 @@
-"""What the gateway needs to know, as a protocol that services fulfil: endpoints, replicas, keys, and where usage goes.
+"""The protocol that services implement for the gateway: endpoints, replicas, keys and usage.
 
 The methods may block (they ask a database); the gateway calls each of them in a thread.
 """
@@ -24,7 +24,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class ReplicaAddress:
-    """Where a ready replica listens, and the token that it asks for."""
+    """Address of a ready replica and the token that it requires."""
 
     id: str
     url: str
@@ -33,7 +33,7 @@ class ReplicaAddress:
 
 @dataclass(frozen=True)
 class Principal:
-    """Who holds a key."""
+    """The holder of a key."""
 
     key_id: str
     name: str
@@ -44,10 +44,10 @@ class Directory(Protocol):
 
     @property
     def keys_required(self) -> bool:
-        """Whether `/v1` asks for a key. False only where nobody else can reach the gateway."""
+        """Return whether `/v1` requires a key. False only on loopback."""
 
     def authenticate(self, key: str) -> Principal | None:
-        """Return who holds a key, None for an unknown or revoked one."""
+        """Return the holder of a key, None for an unknown or revoked one."""
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed."""

@@ -28,7 +28,7 @@ class InstalledDirectory:
 
     @property
     def keys_required(self) -> bool:
-        """Whether the gateway can be reached from elsewhere."""
+        """Return whether the gateway can be reached from elsewhere."""
         return self._ctx.sign_in
 
     def authenticate(self, key: str) -> Principal | None:

@@ -27,7 +27,7 @@ ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not 
 
 @dataclass
 class Trace:
-    """What is known about a request so far; becomes its row of usage."""
+    """State of a request; becomes its usage row."""
 
     endpoint: str
     principal: Principal | None

@@ -50,7 +50,7 @@ class UsageWriter:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
             try:
                 await asyncio.to_thread(self._directory.record_usage, batch)
-            except Exception:  # the gateway's edge: answering goes on whatever the database says
+            except Exception:  # the gateway's edge: answers must not depend on the database
                 logger.exception("Usage could not be stored; it is tried again.")
                 self._waiting.extendleft(reversed(batch))
                 return

@@ -39,7 +39,7 @@ class HostRules:
     origins: frozenset[str] = frozenset()
 
     def allows(self, host: str) -> bool:
-        """Whether a `Host` header is one of this server's."""
+        """Return whether a `Host` header is one of this server's."""
         authority = parse_authority(host)
         if authority is None:
             return False
@@ -51,7 +51,7 @@ class HostRules:
         return any(pattern.startswith("*.") and name.endswith(pattern[1:]) for pattern in self.names)
 
     def allows_origin(self, origin: str, host: str) -> bool:
-        """Whether a page of this origin belongs to the server that was asked as `host`, ports included."""
+        """Return whether a page of this origin belongs to the server that was asked as `host`, ports included."""
         if origin.lower() in self.origins:
             return True
         scheme, _, rest = origin.partition("://")
@@ -88,7 +88,7 @@ def parse_authority(value: str) -> tuple[str, int | None] | None:
 
 
 def is_loopback_host(name: str) -> bool:
-    """Whether a name or address always means this machine."""
+    """Return whether a name or address always means this machine."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:

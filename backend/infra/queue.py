@@ -105,7 +105,7 @@ class JobQueue:
             return None
 
     def is_alive(self) -> bool:
-        """Whether the broker answers, or did not a moment ago."""
+        """Return whether the broker answers, or did not a moment ago."""
         if self._is_silent():
             return False
         from redis import RedisError

@@ -35,7 +35,7 @@ ORDER = (
 
 
 class RecipeHead(BaseModel):
-    """What is known of a recipe. `state` is `run` if the numbers were measured, `planned` if nobody has run it yet."""
+    """Header of a recipe. `state` is `run` if its numbers were measured, `planned` if it has not been run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +49,7 @@ class RecipeHead(BaseModel):
 
     @property
     def known(self) -> str:
-        """What was measured, in one sentence; or that nothing was."""
+        """Return one sentence on hardware and measurements."""
         if self.state == "planned":
             return f"For {self.hardware}. Planned: not run yet."
         measured = [part for part in (self.time, self.memory, self.loss) if part]

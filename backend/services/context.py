@@ -1,4 +1,4 @@
-"""What every service is handed: the adapters and the rules of this installation. Built by backend.bootstrap."""
+"""Context of every service call: adapters and policy of the installation, built by `backend.bootstrap`, and the acting person."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backend.infra.queue import JobQueue
 
 @dataclass(frozen=True)
 class Policy:
-    """Numbers that an operator sets."""
+    """Limits set by the operator."""
 
     lease_s: float = 15.0
     cancel_grace_s: float = 20.0
@@ -30,7 +30,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Context:
-    """Adapters and policy. `now` is a parameter so that tests can turn the clock."""
+    """Adapters and policy. `now` is injectable, so that tests control the clock."""
 
     db: Database
     queue: JobQueue
@@ -51,7 +51,7 @@ BUILDERS = ("admin", "lead", "engineer")
 
 @dataclass(frozen=True)
 class Person:
-    """Who acts. On loopback without sign-in this is `LOCAL`, who may do everything."""
+    """The acting person. On loopback without sign-in: `LOCAL`, with all permissions."""
 
     id: str | None
     name: str
@@ -59,12 +59,12 @@ class Person:
 
     @property
     def may_build(self) -> bool:
-        """Whether the person may launch, deploy and delete."""
+        """Return whether the person may launch, deploy and delete."""
         return self.role in BUILDERS
 
     @property
     def is_admin(self) -> bool:
-        """Whether the person may manage accounts and keys."""
+        """Return whether the person may manage accounts and keys."""
         return self.role == "admin"
 
 

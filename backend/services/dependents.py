@@ -1,4 +1,4 @@
-"""Who uses what: the reasons why a dataset, tokenizer, architecture or checkpoint can't be deleted, in words."""
+"""Find the dependents of datasets, tokenizers, architectures and checkpoints: the reasons why they can't be deleted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Use:
-    """One thing that needs another. `what` is its kind in words, `id` leads to it; `str()` says it in a sentence."""
+    """One dependent object: its kind as a noun, name and id. `str()` gives `run “First”`."""
 
     what: str
     name: str
@@ -45,35 +45,35 @@ class Use:
 
 
 def users_of_dataset(session: Session, dataset_id: str) -> list[Use]:
-    """Return what refers to any version of a dataset from outside of it: see `users_of_versions`."""
+    """Return the dependents of any version of a dataset; see `users_of_versions`."""
     ids = list(session.scalars(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset_id)))
     return users_of_versions(session, ids)
 
 
 def users_of_versions(session: Session, ids: Sequence[str]) -> list[Use]:
-    """Return what refers to some dataset versions.
+    """Return the dependents of dataset versions.
 
     Runs, tokenizers, campaigns, evaluations and run groups; versions derived from or merged with them, unless they are among `ids`;
     reports about them, and reports that searched them as benchmarks.
     """
     if not ids:
         return []
-    found: list[Use] = []
+    uses: list[Use] = []
     for what, table in (("run", Run), ("tokenizer", Tokenizer), ("campaign", Campaign)):
         rows = session.execute(select(table.id, table.name).where(table.dataset_version_id.in_(ids)).order_by(table.name))
-        found += [Use(what, name, id_) for id_, name in rows]
+        uses += [Use(what, name, id_) for id_, name in rows]
     evaluated = session.execute(
         select(Evaluation.id, Checkpoint.name)
         .join(Checkpoint, Evaluation.checkpoint_id == Checkpoint.id)
         .where(Evaluation.dataset_version_id.in_(ids))
         .order_by(Checkpoint.name, Evaluation.created_at)
     )
-    found += [Use("evaluation", name, id_) for id_, name in evaluated]
-    return [*found, *_groups_on(session, ids), *_made_from(session, ids), *_reports_on(session, ids)]
+    uses += [Use("evaluation", name, id_) for id_, name in evaluated]
+    return [*uses, *_groups_on(session, ids), *_made_from(session, ids), *_reports_on(session, ids)]
 
 
 def mentions(column: Any, texts: Sequence[str]) -> Any:
-    """A condition: a JSON column holds one of some texts as a value, spelled as JSON spells it."""
+    """Return the SQL condition that a JSON column contains one of the texts as a JSON string."""
     return or_(false(), *(cast(column, String).contains(json.dumps(text), autoescape=True) for text in texts))
 
 

@@ -39,7 +39,7 @@ class EndpointLine:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether every replica answers."""
+        """Return whether every replica answers."""
         return self.num_ready >= self.num_replicas
 
 

@@ -49,7 +49,7 @@ def ensure_starter_content(ctx: Context) -> None:
 
 
 def _was_made(ctx: Context) -> bool:
-    """Whether every starter job was queued at some time: idempotency keys outlive deleted datasets."""
+    """Return whether every starter job was queued at some time: idempotency keys outlive deleted datasets."""
     keys = [_key(dataset.name) for dataset in STARTER_DATASETS] + [_key(STARTER_TOKENIZER)]
     with ctx.db.read() as session:
         return session.scalar(select(func.count()).select_from(Job).where(Job.idempotency_key.in_(keys))) == len(keys)

@@ -75,14 +75,14 @@ def _answer(body: Callable[[], str]) -> Response:
 def _points(ctx: Context, curves: CurveCache, request: Request) -> str:
     """Answer /live/points?token=...&after={run: {"resets": n, "metrics": {name: step}}}."""
     run_ids = runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS]
-    seen = _seen(request.query_params.get("after", "{}"))
+    known_steps = _read_known_steps(request.query_params.get("after", "{}"))
     states = run_states(ctx, run_ids)
     parts = []
     for run_id in run_ids:
         state = states.get(run_id)
         if state is None:
             continue
-        resets, after = seen.get(run_id, (None, {}))
+        resets, after = known_steps.get(run_id, (None, {}))
         points = curves.points_json(ctx, run_id, after=after, resets=resets)
         parts.append(f'{json.dumps(run_id)}:{{"state":{json.dumps(_state(state))},"curves":{points}}}')
     return f'{{"now":{ctx.now().timestamp():.1f},"runs":{{{",".join(parts)}}}}}'
@@ -123,7 +123,7 @@ def _overview(ctx: Context, request: Request) -> str:
     return json.dumps(answer, separators=(",", ":"))
 
 
-def _seen(text: str) -> dict[str, tuple[int | None, dict[str, int]]]:
+def _read_known_steps(text: str) -> dict[str, tuple[int | None, dict[str, int]]]:
     try:
         data = json.loads(text)
         return {

@@ -75,13 +75,13 @@ class EarlyCharts:
             if message.get("more_body"):
                 return
             tag = f'<script async src="{plotly_url()}" onerror="this.remove()"></script></head>'
-            whole = bytes(body).replace(b"</head>", tag.encode(), 1)
+            page = bytes(body).replace(b"</head>", tag.encode(), 1)
             headers = MutableHeaders(raw=list(head["headers"]))
             del headers["etag"], headers["last-modified"]
             if "content-length" in headers and body:
-                headers["content-length"] = str(len(whole))
+                headers["content-length"] = str(len(page))
             await send({**head, "headers": headers.raw})
-            await send({**message, "body": whole})
+            await send({**message, "body": page})
 
         plain = [(name, value) for name, value in scope["headers"] if name not in CONDITIONS]
         await self.app({**scope, "headers": plain}, receive, send_with_script)

@@ -118,12 +118,12 @@ class _Block:
         self.num_rows = table.num_rows
 
     def has(self, field: str) -> bool:
-        """Whether the field has a column with anything in it."""
+        """Return whether the field has a column with anything in it."""
         column = self._column(field)
         return column is not None and column.null_count < len(column)
 
     def is_turns(self, field: str) -> bool:
-        """Whether the field holds turns."""
+        """Return whether the field holds turns."""
         return field in self._plan.turns
 
     def _column(self, field: str) -> pyarrow.Array | None:

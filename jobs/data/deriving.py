@@ -123,7 +123,7 @@ def _result(writer: DatasetWriter, source: _Source, *, change: Change, target: P
 
 
 def is_cut(meta: dict[str, Any]) -> bool:
-    """Whether a version's few texts were cut in two for validation, instead of being divided."""
+    """Return whether a version's few texts were cut in two for validation, instead of being divided."""
     return bool(meta.get("is_cut", meta["train_rows"] + meta["val_rows"] > meta["rows"]))
 
 

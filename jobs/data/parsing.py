@@ -159,7 +159,7 @@ def _table_of(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
 
 
 def _is_utf8(data: Bytes) -> bool:
-    """Whether bytes are UTF-8; many times as fast as decoding them."""
+    """Return whether bytes are UTF-8; many times as fast as decoding them."""
     offsets = np.array([0, len(data)], dtype=np.int32)
     text = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(offsets), pyarrow.py_buffer(data))
     try:

@@ -318,7 +318,7 @@ class _Lines:
         self.count = 0
 
     def is_enough(self) -> bool:
-        """Whether enough was read; asked between rows."""
+        """Return whether enough was read; asked between rows."""
         return self._stream.offset >= self._until
 
     def __iter__(self) -> Iterator[bytes | RowProblem]:

@@ -60,7 +60,7 @@ def string_parts(array: pyarrow.Array) -> tuple[npt.NDArray[np.int64], memoryvie
 
 
 def is_blank(text: bytes) -> bool:
-    """Whether a text in UTF-8 is nothing but white space; quick for any that begins with something else."""
+    """Return whether a text in UTF-8 is nothing but white space; quick for any that begins with something else."""
     return not text[:64].decode("utf-8", "ignore").strip() and not text.decode().strip()
 
 

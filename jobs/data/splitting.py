@@ -68,7 +68,7 @@ def val_rows(tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, v
 
 
 def is_small(kind: DatasetKind, *, rows: int, size: int) -> bool:
-    """Whether a dataset of so many rows and bytes is small enough for an exact split."""
+    """Return whether a dataset of so many rows and bytes is small enough for an exact split."""
     return rows <= HELD_ROWS and (size <= HELD_BYTES or _is_few_texts(kind, rows))
 
 

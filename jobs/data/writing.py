@@ -150,7 +150,7 @@ class Leaf:
 
     @property
     def is_full(self) -> bool:
-        """Whether the next row begins another."""
+        """Return whether the next row begins another."""
         return self.rows >= LEAF_ROWS or self.bytes >= LEAF_BYTES
 
     def hexdigest(self) -> str:
@@ -206,7 +206,7 @@ class DatasetWriter:
 
     @property
     def is_between_leaves(self) -> bool:
-        """Whether the last leaf is full and none is open: where an import can be interrupted."""
+        """Return whether the last leaf is full and none is open: where an import can be interrupted."""
         self._wait_for_notes()
         return not self._leaf.rows
 

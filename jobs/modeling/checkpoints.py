@@ -289,7 +289,7 @@ def _final_name(folder: Path) -> str:
 
 
 def is_unusable(error: Exception) -> bool:
-    """Whether a library's error says that what it was given is invalid. The tokenizers library raises plain `Exception`."""
+    """Return whether a library's error says that what it was given is invalid. The tokenizers library raises plain `Exception`."""
     return type(error) is Exception or isinstance(error, UNUSABLE)
 
 

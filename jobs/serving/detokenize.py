@@ -66,10 +66,10 @@ class TextStream:
         self._held = ""
         if not self._stop:
             return text
-        found = [(position, stop) for stop in self._stop if (position := text.find(stop)) >= 0]
-        if found:
+        matches = [(position, stop) for stop in self._stop if (position := text.find(stop)) >= 0]
+        if matches:
             self.stopped = True
-            return text[: min(found)[0]]
+            return text[: min(matches)[0]]
         if final:
             return text
         keep = max(_overlap(text, stop) for stop in self._stop)

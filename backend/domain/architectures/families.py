@@ -41,17 +41,17 @@ class Family:
 
     @property
     def latent(self) -> bool:
-        """Whether keys and values are kept compressed (multi-head latent attention)."""
+        """Return whether keys and values are kept compressed (multi-head latent attention)."""
         return "kv_rank" in self.fields
 
     @property
     def packs(self) -> bool:
-        """Whether rows can share a sequence without reading each other: positions must be able to restart inside it."""
+        """Return whether rows can share a sequence without reading each other: positions must be able to restart inside it."""
         return self.positions != "ALiBi"
 
     @property
     def has_experts(self) -> bool:
-        """Whether feed-forwards are experts chosen by a router."""
+        """Return whether feed-forwards are experts chosen by a router."""
         return "num_experts" in self.fields
 
 

@@ -62,7 +62,7 @@ class ArchitectureFields(BaseModel):
         return self.expert_feed_forward or self.feed_forward
 
     def is_global(self, layer: int) -> bool:
-        """Whether a layer, counted from 0, attends to the whole context."""
+        """Return whether a layer, counted from 0, attends to the whole context."""
         if self.window is None:
             return True
         if self.global_every is not None:  # local layers have positions of their own, so they stay local in a window of any size
@@ -70,5 +70,5 @@ class ArchitectureFields(BaseModel):
         return self.window >= self.context
 
     def has_experts(self, layer: int) -> bool:
-        """Whether a layer, counted from 0, has experts."""
+        """Return whether a layer, counted from 0, has experts."""
         return self.num_experts is not None and layer >= (self.dense_layers or 0)

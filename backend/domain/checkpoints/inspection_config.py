@@ -43,7 +43,7 @@ class InspectionConfig(BaseModel):
 
     @property
     def of_text(self) -> bool:
-        """Whether a text or a conversation is inspected, rather than the weights."""
+        """Return whether a text or a conversation is inspected, rather than the weights."""
         return bool(self.text or self.messages)
 
 

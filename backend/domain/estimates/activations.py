@@ -46,7 +46,7 @@ class ComputeTypes:
 
     @property
     def is_bf16(self) -> bool:
-        """Whether matrix products are computed in bf16."""
+        """Return whether matrix products are computed in bf16."""
         return self.low < FLOAT
 
     def read(self, width: int, by: int) -> int:
@@ -55,7 +55,7 @@ class ComputeTypes:
 
     @property
     def frozen(self) -> bool:
-        """Whether the network's own weights get no gradient."""
+        """Return whether the network's own weights get no gradient."""
         return self.rank is not None
 
     def adapted(self, layers: int) -> int:

@@ -56,7 +56,7 @@ class Prediction:
 
     @property
     def fits(self) -> Literal["yes", "tight", "no", "unknown"]:
-        """Whether the run fits the device: `tight` if it fits without the error alone, or takes over 90 % of it."""
+        """Return whether the run fits the device: `tight` if it fits without the error alone, or takes over 90 % of it."""
         needed = self.memory.num_bytes
         if needed is None or self.device_bytes is None:
             return "unknown"

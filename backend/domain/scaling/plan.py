@@ -97,7 +97,7 @@ class ScalingPlan:
 
     @property
     def loss_is_believable(self) -> bool:
-        """Whether the expected loss is well below chance level, which a law extrapolated too far down exceeds."""
+        """Return whether the expected loss is well below chance level, which a law extrapolated too far down exceeds."""
         return self.loss.value < BELIEVABLE * math.log(self.architecture.vocab_size)
 
     def run_config(self) -> RunConfig | None:

@@ -51,11 +51,11 @@ STARTER_DATASETS: tuple[StarterDataset, ...] = (
     StarterDataset(
         "pebblewick-facts",
         "benchmark",
-        "Multiple choice: how does the sentence go on? For any network.",
+        "Multiple choice: completion of a sentence. For any network.",
         lambda: [*multiple_choice_items()],
     ),
     StarterDataset(
-        "pebblewick-questions", "benchmark", "Generation: questions in words that no training row uses.", lambda: [*generation_items()]
+        "pebblewick-questions", "benchmark", "Generation: questions phrased as in no training row.", lambda: [*generation_items()]
     ),
     StarterDataset("pebblewick-prompts", "prompts", "Prompts for battles.", lambda: [{"prompt": p} for p in battle_prompts()]),
 )

@@ -88,7 +88,7 @@ def _held_out() -> frozenset[str]:
 
 
 def is_held_out(question: str) -> bool:
-    """Whether a question is kept for the generation benchmark."""
+    """Return whether a question is reserved for the generation benchmark."""
     return question in _held_out()
 
 

@@ -204,9 +204,9 @@ def _chat_rows() -> tuple[ChatRow, ...]:
     rows = [*_questions(), *_who_lives_where(), *_yes_no(rng), *_follow_ups(rng), *_stories(rng), *_portraits(rng), *_strangers()]
     rows += [*_greetings(rng), *(_row(question, answer) for questions, answer in SMALL_TALK for question in questions)]
     unique = {tuple(message["content"] for message in row["messages"]): row for row in rows}
-    kept = list(unique.values())
-    rng.shuffle(kept)
-    return tuple(kept)
+    shuffled = list(unique.values())
+    rng.shuffle(shuffled)
+    return tuple(shuffled)
 
 
 def chat_rows() -> list[ChatRow]:

@@ -91,7 +91,7 @@ PORTRAIT_ENDINGS = (
 
 
 def _differ(one: Person, two: Person) -> bool:
-    """Whether two people share nothing that would make a quarrel or a comparison between them senseless."""
+    """Return whether two people share nothing that would make a quarrel or a comparison between them senseless."""
     return one.name != two.name and all(
         getattr(one, key) != getattr(two, key) for key in ("home", "kind", "food", "hobby", "fear", "colour")
     )
@@ -130,8 +130,8 @@ def tell_story(hero: Person, *, rng: random.Random, partner: Person | None = Non
     """Tell one story of about 400 to 900 characters; with `num_details=0` a shorter one that fits a chat."""
     slots = _cast(hero, partner, rng)
     # in a plot `{sound}` belongs to the place where it happens, in the introduction to the hero's home
-    told = _plot(plot or rng.choice(PLOTS), slots | {"sound": slots["psound"]}, rng)
-    parts = [*_introduction(slots, rng, num_details=num_details), *told]
+    scenes = _plot(plot or rng.choice(PLOTS), slots | {"sound": slots["psound"]}, rng)
+    parts = [*_introduction(slots, rng, num_details=num_details), *scenes]
     if num_details:
         parts.append(rng.choice(ENDINGS).format_map(slots))
     return " ".join(part for part in parts if part)
@@ -162,15 +162,17 @@ def _portray_place(rng: random.Random) -> str:
 def _pretrain_texts() -> tuple[str, ...]:
     rng = random.Random("stories")
     people = build_world().people
-    told: dict[str, None] = {}
-    while len(told) < NUM_STORIES:
-        index = len(told)
-        told[tell_story(people[index % len(people)], rng=rng, num_details=rng.choice((2, 3, 3, 4)), plot=PLOTS[index % len(PLOTS)])] = None
-    while len(told) < NUM_STORIES + NUM_PORTRAITS:
-        told[portray(people[len(told) % len(people)], rng=rng)] = None
-    while len(told) < NUM_STORIES + NUM_PORTRAITS + NUM_PLACE_PORTRAITS:
-        told[_portray_place(rng)] = None
-    texts = list(told)
+    stories: dict[str, None] = {}
+    while len(stories) < NUM_STORIES:
+        index = len(stories)
+        stories[tell_story(people[index % len(people)], rng=rng, num_details=rng.choice((2, 3, 3, 4)), plot=PLOTS[index % len(PLOTS)])] = (
+            None
+        )
+    while len(stories) < NUM_STORIES + NUM_PORTRAITS:
+        stories[portray(people[len(stories) % len(people)], rng=rng)] = None
+    while len(stories) < NUM_STORIES + NUM_PORTRAITS + NUM_PLACE_PORTRAITS:
+        stories[_portray_place(rng)] = None
+    texts = list(stories)
     rng.shuffle(texts)
     return tuple(texts)
 
@@ -182,5 +184,5 @@ def pretrain_texts() -> list[str]:
 
 def fact_mentions() -> dict[str, int]:
     """Count how often the stories say each fact in exactly the words that the benchmark asks for."""
-    whole = "\n".join(_pretrain_texts())
-    return {fact.answer: whole.count(fact.answer.removesuffix(".")) for fact in all_facts()}
+    corpus = "\n".join(_pretrain_texts())
+    return {fact.answer: corpus.count(fact.answer.removesuffix(".")) for fact in all_facts()}

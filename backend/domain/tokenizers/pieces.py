@@ -54,7 +54,7 @@ class PieceForm:
         return (piece.replace(SPACE_MARK, " ") if self.spaces_marked else piece).encode("utf-8", "replace")
 
     def is_raw_byte(self, piece: str) -> bool:
-        """Whether a piece is one byte that stands in for a character which the vocabulary does not hold.
+        """Return whether a piece is one byte that stands in for a character which the vocabulary does not hold.
 
         Byte-level: a byte above 127, which is a part of a character. Otherwise: any byte token (`<0xAB>`).
         """

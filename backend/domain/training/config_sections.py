@@ -204,7 +204,7 @@ class GrpoConfig(Section):
 
     @property
     def needs_answers(self) -> bool:
-        """Whether a reward compares completions with the row's answer."""
+        """Return whether a reward compares completions with the row's answer."""
         return any(rule.kind in ("exact", "contains") for rule in self.rewards)
 
 

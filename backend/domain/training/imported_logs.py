@@ -72,7 +72,7 @@ class ForeignLog:
 
     @property
     def has_time(self) -> bool:
-        """Whether every point carries when it was written."""
+        """Return whether every point carries when it was written."""
         return all(time is not None for series in self.points.values() for _, time in series.values())
 
     def add(self, metric: str, step: int, value: object, time: float | None) -> None:

@@ -187,7 +187,7 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
 
 
 def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
-    """Whether a run is long enough to warn that it shows nothing before its end; judged by its FLOPs where its time is not known."""
+    """Return whether a run is long enough to warn that it shows nothing before its end; judged by its FLOPs where its time is not known."""
     if facts.seconds is not None:
         return facts.seconds >= LONG_S
     return facts.body is None or 6.0 * facts.body * config.tokens_per_step * config.max_steps >= LONG_S * SLOW_FLOPS_PER_S

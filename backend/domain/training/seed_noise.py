@@ -42,7 +42,7 @@ class SeedComparison:
 
     @property
     def is_beyond_noise(self) -> bool | None:
-        """Whether the interval excludes zero; None without an interval."""
+        """Return whether the interval excludes zero; None without an interval."""
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
 
     def conclusion(self, metric: str = "val_loss") -> str:

@@ -123,7 +123,7 @@ class SweepConfig(_Section):
 
     @property
     def is_listed(self) -> bool:
-        """Whether every field has a list, so that there is an end to what can be tried."""
+        """Return whether every field has a list, so that there is an end to what can be tried."""
         return all(isinstance(choice, Values) for choice in self.vary.values())
 
     @property
@@ -243,7 +243,7 @@ def as_field(path: str, span: Span, value: float) -> int | float:
 
 
 def may_be(choice: Values | Span, value: Any) -> bool:
-    """Whether a value is one that a sweep may give to a field."""
+    """Return whether a value is one that a sweep may give to a field."""
     if isinstance(choice, Values):
         return value in choice.values
     return isinstance(value, int | float) and choice.low <= value <= choice.high

@@ -67,7 +67,7 @@ def describe_gguf(file: Path) -> BaseFacts:
 
 
 def is_part_of_gguf(name: str) -> bool:
-    """Whether a file's name says that it is one part of several: `x-00001-of-00003.gguf`."""
+    """Return whether a file's name says that it is one part of several: `x-00001-of-00003.gguf`."""
     return re.search(r"-\d+-of-\d+\.gguf$", name) is not None
 
 
@@ -214,7 +214,7 @@ def names_in_index(folder: Path) -> list[str]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name stays in its folder: no separators, no way up, nothing hidden."""
+    """Return whether a name stays in its folder: no separators, no way up, nothing hidden."""
     return bool(name) and not name.startswith(".") and not set(name) & set("/\\\0")
 
 

@@ -51,7 +51,7 @@ class CloudFiles:
 
 
 def is_cloud_url(text: str) -> bool:
-    """Whether a text is the address of an object or a folder in a store that is known."""
+    """Return whether a text is the address of an object or a folder in a store that is known."""
     return _URL.fullmatch(text) is not None
 
 

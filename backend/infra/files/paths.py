@@ -15,7 +15,7 @@ def find_path(text: str | Path) -> Path | None:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name from a disk is text: bytes that are no UTF-8 come as half characters, which nothing can show or store."""
+    """Return whether a name from a disk is text: bytes that are no UTF-8 come as half characters, which nothing can show or store."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -31,12 +31,12 @@ class ContestantView:
 
     @property
     def is_writing(self) -> bool:
-        """Whether completions are still being generated."""
+        """Return whether completions are still being generated."""
         return self.job is not None and self.job.status in ACTIVE
 
     @property
     def failed(self) -> bool:
-        """Whether its completions ended early."""
+        """Return whether its completions ended early."""
         return self.job is not None and self.job.status in (Status.FAILED, Status.CANCELLED)
 
 
@@ -64,12 +64,12 @@ class CampaignView:
 
     @property
     def is_open(self) -> bool:
-        """Whether votes are taken."""
+        """Return whether votes are taken."""
         return self.closed_at is None
 
     @property
     def is_writing(self) -> bool:
-        """Whether any completions are still being generated."""
+        """Return whether any completions are still being generated."""
         return any(contestant.is_writing for contestant in self.contestants)
 
     @property

@@ -56,12 +56,12 @@ class CheckpointView:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its files are there."""
+        """Return whether its files are there."""
         return self.folder is not None and self.deleted_at is None
 
     @property
     def writes(self) -> bool:
-        """Whether it generates text; a reward model only scores it."""
+        """Return whether it generates text; a reward model only scores it."""
         return self.objective != Objective.REWARD
 
 

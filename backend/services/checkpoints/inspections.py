@@ -46,12 +46,12 @@ class InspectionView:
 
     @property
     def is_active(self) -> bool:
-        """Whether its job is queued, running or being stopped."""
+        """Return whether its job is queued, running or being stopped."""
         return self.status in ACTIVE
 
     @property
     def is_ready(self) -> bool:
-        """Whether its results are there."""
+        """Return whether its results are there."""
         return self.folder is not None and self.status is Status.FINISHED
 
     @property

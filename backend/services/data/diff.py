@@ -73,7 +73,7 @@ class VersionDiff:
 
     @property
     def is_empty(self) -> bool:
-        """Whether both versions hold the same rows on the same sides."""
+        """Return whether both versions hold the same rows on the same sides."""
         return not (self.removed or self.added or self.moved)
 
 

@@ -72,7 +72,7 @@ class DataReportView:
 
     @property
     def is_active(self) -> bool:
-        """Whether its job is queued, running or being stopped."""
+        """Return whether its job is queued, running or being stopped."""
         return self.status in ACTIVE
 
 

@@ -42,7 +42,7 @@ class ImportSource:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it has to be fetched first."""
+        """Return whether it has to be fetched first."""
         return self.hub is not None or self.url is not None
 
 

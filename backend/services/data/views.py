@@ -54,12 +54,12 @@ class VersionView:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the rows are there."""
+        """Return whether the rows are there."""
         return self.folder is not None
 
     @property
     def is_one_text(self) -> bool:
-        """Whether it is a single text, of which validation takes the last part."""
+        """Return whether it is a single text, of which validation takes the last part."""
         return self.kind == DatasetKind.TEXT and self.rows == 1
 
     @property
@@ -69,7 +69,7 @@ class VersionView:
 
     @property
     def is_importing(self) -> bool:
-        """Whether its job is still to end."""
+        """Return whether its job is still to end."""
         return self.folder is None and self.status in ACTIVE
 
 

@@ -183,7 +183,7 @@ def _report(parts: RunParts) -> DataReport | None:
 
 
 def _packs(parts: RunParts) -> bool:
-    """Whether the base keeps packed rows apart; assumed where its family is not known."""
+    """Return whether the base keeps packed rows apart; assumed where its family is not known."""
     return parts.shape is None or FAMILIES[parts.shape.family].packs
 
 

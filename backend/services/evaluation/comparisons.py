@@ -64,7 +64,7 @@ class Column:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether small numbers are good."""
+        """Return whether small numbers are good."""
         return self.metric in LOWER_IS_BETTER
 
 

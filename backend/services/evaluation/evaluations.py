@@ -73,7 +73,7 @@ class EvaluationView:
 
     @property
     def is_active(self) -> bool:
-        """Whether its job is queued, running or being stopped."""
+        """Return whether its job is queued, running or being stopped."""
         return self.status in ACTIVE
 
     @property

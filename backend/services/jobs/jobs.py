@@ -40,7 +40,7 @@ class JobView:
 
     @property
     def is_active(self) -> bool:
-        """Whether the job is queued, running or being stopped."""
+        """Return whether the job is queued, running or being stopped."""
         return self.status in ACTIVE
 
 

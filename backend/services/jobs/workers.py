@@ -90,5 +90,5 @@ def list_slots(ctx: Context) -> list[tuple[str, str, str | None]]:
 
 
 def has_worker(ctx: Context, queue: str) -> bool:
-    """Whether a living worker serves a queue."""
+    """Return whether a living worker serves a queue."""
     return any(worker.is_alive and queue in worker.queues for worker in list_workers(ctx))

@@ -25,7 +25,7 @@ def hash_password(password: str) -> str:
 
 
 def matches(password_hash: str | None, password: str) -> bool:
-    """Whether a password belongs to a hash. None, for a name without an account, takes as long and is never right."""
+    """Return whether a password belongs to a hash. None, for a name without an account, takes as long and is never right."""
     unknown = _hash_of_nobody()  # made for every name alike
     with _slots:
         try:

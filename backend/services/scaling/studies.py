@@ -57,7 +57,7 @@ class StudyView:
 
     @property
     def is_active(self) -> bool:
-        """Whether any run is queued or running."""
+        """Return whether any run is queued or running."""
         return self.num_active > 0
 
 

@@ -60,7 +60,7 @@ class Answer:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing more comes."""
+        """Return whether nothing more comes."""
         return self.finish_reason is not None or self.error is not None
 
     def take(self, event: GenerationEvent) -> None:

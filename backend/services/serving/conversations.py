@@ -47,7 +47,7 @@ class MessageView:
 
     @property
     def has_failed(self) -> bool:
-        """Whether this is an answer that failed before its first token."""
+        """Return whether this is an answer that failed before its first token."""
         return bool(self.usage.get("error")) and not self.content
 
 

@@ -57,12 +57,12 @@ class ReportView:
 
     @property
     def is_active(self) -> bool:
-        """Whether its job is queued, running or being stopped."""
+        """Return whether its job is queued, running or being stopped."""
         return self.status in ACTIVE
 
     @property
     def is_ready(self) -> bool:
-        """Whether its measures are there."""
+        """Return whether its measures are there."""
         return bool(self.measures)
 
     @property

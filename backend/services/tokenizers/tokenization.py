@@ -57,7 +57,7 @@ class Tokenization:
 
     @property
     def same(self) -> bool:
-        """Whether decoding returns the text."""
+        """Return whether decoding returns the text."""
         return self.decoded == self.text
 
     @property

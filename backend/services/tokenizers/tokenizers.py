@@ -52,7 +52,7 @@ class TokenizerView:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can be used."""
+        """Return whether it can be used."""
         return self.folder is not None
 
 

@@ -34,7 +34,7 @@ class RunState:
 
     @property
     def is_active(self) -> bool:
-        """Whether it is queued, running or being stopped."""
+        """Return whether it is queued, running or being stopped."""
         return self.status in ACTIVE
 
 

@@ -60,7 +60,7 @@ class SweepView:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything may still change by itself."""
+        """Return whether anything may still change by itself."""
         return self.num_active > 0 or not (self.stopped or self.done)
 
 

@@ -59,7 +59,7 @@ class RunView:
 
     @property
     def is_active(self) -> bool:
-        """Whether it waits, runs or is being stopped."""
+        """Return whether it waits, runs or is being stopped."""
         return self.status in ACTIVE
 
 

@@ -166,7 +166,7 @@ def summarise(lengths: Array) -> Lengths:
 
 
 def is_empty(row: Mapping[str, Any]) -> bool:
-    """Whether a row says nothing: no text at all, or no answer where there should be one."""
+    """Return whether a row says nothing: no text at all, or no answer where there should be one."""
     if not any(part.strip() for part in parts_of(row)):
         return True
     if isinstance(row.get("messages"), list):

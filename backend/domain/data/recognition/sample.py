@@ -41,12 +41,12 @@ class Sample:
         return [row[column] for row in self.rows if row.get(column) is not None]
 
     def all(self, column: str, test: Callable[[Any], bool]) -> bool:
-        """Whether most values pass a test (a few broken rows must not hide what the rest is)."""
+        """Return whether most values pass a test (a few broken rows must not hide what the rest is)."""
         values = self.values(column)
         return bool(values) and sum(map(test, values)) >= 0.6 * len(values)
 
     def is_text(self, column: str) -> bool:
-        """Whether most values are text."""
+        """Return whether most values are text."""
         return self.all(column, lambda value: isinstance(value, str))
 
 

@@ -37,7 +37,7 @@ SHORT_NAMES = 40  # characters: a table whose texts are all shorter holds names 
 
 
 def is_turns(value: Any) -> bool:
-    """Whether a value is a list of turns, or one written into a cell as JSON."""
+    """Return whether a value is a list of turns, or one written into a cell as JSON."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         try:
             value = json.loads(value)

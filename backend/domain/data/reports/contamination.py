@@ -1,4 +1,4 @@
-"""Whether rows hold items of benchmarks: shared runs of 13 words (as GPT-3, arXiv 2005.14165, appendix C), or a short question whole.
+"""Return whether rows hold items of benchmarks: shared runs of 13 words (as GPT-3, arXiv 2005.14165, appendix C), or a short question whole.
 
 Words are compared without case and punctuation: "don't" is "dont", as there; "well-known" is two words. In scripts written without
 spaces every character is a word. An item's text is its question followed by its right answer (the answer alone where nothing is asked),
@@ -198,7 +198,7 @@ class BenchmarkIndex:
         return begin, end
 
     def _counts(self, line: _Line, at: int, size: int, owner: int) -> bool:
-        """Whether a short question at a place is more than a turn of phrase."""
+        """Return whether a short question at a place is more than a turn of phrase."""
         if size >= ALONE or (at, at + size) in line.parts:
             return True
         behind = line.ids[at + size : at + size + NEAR].tolist()

@@ -236,5 +236,5 @@ class DataReport(_Frozen):
 
     @property
     def is_silent(self) -> bool:
-        """Whether the trainer would find nothing to train on in any row."""
+        """Return whether the trainer would find nothing to train on in any row."""
         return self.trainer != "none" and self.train.rows > 0 and self.epoch.sequences == 0 and self.train.kept_tokens == 0

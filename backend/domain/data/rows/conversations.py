@@ -46,12 +46,12 @@ _TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether a string is a dialogue in the form of Anthropic's hh-rlhf: blank line, `Human:`, blank line, `Assistant:`."""
+    """Return whether a string is a dialogue in the form of Anthropic's hh-rlhf: blank line, `Human:`, blank line, `Assistant:`."""
     return isinstance(value, str) and bool(re.match(r"\s*Human: ?", value)) and "\n\nAssistant:" in value
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value looks like one turn of a conversation."""
+    """Return whether a value looks like one turn of a conversation."""
     return isinstance(value, dict) and any(key in value for key in ROLE_KEYS) and any(key in value for key in (*CONTENT_KEYS, *CALL_KEYS))
 
 

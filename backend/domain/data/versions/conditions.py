@@ -82,7 +82,7 @@ def row_key(row: Mapping[str, Any]) -> str:
 
 
 def meets(row: Mapping[str, Any], condition: Condition) -> bool:
-    """Whether a row meets a condition."""
+    """Return whether a row meets a condition."""
     if condition.test in ("at_least", "at_most"):
         size = field_size(row, condition.field)
         return size >= int(condition.value) if condition.test == "at_least" else size <= int(condition.value)
