@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from backend.domain.jobs.states import JobKind
 from backend.domain.validation import field_at_fault, validation_message
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, RoundhouseError
 
 
 class Record(BaseModel):
@@ -42,3 +42,46 @@ def _unreadable(payload: type[Payload], error: ValidationError) -> InvalidInput:
         remedy="Another version of Roundhouse may have queued it; start the work again.",
         field=field_at_fault(error),
     )
+
+
+class ReadRecord(BaseModel):
+    """A frozen record that is also read from what earlier versions stored: unknown fields are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class JobResult(ReadRecord):
+    """What a finished job returns. The parent process adds the CPU seconds of the child, and of its reporter."""
+
+    job_kind: ClassVar[JobKind]
+
+    cpu_s: float | None = None
+    reporter_cpu_s: float | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """Return the form that is stored: JSON values, of the fields that were set."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class JobFailure(ReadRecord):
+    """Why a job ended badly; see backend.errors. `exit` is the status of a process that died, `tail` the end of its output."""
+
+    cause: str
+    remedy: str = ""
+    field: str | None = None
+    exit: int | None = None
+    tail: str = ""
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any] | None) -> JobFailure | None:
+        """Read the stored form; None where nothing was stored."""
+        return cls(**{**stored, "cause": stored.get("cause") or "", "remedy": stored.get("remedy") or ""}) if stored else None
+
+    @classmethod
+    def of(cls, error: RoundhouseError) -> JobFailure:
+        """Return the failure that an error of ours is."""
+        return cls(cause=error.message, remedy=error.remedy, field=error.field)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the form that is stored."""
+        return self.model_dump(mode="json", exclude_unset=True)

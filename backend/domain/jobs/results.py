@@ -1,0 +1,288 @@
+"""Results: what a finished job of each kind returns, as one frozen class that the room builds and the service reads.
+
+A result is stored with its job as JSON, with the fields that its room set. Classes read what earlier versions stored: fields that they
+do not know are ignored, and what was added later has a default.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from backend.domain.jobs.events import Values
+from backend.domain.jobs.records import JobResult, ReadRecord
+from backend.domain.jobs.states import JobKind, StopRequest
+
+
+class RunMeasurement(ReadRecord):
+    """Peak memory and speed of one training process.
+
+    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone where the allocator knows it; `step_s` is the median
+    time of a step, with its 10th and 90th percentile.
+    """
+
+    measured_bytes: int
+    allocated_bytes: int | None = None
+    tokens_per_s: float
+    device: str
+    device_kind: Literal["cpu", "gpu"]
+    step_s: float | None = None
+    step_s_low: float | None = None
+    step_s_high: float | None = None
+    steps_timed: float = 0
+
+
+class TrainResult(JobResult):
+    """`final_step` is the last step done, `checkpoint` the folder of the newest checkpoint."""
+
+    job_kind = JobKind.TRAIN
+    final_step: int = 0
+    stopped: StopRequest | None = None
+    metrics: Values = Field(default_factory=dict)
+    checkpoint: str | None = None
+    measurement: RunMeasurement | None = None
+
+
+class ProbeResult(JobResult, RunMeasurement):
+    """`longest` and `trained` are the positions and trained positions of the longest sequence, `accumulated` the micro-batches per step."""
+
+    job_kind = JobKind.PROBE
+    longest: int | None = None
+    trained: int | None = None
+    accumulated: int | None = None
+    stopped: StopRequest | None = None
+
+
+class ScoreRow(ReadRecord):
+    """One score with its standard error and 95 % interval; `value` is None where it is not finite."""
+
+    metric: str
+    value: float | None
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    method: str = ""
+
+
+class EvaluationFacts(ReadRecord):
+    """What the room decided and met: `unit` is what counts as one item, `chance` the score of guessing."""
+
+    used_chat_template: bool | None = None
+    unit: str = "items"
+    items: int | None = None
+    context: int | None = None
+    number_format: str | None = None
+    device: str | None = None
+    chance: float | None = None
+    tokens: int | None = None
+    lost_bytes: int = 0
+
+
+class EvaluateResult(JobResult):
+    """The scores of an evaluation."""
+
+    job_kind = JobKind.EVALUATE
+    scores: tuple[ScoreRow, ...] = ()
+    facts: EvaluationFacts = EvaluationFacts()
+
+
+class GenerateResult(JobResult):
+    """`file` holds the completions, one JSON line each; `owed` counts a campaign's prompts that are still to be answered."""
+
+    job_kind = JobKind.GENERATE
+    count: int = 0
+    tokens: int = 0
+    used_chat_template: bool | None = None
+    file: str | None = None
+    owed: int | None = None
+
+
+class LoglikelihoodResult(JobResult):
+    """`items_file` holds one JSON line for each continuation."""
+
+    job_kind = JobKind.LOGLIKELIHOOD
+    count: int
+    tokens: int
+    items_file: str
+
+
+class ReplicaResult(JobResult):
+    """What a replica did until it was stopped; `stopped` is the request, or `signal`."""
+
+    job_kind = JobKind.REPLICA
+    stopped: str = ""
+    requests: int = 0
+    generated_tokens: int = 0
+
+
+class ImportResult(JobResult):
+    """What an import, or a change of a version, made.
+
+    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk, `text_bytes` that of
+    the text. `version_id` names the version that has the content: an older one where it was `reused`.
+    """
+
+    job_kind = JobKind.IMPORT_DATASET
+    kind: str = ""
+    mapping: dict[str, str] = Field(default_factory=dict)
+    rows: int = 0
+    train_rows: int = 0
+    val_rows: int = 0
+    rejected_count: int = 0
+    rejected: tuple[dict[str, Any], ...] = ()
+    content_hash: str
+    folder: str
+    bytes: int = 0
+    text_bytes: int | None = None
+    columns: tuple[str, ...] = ()
+    unigram_byte_entropy_bits: float | None = None
+    reason: str = ""
+    files: int | None = None
+    ignored: tuple[dict[str, str], ...] = ()
+    resumed: bool = False
+    dropped_rows: int | None = None
+    change: dict[str, Any] | None = None
+    is_cut: bool = False
+    commit: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    version_id: str | None = None
+    version: int | None = None
+    reused: bool = False
+
+
+class TrainTokenizerResult(JobResult):
+    """`bytes_per_token` is measured on the split `measured_on`; the sample is what was trained on."""
+
+    job_kind = JobKind.TRAIN_TOKENIZER
+    folder: str
+    kind: str = ""
+    vocab_size: int
+    asked_vocab_size: int | None = None
+    bytes_per_token: float | None = None
+    measured_on: str = ""
+    sample_rows: int = 0
+    sample_bytes: int = 0
+    total_rows: int = 0
+
+
+class CheckpointDescription(ReadRecord):
+    """A checkpoint's folder as its files describe it. Of an adapter, `parameters` are its own and the rest is its base's."""
+
+    family: str = ""
+    architecture: str | None = None
+    parameters: int | None = None
+    context: int | None = None
+    vocab_size: int | None = None
+    dtype: str = ""
+    licence: str | None = None
+    has_chat_template: bool = False
+    adapter: bool = False
+    bytes: int = 0
+    files: tuple[str, ...] = ()
+
+
+class AddBaseResult(JobResult, CheckpointDescription):
+    """A base in `folder`; `revision` is the Hub's commit, `requested_revision` what was asked for."""
+
+    job_kind = JobKind.ADD_BASE
+    folder: str
+    revision: str | None = None
+    requested_revision: str | None = None
+
+
+class Pushed(ReadRecord):
+    """A commit of the Hub."""
+
+    repo: str = ""
+    url: str
+    commit: str = ""
+
+
+class ExportResult(JobResult, CheckpointDescription):
+    """An export in `folder`, pushed to the Hub if that was asked."""
+
+    job_kind = JobKind.EXPORT
+    folder: str
+    pushed: Pushed | None = None
+
+
+class InspectResult(JobResult):
+    """Summary of an inspection, whose arrays are in `folder`. Each part is open JSON: its fields depend on the family of the network."""
+
+    job_kind = JobKind.INSPECT
+    folder: str
+    facts: dict[str, Any] = Field(default_factory=dict)
+    loss: dict[str, Any] | None = None
+    attention: dict[str, Any] | None = None
+    lens: dict[str, Any] | None = None
+    pair: dict[str, Any] | None = None
+    outliers: int | None = None
+    weights: dict[str, Any] | None = None
+    changes: dict[str, Any] | None = None
+
+
+class DataReportResult(JobResult):
+    """The folder that holds `report.json`, `samples.json` and `rows.json`."""
+
+    job_kind = JobKind.DATA_REPORT
+    folder: str
+
+
+class MeasuredTokenizer(ReadRecord):
+    """A tokenizer as a report found it; `model` is its type, `unknown_token` what it writes for text that it can't."""
+
+    name: str
+    vocab_size: int
+    model: str = ""
+    unknown_token: str | None = None
+
+
+class LanguageShare(ReadRecord):
+    """A language's part of a dataset's bytes."""
+
+    code: str
+    bytes: int
+    share: float
+
+
+class MeasuredDataset(ReadRecord):
+    """How much of a dataset a tokenizer report read."""
+
+    name: str
+    rows: int
+    bytes: int
+    total_rows: int
+    languages: tuple[LanguageShare, ...] = ()
+
+
+class TokenizerReportResult(JobResult):
+    """`measures` has one entry for each tokenizer, dataset and language (None: all), each with `TokenCounts.measures`."""
+
+    job_kind = JobKind.TOKENIZER_REPORT
+    tokenizers: tuple[MeasuredTokenizer, ...] = ()
+    datasets: tuple[MeasuredDataset, ...] = ()
+    measures: tuple[dict[str, Any], ...] = ()
+
+
+RESULTS: dict[JobKind, type[JobResult]] = {
+    result.job_kind: result
+    for result in (
+        TrainResult,
+        ProbeResult,
+        EvaluateResult,
+        GenerateResult,
+        LoglikelihoodResult,
+        ReplicaResult,
+        ImportResult,
+        TrainTokenizerResult,
+        AddBaseResult,
+        ExportResult,
+        InspectResult,
+        DataReportResult,
+        TokenizerReportResult,
+    )
+}
+"""The result of every kind of job."""
