@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from backend.domain.jobs.records import JobFailure
+
 GIB = 2**30
 LEFT_SHARE, LEAST_LEFT_BYTES = 0.1, GIB
 """What a job leaves to the machine: a tenth, or a gigabyte where that is more, but never more than half."""
@@ -73,8 +75,8 @@ class MemoryWatch:
     limit: int
     _scanned_at: float = field(default=0.0, repr=False)
 
-    def check(self) -> dict[str, str] | None:
-        """Return the error with which the job has to end, or None."""
+    def check(self) -> JobFailure | None:
+        """Return the failure with which the job has to end, or None."""
         total, available = total_bytes(), available_bytes()
         is_short = available < max(LEAST_EMPTY_BYTES, int(EMPTY_SHARE * total))
         own = _private_bytes(self.pid)
@@ -83,9 +85,15 @@ class MemoryWatch:
         self._scanned_at = time.monotonic()
         held = tree_bytes(self.pid)
         if held > self.limit:
-            return _error(f"The job held {held / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this machine.")
+            return JobFailure(
+                remedy=MEMORY_REMEDY,
+                cause=f"The job held {held / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this machine.",
+            )
         if is_short and held > LARGE_SHARE * total and held >= max(_other_jobs(self.pid), default=0):
-            return _error(f"The machine ran out of memory, and this job held most of it ({held / GIB:.1f} of {total / GIB:.1f} GB).")
+            return JobFailure(
+                remedy=MEMORY_REMEDY,
+                cause=f"The machine ran out of memory, and this job held most of it ({held / GIB:.1f} of {total / GIB:.1f} GB).",
+            )
         return None
 
 
@@ -142,7 +150,3 @@ def _read(name: str) -> str:
         return (CGROUP / name).read_text()
     except OSError:
         return ""
-
-
-def _error(cause: str) -> dict[str, str]:
-    return {"cause": cause, "remedy": MEMORY_REMEDY, "field": ""}

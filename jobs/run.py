@@ -12,10 +12,9 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from backend.domain.jobs.events import ErrorEvent, ResultEvent
-from backend.domain.jobs.records import Payload
+from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
 from backend.errors import RoundhouseError
 from backend.infra.processes import die_with_parent
@@ -47,7 +46,7 @@ def run_child(folder: Path) -> int:
     try:
         spec = JobSpec.read(folder / "job.json", of=Payload)
         room = importlib.import_module(ROOMS[spec.payload.job_kind])
-        result: dict[str, Any] = room.run(spec, reporter)
+        result: JobResult = room.run(spec, reporter)
     except RoundhouseError as error:
         reporter.emit(ErrorEvent(cause=error.message, remedy=error.remedy, field=error.field))
         return EXIT_FAILED
@@ -59,7 +58,7 @@ def run_child(folder: Path) -> int:
         reporter.emit(ErrorEvent(cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details."))
         return EXIT_CRASHED
     usage = os.times()
-    reporter.emit(ResultEvent(result=result, cpu_s=usage.user + usage.system, reporter_cpu_s=reporter.cpu_s))
+    reporter.emit(ResultEvent(result=result.dump(), cpu_s=usage.user + usage.system, reporter_cpu_s=reporter.cpu_s))
     reporter.close()
     return EXIT_DONE
 

@@ -31,7 +31,8 @@ from backend.domain.jobs.events import (
     ResultEvent,
     SampleEvent,
 )
-from backend.domain.jobs.records import Payload
+from backend.domain.jobs.records import JobFailure, JobResult, Payload
+from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import RoundhouseError
 from backend.services import job_events as outcomes
@@ -59,8 +60,8 @@ class Ended:
     """Exit status, result and error of a child."""
 
     code: int
-    result: dict[str, Any] | None
-    error: dict[str, Any] | None
+    result: JobResult | None
+    error: JobFailure | None
     stopped_by: str | None
     lasted_s: float
 
@@ -110,11 +111,11 @@ def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stoppin
             kill_group(tracker)
 
 
-def _explain(error: Exception) -> dict[str, Any]:
+def _explain(error: Exception) -> JobFailure:
     if isinstance(error, RoundhouseError):
-        return {"cause": error.message, "remedy": error.remedy, "field": error.field}
+        return JobFailure.of(error)
     cause = f"The job could not be run: {type(error).__name__}: {error}"
-    return {"cause": cause[:600], "remedy": "The worker's log has the details."}
+    return JobFailure(cause=cause[:600], remedy="The worker's log has the details.")
 
 
 def run_foreground(job_id: str) -> int:
@@ -193,8 +194,8 @@ class _Watch:
         self.ctx, self.claim, self.folder, self.child, self.stopping = ctx, claim, folder, child, stopping
         self.events = Tail(folder / "events.jsonl")
         self.output = Tail(folder / "output.log")
-        self.result: dict[str, Any] | None = None
-        self.error: dict[str, Any] | None = None
+        self.result: JobResult | None = None
+        self.error: JobFailure | None = None
         self.stopped_by: str | None = None
         self.last_renewal = 0.0
         self.memory = MemoryWatch(child.pid, job_limit_bytes(ctx.policy.job_memory_mb))
@@ -213,7 +214,7 @@ class _Watch:
                 break
             self._pass_on_stop()
             if not exited and (error := self.memory.check()) is not None:
-                log.warning("job %s is ended: %s", self.claim.job_id, error["cause"])
+                log.warning("job %s is ended: %s", self.claim.job_id, error.cause)
                 kill_group(self.child, grace_s=0)
                 self.error = error
             elif not exited:
@@ -245,9 +246,10 @@ class _Watch:
             return True
         for event in events:
             if isinstance(event, ResultEvent):
-                self.result = {**event.result, "cpu_s": event.cpu_s, "reporter_cpu_s": event.reporter_cpu_s}
+                times = {"cpu_s": event.cpu_s, "reporter_cpu_s": event.reporter_cpu_s}
+                self.result = RESULTS[self.claim.kind].model_validate({**event.result, **times})
             elif isinstance(event, ErrorEvent):
-                self.error = {"cause": event.cause, "remedy": event.remedy, "field": event.field}
+                self.error = JobFailure(cause=event.cause, remedy=event.remedy, field=event.field)
         self.last_renewal = now
         return has_read
 
@@ -274,16 +276,16 @@ def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> 
         try:
             with ctx.db.write() as session:
                 if ended.code == 0 and ended.result is not None and (stopped or not claim.restarts_forever):
-                    outcomes.record_finish(session, ctx, claim, ended.result)
+                    result = outcomes.record_finish(session, ctx, claim, ended.result)
                     status = Status.CANCELLED if stopped else Status.FINISHED
-                    end_job(session, ctx, claim, status, result=ended.result)
+                    end_job(session, ctx, claim, status, result=result)
                 elif stopped:
-                    outcomes.record_bad_end(session, ctx, claim, {})
-                    end_job(session, ctx, claim, Status.CANCELLED, error={"cause": "Stopped on request."})
+                    outcomes.record_bad_end(session, ctx, claim)
+                    end_job(session, ctx, claim, Status.CANCELLED, error=JobFailure(cause="Stopped on request."))
                     status = Status.CANCELLED
                 else:
                     error = ended.error or explain_exit(ended.code, folder)
-                    outcomes.record_bad_end(session, ctx, claim, error)
+                    outcomes.record_bad_end(session, ctx, claim)
                     if claim.restarts_forever:
                         requeue(session, ctx, claim, error=error, lasted_s=ended.lasted_s)
                         return None
@@ -296,7 +298,7 @@ def _record_end(ctx: Context, claim: Claim[Any], folder: Path, ended: Ended) -> 
     return None
 
 
-def explain_exit(code: int, folder: Path) -> dict[str, Any]:
+def explain_exit(code: int, folder: Path) -> JobFailure:
     """Explain a child's death by its exit status and the end of its output."""
     path = folder / "output.log"
     tail = path.read_bytes()[-2000:].decode("utf-8", "replace") if path.exists() else ""
@@ -309,4 +311,4 @@ def explain_exit(code: int, folder: Path) -> dict[str, Any]:
         cause, remedy = f"The process died of signal {signal.Signals(-code).name}.", "See the end of the log; try again."
     else:
         cause, remedy = f"The process ended with status {code} without a result.", "See the end of the log."
-    return {"cause": cause, "remedy": remedy, "exit": code, "tail": tail}
+    return JobFailure(cause=cause, remedy=remedy, exit=code, tail=tail)

@@ -127,7 +127,7 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
             }
             for score in evaluation.scores
         ],
-        "facts": evaluation.facts,
+        "facts": evaluation.facts.model_dump(exclude_unset=True),
         "settings": evaluation.settings,
         "fingerprint": evaluation.fingerprint,
     }

@@ -10,6 +10,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
+from backend.domain.jobs.results import ExportResult
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.checkpoints.exports import export_checkpoint
 from backend.services.context import LOCAL
@@ -37,6 +38,8 @@ def export(
     destination = check_destination(to.expanduser().resolve())
     asked = export_checkpoint(ctx, found.id, format=format, numbers=numbers, push=push, private=not public, person=LOCAL)
     job = wait_for_job(ctx, asked.id)
+    result = job.result_as(ExportResult)
+    pushed = result.pushed if result else None
     copy_export(ctx, job, destination)
     files = sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
     data = {
@@ -44,8 +47,8 @@ def export(
         "format": format,
         "folder": str(destination),
         "files": files,
-        "parameters": job.result.get("parameters"),
-        "pushed": job.result.get("pushed"),
+        "parameters": result.parameters if result else None,
+        "pushed": pushed.model_dump() if pushed else None,
     }
-    pushed = f" Pushed to {job.result['pushed']['url']}." if job.result.get("pushed") else ""
-    emit(data, as_json=as_json, text=f"Exported {found.name} to {destination}: {len(files)} files.{pushed}")
+    address = f" Pushed to {pushed.url}." if pushed else ""
+    emit(data, as_json=as_json, text=f"Exported {found.name} to {destination}: {len(files)} files.{address}")

@@ -9,6 +9,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
+from backend.domain.jobs.results import GenerateResult
 from backend.services.checkpoints.generation import launch_completions, read_completions
 from backend.services.context import LOCAL
 
@@ -43,5 +44,5 @@ def generate(
         person=LOCAL,
     )
     job = wait_for_job(ctx, job.id)
-    answer = read_completions(ctx, job.id)[0]
-    emit({**answer, "used_chat_template": job.result.get("used_chat_template")}, as_json=as_json, text=answer["text"])
+    answer, result = read_completions(ctx, job.id)[0], job.result_as(GenerateResult)
+    emit({**answer, "used_chat_template": result.used_chat_template if result else None}, as_json=as_json, text=answer["text"])

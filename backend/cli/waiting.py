@@ -28,17 +28,13 @@ def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
     shown = ""
     while job.status not in TERMINAL:
         progress = job.progress
-        line = (
-            f"{job.status}: {progress.get('done', 0):g} of {progress.get('total', 0):g} {progress.get('unit', '')}"
-            if progress
-            else str(job.status)
-        )
+        line = f"{job.status}: {progress.done:g} of {progress.total:g} {progress.unit}" if progress else str(job.status)
         if line != shown and not quiet:
             note(line)
             shown = line
         time.sleep(POLL_S)
         job = get_job(ctx, job_id)
     if job.status is not Status.FINISHED:
-        cause = job.error.get("cause") or f"The job is {job.status}."
-        raise JobFailed(str(cause), remedy=str(job.error.get("remedy") or ""))
+        cause = job.error.cause or f"The job is {job.status}."
+        raise JobFailed(cause, remedy=job.error.remedy)
     return job

@@ -27,7 +27,7 @@ from backend.domain.jobs.events import (
     SampleEvent,
 )
 from backend.domain.jobs.payloads import TrainPayload, read_payload
-from backend.domain.jobs.records import Payload
+from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
 from backend.services.battles import campaigns, preference_sets
 from backend.services.checkpoints import bases, inspections
@@ -83,32 +83,22 @@ def _log_line(claim: Claim[Payload], event: LogEvent) -> LogLine:
     return LogLine(job_id=claim.job_id, attempt=claim.attempt, time=event.time, text=text)
 
 
-def record_finish(session: Session, ctx: Context, claim: Claim[Any], result: dict[str, Any]) -> None:
-    """Let the room's service record the result of a finished job."""
-    ending = FINISHED.get(claim.kind)
-    if ending is not None:
-        ending(session, ctx, claim, result)
+def record_finish(session: Session, ctx: Context, claim: Claim[Any], result: JobResult) -> JobResult:
+    """Let the room's service record the result of a finished job; return the result to store with the job."""
+    for recorder in FINISHED.get(claim.kind, ()):
+        result = recorder(session, ctx, claim, result) or result
+    return result
 
 
-def record_bad_end(session: Session, ctx: Context, claim: Claim[Any], error: dict[str, Any]) -> None:
+def record_bad_end(session: Session, ctx: Context, claim: Claim[Any]) -> None:
     """Let the room's service tidy up after a failed, cancelled or crashed attempt."""
-    ending = ENDED_BADLY.get(claim.kind)
-    if ending is not None:
-        ending(session, ctx, claim, error)
+    if claim.kind is JobKind.REPLICA:
+        replicas.record_end(session, ctx, claim)
 
 
 Recorder = Callable[[Session, Context, Claim[Any], Any], None]
-
-
-def in_turn(*recorders: Recorder) -> Recorder:
-    """Return a recorder that calls several, in order."""
-
-    def record(session: Session, ctx: Context, claim: Claim[Any], event: Any) -> None:
-        for recorder in recorders:
-            recorder(session, ctx, claim, event)
-
-    return record
-
+Finisher = Callable[[Session, Context, Claim[Any], Any], JobResult | None]
+"""Records a result, and returns it if it was completed."""
 
 RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
     (JobKind.EVALUATE, ItemEvent): evaluations.record_item,
@@ -123,23 +113,18 @@ RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
 """The service that records an event of a kind of job. What is not named here is kept in the events file alone."""
 
 
-FINISHED: dict[JobKind, Recorder] = {
-    JobKind.IMPORT_DATASET: imports.record_import,
-    JobKind.TRAIN_TOKENIZER: tokenizers.record_tokenizer,
-    JobKind.TOKENIZER_REPORT: tokenizer_reports.record_report,
-    JobKind.ADD_BASE: bases.record_base,
-    JobKind.TRAIN: in_turn(run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch),
-    JobKind.EVALUATE: evaluations.record_scores,
-    JobKind.GENERATE: campaigns.record_generated,
-    JobKind.REPLICA: replicas.record_end,
-    JobKind.INSPECT: inspections.record_inspection,
-    JobKind.DATA_REPORT: data_reports.record_data_report,
-    JobKind.PROBE: measurements.record_probe,
-}
-
-
-ENDED_BADLY: dict[JobKind, Recorder] = {
-    JobKind.REPLICA: replicas.record_end,
+FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
+    JobKind.IMPORT_DATASET: (imports.record_import,),
+    JobKind.TRAIN_TOKENIZER: (tokenizers.record_tokenizer,),
+    JobKind.TOKENIZER_REPORT: (tokenizer_reports.record_report,),
+    JobKind.ADD_BASE: (bases.record_base,),
+    JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch),
+    JobKind.EVALUATE: (evaluations.record_scores,),
+    JobKind.GENERATE: (campaigns.record_generated,),
+    JobKind.REPLICA: (replicas.record_end,),
+    JobKind.INSPECT: (inspections.record_inspection,),
+    JobKind.DATA_REPORT: (data_reports.record_data_report,),
+    JobKind.PROBE: (measurements.record_probe,),
 }
 
 

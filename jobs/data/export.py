@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from backend.domain.data.export_formats import SPLIT_NAMES, export_path
 from backend.domain.jobs.payloads import DatasetExportPayload
+from backend.domain.jobs.results import DatasetExportResult
 from backend.errors import JobFailed, NotFound
 from jobs.data.huggingface import load_version, push_version
 from jobs.modeling.dataset_files import Split, iter_rows, num_rows
@@ -18,10 +18,10 @@ PROGRESS_ROWS = 1000
 CHUNK_BYTES = 2**24
 
 
-def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> DatasetExportResult:
     """Write a version to the payload's `out` in `format`, then push its rows as Parquet where `push` is given.
 
-    Returns {"folder", "rows", "bytes", "pushed"}. Raises NotFound if the version's files are gone, Unavailable if the Hub refuses,
+    Raises NotFound if the version's files are gone, Unavailable if the Hub refuses,
     JobFailed on a stop request; a failure leaves nothing behind.
     """
     payload, source, target = spec.payload, spec.path(spec.payload.dataset), spec.path(spec.payload.out)
@@ -42,7 +42,8 @@ def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> dict[str, An
         raise
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     reporter.log(f"Wrote {sum(rows.values()):,} rows, {size:,} bytes.")
-    return {"folder": payload.out, "rows": {SPLIT_NAMES[split]: count for split, count in rows.items()}, "bytes": size, "pushed": pushed}
+    by_split = {SPLIT_NAMES[split]: count for split, count in rows.items()}
+    return DatasetExportResult(folder=payload.out, rows=by_split, bytes=size, pushed=pushed)
 
 
 _SPLITS: tuple[Split, ...] = ("train", "val")

@@ -13,6 +13,7 @@ import yaml
 
 from backend.domain.data.export_formats import SPLIT_NAMES
 from backend.domain.jobs.payloads import HubTarget
+from backend.domain.jobs.results import Pushed
 from backend.errors import Unavailable
 from backend.infra.hub.errors import Wanted, endpoint, hub_errors
 from jobs.modeling.dataset_files import Split
@@ -43,10 +44,8 @@ def load_version(folder: Path, splits: Mapping[Split, int]) -> Iterator[DatasetD
         )
 
 
-def push_version(
-    folder: Path, splits: Mapping[Split, int], target: HubTarget, *, card: str, message: str, reporter: Reporter
-) -> dict[str, Any]:
-    """Push a version's splits and its card to a dataset repository; return {"repo", "url", "commit"}. A new repository is created.
+def push_version(folder: Path, splits: Mapping[Split, int], target: HubTarget, *, card: str, message: str, reporter: Reporter) -> Pushed:
+    """Push a version's splits and its card to a dataset repository. A new repository is created.
 
     Raises Unavailable without a key, and if the Hub refuses it or does not answer.
     """
@@ -72,7 +71,7 @@ def push_version(
             path_or_fileobj=merged, path_in_repo="README.md", repo_id=target.repo, repo_type="dataset", commit_message=f"{message}: card"
         )
     reporter.log(f"Pushed to {target.repo}, commit {commit.oid[:12]}.")
-    return {"repo": target.repo, "url": f"{endpoint()}/datasets/{target.repo}", "commit": commit.oid}
+    return Pushed(repo=target.repo, url=f"{endpoint()}/datasets/{target.repo}", commit=commit.oid)
 
 
 def merge_cards(card: str, written: str) -> str:

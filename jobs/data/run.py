@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from backend.domain.jobs.payloads import Derivation, ImportPayload
+from backend.domain.jobs.results import ImportResult
 from backend.errors import NotFound
 from backend.infra.files.cloud import find_cloud_files
 from backend.infra.files.remote import Remote
@@ -17,7 +17,7 @@ from jobs.data.importer import import_dataset
 from jobs.reporter import JobSpec, Reporter
 
 
-def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
     """Import one dataset version. Raises what `import_dataset`, `fetched` and the sources raise."""
     payload = spec.payload
     if payload.derive is not None:
@@ -36,7 +36,7 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> dict[str, Any]:
             out_root=spec.path(payload.out_root),
             reporter=reporter,
         )
-    return {**result.as_dict(), "folder": spec.relative(result.folder), **(remote.listing.facts if remote else {})}
+    return ImportResult(**{**result.as_dict(), "folder": spec.relative(result.folder), **(remote.listing.facts if remote else {})})
 
 
 def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
@@ -72,7 +72,7 @@ def _at_hand(spec: JobSpec[ImportPayload], reporter: Reporter, remote: Remote | 
     )
 
 
-def _derive(spec: JobSpec[ImportPayload], derivation: Derivation, reporter: Reporter) -> dict[str, Any]:
+def _derive(spec: JobSpec[ImportPayload], derivation: Derivation, reporter: Reporter) -> ImportResult:
     result = derive(
         spec.path(derivation.folder),
         change=derivation.change,
@@ -80,4 +80,4 @@ def _derive(spec: JobSpec[ImportPayload], derivation: Derivation, reporter: Repo
         out_root=spec.path(spec.payload.out_root),
         reporter=reporter,
     )
-    return {**result, "folder": spec.relative(Path(result["folder"]))}
+    return ImportResult(**{**result, "folder": spec.relative(Path(result["folder"]))})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from backend.domain.evaluation.config import EvaluationKind
+from backend.domain.jobs.results import ScoreRow
 from backend.domain.statistics import (
     Estimate,
     bits_per_byte_estimate,
@@ -23,8 +23,8 @@ from backend.errors import InvalidInput
 Values = dict[str, float]
 
 
-def estimate_scores(kind: EvaluationKind, items: Sequence[Values], *, unit: str) -> list[dict[str, Any]]:
-    """Return the scores of a kind as plain rows: metric, value, stderr, low, high, n, method.
+def estimate_scores(kind: EvaluationKind, items: Sequence[Values], *, unit: str) -> list[ScoreRow]:
+    """Return the scores of a kind.
 
     Raises InvalidInput if there is nothing to average, such as texts without a scored token.
     """
@@ -50,7 +50,7 @@ def share_estimate(values: Sequence[float]) -> Estimate:
     return Estimate(share, stderr, low, high, len(array), "Wilson 95 %, ties share credit")
 
 
-def _perplexity_scores(items: Sequence[Values], *, unit: str) -> list[dict[str, Any]]:
+def _perplexity_scores(items: Sequence[Values], *, unit: str) -> list[ScoreRow]:
     nlls = [item["sum_nll"] for item in items]
     tokens, sizes = [item["tokens"] for item in items], [item["bytes"] for item in items]
     if not sum(tokens) or not sum(sizes):
@@ -62,14 +62,14 @@ def _perplexity_scores(items: Sequence[Values], *, unit: str) -> list[dict[str, 
     ]
 
 
-def _row(metric: str, estimate: Estimate, *, unit: str = "") -> dict[str, Any]:
+def _row(metric: str, estimate: Estimate, *, unit: str = "") -> ScoreRow:
     method = f"{estimate.method}, over {unit}" if unit else estimate.method
-    return {
-        "metric": metric,
-        "value": estimate.value,
-        "stderr": estimate.stderr,
-        "low": estimate.low,
-        "high": estimate.high,
-        "n": estimate.n,
-        "method": method[:60],
-    }
+    return ScoreRow(
+        metric=metric,
+        value=estimate.value,
+        stderr=estimate.stderr,
+        low=estimate.low,
+        high=estimate.high,
+        n=estimate.n,
+        method=method[:60],
+    )

@@ -7,11 +7,11 @@ Payload: `checkpoint` and `dataset` (folders relative to the artifacts), `kind`,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from backend.domain.data.rows.conversations import conversation_of
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.payloads import EvaluatePayload
+from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.estimates import estimate_scores
 from jobs.evaluation.items import Item, Scored, choose_items, read_items
@@ -21,7 +21,7 @@ from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
 
-def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     """Score a benchmark; see the module's first lines. Raises RoundhouseError subclasses for rows or checkpoints that can't be scored."""
     payload = spec.payload
     kind, config = payload.kind, payload.config
@@ -43,24 +43,25 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> dict[str, Any]:
         ledger.add(batch)
     unit = "windows" if by_window else "documents" if kind is EvaluationKind.PERPLEXITY else "items"
     values = list(ledger.values.values())
-    return {
-        "scores": estimate_scores(kind, values, unit=unit),
-        "facts": {
-            "used_chat_template": chat,
-            "unit": unit,
-            "items": len(values),
-            "context": subject.context,
-            "number_format": subject.number_format,
-            "device": subject.network.device.type,
-            **({"chance": sum(v["chance"] for v in values) / len(values)} if kind is EvaluationKind.MULTIPLE_CHOICE else {}),
-            **(_text_facts(values) if kind is EvaluationKind.PERPLEXITY else {}),
-        },
-    }
+    facts = EvaluationFacts(
+        used_chat_template=chat,
+        unit=unit,
+        items=len(values),
+        context=subject.context,
+        number_format=subject.number_format,
+        device=subject.network.device.type,
+        **_facts_of_kind(kind, values),
+    )
+    return EvaluateResult(scores=tuple(estimate_scores(kind, values, unit=unit)), facts=facts)
 
 
-def _text_facts(values: list[dict[str, float]]) -> dict[str, int]:
-    tokens, lost = (int(sum(v.get(name, 0) for v in values)) for name in ("tokens", "lost_bytes"))
-    return {"tokens": tokens, **({"lost_bytes": lost} if lost else {})}
+def _facts_of_kind(kind: EvaluationKind, values: list[dict[str, float]]) -> dict[str, float]:
+    if kind is EvaluationKind.MULTIPLE_CHOICE:
+        return {"chance": sum(v["chance"] for v in values) / len(values)}
+    if kind is EvaluationKind.PERPLEXITY:
+        tokens, lost = (int(sum(v.get(name, 0) for v in values)) for name in ("tokens", "lost_bytes"))
+        return {"tokens": tokens, **({"lost_bytes": lost} if lost else {})}
+    return {}
 
 
 def _uses_chat(subject: Subject, items: list[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:

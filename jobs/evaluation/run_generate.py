@@ -8,10 +8,10 @@ a later attempt reads them.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload
+from backend.domain.jobs.results import GenerateResult
 from jobs.evaluation.completions import Sampling, complete
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.subject import load_subject
@@ -21,7 +21,7 @@ from jobs.reporter import JobSpec, Reporter
 FILE = "completions.jsonl"
 
 
-def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
     """Write the completions; see the module's first lines. Raises RoundhouseError subclasses."""
     payload = spec.payload
     set_threads(payload.threads)
@@ -50,7 +50,7 @@ def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> dict[str, Any]:
                 done[record.prompt_id] = record
         reporter.progress(len(done), len(payload.prompts), unit="completions")
     tokens = sum(record.tokens for record in done.values())
-    return {"count": len(done), "tokens": tokens, "used_chat_template": chat, "file": spec.relative(file) if file.exists() else None}
+    return GenerateResult(count=len(done), tokens=tokens, used_chat_template=chat, file=spec.relative(file) if file.exists() else None)
 
 
 def _read_done(spec: JobSpec[GeneratePayload]) -> dict[str, CompletionEvent]:

@@ -7,9 +7,9 @@ Payload: `checkpoint` (folder) and `rows_file` (JSONL of {context, continuation}
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from backend.domain.jobs.payloads import LoglikelihoodPayload
+from backend.domain.jobs.results import LoglikelihoodResult
 from backend.errors import InvalidInput
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.subject import load_subject
@@ -20,7 +20,7 @@ from jobs.reporter import JobSpec, Reporter
 BATCH_TOKENS = 4096
 
 
-def run(spec: JobSpec[LoglikelihoodPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[LoglikelihoodPayload], reporter: Reporter) -> LoglikelihoodResult:
     """Score the pairs; see the module's first lines. Raises InvalidInput naming the line."""
     set_threads(spec.payload.threads)
     lines = spec.path(spec.payload.rows_file).read_text(encoding="utf-8").split("\n")
@@ -38,7 +38,7 @@ def run(spec: JobSpec[LoglikelihoodPayload], reporter: Reporter) -> dict[str, An
     with file.open("w", encoding="utf-8") as out:
         for score in scores:
             out.write(json.dumps({"sum_logprob": score.sum_logprob, "tokens": score.tokens, "greedy": score.greedy}) + "\n")
-    return {"count": len(scores), "tokens": sum(score.tokens for score in scores), "items_file": spec.relative(file)}
+    return LoglikelihoodResult(count=len(scores), tokens=sum(score.tokens for score in scores), items_file=spec.relative(file))
 
 
 def _pair(line: str, number: int) -> tuple[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from backend.domain.architectures.hf_config import CONTEXT_NAMES
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from backend.domain.jobs.results import CheckpointDescription
 from backend.errors import InvalidInput
 from backend.infra.checkpoints.candidates import read_licence
 from backend.infra.checkpoints.weight_headers import BUFFERS, read_safetensors
@@ -23,7 +23,7 @@ def read_tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (tensor.dtype, tensor.shape) for name, tensor in read_safetensors(file).items()}
 
 
-def inspect_folder(folder: Path) -> dict[str, Any]:
+def inspect_folder(folder: Path) -> CheckpointDescription:
     """Describe a checkpoint: family, parameters, context, vocabulary, number format, licence, chat template, size on disk.
 
     For an adapter, `parameters` are the adapter's and the rest is its base's. Raises InvalidInput or NotFound as `check_folder`.
@@ -37,21 +37,21 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     shapes = [entry for name, entry in tensors.items() if not name.endswith(BUFFERS)]
     formats = sorted({dtype for dtype, _ in shapes})
     template = _read_template(folder)
-    return {
-        "family": config.get("model_type", "unknown"),
-        "architecture": (config.get("architectures") or [None])[0],
-        "parameters": sum(math.prod(shape) for _, shape in shapes),
-        "context": next((text[name] for name in CONTEXT_NAMES if text.get(name)), None),
-        "vocab_size": text.get("vocab_size"),
-        "dtype": ", ".join(formats),
-        "licence": read_licence(folder) or read_card(folder).get("licence"),
-        "has_chat_template": template is not None and template != PLAIN_TEMPLATE,
-        "adapter": adapter,
-        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts),
-        "files": sorted(
-            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts
+    return CheckpointDescription(
+        family=config.get("model_type", "unknown"),
+        architecture=(config.get("architectures") or [None])[0],
+        parameters=sum(math.prod(shape) for _, shape in shapes),
+        context=next((text[name] for name in CONTEXT_NAMES if text.get(name)), None),
+        vocab_size=text.get("vocab_size"),
+        dtype=", ".join(formats),
+        licence=read_licence(folder) or read_card(folder).get("licence"),
+        has_chat_template=template is not None and template != PLAIN_TEMPLATE,
+        adapter=adapter,
+        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts),
+        files=tuple(
+            sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and STATE_FOLDER not in path.parts)
         ),
-    }
+    )
 
 
 def _read_template(folder: Path) -> str | None:

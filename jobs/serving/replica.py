@@ -14,6 +14,7 @@ import uvicorn
 
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
+from backend.domain.jobs.results import ReplicaResult
 from backend.errors import JobFailed
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
@@ -28,7 +29,7 @@ GAUGE_S = 2.0
 POLL_S = 0.1
 
 
-def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
     Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
@@ -58,7 +59,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> dict[str, Any]:
         stopped = asyncio.run(_serve(replica, reporter, internal_token=payload.internal_token, ready=ready))
     finally:
         engine.close()
-    return {"stopped": stopped, "requests": replica.num_served, "generated_tokens": engine.stats().generated_tokens}
+    return ReplicaResult(stopped=stopped, requests=replica.num_served, generated_tokens=engine.stats().generated_tokens)
 
 
 def add_end_token(network: Any, token: int | None) -> None:

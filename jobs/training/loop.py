@@ -18,6 +18,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.jobs.events import MicroBatchHalvedEvent, NotFiniteEvent, StoppedEarlyEvent
+from backend.domain.jobs.results import TrainResult
+from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
@@ -73,7 +75,7 @@ class TrainingLoop:
     scaler: torch.amp.GradScaler | None = None
     _validated_at: int | None = None
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> TrainResult:
         """Train from the step after `counters.step` to `max_steps`, or until asked to stop; return the job's result."""
         config = self.config
         if self.counters.ended == config.max_steps:  # an earlier attempt stopped early, and was lost before it reported its end
@@ -117,11 +119,11 @@ class TrainingLoop:
         self.reporter.emit(StoppedEarlyEvent(step=step, measurements=counters.stale, lowest_val_loss=counters.lowest_val_loss))
         return True
 
-    def _result(self, *, stopped: str | None) -> dict[str, Any]:
+    def _result(self, *, stopped: StopRequest | None) -> TrainResult:
         metrics = dict(self.metrics)
         if self.counters.best_val_loss is not None and self.counters.best_step is not None:
             metrics |= {"best_val_loss": self.counters.best_val_loss, "best_step": float(self.counters.best_step)}
-        return {"final_step": self.counters.step, "stopped": stopped, "metrics": metrics, "checkpoint": self.last_checkpoint}
+        return TrainResult(final_step=self.counters.step, stopped=stopped, metrics=dict(metrics), checkpoint=self.last_checkpoint)
 
     def update(self, step: int) -> dict[str, float]:
         """Do one optimizer update; return its metric points. The loss is weighted by token, whatever the sizes of the micro-batches."""

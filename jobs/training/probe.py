@@ -9,11 +9,11 @@ import os
 import shutil
 import time
 from dataclasses import replace
-from typing import Any
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is imported: its profiler writes into the job's log
 
 from backend.domain.jobs.payloads import ProbePayload
+from backend.domain.jobs.results import ProbeResult
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import MicroBatch, StepBatches
 from jobs.batches.probe_sample import write_sample
@@ -35,10 +35,10 @@ PROFILED_STEP_S = 4.0
 SCANNED_STEPS = 200
 
 
-def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
     """Probe the run of a payload (that of a training job).
 
-    Returns `{"measured_bytes", "allocated_bytes", "tokens_per_s", "step_s", ...}`, or `{"stopped"}`. Raises as a run does.
+    A stopped probe has timed too few steps. Raises as a run does.
     """
     reporter.progress(0, 4, unit="", message="Reading the data")
     ctx = build_context(spec, reporter)
@@ -47,10 +47,9 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> dict[str, Any]:
         write_sample(ctx.dataset, sample, ctx.config)
         ctx = replace(ctx, spec=replace(spec, folder=sample), dataset=sample, run_folder=sample, config=short(ctx.config))
         with out_of_memory_as_failure(ctx.config, device=ctx.device):
-            result = probe(ctx, reporter)
+            return probe(ctx, reporter)
     finally:
         shutil.rmtree(sample, ignore_errors=True)
-    return {**result, "device": device_name(ctx.device), "device_kind": device_kind(ctx.device), "stopped": reporter.should_stop()}
 
 
 def short(config: RunConfig) -> RunConfig:
@@ -59,7 +58,7 @@ def short(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"grad_accum_steps": min(config.grad_accum_steps, 2), "max_steps": steps, "sample_prompts": ()})
 
 
-def probe(ctx: TrainingContext, reporter: Reporter) -> dict[str, Any]:
+def probe(ctx: TrainingContext, reporter: Reporter) -> ProbeResult:
     """Measure a run."""
     stages = OBJECTIVES[ctx.config.objective]
     data = stages.load(ctx)
@@ -78,15 +77,18 @@ def probe(ctx: TrainingContext, reporter: Reporter) -> dict[str, Any]:
         reporter.progress(3, 4, unit="", message="Recording allocations")
         allocated = allocated_peak(lambda: loop.update(1), model=model, optimizer=loop.optimizer, folder=ctx.spec.folder)
     reporter.progress(4, 4, unit="", message="Done")
-    return {
-        "measured_bytes": peak,
-        "allocated_bytes": allocated,
-        "tokens_per_s": tokens / sum(seconds),
-        "longest": batches.longest,
-        "trained": batches.trained,
-        "accumulated": ctx.config.grad_accum_steps,
+    return ProbeResult(
+        measured_bytes=peak,
+        allocated_bytes=allocated,
+        tokens_per_s=tokens / sum(seconds),
+        longest=batches.longest,
+        trained=batches.trained,
+        accumulated=ctx.config.grad_accum_steps,
+        device=device_name(ctx.device),
+        device_kind=device_kind(ctx.device),
+        stopped=reporter.should_stop(),
         **timings,
-    }
+    )
 
 
 def _time_steps(loop: TrainingLoop, reporter: Reporter) -> tuple[list[float], int]:

@@ -36,7 +36,7 @@ def run_rank(folder: Path) -> int:
         _write_error(folder, rank, cause=f"{type(error).__name__}: {error}"[:600], remedy="The log below has the details.", is_echo=is_echo)
         return 4
     if rank == 0:
-        (folder / "result.json").write_text(json.dumps(result))
+        (folder / "result.json").write_text(json.dumps(result.dump()))
     return 0
 
 

@@ -11,6 +11,7 @@ import torch
 
 from backend.domain.jobs.events import ResumedEvent
 from backend.domain.jobs.payloads import TrainingPayload, TrainPayload
+from backend.domain.jobs.results import TrainResult
 from jobs.batches.base import Batches
 from jobs.reporter import JobSpec, Reporter
 from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
@@ -31,25 +32,25 @@ from jobs.training.samples import encode_sample_prompts
 from jobs.training.telemetry.mfu import find_utilisation
 
 
-def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> TrainResult:
     """Train by the payload's `config`, from the newest checkpoint of the run folder if there is one.
 
-    Returns `{"final_step", "stopped", "metrics", "checkpoint", "measurement"}`. Raises InvalidInput for what can't be trained and
+    Raises InvalidInput for what can't be trained and
     JobFailed for a failure on the way (non-finite loss, memory or disk too small).
     """
     devices = spec.payload.config.devices
     return run_here(spec, reporter) if devices.count == 1 else run_ranks(spec, reporter, devices=devices)
 
 
-def run_here(spec: JobSpec[TrainingPayload], reporter: Reporter) -> dict[str, Any]:
+def run_here(spec: JobSpec[TrainingPayload], reporter: Reporter) -> TrainResult:
     """Train in this process: alone, or as one of the ranks that `torchrun` started."""
     ctx = build_context(spec, reporter)
     with out_of_memory_as_failure(ctx.config, device=ctx.device):
         result = train(ctx)
-    return {**result, "measurement": ctx.reporter.measurement(ctx.device)}
+    return result.model_copy(update={"measurement": ctx.reporter.measurement(ctx.device)})
 
 
-def train(ctx: TrainingContext) -> dict[str, Any]:
+def train(ctx: TrainingContext) -> TrainResult:
     """Load the data, then the network, and run the loop."""
     check_optimizer(ctx.config)
     store, stages = ctx.store, OBJECTIVES[ctx.config.objective]
@@ -60,7 +61,7 @@ def train(ctx: TrainingContext) -> dict[str, Any]:
         data = stages.load(ctx)
     except StopRequested:
         last = None if resume_from is None else ctx.spec.relative(resume_from)
-        return {"final_step": max(store.steps(), default=0), "stopped": ctx.reporter.should_stop(), "metrics": {}, "checkpoint": last}
+        return TrainResult(final_step=max(store.steps(), default=0), stopped=ctx.reporter.should_stop(), checkpoint=last)
     ctx.meter.begin()
     model = load_model(ctx, resume_from=resume_from).to(ctx.device)
     store.check_disk(

@@ -55,11 +55,9 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView, in
         return
     if inspection is not None and not inspection.is_ready:
         cause = (
-            "The inspection was stopped."
-            if inspection.status is Status.CANCELLED
-            else inspection.error.get("cause") or "No cause was reported."
+            "The inspection was stopped." if inspection.status is Status.CANCELLED else inspection.error.cause or "No cause was reported."
         )
-        show_problem(str(cause), inspection.error.get("remedy"))
+        show_problem(str(cause), inspection.error.remedy)
         inspection = None
     if inspection is not None and inspection.config.of_text and inspection.result["facts"]["cut"]:
         facts = inspection.result["facts"]

@@ -42,11 +42,9 @@ def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str)
         draw_job(ctx, person, export.job.id, doing="Exporting")
         return
     if export.job.status is Status.FAILED:
-        show_problem(str(export.job.error.get("cause") or "It failed."), export.job.error.get("remedy"))
-    if export.pushed_to:
-        st.caption(
-            f":material/cloud_done: Pushed to `{plain(export.pushed_to)}`, commit `{str(export.job.result['pushed']['commit'])[:12]}`"
-        )
+        show_problem(export.job.error.cause or "It failed.", export.job.error.remedy)
+    if export.pushed is not None:
+        st.caption(f":material/cloud_done: Pushed to `{plain(export.pushed.url)}`, commit `{export.pushed.commit[:12]}`")
     if export.folder is None:
         if export.job.status is Status.FINISHED:
             st.caption("Its files were deleted here.")

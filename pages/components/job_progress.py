@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 
+from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.wording import plural, say_duration
 from backend.services.context import Context, Person
@@ -48,24 +47,23 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
                 waiting = f"No worker serves the queue `{job.queue}` at the moment; the job starts as soon as one does."
             st.markdown(f":material/schedule: {waiting}")
         else:
-            done, total = float(job.progress.get("done") or 0), float(job.progress.get("total") or 0)
-            message = plain(str(job.progress.get("message") or doing))
+            progress = job.progress
+            message = plain((progress.message if progress else "") or doing)
             if job.status is Status.CANCELLING:
                 message = f"Stopping: {message}"
-            st.progress(min(1.0, done / total) if total else 0.0, text=message + plain(_bytes_words(job.progress)))
+            st.progress(progress.share if progress else 0.0, text=message + plain(_transfer(progress)))
         if st.button("Stop", key=f"stop_{job_id}", icon=":material/stop_circle:", disabled=job.status is Status.CANCELLING):
             with errors_shown():
                 stop_job(ctx, job_id, person=person)
                 st.rerun(scope="fragment")
 
 
-def _bytes_words(progress: dict[str, Any]) -> str:
-    """Return bytes transferred, rate and time left as text."""
-    done, total, rate = (float(progress.get(key) or 0) for key in ("done", "total", "rate"))
-    if progress.get("unit") != "byte" or not total:
+def _transfer(progress: Progress | None) -> str:
+    """Return bytes transferred, rate and time left as text; nothing for other units."""
+    if progress is None or progress.unit != "byte" or not progress.total:
         return ""
-    words = f": {size(done)} of {size(total)}"
-    if rate:
-        words += f", {size(rate)} a second"
-        words += f", about {say_duration((total - done) / rate)} left" if total > done else ""
-    return words
+    text = f": {size(progress.done)} of {size(progress.total)}"
+    if progress.rate:
+        text += f", {size(progress.rate)} a second"
+        text += f", about {say_duration(progress.left_s)} left" if progress.left_s else ""
+    return text

@@ -106,7 +106,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
                 status_badge(contestant.job.status, ready="written")
             st.caption(f"{contestant.completions} of {campaign.num_prompts} prompts answered", width="content")
             if contestant.failed and contestant.job is not None:
-                st.caption(plain(str(contestant.job.error.get("cause") or "")), width="content")
+                st.caption(plain(contestant.job.error.cause or ""), width="content")
                 if person.may_build and st.button("Generate the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"):
                     with errors_shown():
                         retry_generation(ctx, contestant.id, person=person)

@@ -41,8 +41,9 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
     if score is not None:
         columns[3].text(f"{score_text(score.metric, score.value)} ({interval_text(score.metric, score.low, score.high) or 'no interval'})")
     elif evaluation.is_active:
-        done, total = float(evaluation.progress.get("done") or 0), float(evaluation.progress.get("total") or 0)
-        columns[3].progress(min(1.0, done / total) if total else 0.0, text=f"{done:,.0f} of {total:,.0f}" if total else "Waiting")
+        progress = evaluation.progress
+        text = f"{progress.done:,.0f} of {progress.total:,.0f}" if progress and progress.total else "Waiting"
+        columns[3].progress(progress.share if progress else 0.0, text=text)
     else:
         with columns[3]:
             status_badge(evaluation.status, ready="finished")
@@ -74,7 +75,7 @@ def draw_ranking(ctx: Context, column: Column) -> None:
     """Draw one benchmark: scores with intervals, and the checkpoints not significantly below the best."""
     ranks = rank_column(ctx, column.key)
     dots = [ScoreDot(r.evaluation.checkpoint, r.score.value, r.score.low, r.score.high, r.shares_first_place) for r in ranks]
-    chance = ranks[0].evaluation.facts.get("chance") if column.metric == "acc" else None
+    chance = ranks[0].evaluation.facts.chance if column.metric == "acc" else None
     st.plotly_chart(
         score_figure(dots, metric=column.metric, chance=chance),
         key=f"ranking_{column.key}",

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import streamlit as st
 
-from backend.domain.jobs.progress import read_progress, say_progress
+from backend.domain.jobs.progress import say_progress
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.recipes import RECIPES, STARTER
@@ -94,9 +94,8 @@ def draw_run_bar(run: RunView) -> None:
 
 def draw_job_bar(job: JobView) -> None:
     """Draw a job's title, state and progress."""
-    progress = read_progress(job.progress)
-    done, total = float(job.progress.get("done") or 0), float(job.progress.get("total") or 0)
-    st.progress(min(1.0, done / total) if total else 0.0, text=f"**{plain(job.title)}** · {plain(say_progress(progress) or 'starting')}")
+    share = job.progress.share if job.progress else 0.0
+    st.progress(share, text=f"**{plain(job.title)}** · {plain(say_progress(job.progress) or 'starting')}")
 
 
 def gauges(values: Gauges) -> list[Callable[[], None]]:

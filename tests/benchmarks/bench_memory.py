@@ -160,7 +160,7 @@ class Bench:
         result = next((event["result"] for event in events if event["type"] == "result"), None)
         if result is None:
             raise RuntimeError(f"{case.title}: {events[-1]} {done.stderr[-2000:]}")
-        return {**(result if kind == "probe" else result["measurement"]), "wall_s": time.perf_counter() - started}
+        return {**(result if kind == "probe" else result.measurement), "wall_s": time.perf_counter() - started}
 
     def _base(self, case: Case) -> str:
         name = f"base-{CASES.index(case)}"

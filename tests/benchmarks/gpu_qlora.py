@@ -50,7 +50,7 @@ def main() -> None:
                 "allocated_bytes": torch.cuda.max_memory_allocated(),
                 "fits_24_gb": peak < FITS_BYTES,
                 "trained_tokens_per_s": round(statistics.median(rates)) if rates else None,
-                "final_step": result["final_step"],
+                "final_step": result.final_step,
             },
             indent=1,
         )

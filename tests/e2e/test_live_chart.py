@@ -18,12 +18,12 @@ from backend.bootstrap import build_context
 from backend.db.tables import Sample
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL, Context
-from backend.services.job_events import record_finish
-from backend.services.jobs.claims import Claim, end_job
+from backend.services.jobs.claims import Claim
 from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
 from tests.support.installation import PROJECT, free_port, wait_until
+from tests.support.jobs import finish_job
 from tests.support.run_world import add_parts, claim, end, launch, points, report
 from tests.support.settings import make_settings
 
@@ -265,8 +265,7 @@ def finish(world: Context, name: str, **values: object) -> RunView:
     measured = {"measured_bytes": 2_100_000_000, "tokens_per_s": 46.0, "device": "cpu", "device_kind": "cpu"}
     times = {"step_s": 1.0, "step_s_low": 1.0, "step_s_high": 1.0, "steps_timed": 20.0}
     with world.db.write() as session:
-        record_finish(session, world, taken, {"final_step": 20, "measurement": {**measured, **times}})
-        end_job(session, world, taken, Status.FINISHED)
+        finish_job(session, world, taken, final_step=20, measurement={**measured, **times})
     return run
 
 

@@ -111,5 +111,5 @@ def test_a_child_that_is_killed_fails_the_run_with_a_cause_in_words(installation
             os.kill(child.pid, signal.SIGKILL)
     assert wait_for_end(installation, run) is Status.FAILED
     error = get_job(installation.ctx, get_run(installation.ctx, run).job_id or "").error
-    assert "killed" in error["cause"]
-    assert "smaller" in error["remedy"]
+    assert "killed" in error.cause
+    assert "smaller" in error.remedy

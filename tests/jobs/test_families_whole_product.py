@@ -50,8 +50,8 @@ def pretrain(rooms: Rooms, config: ArchitectureConfig, *, run: str) -> str:
     (saved,) = reporter.of("checkpoint")
     assert (saved["family"], saved["parameters"]) == (FAMILIES[config.family].model_type, describe(config).parameters)
     assert saved["facts"] == {"context": config.context, "vocab_size": config.vocab_size}
-    assert result["metrics"]["val_loss"] < 5.9  # ln 320 is 5.77
-    return str(result["checkpoint"])
+    assert result.metrics["val_loss"] < 5.9  # ln 320 is 5.77
+    return str(result.checkpoint)
 
 
 def tune(rooms: Rooms, family: str, base: str, **lora: Any) -> str:
@@ -59,7 +59,7 @@ def tune(rooms: Rooms, family: str, base: str, **lora: Any) -> str:
     steps: dict[str, Any] = {"max_steps": 2, "eval_every": 2, "checkpoint_every": 2, "method": "lora", "lora": LoraConfig(rank=2, **lora)}
     spec = rooms.training("sft", run=f"{family}/sft", job=f"{family}-sft", **steps)
     spec = with_payload(spec, base=base)
-    return str(training.run(spec, Recorder())["checkpoint"])
+    return str(training.run(spec, Recorder()).checkpoint)
 
 
 def answer(engine: Engine, prompts: list[list[int]], *, tokens: int) -> list[list[int]]:
@@ -92,7 +92,7 @@ def test_a_family_goes_through_the_whole_product(rooms: Rooms, family: str, capl
     assert torch.equal(anybodys.eval()(input_ids=ids).logits, ours(input_ids=ids).logits)
     assert config_from_checkpoint(rooms.root / base) == config
     facts = inspect_folder(rooms.root / base)
-    assert (facts["parameters"], facts["context"]) == (describe(config).parameters, 64)
+    assert (facts.parameters, facts.context) == (describe(config).parameters, 64)
     if family == "deepseek_v3":
         assert ours.model.layers[1].mlp.gate.e_score_correction_bias.abs().sum() > 0  # moved, kept, and read again
 
@@ -127,7 +127,7 @@ def check_scores(rooms: Rooms, family: str, network: Any) -> None:
     (rooms.root / f"{family}.jsonl").write_text("\n".join(json.dumps({"context": a, "continuation": b}) for a, b in pairs))
     payload = {"checkpoint": f"{family}/merged", "rows_file": f"{family}.jsonl", "threads": 1}
     result = run_loglikelihood.run(rooms.spec(payload, job=f"{family}-score", kind="loglikelihood"), Recorder())
-    scores = [json.loads(line) for line in (rooms.root / result["items_file"]).read_text().splitlines()]
+    scores = [json.loads(line) for line in (rooms.root / result.items_file).read_text().splitlines()]
     for (context, continuation), score in zip(pairs, scores, strict=True):
         head, tail = encode_pair(rooms.tokenizer, context, continuation)
         ids = torch.tensor([head + tail])

@@ -47,8 +47,8 @@ def test_a_job_that_takes_more_than_it_may_is_ended_with_the_numbers(ctx: Contex
         assert beside.poll() is None
         beside.kill()
     error = get_job(ctx, job_id).error
-    assert "GB of memory; a job may hold 0.2 GB" in error["cause"]
-    assert "ROUNDHOUSE_JOB_MEMORY_MB" in error["remedy"]
+    assert "GB of memory; a job may hold 0.2 GB" in error.cause
+    assert "ROUNDHOUSE_JOB_MEMORY_MB" in error.remedy
     assert peak < 8 * LIMIT_MB * MB
 
 
@@ -85,7 +85,7 @@ def test_on_a_full_machine_the_largest_job_is_ended_and_a_small_one_is_not(monke
     monkeypatch.setattr(memory_limit, "tree_bytes", held.__getitem__)
     error = MemoryWatch(1, limit=900 * MB).check()
     assert error is not None
-    assert "held most of it" in error["cause"]
+    assert "held most of it" in error.cause
     assert MemoryWatch(2, limit=900 * MB).check() is None
     monkeypatch.setattr(memory_limit, "_other_jobs", lambda pid: [])
     assert MemoryWatch(3, limit=900 * MB).check() is None, "something else has filled the machine"

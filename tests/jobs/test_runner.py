@@ -35,7 +35,7 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
     assert execute(ctx, claim) is Status.FAILED
     job = get_job(ctx, job_id)
     assert (job.status, job.attempt) == (Status.FAILED, 1)
-    assert "NoResultFound" in job.error["cause"]
+    assert "NoResultFound" in job.error.cause
 
 
 def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_path: Path) -> None:

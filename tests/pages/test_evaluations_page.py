@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -97,8 +98,8 @@ def test_failure_is_told_in_words_with_a_way_on(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, config=EvaluationConfig(shots=1))
     claim = claim_of(world, launched)
     with world.db.write() as session:
-        outcomes.record_bad_end(session, world, claim, {})
-        end_job(session, world, claim, Status.FAILED, error={"cause": "Row 3 is broken.", "remedy": "Import it again."})
+        outcomes.record_bad_end(session, world, claim)
+        end_job(session, world, claim, Status.FAILED, error=JobFailure(cause="Row 3 is broken.", remedy="Import it again."))
     app = open_page(PAGE, evaluation=launched.id)
     assert "Row 3 is broken." in plain_words(app)
     next(button for button in app.button if button.key == "eval_retry").click().run()

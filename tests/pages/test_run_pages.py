@@ -13,14 +13,12 @@ from backend.domain.jobs.states import Status
 from backend.domain.wording import say_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
-from backend.services.job_events import record_finish
-from backend.services.jobs.claims import end_job
 from backend.services.jobs.jobs import list_jobs
 from backend.services.training.imported_runs import import_log
 from backend.services.training.runs import set_tags, stop_run
 from backend.services.training.views import list_runs
 from tests.support.installation import PROJECT
-from tests.support.jobs import take_job
+from tests.support.jobs import finish_job, take_job
 from tests.support.opening import cells
 from tests.support.run_world import add_checkpoint, add_dataset, add_parts, claim, end, launch, points, report
 
@@ -142,8 +140,7 @@ def test_a_probe_is_answered_in_words(ctx: Context) -> None:
         "device_kind": "cpu",
     }
     with ctx.db.write() as session:
-        record_finish(session, ctx, taken, result)
-        end_job(session, ctx, taken, Status.FINISHED, result=result)
+        finish_job(session, ctx, taken, **result)
     page = open_sound_form()
     assert metric(page, "Peak memory") == "5.1 GB"
     assert "Measured by a probe; formula estimate" in text_of(page)

@@ -20,8 +20,8 @@ from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.raters import RaterView
 from backend.services.battles.views import CampaignView, get_campaign
 from backend.services.context import LOCAL, Context
-from backend.services.jobs.claims import Claim, end_job
-from tests.support.jobs import take_job
+from backend.services.jobs.claims import Claim
+from tests.support.jobs import finish_job, take_job
 
 Judge = Callable[[str, str], str]
 
@@ -83,12 +83,10 @@ def write_completions(ctx: Context, claim: Claim[Any], text_of: Callable[[dict[s
         CompletionEvent(prompt_id=prompt.id, text=text_of(prompt.model_dump()), tokens=3, finish_reason="stop")
         for prompt in claim.payload.prompts
     ]
-    result: dict[str, Any] = {}
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, events)
     with ctx.db.write() as session:
-        outcomes.record_finish(session, ctx, claim, result)
-        end_job(session, ctx, claim, Status.FINISHED, result=result)
+        finish_job(session, ctx, claim)
 
 
 def write_all(ctx: Context, campaign_id: str, *, text: Callable[[str, str], str] | None = None) -> None:

@@ -41,7 +41,7 @@ class EvaluationRoom:
     def work(self, kind: str, payload: dict[str, Any], *, job: str = "job", reporter: Remembering | None = None) -> dict[str, Any]:
         """Run one attempt at a job. The same `job` finds its folder again."""
         spec = make_spec(kind, {"threads": 1, **payload}, root=self.root, job=job)
-        result: dict[str, Any] = ROOMS[kind].run(spec, reporter or Remembering())  # type: ignore[attr-defined]
+        result: dict[str, Any] = ROOMS[kind].run(spec, reporter or Remembering()).dump()  # type: ignore[attr-defined]
         return result
 
     def evaluate(

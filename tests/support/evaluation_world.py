@@ -11,12 +11,11 @@ import pyarrow.parquet
 from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.jobs.events import event_of
-from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
-from backend.services.jobs.claims import Claim, end_job
-from tests.support.jobs import take_job
+from backend.services.jobs.claims import Claim
+from tests.support.jobs import finish_job, take_job
 
 CHOICES = [{"question": f"Question {n}?", "choices": ["yes", "no"], "answer": n % 2} for n in range(40)]
 ANSWERS = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(6)]
@@ -71,8 +70,7 @@ def finish(
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, [event_of(item) for item in items])
     with ctx.db.write() as session:
-        outcomes.record_finish(session, ctx, claim, {"scores": list(scores), "facts": facts})
-        end_job(session, ctx, claim, Status.FINISHED)
+        finish_job(session, ctx, claim, scores=tuple(scores), facts=facts)
 
 
 def evaluated(

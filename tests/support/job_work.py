@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backend.domain.jobs.events import ErrorEvent, ResultEvent
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import Context
@@ -11,6 +12,7 @@ from backend.services.jobs.jobs import JobView, get_job
 from jobs.reporter import JobSpec
 from jobs.run import run_child
 from jobs.tailing import parse_events
+from tests.support.jobs import finish_job
 
 
 def do_job(ctx: Context, job_id: str) -> JobView:
@@ -27,11 +29,9 @@ def do_job(ctx: Context, job_id: str) -> JobView:
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, events)
         if isinstance(last, ResultEvent):
-            outcomes.record_finish(session, ctx, claim, last.result)
-            end_job(session, ctx, claim, Status.FINISHED, result=last.result)
+            finish_job(session, ctx, claim, **last.result)
         else:
             assert isinstance(last, ErrorEvent)
-            error = {"cause": last.cause, "remedy": last.remedy, "field": last.field}
-            outcomes.record_bad_end(session, ctx, claim, error)
-            end_job(session, ctx, claim, Status.FAILED, error=error)
+            outcomes.record_bad_end(session, ctx, claim)
+            end_job(session, ctx, claim, Status.FAILED, error=JobFailure(cause=last.cause, remedy=last.remedy, field=last.field))
     return get_job(ctx, job_id)

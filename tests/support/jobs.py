@@ -13,10 +13,11 @@ from backend.db.tables import Job
 from backend.domain.jobs.events import Event, LogEvent, MetricsEvent, ProgressEvent, SampleEvent
 from backend.domain.jobs.payloads import read_payload
 from backend.domain.jobs.records import Payload
-from backend.domain.jobs.states import JobKind, StopRequest
+from backend.domain.jobs.results import RESULTS
+from backend.domain.jobs.states import JobKind, Status, StopRequest
 from backend.services.context import Context
-from backend.services.job_events import prepare
-from backend.services.jobs.claims import Claim, claim_job
+from backend.services.job_events import prepare, record_finish
+from backend.services.jobs.claims import Claim, claim_job, end_job
 from backend.services.jobs.jobs import add_job
 from jobs.reporter import JobSpec, Reporter
 
@@ -54,6 +55,12 @@ def take_job(ctx: Context, job_id: str | None) -> Claim[Any]:
     taken = claim_job(ctx, str(job_id), owner="worker#1", host="here")
     assert taken is not None
     return prepare(ctx, taken)
+
+
+def finish_job(session: Session, ctx: Context, claim: Claim[Any], **result: Any) -> None:
+    """Record a job's result and end it, as a worker's parent process does."""
+    stored = record_finish(session, ctx, claim, RESULTS[claim.kind].model_validate(result))
+    end_job(session, ctx, claim, Status.FINISHED, result=stored)
 
 
 class MemoryReporter(Reporter):

@@ -16,6 +16,7 @@ from sqlalchemy import select
 from backend.db.tables import Run
 from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.context import Context
@@ -37,7 +38,7 @@ def leave_a_line(ctx: Context, claim: Claim[Any], **_: Any) -> None:
             ready = claim.with_payload(TrainPayload.read(claim.payload))
             event = MetricsEvent(step=int(run.config["max_steps"]), time=time.time(), values={"val_loss": loss})
             outcomes.record_events(session, ctx, ready, [event])
-            outcomes.record_finish(session, ctx, ready, {"final_step": event.step})
+            outcomes.record_finish(session, ctx, ready, TrainResult(final_step=event.step))
         end_job(session, ctx, claim, Status.FINISHED)
     line = {
         "job": claim.job_id,

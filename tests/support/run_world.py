@@ -8,6 +8,8 @@ from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Measurem
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.events import event_of
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import JobKind, Status
 from backend.domain.training.config import RunConfig
 from backend.services import job_events as outcomes
@@ -103,8 +105,8 @@ def end(ctx: Context, taken: Claim[Any], status: Status, **error: str) -> None:
     """End a job, as its parent does."""
     with ctx.db.write() as session:
         if status is Status.FINISHED:
-            outcomes.record_finish(session, ctx, taken, {"final_step": 1})
-        end_job(session, ctx, taken, status, error=dict(error))
+            outcomes.record_finish(session, ctx, taken, TrainResult(final_step=1))
+        end_job(session, ctx, taken, status, error=JobFailure(**error))
 
 
 def row_of(ctx: Context, run: RunView) -> tuple[Run, Job]:

@@ -37,7 +37,7 @@ class RunningReplica:
         spec = make_spec("replica", values, root=folder, folder=folder)
         self.reporter = FileReporter(folder / "events.jsonl", folder / "control")
         self.result: dict[str, Any] = {}
-        self.thread = threading.Thread(target=lambda: self.result.update(run(spec, self.reporter)), daemon=True)
+        self.thread = threading.Thread(target=lambda: self.result.update(run(spec, self.reporter).dump()), daemon=True)
         self.thread.start()
         self.url = eventually(lambda: self.events("ready"), timeout_s=60)[0]["url"]
 

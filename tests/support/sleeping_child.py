@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from typing import Any
 
 from backend.domain.jobs.payloads import PAYLOADS
 from backend.domain.jobs.records import Payload
+from backend.domain.jobs.results import ExportResult
 from backend.domain.jobs.states import JobKind
 from jobs import run as child
 from jobs.reporter import FileReporter, JobSpec
@@ -25,7 +25,7 @@ class SleepingPayload(Payload):
 PAYLOADS[JobKind.EXPORT] = SleepingPayload
 
 
-def run(spec: JobSpec[SleepingPayload], reporter: FileReporter) -> dict[str, Any]:
+def run(spec: JobSpec[SleepingPayload], reporter: FileReporter) -> ExportResult:
     """Sleep for `seconds`."""
     stubborn = spec.payload.stubborn
     if stubborn:
@@ -33,7 +33,7 @@ def run(spec: JobSpec[SleepingPayload], reporter: FileReporter) -> dict[str, Any
     ends_at = time.monotonic() + spec.payload.seconds
     while time.monotonic() < ends_at and (stubborn or reporter.should_stop() is None):
         time.sleep(0.05)
-    return {}
+    return ExportResult(folder="exports/slept")
 
 
 if __name__ == "__main__":

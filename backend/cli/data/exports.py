@@ -11,6 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
+from backend.domain.jobs.results import DatasetExportResult
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
@@ -40,20 +41,21 @@ def export(
     destination = check_destination(to.expanduser().resolve()) if to is not None else None
     asked = export_version(ctx, version.id, format=format, push=push, private=not public, person=LOCAL)
     job = wait_for_job(ctx, asked.id)
+    result = DatasetExportResult.model_validate(job.result)
     if destination is not None:
         copy_export(ctx, job, destination)
     else:
-        shutil.rmtree(ctx.artifacts.path(str(job.result["folder"])), ignore_errors=True)
+        shutil.rmtree(ctx.artifacts.path(result.folder), ignore_errors=True)
     files = sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file()) if destination else []
     data = {
         "dataset": version.dataset,
         "version": version.number,
         "format": format,
-        "rows": job.result.get("rows"),
+        "rows": result.rows,
         "folder": str(destination) if destination else None,
         "files": files,
-        "pushed": job.result.get("pushed"),
+        "pushed": result.pushed.model_dump() if result.pushed else None,
     }
     said = [f"Exported {version.label} to {destination}: {plural(len(files), 'file')}."] if destination else []
-    said += [f"Pushed {version.label} to {job.result['pushed']['url']}."] if job.result.get("pushed") else []
+    said += [f"Pushed {version.label} to {result.pushed.url}."] if result.pushed else []
     emit(data, as_json=as_json, text=" ".join(said))

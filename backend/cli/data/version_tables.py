@@ -57,7 +57,7 @@ def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[A
         "source": version.source,
         "provenance": version.provenance,
         "created_at": version.created_at.isoformat(),
-        "error": version.error,
+        "error": version.error.dump(),
         "notes": dataset.notes,
         "archived": dataset.archived_at is not None,
         "lineage": [

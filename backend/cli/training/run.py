@@ -15,6 +15,7 @@ from backend.cli.training.report import cluster, report
 from backend.cli.training.sweep import sweep, sweep_show, sweep_stop
 from backend.cli.waiting import wait_for_job
 from backend.domain.estimates.prediction import Prediction, say_fit, say_memory, say_time
+from backend.domain.jobs.results import ProbeResult
 from backend.domain.training.config import RunConfig, parse_run_config
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.errors import InvalidInput
@@ -81,11 +82,12 @@ def probe(
     ctx = get_context()
     config = read_recipe(recipe)
     job = wait_for_job(ctx, launch_probe(ctx, config, person=LOCAL).id)
-    device = find_device(ctx, str(job.result["device"]), job.result["device_kind"])
+    result = ProbeResult.model_validate(job.result)
+    device = find_device(ctx, result.device, result.device_kind)
     prediction = predict(ctx, config, device=device)
     lines = [
         f"peak memory  {say_memory(prediction.memory)}. {say_fit(prediction)}",
-        f"speed        {job.result['tokens_per_s']:,.0f} tokens/s, {job.result['step_s']:.3g} s for {_micro_batches(job.result)}",
+        f"speed        {result.tokens_per_s:,.0f} tokens/s, {result.step_s or 0:.3g} s for {_micro_batches(result)}",
         f"time         {say_time(prediction.time)} for {config.max_steps:,} steps, without evaluations and checkpoints",
     ]
     emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
@@ -129,7 +131,7 @@ def show(run: Annotated[str, typer.Argument(help="Name or id.")], as_json: JsonF
     lines += [f"  checkpoint: {checkpoint['name']}" for checkpoint in data["checkpoints"]]
     lines += [f"  {finding['severity']}: {finding['sentence']} {finding['cause']}" for finding in data["findings"]]
     if detail.run.error:
-        lines.append(f"  cause: {detail.run.error.get('cause')}")
+        lines.append(f"  cause: {detail.run.error.cause}")
     emit(data, as_json=as_json, text="\n".join(lines))
 
 
@@ -198,7 +200,7 @@ def describe_run(run: RunView) -> dict[str, Any]:
         "base": run.base,
         "job": run.job_id,
         "created_at": run.created_at.isoformat(),
-        "error": run.error or None,
+        "error": run.error.dump() or None,
     }
 
 
@@ -245,8 +247,8 @@ def describe_prediction(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _micro_batches(result: dict[str, Any]) -> str:
-    count = int(result.get("accumulated") or 1)
+def _micro_batches(result: ProbeResult) -> str:
+    count = result.accumulated or 1
     return "a step" if count == 1 else f"{count} micro-batches"
 
 

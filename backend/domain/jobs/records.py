@@ -64,18 +64,21 @@ class JobResult(ReadRecord):
 
 
 class JobFailure(ReadRecord):
-    """Why a job ended badly; see backend.errors. `exit` is the status of a process that died, `tail` the end of its output."""
+    """Why a job ended badly, see backend.errors; falsy without a cause. `exit` is the status of a process that died, `tail` the end of its output."""
 
-    cause: str
+    cause: str = ""
     remedy: str = ""
     field: str | None = None
     exit: int | None = None
     tail: str = ""
 
+    def __bool__(self) -> bool:
+        return bool(self.cause)
+
     @classmethod
-    def read(cls, stored: Mapping[str, Any] | None) -> JobFailure | None:
-        """Read the stored form; None where nothing was stored."""
-        return cls(**{**stored, "cause": stored.get("cause") or "", "remedy": stored.get("remedy") or ""}) if stored else None
+    def read(cls, stored: Mapping[str, Any] | None) -> JobFailure:
+        """Read the stored form; a failure without a cause where nothing was stored."""
+        return cls.model_validate({name: value for name, value in (stored or {}).items() if value is not None})
 
     @classmethod
     def of(cls, error: RoundhouseError) -> JobFailure:

@@ -209,6 +209,16 @@ class ExportResult(JobResult, CheckpointDescription):
     pushed: Pushed | None = None
 
 
+class DatasetExportResult(JobResult):
+    """A version's export in `folder`, with its rows per split, pushed to the Hub if that was asked."""
+
+    job_kind = JobKind.EXPORT_DATASET
+    folder: str
+    rows: dict[str, int] = Field(default_factory=dict)
+    bytes: int = 0
+    pushed: Pushed | None = None
+
+
 class InspectResult(JobResult):
     """Summary of an inspection, whose arrays are in `folder`. Each part is open JSON: its fields depend on the family of the network."""
 
@@ -280,6 +290,7 @@ RESULTS: dict[JobKind, type[JobResult]] = {
         TrainTokenizerResult,
         AddBaseResult,
         ExportResult,
+        DatasetExportResult,
         InspectResult,
         DataReportResult,
         TokenizerReportResult,

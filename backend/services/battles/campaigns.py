@@ -14,6 +14,7 @@ from backend.domain.battles.campaign import CampaignConfig, Messages, content_ha
 from backend.domain.data.kinds import PROMPT_KINDS
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload, Prompt, require_folder
+from backend.domain.jobs.results import GenerateResult
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, JobKind
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput
@@ -246,11 +247,12 @@ def add_completion(
     return row
 
 
-def record_generated(session: Session, ctx: Context, claim: Claim[GeneratePayload], result: dict[str, Any]) -> None:
+def record_generated(session: Session, ctx: Context, claim: Claim[GeneratePayload], result: GenerateResult) -> GenerateResult:
     """Record at the end of a generation how many prompts the contestant left unanswered."""
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
-    if contestant is not None:
-        result["owed"] = len(_owed_prompts(session, contestant))
+    if contestant is None:
+        return result
+    return result.model_copy(update={"owed": len(_owed_prompts(session, contestant))})
 
 
 def _owed_prompts(session: Session, contestant: Contestant) -> list[CampaignPrompt]:

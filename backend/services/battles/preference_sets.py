@@ -14,6 +14,7 @@ from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, 
 from backend.domain.battles.campaign import Messages, content_hash
 from backend.domain.battles.preference_pairs import CastVote, Resolution, resolve_preferences
 from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import QUEUE_OF, JobKind
 from backend.domain.training.config import Objective, RunConfig
 from backend.errors import Conflict, InvalidInput
@@ -174,7 +175,7 @@ def enter_new_checkpoint(ctx: Context, campaign_id: str, *, person: Person) -> C
     return result
 
 
-def enter_rematch(session: Session, ctx: Context, claim: Claim[TrainPayload], result: dict[str, Any]) -> None:
+def enter_rematch(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
     """Enter the new checkpoint in the rematch that waits for a finished run, in the same transaction."""
     run_id = session.scalar(select(Run.id).where(Run.job_id == claim.job_id))
     campaign = session.scalar(select(Campaign).where(Campaign.run_id == run_id)) if run_id else None

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.payloads import AddBasePayload
+from backend.domain.jobs.results import AddBaseResult
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -27,7 +28,7 @@ from backend.services.jobs.jobs import add_job, wake
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 REVISION = re.compile(r"\w[\w./-]{0,199}")
-NOT_FACTS = frozenset({"folder", "family", "parameters", "bytes", "adapter", "files", "cpu_s", "reporter_cpu_s"})
+NOT_FACTS = {"folder", "family", "parameters", "bytes", "adapter", "files", "cpu_s", "reporter_cpu_s"}
 MAX_OFFERS = 200
 MAX_SEEN = 50_000
 """Entries of MODEL_PATH that a scan looks at, at most."""
@@ -124,12 +125,12 @@ def list_base_offers(ctx: Context) -> list[BaseOffer]:
     return sorted(offers, key=lambda offer: (offer.facts is None, offer.name.lower()))
 
 
-def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], result: dict[str, Any]) -> None:
+def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], result: AddBaseResult) -> None:
     """Store the facts of an added base from its job's result."""
     row = session.scalars(select(Checkpoint).where(Checkpoint.job_id == claim.job_id)).one()
-    row.folder, row.family = result["folder"], str(result.get("family") or "")
-    row.parameters, row.bytes, row.is_adapter = result.get("parameters"), int(result.get("bytes") or 0), bool(result.get("adapter"))
-    row.facts = {key: value for key, value in result.items() if key not in NOT_FACTS}
+    row.folder, row.family = result.folder, result.family
+    row.parameters, row.bytes, row.is_adapter = result.parameters, result.bytes, result.adapter
+    row.facts = result.model_dump(mode="json", exclude=NOT_FACTS, exclude_unset=True)
 
 
 def _find_candidates(root: Path) -> list[tuple[Path, int]]:

@@ -11,6 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run
+from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
 from backend.domain.training.config import Objective
@@ -30,8 +32,8 @@ class CheckpointView:
     origin: str
     status: Status
     job_id: str | None
-    error: dict[str, Any]
-    progress: dict[str, Any]
+    error: JobFailure
+    progress: Progress | None
     run_id: str | None
     run: str | None
     objective: str | None
@@ -113,7 +115,7 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
     if found.deleted_at is not None:
         raise Conflict(f"The files of “{found.name}” were deleted.", remedy="Choose another checkpoint.", field="checkpoint")
     if not found.is_ready:
-        cause = found.error.get("cause") or "its files are still being read"
+        cause = found.error.cause or "its files are still being read"
         raise Conflict(f"“{found.name}” is not ready: {cause}", remedy="Wait for its job, or add it again.", field="checkpoint")
     return found
 
@@ -261,8 +263,8 @@ def _views(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]
                 origin=row.origin,
                 status=Status.FINISHED if row.folder or job is None else Status(job.status),
                 job_id=row.job_id,
-                error=dict(job.error or {}) if job else {},
-                progress=dict(job.progress or {}) if job else {},
+                error=JobFailure.read(job.error) if job else JobFailure(),
+                progress=read_progress(job.progress) if job else None,
                 run_id=row.run_id,
                 run=run.name if run else None,
                 objective=run.objective if run else None,

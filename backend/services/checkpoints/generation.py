@@ -11,6 +11,7 @@ from typing import Any, Literal
 from backend.db.base import new_id
 from backend.domain.jobs.payloads import GeneratePayload, LoglikelihoodPayload, Prompt
 from backend.domain.jobs.records import Payload
+from backend.domain.jobs.results import GenerateResult, LoglikelihoodResult
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
@@ -108,21 +109,27 @@ def _launch(ctx: Context, payload: Payload, *, title: str, person: Person) -> Jo
 
 def read_completions(ctx: Context, job_id: str) -> list[dict[str, Any]]:
     """Return a finished job's completions in the order of its prompts: {text, tokens, prompt_tokens, finish_reason}."""
-    records = _read_lines(ctx, job_id, "file")
+    result = _finished(ctx, job_id).result_as(GenerateResult)
+    records = _read_lines(ctx, result.file if result else None)
     records.sort(key=lambda record: int(record["prompt_id"]))
     return [{name: value for name, value in record.items() if name != "prompt_id"} for record in records]
 
 
 def read_loglikelihoods(ctx: Context, job_id: str) -> list[dict[str, Any]]:
     """Return a finished job's log-likelihoods in the order of the file: {sum_logprob (nats), tokens, greedy}."""
-    return _read_lines(ctx, job_id, "items_file")
+    result = _finished(ctx, job_id).result_as(LoglikelihoodResult)
+    return _read_lines(ctx, result.items_file if result else None)
 
 
-def _read_lines(ctx: Context, job_id: str, field: str) -> list[dict[str, Any]]:
+def _finished(ctx: Context, job_id: str) -> JobView:
     job = get_job(ctx, job_id)
     if job.status is not Status.FINISHED:
         raise Conflict(f"The job is {job.status}.", remedy="Wait until it has finished.")
-    path = ctx.artifacts.path(str(job.result.get(field) or ""))
+    return job
+
+
+def _read_lines(ctx: Context, file: str | None) -> list[dict[str, Any]]:
+    path = ctx.artifacts.path(file or "")
     if not path.is_file():
         raise NotFound("The job's answers are gone.", remedy="Ask again.")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

@@ -14,6 +14,9 @@ from backend.db.base import new_id
 from backend.db.tables import Analysis, Checkpoint, Job
 from backend.domain.checkpoints.inspection_config import InspectionConfig, inspection_fingerprint
 from backend.domain.jobs.payloads import InspectPayload
+from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import InspectResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.infra.files.paths import find_path
@@ -37,8 +40,8 @@ class InspectionView:
     config: InspectionConfig
     job_id: str | None
     status: Status
-    progress: dict[str, Any]
-    error: dict[str, Any]
+    progress: Progress | None
+    error: JobFailure
     result: dict[str, Any]
     folder: str | None
     created_at: datetime
@@ -203,14 +206,14 @@ def delete_inspection(ctx: Context, inspection_id: str, *, person: Person) -> No
     ctx.artifacts.remove(inspection.folder or f"inspections/{inspection.id}")  # older ones lie in readings/
 
 
-def record_inspection(session: Session, ctx: Context, claim: Claim[InspectPayload], result: dict[str, Any]) -> None:
+def record_inspection(session: Session, ctx: Context, claim: Claim[InspectPayload], result: InspectResult) -> None:
     """Store the results of a finished inspection; remove its files if it was deleted meanwhile."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is None:
-        ctx.artifacts.remove(str(result["folder"]))
+        ctx.artifacts.remove(result.folder)
         return
-    row.folder = result["folder"]
-    row.result = {key: value for key, value in result.items() if key != "folder"}
+    row.folder = result.folder
+    row.result = result.model_dump(mode="json", exclude={"folder"}, exclude_unset=True)
 
 
 def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
@@ -231,8 +234,8 @@ def _views(session: Session, rows: Sequence[Analysis]) -> list[InspectionView]:
                 config=InspectionConfig.model_validate(row.config["asked"]),
                 job_id=row.job_id,
                 status=Status(job.status) if job else Status.FINISHED,
-                progress=dict(job.progress or {}) if job else {},
-                error=dict(job.error or {}) if job else {},
+                progress=read_progress(job.progress) if job else None,
+                error=JobFailure.read(job.error) if job else JobFailure(),
                 result=dict(row.result),
                 folder=row.folder,
                 created_at=row.created_at,

@@ -47,7 +47,7 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
             view = dataset_views(session, [find_dataset(session, name.strip())])[0]
             version = pick_version(view, number)
     if not version.is_ready and not version.is_importing:
-        cause = version.error.get("cause") or "it was stopped"
+        cause = version.error.cause or "it was stopped"
         again = "Ask for the change again." if version.provenance.get("from") == "version" else "Import it again."
         raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy=again, field="dataset")
     if ready and not version.is_ready:

@@ -16,6 +16,7 @@ from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import KINDS, DatasetKind
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.domain.jobs.payloads import HubSource, ImportPayload
+from backend.domain.jobs.results import ImportResult
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -27,7 +28,7 @@ from backend.services.dependents import users_of_versions
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
 
-FACTS = ("text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "files", "commit", "revision", "licence")
+FACTS = {"text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "files", "commit", "revision", "licence"}
 
 
 def import_dataset(
@@ -138,7 +139,8 @@ def version_of_job(ctx: Context, job_id: str) -> VersionView:
         version = session.scalar(select(DatasetVersion).where(DatasetVersion.job_id == job_id))
         reused = version is None
         if version is None and job is not None:
-            version = session.get(DatasetVersion, str(job.result.get("version_id", "")))
+            result = ImportResult.model_validate(job.result) if job.result else None
+            version = session.get(DatasetVersion, (result.version_id if result else None) or "")
         if version is None:
             raise NotFound("There is no such import.", remedy="It may have been removed; import the file again.")
         own = job if not reused else job_of(session, version)
@@ -146,36 +148,37 @@ def version_of_job(ctx: Context, job_id: str) -> VersionView:
     return VersionView(**{**view.__dict__, "reused": reused})
 
 
-def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], result: dict[str, Any]) -> None:
+def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], result: ImportResult) -> ImportResult:
     """Fill the version with what the import found.
 
     Content that another version of the dataset already has makes no new version: the row goes and the job's result names the
     old one (`version_id`, `version`, `reused`).
     """
     version = session.scalars(select(DatasetVersion).where(DatasetVersion.job_id == claim.job_id)).one()
-    if not ctx.artifacts.path(result["folder"]).is_dir():
+    if not ctx.artifacts.path(result.folder).is_dir():
         raise Conflict("Its content, which another dataset had too, was deleted during the import.", remedy="Import it again.")
     twin = session.scalar(
         select(DatasetVersion).where(
             DatasetVersion.dataset_id == version.dataset_id,
-            DatasetVersion.content_hash == result["content_hash"],
+            DatasetVersion.content_hash == result.content_hash,
             DatasetVersion.id != version.id,
         )
     )
     if twin is not None and not users_of_versions(session, [version.id]):
         session.delete(version)
-        result.update(version_id=twin.id, version=twin.number, reused=True)
+        told = {"version_id": twin.id, "version": twin.number, "reused": True}
     else:
-        version.content_hash, version.folder = result["content_hash"], result["folder"]
-        version.rows, version.train_rows, version.val_rows = result["rows"], result["train_rows"], result["val_rows"]
-        version.rejected_rows, version.rejected = result["rejected_count"], list(result["rejected"])
-        version.bytes, version.facts = result["bytes"], {**version.facts, **{key: result[key] for key in FACTS if key in result}}
-        version.mapping = dict(result.get("mapping") or version.mapping)
-        result.update(version_id=version.id, version=version.number, reused=False)
-        _tell_dependents(session, claim.job_id, result["folder"])
+        version.content_hash, version.folder = result.content_hash, result.folder
+        version.rows, version.train_rows, version.val_rows = result.rows, result.train_rows, result.val_rows
+        version.rejected_rows, version.rejected = result.rejected_count, list(result.rejected)
+        version.bytes, version.facts = result.bytes, {**version.facts, **result.model_dump(mode="json", include=FACTS, exclude_unset=True)}
+        version.mapping = dict(result.mapping or version.mapping)
+        told = {"version_id": version.id, "version": version.number, "reused": False}
+        _tell_dependents(session, claim.job_id, result.folder)
     upload = source_of_payload(claim.payload).upload
     if upload is not None and Path(upload).parts[0] == "uploads":
         ctx.artifacts.remove(str(Path(upload).parent))  # the rows are in Parquet now
+    return result.model_copy(update=told)
 
 
 def _tell_dependents(session: Session, job_id: str, folder: str) -> None:

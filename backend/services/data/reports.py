@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
@@ -19,6 +18,9 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
 from backend.domain.data.versions.changes import DropRows
 from backend.domain.jobs.payloads import DataReportPayload, NamedFolder, require_folder
+from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import DataReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import get_checkpoint
@@ -60,8 +62,8 @@ class DataReportView:
     version: str
     job_id: str | None
     status: Status
-    error: dict[str, Any]
-    progress: dict[str, Any]
+    error: JobFailure
+    progress: Progress | None
     source: str | None
     source_name: str
     question: ReportQuestion
@@ -299,13 +301,13 @@ def delete_data_report(ctx: Context, report_id: str, *, person: Person) -> None:
     ctx.artifacts.remove(f"reports/{report_id}")
 
 
-def record_data_report(session: Session, ctx: Context, claim: Claim[DataReportPayload], result: dict[str, Any]) -> None:
+def record_data_report(session: Session, ctx: Context, claim: Claim[DataReportPayload], result: DataReportResult) -> None:
     """Write down what a finished report found. One that was deleted meanwhile leaves no files."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is None:
-        ctx.artifacts.remove(str(result["folder"]))
+        ctx.artifacts.remove(result.folder)
         return
-    row.folder = result["folder"]
+    row.folder = result.folder
     row.result = json.loads((ctx.artifacts.path(row.folder) / "report.json").read_text(encoding="utf-8"))
 
 
@@ -321,8 +323,8 @@ def _view(session: Session, row: Analysis) -> DataReportView:
         version=f"{dataset.name}@{version.number}",
         job_id=row.job_id,
         status=Status(job.status) if job else Status.FINISHED,
-        error=dict(job.error or {}) if job else {},
-        progress=dict(job.progress or {}) if job else {},
+        error=JobFailure.read(job.error) if job else JobFailure(),
+        progress=read_progress(job.progress) if job else None,
         source=row.config.get("source"),
         source_name=row.config.get("source_name", ""),
         question=ReportQuestion.model_validate(row.config["question"]),

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import DatasetKind
+from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.wording import plural
@@ -29,8 +31,8 @@ class VersionView:
     number: int
     status: Status
     job_id: str | None
-    error: dict[str, Any]
-    progress: dict[str, Any]
+    error: JobFailure
+    progress: Progress | None
     content_hash: str | None
     folder: str | None
     source: str
@@ -156,8 +158,8 @@ def version_view(row: DatasetVersion, dataset: Dataset, job: Job | None) -> Vers
         number=row.number,
         status=Status.FINISHED if row.folder or job is None else Status(job.status),
         job_id=row.job_id,
-        error=dict(job.error or {}) if job else {},
-        progress=dict(job.progress or {}) if job else {},
+        error=JobFailure.read(job.error) if job else JobFailure(),
+        progress=read_progress(job.progress) if job else None,
         content_hash=row.content_hash,
         folder=row.folder,
         source=row.source,

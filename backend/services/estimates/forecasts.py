@@ -14,7 +14,7 @@ from backend.db.tables import Run
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.data.reports.report import DataReport
 from backend.domain.estimates.prediction import Prediction
-from backend.domain.jobs.progress import Progress, expected_wait_s, read_progress
+from backend.domain.jobs.progress import Progress, expected_wait_s
 from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, effective_tokens
 from backend.domain.scaling.shapes import count_all, count_without_embeddings
@@ -160,7 +160,7 @@ def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
         return [None]
     one_each = {kind: configs[job_id] for job_id, kind in kinds.items()}
     times = {kind: _expected(ctx, config) for kind, config in one_each.items()}
-    return [times.get(kinds.get(job.id, "")) if job.id in waiting else read_progress(job.progress) for job in ahead]
+    return [times.get(kinds.get(job.id, "")) if job.id in waiting else job.progress for job in ahead]
 
 
 def _read_config(values: dict[str, Any]) -> RunConfig | None:

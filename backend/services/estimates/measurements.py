@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import mean
@@ -22,6 +22,7 @@ from backend.domain.estimates.prediction import MemoryPrediction, Prediction, Ti
 from backend.domain.estimates.setting import DeviceKind, TrainingSetting, setting_of
 from backend.domain.estimates.throughput import rate_at
 from backend.domain.jobs.payloads import ProbePayload, TrainingPayload, TrainPayload
+from backend.domain.jobs.results import ProbeResult, RunMeasurement, TrainResult
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import measured_values
 from backend.domain.training.execution import compiles
@@ -106,43 +107,44 @@ def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> M
     return _predict_memory(Subject(setting, {}), rows, [row for row in rows if _identity(row) == setting.fingerprint])
 
 
-def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: dict[str, Any]) -> None:
+def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: ProbeResult) -> None:
     """Store a finished probe's measurement; a stopped one measured too little."""
-    if not result.get("stopped"):
-        _record(session, ctx, claim, result, origin="probe", shape=claim.payload.shape)
+    if result.stopped is None:
+        lengths = {"accumulated": result.accumulated, "longest": result.longest, "trained": result.trained}
+        _record(session, ctx, claim, result, origin="probe", shape=claim.payload.shape, facts=lengths)
 
 
-def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], result: dict[str, Any]) -> None:
+def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
     """Store a training job's own measurement, unless it was stopped: the peak may come with saving."""
-    measured = result.get("measurement")
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
-    if not measured or run is None or result.get("stopped"):
+    if result.measurement is None or run is None or result.stopped is not None:
         return
-    measured = {**measured, "accumulated": claim.payload.config.grad_accum_steps}
-    _record(session, ctx, claim, measured, origin="run", shape=network_of_payload(ctx, claim.payload), run_id=run.id)
+    shape, facts = network_of_payload(ctx, claim.payload), {"accumulated": claim.payload.config.grad_accum_steps}
+    _record(session, ctx, claim, result.measurement, origin="run", shape=shape, facts=facts, run_id=run.id)
 
 
 def _record(
     session: Session,
     ctx: Context,
     claim: Claim[TrainingPayload],
-    result: dict[str, Any],
+    measured: RunMeasurement,
     *,
     origin: str,
     shape: ArchitectureConfig | None,
+    facts: Mapping[str, int | None],
     run_id: str | None = None,
 ) -> None:
-    payload, kind = claim.payload, "gpu" if result.get("device_kind") == "gpu" else "cpu"
+    payload = claim.payload
     base = session.get(Checkpoint, payload.base_id) if payload.base_id else None
     subject = subject_of(
         payload.config,
         shape,
-        device=kind,  # type: ignore[arg-type]
+        device=measured.device_kind,
         data=payload.dataset_version_id,
         base=payload.base_id,
         parameters=base.parameters if base is not None else None,
     )
-    facts = ("allocated_bytes", "step_s", "step_s_low", "step_s_high", "steps_timed", "accumulated", "longest", "trained")
+    times = measured.model_dump(include={"allocated_bytes", "step_s", "step_s_low", "step_s_high", "steps_timed"})
     session.add(
         Measurement(
             origin=origin,
@@ -150,12 +152,12 @@ def _record(
             run_id=run_id,
             setting=subject.stored,
             setting_hash=subject.fingerprint,
-            device=str(result["device"])[:80],
+            device=measured.device[:80],
             host=claim.host[:80],
             estimated_bytes=estimate_memory(subject.setting).total if subject.setting else 0,
-            measured_bytes=int(result["measured_bytes"]),
-            tokens_per_s=float(result["tokens_per_s"]),
-            facts={name: result[name] for name in facts if result.get(name) is not None},
+            measured_bytes=measured.measured_bytes,
+            tokens_per_s=measured.tokens_per_s,
+            facts={name: value for name, value in {**times, **facts}.items() if value is not None},
             created_at=ctx.now(),
         )
     )

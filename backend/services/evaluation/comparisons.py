@@ -136,14 +136,14 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
             raise Conflict(f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Compare finished ones.")
     reasons = unlike_settings(_decisive(first), _decisive(second))
     if reasons:
-        chat = first.facts.get("used_chat_template") != second.facts.get("used_chat_template")
+        chat = first.facts.used_chat_template != second.facts.used_chat_template
         remedy = "Evaluate both with the chat template on, or both with it off." if chat else "Evaluate both with the same settings."
         raise Conflict(f"These evaluations can't be compared, because they differ in {', and in '.join(reasons)}.", remedy=remedy)
 
 
 def _decisive(evaluation: EvaluationView) -> dict[str, Any]:
     settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}  # what it came to is in the facts
-    return {**settings, **{name: evaluation.facts.get(name) for name in FACTS_THAT_MUST_AGREE}}
+    return {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
 
 
 def _values(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
@@ -235,9 +235,9 @@ def column_key(evaluation: EvaluationView) -> str:
 
 
 def _column(evaluation: EvaluationView, key: str) -> Column:
-    settings, facts = evaluation.settings, evaluation.facts
+    settings = evaluation.settings
     parts = [f"{settings['shots']} shown" if settings.get("shots") else "", f"{settings['limit']} items" if settings.get("limit") else ""]
-    parts += ["chat" if facts.get("used_chat_template") else "", settings["split"] if settings.get("split") in ("train", "val") else ""]
+    parts += ["chat" if evaluation.facts.used_chat_template else "", settings["split"] if settings.get("split") in ("train", "val") else ""]
     return Column(key, evaluation.benchmark, evaluation.kind, MAIN_METRIC[evaluation.kind], ", ".join(part for part in parts if part))
 
 

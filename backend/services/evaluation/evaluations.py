@@ -16,6 +16,9 @@ from backend.domain.data.kinds import TEXT_KINDS
 from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
+from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics import minimum_detectable_effect
 from backend.errors import InvalidInput, NotFound
@@ -60,12 +63,12 @@ class EvaluationView:
     kind: EvaluationKind
     config: EvaluationConfig
     settings: dict[str, Any]
-    facts: dict[str, Any]
+    facts: EvaluationFacts
     fingerprint: str
     job_id: str | None
     status: Status
-    progress: dict[str, Any]
-    error: dict[str, Any]
+    progress: Progress | None
+    error: JobFailure
     scores: tuple[ScoreView, ...]
     created_at: datetime
     finished_at: datetime | None
@@ -320,12 +323,12 @@ def _view(row: Evaluation, checkpoint: str, benchmark: str, job: Job | None, sco
         kind=EvaluationKind(row.kind),
         config=EvaluationConfig.model_validate(row.config.get("config", {})),
         settings=dict(row.config.get("settings", {})),
-        facts=dict(row.config.get("facts", {})),
+        facts=EvaluationFacts.model_validate(row.config.get("facts", {})),
         fingerprint=row.fingerprint,
         job_id=row.job_id,
         status=Status(job.status) if job else Status.FINISHED,
-        progress=dict(job.progress or {}) if job else {},
-        error=dict(job.error or {}) if job else {},
+        progress=read_progress(job.progress) if job else None,
+        error=JobFailure.read(job.error) if job else JobFailure(),
         scores=tuple(scores),
         created_at=row.created_at,
         finished_at=job.finished_at if job else None,
@@ -376,14 +379,14 @@ def record_item(session: Session, ctx: Context, claim: Claim[EvaluatePayload], e
     session.execute(insert.values(row).on_conflict_do_nothing(index_elements=["evaluation_id", "item_hash"]))
 
 
-def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: dict[str, Any]) -> None:
+def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: EvaluateResult) -> None:
     """Write the scores of a finished evaluation. A score that is no number, as of a network that computes NaN, is left out."""
     row = session.get(Evaluation, claim.payload.evaluation_id)
     if row is None:
         return
     session.execute(delete(Score).where(Score.evaluation_id == row.id))
-    session.add_all(Score(evaluation_id=row.id, **score) for score in result.get("scores", []) if score["value"] is not None)
-    row.config = {**row.config, "facts": result.get("facts", {})}
+    session.add_all(Score(evaluation_id=row.id, **score.model_dump()) for score in result.scores if score.value is not None)
+    row.config = {**row.config, "facts": result.facts.model_dump(exclude_unset=True)}
 
 
 def _without_nul(value: Any) -> Any:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Job, Slot
+from backend.domain.jobs.records import JobFailure, JobResult
 from backend.domain.jobs.states import JobKind, Status, StopRequest, restart_delay_s
 from backend.errors import InvalidInput
 from backend.services.context import Context
@@ -197,8 +198,8 @@ def end_job(
     claim: Claim[Any],
     status: Status,
     *,
-    result: dict[str, Any] | None = None,
-    error: dict[str, Any] | None = None,
+    result: JobResult | None = None,
+    error: JobFailure | None = None,
 ) -> None:
     """Write the terminal status of an attempt, and free its slots. Raises Fenced."""
     renew(session, ctx, claim)
@@ -208,8 +209,8 @@ def end_job(
         .where(Job.id == claim.job_id, Job.attempt == claim.attempt)
         .values(
             status=status,
-            result=result or {},
-            error=error or {},
+            result=result.dump() if result else {},
+            error=error.dump() if error else {},
             finished_at=now,
             lease_until=None,
             owner=None,
@@ -220,13 +221,13 @@ def end_job(
     release_slot(session, claim)
 
 
-def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: dict[str, Any], lasted_s: float) -> None:
+def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFailure, lasted_s: float) -> None:
     """Queue a replica again with backoff, which starts from the beginning after a process that lasted a minute.
 
     A stop request that came after the process had ended cancels the job, or the replica would start again and nobody would stop it.
     """
     job = _let_go(session, ctx, claim)
-    job.error = error
+    job.error = error.dump()
     if job.status == Status.QUEUED:
         job.lost = 0 if lasted_s > 60 else job.lost + 1
         job.not_before = ctx.now() + timedelta(seconds=restart_delay_s(job.lost))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.db.tables import Job
-from backend.domain.jobs.payloads import DatasetExportPayload, ExportPayload
+from backend.domain.jobs.payloads import DatasetExportPayload, ExportPayload, require_folder
+from backend.domain.jobs.results import DatasetExportResult, ExportResult, Pushed
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, NotFound
 from backend.services.checkpoints.files import zip_folder
@@ -25,7 +26,7 @@ EXPORTS: dict[str, type[ExportPayload] | type[DatasetExportPayload]] = {
 
 @dataclass(frozen=True)
 class ExportView:
-    """An export asked for. `folder` is where it lies, None while it is not there or no more; `pushed_to` the address on the Hub."""
+    """An export asked for. `folder` is where it lies, None while it is not there or no more; `pushed` the commit on the Hub."""
 
     job: JobView
     format: str
@@ -34,7 +35,7 @@ class ExportView:
     files: tuple[str, ...]
     bytes: int
     push: str
-    pushed_to: str
+    pushed: Pushed | None
 
 
 def get_export(ctx: Context, job_id: str) -> ExportView:
@@ -48,7 +49,7 @@ def get_export(ctx: Context, job_id: str) -> ExportView:
 
 def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExportPayload) -> ExportView:
     """Return an export as it lies on disk."""
-    pushed = job.result.get("pushed") or {}
+    result = _result(job)
     place = ctx.artifacts.path(payload.out)
     there = job.status is Status.FINISHED and place.is_dir()
     files = sorted(path for path in place.rglob("*") if path.is_file()) if there else []
@@ -60,7 +61,7 @@ def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExpo
         files=tuple(path.relative_to(place).as_posix() for path in files),
         bytes=sum(path.stat().st_size for path in files),
         push=payload.push.repo if payload.push else "",
-        pushed_to=str(pushed.get("url") or ""),
+        pushed=result.pushed if result else None,
     )
 
 
@@ -96,10 +97,15 @@ def check_destination(folder: Path) -> Path:
 def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
     """Move a finished export to a folder outside the artifacts. Raises Conflict if the folder holds something already."""
     check_destination(destination)
-    folder = str(job.result["folder"])
+    result = _result(job)
+    folder = require_folder(result.folder if result else None, what="export")
     shutil.copytree(ctx.artifacts.path(folder), destination, dirs_exist_ok=True)
     ctx.artifacts.remove(folder)
     return destination
+
+
+def _result(job: JobView) -> ExportResult | DatasetExportResult | None:
+    return job.result_as(DatasetExportResult) if job.kind == JobKind.EXPORT_DATASET else job.result_as(ExportResult)
 
 
 def file_name(name: str) -> str:

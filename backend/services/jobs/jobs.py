@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, LogLine
-from backend.domain.jobs.records import Payload
+from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, TERMINAL, Status, StopRequest
 from backend.errors import Conflict, NotFound
 from backend.services.context import Context, Person, require_builder
+
+R = TypeVar("R", bound=JobResult)
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class JobView:
     attempt: int
     device: str | None
     owner: str | None
-    progress: dict[str, Any]
-    error: dict[str, Any]
+    progress: Progress | None
+    error: JobFailure
     result: dict[str, Any]
     stop_request: str | None
     depends_on: str | None
@@ -42,6 +45,10 @@ class JobView:
     def is_active(self) -> bool:
         """Return whether the job is queued, running or being stopped."""
         return self.status in ACTIVE
+
+    def result_as(self, kind: type[R]) -> R | None:
+        """Read the result as the class of the job's kind; None while there is none."""
+        return kind.model_validate(self.result) if self.result else None
 
 
 def view(job: Job) -> JobView:
@@ -56,8 +63,8 @@ def view(job: Job) -> JobView:
         attempt=job.attempt,
         device=job.device,
         owner=job.owner,
-        progress=dict(job.progress or {}),
-        error=dict(job.error or {}),
+        progress=read_progress(job.progress),
+        error=JobFailure.read(job.error),
         result=dict(job.result or {}),
         stop_request=job.stop_request,
         depends_on=job.depends_on_id,

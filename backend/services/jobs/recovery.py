@@ -9,6 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Job, Replica, Slot
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import QUEUES, Status, restart_delay_s
 from backend.services.context import Context
 from backend.services.jobs.claims import eligible
@@ -61,10 +62,10 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
             report.requeued.append(job.id)
         else:
             job.status, job.finished_at = Status.FAILED, now
-            job.error = {
-                "cause": f"The worker was lost {job.lost} times while this job ran.",
-                "remedy": "Look at the worker's machine (out of memory is the usual reason), then resume.",
-            }
+            job.error = JobFailure(
+                cause=f"The worker was lost {job.lost} times while this job ran.",
+                remedy="Look at the worker's machine (out of memory is the usual reason), then resume.",
+            ).dump()
             report.failed.append(job.id)
 
 
@@ -73,10 +74,9 @@ def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
     before = select(Job.id).where(Job.status.in_(ended))
     for job in session.scalars(select(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.in_(before))):
         job.status, job.finished_at = Status.CANCELLED, ctx.now()
-        job.error = {
-            "cause": "The job this one waited for did not finish.",
-            "remedy": "Retry that job, then start this one again.",
-        }
+        job.error = JobFailure(
+            cause="The job this one waited for did not finish.", remedy="Retry that job, then start this one again."
+        ).dump()
         report.cancelled.append(job.id)
 
 

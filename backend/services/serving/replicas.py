@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Deployment, Endpoint, Job, Replica
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
+from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import TERMINAL, Status
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
@@ -93,7 +93,7 @@ def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     replica.gauges = event.model_dump(include={"running", "waiting", "tokens_per_second"})
 
 
-def record_end(session: Session, ctx: Context, claim: Claim[ReplicaPayload], _outcome: Any) -> None:
+def record_end(session: Session, ctx: Context, claim: Claim[ReplicaPayload], _result: ReplicaResult | None = None) -> None:
     """Mark a replica whose process ended: dead if its deployment was stopped, otherwise starting again."""
     if (replica := _replica_of(session, claim)) is None:
         return

@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Job
 from backend.domain.jobs.payloads import NamedFolder, TokenizerReportPayload, require_folder
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import TokenizerReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -46,7 +48,7 @@ class ReportView:
     id: str
     job_id: str | None
     status: Status
-    error: dict[str, Any]
+    error: JobFailure
     names: tuple[str, ...]
     refs: tuple[str, ...]
     dataset_names: tuple[str, ...]
@@ -155,11 +157,11 @@ def delete_report(ctx: Context, report_id: str, *, person: Person) -> None:
         session.delete(row)
 
 
-def record_report(session: Session, ctx: Context, claim: Claim[TokenizerReportPayload], result: dict[str, Any]) -> None:
+def record_report(session: Session, ctx: Context, claim: Claim[TokenizerReportPayload], result: TokenizerReportResult) -> None:
     """Store the job's measures, unless the report was deleted meanwhile."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is not None:
-        row.result = {name: result[name] for name in ("tokenizers", "datasets", "measures")}
+        row.result = result.model_dump(mode="json", include={"tokenizers", "datasets", "measures"})
 
 
 def _unlike(sources: list[TokenizerSource]) -> list[TokenizerSource]:
@@ -195,7 +197,7 @@ def _view(session: Session, row: Analysis) -> ReportView:
         id=row.id,
         job_id=row.job_id,
         status=Status(job.status) if job else Status.FINISHED,
-        error=dict(job.error or {}) if job else {},
+        error=JobFailure.read(job.error) if job else JobFailure(),
         names=tuple(names),
         refs=tuple(row.config.get("refs", [])),
         dataset_names=tuple(datasets),

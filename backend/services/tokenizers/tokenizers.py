@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.jobs.payloads import TrainTokenizerPayload
+from backend.domain.jobs.progress import Progress, read_progress
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import TrainTokenizerResult
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -26,7 +29,7 @@ KINDS: dict[str, str] = {
     "unigram": "Unigram: the most likely pieces; what is rare is written as bytes. Words fall apart more evenly, any text can be written.",
     "byte": "Plain bytes: 256 tokens, nothing to learn. Long sequences, the smallest vocabulary.",
 }
-NOT_FACTS = frozenset({"folder", "vocab_size", "cpu_s", "reporter_cpu_s"})
+NOT_FACTS = {"folder", "vocab_size", "cpu_s", "reporter_cpu_s"}
 SMALLEST_VOCABULARY = {"bpe": 262, "unigram": 320}
 """256 bytes and the special tokens; Unigram needs room for an alphabet, too."""
 LARGEST_VOCABULARY = 200_000
@@ -41,8 +44,8 @@ class TokenizerView:
     kind: str
     status: Status
     job_id: str | None
-    error: dict[str, Any]
-    progress: dict[str, Any]
+    error: JobFailure
+    progress: Progress | None
     vocab_size: int | None
     folder: str | None
     dataset: str | None
@@ -163,11 +166,11 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         ctx.artifacts.remove(folder)
 
 
-def record_tokenizer(session: Session, ctx: Context, claim: Claim[TrainTokenizerPayload], result: dict[str, Any]) -> None:
+def record_tokenizer(session: Session, ctx: Context, claim: Claim[TrainTokenizerPayload], result: TrainTokenizerResult) -> None:
     """Store the job's result."""
     row = session.scalars(select(Tokenizer).where(Tokenizer.job_id == claim.job_id)).one()
-    row.folder, row.vocab_size = result["folder"], result["vocab_size"]
-    row.facts = {key: value for key, value in result.items() if key not in NOT_FACTS}
+    row.folder, row.vocab_size = result.folder, result.vocab_size
+    row.facts = result.model_dump(mode="json", exclude=NOT_FACTS, exclude_unset=True)
 
 
 def _check_vocabulary(kind: str, vocab_size: int) -> None:
@@ -214,8 +217,8 @@ def _view(session: Session, row: Tokenizer) -> TokenizerView:
         kind=row.kind,
         status=Status.FINISHED if row.folder or job is None else Status(job.status),
         job_id=row.job_id,
-        error=dict(job.error or {}) if job else {},
-        progress=dict(job.progress or {}) if job else {},
+        error=JobFailure.read(job.error) if job else JobFailure(),
+        progress=read_progress(job.progress) if job else None,
         vocab_size=row.vocab_size,
         folder=row.folder,
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,

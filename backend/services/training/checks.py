@@ -58,7 +58,7 @@ def check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: Tokenize
     if architecture is None or tokenizer is None:
         return
     if tokenizer.folder is None and tokenizer.error:
-        cause = tokenizer.error.get("cause") or "its training was stopped"
+        cause = tokenizer.error.cause or "its training was stopped"
         raise Conflict(f"The tokenizer “{tokenizer.name}” was not trained: {cause}", remedy="Train it again.", field="tokenizer")
     if tokenizer.vocab_size is not None and tokenizer.vocab_size > architecture.vocab_size:
         raise InvalidInput(

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Run, Sample
 from backend.domain.jobs.events import MetricsEvent, ResumedEvent, SampleEvent
 from backend.domain.jobs.payloads import TrainPayload
+from backend.domain.jobs.results import TrainResult
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.metrics.blocks import pack_points, unpack_from
@@ -51,12 +52,12 @@ def record_sample(session: Session, ctx: Context, claim: Claim[TrainPayload], ev
     session.add(Sample(run_id=run.id, step=step, prompt=prompt, completion=_clean(event.completion)))
 
 
-def record_run_end(session: Session, ctx: Context, claim: Claim[TrainPayload], result: dict[str, Any]) -> None:
+def record_run_end(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
     """Store a finished training job's result with the run."""
     run = _run_of(session, claim)
     if run is None:
         return
-    numbers = {key: value for key, value in result.items() if isinstance(value, int | float | str | bool) and len(str(value)) < 200}
+    numbers = {key: value for key, value in result.dump().items() if isinstance(value, int | float | str | bool) and len(str(value)) < 200}
     run.summary = {**(run.summary or {}), "result": numbers}
 
 

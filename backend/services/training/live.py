@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from backend.db.tables import Job, Run
 from backend.domain.jobs.progress import read_progress, say_progress
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.services.context import Context, Person
 from backend.services.jobs.queue_position import queue_positions
@@ -93,7 +94,7 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
     if status is Status.CANCELLING:
         return "Stopping and saving" if job.stop_request == "stop_and_save" else "Stopping"
     if status is Status.FAILED:
-        return str(job.error.get("cause") or "Failed")
+        return JobFailure.read(job.error).cause or "Failed"
     if status is Status.CANCELLED:
         return f"Stopped at step {last_step:,}" if last_step else "Stopped before the first step"
     if status is Status.FINISHED:

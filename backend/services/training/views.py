@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Architecture, Checkpoint, Dataset, DatasetVersion, Job, Run, Sample, Tokenizer, User
 from backend.domain.jobs.progress import expected_wait_s, read_progress
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.training.config import RunConfig
@@ -47,7 +48,7 @@ class RunView:
     tags: tuple[str, ...]
     notes: str
     job_id: str | None
-    error: dict[str, Any]
+    error: JobFailure
     created_by: str | None
     created_at: datetime
     started_at: datetime | None
@@ -212,7 +213,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             parent=(parent.id, parent.name) if parent else None,
             children=tuple((c[0], c[1]) for c in children),
             ahead=tuple(ahead),
-            expected_wait_s=expected_wait_s([read_progress(j.progress) for j in ahead], slots=slots) if len(ahead) >= slots else None,
+            expected_wait_s=expected_wait_s([j.progress for j in ahead], slots=slots) if len(ahead) >= slots else None,
             num_slots=slots,
             device=job.device if job else None,
         )
@@ -328,7 +329,7 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         tags=tuple(run.tags or ()),
         notes=run.notes,
         job_id=run.job_id,
-        error=dict(job.error or {}) if job else {},
+        error=JobFailure.read(job.error) if job else JobFailure(),
         created_by=created_by,
         created_at=run.created_at,
         started_at=job.started_at if job else None,

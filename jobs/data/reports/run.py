@@ -22,6 +22,7 @@ from backend.domain.data.reports.report import DataReport, ReportQuestion
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.jobs.payloads import DataReportPayload
+from backend.domain.jobs.results import DataReportResult
 from backend.errors import InvalidInput, JobFailed
 from jobs.data.reports.duplicates import Alike, DuplicateFinder
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
@@ -39,7 +40,7 @@ REPORT_EVERY_S = 0.5
 COMPARING = 0.2  # the share of the bar that comparing near duplicates takes
 
 
-def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResult:
     """Read the version's rows once, compare those that may be alike, and write the report to `out`.
 
     Payload: `dataset`, `dataset_kind`, `tokenizer` (a tokenizer's or checkpoint's folder, None for plain bytes), `tokenizer_name`,
@@ -77,7 +78,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> dict[str, Any]:
     reporter.log(
         f"Looked at {reading.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB of memory."
     )
-    return {"folder": payload.out}
+    return DataReportResult(folder=payload.out)
 
 
 class Reading:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Any
 
 import numpy as np
 
 from backend.domain.jobs.payloads import InspectPayload
+from backend.domain.jobs.results import InspectResult
 from jobs.evaluation.inspection.text import TextInspection
 from jobs.evaluation.inspection.weights import read_weights
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
 
-def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> InspectResult:
     """Make the inspection; see the module's first lines. Raises RoundhouseError subclasses for what can't be read."""
     payload = spec.payload
     set_threads(payload.threads)
@@ -40,4 +40,4 @@ def run(spec: JobSpec[InspectPayload], reporter: Reporter) -> dict[str, Any]:
     (partial / "words.json").write_text(json.dumps(words, ensure_ascii=True), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
-    return {**result, "folder": payload.out}
+    return InspectResult(folder=payload.out, **result)

@@ -227,7 +227,7 @@ def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
     """Return fp32 where the network fits in it, else bf16. Raises JobFailed if it fits in neither, before the machine runs out of memory."""
     described = inspect_folder(base_folder_of(folder) if is_adapter(folder) else folder)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    values = int(described["parameters"])
+    values = described.parameters or 0
     for dtype, width in ((torch.float32, 4), (torch.bfloat16, 2)):
         if values * width < 0.85 * free:
             return dtype

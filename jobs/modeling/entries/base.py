@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.jobs.payloads import AddBasePayload
+from backend.domain.jobs.results import AddBaseResult
 from backend.errors import JobFailed, NotFound
 from backend.infra.checkpoints.candidates import BaseFacts, describe_base
 from jobs.modeling.base_network import check_network
@@ -21,7 +22,7 @@ from jobs.reporter import JobSpec, Reporter
 NOT_STATED = "not stated"
 
 
-def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> AddBaseResult:
     """Write the payload's base to `out`, load it once, and describe it.
 
     Payload: `source` (a path, absolute or among the artifacts) or `hub` (an id) with `revision` (a branch, tag or commit; default main);
@@ -48,7 +49,7 @@ def run(spec: JobSpec[AddBasePayload], reporter: Reporter) -> dict[str, Any]:
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise
-    return {**inspect_folder(out), "folder": payload.out, "licence": licence, **pinned}
+    return AddBaseResult(**{**dict(inspect_folder(out)), "folder": payload.out, "licence": licence, **pinned})
 
 
 def _source(spec: JobSpec[AddBasePayload], reporter: Reporter, *, keep: int) -> AbstractContextManager[Fetched]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from backend.domain.jobs.payloads import ExportPayload
+from backend.domain.jobs.results import CheckpointDescription, ExportResult
 from backend.errors import Conflict, JobFailed
 from jobs.modeling.checkpoints import base_folder_of, is_adapter, load_network, load_tokenizer, read_card
 from jobs.modeling.copying import copy_checkpoint
@@ -18,7 +18,7 @@ from jobs.modeling.merge import merge_adapter
 from jobs.reporter import JobSpec, Reporter
 
 
-def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
     """Write the payload's `checkpoint` in `format` ("hf": unchanged, without training state; "merged": adapter merged; "gguf").
 
     It is written to `out` (relative to the artifacts), with `card` as its README.md if it has none; a GGUF file is named by `name` and
@@ -45,10 +45,10 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> dict[str, Any]:
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-    return {**described, "folder": payload.out, "pushed": pushed}
+    return ExportResult(**dict(described), folder=payload.out, pushed=pushed)
 
 
-def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
+def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> CheckpointDescription:
     """Write the export and describe it."""
     payload = spec.payload
     if payload.format == "gguf":
@@ -70,7 +70,7 @@ def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, targe
     return inspect_folder(source if is_adapter(target) else target)
 
 
-def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> dict[str, Any]:
+def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> CheckpointDescription:
     numbers, name = spec.payload.numbers, spec.payload.name or source.name
     reporter.progress(0, 1, unit="", message="Loading the network")
     whole = base_folder_of(source) if is_adapter(source) else source
@@ -86,7 +86,8 @@ def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, 
     write_gguf(file, network=network, tokenizer=load_tokenizer(source), name=name, numbers=numbers, watch=watch)
     described = inspect_folder(whole)
     parameters = network.num_parameters()
-    return {**described, "parameters": parameters, "adapter": False, "dtype": numbers, "bytes": file.stat().st_size, "files": [file.name]}
+    changes = {"parameters": parameters, "adapter": False, "dtype": numbers, "bytes": file.stat().st_size, "files": (file.name,)}
+    return described.model_copy(update=changes)
 
 
 def _name_base(source: Path, target: Path) -> None:

@@ -11,11 +11,11 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from backend.domain.jobs.payloads import TrainTokenizerPayload
+from backend.domain.jobs.results import TrainTokenizerResult
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.checkpoints import publish
 from jobs.modeling.text_sample import TextSample
@@ -31,7 +31,7 @@ POLL_S = 0.25
 _LONG = re.compile(rf"(?:\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}})")
 
 
-def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> TrainTokenizerResult:
     """Train on the train split of `dataset`; save to `out` in Hugging Face format.
 
     Payload: `dataset`, `kind` ("bpe", "unigram" or "byte"), `vocab_size`, `out`. Returns `folder`, `kind`, `vocab_size`,
@@ -53,17 +53,17 @@ def run(spec: JobSpec[TrainTokenizerPayload], reporter: Reporter) -> dict[str, A
     rate = measure_bytes_per_token(tokenizer, folder / f"{split}.parquet")
     _write(tokenizer, spec.path(payload.out))
     reporter.log(f"The tokenizer has {len(tokenizer):,} entries" + (f", {rate:.2f} bytes per token." if rate else "."))
-    return {
-        "folder": payload.out,
-        "kind": kind,
-        "vocab_size": len(tokenizer),
-        "asked_vocab_size": vocab_size,
-        "bytes_per_token": round(rate, 4) if rate else None,
-        "measured_on": split,
-        "sample_rows": sample.rows,
-        "sample_bytes": sample.bytes,
-        "total_rows": sample.total_rows,
-    }
+    return TrainTokenizerResult(
+        folder=payload.out,
+        kind=kind,
+        vocab_size=len(tokenizer),
+        asked_vocab_size=vocab_size,
+        bytes_per_token=round(rate, 4) if rate else None,
+        measured_on=split,
+        sample_rows=sample.rows,
+        sample_bytes=sample.bytes,
+        total_rows=sample.total_rows,
+    )
 
 
 def _train(kind: str, sample: TextSample, *, vocab_size: int, reporter: Reporter) -> PreTrainedTokenizerFast:

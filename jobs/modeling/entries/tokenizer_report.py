@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from backend.domain.data.languages import OTHER
 from backend.domain.jobs.payloads import TokenizerReportPayload
+from backend.domain.jobs.results import LanguageShare, MeasuredDataset, MeasuredTokenizer, TokenizerReportResult
 from backend.domain.tokenizers.counts import TokenCounts, count_words, small_languages
 from backend.domain.tokenizers.pieces import PieceForm, unknown_token
 from backend.errors import InvalidInput, JobFailed, NotFound
@@ -29,7 +30,7 @@ SMALL_LANGUAGE, MOST_LANGUAGES = 0.005, 12
 BATCH_ROWS, BATCH_BYTES = 256, 2_000_000
 
 
-def run(spec: JobSpec[TokenizerReportPayload], reporter: Reporter) -> dict[str, Any]:
+def run(spec: JobSpec[TokenizerReportPayload], reporter: Reporter) -> TokenizerReportResult:
     """Measure every tokenizer of the payload on every dataset of it.
 
     Payload: `tokenizers` and `datasets`, each a list of {"name", "folder"}. Returns `tokenizers` (name, vocab_size, unknown_token, ...),
@@ -56,16 +57,13 @@ def run(spec: JobSpec[TokenizerReportPayload], reporter: Reporter) -> dict[str, 
         if sample.rows == 0:
             raise InvalidInput(f"The rows of {entry.name} hold no text.", remedy="Choose another dataset.", field="datasets")
         datasets.append(
-            {
-                "name": entry.name,
-                "rows": sample.rows,
-                "bytes": sample.bytes,
-                "total_rows": sample.total_rows,
-                "languages": survey.languages(),
-            }
+            MeasuredDataset(
+                name=entry.name, rows=sample.rows, bytes=sample.bytes, total_rows=sample.total_rows, languages=tuple(survey.languages())
+            )
         )
         measures += [{**measure, "dataset": place} for measure in survey.measures()]
-    return {"tokenizers": [subject.facts() for subject in subjects], "datasets": datasets, "measures": measures}
+    described = tuple(subject.describe() for subject in subjects)
+    return TokenizerReportResult(tokenizers=described, datasets=tuple(datasets), measures=tuple(measures))
 
 
 def _batches(texts: TextSample) -> Iterator[list[str]]:
@@ -118,10 +116,10 @@ class Subject:
                 raw[index], single[index] = form.is_raw_byte(piece), len(form.bytes_of(piece)) == 1
         return Subject(name, tokenizer, unknown_token(state), raw, single, len(vocabulary), str(state["model"].get("type") or ""))
 
-    def facts(self) -> dict[str, Any]:
+    def describe(self) -> MeasuredTokenizer:
         """Describe the tokenizer."""
         unknown = self.unknown[1] if self.unknown else None
-        return {"name": self.name, "vocab_size": self.vocab_size, "model": self.kind, "unknown_token": unknown}
+        return MeasuredTokenizer(name=self.name, vocab_size=self.vocab_size, model=self.kind, unknown_token=unknown)
 
     def encode(self, texts: list[str]) -> list[Any]:
         """Encode texts without special tokens. Raises InvalidInput, naming the tokenizer, if it can't."""
@@ -167,20 +165,20 @@ class Survey:
                 counts.add(own)
                 found.setdefault(language, TokenCounts()).add(counts)
 
-    def languages(self) -> list[dict[str, Any]]:
+    def languages(self) -> list[LanguageShare]:
         """Return the languages with their rows and their share of the bytes, the largest first; small ones together as "other"."""
         total, small = sum(self._bytes.values()), self._small()
         sizes: dict[str, int] = {}
         for code, size in self._bytes.items():
             sizes[OTHER if code in small else code] = sizes.get(OTHER if code in small else code, 0) + size
         return [
-            {"code": code, "bytes": size, "share": size / total}
+            LanguageShare(code=code, bytes=size, share=size / total)
             for code, size in sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0]))
         ]
 
     def measures(self) -> list[dict[str, Any]]:
         """Return the measures of every subject: over all languages (None), then by language as in `languages`."""
-        small, order = self._small(), [entry["code"] for entry in self.languages()]
+        small, order = self._small(), [entry.code for entry in self.languages()]
         rows = []
         for place, (found, used) in enumerate(zip(self._counts, self._used, strict=True)):
             whole, by_language = TokenCounts(), {code: TokenCounts() for code in order}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
+from backend.domain.jobs.results import Pushed
 from backend.errors import JobFailed, Unavailable
 from backend.infra.hub.errors import Wanted, endpoint, hub_errors
 from jobs.reporter import Reporter
@@ -16,8 +16,8 @@ PUBLIC = "https://huggingface.co"
 TARGET = Wanted("repository", "push", "upload the export by hand")
 
 
-def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporter: Reporter) -> dict[str, Any]:
-    """Create the repository if it does not exist, upload every file, then commit them together; return `{"repo", "url", "commit"}`.
+def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporter: Reporter) -> Pushed:
+    """Create the repository if it does not exist, upload every file, then commit them together.
 
     The commit keeps files that the folder lacks. Raises Unavailable without a key and if the Hub refuses it or does not answer;
     JobFailed on a stop request, with nothing committed.
@@ -47,4 +47,4 @@ def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporte
         commit = api.create_commit(repo, operations=additions, commit_message=message)
     reporter.progress(total, total, unit="byte", message=f"Pushed to {repo}")
     reporter.log(f"Pushed {len(files)} files to {repo}, commit {commit.oid[:12]}.")
-    return {"repo": repo, "url": f"{endpoint()}/{repo}", "commit": commit.oid}
+    return Pushed(repo=repo, url=f"{endpoint()}/{repo}", commit=commit.oid)

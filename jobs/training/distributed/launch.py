@@ -15,10 +15,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from backend.domain.jobs.events import Event, event_of
 from backend.domain.jobs.payloads import TrainingPayload
+from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config_sections import DeviceConfig
 from backend.errors import InvalidInput, JobFailed
@@ -29,7 +29,7 @@ from jobs.reporter import JobSpec, Reporter
 TICK_S = 0.1
 
 
-def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: DeviceConfig) -> dict[str, Any]:
+def run_ranks(spec: JobSpec[TrainingPayload], reporter: Reporter, *, devices: DeviceConfig) -> TrainResult:
     """Run a training job with one process per device; return its result. With several nodes, log the command for the others.
 
     Raises InvalidInput or JobFailed as a run in one process does, and JobFailed if a rank died without reporting an error.
@@ -111,7 +111,7 @@ def _events(path: Path) -> Iterator[Event | None]:
             yield from (event_of(json.loads(line)) for line in lines if line)
 
 
-def outcome(folder: Path, *, code: int) -> dict[str, Any]:
+def outcome(folder: Path, *, code: int) -> TrainResult:
     """Return the result of the first rank, or raise the error of one. `code` is torchrun's exit status.
 
     Errors that only echo another rank's end are ignored if there is a result.
@@ -119,7 +119,7 @@ def outcome(folder: Path, *, code: int) -> dict[str, Any]:
     errors = [json.loads(path.read_text()) for path in sorted(folder.glob("error-*.json"))]
     causes, result = [error for error in errors if not error["is_echo"]], folder / "result.json"
     if not causes and result.is_file() and (errors or code == 0):
-        return dict(json.loads(result.read_text()))
+        return TrainResult.model_validate_json(result.read_text())
     if reported := causes or errors:
         error_class = InvalidInput if reported[0]["invalid"] else JobFailed
         raise error_class(reported[0]["cause"], remedy=reported[0]["remedy"], field=reported[0]["field"])

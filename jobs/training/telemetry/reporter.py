@@ -6,11 +6,11 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from backend.domain.jobs.events import Event, MetricsEvent, ProgressEvent
+from backend.domain.jobs.results import RunMeasurement
 from backend.domain.jobs.states import StopRequest
 from jobs.modeling.devices import device_kind, device_name
 from jobs.reporter import Reporter
@@ -68,19 +68,19 @@ class MeteredReporter(Reporter):
         """Return what the user asked for, if anything."""
         return self._reporter.should_stop()
 
-    def measurement(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the measurement that `services.measurements` records; None for a run of too few steps."""
+    def measurement(self, device: torch.device) -> RunMeasurement | None:
+        """Return what was measured; None for a run of too few steps."""
         peak = self._meter.peak_bytes()
         if peak is None or len(self._seconds) < 3:
             return None
-        return {
-            "measured_bytes": peak,
-            "allocated_bytes": self._meter.allocated_bytes(),
-            "tokens_per_s": statistics.median(self._rates),
-            "device": device_name(device),
-            "device_kind": device_kind(device),
+        return RunMeasurement(
+            measured_bytes=peak,
+            allocated_bytes=self._meter.allocated_bytes(),
+            tokens_per_s=statistics.median(self._rates),
+            device=device_name(device),
+            device_kind=device_kind(device),
             **step_times(list(self._seconds)),
-        }
+        )
 
 
 def step_times(seconds: list[float]) -> dict[str, float]:

@@ -80,7 +80,7 @@ def _draw_unready(ctx: Context, person: Person, checkpoint: CheckpointView) -> N
         if checkpoint.status is Status.CANCELLED:
             st.info("Stopped before it was added; nothing was kept.", icon=":material/stop_circle:")
         else:
-            show_problem(f"It could not be added: {checkpoint.error.get('cause') or 'its job is gone.'}", checkpoint.error.get("remedy"))
+            show_problem(f"It could not be added: {checkpoint.error.cause or 'its job is gone.'}", checkpoint.error.remedy)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.page_link(routes.CHECKPOINTS, label="Add it again", icon=":material/add:", query_params={"add": "1"})
             if st.button("Remove this entry", key=f"forget_{checkpoint.id}", icon=":material/delete:"):

@@ -157,7 +157,7 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     if version.status is Status.CANCELLED:
         st.info(f"{what} was stopped.", icon=":material/stop_circle:")
     else:
-        show_problem(f"{what} failed: {version.error.get('cause') or 'no cause was reported'}", version.error.get("remedy"))
+        show_problem(f"{what} failed: {version.error.cause or 'no cause was reported'}", version.error.remedy)
     if derived:
         name, _, number = str(version.provenance.get("version", "")).rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}
@@ -263,7 +263,7 @@ CHANGES = {
 
 def draw_import_again(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw what can be done about an import that did not finish."""
-    field = str(version.error.get("field") or "")
+    field = version.error.field or ""
     with st.container(horizontal=True, vertical_alignment="center"):
         if person.may_build:
             if field == "keep_good" and st.button("Keep the good rows", key=f"keep_{version.id}", type="primary"):

@@ -147,7 +147,7 @@ def _number(name: str, default: int) -> int:
 
 def _draw_failure(view: DataReportView) -> None:
     if view.error:
-        show_problem(f"The report failed: {view.error.get('cause')}", view.error.get("remedy"))
+        show_problem(f"The report failed: {view.error.cause}", view.error.remedy)
     else:
         st.caption("The report was stopped, or comes from an older version. Run it again.")
 

@@ -51,7 +51,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
 
 def _draw_unfinished(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
     if evaluation.status is Status.FAILED:
-        show_problem(str(evaluation.error.get("cause") or "The evaluation failed."), evaluation.error.get("remedy"))
+        show_problem(evaluation.error.cause or "The evaluation failed.", evaluation.error.remedy)
     else:
         st.info("Stopped before the end. The items scored so far are below, without a score.", icon=":material/block:")
     if st.button("Run again", icon=":material/replay:", key="eval_retry"):
@@ -69,12 +69,12 @@ def _draw_scores(evaluation: EvaluationView) -> None:
             st.metric(metric_label(score.metric), score_text(score.metric, score.value))
             st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
     main = evaluation.main_score or evaluation.scores[0]
-    words = f"{plural(main.n, str(evaluation.facts.get('unit', 'items')).rstrip('s'))}. 95 % confidence intervals."
-    chance = evaluation.facts.get("chance")
+    words = f"{plural(main.n, evaluation.facts.unit.rstrip('s'))}. 95 % confidence intervals."
+    chance = evaluation.facts.chance
     if chance is not None:
-        words += f" Chance level: {100 * float(chance):.1f} %."
+        words += f" Chance level: {100 * chance:.1f} %."
     st.caption(plain(words))
-    lost = int(evaluation.facts.get("lost_bytes") or 0)
+    lost = evaluation.facts.lost_bytes
     if lost:
         st.warning(
             f"The tokenizer can't encode {plural(lost, 'byte')} of this text, so they were not scored: bits per byte are too low "
@@ -90,12 +90,12 @@ def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
     rows = [
         ("Rows", {"all": "all", "train": "training split", "val": "validation split"}.get(str(settings.get("split")), "")),
         ("Items sampled", f"{settings['limit']} with seed {settings.get('seed')}" if settings.get("limit") else "all"),
-        ("Chat template", "used" if facts.get("used_chat_template") else "not used"),
+        ("Chat template", "used" if facts.used_chat_template else "not used"),
         ("Few-shot examples", str(settings.get("shots", 0)) if evaluation.kind is not EvaluationKind.PERPLEXITY else ""),
         ("Windows", PREFIX_POLICY[str(settings["windows"])] if settings.get("windows") else ""),
-        ("Context", f"{facts['context']:,} tokens" if facts.get("context") else ""),
-        ("Precision", str(facts.get("number_format", ""))),
-        ("Device", {"cpu": "CPU", "cuda": "GPU"}.get(str(facts.get("device")), "")),
+        ("Context", f"{facts.context:,} tokens" if facts.context else ""),
+        ("Precision", facts.number_format or ""),
+        ("Device", {"cpu": "CPU", "cuda": "GPU"}.get(str(facts.device), "")),
         *((f"Confidence interval, {metric_label(s.metric).lower()}", s.method) for s in evaluation.scores),
         ("Fingerprint", evaluation.fingerprint[:16]),
     ]
@@ -119,7 +119,7 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     """Draw the paired comparison of two evaluations: difference, significance, and the items that changed."""
     comparison = compare(ctx, first_id, second_id)
     first, second = comparison.first.checkpoint, comparison.second.checkpoint
-    noun = str(comparison.first.facts.get("unit", "items")).removesuffix("s")
+    noun = comparison.first.facts.unit.removesuffix("s")
     st.subheader(plain(f"{second} against {first}"), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both in the same way"), width="content")

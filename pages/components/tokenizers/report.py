@@ -69,7 +69,7 @@ def draw_reports(ctx: Context, person: Person, sources: Sequence[TokenizerSource
     elif shown.is_active and shown.job_id:
         draw_job(ctx, person, shown.job_id, doing="Measuring")
     else:
-        show_problem(f"The report failed: {shown.error.get('cause') or 'it was stopped.'}", shown.error.get("remedy"))
+        show_problem(f"The report failed: {shown.error.cause or 'it was stopped.'}", shown.error.remedy)
 
 
 def _shown(ctx: Context, sources: Sequence[TokenizerSource]) -> ReportView | None:

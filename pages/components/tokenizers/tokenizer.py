@@ -58,7 +58,7 @@ def _draw_unready(ctx: Context, person: Person, tokenizer: TokenizerView) -> Non
     if tokenizer.status in ACTIVE and tokenizer.job_id is not None:
         draw_job(ctx, person, tokenizer.job_id, doing=f"Training on {tokenizer.dataset}")
         return
-    show_problem(f"Training failed: {tokenizer.error.get('cause') or 'it was stopped.'}", tokenizer.error.get("remedy"))
+    show_problem(f"Training failed: {tokenizer.error.cause or 'it was stopped.'}", tokenizer.error.remedy)
     with st.container(horizontal=True, vertical_alignment="center"):
         query = {"train": "1", **({"dataset": tokenizer.dataset} if tokenizer.dataset else {})}
         row_link("Train again", page=PAGE, query=query, icon="match_word", key=f"again_{tokenizer.id}")

@@ -9,6 +9,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.estimates.prediction import say_error, say_fit, say_source, say_spread
+from backend.domain.jobs.results import ProbeResult
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.sweep import SweepConfig
@@ -157,12 +158,13 @@ def _draw_fit_and_probe(ctx: Context, person: Person, config: RunConfig, expecte
         draw_job(ctx, person, job.id, doing="Starting the probe")
         return
     if job is not None and job.status is Status.FAILED:
-        show_problem(str(job.error.get("cause") or "The probe failed."), job.error.get("remedy") or "")
+        show_problem(job.error.cause or "The probe failed.", job.error.remedy)
     elif job is not None and job.status is Status.CANCELLED:
         st.caption("The last probe was stopped.")
     elif job is not None and job.finished_at is not None:
-        steps = int(job.result.get("steps_timed") or 0)
-        st.caption(f"Probed {ago(job.finished_at)}: {plural(steps, 'step')}, {float(job.result.get('step_s') or 0):.3g} s each.")
+        probed = job.result_as(ProbeResult)
+        steps = f": {plural(int(probed.steps_timed), 'step')}, {probed.step_s or 0:.3g} s each" if probed else ""
+        st.caption(f"Probed {ago(job.finished_at)}{steps}.")
     kind: Literal["secondary", "tertiary"] = "tertiary" if expected.prediction.memory.source == "probe" else "secondary"
     label = "Probe again" if job is not None else "Probe"
     if st.button(label, key="launch_probe", icon=":material/speed:", help=PROBE_HELP, type=kind):

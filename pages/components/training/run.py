@@ -121,7 +121,7 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
 
 def draw_failure(run: RunView) -> None:
     """Draw why a run failed and its remedy, as plain text."""
-    show_problem(str(run.error.get("cause") or "The run failed."), run.error.get("remedy"))
+    show_problem(run.error.cause or "The run failed.", run.error.remedy)
 
 
 def draw_queue_place(detail: RunDetail) -> None:

@@ -252,7 +252,7 @@ def test_the_job_imports_a_file_and_returns_plain_json(tmp_path: Path) -> None:
         "out_root": "datasets",
     }
     spec = make_spec("import_dataset", payload, root=tmp_path)
-    result = json.loads(json.dumps(run(spec, RememberingReporter())))
+    result = json.loads(json.dumps(run(spec, RememberingReporter()).dump()))
     assert result["folder"] == f"datasets/{result['content_hash'][:16]}"
     assert (result["rows"], result["train_rows"], result["val_rows"], result["rejected_count"]) == (30, 27, 3, 0)
     assert result["mapping"] == {"text": "text"}

@@ -75,7 +75,7 @@ def fetch(home: Path, reporter: RememberingReporter | None = None, **payload: An
     """Do an import job as a worker's child does."""
     (home / "data").mkdir(exist_ok=True)
     spec = make_spec("import_dataset", payload, root=home / "data")
-    return run(spec, reporter or RememberingReporter())
+    return run(spec, reporter or RememberingReporter()).dump()
 
 
 def ask(**choice: str) -> dict[str, Any]:

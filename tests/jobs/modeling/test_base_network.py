@@ -26,7 +26,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def add(root: Path, source: Path, **payload: Any) -> dict[str, Any]:
     spec = make_spec("add_base", {"source": str(source), "hub": None, "out": "bases/b", **payload}, root=root, folder=root)
-    return run(spec, RememberingReporter())
+    return run(spec, RememberingReporter()).dump()
 
 
 def change_weights(folder: Path, change: Any) -> None:

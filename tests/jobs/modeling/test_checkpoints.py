@@ -73,10 +73,10 @@ def test_saving_that_fails_leaves_the_earlier_checkpoint_and_no_leftovers(rooms:
 def test_inspection_counts_without_loading(rooms: Rooms) -> None:
     (rooms.root / "base/README.md").write_text("---\nlicense: apache-2.0\ntags: [a]\n---\n# A base\n")
     facts = inspect_folder(rooms.root / "base")
-    assert facts["parameters"] == sum(parameter.numel() for parameter in build_network(TINY, seed=0).parameters())
-    assert (facts["family"], facts["context"], facts["vocab_size"], facts["dtype"]) == ("llama", 64, 320, "F32")
-    assert (facts["licence"], facts["has_chat_template"], facts["adapter"]) == ("apache-2.0", True, False)
-    assert facts["bytes"] > 4 * facts["parameters"]
+    assert facts.parameters == sum(parameter.numel() for parameter in build_network(TINY, seed=0).parameters())
+    assert (facts.family, facts.context, facts.vocab_size, facts.dtype) == ("llama", 64, 320, "F32")
+    assert (facts.licence, facts.has_chat_template, facts.adapter) == ("apache-2.0", True, False)
+    assert facts.bytes > 4 * facts.parameters
     assert config_from_checkpoint(rooms.root / "base") == TINY
 
 
@@ -152,7 +152,7 @@ def test_a_base_is_copied_without_code_and_gets_the_plain_template_if_it_has_non
     (bare / "run_me.py").write_text("print('hello')")
     (bare / "optimizer.pt").write_bytes(b"\x80\x04.")
     result = run_base.run(rooms.spec({"source": str(bare), "hub": None, "out": "bases/bare"}, kind="add_base"), Recorder())
-    assert (result["folder"], result["family"], result["context"], result["has_chat_template"]) == ("bases/bare", "gpt2", 32, False)
+    assert (result.folder, result.family, result.context, result.has_chat_template) == ("bases/bare", "gpt2", 32, False)
     assert load_tokenizer(rooms.root / "bases/bare").chat_template == PLAIN_TEMPLATE
     names = {path.name for path in (rooms.root / "bases/bare").iterdir()}
     assert not names & {"run_me.py", "optimizer.pt"}
@@ -190,7 +190,7 @@ def test_an_adapter_loads_on_its_base_wherever_the_artifacts_lie(rooms: Rooms, t
         assert torch.allclose(load_network(folder)(ids).logits, expected, atol=1e-4)
         assert not torch.allclose(load_network(rooms.root / "base")(ids).logits, expected, atol=0.01)
     facts = inspect_folder(folder)
-    assert (facts["adapter"], facts["family"], facts["context"]) == (True, "llama", 64)
+    assert (facts.adapter, facts.family, facts.context) == (True, "llama", 64)
     assert str(rooms.root) not in (folder / "adapter_config.json").read_text()
     moved = tmp_path_factory.mktemp("moved") / "artifacts"
     shutil.move(rooms.root, moved)
@@ -204,7 +204,7 @@ def test_exports_keep_or_merge_an_adapter(rooms: Rooms) -> None:
     merged = run_export.run(
         rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "merged", "out": "exports/m"}, kind="export"), Recorder()
     )
-    assert (merged["folder"], merged["adapter"]) == ("exports/m", False)
+    assert (merged.folder, merged.adapter) == ("exports/m", False)
     ids = torch.arange(10)[None]
     with torch.inference_mode():
         assert torch.allclose(load_network(rooms.root / "exports/m")(ids).logits, load_network(folder)(ids).logits, atol=1e-5)
@@ -212,7 +212,7 @@ def test_exports_keep_or_merge_an_adapter(rooms: Rooms) -> None:
         rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": str(rooms.root / "elsewhere")}, kind="export"),
         Recorder(),
     )
-    assert kept["adapter"] is True
+    assert kept.adapter is True
     assert (rooms.root / "elsewhere/adapter_model.safetensors").is_file()
     with pytest.raises(Conflict, match="exists already and is not empty"):
         run_export.run(

@@ -172,21 +172,17 @@ def test_the_job_trains_on_any_kind_of_dataset(tmp_path: Path, dataset: str) -> 
     rooms, recorder = Rooms(tmp_path), Recorder()
     result = run(rooms.spec({"dataset": dataset, "kind": "bpe", "vocab_size": 280, "out": "made/it"}, kind="train_tokenizer"), recorder)
     loaded = AutoTokenizer.from_pretrained(tmp_path / "made/it")
-    assert (result["folder"], result["vocab_size"], len(loaded)) == ("made/it", 280, 280)
-    assert result["bytes_per_token"] > 1.1
+    assert (result.folder, result.vocab_size, len(loaded)) == ("made/it", 280, 280)
+    assert result.bytes_per_token > 1.1
     assert recorder.progressed
-    assert (
-        run(rooms.spec({"dataset": dataset, "kind": "byte", "vocab_size": 262, "out": "made/bytes"}, kind="train_tokenizer"), recorder)[
-            "bytes_per_token"
-        ]
-        == 1.0
-    )
+    plain = run(rooms.spec({"dataset": dataset, "kind": "byte", "vocab_size": 262, "out": "made/bytes"}, kind="train_tokenizer"), recorder)
+    assert plain.bytes_per_token == 1.0
     unigram = run(
         rooms.spec({"dataset": dataset, "kind": "unigram", "vocab_size": 330, "out": "made/unigram"}, kind="train_tokenizer"), recorder
     )
-    assert unigram["bytes_per_token"] > 1.05
-    assert unigram["asked_vocab_size"] == 330
-    assert unigram["sample_rows"] == unigram["total_rows"]
+    assert unigram.bytes_per_token > 1.05
+    assert unigram.asked_vocab_size == 330
+    assert unigram.sample_rows == unigram.total_rows
 
 
 def test_the_job_names_what_is_missing(tmp_path: Path) -> None:

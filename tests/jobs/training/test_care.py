@@ -107,7 +107,7 @@ def test_max_epochs_ends_a_run_and_its_schedule(rooms: Rooms) -> None:
     recorder = Recorder()
     values = {"micro_batch": 10, "max_epochs": 0.5, "max_steps": 50, "schedule": "linear", "packing": False}
     result = run(rooms.training("sft", run="half", job="half", **values), recorder)
-    assert result["final_step"] == 2  # 40 rows, 10 a step
+    assert result.final_step == 2  # 40 rows, 10 a step
     assert "max_epochs 0.5 ends after 2 steps, before max_steps 50." in recorder.lines
     assert recorder.progressed[-1] == (2, 2)
     assert [event["final"] for event in recorder.of("checkpoint")] == [True]
@@ -120,18 +120,18 @@ def test_early_stopping_keeps_the_best_and_resumes_its_count(rooms: Rooms) -> No
     result = run(rooms.training("pretrain", run="early", job="early", **values), whole)
     losses = dict(whole.series("val_loss"))
     best = min(losses, key=lambda step: losses[step])
-    assert result["final_step"] == best + 3 < 60
+    assert result.final_step == best + 3 < 60
     assert whole.of("stopped_early")[0]["step"] == best + 3
     kept = sorted(path.name for path in (rooms.root / "early/checkpoints").iterdir())
     assert kept == [f"step-{best:06d}", f"step-{best + 3:06d}"]
     assert [event["step"] for event in whole.of("checkpoint") if event["final"]] == [best + 3]
     again, longer = Recorder(), Recorder()
     ended = run(rooms.training("pretrain", run="early", job="early", attempt=2, **values), again)
-    assert (ended["final_step"], again.points) == (best + 3, [])
+    assert (ended.final_step, again.points) == (best + 3, [])
     run(rooms.training("pretrain", run="early", job="early-b", **{**values, "max_steps": 61}), longer)
     assert len(longer.series("val_loss")) >= 3, "its patience starts again"
     run(rooms.training("pretrain", run="early-2", job="early-2", **values), first)
-    assert run(rooms.training("pretrain", run="early-2", job="early-2b", **values), second)["final_step"] == best + 3
+    assert run(rooms.training("pretrain", run="early-2", job="early-2b", **values), second).final_step == best + 3
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_stops_and_saves_the_run(rooms: Rooms, monkeypatch:
     assert "resume" in failure.value.remedy
     free[0] = 10**12
     resumed = Recorder()
-    assert run(rooms.training("pretrain", run="disk", job="disk", attempt=2), resumed)["final_step"] == 6
+    assert run(rooms.training("pretrain", run="disk", job="disk", attempt=2), resumed).final_step == 6
     assert resumed.of("resumed")[0]["step"] == 4
 
 

@@ -52,14 +52,14 @@ def test_a_probe_measures_and_leaves_no_files(rooms: Rooms, method: str) -> None
     assert (recorder.points, recorder.of("checkpoint"), recorder.samples) == ([], [], [])
     assert recorder.progressed[-1][0] == recorder.progressed[-1][1]
     config = spec.payload.config
-    estimate = estimate_memory(setting_of(config, TINY, device="cpu"), length=result["longest"])
-    assert result["measured_bytes"] > estimate.weights
-    assert result["measured_bytes"] < 2 * estimate.total
-    assert result["tokens_per_s"] > 0
-    assert result["step_s_low"] <= result["step_s"] <= result["step_s_high"]
-    assert result["accumulated"] == min(config.grad_accum_steps, 2)
-    assert (result["stopped"], result["device_kind"]) == (None, "cpu")
-    assert result["longest"] <= config.context
+    estimate = estimate_memory(setting_of(config, TINY, device="cpu"), length=result.longest)
+    assert result.measured_bytes > estimate.weights
+    assert result.measured_bytes < 2 * estimate.total
+    assert result.tokens_per_s > 0
+    assert result.step_s_low <= result.step_s <= result.step_s_high
+    assert result.accumulated == min(config.grad_accum_steps, 2)
+    assert (result.stopped, result.device_kind) == (None, "cpu")
+    assert result.longest <= config.context
 
 
 def test_a_probe_includes_the_longest_rows(rooms: Rooms) -> None:
@@ -70,8 +70,8 @@ def test_a_probe_includes_the_longest_rows(rooms: Rooms) -> None:
     write_dataset(rooms.root / "uneven", train=rows)
     short = run(rooms.training("sft", job="even", micro_batch=1, dataset="chats", context=64), Recorder())
     result = run(rooms.training("sft", job="uneven", micro_batch=1, dataset="uneven", context=64), Recorder())
-    assert result["longest"] > 16
-    assert short["trained"] < short["longest"]
+    assert result.longest > 16
+    assert short.trained < short.longest
 
 
 @pytest.mark.parametrize("objective", ["pretrain", "dpo", "reward"])
@@ -79,15 +79,15 @@ def test_allocated_bytes_of_a_step_equal_the_estimate(rooms: Rooms, objective: s
     spec = rooms.training(objective, job=f"allocations {objective}", micro_batch=16)
     result = run(spec, Recorder())
     setting = setting_of(spec.payload.config, TINY, device="cpu")
-    estimate = estimate_memory(setting, length=result["longest"], trained=result["trained"])
-    assert result["allocated_bytes"] == pytest.approx(estimate.allocated, rel=0.1)
+    estimate = estimate_memory(setting, length=result.longest, trained=result.trained)
+    assert result.allocated_bytes == pytest.approx(estimate.allocated, rel=0.1)
 
 
 def test_the_estimate_counts_freezing_dropout_and_the_optimizer(rooms: Rooms) -> None:
     values = {"micro_batch": 16, "freeze_blocks": 1, "dropout": 0.1, "optimizer": "lion"}
     spec = rooms.training("pretrain", job="allocations of less", **values)
     setting = setting_of(spec.payload.config, TINY, device="cpu")
-    assert run(spec, Recorder())["allocated_bytes"] == pytest.approx(estimate_memory(setting).allocated, rel=0.1)
+    assert run(spec, Recorder()).allocated_bytes == pytest.approx(estimate_memory(setting).allocated, rel=0.1)
 
 
 class Impatient(Recorder):
@@ -100,8 +100,8 @@ class Impatient(Recorder):
 @pytest.mark.parametrize("objective", ["pretrain", "dpo"])
 def test_a_probe_stops_between_two_steps(rooms: Rooms, objective: str) -> None:
     result = run(rooms.training(objective, job=f"stopped {objective}"), Impatient())
-    assert result["stopped"] == "cancel"
-    assert result["steps_timed"] <= 3
+    assert result.stopped == "cancel"
+    assert result.steps_timed <= 3
 
 
 def test_a_probe_fails_with_the_error_of_a_run(rooms: Rooms) -> None:
@@ -121,10 +121,10 @@ def test_running_out_of_memory_is_a_failure_with_a_remedy(rooms: Rooms) -> None:
 
 
 def test_a_run_measures_itself_from_five_steps_on(rooms: Rooms) -> None:
-    measured = train(rooms.training("pretrain", run="m1", job="m1", max_steps=5), Recorder())["measurement"]
+    measured = train(rooms.training("pretrain", run="m1", job="m1", max_steps=5), Recorder()).measurement
     assert (measured["steps_timed"], measured["device_kind"]) == (3.0, "cpu")
     assert measured["measured_bytes"] > 0
-    assert train(rooms.training("pretrain", run="m2", job="m2", max_steps=4), Recorder())["measurement"] is None
+    assert train(rooms.training("pretrain", run="m2", job="m2", max_steps=4), Recorder()).measurement is None
 
 
 def test_recomputed_activations_give_the_same_losses(rooms: Rooms) -> None:

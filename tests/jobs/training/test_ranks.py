@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backend.domain.jobs.results import TrainResult
 from backend.errors import JobFailed
 from jobs.training import run as training
 from jobs.training.distributed.launch import outcome
@@ -52,17 +53,18 @@ class Telling(Recorder):
             self.is_told.set()
 
 
-def weights_of(rooms: Rooms, result: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return load_file(rooms.root / result["checkpoint"] / "model.safetensors")
+def weights_of(rooms: Rooms, result: TrainResult) -> dict[str, torch.Tensor]:
+    return load_file(rooms.root / result.checkpoint / "model.safetensors")
 
 
 def test_ddp_on_two_machines_equals_one_process(tmp_path: Path) -> None:
     """The second machine is started by the command in the log of the first."""
-    rooms, alone, told, ended = Rooms(tmp_path), Recorder(), Telling(), {}
+    rooms, alone, told = Rooms(tmp_path), Recorder(), Telling()
+    ended: list[TrainResult] = []
     one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
     devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": free_place()}
     spec = rooms.training("pretrain", run="two", job="two", grad_accum_steps=2, devices=devices)
-    here = threading.Thread(target=lambda: ended.update(training.run(spec, told)))
+    here = threading.Thread(target=lambda: ended.append(training.run(spec, told)))
     here.start()
     assert told.is_told.wait(60)
     other = subprocess.run([sys.executable, *shlex.split(told.command)[1:]], timeout=240, check=False)
@@ -71,7 +73,7 @@ def test_ddp_on_two_machines_equals_one_process(tmp_path: Path) -> None:
     close(alone, told)
     assert len(told.of("checkpoint")) == 2
     assert len(told.samples) == len(alone.samples)
-    theirs = weights_of(rooms, ended)
+    theirs = weights_of(rooms, ended[0])
     assert all(torch.allclose(theirs[name], tensor, atol=1e-4) for name, tensor in weights_of(rooms, one).items())
 
 
@@ -84,7 +86,7 @@ def test_a_resumed_fsdp_run_equals_one_process(tmp_path: Path) -> None:
     ended = training.run(rooms.training("sft", run="two", job="two", attempt=2, devices=devices, **same), after)
     assert after.of("resumed")[0]["step"] == 3
     close(alone, after, first=4)
-    config = json.loads((rooms.root / ended["checkpoint"] / "config.json").read_text())
+    config = json.loads((rooms.root / ended.checkpoint / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 

@@ -37,7 +37,7 @@ def test_a_run_killed_between_checkpoints_repeats_the_same_losses(
     run(rooms.training(objective, run=f"{name}-a", job=f"{name}-a", **values), undisturbed)
 
     killed = Recorder(stop_after=5, request="cancel")  # as after a SIGKILL at step 5: the newest checkpoint is of step 3
-    assert run(rooms.training(objective, run=f"{name}-b", job=f"{name}-b", **values), killed)["stopped"] == "cancel"
+    assert run(rooms.training(objective, run=f"{name}-b", job=f"{name}-b", **values), killed).stopped == "cancel"
     resumed = Recorder()
     result = run(rooms.training(objective, run=f"{name}-b", job=f"{name}-b", attempt=2, **values), resumed)
 
@@ -46,7 +46,7 @@ def test_a_run_killed_between_checkpoints_repeats_the_same_losses(
     assert resumed.series("train_loss") == undisturbed.series("train_loss")[3:]
     assert resumed.series("grad_norm") == undisturbed.series("grad_norm")[3:]
     assert resumed.series("val_loss") == undisturbed.series("val_loss")[1:]
-    assert result["final_step"] == 6
+    assert result.final_step == 6
     assert resumed.samples == [sample for sample in undisturbed.samples if sample[0] > 3]
     weights = "adapter_model.safetensors" if "lora" in name else "model.safetensors"
     last = "checkpoints/step-000006"
@@ -58,7 +58,7 @@ def test_stop_and_save_saves_the_step_and_a_new_job_resumes_from_it(rooms: Rooms
     run(rooms.training("pretrain", run="s-a", job="s-a"), undisturbed)
     stopped = Recorder(stop_after=4, request="stop_and_save")
     result = run(rooms.training("pretrain", run="s-b", job="s-b"), stopped)
-    assert (result["stopped"], result["final_step"], result["checkpoint"]) == ("stop_and_save", 4, "s-b/checkpoints/step-000004")
+    assert (result.stopped, result.final_step, result.checkpoint) == ("stop_and_save", 4, "s-b/checkpoints/step-000004")
     resumed = Recorder()
     run(rooms.training("pretrain", run="s-b", job="s-another-job"), resumed)
     assert resumed.of("resumed")[0]["folder"] == "s-b/checkpoints/step-000004"
@@ -68,7 +68,7 @@ def test_stop_and_save_saves_the_step_and_a_new_job_resumes_from_it(rooms: Rooms
 def test_cancel_stops_at_once_and_writes_no_checkpoint(rooms: Rooms) -> None:
     recorder = Recorder(stop_after=2, request="cancel")
     result = run(rooms.training("pretrain", run="c", job="c"), recorder)
-    assert (result["stopped"], result["final_step"], result["checkpoint"]) == ("cancel", 2, None)
+    assert (result.stopped, result.final_step, result.checkpoint) == ("cancel", 2, None)
     assert not recorder.of("checkpoint")
 
 
@@ -107,7 +107,7 @@ def test_only_the_best_and_the_last_checkpoints_are_kept_and_each_removal_is_rep
     kept = {best, 7, 8}
     assert {int(path.name[5:]) for path in folder.iterdir()} == kept
     assert {event["step"] for event in recorder.of("checkpoint_removed")} == set(range(1, 9)) - kept
-    assert result["metrics"]["best_step"] == best
+    assert result.metrics["best_step"] == best
     assert [event["final"] for event in recorder.of("checkpoint")] == [False] * 7 + [True]
 
 

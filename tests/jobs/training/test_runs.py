@@ -46,11 +46,11 @@ def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
     assert result == {
         "final_step": 40,
         "stopped": None,
-        "metrics": result["metrics"],
+        "metrics": result.metrics,
         "checkpoint": "run/checkpoints/step-000040",
-        "measurement": result["measurement"],
+        "measurement": result.measurement,
     }
-    assert result["metrics"]["val_loss"] == recorder.series("val_loss")[-1][1]
+    assert result.metrics["val_loss"] == recorder.series("val_loss")[-1][1]
 
 
 def test_a_checkpoint_loads_in_transformers_and_its_val_bpb_equals_scoring(rooms: Rooms) -> None:

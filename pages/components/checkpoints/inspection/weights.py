@@ -59,8 +59,8 @@ def _find(
     if inspection is not None and inspection.is_active and inspection.job_id:
         draw_job(ctx, person, inspection.job_id, doing="Analyzing weights")
         return None
-    if inspection is not None and inspection.error.get("cause"):
-        show_problem(str(inspection.error["cause"]), inspection.error.get("remedy"))
+    if inspection is not None and inspection.error.cause:
+        show_problem(inspection.error.cause, inspection.error.remedy)
     st.caption(about)
     if st.button(label, icon=":material/play_arrow:", type="primary", key=f"weights_{checkpoint.id}_{against}"):
         with errors_shown():

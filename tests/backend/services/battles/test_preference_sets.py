@@ -12,6 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, DatasetVersion, Job, Run
 from backend.domain.battles.preference_pairs import CastVote, resolve_preferences
 from backend.domain.jobs.events import CheckpointEvent
+from backend.domain.jobs.results import TrainResult
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
 from backend.services.battles.preference_sets import (
@@ -65,7 +66,7 @@ def finish_run(ctx: Context, launch: DpoLaunch, *, final: bool = True) -> None:
     event = CheckpointEvent(step=10, folder=folder, final=final, adapter=True, bytes=10, facts={"context": 128})
     with ctx.db.write() as session:
         outcomes.record_events(session, ctx, claim, [event])
-        outcomes.record_finish(session, ctx, claim, {"final_step": 10, "stopped": None if final else "stop_and_save"})
+        outcomes.record_finish(session, ctx, claim, TrainResult(final_step=10, stopped=None if final else "stop_and_save"))
 
 
 def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(ctx: Context) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.db.tables import Run
+from backend.domain.jobs.results import ImportResult
 from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person, Policy
@@ -157,7 +158,7 @@ def test_an_import_whose_content_was_deleted_with_its_twin_meanwhile_does_not_pa
     claim = claim_job(ctx, str(version.job_id), owner="w", host="h")
     assert claim is not None
     with pytest.raises(Conflict, match="deleted during the import"), ctx.db.write() as session:
-        record_import(session, ctx, claim, {"folder": "datasets/gone", "content_hash": "0"})
+        record_import(session, ctx, claim, ImportResult(folder="datasets/gone", content_hash="0"))
     assert not resolve_version(ctx, "twin", ready=False).is_ready
 
 
@@ -223,8 +224,8 @@ def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
     strict = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", text), keep_good=False, person=LOCAL)
     job = do_job(ctx, str(strict.job_id))
     assert job.status == "failed"
-    assert "row 21" in job.error["cause"]
-    assert job.error["field"] == "keep_good"
+    assert "row 21" in job.error.cause
+    assert job.error.field == "keep_good"
     again = import_again(ctx, strict.id, keep_good=True, person=LOCAL)
     do_job(ctx, str(again.job_id))
     done = resolve_version(ctx, "a")

@@ -216,8 +216,8 @@ def test_a_stopped_or_failed_report_can_be_asked_for_again_and_a_deleted_one_lea
     do_job(ctx, str(second.job_id))
     failed = get_data_report(ctx, second.id)
     assert (failed.status, failed.report) == (Status.FAILED, None)
-    assert "train.parquet" in failed.error["cause"]
-    assert failed.error["remedy"] == "Import the dataset again."
+    assert "train.parquet" in failed.error.cause
+    assert failed.error.remedy == "Import the dataset again."
     third = ask_report(ctx, "sayings", person=LOCAL)
     assert not third.reused
     delete_data_report(ctx, third.id, person=LOCAL)

@@ -12,18 +12,16 @@ from backend.domain.estimates.prediction import say_error, say_fit, say_memory, 
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput, NotAllowed, NotFound
-from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import find_probe, launch_probe
-from backend.services.jobs.claims import end_job
 from backend.services.jobs.devices import Device, choose_device, list_devices, training_workers
 from backend.services.jobs.jobs import get_job, list_jobs, request_stop
 from backend.services.jobs.workers import beat
 from backend.services.training.views import list_runs
 from jobs.runner import execute
 from tests.support.job_work import do_job
-from tests.support.jobs import take_job
+from tests.support.jobs import finish_job, take_job
 from tests.support.run_world import SHAPE, add_dataset, add_parts, launch, make_config
 from tests.support.training_rooms import Rooms
 
@@ -68,8 +66,7 @@ def measure(ctx: Context, config: RunConfig, result: dict[str, Any]) -> None:
         "accumulated": 1,
     }
     with ctx.db.write() as session:
-        outcomes.record_finish(session, ctx, claim, {**defaults, **result})
-        end_job(session, ctx, claim, Status.FINISHED, result={**defaults, **result})
+        finish_job(session, ctx, claim, **{**defaults, **result})
 
 
 def formula(ctx: Context, config: RunConfig) -> int:
@@ -138,7 +135,7 @@ def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) ->
     claim = take_job(ctx, str(run.job_id))
     measured = {"measured_bytes": 52 * MB, "tokens_per_s": 9.0, "step_s": 0.5, "device": DEVICE.name, "device_kind": "cpu"}
     with ctx.db.write() as session:
-        outcomes.record_finish(session, ctx, claim, {"final_step": 100, "stopped": None, "measurement": measured})
+        finish_job(session, ctx, claim, final_step=100, stopped=None, measurement=measured)
     same = predict(ctx, first, device=DEVICE).memory
     assert (same.num_bytes, same.source) == (52 * MB, "run")
     other = predict(ctx, second, device=DEVICE).memory
@@ -190,7 +187,8 @@ def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
     claim = take_job(world, launch_probe(world, config, person=LOCAL).id)
     assert execute(world, claim) is Status.FINISHED  # as a worker does it: a child process, and its files read by the parent
     job = get_job(world, claim.job_id)
-    assert job.progress["done"] == job.progress["total"]
+    assert job.progress is not None
+    assert job.progress.share == 1.0
     device = Device(str(job.result["device"]), "cpu", 8_000_000_000)
     prediction = predict(world, config, device=device)
     assert (prediction.memory.num_bytes, prediction.memory.source) == (job.result["measured_bytes"], "probe")
@@ -208,8 +206,8 @@ def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
 def test_a_probe_that_fails_says_why(world: Context) -> None:
     job = do_job(world, launch_probe(world, make_config(), person=LOCAL).id)  # the tokenizer's 320 entries against a vocabulary of 300
     assert job.status is Status.FAILED
-    assert "vocab_size is 300" in job.error["cause"]
-    assert get_job(world, job.id).error["remedy"]
+    assert "vocab_size is 300" in job.error.cause
+    assert get_job(world, job.id).error.remedy
     assert predict(world, make_config(), device=DEVICE).memory.source == "formula"
 
 

@@ -99,7 +99,7 @@ def test_items_and_scores_are_recorded_once_whatever_is_repeated(world: Context)
     done = get_evaluation(world, launched.id)
     everything, total = list_items(world, launched.id)
     wrong, num_wrong = list_items(world, launched.id, which="wrong")
-    assert (done.status, done.facts["chance"], done.scores[0].low) == (Status.FINISHED, 0.5, 0.2)
+    assert (done.status, done.facts.chance, done.scores[0].low) == (Status.FINISHED, 0.5, 0.2)
     assert (total, num_wrong, [i.position for i in wrong]) == (5, 2, [3, 4])
     assert everything[0].shown["chosen"] == "ab"
     assert list_items(world, launched.id, which="right", offset=2, limit=5)[0][0].position == 2

@@ -24,7 +24,8 @@ def ended(ctx: Context, status: Status = Status.FINISHED, *, result: dict[str, A
     taken = claim_next(ctx, "cpu", owner="w", host="h")
     assert taken is not None
     with ctx.db.write() as session:
-        end_job(session, ctx, taken, status, result={key: text.format(job_id) for key, text in (result or {}).items()})
+        end_job(session, ctx, taken, status)
+        session.get_one(Job, job_id).result = {key: text.format(job_id) for key, text in (result or {}).items()}
     return job_id
 
 

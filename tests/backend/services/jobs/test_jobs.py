@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from backend.db.tables import Job, Slot
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import JobKind, Status
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
@@ -124,11 +126,11 @@ def test_a_job_is_cancelled_when_the_job_it_waits_for_fails(ctx: Context) -> Non
     second = submit(ctx, "second", depends_on=first)
     held = taken(ctx, queue="cpu")
     with ctx.db.write() as session:
-        end_job(session, ctx, held, Status.FAILED, error={"cause": "bad rows"})
+        end_job(session, ctx, held, Status.FAILED, error=JobFailure(cause="bad rows"))
     recover_jobs(ctx)
     job = get_job(ctx, second)
     assert job.status is Status.CANCELLED
-    assert "waited for" in job.error["cause"]
+    assert "waited for" in job.error.cause
 
 
 def test_a_lapsed_lease_puts_the_job_back_and_fences_the_old_attempt(ctx: Context, clock: Clock) -> None:
@@ -141,7 +143,7 @@ def test_a_lapsed_lease_puts_the_job_back_and_fences_the_old_attempt(ctx: Contex
     with pytest.raises(Fenced), ctx.db.write() as session:
         renew(session, ctx, old, progress={"done": 99})
     with pytest.raises(Fenced), ctx.db.write() as session:
-        end_job(session, ctx, old, Status.FINISHED, result={"stale": True})
+        end_job(session, ctx, old, Status.FINISHED, result=TrainResult(final_step=7))
     assert get_job(ctx, job).result == {}
     assert get_job(ctx, job).status is Status.RUNNING
 
@@ -163,7 +165,7 @@ def test_a_job_whose_worker_is_lost_too_often_fails_with_a_cause(ctx: Context, c
         clock.advance(ctx.policy.lease_s + 1)
         recover_jobs(ctx)
     assert get_job(ctx, job).status is Status.FAILED
-    assert "lost 3 times" in get_job(ctx, job).error["cause"]
+    assert "lost 3 times" in get_job(ctx, job).error.cause
 
 
 def test_a_replica_is_put_back_without_end_and_with_growing_pauses(ctx: Context, clock: Clock) -> None:
@@ -172,7 +174,7 @@ def test_a_replica_is_put_back_without_end_and_with_growing_pauses(ctx: Context,
     for _ in range(ctx.policy.max_attempts + 3):
         held = taken(ctx, queue="serve")
         with ctx.db.write() as session:
-            requeue(session, ctx, held, error={"cause": "crash"}, lasted_s=1.0)
+            requeue(session, ctx, held, error=JobFailure(cause="crash"), lasted_s=1.0)
         waited = 0
         while claim(ctx, queue="serve", owner="probe") is None:
             clock.advance(1)
@@ -283,7 +285,7 @@ def test_a_replica_that_dies_just_as_it_is_stopped_is_not_started_again(ctx: Con
     held = taken(ctx, queue="serve")
     request_stop(ctx, job)
     with ctx.db.write() as session:
-        requeue(session, ctx, held, error={"cause": "crash"}, lasted_s=1.0)
+        requeue(session, ctx, held, error=JobFailure(cause="crash"), lasted_s=1.0)
     assert get_job(ctx, job).status is Status.CANCELLED
     assert claim(ctx, queue="serve") is None
 

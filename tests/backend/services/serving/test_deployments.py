@@ -95,7 +95,7 @@ def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ct
         record_gauge(session, ctx, claim, GaugeEvent(running=3, waiting=1, tokens_per_second=12.5))
     assert get_endpoint(ctx, "tales").replicas[0].gauges["running"] == 3
     with ctx.db.write() as session:
-        record_end(session, ctx, claim, {})
+        record_end(session, ctx, claim)
     with ctx.db.read() as session:
         replica = session.scalars(select(Replica)).one()
         assert (replica.status, replica.url) == ("starting", None)
@@ -153,7 +153,7 @@ def test_deleting_an_endpoint_keeps_its_usage_and_survives_a_replica_that_still_
     delete_endpoint(ctx, "tales", person=LOCAL)
     with ctx.db.write() as session:
         record_gauge(session, ctx, claim, GaugeEvent(running=0, waiting=0, tokens_per_second=0))
-        record_end(session, ctx, claim, {})
+        record_end(session, ctx, claim)
     with ctx.db.read() as session:
         assert session.scalars(select(Usage.endpoint_id)).all() == [None]
         assert session.scalars(select(Replica)).all() == []

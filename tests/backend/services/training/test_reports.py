@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
+from backend.domain.jobs.results import RunMeasurement, TrainResult
 from backend.domain.training.report import write_html
 from backend.services.context import LOCAL, Context
 from backend.services.job_events import record_finish
@@ -108,9 +109,8 @@ def test_speed_and_memory_are_the_figures_of_the_chart(ctx: Context, run_id: str
     report(ctx, taken, *rows)
     measured = {"measured_bytes": 2_100_000_000, "tokens_per_s": 46.5, "device": "cpu", "device_kind": "cpu", "step_s": 1.0}
     with ctx.db.write() as session:
-        record_finish(
-            session, ctx, taken, {"final_step": 5, "measurement": {**measured, "step_s_low": 1.0, "step_s_high": 1.0, "steps_timed": 5.0}}
-        )
+        measurement = RunMeasurement(**measured, step_s_low=1.0, step_s_high=1.0, steps_timed=5.0)
+        record_finish(session, ctx, taken, TrainResult(final_step=5, measurement=measurement))
     run = taken.payload.run_id
     assert figures_of_runs(ctx, [run])[run].by_metric() == {"tok_per_sec": "median 47", "memory_bytes": "peak 2.1 GB"}
     text = report_text(ctx, run)

@@ -211,7 +211,7 @@ def test_a_run_without_a_checkpoint_starts_over_from_an_empty_curve(world: Conte
     taken = claim(world, run)
     report(world, taken, *points(1, 9))
     end(world, taken, Status.FAILED, cause="The loss became nan.", remedy="Lower the learning rate.")
-    assert get_run(world, run.id).error["remedy"] == "Lower the learning rate."
+    assert get_run(world, run.id).error.remedy == "Lower the learning rate."
     with pytest.raises(Conflict, match="no checkpoint"):
         resume_run(world, run.id, person=LOCAL)
     assert retry_run(world, run.id, person=LOCAL).status is Status.QUEUED

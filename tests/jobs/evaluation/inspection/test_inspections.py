@@ -42,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inspect(root: Path, checkpoint: str, other: str | None = None, *, reporter: Any = None, **config: Any) -> tuple[Any, Any, Any]:
     """Run an inspection; returns (result, numbers, words)."""
     payload = {"checkpoint": checkpoint, "other": other, "config": config, "out": "inspections/one", "threads": 1}
-    result = run_inspect.run(make_spec("inspect", payload, root=root), reporter or Remembering())
+    result = run_inspect.run(make_spec("inspect", payload, root=root), reporter or Remembering()).dump()
     with np.load(root / "inspections" / "one" / "numbers.npz", allow_pickle=False) as file:
         numbers = dict(file)
     return result, numbers, json.loads((root / "inspections" / "one" / "words.json").read_text())

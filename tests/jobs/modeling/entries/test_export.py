@@ -48,7 +48,7 @@ def export(rooms: Rooms, out: str, *, format: str, reporter: Any = None, **paylo
         "card": "# Tuned\n",
         **payload,
     }
-    return run_export.run(rooms.spec(asked, job=out, kind="export"), reporter or Recorder())
+    return run_export.run(rooms.spec(asked, job=out, kind="export"), reporter or Recorder()).dump()
 
 
 @torch.inference_mode()
@@ -115,7 +115,7 @@ def test_an_unknown_format_is_refused(rooms: Rooms) -> None:
 
 def test_a_merged_reward_adapter_scores_as_before(rooms: Rooms) -> None:
     steps: dict[str, Any] = {"max_steps": 2, "learning_rate": 3e-2, "method": "lora", "eval_every": 2}
-    checkpoint = training.run(rooms.training("reward", run="judge", job="judge", **steps), Recorder())["checkpoint"]
+    checkpoint = training.run(rooms.training("reward", run="judge", job="judge", **steps), Recorder()).checkpoint
     result = export(rooms, "whole judge", format="merged", checkpoint=checkpoint)
     assert (result["adapter"], result["architecture"]) == (False, "LlamaForSequenceClassification")
     whole, ids = AutoModelForSequenceClassification.from_pretrained(str(rooms.root / "whole judge")), torch.arange(3, 20)[None]

@@ -37,7 +37,7 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
 
 def report(rooms: Rooms, tokenizers: list[str], datasets: list[str], recorder: Recorder | None = None):  # type: ignore[no-untyped-def]
     payload = {"tokenizers": [{"name": n, "folder": n} for n in tokenizers], "datasets": [{"name": n, "folder": n} for n in datasets]}
-    return run_tokenizer_report.run(rooms.spec(payload, kind="tokenizer_report"), recorder or Recorder())
+    return run_tokenizer_report.run(rooms.spec(payload, kind="tokenizer_report"), recorder or Recorder()).dump()
 
 
 def measure(result, tokenizer: int, language: str | None = None, dataset: int = 0):  # type: ignore[no-untyped-def]

@@ -55,7 +55,7 @@ def hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def add(root: Path, reporter: Any = None, *, hub: str = "tiny/llama", job: str = "job", **payload: Any) -> dict[str, Any]:
     """Run the job that adds a base from the Hub."""
     spec = make_spec("add_base", {"hub": hub, "out": f"bases/{job}", **payload}, root=root, job=job)
-    return run(spec, reporter or RememberingReporter())
+    return run(spec, reporter or RememberingReporter()).dump()
 
 
 def repo(hub: HubServer) -> Path:

@@ -115,7 +115,7 @@ def test_a_base_that_is_an_adapter_is_merged_before_full_training(rooms: Rooms, 
         training.run(rooms.training("sft", run="first", job="first", method="lora", max_steps=1, warmup_steps=0), Recorder())
     spec = rooms.training(objective, run=f"whole {objective}", job=f"whole {objective}", max_steps=1, learning_rate=1e-2, warmup_steps=0)
     spec = with_payload(spec, base="first/checkpoints/step-000001")
-    trained = load_file(rooms.root / training.run(spec, Recorder())["checkpoint"] / "model.safetensors")
+    trained = load_file(rooms.root / training.run(spec, Recorder()).checkpoint / "model.safetensors")
     before = load_network(rooms.root / spec.payload.base).state_dict()
     body = [name for name in trained if name.startswith("model.")]
     assert body

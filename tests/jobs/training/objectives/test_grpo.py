@@ -48,7 +48,7 @@ def test_the_reward_of_a_rule_rises(rooms: Rooms) -> None:
     assert recorder.series("reward/std")[0][1] > 0
     assert not recorder.series("kl")
     assert {step for step, _, _ in recorder.samples} == {6, 12}
-    assert load_network(rooms.root / result["checkpoint"])
+    assert load_network(rooms.root / result.checkpoint)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

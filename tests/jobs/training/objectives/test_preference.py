@@ -51,9 +51,9 @@ def test_dpo_prefers_the_chosen_side_and_reports_margins(rooms: Rooms, method: s
         (4, False, method == "lora"),
         (8, True, method == "lora"),
     ]
-    assert (result["final_step"], result["checkpoint"]) == (8, f"{name}/checkpoints/step-000008")
-    assert result["metrics"]["rewards/margins"] == margins[-1][1]
-    assert load_network(rooms.root / result["checkpoint"]).config.vocab_size == TINY.vocab_size
+    assert (result.final_step, result.checkpoint) == (8, f"{name}/checkpoints/step-000008")
+    assert result.metrics["rewards/margins"] == margins[-1][1]
+    assert load_network(rooms.root / result.checkpoint).config.vocab_size == TINY.vocab_size
 
 
 def test_reference_logprobs_are_computed_once_and_saved_with_the_run(rooms: Rooms) -> None:
@@ -62,7 +62,7 @@ def test_reference_logprobs_are_computed_once_and_saved_with_the_run(rooms: Room
     run(rooms.training("dpo", run="d-a", job="d-a", **values), undisturbed)
     stopped = Recorder(stop_after=3, request="stop_and_save")
     result = run(rooms.training("dpo", run="d-b", job="d-b", **values), stopped)
-    assert (result["stopped"], result["final_step"], result["checkpoint"]) == ("stop_and_save", 3, "d-b/checkpoints/step-000003")
+    assert (result.stopped, result.final_step, result.checkpoint) == ("stop_and_save", 3, "d-b/checkpoints/step-000003")
     (kept,) = references(rooms.root / "d-b")
     before = (kept.read_bytes(), kept.stat().st_mtime_ns)
     resumed = Recorder()
@@ -78,7 +78,7 @@ def test_reference_logprobs_are_computed_once_and_saved_with_the_run(rooms: Room
 def test_a_run_stopped_while_computing_the_reference_ends_without_a_step(rooms: Rooms) -> None:
     recorder = Recorder(stop_after=0, request="cancel")
     result = run(rooms.training("dpo", run="d-x", job="d-x"), recorder)
-    assert (result["stopped"], result["final_step"], result["checkpoint"]) == ("cancel", 0, None)
+    assert (result.stopped, result.final_step, result.checkpoint) == ("cancel", 0, None)
     assert not references(rooms.root / "d-x")
 
 
@@ -199,7 +199,7 @@ def test_a_reward_model_learns_to_score_and_loads_in_transformers_alone(rooms: R
     assert recorder.series("accuracy")[-1][1] == recorder.series("val_accuracy")[-1][1] == 1.0
     assert recorder.series("val_margin")[-1][1] > recorder.series("margin")[0][1]
     assert not recorder.samples, "a reward model generates no text"
-    folder = rooms.root / result["checkpoint"]
+    folder = rooms.root / result.checkpoint
     scorer = load_scorer(folder, pad_id=2, seed=5) if method == "lora" else AutoModelForSequenceClassification.from_pretrained(folder)
     assert scorer.num_labels == 1
     with torch.inference_mode():
