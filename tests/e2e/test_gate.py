@@ -117,6 +117,6 @@ def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, hom
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
         disable_account(ctx, maya.id or "", person=LOCAL)
-        page.get_by_text("Sign in to go on.").wait_for(timeout=30_000)  # the page asks for its gauges every two seconds
+        page.get_by_text("Sign in to continue.").wait_for(timeout=30_000)  # the page asks for its gauges every two seconds
         assert page.get_by_role("heading", name="Workers").count() == 0
         context.close()

@@ -119,6 +119,8 @@ class Installation:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(how)
             self.process.wait(timeout_s)
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
 
     def processes(self, needle: str = "") -> list[psutil.Process]:
         """Return the processes of this installation whose command line holds a text, found by the environment they were given."""
