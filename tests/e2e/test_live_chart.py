@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from backend.bootstrap import build_context
 from backend.db.tables import Sample
+from backend.domain.jobs.events import MetricsEvent
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim
@@ -142,7 +143,7 @@ def test_a_new_point_is_on_the_screen_within_a_second(page: Page, server: str, w
 
 def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(page: Page, server: str, world: Context) -> None:
     run = launch(world, max_steps=100_000)
-    rows = [{"step": step, "time": float(step), "values": {"train_loss": 5.0 + (step % 97) / step}} for step in range(1, 100_001)]
+    rows = [MetricsEvent(step=step, time=float(step), values={"train_loss": 5.0 + (step % 97) / step}) for step in range(1, 100_001)]
     with world.db.write() as session:
         add_points(session, world.db, run.id, rows)
     open_run(page, server, run)

@@ -99,7 +99,7 @@ def test_more_rows_than_the_pages_should_read_are_left_to_the_command_line(site:
     second = done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
     monkeypatch.setattr("pages.components.data.compare.MOST_HERE", 41)
     app = opened(second, "versions", against="1")
-    assert "42 rows would have to be read first" in words(app)
+    assert "42 rows must be read first" in words(app)
     assert "roundhouse data diff many@1 many@2" in words(app)
     compare_versions(site, "many@1", "many@2")  # what the command does
     assert "roundhouse data diff" not in words(opened(second, "versions", against="1"))

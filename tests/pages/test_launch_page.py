@@ -185,7 +185,7 @@ def test_a_sweeps_page_shows_its_best_run_stops_it_and_never_is_blank(site: Cont
     assert "There is no sweep" in words(open_page("build/sweep.py", sweep="none"))
     sweep = launch_sweep(site, read_sweep(SWEEP), person=LOCAL)
     page = open_page("build/sweep.py", sweep=sweep.id)
-    assert "The first runs that measure something" in words(page)
+    assert "The first results" in words(page)
     first, second = (each.run for each in sweep_detail(site, sweep.id).runs)
     for run, loss in ((first, 2.0), (second, 1.5)):
         taken = claim(site, run)

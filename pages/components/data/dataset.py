@@ -93,7 +93,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         return
     _draw_head(ctx, version)
     rejected_name = f"Rejected ({version.rejected_rows:,})"
-    names = ["Rows", "Report", "Change", "Versions", "Card", "Export", rejected_name, "Origin"]
+    names = ["Text" if version.is_one_text else "Rows", "Report", "Change", "Versions", "Card", "Export", rejected_name, "Origin"]
     opened = next((name for name in names if name.lower() in st.query_params), "Versions" if "against" in st.query_params else None)
     rows, report, change, versions, card, export, rejected, origin = st.tabs(
         names, key=f"tabs_{version.id}_{opened}", default=opened, on_change="rerun"

@@ -109,9 +109,8 @@ class LiveRuns {
     row.bar.dataset.status = state.status
     row.track.style.display = ["running", "cancelling"].includes(state.status) ? "block" : "none"
     drawSpark(row.path, state.spark)
-    const loss = state.last && (state.last.val_loss ?? state.last.train_loss)
-    row.value.textContent = loss === undefined ? "" : loss.toFixed(3)
-    row.value.title = state.last && state.last.val_loss !== undefined ? "Validation loss" : "Training loss"
+    const metric = ["val_loss", "train_loss"].find((name) => state.last?.[name] !== undefined)
+    row.value.replaceChildren(...(metric ? [element("span", "rr-metric", metric), ` ${state.last[metric].toFixed(3)}`] : []))
   }
 
   pick() {
