@@ -25,7 +25,7 @@ def send_small_answers_at_once() -> None:
     connections inherit.
     """
     for held in gc.get_objects():
-        if isinstance(held, socket.socket) and held.family in {socket.AF_INET, socket.AF_INET6} and _listens(held):
+        if issubclass(type(held), socket.socket) and held.family in {socket.AF_INET, socket.AF_INET6} and _listens(held):
             held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
