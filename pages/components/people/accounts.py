@@ -80,36 +80,37 @@ def _draw_actions(ctx: Context, account: AccountView, person: Person) -> None:
                 enable_account(ctx, account.id, person=person)
                 st.rerun()
         return
-    with st.popover("Role", icon=":material/badge:", key=f"ask_role_{account.id}"), st.form(f"role_form_{account.id}", border=False):
+    with st.popover("Manage", icon=":material/manage_accounts:", key=f"manage_{account.id}"):
+        _draw_role_and_password(ctx, account, person)
+        st.caption(f"Ends every session of {name}; the password stays.")
+        if st.button("Sign out everywhere", key=f"signout_{account.id}", icon=":material/logout:"):
+            with errors_shown():
+                end_sessions(ctx, account.id, person=person)
+                st.success(f"{name} is signed out.")
+        st.divider()
+        st.caption(
+            f"Disabling signs {name} out at once. Keys and ballot links that {name} made stop working until the account is enabled again; "
+            "runs, votes and endpoints stay."
+        )
+        if st.button("Disable account", key=f"disable_{account.id}", icon=":material/person_off:"):
+            with errors_shown():
+                disable_account(ctx, account.id, person=person)
+                st.rerun()
+
+
+def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) -> None:
+    with st.form(f"role_form_{account.id}", border=False):
         role = st.selectbox("Role", ROLES, index=ROLES.index(account.role), key=f"role_{account.id}", help="Raters see only the ballot.")
         if st.form_submit_button("Change role"):
             with errors_shown():
                 change_role(ctx, account.id, role, person=person)
                 st.rerun()
-    with (
-        st.popover("Password", icon=":material/password:", key=f"ask_password_{account.id}"),
-        st.form(f"password_form_{account.id}", border=False, clear_on_submit=True),
-    ):
+    with st.form(f"password_form_{account.id}", border=False, clear_on_submit=True):
         password = st.text_input("New password", type="password", key=f"password_{account.id}", help=LENGTH_HELP)
         if st.form_submit_button("Reset password"):
             with errors_shown():
                 reset_password(ctx, account.id, password, person=person)
-                st.success(f"The new password is in force, and {name} is signed out everywhere.")
-    _draw_confirmed(
-        "Sign out",
-        f"Every browser that is signed in as {name} has to sign in again.",
-        lambda: end_sessions(ctx, account.id, person=person),
-        key=f"signout_{account.id}",
-        icon="logout",
-    )
-    _draw_confirmed(
-        "Disable",
-        f"{name} is signed out at once. The keys and ballot links that {name} made stop working until the account is enabled again; "
-        "runs, votes and endpoints stay.",
-        lambda: disable_account(ctx, account.id, person=person),
-        key=f"disable_{account.id}",
-        icon="person_off",
-    )
+                st.success(f"The new password is in force, and {plain(account.name)} is signed out everywhere.")
 
 
 def _draw_confirmed(label: str, consequence: str, act: Callable[[], None], *, key: str, icon: str) -> None:
