@@ -138,7 +138,7 @@ def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findi
         cause = "Half precision holds no number above 65,504, and something became larger."
         yield Finding(Kind.NOT_FINITE, sentence, cause, step, "Run again in full precision", (("precision", "fp32"),))
         return
-    cause = "Most often the learning rate is too high for this place; else a row with odd text, or no clipping of gradients."
+    cause = "Usually the learning rate is too high; else a malformed row, or no gradient clipping."
     yield Finding(Kind.NOT_FINITE, sentence, cause, step, *_calmer(config))
 
 
@@ -177,7 +177,7 @@ def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tupl
     if config is not None and config.precision == "fp16":
         return "Half precision rounds small gradients to zero.", since, "Run again in full precision", (("precision", "fp32"),)
     if config is not None and config.objective is Objective.DPO:
-        cause = "The chosen answers are so much likelier than the rejected ones that the loss is done: the run learned the pairs by heart."
+        cause = "The chosen answers are so much likelier than the rejected ones that the loss is near 0: the run overfits the pairs."
         return cause, since, "Run again up to there", (("max_steps", max(since, 1)),)
     cause = "Nothing that is trained reaches the loss: every label is masked, everything is frozen, or the loss is zero already."
     return cause, since, "", ()
@@ -246,7 +246,7 @@ def _diverged(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
         return
     step = int(train.steps[lowest])
     never = " It never came below where it began." if gained < 2 * noise else ""
-    cause = "The learning rate is too high: updates leap over what they aim at."
+    cause = "The learning rate is too high: updates overshoot."
     yield Finding(
         Kind.DIVERGED,
         f"The loss has risen from {low:.3f} at step {step:,} to {end:.3f}, and stays there.{never}",
@@ -273,11 +273,8 @@ def _over_fit(val: Series | None, train: Series, facts: RunFacts) -> Iterator[Fi
     now = float(np.median(train.values[-max(10, len(train) // 20) :]))
     if now >= before:
         return
-    sentence = (
-        f"val_loss was lowest at step {step:,} ({low:.3f}) and has risen to {low + rise:.3f} since, "
-        f"while train_loss fell from {before:.3f} to {now:.3f}."
-    )
-    cause = "The network learns its rows by heart: more passes over the same data than it can learn from."
+    sentence = f"val_loss rose from {low:.3f} at step {step:,} to {low + rise:.3f}; train_loss fell from {before:.3f} to {now:.3f}."
+    cause = "Overfitting: more epochs than the data supports."
     yield Finding(
         Kind.OVER_FIT,
         sentence,
@@ -323,13 +320,13 @@ def _plateau(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]:
     start = float(np.median(train.values[:5]))
     sentence = f"train_loss has not become 1 % better since step {since:,}; it lies at {second:.3f}."
     if start - second < 0.05 * abs(start):
-        cause = "It has hardly learned at all: a learning rate far off, frozen layers, or labels without a pattern."
+        cause = "It has hardly learned: a wrong learning rate, frozen layers, or random labels."
         yield Finding(Kind.PLATEAU, sentence, cause, since)
     elif config is not None and config.schedule == "constant":
-        cause = "A constant learning rate keeps a network at the height that its steps can reach; one that falls lets it sink further."
+        cause = "A constant learning rate keeps the loss at its noise floor; a decaying one lowers it further."
         yield Finding(Kind.PLATEAU, sentence, cause, since, "Run again with a falling learning rate", (("schedule", "cosine"),))
     else:
-        cause = "The network holds what it can of this data. More parameters or other data help more than more steps."
+        cause = "The network has converged on this data. More parameters or other data help more than more steps."
         yield Finding(
             Kind.PLATEAU,
             sentence,
