@@ -95,6 +95,8 @@ class Installation:
 
     def start(self) -> Installation:
         """Start everything and wait for the line that says so."""
+        if self.process is not None and self.process.stdout is not None:  # of a start that was killed
+            self.process.stdout.close()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "backend.cli.main", "up"],
             cwd=PROJECT,
