@@ -12,6 +12,7 @@ from backend.db.tables import Job, Run
 from backend.domain.estimates.setting import setting_of
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
+from backend.domain.training.summary import RunSummary
 from backend.services.checkpoints.networks import network_of_payload
 from backend.services.context import Context
 
@@ -30,13 +31,12 @@ def axes_of_runs(ctx: Context, run_ids: Sequence[str]) -> dict[str, RunAxes]:
     with ctx.db.read() as session:
         query = select(Run.id, Run.config, Run.summary, Job.payload).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))
         rows = session.execute(query).all()
-    return {run_id: _axes(ctx, config, summary or {}, payload) for run_id, config, summary, payload in rows}
+    return {run_id: _axes(ctx, config, RunSummary.read(summary), payload) for run_id, config, summary, payload in rows}
 
 
-def _axes(ctx: Context, config: dict[str, Any], summary: dict[str, Any], payload: dict[str, Any] | None) -> RunAxes:
-    imported = summary.get("imported")
-    if imported is not None:
-        return RunAxes(imported.get("tokens_per_step"), imported.get("flops_per_step"), bool(imported.get("has_time")))
+def _axes(ctx: Context, config: dict[str, Any], summary: RunSummary, payload: dict[str, Any] | None) -> RunAxes:
+    if (imported := summary.imported) is not None:
+        return RunAxes(imported.tokens_per_step, imported.flops_per_step, imported.has_time)
     if not config:
         return RunAxes(None, None)
     run_config = RunConfig.model_validate(config)

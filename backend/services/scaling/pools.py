@@ -17,6 +17,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import effective_tokens
 from backend.domain.scaling.points import ScalingPoint
 from backend.domain.scaling.shapes import count_all
+from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 from backend.services.data.views import labels_of
 
@@ -111,8 +112,8 @@ def read_run(run: Run, job: Job) -> PoolRun | str:
     """Return a finished run as a point, or the reason it is excluded."""
     config: dict[str, Any] = run.config
     steps = int(config.get("max_steps", 0))
-    loss = (run.summary or {}).get("last", {}).get("val_loss")
-    final = (run.summary or {}).get("result", {}).get("final_step", run.last_step)
+    summary = RunSummary.read(run.summary)
+    loss, final = summary.last.get("val_loss"), summary.result.get("final_step", run.last_step)
     if config.get("schedule") == "constant":
         return "its learning rate never came down"
     if final != steps:

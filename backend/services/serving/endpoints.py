@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import UtcDateTime
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
@@ -119,7 +120,7 @@ def _chats(session: Session, checkpoint: Checkpoint) -> bool:
 def _replica_view(replica: Replica, job: Job) -> ReplicaView:
     alive = job.status in (Status.RUNNING, Status.CANCELLING)
     status = replica.status if alive or replica.status == "dead" else "starting"
-    problem = str((job.error or {}).get("cause") or "")
+    problem = JobFailure.read(job.error).cause
     return ReplicaView(
         id=replica.id,
         status=status,

@@ -19,6 +19,7 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import distinguishing_values
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.seed_noise import SeedComparison, SeedGroup, compare_seeds, seeds_needed
+from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 
 MOST_SIBLINGS = 200
@@ -198,8 +199,7 @@ def _unique_name(run: Run, runs: Sequence[Run]) -> str:
 
 
 def _last(run: Run, metric: str) -> float | None:
-    value = ((run.summary or {}).get("last") or {}).get(metric)
-    return float(value) if value is not None else None
+    return RunSummary.read(run.summary).last.get(metric)
 
 
 def _key(run: Run) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from backend.db.tables import Job, Run
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.diagnosis import Finding, RunFacts, Series, diagnose
+from backend.domain.training.summary import RunSummary
 from backend.services.context import Context
 from backend.services.metrics.blocks import metric_names, read_points
 from backend.services.training.views import find_run
@@ -22,7 +24,7 @@ def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
     facts = RunFacts(
         config=RunConfig.model_validate(run.config) if run.config else None,
         has_ended=job is None or Status(job.status) not in ACTIVE,
-        failure=str((job.error or {}).get("cause") or "") if job is not None and job.status == Status.FAILED else "",
-        not_finite=(run.summary or {}).get("not_finite", {}),
+        failure=JobFailure.read(job.error).cause if job is not None and job.status == Status.FAILED else "",
+        not_finite=RunSummary.read(run.summary).not_finite,
     )
     return diagnose({name: Series(one.steps, one.values) for name, one in points.items()}, facts)

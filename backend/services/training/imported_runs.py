@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 
@@ -13,11 +12,11 @@ from backend.db.base import new_id
 from backend.db.tables import Run
 from backend.domain.jobs.events import MetricsEvent, Values
 from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ForeignLog, clean_text, read_logs
+from backend.domain.training.summary import ImportedLog, RunSummary
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.metrics.blocks import pack_points
 from backend.services.metrics.points import add_points
-from backend.services.training.events import summarise
 from backend.services.training.views import RunView, get_run
 
 IMPORTED = "imported"
@@ -75,25 +74,25 @@ def _insert(ctx: Context, log: ForeignLog, *, filename: str, wanted: str, person
     with ctx.db.write() as session:
         taken = set(session.scalars(select(Run.name).where(Run.name.startswith(shown, autoescape=True))))
         name = next(text for n in range(1, len(taken) + 2) if (text := shown if n == 1 else f"{shown} {n}") not in taken)
-        told: dict[str, Any] = {
-            "file": clean_text(filename)[-200:],
-            "format": log.format,
-            "tokens_per_step": log.tokens_per_step,
-            "flops_per_step": log.flops_per_step,
-            "has_time": has_time,
-            "notes": log.notes[:MAX_NOTES],
-        }
+        imported = ImportedLog(
+            file=clean_text(filename)[-200:],
+            format=log.format,
+            tokens_per_step=log.tokens_per_step,
+            flops_per_step=log.flops_per_step,
+            has_time=has_time,
+            notes=tuple(log.notes[:MAX_NOTES]),
+        )
         run = Run(id=run_id, name=name, objective="", config={}, origin=IMPORTED, created_by=person.id, created_at=ctx.now())
         session.add(run)
         session.flush()
-        summary: dict[str, Any] = {"imported": told}
+        summary = RunSummary(imported=imported)
         rows = _rows(log, has_time=has_time)
         while batch := list(islice(rows, ROWS_AT_ONCE)):
             add_points(session, ctx.db, run_id, batch)
-            summary = summarise(summary, batch)
+            summary = summary.add((event.step, event.values) for event in batch)
         if log.not_finite:
-            summary["not_finite"] = dict(log.not_finite)
-        run.summary, run.last_step = summary, log.last_step
+            summary = summary.model_copy(update={"not_finite": dict(log.not_finite)})
+        run.summary, run.last_step = summary.dump(), log.last_step
         session.flush()
         pack_points(session, run)
     return run_id

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import func, select
 
@@ -12,6 +11,7 @@ from backend.db.tables import Job, Run
 from backend.domain.jobs.progress import read_progress, say_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.training.summary import RunSummary
 from backend.services.context import Context, Person
 from backend.services.jobs.queue_position import queue_positions
 from backend.services.people.signatures import sign, unsign
@@ -104,16 +104,16 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
 
 def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str]:
     """Return a run's status and its state in one line. An imported run is finished."""
-    imported = (run.summary or {}).get("imported")
+    imported = RunSummary.read(run.summary).imported
     if imported is not None:
-        return Status.FINISHED, f"{run.last_step:,} steps, from {imported['format']}"
+        return Status.FINISHED, f"{run.last_step:,} steps, from {imported.format}"
     status = Status(job.status) if job is not None else Status.CANCELLED
     return status, describe_state(status, job=job, last_step=run.last_step, ahead=ahead)
 
 
 def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool) -> RunState:
     status, line = status_and_line(run, job, ahead=ahead.get(job.id, 0) if job else 0)
-    summary: dict[str, Any] = run.summary or {}
+    summary = RunSummary.read(run.summary)
     progress = read_progress(job.progress) if job is not None else None
     share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
     return RunState(
@@ -123,6 +123,6 @@ def _state(run: Run, job: Job | None, *, ahead: dict[str, int], with_spark: bool
         share=round(share, 4),
         last_step=run.last_step,
         line=line,
-        last={str(name): float(value) for name, value in summary.get("last", {}).items()},
-        spark=tuple(value for _, value in summary.get("spark", [])) if with_spark else None,
+        last=summary.last,
+        spark=tuple(value for _, value in summary.spark) if with_spark else None,
     )

@@ -17,6 +17,7 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
 from backend.domain.training.config import RunConfig
+from backend.domain.training.summary import RunSummary
 from backend.errors import InvalidInput
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
@@ -87,7 +88,7 @@ class RunDetail:
     dataset_id: str | None
     architecture: str | None
     tokenizer: str | None
-    result: dict[str, Any]
+    result: dict[str, int | float | str | bool]
     checkpoints: tuple[CheckpointLine, ...]
     parent: tuple[str, str] | None  # (id, name) of the run whose config it was made from
     children: tuple[tuple[str, str], ...]  # (id, name) of runs that start from one of its checkpoints, or were made from its config
@@ -208,7 +209,7 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
             dataset_id=version.dataset_id if version else None,
             architecture=architecture.name if architecture else None,
             tokenizer=tokenizer.name if tokenizer else None,
-            result=dict((row.summary or {}).get("result", {})),
+            result=RunSummary.read(row.summary).result,
             checkpoints=tuple(_checkpoints(session, run.id)),
             parent=(parent.id, parent.name) if parent else None,
             children=tuple((c[0], c[1]) for c in children),
@@ -234,7 +235,7 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
         values = ["–" if config is None else str(config.get(field, "")) for config in configs]
         if field != "name" and len({value for value, config in zip(values, configs, strict=True) if config is not None}) > 1:
             rows.append((field, values))
-    best = [(run.summary or {}).get("best_val_loss") for run in runs]
+    best = [RunSummary.read(run.summary).best_val_loss for run in runs]
     if any(value is not None for value in best):
         rows.append(("best val_loss", ["" if value is None else f"{value:.4f}" for value in best]))
     rows.append(("steps done", [f"{run.last_step:,}" for run in runs]))
@@ -306,7 +307,7 @@ def views_of(session: Session, rows: Sequence[tuple[Run, Job | None]]) -> list[R
 
 def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_by: str | None, ahead: int) -> RunView:
     status, line = status_and_line(run, job, ahead=ahead)
-    summary: dict[str, Any] = run.summary or {}
+    summary = RunSummary.read(run.summary)
     progress = read_progress(job.progress) if job is not None else None
     share = 1.0 if status is Status.FINISHED else progress.share if progress is not None else 0.0
     return RunView(
@@ -320,9 +321,9 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         last_step=run.last_step,
         max_steps=int(run.config.get("max_steps", 0)),
         tokens_per_step=_tokens_per_step(run.config),
-        best_val_loss=summary.get("best_val_loss"),
-        last=dict(summary.get("last", {})),
-        spark=tuple(value for _, value in summary.get("spark", [])),
+        best_val_loss=summary.best_val_loss,
+        last=summary.last,
+        spark=tuple(value for _, value in summary.spark),
         dataset=dataset,
         base=base,
         base_id=run.base_id,
@@ -336,8 +337,8 @@ def _view(run: Run, job: Job | None, *, dataset: str, base: str | None, created_
         finished_at=job.finished_at if job else None,
         archived_at=run.archived_at,
         is_imported=run.origin == "imported",
-        source=summary.get("imported", {}).get("file", ""),
-        import_notes=tuple(summary.get("imported", {}).get("notes", ())),
+        source=summary.imported.file if summary.imported else "",
+        import_notes=summary.imported.notes if summary.imported else (),
     )
 
 

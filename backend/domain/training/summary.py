@@ -1,0 +1,87 @@
+"""Summary of a run: what lists and cards show without reading its points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SPARK_POINTS = 64
+
+
+class ImportedLog(BaseModel):
+    """Source of a run imported from another program's log. `has_time`: its points carry times."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    file: str = ""
+    format: str = ""
+    tokens_per_step: float | None = None
+    flops_per_step: float | None = None
+    has_time: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class RunSummary(BaseModel):
+    """Newest values, best val_loss and sparkline of a run.
+
+    `last`: newest value by metric. `spark`: at most 64 (step, train_loss), every `spark_stride`-th step. `not_finite`: by metric the first step
+    whose value was not finite; such points are not stored. `result`: the numbers of the finished job's result. `imported`: for runs of other
+    programs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    last: dict[str, float] = Field(default_factory=dict)
+    spark: tuple[tuple[int, float], ...] = ()
+    spark_stride: int = 1
+    best_val_loss: float | None = None
+    best_val_step: int | None = None
+    not_finite: dict[str, int] = Field(default_factory=dict)
+    result: dict[str, int | float | str | bool] = Field(default_factory=dict)
+    imported: ImportedLog | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any] | None) -> Self:
+        """Read the stored form; an empty summary where nothing was stored."""
+        return cls.model_validate(stored or {})
+
+    def dump(self) -> dict[str, Any]:
+        """Return the form that is stored: the fields that are not empty."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def add(self, points: Iterable[tuple[int, Mapping[str, float | None]]]) -> Self:
+        """Return the summary with points of ascending steps, each (step, value by metric).
+
+        A full sparkline drops every second point and doubles its stride, so that it never needs a query.
+        """
+        last, spark, stride = dict(self.last), list(self.spark), self.spark_stride
+        best, best_step, not_finite = self.best_val_loss, self.best_val_step, dict(self.not_finite)
+        for step, values in points:
+            finite = {name: value for name, value in values.items() if value is not None and isfinite(value)}
+            last.update(finite)
+            for name in values.keys() - finite.keys():
+                not_finite.setdefault(name, step)
+            if "val_loss" in finite and (best is None or finite["val_loss"] < best):
+                best, best_step = finite["val_loss"], step
+            if "train_loss" in finite and (not spark or step >= spark[-1][0] + stride):
+                spark.append((step, round(finite["train_loss"], 5)))
+                if len(spark) > SPARK_POINTS:
+                    spark, stride = spark[::2], stride * 2
+        changes = {"last": last, "spark": tuple(spark), "spark_stride": stride, "not_finite": not_finite}
+        return self.model_copy(update={**changes, "best_val_loss": best, "best_val_step": best_step})
+
+    def drop_after(self, step: int) -> Self:
+        """Return the summary of a run that continues after `step`; 0: from its start."""
+        changes: dict[str, Any] = {
+            "spark": tuple(point for point in self.spark if point[0] <= step),
+            "not_finite": {name: first for name, first in self.not_finite.items() if first <= step},
+            "result": {},
+        }
+        if (self.best_val_step or 0) > step:
+            changes |= {"best_val_loss": None, "best_val_step": None}
+        if step == 0:
+            changes["last"] = {}
+        return self.model_copy(update=changes)
