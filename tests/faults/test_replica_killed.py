@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,8 +13,12 @@ from pathlib import Path
 import openai
 import pytest
 
+from backend.domain.jobs.states import JobKind
 from backend.gateway.directory import ReplicaAddress
+from jobs.environment import child_environment
+from jobs.memory_limit import job_limit_bytes
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
+from tests.support.jobs import make_spec
 from tests.support.serving_networks import make_llama, save_checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
@@ -27,9 +30,8 @@ def replica_process(root: Path, name: str) -> Iterator[tuple[subprocess.Popen[by
     folder = root / name
     folder.mkdir()
     payload = {"checkpoint": "checkpoint", "name": "tiny", "internal_token": "t", "device": "cpu"}
-    spec = {"id": name, "attempt": 1, "kind": "replica", "payload": payload, "artifacts": str(root), "job_folder": str(folder)}
-    (folder / "job.json").write_text(json.dumps(spec))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    make_spec("replica", payload, root=root, job=name, folder=folder).write(folder / "job.json", memory_bytes=job_limit_bytes())
+    environment = {**child_environment(JobKind.REPLICA), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen([sys.executable, "-m", "jobs.run", "--child", str(folder)], env=environment)
     try:
         events = folder / "events.jsonl"
