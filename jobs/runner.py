@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from backend.domain.jobs.events import (
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind, Status
-from backend.errors import RoundhouseError
+from backend.errors import InvalidInput, RoundhouseError
 from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, Fenced, StoredPayload, claim_job, end_job, give_back, renew, requeue, stop_request
@@ -81,7 +81,10 @@ def execute(ctx: Context, claim: Claim[StoredPayload], *, nice: int = 0, stoppin
     child: subprocess.Popen[bytes] | None = None
     tracker: subprocess.Popen[bytes] | None = None
     try:
-        ready = outcomes.prepare(ctx, claim)
+        try:
+            ready = outcomes.prepare(ctx, claim)
+        except InvalidInput as error:  # another attempt would read the same payload
+            return _record_end(ctx, replace(claim, restarts_forever=False), folder, Ended(-1, None, JobFailure.of(error), None, 0.0))
         _record_leftovers(ctx, ready)
         child = _start_child(ctx, ready, folder, nice=nice)
         tracker = start_tracking(ready.payload, folder)

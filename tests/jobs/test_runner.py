@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
@@ -36,6 +38,30 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
     job = get_job(ctx, job_id)
     assert (job.status, job.attempt) == (Status.FAILED, 1)
     assert "NoResultFound" in job.error.cause
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "cause", "field"),
+    [
+        (JobKind.EVALUATE, {"kind": "guess"}, "payload of this evaluate job can't be read: evaluation_id: Field required", "evaluation_id"),
+        (JobKind.LOGLIKELIHOOD, {"checkpoint": "b", "rows_file": "r", "tempo": 3}, "tempo is not a field", "tempo"),
+        (JobKind.REPLICA, {"checkpoint": "b", "name": "x"}, "internal_token: Field required", "internal_token"),
+    ],
+    ids=["missing", "unknown field", "a replica, which would restart for ever"],
+)
+def test_a_job_with_a_payload_that_can_not_be_read_fails_once_and_says_why(
+    ctx: Context, kind: JobKind, payload: dict[str, Any], cause: str, field: str
+) -> None:
+    with ctx.db.write() as session:
+        is_replica = kind is JobKind.REPLICA
+        job_id = add_stored_job(session, ctx, kind, payload=payload, restarts_forever=is_replica).id
+    claim = claim_job(ctx, job_id, owner="w#1", host="lab")
+    assert claim is not None
+    assert execute(ctx, claim) is Status.FAILED
+    job = get_job(ctx, job_id)
+    assert (job.status, job.attempt, job.error.field) == (Status.FAILED, 1, field)
+    assert cause in job.error.cause
+    assert "start the work again" in job.error.remedy
 
 
 def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_path: Path) -> None:
