@@ -20,7 +20,6 @@ from tests.support.source_tree import PACKAGES, imported_names, list_modules, pa
 
 BY_NAME = {
     "psycopg": ("backend/db/engine.py", "postgresql+psycopg"),
-    "supervisor": ("backend/cli/up.py", "supervisor.supervisord"),
     "s3fs": ("backend/infra/files/cloud.py", "s3fs"),
 }
 """Dependencies that a library loads by name, with the file and the string that name them."""
