@@ -149,7 +149,7 @@ def test_a_conversation_is_drawn_as_plain_text_whatever_was_written(ctx: Context
     assert "first token 12 ms" in texts(app)
 
 
-def test_a_conversation_that_is_not_there_is_an_error_in_words() -> None:
+def test_an_unknown_conversation_is_named_as_an_error() -> None:
     app = draw("serve/playground.py", conversation="nothing")
     assert "There is no such conversation" in app.error[0].value.replace("\\", "")
 
