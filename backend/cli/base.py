@@ -65,21 +65,21 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
 @command
 def show(base: Annotated[str, typer.Argument(help="Its name or id.")], as_json: JsonFlag = False) -> None:
     """Show a base, or any checkpoint: family, size, licence, source, and of a Hub id the commit."""
-    found = resolve_checkpoint(get_context(), base)
-    lines = [_summary(found), f"Source: {found.source or found.run or 'unknown'}"]
-    lines += [f"{key.replace('_', ' ').capitalize()}: {value}" for key, value in found.facts.items() if value not in (None, "")]
-    emit(checkpoint_data(found), as_json=as_json, text="\n".join(lines))
+    checkpoint = resolve_checkpoint(get_context(), base)
+    lines = [_summary(checkpoint), f"Source: {checkpoint.source or checkpoint.run or 'unknown'}"]
+    lines += [f"{key.replace('_', ' ').capitalize()}: {value}" for key, value in checkpoint.facts.items() if value not in (None, "")]
+    emit(checkpoint_data(checkpoint), as_json=as_json, text="\n".join(lines))
 
 
 @app.command("list")
 @command
 def list_(as_json: JsonFlag = False) -> None:
     """List checkpoints, bases and those of runs."""
-    found = list_checkpoints(get_context())
+    checkpoints = list_checkpoints(get_context())
     emit(
-        {"checkpoints": [checkpoint_data(c) for c in found]},
+        {"checkpoints": [checkpoint_data(c) for c in checkpoints]},
         as_json=as_json,
-        text="\n".join(f"{c.name}  {c.family}  {_count(c.parameters)}" for c in found) or "No checkpoints yet.",
+        text="\n".join(f"{c.name}  {c.family}  {_count(c.parameters)}" for c in checkpoints) or "No checkpoints yet.",
     )
 
 

@@ -76,35 +76,41 @@ def list_(
     as_json: JsonFlag = False,
 ) -> None:
     """List evaluations, newest first."""
-    found = [e for e in list_evaluations(get_context()) if checkpoint in (None, e.checkpoint, e.checkpoint_id)]
-    emit({"evaluations": [as_data(e) for e in found]}, as_json=as_json, text="\n\n".join(map(as_text, found)) or "No evaluations yet.")
+    evaluations = [e for e in list_evaluations(get_context()) if checkpoint in (None, e.checkpoint, e.checkpoint_id)]
+    emit(
+        {"evaluations": [as_data(e) for e in evaluations]},
+        as_json=as_json,
+        text="\n\n".join(map(as_text, evaluations)) or "No evaluations yet.",
+    )
 
 
 @app.command("compare")
 @command
 def compare(first: str, second: str, metric: str | None = None, as_json: JsonFlag = False) -> None:
     """Compare two finished evaluations item by item: second minus first, with interval and p value."""
-    found = compare_evaluations(get_context(), first, second, metric=metric)
-    gap = found.difference
+    comparison = compare_evaluations(get_context(), first, second, metric=metric)
+    gap = comparison.difference
     data: dict[str, Any] = {
-        "metric": found.metric,
-        "n": found.n,
+        "metric": comparison.metric,
+        "n": comparison.n,
         "difference": gap.value,
         "stderr": gap.stderr,
         "interval": _interval(gap.low, gap.high),
-        "p_value": found.p_value,
-        "better": found.better,
-        "wins": found.wins,
-        "losses": found.losses,
-        "ties": found.ties,
-        "method": found.method,
+        "p_value": comparison.p_value,
+        "better": comparison.better,
+        "wins": comparison.wins,
+        "losses": comparison.losses,
+        "ties": comparison.ties,
+        "method": comparison.method,
     }
     shown = "" if gap.low is None else f" [{gap.low:+.4g}, {gap.high:+.4g}]"
-    p_text = "" if found.p_value is None else f", p = {found.p_value:.3g}"
-    verdict = {"first": f"{found.first.checkpoint} is better", "second": f"{found.second.checkpoint} is better"}.get(
-        found.better or "", "undecided"
+    p_text = "" if comparison.p_value is None else f", p = {comparison.p_value:.3g}"
+    verdict = {"first": f"{comparison.first.checkpoint} is better", "second": f"{comparison.second.checkpoint} is better"}.get(
+        comparison.better or "", "undecided"
     )
-    emit(data, as_json=as_json, text=f"{METRIC_LABEL[found.metric]}: {gap.value:+.4g}{shown} on {found.n} items{p_text}: {verdict}")
+    emit(
+        data, as_json=as_json, text=f"{METRIC_LABEL[comparison.metric]}: {gap.value:+.4g}{shown} on {comparison.n} items{p_text}: {verdict}"
+    )
 
 
 def as_data(evaluation: EvaluationView) -> dict[str, Any]:

@@ -34,16 +34,16 @@ def export(
 ) -> None:
     """Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF."""
     ctx = get_context()
-    found = resolve_checkpoint(ctx, checkpoint)
+    resolved = resolve_checkpoint(ctx, checkpoint)
     destination = check_destination(to.expanduser().resolve())
-    asked = export_checkpoint(ctx, found.id, format=format, numbers=numbers, push=push, private=not public, person=LOCAL)
-    job = wait_for_job(ctx, asked.id)
+    queued = export_checkpoint(ctx, resolved.id, format=format, numbers=numbers, push=push, private=not public, person=LOCAL)
+    job = wait_for_job(ctx, queued.id)
     result = job.result_as(ExportResult)
     pushed = result.pushed if result else None
     copy_export(ctx, job, destination)
     files = sorted(path.relative_to(destination).as_posix() for path in destination.rglob("*") if path.is_file())
     data = {
-        "checkpoint": found.name,
+        "checkpoint": resolved.name,
         "format": format,
         "folder": str(destination),
         "files": files,
@@ -51,4 +51,4 @@ def export(
         "pushed": pushed.model_dump() if pushed else None,
     }
     address = f" Pushed to {pushed.url}." if pushed else ""
-    emit(data, as_json=as_json, text=f"Exported {found.name} to {destination}: {len(files)} files.{address}")
+    emit(data, as_json=as_json, text=f"Exported {resolved.name} to {destination}: {len(files)} files.{address}")

@@ -148,7 +148,7 @@ def _pair_data(results: InspectionResults) -> dict[str, Any] | None:
 
 def weights_data(ctx: Context, results: InspectionResults) -> dict[str, Any]:
     """Return the inspection of weights as JSON of the command line."""
-    found: dict[str, Any] = {
+    weights: dict[str, Any] = {
         **_head(ctx, results.inspection),
         **results.inspection.result["facts"],
         "tensors": [
@@ -174,8 +174,8 @@ def weights_data(ctx: Context, results: InspectionResults) -> dict[str, Any]:
     }
     if "changes" in results.inspection.result:
         changes = [{"name": line.name, "relative": line.relative, "cosine": line.cosine} for line in results.changes()]
-        found["changes"] = {**results.inspection.result["changes"], "by_tensor": changes, "without_partner": results.missing}
-    return {"weights": found}
+        weights["changes"] = {**results.inspection.result["changes"], "by_tensor": changes, "without_partner": results.missing}
+    return {"weights": weights}
 
 
 def text_lines(results: InspectionResults) -> list[str]:

@@ -42,15 +42,15 @@ def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[p
 
     A broker of the Redis family writes its title over its environment, so it is known by the folder it works in.
     """
-    mark, found = str(config.resolve()), []
+    mark, leftovers = str(config.resolve()), []
     for process in psutil.process_iter(["pid", "name"]):
         if process.pid == os.getpid():
             continue
         with contextlib.suppress(psutil.Error, OSError):
             is_broker = broker_folder is not None and process.cwd() == str(broker_folder.resolve()) and "-server" in (process.name() or "")
             if is_broker or process.environ().get(SUPERVISED_BY) == mark:
-                found.append(process)
-    return sorted(found, key=lambda process: SUPERVISOR not in " ".join(_command(process)))
+                leftovers.append(process)
+    return sorted(leftovers, key=lambda process: SUPERVISOR not in " ".join(_command(process)))
 
 
 def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: float = SUPERVISOR_STOPS_S) -> int:

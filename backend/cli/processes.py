@@ -39,9 +39,9 @@ def broker_binary() -> str:
         if carried:
             return str(carried[0])
     for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return found
+        path = shutil.which(name)
+        if path:
+            return path
     raise Unavailable(
         "There is no Redis-protocol server on this machine.",
         remedy="Install valkey or redis, or point REDIS_URL at one that runs elsewhere.",

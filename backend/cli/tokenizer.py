@@ -33,10 +33,10 @@ def train(
 ) -> None:
     """Train a tokenizer on a dataset, and wait for it."""
     ctx = get_context()
-    asked = train_tokenizer(ctx, name=name, dataset=dataset, kind=kind, vocab_size=vocab_size, person=LOCAL)
-    assert asked.job_id is not None
-    wait_for_job(ctx, asked.job_id)
-    done = get_tokenizer(ctx, asked.id)
+    queued = train_tokenizer(ctx, name=name, dataset=dataset, kind=kind, vocab_size=vocab_size, person=LOCAL)
+    assert queued.job_id is not None
+    wait_for_job(ctx, queued.job_id)
+    done = get_tokenizer(ctx, queued.id)
     emit(tokenizer_data(done), as_json=as_json, text=_made(done))
 
 
@@ -44,9 +44,9 @@ def train(
 @command
 def list_(as_json: JsonFlag = False) -> None:
     """List tokenizers."""
-    found = list_tokenizers(get_context())
-    lines = [f"{t.name}  {t.kind}  {t.vocab_size or 0:,} entries  {'' if t.is_ready else t.status}".rstrip() for t in found]
-    emit({"tokenizers": [tokenizer_data(t) for t in found]}, as_json=as_json, text="\n".join(lines) or "No tokenizers yet.")
+    tokenizers = list_tokenizers(get_context())
+    lines = [f"{t.name}  {t.kind}  {t.vocab_size or 0:,} entries  {'' if t.is_ready else t.status}".rstrip() for t in tokenizers]
+    emit({"tokenizers": [tokenizer_data(t) for t in tokenizers]}, as_json=as_json, text="\n".join(lines) or "No tokenizers yet.")
 
 
 @app.command("compare")
@@ -58,10 +58,10 @@ def compare(
 ) -> None:
     """Measure tokenizers on datasets: tokens per word, bytes per token, what is unknown; by language."""
     ctx = get_context()
-    asked = request_report(ctx, tokenizers=tokenizers, datasets=dataset, person=LOCAL)
-    assert asked.job_id is not None
-    wait_for_job(ctx, asked.job_id)
-    done = get_report(ctx, asked.id)
+    queued = request_report(ctx, tokenizers=tokenizers, datasets=dataset, person=LOCAL)
+    assert queued.job_id is not None
+    wait_for_job(ctx, queued.job_id)
+    done = get_report(ctx, queued.id)
     emit(report_data(done), as_json=as_json, text="\n".join(_lines(done)))
 
 
@@ -124,10 +124,10 @@ def encoding_data(result: Tokenization) -> dict[str, Any]:
 
 
 def _made(tokenizer: TokenizerView) -> str:
-    rate, asked = tokenizer.facts.get("bytes_per_token"), tokenizer.facts.get("asked_vocab_size")
+    rate, requested = tokenizer.facts.get("bytes_per_token"), tokenizer.facts.get("asked_vocab_size")
     text = f"Trained {tokenizer.name}: {tokenizer.vocab_size:,} entries" + (f", {rate:.2f} bytes per token." if rate else ".")
-    if asked and tokenizer.vocab_size and tokenizer.vocab_size < asked:
-        text += f" The text yields no more; {asked:,} were asked for."
+    if requested and tokenizer.vocab_size and tokenizer.vocab_size < requested:
+        text += f" The text yields no more; {requested:,} were asked for."
     return text
 
 

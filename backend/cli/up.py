@@ -149,8 +149,8 @@ def worker(
 ) -> None:
     """Serve queues on this machine. Needs DATABASE_URL, REDIS_URL and ROUNDHOUSE_HOME (the shared artifacts) of the installation."""
     settings = Settings()
-    wanted = [part.strip() for part in queues.split(",") if part.strip()]
-    unknown = [part for part in wanted if part not in QUEUES]
+    names = [part.strip() for part in queues.split(",") if part.strip()]
+    unknown = [part for part in names if part not in QUEUES]
     if unknown:
         fail(f"There is no queue {unknown[0]!r}. Choose from {', '.join(QUEUES)}.", as_json=as_json, status=2)
     from backend.bootstrap import build_context
@@ -159,5 +159,5 @@ def worker(
         raise RoundhouseError(
             "The broker does not answer.", remedy="Set REDIS_URL to the installation's broker, and check that this machine reaches it."
         )
-    note(f"Serving {', '.join(wanted)}. Ctrl-C stops.")
-    supervise([[worker_program(settings, wanted)]], settings, name=f"worker-{os.getpid()}")
+    note(f"Serving {', '.join(names)}. Ctrl-C stops.")
+    supervise([[worker_program(settings, names)]], settings, name=f"worker-{os.getpid()}")

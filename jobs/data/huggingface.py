@@ -15,7 +15,7 @@ from backend.domain.data.export_formats import SPLIT_NAMES
 from backend.domain.jobs.payloads import HubTarget
 from backend.domain.jobs.results import Pushed
 from backend.errors import Unavailable
-from backend.infra.hub.errors import Wanted, endpoint, hub_errors
+from backend.infra.hub.errors import HubRequest, endpoint, hub_errors
 from jobs.modeling.dataset_files import Split
 from jobs.modeling.hub.push import PUBLIC
 from jobs.reporter import Reporter
@@ -23,7 +23,7 @@ from jobs.reporter import Reporter
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-TARGET = Wanted("repository", "push", "upload the export by hand")
+TARGET = HubRequest("repository", "push", "upload the export by hand")
 OWN_KEYS = ("configs", "dataset_info")  # of a card's front matter: `push_to_hub` writes those of the files that it made
 
 

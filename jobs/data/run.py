@@ -49,7 +49,7 @@ def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
     assert payload.hub is not None
     found = find_hub_dataset(payload.hub.id, revision=payload.hub.revision)
     chosen = found.choose(config=payload.hub.config, split=payload.hub.split)
-    reporter.log(f"{chosen.listing.label}: {found.asked} is commit {found.commit}; licence: {found.licence or 'not stated'}.")
+    reporter.log(f"{chosen.listing.label}: {found.requested} is commit {found.commit}; licence: {found.licence or 'not stated'}.")
     return chosen
 
 

@@ -255,7 +255,7 @@ class TrainingLoop:
             saved_step=saved_step,
         )
         self.reporter.metrics(step, {"train_loss": loss, "grad_norm": grad_norm})
-        self.reporter.emit(NotFiniteEvent(step=step, micro_batch=fault.micro_batch, held=items, kept=saved_step))
+        self.reporter.emit(NotFiniteEvent(step=step, micro_batch=fault.micro_batch, held=items, saved_step=saved_step))
         return fault.to_failure(self.config, autocast=self.autocast)
 
     def _first_not_finite(self, step: int, losses: list[torch.Tensor]) -> int | None:

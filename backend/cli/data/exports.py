@@ -39,8 +39,8 @@ def export(
     ctx = get_context()
     version = resolve_version(ctx, name)
     destination = check_destination(to.expanduser().resolve()) if to is not None else None
-    asked = export_version(ctx, version.id, format=format, push=push, private=not public, person=LOCAL)
-    job = wait_for_job(ctx, asked.id)
+    queued = export_version(ctx, version.id, format=format, push=push, private=not public, person=LOCAL)
+    job = wait_for_job(ctx, queued.id)
     result = DatasetExportResult.model_validate(job.result)
     if destination is not None:
         copy_export(ctx, job, destination)

@@ -48,11 +48,11 @@ def import_(
 ) -> None:
     """Import a source as a new version of a dataset, and wait for it. Asked again after a failure or a stop, it goes on where it ended."""
     ctx = get_context()
-    found = read_source(source, config=config, split=split, revision=revision)
+    import_source = read_source(source, config=config, split=split, revision=revision)
     mapping = dict(part.partition("=")[::2] for part in column or [])
     detected = None
     if kind is None:
-        detected = preview_head(read_source_head(ctx, found, person=LOCAL, encoding=encoding))
+        detected = preview_head(read_source_head(ctx, import_source, person=LOCAL, encoding=encoding))
         kind = detected.kind
         note(detection_text(detected))
     version = import_dataset(
@@ -60,10 +60,10 @@ def import_(
         name=name,
         kind=kind,
         mapping=mapping,
-        source_path=found.path,
-        hub=found.hub,
-        url=found.url,
-        split=found.split,
+        source_path=import_source.path,
+        hub=import_source.hub,
+        url=import_source.url,
+        split=import_source.split,
         encoding=encoding,
         keep_good=not strict,
         val_fraction=val_fraction,
@@ -105,16 +105,16 @@ def read_source(text: str, *, config: str | None = None, split: str | None = Non
     """
     path = Path(text)
     if "://" in text and not text.startswith("hf://"):
-        found = ImportSource(url=text)
+        import_source = ImportSource(url=text)
     elif text.startswith("hf://") or (not path.exists() and not _has_ending(text) and _HUB_ID.fullmatch(text)):
         match = _HUB_ID.fullmatch(text)
         return ImportSource(hub=HubSource(id=match[2] if match else text, config=config, split=split, revision=revision))
     else:
-        found, split = ImportSource(path=path, split=split), None
+        import_source, split = ImportSource(path=path, split=split), None
     for option, value in (("config", config), ("split", split), ("revision", revision)):
         if value is not None:
             raise InvalidInput(f"--{option} is for datasets of the Hub, and {text} is none.", remedy="Leave it out.", field=option)
-    return found
+    return import_source
 
 
 def _has_ending(name: str) -> bool:

@@ -54,44 +54,44 @@ def report(
 
 def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
     """Return what the command line says about a report. Numbers of rows, tokens and lengths are those of the train split."""
-    found = view.report
-    assert found is not None
-    whole = found.model_dump(mode="json")
-    train = whole["splits"].get("train", {})
+    report = view.report
+    assert report is not None
+    fields = report.model_dump(mode="json")
+    train = fields["splits"].get("train", {})
     return {
         "dataset": view.version,
-        "kind": found.kind,
-        "trainer": found.trainer,
-        "tokenizer": found.tokenizer,
-        **whole["question"],
-        "findings": [finding_data(finding) for finding in list_findings(found)],
-        "rows": found.train.rows,
-        "tokens": found.train.tokens,
-        "loss_tokens": found.train.loss_tokens,
-        "tokens_per_epoch": found.epoch.tokens,
-        "steps_per_epoch": found.epoch.steps,
+        "kind": report.kind,
+        "trainer": report.trainer,
+        "tokenizer": report.tokenizer,
+        **fields["question"],
+        "findings": [finding_data(finding) for finding in list_findings(report)],
+        "rows": report.train.rows,
+        "tokens": report.train.tokens,
+        "loss_tokens": report.train.loss_tokens,
+        "tokens_per_epoch": report.epoch.tokens,
+        "steps_per_epoch": report.epoch.steps,
         "epoch_seconds": time.seconds if time else None,
         "measured": {"tokens_per_s": time.tokens_per_s, "run": time.run} if time else None,
-        "truncated_share": found.train.truncated_share,
-        "truncated_rows": found.train.truncated_rows,
-        "lost_tokens": found.train.lost_tokens,
-        "zero_label_rows": found.train.zero_label_rows,
-        "zero_label": whole["zero_label"],
-        "empty_rows": sum(split.empty_rows for split in found.splits.values()),
-        "refused_rows": found.refused_rows,
-        "forged_rows": found.forged_rows,
-        "duplicates": whole["duplicates"],
-        "leakage": whole["leakage"],
-        "contamination": whole["contamination"],
-        "contaminated_rows": found.contaminated_rows,
-        "benchmarks": whole["benchmarks"],
-        "languages": whole["languages"],
-        "encoding_faults": whole["faults"],
-        "packing_efficiency": whole["packing"],
+        "truncated_share": report.train.truncated_share,
+        "truncated_rows": report.train.truncated_rows,
+        "lost_tokens": report.train.lost_tokens,
+        "zero_label_rows": report.train.zero_label_rows,
+        "zero_label": fields["zero_label"],
+        "empty_rows": sum(split.empty_rows for split in report.splits.values()),
+        "refused_rows": report.refused_rows,
+        "forged_rows": report.forged_rows,
+        "duplicates": fields["duplicates"],
+        "leakage": fields["leakage"],
+        "contamination": fields["contamination"],
+        "contaminated_rows": report.contaminated_rows,
+        "benchmarks": fields["benchmarks"],
+        "languages": fields["languages"],
+        "encoding_faults": fields["faults"],
+        "packing_efficiency": fields["packing"],
         "lengths": train.pop("lengths", {}),
-        "splits": whole["splits"],
-        "seconds": found.seconds,
-        "peak_memory_bytes": found.peak_memory_bytes,
+        "splits": fields["splits"],
+        "seconds": report.seconds,
+        "peak_memory_bytes": report.peak_memory_bytes,
     }
 
 
@@ -102,13 +102,13 @@ def finding_data(finding: DataFinding) -> dict[str, Any]:
 
 def report_text(view: DataReportView, time: EpochTime | None) -> str:
     """Say what a report found."""
-    found = view.report
-    assert found is not None
-    lines = [f"{view.version} ({found.kind}) through {found.tokenizer}, context {found.question.context:,}:"]
-    lines += [f"  [{finding.grade}] {finding.text} {finding.remedy}".rstrip() for finding in list_findings(found)]
-    if found.epoch.steps:
+    report = view.report
+    assert report is not None
+    lines = [f"{view.version} ({report.kind}) through {report.tokenizer}, context {report.question.context:,}:"]
+    lines += [f"  [{finding.grade}] {finding.text} {finding.remedy}".rstrip() for finding in list_findings(report)]
+    if report.epoch.steps:
         spent = (
             f", {time.seconds:,.0f} s at {time.tokens_per_s:,.0f} tokens/s as in the run “{time.run}”" if time else ", no measurement yet"
         )
-        lines.append(f"  An epoch reads {found.epoch.tokens:,} tokens in {found.epoch.steps:,} steps{spent}.")
+        lines.append(f"  An epoch reads {report.epoch.tokens:,} tokens in {report.epoch.steps:,} steps{spent}.")
     return "\n".join(lines)

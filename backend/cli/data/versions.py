@@ -62,16 +62,16 @@ def diff(
     as_json: JsonFlag = False,
 ) -> None:
     """Compare two versions: rows that came, went, stayed, changed sides or changed their answer."""
-    told = 0.0
+    reported = 0.0
 
     def progress(share: float) -> None:
-        nonlocal told
-        if share >= told + PROGRESS_STEP:
-            told = share
+        nonlocal reported
+        if share >= reported + PROGRESS_STEP:
+            reported = share
             note(f"{share:.0%} of the rows read")
 
-    found = compare_versions(get_context(), before, after, examples=examples, progress=progress)
-    emit(diff_data(found), as_json=as_json, text=diff_text(found))
+    difference = compare_versions(get_context(), before, after, examples=examples, progress=progress)
+    emit(diff_data(difference), as_json=as_json, text=diff_text(difference))
 
 
 @command
@@ -99,25 +99,25 @@ def derive(
     """
     ctx = get_context()
     version = resolve_version(ctx, name)
-    wanted: list[Change] = []
+    changes: list[Change] = []
     if drop_duplicates or loose:
-        wanted.append(DropDuplicates(loose=loose))
-    for texts, kept in ((keep, True), (leave_out, False)):
+        changes.append(DropDuplicates(loose=loose))
+    for texts, keeps_matches in ((keep, True), (leave_out, False)):
         if texts:
-            wanted.append(Filter(conditions=tuple(_condition(text, version, match_case) for text in texts), keep=kept))
+            changes.append(Filter(conditions=tuple(_condition(text, version, match_case) for text in texts), keep=keeps_matches))
     if sample is not None:
-        wanted.append(Sample(num_rows=sample, seed=seed))
+        changes.append(Sample(num_rows=sample, seed=seed))
     if merge is not None:
-        wanted.append(Merge(other=merge))
+        changes.append(Merge(other=merge))
     if resplit is not None:
-        wanted.append(Resplit(val_fraction=resplit, seed=seed))
+        changes.append(Resplit(val_fraction=resplit, seed=seed))
     if drop_rows or drop_val_rows:
         train = parse_row_numbers(drop_rows or "", rows=version.train_rows)
-        wanted.append(DropRows(train=train, val=parse_row_numbers(drop_val_rows or "", rows=version.val_rows), reason=reason))
-    if len(wanted) != 1:
-        asked = ", ".join(one.change for one in wanted) or "none"
-        raise InvalidInput(f"A new version is made by one change (given: {asked}).", remedy="See `roundhouse data derive --help`.")
-    made = derive_version(ctx, version.id, change=wanted[0], person=LOCAL, name=to)
+        changes.append(DropRows(train=train, val=parse_row_numbers(drop_val_rows or "", rows=version.val_rows), reason=reason))
+    if len(changes) != 1:
+        given = ", ".join(one.change for one in changes) or "none"
+        raise InvalidInput(f"A new version is made by one change (given: {given}).", remedy="See `roundhouse data derive --help`.")
+    made = derive_version(ctx, version.id, change=changes[0], person=LOCAL, name=to)
     assert made.job_id is not None
     wait_for_job(ctx, made.job_id)
     done = version_of_job(ctx, made.job_id)
@@ -131,8 +131,10 @@ def _condition(text: str, version: VersionView, match_case: bool) -> Condition:
         raise InvalidInput(
             f"{text[:80]!r} is no condition.", remedy=f"Write FIELD TEST VALUE, with a test of {', '.join(TEST_WORDS)}.", field="keep"
         )
-    whole = field == "text" and version.kind != "text"
-    return Condition.model_validate({"field": "" if whole else field, "test": test, "value": value.strip(), "match_case": match_case})
+    is_whole_row = field == "text" and version.kind != "text"
+    return Condition.model_validate(
+        {"field": "" if is_whole_row else field, "test": test, "value": value.strip(), "match_case": match_case}
+    )
 
 
 @command
@@ -198,8 +200,8 @@ def _one_version(ctx: Context, name: str) -> VersionView | None:
         get_dataset(ctx, name)
     except NotFound:
         dataset = get_dataset(ctx, name.rpartition("@")[0] or name)
-        found = next((version for version in dataset.versions if version.label == name), None)
-        if found is None:
+        match = next((version for version in dataset.versions if version.label == name), None)
+        if match is None:
             raise
-        return found
+        return match
     return None

@@ -64,14 +64,14 @@ def plan(
         "context": sequence,
     }
     values = {**_read_values(file), **{key: value for key, value in given.items() if value is not None}}
-    found = plan_run(get_context(), parse_plan(values))
+    scaling_plan = plan_run(get_context(), parse_plan(values))
     if recipe is not None:
-        run = found.run_config()
+        run = scaling_plan.run_config()
         if run is None:
             raise InvalidInput("A recipe needs a dataset and a tokenizer.", remedy="Name both.", field="dataset")
         recipe.write_text(run.to_yaml(), encoding="utf-8")
         note(f"Wrote {recipe}.")
-    emit(plan_data(found), as_json=as_json, text=plan_text(found))
+    emit(plan_data(scaling_plan), as_json=as_json, text=plan_text(scaling_plan))
 
 
 @app.command("fit")
@@ -85,22 +85,22 @@ def fit(
 ) -> None:
     """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, and a parabola to each budget that has several sizes."""
     points = parse_points_csv(read_text(file))
-    found = fit_law(points, num_draws=draws, seed=seed)
+    law_fit = fit_law(points, num_draws=draws, seed=seed)
     isoflop = fit_isoflop(points, seed=seed)
-    data = {**fit_data(found, flops=flops), "isoflop": isoflop_data(isoflop)}
-    emit(data, as_json=as_json, text=fit_text(found, isoflop, flops=flops))
+    data = {**fit_data(law_fit, flops=flops), "isoflop": isoflop_data(isoflop)}
+    emit(data, as_json=as_json, text=fit_text(law_fit, isoflop, flops=flops))
 
 
 @app.command("laws")
 @command
 def laws(as_json: JsonFlag = False) -> None:
     """List the published laws with their constants and sources."""
-    found = list_laws()
+    published = list_laws()
     lines = [
         f"{law.key}: {law.title}\n  {', '.join(f'{name} {value:g}' for name, value in law.constants.items())}\n  {law.source}"
-        for law in found
+        for law in published
     ]
-    emit({"laws": [law_data(law) for law in found]}, as_json=as_json, text="\n".join(lines))
+    emit({"laws": [law_data(law) for law in published]}, as_json=as_json, text="\n".join(lines))
 
 
 @app.command("study")

@@ -138,10 +138,10 @@ def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) ->
         lines.append(f"  IsoFLOP profiles: N ~ C^{isoflop.exponent.value:.3f}{_interval(isoflop.exponent, lambda v: f'{v:.3f}')}")
     for profile in isoflop.profiles:
         best = profile.best_parameters
-        found = (
+        best_size = (
             f"best {say_count(best.value)} parameters{_interval(best, say_count)}" if best else "no lowest point among the sizes trained"
         )
-        lines.append(f"    {say_budget(profile.flops)} FLOPs, {len(profile.points)} runs: {found}")
+        lines.append(f"    {say_budget(profile.flops)} FLOPs, {len(profile.points)} runs: {best_size}")
     if flops is not None:
         optimum = fit.law.optimum(flops)
         lines.append(

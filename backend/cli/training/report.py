@@ -52,5 +52,5 @@ def cluster(
         files["deepspeed.json"] = json.dumps(deepspeed_config(config), indent=2) + "\n"
     for name, text in files.items():
         (out / name).write_text(text)
-    found = {"folder": str(out), "files": sorted(files), "share": describe_share(config), "state": NOT_RUN}
-    emit(found, as_json=as_json, text=f"{describe_share(config)}: {', '.join(sorted(files))} in {out}. {NOT_RUN}")
+    data = {"folder": str(out), "files": sorted(files), "share": describe_share(config), "state": NOT_RUN}
+    emit(data, as_json=as_json, text=f"{describe_share(config)}: {', '.join(sorted(files))} in {out}. {NOT_RUN}")

@@ -42,14 +42,14 @@ def problems_despite(given: Mapping[str, Any], *, unreadable: Collection[str] = 
     sound = {name: value for name, value in given.items() if name not in unreadable}
     error = _error_of(sound)
     outside = {str(item["loc"][0]) for item in error.errors() if item["loc"]} if error else set()
-    found = problems_by_field(error) if error and outside else {}
+    out_of_bounds = problems_by_field(error) if error and outside else {}
     sound = {name: value for name, value in sound.items() if name not in outside}
     filled = {**ArchitectureConfig().model_dump(), **fill_defaults(sound)}
     stand_in = {name: filled[name] for name in (*unreadable, *outside) if filled.get(name) is not None}
     other = {name: 2 * value + 2 for name, value in stand_in.items()}
     # what is said with either stand-in does not depend on it
     first, second = (problems_by_field(e) if (e := _error_of({**sound, **values})) else {} for values in (stand_in, other))
-    return {name: words for name, words in first.items() if second.get(name) == words} | found
+    return {name: words for name, words in first.items() if second.get(name) == words} | out_of_bounds
 
 
 def _error_of(values: Mapping[str, Any]) -> ValidationError | None:

@@ -30,17 +30,17 @@ def count_flops(config: ArchitectureConfig, *, context: int, micro_batch: int = 
     scores = 2 * config.num_layers * config.num_heads * (config.head_dim + config.value_dim) * context
     if lora_rank is None:
         return FlopsPerToken(forward=weights + scores, training=3 * (weights + scores))
-    adapters, folded, whole, unneeded = 0, 0, 0, 0
+    adapters, folded, weight_gradients, unneeded = 0, 0, 0, 0
     for matrix in matrices:
         rank = lora_rank * matrix.adapter_ranks
         if matrix.folded:  # a gradient reaches the adapter through the weight's own
             folded += 2 * rank * matrix.size * matrix.copies
-            whole += 2 * matrix.size * matrix.used
+            weight_gradients += 2 * matrix.size * matrix.used
         else:
             adapters += 2 * rank * (matrix.inputs + matrix.outputs) * matrix.used
             unneeded += 2 * (matrix.size + rank * matrix.inputs) * matrix.reads_embedding
     fold = folded // (micro_batch * context)  # done twice in a forward pass: torch tries a parametrisation before it uses it
     return FlopsPerToken(
         forward=weights + scores + adapters + 2 * fold,
-        training=2 * weights + whole + 3 * (scores + adapters) + 4 * fold - unneeded,
+        training=2 * weights + weight_gradients + 3 * (scores + adapters) + 4 * fold - unneeded,
     )

@@ -73,12 +73,12 @@ def _latent_attention(config: ArchitectureConfig) -> Iterator[Matrix]:
 def _feed_forwards(config: ArchitectureConfig) -> Iterator[Matrix]:
     family, width = FAMILIES[config.family], config.width
     mixed = sum(config.has_experts(layer) for layer in range(config.num_layers))
-    whole = config.num_layers - mixed
+    dense = config.num_layers - mixed
     if not family.rotary:  # two matrices and a GELU between
-        yield Matrix("feed_forward", width, config.feed_forward, whole, whole, bias=True)
-        yield Matrix("feed_forward", config.feed_forward, width, whole, whole, bias=True)
-    elif whole:
-        yield from _gated("feed_forward", width, config.feed_forward, whole, adapter_ranks=0 if family.has_experts else 1)
+        yield Matrix("feed_forward", width, config.feed_forward, dense, dense, bias=True)
+        yield Matrix("feed_forward", config.feed_forward, width, dense, dense, bias=True)
+    elif dense:
+        yield from _gated("feed_forward", width, config.feed_forward, dense, adapter_ranks=0 if family.has_experts else 1)
     if mixed:
         experts, picked, size = config.num_experts or 0, config.experts_per_token or 0, config.expert_size
         yield Matrix("router", width, experts, mixed, mixed, folded=True)

@@ -31,19 +31,19 @@ class ImpossibleShape(ValueError):
 
 def problems_by_field(error: ValidationError) -> dict[str, str]:
     """Return the messages of an ArchitectureConfig's validation error by field, for a form to show at each."""
-    found: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ImpossibleShape):
             for problem in cause.problems:
                 message = problem.message[:1].upper() + problem.message[1:] + "."
-                found[problem.field] = f"{found[problem.field]} {message}" if problem.field in found else message
+                messages[problem.field] = f"{messages[problem.field]} {message}" if problem.field in messages else message
         elif item["loc"]:
             text = str(item["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
-            found[str(item["loc"][0])] = f"Must be {text}."
+            messages[str(item["loc"][0])] = f"Must be {text}."
         else:
-            found["family"] = str(item["msg"])
-    return found
+            messages["family"] = str(item["msg"])
+    return messages
 
 
 def fill_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def _family_problems(config: ArchitectureFields, family: Family) -> Iterator[Sha
             f"Leave num_kv_heads out or set it to {config.num_heads}",
         )
     if family.tied is not None and config.tie_embeddings != family.tied:
-        wanted = "on" if family.tied else "off"
-        yield ShapeProblem("tie_embeddings", f"{family.fixed['tie_embeddings']}: switch tie_embeddings {wanted}")
+        setting = "on" if family.tied else "off"
+        yield ShapeProblem("tie_embeddings", f"{family.fixed['tie_embeddings']}: switch tie_embeddings {setting}")
     if "feed_forward" in family.fixed and config.feed_forward != 4 * config.width:
         yield ShapeProblem(
             "feed_forward",
@@ -198,8 +198,8 @@ def _kv_problems(config: ArchitectureFields, family: Family) -> Iterator[ShapePr
 
 
 def _divisors(number: int) -> str:
-    found = [str(n) for n in range(1, number + 1) if number % n == 0]
-    return f"{', '.join(found[:-1])} or {found[-1]}" if len(found) > 1 else found[0]
+    divisors = [str(n) for n in range(1, number + 1) if number % n == 0]
+    return f"{', '.join(divisors[:-1])} or {divisors[-1]}" if len(divisors) > 1 else divisors[0]
 
 
 def _window_problems(config: ArchitectureFields, family: Family) -> Iterator[ShapeProblem]:

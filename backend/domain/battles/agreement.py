@@ -138,11 +138,11 @@ def cohen_kappa(first: Labels, second: Labels) -> float | None:
 
 def _label_counts(units: Iterable[Sequence[Hashable]]) -> FloatArray:
     """Units x labels: how many raters gave the unit this label; units with fewer than two labels are dropped."""
-    kept = [unit for unit in units if len(unit) > 1]
-    index = {label: code for code, label in enumerate(dict.fromkeys(label for unit in kept for label in unit))}
-    rows = np.repeat(np.arange(len(kept)), [len(unit) for unit in kept])
-    columns = np.array([index[label] for unit in kept for label in unit], dtype=np.int64)
-    counts = np.zeros((len(kept), len(index)))
+    pairable = [unit for unit in units if len(unit) > 1]
+    index = {label: code for code, label in enumerate(dict.fromkeys(label for unit in pairable for label in unit))}
+    rows = np.repeat(np.arange(len(pairable)), [len(unit) for unit in pairable])
+    columns = np.array([index[label] for unit in pairable for label in unit], dtype=np.int64)
+    counts = np.zeros((len(pairable), len(index)))
     np.add.at(counts, (rows, columns), 1.0)
     return counts
 

@@ -95,9 +95,9 @@ def _columns(names: Sequence[str], where: str) -> dict[str, str]:
     columns = {field: next((name for name in known if name in names), "") for field, known in COLUMNS.items()}
     missing = [field for field, column in columns.items() if not column]
     if missing:
-        found = ", ".join(names)[:300] or "nothing"
+        available = ", ".join(names)[:300] or "nothing"
         raise InvalidInput(
-            f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; {where} has {found}.",
+            f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; {where} has {available}.",
             remedy=COLUMNS_REMEDY,
             field=missing[0],
         )

@@ -49,5 +49,5 @@ class InspectionConfig(BaseModel):
 
 def inspection_fingerprint(config: InspectionConfig, *, subject: str, other: str | None) -> str:
     """Return the SHA-256 that equal requests share. `subject` and `other` identify the weights."""
-    asked = {"version": INSPECTION_VERSION, "subject": subject, "other": other, **config.model_dump(mode="json")}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    request = {"version": INSPECTION_VERSION, "subject": subject, "other": other, **config.model_dump(mode="json")}
+    return hashlib.sha256(json.dumps(request, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -120,13 +120,13 @@ class MicroBatchHalvedEvent(Event):
 
 
 class NotFiniteEvent(Event):
-    """The loss or a gradient was not finite. `micro_batch` (from 1) is at fault and holds `held`; the state of step `kept` is saved."""
+    """The loss or a gradient was not finite. `micro_batch` (from 1) is at fault and holds `held`; the state of `saved_step` is on disk."""
 
     type: Literal["not_finite"] = "not_finite"
     step: int
     micro_batch: int | None = None
     held: str = ""
-    kept: int | None = None
+    saved_step: int | None = None
 
 
 class ItemEvent(Event):

@@ -30,8 +30,8 @@ def frontier_line(law: ScalingLaw, low_flops: float, high_flops: float, *, ceili
     """Return a law's lowest loss for each budget, with the band of its draws; losses above `ceiling` (guessing) are left out."""
     budgets = np.geomspace(low_flops, high_flops, NUM_POINTS)
     losses = np.array([law.optimum(float(budget)).loss for budget in budgets])
-    kept = losses <= (ceiling if ceiling is not None else math.inf)
-    budgets, losses = budgets[kept], losses[kept]
+    below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
+    budgets, losses = budgets[below_ceiling], losses[below_ceiling]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     top = ceiling if ceiling is not None else math.inf
@@ -59,8 +59,8 @@ def profile_line(law: ScalingLaw, flops: float, *, name: str, spread: float = 16
     best = law.optimum(flops).parameters
     sizes = best * np.geomspace(1 / spread, spread, NUM_POINTS)
     losses = np.array([law.loss(float(n), flops / FLOPS_PER_PARAMETER_TOKEN / float(n)) for n in sizes])
-    kept = losses <= (ceiling if ceiling is not None else math.inf)
-    return Line(name, tuple(sizes[kept].tolist()), tuple(losses[kept].tolist()), is_own=law.is_own)
+    below_ceiling = losses <= (ceiling if ceiling is not None else math.inf)
+    return Line(name, tuple(sizes[below_ceiling].tolist()), tuple(losses[below_ceiling].tolist()), is_own=law.is_own)
 
 
 def parabola_line(profile: Profile, *, name: str) -> Line:

@@ -67,8 +67,8 @@ def fit_law(
     centre = np.array([n.mean(), d.mean()])
     n, d = n - centre[0], d - centre[1]
     starts = _starts(n, d, np.exp(loss))
-    found, values = minimise_huber(starts, n, d, loss, np.ones((1, len(loss))), steps=400, tolerance=1e-12)
-    best = found[values.argmin()]
+    solutions, values = minimise_huber(starts, n, d, loss, np.ones((1, len(loss))), steps=400, tolerance=1e-12)
+    best = solutions[values.argmin()]
     weights = np.random.default_rng(seed).multinomial(len(loss), np.full(len(loss), 1 / len(loss)), size=num_draws).astype(np.float64)
     start = best.copy()
     start[0] = max(start[0], np.log(0.5) + loss.min())  # from E = 0 no resample would find its way back: there is no slope
@@ -136,8 +136,8 @@ def minimise_huber(
         better = value <= best[active]  # False for NaN
         gain = np.where(better, best[active] - value, np.inf)
         rests = (gain <= tolerance * best[active]) & (damping[active] < 0.1)
-        kept = active[better]
-        theta[kept], best[kept] = trial[better], value[better]
+        improved = active[better]
+        theta[improved], best[improved] = trial[better], value[better]
         damping[active] = np.clip(damping[active] * np.where(better, 0.2, 5.0), 1e-12, 1e9)
         active = active[~rests & (damping[active] < 1e8)]
     return theta, best
@@ -197,11 +197,11 @@ def _scatter(residuals: FloatArray) -> float:
 def _stretched_constants(law: ScalingLaw, *, highest_floor: float) -> dict[str, FloatArray]:
     """Return the draws of each constant, spread wider by the law's factor: A and B by their ratios, the others by their differences."""
     assert law.draws is not None
-    found = {}
+    stretched = {}
     for (name, value), draws in zip(law.constants.items(), law.draws.T, strict=True):
-        found[name] = stretch_draws(value, draws, law.stretch) if name in "AB" else value + law.stretch * (draws - value)
-    found["E"] = np.clip(found["E"], 0.0, highest_floor)  # it lies below every loss that was reached
-    return found
+        stretched[name] = stretch_draws(value, draws, law.stretch) if name in "AB" else value + law.stretch * (draws - value)
+    stretched["E"] = np.clip(stretched["E"], 0.0, highest_floor)  # it lies below every loss that was reached
+    return stretched
 
 
 def _law(
@@ -228,20 +228,20 @@ def _law(
 
 
 def _estimate(value: float, draws: FloatArray, method: str, level: float) -> Estimate:
-    found = estimate_of(value, draws, method=method, level=level)
-    if found.low is None or found.high is None:
-        return found
+    estimate = estimate_of(value, draws, method=method, level=level)
+    if estimate.low is None or estimate.high is None:
+        return estimate
     margin = FINEST * abs(value)
-    return Estimate(value, found.stderr, min(found.low, value - margin), max(found.high, value + margin), found.n, method)
+    return Estimate(value, estimate.stderr, min(estimate.low, value - margin), max(estimate.high, value + margin), estimate.n, method)
 
 
 def _warnings(law: ScalingLaw, draws: dict[str, FloatArray]) -> list[str]:
-    found = []
+    warnings = []
     if law.alpha <= 0 or law.beta <= 0:
         word = "parameters" if law.alpha <= 0 else "tokens"
-        found.append(f"In these runs the loss does not fall with more {word}, so there is no optimum to speak of.")
+        warnings.append(f"In these runs the loss does not fall with more {word}, so there is no optimum to speak of.")
     if np.quantile(draws["E"], 0.975) > 20 * max(np.quantile(draws["E"], 0.025), 1e-300):
-        found.append("These runs hardly say where the loss would end (E): larger budgets would tell.")
+        warnings.append("These runs hardly say where the loss would end (E): larger budgets would tell.")
     if np.nanquantile(draws["alpha"], 0.025) <= 0 or np.nanquantile(draws["beta"], 0.025) <= 0:
-        found.append("An exponent's interval reaches zero: more runs, or runs further apart, would tell.")
-    return found
+        warnings.append("An exponent's interval reaches zero: more runs, or runs further apart, would tell.")
+    return warnings

@@ -50,8 +50,8 @@ class PlanConfig(BaseModel):
     def _check_budget(self) -> Self:
         given = [name for name in ("flops", "device_hours", "money_usd") if getattr(self, name) is not None]
         if len(given) != 1:
-            found = f"{' and '.join(given)} are given" if given else "none is given"
-            raise ValueError(f"a plan needs one budget, flops, device_hours or money_usd; {found}")
+            problem = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"a plan needs one budget, flops, device_hours or money_usd; {problem}")
         return self
 
 

@@ -32,19 +32,19 @@ def _smallest(plan: ScalingPlan) -> int:
 
 
 def _about_size(plan: ScalingPlan) -> Iterator[str]:
-    asked, vocabulary = plan.optimum.parameters, plan.architecture.vocab_size
-    if plan.parameters > 1.5 * asked and plan.parameters > 1.5 * _smallest(plan):
+    optimum, vocabulary = plan.optimum.parameters, plan.architecture.vocab_size
+    if plan.parameters > 1.5 * optimum and plan.parameters > 1.5 * _smallest(plan):
         yield (
-            f"The optimum is {say_count(asked)} parameters at the speed measured for {say_count(plan.parameters)}: measured speeds vary "
+            f"The optimum is {say_count(optimum)} parameters at the speed measured for {say_count(plan.parameters)}: measured speeds vary "
             "too much between sizes to settle on one. Run a probe on an idle machine, or plan in FLOPs."
         )
-    elif plan.parameters > 1.5 * asked:
+    elif plan.parameters > 1.5 * optimum:
         yield (
-            f"The optimum is {say_count(asked)} parameters, but with a vocabulary of {vocabulary:,} the smallest network has "
+            f"The optimum is {say_count(optimum)} parameters, but with a vocabulary of {vocabulary:,} the smallest network has "
             f"{say_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary or a larger budget."
         )
-    elif plan.parameters < asked / 1.5:
-        yield f"The optimum is {say_count(asked)} parameters; the largest network here has {say_count(plan.parameters)}."
+    elif plan.parameters < optimum / 1.5:
+        yield f"The optimum is {say_count(optimum)} parameters; the largest network here has {say_count(plan.parameters)}."
     if plan.steps < 200:
         word = "step" if plan.steps == 1 else "steps"
         yield f"The budget covers only {plan.steps} {word} of {plan.batch.tokens:,} tokens. Use a larger budget."

@@ -67,8 +67,8 @@ def _places(header: list[str]) -> dict[str, int]:
 
 
 def _missing(column: str, names: list[str]) -> InvalidInput:
-    found = ", ".join(name[:40] for name in names[:12])
-    return InvalidInput(f"The column {column} is missing; found: {found}.", remedy="A header such as parameters,tokens,loss is read.")
+    columns = ", ".join(name[:40] for name in names[:12])
+    return InvalidInput(f"The column {column} is missing; found: {columns}.", remedy="A header such as parameters,tokens,loss is read.")
 
 
 def _point(row: list[str], places: dict[str, int], *, line: int) -> ScalingPoint:

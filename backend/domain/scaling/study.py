@@ -121,9 +121,9 @@ def plan_study(
 def _shapes(config: StudyConfig, law: ScalingLaw, vocab_size: int, budget: float) -> list[ArchitectureConfig]:
     """Return the networks of one budget, smallest first; where the smallest possible is met several times it is taken once."""
     middle = law.optimum(budget).parameters
-    wanted = middle * np.geomspace(1 / config.spread, config.spread, config.sizes)
-    found = [propose_architecture(float(n), family=config.family, vocab_size=vocab_size, context=config.context) for n in wanted]
-    return list(dict.fromkeys(found))
+    targets = middle * np.geomspace(1 / config.spread, config.spread, config.sizes)
+    architectures = [propose_architecture(float(n), family=config.family, vocab_size=vocab_size, context=config.context) for n in targets]
+    return list(dict.fromkeys(architectures))
 
 
 def _study_run(
@@ -136,11 +136,11 @@ def _study_run(
     unique_tokens: int | None,
 ) -> StudyRun:
     per_token = _per_token(shape, config)
-    wanted = budget / per_token
-    accumulate = max(1, round(batch_tokens_rule(wanted) / (micro_batch * config.context)))
+    target_tokens = budget / per_token
+    accumulate = max(1, round(batch_tokens_rule(target_tokens) / (micro_batch * config.context)))
     per_step = micro_batch * accumulate * config.context
-    steps = max(1, round(wanted / per_step))
-    rate = learning_rate_rule(count_without_embeddings(shape), wanted).value
+    steps = max(1, round(target_tokens / per_step))
+    rate = learning_rate_rule(count_without_embeddings(shape), target_tokens).value
     tokens = steps * per_step
     run = RunConfig(
         name=f"{config.name} {say_budget(budget)} {say_count(count_all(shape))}"[:120],

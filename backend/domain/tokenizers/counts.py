@@ -68,13 +68,13 @@ class TokenCounts:
         }
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def _ratio(part: float, total: float) -> float | None:
+    return part / total if total else None
 
 
 def small_languages(bytes_of: dict[str, int], *, share: float, most: int, keep: Iterable[str] = ()) -> set[str]:
     """Return the languages to be shown together as "other": those with less than `share` of the bytes, and all after the first `most`."""
     total = sum(bytes_of.values())
     ranked = sorted(bytes_of, key=lambda code: (-bytes_of[code], code))
-    kept = set(keep)
-    return {code for place, code in enumerate(ranked) if code not in kept and (place >= most or bytes_of[code] < share * total)}
+    protected = set(keep)
+    return {code for place, code in enumerate(ranked) if code not in protected and (place >= most or bytes_of[code] < share * total)}

@@ -79,5 +79,5 @@ def unknown_token(state: dict[str, Any]) -> tuple[int, str] | None:
     if not isinstance(piece, str) or not isinstance(vocabulary, dict):
         return None
     added = {token.get("content"): token.get("id") for token in state.get("added_tokens") or []}
-    found = vocabulary.get(piece, added.get(piece))
-    return (found, piece) if isinstance(found, int) else None
+    token_id = vocabulary.get(piece, added.get(piece))
+    return (token_id, piece) if isinstance(token_id, int) else None

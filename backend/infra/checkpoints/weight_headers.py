@@ -75,10 +75,10 @@ def parse_header(text: bytes, *, name: str, data_bytes: int) -> dict[str, Tensor
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object's entries. Two readers of a name that occurs twice may take different ones."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         raise ValueError("a name occurs twice")
-    return found
+    return entries
 
 
 def count_parameters(tensors: dict[str, Tensor]) -> int:
@@ -214,9 +214,9 @@ class _GgufReader:
         return self._data[start : self._at].decode("utf-8", "replace")
 
     def _take(self, layout: str) -> tuple[Any, ...]:
-        found = struct.unpack_from("<" + layout, self._data, self._at)
+        values = struct.unpack_from("<" + layout, self._data, self._at)
         self._at += struct.calcsize("<" + layout)
-        return found
+        return values
 
     def _skip(self, length: int) -> None:
         if length > len(self._data) - self._at:

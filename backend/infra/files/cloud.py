@@ -73,16 +73,16 @@ def find_cloud_files(url: str) -> CloudFiles:
     for anonymous in (False, True):
         filesystem = _filesystem(scheme, anonymous=anonymous)
         with _in_words(scheme, shown, last=anonymous) as missing_keys:
-            folder, found = _list(filesystem, root, is_bucket=not key)
+            folder, entries = _list(filesystem, root, is_bucket=not key)
         if not missing_keys:
             break
-    files = [RemoteFile(path.removeprefix(f"{folder}/"), int(info.get("size") or 0), _mark(info)) for path, info in found.items()]
-    wanted = set(most_common_ending(readable([file.path for file in files])))
-    kept = tuple(sorted((file for file in files if file.path in wanted and file.bytes), key=lambda file: file.path))
-    if not kept:
+    files = [RemoteFile(path.removeprefix(f"{folder}/"), int(info.get("size") or 0), _mark(info)) for path, info in entries.items()]
+    readable_paths = set(most_common_ending(readable([file.path for file in files])))
+    selected = tuple(sorted((file for file in files if file.path in readable_paths and file.bytes), key=lambda file: file.path))
+    if not selected:
         what = "is empty or has no ending that rows can be read from" if len(files) == 1 else f"holds no file of rows ({len(files)} files)"
         raise InvalidInput(f"{shown} {what}.", remedy=f"Rows are read from {', '.join(SUFFIXES)}.", field="url")
-    return CloudFiles(scheme, folder, Listing(shown, kept), filesystem)
+    return CloudFiles(scheme, folder, Listing(shown, selected), filesystem)
 
 
 def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -93,14 +93,14 @@ def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str
     info = {"type": "directory"} if is_bucket else answer
     if info["type"] != "directory":
         return root.rpartition("/")[0], {root: info}
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for _, _, files in filesystem.walk(root, detail=True):
-        found.update({str(info["name"]): info for info in files.values() if not str(info["name"]).endswith("/")})
-        if len(found) > MAX_FILES:
+        entries.update({str(info["name"]): info for info in files.values() if not str(info["name"]).endswith("/")})
+        if len(entries) > MAX_FILES:
             raise InvalidInput(f"{root} holds more than {MAX_FILES:,} files.", remedy="Name a folder below it.", field="url")
-    if not found:
+    if not entries:
         raise FileNotFoundError(root)
-    return root, found
+    return root, entries
 
 
 def _mark(info: dict[str, Any]) -> str:

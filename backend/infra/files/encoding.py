@@ -101,9 +101,9 @@ class Utf8Stream:
     def skip(self, size: int) -> None:
         """Pass over the next `size` bytes of UTF-8 (no more than there are)."""
         if self._decoder is None and self._skip is not None:
-            kept = min(size, len(self._head))
-            self._head = self._head[kept:]
-            self._skip(size - kept)
+            from_head = min(size, len(self._head))
+            self._head = self._head[from_head:]
+            self._skip(size - from_head)
             return
         while size > 0 and (data := self.read(min(size, 2**20))):
             self._ready = data[size:]

@@ -75,10 +75,10 @@ class _Sizes:
         self._classes[place] = self._classes.get(place, 0) + 1
 
     def _quantile(self, share: float) -> int:
-        seen, wanted = 0, share * self.rows
+        counted, target = 0, share * self.rows
         for place in sorted(self._classes):
-            seen += self._classes[place]
-            if seen >= wanted:
+            counted += self._classes[place]
+            if counted >= target:
                 size = 0 if place == 0 else round(2 ** ((place - 1) / STEPS_PER_DOUBLING))
                 return min(max(size, self.smallest), self.largest)
         return 0
@@ -102,11 +102,11 @@ def read_index(folder: Path, *, split: str, kind: DatasetKind, progress: Progres
 
     `progress` is told how many rows were read since it was last told.
     """
-    kept = index_file(folder, split)
-    if kept.is_file():
-        return _load(kept)
+    cached = index_file(folder, split)
+    if cached.is_file():
+        return _load(cached)
     index = _make(folder / f"{split}.parquet", kind=kind, progress=progress)
-    _save(index, kept)
+    _save(index, cached)
     return index
 
 

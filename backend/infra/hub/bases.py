@@ -52,11 +52,11 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubRevision:
-    """A repository at one commit. `asked` is the branch, tag or commit that was named; `parameters` and `gguf_family` as the Hub counts."""
+    """A repository at one commit. `requested` is the branch, tag or commit that was named; `parameters` and `gguf_family` as the Hub counts."""
 
     id: str
     commit: str
-    asked: str
+    requested: str
     licence: str | None
     files: dict[str, HubFile]
     parameters: int | None = None
@@ -84,32 +84,32 @@ def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
     Raises NotFound for an id or revision that is not there, InvalidInput, with cause and cure, for one that can't be a base, and
     Unavailable within seconds where the Hub does not answer, is gated or fails.
     """
-    found = look_up(hub, revision=revision)
-    weights = _weights_of(found)
+    hub_revision = look_up(hub, revision=revision)
+    weights = _weights_of(hub_revision)
     if weights.name.endswith(".gguf"):
-        facts = BaseFacts("gguf", found.gguf_family, found.parameters, weights.bytes, found.licence)
-        return HubBase(found, facts, [], [weights])
-    data = [file for file in found.files.values() if _is_data(file)]
-    if not any(name in found.files for name in TOKENIZER_FILES):
+        facts = BaseFacts("gguf", hub_revision.gguf_family, hub_revision.parameters, weights.bytes, hub_revision.licence)
+        return HubBase(hub_revision, facts, [], [weights])
+    data = [file for file in hub_revision.files.values() if _is_data(file)]
+    if not any(name in hub_revision.files for name in TOKENIZER_FILES):
         raise InvalidInput(f"{hub} holds no tokenizer.", remedy="Choose a checkpoint that brings one.", field="source")
     with tempfile.TemporaryDirectory() as place, hub_errors(hub, BASE):
         folder = Path(place, hub.rpartition("/")[2])
         folder.mkdir()
         for file in data:
             if file.name in ("config.json", "tokenizer_config.json", INDEX):
-                (folder / file.name).write_bytes(_read(found, file, end=file.bytes))
+                (folder / file.name).write_bytes(_read(hub_revision, file, end=file.bytes))
         config = check_config(folder)
-        shards = _shards(folder, found) if weights.name == INDEX else [weights]
-        parameters = found.parameters or (_count(found, shards[0]) if len(shards) == 1 else None)
+        shards = _shards(folder, hub_revision) if weights.name == INDEX else [weights]
+        parameters = hub_revision.parameters or (_count(hub_revision, shards[0]) if len(shards) == 1 else None)
     size = sum(file.bytes for file in shards)
-    return HubBase(found, BaseFacts("folder", str(config["model_type"]), parameters, size, found.licence), data, shards)
+    return HubBase(hub_revision, BaseFacts("folder", str(config["model_type"]), parameters, size, hub_revision.licence), data, shards)
 
 
 def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
     """Ask the Hub what a revision (default: main) holds. Raises NotFound, or Unavailable within seconds if it does not answer."""
-    asked = revision or "main"
-    with hub_errors(hub, BASE, revision=asked):
-        info = HfApi(endpoint=endpoint()).model_info(hub, revision=asked, files_metadata=True, timeout=ANSWER_S)
+    requested = revision or "main"
+    with hub_errors(hub, BASE, revision=requested):
+        info = HfApi(endpoint=endpoint()).model_info(hub, revision=requested, files_metadata=True, timeout=ANSWER_S)
         files = {
             sibling.rfilename: HubFile(sibling.rfilename, int(sibling.size or 0), sibling.lfs.sha256 if sibling.lfs else None)
             for sibling in info.siblings or []
@@ -119,8 +119,8 @@ def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
         parameters = info.safetensors.total if info.safetensors else counts.get("total")
         parameters = parameters if isinstance(parameters, int) else None
     if not info.sha or not re.fullmatch("[0-9a-f]{40}", info.sha):
-        raise Unavailable(f"The Hub did not say which commit {asked} of {hub} is.", remedy=BASE.remedy)
-    return HubRevision(hub, info.sha, asked, licence_words(card), files, parameters, str(counts.get("architecture") or "")[:60])
+        raise Unavailable(f"The Hub did not say which commit {requested} of {hub} is.", remedy=BASE.remedy)
+    return HubRevision(hub, info.sha, requested, licence_words(card), files, parameters, str(counts.get("architecture") or "")[:60])
 
 
 @contextmanager
@@ -131,17 +131,17 @@ def open_file(
 
     Raises what the library raises for a refusal or a connection that fails or is silent for `silence_s`.
     """
-    asked = {"Range": f"bytes={start}-{'' if end is None else max(start, end - 1)}"} if start or end is not None else {}
+    range_header = {"Range": f"bytes={start}-{'' if end is None else max(start, end - 1)}"} if start or end is not None else {}
     url = hf_hub_url(revision.id, file.name, revision=revision.commit, endpoint=endpoint())
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **asked}
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", **range_header}
     with get_session().stream("GET", url, headers=headers, timeout=silence_s) as response:
         hf_raise_for_status(response)
         yield response
 
 
-def _read(found: HubRevision, file: HubFile, *, start: int = 0, end: int) -> bytes:
+def _read(revision: HubRevision, file: HubFile, *, start: int = 0, end: int) -> bytes:
     """Return bytes `start` to `end` of a file."""
-    with open_file(found, file, start=start, end=end) as response:
+    with open_file(revision, file, start=start, end=end) as response:
         skipped = 0 if response.status_code == 206 else start
         held = bytearray()
         for chunk in response.iter_bytes():
@@ -151,12 +151,12 @@ def _read(found: HubRevision, file: HubFile, *, start: int = 0, end: int) -> byt
     return bytes(held[skipped : skipped + end - start])
 
 
-def _count(found: HubRevision, file: HubFile) -> int | None:
+def _count(revision: HubRevision, file: HubFile) -> int | None:
     """Count parameters in the header of a file of weights. Raises InvalidInput if it is damaged or cut short."""
-    length = int.from_bytes(_read(found, file, end=8), "little")
+    length = int.from_bytes(_read(revision, file, end=8), "little")
     if not 2 <= length <= min(LARGEST_HEADER_BYTES, file.bytes - 8):
-        raise InvalidInput(f"{file.name} of {found.id} is not a safetensors file: its header claims {length:,} bytes.")
-    header = _read(found, file, start=8, end=8 + length)
+        raise InvalidInput(f"{file.name} of {revision.id} is not a safetensors file: its header claims {length:,} bytes.")
+    header = _read(revision, file, start=8, end=8 + length)
     return count_parameters(parse_header(header, name=file.name, data_bytes=file.bytes - 8 - length))
 
 
@@ -165,11 +165,11 @@ def _is_data(file: HubFile) -> bool:
     return named and is_plain_name(file.name) and file.bytes <= LARGEST_DATA_BYTES
 
 
-def _weights_of(found: HubRevision) -> HubFile:
+def _weights_of(revision: HubRevision) -> HubFile:
     """Return the one file of weights, or the index of several. Raises InvalidInput, in words, if the repository holds no base."""
-    names = found.files
+    names = revision.files
     if "adapter_config.json" in names:
-        raise adapter_refusal(found.id, None)
+        raise adapter_refusal(revision.id, None)
     for name in (WEIGHTS, INDEX):
         if name in names and "config.json" in names:
             return names[name]
@@ -178,24 +178,24 @@ def _weights_of(found: HubRevision) -> HubFile:
         return names[gguf[0]]
     if gguf:
         raise InvalidInput(
-            f"{found.id} holds {len(gguf)} GGUF files: {', '.join(gguf[:SHOWN])}{' ...' if len(gguf) > SHOWN else ''}.",
+            f"{revision.id} holds {len(gguf)} GGUF files: {', '.join(gguf[:SHOWN])}{' ...' if len(gguf) > SHOWN else ''}.",
             remedy="Fetch the one you want, and add that file.",
             field="source",
         )
     pickled = sorted(name for name in names if name.endswith(PICKLE_ENDINGS) and "/" not in name and not name.startswith("training_args"))
     if pickled:
         raise pickle_refusal(
-            found.id, pickled, "Look for a revision with safetensors, or convert it where you trust it and add the folder."
+            revision.id, pickled, "Look for a revision with safetensors, or convert it where you trust it and add the folder."
         )
     raise InvalidInput(
-        f"{found.id} holds no base: a config.json with {WEIGHTS} or {INDEX}, or one .gguf file.", remedy="Check the id.", field="source"
+        f"{revision.id} holds no base: a config.json with {WEIGHTS} or {INDEX}, or one .gguf file.", remedy="Check the id.", field="source"
     )
 
 
-def _shards(folder: Path, found: HubRevision) -> list[HubFile]:
+def _shards(folder: Path, revision: HubRevision) -> list[HubFile]:
     """Return the files that the index names. Raises InvalidInput if it leads out of the repository or names what is not there."""
     names = names_in_index(folder)
-    missing = [name for name in names if name not in found.files]
+    missing = [name for name in names if name not in revision.files]
     if missing:
-        raise InvalidInput(f"{found.id} lacks {len(missing)} of its {len(names)} files of weights: {', '.join(missing[:SHOWN])}.")
-    return [found.files[name] for name in names]
+        raise InvalidInput(f"{revision.id} lacks {len(missing)} of its {len(names)} files of weights: {', '.join(missing[:SHOWN])}.")
+    return [revision.files[name] for name in names]

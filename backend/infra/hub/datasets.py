@@ -29,7 +29,7 @@ class HubDataset:
     """A dataset at one commit. `configs`: config -> split -> paths of the files that can be read."""
 
     id: str
-    asked: str
+    requested: str
     commit: str
     licence: str
     configs: dict[str, Splits]
@@ -47,16 +47,16 @@ class HubDataset:
         if name not in self.configs:
             raise NotFound(f"{self.id} has no config {name!r} (there are: {_listed(names)}).", remedy="Choose one of them.", field="config")
         splits = self.configs[name]
-        wanted = split or ("train" if "train" in splits else next(iter(splits)))
-        if wanted not in splits:
+        chosen = split or ("train" if "train" in splits else next(iter(splits)))
+        if chosen not in splits:
             raise NotFound(
-                f"{self.id} ({name}) has no split {wanted!r} (there are: {_listed(list(splits))}).",
+                f"{self.id} ({name}) has no split {chosen!r} (there are: {_listed(list(splits))}).",
                 remedy="Choose one of them.",
                 field="split",
             )
-        label = " · ".join([self.id, *([name] if name != "default" else []), wanted])
-        facts = {"commit": self.commit, "revision": self.asked, "licence": self.licence}
-        files = tuple(self.files[path] for path in splits[wanted])
+        label = " · ".join([self.id, *([name] if name != "default" else []), chosen])
+        facts = {"commit": self.commit, "revision": self.requested, "licence": self.licence}
+        files = tuple(self.files[path] for path in splits[chosen])
         return HubSplit(self, Listing(label, files, {key: value for key, value in facts.items() if value}))
 
 
@@ -97,30 +97,30 @@ def find_hub_dataset(dataset_id: str, *, revision: str | None = None) -> HubData
     Raises InvalidInput for what is no id, or for a dataset without a file that can be read; NotFound if the Hub has no such dataset or
     revision; Unavailable, within seconds, when it does not answer.
     """
-    asked = revision or "main"
+    requested = revision or "main"
     if not _ID.fullmatch(dataset_id) or ".." in dataset_id:
         raise InvalidInput(
             f"{dataset_id[:120]!r} is not the id of a dataset.", remedy="Write it as owner/name, as on the Hub.", field="hub"
         )
-    if not _REVISION.fullmatch(asked) or ".." in asked:
-        raise InvalidInput(f"{asked[:120]!r} is not a revision.", remedy="Give a branch, a tag or a commit.", field="revision")
-    with hub_errors(dataset_id, DATASET, revision=asked):
+    if not _REVISION.fullmatch(requested) or ".." in requested:
+        raise InvalidInput(f"{requested[:120]!r} is not a revision.", remedy="Give a branch, a tag or a commit.", field="revision")
+    with hub_errors(dataset_id, DATASET, revision=requested):
         from huggingface_hub import HfApi
 
-        info = HfApi(endpoint=endpoint()).dataset_info(dataset_id, revision=asked, files_metadata=True, timeout=ANSWER_S)
+        info = HfApi(endpoint=endpoint()).dataset_info(dataset_id, revision=requested, files_metadata=True, timeout=ANSWER_S)
     if not info.sha or not re.fullmatch("[0-9a-f]{40}", info.sha):
-        raise Unavailable(f"The Hub did not say which commit {asked} of {dataset_id} is.", remedy=DATASET.remedy)
-    return _described(dataset_id, asked, info)
+        raise Unavailable(f"The Hub did not say which commit {requested} of {dataset_id} is.", remedy=DATASET.remedy)
+    return _described(dataset_id, requested, info)
 
 
-def _described(dataset_id: str, asked: str, info: DatasetInfo) -> HubDataset:
+def _described(dataset_id: str, requested: str, info: DatasetInfo) -> HubDataset:
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
     card = dict(vars(info.card_data)) if info.card_data else {}
     configs: dict[str, Splits] = {}
     for config, splits in configs_of(siblings, card).items():
-        kept = {split: most_common_ending(readable(paths)) for split, paths in splits.items()}
-        if found := {split: paths for split, paths in kept.items() if paths}:
-            configs[config] = found
+        readable_splits = {split: most_common_ending(readable(paths)) for split, paths in splits.items()}
+        if non_empty := {split: paths for split, paths in readable_splits.items() if paths}:
+            configs[config] = non_empty
     if not configs:
         others = sorted({os.path.splitext(name)[1] or name for name in siblings} - {".md", ".gitattributes"})
         script = any(name.endswith(".py") for name in siblings)
@@ -133,7 +133,7 @@ def _described(dataset_id: str, asked: str, info: DatasetInfo) -> HubDataset:
         name: RemoteFile(name, int(sibling.size or 0), str(sibling.lfs.sha256 if sibling.lfs else sibling.blob_id or info.sha))
         for name, sibling in siblings.items()
     }
-    return HubDataset(dataset_id, asked, str(info.sha), _licence(card), configs, files)
+    return HubDataset(dataset_id, requested, str(info.sha), _licence(card), configs, files)
 
 
 def _licence(card: dict[str, Any]) -> str:

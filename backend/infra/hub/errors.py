@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class HubRequest:
     """What is asked of the Hub: its noun, the form's field of its id, and how to do without the Hub."""
 
     noun: str
@@ -30,8 +30,8 @@ class Wanted:
         return f"Check the network and HF_ENDPOINT, or fetch the files elsewhere and {self.elsewhere}."
 
 
-BASE = Wanted("checkpoint", "source", "add the folder")
-DATASET = Wanted("dataset", "hub", "import them from disk")
+BASE = HubRequest("checkpoint", "source", "add the folder")
+DATASET = HubRequest("dataset", "hub", "import them from disk")
 
 
 def endpoint() -> str:
@@ -40,7 +40,7 @@ def endpoint() -> str:
 
 
 @contextmanager
-def hub_errors(hub: str, wanted: Wanted, *, revision: str = "") -> Iterator[None]:
+def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator[None]:
     """Turn what the Hub's client raises for the repository `hub` into NotFound, InvalidInput, Unavailable or JobFailed (a full disk)."""
     import httpx2  # slow to import, and most pages ask nothing of the Hub
     from huggingface_hub import errors
@@ -56,34 +56,34 @@ def hub_errors(hub: str, wanted: Wanted, *, revision: str = "") -> Iterator[None
         raise Unavailable(
             f"{hub} is gated: its owner lets in who has agreed to its terms.",
             remedy="Agree on its page, and set HF_TOKEN, for pages and workers, to a key of that account.",
-            field=wanted.field,
+            field=request.field,
         ) from error
     except errors.DisabledRepoError as error:
-        raise NotFound(f"The Hub has closed {hub}.", remedy=f"Choose another {wanted.noun}.", field=wanted.field) from error
+        raise NotFound(f"The Hub has closed {hub}.", remedy=f"Choose another {request.noun}.", field=request.field) from error
     except errors.RepositoryNotFoundError as error:
         raise NotFound(
-            f"The Hub has no {wanted.noun} {hub}, or it is private.",
+            f"The Hub has no {request.noun} {hub}, or it is private.",
             remedy="Check its spelling; for a private one set HF_TOKEN, for pages and workers, to a key that may read it.",
-            field=wanted.field,
+            field=request.field,
         ) from error
     except errors.HFValidationError as error:
-        raise InvalidInput(f"{hub} is no id of the Hub.", remedy="Write it as owner/name.", field=wanted.field) from error
+        raise InvalidInput(f"{hub} is no id of the Hub.", remedy="Write it as owner/name.", field=request.field) from error
     except errors.OfflineModeIsEnabled as error:
-        raise Unavailable(f"{hub} can't be fetched: HF_HUB_OFFLINE is set.", remedy=f"Unset it, or {wanted.elsewhere}.") from error
+        raise Unavailable(f"{hub} can't be fetched: HF_HUB_OFFLINE is set.", remedy=f"Unset it, or {request.elsewhere}.") from error
     except errors.HfHubHTTPError as error:
-        raise _refused(hub, place, error, wanted.remedy) from error
+        raise _refused(hub, place, error, request.remedy) from error
     except httpx2.TimeoutException as error:
-        raise Unavailable(f"The Hub at {place} does not answer within {ANSWER_S:.0f} seconds.", remedy=wanted.remedy) from error
+        raise Unavailable(f"The Hub at {place} does not answer within {ANSWER_S:.0f} seconds.", remedy=request.remedy) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, errors.LocalEntryNotFoundError) as error:
-        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=wanted.remedy) from error
+        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise JobFailed(f"The disk is full: {hub} could not be fetched.", remedy="Free space and try again.") from error
-        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=wanted.remedy) from error
+        raise Unavailable(f"The Hub at {place} can't be reached for {hub}: {_first_line(error)}", remedy=request.remedy) from error
     except RuntimeError as error:  # an upload that broke off
-        raise Unavailable(f"The transfer from or to the Hub at {place} broke off: {_first_line(error)}", remedy=wanted.remedy) from error
+        raise Unavailable(f"The transfer from or to the Hub at {place} broke off: {_first_line(error)}", remedy=request.remedy) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unavailable(f"The Hub at {place} gave an answer that can't be read: {_first_line(error)}", remedy=wanted.remedy) from error
+        raise Unavailable(f"The Hub at {place} gave an answer that can't be read: {_first_line(error)}", remedy=request.remedy) from error
 
 
 def _refused(hub: str, place: str, error: HfHubHTTPError, remedy: str) -> Unavailable:

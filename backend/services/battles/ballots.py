@@ -189,9 +189,9 @@ def record_side_by_side_vote(
 
 
 def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
-    found = session.scalar(select(Campaign).where(Campaign.name == PLAYGROUND))
-    if found is not None:
-        return found
+    existing = session.scalar(select(Campaign).where(Campaign.name == PLAYGROUND))
+    if existing is not None:
+        return existing
     config = CampaignConfig()
     return insert_campaign(session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True)
 
@@ -254,7 +254,7 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
     return _State(
         open_battle=waiting[0] if waiting else None,
-        fresh=_candidates(session, ctx, campaign, votes, seen=assigned),
+        fresh=_candidates(session, ctx, campaign, votes, done=assigned),
         num_open=len(waiting),
         num_cast=len(own),
         quota=config.votes_per_rater,
@@ -266,7 +266,7 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
 
 
 def _candidates(
-    session: Session, ctx: Context, campaign: Campaign, votes: list[HeldVote], *, seen: set[tuple[str, str]]
+    session: Session, ctx: Context, campaign: Campaign, votes: list[HeldVote], *, done: set[tuple[str, str]]
 ) -> list[Candidate]:
     """Return every (prompt, pair) with two different completions that the rater has not seen. Battles open elsewhere count as votes."""
     rows = session.execute(
@@ -287,7 +287,7 @@ def _candidates(
         Candidate(prompt_id, pair, busy[prompt_id, pair_key(pair)], per_prompt[prompt_id])
         for prompt_id, texts in answers.items()
         for pair in combinations(sorted(texts), 2)
-        if texts[pair[0]] != texts[pair[1]] and (prompt_id, pair_key(pair)) not in seen
+        if texts[pair[0]] != texts[pair[1]] and (prompt_id, pair_key(pair)) not in done
     ]
 
 

@@ -75,17 +75,17 @@ def read_prompts(ctx: Context, version: VersionView, *, enough: int) -> list[Mes
             remedy=f"Choose one of kind {', '.join(PROMPT_KINDS)}.",
             field="dataset",
         )
-    found: dict[str, Messages] = {}
+    prompts: dict[str, Messages] = {}
     for split in ("val", "train"):
         for row in read_rows(ctx.artifacts.path(version.folder), split=split, limit=MAX_ROWS):
             messages = prompt_messages(row)
             if messages is not None:
-                found.setdefault(content_hash(messages), messages)
-        if len(found) >= enough:
+                prompts.setdefault(content_hash(messages), messages)
+        if len(prompts) >= enough:
             break
-    if not found:
+    if not prompts:
         raise InvalidInput(f"No row of “{version.label}” holds a prompt.", remedy="Choose another dataset.", field="dataset")
-    return list(found.values())
+    return list(prompts.values())
 
 
 def draw_prompts(prompts: list[Messages], *, num: int, seed: int) -> list[Messages]:

@@ -228,13 +228,13 @@ def _rematch_prompts(ctx: Context, campaign: CampaignView, made: PreferenceSet) 
 
 def _learned_before(session: Session, campaign_id: str | None) -> set[str]:
     """Return the prompts of the preference pairs of a campaign and its ancestors."""
-    found: set[str] = set()
+    hashes: set[str] = set()
     while campaign_id is not None:
         prompts = {pair.prompt for pair in _resolve(session, campaign_id).preferences}
         rows = session.execute(select(CampaignPrompt.id, CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign_id))
-        found |= {digest for prompt, digest in rows if prompt in prompts}
+        hashes |= {digest for prompt, digest in rows if prompt in prompts}
         campaign_id = session.get_one(Campaign, campaign_id).parent_id
-    return found
+    return hashes
 
 
 def _awaited(session: Session, campaign: Campaign) -> Checkpoint | None:

@@ -55,9 +55,9 @@ def rater_for(ctx: Context, person: Person) -> RaterView:
     """Return a person's rater, created at the first call."""
     rater_id = LOCAL_RATER if person.id is None else None
     with ctx.db.read() as session:
-        found = _rater_of(session, person)
-        if found is not None:
-            return _view(found)
+        existing = _rater_of(session, person)
+        if existing is not None:
+            return _view(existing)
     try:
         with ctx.db.write() as session:
             if person.id is not None and session.get(User, person.id) is None:
@@ -70,10 +70,10 @@ def rater_for(ctx: Context, person: Person) -> RaterView:
             return _view(row)
     except IntegrityError:  # a second tab made the row in the same moment
         with ctx.db.read() as session:
-            found = _rater_of(session, person)
-            if found is None:
+            existing = _rater_of(session, person)
+            if existing is None:
                 raise
-            return _view(found)
+            return _view(existing)
 
 
 def find_rater(ctx: Context, person: Person) -> RaterView:

@@ -70,8 +70,8 @@ def standings(ctx: Context, campaign_id: str) -> Standings:
 
 def leader_of(ctx: Context, campaign_id: str) -> str | None:
     """Return the checkpoint id of the contestant with the highest rating; None without votes."""
-    found = standings(ctx, campaign_id)
-    return found.checkpoints[found.table.contestants[0]] if found.table else None
+    current = standings(ctx, campaign_id)
+    return current.checkpoints[current.table.contestants[0]] if current.table else None
 
 
 def export_votes_csv(ctx: Context, campaign_id: str) -> str:

@@ -63,14 +63,14 @@ def look_at_base(ctx: Context, source: str, *, revision: str | None = None, pers
     Raises what `add_base` raises, and InvalidInput, NotFound or Unavailable, with cause and cure, for what the Hub has no base of.
     """
     require_builder(person)
-    found = _source_of(ctx, source, revision, person=person)
-    if found["hub"] is None:
-        path = Path(str(found["source"]))
+    location = _source_of(ctx, source, revision, person=person)
+    if location["hub"] is None:
+        path = Path(str(location["source"]))
         return Outlook(str(path), describe_base(path))
     from backend.infra.hub.bases import look_up_base  # a fifth of a second that other pages need not pay
 
-    base = look_up_base(found["hub"], revision=found["revision"])
-    return Outlook(found["hub"], base.facts, base.revision.commit, base.revision.asked, base.bytes)
+    base = look_up_base(location["hub"], revision=location["revision"])
+    return Outlook(location["hub"], base.facts, base.revision.commit, base.revision.requested, base.bytes)
 
 
 def add_base(
@@ -87,7 +87,7 @@ def add_base(
     place = _source_of(ctx, source, revision, person=person)
     if place["hub"] is None:
         describe_base(Path(str(place["source"])))
-    asked = place["hub"] + (f"@{place['revision']}" if place["revision"] else "") if place["hub"] else source.strip()
+    source_name = place["hub"] + (f"@{place['revision']}" if place["revision"] else "") if place["hub"] else source.strip()
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
             return get_checkpoint(ctx, again)
@@ -103,7 +103,7 @@ def add_base(
             idempotency_key=idempotency_key,
             created_by=person.id,
         )
-        session.add(Checkpoint(id=checkpoint_id, name=name, origin="added", job_id=job.id, source=asked[:400], created_at=ctx.now()))
+        session.add(Checkpoint(id=checkpoint_id, name=name, origin="added", job_id=job.id, source=source_name[:400], created_at=ctx.now()))
     wake(ctx, "cpu")
     return get_checkpoint(ctx, checkpoint_id)
 
@@ -135,15 +135,15 @@ def record_base(session: Session, ctx: Context, claim: Claim[AddBasePayload], re
 
 def _find_candidates(root: Path) -> list[tuple[Path, int]]:
     """Walk below a folder breadth-first; return candidates with a stamp that changes with their files."""
-    found: list[tuple[Path, int]] = []
-    waiting, visited, seen = [(root, 0)], {root}, 0
-    while waiting and len(found) < MAX_OFFERS and seen < MAX_SEEN:
+    candidates: list[tuple[Path, int]] = []
+    waiting, visited, num_entries = [(root, 0)], {root}, 0
+    while waiting and len(candidates) < MAX_OFFERS and num_entries < MAX_SEEN:
         folder, depth = waiting.pop(0)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
             continue  # not ours to read
-        seen += len(entries)
+        num_entries += len(entries)
         files: dict[str, os.stat_result] = {}
         for entry in entries:
             try:
@@ -159,13 +159,13 @@ def _find_candidates(root: Path) -> list[tuple[Path, int]]:
             except OSError:
                 continue  # a link to itself, a file that went away
         if _looks_like_base(set(files)):
-            found.append((folder, hash(tuple((name, state.st_size, state.st_mtime_ns) for name, state in files.items()))))
-        found += [
+            candidates.append((folder, hash(tuple((name, state.st_size, state.st_mtime_ns) for name, state in files.items()))))
+        candidates += [
             (folder / name, hash((state.st_size, state.st_mtime_ns)))
             for name, state in files.items()
             if name.endswith(".gguf") and not is_part_of_gguf(name)
         ]
-    return found[:MAX_OFFERS]
+    return candidates[:MAX_OFFERS]
 
 
 def _looks_like_base(names: set[str]) -> bool:

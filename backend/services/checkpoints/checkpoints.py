@@ -111,13 +111,13 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
         if row is None:
             names = session.scalars(select(Checkpoint.name).where(Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None)))
             raise not_found("checkpoint", name_or_id, names, remedy="Train one, or add a base on the Checkpoints page.")
-        found = _view(session, row)
-    if found.deleted_at is not None:
-        raise Conflict(f"The files of “{found.name}” were deleted.", remedy="Choose another checkpoint.", field="checkpoint")
-    if not found.is_ready:
-        cause = found.error.cause or "its files are still being read"
-        raise Conflict(f"“{found.name}” is not ready: {cause}", remedy="Wait for its job, or add it again.", field="checkpoint")
-    return found
+        checkpoint = _view(session, row)
+    if checkpoint.deleted_at is not None:
+        raise Conflict(f"The files of “{checkpoint.name}” were deleted.", remedy="Choose another checkpoint.", field="checkpoint")
+    if not checkpoint.is_ready:
+        cause = checkpoint.error.cause or "its files are still being read"
+        raise Conflict(f"“{checkpoint.name}” is not ready: {cause}", remedy="Wait for its job, or add it again.", field="checkpoint")
+    return checkpoint
 
 
 def require_writer(session: Session, checkpoint_id: str, *, field: str = "checkpoint") -> None:

@@ -38,15 +38,15 @@ def export_checkpoint(
     Raises InvalidInput for a format, number or repository that can't be, NotFound, Conflict, NotAllowed.
     """
     require_builder(person)
-    found = resolve_checkpoint(ctx, checkpoint)
-    _check(ctx, found, format=format, numbers=numbers, push=push)
+    resolved = resolve_checkpoint(ctx, checkpoint)
+    _check(ctx, resolved, format=format, numbers=numbers, push=push)
     payload = ExportPayload(
-        checkpoint=require_folder(found.folder, what="checkpoint"),
-        checkpoint_id=found.id,
+        checkpoint=require_folder(resolved.folder, what="checkpoint"),
+        checkpoint_id=resolved.id,
         format=format,
         numbers=numbers,
-        name=file_name(found.name),
-        card=card_of(ctx, found),
+        name=file_name(resolved.name),
+        card=card_of(ctx, resolved),
         out=f"exports/{new_id()}",
         push=HubTarget(repo=push, private=private) if push else None,
     )
@@ -57,7 +57,7 @@ def export_checkpoint(
             session,
             ctx,
             payload,
-            title=f"Export {found.name}",
+            title=f"Export {resolved.name}",
             device="cpu",
             idempotency_key=idempotency_key,
             created_by=person.id,
@@ -67,7 +67,7 @@ def export_checkpoint(
     return result
 
 
-def _check(ctx: Context, found: CheckpointView, *, format: str, numbers: str, push: str) -> None:
+def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: str, push: str) -> None:
     if format not in FORMATS:
         raise InvalidInput(f"There is no export format {format!r}.", remedy=f"Choose one of {', '.join(FORMATS)}.", field="format")
     if numbers not in NUMBERS:
@@ -76,8 +76,8 @@ def _check(ctx: Context, found: CheckpointView, *, format: str, numbers: str, pu
         raise InvalidInput(f"{push} is no id of the Hub.", remedy="Write it as owner/name.", field="push")
     if format == "gguf":
         with ctx.db.read() as session:
-            require_writer(session, found.id)
-        if (refusal := gguf_refusal(found.family)) is not None:
+            require_writer(session, checkpoint.id)
+        if (refusal := gguf_refusal(checkpoint.family)) is not None:
             raise InvalidInput(refusal, remedy="Export it as a folder instead; llama.cpp's own converter reads that.", field="format")
 
 

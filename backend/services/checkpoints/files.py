@@ -95,9 +95,9 @@ def _run_of(session: Session, claim: Claim[TrainPayload]) -> Run:
     return session.scalars(select(Run).where(Run.job_id == claim.job_id)).one()
 
 
-def _free_name(session: Session, wanted: str) -> str:
+def _free_name(session: Session, preferred: str) -> str:
     """Return an unused checkpoint name: two runs may have the same name."""
-    name, number = wanted[:150], 2
+    name, number = preferred[:150], 2
     while session.scalar(select(Checkpoint.id).where(Checkpoint.name == name)) is not None:
-        name, number = f"{wanted[:150]} ({number})", number + 1
+        name, number = f"{preferred[:150]} ({number})", number + 1
     return name

@@ -28,7 +28,7 @@ def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, st
     Raises NotFound, NotAllowed for a folder that an account names, Conflict if a checkpoint's files are not there.
     """
     try:
-        found = resolve_checkpoint(ctx, checkpoint)
+        resolved = resolve_checkpoint(ctx, checkpoint)
     except NotFound:
         path = find_path(checkpoint)
         if path is None or not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -36,11 +36,11 @@ def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, st
         if person.id is not None:
             raise NotAllowed("An account asks checkpoints, not folders of the server.", remedy="Add the folder as a base first.") from None
         return path.name, str(path.resolve())
-    if found.folder is None:
-        raise Conflict(f"The files of “{found.name}” are not there.", field="checkpoint")
+    if resolved.folder is None:
+        raise Conflict(f"The files of “{resolved.name}” are not there.", field="checkpoint")
     with ctx.db.read() as session:
-        require_writer(session, found.id)
-    return found.name, found.folder
+        require_writer(session, resolved.id)
+    return resolved.name, resolved.folder
 
 
 def launch_completions(

@@ -98,8 +98,8 @@ class InspectionResults:
         with np.load(self._numbers, allow_pickle=False) as file:
             if name not in file.files:
                 raise NotFound(f"This inspection has no {name.replace('_', ' ')}.")
-            found: Array = file[name]
-            return found
+            values: Array = file[name]
+            return values
 
     def label(self, token: int) -> str:
         """Return the text of a token."""

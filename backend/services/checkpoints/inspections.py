@@ -91,16 +91,18 @@ def launch_inspection(
         raise NotAllowed("Accounts inspect checkpoints, not folders of the server.", remedy="Add the folder as a base first.")
     fingerprint = inspection_fingerprint(config, subject=subject.identity, other=other.identity if other else None)
     with ctx.db.write() as session:
-        found = None if again else _already_there(session, ctx, fingerprint)
-        inspection_id = found or _add_inspection(session, ctx, config, subject=subject, other=other, fingerprint=fingerprint, person=person)
-    if found is None:
+        existing_id = None if again else _already_there(session, ctx, fingerprint)
+        inspection_id = existing_id or _add_inspection(
+            session, ctx, config, subject=subject, other=other, fingerprint=fingerprint, person=person
+        )
+    if existing_id is None:
         wake(ctx, "eval")
-    return replace(get_inspection(ctx, inspection_id), reused=found is not None)
+    return replace(get_inspection(ctx, inspection_id), reused=existing_id is not None)
 
 
 def _subject(ctx: Context, name_or_folder: str) -> _Subject:
     try:
-        found = resolve_checkpoint(ctx, name_or_folder)
+        checkpoint = resolve_checkpoint(ctx, name_or_folder)
     except NotFound:
         path = find_path(name_or_folder)
         files = sorted(path.glob("*.safetensors")) if path is not None else []
@@ -109,9 +111,9 @@ def _subject(ctx: Context, name_or_folder: str) -> _Subject:
         path = path.resolve()
         changed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return _Subject(None, path.name, str(path), f"{path}:{changed}")
-    if found.folder is None:
-        raise Conflict(f"The files of “{found.name}” were deleted.", field="checkpoint")
-    return _Subject(found.id, found.name, found.folder, found.id)
+    if checkpoint.folder is None:
+        raise Conflict(f"The files of “{checkpoint.name}” were deleted.", field="checkpoint")
+    return _Subject(checkpoint.id, checkpoint.name, checkpoint.folder, checkpoint.id)
 
 
 def _already_there(session: Session, ctx: Context, fingerprint: str) -> str | None:

@@ -193,13 +193,13 @@ def _flips(
     """Return the items that differ, the largest differences first."""
     changed = [key for key in common if before[key].get(metric, 0.0) != after[key].get(metric, 0.0)]
     changed.sort(key=lambda key: -abs(after[key].get(metric, 0.0) - before[key].get(metric, 0.0)))
-    kept = changed[:MAX_FLIPS]
-    found: dict[str, dict[str, ItemView]] = {first_id: {}, second_id: {}}
-    query = select(EvaluationItem).where(EvaluationItem.evaluation_id.in_([first_id, second_id]), EvaluationItem.item_hash.in_(kept))
+    largest = changed[:MAX_FLIPS]
+    items: dict[str, dict[str, ItemView]] = {first_id: {}, second_id: {}}
+    query = select(EvaluationItem).where(EvaluationItem.evaluation_id.in_([first_id, second_id]), EvaluationItem.item_hash.in_(largest))
     with ctx.db.read() as session:
         for row in session.scalars(query):
-            found[row.evaluation_id][row.item_hash] = ItemView(row.item_hash, row.position, dict(row.values), dict(row.shown))
-    return tuple(Flip(found[first_id][key], found[second_id][key]) for key in kept)
+            items[row.evaluation_id][row.item_hash] = ItemView(row.item_hash, row.position, dict(row.values), dict(row.shown))
+    return tuple(Flip(items[first_id][key], items[second_id][key]) for key in largest)
 
 
 def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:

@@ -136,8 +136,8 @@ def launch_evaluation(
     fingerprint = fingerprint_of(settings, checkpoint=subject.id)
     with ctx.db.write() as session:
         require_writer(session, subject.id)
-        found = _already_there(session, fingerprint=None if again else fingerprint, idempotency_key=idempotency_key)
-        if found is None:
+        existing_id = _already_there(session, fingerprint=None if again else fingerprint, idempotency_key=idempotency_key)
+        if existing_id is None:
             row = _add_evaluation(
                 session,
                 ctx,
@@ -153,10 +153,10 @@ def launch_evaluation(
             )
             evaluation_id = row.id
         else:
-            evaluation_id = found
-    if found is None:
+            evaluation_id = existing_id
+    if existing_id is None:
         wake(ctx, "eval")
-    return replace(get_evaluation(ctx, evaluation_id), reused=found is not None)
+    return replace(get_evaluation(ctx, evaluation_id), reused=existing_id is not None)
 
 
 def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -> Plan:
@@ -175,9 +175,9 @@ def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -
 def _already_there(session: Session, *, fingerprint: str | None, idempotency_key: str | None) -> str | None:
     query = select(Evaluation.id).join(Job, Job.id == Evaluation.job_id).order_by(Evaluation.created_at.desc()).limit(1)
     if idempotency_key:
-        found = session.scalar(query.where(Job.idempotency_key == idempotency_key))
-        if found:
-            return found
+        existing_id = session.scalar(query.where(Job.idempotency_key == idempotency_key))
+        if existing_id:
+            return existing_id
     if fingerprint is None:
         return None
     return session.scalar(query.where(Evaluation.fingerprint == fingerprint, Job.status.in_([*ACTIVE, Status.FINISHED])))
@@ -231,7 +231,7 @@ def _add_evaluation(
     return row
 
 
-def choose_kind(ctx: Context, version: VersionView, wanted: str) -> EvaluationKind:
+def choose_kind(ctx: Context, version: VersionView, requested: str) -> EvaluationKind:
     """Return how a dataset is scored: `auto` by what its rows hold. Raises InvalidInput for a way that does not suit it."""
     if version.kind not in EVALUATED_KINDS:
         raise InvalidInput(
@@ -240,7 +240,7 @@ def choose_kind(ctx: Context, version: VersionView, wanted: str) -> EvaluationKi
             field="benchmark",
         )
     if version.kind in TEXT_KINDS:
-        if wanted not in ("auto", EvaluationKind.PERPLEXITY):
+        if requested not in ("auto", EvaluationKind.PERPLEXITY):
             raise InvalidInput(
                 f"“{version.dataset}” holds {version.kind}, not questions: it can be scored by perplexity alone.",
                 remedy="Choose a dataset of kind benchmark, or another way of scoring.",
@@ -250,25 +250,25 @@ def choose_kind(ctx: Context, version: VersionView, wanted: str) -> EvaluationKi
     folder = ctx.artifacts.path(version.folder or "")
     first = read_rows(folder, split="train", limit=1) or read_rows(folder, split="val", limit=1)
     has_choices = bool(first and first[0].get("choices"))
-    if wanted == "auto":
+    if requested == "auto":
         return EvaluationKind.MULTIPLE_CHOICE if has_choices else EvaluationKind.GENERATION
-    if wanted == EvaluationKind.PERPLEXITY or (wanted == EvaluationKind.MULTIPLE_CHOICE and not has_choices):
-        way = "perplexity" if wanted == EvaluationKind.PERPLEXITY else "multiple choice"
-        reason = "is a benchmark of questions" if wanted == EvaluationKind.PERPLEXITY else "has no choices"
+    if requested == EvaluationKind.PERPLEXITY or (requested == EvaluationKind.MULTIPLE_CHOICE and not has_choices):
+        way = "perplexity" if requested == EvaluationKind.PERPLEXITY else "multiple choice"
+        reason = "is a benchmark of questions" if requested == EvaluationKind.PERPLEXITY else "has no choices"
         raise InvalidInput(
             f"“{version.dataset}” {reason}: it can't be scored by {way}.", remedy="Choose another way of scoring.", field="kind"
         )
-    return EvaluationKind(wanted)
+    return EvaluationKind(requested)
 
 
-def choose_split(version: VersionView, wanted: Literal["auto", "all", "train", "val"]) -> Split:
+def choose_split(version: VersionView, requested: Literal["auto", "all", "train", "val"]) -> Split:
     """Return the split that is scored. Raises InvalidInput if it has no rows."""
     rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}
-    if wanted == "auto":
+    if requested == "auto":
         return "all" if version.kind == "benchmark" else "val" if version.val_rows else "train"
-    if not rows[wanted]:
-        raise InvalidInput(f"{version.label} has no rows in its {wanted} split.", remedy="Choose another split.", field="split")
-    return wanted
+    if not rows[requested]:
+        raise InvalidInput(f"{version.label} has no rows in its {requested} split.", remedy="Choose another split.", field="split")
+    return requested
 
 
 def list_evaluations(

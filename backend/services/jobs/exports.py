@@ -68,23 +68,23 @@ def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExpo
 def delete_export(ctx: Context, job_id: str, *, person: Person) -> None:
     """Delete what an export wrote here; what was pushed stays on the Hub. Raises Conflict while its job is not over."""
     require_builder(person)
-    found = get_export(ctx, job_id)
-    if found.job.is_active:
+    export = get_export(ctx, job_id)
+    if export.job.is_active:
         raise Conflict("This export is still being written.", remedy="Stop it first.")
-    if found.folder is not None:
-        ctx.artifacts.remove(found.folder)
+    if export.folder is not None:
+        ctx.artifacts.remove(export.folder)
 
 
 def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
     """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it is not there (any more)."""
     require_builder(person)
-    found = get_export(ctx, job_id)
-    if found.folder is None:
+    export = get_export(ctx, job_id)
+    if export.folder is None:
         raise Conflict("This export is not there.", remedy="Ask for it again.")
-    root = ctx.artifacts.path(found.folder)
+    root = ctx.artifacts.path(export.folder)
     if (single := next(root.glob("*.gguf"), None)) is not None:
         return single
-    return zip_folder(ctx, root, name=f"export-{job_id}", size=found.bytes)
+    return zip_folder(ctx, root, name=f"export-{job_id}", size=export.bytes)
 
 
 def check_destination(folder: Path) -> Path:

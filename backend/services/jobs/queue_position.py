@@ -66,9 +66,9 @@ def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
         )
     ).all()
     order = sorted(rows, key=lambda row: (row[2] == Status.QUEUED, row[3], row[4], row[0]))
-    seen: dict[str, int] = {}
+    ahead: dict[str, int] = {}
     positions: dict[str, int] = {}
     for job_id, queue, *_ in order:
-        positions[job_id] = seen.get(queue, 0)
-        seen[queue] = positions[job_id] + 1
+        positions[job_id] = ahead.get(queue, 0)
+        ahead[queue] = positions[job_id] + 1
     return positions

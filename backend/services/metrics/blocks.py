@@ -30,9 +30,9 @@ class Points:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def at(self, kept: npt.NDArray[np.int64]) -> Points:
+    def at(self, indices: npt.NDArray[np.int64]) -> Points:
         """Return the points at these places."""
-        return Points(self.steps[kept], self.values[kept], self.times[kept])
+        return Points(self.steps[indices], self.values[indices], self.times[indices])
 
 
 def metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:

@@ -39,7 +39,7 @@ class _Trace:
     steps: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
     times: array[float] = field(default_factory=lambda: array("d"))
-    whole: tuple[int, str] | None = None  # (number of points, JSON of the downsampled curve)
+    snapshot: tuple[int, str] | None = None  # (number of points, JSON of the downsampled curve)
 
     def extend(self, points: Points) -> None:
         self.steps.frombytes(points.steps.tobytes())
@@ -57,16 +57,16 @@ class _Trace:
 
     def all(self, started: float) -> str:
         """Return the JSON of the downsampled curve, made once per length."""
-        if self.whole is None or self.whole[0] != len(self.steps):
+        if self.snapshot is None or self.snapshot[0] != len(self.steps):
             steps = np.array(self.steps, dtype=np.int64)
             values = np.array(self.values, dtype=np.float64)
-            kept = downsample(steps, values, MAX_POINTS)
-            times = np.array(self.times, dtype=np.float64)[kept]
+            indices = downsample(steps, values, MAX_POINTS)
+            times = np.array(self.times, dtype=np.float64)[indices]
             text = _to_json(
-                steps[kept].tolist(), values[kept].tolist(), times.tolist(), started, is_whole=True, clip=np.percentile(values, CLIP)
+                steps[indices].tolist(), values[indices].tolist(), times.tolist(), started, is_whole=True, clip=np.percentile(values, CLIP)
             )
-            self.whole = (len(self.steps), text)
-        return self.whole[1]
+            self.snapshot = (len(self.steps), text)
+        return self.snapshot[1]
 
 
 @dataclass
@@ -156,8 +156,8 @@ def _to_json(
     places = ",".join(map(str, steps))
     ends = list(clip)
     middle = f"[{','.join(f'{value:.6g}' for value in ends)}]" if all(map(math.isfinite, ends)) else "null"
-    whole = f'true,"clip":{middle}' if is_whole else "false"
-    return f'{{"whole":{whole},"steps":[{places}],"values":[{shown}],"times":[{moments}]}}'
+    flags = f'true,"clip":{middle}' if is_whole else "false"
+    return f'{{"whole":{flags},"steps":[{places}],"values":[{shown}],"times":[{moments}]}}'
 
 
 def _number(value: float, form: str) -> str:

@@ -82,24 +82,24 @@ def read_curve(ctx: Context, run_id: str, name: str, *, after: int = -1, max_poi
         if name_id is None:
             return Curve(name, (), (), 0)
         points = read_points(session, run_id, name_id, after=after)
-    kept = points.at(downsample(points.steps, points.values, max_points))
-    return Curve(name, tuple(kept.steps.tolist()), tuple(kept.values.tolist()), len(points))
+    shown = points.at(downsample(points.steps, points.values, max_points))
+    return Curve(name, tuple(shown.steps.tolist()), tuple(shown.values.tolist()), len(points))
 
 
 def downsample(steps: np.ndarray, values: np.ndarray, max_points: int) -> np.ndarray:
     """Return the indices to keep, first and last point included."""
     if len(steps) <= max_points:
         return np.arange(len(steps))
-    kept = MinMaxLTTBDownsampler().downsample(steps, values, n_out=max_points)
-    return np.asarray(kept, dtype=np.int64)
+    indices = MinMaxLTTBDownsampler().downsample(steps, values, n_out=max_points)
+    return np.asarray(indices, dtype=np.int64)
 
 
 def last_values(ctx: Context, run_id: str) -> dict[str, tuple[int, float]]:
     """Return each metric's newest (step, value)."""
-    found: dict[str, tuple[int, float]] = {}
+    latest: dict[str, tuple[int, float]] = {}
     with ctx.db.read() as session:
         for name_id, name in metric_names(session, run_id):
             query = select(MetricPoint.step, MetricPoint.value).where(MetricPoint.run_id == run_id, MetricPoint.name_id == name_id)
             step, value = session.execute(query.order_by(MetricPoint.step.desc()).limit(1)).one()
-            found[name] = (step, value)
-    return found
+            latest[name] = (step, value)
+    return latest

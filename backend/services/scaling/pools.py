@@ -80,11 +80,11 @@ def list_pools(ctx: Context) -> list[RunPool]:
             if not run.dataset_version_id or not run.tokenizer_id:
                 continue
             key = (run.dataset_version_id, run.tokenizer_id, int(run.config.get("context", 0)))
-            found = read_run(run, job)
-            if isinstance(found, str):
-                left_out[key].append(f"{run.name}: {found}")
+            point = read_run(run, job)
+            if isinstance(point, str):
+                left_out[key].append(f"{run.name}: {point}")
             else:
-                pools[key].append(found)
+                pools[key].append(point)
         versions = labels_of(session, {key[0] for key in pools})
         tokenizers = dict(session.execute(select(Tokenizer.id, Tokenizer.name).where(Tokenizer.id.in_({k[1] for k in pools}))).all())
     found_pools = [
@@ -104,8 +104,8 @@ def list_pools(ctx: Context) -> list[RunPool]:
 
 def find_pool(ctx: Context, *, version_id: str, tokenizer_id: str, context: int) -> RunPool | None:
     """Return the pool of a dataset version, a tokenizer and a context, or None."""
-    wanted = (version_id, tokenizer_id, context)
-    return next((pool for pool in list_pools(ctx) if (pool.version_id, pool.tokenizer_id, pool.context) == wanted), None)
+    key = (version_id, tokenizer_id, context)
+    return next((pool for pool in list_pools(ctx) if (pool.version_id, pool.tokenizer_id, pool.context) == key), None)
 
 
 def read_run(run: Run, job: Job) -> PoolRun | str:

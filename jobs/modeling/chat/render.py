@@ -148,7 +148,7 @@ def _as_text(value: Any, pattern: re.Pattern[str] | None) -> Any:
         return value
     if isinstance(value, str):
         while pattern.search(value):  # the rest of one may spell another
-            value = pattern.sub(lambda found: found[0][0] + BREAK + found[0][1:], value)
+            value = pattern.sub(lambda match: match[0][0] + BREAK + match[0][1:], value)
         return value
     if isinstance(value, dict):
         return {_as_text(key, pattern): _as_text(part, pattern) for key, part in value.items()}
@@ -239,17 +239,17 @@ def training_chats(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
     The first result is `encode_chat`. An answer that the template rewrites once more turns follow is added as a conversation of its own
     that ends with it. One that generation could never render as the template does counts as `skipped`.
     """
-    whole, rewritten = _encode_whole(tokenizer, messages, tools)
+    conversation, rewritten = _encode_whole(tokenizer, messages, tools)
     alone, lost = [], 0
     for index in rewritten:
         single, again = (
-            (whole, [index]) if index == len(messages) - 1 else _encode_whole(tokenizer, messages[: index + 1], tools, only=index)
+            (conversation, [index]) if index == len(messages) - 1 else _encode_whole(tokenizer, messages[: index + 1], tools, only=index)
         )
         if again:
             lost += 1
         else:
             alone.append(single)
-    return [EncodedChat(whole.ids, whole.mask, skipped=lost), *alone]
+    return [EncodedChat(conversation.ids, conversation.mask, skipped=lost), *alone]
 
 
 def _encode_whole(

@@ -73,7 +73,7 @@ def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, targe
 def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, target: Path) -> CheckpointDescription:
     numbers, name = spec.payload.numbers, spec.payload.name or source.name
     reporter.progress(0, 1, unit="", message="Loading the network")
-    whole = base_folder_of(source) if is_adapter(source) else source
+    model_folder = base_folder_of(source) if is_adapter(source) else source
     network = load_network(source)
     check_gguf(network.config)
     target.mkdir(parents=True)
@@ -84,7 +84,7 @@ def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, 
 
     file = target / f"{name}-{numbers}.gguf"
     write_gguf(file, network=network, tokenizer=load_tokenizer(source), name=name, numbers=numbers, watch=watch)
-    described = inspect_folder(whole)
+    described = inspect_folder(model_folder)
     parameters = network.num_parameters()
     changes = {"parameters": parameters, "adapter": False, "dtype": numbers, "bytes": file.stat().st_size, "files": (file.name,)}
     return described.model_copy(update=changes)

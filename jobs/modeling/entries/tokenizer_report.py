@@ -155,7 +155,7 @@ class Survey:
         shared = [TokenCounts(rows=1, bytes=len(text.encode()), characters=len(text), words=count_words(text)) for text in texts]
         for language, own in zip(languages, shared, strict=True):
             self._bytes[language] = self._bytes.get(language, 0) + own.bytes
-        for subject, found, used in zip(self._subjects, self._counts, self._used, strict=True):
+        for subject, by_language, used in zip(self._subjects, self._counts, self._used, strict=True):
             encodings = subject.encode(texts)
             decoded = subject.tokenizer.decode_batch([encoding.ids for encoding in encodings], skip_special_tokens=False)
             for text, back, language, own, encoding in zip(texts, decoded, languages, shared, encodings, strict=True):
@@ -163,7 +163,7 @@ class Survey:
                 used[ids] = True
                 counts.changed = int(back != text)
                 counts.add(own)
-                found.setdefault(language, TokenCounts()).add(counts)
+                by_language.setdefault(language, TokenCounts()).add(counts)
 
     def languages(self) -> list[LanguageShare]:
         """Return the languages with their rows and their share of the bytes, the largest first; small ones together as "other"."""
@@ -180,12 +180,12 @@ class Survey:
         """Return the measures of every subject: over all languages (None), then by language as in `languages`."""
         small, order = self._small(), [entry.code for entry in self.languages()]
         rows = []
-        for place, (found, used) in enumerate(zip(self._counts, self._used, strict=True)):
-            whole, by_language = TokenCounts(), {code: TokenCounts() for code in order}
-            for code, counts in found.items():
-                whole.add(counts)
+        for place, (language_counts, used) in enumerate(zip(self._counts, self._used, strict=True)):
+            total, by_language = TokenCounts(), {code: TokenCounts() for code in order}
+            for code, counts in language_counts.items():
+                total.add(counts)
                 by_language[OTHER if code in small else code].add(counts)
-            rows.append({"tokenizer": place, "language": None, "used_entries": int(used.sum()), **whole.measures()})
+            rows.append({"tokenizer": place, "language": None, "used_entries": int(used.sum()), **total.measures()})
             rows += [{"tokenizer": place, "language": code, **counts.measures()} for code, counts in by_language.items()]
         return rows
 

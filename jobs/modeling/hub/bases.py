@@ -70,7 +70,7 @@ def fetched_base(hub: str, *, revision: str | None, root: Path, keep_free_bytes:
         yield Fetched(cached, cached.name, None, is_ours=False)
         return
     resolved = base.revision
-    reporter.log(f"{hub}: {resolved.asked} is commit {resolved.commit}; licence: {resolved.licence or 'not stated'}.")
+    reporter.log(f"{hub}: {resolved.requested} is commit {resolved.commit}; licence: {resolved.licence or 'not stated'}.")
     place = root / f"{hub.replace('/', '--')}--{resolved.commit}"
     with _alone(place, hub):
         try:
@@ -139,7 +139,7 @@ def _append(revision: HubRevision, file: HubFile, part: Path, meter: _Meter, *, 
                 if held > file.bytes:
                     raise Unavailable(f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=BASE.remedy)
                 stream.write(chunk)
-                meter.seen(held, came=len(chunk))
+                meter.received(held, came=len(chunk))
 
 
 class _Meter:
@@ -159,7 +159,7 @@ class _Meter:
         self._before, self._held = self._before + size, 0
         self._report()
 
-    def seen(self, held: int, *, came: int) -> None:
+    def received(self, held: int, *, came: int) -> None:
         """Report the file's bytes so far, `new` of them just received. Raises JobFailed on a stop request."""
         self._held, self._came = held, self._came + came
         if time.monotonic() - self._last >= REPORT_S:

@@ -9,11 +9,11 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from backend.domain.jobs.results import Pushed
 from backend.errors import JobFailed, Unavailable
-from backend.infra.hub.errors import Wanted, endpoint, hub_errors
+from backend.infra.hub.errors import HubRequest, endpoint, hub_errors
 from jobs.reporter import Reporter
 
 PUBLIC = "https://huggingface.co"
-TARGET = Wanted("repository", "push", "upload the export by hand")
+TARGET = HubRequest("repository", "push", "upload the export by hand")
 
 
 def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporter: Reporter) -> Pushed:

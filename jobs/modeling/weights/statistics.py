@@ -33,8 +33,8 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|decoder_layers)\.(\d+)\.(
 
 
 @dataclass(frozen=True)
-class Place:
-    """Place of a tensor in the network: its layer (None outside the layers) and its part of the layer."""
+class TensorPosition:
+    """Position of a tensor in the network: its layer (None outside the layers) and its part of the layer."""
 
     layer: int | None
     part: str
@@ -65,7 +65,7 @@ class TensorStatistics:
     counts: npt.NDArray[np.int64]
 
     @property
-    def place(self) -> Place:
+    def place(self) -> TensorPosition:
         """Return its layer and part."""
         return place_of(self.name)
 
@@ -81,10 +81,12 @@ class TensorChange:
     norm_change: float
 
 
-def place_of(name: str) -> Place:
+def place_of(name: str) -> TensorPosition:
     """Split a tensor's name into layer and part: `model.layers.3.mlp.up_proj.weight` is part `mlp.up_proj.weight` of layer 3."""
     match = _LAYER.search(name)
-    return Place(int(match[1]), match[2]) if match else Place(None, name.removeprefix("model.").removeprefix("transformer."))
+    return (
+        TensorPosition(int(match[1]), match[2]) if match else TensorPosition(None, name.removeprefix("model.").removeprefix("transformer."))
+    )
 
 
 class WeightFolder:
@@ -99,10 +101,10 @@ class WeightFolder:
 
     def __enter__(self) -> WeightFolder:
         if is_adapter(self._folder):
-            seen: set[int] = set()
+            storages: set[int] = set()
             for name, tensor in load_network(self._folder).state_dict().items():
-                if tensor.data_ptr() not in seen:  # a tied head repeats the embedding
-                    seen.add(tensor.data_ptr())
+                if tensor.data_ptr() not in storages:  # a tied head repeats the embedding
+                    storages.add(tensor.data_ptr())
                     self._whole[name] = tensor
             return self
         for file in sorted(self._folder.glob("*.safetensors")):
