@@ -38,22 +38,22 @@ def open_form(ctx: Context) -> None:
 
     `?run=…&set=field:value` is a copy with a change. Without anything in the address it is the starter recipe, if its dataset is there.
     """
-    asked = {name: st.query_params[name] for name in SOURCES if st.query_params.get(name)}
-    if "run" in asked:
-        config = run_detail(ctx, asked["run"]).config
-        fill_form(with_changes(config, asked.get("set", "")).model_copy(update={"name": ""}), origin="copy")
+    query = {name: st.query_params[name] for name in SOURCES if st.query_params.get(name)}
+    if "run" in query:
+        config = run_detail(ctx, query["run"]).config
+        fill_form(with_changes(config, query.get("set", "")).model_copy(update={"name": ""}), origin="copy")
         return
-    recipe = asked.get("recipe") or ("" if asked or not _exists(ctx, RECIPES[STARTER].config.dataset) else STARTER)
+    recipe = query.get("recipe") or ("" if query or not _exists(ctx, RECIPES[STARTER].config.dataset) else STARTER)
     if recipe in RECIPES:
         st.session_state["launch_recipe"] = recipe
         fill_form(RECIPES[recipe].config, origin="recipe")
         return
-    base = resolve_checkpoint(ctx, asked["base"]).name if "base" in asked else None
+    base = resolve_checkpoint(ctx, query["base"]).name if "base" in query else None
     objective = Objective.SFT if base else Objective.PRETRAIN
-    if "dataset" in asked:
-        kind = resolve_version(ctx, asked["dataset"], ready=False).kind
+    if "dataset" in query:
+        kind = resolve_version(ctx, query["dataset"], ready=False).kind
         objective = next((objective for objective, kinds in DATASET_KINDS.items() if kind in kinds), objective)
-    start_form(objective, dataset=asked.get("dataset"), architecture=asked.get("architecture"), base=base)
+    start_form(objective, dataset=query.get("dataset"), architecture=query.get("architecture"), base=base)
 
 
 def prepare_form(ctx: Context) -> None:
@@ -127,7 +127,7 @@ def draw_yaml(config: RunConfig | None) -> None:
 
 
 def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, Forecast | None, RoundhouseError | None]:
-    """Return the config as far as it can be read, what it will do if it can be launched, and what is wrong otherwise."""
+    """Return the config if it is valid, its forecast if it can be launched, and the error otherwise."""
     if form.missing:
         return None, None, None
     try:
@@ -140,8 +140,8 @@ def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, Forecast | N
         return config, None, error
 
 
-def launch(ctx: Context, person: Person, config: RunConfig, found: Forecast, parent: RunDetail | None) -> None:
-    """Launch what the form holds. The key is made of the form, so that a double click is one run."""
+def launch(ctx: Context, person: Person, config: RunConfig, expected: Forecast, parent: RunDetail | None) -> None:
+    """Launch the form's run. The key is made of the form, so that a double click launches one run."""
     key = hashlib.sha256(f"{st.session_state['launch_nonce']}{config.model_dump_json()}".encode()).hexdigest()[:40]
     with errors_shown():
         run = launch_run(
@@ -149,53 +149,53 @@ def launch(ctx: Context, person: Person, config: RunConfig, found: Forecast, par
             config,
             person=person,
             idempotency_key=f"page:{key}",
-            parts=found.parts,
+            parts=expected.parts,
             parent=parent.run.id if parent else None,
-            warnings=found.warnings,
+            warnings=expected.warnings,
         )
         st.switch_page(routes.RUN, query_params={"run": run.id})
 
 
 def say_button(form: FormState, problem: RoundhouseError | None, *, accepted: bool) -> str:
-    """Name what is missing for a launch."""
+    """Return the label of the launch button: what is missing, or Launch."""
     if form.missing:
         return "Choose " + " and ".join(form.missing)
     return "Correct the values first" if problem is not None else "Launch" if accepted else "Accept the warnings first"
 
 
 def draw_one_run(ctx: Context, person: Person) -> None:
-    """Draw form, what will happen, YAML and the one button."""
+    """Draw form, estimate, YAML and the launch button."""
     parent = run_detail(ctx, st.query_params["run"]) if st.query_params.get("run") else None
     left, right = _halves()
     with left:
         form = draw_run_form(ctx)
-    config, found, problem = check(ctx, form)
+    config, expected, problem = check(ctx, form)
     mark_fields(problem)
     with left:
         if problem is not None:
             draw_problem(problem)
-        accepted = draw_warnings(found.warnings) if found else False
+        accepted = draw_warnings(expected.warnings) if expected else False
         label = say_button(form, problem, accepted=accepted)
-        ready = config is not None and found is not None and accepted
+        ready = config is not None and expected is not None and accepted
         clicked = st.button(label, key="launch_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
-        if clicked and config is not None and found is not None:
-            launch(ctx, person, config, found, parent)
+        if clicked and config is not None and expected is not None:
+            launch(ctx, person, config, expected, parent)
     with right:
         if config is not None:
             if parent is not None:
                 draw_changes(parent, config)
-            draw_estimate(ctx, person, config, found)
-            draw_report_link(config, found.parts.report if found else None)
+            draw_estimate(ctx, person, config, expected)
+            draw_report_link(config, expected.parts.report if expected else None)
         draw_yaml(config)
 
 
 def draw_a_sweep(ctx: Context, person: Person) -> None:
-    """Draw the sweeps there are, the form of the run that is varied, and what varies."""
+    """Draw the list of sweeps, the form of the run that is varied, and the form of the search."""
     draw_sweeps(ctx)
     left, right = _halves()
     with left:
         form = draw_run_form(ctx, named=False)
-    config, found, problem = check(ctx, form)
+    config, expected, problem = check(ctx, form)
     mark_fields(problem)
     if config is None or problem is not None:
         with left:
@@ -211,15 +211,15 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
     except InvalidInput as error:
         problem = error
     with right:
-        if sweep is not None and found is not None:
-            draw_sweep_estimate(ctx, person, sweep, forecast_sweep(ctx, sweep, base=found), found)
+        if sweep is not None and expected is not None:
+            draw_sweep_estimate(ctx, person, sweep, forecast_sweep(ctx, sweep, base=expected), expected)
             draw_sweep_preview(sweep)
         else:
-            draw_estimate(ctx, person, config, found)
+            draw_estimate(ctx, person, config, expected)
     with left:
         if problem is not None:
             draw_problem(problem)
-        accepted = draw_warnings(found.warnings) if found else False
+        accepted = draw_warnings(expected.warnings) if expected else False
         label = f"Launch {sweep.num_runs} runs" if sweep and accepted else say_button(form, problem, accepted=accepted)
         ready = sweep is not None and accepted
         clicked = st.button(label, key="sweep_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
@@ -236,7 +236,7 @@ def _halves() -> tuple[DeltaGenerator, DeltaGenerator]:
 
 def main() -> None:
     """Draw the form of one run, or of a sweep."""
-    with page_frame("Launch", "A dataset and a network become a run. It waits in the queue until a worker takes it.", way_back=True) as (
+    with page_frame("Launch", "Train a network on a dataset. The run waits in the queue until a worker takes it.", way_back=True) as (
         ctx,
         person,
     ):

@@ -1,7 +1,7 @@
-"""What the backward pass needs kept of the forward pass, byte by byte, for every family. Arithmetic.
+"""Activations that autograd saves for the backward pass, in bytes, for every family. Pure.
 
-Counted from what the operators of transformers' modules save for autograd, each storage once: with `low` bytes for what autocast
-computes in bf16 and 4 for what stays in fp32 (norms, residual stream, loss). The tests hold it against the real networks.
+Counted from the tensors that the operators of transformers' modules save, each storage once: with `low` bytes for what autocast
+computes in bf16 and 4 for what stays in fp32 (norms, residual stream, loss). Tests compare it with the real networks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FLOAT, INTEGER = 4, 8  # bytes
 
 @dataclass(frozen=True)
 class SavedBytes:
-    """Bytes kept: for each token, for each pair of a token and a position of its sequence, and whatever the batch is."""
+    """Saved bytes: per token, per pair of a token and a position of its sequence, and independent of the batch."""
 
     per_token: int = 0
     per_pair: int = 0
@@ -33,10 +33,10 @@ class SavedBytes:
 
 @dataclass(frozen=True)
 class ComputeTypes:
-    """In what the forward pass computes: `low` is 2 for bf16 autocast and 4 for fp32. `rank` is that of LoRA, None for all weights.
+    """Number types of the forward pass: `low` is 2 bytes for bf16 autocast and 4 for fp32. `rank` is that of LoRA, None for full training.
 
-    `gpu` says whether attention over keys and values of different widths is fused, which it is there alone. `dropout` says whether the
-    network drops activations.
+    `gpu`: attention over keys and values of different widths is fused, which it is on GPUs alone. `dropout`: the network drops
+    activations.
     """
 
     low: int = FLOAT
@@ -50,7 +50,7 @@ class ComputeTypes:
         return self.low < FLOAT
 
     def read(self, width: int, by: int) -> int:
-        """Return bytes kept of an fp32 input of `width` numbers that `by` linear layers read: in bf16 each casts a copy of its own."""
+        """Return the saved bytes of an fp32 input of `width` numbers that `by` linear layers read: in bf16 each casts its own copy."""
         return (by * self.low * width if self.is_bf16 else FLOAT * width) + self.adapted(by)
 
     @property
@@ -59,22 +59,22 @@ class ComputeTypes:
         return self.rank is not None
 
     def adapted(self, layers: int) -> int:
-        """Return bytes kept by the adapters of so many linear layers: what lies between their two matrices."""
+        """Return the bytes saved by the adapters of so many linear layers: the activations between their two matrices."""
         return layers * self.low * (self.rank or 0)
 
     def norm(self, width: int) -> int:
-        """Return bytes kept by an RMSNorm: its input and scale, and the normed input if its weight is trained."""
+        """Return the bytes saved by an RMSNorm: its input and scale, and the normed input if its weight is trained."""
         return FLOAT * (width * (1 if self.frozen else 2) + 1)
 
 
 def saved_in_block(config: ArchitectureConfig, layer: int, types: ComputeTypes) -> SavedBytes:
-    """Return what is kept of one block, counted from 0."""
-    kept = _saved_by_attention(config, layer, types) + _saved_by_feed_forward(config, layer, types)
-    return kept + _saved_by_dropout(config, layer, types) if types.dropout else kept
+    """Return the saved bytes of one block, counted from 0."""
+    saved = _saved_by_attention(config, layer, types) + _saved_by_feed_forward(config, layer, types)
+    return saved + _saved_by_dropout(config, layer, types) if types.dropout else saved
 
 
 def saved_outside(config: ArchitectureConfig, types: ComputeTypes) -> SavedBytes:
-    """Return what is kept below and above the blocks, the loss left out: token ids, norms, and the head's input and weights."""
+    """Return the saved bytes outside the blocks without the loss: token ids, norms, and the head's input and weights."""
     family, width = FAMILIES[config.family], config.width
     norm = types.norm(width) if family.rotary else FLOAT * (width + 2)
     if config.family == "bloom" and not types.frozen:
@@ -104,21 +104,21 @@ def _saved_by_attention(config: ArchitectureConfig, layer: int, types: ComputeTy
     if family.latent:
         return SavedBytes(norm + output) + _latent(config, types)
     heads, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    if config.family == "bloom":  # no fused kernel: scores and what they become are kept
+    if config.family == "bloom":  # no fused kernel: scores and probabilities are saved
         scores = config.num_heads * (FLOAT + (low if types.is_bf16 else 0))
         return SavedBytes(norm + output + types.read(width, by=1) + low * 4 * heads, per_pair=scores)
     if config.family == "gpt2":
         return SavedBytes(norm + output + types.read(width, by=1) + low * 4 * heads + FLOAT * config.num_heads)
-    kept = SavedBytes(norm + output + types.read(width, by=3) + FLOAT * config.num_heads) + _query_key_norms(config, types)
+    saved = SavedBytes(norm + output + types.read(width, by=3) + FLOAT * config.num_heads) + _query_key_norms(config, types)
     if config.is_global(layer):
-        return kept + SavedBytes(low * 2 * (heads + keys))
-    return kept + SavedBytes(low * 4 * heads, per_pair=low)  # a mask, in numbers; keys and values repeated for every head
+        return saved + SavedBytes(low * 2 * (heads + keys))
+    return saved + SavedBytes(low * 4 * heads, per_pair=low)  # a float mask; keys and values repeated for every head
 
 
 def _saved_by_dropout(config: ArchitectureConfig, layer: int, types: ComputeTypes) -> SavedBytes:
-    """What dropout adds: masks, which a CPU holds as types, and attention weights where dropping them leaves no fused kernel.
+    """Return the bytes that dropout adds: masks, floats on a CPU, and attention weights where dropout rules out a fused kernel.
 
-    GPT-2 and BLOOM drop also what is added to the residual stream.
+    GPT-2 and BLOOM also drop the residual branches.
     """
     low, heads = types.low, config.num_heads
     residual = 2 * (1 if types.gpu else low) * config.width if config.family in ("gpt2", "bloom") else 0
@@ -130,7 +130,7 @@ def _saved_by_dropout(config: ArchitectureConfig, layer: int, types: ComputeType
         return SavedBytes(residual, per_pair=heads * 2 * FLOAT)
     pairs = heads * (3 * FLOAT + (low if types.is_bf16 else 0))
     repeated = low * 2 * (heads - config.num_kv_heads) * config.head_dim if config.is_global(layer) else 0
-    mask = 0 if config.is_global(layer) else low  # one for all heads, no longer kept
+    mask = 0 if config.is_global(layer) else low  # shared by all heads, and not saved with dropout
     return SavedBytes(residual + repeated - FLOAT * heads, per_pair=pairs - mask)
 
 
@@ -150,14 +150,14 @@ def _latent(config: ArchitectureConfig, types: ComputeTypes) -> SavedBytes:
     low, heads, value = types.low, config.num_heads, config.value_dim
     rank, kv_rank, rope = config.query_rank or 0, config.kv_rank or 0, config.rope_head_size or 0
     normed = 0 if types.frozen else low
-    kept = types.read(config.width, by=2)
+    saved = types.read(config.width, by=2)
     if rank:
-        kept += FLOAT * (rank + 1) + normed * rank + types.read(rank, by=1)
-    kept += FLOAT * (kv_rank + 1 + (0 if types.is_bf16 else rope)) + normed * kv_rank + types.read(kv_rank, by=1)
+        saved += FLOAT * (rank + 1) + normed * rank + types.read(rank, by=1)
+    saved += FLOAT * (kv_rank + 1 + (0 if types.is_bf16 else rope)) + normed * kv_rank + types.read(kv_rank, by=1)
     if types.gpu:
-        return SavedBytes(kept + low * 2 * heads * (config.head_dim + value) + FLOAT * heads)
+        return SavedBytes(saved + low * 2 * heads * (config.head_dim + value) + FLOAT * heads)
     written = 0 if types.frozen and types.is_bf16 else low * heads * value
-    return SavedBytes(kept + FLOAT * heads * (2 * config.head_dim + value) + written, per_pair=FLOAT * heads)
+    return SavedBytes(saved + FLOAT * heads * (2 * config.head_dim + value) + written, per_pair=FLOAT * heads)
 
 
 def _saved_by_feed_forward(config: ArchitectureConfig, layer: int, types: ComputeTypes) -> SavedBytes:
@@ -185,18 +185,18 @@ def _experts(config: ArchitectureConfig, types: ComputeTypes) -> int:
     picked, experts, width = config.experts_per_token or 0, config.num_experts or 0, config.width
     shared = (config.shared_experts or 0) * config.expert_size
     readers = 3 if shared and not types.frozen else 1  # the router, and the shared experts where they are trained
-    kept = types.read(width, by=readers) - types.adapted(readers)
+    saved = types.read(width, by=readers) - types.adapted(readers)
     router = FLOAT if config.family != "deepseek_v3" else types.low
     scale = FLOAT if config.family == "mixtral" else types.low
-    kept += router * (experts + picked + 1) + picked * (4 * INTEGER + scale)
+    saved += router * (experts + picked + 1) + picked * (4 * INTEGER + scale)
     if config.family == "deepseek_v3":  # chooses among groups first
-        kept += 3 * INTEGER + experts
-    kept += FLOAT * picked * (2 * width + 4 * config.expert_size)
-    return kept + (_gated(shared, types, adapted=False) if shared else 0)
+        saved += 3 * INTEGER + experts
+    saved += FLOAT * picked * (2 * width + 4 * config.expert_size)
+    return saved + (_gated(shared, types, adapted=False) if shared else 0)
 
 
 def copied_weight_bytes(config: ArchitectureConfig, types: ComputeTypes) -> int:
-    """Return the copies of the blocks' weights that are kept: in bf16 of all that is cast, with LoRA of experts with adapters folded in."""
+    """Return the bytes of saved copies of the blocks' weights: bf16 casts, and with LoRA the experts with adapters merged in."""
     total = 0
     for matrix in list_matrices(config):
         if matrix.part == "output_head":

@@ -1,8 +1,7 @@
-"""The estimate of peak memory, corrected by what was measured of settings like it, and how far it may be off. Arithmetic.
+"""Calibration of the memory estimate on measurements of similar settings, with its leave-one-out error. Pure.
 
-The logarithm of measured over estimated is averaged over the measurements, each weighted by its likeness, and drawn towards what
-arithmetic says, as if that had been measured once too (Nadaraya 1964, doi 10.1137/1109020, with a prior). So a probe of a tiny network
-says little about a large one. The error is that of leaving each measurement out and predicting it from the others.
+The log ratio of measured to estimated bytes is averaged over the measurements, weighted by similarity and shrunk towards zero by a
+prior (kernel regression: Nadaraya 1964, doi 10.1137/1109020). So a probe of a tiny network changes the estimate of a large one little.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from backend.domain.estimates.setting import TrainingSetting
 
 SIZE_SCALE = 1.0
 """Estimates that differ by a factor e count e ** -0.5 as much."""
-OTHER_METHOD, OTHER_FAMILY, OTHER_NUMBERS = 0.3, 0.6, 0.6
-"""What the likeness is multiplied by for another objective or LoRA, another family, another precision or recompute."""
+OTHER_METHOD, OTHER_FAMILY, OTHER_PRECISION = 0.3, 0.6, 0.6
+"""Factors of the similarity for another objective or LoRA, another family, another precision or recompute."""
 PRIOR = 0.5
-LEAST_LIKE = 0.02
-FEWEST_FOR_ERROR, MOST_COUNTED = 3, 32
+MIN_SIMILARITY = 0.02
+MIN_FOR_ERROR, MAX_NEIGHBORS = 3, 32
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class MeasuredPeak:
 
     @cached_property
     def estimated_bytes(self) -> int:
-        """What arithmetic says about it, knowing the lengths."""
+        """The formula's estimate with these lengths."""
         return _estimated_total(self.setting, self.length, self.trained)
 
     @property
@@ -51,9 +50,9 @@ def _estimated_total(setting: TrainingSetting, length: int | None, trained: int 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What an estimate is multiplied by. `error` is the share by which such a prediction is off, None while nothing tells.
+    """A factor for an estimate. `error` is the relative leave-one-out error, None with too few measurements.
 
-    `used` are the places, among the measurements given, of those that it rests on.
+    `used` are the indices of the measurements that it is based on.
     """
 
     factor: float = 1.0
@@ -69,18 +68,20 @@ class _Known:
 
 
 def calibrate(setting: TrainingSetting, estimated_bytes: int, measured: Sequence[MeasuredPeak]) -> Calibration:
-    """Return the correction of an estimate by what was measured on the same device; no correction where nothing is like it."""
-    known = [_Known(like(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index) for index, peak in enumerate(measured)]
-    alike = sorted((each for each in known if each.weight >= LEAST_LIKE), key=lambda each: -each.weight)
-    counted = alike[:MOST_COUNTED]
+    """Return the calibration of an estimate by measurements on the same device; the identity if none is similar."""
+    known = [
+        _Known(similarity(setting, estimated_bytes, peak.setting, peak.estimated_bytes), peak, index) for index, peak in enumerate(measured)
+    ]
+    similar = sorted((each for each in known if each.weight >= MIN_SIMILARITY), key=lambda each: -each.weight)
+    counted = similar[:MAX_NEIGHBORS]
     if not counted:
         return Calibration()
     factor = math.exp(_mean_ratio([(each.weight, each.peak.log_ratio) for each in counted]))
     return Calibration(factor, _error(counted), tuple(each.index for each in counted))
 
 
-def like(setting: TrainingSetting, estimated_bytes: int, other: TrainingSetting, other_bytes: int) -> float:
-    """Return how much a measurement of another setting says about this one, from 0 to 1."""
+def similarity(setting: TrainingSetting, estimated_bytes: int, other: TrainingSetting, other_bytes: int) -> float:
+    """Return the similarity of two settings, from 0 to 1."""
     distance = math.log(max(estimated_bytes, 1) / max(other_bytes, 1)) / SIZE_SCALE
     weight = math.exp(-0.5 * distance * distance)
     if setting.objective != other.objective or (setting.lora_rank is None) != (other.lora_rank is None):
@@ -88,7 +89,7 @@ def like(setting: TrainingSetting, estimated_bytes: int, other: TrainingSetting,
     if setting.architecture.family != other.architecture.family:
         weight *= OTHER_FAMILY
     if (setting.precision, setting.recompute, setting.compiled) != (other.precision, other.recompute, other.compiled):
-        weight *= OTHER_NUMBERS
+        weight *= OTHER_PRECISION
     return weight
 
 
@@ -98,13 +99,13 @@ def _mean_ratio(weighted: Sequence[tuple[float, float]]) -> float:
 
 
 def _error(counted: Sequence[_Known]) -> float | None:
-    """Return the mean error, by likeness, of predicting each measurement from the others; None for too few."""
-    if len(counted) < FEWEST_FOR_ERROR:
+    """Return the mean error, weighted by similarity, of predicting each measurement from the others; None for too few."""
+    if len(counted) < MIN_FOR_ERROR:
         return None
     off = 0.0
     for one in counted:
         others = [
-            (like(one.peak.setting, one.peak.estimated_bytes, other.peak.setting, other.peak.estimated_bytes), other.peak.log_ratio)
+            (similarity(one.peak.setting, one.peak.estimated_bytes, other.peak.setting, other.peak.estimated_bytes), other.peak.log_ratio)
             for other in counted
             if other is not one
         ]

@@ -1,4 +1,4 @@
-"""What devices can compute at most, for the share of it that a run gets (MFU). A table; knows no arithmetic."""
+"""Peak FLOP/s of GPUs, the denominator of MFU."""
 
 from __future__ import annotations
 

@@ -1,21 +1,21 @@
-"""What the loss of the next token holds: the logits of a chunk of tokens, and the gradients that are computed with them."""
+"""Memory of the next-token loss: the logits of a chunk of tokens, and the gradients computed with them."""
 
 from __future__ import annotations
 
 from backend.domain.training.config import Objective
 
 LOGITS_AT_ONCE_BYTES = 64 * 2**20
-"""Logits held at a time, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each."""
+"""Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each."""
 
 PLAIN_COPIES = 3
-"""Of objectives that need each token's log-probability, where the logits fit a chunk: they, and two gradients."""
+"""Copies for objectives that need each token's log-probability, if the logits fit one chunk: they, and two gradients."""
 
 FLOAT = 4
 JOINED = (Objective.PRETRAIN, Objective.SFT)
 
 
 def chunk_rows(tokens: int, vocab_size: int, *, at_once_bytes: int = LOGITS_AT_ONCE_BYTES) -> int:
-    """Return how many tokens have their logits held at a time: chunks of about one size.
+    """Return the tokens per chunk of logits: chunks of about one size.
 
     Example:
         >>> chunk_rows(4096, 32_000)
@@ -26,7 +26,7 @@ def chunk_rows(tokens: int, vocab_size: int, *, at_once_bytes: int = LOGITS_AT_O
 
 
 def loss_bytes(objective: Objective, *, tokens: int, width: int, vocab_size: int, low: int, trains_head: bool) -> tuple[int, int]:
-    """Return the bytes of logits, and of what is there with them, at the moment of the loss.
+    """Return (bytes of the logits, bytes allocated with them) at the moment of the loss.
 
     `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk is there in both types for a moment, and the
     head's weights are cast.

@@ -1,7 +1,7 @@
-"""The peak memory of a training process by what holds it, and the largest micro-batch that fits a device. Arithmetic.
+"""Peak memory of a training process by part, and the largest micro-batch that fits a device. Pure.
 
-What autograd keeps is counted exactly (`activations`). The peak is the largest of three moments of a step: where the backward pass
-begins (everything kept, and the logits), on its way down the blocks, and its end, where all gradients are there.
+Saved activations are counted exactly (`activations`). The peak is the largest of three moments of a step: the start of the backward
+pass (all activations and the logits), during it, and its end, when all gradients are allocated.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ Moment = Literal["loss", "backward", "update"]
 
 GIB = 2**30
 USUAL_DEVICES: dict[str, int] = {f"{size} GB": size * GIB for size in (8, 12, 16, 24, 40, 48, 80, 96, 141, 192)}
-"""Memory of usual GPUs, in bytes, by what they are called."""
+"""Memory sizes of common GPUs, in bytes, by label."""
 
 RESERVED_BYTES = {"gpu": 700_000_000, "cpu": 1_000_000_000}
-"""What a device's memory holds besides: the CUDA context and the desktop; the process itself and the operating system."""
+"""Memory that a run can't have: the CUDA context and the desktop on a GPU; the process itself and the operating system on a CPU."""
 
 FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
-"""What the libraries take when a network first runs, whatever its size: threads, kernels and their buffers. docs/benchmarks/memory.md."""
+"""Memory of the libraries on a network's first run, whatever its size: threads, kernels and buffers (docs/benchmarks/memory.md)."""
 
 LARGEST_MICRO_BATCH = 65_536
 
 
 class MemoryEstimate(BaseModel):
-    """What one training process holds at the moment of its peak, in bytes. The parts add up to `total`.
+    """Memory of one training process at its peak, in bytes. The parts add up to `total`.
 
-    `logits` are those held at a time. `temporary` is what operators need while they run. `overhead` is what the libraries
-    take besides. At the moment `loss` gradients are still to come, so they count only if earlier micro-batches left them.
+    `logits` are those of one chunk. `temporary` are the operators' workspaces. `overhead` is that of the libraries. At the moment
+    `loss` gradients are not yet computed, so they count only if earlier micro-batches left them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,7 +68,7 @@ class MemoryEstimate(BaseModel):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes in all."""
         return self.allocated + self.overhead
 
     @property
@@ -79,9 +79,9 @@ class MemoryEstimate(BaseModel):
 
 @dataclass(frozen=True)
 class _Costs:
-    """What the moments are made of, in bytes. `inputs` are those of one block, all that activation recompute keeps of it.
+    """Terms of the three moments, in bytes. `inputs` are those of one block, all that activation recompute saves of it.
 
-    `double` is the embedding's gradient that is there twice while both its uses are added up.
+    `double` is the second copy of the embedding's gradient while the gradients of both its uses are added.
     """
 
     weights: int
@@ -106,7 +106,7 @@ def estimate_memory(setting: TrainingSetting, *, length: int | None = None, trai
 
     `length` is that of the longest sequence there is, in tokens (default: the context, which is an upper bound where rows decide);
     `trained` is how many of its positions have a target (default: all). Weights and gradients are fp32, and bf16 is autocast over
-    them; what the optimizer keeps is in `optimizer_bytes`.
+    them; the optimizer's state is in `optimizer_bytes`.
 
     Example:
         >>> from backend.domain.architectures.config import ArchitectureConfig
@@ -137,7 +137,7 @@ def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, calibr
 
 
 def usable_bytes(total_bytes: int, device: str) -> int:
-    """Return what of a device's memory a run can have."""
+    """Return the memory of a device that a run can have."""
     return max(0, total_bytes - RESERVED_BYTES[device])
 
 
@@ -157,8 +157,8 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
     head = 0 if adapters or (frozen and config.tie_embeddings) else FLOAT * embedding
     copies = copied_weight_bytes(config, types) // config.num_layers
     tokens = rows * length
-    copies += types.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # of what rows read, laid end to end
-    passed = range(min(frozen, config.num_layers - 1), config.num_layers)  # nothing is kept of blocks that no gradient reaches
+    copies += types.low * config.num_heads * config.value_dim * tokens if setting.packed else 0  # copies of packed rows for attention
+    passed = range(min(frozen, config.num_layers - 1), config.num_layers)  # blocks that no gradient reaches save nothing
     blocks = tuple(saved_in_block(config, layer, types).total(rows=rows, length=length) + copies for layer in passed)
     logits, with_logits = loss_bytes(
         setting.objective,
@@ -229,12 +229,12 @@ def _gradient_in_work(setting: TrainingSetting) -> int:
 
 
 def _at_loss(costs: _Costs) -> MemoryEstimate:
-    kept = len(costs.blocks) * costs.inputs if costs.recompute else sum(costs.blocks)
+    saved = len(costs.blocks) * costs.inputs if costs.recompute else sum(costs.blocks)
     return MemoryEstimate(
         weights=costs.weights,
         gradients=costs.gradients if costs.accumulates else 0,
         optimizer=costs.optimizer,
-        activations=kept + costs.shared + costs.outside,
+        activations=saved + costs.shared + costs.outside,
         logits=costs.logits,
         temporary=costs.with_logits,
         overhead=0,
@@ -243,18 +243,18 @@ def _at_loss(costs: _Costs) -> MemoryEstimate:
 
 
 def _during_backward(costs: _Costs) -> MemoryEstimate:
-    """Return the largest moment of the backward pass through the blocks, from the top: kept tensors go, gradients come."""
+    """Return the largest moment of the backward pass through the blocks, from the top: activations are freed, gradients allocated."""
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):
         left = len(costs.blocks) - done
-        kept = left * costs.inputs + block if costs.recompute else below
+        saved = left * costs.inputs + block if costs.recompute else below
         below -= block
         arrived = min(costs.gradients, costs.head_gradient + done * costs.block_gradient)
         moment = MemoryEstimate(
             weights=costs.weights,
             gradients=costs.gradients if costs.accumulates else arrived,
             optimizer=costs.optimizer,
-            activations=kept + costs.shared,
+            activations=saved + costs.shared,
             logits=0,
             temporary=costs.work,
             overhead=0,

@@ -1,4 +1,4 @@
-"""What an optimizer keeps of every parameter, in bytes, by what the parameter is. Arithmetic, by the libraries' own states."""
+"""Optimizer state in bytes, by optimizer and kind of parameter. Pure."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ EIGHT_BIT = 2 * (1 + FLOAT / 256)
 """Bytes of adamw_8bit: two moments of a byte, with an fp32 scale for each 256 of them (bitsandbytes keeps small tensors in fp32)."""
 
 
-KEPT_PER_PARAMETER = {"adamw": 8.0, "muon": 8.0, "lion": 4.0, "adafactor": 0.5, "adamw_8bit": 4.0}
+BYTES_PER_PARAMETER = {"adamw": 8.0, "muon": 8.0, "lion": 4.0, "adafactor": 0.5, "adamw_8bit": 4.0}
 """Upper bounds of an optimizer's bytes for each trained parameter, for networks of any shape."""
 TOKENIZER_BYTES = 2_000_000
 
 
 def checkpoint_size(config: RunConfig, *, stored: int, trained: int) -> int:
-    """Return a checkpoint's bytes, a little too many: `stored` weights, the optimizer's state of `trained` ones, and the tokenizer.
+    """Return an upper bound of a checkpoint's bytes: `stored` weights, the optimizer's state of `trained` ones, and the tokenizer.
 
-    With an average of the weights, which is what is stored, the training state holds those that are trained.
+    With an EMA, which is what is stored, the training state also holds the trained weights.
     """
-    kept = KEPT_PER_PARAMETER[config.optimizer] + (FLOAT if config.ema_decay else 0)
-    return round(FLOAT * stored + kept * trained) + TOKENIZER_BYTES
+    state = BYTES_PER_PARAMETER[config.optimizer] + (FLOAT if config.ema_decay else 0)
+    return round(FLOAT * stored + state * trained) + TOKENIZER_BYTES
 
 
 def count_frozen(config: ArchitectureConfig, blocks: int) -> int:
-    """Count the parameters that stay as they are when the first `blocks` blocks and the embeddings do; a tied head is among them.
+    """Count the frozen parameters when the first `blocks` blocks and the embeddings are frozen; a tied head is among them.
 
     Example:
         >>> config = ArchitectureConfig()
@@ -76,7 +76,7 @@ def optimizer_bytes(setting: TrainingSetting) -> int:
 
 
 def _hidden(setting: TrainingSetting, total: int) -> int:
-    """Return the parameters of matrices inside the trained blocks. Experts are held in tensors of three dimensions, which are none."""
+    """Return the parameters of matrices inside the trained blocks. Experts are three-dimensional tensors and do not count."""
     return total if setting.lora_rank else _in_blocks(setting, lambda matrix: 0 if matrix.part == "experts" else matrix.size)
 
 
@@ -90,7 +90,7 @@ def _in_blocks(setting: TrainingSetting, numbers: Callable[[Matrix], int]) -> in
 
 
 def _sums(setting: TrainingSetting) -> int:
-    """Return the numbers that adafactor keeps: those of vectors whole, of matrices one for each row and column."""
+    """Return the numbers in adafactor's state: one per entry of a vector, one per row and column of a matrix."""
     config, rank = setting.architecture, setting.lora_rank
     if rank:
         return _in_blocks(

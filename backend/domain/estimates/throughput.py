@@ -1,4 +1,4 @@
-"""How fast a device trains: measured rates, and the rate to expect of a network of another size."""
+"""Training throughput of a device: measured FLOP/s, and the FLOP/s to expect of a network of another size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Speed:
-    """One measurement: training FLOPs per token of the network that was trained, and the FLOPs a second that the device did of them."""
+    """One measurement: training FLOPs per token of the trained network, and the device's FLOP/s."""
 
     flops_per_token: float
     flops_per_s: float
@@ -25,10 +25,10 @@ class Speed:
 
 
 def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
-    """Return the FLOPs a second to expect of a network.
+    """Return the FLOP/s to expect of a network.
 
-    Between two measured networks the rate is taken along a straight line of logarithms; beyond the smallest and the largest it stays.
-    Measurements of about one size are first averaged. `speeds` must not be empty.
+    Linear interpolation of logarithms between measured networks, constant beyond the smallest and the largest; measurements of about
+    one size are averaged first. `speeds` must not be empty.
     """
     groups: dict[float, list[tuple[float, float]]] = {}
     for speed in speeds:
@@ -39,6 +39,6 @@ def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
 
 
 def measured_range(speeds: Sequence[Speed]) -> tuple[float, float]:
-    """Return the FLOPs per token of the smallest and the largest network that was measured."""
+    """Return the FLOPs per token of the smallest and the largest measured network."""
     sizes = [speed.flops_per_token for speed in speeds]
     return min(sizes), max(sizes)

@@ -1,4 +1,4 @@
-"""Which adapters a network can have, in words, before anything is loaded. Knows no tensors."""
+"""Adapters that a base can have, checked before anything is loaded. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ WITH_EXPERTS = frozenset(family.model_type for family in FAMILIES.values() if fa
 def check_adapters(config: RunConfig, model_type: str) -> None:
     """Raise InvalidInput for adapters that a base of this transformers type can't have.
 
-    Adapters of experts are folded into the weights before each use: they have no input of their own that could be dropped, no
-    direction and magnitude apart, and no singular vectors of one matrix.
+    Adapters of experts are merged into the weights before each use: they have no input of their own to drop, no separate direction
+    and magnitude, and no singular vectors of a single matrix.
     """
     if config.method == "full" or model_type not in WITH_EXPERTS:
         return
@@ -31,7 +31,7 @@ def check_adapters(config: RunConfig, model_type: str) -> None:
         )
     if config.method == "qlora":
         raise InvalidInput(
-            "This base has experts, whose weights lie in blocks that can't be stored in few bits.",
+            "This base has experts, whose stacked weights can't be quantized.",
             remedy="Choose method lora.",
             field="method",
         )

@@ -114,10 +114,10 @@ def _batch(basis: Basis, context: int) -> tuple[int, int]:
 
 def _pretrain_tokens(basis: Basis) -> float:
     """Return the tokens to train on: compute-optimal, but no more than four epochs of the data."""
-    wanted = [float(TOKENS_PER_PARAMETER * basis.parameters)] if basis.parameters else []
+    limits = [float(TOKENS_PER_PARAMETER * basis.parameters)] if basis.parameters else []
     if basis.unique_tokens:
-        wanted.append(float(PRETRAIN_EPOCHS * basis.unique_tokens))
-    return min(wanted, default=float(TOKENS_PER_PARAMETER * 1_000_000))
+        limits.append(float(PRETRAIN_EPOCHS * basis.unique_tokens))
+    return min(limits, default=float(TOKENS_PER_PARAMETER * 1_000_000))
 
 
 def _steps(basis: Basis, sequences: int, context: int) -> int:

@@ -1,4 +1,4 @@
-"""When torch.compile pays: a rule on what a run computes in all, so that the pages know it and a run that goes on decides as before."""
+"""Execution of a step: compilation, sequences per forward pass, and the batch over devices. Pure, so that pages and jobs agree."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.errors import InvalidInput
 
 WORTH_FLOPS = {"cpu": 1e14, "gpu": 1e17}
-"""Operations of a run from which on compiling comes back: a quarter of an hour of a small CPU, and of one GPU at 100 TFLOP/s."""
+"""FLOPs of a run from which compiling pays: a quarter of an hour of a small CPU, and of one GPU at 100 TFLOP/s."""
 
 
 def compiles(config: RunConfig, *, parameters: int, device: Literal["cpu", "gpu"]) -> bool:
-    """Return whether a run of a network of so many parameters compiles it.
+    """Return whether a run compiles a network of so many parameters.
 
-    `auto` asks two things: that all batches have one shape, which only pretraining's have, and that the run is long enough (6
-    operations per parameter and token; Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+    `auto` requires that all batches have one shape, as only pretraining's have, and that the run is long enough (6 FLOPs per
+    parameter and token; Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
     """
     if config.compile != "auto":
         return config.compile == "on"
@@ -23,34 +23,34 @@ def compiles(config: RunConfig, *, parameters: int, device: Literal["cpu", "gpu"
 
 
 PASS_TOKENS = 1024
-"""Tokens that a CPU passes at once: what a block computes of so many stays in the cache, and an eager step of 4,096 takes 0.93 of its time
-(docs/benchmarks/pretraining.md). With half as many, adding up the gradients of more passes costs what is gained."""
+"""Tokens in one forward pass on a CPU: a block's activations of so many stay in the cache, and an eager step of 4,096 takes 0.93 of the
+time (docs/benchmarks/pretraining.md). With half as many, accumulating the gradients of more passes costs what is gained."""
 
 
 def sequences_at_once(config: RunConfig, *, device: Literal["cpu", "gpu"], is_full: bool, has_experts: bool) -> int:
-    """Return how many sequences of a step a forward pass takes: micro_batch, or on a CPU as many of them as suit its cache.
+    """Return the sequences per forward pass: micro_batch, or on a CPU as many of them as suit its cache.
 
-    The loss of a step is the same function of the same data, however it is cut. Only full sequences are cut (those of pretraining and
-    packing), as the others' lengths vary; and none where it would be another loss, as the routers' of experts is by the pass.
+    The loss of a step does not depend on the split. Only full sequences (pretraining, packing) are split, as lengths vary otherwise;
+    and none where the loss would change, as the router loss of experts is computed per pass.
     """
     at_once = max(1, PASS_TOKENS // config.context)
     if device != "cpu" or not is_full or has_experts or config.devices.count > 1 or at_once >= config.micro_batch:
         return config.micro_batch
     sequences = config.micro_batch * config.grad_accum_steps
     passes = -(-sequences // at_once)
-    return -(-sequences // passes)  # all alike, or nearly
+    return -(-sequences // passes)  # passes of equal size, or nearly
 
 
 def keep_global_batch(config: RunConfig, sequences: int) -> RunConfig:
-    """Return the config with a micro-batch and grad_accum_steps that make a step of `sequences` in all, on its number of devices.
+    """Return the config with the micro_batch and grad_accum_steps that keep a step at `sequences` in all on its number of devices.
 
     The micro-batch becomes the largest that is no larger than the config's. Raises InvalidInput if the devices can't share the
     sequences evenly.
 
     Example:
         >>> config = RunConfig(dataset="d", architecture="a", tokenizer="t", micro_batch=8, devices={"count": 2})
-        >>> kept = keep_global_batch(config, 32)
-        >>> kept.micro_batch, kept.grad_accum_steps
+        >>> resumed = keep_global_batch(config, 32)
+        >>> resumed.micro_batch, resumed.grad_accum_steps
         (8, 2)
     """
     count = config.devices.count
@@ -59,8 +59,8 @@ def keep_global_batch(config: RunConfig, sequences: int) -> RunConfig:
     if sequences % count:
         able = [str(number) for number in range(1, min(sequences, 64) + 1) if sequences % number == 0]
         raise InvalidInput(
-            f"A step of this run has {sequences} sequences, which {count} devices can't share evenly.",
-            remedy=f"Go on with {', '.join(able)} devices.",
+            f"A step of this run has {sequences} sequences, which can't be split evenly over {count} devices.",
+            remedy=f"Use {', '.join(able)} devices.",
             field="devices.count",
         )
     share = sequences // count

@@ -258,7 +258,7 @@ class Hyperparameters(Section):
     )
     compile: Literal["off", "auto", "on"] = Field(
         default="auto",
-        description="torch.compile. auto: where a pretraining run is long enough for it to pay. If compilation fails, the run goes on in eager mode.",
+        description="auto: where a pretraining run is long enough for it to pay. If compilation fails, the run continues in eager mode.",
         json_schema_extra=Traits(label="torch.compile", affects=RESULT_AND_COST, group=Group.HARDWARE),
     )
     recompute: bool = Field(

@@ -94,9 +94,7 @@ class ForeignLog:
         series = self.points.setdefault(name, {})
         before = self.sources.get(name, metric)
         if before != metric and step in series:
-            self._tell(
-                f"“{clean_text(before)[:MAX_NAME]}” and “{clean_text(metric)[:MAX_NAME]}” are both {name}: of a step, the later value is kept."
-            )
+            self._tell(f"“{clean_text(before)[:MAX_NAME]}” and “{clean_text(metric)[:MAX_NAME]}” are both {name}; later values count.")
         self.sources[name] = metric
         series[step] = (number, time if time is not None and abs(time) <= LATEST_S else None)
 
@@ -107,7 +105,7 @@ class ForeignLog:
 
 
 def read_logs(data: bytes, *, filename: str) -> list[ForeignLog]:
-    """Return the runs in a log file; what it is, is found out by its content.
+    """Return the runs in a log file, whose format is detected by its content.
 
     Raises InvalidInput for a file that is too large, is no log, or holds no points.
     """

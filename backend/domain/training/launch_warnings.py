@@ -216,7 +216,7 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         yield LaunchWarning(
             code=Code.SILENT_ROWS,
             field="context",
-            sentence=f"At least {facts.silent_rows:.0%} of the rows have nothing to train on within {config.context:,} tokens and are skipped.",
+            sentence=f"At least {facts.silent_rows:.0%} of the rows have no target within {config.context:,} tokens and are skipped.",
             cure="Use a longer context; the data report lists such rows, and drops them.",
         )
     kind = "preference" if config.objective in PAIRWISE | {Objective.KTO} else "full" if config.method == "full" else "adapter"
@@ -231,7 +231,7 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         + (
             "beyond sixteen, more add almost nothing (Muennighoff et al. 2023)." if pretraining else "rows repeated so often are memorized."
         ),
-        cure=f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take {most:g} epochs; patience stops a run that no longer improves.",
+        cure=f"{max(1, int(config.max_steps * most / facts.epochs)):,} steps take {most:g} epochs; patience stops a run in time.",
     )
 
 

@@ -1,4 +1,4 @@
-"""How rows of unlike lengths share sequences: packed into the context, or padded to the longest beside them."""
+"""Packing of rows of different lengths into sequences, and the padding that is left without it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def count_sequences(lengths: Lengths, capacity: int) -> int:
 
 
 def padded_positions(lengths: Lengths, *, batch: int, padded: Callable[[int], int]) -> int:
-    """Return how many positions rows take in the order given when every `batch` of them is padded to `padded(longest)`."""
+    """Return the number of positions when every `batch` rows, in the order given, are padded to `padded(longest)`."""
     if not len(lengths):
         return 0
     fill = -len(lengths) % batch

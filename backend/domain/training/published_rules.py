@@ -10,8 +10,8 @@ SOURCE = (
     "fitted to AdamW with a cosine down to 1e-5, from 215 M to 1.07 B parameters and 4 B to 100 B tokens"
 )
 HIGHEST_LEARNING_RATE = 3e-3
-"""Within 0.03 nats of the best of a sweep at 27 K, 160 K and 640 K parameters (docs/benchmarks/scaling.md), and about the most that the rule of
-Kaplan et al. 2020 (arXiv 2001.08361, appendix D.6: 0.003239 - 0.0001395 ln N, for networks from 768 parameters up) asks for at any size."""
+"""Within 0.03 nats of the best of a sweep at 27 K, 160 K and 640 K parameters (docs/benchmarks/scaling.md), and about the most that
+Kaplan et al. 2020 (arXiv 2001.08361, appendix D.6: 0.003239 - 0.0001395 ln N, for networks from 768 parameters up) suggest at any size."""
 MICRO_BATCH_TOKENS = 8192
 FEWEST_STEPS = 50
 

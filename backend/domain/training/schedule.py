@@ -1,4 +1,4 @@
-"""How the learning rate follows the step. A pure function of both, so that resuming needs no scheduler state."""
+"""Learning-rate schedules as a pure function of the step, so that resuming needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INVERSE_SQRT_TIMESCALE = 10_000
 def learning_rate_at(step: int, config: RunConfig) -> float:
     """Return the learning rate of update `step` (the first is 1): linear warm-up, then the schedule's curve.
 
-    `min_learning_rate` is where a curve arrives after the last update, so that no update is spent at a rate of zero.
+    A curve reaches `min_learning_rate` after the last update, so that no update has a rate of zero.
     cosine: Loshchilov and Hutter 2017 (arXiv 1608.03983), one cycle without restart. wsd: the peak is held, and falls over the last
     `decay_steps` (0: a fifth of the run) as 1 - sqrt, which ended lower than a line in Hägele et al. 2024 (arXiv 2405.18392, section 3).
     inverse_sqrt: Vaswani et al. 2017 (arXiv 1706.03762, section 5.3); it depends on no last step and never falls below the minimum.
@@ -38,6 +38,6 @@ def learning_rate_at(step: int, config: RunConfig) -> float:
 
 
 def decay_steps_of(config: RunConfig) -> int:
-    """Return over how many steps wsd falls: `decay_steps`, or a fifth of the run, as far as warm-up leaves room."""
-    wanted = config.decay_steps or config.max_steps // 5
-    return max(1, min(wanted, config.max_steps - config.num_warmup_steps))
+    """Return the steps of wsd's decay: `decay_steps`, or a fifth of the run, as far as warm-up leaves room."""
+    decay = config.decay_steps or config.max_steps // 5
+    return max(1, min(decay, config.max_steps - config.num_warmup_steps))

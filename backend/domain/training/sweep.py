@@ -1,4 +1,4 @@
-"""A sweep: one run launched many times with other values of some fields, to find the best. One schema for page, YAML and stored row.
+"""SweepConfig: a run launched many times with different values of some fields, to find the best. One schema for page, YAML and row.
 
 name: rate and rank
 run: {objective: sft, dataset: talks, base: Village stories, method: lora}
@@ -29,7 +29,7 @@ from backend.domain.validation import validation_message
 from backend.errors import InvalidInput, RoundhouseError
 
 Point = dict[str, Any]
-"""Field paths and the values that one run of a sweep has there."""
+"""Values of one run of a sweep, by field path."""
 
 MOST_RUNS = 500
 MOST_FIELDS = 8
@@ -47,7 +47,7 @@ class Values(_Section):
 
 
 class Span(_Section):
-    """A range, both ends included. `log`: evenly by ratio instead of by difference. `points`: how many a grid takes of it."""
+    """A range, both ends included. `log`: spaced on a log scale. `points`: values that a grid takes from it."""
 
     low: float
     high: float
@@ -59,7 +59,7 @@ class Span(_Section):
         if self.low >= self.high:
             raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a range by ratio can't begin at {self.low:g}")
+            raise ValueError(f"a log scale can't begin at {self.low:g}")
         return self
 
 
@@ -71,16 +71,16 @@ Choice = Annotated[Values | Span, BeforeValidator(_read_choice)]
 
 
 class SweepConfig(_Section):
-    """What a sweep tries. `run` is the run that all are variations of."""
+    """The search of a sweep. `run` is the run that all are variations of."""
 
-    name: str = Field(min_length=1, max_length=90, description="What the sweep is called.")
+    name: str = Field(min_length=1, max_length=90, description="Name of the sweep.")
     run: RunConfig
     vary: dict[str, Choice] = Field(min_length=1, max_length=MOST_FIELDS, description="Field paths with a list of values or a range.")
     method: Literal["grid", "random", "bayesian"] = Field(
         default="random", description="grid: every combination; random: drawn; bayesian: drawn where earlier runs were good (TPE)."
     )
     runs: int = Field(default=12, ge=1, le=MOST_RUNS, description="random and bayesian: how many.")
-    parallel: int = Field(default=2, ge=1, le=64, description="Runs that wait or run at once. A bayesian sweep learns less from many.")
+    parallel: int = Field(default=2, ge=1, le=64, description="Runs that are active at once. A bayesian sweep learns less from many.")
     metric: str = Field(default="val_loss", description="What is compared: the best value of each run.")
     goal: Literal["lowest", "highest"] = "lowest"
     pruner: Literal["none", "median", "hyperband"] = Field(
@@ -92,13 +92,13 @@ class SweepConfig(_Section):
     @classmethod
     def _check_metric(cls, metric: str) -> str:
         if METRIC.fullmatch(metric) is None:
-            raise ValueError("this is no name of a metric, such as val_loss, reward/mean or val_rewards/accuracies")
+            raise ValueError("this is not the name of a metric, such as val_loss, reward/mean or val_rewards/accuracies")
         return metric
 
     @field_validator("vary")
     @classmethod
     def _read_numbers(cls, vary: dict[str, Values | Span]) -> dict[str, Values | Span]:
-        """YAML takes `1e-3` for a word; where a field is a number, it becomes one."""
+        """Parse numbers that YAML reads as strings, such as `1e-3`."""
         return {path: Values(values=tuple(_number(path, v) for v in c.values)) if isinstance(c, Values) else c for path, c in vary.items()}
 
     @model_validator(mode="after")
@@ -111,35 +111,35 @@ class SweepConfig(_Section):
             if traits.sweep == "never":
                 raise ValueError(f"{path} is the same in all runs of a sweep")
             if isinstance(choice, Span) and kind not in (int, float):
-                raise ValueError(f"{path} has no range; give a list of values")
+                raise ValueError(f"{path} is not a number; give a list of values instead of a range")
         return self
 
     @property
     def num_runs(self) -> int:
-        """How many runs there will be."""
+        """Number of runs."""
         if self.method == "grid":
             return self.num_combinations
         return min(self.runs, self.num_combinations) if self.is_listed else self.runs
 
     @property
     def is_listed(self) -> bool:
-        """Return whether every field has a list, so that there is an end to what can be tried."""
+        """Return whether every field has a list, so that the combinations are finite."""
         return all(isinstance(choice, Values) for choice in self.vary.values())
 
     @property
     def num_combinations(self) -> int:
-        """How many runs a grid has."""
+        """Number of runs of a grid."""
         return math.prod(len(_grid_values(path, choice)) for path, choice in self.vary.items())
 
 
 def parse_sweep(values: Any) -> SweepConfig:
     """Return a config from a form's values or a YAML file's. Raises InvalidInput naming field, value and bound.
 
-    Every run of a grid or of random draws is built to see that it can be; of a bayesian sweep the corners of what it may draw.
+    Every run of a grid or of random draws is validated; of a bayesian sweep the corners of its search space.
     """
     if not isinstance(values, dict):
         raise InvalidInput("A sweep is a mapping with `run` and `vary`.")
-    if isinstance(run := values.get("run"), dict):  # a recipe's file, with what it says about itself
+    if isinstance(run := values.get("run"), dict):  # a recipe file, with its head
         values = {**values, "run": {key: value for key, value in run.items() if key != "recipe"}}
     try:
         config = SweepConfig.model_validate(values)
@@ -169,22 +169,22 @@ def build_run(config: SweepConfig, point: Point, number: int) -> RunConfig:
     try:
         return with_values(config.run, {**point, "name": f"{config.name} {number + 1}"})
     except RoundhouseError as error:
-        told = ", ".join(f"{path} {value}" for path, value in point.items())
-        raise InvalidInput(f"A run with {told} can't be launched: {error.message}", remedy=error.remedy, field="vary") from error
+        values = ", ".join(f"{path} {value}" for path, value in point.items())
+        raise InvalidInput(f"A run with {values} can't be launched: {error.message}", remedy=error.remedy, field="vary") from error
 
 
 def point_at(config: SweepConfig, number: int) -> Point:
-    """Return the values of a grid's or a random sweep's run: a function of config and number, so that nothing need be kept."""
+    """Return the values of a grid's or a random sweep's run, as a function of config and number: nothing needs to be stored."""
     if config.method == "grid":
         return _combination(config, number)
-    if config.is_listed:  # drawn without putting back
+    if config.is_listed:  # drawn without replacement
         return _combination(config, random.Random(config.seed).sample(range(config.num_combinations), config.num_runs)[number])
     draw = random.Random(f"{config.seed}:{number}")
     return {path: _draw(path, choice, draw) for path, choice in config.vary.items()}
 
 
 def untried(config: SweepConfig, tried: Sequence[Point]) -> Point | None:
-    """Return a combination of listed values that was not tried; None where all were, or where there is no end to them."""
+    """Return a combination of listed values that was not tried; None if all were, or if they are infinite."""
     if not config.is_listed:
         return None
     enough = min(config.num_combinations, len(tried) + 1)  # one more than were tried: combinations differ
@@ -206,12 +206,12 @@ def _number(path: str, value: bool | int | float | str) -> bool | int | float | 
     try:
         kind = kind_of(path)
         return int(value) if kind is int else float(value) if kind is float else value
-    except (InvalidInput, ValueError):  # said with the field's name when the run is built
+    except (InvalidInput, ValueError):  # validated with the field's name when the run is built
         return value
 
 
 def _combination(config: SweepConfig, number: int) -> Point:
-    """Return the combination of a number, whose digits are places in the fields' lists; the last field's turn fastest."""
+    """Return the n-th combination in mixed radix; the last field varies fastest."""
     point: Point = {}
     for path, choice in reversed(config.vary.items()):
         values = _grid_values(path, choice)
@@ -243,7 +243,7 @@ def as_field(path: str, span: Span, value: float) -> int | float:
 
 
 def may_be(choice: Values | Span, value: Any) -> bool:
-    """Return whether a value is one that a sweep may give to a field."""
+    """Return whether a value is inside a field's search space."""
     if isinstance(choice, Values):
         return value in choice.values
     return isinstance(value, int | float) and choice.low <= value <= choice.high

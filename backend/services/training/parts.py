@@ -141,9 +141,9 @@ def checkpoint_bytes(config: RunConfig, parts: RunParts) -> tuple[int, int]:
 
 
 def require_disk(ctx: Context, config: RunConfig, parts: RunParts) -> None:
-    """Raise Unavailable unless the checkpoints that the run keeps at once fit the disk."""
-    one, kept = checkpoint_bytes(config, parts)
-    ctx.artifacts.require_free(one * kept, keep=ctx.policy.keep_free_bytes, purpose=f"Keeping {kept} checkpoints of this run")
+    """Raise Unavailable unless the checkpoints kept at once fit the disk."""
+    size, count = checkpoint_bytes(config, parts)
+    ctx.artifacts.require_free(size * count, keep=ctx.policy.keep_free_bytes, purpose=f"Keeping {count} checkpoints of this run")
 
 
 def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def launch_run(
                 parent_id=find_run(session, parent).id if parent else None,
                 warnings=[warning.model_dump(mode="json") for warning in warnings],
             )
-    except IntegrityError:  # the same key in the same moment, from another process
+    except IntegrityError:  # another process inserted the same key
         again = _run_of_key(ctx, idempotency_key) if idempotency_key else None
         if again is None:
             raise
@@ -80,9 +80,9 @@ def launch_run(
 def resume_run(
     ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None, idempotency_key: str | None = None
 ) -> RunView:
-    """Queue a new job for a run that has ended, from its newest checkpoint; `max_steps` may be raised.
+    """Queue a new job for an ended run, from its newest checkpoint; `max_steps` may be raised.
 
-    A run that is active already is returned as it is. Raises Conflict without a checkpoint, or for a finished run whose
+    An active run is returned unchanged. Raises Conflict without a checkpoint, or for a finished run whose
     `max_steps` is not raised; InvalidInput for fewer steps than are done.
     """
     require_builder(person)
@@ -143,9 +143,9 @@ def rename_run(ctx: Context, run_id: str, name: str, *, person: Person) -> None:
 def set_tags(ctx: Context, run_id: str, tags: tuple[str, ...], *, person: Person) -> None:
     """Replace a run's tags. Raises InvalidInput for too many or too long ones."""
     require_builder(person)
-    kept = clean_tags(tags)
+    cleaned = clean_tags(tags)
     with ctx.db.write() as session:
-        find_run(session, run_id).tags = kept
+        find_run(session, run_id).tags = cleaned
 
 
 def set_notes(ctx: Context, run_id: str, notes: str, *, person: Person) -> None:
@@ -156,7 +156,7 @@ def set_notes(ctx: Context, run_id: str, notes: str, *, person: Person) -> None:
 
 
 def archive_run(ctx: Context, run_id: str, *, person: Person, archived: bool = True) -> None:
-    """Take a run out of the lists, or put it back. Raises Conflict while it is active."""
+    """Archive or restore a run. Raises Conflict while it is active."""
     require_builder(person)
     with ctx.db.write() as session:
         run = find_run(session, run_id)
@@ -167,13 +167,13 @@ def archive_run(ctx: Context, run_id: str, *, person: Person, archived: bool = T
 
 
 def clean_tags(tags: tuple[str, ...]) -> list[str]:
-    """Return tags without spaces around them and without repeats, in order."""
-    kept = list(dict.fromkeys(" ".join(tag.split()).lower() for tag in tags if tag.strip()))
-    if len(kept) > MAX_TAGS:
-        raise InvalidInput(f"{len(kept)} tags are too many.", remedy=f"Use at most {MAX_TAGS}.", field="tags")
-    if long := next((tag for tag in kept if len(tag) > MAX_TAG), None):
+    """Return stripped, lower-case tags without duplicates, in order."""
+    unique = list(dict.fromkeys(" ".join(tag.split()).lower() for tag in tags if tag.strip()))
+    if len(unique) > MAX_TAGS:
+        raise InvalidInput(f"{len(unique)} tags are too many.", remedy=f"Use at most {MAX_TAGS}.", field="tags")
+    if long := next((tag for tag in unique if len(tag) > MAX_TAG), None):
         raise InvalidInput(f"The tag “{long[:MAX_TAG]}…” is too long.", remedy=f"Use at most {MAX_TAG} characters.", field="tags")
-    return kept
+    return unique
 
 
 def _insert(
@@ -191,7 +191,7 @@ def _insert(
     warnings: list[dict[str, Any]],
 ) -> str:
     run_id = new_id()
-    name = _free_name(session, clean_name(config.name, what="A run") if config.name.strip() else _made_up_name(config, parts))
+    name = _free_name(session, clean_name(config.name, what="A run") if config.name.strip() else _generated_name(config, parts))
     named = config.model_copy(update={"name": name})
     job = add_job(
         session,
@@ -254,19 +254,19 @@ def _ended(session: Session, name_or_id: str) -> tuple[Run, Job | None]:
 
 def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunConfig:
     config = RunConfig.model_validate(run.config)
-    wanted = max_steps or config.max_steps
-    if wanted <= step:
+    steps = max_steps or config.max_steps
+    if steps <= step:
         if job.status == Status.FINISHED and max_steps is None:
             raise Conflict(
                 f"“{run.name}” has done all its {config.max_steps:,} steps.", remedy="Resume it with more steps.", field="max_steps"
             )
         raise InvalidInput(
-            f"The run has done {step:,} steps, so max_steps {wanted:,} leaves nothing to do.",
+            f"The run has done {step:,} steps, so max_steps {steps:,} leaves nothing to do.",
             remedy=f"Choose more than {step:,}.",
             field="max_steps",
         )
-    # a schedule that was begun keeps its warm-up, whatever share of the steps it now is
-    return parse_config({**run.config, "max_steps": wanted, "warmup_steps": config.num_warmup_steps})
+    # a resumed schedule keeps its warm-up in steps, whatever share of the new length that is
+    return parse_config({**run.config, "max_steps": steps, "warmup_steps": config.num_warmup_steps})
 
 
 def _run_of_key(ctx: Context, key: str) -> RunView | None:
@@ -276,7 +276,7 @@ def _run_of_key(ctx: Context, key: str) -> RunView | None:
     return get_run(ctx, str(run_id)) if run_id else None
 
 
-def _made_up_name(config: RunConfig, parts: RunParts) -> str:
+def _generated_name(config: RunConfig, parts: RunParts) -> str:
     what = {Objective.PRETRAIN: "Pretrain", Objective.SFT: "Fine-tune", Objective.REWARD: "Reward model of", Objective.GRPO: "Reinforce"}
     subject = f"{parts.base.run or parts.base.name} on {parts.version.dataset}" if parts.base else f"on {parts.version.dataset}"
     return f"{what.get(config.objective, 'Align')} {subject}"[:100].replace("@", " ")

@@ -1,6 +1,6 @@
-"""What a sweep tries next, and which of its runs to prune: Optuna, told again from the runs' own rows each time it is asked.
+"""Search of a sweep by Optuna: the next values to try, and the runs to prune.
 
-Nothing of Optuna's is kept. What runs were given and what they measured is in the database, so a worker that is lost loses no trial.
+Optuna's study is rebuilt from the runs' rows at each call and never stored, so a lost worker loses no trial.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _answers: dict[str, tuple[object, set[int]]] = {}
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of a sweep, or a point that no run could be made of. Numbers are dense, from 0, in the order of the launches.
+    """A run of a sweep, or a refused point. Numbers are dense, from 0, in the order of the launches.
 
-    `reports` are (time, step, value) of the sweep's metric. `outcome` is None while the run waits, runs or is paused.
+    `reports` are (time, step, value) of the sweep's metric. `outcome` is None while the run is queued, running or paused.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Trial:
     ended: float | None = None
 
     def best(self, goal: str) -> float | None:
-        """The best value that was reported."""
+        """Return the best reported value."""
         values = [value for _, _, value in self.reports]
         return (max(values) if goal == "highest" else min(values)) if values else None
 
@@ -45,8 +45,8 @@ class Trial:
 def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
     """Return the values of a bayesian sweep's next run (TPE; Bergstra et al. 2011), a function of seed and trials.
 
-    Runs that still go count as bad, so that several at once don't crowd one place (the constant liar). Where all fields have lists, a
-    point that was tried is drawn again.
+    Active runs count as bad, so that parallel runs don't cluster (the constant liar). Where all fields have lists, a point that was
+    tried is redrawn.
     """
     import optuna
 
@@ -64,21 +64,21 @@ def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
                 constant_liar=True,
                 n_startup_trials=min(10, max(FEWEST_TO_LEARN_FROM, config.runs // 4)),
             )
-            asked = study.ask(distributions)
+            drawn = study.ask(distributions)
         point = {
-            path: as_field(path, choice, asked.params[path]) if isinstance(choice, Span) else asked.params[path]
+            path: as_field(path, choice, drawn.params[path]) if isinstance(choice, Span) else drawn.params[path]
             for path, choice in config.vary.items()
         }
         if point not in tried:
             break
-        study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        study.tell(drawn, state=optuna.trial.TrialState.FAIL)
     else:
         point = untried(config, tried) or point
     return point
 
 
 def choose_pruned(config: SweepConfig, trials: Sequence[Trial]) -> list[int]:
-    """Return the numbers of the running trials that the pruner would stop by what is reported so far."""
+    """Return the numbers of the running trials that the pruner stops, given the reports so far."""
     running = {trial.number for trial in trials if trial.outcome is None and trial.reports}
     if config.pruner == "none" or not running:
         return []
@@ -92,33 +92,33 @@ def _below_median(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
 
 
 def _halved(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
-    """Tell all that happened again in the order of time: which rung a trial has reached, hyperband notes down as it is asked.
+    """Replay all reports and ends in the order of time, as hyperband records the rung of a trial when it is asked to prune.
 
-    That takes seconds for hundreds of runs, so the answer is kept until something new has happened.
+    That takes seconds for hundreds of runs, so the result is cached until there is a new event.
     """
-    happened = config, tuple((trial.number, tuple(trial.reports), trial.outcome) for trial in trials)
-    kept = _answers.get(config.name)
-    if kept is not None and kept[0] == happened:
-        return kept[1]
+    events = config, tuple((trial.number, tuple(trial.reports), trial.outcome) for trial in trials)
+    cached = _answers.get(config.name)
+    if cached is not None and cached[0] == events:
+        return cached[1]
     study, distributions = _study(config), _distributions(config)
-    asked: list[optuna.Trial] = []
-    condemned: set[int] = set()
+    optuna_trials: list[optuna.Trial] = []
+    pruned: set[int] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a value rounded across the end of its range
-        for trial in trials:  # all at first, so that numbers agree
+        for trial in trials:  # all first, so that numbers agree
             study.enqueue_trial(trial.point)
-            asked.append(study.ask(distributions))
+            optuna_trials.append(study.ask(distributions))
     for number, step, value in _in_order(trials):
-        told = asked[number]
+        trial_now = optuna_trials[number]
         if step is not None:
-            told.report(value, step)
-            if told.should_prune():
-                condemned.add(number)
+            trial_now.report(value, step)
+            if trial_now.should_prune():
+                pruned.add(number)
             continue
         state, best = _state_of(config, trials[number])
-        study.tell(told, best, state=state)
-    _answers[config.name] = happened, condemned
-    return condemned
+        study.tell(trial_now, best, state=state)
+    _answers[config.name] = events, pruned
+    return pruned
 
 
 def _study(config: SweepConfig) -> optuna.Study:
@@ -134,7 +134,7 @@ def _study(config: SweepConfig) -> optuna.Study:
 
 
 def _state_of(config: SweepConfig, trial: Trial) -> tuple[optuna.trial.TrialState, float | None]:
-    """Return how a trial ended, and its value where it counts: a pruned one speaks by its reports."""
+    """Return a trial's state, and its value where it has one: that of a pruned one comes from its reports."""
     from optuna.trial import TrialState
 
     best = trial.best(config.goal)
@@ -146,7 +146,7 @@ def _state_of(config: SweepConfig, trial: Trial) -> tuple[optuna.trial.TrialStat
 
 
 def _frozen(config: SweepConfig, trial: Trial, distributions: dict[str, optuna.distributions.BaseDistribution]) -> optuna.trial.FrozenTrial:
-    """Return a trial as Optuna keeps one; of a point that is not whole, or lies outside what may be drawn, only that it failed."""
+    """Return a trial as Optuna stores one; a failed one for a point that is incomplete or outside the search space."""
     import optuna
 
     state, best = _state_of(config, trial)

@@ -1,8 +1,8 @@
-"""Sweeps of runs: launched as a group, led by any worker from what the runs have measured, stopped, looked at.
+"""Sweeps: launched as a group of runs, advanced by any worker from what its runs have measured, stopped, listed.
 
-What is kept is the sweep's config, its runs, and a few marks in `run_groups.result`: `stopped`, `done`, `problem`, `refused` (point by
-number, where no run could be made of it) and `pruned` (run id to step). Everything else follows from the runs, so leading it twice, or
-after a restart, does no harm: a run's key is made of the sweep and its number.
+Stored are the sweep's config, its runs, and a few marks in `run_groups.result`: `stopped`, `done`, `problem`, `refused` (point by
+number, where the run was refused) and `pruned` (run id to step). Everything else follows from the runs, so advancing it twice, or
+after a restart, is idempotent: a run's key is made of the sweep and its number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FAILURES_TO_HALT = 3
 
 @dataclass(frozen=True)
 class SweepView:
-    """A sweep in a list. `num_done` counts runs that finished or were pruned; `problem` says why no more runs are launched."""
+    """A sweep in a list. `num_done` counts runs that finished or were pruned; `problem` is why no more runs are launched."""
 
     id: str
     name: str
@@ -55,18 +55,18 @@ class SweepView:
 
     @property
     def num_planned(self) -> int:
-        """How many runs there will be."""
+        """Number of runs."""
         return self.config.num_runs
 
     @property
     def is_active(self) -> bool:
-        """Return whether anything may still change by itself."""
+        """Return whether runs are active or still to be launched."""
         return self.num_active > 0 or not (self.stopped or self.done)
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A run of a sweep: its values, and the best that it measured. `pruned_at` is the step at which it was stopped for doing badly."""
+    """A run of a sweep: its values, and its best metric. `pruned_at` is the step at which it was pruned."""
 
     number: int
     run: RunView
@@ -77,7 +77,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class SweepDetail:
-    """A sweep in full; `runs` in the order of their numbers, `best` the one to take."""
+    """A sweep with its runs by number, and the best of them."""
 
     sweep: SweepView
     runs: tuple[SweepRun, ...]
@@ -85,13 +85,13 @@ class SweepDetail:
 
 
 def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepView:
-    """Begin a sweep: its first runs are queued now, the others by the workers as these end. The same sweep twice is one.
+    """Launch a sweep: its first runs are queued now, the others by the workers as these end. The same sweep twice is one.
 
-    Raises Conflict if another sweep or study has the name, and what `launch_run` raises for runs that can't be.
+    Raises Conflict if another sweep or study has the name, and what `launch_run` raises for runs that are refused.
     """
     require_builder(person)
     name = clean_name(config.name, what="A sweep", limit=90)
-    version = resolve_version(ctx, config.run.dataset, ready=False)  # all runs learn from the same rows, whatever is imported meanwhile
+    version = resolve_version(ctx, config.run.dataset, ready=False)  # one version for all runs, whatever is imported meanwhile
     run = config.run if "dataset" in config.vary else config.run.model_copy(update={"dataset": version.label})
     config = config.model_copy(update={"name": name, "run": run})
     for path_config in _first_runs(config):
@@ -111,13 +111,13 @@ def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepV
 
 
 def lead_sweeps(ctx: Context) -> None:
-    """Lead every sweep that is not done. Each worker that trains does this every few seconds."""
+    """Advance every unfinished sweep. Each training worker does this every few seconds."""
     for group_id in list_open_sweeps(ctx):
         lead_sweep(ctx, group_id)
 
 
 def lead_sweep(ctx: Context, group_id: str) -> None:
-    """Prune what does badly, launch what has room, and mark the sweep as done when nothing is left to do."""
+    """Prune bad runs, launch runs up to the parallel limit, and mark the sweep as done when nothing is left."""
     with ctx.db.read() as session:
         group = session.get_one(RunGroup, group_id)
         config, marks = parse_stored(group), dict(group.result or {})
@@ -141,11 +141,11 @@ def lead_sweep(ctx: Context, group_id: str) -> None:
             launch_run(ctx, run, person=person, idempotency_key=f"sweep:{group_id}:{number}", tags=(TAG,), group_id=group_id)
             going += 1
             trials.append(Trial(number, point, ctx.now().timestamp()))
-        except InvalidInput as error:  # these values don't fit together: the next may
+        except InvalidInput as error:  # these values don't fit together; the next ones may
             marks["refused"] = {**marks.get("refused", {}), str(number): {"point": point, "cause": str(error)}}
             _mark(ctx, group_id, refused=marks["refused"])
             trials.append(Trial(number, point, ctx.now().timestamp(), outcome="failed"))
-        except RoundhouseError as error:  # a full disk, a base that is gone: tried again at the next turn
+        except RoundhouseError as error:  # a full disk, a deleted base: tried again at the next turn
             _mark(ctx, group_id, problem=str(error))
             return
     _mark(ctx, group_id, problem="", done=going == 0 and not active and len(trials) >= config.num_runs)
@@ -191,7 +191,7 @@ def sweep_of_run(ctx: Context, run_id: str) -> tuple[str, str] | None:
 
 
 def stop_sweep(ctx: Context, name_or_id: str, *, person: Person) -> int:
-    """Launch no more runs of a sweep and ask those that wait or run to stop and save; return how many there were."""
+    """Launch no more runs of a sweep and ask its active runs to stop and save; return their number."""
     require_builder(person)
     with ctx.db.read() as session:
         group = _find(session, name_or_id)
@@ -200,8 +200,8 @@ def stop_sweep(ctx: Context, name_or_id: str, *, person: Person) -> int:
     return _stop(ctx, [run for run, job in members.values() if job is not None and job.status not in TERMINAL], how="stop_and_save")
 
 
-def go_on_with_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepView:
-    """Launch the runs that a stopped sweep still lacks."""
+def continue_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepView:
+    """Continue a stopped sweep with its remaining runs."""
     require_builder(person)
     group_id = get_sweep(ctx, name_or_id).id
     _mark(ctx, group_id, stopped=False, done=False, problem="")
@@ -210,11 +210,11 @@ def go_on_with_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepV
 
 
 def archive_sweep(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:
-    """Take a sweep out of the list, or put it back; its runs stay. Raises Conflict while it goes on."""
+    """Archive or restore a sweep; its runs stay. Raises Conflict while it is active."""
     require_builder(person)
     sweep = get_sweep(ctx, name_or_id)
     if archived and sweep.is_active:
-        raise Conflict(f"“{sweep.name}” still goes on.", remedy="Stop it first.")
+        raise Conflict(f"“{sweep.name}” is still active.", remedy="Stop it first.")
     with ctx.db.write() as session:
         _find(session, sweep.id).archived_at = ctx.now() if archived else None
 
@@ -225,12 +225,12 @@ def read_sweep(text: str) -> SweepConfig:
 
 
 def parse_stored(group: RunGroup) -> SweepConfig:
-    """Return what a row asks for; its runs were checked at the launch."""
+    """Return a row's config; its runs were checked at the launch."""
     return SweepConfig.model_validate(group.config["sweep"])
 
 
 def _first_runs(config: SweepConfig) -> list[RunConfig]:
-    """Return one run for each choice among rows, so that a name that nothing has is found before the launch."""
+    """Return one run per named row, so that an unknown name is found before the launch."""
     names = {path: choice for path, choice in config.vary.items() if path in ("dataset", "base", "architecture", "tokenizer")}
     if config.method == "bayesian":
         first = {
@@ -253,7 +253,7 @@ def _members(session: Session, group: RunGroup) -> dict[int, tuple[Run, Job | No
 
 
 def _trials(session: Session, config: SweepConfig, members: dict[int, tuple[Run, Job | None]], marks: dict[str, Any]) -> list[Trial]:
-    """Return what happened so far, numbered densely; numbers between that have no run were refused."""
+    """Return the trials so far, numbered densely; numbers without a run were refused."""
     ids = {run.id: number for number, (run, _) in members.items()}
     reports: dict[int, list[tuple[float, int, float]]] = {}
     query = (
@@ -263,7 +263,7 @@ def _trials(session: Session, config: SweepConfig, members: dict[int, tuple[Run,
     )
     for run_id, time, step, value in session.execute(query):
         reports.setdefault(ids[run_id], []).append((time, step, value))
-    refused = {int(number): told["point"] for number, told in marks.get("refused", {}).items()}
+    refused = {int(number): mark["point"] for number, mark in marks.get("refused", {}).items()}
     trials = []
     for number in range(max([*members, *refused], default=-1) + 1):
         if number not in members:
@@ -311,21 +311,21 @@ def _stop(ctx: Context, runs: Sequence[Run], *, how: StopRequest) -> int:
         try:
             stop_run(ctx, run.id, how=how, person=LOCAL)
             stopped += 1
-        except Conflict:  # it ended in this moment
+        except Conflict:  # it ended meanwhile
             continue
     return stopped
 
 
 def _why_halted(trials: Sequence[Trial]) -> str:
-    """Say why it makes no sense to go on: the first runs all failed."""
+    """Return why no more runs are launched: the first ones all failed."""
     first = [trial.outcome for trial in trials[:FAILURES_TO_HALT]]
     if len(first) == FAILURES_TO_HALT and all(outcome == "failed" for outcome in first):
-        return f"The first {FAILURES_TO_HALT} runs failed, so no more are launched. Look at why, then launch a new sweep."
+        return f"The first {FAILURES_TO_HALT} runs failed, so no more are launched. Fix the cause, then launch a new sweep."
     return ""
 
 
 def _mark(ctx: Context, group_id: str, **marks: Any) -> None:
-    """Write marks that are not so already."""
+    """Write marks that differ from the stored ones."""
     with ctx.db.read() as session:
         now = session.get_one(RunGroup, group_id).result or {}
     if any(now.get(name) != value for name, value in marks.items() if value or name in now):
@@ -335,7 +335,7 @@ def _mark(ctx: Context, group_id: str, **marks: Any) -> None:
 
 
 def _person(session: Session, user_id: str | None) -> Person:
-    """Return who launched a sweep, with the rights that the person has now."""
+    """Return the person who launched a sweep, with today's role."""
     user = session.get(User, user_id) if user_id else None
     return Person(id=user.id, name=user.name, role=user.role) if user is not None else LOCAL
 

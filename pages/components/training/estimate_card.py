@@ -53,7 +53,8 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
     """Draw the estimate of a whole sweep; `one` is the forecast of the run that all are variations of."""
     with _card():
         st.caption(
-            f"{plural(total.num_runs, 'run')}, {total.at_once} at a time. The first: {_say_tokens(one.tokens, one.steps, sweep.run.tokens_per_step)}."
+            f"{plural(total.num_runs, 'run')}, {total.at_once} at a time. "
+            f"The first: {_say_tokens(one.tokens, one.steps, sweep.run.tokens_per_step)}."
         )
         halves = st.grid(2, min_column_width=150)
         with halves.cell():

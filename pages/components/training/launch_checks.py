@@ -49,8 +49,8 @@ def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
         st.markdown(f":orange[:material/warning:] **{plural(len(warnings), 'warning')}**")
         for warning in warnings:
             st.markdown(f"**{label_of(warning.field)}.** {plain(warning.sentence)} :gray[{plain(warning.cure)}]")
-        told = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[:12]
-        return st.checkbox("Proceed anyway", key=f"launch_proceed_{told}")
+        fingerprint = hashlib.sha256("".join(warning.model_dump_json() for warning in warnings).encode()).hexdigest()[:12]
+        return st.checkbox("Proceed anyway", key=f"launch_proceed_{fingerprint}")
 
 
 def draw_changes(before: RunDetail, now: RunConfig) -> None:

@@ -13,8 +13,8 @@ from backend.services.training.sweeps import (
     SweepRun,
     SweepView,
     archive_sweep,
+    continue_sweep,
     get_sweep,
-    go_on_with_sweep,
     list_sweeps,
     stop_sweep,
     sweep_detail,
@@ -81,7 +81,7 @@ def _draw_head(ctx: Context, person: Person, sweep: SweepView) -> None:
             missing = sweep.num_planned - sweep.num_launched - sweep.num_failed
             if sweep.stopped and missing > 0 and st.button(f"Launch the other {missing}", key="sweep_go_on", icon=":material/play_arrow:"):
                 with errors_shown():
-                    go_on_with_sweep(ctx, sweep.id, person=person)
+                    continue_sweep(ctx, sweep.id, person=person)
                     st.rerun()
             if not sweep.is_active and st.button("Archive", key="sweep_archive", icon=":material/archive:"):
                 with errors_shown():

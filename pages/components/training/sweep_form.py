@@ -48,7 +48,7 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, Any]:
         vary = {path: _draw_choice(path, names.get(path), grid=method == "grid") for path in fields}
         st.space("small")
         values = _draw_search()
-    name = st.text_input("Sweep name", key="sweep_name", max_chars=90, placeholder=_made_up_name(config)) or _made_up_name(config)
+    name = st.text_input("Sweep name", key="sweep_name", max_chars=90, placeholder=_generated_name(config)) or _generated_name(config)
     return {"name": name, "run": config.model_dump(mode="json"), "vary": vary, **values}
 
 
@@ -106,15 +106,15 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
             )
         return [part.strip() for part in (written or "").replace(";", ",").split(",") if part.strip()]
     low, high = (now / 3, now * 3) if now else (0.0, 0.1)
-    found = {
+    span = {
         "low": columns[1].number_input("From", value=float(f"{low:.2g}"), format="%g", step=None, key=f"sweep_low_{key}"),
         "high": columns[2].number_input("To", value=float(f"{high:.2g}"), format="%g", step=None, key=f"sweep_high_{key}"),
     }
     with columns[3]:
         if grid:
-            found["points"] = st.number_input("Points", value=4, step=1, key=f"sweep_points_{key}")
-    found["log"] = st.checkbox("Log scale", value=low > 0, key=f"sweep_log_{key}", help="For ranges over orders of magnitude.")
-    return found
+            span["points"] = st.number_input("Points", value=4, step=1, key=f"sweep_points_{key}")
+    span["log"] = st.checkbox("Log scale", value=low > 0, key=f"sweep_log_{key}", help="For ranges over orders of magnitude.")
+    return span
 
 
 def _draw_search() -> dict[str, Any]:
@@ -143,5 +143,5 @@ def _draw_search() -> dict[str, Any]:
     return values
 
 
-def _made_up_name(config: RunConfig) -> str:
+def _generated_name(config: RunConfig) -> str:
     return f"{config.dataset.partition('@')[0][:80]} sweep"

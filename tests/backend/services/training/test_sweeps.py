@@ -20,8 +20,8 @@ from backend.services.jobs.jobs import list_jobs
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
     archive_sweep,
+    continue_sweep,
     get_sweep,
-    go_on_with_sweep,
     launch_sweep,
     lead_sweeps,
     list_sweeps,
@@ -264,7 +264,7 @@ def test_a_sweep_is_stopped_whole_goes_on_later_and_leaves_the_list_when_archive
     lead_sweeps(ctx)
     assert get_sweep(ctx, "tries").num_launched == 2
     assert not get_sweep(ctx, "tries").is_active
-    assert go_on_with_sweep(ctx, "tries", person=LOCAL).num_active == 2
+    assert continue_sweep(ctx, "tries", person=LOCAL).num_active == 2
     stop_sweep(ctx, "tries", person=LOCAL)
     archive_sweep(ctx, "tries", person=LOCAL)
     assert list_sweeps(ctx) == []
