@@ -117,17 +117,12 @@ def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
     Spikes are searched among all points, other findings among every n-th of a long curve, which keeps means and noise.
     """
     thin = {name: _thinned(one) for name, one in series.items()}
-    findings = [
-        *_not_finite(series, facts),
-        *_gradients(thin, facts),
-        *_spikes(series, facts),
-        *_course(thin, facts),
-        *_loader(thin, facts),
-    ]
-    if {finding.kind for finding in findings} & {Kind.DIVERGED, Kind.NOT_FINITE}:  # they cause the others
-        findings = [finding for finding in findings if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
+    found = [*_not_finite(series, facts), *_gradients(thin, facts), *_spikes(series, facts), *_course(thin, facts), *_loader(thin, facts)]
+    kinds = {finding.kind for finding in found}
+    if kinds & {Kind.DIVERGED, Kind.NOT_FINITE}:  # what follows from it is not said again
+        found = [finding for finding in found if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
     order = list(SEVERITY)
-    return sorted(findings, key=lambda finding: order.index(finding.kind))
+    return sorted(found, key=lambda finding: order.index(finding.kind))
 
 
 def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:

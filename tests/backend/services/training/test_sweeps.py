@@ -119,7 +119,7 @@ def test_a_random_draw_lies_in_its_range_and_is_a_function_of_seed_and_number(se
     [
         ({"vary": {"learning_rat": [1, 2]}}, "learning_rat"),
         ({"vary": {"name": ["a", "b"]}}, "name is the same in all runs"),
-        ({"vary": {"schedule": {"low": 1, "high": 2}}}, "schedule has no range"),
+        ({"vary": {"schedule": {"low": 1, "high": 2}}}, "schedule is not a number; give a list"),
         ({"vary": {"learning_rate": {"low": 2, "high": 1}}}, "low 2 is not below high 1"),
         ({"vary": {"micro_batch": [4, 0]}, "method": "grid"}, "micro_batch"),
         ({"vary": {"warmup_steps": {"low": 1, "high": 900}}, "method": "bayesian"}, "warmup_steps 900 is longer"),
@@ -258,7 +258,7 @@ def test_three_failures_at_the_start_end_the_sweep_in_words(ctx: Context) -> Non
 def test_a_sweep_is_stopped_whole_goes_on_later_and_leaves_the_list_when_archived(ctx: Context) -> None:
     add_parts(ctx)
     launch_sweep(ctx, sweep(runs=4, parallel=2), person=LOCAL)
-    with pytest.raises(Conflict, match="still goes on"):
+    with pytest.raises(Conflict, match="still active"):
         archive_sweep(ctx, "tries", person=LOCAL)
     assert stop_sweep(ctx, "tries", person=LOCAL) == 2
     lead_sweeps(ctx)
