@@ -198,4 +198,4 @@ def test_names_lose_what_can_not_be_stored_and_values_that_overflow_are_no_numbe
 def test_two_names_of_one_metric_are_told() -> None:
     log = only(b'{"step":1,"loss":1,"train/loss":5}\n{"step":2,"loss":1,"train/loss":4}')
     assert values(log, "train_loss") == {1: 5.0, 2: 4.0}
-    assert log.notes == ["“loss” and “train/loss” are both train_loss: later values count."]
+    assert log.notes == ["“loss” and “train/loss” are both train_loss; later values count."]
