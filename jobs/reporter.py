@@ -44,14 +44,14 @@ class JobSpec(Generic[P_co]):
         """Return a path relative to the artifacts' root, as the database stores it."""
         return path.resolve().relative_to(self.artifacts.resolve()).as_posix()
 
-    def write(self, file: Path, *, parent: int | None = None, memory_bytes: int | None = None) -> None:
+    def write(self, file: Path, *, parent: int | None = None, memory_bytes: int | None = None, nice: int = 0) -> None:
         """Write the spec for another process, readable by its user alone.
 
-        `parent` is the process id that the reading process must not outlive, `memory_bytes` what it may hold.
+        `parent` is the process id that the reading process must not outlive, `memory_bytes` what it may hold, `nice` its niceness.
         """
         record = {"id": self.id, "attempt": self.attempt, "kind": self.payload.job_kind.value, "payload": self.payload.dump()}
         record |= {"artifacts": str(self.artifacts), "folder": str(self.folder), "parent": parent}
-        record |= {"memory_bytes": memory_bytes}
+        record |= {"memory_bytes": memory_bytes, "nice": nice}
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
             json.dump(record, opened)
 

@@ -17,7 +17,7 @@ from backend.domain.jobs.events import ErrorEvent, ResultEvent
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
 from backend.errors import RoundhouseError
-from backend.infra.processes import die_with_parent
+from backend.infra.processes import die_with_parent, lower_priority
 from jobs.memory_limit import MEMORY_REMEDY, limit_this_process
 from jobs.reporter import FileReporter, JobSpec
 
@@ -79,6 +79,7 @@ def main(arguments: list[str]) -> int:
         folder = Path(arguments[1])
         record = json.loads((folder / "job.json").read_text())
         die_with_parent(parent=record.get("parent"))
+        lower_priority(record.get("nice", 0))
         if record.get("memory_bytes"):
             limit_this_process(record["memory_bytes"], uses_gpu=bool(os.environ.get("CUDA_VISIBLE_DEVICES")))
         return run_child(folder)

@@ -135,7 +135,8 @@ def run_foreground(job_id: str) -> int:
 def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
     spec = JobSpec(claim.job_id, claim.attempt, claim.payload, Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id))
     # the child binds its life to ours: code between fork and exec is not safe beside other threads
-    spec.write(folder / "job.json", parent=os.getpid(), memory_bytes=job_limit_bytes(ctx.policy.job_memory_mb))
+    limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
+    spec.write(folder / "job.json", parent=os.getpid(), **limits)
     (folder / "control").unlink(missing_ok=True)
     environment = child_environment(claim.kind)
     environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
@@ -148,8 +149,6 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
     if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
         environment = keeping_memory(environment)
     command = [sys.executable, "-m", CHILD_MODULE, "--child", str(folder)]
-    if nice and claim.kind in NICED:
-        command = ["nice", "-n", str(nice), *command]
     with (folder / "output.log").open("ab") as output:
         return subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""Bind the life of a child process to that of its parent."""
+"""Life and priority of child processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 SUPERVISED_BY = "ROUNDHOUSE_SUPERVISED_BY"
@@ -23,3 +24,17 @@ def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), signum)
+
+
+def lower_priority(nice: int) -> None:
+    """Let other processes go first: raise the niceness of this process, and of its autogroup if it leads a session.
+
+    Linux with autogroups (sched(7)) compares the niceness of processes within a session alone. Sessions share the processors equally
+    unless the autogroup has a niceness of its own, so a job in a session of its own would take half of them whatever its niceness.
+    """
+    if nice <= 0:
+        return
+    os.nice(nice)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(nice))

@@ -18,12 +18,13 @@ from backend.domain.jobs.events import MetricsEvent, ResumedEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
-from backend.infra.processes import die_with_parent
+from backend.infra.processes import die_with_parent, lower_priority
 from jobs.environment import child_environment
 from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events
 
 CLOSED = "closed"
+NICE = 10
 POLL_S = 1.0
 END_S = 30.0  # time for trackers to write their last points
 OFFLINE = {
@@ -46,7 +47,7 @@ def start_tracking(payload: Payload, folder: Path) -> subprocess.Popen[bytes] | 
     (folder / CLOSED).unlink(missing_ok=True)
     with (folder / "output.log").open("ab") as output:  # the supervisor copies it to the job's log
         return subprocess.Popen(
-            ["nice", "-n", "10", sys.executable, "-m", "jobs.tracking.run", str(folder)],
+            [sys.executable, "-m", "jobs.tracking.run", str(folder)],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -100,6 +101,7 @@ def _succeeds(writer: Any, act: Callable[[Any], None]) -> bool:
 
 def main(folder: Path) -> None:
     """Tail an attempt, no longer than the worker that started this process lives."""
+    lower_priority(NICE)
     die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
     follow(folder)
 

@@ -1,6 +1,6 @@
 """Start, stop, memory and pages of an installation, beside an older checkout measured in turns.
 
-    python tests/benchmarks/bench_start.py [--old FOLDER] [--rows help,list,...] [--rounds 5] [--json FILE]
+    python -m tests.benchmarks.bench_start [--old FOLDER] [--rows help,list,...] [--rounds 5] [--json FILE]
 
 FOLDER is a checkout with an installation of its own in FOLDER/.venv (`make install`). Every row can be measured alone:
 
@@ -19,6 +19,7 @@ Each checkout gets a home folder of its own, in which a small run is trained fir
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -106,6 +107,10 @@ class Running:
         return total / 1024
 
 
+OPEN: list[Running] = []
+"""What was started, to be stopped however the measurement ends."""
+
+
 class Checkout:
     """A checkout with its own home folder and ports."""
 
@@ -150,7 +155,8 @@ class Checkout:
         seconds = time.perf_counter() - started
         if process.poll() is not None:
             raise RuntimeError(f"roundhouse up ended: {(self.home / 'up.log').read_text()[-2000:]}")
-        return Running(process), seconds
+        OPEN.append(running := Running(process))
+        return running, seconds
 
     @contextmanager
     def running(self) -> Iterator[Running]:
@@ -195,7 +201,11 @@ def answers(port: int) -> bool:
 
 def is_idle(running: Running) -> bool:
     """Whether no job has a process."""
-    return not any("--child" in member.cmdline() for member in running.family() if is_alive(member))
+    for member in running.family():
+        with contextlib.suppress(psutil.Error):  # it has ended in the meantime
+            if "--child" in member.cmdline():
+                return False
+    return True
 
 
 Measured = dict[str, float]
@@ -282,7 +292,7 @@ def measure_install(checkout: Checkout) -> Measured:
             "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
         }
         started = time.perf_counter()
-        running = Running(subprocess.Popen(["make", "run"], cwd=clone, env=environment, stdout=subprocess.DEVNULL))
+        OPEN.append(running := Running(subprocess.Popen(["make", "run"], cwd=clone, env=environment, stdout=subprocess.DEVNULL)))
         wait_until(lambda: answers(checkout.port), timeout_s=1800, what="the page", every_s=0.1)
         seconds = time.perf_counter() - started
         running.stop()
@@ -304,6 +314,17 @@ MEASURES: dict[str, Callable[[Checkout], Measured]] = {
 def main() -> None:
     """Measure the rows that were asked for, both checkouts in turns, and print medians."""
     asked = read_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        report(measure(asked), asked)
+    finally:
+        for running in OPEN:
+            if running.process.poll() is None:
+                running.stop()
+
+
+def measure(asked: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Return every value by row and checkout."""
     with tempfile.TemporaryDirectory(prefix="rh-") as folder:
         checkouts = {"new": Checkout(PROJECT, Path(folder) / "new")}
         if asked.old:
@@ -319,7 +340,7 @@ def main() -> None:
                     for what, value in MEASURES[row](checkout).items():
                         values.setdefault(what, {}).setdefault(name, []).append(value)
                         note(f"{row} {number + 1}: {what} {name} {value:.2f} (load {os.getloadavg()[0]:.1f})")
-    report(values, asked)
+        return values
 
 
 def read_arguments() -> argparse.Namespace:

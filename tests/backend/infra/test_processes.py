@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.support.installation import PROJECT
 
 PARENT = """
 import subprocess, sys, time
@@ -40,3 +43,30 @@ def test_a_child_dies_with_a_killed_parent() -> None:
 def test_a_child_whose_parent_is_gone_already_ends_at_once() -> None:
     code = f"from backend.infra.processes import die_with_parent; die_with_parent(parent={os.getpid() + 1})"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+
+
+PRIORITY = """
+import os, pathlib
+from backend.infra.processes import lower_priority
+lower_priority(7)
+group = pathlib.Path("/proc/self/autogroup")
+print(os.nice(0), group.read_text().split()[-1] if group.exists() else "none")
+"""
+
+
+def lowered(*, session: bool) -> list[str]:
+    """Return niceness and niceness of the autogroup after `lower_priority(7)`."""
+    command = [sys.executable, "-c", PRIORITY]
+    return subprocess.run(command, start_new_session=session, capture_output=True, text=True, check=True, cwd=PROJECT).stdout.split()
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel has no autogroups")
+def test_a_job_in_a_session_of_its_own_gives_way_to_other_sessions() -> None:
+    """Niceness alone changed nothing: a training run and the pages got half of a core each."""
+    assert lowered(session=True) == [str(os.nice(0) + 7), "7"]
+
+
+def test_the_session_of_a_process_that_does_not_lead_it_keeps_its_priority() -> None:
+    nice, group = lowered(session=False)
+    assert int(nice) == os.nice(0) + 7
+    assert group != "7"
