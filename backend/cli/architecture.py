@@ -1,4 +1,4 @@
-"""`roundhouse architecture`: what a network would cost."""
+"""`roundhouse architecture`: parameters, FLOPs and memory of an architecture."""
 
 from __future__ import annotations
 

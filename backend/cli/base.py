@@ -1,4 +1,4 @@
-"""`roundhouse base`: checkpoints that were made elsewhere."""
+"""`roundhouse base`: checkpoints made elsewhere."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a c
 @app.command("add")
 @command
 def add(
-    source: Source, name: Annotated[str, typer.Option(help="What it will be called.")], revision: Revision = "", as_json: JsonFlag = False
+    source: Source, name: Annotated[str, typer.Option(help="Name of the base.")], revision: Revision = "", as_json: JsonFlag = False
 ) -> None:
-    """Add a base, and wait until it has been fetched, read and checked."""
+    """Add a base, and wait until it is fetched and checked."""
     ctx = get_context()
     base = add_base(ctx, name=name, source=_absolute(source), revision=revision, person=LOCAL)
     assert base.job_id is not None
@@ -38,7 +38,7 @@ def add(
 @app.command("check")
 @command
 def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) -> None:
-    """Say what a source would be as a base, without adding it; of the Hub only small files are read."""
+    """Check a source without adding it: family, parameters, size, licence. Reads only small files of the Hub."""
     look = look_at_base(get_context(), _absolute(source), revision=revision, person=LOCAL)
     facts = look.facts
     data = {
@@ -64,7 +64,7 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
 @app.command("show")
 @command
 def show(base: Annotated[str, typer.Argument(help="Its name or id.")], as_json: JsonFlag = False) -> None:
-    """Show a base, or any checkpoint: family, size, licence, source, and of a Hub id the commit."""
+    """Show a base or any other checkpoint: family, size, licence, source, and the commit of a Hub id."""
     checkpoint = resolve_checkpoint(get_context(), base)
     lines = [_summary(checkpoint), f"Source: {checkpoint.source or checkpoint.run or 'unknown'}"]
     lines += [f"{key.replace('_', ' ').capitalize()}: {value}" for key, value in checkpoint.facts.items() if value not in (None, "")]
@@ -86,7 +86,7 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command("scan")
 @command
 def scan(as_json: JsonFlag = False) -> None:
-    """List what lies under MODEL_PATH, with what each would be or why it can't be a base."""
+    """List the folders under MODEL_PATH as bases, with the reason where one can't be used."""
     ctx = get_context()
     offers = list_base_offers(ctx)
     data = [
@@ -113,7 +113,7 @@ def scan(as_json: JsonFlag = False) -> None:
 
 
 def checkpoint_data(checkpoint: CheckpointView) -> dict[str, Any]:
-    """Return what the command line says about a checkpoint."""
+    """Return a checkpoint as the command line's JSON."""
     return {
         "checkpoint": checkpoint.name,
         "id": checkpoint.id,

@@ -1,4 +1,4 @@
-"""`roundhouse eval`: score a checkpoint on a benchmark, or ask how likely it finds given continuations."""
+"""`roundhouse eval`: evaluate a checkpoint on a benchmark, or compute log-likelihoods of continuations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]
 def run(
     checkpoint: CheckpointOption,
     benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
-    kind: Annotated[Kind, typer.Option(help="How to score; auto goes by what the dataset holds.")] = "auto",
+    kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
     split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Score only so many items, drawn with the seed.")] = None,
     shots: Annotated[int, typer.Option(help="Solved examples shown before each question.")] = 0,
@@ -47,7 +47,7 @@ def run(
     )
     evaluation = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=config, person=LOCAL, again=again)
     if evaluation.reused:
-        note("The same was measured before, or is being measured; --again measures anew.")
+        note("The same was measured before, or is being measured; --again measures again.")
     if wait and evaluation.job_id:
         wait_for_job(ctx, evaluation.job_id)
         evaluation = get_evaluation(ctx, evaluation.id)
@@ -61,7 +61,7 @@ def loglikelihood(
     file: Annotated[Path, typer.Option(help='JSONL of {"context": text, "continuation": text}.')],
     as_json: JsonFlag = False,
 ) -> None:
-    """Say how likely a checkpoint finds each continuation, in nats, and whether greedy decoding would write it."""
+    """Compute the log-likelihood of each continuation, in nats, and whether greedy decoding gives it."""
     ctx = get_context()
     job = wait_for_job(ctx, launch_loglikelihoods(ctx, checkpoint=checkpoint, file=file, person=LOCAL).id)
     items = read_loglikelihoods(ctx, job.id)

@@ -1,4 +1,4 @@
-"""Processes of an installation whose `roundhouse up` or supervisor was killed: found by a mark in their environment, and ended."""
+"""End processes of an installation whose `roundhouse up` or supervisor was killed. A mark in their environment identifies them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[p
 
 
 def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: float = SUPERVISOR_STOPS_S) -> int:
-    """End what is left of an installation: its supervisor, given time to stop the others in order, then whatever stays. Returns how many."""
+    """End the processes left of an installation: the supervisor, with time to stop the others, then the rest. Returns how many."""
     left = find_leftovers(config, broker_folder=broker_folder)
     if not left:
         return 0

@@ -50,7 +50,7 @@ def wait_for_worker(ctx: Context, *, timeout_s: float = WORKER_TIMEOUT_S) -> boo
 
 
 def main() -> int:
-    """Prepare, wait for the worker, and return the exit status. What went wrong is written to stdout."""
+    """Prepare, wait for the worker, and return the exit status. The cause of a failure goes to stdout."""
     die_with_parent()
     try:
         ctx = prepare(settings := Settings())

@@ -1,4 +1,4 @@
-"""`roundhouse tokenizer`: train one, compare several on a dataset, see a text in tokens."""
+"""`roundhouse tokenizer`: train and compare tokenizers, encode text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app = typer.Typer(no_args_is_help=True)
 @command
 def train(
     dataset: Annotated[str, typer.Argument(help="The dataset to learn from: NAME or NAME@VERSION.")],
-    name: Annotated[str, typer.Option(help="What the tokenizer will be called.")],
+    name: Annotated[str, typer.Option(help="Name of the tokenizer.")],
     kind: Annotated[str, typer.Option(help="bpe (byte-level), unigram or byte.")] = "bpe",
     vocab_size: Annotated[int, typer.Option(help="Entries of the vocabulary; plain bytes always have 262.")] = 2048,
     as_json: JsonFlag = False,
@@ -53,10 +53,10 @@ def list_(as_json: JsonFlag = False) -> None:
 @command
 def compare(
     tokenizers: Annotated[list[str], typer.Argument(help="Names of tokenizers, or of checkpoints for theirs.")],
-    dataset: Annotated[list[str], typer.Option(help="A dataset to measure on; as often as needed.")],
+    dataset: Annotated[list[str], typer.Option(help="A dataset to measure on; may be repeated.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure tokenizers on datasets: tokens per word, bytes per token, what is unknown; by language."""
+    """Measure tokenizers on datasets: tokens per word, bytes per token, unknown tokens; by language."""
     ctx = get_context()
     queued = request_report(ctx, tokenizers=tokenizers, datasets=dataset, person=LOCAL)
     assert queued.job_id is not None
@@ -74,7 +74,7 @@ def encode(
     specials: Annotated[bool, typer.Option("--specials", help="Text that spells a special token is that token.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a text in tokens."""
+    """Encode a text and print its tokens."""
     if text is not None and file is not None:
         raise InvalidInput("A text and a file were given.", remedy="Give one of them.")
     if text is None:
@@ -85,7 +85,7 @@ def encode(
 
 
 def tokenizer_data(tokenizer: TokenizerView) -> dict[str, Any]:
-    """Return what the command line says about a tokenizer."""
+    """Return a tokenizer as the command line's JSON."""
     return {
         "tokenizer": tokenizer.name,
         "id": tokenizer.id,
@@ -98,7 +98,7 @@ def tokenizer_data(tokenizer: TokenizerView) -> dict[str, Any]:
 
 
 def report_data(report: ReportView) -> dict[str, Any]:
-    """Return what the command line says about a report."""
+    """Return a report as the command line's JSON."""
     return {
         "report": report.id,
         "tokenizers": report.tokenizers,
@@ -108,7 +108,7 @@ def report_data(report: ReportView) -> dict[str, Any]:
 
 
 def encoding_data(result: Tokenization) -> dict[str, Any]:
-    """Return what the command line says about a text in tokens."""
+    """Return an encoded text as the command line's JSON."""
     return {
         "tokenizer": result.source.name,
         "ids": [token.id for token in result.tokens],
@@ -132,7 +132,7 @@ def _made(tokenizer: TokenizerView) -> str:
 
 
 def _lines(report: ReportView) -> list[str]:
-    """Return a line for each measure; a dataset in one language is not told twice."""
+    """Return a line for each measure; for a dataset in one language only the total."""
     single = {entry["name"] for entry in report.datasets if len(entry["languages"]) < 2}
     return [_line(measure) for measure in report.measures if measure.language is None or measure.dataset not in single]
 

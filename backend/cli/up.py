@@ -1,4 +1,4 @@
-"""`roundhouse up`, `down`, `worker`: start everything under one supervisor, and stop all of it, children included."""
+"""`roundhouse up`, `down`, `worker`: start an installation or a worker under a supervisor, and stop all of its processes."""
 
 from __future__ import annotations
 

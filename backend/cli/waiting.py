@@ -1,4 +1,4 @@
-"""Waiting for a job from the command line. Where no worker serves its queue, the work is done here, in a child process."""
+"""Wait for a job from the command line. Without a worker for its queue the job runs here, in a child process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ POLL_S = 0.3
 
 
 def wait_for_job(ctx: Context, job_id: str, *, quiet: bool = False) -> JobView:
-    """Return the job once it has ended. Raises JobFailed with its cause unless it, and what it waits for, finished."""
+    """Return the job once it has finished. Raises JobFailed with its cause if it, or a job it depends on, ended otherwise."""
     job = get_job(ctx, job_id)
     if not has_worker(ctx, job.queue) and job.status is Status.QUEUED:
         if job.depends_on:
             wait_for_job(ctx, job.depends_on, quiet=quiet)
-        note(f"No worker serves the queue `{job.queue}`: doing the work here.")
+        note(f"No worker serves the queue `{job.queue}`: running the job here.")
         subprocess.run([sys.executable, "-m", "jobs.run", job_id], check=False, stdout=sys.stderr)
         job = get_job(ctx, job_id)
     shown = ""

@@ -32,7 +32,7 @@ def import_(
     kind: Annotated[
         str | None, typer.Option(help="text, instruction, chat, preference, kto, benchmark or prompts; recognised when left out.")
     ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="COLUMN=FIELD, as often as needed; recognised when left out.")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="COLUMN=FIELD, may be repeated; detected when left out.")] = None,
     config: Annotated[str | None, typer.Option(help="Config of a Hub dataset.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Split of a Hub dataset (train when left out) or of a folder saved by `datasets`.")
@@ -46,7 +46,7 @@ def import_(
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
-    """Import a source as a new version of a dataset, and wait for it. Asked again after a failure or a stop, it goes on where it ended."""
+    """Import a source as a new version of a dataset, and wait for it. Repeated after a failure or a stop, the import resumes."""
     ctx = get_context()
     import_source = read_source(source, config=config, split=split, revision=revision)
     mapping = dict(part.partition("=")[::2] for part in column or [])
@@ -99,7 +99,7 @@ def detection_text(detected: SourcePreview) -> str:
 
 
 def read_source(text: str, *, config: str | None = None, split: str | None = None, revision: str | None = None) -> ImportSource:
-    """Tell what a source is: an address by its scheme, a path by being there or by its ending, else an id of the Hub.
+    """Return the source a text names: a URL by its scheme, a path if it exists or has a known suffix, otherwise an id of the Hub.
 
     Raises InvalidInput for options that only the Hub has.
     """

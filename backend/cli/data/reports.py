@@ -24,10 +24,10 @@ def report(
     context: Annotated[int | None, typer.Option(help="Tokens per sequence; as the newest run, or as the base reads.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Sequences in one forward pass.")] = None,
     grad_accum_steps: Annotated[int | None, typer.Option(help="Forward passes per step.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Look anew even if the question was answered.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Compute the report again even if it is stored.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Look at a dataset before training: tokens, cuts, silent rows, duplicates, leaks, benchmark items, languages, faults, packing.
+    """Report on a dataset before training: tokens, truncation, rows without loss, duplicates, leakage, contamination, languages, packing.
 
     Without --base and --tokenizer the newest base (of text the newest tokenizer) is taken, and plain bytes where there is none.
     """
@@ -48,12 +48,12 @@ def report(
         wait_for_job(ctx, view.job_id)
         view = get_data_report(ctx, view.id)
     else:
-        note("The same question was answered before.")
+        note("This report is stored; --again computes it again.")
     emit(report_data(view, epoch_time(ctx, view)), as_json=as_json, text=report_text(view, epoch_time(ctx, view)))
 
 
 def report_data(view: DataReportView, time: EpochTime | None) -> dict[str, Any]:
-    """Return what the command line says about a report. Numbers of rows, tokens and lengths are those of the train split."""
+    """Return a report as the command line's JSON. Rows, tokens and lengths are those of the train split."""
     report = view.report
     assert report is not None
     fields = report.model_dump(mode="json")
@@ -101,7 +101,7 @@ def finding_data(finding: DataFinding) -> dict[str, Any]:
 
 
 def report_text(view: DataReportView, time: EpochTime | None) -> str:
-    """Say what a report found."""
+    """Return a report in lines."""
     report = view.report
     assert report is not None
     lines = [f"{view.version} ({report.kind}) through {report.tokenizer}, context {report.question.context:,}:"]

@@ -1,4 +1,4 @@
-"""Versions of datasets as the command line says them: as JSON, and in words."""
+"""Versions of datasets as JSON and as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG = 400  # characters of a row
 
 
 def version_data(version: VersionView) -> dict[str, Any]:
-    """Return what the command line says about a version."""
+    """Return a version as JSON."""
     return {
         "dataset": version.dataset,
         "version": version.number,
@@ -36,7 +36,7 @@ def version_data(version: VersionView) -> dict[str, Any]:
 
 
 def version_text(version: VersionView) -> str:
-    """Say what an import made."""
+    """Return the result of an import in lines."""
     lines = [
         f"{version.label}: {version.rows:,} rows of kind {version.kind}, {version.train_rows:,} to train on, {version.val_rows:,} for validation."
     ]
@@ -49,7 +49,7 @@ def version_text(version: VersionView) -> str:
 
 
 def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[Ancestor], users: Sequence[Use]) -> dict[str, Any]:
-    """Return what the command line says about a version and its dataset."""
+    """Return a version and its dataset as JSON."""
     labels = {step.id: step.label for step in lineage}
     return {
         **version_data(version),
@@ -69,7 +69,7 @@ def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[A
 
 
 def show_text(data: dict[str, Any]) -> str:
-    """Say what `show_data` holds."""
+    """Return the output of `show_data` in lines."""
     lines = [
         f"{data['dataset']}@{data['version']}, kind {data['kind']}: {data['rows']:,} rows, {data['train_rows']:,} to train on, "
         f"{data['val_rows']:,} for validation, {data['rejected_rows']:,} rejected"
@@ -87,7 +87,7 @@ def show_text(data: dict[str, Any]) -> str:
 
 
 def diff_data(diff: VersionDiff) -> dict[str, Any]:
-    """Return what the command line says about two versions."""
+    """Return the difference of two versions as JSON."""
     return {
         "before": diff.before.label,
         "after": diff.after.label,
@@ -99,7 +99,7 @@ def diff_data(diff: VersionDiff) -> dict[str, Any]:
 
 
 def diff_text(diff: VersionDiff) -> str:
-    """Say how two versions differ."""
+    """Return the difference of two versions in lines."""
     if diff.is_empty:
         return f"{diff.before.label} and {diff.after.label} hold the same {diff.unchanged:,} rows on the same sides."
     lines = [

@@ -43,7 +43,7 @@ def show(
     rows: Annotated[int, typer.Option(min=0, max=100, help="Rows to print, from the first that are trained on.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a version: counts, where it came from, its columns' mapping, the other versions, and what uses it."""
+    """Show a version: counts, provenance, column mapping, lineage, and its users."""
     ctx = get_context()
     version = resolve_version(ctx, name, ready=False)
     dataset = get_dataset(ctx, version.dataset_id)
@@ -79,12 +79,12 @@ def derive(
     name: Name,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal rows.")] = False,
     loose: Annotated[bool, typer.Option("--loose", help="Also of those that differ only in case and spaces.")] = False,
-    keep: Annotated[list[str] | None, typer.Option(help="'FIELD TEST VALUE', as often as needed; rows that meet all stay.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="'FIELD TEST VALUE', may be repeated; rows that match all are kept.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="The same; rows that meet all go.")] = None,
     match_case: Annotated[bool, typer.Option("--match-case", help="In conditions.")] = False,
     sample: Annotated[int | None, typer.Option(help="Draw this many rows.")] = None,
     merge: Annotated[str | None, typer.Option(help="Add the rows of NAME@VERSION.")] = None,
-    resplit: Annotated[float | None, typer.Option(help="Divide anew, with this share held out.")] = None,
+    resplit: Annotated[float | None, typer.Option(help="Split again, with this share for validation.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample and --resplit.")] = 1,
     drop_rows: Annotated[str | None, typer.Option(help="Leave out rows that are trained on: 3,10-20, counted from 1.")] = None,
     drop_val_rows: Annotated[str | None, typer.Option(help="Leave out rows that are held out, counted from 1.")] = None,
@@ -92,7 +92,7 @@ def derive(
     to: Annotated[str | None, typer.Option(help="Make a new dataset of this name.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a new version from one by one change, and wait for it. The version itself stays as it is.
+    """Derive a new version by one change, and wait for it. The old version is unchanged.
 
     A condition names a part of a row (`text` for all of it), a test (contains, lacks, equals, differs, at_least, at_most; the last two
     count characters, of `turns` their number), and a value: --keep "completion at_least 20".
@@ -146,7 +146,7 @@ def card(
     to: Annotated[Path | None, typer.Option(help="Write the version as files: README.md and Parquet, as the Hub reads them.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print a version's card, change what it says, or write the version as files."""
+    """Print or edit a version's card, or write the version as files."""
     ctx = get_context()
     version = resolve_version(ctx, name)
     said = card_facts(version)
@@ -177,7 +177,7 @@ def card(
 @command
 def delete(
     name: Annotated[str, typer.Argument(help="A dataset for all of it, or NAME@VERSION for one version.")],
-    with_reports: Annotated[bool, typer.Option("--with-reports", help="Delete the reports about it, too.")] = False,
+    with_reports: Annotated[bool, typer.Option("--with-reports", help="Also delete its reports.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -195,7 +195,7 @@ def delete(
 
 
 def _one_version(ctx: Context, name: str) -> VersionView | None:
-    """Return the version that a name with a number means, whatever its state; None if the name means a whole dataset."""
+    """Return the version of NAME@NUMBER, in any state; None for a whole dataset."""
     try:
         get_dataset(ctx, name)
     except NotFound:

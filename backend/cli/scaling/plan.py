@@ -78,7 +78,7 @@ def plan(
 @command
 def fit(
     file: Annotated[Path, typer.Argument(help="CSV with the columns parameters, tokens and loss; flops if counted.")],
-    flops: Annotated[float | None, typer.Option(help="Say the optimum for this budget, too.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Also print the optimum for this budget.")] = None,
     draws: Annotated[int, typer.Option(min=100, max=10_000, help="Resamples for the intervals.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Of the resampling.")] = 0,
     as_json: JsonFlag = False,
@@ -126,10 +126,10 @@ def study(
 @command
 def show(
     name: Annotated[str, typer.Argument(help="A study's name or id.")],
-    flops: Annotated[float | None, typer.Option(help="Say the optimum for this budget, too.")] = None,
+    flops: Annotated[float | None, typer.Option(help="Also print the optimum for this budget.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a study: how far it is, and what its runs say."""
+    """Show a study: its progress and the laws fitted to its runs."""
     detail = study_detail(get_context(), name)
     view = detail.study
     data: dict[str, Any] = {
