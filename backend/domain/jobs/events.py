@@ -33,7 +33,7 @@ class MetricsEvent(Event):
 
 
 class ProgressEvent(Event):
-    """How much of the work is done; `rate` in units per second."""
+    """Work done, of `total` units; `rate` in units per second."""
 
     type: Literal["progress"] = "progress"
     done: float
@@ -91,7 +91,7 @@ class CheckpointRemovedEvent(Event):
 
 
 class RowsEncodedEvent(Event):
-    """What became of a split's rows when they were encoded; `zero_label_rows` have no token to train on."""
+    """Counts of a split's encoded rows; `zero_label_rows` have no token to train on."""
 
     type: Literal["rows_encoded"] = "rows_encoded"
     split: Literal["train", "val"]

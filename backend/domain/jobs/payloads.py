@@ -34,7 +34,7 @@ class ComputePayload(Payload):
 
 
 class TrainingPayload(ComputePayload):
-    """What training needs: a config with the rows behind its names resolved.
+    """A training config with the rows behind its names resolved.
 
     `dataset` and `tokenizer` are folders, None while another job still makes them; they are filled in when the job starts.
     """

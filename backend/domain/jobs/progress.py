@@ -1,4 +1,4 @@
-"""How far a run is, and how to say it: pure arithmetic on what a job reported."""
+"""Progress of a job: share, time left, text, and the expected wait behind others."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much is done, 0 to 1."""
+        """Share of the work that is done, 0 to 1."""
         return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
 
 def read_progress(raw: Mapping[str, Any]) -> Progress | None:
-    """Read what a room reported, or None before the first report."""
+    """Read the stored progress event; None before the first one."""
     if not raw or raw.get("total") is None:
         return None
     done, total = float(raw.get("done") or 0.0), float(raw["total"])
@@ -37,7 +37,7 @@ def read_progress(raw: Mapping[str, Any]) -> Progress | None:
 
 
 def say_progress(progress: Progress | None) -> str:
-    """Put progress into one line: `step 120 of 300 · 4.2 steps/s · 43 s left`."""
+    """Format progress in one line: `step 120 of 300 · 4.2 steps/s · 43 s left`."""
     if progress is None:
         return ""
     parts = [f"{progress.unit} {progress.done:,.0f} of {progress.total:,.0f}"]

@@ -19,7 +19,7 @@ class Record(BaseModel):
 
 
 class Payload(Record):
-    """What one job is asked to do."""
+    """Base of the payloads: the work of one job."""
 
     job_kind: ClassVar[JobKind]
 
@@ -51,7 +51,7 @@ class ReadRecord(BaseModel):
 
 
 class JobResult(ReadRecord):
-    """What a finished job returns. The parent process adds the CPU seconds of the child, and of its reporter."""
+    """Base of the results. The parent process adds the CPU seconds of the child, and of its reporter."""
 
     job_kind: ClassVar[JobKind]
 
@@ -64,7 +64,7 @@ class JobResult(ReadRecord):
 
 
 class JobFailure(ReadRecord):
-    """Why a job ended badly, see backend.errors; falsy without a cause. `exit` is the status of a process that died, `tail` the end of its output."""
+    """Cause and remedy of a failed job, see backend.errors; falsy without a cause. `exit` is the status of a process that died, `tail` the end of its output."""
 
     cause: str = ""
     remedy: str = ""

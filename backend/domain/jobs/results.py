@@ -67,7 +67,7 @@ class ScoreRow(ReadRecord):
 
 
 class EvaluationFacts(ReadRecord):
-    """What the room decided and met: `unit` is what counts as one item, `chance` the score of guessing."""
+    """Facts of an evaluation: `unit` is what counts as one item, `chance` the score of guessing."""
 
     used_chat_template: bool | None = None
     unit: str = "items"
@@ -109,7 +109,7 @@ class LoglikelihoodResult(JobResult):
 
 
 class ReplicaResult(JobResult):
-    """What a replica did until it was stopped; `stopped` is the request, or `signal`."""
+    """Work of a replica until it was stopped; `stopped` is the request, or `signal`."""
 
     job_kind = JobKind.REPLICA
     stopped: str = ""
@@ -118,7 +118,7 @@ class ReplicaResult(JobResult):
 
 
 class ImportResult(JobResult):
-    """What an import, or a change of a version, made.
+    """The version that an import, or a change of another version, made.
 
     `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk, `text_bytes` that of
     the text. `version_id` names the version that has the content: an older one where it was `reused`.
@@ -259,7 +259,7 @@ class LanguageShare(ReadRecord):
 
 
 class MeasuredDataset(ReadRecord):
-    """How much of a dataset a tokenizer report read."""
+    """Rows and bytes of a dataset that a tokenizer report read."""
 
     name: str
     rows: int

@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import Literal
 
 StopRequest = Literal["cancel", "stop_and_save"]
-"""How a job is asked to stop; `stop_and_save` keeps a checkpoint."""
+"""Requests to stop a job; `stop_and_save` keeps a checkpoint."""
 
 
 class Status(StrEnum):
-    """Where a job is. The last three are terminal."""
+    """Status of a job. The last three are terminal."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -26,7 +26,7 @@ ACTIVE = frozenset({Status.QUEUED, Status.RUNNING, Status.CANCELLING})
 
 
 class JobKind(StrEnum):
-    """What a job does; each kind names a room's entry in jobs/run.py."""
+    """Kind of a job; each has a room's entry in jobs/run.py, a payload and a result."""
 
     TRAIN = "train"
     EVALUATE = "evaluate"

@@ -1,4 +1,4 @@
-"""What exports of checkpoints and of datasets share: their files here, and what was pushed to a Hub."""
+"""Exports of checkpoints and of datasets: their files here, and their commit on a Hub."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The working folders of ended jobs (token caches, event files, output), which nothing shows: deleted after some days.
+"""Deletion of ended jobs' working folders (token caches, event files, output) after some days.
 
-What a job leaves behind for good lies elsewhere, in the folder of its run, dataset or checkpoint, and its log and its numbers are rows.
-A few jobs give files of their own folder as their result (completions, log-likelihoods); those folders stay.
+Results lie in the folder of a run, dataset or checkpoint; logs and metrics are rows. Folders of jobs whose result is a file in them
+(completions, log-likelihoods) stay.
 """
 
 from __future__ import annotations

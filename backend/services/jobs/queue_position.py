@@ -1,4 +1,4 @@
-"""Places in a queue: what runs or waits before a job."""
+"""Queue positions: the jobs that run or wait before a job."""
 
 from __future__ import annotations
 

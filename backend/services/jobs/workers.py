@@ -1,4 +1,4 @@
-"""Workers: who is alive, what each is doing, what its machine looks like."""
+"""Workers: heartbeats, running jobs and machine gauges."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def beat(
     devices: list[str],
     gauges: dict[str, Any],
 ) -> None:
-    """Say that a worker lives; forget those that have not said so for ten minutes."""
+    """Record a worker's heartbeat; delete workers without one for ten minutes."""
     with ctx.db.write() as session:
         worker = session.get(Worker, name)
         if worker is None or worker.pid != pid:

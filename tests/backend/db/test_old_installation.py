@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 from alembic import command
+from sqlalchemy import select
 
 from backend.bootstrap import alembic_config, build_context
+from backend.db.tables import Job, Run
+from backend.domain.jobs.payloads import read_payload
+from backend.domain.jobs.progress import read_progress
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.results import RESULTS
+from backend.domain.jobs.states import JobKind
+from backend.domain.training.summary import RunSummary
 from backend.services.battles.standings import standings
 from backend.services.checkpoints.checkpoints import list_checkpoints, list_lineage
 from backend.services.context import LOCAL, Context
@@ -107,3 +115,19 @@ def test_its_pages_open(old_home: Path, monkeypatch: pytest.MonkeyPatch, page: s
     finally:
         get_context().db.engine.dispose()
         get_context.cache_clear()
+
+
+def test_every_job_is_read_by_the_class_of_its_kind(opened: Context) -> None:
+    with opened.db.read() as session:
+        jobs = list(session.scalars(select(Job)))
+        summaries = list(session.scalars(select(Run.summary)))
+    assert len({job.kind for job in jobs}) >= 5
+    for job in jobs:
+        kind = JobKind(job.kind)
+        payload = read_payload(kind, job.payload)
+        assert read_payload(kind, payload.dump()) == payload
+        if job.result:
+            assert RESULTS[kind].model_validate(job.result).dump() == job.result
+        assert JobFailure.read(job.error).dump() == {name: value for name, value in job.error.items() if value is not None}
+        assert read_progress(job.progress) is not None or not job.progress
+    assert all(RunSummary.read(summary).last for summary in summaries if summary and "last" in summary)
