@@ -30,7 +30,7 @@ def run(
     kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
     split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Score only so many items, drawn with the seed.")] = None,
-    shots: Annotated[int, typer.Option(help="Solved examples shown before each question.")] = 0,
+    shots: Annotated[int, typer.Option(help="Few-shot examples before each question.")] = 0,
     chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
     windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="How long texts are cut.")] = "each_window",
     max_tokens: Annotated[int, typer.Option(help="Generation: longest answer.")] = 64,

@@ -31,7 +31,7 @@ def supervise(
 ) -> None:
     """Run programs until a signal arrives or the supervisor ends, then end whatever is left. Stages stop one after the other, the last first.
 
-    `until_ready` is called once the programs are started, with a function that tells whether to go on waiting for them.
+    `until_ready` is called once the programs are started, with a function that tells whether to keep waiting for them.
     """
     config, logs = settings.home / "run" / f"{name}.conf", settings.home / "logs"
     config.write_text(supervisor_config(stages, folder=config.parent, logs=logs).replace("supervisord.pid", f"{name}.pid"))
@@ -44,7 +44,9 @@ def supervise(
             pass
     finally:
         _stop_tree(child, quiet=not asked_to_stop(0))
-        end_leftovers(config, broker_folder=settings.home / "broker" if name == "supervisord" else None)  # a killed supervisor stops nobody
+        end_leftovers(
+            config, broker_folder=settings.home / "broker" if name == "supervisord" else None
+        )  # a killed supervisor leaves its programs running
     if not asked_to_stop(0):
         fail(f"The supervisor ended. See {logs / 'supervisor.log'}.")
 

@@ -134,7 +134,7 @@ def down(as_json: JsonFlag = False) -> None:
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Return whether a process is over. A zombie counts: in a container without an init nobody asks for its status."""
+    """Return whether a process is over. A zombie counts: in a container without an init no process reaps it."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -142,7 +142,7 @@ def test_a_tokenizer_in_use_names_its_users_and_stays(mill: Context) -> None:
     waiting = request_report(mill, tokenizers=["octets", free.id], datasets=["mill"], person=LOCAL)
     app = open_page(PAGE, tokenizer=free.id, tab="Rename or delete")
     app.button(key=f"delete_yes_{free.id}").click().run()
-    assert "which is going on" in app.error[0].value, "a report that is being made needs the files"
+    assert "which is running" in app.error[0].value, "a report that is being made needs the files"
     do_job(mill, str(waiting.job_id))
     app.button(key=f"delete_yes_{free.id}").click().run()
     assert [view.name for view in list_tokenizers(mill)] == ["octets"]

@@ -100,7 +100,7 @@ def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy, dense_cel
     """Covariance of theta (then side): H^-1 B H^-1, where B sums the outer products of each cluster's score, times G / (G - 1).
 
     Two-way: B_prompt + B_rater - B_(prompt and rater); negative eigenvalues of the covariance are set to 0. A regularised fit is never
-    given less than its posterior variance: where nobody ever lost, residuals vanish and the plain sandwich would call that certainty.
+    given less than its posterior variance: without a single loss, residuals vanish and the plain sandwich would call that certainty.
     """
     residuals = columns.points - scipy.special.expit(fit.theta[columns.a] - fit.theta[columns.b] + fit.side)
 

@@ -1,7 +1,7 @@
 """Verdict on a pair's votes: better, worse or undecided, and the votes still needed.
 
 Everybody looks at votes while they come in, so the decision rests on an e-value, which stays valid however often one looks; an ordinary
-test, looked at after every vote, declares a false winner in half of all campaigns. Evidence counts prompts, not votes: ten raters on one
+test, repeated after every vote, declares a false winner in half of all campaigns. Evidence counts prompts, not votes: ten raters on one
 prompt say what one prompt shows.
 """
 

@@ -68,7 +68,7 @@ class EvaluationConfig(BaseModel):
     )
     limit: int | None = Field(default=None, ge=1, description="Score only so many items, drawn with the seed. Empty: all of them.")
     seed: int = Field(default=1, ge=0, description="Draws the items when there is a limit, and the examples shown before a question.")
-    shots: int = Field(default=0, ge=0, le=64, description="Solved examples shown before each question; they are not scored themselves.")
+    shots: int = Field(default=0, ge=0, le=64, description="Few-shot examples before each question; they are not scored.")
     chat: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="auto: use the checkpoint's chat template for answers and conversations, if it has one and was taught it.",

@@ -1,4 +1,4 @@
-"""What a folder or file from elsewhere would be as a base, and in words why it can't be one. Reads small files and headers alone."""
+"""Describe a folder or file as a base, or say why it can't be one. Reads small files and headers alone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What small files and headers tell of a base. `licence` is None where none is stated, `bytes` those of the weights, `parameters`
-    None where only fetching tells.
+    """Facts about a base from its small files and headers. `licence` is None if none is stated, `bytes` counts the weights, `parameters`
+    is None if only a download can tell.
     """
 
     kind: Literal["folder", "gguf"]

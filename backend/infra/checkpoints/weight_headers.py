@@ -1,4 +1,4 @@
-"""What lies in files of weights, read from their headers alone: safetensors and GGUF. No tensor is loaded, and no number is believed.
+"""Read the headers of safetensors and GGUF files. No tensor is loaded, and no number is trusted.
 
 Both formats begin with counts and lengths that whoever wrote the file chose; each is checked against the file's size before it is used.
 """
@@ -36,7 +36,7 @@ class Tensor:
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -95,7 +95,7 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says of itself. `values` holds its settings but for long lists, `vocab_size` the length of its token list."""
+    """Header of a GGUF file. `values` holds its metadata without long lists, `vocab_size` the length of its token list."""
 
     values: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -109,7 +109,7 @@ class GgufHeader:
 
     @property
     def parameters(self) -> int:
-        """How many numbers its tensors hold."""
+        """Number of parameters in its tensors."""
         return sum(tensor.numbers for tensor in self.tensors.values())
 
     @property

@@ -46,7 +46,7 @@ class CloudFiles:
         with _in_words(self.scheme, f"{self.scheme}://{path}"):
             data: bytes = self.filesystem.cat_file(path, start=start, end=end)
         if len(data) != end - start:
-            raise Unavailable(f"{self.scheme}://{path} sent {len(data):,} of {end - start:,} bytes.", remedy="Import it again: it goes on.")
+            raise Unavailable(f"{self.scheme}://{path} sent {len(data):,} of {end - start:,} bytes.", remedy="Import it again: it resumes.")
         return data
 
 
@@ -87,7 +87,7 @@ def find_cloud_files(url: str) -> CloudFiles:
 
 def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the folder and path -> facts of the files in it."""
-    # the libraries try again for up to a minute where nothing answers; nobody waits so long before a form
+    # the libraries try again for up to a minute where nothing answers; too long for a form to wait
     ask = filesystem._ls if is_bucket else filesystem._info
     answer = sync(filesystem.loop, ask, root, timeout=LOOK_S)
     info = {"type": "directory"} if is_bucket else answer
@@ -134,7 +134,7 @@ def _failures(scheme: str) -> tuple[type[BaseException], ...]:
 
 @contextmanager
 def _in_words(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bool]]:
-    """Say in words what a store refused or why it does not answer. What is yielded is filled where keys are missing and not yet `last`."""
+    """Turn a store's refusal or silence into an error with its cure. What is yielded is filled where keys are missing and not yet `last`."""
     missing_keys: list[bool] = []
     try:
         yield missing_keys

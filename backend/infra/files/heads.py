@@ -53,7 +53,7 @@ def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = No
     files = remote.listing.files
     suffix, packing = suffix_of(files[0].path)
     if suffix == ".zip" or packing:
-        raise InvalidInput(f"{files[0].path} is packed, and is not fetched only to be looked at.", field="kind")
+        raise InvalidInput(f"{files[0].path} is packed, and is not downloaded for a preview.", field="kind")
     file = cast(BinaryIO, io.BufferedReader(RangedFile(remote, files[0]), buffer_size=BLOCK_BYTES))
     if suffix in TABLES:
         rows, foreign = _rows_of_table(files[0].path, suffix, file, limit=limit), ""
@@ -73,7 +73,7 @@ def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> tupl
             return _rows_of_text(name, _read(opened, HEAD_BYTES), limit=limit, encoding=encoding)
         data = _read(opened, MAX_PACKED_TABLE + 1)
     if len(data) > MAX_PACKED_TABLE:
-        raise InvalidInput(f"{member.name} within its zip is too large to be looked at.", remedy="Unpack it first.", field="file")
+        raise InvalidInput(f"{member.name} within its zip is too large for a preview.", remedy="Unpack it first.", field="file")
     return _rows_of_table(member.name, member.suffix, io.BytesIO(data), limit=limit), ""
 
 

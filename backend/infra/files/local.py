@@ -1,4 +1,4 @@
-"""Where rows come from: a file, a folder of files, a zip. Lists what can be read, refuses what is dangerous, opens streams of bytes.
+"""Sources of rows on disk: a file, a folder of files, a zip. Lists what can be read, refuses what is dangerous, opens streams of bytes.
 
 Nothing is unpacked: members of a zip are streamed. What is left out (hidden files, links that lead out, unknown endings) is said.
 """
@@ -270,7 +270,9 @@ def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> No
         parts = PurePosixPath(entry.filename.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or (len(entry.filename) > 1 and entry.filename[1] == ":"):
             raise InvalidInput(
-                f"The zip {name!r} holds {entry.filename[:200]!r}, a path that leads out of it.", remedy="Pack it anew.", field="source"
+                f"The zip {name!r} holds {entry.filename[:200]!r}, a path that leads out of it.",
+                remedy="Create the zip again without it.",
+                field="source",
             )
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise InvalidInput(f"The zip {name!r} holds the link {entry.filename[:200]!r}.", remedy="Pack the file itself.", field="source")
@@ -293,7 +295,7 @@ def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> No
 
 
 def _leave_out_words(members: list[Member], ignored: list[Ignored]) -> tuple[list[Member], list[Ignored]]:
-    """Where there are records, the texts beside them (a readme, a licence) are no rows; nor is what `datasets` writes beside .arrow."""
+    """Leave out the texts beside records (a readme, a licence), and what `datasets` writes beside .arrow."""
     if any(member.suffix == ".arrow" for member in members):
         about = [member for member in members if PurePosixPath(member.name).name in _SAVED_BESIDE_ARROW]
         members = [member for member in members if member not in about]

@@ -10,7 +10,7 @@ def find_path(text: str | Path) -> Path | None:
     try:
         path = Path(text).expanduser()
         return path if path.exists() else None
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, the home of nobody
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, the home of an unknown user
         return None
 
 

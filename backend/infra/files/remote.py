@@ -28,7 +28,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds. `facts` go into the version's record: the commit, the licence."""
+    """Files of a source. `facts` go into the version's record: the commit, the licence."""
 
     label: str
     files: tuple[RemoteFile, ...]
@@ -45,7 +45,7 @@ class Remote(Protocol):
 
     @property
     def listing(self) -> Listing:
-        """What it holds, fixed from then on."""
+        """Files of the source, fixed from then on."""
 
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         """Return the bytes from `start` to before `end`.

@@ -1,4 +1,4 @@
-"""What is remembered of every row of a version, eight bytes at a time: enough to compare two versions without holding either.
+"""Index of a version's rows, eight bytes each: enough to compare two versions without loading either.
 
 Kept beside the rows, one file a split, and made when it is first asked for. The rows never change, so it never grows old.
 """

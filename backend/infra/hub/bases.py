@@ -1,4 +1,4 @@
-"""The Hub as bases need it: what a revision holds, what of it would be fetched, and in words why it can't be a base.
+"""The Hub as bases need it: what a revision holds, what of it would be fetched, and why it can't be a base.
 
 Works against whatever `HF_ENDPOINT` names, with the key in `HF_TOKEN` where one is set. Nothing here fetches weights.
 """
@@ -74,7 +74,7 @@ class HubBase:
 
     @property
     def bytes(self) -> int:
-        """What is to be fetched in all."""
+        """Size of the download."""
         return sum(file.bytes for file in [*self.data, *self.weights])
 
 
@@ -166,7 +166,7 @@ def _is_data(file: HubFile) -> bool:
 
 
 def _weights_of(revision: HubRevision) -> HubFile:
-    """Return the one file of weights, or the index of several. Raises InvalidInput, in words, if the repository holds no base."""
+    """Return the one file of weights, or the index of several. Raises InvalidInput if the repository holds no base."""
     names = revision.files
     if "adapter_config.json" in names:
         raise adapter_refusal(revision.id, None)

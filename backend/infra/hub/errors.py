@@ -1,4 +1,4 @@
-"""What the Hub refuses, and why it does not answer, in words: for bases and datasets alike."""
+"""Turn the Hub's refusals and failures into errors with their cure, for bases and datasets alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubRequest:
-    """What is asked of the Hub: its noun, the form's field of its id, and how to do without the Hub."""
+    """Request to the Hub: the noun in its errors, the form's field of the id, and how to do without the Hub."""
 
     noun: str
     field: str
@@ -26,7 +26,7 @@ class HubRequest:
 
     @property
     def remedy(self) -> str:
-        """What to do where the Hub is away."""
+        """Cure of a Hub that can't be reached."""
         return f"Check the network and HF_ENDPOINT, or fetch the files elsewhere and {self.elsewhere}."
 
 

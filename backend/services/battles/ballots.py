@@ -372,7 +372,7 @@ def _admit(session: Session, ctx: Context, campaign_id: str, rater: RaterView) -
         raise NotAllowed("This ballot link is not valid for that campaign.", remedy="Ask the person who sent it for a new one.")
     campaign = find_campaign(session, campaign_id)
     if campaign.config.get("standing"):
-        raise NotAllowed("These prompts come from people's own conversations, so nobody else votes on them.")
+        raise NotAllowed("These prompts come from people's own conversations, so no one else votes on them.")
     if campaign.closed_at is not None:
         raise Conflict("This campaign is closed: it takes no more votes.")
     return campaign

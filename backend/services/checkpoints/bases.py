@@ -111,7 +111,7 @@ def add_base(
 def list_base_offers(ctx: Context) -> list[BaseOffer]:
     """Return the candidates under MODEL_PATH, usable ones first: folders with weights and a config, and GGUF files.
 
-    Folders that links form a ring with are visited once, and links that lead out are left alone. A header is read anew only when its
+    Folders that links form a ring with are visited once, and links that lead out are left alone. A header is read again only when its
     files change.
     """
     root = ctx.model_path.resolve() if ctx.model_path is not None else None

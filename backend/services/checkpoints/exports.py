@@ -88,7 +88,7 @@ def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
     facts = {
         "Family": checkpoint.family,
         "Parameters": f"{checkpoint.parameters:,}" if checkpoint.parameters else "",
-        "Source": checkpoint.source if checkpoint.facts.get("revision") else "",  # a folder's path is nobody else's business
+        "Source": checkpoint.source if checkpoint.facts.get("revision") else "",  # a folder's path stays private
         "Licence": str(checkpoint.facts.get("licence") or "not stated"),
     }
     lines = [f"- {label}: {_plain(value)}" for label, value in facts.items() if value]

@@ -224,7 +224,7 @@ def end_job(
 def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFailure, lasted_s: float) -> None:
     """Queue a replica again with backoff, which starts from the beginning after a process that lasted a minute.
 
-    A stop request that came after the process had ended cancels the job, or the replica would start again and nobody would stop it.
+    A stop request that came after the process had ended cancels the job, or the replica would start again and never be stopped.
     """
     job = _let_go(session, ctx, claim)
     job.error = error.dump()

@@ -135,7 +135,7 @@ def _find(session: Session, user_id: str) -> User:
 
 
 def _keep_an_admin(session: Session, user: User) -> None:
-    """Raise Conflict if nobody could manage accounts without this one. Holds the admins' rows, so that two can't leave at once."""
+    """Raise Conflict if no one could manage accounts without this one. Holds the admins' rows, so that two can't leave at once."""
     admins = session.scalars(
         select(User.id).where(User.role == "admin", User.disabled_at.is_(None)).order_by(User.id).with_for_update()
     ).all()

@@ -157,7 +157,7 @@ def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None
         measured = or_(Analysis.tokenizer_id == row.id, mentions(Analysis.config, [f"tokenizer:{row.id}"]))
         mine = select(Job.title).join(Analysis, Analysis.job_id == Job.id).where(measured, Job.status.in_(ACTIVE))
         refuse_while_used(
-            "tokenizer", row.name, [f"“{title}”, which is going on" for title in session.scalars(mine)], remedy="Wait, or stop it first."
+            "tokenizer", row.name, [f"“{title}”, which is running" for title in session.scalars(mine)], remedy="Wait, or stop it first."
         )
         folders = [row.folder, *session.scalars(select(Analysis.folder).where(Analysis.tokenizer_id == row.id))]
         session.execute(delete(Analysis).where(Analysis.tokenizer_id == row.id))

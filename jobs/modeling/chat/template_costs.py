@@ -42,7 +42,7 @@ class TemplateTooCostly(jinja2.TemplateError):
 
 
 class Budget:
-    """What one rendering may still spend. `input_bytes` is the size of the values that it is handed."""
+    """Remaining budget of one rendering. `input_bytes` is the size of the values that it is handed."""
 
     def __init__(self, input_bytes: int) -> None:
         self._steps = self._bytes = 0
