@@ -86,9 +86,7 @@ class Settings(BaseSettings):
     devices: str = Field(default="auto", description="auto: every visible GPU; a list such as 0,1 names them; none: CPU only.")
     cpu_jobs: int = Field(default=1, ge=1, description="Training jobs at once on a machine without a GPU.")
     replica_slots: int = Field(default=8, ge=1, description="Replicas that one worker machine may hold.")
-    train_nice: int = Field(
-        default=10, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay fast beside them."
-    )
+    train_nice: int = Field(default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay fast beside them.")
     max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
     job_memory_mb: int | None = Field(
         default=None,

@@ -62,6 +62,7 @@ class Installation:
             "ROUNDHOUSE_LEASE_S": "10",
             "ROUNDHOUSE_SWEEP_S": "1",
             "ROUNDHOUSE_KEEP_FREE_MB": "16",
+            "ROUNDHOUSE_TRAIN_NICE": "0",  # beside other tests a run of low priority would stand still
             **environment,
         }
         self.environment.pop("REDIS_URL", None)
