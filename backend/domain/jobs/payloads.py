@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.checkpoints.inspection_config import InspectionConfig
@@ -71,11 +71,11 @@ class TrainPayload(TrainingPayload):
 class ProbePayload(TrainingPayload):
     """Measure the peak memory and the speed of a run before it is launched.
 
-    `asked` is the fingerprint of what is measured, `shape` that of the network, None for a base of an unknown family.
+    `fingerprint` names what is measured (`asked` in payloads of earlier versions), `shape` is None for a base of an unknown family.
     """
 
     job_kind = JobKind.PROBE
-    asked: str
+    fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "asked"))
     shape: ArchitectureConfig | None = None
 
 

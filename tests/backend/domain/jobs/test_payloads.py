@@ -28,7 +28,7 @@ TRAINING = {
 }
 BEFORE: dict[JobKind, list[dict[str, Any]]] = {
     JobKind.TRAIN: [{"run_id": "r", **TRAINING}],
-    JobKind.PROBE: [{**TRAINING, "asked": "f" * 64, "shape": SHAPE}, {**TRAINING, "asked": "f" * 64, "shape": None}],
+    JobKind.PROBE: [{**TRAINING, "fingerprint": "f" * 64, "shape": SHAPE}, {**TRAINING, "fingerprint": "f" * 64, "shape": None}],
     JobKind.EVALUATE: [
         {
             "evaluation_id": "e",
@@ -184,6 +184,11 @@ def test_a_payload_that_can_not_be_read_names_field_value_and_cure(
         read_payload(kind, {**BEFORE[kind][0], **change})
     assert refusal.value.field == field
     assert "start the work again" in refusal.value.remedy
+
+
+def test_a_probe_queued_by_an_earlier_version_keeps_its_fingerprint() -> None:
+    probe = {key: value for key, value in BEFORE[JobKind.PROBE][0].items() if key != "fingerprint"}
+    assert read_payload(JobKind.PROBE, {**probe, "asked": "f" * 64}) == read_payload(JobKind.PROBE, BEFORE[JobKind.PROBE][0])
 
 
 def test_an_empty_payload_names_what_is_missing() -> None:
