@@ -1,4 +1,4 @@
-"""What a source is cut into: blocks of whole rows, and the places between them."""
+"""Blocks of whole rows that a source is cut into, and the places between them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CsvMarks:
 class Block:
     """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as rows that are parsed already.
 
-    `after` is the place where reading goes on, `position` the bytes of the source read so far, `side` the split that a source assigns.
+    `after` is the place where reading continues, `position` the bytes of the source read so far, `side` the split that a source assigns.
     """
 
     file: str

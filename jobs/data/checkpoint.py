@@ -1,7 +1,7 @@
-"""Where an import puts what it has finished, so that one that is stopped or killed goes on from there when the same source is imported again.
+"""Checkpoints of an import: a stopped or killed import of the same source resumes from its last finished part.
 
-`<out_root>/.importing-<key>/` holds `part-00000/`, ... (each a train.parquet, a val.parquet and a rejected.jsonl) and `state.json`, which is replaced
-after each part. The key is a hash of the source's files (paths, sizes, times of change) and of the settings.
+`<out_root>/.importing-<key>/` holds `part-00000/`, ... (each a train.parquet, a val.parquet and a rejected.jsonl) and `state.json`,
+which is replaced after each part. The key is a hash of the source's files (paths, sizes, times of change) and of the settings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class State:
-    """How far an import is: `parts` finished, what they hold, the block to go on with and how many of its good rows are in them already."""
+    """Progress of an import: finished `parts`, their tally, the next block's mark, and how many of its good rows are in them already."""
 
     parts: int
     tally: Tally
@@ -40,8 +40,8 @@ class State:
     def load(cls, folder: Path) -> State:
         """Read the state of an earlier try; a new one where there is none."""
         try:
-            kept: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return cls(kept["parts"], Tally(**kept["tally"]), Mark(**kept["mark"]), kept["rows_done"])
+            stored: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            return cls(stored["parts"], Tally(**stored["tally"]), Mark(**stored["mark"]), stored["rows_done"])
         except (OSError, ValueError, KeyError, TypeError):
             return cls(0, Tally(), Mark(), 0)
 
@@ -99,16 +99,16 @@ def join_parts(folder: Path, count: int, *, kind: DatasetKind) -> Path:
     """Make one set of files out of the finished parts, a row group at a time, and return its folder."""
     if count == 1:
         return folder / "part-00000"
-    whole = part_folder(folder, 99_999)
+    joined = part_folder(folder, 99_999)
     parts = [folder / f"part-{number:05d}" for number in range(count)]
     for split in SPLITS:
-        file = SplitFile(whole / f"{split}.parquet", kind=kind)
+        file = SplitFile(joined / f"{split}.parquet", kind=kind)
         for part in parts:
             for table in iter_row_groups(part / f"{split}.parquet"):
                 file.add(table)
         file.close()
-    with (whole / "rejected.jsonl").open("wb") as out:
+    with (joined / "rejected.jsonl").open("wb") as out:
         for part in parts:
             with (part / "rejected.jsonl").open("rb") as listed:
                 shutil.copyfileobj(listed, out)
-    return whole
+    return joined

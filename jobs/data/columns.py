@@ -1,7 +1,7 @@
-"""Turn whole columns of foreign rows into canonical ones, where every row is plainly sound; backend.domain.data.rows.mapping is the rule.
+"""Convert whole columns of foreign rows into canonical ones where every row is regular; backend.domain.data.rows.mapping is the rule.
 
-A plan covers the usual spellings. It answers None for any block with a row that is not plainly sound (empty, of a mixed type, with a NUL,
-with calls of tools), and that block is then read row by row, where each bad row is named. So a plan may only be as strict as the rule or stricter.
+A plan covers the usual spellings. It returns None for any block with an irregular row (empty, of a mixed type, with a NUL, with tool
+calls); that block is then read row by row, which names each bad row. So a plan must be at least as strict as the rule.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ Bools = npt.NDArray[np.bool_]
 
 
 class _NotPlain(Exception):
-    """The block is not plainly sound."""
+    """The block has an irregular row."""
 
 
 @dataclass(frozen=True)
 class Turns:
-    """How a column of turns is spelled: the keys of role and text, and those that must be absent for the turns to be plain."""
+    """Spelling of a column of turns: the keys of role and text, and those that must be absent."""
 
     role: str
     content: str
@@ -51,7 +51,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class ColumnPlan:
-    """How the columns of a source become those of a kind. `columns` goes from field to source column, `turns` from field to spelling."""
+    """Conversion of a source's columns to those of a kind. `columns` goes from field to source column, `turns` from field to spelling."""
 
     kind: DatasetKind
     columns: dict[str, str]
@@ -67,7 +67,7 @@ class ColumnPlan:
         return pyarrow.bool_() if field == "label" else _TEXT
 
     def apply(self, table: pyarrow.Table, *, is_checked: bool = False) -> pyarrow.Table | None:
-        """Return the canonical rows of all rows of a block, or None if any is not plainly sound.
+        """Return the canonical rows of a block, or None if any row is irregular.
 
         `is_checked` says that all texts are known to be UTF-8 without NUL characters.
         """
@@ -86,20 +86,20 @@ class ColumnPlan:
 
 
 def plan_columns(sample: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]) -> ColumnPlan | None:
-    """Make a plan from the first rows of a source, or None where its spelling is not a usual one."""
+    """Return a plan from the first rows of a source; None if its spelling is unusual."""
     columns = {field: column for column, field in mapping.items()}
     if kind not in _BUILDERS or len(columns) < len(mapping) or not set(columns) <= _FIELDS[kind]:
         return None
     turns: dict[str, Turns] = {}
     for field, column in columns.items():
-        found = _turns_of([row[column] for row in sample if row.get(column) is not None])
-        if found is not None:
-            turns[field] = found
+        spelling = _turns_of([row[column] for row in sample if row.get(column) is not None])
+        if spelling is not None:
+            turns[field] = spelling
     return ColumnPlan(kind, columns, turns)
 
 
 def _turns_of(values: Sequence[Any]) -> Turns | None:
-    """Say how the turns in a column are spelled; None if it holds none."""
+    """Return the spelling of the turns in a column; None if it holds none."""
     turns = [turn for value in values if isinstance(value, list) for turn in value if isinstance(turn, dict)]
     keys = {key for turn in turns for key in turn}
     role = next((key for key in ROLE_KEYS if key in keys), None)
@@ -142,7 +142,7 @@ class _Block:
             raise _NotPlain
         return texts if self._is_checked else _checked(texts)
 
-    def asked(self) -> pyarrow.Array:
+    def prompt(self) -> pyarrow.Array:
         """The prompt, with Alpaca's input behind it."""
         prompt = self.text("prompt")
         if not self.has("input"):
@@ -317,7 +317,7 @@ def _require_no_transcripts(texts: pyarrow.Array) -> None:
 
 def _instruction(block: _Block) -> dict[str, Any]:
     block.require_no_system()
-    return {"prompt": block.asked(), "completion": block.text("completion")}
+    return {"prompt": block.prompt(), "completion": block.text("completion")}
 
 
 def _chat(block: _Block) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def _chat(block: _Block) -> dict[str, Any]:
         messages = block.messages("messages")
         messages.require_conversations()
         return {"messages": messages.lists()}
-    prompt, completion = block.asked(), block.text("completion")
+    prompt, completion = block.prompt(), block.text("completion")
     content = compute.list_flatten(_pairs(prompt, completion))
     roles = pyarrow.array(["user", "assistant"]).take(pyarrow.array(np.tile(np.arange(2), block.num_rows)))
     return {"messages": _lists(roles, content, np.arange(0, 2 * block.num_rows + 1, 2))}
@@ -344,7 +344,7 @@ def _preference(block: _Block) -> dict[str, Any]:
     if block.is_turns("chosen") and block.is_turns("rejected"):
         block.require_filled("prompt")
         return _compared_turns(block.messages("chosen"), block.messages("rejected"))
-    prompt, chosen, rejected = block.asked(), block.text("chosen"), block.text("rejected")
+    prompt, chosen, rejected = block.prompt(), block.text("chosen"), block.text("rejected")
     for texts in (prompt, chosen, rejected):
         _require_no_transcripts(texts)
     if compute.any(compute.equal(chosen, rejected)).as_py():
@@ -372,7 +372,7 @@ def _compared_turns(chosen: _Messages, rejected: _Messages) -> dict[str, Any]:
 
 def _kto(block: _Block) -> dict[str, Any]:
     block.require_no_system()
-    prompt, completion = block.asked(), block.text("completion")
+    prompt, completion = block.prompt(), block.text("completion")
     for texts in (prompt, completion):
         _require_no_transcripts(texts)
     return {"prompt": _single(prompt, "user"), "completion": _single(completion, "assistant"), "label": block.label()}
@@ -380,7 +380,7 @@ def _kto(block: _Block) -> dict[str, Any]:
 
 _BUILDERS: dict[DatasetKind, Callable[[_Block], dict[str, Any]]] = {
     DatasetKind.TEXT: lambda block: {"text": block.text("text")},
-    DatasetKind.PROMPTS: lambda block: {"prompt": block.asked()},
+    DatasetKind.PROMPTS: lambda block: {"prompt": block.prompt()},
     DatasetKind.INSTRUCTION: _instruction,
     DatasetKind.CHAT: _chat,
     DatasetKind.PREFERENCE: _preference,

@@ -1,4 +1,4 @@
-"""Find the cells of CSV by whole arrays: where quotation marks, delimiters and line ends stand, where a last row ends, what is in the columns."""
+"""Find the cells of CSV with whole arrays: quotation marks, delimiters, line ends, the last complete row, columns."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _QUOTE, _LF, _CR = 0x22, 0x0A, 0x0D
 def csv_marks(data: Bytes, shape: CsvShape) -> CsvMarks:
     """Return where quotation marks (if they count), delimiters, line feeds and carriage returns stand, in their order."""
     characters = np.frombuffer(data, dtype=np.uint8)
-    wanted = [_LF, _CR, ord(shape.delimiter), *([_QUOTE] if shape.quoted else [])]
-    found = [np.zeros(0, dtype=np.int64)]
+    marks = [_LF, _CR, ord(shape.delimiter), *([_QUOTE] if shape.quoted else [])]
+    pieces = [np.zeros(0, dtype=np.int64)]
     for start in range(0, len(data), _PIECE_BYTES):
         piece = characters[start : start + _PIECE_BYTES]
-        marked = piece == wanted[0]
-        for character in wanted[1:]:
+        marked = piece == marks[0]
+        for character in marks[1:]:
             marked |= piece == character
-        found.append(np.flatnonzero(marked) + start)
-    places = np.concatenate(found)
+        pieces.append(np.flatnonzero(marked) + start)
+    places = np.concatenate(pieces)
     return CsvMarks(places.astype(np.int32), characters[places])
 
 

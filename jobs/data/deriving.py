@@ -68,25 +68,27 @@ def derive(folder: Path, *, change: Change, other: Path | None = None, out_root:
     meter = _Meter(reporter, total=total * readings)
     with temporary_folder(out_root) as partial:
         same = added is None
-        kept = 0
+        num_written = 0
         with closing(DatasetWriter(partial, kind=kind)) as writer:
             writer.note(f"derived {kind}")
             for (split, row), was in _placed(source, added, change=change, kind=kind, meter=meter):
                 writer.note_row(f"{split} {canonical_json(row)}")
                 writer.add(row, split=split)
-                kept += 1
+                num_written += 1
                 same = same and split == was
-        if same and kept == total:
+        if same and num_written == total:
             return _unchanged(source, change)
         if writer.count("train") == 0:
             raise InvalidInput(
                 f"After the change ({describe_change(change)}) no row is left to train on.", remedy="Ask for less.", field="change"
             )
-        result = _result(writer, source, change=change, target=out_root / writer.content_hash[:16], dropped=total - kept, folder=partial)
+        result = _result(
+            writer, source, change=change, target=out_root / writer.content_hash[:16], dropped=total - num_written, folder=partial
+        )
         result["is_cut"] = is_cut(source.meta) or (added is not None and is_cut(added.meta))
         (partial / "meta.json").write_text(json.dumps({**result, "folder": Path(result["folder"]).name, "format": 1}, indent=1))
         publish(partial, target=Path(result["folder"]))
-    reporter.log(f"{writer.num_rows:,} rows: {describe_change(change)}; {total - kept:,} left out.")
+    reporter.log(f"{writer.num_rows:,} rows: {describe_change(change)}; {total - num_written:,} left out.")
     return {**result, "bytes": sum(file.stat().st_size for file in Path(result["folder"]).iterdir())}
 
 
@@ -234,7 +236,7 @@ def _split_anew(source: _Source, change: Resplit, *, kind: DatasetKind, meter: _
         )
     tables = (table for split in SPLITS for table in meter.passed_tables(iter_tables(source.folder, split=split)))
     is_val = val_rows(tables, kind=kind, seed=change.seed, val_fraction=change.val_fraction)
-    for wanted in SPLITS:
+    for target in SPLITS:
         for place, (was, row) in enumerate(meter.passed(source.rows())):
-            if is_val[place] == (wanted == "val"):
-                yield (wanted, row), was
+            if is_val[place] == (target == "val"):
+                yield (target, row), was

@@ -1,7 +1,7 @@
-"""Fetch the files of a remote source by byte ranges: with progress, rate and a way to stop, and going on where an earlier try ended.
+"""Download the files of a remote source by byte ranges, with progress, rate, stop and resume.
 
-What has come stays in `fetched/<hash of the address>` below the artifacts until it has been imported, or for a day. So a killed worker's
-next attempt, and a person who imports again after a failure, fetch only what is missing.
+Downloads stay in `fetched/<hash of the address>` below the artifacts until they have been imported, or for a day: the next attempt
+downloads only what is missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MARKS = "marks.json"
 
 @contextmanager
 def fetched(remote: Remote, *, root: Path, address: str, keep_free_bytes: int, reporter: Reporter) -> Iterator[Path]:
-    """Fetch a source below `root` and lend the file (one) or the folder (several) for the block; it is removed if the block succeeds.
+    """Download a source below `root` and lend the file or folder; it is removed if the block succeeds.
 
     Raises Unavailable when the source or the disk fails, JobFailed when stopped on request.
     """
@@ -43,14 +43,14 @@ def fetched(remote: Remote, *, root: Path, address: str, keep_free_bytes: int, r
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise Unavailable(f"The disk that holds {root} is full.", remedy="Free space, then import again: it goes on.") from error
+            raise Unavailable(f"The disk that holds {root} is full.", remedy="Free space, then import again: it resumes.") from error
         files = remote.listing.files
         yield place / "files" / files[0].path if len(files) == 1 else place / "files"
         shutil.rmtree(place, ignore_errors=True)
 
 
 def _forget_old(root: Path) -> None:
-    """Remove what nobody came back for within a day. What an import holds right now is locked, and stays."""
+    """Remove downloads that were not used within a day; those of running imports are locked and stay."""
     for old in [path for path in root.iterdir() if path.is_dir() and path.stat().st_mtime < time.time() - STALE_S]:
         with (root / f"{old.name}.lock").open("w") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,14 +59,14 @@ def _forget_old(root: Path) -> None:
 
 @contextmanager
 def _locked(place: Path, reporter: Reporter) -> Iterator[None]:
-    """Let one import at a time into a place; the next waits, and may be stopped while it does."""
+    """Lock a folder for one import; the next waits and can be stopped meanwhile."""
     with place.with_name(f"{place.name}.lock").open("w") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                reporter.progress(0, 0, unit="byte", message="Waiting: another import fetches the same files")
+                reporter.progress(0, 0, unit="byte", message="Waiting: another import downloads the same files")
                 if reporter.should_stop():
                     raise _stopped() from None
                 time.sleep(PAUSE_S)
@@ -74,7 +74,7 @@ def _locked(place: Path, reporter: Reporter) -> Iterator[None]:
 
 
 def _stopped() -> JobFailed:
-    return JobFailed("The import was stopped on request.", remedy="What has been fetched is kept for a day: import again to go on.")
+    return JobFailed("The import was stopped on request.", remedy="Downloads are kept for a day: import again to resume.")
 
 
 class _Download:
@@ -97,14 +97,14 @@ class _Download:
         have = sum(_size(target) or _size(_part(target)) for _, target in targets)
         self._check_disk(self._total - have)
         if have:
-            self._reporter.log(f"{have:,} of {self._total:,} bytes were fetched before; going on from there.")
+            self._reporter.log(f"{have:,} of {self._total:,} bytes were downloaded before; resuming.")
         for file, target in targets:
             if _size(target) == file.bytes:
                 self._done += file.bytes
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             self._fetch(file, target)
-        self._reporter.progress(self._total, self._total, unit="byte", message="All is fetched")
+        self._reporter.progress(self._total, self._total, unit="byte", message="All files downloaded")
 
     def _target(self, file: RemoteFile) -> Path:
         target = (self._files / file.path).resolve()
@@ -113,7 +113,7 @@ class _Download:
         return target
 
     def _drop_changed(self) -> None:
-        """Forget files that are another one at the source since they were fetched, and those that are no longer there."""
+        """Delete downloads whose source file has changed or is gone."""
         marks = {file.path: file.mark for file in self._remote.listing.files}
         path = self._place / MARKS
         try:
@@ -121,9 +121,9 @@ class _Download:
         except (OSError, ValueError):
             before = {}
         if before != marks:
-            kept = {self._target(file) for file in self._remote.listing.files if before.get(file.path) == file.mark}
+            unchanged = {self._target(file) for file in self._remote.listing.files if before.get(file.path) == file.mark}
             for old in [old for old in self._files.rglob("*") if old.is_file()]:
-                if old not in kept and old.with_name(old.name.removesuffix(".part")) not in kept:
+                if old not in unchanged and old.with_name(old.name.removesuffix(".part")) not in unchanged:
                     old.unlink()
             path.write_text(json.dumps(marks))
         os.utime(self._place)
@@ -132,7 +132,8 @@ class _Download:
         free = shutil.disk_usage(self._files).free
         if free - needed < self._keep:
             raise Unavailable(
-                f"The files have {needed / 1e9:,.2f} GB, and the disk has {free / 1e9:,.2f} GB free, of which {self._keep / 1e9:,.2f} are kept.",
+                f"The files have {needed / 1e9:,.2f} GB; the disk has {free / 1e9:,.2f} GB free, "
+                f"of which {self._keep / 1e9:,.2f} are reserved.",
                 remedy="Free space, or move ROUNDHOUSE_HOME to a larger disk.",
             )
 
@@ -157,13 +158,13 @@ class _Download:
         part.rename(target)
 
     def _read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        """Read one range, trying a few times over a source or network that hiccups."""
+        """Read one range, retrying over short failures."""
         for attempt in range(1, TRIES + 1):
             try:
                 return self._remote.read(file, start, end)
             except Unavailable as error:
                 if attempt == TRIES:
-                    error.remedy += " What has been fetched is kept for a day: import again to go on."
+                    error.remedy += " Downloads are kept for a day: import again to resume."
                     raise
                 self._reporter.log(f"{error.message} Trying again ({attempt} of {TRIES - 1}).")
                 self._wait(PAUSE_S * 2 ** (attempt - 1))
@@ -186,7 +187,7 @@ class _Download:
         self._window = [*self._window, (now, self._done)][-20:]
         (since, before), seconds = self._window[0], now - self._window[0][0]
         rate = (self._done - before) / seconds if now > since else None
-        self._reporter.progress(self._done, self._total, unit="byte", rate=rate, message=f"Fetching {Path(file.path).name}")
+        self._reporter.progress(self._done, self._total, unit="byte", rate=rate, message=f"Downloading {Path(file.path).name}")
 
 
 def _part(target: Path) -> Path:

@@ -1,7 +1,7 @@
-"""Import a dataset: recognise, convert, reject with reasons, split, hash, publish. Memory is bounded, whatever the source's size.
+"""Import a dataset: recognise, convert, reject with reasons, split, hash, publish, in bounded memory.
 
-Blocks of the source are cut by this thread, parsed and divided by another (Arrow's parsers and NumPy leave the interpreter free) and by this one where
-that is behind, then hashed and written in their order by others (jobs.data.writing).
+This thread cuts blocks; another parses and divides them (Arrow's parsers and NumPy release the interpreter), helped by this one when it
+is behind; others hash and write them in order (jobs.data.writing).
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ FORMAT_VERSION = 3
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import made.
+    """Outcome of an import.
 
     `rejected` holds the first 200 rows that could not be used, as {"file" (of several), "row", "reason", "raw"}; all are in the folder's
-    `rejected.jsonl`. `ignored` holds the files left out, as {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the text. When
-    texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`. `resumed` says that an earlier
-    try was gone on with.
+    `rejected.jsonl`. `ignored` holds the files left out, as {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the
+    text. When texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`. `resumed`: an
+    earlier attempt was continued.
     """
 
     kind: str
@@ -93,11 +93,11 @@ def import_dataset(
     """Import a file, a folder, a zip or a saved dataset into `<out_root>/<first 16 of the content hash>/`.
 
     `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same content, kind and
-    split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; without it the first one
-    ends the import. `encoding` names the encoding of text that is not UTF-8 (UTF-16 is known by its byte order mark). `split` names one
-    split of a saved dataset; without it its train and validation splits are kept. About every `part_s` seconds the finished rows are
-    published as a part: an import of the same unchanged source resumes from there within a day. Raises InvalidInput if the source, the kind
-    or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed on a stop request.
+    split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; without it the
+    first one ends the import. `encoding` names the encoding of text that is not UTF-8 (UTF-16 is known by its byte order mark).
+    `split` names one split of a saved dataset; without it its train and validation splits are kept. About every `part_s` seconds the
+    finished rows are kept as a part: an import of the same unchanged source resumes from there within a day. Raises InvalidInput if the
+    source, the kind or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed on a stop request.
     """
     if not 0 <= val_fraction < 1:
         raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
@@ -129,11 +129,11 @@ def import_dataset(
         writer = work.run()
         if writer.tally.train_rows == 0:
             raise _nothing_usable(source.name, writer.tally.rejected)
-        whole = join_parts(folder, work.state.parts + 1, kind=plan.kind)
-        result = _result(work, writer, rows, plan, whole=whole, out_root=out_root)
+        files = join_parts(folder, work.state.parts + 1, kind=plan.kind)
+        result = _result(work, writer, rows, plan, files=files, out_root=out_root)
         meta = {**result.as_dict(), "folder": result.folder.name, "val_fraction": val_fraction, "seed": seed, "format": FORMAT_VERSION}
-        (whole / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        fresh = publish(whole, target=result.folder)
+        (files / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        fresh = publish(files, target=result.folder)
     reporter.log(_summary(result, fresh=fresh))
     return replace(result, bytes=sum(file.stat().st_size for file in result.folder.iterdir()))
 
@@ -149,7 +149,7 @@ def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding
 
 @dataclass(frozen=True)
 class _Plan:
-    """How the rows of a source are read: kind, mapping, why, and the source's columns."""
+    """The reading of a source: kind, mapping, reason, columns and parser."""
 
     kind: DatasetKind
     mapping: dict[str, str]
@@ -184,7 +184,7 @@ def _log_plan(reporter: Reporter, rows: Rows, plan: _Plan) -> None:
         reporter.log(f"Left out {item.file}: {item.reason}.")
 
 
-def _result(work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, whole: Path, out_root: Path) -> ImportResult:
+def _result(work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, files: Path, out_root: Path) -> ImportResult:
     tally = writer.tally
     return ImportResult(
         kind=plan.kind.value,
@@ -196,7 +196,7 @@ def _result(work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, whol
         rejected=tally.rejected,
         content_hash=writer.content_hash,
         folder=out_root / writer.content_hash[:16],
-        bytes=sum(file.stat().st_size for file in whole.iterdir()),
+        bytes=sum(file.stat().st_size for file in files.iterdir()),
         text_bytes=tally.text_bytes,
         columns=plan.columns,
         unigram_byte_entropy_bits=tally.byte_entropy_bits(),
@@ -208,7 +208,7 @@ def _result(work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, whol
 
 
 class _Work:
-    """The passage of all rows from the source into parts."""
+    """Reads all rows of the source into parts."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class _Work:
         start, skip = self.state.mark, self.state.rows_done
         if self.resumed:
             self._splitter.is_small = False
-            self._reporter.log(f"Going on after {self.state.tally.rows:,} rows that an earlier try finished.")
+            self._reporter.log(f"Resuming after {self.state.tally.rows:,} rows of an earlier attempt.")
         before = start
         self._from: int | None = None
         blocks = self._rows.blocks(start, columns=tuple(self._parser.mapping))
@@ -263,7 +263,7 @@ class _Work:
         return self._writer
 
     def _take(self, rows: DividedRows, *, done: int, before: Mark) -> None:
-        """Write a block's rows; put the part by at the end of a leaf, if that is due."""
+        """Write a block's rows; close the part at the end of a leaf, if that is due."""
         end = len(rows.keys)
         if not end:
             return
@@ -286,7 +286,7 @@ class _Work:
             self._splitter.take(rows, self._writer)
 
     def _report(self, position: int) -> None:
-        """Say twice a second how far the reading is and how fast. Raises JobFailed when asked to stop."""
+        """Report progress and rate twice a second. Raises JobFailed on a stop request."""
         now = time.monotonic()
         if self._from is None:
             self._from = position
@@ -297,10 +297,10 @@ class _Work:
         message = f"{self._writer.tally.rows:,} rows read"
         self._reporter.progress(position, self._rows.size, unit="byte", rate=rate or None, message=message)
         if self._reporter.should_stop():
-            kept = "What is finished is kept for a day: import the same file again and it goes on from there."
+            resumable = "Finished rows are kept for a day: import the same source again to resume."
             raise JobFailed(
                 "The import was stopped on request.",
-                remedy=kept if self.state.parts else "Nothing was kept; import again when you want to.",
+                remedy=resumable if self.state.parts else "Nothing was kept.",
             )
 
 
@@ -372,7 +372,7 @@ def _refused(name: str, bad: tuple[BadRow, ...]) -> InvalidInput:
     reasons = "; ".join(f"{row.place}: {row.reason}" for row in bad[:3])
     return InvalidInput(
         f"{name!r} has rows that can't be used. {reasons}.",
-        remedy="Mend them, or keep the good rows and leave these out.",
+        remedy="Correct them, or skip bad rows.",
         field="keep_good",
     )
 
@@ -388,7 +388,7 @@ def _nothing_usable(name: str, rejected: list[dict[str, Any]]) -> InvalidInput:
 
 
 def _summary(result: ImportResult, *, fresh: bool) -> str:
-    known = "" if fresh else " The same content was there already."
+    known = "" if fresh else " The same content already exists."
     return (
         f"{result.rows:,} rows: {result.train_rows:,} for training, {result.val_rows:,} for validation, "
         f"{result.rejected_count:,} rejected.{known}"

@@ -91,13 +91,13 @@ class MessageTrees:
     def _tree_blocks(self, db: sqlite3.Connection, start: Mark) -> Iterator[Block]:
         total = db.execute("SELECT count(*) FROM message").fetchone()[0]
         batch: list[NumberedRow] = []
-        file, done, seen, waiting = "", 0, 0, 0
+        file, done, num_messages, waiting = "", 0, 0, 0
         for name, number, row, messages in self._units(db):
-            done, seen = done + 1, seen + messages
+            done, num_messages = done + 1, num_messages + messages
             if done <= start.offset:
                 continue
             if batch and (name != file or waiting >= MESSAGES_IN_BLOCK):
-                yield self._block(file, batch, done - 1, self.size * (total + seen) // (2 * total))
+                yield self._block(file, batch, done - 1, self.size * (total + num_messages) // (2 * total))
                 batch, waiting = [], 0
             file, waiting = name, waiting + messages
             batch.append((number, row))

@@ -1,4 +1,4 @@
-"""Parse a block of a source into canonical rows: by whole columns where every row is plainly sound, else row by row, naming the bad ones."""
+"""Parse a block into canonical rows: by whole columns if every row is regular, else row by row, naming the bad ones."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def shown(row: Mapping[str, Any] | RowProblem) -> str:
 
 
 def _with_encoding(bad: list[BadRow], block: Block) -> tuple[BadRow, ...]:
-    """Where bytes are not UTF-8, say which encoding they may be in."""
+    """Add the likely encoding to the reasons of rows that are not UTF-8."""
     faulty = [row for row in bad if " not UTF-8 (" in row.reason]
     if not faulty or not block.data:
         return tuple(bad)
@@ -95,7 +95,7 @@ def _with_encoding(bad: list[BadRow], block: Block) -> tuple[BadRow, ...]:
     guess = guess_encoding(b"\n".join(lines[:200]))
     if guess is None:
         return tuple(bad)
-    hint = f"; it may be {guess}: import again with that encoding"
+    hint = f"; it may be {guess}: import it again with that encoding"
     return tuple(BadRow(row.file, row.row, row.reason + hint, row.raw) if row in faulty else row for row in bad)
 
 

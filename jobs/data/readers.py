@@ -1,4 +1,4 @@
-"""Cut the files of a source into blocks of whole rows, a few megabytes each, with the place where reading goes on after each.
+"""Cut the files of a source into blocks of whole rows, a few megabytes each, with the place where reading continues after each.
 
 A block is cheap to cut and is parsed elsewhere (jobs.data.parsing), several at a time. Memory is bounded by the block, never by the file.
 """
@@ -136,15 +136,15 @@ class _Reader:
         have = len(self.data)
         if have >= size or self.ended:
             return
-        whole = self._room(size)
-        whole[:have] = self.data
-        with memoryview(whole) as view:
+        buffer = self._room(size)
+        buffer[:have] = self.data
+        with memoryview(buffer) as view:
             while have < size and not self.ended:
                 part = self._stream.read_into(view[have:], self._opened.read_into)
                 self.ended = not part
                 have += part
-        del whole[have:]
-        self.data = whole
+        del buffer[have:]
+        self.data = buffer
 
     def _room(self, size: int) -> bytearray:
         try:
@@ -249,9 +249,9 @@ def _last_mark(data: Bytes) -> int:
     end = len(data)
     while (place := data.rfind(END_OF_TEXT, 0, end)) >= 0:
         start = data.rfind(b"\n", 0, place) + 1
-        found = _MARKED.match(data, start)
-        if found:
-            return found.end()
+        match = _MARKED.match(data, start)
+        if match:
+            return match.end()
         end = place
     return 0
 
@@ -271,7 +271,7 @@ def _batched(rows: Iterable[NumberedRow]) -> Iterator[tuple[NumberedRow, ...]]:
 
 
 def _json_blocks(stream: _Reader, mark: Mark) -> Iterator[Block]:
-    """A list has no lines to start at, so going on means passing over the rows before."""
+    """Yield blocks of a JSON list; to resume, the rows before the mark are parsed and skipped, as a list has no lines to seek to."""
     rows = ((number, row) for number, row in iter_json_rows(stream.chunks(), longest=MAX_ROW_BYTES) if number >= mark.number)
     for batch in _batched(rows):
         number = batch[-1][0] + 1

@@ -1,8 +1,8 @@
 """The bytes that stand for a row's content, for many rows at once: hashes, splits and the content hash of a version are made from them.
 
 A key is the row written with bytes that occur in no UTF-8 text as marks, so different rows have different keys, whatever their texts:
-`F5..F9` before the fields that are there, `FA..FC` around a list with `FB` before each part, `FD..FE` around what has fields of its own. A row of
-one text is its own key.
+`F5..F9` before the fields that are there, `FA..FC` around a list with `FB` before each part, `FD..FE` around a struct. A row of one text
+is its own key.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def string_parts(array: pyarrow.Array) -> tuple[npt.NDArray[np.int64], memoryvie
         return np.zeros(1, dtype=np.int64), memoryview(b"")
     _, offsets_buffer, data = array.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[array.offset : array.offset + len(array) + 1].astype(np.int64)
-    whole = memoryview(data) if data is not None else memoryview(b"")
-    return offsets - offsets[0], whole[offsets[0] : offsets[-1]]
+    buffer = memoryview(data) if data is not None else memoryview(b"")
+    return offsets - offsets[0], buffer[offsets[0] : offsets[-1]]
 
 
 def is_blank(text: bytes) -> bool:

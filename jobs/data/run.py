@@ -47,9 +47,9 @@ def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
     if payload.url is not None:
         return find_cloud_files(payload.url)
     assert payload.hub is not None
-    found = find_hub_dataset(payload.hub.id, revision=payload.hub.revision)
-    chosen = found.choose(config=payload.hub.config, split=payload.hub.split)
-    reporter.log(f"{chosen.listing.label}: {found.requested} is commit {found.commit}; licence: {found.licence or 'not stated'}.")
+    dataset = find_hub_dataset(payload.hub.id, revision=payload.hub.revision)
+    chosen = dataset.choose(config=payload.hub.config, split=payload.hub.split)
+    reporter.log(f"{chosen.listing.label}: {dataset.requested} is commit {dataset.commit}; licence: {dataset.licence or 'not stated'}.")
     return chosen
 
 

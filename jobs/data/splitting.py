@@ -1,6 +1,6 @@
-"""Decide which rows are for training and which for validation: by a seeded hash of the row's content, never by its place.
+"""Divide rows into train and validation by a seeded hash of their content, never by their place.
 
-So identical rows can't stand on both sides, and a row keeps its side when others are added around it (in large datasets).
+So identical rows are never in both splits, and a row keeps its split when others are added (in large datasets).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_DOCUMENTS = 10  # with fewer texts than this, the texts themselves are cut
 
 
 def val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
-    """Say of each row whether its content puts it into validation: XXH3 with the seed, below the share."""
+    """Return a mask of validation rows: XXH3 of the content with the seed is below the share."""
     if val_fraction <= 0:
         return np.zeros(len(keys), dtype=bool)
     return _hashes(keys, seed=seed) < np.uint64(min(val_fraction * 2.0**64, 2.0**64 - 2048))
@@ -39,7 +39,7 @@ def _hashes(keys: RowKeys, *, seed: int) -> npt.NDArray[np.uint64]:
 
 
 def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
-    """Say of each row of a small dataset whether it is for validation, so that the share of the distinct rows is exact.
+    """Return the mask of validation rows of a small dataset, with an exact share of its distinct rows.
 
     At least one distinct row is, and never all, where there are two.
     """
@@ -53,7 +53,7 @@ def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDAr
 
 
 def val_rows(tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
-    """Say of each row of a finished version whether it is for validation, by the rule of an import."""
+    """Return the mask of validation rows of a finished version, by the rule of an import."""
     masks: list[npt.NDArray[np.bool_]] = []
     held: list[pyarrow.Table] = []
     rows = size = 0
@@ -85,9 +85,9 @@ def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
     if val_fraction <= 0 or place <= 0:
         return text, b""
     for mark in (b"\n", b" "):
-        found = text.rfind(mark, place - max(1, len(text) // 20), place)
-        if found > 0:
-            place = found + 1
+        cut = text.rfind(mark, place - max(1, len(text) // 20), place)
+        if cut > 0:
+            place = cut + 1
             break
     while 0 < place < len(text) and text[place] & 0xC0 == 0x80:  # not within a character
         place -= 1
@@ -106,7 +106,7 @@ class DividedRows:
 
 
 class Splitter:
-    """Sends rows to their side. Small datasets are held until the end, so that their split can be exact."""
+    """Writes rows to their split. Small datasets are held until the end, so that their split is exact."""
 
     def __init__(
         self, *, kind: DatasetKind, val_fraction: float, seed: int, by_first_message: bool = False, has_sides: bool = False
@@ -148,7 +148,7 @@ class Splitter:
             self._held.clear()
 
     def finish(self, writer: DatasetWriter) -> None:
-        """Place the rows that were held."""
+        """Write the rows that were held."""
         if not self._held:
             return
         if _is_few_texts(self._kind, self._rows):
@@ -160,9 +160,9 @@ class Splitter:
 
     def _cut(self, writer: DatasetWriter) -> None:
         parts: dict[Split, list[bytes]] = {"train": [], "val": []}
-        seen: dict[int, list[bytes]] = {}
+        texts_by_size: dict[int, list[bytes]] = {}
         for text in (text for _, keys in self._held for text in keys):  # a row of one text is its own key
-            alike = seen.setdefault(len(text), [])
+            alike = texts_by_size.setdefault(len(text), [])
             if text in alike:
                 continue  # a second copy would put the validation part of the first into training
             alike.append(text)

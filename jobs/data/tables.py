@@ -64,9 +64,9 @@ def _arrow_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Ite
     """Batches of an IPC file (Feather 2) or stream (what `datasets` saves). How many rows a stream has is not known before its end."""
     file = pyarrow.OSFile(str(path))
     try:
-        whole = ipc.open_file(file)
-        batches: Iterator[pyarrow.RecordBatch] = (whole.get_batch(place) for place in range(whole.num_record_batches))
-        names = whole.schema.names
+        ipc_file = ipc.open_file(file)
+        batches: Iterator[pyarrow.RecordBatch] = (ipc_file.get_batch(place) for place in range(ipc_file.num_record_batches))
+        names = ipc_file.schema.names
     except pyarrow.ArrowInvalid:
         file.seek(0)
         stream = ipc.open_stream(file)

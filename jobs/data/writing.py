@@ -107,7 +107,7 @@ class SplitFile:
 
 @dataclass
 class Tally:
-    """What is counted over all rows of a version, in a form that can be kept in a file and gone on from."""
+    """Counts over all rows of a version, resumable from a file."""
 
     leaves: list[str] = field(default_factory=list)
     rows: int = 0
@@ -262,9 +262,9 @@ class DatasetWriter:
     @property
     def content_hash(self) -> str:
         """SHA-256 (hex) of everything noted so far."""
-        whole = self._hash.copy()
-        whole.update("".join([*self.tally.leaves, self._leaf.hexdigest() if self._leaf.rows else ""]).encode())
-        return whole.hexdigest()
+        digest = self._hash.copy()
+        digest.update("".join([*self.tally.leaves, self._leaf.hexdigest() if self._leaf.rows else ""]).encode())
+        return digest.hexdigest()
 
     @property
     def num_rows(self) -> int:
@@ -331,7 +331,7 @@ def sweep(out_root: Path) -> None:
 
 @contextmanager
 def holding_disk(out_root: Path) -> Iterator[None]:
-    """Say in words when the disk is full. Raises Unavailable."""
+    """Raise Unavailable when the disk is full."""
     try:
         yield
     except OSError as error:

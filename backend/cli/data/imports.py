@@ -1,4 +1,4 @@
-"""`roundhouse data import`: from a file, a folder, the Hub or an object store to a version."""
+"""`roundhouse data import`: a file, a folder, a Hub dataset or an object store as a dataset version."""
 
 from __future__ import annotations
 
@@ -38,10 +38,8 @@ def import_(
         str | None, typer.Option(help="Split of a Hub dataset (train when left out) or of a folder saved by `datasets`.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub dataset; main when left out.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="How text is encoded where it is not UTF-8, such as cp1252.")] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse the source at its first bad row, instead of leaving bad rows out.")
-    ] = False,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of text that is not UTF-8, such as cp1252.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad row instead of skipping bad rows.")] = False,
     val_fraction: Annotated[float, typer.Option(help="Share kept for validation.")] = DEFAULT_VAL_FRACTION,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 1,
     as_json: JsonFlag = False,

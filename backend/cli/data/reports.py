@@ -1,4 +1,4 @@
-"""`roundhouse data report`: a dataset as the trainer will see it, before a run."""
+"""`roundhouse data report`: a dataset as the trainer will read it, before a run."""
 
 from __future__ import annotations
 

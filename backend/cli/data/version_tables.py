@@ -38,10 +38,10 @@ def version_data(version: VersionView) -> dict[str, Any]:
 def version_text(version: VersionView) -> str:
     """Return the result of an import in lines."""
     lines = [
-        f"{version.label}: {version.rows:,} rows of kind {version.kind}, {version.train_rows:,} to train on, {version.val_rows:,} for validation."
+        f"{version.label}: {version.rows:,} rows of kind {version.kind} ({version.train_rows:,} train, {version.val_rows:,} validation)."
     ]
     if version.reused:
-        lines.append("The content was there already: no new version was made.")
+        lines.append("The content already exists: no new version was made.")
     if version.rejected_rows:
         lines.append(f"{version.rejected_rows:,} rows were rejected:")
         lines += [f"  row {item.get('row')}: {item.get('reason')}" for item in version.rejected[:10]]
@@ -71,8 +71,8 @@ def show_data(dataset: DatasetView, version: VersionView, *, lineage: Sequence[A
 def show_text(data: dict[str, Any]) -> str:
     """Return the output of `show_data` in lines."""
     lines = [
-        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {data['rows']:,} rows, {data['train_rows']:,} to train on, "
-        f"{data['val_rows']:,} for validation, {data['rejected_rows']:,} rejected"
+        f"{data['dataset']}@{data['version']}, kind {data['kind']}: {data['rows']:,} rows ({data['train_rows']:,} train, "
+        f"{data['val_rows']:,} validation), {data['rejected_rows']:,} rejected"
         + ("" if data["status"] == "finished" else f" ({data['status']})")
     ]
     if data["mapping"]:
@@ -103,7 +103,8 @@ def diff_text(diff: VersionDiff) -> str:
     if diff.is_empty:
         return f"{diff.before.label} and {diff.after.label} hold the same {diff.unchanged:,} rows on the same sides."
     lines = [
-        f"From {diff.before.label} to {diff.after.label}: {diff.added:,} rows added, {diff.removed:,} removed, {diff.unchanged:,} unchanged, "
+        f"From {diff.before.label} to {diff.after.label}: {diff.added:,} rows added, {diff.removed:,} removed, "
+        f"{diff.unchanged:,} unchanged, "
         f"{diff.moved:,} moved between training and validation."
     ]
     if diff.changed:

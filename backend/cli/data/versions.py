@@ -40,7 +40,7 @@ PROGRESS_STEP = 0.1
 @command
 def show(
     name: Name,
-    rows: Annotated[int, typer.Option(min=0, max=100, help="Rows to print, from the first that are trained on.")] = 0,
+    rows: Annotated[int, typer.Option(min=0, max=100, help="Training rows to print.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Show a version: counts, provenance, column mapping, lineage, and its users."""
@@ -61,7 +61,7 @@ def diff(
     examples: Annotated[int, typer.Option(min=0, max=1000, help="Rows shown of each sort: changed, removed, added.")] = 5,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two versions: rows that came, went, stayed, changed sides or changed their answer."""
+    """Compare two versions: rows added, removed, unchanged, moved between splits, or with another answer."""
     reported = 0.0
 
     def progress(share: float) -> None:
@@ -86,9 +86,9 @@ def derive(
     merge: Annotated[str | None, typer.Option(help="Add the rows of NAME@VERSION.")] = None,
     resplit: Annotated[float | None, typer.Option(help="Split again, with this share for validation.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of --sample and --resplit.")] = 1,
-    drop_rows: Annotated[str | None, typer.Option(help="Leave out rows that are trained on: 3,10-20, counted from 1.")] = None,
-    drop_val_rows: Annotated[str | None, typer.Option(help="Leave out rows that are held out, counted from 1.")] = None,
-    reason: Annotated[str, typer.Option(help="Why rows are left out, for the lineage.")] = "",
+    drop_rows: Annotated[str | None, typer.Option(help="Drop training rows: 3,10-20, counted from 1.")] = None,
+    drop_val_rows: Annotated[str | None, typer.Option(help="Drop validation rows, counted from 1.")] = None,
+    reason: Annotated[str, typer.Option(help="Reason for dropped rows, for the lineage.")] = "",
     to: Annotated[str | None, typer.Option(help="Make a new dataset of this name.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""How rows are divided into those to train on and those held out, where nobody says otherwise."""
+"""Default validation share and split seed."""
 
 from __future__ import annotations
 

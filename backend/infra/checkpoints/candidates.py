@@ -173,7 +173,8 @@ def check_config(folder: Path) -> dict[str, Any]:
         )
     if known_families() and family not in known_families():
         raise InvalidInput(
-            f"{folder.name} can't be loaded: transformers {version('transformers')} has no causal language network of the family {family[:60]!r}.",
+            f"{folder.name} can't be loaded: transformers {version('transformers')} has no causal language model "
+            f"of the family {family[:60]!r}.",
             remedy="Use an architecture that transformers has, or a newer transformers.",
             field="source",
         )

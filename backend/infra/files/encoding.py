@@ -90,7 +90,7 @@ class Utf8Stream:
         return b""
 
     def read_into(self, view: memoryview, read_into: Callable[[memoryview], int]) -> int:
-        """Fill a buffer with the next UTF-8; return how many bytes that were, 0 at the end. `read_into` is to the source what this is to the stream."""
+        """Fill a buffer with the next UTF-8 and return the number of bytes, 0 at the end. `read_into` fills a buffer from the source."""
         if self._decoder is None and not self._head and not self._ready:
             return read_into(view)
         data = self.read(len(view))

@@ -1,4 +1,4 @@
-"""The first rows of a source, from its first megabytes alone: a file, a folder, a zip, or files that lie elsewhere."""
+"""Read the first rows of a source from its first megabytes: a file, a folder, a zip, or remote files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backend.infra.files.saved import choose_saved
 
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
-"""A table inside a zip is unpacked whole to look at it; a larger one waits for the worker."""
+"""Largest table inside a zip that is unpacked for a preview."""
 TABLES = (".parquet", ".arrow", ".feather")
 Row = dict[str, Any]
 
@@ -49,7 +49,7 @@ def _head_of_saved(choice: SavedChoice, folders: dict[str, Path], *, limit: int)
 
 
 def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = None) -> SourceHead:
-    """The same for files that lie elsewhere; fetches some megabytes at most. Raises Unavailable too."""
+    """Return the first rows of remote files; downloads a few megabytes at most. Raises Unavailable too."""
     files = remote.listing.files
     suffix, packing = suffix_of(files[0].path)
     if suffix == ".zip" or packing:
@@ -114,7 +114,7 @@ def _as_utf8(head: bytes, encoding: str | None) -> bytes:
 
 
 def _foreign(text: bytes) -> str:
-    """Say where bytes begin that are not UTF-8, so that an encoding can be asked for."""
+    """Return where bytes begin that are not UTF-8, or "", so that a form can offer encodings."""
     try:
         text.decode()
     except UnicodeDecodeError as error:

@@ -101,7 +101,7 @@ class Opened:
         return data
 
     def read_into(self, view: memoryview) -> int:
-        """Fill a buffer as far as `read` would; return how many bytes that were. What is not packed is not copied again. Raises InvalidInput."""
+        """Fill a buffer and return the number of bytes; uncompressed files are read without a copy. Raises InvalidInput."""
         if not self._member.packing and isinstance(self._stream, BufferedReader):
             try:
                 return self._stream.readinto(view)

@@ -1,4 +1,4 @@
-"""Paths that people type and names that disks hold: neither has to be one that this machine, a database or a browser can take."""
+"""Check typed paths and file names for what the operating system, the database and the browser accept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that lie elsewhere and are read by byte range: what a source must offer, and a file object over one of them."""
+"""Remote files, read by byte range: the interface of a source, and a seekable file object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.domain.data.parsing.text_formats import suffix_of
 from backend.errors import InvalidInput
 
 ANSWER_S = 6.0
-"""How long a source may take to answer before it counts as away."""
+"""Seconds within which a source must answer."""
 MAX_FILES = 10_000
 BLOCK_BYTES = 2**18
 
@@ -41,7 +41,7 @@ class Listing:
 
 
 class Remote(Protocol):
-    """A source that has been found."""
+    """A remote source after its look-up."""
 
     @property
     def listing(self) -> Listing:
@@ -50,7 +50,7 @@ class Remote(Protocol):
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         """Return the bytes from `start` to before `end`.
 
-        Raises Unavailable when the source fails or sends something else than the file that was found.
+        Raises Unavailable if the source fails or the file has changed since the look-up.
         """
 
 

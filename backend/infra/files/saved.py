@@ -1,4 +1,4 @@
-"""Folders that `Dataset.save_to_disk` and `DatasetDict.save_to_disk` of Hugging Face `datasets` write: their splits, without that library."""
+"""List the splits of folders that `save_to_disk` of Hugging Face `datasets` wrote, without that library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards of dataset versions, and a version as files that other tools load: README.md with Parquet beside it."""
+"""Cards of dataset versions, and a version as README.md with Parquet for other tools."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def data_files(ctx: Context, version: VersionView) -> list[tuple[str, Path]]:
 
 
 def write_version(ctx: Context, reference: str, *, to: Path) -> Path:
-    """Write a version into a new folder as other tools load it: README.md and `data/*.parquet`. Raises Conflict if the folder is not empty."""
+    """Write a version to a new folder: README.md and `data/*.parquet`. Raises Conflict if the folder is not empty."""
     version = resolve_version(ctx, reference)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"{to} is there already.", remedy="Name a folder that is empty or does not exist.", field="to")

@@ -36,7 +36,7 @@ class DataEntry:
 
 @dataclass(frozen=True)
 class FolderView:
-    """What one folder offers, folders first. `left_out`: files of other endings and links that lead out; `more`: there are over 2,000."""
+    """Entries of one folder, folders first. `left_out`: files of other endings and links that lead out; `more`: there are over 2,000."""
 
     path: str
     entries: tuple[DataEntry, ...]
@@ -77,18 +77,20 @@ def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[li
     if ctx.data_path is None or not text.strip():
         return [], True
     root = str(ctx.data_path.resolve())
-    wanted, found = text.strip().lower(), list[DataEntry]()
+    text_lower, entries = text.strip().lower(), list[DataEntry]()
     waiting, end = deque([data_file(ctx, folder)]), time.monotonic() + SEARCH_S
     while waiting:
         for entry in _scan(waiting.popleft()):
             if entry.is_dir(follow_symlinks=False):  # a link to a folder is not followed: it may lead round in circles
                 if not entry.name.startswith("."):
                     waiting.append(Path(entry.path))
-            elif wanted in entry.path[len(root) + 1 :].lower() and (offered := _entry(root, entry)) is not None and not offered.is_folder:
-                found.append(offered)
-        if len(found) >= MAX_FOUND or time.monotonic() > end:
-            return found[:MAX_FOUND], not waiting and len(found) <= MAX_FOUND
-    return found, True
+            elif (
+                text_lower in entry.path[len(root) + 1 :].lower() and (offered := _entry(root, entry)) is not None and not offered.is_folder
+            ):
+                entries.append(offered)
+        if len(entries) >= MAX_FOUND or time.monotonic() > end:
+            return entries[:MAX_FOUND], not waiting and len(entries) <= MAX_FOUND
+    return entries, True
 
 
 def data_file(ctx: Context, path: str) -> Path:
@@ -107,8 +109,8 @@ def local_source(ctx: Context, source: Path, *, person: Person) -> Path:
 
     Raises NotFound, and NotAllowed for a path outside DATA_PATH when an account asks.
     """
-    found = find_path(source)
-    full = found.resolve() if found is not None else None
+    path = find_path(source)
+    full = path.resolve() if path is not None else None
     inside = full is not None and ctx.data_path is not None and full.is_relative_to(ctx.data_path.resolve())
     if person.id is not None and not inside:
         raise NotAllowed(f"{source} lies outside the folder of data files.", remedy="Put it under DATA_PATH, or upload it.")

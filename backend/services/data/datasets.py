@@ -102,8 +102,8 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person, with_report
             session.delete(version)
         session.flush()
         session.delete(dataset)
-        kept = set(session.scalars(select(DatasetVersion.folder).where(DatasetVersion.folder.in_(folders))))
-    for folder in [*(folders - kept), *reports]:
+        still_used = set(session.scalars(select(DatasetVersion.folder).where(DatasetVersion.folder.in_(folders))))
+    for folder in [*(folders - still_used), *reports]:
         ctx.artifacts.remove(folder)
 
 

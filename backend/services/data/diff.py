@@ -55,7 +55,7 @@ class Example:
 
 @dataclass(frozen=True)
 class VersionDiff:
-    """What separates two versions. Rows are compared by content, whatever their order; `moved` ones changed sides of the split.
+    """Difference of two versions. Rows are compared by content, in any order; `moved` ones changed their split.
 
     `changed` counts pairs of a removed and an added row that ask the same; they are among `removed` and `added` too.
     """
@@ -132,13 +132,13 @@ def compare_versions(
 def _reader(ctx: Context, total: int, progress: Callable[[float], None] | None) -> Callable[[VersionView, str], SplitIndex]:
     done = 0
 
-    def told(rows: int) -> None:
+    def report_rows(rows: int) -> None:
         nonlocal done
         done += rows
         if progress is not None:
             progress(min(1.0, done / max(1, total)))
 
-    return lambda version, split: read_index(_folder(ctx, version), split=split, kind=DatasetKind(version.kind), progress=told)
+    return lambda version, split: read_index(_folder(ctx, version), split=split, kind=DatasetKind(version.kind), progress=report_rows)
 
 
 def _folder(ctx: Context, version: VersionView) -> Path:

@@ -1,4 +1,4 @@
-"""How long one epoch of a dataset takes, at the rate that a run of the same base or tokenizer was measured to have."""
+"""Estimate the time of one epoch from the measured rate of a run with the same base or tokenizer."""
 
 from __future__ import annotations
 

@@ -53,8 +53,9 @@ def import_dataset(
     """Ask for a new version of a dataset, made when it is not there, from one source.
 
     `upload` is what `save_upload` returned, `source_path` a file or folder that this machine and the workers see, `hub` a dataset of the
-    Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved dataset. Without `keep_good` the first bad row ends the import. The same `idempotency_key`
-    gives the same version. Raises InvalidInput, NotFound, Conflict if the name belongs to another kind, NotAllowed.
+    Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved dataset. Without `keep_good` the first bad row
+    ends the import. The same `idempotency_key` gives the same version. Raises InvalidInput, NotFound, NotAllowed, and Conflict if the name
+    belongs to another kind.
     """
     require_builder(person)
     name = clean_name(name, what="A dataset")
@@ -166,19 +167,19 @@ def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], r
     )
     if twin is not None and not users_of_versions(session, [version.id]):
         session.delete(version)
-        told = {"version_id": twin.id, "version": twin.number, "reused": True}
+        values = {"version_id": twin.id, "version": twin.number, "reused": True}
     else:
         version.content_hash, version.folder = result.content_hash, result.folder
         version.rows, version.train_rows, version.val_rows = result.rows, result.train_rows, result.val_rows
         version.rejected_rows, version.rejected = result.rejected_count, list(result.rejected)
         version.bytes, version.facts = result.bytes, {**version.facts, **result.model_dump(mode="json", include=FACTS, exclude_unset=True)}
         version.mapping = dict(result.mapping or version.mapping)
-        told = {"version_id": version.id, "version": version.number, "reused": False}
+        values = {"version_id": version.id, "version": version.number, "reused": False}
         _tell_dependents(session, claim.job_id, result.folder)
     upload = source_of_payload(claim.payload).upload
     if upload is not None and Path(upload).parts[0] == "uploads":
         ctx.artifacts.remove(str(Path(upload).parent))  # the rows are in Parquet now
-    return result.model_copy(update=told)
+    return result.model_copy(update=values)
 
 
 def _tell_dependents(session: Session, job_id: str, folder: str) -> None:
@@ -231,7 +232,7 @@ def _version_of_key(ctx: Context, key: str) -> VersionView | None:
 
 @dataclass(frozen=True)
 class PastImport:
-    """What an import was asked for."""
+    """The request of an earlier import."""
 
     name: str
     kind: str
@@ -273,9 +274,9 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
 
 
 def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bool = False) -> VersionView:
-    """Ask for the same import once more, with `keep_good` leaving bad rows out this time.
+    """Ask for the same import again; `keep_good` skips bad rows this time.
 
-    It goes on from what the last one fetched and read. Raises what `import_dataset` raises.
+    It resumes from the files and rows of the last attempt. Raises what `import_dataset` raises.
     """
     past = get_past_import(ctx, version_id, person=person)
     return import_dataset(

@@ -1,4 +1,4 @@
-"""Looking at a source before it is imported: what it seems to be, which column is what, how its first rows would look."""
+"""Preview a source before its import: kind, columns, first rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Hint:
 
 @dataclass(frozen=True)
 class SourcePreview:
-    """What the head of a source shows.
+    """The recognised kind and columns of a source, with its first rows as they would be stored.
 
     `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used, and
     `hints` what would cure it. `foreign` says where bytes that are not UTF-8 begin. `is_fallback`: text, because no other kind fits.
@@ -73,18 +73,23 @@ def preview_upload(ctx: Context, upload: str, *, kind: str | None = None, mappin
 
 
 def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
-    """The same for rows that have been read already."""
+    """Preview rows that have been read already: see `preview_upload`."""
     rows = head.rows
     columns = tuple(name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name))
-    wanted = DatasetKind(kind) if kind else None
-    found_kind, confidence, reason, problem, is_fallback = wanted or DatasetKind.TEXT, 1.0, "", "", False
+    given_kind = DatasetKind(kind) if kind else None
+    found_kind, confidence, reason, problem, is_fallback = given_kind or DatasetKind.TEXT, 1.0, "", "", False
     if mapping is None:
         try:
-            found = recognise(rows, kind=wanted)
-            found_kind, mapping, confidence, reason = found.kind, dict(found.mapping), found.confidence, found.reason
-            is_fallback = found.is_fallback
+            recognition = recognise(rows, kind=given_kind)
+            found_kind, mapping, confidence, reason = (
+                recognition.kind,
+                dict(recognition.mapping),
+                recognition.confidence,
+                recognition.reason,
+            )
+            is_fallback = recognition.is_fallback
         except InvalidInput as error:
-            mapping, confidence, problem = _near_columns(columns, found_kind) if wanted else {}, 0.0, str(error)
+            mapping, confidence, problem = _near_columns(columns, found_kind) if given_kind else {}, 0.0, str(error)
     if not problem:
         try:
             check_mapping(found_kind, mapping)
@@ -123,7 +128,7 @@ def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str])
     free = [column for column in columns if column not in mapping]
     hints = []
     for missing, field in [(column, field) for column, field in mapping.items() if column not in columns]:
-        if near := nearest_column(field, free, wanted=missing) or (free[0] if len(free) == 1 else None):
+        if near := nearest_column(field, free, like=missing) or (free[0] if len(free) == 1 else None):
             hints.append(Hint(field, near, missing))
     given = {field for column, field in mapping.items() if column in columns}
     needed = min(REQUIRED[kind], key=lambda fields: len(set(fields) - given))

@@ -80,9 +80,9 @@ class DataReportView:
 
 def default_source(ctx: Context, kind: str) -> TokenizerSource | None:
     """Return the tokenizer to look through when none is named: for texts the newest of our own, otherwise the newest base's."""
-    wanted = "tokenizer" if kind == "text" else "checkpoint"
+    needed = "tokenizer" if kind == "text" else "checkpoint"
     sources = list_sources(ctx)
-    return next((source for source in sources if source.kind == wanted), sources[0] if sources else None)
+    return next((source for source in sources if source.kind == needed), sources[0] if sources else None)
 
 
 def default_question(ctx: Context, version: VersionView, source: TokenizerSource | None) -> ReportQuestion:
@@ -98,8 +98,8 @@ def default_question(ctx: Context, version: VersionView, source: TokenizerSource
 def _longest(ctx: Context, source: TokenizerSource | None) -> int | None:
     if source is None or source.kind != "checkpoint":
         return None
-    found = get_checkpoint(ctx, source.id).facts.get("context")
-    return int(found) if found else None
+    context = get_checkpoint(ctx, source.id).facts.get("context")
+    return int(context) if context else None
 
 
 def ask_report(
@@ -134,11 +134,11 @@ def ask_report(
     benchmarks = _benchmarks(ctx, version)
     fingerprint = _fingerprint(version, through, question, benchmarks)
     with ctx.db.write() as session:
-        found = None if again else _answered(session, fingerprint)
-        report_id = found or _add(session, ctx, version, through, question, benchmarks, fingerprint=fingerprint, person=person)
-    if found is None:
+        answered = None if again else _answered(session, fingerprint)
+        report_id = answered or _add(session, ctx, version, through, question, benchmarks, fingerprint=fingerprint, person=person)
+    if answered is None:
         wake(ctx, "cpu")
-    return replace(get_data_report(ctx, report_id), reused=found is not None)
+    return replace(get_data_report(ctx, report_id), reused=answered is not None)
 
 
 def _question(defaults: ReportQuestion, given: dict[str, int]) -> ReportQuestion:
@@ -153,12 +153,18 @@ def _question(defaults: ReportQuestion, given: dict[str, int]) -> ReportQuestion
 def _benchmarks(ctx: Context, version: VersionView) -> list[VersionView]:
     """Return the newest version of every benchmark that is registered; a benchmark is not looked for in itself."""
     newest = [dataset.newest for dataset in list_datasets(ctx, kinds=("benchmark",), ready=True)]
-    return [found for found in newest if found is not None and found.dataset_id != version.dataset_id]
+    return [view for view in newest if view is not None and view.dataset_id != version.dataset_id]
 
 
 def _fingerprint(version: VersionView, source: TokenizerSource | None, question: ReportQuestion, benchmarks: Sequence[VersionView]) -> str:
-    asked = [FORMAT, version.id, source.ref if source else None, question.model_dump(), sorted(benchmark.id for benchmark in benchmarks)]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    question_key = [
+        FORMAT,
+        version.id,
+        source.ref if source else None,
+        question.model_dump(),
+        sorted(benchmark.id for benchmark in benchmarks),
+    ]
+    return hashlib.sha256(json.dumps(question_key).encode()).hexdigest()
 
 
 def _answered(session: Session, fingerprint: str) -> str | None:

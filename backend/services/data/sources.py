@@ -1,4 +1,4 @@
-"""Where a dataset may come from: an upload, a file or folder of this machine, the Hub, an object store."""
+"""Sources of an import: an upload, a local file or folder, the Hub, an object store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ImportSource:
 
     @property
     def label(self) -> str:
-        """How the source is called in the version's record."""
+        """The source's name in the version's record."""
         if self.hub is not None:
             revision = f"@{self.hub.revision[:12]}" if self.hub.revision else ""
             return " · ".join(filter(None, [f"{self.hub.id}{revision}", self.hub.config, self.hub.split]))

@@ -63,7 +63,7 @@ def _safe_name(name: str) -> str:
 
 
 def _forget_unused(ctx: Context) -> None:
-    """Delete uploads that nobody imported within a day; those of unfinished jobs stay."""
+    """Delete uploads that were not imported within a day; those of unfinished jobs stay."""
     oldest = (ctx.now() - KEEP_UNUSED).timestamp()
     old = [folder for folder in ctx.artifacts.folder("uploads").iterdir() if folder.stat().st_mtime < oldest]
     if not old:

@@ -211,7 +211,7 @@ TRIED = 500
 
 
 def try_filter(ctx: Context, version: VersionView, change: Filter) -> tuple[int, int]:
-    """Return how many of a version's first training rows a filter keeps, and how many were looked at (at most 500)."""
+    """Return how many of a version's first training rows a filter keeps, and how many were tested (at most 500)."""
     check_change(change, kind=DatasetKind(version.kind))
     if version.folder is None:
         return 0, 0

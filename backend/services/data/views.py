@@ -66,7 +66,7 @@ class VersionView:
 
     @property
     def amount(self) -> str:
-        """What it holds: `1 text`, `1,200 rows`."""
+        """Its size in rows: `1 text`, `1,200 rows`."""
         return "1 text" if self.is_one_text else plural(self.rows, "row")
 
     @property

@@ -1,4 +1,4 @@
-"""Which rows are the same or nearly so, in memory that does not grow with their text: signatures and sets lie in files.
+"""Find equal and nearly equal rows in memory that does not grow with their text: signatures and sets are in files.
 
 Per row some 40 bytes are held (its hashes and its bucket in one band); signatures take 512 bytes a row on disk, and the sets of the rows
 that share a bucket with another at most a gigabyte.
@@ -46,7 +46,7 @@ Read = Callable[[set[int]], Iterable[tuple[int, str]]]
 
 @dataclass
 class Alike:
-    """What was found. Rows are numbered from 0, those to train on first.
+    """Equal and similar rows. Rows are numbered from 0, training rows first.
 
     `same[i]` is the first row with the content of row i; `like[i]` the first row of its cluster of near duplicates. `leaks` are
     (held-out row, row that is trained on, similarity), one a held-out row.
@@ -158,12 +158,12 @@ class DuplicateFinder:
         alike.like = alike.like[alike.like]  # a copy follows the row that stood for it
         alike.leaks = [(other, one, similarity) for other, (one, similarity) in leaks.items()]
 
-    def _write_sets(self, wanted: set[int], read: Read) -> tuple[Hashes, dict[int, tuple[int, int]], bool]:
+    def _write_sets(self, rows: set[int], read: Read) -> tuple[Hashes, dict[int, tuple[int, int]], bool]:
         """Write the sets of some rows to a file; return it, where each row's begins and ends, and whether some found no room."""
         places: dict[int, tuple[int, int]] = {}
         at, full = 0, False
         with self._sets.open("wb") as out:
-            for row, text in read(wanted) if wanted else ():
+            for row, text in read(rows) if rows else ():
                 hashes, offsets = shingle([normalise(text)])
                 mine = unique_sets(hashes, offsets, [0])[0]
                 if 8 * (at + len(mine)) > MAX_SET_BYTES:
@@ -195,9 +195,9 @@ def _hash(text: str) -> int:
 def _first_of_each(values: npt.NDArray[np.uint64]) -> Rows:
     """Return for each place the first place that holds the same value; 0 equals nothing."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
-    found = first[inverse].astype(np.int64)
-    found[values == 0] = np.flatnonzero(values == 0)
-    return found
+    firsts = first[inverse].astype(np.int64)
+    firsts[values == 0] = np.flatnonzero(values == 0)
+    return firsts
 
 
 def _add_equal_leaks(alike: Alike, firsts: Rows, words: npt.NDArray[np.uint64], *, num_train: int) -> None:

@@ -64,11 +64,11 @@ def rows_to_drop(alike: Alike, rows: Rows, noted: Mapping[str, Sequence[int]]) -
         "leakage": _leaking(alike, rows).tolist(),
         **noted,
     }
-    found: dict[str, dict[str, list[int]]] = {}
+    droppable: dict[str, dict[str, list[int]]] = {}
     for reason, numbers in lists.items():
         places = [rows.place(number) for number in sorted(numbers)[:MAX_LISTED]]
-        found[reason] = {split: [row for where, row in places if where == split] for split in ("train", "val")}
-    return found
+        droppable[reason] = {split: [row for where, row in places if where == split] for split in ("train", "val")}
+    return droppable
 
 
 def _leaking(alike: Alike, rows: Rows) -> Numbers:

@@ -25,7 +25,7 @@ class LanguageCounter:
             self._found[self._guesser.guess(text)] += 1
 
     def languages(self) -> tuple[list[Language], int]:
-        """Return what was found, the most frequent first, and how many rows were looked at."""
+        """Return the languages, the most frequent first, and the number of sampled rows."""
         total = sum(self._found.values())
         return [
             Language(code=code, name=language_name(code), rows=count, share=count / total) for code, count in self._found.most_common()

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.reports.contamination import BenchmarkIndex, Item, item_of
-from backend.domain.data.reports.report import BenchmarkLooked, Contamination, FaultReport, RowRef
+from backend.domain.data.reports.report import BenchmarkChecked, Contamination, FaultReport, RowRef
 from backend.domain.data.reports.text_faults import FAULTS, find_faults
 from jobs.data.reports.rows import SPLITS, Batch, Row, Rows, parts_of
 from jobs.modeling.dataset_files import iter_rows
@@ -64,9 +64,9 @@ class OverlapFinder:
                     )
                 )
 
-    def looked(self) -> list[BenchmarkLooked]:
+    def looked(self) -> list[BenchmarkChecked]:
         """Return what was looked for, and of how many items something was found."""
-        return [BenchmarkLooked(name=name, items=size, found=len(self._found[name])) for name, size in self._sizes.items()]
+        return [BenchmarkChecked(name=name, items=size, found=len(self._found[name])) for name, size in self._sizes.items()]
 
 
 class FaultCounter:
@@ -79,12 +79,12 @@ class FaultCounter:
 
     def add(self, number: int, row: Row, rows: Rows) -> None:
         """Consider a row; each kind counts once a row, however many parts have it."""
-        seen: set[str] = set()
+        known: set[str] = set()
         for part in parts_of(row):
             for fault in find_faults(part):
                 self._counts[fault.name] += fault.count
-                if fault.name not in seen:
-                    seen.add(fault.name)
+                if fault.name not in known:
+                    known.add(fault.name)
                     self._rows[fault.name] += 1
                     examples = self._examples.setdefault(fault.name, [])
                     if len(examples) < SHOWN_FAULTS:
@@ -102,7 +102,7 @@ class FaultCounter:
 
 
 class ForgeryCounter:
-    """Counts rows whose text spells special tokens of the tokenizer. The renderer breaks them, so a network reads other tokens than a person."""
+    """Counts rows whose text spells special tokens of the tokenizer; the renderer splits those, so they are read as plain text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renders: bool) -> None:
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()]
@@ -113,9 +113,9 @@ class ForgeryCounter:
     def add(self, number: int, row: Row, rows: Rows) -> None:
         """Consider a row."""
         for part in parts_of(row) if self._pattern else ():
-            found = self._pattern.search(part) if self._pattern else None
-            if found:
+            match = self._pattern.search(part) if self._pattern else None
+            if match:
                 self.rows.append(number)
                 if len(self.shown) < SHOWN_FAULTS:
-                    self.shown.append(rows.ref(number, part[max(0, found.start() - 40) : found.end() + 200]))
+                    self.shown.append(rows.ref(number, part[max(0, match.start() - 40) : match.end() + 200]))
                 return

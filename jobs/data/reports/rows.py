@@ -64,12 +64,12 @@ class Rows:
 
     def fetch(self, numbers: Sequence[int]) -> dict[int, Row]:
         """Return some rows by number. Reads only the row groups that hold them."""
-        found: dict[int, Row] = {}
+        rows: dict[int, Row] = {}
         for split, offset in (("train", 0), ("val", self.num_train)):
-            wanted = sorted({number - offset for number in numbers if self.place(number)[0] == split})
-            if wanted:
-                found |= {offset + row: value for row, value in fetch_rows(self.folder / f"{split}.parquet", wanted).items()}
-        return found
+            in_split = sorted({number - offset for number in numbers if self.place(number)[0] == split})
+            if in_split:
+                rows |= {offset + row: value for row, value in fetch_rows(self.folder / f"{split}.parquet", in_split).items()}
+        return rows
 
 
 def _count(folder: Path, split: Split) -> int:
@@ -120,10 +120,10 @@ def prompt_of(row: Mapping[str, Any]) -> str:
                 break
             before.append(str(message.get("content") or ""))
         return "\n".join(before)
-    asked = row.get("prompt") if "completion" in row or "chosen" in row else None
-    if isinstance(asked, list):
-        return "\n".join(str(message.get("content") or "") for message in asked)
-    return str(asked or "")
+    prompt = row.get("prompt") if "completion" in row or "chosen" in row else None
+    if isinstance(prompt, list):
+        return "\n".join(str(message.get("content") or "") for message in prompt)
+    return str(prompt or "")
 
 
 def excerpt(text: str) -> str:

@@ -41,7 +41,7 @@ COMPARING = 0.2  # the share of the bar that comparing near duplicates takes
 
 
 def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResult:
-    """Read the version's rows once, compare those that may be alike, and write the report to `out`.
+    """Read the version's rows once, compare likely duplicates, and write the report to `out`.
 
     Payload: `dataset`, `dataset_kind`, `tokenizer` (a tokenizer's or checkpoint's folder, None for plain bytes), `tokenizer_name`,
     `question`, `benchmarks` ([{name, folder}]), `out`. Returns `{"folder"}`, which holds `report.json`, `samples.json` and `rows.json`
@@ -54,7 +54,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
     work = spec.folder / "near"
     try:
         with closing(DuplicateFinder(work)) as duplicates:
-            reading = Reading(
+            builder = ReportBuilder(
                 Rows(spec.path(payload.dataset)),
                 kind=payload.dataset_kind,
                 question=payload.question,
@@ -63,26 +63,24 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
                 duplicates=duplicates,
                 reporter=reporter,
             )
-            reading.read()
-            alike = reading.compare()
+            builder.read()
+            alike = builder.compare()
             out = spec.path(payload.out)
             out.mkdir(parents=True, exist_ok=True)
-            droppable = reading.rows_to_drop(alike)
+            droppable = builder.rows_to_drop(alike)
             counts = {reason: sum(len(rows) for rows in by_split.values()) for reason, by_split in droppable.items()}
-            report = reading.report(alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started)
-            _write(out / "samples.json", [sample.model_dump() for sample in reading.samples()])
+            report = builder.report(alike, droppable=counts, name=payload.tokenizer_name, seconds=time.monotonic() - started)
+            _write(out / "samples.json", [sample.model_dump() for sample in builder.samples()])
             _write(out / "rows.json", droppable)
             _write(out / "report.json", report.model_dump())
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    reporter.log(
-        f"Looked at {reading.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB of memory."
-    )
+    reporter.log(f"Read {builder.rows.total:,} rows in {report.seconds:.1f} s, at most {report.peak_memory_bytes / 1e6:,.0f} MB of memory.")
     return DataReportResult(folder=payload.out)
 
 
-class Reading:
-    """A report on its way: every finder sees every row once."""
+class ReportBuilder:
+    """A report in progress: every finder gets every row once."""
 
     def __init__(
         self,
@@ -96,7 +94,7 @@ class Reading:
         reporter: Reporter,
     ) -> None:
         if not rows.total:
-            raise InvalidInput("The dataset has no rows to look at.", field="dataset")
+            raise InvalidInput("The dataset has no rows.", field="dataset")
         self.rows, self._kind, self._question, self._tokenizer, self._reporter = rows, kind, question, tokenizer, reporter
         self._view: View = make_view(kind, tokenizer=tokenizer, context=question.context)
         self._tally, self._chooser = Tally(rows), SampleChooser()
@@ -119,20 +117,20 @@ class Reading:
         texts = [row_text(row) for row in batch.rows]
         self._duplicates.add([canonical_json(row) for row in batch.rows], texts)
         self._overlaps.add(batch, self.rows)
-        for place, (row, seen) in enumerate(zip(batch.rows, self._view.see(batch.rows), strict=True)):
+        for place, (row, encoded) in enumerate(zip(batch.rows, self._view.encode(batch.rows), strict=True)):
             number = batch.first + place
-            self._tally.add(batch.split, number, row, seen)
-            self._chooser.offer(number, row, seen)
+            self._tally.add(batch.split, number, row, encoded)
+            self._chooser.offer(number, row, encoded)
             self._languages.add(number, texts[place])
             self._faults.add(number, row, self.rows)
             self._forgeries.add(number, row, self.rows)
-            if asked := prompt_of(row).strip():
+            if prompt := prompt_of(row).strip():
                 if batch.split == "train":
-                    self._asked.append(hash(asked))
+                    self._asked.append(hash(prompt))
                 else:
-                    self._asked_held_out.append((number, hash(asked)))
+                    self._asked_held_out.append((number, hash(prompt)))
             if self._view.trainer == "pretrain" and batch.split == "train" and len(self._head) <= 2 * self._question.context:
-                self._head += seen.strips[0].ids[: 2 * self._question.context + 1]
+                self._head += encoded.strips[0].ids[: 2 * self._question.context + 1]
 
     def _same_prompts(self) -> list[int]:
         """Return the held-out rows whose prompt is that of a row to train on."""
@@ -143,10 +141,10 @@ class Reading:
     def compare(self) -> Alike:
         """Find the rows that are the same or nearly so."""
 
-        def read(wanted: set[int]) -> Iterator[tuple[int, str]]:
+        def read(numbers: set[int]) -> Iterator[tuple[int, str]]:
             for batch in self.rows.batches():
                 for place, row in enumerate(batch.rows):
-                    if batch.first + place in wanted:
+                    if batch.first + place in numbers:
                         yield batch.first + place, row_text(row)
                 share = (batch.first + len(batch.rows)) / self.rows.total
                 self._tell(1 - COMPARING + COMPARING * (0.5 + 0.25 * share), "Comparing rows that look alike")

@@ -13,7 +13,7 @@ from backend.domain.data.reports.report import Piece, Sample
 from jobs.batches.base import BatchSizes
 from jobs.batches.pretrain import PretrainBatches
 from jobs.data.reports.rows import Row, Rows
-from jobs.data.reports.views import Seen, Strip, View
+from jobs.data.reports.views import EncodedRow, Strip, View
 from jobs.modeling.token_labels import label_tokens
 
 FIRST, RANDOM, LONGEST, TRUNCATED, SILENT = 3, 6, 3, 3, 5
@@ -34,7 +34,7 @@ class SampleChooser:
         self._silent: list[tuple[int, Row]] = []
         self._passed = 0
 
-    def offer(self, number: int, row: Row, seen: Seen) -> None:
+    def offer(self, number: int, row: Row, encoded: EncodedRow) -> None:
         """Consider a row."""
         self._passed += 1
         if len(self._first) < FIRST:
@@ -43,14 +43,14 @@ class SampleChooser:
             self._random.append((number, row))
         elif (place := self._draw.randrange(self._passed - FIRST)) < RANDOM:  # reservoir sampling
             self._random[place] = (number, row)
-        entry = (seen.longest, -number, row)
+        entry = (encoded.longest, -number, row)
         if len(self._longest) < LONGEST:
             heapq.heappush(self._longest, entry)
         elif entry[:2] > self._longest[0][:2]:
             heapq.heapreplace(self._longest, entry)
-        if len(self._truncated) < TRUNCATED and any(strip.cut_at is not None for strip in seen.strips):
+        if len(self._truncated) < TRUNCATED and any(strip.cut_at is not None for strip in encoded.strips):
             self._truncated.append((number, row))
-        if len(self._silent) < SILENT and seen.problem:
+        if len(self._silent) < SILENT and encoded.problem:
             self._silent.append((number, row))
 
     def samples(self, rows: Rows, view: View, tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
@@ -63,21 +63,21 @@ class SampleChooser:
             ("zero-label", self._silent),
         )
         chosen = {number: row for _, entries in groups for number, row in entries}
-        seen_rows = dict(zip(chosen, view.see(list(chosen.values())), strict=True))
+        encoded_rows = dict(zip(chosen, view.encode(list(chosen.values())), strict=True))
         shown = []
         for group, entries in groups:
             for number, _ in entries:
-                seen, (split, place) = seen_rows[number], rows.place(number)
+                encoded, (split, place) = encoded_rows[number], rows.place(number)
                 shown.append(
                     Sample.model_validate(
                         {
                             "group": group,
                             "split": split,
                             "row": place + 1,
-                            "num_tokens": seen.num_tokens,
-                            "loss_tokens": seen.loss_tokens,
-                            "note": seen.problem or seen.refusal,
-                            "pieces": [piece for strip in seen.strips for piece in pieces_of(strip, tokenizer)],
+                            "num_tokens": encoded.num_tokens,
+                            "loss_tokens": encoded.loss_tokens,
+                            "note": encoded.problem or encoded.refusal,
+                            "pieces": [piece for strip in encoded.strips for piece in pieces_of(strip, tokenizer)],
                         }
                     )
                 )

@@ -15,7 +15,7 @@ from jobs.batches.base import EpochOrder
 from jobs.batches.pretrain import windows_of
 from jobs.batches.sft import padded_length, positions_of
 from jobs.data.reports.rows import Row, Rows, excerpt, parts_of
-from jobs.data.reports.views import Seen
+from jobs.data.reports.views import EncodedRow
 
 SHOWN = 50
 BARS = 40
@@ -26,7 +26,7 @@ Array = npt.NDArray[np.int64]
 
 
 class Tally:
-    """What is counted of one version. Memory: 8 bytes a row, and the numbers of rows that are silent or empty."""
+    """Counts of one version. Memory: 8 bytes a row, plus the numbers of rows without loss or text."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -41,27 +41,27 @@ class Tally:
         self.refused_rows: list[RowRef] = []
         self.refusal = ""
 
-    def add(self, split: Split, number: int, row: Row, seen: Seen) -> None:
+    def add(self, split: Split, number: int, row: Row, encoded: EncodedRow) -> None:
         """Count one row."""
         counts = self._counts[split]
         counts["rows"] += 1
-        counts["tokens"] += seen.num_tokens
-        counts["kept_tokens"] += sum(seen.kept)
-        counts["loss_tokens"] += seen.loss_tokens
-        counts["truncated_rows"] += any(strip.cut_at is not None for strip in seen.strips)
-        counts["lost_tokens"] += seen.lost_tokens
-        self._longest[split].append(seen.longest)
+        counts["tokens"] += encoded.num_tokens
+        counts["kept_tokens"] += sum(encoded.kept)
+        counts["loss_tokens"] += encoded.loss_tokens
+        counts["truncated_rows"] += any(strip.cut_at is not None for strip in encoded.strips)
+        counts["lost_tokens"] += encoded.lost_tokens
+        self._longest[split].append(encoded.longest)
         if split == "train":
-            self._kept.extend(seen.kept)
-        if seen.refusal:
+            self._kept.extend(encoded.kept)
+        if encoded.refusal:
             self._note(self.refused, self.refused_rows, number, row)
-            self.refusal = self.refusal or seen.refusal
-        elif seen.problem:
+            self.refusal = self.refusal or encoded.refusal
+        elif encoded.problem:
             counts["zero_label_rows"] += 1
             self.silent.append(number)
             if len(self.silent_rows) < SHOWN:
                 ref = self._rows.ref(number, " ".join(parts_of(row)))
-                self.silent_rows.append(ZeroLabelRow(split=ref.split, row=ref.row, text=ref.text, reason=seen.problem))
+                self.silent_rows.append(ZeroLabelRow(split=ref.split, row=ref.row, text=ref.text, reason=encoded.problem))
         if is_empty(row):
             counts["empty_rows"] += 1
             self._note(self.empty, self.empty_rows, number, row)
@@ -73,65 +73,65 @@ class Tally:
 
     def splits(self) -> dict[str, SplitReport]:
         """Return the numbers of each split that has rows."""
-        found = {}
+        reports = {}
         for split, counts in self._counts.items():
             if counts["rows"]:
                 lengths = summarise(np.array(self._longest[split], dtype=np.int64))
-                found[split] = SplitReport(**{**counts, "lengths": lengths})
-        return found
+                reports[split] = SplitReport(**{**counts, "lengths": lengths})
+        return reports
 
     def epoch(self, trainer: Trainer, question: ReportQuestion) -> tuple[Epoch, Packing]:
         """Return one pass over the train split as the trainer makes it, and how full its batches are."""
-        kept = np.array(self._kept, dtype=np.int64)
+        sizes = np.array(self._kept, dtype=np.int64)
         batch = question.micro_batch * question.grad_accum_steps
         if trainer == "pretrain":
-            return _windows(kept, question, batch)
-        if trainer == "none" or not len(kept):
+            return _windows(sizes, question, batch)
+        if trainer == "none" or not len(sizes):
             return Epoch(), Packing()
         if trainer == "sft":
-            return _rows(kept, question, batch)
-        return _answers(kept, question, batch, sides=2 if trainer == "dpo" else 1)
+            return _rows(sizes, question, batch)
+        return _answers(sizes, question, batch, sides=2 if trainer == "dpo" else 1)
 
 
-def _rows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
+def _rows(sizes: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
     """Rows fill sequences together, laid end to end."""
-    _, order = EpochOrder(len(kept), seed=SEED).take(0, len(kept))
-    positions = padded_positions(kept[order], batch=question.micro_batch, padded=padded_length)
-    lengths = positions_of(kept)
+    _, order = EpochOrder(len(sizes), seed=SEED).take(0, len(sizes))
+    positions = padded_positions(sizes[order], batch=question.micro_batch, padded=padded_length)
+    lengths = positions_of(sizes)
     packed, real = count_sequences(lengths, question.context), int(lengths.sum())
     packing = Packing(
         trainer=1.0 if packed else None,
         padded=real / positions if positions else None,
         packed=real / (packed * question.context) if packed else None,
         packed_sequences=packed,
-        method=f"rows fill sequences of {question.context:,} together, laid end to end: no position is empty. With packing off they are padded",
+        method=f"rows are packed end to end into sequences of {question.context:,}, without padding; with packing off they are padded",
     )
-    return Epoch(tokens=int(kept.sum()), sequences=packed, steps=-(-packed // batch)), packing
+    return Epoch(tokens=int(sizes.sum()), sequences=packed, steps=-(-packed // batch)), packing
 
 
-def _answers(kept: Array, question: ReportQuestion, batch: int, *, sides: int) -> tuple[Epoch, Packing]:
+def _answers(sizes: Array, question: ReportQuestion, batch: int, *, sides: int) -> tuple[Epoch, Packing]:
     """All answers of a micro-batch, of pairs (2 sides) or rated one by one, are padded to the longest of them."""
-    longest = kept.reshape(-1, sides).max(axis=1)
+    longest = sizes.reshape(-1, sides).max(axis=1)
     _, order = EpochOrder(len(longest), seed=SEED).take(0, len(longest))
     positions = sides * padded_positions(longest[order], batch=question.micro_batch, padded=padded_length)
-    share, packed = int((kept - 1).sum()) / positions if positions else None, count_sequences(kept, question.context)
+    share, packed = int((sizes - 1).sum()) / positions if positions else None, count_sequences(sizes, question.context)
     packing = Packing(
         trainer=share,
         padded=share,
-        packed=int(kept.sum()) / (packed * question.context),
+        packed=int(sizes.sum()) / (packed * question.context),
         packed_sequences=packed,
-        method=f"one answer a sequence, padded to the longest of {question.micro_batch} {'pairs' if sides == 2 else 'answers'} in a micro-batch",
+        method=f"one answer a sequence, padded to the longest of {question.micro_batch} {'pairs' if sides == 2 else 'answers'}",
     )
-    return Epoch(tokens=int(kept.sum()), sequences=len(longest), steps=-(-len(longest) // batch)), packing
+    return Epoch(tokens=int(sizes.sum()), sequences=len(longest), steps=-(-len(longest) // batch)), packing
 
 
-def _windows(kept: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
+def _windows(sizes: Array, question: ReportQuestion, batch: int) -> tuple[Epoch, Packing]:
     """Texts run together and are cut into windows, which are always full."""
-    total = int(kept.sum())
+    total = int(sizes.sum())
     windows = max(0, windows_of(total, question.context))
-    alone = np.minimum(kept[kept > 0], question.context)
+    alone = np.minimum(sizes[sizes > 0], question.context)
     positions = padded_positions(alone, batch=question.micro_batch, padded=lambda most: most)
-    packed = count_sequences(kept[kept > 0], question.context)
+    packed = count_sequences(sizes[sizes > 0], question.context)
     packing = Packing(
         trainer=1.0 if windows else None,
         padded=int(alone.sum()) / positions if positions else None,

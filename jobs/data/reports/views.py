@@ -34,8 +34,8 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the trainer makes of a row: one strip, or two for a pair. `problem` says why nothing of it is trained on.
+class EncodedRow:
+    """A row as the trainer encodes it: one strip of tokens, or two for a pair. `problem` says why nothing of it is trained on.
 
     `refusal` says why it can't be rendered at all.
     """
@@ -71,11 +71,11 @@ class Seen:
 
 
 class View(Protocol):
-    """How rows of a kind are seen."""
+    """Encodes rows of a kind as the trainer does."""
 
     trainer: Trainer
 
-    def see(self, rows: Sequence[Row]) -> list[Seen]:
+    def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Return what the trainer makes of rows."""
 
 
@@ -103,10 +103,10 @@ class TextView:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
-    def see(self, rows: Sequence[Row]) -> list[Seen]:
+    def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Return each text as `<bos> text <eos>`."""
         return [
-            Seen([Strip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty")
+            EncodedRow([Strip(ids, [True] * len(ids))], problem="" if str(row.get("text", "")) else "the text is empty")
             for ids, row in zip(encode_documents(self._tokenizer, list(rows)), rows, strict=True)
         ]
 
@@ -117,21 +117,21 @@ class _RenderedRows:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
         self._tokenizer, self._context = tokenizer, context
 
-    def see(self, rows: Sequence[Row]) -> list[Seen]:
+    def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Return each row as its strips; one that the template refuses or the trainer leaves out says why."""
-        return [self._seen_or_refused(row) for row in rows]
+        return [self._encode_or_refuse(row) for row in rows]
 
-    def _seen_or_refused(self, row: Row) -> Seen:
+    def _encode_or_refuse(self, row: Row) -> EncodedRow:
         try:
-            return self._see(row)
+            return self._encode(row)
         except InvalidInput as error:
-            return Seen(refusal=error.message)
+            return EncodedRow(refusal=error.message)
 
-    def _see(self, row: Row) -> Seen:
+    def _encode(self, row: Row) -> EncodedRow:
         raise NotImplementedError
 
-    def _full(self, row: Row) -> Seen:
-        return Seen([self._asked(row)], problem=f"the prompt fills the {self._context:,} tokens")
+    def _full(self, row: Row) -> EncodedRow:
+        return EncodedRow([self._asked(row)], problem=f"the prompt fills the {self._context:,} tokens")
 
     def _asked(self, row: Row) -> Strip:
         ids = encode_prompt(self._tokenizer, row["prompt"], tools=tools_of(row))
@@ -143,10 +143,10 @@ class ConversationView(_RenderedRows):
 
     trainer: Trainer = "sft"
 
-    def _see(self, row: Row) -> Seen:
+    def _encode(self, row: Row) -> EncodedRow:
         examples = encode_row(self._tokenizer, row, context=self._context)
         problem = "" if any(example.teaches for example in examples) else self._problem(row, examples[0])
-        return Seen([strip_of(example) for example in examples if example.teaches or problem], problem=problem)
+        return EncodedRow([strip_of(example) for example in examples if example.teaches or problem], problem=problem)
 
     def _problem(self, row: Row, example: Example) -> str:
         uncut = encode_row(self._tokenizer, row, context=len(example.whole)) if len(example.whole) > self._context else []
@@ -157,10 +157,10 @@ class ConversationView(_RenderedRows):
 
 def strip_of(example: Example) -> Strip:
     """Return an encoded conversation as a strip: the first token is never trained on, as nothing stands before it."""
-    kept = example.targets != IGNORE
-    kept[:1] = False
-    rest = len(example.whole) - len(kept)
-    return Strip(example.whole, [*kept.tolist(), *[False] * rest], cut_at=len(kept) if rest > 0 else None)
+    has_loss = example.targets != IGNORE
+    has_loss[:1] = False
+    rest = len(example.whole) - len(has_loss)
+    return Strip(example.whole, [*has_loss.tolist(), *[False] * rest], cut_at=len(has_loss) if rest > 0 else None)
 
 
 class PairView(_RenderedRows):
@@ -168,14 +168,14 @@ class PairView(_RenderedRows):
 
     trainer: Trainer = "dpo"
 
-    def _see(self, row: Row) -> Seen:
+    def _encode(self, row: Row) -> EncodedRow:
         pair = pair_of(row)
         sides = encode_pairs([pair], tokenizer=self._tokenizer, context=self._context)[0]
         if sides is None:
             return self._full(row)
         if pair["chosen"] == pair["rejected"]:
-            return Seen([self._asked(row)], problem="both answers are the same")
-        return Seen([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)])
+            return EncodedRow([self._asked(row)], problem="both answers are the same")
+        return EncodedRow([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)])
 
 
 class RatedView(_RenderedRows):
@@ -183,9 +183,9 @@ class RatedView(_RenderedRows):
 
     trainer: Trainer = "kto"
 
-    def _see(self, row: Row) -> Seen:
+    def _encode(self, row: Row) -> EncodedRow:
         side = encode_rated(row, tokenizer=self._tokenizer, context=self._context)
-        return self._full(row) if side is None else Seen([_side("good answer" if row["label"] else "bad answer", side)])
+        return self._full(row) if side is None else EncodedRow([_side("good answer" if row["label"] else "bad answer", side)])
 
 
 def _side(label: str, side: EncodedSide) -> Strip:
@@ -201,15 +201,15 @@ class UntrainedView:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, asks: bool) -> None:
         self._tokenizer, self._asks = tokenizer, asks
 
-    def see(self, rows: Sequence[Row]) -> list[Seen]:
+    def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
         """Return each row as one strip without anything trained on."""
         if not self._asks:
-            return [Seen([Strip(ids, [False] * len(ids))]) for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])]
-        seen = []
+            return [EncodedRow([Strip(ids, [False] * len(ids))]) for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])]
+        encoded = []
         for row in rows:
             try:
                 ids = encode_prompt(self._tokenizer, [{"role": "user", "content": str(row.get("prompt") or "")}])
-                seen.append(Seen([Strip(ids, [False] * len(ids))]))
+                encoded.append(EncodedRow([Strip(ids, [False] * len(ids))]))
             except InvalidInput as error:
-                seen.append(Seen(refusal=error.message))
-        return seen
+                encoded.append(EncodedRow(refusal=error.message))
+        return encoded

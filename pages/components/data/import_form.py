@@ -74,9 +74,9 @@ def _past(ctx: Context, person: Person) -> PastImport | None:
 def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) -> SourceHead | RoundhouseError:
     """Read the first rows, cached by source and encoding; a failure is not cached."""
     key = (chosen.key, encoding)
-    kept = st.session_state.get("import_head")
-    if kept is not None and kept[0] == key:
-        return kept[1]  # type: ignore[no-any-return]
+    cached = st.session_state.get("import_head")
+    if cached is not None and cached[0] == key:
+        return cached[1]  # type: ignore[no-any-return]
     try:
         with st.spinner("Reading the first rows"):
             head = read_source_head(ctx, chosen.source, person=person, encoding=encoding)

@@ -1,4 +1,4 @@
-"""Choosing what to import: an upload, a file or folder under DATA_PATH, a split of the Hub, an address in an object store."""
+"""The choice of a source: an upload, a path under DATA_PATH, a Hub split, an address in an object store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDINGS = [ending.lstrip(".") for ending in (*SUFFIXES, *PACKINGS)]
 
 @dataclass(frozen=True)
 class Chosen:
-    """A source with a name to propose and a key that tells it from others. `said`: what has been shown of why it can't be looked at."""
+    """A source with a proposed name and a unique key. `said`: the error about it that the page already shows."""
 
     source: ImportSource
     name: str
@@ -36,7 +36,7 @@ class Chosen:
 
 
 def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chosen | None:
-    """Draw the choice of a source; nothing until one is complete."""
+    """Draw the choice of a source; None until it is complete."""
     if past is not None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/draft: {plain(past.source.label)}", width="content")
@@ -59,7 +59,7 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
         type=ENDINGS,
         key="import_file",
         max_upload_size=limit,
-        help="Text, rows as JSON Lines, JSON, CSV, Parquet or Arrow, or a zip of such files. Larger ones belong into the data folder.",
+        help="Text, rows as JSON Lines, JSON, CSV, Parquet or Arrow, or a zip of such files. Put larger ones into the data folder.",
     )
     if file is None:
         return None
@@ -75,21 +75,21 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
 
 
 def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
-    """Draw one folder of DATA_PATH with a search below it. Folders are entered; a file or the folder itself is chosen."""
+    """Draw one folder of DATA_PATH with a search below it. A folder is opened; a file or the folder itself is chosen."""
     folder = st.session_state.setdefault("import_folder", "")
     view = browse_data_folder(ctx, folder)
     if view is None:
-        st.warning("DATA_PATH names no folder that is there.", icon=":material/folder_off:")
+        st.warning("The folder in DATA_PATH does not exist.", icon=":material/folder_off:")
         return None
     _draw_way_up(folder)
     text = st.text_input(
         "Search in this folder and those below", key="import_search", placeholder="Part of a name", icon=":material/search:"
     )
     if text and text.strip():
-        found, complete = search_data_folder(ctx, text, folder=folder)
-        entries: list[DataEntry] = found
+        matches, complete = search_data_folder(ctx, text, folder=folder)
+        entries: list[DataEntry] = matches
         if not complete:
-            st.caption("There are more; write more of the name, or enter a folder first.")
+            st.caption("More files match; type more of the name, or open a folder first.")
     else:
         entries = list(view.entries)
         if view.more:
@@ -108,14 +108,14 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
     if entry is not None and entry.is_folder:
         st.session_state["import_folder"] = entry.path
         st.rerun()
-    whole = False
+    is_whole = False
     if folder and not text and entry is None and _saved_splits(ctx, person, data_file(ctx, folder)):
-        whole = st.checkbox("Import this folder, a dataset saved by `datasets`", value=True, key=f"import_saved_{folder}")
+        is_whole = st.checkbox("Import this folder, a dataset saved by `datasets`", value=True, key=f"import_saved_{folder}")
     elif view.files and not text and len(view.files) > 1:
-        whole = st.checkbox(
+        is_whole = st.checkbox(
             f"All {plural(len(view.files), 'file')} of this folder, and those below, as one dataset", key=f"import_all_{folder}"
         )
-    if entry is None and not whole:
+    if entry is None and not is_whole:
         return None
     path = data_file(ctx, entry.path if entry is not None else folder)
     status = path.stat()
@@ -158,47 +158,47 @@ def _choose_hub(person: Person) -> Chosen | None:
     revision = (right.text_input("Revision", key="import_revision", placeholder="main", help="A branch, a tag or a commit.") or "").strip()
     if not dataset_id:
         return None
-    found = _look_up(dataset_id, revision or None, person)
+    dataset = _look_up(dataset_id, revision or None, person)
     name = dataset_id.split("/")[-1]
-    if isinstance(found, RoundhouseError):
-        show_error(found)
-        if found.field is not None:
+    if isinstance(dataset, RoundhouseError):
+        show_error(dataset)
+        if dataset.field is not None:
             return None
-        st.caption("The workers may reach it all the same. Name config and split by hand, and they will try.")
+        st.caption("The workers may still reach it: enter config and split, and they will try.")
         left, right = st.columns(2)
         config = left.text_input("Config", key="import_config_typed", placeholder="the only one") or None
         split = right.text_input("Split", key="import_split_typed", placeholder="train") or None
         choice = HubSource(id=dataset_id, config=config, split=split, revision=revision or None)
-        return Chosen(ImportSource(hub=choice), name, str(choice), said=found.message)
+        return Chosen(ImportSource(hub=choice), name, str(choice), said=dataset.message)
     left, right = st.columns(2)
-    configs = list(found.configs)
-    config = left.selectbox("Config", configs, key=f"import_config_{dataset_id}_{found.commit}", disabled=len(configs) == 1)
-    splits = list(found.configs[config])
+    configs = list(dataset.configs)
+    config = left.selectbox("Config", configs, key=f"import_config_{dataset_id}_{dataset.commit}", disabled=len(configs) == 1)
+    splits = list(dataset.configs[config])
     split = right.selectbox(
-        "Split", splits, index=splits.index("train") if "train" in splits else 0, key=f"import_split_{dataset_id}_{found.commit}_{config}"
+        "Split", splits, index=splits.index("train") if "train" in splits else 0, key=f"import_split_{dataset_id}_{dataset.commit}_{config}"
     )
-    content = found.configs[config][split]
-    licence = f" · licence {plain(found.licence)}" if found.licence else " · no licence stated"
+    content = dataset.configs[config][split]
+    licence = f" · licence {plain(dataset.licence)}" if dataset.licence else " · no licence stated"
     st.caption(
-        f"Commit {found.commit[:12]} · {plural(content.files, 'file')} · {size(content.bytes)}{licence}. The version keeps the commit."
+        f"Commit {dataset.commit[:12]} · {plural(content.files, 'file')} · {size(content.bytes)}{licence}. The version keeps the commit."
     )
-    choice = HubSource(id=dataset_id, config=config, split=split, revision=found.commit)
+    choice = HubSource(id=dataset_id, config=config, split=split, revision=dataset.commit)
     return Chosen(ImportSource(hub=choice), name if config == "default" else f"{name}-{config}", str(choice))
 
 
 def _look_up(dataset_id: str, revision: str | None, person: Person) -> HubDatasetView | RoundhouseError:
-    """Ask the Hub once for each id and revision; an answer that was no is asked for again."""
+    """Look up an id and revision on the Hub, cached; failures are not cached."""
     key = (dataset_id, revision)
-    kept = st.session_state.get("import_hub_found")
-    if kept is not None and kept[0] == key:
-        return kept[1]  # type: ignore[no-any-return]
+    cached = st.session_state.get("import_hub_found")
+    if cached is not None and cached[0] == key:
+        return cached[1]  # type: ignore[no-any-return]
     try:
-        with st.spinner("Asking the Hub"):
-            found = look_up_hub_dataset(dataset_id, revision=revision, person=person)
+        with st.spinner("Looking up the dataset"):
+            dataset = look_up_hub_dataset(dataset_id, revision=revision, person=person)
     except RoundhouseError as error:
         return error
-    st.session_state["import_hub_found"] = (key, found)
-    return found
+    st.session_state["import_hub_found"] = (key, dataset)
+    return dataset
 
 
 def _choose_cloud() -> Chosen | None:
@@ -208,7 +208,7 @@ def _choose_cloud() -> Chosen | None:
 
 
 def _stem(name: str) -> str:
-    """Return a name without the endings that say how a file is read."""
+    """Return a file name without its known endings."""
     lower = name.lower()
     for ending in (*PACKINGS, *SUFFIXES):
         if lower.endswith(ending):

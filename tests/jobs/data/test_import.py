@@ -203,9 +203,11 @@ def test_a_killed_import_publishes_nothing_and_the_next_goes_on_from_its_last_pa
     source = _write_many(tmp_path / "rows.jsonl", 200_000)
     out = tmp_path / "datasets"
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom tests.support.data_reporter import RememberingReporter\nimport jobs.data.importer as importer\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tests.support.data_reporter import RememberingReporter\n"
+        "import jobs.data.importer as importer\n"
         "importer.State.save, save = lambda *a: (save(*a), print('saved', flush=True), sys.stdin.read()), importer.State.save\n"
-        "importer.import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]), reporter=RememberingReporter(), val_fraction=0.1, seed=0, part_s=0)"
+        "importer.import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]), reporter=RememberingReporter(), "
+        "val_fraction=0.1, seed=0, part_s=0)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -217,7 +219,7 @@ def test_a_killed_import_publishes_nothing_and_the_next_goes_on_from_its_last_pa
     reporter = RememberingReporter()
     result = _import(source, reporter=reporter, part_s=0)
     assert result.resumed
-    assert any("Going on after 16,384 rows" in line for line in reporter.lines)
+    assert any("Resuming after 16,384 rows" in line for line in reporter.lines)
     assert list(out.iterdir()) == [result.folder]
     whole = import_dataset(source, out_root=tmp_path / "whole", reporter=RememberingReporter(), val_fraction=0.1, seed=0)
     assert not whole.resumed

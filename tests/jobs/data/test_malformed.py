@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
     "good rows, but none may be bad": (
         _file("x.jsonl", _lines(*_texts(20), b"oops")),
         {"keep_good": False},
-        ["row 21: not JSON", "keep the good rows"],
+        ["row 21: not JSON", "skip bad rows"],
     ),
 }
 

@@ -33,7 +33,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     tales = tmp_path / "hub/datasets/tiny/tales"
     for folder in (tales / "short", tales / "long", tmp_path / "hub/datasets/tiny/tales@old", tmp_path / "hub/datasets/tiny/script"):
         folder.mkdir(parents=True)
-    card = "configs:\n- config_name: short\n  data_files:\n  - split: train\n    path: short/train*\n  - split: test\n    path: short/t*.parquet\n"
+    card = (
+        "configs:\n- config_name: short\n  data_files:\n"
+        "  - split: train\n    path: short/train*\n  - split: test\n    path: short/t*.parquet\n"
+    )
     (tales / "README.md").write_text(f"---\nlicense: cc-by-4.0\n{card}- config_name: long\n  data_dir: long\n---\n# Tales\n")
     (tales / "short/train.jsonl").write_text("".join(json.dumps({"text": f"tale {i}"}) + "\n" for i in range(40)))
     parquet.write_table(pyarrow.table({"text": [f"test {i}" for i in range(7)]}), tales / "short/t-0.parquet")
@@ -119,7 +122,7 @@ def test_a_stopped_download_goes_on_where_it_ended(hub: HubServer, tmp_path: Pat
     reporter = RememberingReporter()
     result = fetch(tmp_path, reporter, **ask(config="long"))
     assert result["rows"] == 3000
-    assert any(line.startswith(f"{have:,} of {len(LONG):,} bytes were fetched before") for line in reporter.lines)
+    assert any(line.startswith(f"{have:,} of {len(LONG):,} bytes were downloaded before") for line in reporter.lines)
     assert (have, len(LONG)) in reporter.progressed
 
 

@@ -42,7 +42,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 class _Buffer:
-    """The part of the text that is not parsed yet."""
+    """Text that is not parsed yet."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -53,12 +53,12 @@ class _Buffer:
     def more(self) -> None:
         """Read on until the unparsed text has doubled, or to the end."""
         parts = [self.text[self.position :]]
-        wanted = max(1, len(parts[0]))
-        while wanted > 0 and not self.ended:
+        missing = max(1, len(parts[0]))
+        while missing > 0 and not self.ended:
             chunk = next(self._chunks, None)
             self.ended = chunk is None
             parts.append(self._decoder.decode(chunk or b"", self.ended))
-            wanted -= len(parts[-1])
+            missing -= len(parts[-1])
         self.text, self.position = "".join(parts), 0
 
     def peek(self) -> str:
@@ -83,7 +83,7 @@ class _Buffer:
                     why = f"longer than {longest / 2**20:g} MB, or broken: " if size > longest else ""
                     raise RowProblem(f"not JSON: {why}{str(error)[:100]}; nothing after this place can be read") from None
             else:
-                if end < len(self.text) or self.ended:  # else a number may go on in the next chunk
+                if end < len(self.text) or self.ended:  # else a number may continue in the next chunk
                     self.position = end
                     return value
             self.more()

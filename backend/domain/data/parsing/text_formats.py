@@ -53,7 +53,7 @@ _HEADER_NAMES = frozenset(
 
 
 def suffix_of(name: str) -> tuple[str, str]:
-    """Return the suffix that decides how a file is read, and how it is packed ("" or one of PACKINGS). Raises InvalidInput if unknown."""
+    """Return a file's suffix and its compression ("" or one of PACKINGS). Raises InvalidInput if unknown."""
     lower = name.lower()
     packing = next((known for known in PACKINGS if lower.endswith(known)), "")
     bare = lower.removesuffix(packing)
@@ -167,7 +167,10 @@ def _is_header(fields: list[str]) -> bool:
 
 @dataclass(frozen=True)
 class CsvShape:
-    """How a CSV file is written. `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file."""
+    """Delimiter, quoting and header of a CSV file.
+
+    `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file.
+    """
 
     delimiter: str
     quoted: bool
@@ -200,7 +203,7 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
 
 
 def _delimiter(head: bytes) -> str:
-    """Return the comma where it parts the first row, else what parts the first two rows alike."""
+    """Return the comma if it separates the first row, else the delimiter that gives the first two rows equally many fields."""
     rows = {",": len(_first_row(head, delimiter=",", quoted=True)[0])}
     if rows[","] > 1:
         return ","
@@ -212,7 +215,7 @@ def _delimiter(head: bytes) -> str:
 
 
 def _first_row(head: bytes, *, delimiter: str, quoted: bool) -> tuple[list[str], int, int]:
-    """Return the fields of the first row, and its bytes and lines; nothing of it where it can't be read."""
+    """Return the fields of the first row, and its bytes and lines; no fields if it can't be read."""
     taken: list[int] = []
 
     def lines() -> Iterator[str]:
@@ -277,19 +280,19 @@ def _csv_problem(error: csv.Error, *, lines: int, raw: str) -> RowProblem:
 
 
 def _csv_row(fields: list[str], *, shape: CsvShape, too_long: list[RowProblem]) -> dict[str, Any] | RowProblem:
-    whole = shape.delimiter.join(fields)
-    if whole.strip("\n") == _TOO_LONG:
+    line = shape.delimiter.join(fields)
+    if line.strip("\n") == _TOO_LONG:
         return too_long.pop(0)
-    raw = _raw(whole[:RAW_CHARACTERS].encode("utf-8", "surrogateescape"))
-    if "\x00" in whole:
+    raw = _raw(line[:RAW_CHARACTERS].encode("utf-8", "surrogateescape"))
+    if "\x00" in line:
         return RowProblem("the row contains a NUL character", raw=raw)
-    bad = re.search("[\udc80-\udcff]", whole)
+    bad = re.search("[\udc80-\udcff]", line)
     if bad:
         return RowProblem(f"the row is not UTF-8 (byte 0x{ord(bad.group(0)) - 0xDC00:02X})", raw=raw)
     header = shape.header
     if len(fields) != len(header):
-        found = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
-        return RowProblem(f"the row has {found}, the header has {len(header)} ({', '.join(header)[:200]})", raw=raw)
+        count = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
+        return RowProblem(f"the row has {count}, the header has {len(header)} ({', '.join(header)[:200]})", raw=raw)
     return dict(zip(header, fields, strict=True))
 
 
@@ -325,7 +328,7 @@ def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: boo
 def sniff_bytes(name: str, head: bytes, *, limit: int = 50) -> list[dict[str, Any]]:
     """Return up to `limit` whole rows from the head of a file (a megabyte is plenty), to recognise and to preview.
 
-    Broken rows are left out, and so is a last one that is cut off. Parquet keeps its index at the end: see backend.infra.files.parquet.
+    Broken rows are skipped, and so is a last row that is cut off. Parquet keeps its index at the end: see backend.infra.files.parquet.
     Raises InvalidInput for an unknown suffix, an empty head, UTF-16, or a head without one good row, saying what is wrong with the first.
     """
     suffix, packing = suffix_of(name)

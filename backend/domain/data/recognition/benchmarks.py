@@ -31,9 +31,9 @@ def _choice_columns(sample: Sample) -> list[str]:
 
 def _answer_field(sample: Sample, *, answer: str, num_choices: int) -> str:
     """Tell answers counted from 1 from answers counted from 0, by what occurs."""
-    seen = {str(value).strip() for value in sample.values(answer)}
-    counted = all(value.isdecimal() for value in seen) and bool(seen)
-    return "answer_from_1" if counted and "0" not in seen and str(num_choices) in seen else "answer"
+    values = {str(value).strip() for value in sample.values(answer)}
+    counted = all(value.isdecimal() for value in values) and bool(values)
+    return "answer_from_1" if counted and "0" not in values and str(num_choices) in values else "answer"
 
 
 def detect_multiple_choice(sample: Sample) -> Recognition | None:

@@ -1,4 +1,4 @@
-"""What columns of datasets are called, field by field, and which column a person probably meant. Tables and look-ups, no rules."""
+"""Usual column names of each field, and the column that a missing one was probably meant to be."""
 
 from __future__ import annotations
 
@@ -127,27 +127,27 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "incorrect": INCORRECT_NAMES,
     **MESSAGE_NAMES,
 }
-"""For each field of backend.domain.data.rows.mapping the names that its column is known to have, the likeliest first."""
+"""For each field of backend.domain.data.rows.mapping the usual names of its column, the likeliest first."""
 
 NEAR = 0.72  # difflib's ratio: `respons` is near `response` (0.93), `note` is not near `output` (0.40)
 
 
 def plain_name(column: str) -> str:
-    """Return a column's name as the tables spell it: lower case, underscores."""
+    """Return a column's name in lower case with underscores, as the tables spell it."""
     return re.sub(r"[\s-]+", "_", column.strip().lower())
 
 
-def nearest_column(field: str, columns: Iterable[str], *, wanted: str = "") -> str | None:
-    """Return the column that was probably meant for a field, or None.
+def nearest_column(field: str, columns: Iterable[str], *, like: str = "") -> str | None:
+    """Return the column most likely meant for a field, or None.
 
-    A known name of the field comes first, then one that is spelled nearly like such a name or like `wanted`.
+    A known name of the field comes first, then one that is spelled nearly like such a name or like `like`.
     """
     plain = {plain_name(column): column for column in columns}
     known = FIELD_NAMES.get(field, ())
-    for name in (plain_name(wanted), *known):
+    for name in (plain_name(like), *known):
         if name in plain:
             return plain[name]
-    for name in (plain_name(wanted), *known) if wanted else known:
+    for name in (plain_name(like), *known) if like else known:
         near = difflib.get_close_matches(name, plain, n=1, cutoff=NEAR)
         if near:
             return plain[near[0]]
@@ -155,10 +155,10 @@ def nearest_column(field: str, columns: Iterable[str], *, wanted: str = "") -> s
 
 
 def describe_missing(column: str, field: str, others: Sequence[str]) -> str:
-    """Say that a column is missing, what was found instead, and which of those to use, if one is near."""
+    """Return the reason for a missing column: the columns found instead, and the nearest of them."""
     if not others:
         return f"column `{column}` is missing (found: no other column)"
-    near = nearest_column(field, others, wanted=column)
-    found = ", ".join(f"`{name}`" for name in others[:12]) + (f" and {len(others) - 12} more" if len(others) > 12 else "")
+    near = nearest_column(field, others, like=column)
+    listed = ", ".join(f"`{name}`" for name in others[:12]) + (f" and {len(others) - 12} more" if len(others) > 12 else "")
     hint = "" if near is None else "; use it?" if len(others) == 1 else f"; use `{near}`?"
-    return f"column `{column}` is missing (found: {found}{hint})"
+    return f"column `{column}` is missing (found: {listed}{hint})"

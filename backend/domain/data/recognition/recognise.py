@@ -1,4 +1,4 @@
-"""Recognise what kind of dataset some rows are, and which column is what. Pure; a guess with a reason, for a person to check."""
+"""Recognise the kind of dataset that sample rows belong to, and map their columns. The result is a guess with a reason."""
 
 from __future__ import annotations
 
@@ -67,27 +67,29 @@ LOOKED_FOR = (
 
 
 def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = None) -> Recognition:
-    """Say what kind of dataset a sample of rows is and which column is what; with `kind`, only map the columns for that kind.
+    """Return the kind of some sample rows with the mapping of their columns; with `kind`, map the columns for that kind.
 
-    Raises InvalidInput if there are no rows or no column can serve; it says which column comes near.
+    Raises InvalidInput if there are no rows or no column fits, naming the nearest column.
     """
     if not rows:
         raise InvalidInput("There is no row to recognise.", remedy="Check that the file is not empty and that its first lines are sound.")
     sample = Sample(rows)
-    found = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
+    candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
     if kind is not None:
-        found = [recognition for recognition in (*found, *_as_kind(sample, kind)) if recognition.kind is kind]
-    if not found:
+        candidates = [recognition for recognition in (*candidates, *_as_kind(sample, kind)) if recognition.kind is kind]
+    if not candidates:
         columns = ", ".join(f"`{column}`" for column in sample.columns[:20]) or "none"
-        wanted = f" as kind {kind}" if kind else ""
+        as_kind = f" as kind {kind}" if kind else ""
         raise InvalidInput(
-            f"No column can be used{wanted} (found: {columns}).{_nearest(sample, kind)}", remedy="Map the columns by hand.", field="mapping"
+            f"No column can be used{as_kind} (found: {columns}).{_nearest(sample, kind)}",
+            remedy="Map the columns by hand.",
+            field="mapping",
         )
-    return max(found, key=lambda recognition: _share_that_works(sample, recognition))
+    return max(candidates, key=lambda recognition: _share_that_works(sample, recognition))
 
 
 def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
-    """Readings that are never guessed but possible once a person has chosen the kind."""
+    """Return mappings that are never guessed, but possible for a kind that was chosen."""
     pair = detect_instruction(sample)
     if kind is DatasetKind.CHAT and pair:
         return [Recognition(kind, pair.mapping, 0.7, f"{pair.reason}; each row becomes a conversation of two turns")]
@@ -104,7 +106,7 @@ def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
 
 
 def _near_columns(sample: Sample, fields: Sequence[str]) -> dict[str, str]:
-    """Return column -> field for the fields whose names come near a column's; each column serves once."""
+    """Return column -> field for fields with a column of a similar name; each column is used once."""
     mapping: dict[str, str] = {}
     for field in fields:
         column = nearest_column(field, [name for name in sample.columns if name not in mapping])
@@ -114,7 +116,7 @@ def _near_columns(sample: Sample, fields: Sequence[str]) -> dict[str, str]:
 
 
 def _nearly(sample: Sample, kind: DatasetKind) -> list[Recognition]:
-    """A reading of columns whose names are only nearly those of the kind's fields."""
+    """Return a mapping of columns whose names are close to those of the kind's fields."""
     for needed in REQUIRED[kind]:
         mapping = _near_columns(sample, needed)
         if set(mapping.values()) == set(needed):
@@ -124,7 +126,7 @@ def _nearly(sample: Sample, kind: DatasetKind) -> list[Recognition]:
 
 
 def _nearest(sample: Sample, kind: DatasetKind | None) -> str:
-    """Say which of the kind's fields have a column and which has none."""
+    """Return a sentence that names the fields with a column and the one without."""
     if kind is None:
         return ""
     needed = max(REQUIRED[kind], key=lambda fields: len(_near_columns(sample, fields)) / len(fields))
@@ -138,7 +140,7 @@ def _nearest(sample: Sample, kind: DatasetKind | None) -> str:
 
 
 def _share_that_works(sample: Sample, recognition: Recognition) -> float:
-    """Return the share of rows that can be used so, with all from a half on equal: then the earlier detector counts (max keeps the first)."""
+    """Return the share of usable rows; 1 from a half on, so that the earlier detector wins (max keeps the first)."""
     mapped = map_sample(sample.rows, kind=recognition.kind, mapping=recognition.mapping)
     parts = [part for _, part in itertools.islice(mapped, MOST_SAMPLED)]
     share = sum(not isinstance(part, RowProblem) for part in parts) / max(1, len(parts))

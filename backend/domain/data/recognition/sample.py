@@ -1,4 +1,4 @@
-"""The first rows of a source, to be looked at from several sides, and what was made of them."""
+"""The first rows of a source, their columns by name, and the recognised kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.domain.data.recognition.column_names import plain_name
 
 @dataclass(frozen=True)
 class Recognition:
-    """The kind that some rows seem to have. `mapping` goes from source column to field; `confidence` from 0 to 1; `reason` is a sentence.
+    """A recognised kind. `mapping` goes from source column to field; `confidence` from 0 to 1; `reason` is a sentence.
 
     `is_fallback`: the rows are read as text only because no other kind fits and no column is named as texts usually are.
     """
@@ -25,7 +25,7 @@ class Recognition:
 
 
 class Sample:
-    """Rows with a look-up of columns by lower-case name."""
+    """Sample rows with look-up of columns by normalised name."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.rows = rows
@@ -37,7 +37,7 @@ class Sample:
         return next((self._by_name[name] for name in names if name in self._by_name and self._by_name[name] not in but), None)
 
     def values(self, column: str) -> list[Any]:
-        """Return what the rows hold in a column, without the empty cells."""
+        """Return the non-null values of a column."""
         return [row[column] for row in self.rows if row.get(column) is not None]
 
     def all(self, column: str, test: Callable[[Any], bool]) -> bool:

@@ -1,4 +1,4 @@
-"""Recognise what networks learn from: conversations, instructions, preferences, labelled answers, prompts, text."""
+"""Recognise training rows: conversations, instructions, preferences, labelled answers, prompts, text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from backend.domain.data.rows.labels import label_of, side_of
 
 _VERDICT_COLUMN = re.compile(r"(annotator|annotation|rater|judge|vote)_?\d+")
 VOTE_NAMES = (("left", "right", "winner"), ("model_a", "model_b", "winner"), ("a", "b", "winner"))
-SHORT_NAMES = 40  # characters: a table whose texts are all shorter holds names and facts, not something to learn from
+SHORT_NAMES = 40  # characters: a table with shorter texts alone holds names and facts, not training text
 
 
 def is_turns(value: Any) -> bool:
@@ -47,14 +47,14 @@ def is_turns(value: Any) -> bool:
 
 
 def _extras(sample: Sample, mapping: Mapping[str, str], *, tools: bool = True) -> dict[str, str]:
-    """Return the columns that may stand beside a conversation: a system message, and the tools; none that the mapping already uses."""
+    """Return unmapped columns that may accompany a conversation: the system message and the tools."""
     used = tuple(mapping)
     system, listed = sample.find(SYSTEM_NAMES, but=used), sample.find(TOOLS_NAMES, but=used) if tools else None
     return {**({system: "system"} if system else {}), **({listed: "tools"} if listed else {})}
 
 
 def _input(sample: Sample, prompt: str) -> dict[str, str]:
-    """Return Alpaca's `input` beside an instruction, if there is one and it is text."""
+    """Return Alpaca's `input` column, if there is one with text."""
     extra = sample.find(INPUT_NAMES, but=(prompt,))
     return {extra: "input"} if extra and (sample.is_text(extra) or not sample.values(extra)) else {}
 
@@ -65,13 +65,13 @@ def detect_preference(sample: Sample) -> Recognition | None:
     if not chosen or not rejected:
         return None
     mapping = {chosen: "chosen", rejected: "rejected"}
-    whole = sample.all(chosen, lambda value: is_transcript(value) or (isinstance(value, list) and len(value) > 1))
+    is_whole = sample.all(chosen, lambda value: is_transcript(value) or (isinstance(value, list) and len(value) > 1))
     prompt = sample.find((*MESSAGES_NAMES, *PROMPT_NAMES), but=(chosen, rejected))
-    if prompt and not (whole and sample.all(chosen, is_transcript)):
+    if prompt and not (is_whole and sample.all(chosen, is_transcript)):
         mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
-    how = "whole conversations that begin alike" if whole else f"answers to `{prompt}`"
+    how = "whole conversations that begin alike" if is_whole else f"answers to `{prompt}`"
     reason = f"`{chosen}` and `{rejected}` are {how}"
-    return Recognition(DatasetKind.PREFERENCE, {**mapping, **_extras(sample, mapping)}, 0.95 if prompt or whole else 0.5, reason)
+    return Recognition(DatasetKind.PREFERENCE, {**mapping, **_extras(sample, mapping)}, 0.95 if prompt or is_whole else 0.5, reason)
 
 
 def detect_compared(sample: Sample) -> Recognition | None:

@@ -1,4 +1,4 @@
-"""Return whether rows hold items of benchmarks: shared runs of 13 words (as GPT-3, arXiv 2005.14165, appendix C), or a short question whole.
+"""Find benchmark items in rows: shared runs of 13 words (as GPT-3, arXiv 2005.14165, appendix C), or a short question whole.
 
 Words are compared without case and punctuation: "don't" is "dont", as there; "well-known" is two words. In scripts written without
 spaces every character is a word. An item's text is its question followed by its right answer (the answer alone where nothing is asked),
@@ -95,7 +95,7 @@ class BenchmarkIndex:
 
     @property
     def num_items(self) -> int:
-        """How many items are looked for."""
+        """Number of items searched for."""
         return len(self._items)
 
     def _passage(self, item: Item) -> _Passage:
@@ -103,8 +103,8 @@ class BenchmarkIndex:
         answers = tuple(self._learn(answer) for answer in item.answers)
         if not question and answers:
             question, answers = answers[0], ()
-        whole = (*question, *answers[0]) if answers else question
-        return _Passage(np.array(whole, dtype=np.int64), len(question), answers)
+        words = (*question, *answers[0]) if answers else question
+        return _Passage(np.array(words, dtype=np.int64), len(question), answers)
 
     def _learn(self, text: str) -> tuple[int, ...]:
         known = self._words
@@ -126,16 +126,16 @@ class BenchmarkIndex:
         key, owner = key[order], owner[order]
         with_benchmark = key * np.uint64(0x9E3779B97F4A7C15) + of_item[owner]
         _, group, counts = np.unique(with_benchmark, return_inverse=True, return_counts=True)
-        kept = counts[group] <= COMMON
-        return key[kept], owner[kept]
+        is_rare = counts[group] <= COMMON
+        return key[is_rare], owner[is_rare]
 
     def _short_questions(self) -> dict[tuple[int, ...], list[int]]:
         """Return the questions that are shorter than a run, with their items."""
-        found: dict[tuple[int, ...], list[int]] = {}
+        owners: dict[tuple[int, ...], list[int]] = {}
         for place, passage in enumerate(self._passages):
             if SHORTEST <= passage.question_words < RUN:
-                found.setdefault(tuple(passage.ids[: passage.question_words].tolist()), []).append(place)
-        return found
+                owners.setdefault(tuple(passage.ids[: passage.question_words].tolist()), []).append(place)
+        return owners
 
     def search(self, rows: Sequence[Sequence[str]]) -> list[Overlap]:
         """Return the items found in rows, each row a list of its parts (turns, fields). One overlap an item and row: the longest."""
@@ -146,12 +146,12 @@ class BenchmarkIndex:
         flat = np.concatenate([part for line in lines for part in (line.ids, gap)])
         starts = np.cumsum([0, *(len(line.ids) + RUN for line in lines)])
         code = self._code[flat]
-        found: dict[tuple[int, int], Overlap] = {}
+        overlaps: dict[tuple[int, int], Overlap] = {}
         for overlap, place in [*self._search_runs(lines, flat, code, starts), *self._search_questions(lines, flat, code, starts)]:
-            known = found.get((overlap.row, place))
+            known = overlaps.get((overlap.row, place))
             if known is None or overlap.words > known.words:
-                found[overlap.row, place] = overlap
-        return [found[key] for key in sorted(found)]
+                overlaps[overlap.row, place] = overlap
+        return [overlaps[key] for key in sorted(overlaps)]
 
     def _search_runs(self, lines: list[_Line], flat: Ids, code: Codes, starts: Ids) -> Iterator[tuple[Overlap, int]]:
         keys = _run_keys(code, RUN)

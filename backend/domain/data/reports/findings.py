@@ -1,4 +1,4 @@
-"""What a report says in words: findings, graded, the gravest first, each with what to do next. Pure."""
+"""Findings of a data report by severity, each with its cure. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTABLE = 0.001  # shares below this are told, and not graded as something to lo
 
 
 class Grade(StrEnum):
-    """How grave a finding is. `BLOCKS`: a run on these rows fails, or teaches nothing."""
+    """Severity of a finding. `BLOCKS`: a run on these rows fails or trains on nothing."""
 
     BLOCKS = "blocks training"
     LOOK = "look at it"
@@ -34,7 +34,7 @@ class DataFinding:
 
 def list_findings(report: DataReport) -> list[DataFinding]:
     """Return all findings, the gravest first."""
-    found = [
+    findings = [
         *_rendering(report),
         *_silence(report),
         *_cuts(report),
@@ -46,7 +46,7 @@ def list_findings(report: DataReport) -> list[DataFinding]:
         *_packing(report),
     ]
     order = list(Grade)
-    counted = [replace(finding, num_rows=report.droppable.get(finding.drop, 0)) for finding in found]
+    counted = [replace(finding, num_rows=report.droppable.get(finding.drop, 0)) for finding in findings]
     return sorted(counted, key=lambda finding: order.index(finding.grade))
 
 
@@ -64,8 +64,8 @@ def _rendering(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "rendering",
-            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer breaks so that they stay text: "
-            f"{first.split} row {first.row:,}.",
+            f"{_rows(report.forged_rows, 'spells', 'spell')} special tokens of the tokenizer, which the renderer splits so that they "
+            f"stay text: {first.split} row {first.row:,}.",
             "Drop them, or replace that text at the source.",
             drop="forged",
         )
@@ -128,9 +128,9 @@ def _cuts(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "length",
-            f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) {'is' if train.truncated_rows == 1 else 'are'} longer than "
-            f"{context:,} tokens; "
-            f"{train.lost_tokens:,} tokens ({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
+            f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) "
+            f"{'is' if train.truncated_rows == 1 else 'are'} longer than {context:,} tokens; {train.lost_tokens:,} tokens "
+            f"({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
             f"A context of {_round_up(train.lengths.p99):,} holds 99% of the rows whole."
             if train.lengths.p99 <= FAR * context
             else "Split the longest rows at the source.",
@@ -148,7 +148,7 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
                 Grade.LOOK,
                 "leakage",
                 "No row is held out, so there is no val_loss to stop by.",
-                "Hold some rows out: split the dataset anew.",
+                "Hold some rows out: split the dataset again.",
             )
         return
     total = leak.exact + leak.near
@@ -162,9 +162,8 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "leakage",
-            f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'} also trained on, {how}: row "
-            f"{first.val.row:,} is like "
-            f"train row {first.train.row:,}. val_loss will look better than it is.",
+            f"{_rows(total)} of {held_out:,} held out ({_percent(total, held_out)}) {'is' if total == 1 else 'are'} also trained on, "
+            f"{how}: row {first.val.row:,} is like train row {first.train.row:,}. val_loss will look better than it is.",
             "Drop the rows like them from those to train on.",
             drop="leakage",
         )
@@ -174,7 +173,8 @@ def _leakage(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK if leak.same_prompt > NOTABLE * held_out else Grade.FINE,
             "leakage",
-            f"{_rows(leak.same_prompt)} held out {'asks' if leak.same_prompt == 1 else 'ask'} what a row to train on asks too, with another answer.",
+            f"{_rows(leak.same_prompt)} held out {'has' if leak.same_prompt == 1 else 'have'} the prompt of a training row, "
+            "with another answer.",
         )
 
 
@@ -190,7 +190,8 @@ def _contamination(report: DataReport) -> Iterator[DataFinding]:
         yield DataFinding(
             Grade.LOOK,
             "benchmarks",
-            f"{_rows(report.contaminated_rows, 'holds', 'hold')} items of benchmarks ({names}): {first.split} row {first.row:,} has item {first.item:,} of {first.benchmark}.",
+            f"{_rows(report.contaminated_rows, 'holds', 'hold')} items of benchmarks ({names}): "
+            f"{first.split} row {first.row:,} has item {first.item:,} of {first.benchmark}.",
             "Drop these rows, or leave those items out of what you conclude.",
             drop="contamination",
         )
@@ -263,7 +264,8 @@ def _likes(exact: int, near: int) -> str:
         return _rows(exact, "repeats another one", "repeat another one")
     if not exact:
         return _rows(near, "is nearly the same as another one", "are nearly the same as another one")
-    return f"{_rows(exact, 'repeats another one', 'repeat another one')}, and {near:,} more {'is' if near == 1 else 'are'} nearly the same as one"
+    repeats = _rows(exact, "repeats another one", "repeat another one")
+    return f"{repeats}, and {near:,} more {'is' if near == 1 else 'are'} nearly the same as one"
 
 
 def _rows(count: int, one: str = "", many: str = "") -> str:
@@ -272,8 +274,8 @@ def _rows(count: int, one: str = "", many: str = "") -> str:
     return " ".join(filter(None, words))
 
 
-def _percent(part: int, whole: int) -> str:
-    share = 100 * part / whole if whole else 0.0
+def _percent(part: int, total: int) -> str:
+    share = 100 * part / total if total else 0.0
     return "under 0.1%" if 0 < share < 0.1 else f"{share:.1f}%"
 
 

@@ -163,12 +163,12 @@ class Clusters:
 
     def members(self) -> dict[int, list[int]]:
         """Return the clusters of two and more: the first row, and all rows in order."""
-        found: dict[int, list[int]] = {}
+        members: dict[int, list[int]] = {}
         for row in sorted(self._parent):
-            found.setdefault(self.find(row), []).append(row)
-        return {root: rows for root, rows in found.items() if len(rows) > 1}
+            members.setdefault(self.find(row), []).append(row)
+        return {root: rows for root, rows in members.items() if len(rows) > 1}
 
 
-def unique_sets(hashes: Hashes, offsets: Rows, wanted: Iterable[int]) -> dict[int, Hashes]:
+def unique_sets(hashes: Hashes, offsets: Rows, rows: Iterable[int]) -> dict[int, Hashes]:
     """Return the sequences of some texts as sorted arrays without repeats."""
-    return {text: np.unique(hashes[offsets[text] : offsets[text + 1]]) for text in wanted}
+    return {text: np.unique(hashes[offsets[text] : offsets[text + 1]]) for text in rows}

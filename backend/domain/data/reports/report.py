@@ -1,4 +1,4 @@
-"""What a report on a dataset is asked and what it answers: one schema for the job, the page and the command line.
+"""Question and answer of a data report: one schema for the job, the page and the command line.
 
 Rows are numbered from 1 within their split, as people count. Shares lie between 0 and 1.
 """
@@ -125,7 +125,7 @@ class Contamination(_Frozen):
 
 
 class Language(_Frozen):
-    """A language or script, and the share of the rows that were looked at."""
+    """A language or script, and its share of the sampled rows."""
 
     code: str
     name: str
@@ -188,7 +188,7 @@ class Sample(_Frozen):
     pieces: list[Piece]
 
 
-class BenchmarkLooked(_Frozen):
+class BenchmarkChecked(_Frozen):
     """A benchmark that was looked for."""
 
     name: str
@@ -216,7 +216,7 @@ class DataReport(_Frozen):
     contamination: list[Contamination] = []
     contaminated_rows: int = 0
     contaminated_items: int = 0
-    benchmarks: list[BenchmarkLooked] = []
+    benchmarks: list[BenchmarkChecked] = []
     languages: list[Language] = []
     languages_of: int = 0
     faults: list[FaultReport] = []

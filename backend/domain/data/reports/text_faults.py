@@ -1,4 +1,4 @@
-"""What is wrong with the characters of a text: bytes read in the wrong encoding, remains of markup, characters nobody sees. Pure."""
+"""Find faulty characters in a text: mojibake, remains of markup, invisible characters. Pure."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Fault:
 
 def find_faults(text: str) -> list[Fault]:
     """Return the kinds of faults in a text, the worst first. Mojibake is recognised by ftfy's rules."""
-    found = {}
+    faults = {}
     for name, pattern in (_ASCII if text.isascii() else {**_ASCII, **_WIDE}).items():
         first = pattern.search(text)
         if first is not None:
             count = sum(1 for _ in pattern.finditer(text))
-            found[name] = Fault(name, count, text[max(0, first.start() - EXCERPT) : first.end() + EXCERPT])
-    return [found[name] for name in FAULTS if name in found]
+            faults[name] = Fault(name, count, text[max(0, first.start() - EXCERPT) : first.end() + EXCERPT])
+    return [faults[name] for name in FAULTS if name in faults]

@@ -38,10 +38,10 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distinct(values: list[str]) -> list[str]:
-    kept = list(dict.fromkeys(values))
-    if not kept:
+    distinct = list(dict.fromkeys(values))
+    if not distinct:
         raise RowProblem("`answers` is empty")
-    return kept
+    return distinct
 
 
 def _choose_place(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, Any]:

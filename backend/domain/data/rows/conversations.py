@@ -149,7 +149,7 @@ def _from_transcript(text: str) -> Messages:
 
 
 def conversation(value: Any, *, system: str = "") -> Messages:
-    """Return messages to learn from: a user speaks before the last answer, and the assistant answers. Raises RowProblem."""
+    """Return the messages of a training conversation: a user's turn comes before the last answer. Raises RowProblem."""
     messages = messages_of(value, name="messages")
     if system.strip() and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
@@ -210,7 +210,7 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
     answers = [side[shared:] for side in sides]
     for name, answer in zip(("chosen", "rejected"), answers, strict=True):
         if answer[0]["role"] != "assistant" or not (answer[0]["content"].strip() or answer[0].get("tool_calls")):
-            raise RowProblem(f"`{name}` does not go on with an answer of the assistant")
+            raise RowProblem(f"`{name}` does not continue with an answer of the assistant")
     if answers[0] == answers[1]:
         raise RowProblem("`chosen` and `rejected` are the same")
     return {"prompt": before, "chosen": answers[0], "rejected": answers[1]}
@@ -222,19 +222,19 @@ def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> dict
     `completion` may be text or turns; without a prompt it is a whole conversation, whose last answer counts. Raises RowProblem.
     """
     if prompt is None:
-        whole = conversation(completion, system=system)
-        last = max(place for place, message in enumerate(whole) if message["role"] == "assistant")
-        return {"prompt": whole[:last], "completion": whole[last : last + 1]}
+        messages = conversation(completion, system=system)
+        last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+        return {"prompt": messages[:last], "completion": messages[last : last + 1]}
     before, answer = _asked(prompt), _side(completion, name="completion")
     if len(answer) > len(before) and answer[: len(before)] == before:
         answer = answer[len(before) :]
-    whole = conversation([*before, *answer], system=system)
-    return {"prompt": whole[: len(whole) - len(answer)], "completion": answer}
+    messages = conversation([*before, *answer], system=system)
+    return {"prompt": messages[: len(messages) - len(answer)], "completion": answer}
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a chat template is given: messages, and the tools that the network may call (None where there are none)."""
+    """Input of a chat template: messages, and the tools that the network may call (None for none)."""
 
     messages: Messages
     tools: list[dict[str, Any]] | None = None

@@ -9,7 +9,7 @@ from backend.domain.data.rows.tool_calls import call_text, tools_of
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """Return what a message says: its text, then the calls of tools that it makes, a line each."""
+    """Return a message's text, followed by its tool calls, a line each."""
     return "\n".join(part for part in (str(message.get("content") or ""), *map(call_text, message.get("tool_calls") or [])) if part)
 
 

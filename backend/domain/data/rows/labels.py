@@ -1,4 +1,4 @@
-"""Words that people and files use for a verdict on one answer, or on two. Pure."""
+"""Read labels: good or bad of one answer, first or second of two. Pure."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ def _word(value: Any) -> str:
 
 
 def label_of(value: Any) -> bool | None:
-    """Return what a label says of an answer: good, bad, or None if it says neither."""
+    """Return True for a good label, False for a bad one, None for neither."""
     word = _word(value)
     return True if word in GOOD else False if word in BAD else None
 
 
 def read_label(value: Any, *, name: str = "label") -> bool:
     """Return a label as a truth value. Raises RowProblem, naming the value, for anything between good and bad."""
-    found = label_of(value)
-    if found is None:
+    label = label_of(value)
+    if label is None:
         shown = "nothing" if value is None else repr(value)[:40]
         raise RowProblem(f"`{name}` holds {shown}, which says neither good nor bad (expected true or false, 1 or 0, up or down, ...)")
-    return found
+    return label
 
 
 def side_of(value: Any, *, columns: tuple[str, str]) -> Side | None:

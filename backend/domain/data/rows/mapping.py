@@ -1,4 +1,4 @@
-"""Rows of datasets: the seven kinds, the one form each is stored in, and how a foreign row becomes one. Pure; reads no file.
+"""Map foreign rows to the canonical row of each dataset kind. Pure; reads no file.
 
 Canonical rows
     text          {"text": str}
@@ -74,8 +74,8 @@ def _collect(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, An
 def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, str]) -> dict[str, Any]:
     """Turn a foreign row into the canonical row of its kind.
 
-    `mapping` goes from source column to field (see FIELDS). Raises RowProblem, whose reason names the column at fault and what was
-    found instead.
+    `mapping` goes from source column to field (see FIELDS). Raises RowProblem, whose reason names the column at fault and the value found
+    there.
     """
     values = _collect(row, mapping)
     if kind is DatasetKind.PREFERENCE and "winner" in values:
@@ -124,7 +124,7 @@ def _mapped(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[str, 
 
 
 def _settle(values: dict[str, Any], mapping: Mapping[str, str]) -> None:
-    """Make `chosen` and `rejected` out of two answers and the verdicts about them."""
+    """Replace two answers and the verdicts on them by `chosen` and `rejected`."""
     names = {field: column for column, field in mapping.items()}
     winner = read_winner(values.pop("winner"), columns=(names["first"], names["second"]))
     first, second = values.pop("first"), values.pop("second")
@@ -173,7 +173,7 @@ def _tools(values: dict[str, Any]) -> dict[str, str]:
 
 
 def _build_instruction(values: dict[str, Any]) -> dict[str, Any]:
-    if "instances" in values:  # Self-Instruct: an instruction with worked examples, of which the first is learned
+    if "instances" in values:  # Self-Instruct: an instruction with examples, of which the first is used
         listed = values["instances"]
         if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
             raise RowProblem("`instances` holds no list of {input, output}")

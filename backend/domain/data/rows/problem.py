@@ -9,7 +9,7 @@ from backend.errors import InvalidInput
 
 
 class RowProblem(InvalidInput):
-    """A row that can't be used. `reason` says why, in words for the person who owns the file; `raw` is how the row begins, where that is known."""
+    """A row that can't be used. `reason` is shown to the owner of the file; `raw` is the beginning of the row, if known."""
 
     def __init__(self, reason: str, *, raw: str = "") -> None:
         super().__init__(reason, field="mapping")
@@ -27,7 +27,7 @@ class BadRow:
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
+        """File and row, as shown to a person."""
         return f"{self.file}, row {self.row:,}" if self.file else f"row {self.row:,}"
 
     def as_dict(self, *, raw: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class BadRow:
 
 
 def kind_of_value(value: Any) -> str:
-    """Say what a value of JSON or Parquet is, with its article.
+    """Return the type of a JSON or Parquet value with its article.
 
     >>> kind_of_value({"x": 1})
     'an object'

@@ -1,4 +1,4 @@
-"""Single values of foreign rows: what may stand for a text, a list or an answer."""
+"""Read single cells of foreign rows as text, list or answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def listed_part(value: Any) -> list[Any] | None:
 
 
 def labels_of(value: Any) -> list[str]:
-    """Return what a cell of choices calls them, where it says so: ARC's `label`, CommonsenseQA's label of each; empty where it does not."""
+    """Return the labels of a cell of choices (ARC's `label`, CommonsenseQA's label of each); empty if it has none."""
     labels = value.get("label", value.get("labels")) if isinstance(value, dict) else None
     if isinstance(value, list) and value and all(isinstance(part, dict) and "text" in part and "label" in part for part in value):
         labels = [part["label"] for part in value]
@@ -24,7 +24,7 @@ def labels_of(value: Any) -> list[str]:
 
 
 def as_list(value: Any, *, column: str) -> list[Any]:
-    """Return a cell that stands for several values as a list. Raises RowProblem if it is empty."""
+    """Return a cell of several values as a list. Raises RowProblem if it is empty."""
     if isinstance(value, dict):  # ARC: {"text": [...], "label": [...]}
         listed = listed_part(value)
         value = list(value.values()) if listed is None else listed

@@ -41,7 +41,7 @@ _PLAIN_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a person says about a version: licence, languages (ISO 639 codes) and notes in Markdown."""
+    """Card fields that people edit: licence, languages (ISO 639 codes) and notes in Markdown."""
 
     licence: str = ""
     languages: tuple[str, ...] = ()
@@ -61,7 +61,7 @@ class CardFile:
 
 @dataclass(frozen=True)
 class CardSource:
-    """What is known of a version without being asked. `lineage` are sentences, the first ancestor first."""
+    """Facts of a version that the card lists. `lineage` are sentences, the first ancestor first."""
 
     name: str
     version: int
@@ -76,7 +76,7 @@ class CardSource:
 
 
 def clean_facts(*, licence: str, languages: Sequence[str] | str, notes: str) -> CardFacts:
-    """Return what a person entered, tidied. Raises InvalidInput for a language that is no code."""
+    """Normalise edited card fields. Raises InvalidInput for a language that is no code."""
     codes = re.split(r"[,;\s]+", languages) if isinstance(languages, str) else list(languages)
     codes = list(dict.fromkeys(code.strip() for code in codes if code.strip()))
     for code in codes:

@@ -1,7 +1,7 @@
-"""How one version of a dataset is made from another: the changes that can be asked for, as data. Pure; reads no file.
+"""Changes that make one dataset version from another, as data. Pure; reads no file.
 
-A change never touches the version it starts from. The same change of the same version gives the same rows, so it can be told in the
-new version's provenance and done again.
+A change never touches the version it starts from. The same change of the same version gives the same rows, so it is recorded in the
+new version's provenance and can be repeated.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DropDuplicates(_Frozen):
 
 
 class Condition(_Frozen):
-    """What a row must be like. `field` is one of `fields_of_kind(kind)`; empty means all of the row's text.
+    """A condition on a row. `field` is one of `fields_of_kind(kind)`; empty means all of the row's text.
 
     `value` is a text for `contains` and `equals`, and a number of characters (of turns, where the field is `turns`) for the others.
     """
@@ -99,7 +99,7 @@ class Merge(_Frozen):
 
 
 class Resplit(_Frozen):
-    """Divide all rows anew into those to train on and those held out."""
+    """Split all rows again into train and validation."""
 
     change: Literal["resplit"] = "resplit"
     val_fraction: float = Field(ge=0.0, le=0.5)

@@ -86,13 +86,13 @@ def meets(row: Mapping[str, Any], condition: Condition) -> bool:
     if condition.test in ("at_least", "at_most"):
         size = field_size(row, condition.field)
         return size >= int(condition.value) if condition.test == "at_least" else size <= int(condition.value)
-    text, wanted = field_text(row, condition.field), str(condition.value)
+    text, value = field_text(row, condition.field), str(condition.value)
     if condition.field == TURNS:
         text = str(num_turns(row))
     if not condition.match_case:
-        text, wanted = text.casefold(), wanted.casefold()
-    found = wanted in text if condition.test in ("contains", "lacks") else wanted.strip() == text.strip()
-    return found if condition.test in ("contains", "equals") else not found
+        text, value = text.casefold(), value.casefold()
+    matches = value in text if condition.test in ("contains", "lacks") else value.strip() == text.strip()
+    return matches if condition.test in ("contains", "equals") else not matches
 
 
 def check_change(change: Change, *, kind: DatasetKind) -> None:
@@ -128,4 +128,4 @@ def describe_change(change: Change) -> str:
         return f"{change.num_rows:,} rows drawn with seed {change.seed}"
     if isinstance(change, Merge):
         return f"rows of {change.other} added"
-    return f"split anew, {change.val_fraction:.0%} held out with seed {change.seed}"
+    return f"split again, {change.val_fraction:.0%} held out with seed {change.seed}"

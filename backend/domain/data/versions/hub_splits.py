@@ -1,4 +1,4 @@
-"""Which files of a repository are which split of which config, from their names and the dataset's card. Pure.
+"""Assign the files of a Hub dataset to configs and splits, by their names and the dataset's card. Pure.
 
 The rules are those of the Hub ("Structure your repository", huggingface.co/docs/hub/datasets-data-files-configuration) and of `datasets`;
 a test compares the two. The files themselves are not needed, and no code of the repository is.
@@ -53,19 +53,19 @@ def _splits_stated(files: Sequence[str], config: Mapping[str, Any]) -> Splits:
     """Return the splits of a config that the card describes by `data_files`, by `data_dir`, or by both."""
     folder = str(config.get("data_dir") or "").strip("./")
     prefix = f"{folder}/" if folder else ""
-    asked = config.get("data_files")
-    if not asked:
-        found = _splits_found([file.removeprefix(prefix) for file in files if file.startswith(prefix)])
-        return {split: tuple(prefix + path for path in paths) for split, paths in found.items()}
-    matched = {split: tuple(_match(files, [prefix + pattern for pattern in patterns])) for split, patterns in _patterns(asked).items()}
+    data_files = config.get("data_files")
+    if not data_files:
+        splits = _splits_found([file.removeprefix(prefix) for file in files if file.startswith(prefix)])
+        return {split: tuple(prefix + path for path in paths) for split, paths in splits.items()}
+    matched = {split: tuple(_match(files, [prefix + pattern for pattern in patterns])) for split, patterns in _patterns(data_files).items()}
     return {split: paths for split, paths in matched.items() if paths}
 
 
-def _patterns(asked: Any) -> dict[str, list[str]]:
+def _patterns(data_files: Any) -> dict[str, list[str]]:
     """Return split -> patterns from the forms that `data_files` may have: a pattern, a list of them, or {split, path} each."""
-    if isinstance(asked, dict):
-        return {str(split): _listed(value) for split, value in asked.items()}
-    entries = asked if isinstance(asked, list) else [asked]
+    if isinstance(data_files, dict):
+        return {str(split): _listed(value) for split, value in data_files.items()}
+    entries = data_files if isinstance(data_files, list) else [data_files]
     pairs = [(str(e.get("split", "train")), _listed(e.get("path"))) if isinstance(e, dict) else ("train", [str(e)]) for e in entries]
     patterns: dict[str, list[str]] = {}
     for split, values in pairs:
@@ -93,15 +93,15 @@ def _splits_found(files: Sequence[str]) -> Splits:
 
 
 def _by_keyword(files: Sequence[str], *, in_folder: bool) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for split, words in KEYWORDS.items():
         word = re.compile(rf"(?:.*{_BORDER})?(?:{'|'.join(words)})(?:{_BORDER}.*)?")
         for file in files:
             *folders, name = PurePosixPath(file).parts
             # a file's name needs something after the word, as in train.csv; `datasets` asks for the same
             if any(map(word.fullmatch, folders)) if in_folder else (word.fullmatch(name) and PurePosixPath(name).suffix):
-                found.setdefault(split, []).append(file)
-    return found
+                splits.setdefault(split, []).append(file)
+    return splits
 
 
 def most_common_ending(paths: Sequence[str]) -> tuple[str, ...]:
@@ -109,5 +109,5 @@ def most_common_ending(paths: Sequence[str]) -> tuple[str, ...]:
     endings = {path: suffix_of(path)[0] for path in paths}
     if not endings:
         return ()
-    (wanted, _), *_ = Counter(endings.values()).most_common(1)
-    return tuple(path for path in paths if endings[path] == wanted)
+    (ending, _), *_ = Counter(endings.values()).most_common(1)
+    return tuple(path for path in paths if endings[path] == ending)

@@ -17,7 +17,7 @@ from jobs.batches.pretrain import PretrainBatches, cache_tokens
 from jobs.batches.sft import SftBatches, encode_rows
 from jobs.data.reports.rows import Rows
 from jobs.data.reports.samples import first_window, pieces_of
-from jobs.data.reports.views import Seen, make_view
+from jobs.data.reports.views import EncodedRow, make_view
 from jobs.modeling.chat.render import encode_prompt, teach_template
 from tests.support.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, Style, make_tokenizer, tokenizer_of
 from tests.support.data_reporter import RememberingReporter
@@ -44,13 +44,13 @@ def _named(talks: list[list[dict[str, Any]]]) -> list[tuple[str, list[dict[str, 
     return list(zip([*CONVERSATIONS, "thought", "silent", "long"], talks, strict=True))
 
 
-def see(folder: Path, kind: str, *, tokenizer: Any, context: int) -> list[Seen]:
+def see(folder: Path, kind: str, *, tokenizer: Any, context: int) -> list[EncodedRow]:
     """What a report makes of a dataset's rows."""
     view = make_view(kind, tokenizer=tokenizer, context=context)
-    return [seen for batch in Rows(folder).batches() for seen in view.see(batch.rows)]
+    return [seen for batch in Rows(folder).batches() for seen in view.encode(batch.rows)]
 
 
-def shown(seen: list[Seen], tokenizer: Any) -> Counter[Sequence]:
+def shown(seen: list[EncodedRow], tokenizer: Any) -> Counter[Sequence]:
     """The coloured tokens of a report's rows, as sequences that a network would be fed."""
     found: Counter[Sequence] = Counter()
     for row in seen:
@@ -172,7 +172,7 @@ def test_a_long_row_shows_its_beginning_and_where_training_begins() -> None:
     tokenizer = tokenizer_of("own")
     teach_template(tokenizer, chats=True)
     row = {"messages": [{"role": "user", "content": "x" * 5000}, {"role": "assistant", "content": "yes " * 900}]}
-    (seen,) = make_view("chat", tokenizer=tokenizer, context=6000).see([row])
+    (seen,) = make_view("chat", tokenizer=tokenizer, context=6000).encode([row])
     first, second = pieces_of(seen.strips[0], tokenizer)
     assert not any(first.trained)
     begin = len(first.ids) + first.left_out
