@@ -30,6 +30,7 @@ from jobs.memory_reuse import keeping_memory
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
+from tests.support.jobs import make_spec
 from tests.support.training_rooms import make_stories, write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -149,8 +150,8 @@ class Bench:
             "run_folder": f"runs/{self._jobs}",
             "threads": 0,
         }
-        spec = {"id": "job", "attempt": 1, "kind": kind, "payload": payload, "artifacts": str(self.root), "job_folder": str(folder)}
-        (folder / "job.json").write_text(json.dumps(spec))
+        own = {"asked": "benchmark"} if kind == "probe" else {"run_id": str(self._jobs)}
+        make_spec(kind, {**payload, **own}, root=self.root, folder=folder).write(folder / "job.json")
         quiet = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "10000"}
         environment = keeping_memory({**os.environ, **quiet})
         command = [sys.executable, "-m", "jobs.run", "--child", str(folder)]
@@ -160,7 +161,7 @@ class Bench:
         result = next((event["result"] for event in events if event["type"] == "result"), None)
         if result is None:
             raise RuntimeError(f"{case.title}: {events[-1]} {done.stderr[-2000:]}")
-        return {**(result if kind == "probe" else result.measurement), "wall_s": time.perf_counter() - started}
+        return {**(result if kind == "probe" else result["measurement"]), "wall_s": time.perf_counter() - started}
 
     def _base(self, case: Case) -> str:
         name = f"base-{CASES.index(case)}"

@@ -15,6 +15,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from backend.domain.jobs.results import TrainResult
+
 FITS_BYTES = 24 * 2**30
 
 
@@ -57,7 +59,7 @@ def main() -> None:
     )
 
 
-def _tune(asked: argparse.Namespace, root: Path) -> dict[str, object]:
+def _tune(asked: argparse.Namespace, root: Path) -> TrainResult:
     import pyarrow as pa
     from pyarrow import parquet
 

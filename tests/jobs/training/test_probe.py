@@ -122,8 +122,8 @@ def test_running_out_of_memory_is_a_failure_with_a_remedy(rooms: Rooms) -> None:
 
 def test_a_run_measures_itself_from_five_steps_on(rooms: Rooms) -> None:
     measured = train(rooms.training("pretrain", run="m1", job="m1", max_steps=5), Recorder()).measurement
-    assert (measured["steps_timed"], measured["device_kind"]) == (3.0, "cpu")
-    assert measured["measured_bytes"] > 0
+    assert (measured.steps_timed, measured.device_kind) == (3.0, "cpu")
+    assert measured.measured_bytes > 0
     assert train(rooms.training("pretrain", run="m2", job="m2", max_steps=4), Recorder()).measurement is None
 
 

@@ -43,13 +43,8 @@ def test_pretraining_learns_and_reports_every_step(rooms: Rooms) -> None:
     assert recorder.progressed[-1] == (40, 40)
     event = recorder.of("checkpoint")[-1]
     assert (event["final"], event["adapter"], event["parameters"]) == (True, False, describe(TINY).parameters)
-    assert result == {
-        "final_step": 40,
-        "stopped": None,
-        "metrics": result.metrics,
-        "checkpoint": "run/checkpoints/step-000040",
-        "measurement": result.measurement,
-    }
+    assert (result.final_step, result.stopped, result.checkpoint) == (40, None, "run/checkpoints/step-000040")
+    assert result.measurement is not None
     assert result.metrics["val_loss"] == recorder.series("val_loss")[-1][1]
 
 
