@@ -19,7 +19,8 @@ from typing import Literal
 import psutil
 import typer
 
-from backend.cli.output import FAILED, JsonFlag, command, emit
+from backend.cli.exit_status import FAILED
+from backend.cli.output import JsonFlag, command, emit
 from backend.cli.processes import broker_binary, running_pid
 from backend.errors import RoundhouseError
 from backend.infra.devices import read_gpus, visible_devices

@@ -7,7 +7,7 @@ import errno
 from pydantic import ValidationError
 from sqlalchemy.exc import OperationalError
 
-from backend.cli.output import FAILED, MISUSED
+from backend.cli.exit_status import FAILED, MISUSED
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 

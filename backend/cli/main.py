@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from backend.cli.output import DONE, FAILED, MISUSED
+from backend.cli.exit_status import DONE, FAILED, MISUSED
 from backend.infra.files.private import set_private_umask
 
 VERBS: dict[str, tuple[str, str]] = {

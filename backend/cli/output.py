@@ -12,13 +12,13 @@ from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
+from backend.cli.exit_status import FAILED
 from backend.errors import InvalidInput, NotFound
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DONE, FAILED, MISUSED = 0, 1, 2
 MAX_TEXT_BYTES = 2**20
 
 

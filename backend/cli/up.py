@@ -14,8 +14,9 @@ import psutil
 import typer
 
 from backend.cli.doctor import start_checks
+from backend.cli.exit_status import FAILED
 from backend.cli.leftovers import end_leftovers, only_one
-from backend.cli.output import FAILED, JsonFlag, command, emit, fail, note
+from backend.cli.output import JsonFlag, command, emit, fail, note
 from backend.cli.processes import broker_program, pid_file, running_pid, web_programs, worker_program
 from backend.cli.supervision import STOP_TIMEOUT_S, answers, supervise
 from backend.domain.jobs.states import QUEUES

@@ -119,10 +119,7 @@ def import_dataset(
     }
     with workplace(out_root, key_of(rows.listing, settings)) as folder:
         source_rows = MessageTrees(rows, plan.mapping, folder=folder) if plan.is_message_table else rows
-        has_sides = source_rows.sides is not None
-        how = f" split {rows.split_rows}" if isinstance(rows, SavedDataset) and has_sides else " by first message" if plan.has_trees else ""
-        splitter = Splitter(kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides)
-        header = f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
+        splitter, header = _divide(rows, plan, val_fraction=val_fraction, seed=seed, has_sides=source_rows.sides is not None)
         work = _Work(
             source_rows, plan.parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter
         )
@@ -136,6 +133,13 @@ def import_dataset(
         fresh = publish(files, target=result.folder)
     reporter.log(_summary(result, fresh=fresh))
     return replace(result, bytes=sum(file.stat().st_size for file in result.folder.iterdir()))
+
+
+def _divide(rows: Rows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
+    """Return the splitter of an import, and the header that makes its settings part of the content hash."""
+    how = f" split {rows.split_rows}" if isinstance(rows, SavedDataset) and has_sides else " by first message" if plan.has_trees else ""
+    splitter = Splitter(kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides)
+    return splitter, f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
 
 
 def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> Rows:

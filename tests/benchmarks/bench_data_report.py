@@ -164,7 +164,7 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
     from backend.domain.jobs.payloads import DataReportPayload
     from jobs.data.reports.run import run
     from jobs.reporter import JobSpec
-    from tests.support.data_reporter import RememberingReporter
+    from tests.support.data.data_reporter import RememberingReporter
 
     (folder / "d").mkdir()
     (folder / "b").mkdir()

@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.support.killed_runs import KilledRun, differences
 from tests.support.training_rooms import Rooms
+from tests.support.workers.killed_runs import KilledRun, differences
 
 STEPS, CHECKPOINT_EVERY, LATEST_S = 30, 4, 0.05
 LORA = {"method": "lora", "lora": {"rank": 4, "dropout": 0.1}}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from backend.domain.jobs.events import Event, ResumedEvent
 from jobs.training.run import run
-from tests.support.killed_runs import FORKS
 from tests.support.training_rooms import Recorder, Rooms
+from tests.support.workers.killed_runs import FORKS
 
 ROOMS_MB = (None, 120, 60, 30, 15)
 VALUES = {"micro_batch": 256, "context": 64, "max_steps": 4, "checkpoint_every": 4}

@@ -17,7 +17,7 @@ from backend.services.training.sweeps import launch_sweep, sweep_detail
 from tests.support.installation import wait_until
 from tests.support.jobs import add_stored_job
 from tests.support.run_world import add_parts, make_config
-from tests.support.workers import site
+from tests.support.workers.workers import site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
@@ -59,7 +59,7 @@ def test_a_hundred_jobs_and_a_sweep_keep_their_order_on_two_workers_and_run_once
     with site(home) as running:
         jobs = add_jobs(running.ctx)
         launch_twelve(running.ctx)
-        module, environment = "tests.support.queue_worker", {"QUEUE_TEST_LINES": str(lines)}
+        module, environment = "tests.support.workers.queue_worker", {"QUEUE_TEST_LINES": str(lines)}
         with running.worker(module, name="one", **environment), running.worker(module, name="two", **environment):
             wait_until(lambda: len(read_lines(lines)) >= NUM_JOBS + NUM_RUNS, timeout_s=200, what="the last job")
             wait_until(lambda: sweep_detail(running.ctx, "twelve").sweep.done, timeout_s=60, what="the end of the sweep")

@@ -19,7 +19,7 @@ from jobs.environment import child_environment
 from jobs.memory_limit import job_limit_bytes
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
 from tests.support.jobs import make_spec
-from tests.support.serving_networks import make_llama, save_checkpoint
+from tests.support.networks.serving_networks import make_llama, save_checkpoint
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]  # a whole installation starts slowly on a busy machine
 

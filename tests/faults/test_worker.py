@@ -18,14 +18,14 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, get_job, request_stop, wake
 from backend.services.jobs.workers import list_workers
-from tests.support.imports import HEAVY
+from tests.support.data.imports import HEAVY
 from tests.support.installation import PROJECT, is_alive, wait_until
 from tests.support.jobs import add_stored_job
-from tests.support.workers import Site, site
+from tests.support.workers.workers import Site, site
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
-SLEEPING = "tests.support.sleeping_worker"
+SLEEPING = "tests.support.workers.sleeping_worker"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_every_queue_has_the_slots_that_the_settings_say_and_a_full_queue_holds_
         found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
         return found if len(found) == per_kind * len(queues) else []
 
-    with running.worker("tests.support.queue_worker", queues="train,eval,serve,cpu", threads=7, **environment):
+    with running.worker("tests.support.workers.queue_worker", queues="train,eval,serve,cpu", threads=7, **environment):
         ran = wait_until(done, timeout_s=120, what="all jobs")
         shown = {worker.queues[0]: worker.concurrency for worker in list_workers(running.ctx)}
     assert Counter(line["kind"] for line in ran) == dict.fromkeys(queues, per_kind)

@@ -63,7 +63,7 @@ def test_jobs_that_reach_the_hub_or_a_store_get_those_keys_alone() -> None:
 def test_the_process_of_a_job_sees_no_database_no_broker_and_no_password(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.odd_child")
+    monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.workers.odd_child")
     with ctx.db.write() as session:
         payload: dict[str, Any] = {
             "source": "x",

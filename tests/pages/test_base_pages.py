@@ -15,9 +15,9 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, renew
 from backend.services.jobs.jobs import get_job
-from tests.support.base_folders import save_base
-from tests.support.hub_server import HubServer, commit_id, run_hub
+from tests.support.data.hub_server import HubServer, commit_id, run_hub
 from tests.support.job_work import do_job
+from tests.support.networks.base_folders import save_base
 from tests.support.opening import EVIL, assert_sound, cells, open_page, words
 
 

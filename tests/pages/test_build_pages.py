@@ -20,8 +20,8 @@ from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
-from tests.support.base_folders import save_base
 from tests.support.job_work import do_job
+from tests.support.networks.base_folders import save_base
 from tests.support.opening import EVIL, assert_sound, figures, open_page, open_panel, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"

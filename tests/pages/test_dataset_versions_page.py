@@ -12,7 +12,7 @@ from backend.services.data.datasets import get_dataset, list_datasets, resolve_v
 from backend.services.data.diff import compare_versions
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
-from tests.support.dataset_world import done, imported
+from tests.support.data.dataset_world import done, imported
 from tests.support.opening import EVIL, assert_sound, cells, open_page, words
 from tests.support.run_world import add_parts, launch
 

@@ -15,8 +15,8 @@ from backend.services.checkpoints.inspections import get_inspection, launch_insp
 from backend.services.context import LOCAL, Context
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from tests.support.inspection_networks import add_network
 from tests.support.job_work import do_job
+from tests.support.networks.inspection_networks import add_network
 from tests.support.opening import figure, open_page, strips, words
 
 PAGE = "build/inspect.py"

@@ -16,8 +16,8 @@ from backend.services.serving.conversations import list_conversations, list_mess
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.replicas import record_ready
+from tests.support.networks.serving_networks import make_llama, save_checkpoint
 from tests.support.opening import open_page, words
-from tests.support.serving_networks import make_llama, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica
 
 PAGE = "serve/playground.py"

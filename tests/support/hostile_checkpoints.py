@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.base_folders import edit_header, edit_json, save_base, save_gguf
+from tests.support.networks.base_folders import edit_header, edit_json, save_base, save_gguf
 
 LIMIT_S = 60
 LIMIT_BYTES = 3 * 2**30

@@ -47,20 +47,9 @@ def make_plan(
             remedy="Finish a run or a probe first, give the rate yourself (flops_per_s), or plan in FLOPs.",
             field="flops_per_s",
         )
-    flops = config.flops if config.flops is not None else _flops_in(seconds or 0.0, speeds, config, law)
-    for _ in range(SETTLING):
-        optimum = _allocate(config, law, flops)
-        architecture = propose_architecture(optimum.parameters, family=config.family, vocab_size=vocab_size, context=config.context)
-        per_token = count_flops(architecture, context=config.context).training
-        if seconds is None or abs(math.log(seconds * rate_at(speeds, per_token) / flops)) < 0.1:
-            break
-        flops = math.sqrt(flops * seconds * rate_at(speeds, per_token))  # half the way: measured rates may leap between sizes
-    if seconds is not None:
-        flops = seconds * rate_at(speeds, per_token)
-        optimum = _allocate(config, law, flops)
+    flops, optimum, architecture, per_token = _fit_budget(config, law, speeds, seconds=seconds, vocab_size=vocab_size)
     parameters = count_all(architecture)
-    wanted_tokens = flops / per_token
-    batch, steps = _make_batch(architecture, wanted_tokens, context=config.context)
+    batch, steps = _make_batch(architecture, flops / per_token, context=config.context)
     tokens = steps * batch.tokens
     worth = effective_tokens(tokens, unique_tokens) if unique_tokens else float(tokens)
     rate = rate_at(speeds, per_token) if speeds else None
@@ -87,6 +76,24 @@ def make_plan(
         notes=(),
     )
     return _with_notes(plan)
+
+
+def _fit_budget(
+    config: PlanConfig, law: ScalingLaw, speeds: Sequence[Speed], *, seconds: float | None, vocab_size: int
+) -> tuple[float, Allocation, ArchitectureConfig, int]:
+    """Return (FLOPs, optimum, architecture, training FLOPs per token); a time budget and the rate at the architecture's size are iterated."""
+    flops = config.flops if config.flops is not None else _flops_in(seconds or 0.0, speeds, config, law)
+    for _ in range(SETTLING):
+        optimum = _allocate(config, law, flops)
+        architecture = propose_architecture(optimum.parameters, family=config.family, vocab_size=vocab_size, context=config.context)
+        per_token = count_flops(architecture, context=config.context).training
+        if seconds is None or abs(math.log(seconds * rate_at(speeds, per_token) / flops)) < 0.1:
+            break
+        flops = math.sqrt(flops * seconds * rate_at(speeds, per_token))  # half a step: measured rates may jump between sizes
+    if seconds is not None:
+        flops = seconds * rate_at(speeds, per_token)
+        optimum = _allocate(config, law, flops)
+    return flops, optimum, architecture, per_token
 
 
 def _with_notes(plan: ScalingPlan) -> ScalingPlan:

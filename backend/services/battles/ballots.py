@@ -13,24 +13,22 @@ from itertools import combinations
 from random import Random, SystemRandom
 from statistics import median
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Vote
-from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
+from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.pairing import Candidate, Pair, PairCount, choose_battle, pair_of
 from backend.domain.battles.votes import Label
 from backend.domain.jobs.states import ACTIVE
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.campaigns import add_completion, enter, insert_campaign, usable_checkpoint
-from backend.services.battles.raters import RaterView, rater_for
+from backend.services.battles.raters import RaterView
 from backend.services.battles.views import UNDONE, HeldVote, find_campaign, held_votes
-from backend.services.context import Context, Person
+from backend.services.context import Context
 
 BATTLE_HOURS = 12
 MAX_UNDO = 10
-PLAYGROUND = "Playground"
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,15 @@ def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, dur
     Raises InvalidInput for an unknown label, NotFound for a battle that was not served to this rater, Conflict for one that is expired,
     voted on already with another label, or of a closed campaign.
     """
-    _check_label(label)
+    check_label(label)
     try:
         return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
     except IntegrityError:  # the other half of a double submission won, and is found now
         return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
 
 
-def _check_label(label: str) -> None:
+def check_label(label: str) -> None:
+    """Raise InvalidInput for an unknown label."""
     if label not in Label.__members__:
         raise InvalidInput(f"There is no vote {label!r}.", remedy=f"Vote {', '.join(Label)}.", field="label")
 
@@ -109,14 +108,14 @@ def _cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, du
         if battle is None or battle.rater_id != rater.id:
             raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
         _admit(session, ctx, battle.campaign_id, rater)
-        last = _last_vote(session, battle.id)
+        last = last_vote(session, battle.id)
         if last is not None and last.label != UNDONE:
             if last.label == label:
                 return last.id
             raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
         if battle.expires_at <= ctx.now():
             raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and look at it again.")
-        return _append(session, ctx, battle, rater, label=label, last=last, duration_ms=duration_ms).id
+        return append_vote(session, ctx, battle, rater, label=label, last=last, duration_ms=duration_ms).id
 
 
 def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
@@ -133,90 +132,10 @@ def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
             if len(_undone(session, campaign_id, rater)) >= MAX_UNDO:
                 raise Conflict(f"{MAX_UNDO} votes are taken back already.", remedy="Vote on those battles again first.")
             battle = session.get_one(Battle, cast[-1].battle_id)
-            _append(session, ctx, battle, rater, label=UNDONE, last=_last_vote(session, battle.id), duration_ms=None)
+            append_vote(session, ctx, battle, rater, label=UNDONE, last=last_vote(session, battle.id), duration_ms=None)
             return battle.id
     except IntegrityError as error:  # two presses at once took back the same vote
         raise Conflict("That vote is taken back already.") from error
-
-
-def record_side_by_side_vote(
-    ctx: Context,
-    *,
-    messages: Messages,
-    answer_a: str,
-    answer_b: str,
-    checkpoint_a: str,
-    checkpoint_b: str,
-    label: str,
-    person: Person,
-) -> str:
-    """Store a vote on two answers that stood side by side in the playground, and return its id.
-
-    It goes into the standing campaign "Playground". The same person's vote on the same texts again is no second vote: an equal label
-    changes nothing, another one supersedes. Raises InvalidInput for an unknown label or one checkpoint on both sides.
-    """
-    _check_label(label)
-    if checkpoint_a == checkpoint_b:
-        raise InvalidInput("Both answers come from the same checkpoint, so a vote would say nothing.", remedy="Compare two endpoints.")
-    rater = rater_for(ctx, person)
-    with ctx.db.write() as session:
-        campaign = _playground(session, ctx, person)
-        sides = [enter(session, ctx, campaign, usable_checkpoint(session, one)) for one in (checkpoint_a, checkpoint_b)]
-        battle = _same_battle(session, campaign, rater, messages, (answer_a, answer_b), sides)
-        if battle is None:
-            place = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign.id)) or 0
-            prompt = CampaignPrompt(campaign_id=campaign.id, position=place, messages=messages, content_hash=content_hash(messages))
-            session.add(prompt)
-            session.flush()
-            ids = [
-                add_completion(session, ctx, prompt, side, text=text, facts={"from": "playground"}).id
-                for side, text in zip(sides, (answer_a, answer_b), strict=True)
-            ]
-            battle = add_battle(
-                session,
-                ctx,
-                campaign,
-                rater_id=rater.id,
-                prompt_id=prompt.id,
-                pair=pair_of(sides[0].id, sides[1].id),
-                completions=(ids[0], ids[1]),
-                probability=1.0,
-            )
-        last = _last_vote(session, battle.id)
-        if last is not None and last.label == label:
-            return last.id
-        return _append(session, ctx, battle, rater, label=label, last=last, duration_ms=None).id
-
-
-def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
-    existing = session.scalar(select(Campaign).where(Campaign.name == PLAYGROUND))
-    if existing is not None:
-        return existing
-    config = CampaignConfig()
-    return insert_campaign(session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True)
-
-
-def _same_battle(
-    session: Session, campaign: Campaign, rater: RaterView, messages: Messages, answers: tuple[str, str], sides: list[Contestant]
-) -> Battle | None:
-    """Return the rater's battle with exactly these texts of these contestants, if there is one."""
-    side_a, side_b = aliased(Completion), aliased(Completion)
-    return session.scalar(
-        select(Battle)
-        .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
-        .join(side_a, side_a.id == Battle.completion_a_id)
-        .join(side_b, side_b.id == Battle.completion_b_id)
-        .where(
-            Battle.campaign_id == campaign.id,
-            Battle.rater_id == rater.id,
-            CampaignPrompt.content_hash == content_hash(messages),
-            side_a.text_hash == text_hash(answers[0]),
-            side_b.text_hash == text_hash(answers[1]),
-            side_a.contestant_id == sides[0].id,
-            side_b.contestant_id == sides[1].id,
-        )
-        .limit(1)
-    )
 
 
 @dataclass(frozen=True)
@@ -391,13 +310,15 @@ def _undone(session: Session, campaign_id: str, rater: RaterView) -> list[Battle
     )
 
 
-def _last_vote(session: Session, battle_id: str) -> Vote | None:
+def last_vote(session: Session, battle_id: str) -> Vote | None:
+    """Return the vote that holds for a battle, None without one."""
     return session.scalar(select(Vote).where(Vote.battle_id == battle_id).order_by(Vote.revision.desc()).limit(1))
 
 
-def _append(
+def append_vote(
     session: Session, ctx: Context, battle: Battle, rater: RaterView, *, label: str, last: Vote | None, duration_ms: int | None
 ) -> Vote:
+    """Append a vote on a battle, superseding the last one."""
     vote = Vote(
         battle_id=battle.id,
         rater_id=rater.id,

@@ -87,21 +87,28 @@ def import_dataset(
             idempotency_key=idempotency_key,
             created_by=person.id,
         )
-        taken = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
-        version = DatasetVersion(
-            dataset_id=dataset.id,
-            number=taken + 1,
-            job_id=job.id,
-            source=source.label[:400],
-            mapping=mapping or {},
-            provenance=provenance or {},
-            created_at=ctx.now(),
-        )
-        session.add(version)
-        session.flush()
+        version = _add_version(session, ctx, dataset, job, source=source.label, mapping=mapping or {}, provenance=provenance or {})
         result = version_view(version, dataset, job)
     wake(ctx, "cpu")
     return result
+
+
+def _add_version(
+    session: Session, ctx: Context, dataset: Dataset, job: Job, *, source: str, mapping: dict[str, Any], provenance: dict[str, Any]
+) -> DatasetVersion:
+    newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)) or 0
+    version = DatasetVersion(
+        dataset_id=dataset.id,
+        number=newest + 1,
+        job_id=job.id,
+        source=source[:400],
+        mapping=mapping,
+        provenance=provenance,
+        created_at=ctx.now(),
+    )
+    session.add(version)
+    session.flush()
+    return version
 
 
 def add_rows_dataset(

@@ -74,6 +74,39 @@ def _dataset_label(dataset: DatasetView) -> str:
     return f"{dataset.name} ({dataset.kind}, {dataset.newest.amount})" if dataset.newest else dataset.name
 
 
+def _draw_scoring(kind: EvaluationKind) -> dict[str, object]:
+    """Draw the settings that depend on the scoring."""
+    values: dict[str, object] = {}
+    if kind is not EvaluationKind.PERPLEXITY:
+        values["shots"] = st.number_input(
+            "Few-shot examples",
+            min_value=0,
+            max_value=64,
+            value=0,
+            key="eval_shots",
+            help="Examples are not scored.",
+        )
+    values["chat"] = st.selectbox(
+        "Chat template",
+        list(CHAT_WORDS),
+        format_func=lambda k: CHAT_WORDS[k],
+        key="eval_chat",
+        help="Automatic: for generated answers and conversations, by checkpoints that have one.",
+    )
+    if kind is EvaluationKind.GENERATION:
+        values["max_tokens"] = st.number_input("Max new tokens", min_value=1, max_value=8192, value=64, key="eval_max_tokens")
+        values["numeric"] = st.checkbox("Compare the last number", key="eval_numeric", help="For arithmetic benchmarks such as GSM8K.")
+    elif kind is EvaluationKind.PERPLEXITY:
+        values["windows"] = st.selectbox(
+            "Windows of long texts",
+            list(WINDOW_WORDS),
+            format_func=lambda k: WINDOW_WORDS[k],
+            key="eval_windows",
+            help="How a text longer than the context is split. Both predict every token once.",
+        )
+    return values
+
+
 def _draw_settings(ctx: Context, dataset: DatasetView, label: str) -> EvaluationConfig | None:
     """Draw the settings of this benchmark; return None, with the reason drawn, while they are invalid."""
     plan: Plan | None = None
@@ -114,35 +147,7 @@ def _draw_settings(ctx: Context, dataset: DatasetView, label: str) -> Evaluation
                 help="Automatic: all rows of a benchmark, the validation split of a text.",
             )
         with right:
-            if kind is not EvaluationKind.PERPLEXITY:
-                values["shots"] = st.number_input(
-                    "Few-shot examples",
-                    min_value=0,
-                    max_value=64,
-                    value=0,
-                    key="eval_shots",
-                    help="Examples are not scored.",
-                )
-            values["chat"] = st.selectbox(
-                "Chat template",
-                list(CHAT_WORDS),
-                format_func=lambda k: CHAT_WORDS[k],
-                key="eval_chat",
-                help="Automatic: for generated answers and conversations, by checkpoints that have one.",
-            )
-            if kind is EvaluationKind.GENERATION:
-                values["max_tokens"] = st.number_input("Max new tokens", min_value=1, max_value=8192, value=64, key="eval_max_tokens")
-                values["numeric"] = st.checkbox(
-                    "Compare the last number", key="eval_numeric", help="For arithmetic benchmarks such as GSM8K."
-                )
-            elif kind is EvaluationKind.PERPLEXITY:
-                values["windows"] = st.selectbox(
-                    "Windows of long texts",
-                    list(WINDOW_WORDS),
-                    format_func=lambda k: WINDOW_WORDS[k],
-                    key="eval_windows",
-                    help="How a text longer than the context is split. Both predict every token once.",
-                )
+            values |= _draw_scoring(kind)
     return EvaluationConfig.model_validate(values)
 
 

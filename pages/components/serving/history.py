@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.domain.serving.protocol import CONTEXT_EXCEEDED, Role
 from backend.domain.wording import plural
-from backend.services.battles.ballots import record_side_by_side_vote
+from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.context import Context, Person
 from backend.services.serving.conversations import (
     ConversationView,

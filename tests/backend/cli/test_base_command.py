@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app
-from tests.support.base_folders import save_base
-from tests.support.hub_server import commit_id, run_hub
+from tests.support.data.hub_server import commit_id, run_hub
+from tests.support.networks.base_folders import save_base
 
 Roundhouse = Callable[..., tuple[int, Any]]
 

@@ -18,7 +18,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.versions import derive_version
 from tests.support.command_line import roundhouse
-from tests.support.dataset_world import done, imported
+from tests.support.data.dataset_world import done, imported
 
 ROWS = [{"instruction": f"Say {n % 9}", "output": "yes"} for n in range(20)]
 

@@ -21,8 +21,8 @@ from backend.services.checkpoints.inspections import launch_inspection
 from backend.services.context import LOCAL, Context
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from tests.support.inspection_networks import add_network, make_network
 from tests.support.job_work import do_job
+from tests.support.networks.inspection_networks import add_network, make_network
 
 
 @pytest.fixture

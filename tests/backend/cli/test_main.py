@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backend.cli.main import NOUNS, VERBS, load_command
-from tests.support.imports import HEAVY, imports_of
+from tests.support.data.imports import HEAVY, imports_of
 from tests.support.installation import PROJECT
 
 

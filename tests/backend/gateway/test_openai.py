@@ -13,7 +13,7 @@ import torch
 
 from backend.gateway.directory import ReplicaAddress
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
-from tests.support.serving_networks import END_ID, make_llama, save_checkpoint
+from tests.support.networks.serving_networks import END_ID, make_llama, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica
 
 HELLO: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]

@@ -17,7 +17,7 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.data.deriving import derive
 from jobs.data.importer import import_dataset
 from jobs.modeling.dataset_files import iter_rows, read_meta
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
 
 Rows = list[dict[str, Any]]
 

@@ -20,8 +20,8 @@ from jobs.data.export import run
 from jobs.data.huggingface import merge_cards
 from jobs.data.importer import import_dataset
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.data_reporter import RememberingReporter
-from tests.support.hub_server import HubServer, run_hub
+from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.hub_server import HubServer, run_hub
 from tests.support.jobs import make_spec
 
 KEY = "hf_secretsecretsecret"

@@ -25,7 +25,7 @@ from jobs.data.importer import ImportResult, import_dataset
 from jobs.data.run import run
 from jobs.data.splitting import cut_text, val_rows
 from jobs.modeling.dataset_files import iter_rows, num_rows, read_meta
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
 
 ROOT = Path(__file__).parents[3]
@@ -203,7 +203,7 @@ def test_a_killed_import_publishes_nothing_and_the_next_goes_on_from_its_last_pa
     source = _write_many(tmp_path / "rows.jsonl", 200_000)
     out = tmp_path / "datasets"
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom tests.support.data_reporter import RememberingReporter\n"
+        "import sys, time\nfrom pathlib import Path\nfrom tests.support.data.data_reporter import RememberingReporter\n"
         "import jobs.data.importer as importer\n"
         "importer.State.save, save = lambda *a: (save(*a), print('saved', flush=True), sys.stdin.read()), importer.State.save\n"
         "importer.import_dataset(Path(sys.argv[1]), out_root=Path(sys.argv[2]), reporter=RememberingReporter(), "

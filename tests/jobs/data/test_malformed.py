@@ -20,7 +20,7 @@ from pyarrow import feather, parquet
 from backend.errors import InvalidInput
 from jobs.data.importer import ImportResult, import_dataset
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
 
 Maker = Callable[[Path], Path]
 

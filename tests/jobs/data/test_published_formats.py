@@ -16,9 +16,9 @@ from backend.errors import InvalidInput, JobFailed
 from jobs.data.importer import import_dataset
 from jobs.data.run import run
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.message_trees import message, table_rows, tree
 from tests.support.jobs import make_spec
-from tests.support.message_trees import message, table_rows, tree
 
 ASK = {"role": "user", "content": "Where is Mira?"}
 ANSWER = {"role": "assistant", "content": "In the tower."}

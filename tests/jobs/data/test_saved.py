@@ -13,7 +13,7 @@ from backend.errors import InvalidInput, NotFound
 from backend.infra.files.heads import head_of_path
 from jobs.data.run import run
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
 
 

@@ -20,8 +20,8 @@ from pyarrow import parquet
 from backend.errors import InvalidInput, JobFailed, NotFound, RoundhouseError, Unavailable
 from jobs.data.run import run
 from jobs.modeling.dataset_files import num_rows, read_meta
-from tests.support.data_reporter import RememberingReporter
-from tests.support.hub_server import HubServer, commit_id, run_hub
+from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.hub_server import HubServer, commit_id, run_hub
 from tests.support.jobs import make_spec
 
 ROOT = Path(__file__).parents[3]

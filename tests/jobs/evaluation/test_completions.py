@@ -9,7 +9,7 @@ import pytest
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
-from tests.support.oracles import chain_bigram, random_bigram, save_bigram, save_random
+from tests.support.networks.oracles import chain_bigram, random_bigram, save_bigram, save_random
 
 PROMPTS = ["Tell me of the sea.", "h", "A much longer prompt, so that others are padded.", "Why?"]
 

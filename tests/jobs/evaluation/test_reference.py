@@ -9,7 +9,7 @@ import pytest
 
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
-from tests.support.oracles import save_random
+from tests.support.networks.oracles import save_random
 
 QUESTIONS = [
     {

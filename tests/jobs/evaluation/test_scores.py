@@ -15,7 +15,7 @@ from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.evaluation.multiple_choice import credit
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
-from tests.support.oracles import chain_bigram, random_bigram, save_bigram, save_uniform
+from tests.support.networks.oracles import chain_bigram, random_bigram, save_bigram, save_uniform
 
 TEXTS = [f"Line {index}: {'lamps and boats, ' * (index % 3)}très bien." for index in range(12)]
 V = len(byte_tokenizer())

@@ -14,9 +14,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.candidates import known_families
 from jobs.modeling.entries.base import run
-from tests.support.base_folders import edit_json, save_base
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
+from tests.support.networks.base_folders import edit_json, save_base
 
 
 @pytest.fixture(scope="module")

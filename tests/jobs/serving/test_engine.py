@@ -15,7 +15,7 @@ from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Engine, PromptTooLong, QueueFull
 from jobs.serving.serial import SerialEngine
 from jobs.serving.start import start_engine
-from tests.support.serving_networks import END_ID, make_gpt2, make_llama, make_mamba, make_tokenizer
+from tests.support.networks.serving_networks import END_ID, make_gpt2, make_llama, make_mamba, make_tokenizer
 
 PROMPTS = [f"Tell me story number {i}: " * (i % 3 + 1) for i in range(8)]
 

@@ -19,7 +19,7 @@ from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, R
 from jobs.reporter import FileReporter
 from jobs.serving.replica import run
 from tests.support.jobs import make_spec
-from tests.support.serving_networks import make_llama, make_tokenizer, save_checkpoint
+from tests.support.networks.serving_networks import make_llama, make_tokenizer, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, eventually
 
 

@@ -13,7 +13,7 @@ from backend.domain.serving.protocol import GenerateRequest
 from jobs.serving.detokenize import TextStream
 from jobs.serving.prompts import encode_request
 from jobs.serving.sampling import Row, Sampling, prepare_scores
-from tests.support.serving_networks import make_tokenizer
+from tests.support.networks.serving_networks import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 

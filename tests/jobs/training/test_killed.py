@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.killed_runs import KilledRun, differences
 from tests.support.training_rooms import Rooms
+from tests.support.workers.killed_runs import KilledRun, differences
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain": ("pretrain", {"micro_batch": 8, "context": 64, "optimizer": "muon", "ema_decay": 0.9, "dropout": 0.1}),

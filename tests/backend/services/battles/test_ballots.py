@@ -12,9 +12,10 @@ from sqlalchemy import select
 
 from backend.db.tables import Battle, Completion, Contestant, Rater, Vote
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.ballots import BallotView, ballot_progress, cast_vote, next_battle, record_side_by_side_vote, undo
+from backend.services.battles.ballots import BallotView, ballot_progress, cast_vote, next_battle, undo
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, list_raters, rater_for, rater_from_link, revoke_rater_link
+from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.views import get_campaign, held_votes, list_campaigns, list_open_campaigns
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user, disable_account, enable_account

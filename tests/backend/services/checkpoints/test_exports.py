@@ -16,9 +16,9 @@ from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import export_checkpoint, list_exports
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.exports import delete_export, export_file
-from tests.support.base_folders import CARD, save_base
-from tests.support.hub_server import run_hub
+from tests.support.data.hub_server import run_hub
 from tests.support.job_work import do_job
+from tests.support.networks.base_folders import CARD, save_base
 
 
 @pytest.fixture

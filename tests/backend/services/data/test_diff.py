@@ -30,7 +30,7 @@ from backend.services.data.views import VersionView
 from backend.web.downloads import download_routes
 from jobs.data.writing import SCHEMAS
 from jobs.modeling.dataset_files import iter_rows
-from tests.support.dataset_world import RATER, done, imported
+from tests.support.data.dataset_world import RATER, done, imported
 
 ROWS = [{"instruction": f"Say {n}.", "output": f"{n}! " * (1 + n % 5)} for n in range(60)]
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}

@@ -12,7 +12,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.exports import export_version, list_version_exports
 from backend.services.jobs.exports import copy_export, delete_export, export_file, get_export
-from tests.support.dataset_world import RATER, imported
+from tests.support.data.dataset_world import RATER, imported
 from tests.support.job_work import do_job
 
 ROWS = [{"instruction": f"Say {n}", "output": "yes"} for n in range(30)]

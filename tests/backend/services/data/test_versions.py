@@ -12,7 +12,7 @@ from backend.services.data.datasets import delete_dataset, get_dataset, resolve_
 from backend.services.data.preview import preview_rows
 from backend.services.data.versions import delete_version, derive_version, lineage_of, list_users
 from backend.services.data.views import VersionView
-from tests.support.dataset_world import RATER, done, imported
+from tests.support.data.dataset_world import RATER, done, imported
 from tests.support.job_work import do_job
 
 ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range(20)]

@@ -218,7 +218,7 @@ def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 def test_commands_question_a_real_checkpoint_in_child_processes(
     world: Context, command: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    from tests.support.oracles import chain_bigram, save_bigram  # imports torch
+    from tests.support.networks.oracles import chain_bigram, save_bigram  # imports torch
 
     folder = save_bigram(world.artifacts.root / "checkpoints" / "Oak", chain_bigram("hat"))
     scored = command(eval_commands.app, "run", "--checkpoint", "Oak", "--benchmark", "facts", "--wait")

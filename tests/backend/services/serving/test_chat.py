@@ -18,7 +18,7 @@ from backend.services.jobs.claims import claim_next
 from backend.services.serving.chat import Question, shuffle_sides, stream_answers, without_oldest_turn
 from backend.services.serving.deployments import deploy
 from backend.services.serving.replicas import record_ready
-from tests.support.serving_networks import make_llama, save_checkpoint
+from tests.support.networks.serving_networks import make_llama, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, eventually
 
 HELLO = (ChatMessage(role=Role.USER, content="Hello"),)

@@ -19,8 +19,8 @@ from jobs.data.reports.rows import Rows
 from jobs.data.reports.samples import first_window, pieces_of
 from jobs.data.reports.views import EncodedRow, make_view
 from jobs.modeling.chat.render import encode_prompt, teach_template
-from tests.support.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, Style, make_tokenizer, tokenizer_of
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
+from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, Style, make_tokenizer, tokenizer_of
 from tests.support.training_rooms import make_stories, write_dataset
 
 PAD = -1  # no token, so that padding can be told from text

@@ -23,9 +23,9 @@ from jobs.batches.sft import PackedBatches, encode_row, padded_length
 from jobs.data.reports import duplicates as report_duplicates
 from jobs.data.reports.duplicates import Alike, DuplicateFinder
 from jobs.data.reports.run import run
-from tests.support.chat_styles import tokenizer_of
-from tests.support.data_reporter import RememberingReporter
+from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
+from tests.support.networks.chat_styles import tokenizer_of
 from tests.support.training_rooms import write_dataset
 
 LETTERS = random.Random(3)
@@ -73,8 +73,8 @@ def reported(
     return DataReport.model_validate_json(texts["report"]), samples, json.loads(texts["rows"])
 
 
-def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path) -> None:
-    questions, answers = unlike(60, seed=1), unlike(60, seed=2)
+def plant_faults(questions: list[str], answers: list[str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Return train and val rows with one fault of each kind, at known rows."""
     train = [instruct(*pair) for pair in zip(questions, answers, strict=True)]
     val = [instruct(*pair) for pair in zip(unlike(8, seed=3), unlike(8, seed=4), strict=True)]
     train[10] = dict(train[4])  # the same
@@ -92,6 +92,11 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
     train[41] = instruct("word " * 400, "too late")
     train[42] = instruct(questions[42], "CafÃ© and <b>bold</b> and \x07bell")
     train[43] = instruct("Say <|end|> and <|assistant|> aloud", "no")
+    return train, val
+
+
+def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path) -> None:
+    train, val = plant_faults(unlike(60, seed=1), unlike(60, seed=2))
     folder = write_dataset(tmp_path / "d", train=train, val=val)
     bench = write_dataset(tmp_path / "village", train=ITEMS[:2], val=ITEMS[2:])
     report, samples, rows = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=8)

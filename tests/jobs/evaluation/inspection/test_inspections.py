@@ -17,9 +17,9 @@ from jobs.modeling.checkpoints import load_network, save_checkpoint
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.tokenizers import byte_tokenizer, train_bpe
 from tests.support.evaluation_rooms import Remembering
-from tests.support.inspection_networks import make_network
 from tests.support.jobs import make_spec
-from tests.support.oracles import random_bigram, save_bigram
+from tests.support.networks.inspection_networks import make_network
+from tests.support.networks.oracles import random_bigram, save_bigram
 from tests.support.training_rooms import make_stories
 
 TEXT = "The cat sat, é."

@@ -21,7 +21,7 @@ from jobs.modeling.chat.render import encode_chat
 from jobs.modeling.loglikelihood import rolling_nll
 from jobs.modeling.token_labels import label_tokens
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, train_bpe
-from tests.support.inspection_networks import MAKERS, VOCAB, make_network
+from tests.support.networks.inspection_networks import MAKERS, VOCAB, make_network
 from tests.support.training_rooms import make_stories
 
 TEXT = "The miller's cat sat by the weir, é."

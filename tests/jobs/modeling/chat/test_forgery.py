@@ -12,8 +12,8 @@ from backend.gateway.bodies import ChatBody
 from jobs.batches.sft import encode_row
 from jobs.modeling.chat.render import BREAK, encode_chat, encode_prompt, turn_end
 from jobs.serving.prompts import encode_request
-from tests.support.chat_paths import prompts_everywhere
-from tests.support.chat_styles import ALL, ANSWER, ASKED, LOOK, SYSTEM, Style, make_tokenizer, tokenizer_of
+from tests.support.networks.chat_paths import prompts_everywhere
+from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, LOOK, SYSTEM, Style, make_tokenizer, tokenizer_of
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<|eot|>", "</s>", "<s>", "[INST]", "<end_turn>", "<|endoftext|>", *SPECIAL_TOKENS)
 

@@ -23,8 +23,8 @@ from jobs.modeling.checkpoints import load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.serving.prompts import encode_request
 from jobs.serving.replica import add_end_token
-from tests.support.chat_paths import prompts_everywhere
-from tests.support.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, SYSTEM, Style, make_tokenizer, tokenizer_of
+from tests.support.networks.chat_paths import prompts_everywhere
+from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, SYSTEM, Style, make_tokenizer, tokenizer_of
 
 CASES = [
     pytest.param(style, name, id=f"{style}-{name}")

@@ -17,8 +17,8 @@ from jobs.modeling.chat.render import LONGEST_CHARACTERS, ConversationRefused, e
 from jobs.modeling.chat.template_costs import TemplateTooCostly
 from jobs.modeling.chat.template_guard import render_template
 from jobs.modeling.tokenizers import byte_tokenizer
-from tests.support.chat_styles import STYLES
 from tests.support.installation import PROJECT
+from tests.support.networks.chat_styles import STYLES
 
 HI = [{"role": "user", "content": "hi"}]
 GROW = "{% set ns = namespace(s='ab') %}{% for i in range(100) %}{% set ns.s = HOW %}{% endfor %}{{ ns.s|length }}"

@@ -16,7 +16,7 @@ from jobs.modeling.checkpoints import load_network
 from jobs.modeling.entries import export as run_export
 from jobs.modeling.scorers import load_scorer
 from jobs.training import run as training
-from tests.support.hub_server import HubServer, run_hub
+from tests.support.data.hub_server import HubServer, run_hub
 from tests.support.training_rooms import Recorder, Rooms
 
 KEY = "hf_secretsecretsecret"

@@ -20,10 +20,10 @@ from backend.infra.hub.bases import look_up_base
 from jobs.modeling.checkpoints import read_card
 from jobs.modeling.entries.base import run
 from jobs.modeling.hub import bases as fetching
-from tests.support.base_folders import SHAPE, edit_json, save_base, save_gguf
-from tests.support.data_reporter import RememberingReporter
-from tests.support.hub_server import HubServer, commit_id, run_hub
+from tests.support.data.data_reporter import RememberingReporter
+from tests.support.data.hub_server import HubServer, commit_id, run_hub
 from tests.support.jobs import make_spec
+from tests.support.networks.base_folders import SHAPE, edit_json, save_base, save_gguf
 
 WIDE = SHAPE.model_copy(update={"width": 128, "feed_forward": 512})
 WEIGHTS = "model.safetensors"

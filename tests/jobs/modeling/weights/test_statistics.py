@@ -18,7 +18,7 @@ from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.modeling.weights import statistics as weight_statistics
 from jobs.modeling.weights.outliers import find_outliers
 from jobs.modeling.weights.statistics import NUM_BINS, REACH, WeightFolder, place_of, read_change, read_tensor
-from tests.support.inspection_networks import make_network
+from tests.support.networks.inspection_networks import make_network
 
 
 def save_weights(folder: Path, **tensors: torch.Tensor) -> Path:

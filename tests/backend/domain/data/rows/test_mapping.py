@@ -16,7 +16,7 @@ from backend.domain.data.rows.display import render_preview, row_text
 from backend.domain.data.rows.mapping import apply_mapping, canonical_json, check_mapping, clean_row
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
-from tests.support.row_spellings import CALLED, GOOD, KTO, LOOK, PREFERENCE, SPELLINGS, USER, WINNER
+from tests.support.data.row_spellings import CALLED, GOOD, KTO, LOOK, PREFERENCE, SPELLINGS, USER, WINNER
 
 
 @pytest.mark.parametrize(("row", "kind", "canonical"), [case[1:] for case in SPELLINGS], ids=[case[0] for case in SPELLINGS])

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from tests.support.hub_server import HubServer, commit_id, run_hub
+from tests.support.data.hub_server import HubServer, commit_id, run_hub
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A real worker whose jobs take a moment instead of a training: each leaves a line in a file that only grows.
 
-celery -A tests.support.queue_worker worker -Q train -c 1
+celery -A tests.support.workers.queue_worker worker -Q train -c 1
 """
 
 from __future__ import annotations

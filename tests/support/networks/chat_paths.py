@@ -13,7 +13,7 @@ from jobs.evaluation.subject import Subject
 from jobs.modeling.chat.render import answers_of, encode_answer, encode_chat
 from jobs.serving.prompts import encode_request
 from jobs.training.samples import encode_sample_prompt
-from tests.support.chat_styles import ANSWER
+from tests.support.networks.chat_styles import ANSWER
 
 
 def prompts_everywhere(tokenizer: Any, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> dict[str, list[int]]:

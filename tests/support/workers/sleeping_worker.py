@@ -1,6 +1,6 @@
 """A worker whose jobs are sleeping children.
 
-celery -A tests.support.sleeping_worker worker -Q cpu -c 2
+celery -A tests.support.workers.sleeping_worker worker -Q cpu -c 2
 """
 
 from __future__ import annotations

@@ -37,5 +37,5 @@ def run(spec: JobSpec[SleepingPayload], reporter: FileReporter) -> ExportResult:
 
 
 if __name__ == "__main__":
-    child.ROOMS[JobKind.EXPORT] = "tests.support.sleeping_child"
+    child.ROOMS[JobKind.EXPORT] = "tests.support.workers.sleeping_child"
     sys.exit(child.main(sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""Votes on two answers that stood side by side in the playground."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, aliased
+
+from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant
+from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
+from backend.domain.battles.pairing import pair_of
+from backend.errors import InvalidInput
+from backend.services.battles.ballots import add_battle, append_vote, check_label, last_vote
+from backend.services.battles.campaigns import add_completion, enter, insert_campaign, usable_checkpoint
+from backend.services.battles.raters import RaterView, rater_for
+from backend.services.context import Context, Person
+
+PLAYGROUND = "Playground"
+
+
+def record_side_by_side_vote(
+    ctx: Context,
+    *,
+    messages: Messages,
+    answer_a: str,
+    answer_b: str,
+    checkpoint_a: str,
+    checkpoint_b: str,
+    label: str,
+    person: Person,
+) -> str:
+    """Store a vote on two answers that stood side by side in the playground, and return its id.
+
+    It goes into the standing campaign "Playground". The same person's vote on the same texts again is no second vote: an equal label
+    changes nothing, another one supersedes. Raises InvalidInput for an unknown label or one checkpoint on both sides.
+    """
+    check_label(label)
+    if checkpoint_a == checkpoint_b:
+        raise InvalidInput("Both answers come from the same checkpoint, so a vote would say nothing.", remedy="Compare two endpoints.")
+    rater = rater_for(ctx, person)
+    with ctx.db.write() as session:
+        campaign = _playground(session, ctx, person)
+        sides = [enter(session, ctx, campaign, usable_checkpoint(session, one)) for one in (checkpoint_a, checkpoint_b)]
+        battle = _same_battle(session, campaign, rater, messages, (answer_a, answer_b), sides)
+        if battle is None:
+            place = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign.id)) or 0
+            prompt = CampaignPrompt(campaign_id=campaign.id, position=place, messages=messages, content_hash=content_hash(messages))
+            session.add(prompt)
+            session.flush()
+            ids = [
+                add_completion(session, ctx, prompt, side, text=text, facts={"from": "playground"}).id
+                for side, text in zip(sides, (answer_a, answer_b), strict=True)
+            ]
+            battle = add_battle(
+                session,
+                ctx,
+                campaign,
+                rater_id=rater.id,
+                prompt_id=prompt.id,
+                pair=pair_of(sides[0].id, sides[1].id),
+                completions=(ids[0], ids[1]),
+                probability=1.0,
+            )
+        last = last_vote(session, battle.id)
+        if last is not None and last.label == label:
+            return last.id
+        return append_vote(session, ctx, battle, rater, label=label, last=last, duration_ms=None).id
+
+
+def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
+    existing = session.scalar(select(Campaign).where(Campaign.name == PLAYGROUND))
+    if existing is not None:
+        return existing
+    config = CampaignConfig()
+    return insert_campaign(session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True)
+
+
+def _same_battle(
+    session: Session, campaign: Campaign, rater: RaterView, messages: Messages, answers: tuple[str, str], sides: list[Contestant]
+) -> Battle | None:
+    """Return the rater's battle with exactly these texts of these contestants, if there is one."""
+    side_a, side_b = aliased(Completion), aliased(Completion)
+    return session.scalar(
+        select(Battle)
+        .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
+        .join(side_a, side_a.id == Battle.completion_a_id)
+        .join(side_b, side_b.id == Battle.completion_b_id)
+        .where(
+            Battle.campaign_id == campaign.id,
+            Battle.rater_id == rater.id,
+            CampaignPrompt.content_hash == content_hash(messages),
+            side_a.text_hash == text_hash(answers[0]),
+            side_b.text_hash == text_hash(answers[1]),
+            side_a.contestant_id == sides[0].id,
+            side_b.contestant_id == sides[1].id,
+        )
+        .limit(1)
+    )
