@@ -75,7 +75,8 @@ class Settings(BaseSettings):
     )
     trust_proxy: str = Field(
         default="false",
-        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks with commas, or true for every "
+        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks "
+        "with commas, or true for every "
         "peer on loopback or a private network.",
     )
 
@@ -91,7 +92,8 @@ class Settings(BaseSettings):
     job_memory_mb: int | None = Field(
         default=None,
         ge=256,
-        description="Memory that the processes of one job may hold, in MB; when unset, a tenth of the machine's (1 GB at least) is left to it.",
+        description="Memory that the processes of one job may hold, in MB; when unset, a tenth of the machine's "
+        "(1 GB at least) is left to it.",
     )
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
     keep_job_folders_days: float = Field(

@@ -17,7 +17,7 @@ from kombu.utils.scheduling import round_robin_cycle
 
 
 class Slots:
-    """How many jobs of each queue this worker holds, and how many it may hold."""
+    """Jobs of each queue that this worker holds, and their limits."""
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self.limits = dict(limits)

@@ -29,7 +29,8 @@ POLL_S, IDLE_POLL_S = 0.05, 0.5
 def supervise(
     stages: Sequence[Sequence[Program]], settings: Settings, *, name: str, until_ready: Callable[[Callable[[], bool]], None] | None = None
 ) -> None:
-    """Run programs until a signal arrives or the supervisor ends, then end whatever is left. Stages stop one after the other, the last first.
+    """Run programs until a signal arrives or the supervisor ends, then end whatever is left. Stages stop one after the other, the last
+    first.
 
     `until_ready` is called once the programs are started, with a function that tells whether to keep waiting for them.
     """

@@ -14,19 +14,19 @@ def say_bytes(num_bytes: float) -> str:
 
 
 def say_duration(seconds: float) -> str:
-    """Put a duration into words: 8 s, 3 min 20 s, 2 h 5 min, 3 d 4 h.
+    """Format a duration: 8 s, 3 min 20 s, 2 h 5 min, 3 d 4 h.
 
     >>> say_duration(200)
     '3 min 20 s'
     """
-    whole = round(max(0.0, seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+    rounded = round(max(0.0, seconds))
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s" if rounded < 600 else f"{round(rounded / 60)} min"
+    if rounded < 86_400:
+        return f"{rounded // 3600} h {rounded % 3600 // 60} min"
+    return f"{rounded // 86_400} d {rounded % 86_400 // 3600} h"
 
 
 def say_count(number: float) -> str:

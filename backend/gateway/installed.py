@@ -18,7 +18,10 @@ FRESH_S = 0.4
 
 
 class InstalledDirectory:
-    """Fulfils `Directory` over a context. Placement is read at most every 0.4 s; a key is looked up at every request, so that a revoked one stops at once."""
+    """Implement `Directory` over a context.
+
+    Placement is read at most every 0.4 s; a key is looked up at every request, so that a revoked one stops at once.
+    """
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx

@@ -11,7 +11,7 @@ MAX_STEPS = 3
 
 
 class StepKind(StrEnum):
-    """Where the button of a step leads."""
+    """Target of a step's button."""
 
     ENDPOINT = "endpoint"
     RUN = "run"
@@ -116,7 +116,7 @@ def _evaluations(situation: Situation) -> list[NextStep]:
 
 
 def _first_times(situation: Situation) -> list[NextStep]:
-    """Return the next step of the loop from data to chat that nobody has taken yet. What is under way counts as taken."""
+    """Return the next step of the loop from data to chat that is still open. A step in progress counts as done."""
     steps = []
     if not situation.has_data and not situation.is_importing:
         steps.append(NextStep(StepKind.IMPORT, "There is no dataset to learn from yet.", "Import a dataset"))

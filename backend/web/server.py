@@ -32,7 +32,7 @@ def send_small_answers_at_once() -> None:
 def warm_up(components: str) -> threading.Thread:
     """Import every module of the package that pages are made of and pack plotly.js, in a thread beside the first answers.
 
-    Then what is there is taken from the garbage collector, which the caller has switched off, and the collector goes on.
+    Then freeze the objects out of the garbage collector, which the caller has disabled, and enable it.
     """
     thread = threading.Thread(target=_warm_up, args=(components,), name="warm-up", daemon=True)
     thread.start()

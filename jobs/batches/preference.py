@@ -210,8 +210,8 @@ def collate_rated(items: Sequence[ReferencedRated], step: Sequence[ReferencedRat
 def collate_scored(pairs: Sequence[ReferencedPair], step: Sequence[ReferencedPair], *, pad_id: int) -> ScoredBatch:
     """Collate pairs for a network that scores whole rows."""
     sides = [pair.sides[0] for pair in pairs] + [pair.sides[1] for pair in pairs]
-    whole = pad([Answered([*side.ids, pad_id], 0) for side in sides], pad_id=pad_id)  # shifting drops the last token
-    return ScoredBatch(whole.inputs, trained=sum(len(side.ids) for side in sides))
+    rows = pad([Answered([*side.ids, pad_id], 0) for side in sides], pad_id=pad_id)  # shifting drops the last token
+    return ScoredBatch(rows.inputs, trained=sum(len(side.ids) for side in sides))
 
 
 def pad(rows: Sequence[Answered], *, pad_id: int) -> Sequences:

@@ -43,11 +43,14 @@ class PairIds(TypedDict):
 
 @dataclass(frozen=True)
 class EncodedSide:
-    """A prompt with one completion, truncated to the context. `mask` marks trained tokens; `whole` holds the ids before truncation."""
+    """A prompt with one completion, truncated to the context.
+
+    `mask` marks trained tokens; `untruncated` holds the ids before truncation.
+    """
 
     ids: list[int]
     mask: list[bool]
-    whole: list[int]
+    untruncated: list[int]
 
 
 @dataclass(frozen=True)
@@ -234,6 +237,6 @@ def _answered(prompt: list[int], answer: list[int], context: int) -> Answered:
 
 
 def _cut(prompt: list[int], answer: list[int], context: int) -> EncodedSide:
-    whole = [*prompt, *answer]
+    ids = [*prompt, *answer]
     mask = [False] * len(prompt) + [True] * len(answer)
-    return EncodedSide(whole[:context], mask[:context], whole)
+    return EncodedSide(ids[:context], mask[:context], ids)

@@ -26,13 +26,13 @@ PAD_TO = 16
 class Example:
     """One conversation truncated to the context: token ids and targets of equal length, not yet shifted.
 
-    `whole` holds the ids before truncation. `skipped` counts answers that no example trains on (see `training_chats`). `row` is the
+    `untruncated` holds the ids before truncation. `skipped` counts answers that no example trains on (see `training_chats`). `row` is the
     dataset's row, counted from 1.
     """
 
     ids: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
-    whole: list[int] = field(default_factory=list, repr=False, compare=False)
+    untruncated: list[int] = field(default_factory=list, repr=False, compare=False)
     skipped: int = 0
     row: int = field(default=0, compare=False)
 
@@ -55,7 +55,7 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, *, context: int) ->
 def _truncate(chat: EncodedChat, context: int) -> Example:
     tokens = np.asarray(chat.ids[:context], dtype=np.int64)
     targets = np.where(np.asarray(chat.mask[:context], dtype=bool), tokens, IGNORE)
-    return Example(tokens, targets, whole=chat.ids, skipped=chat.skipped)
+    return Example(tokens, targets, untruncated=chat.ids, skipped=chat.skipped)
 
 
 def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[Example]:
@@ -72,7 +72,7 @@ def encode_rows(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBa
         except ConversationRefused as error:
             refused.append(error.message)
             continue
-        truncated += any(len(example.whole) > context for example in encoded)
+        truncated += any(len(example.untruncated) > context for example in encoded)
         skipped += sum(example.skipped for example in encoded)
         trained = [Example(example.ids, example.targets, row=number) for example in encoded if example.teaches]
         empty += not trained

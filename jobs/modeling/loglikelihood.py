@@ -81,12 +81,12 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: 
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
     special = not (tokenizer.bos_token and context.startswith(tokenizer.bos_token))
-    whole = list(tokenizer.encode(context + continuation, add_special_tokens=special, verbose=False))
+    ids = list(tokenizer.encode(context + continuation, add_special_tokens=special, verbose=False))
     head = list(tokenizer.encode(context, add_special_tokens=special, verbose=False))
     if not head:  # a context of spaces alone, and no BOS
         prefix = prefix_token(tokenizer)
-        return ([prefix], whole) if prefix is not None else (whole[:1], whole[1:])
-    return head, whole[len(head) :]
+        return ([prefix], ids) if prefix is not None else (ids[:1], ids[1:])
+    return head, ids[len(head) :]
 
 
 def score_continuations(

@@ -1,6 +1,6 @@
 """Refuse tokenizers from outside that would take the memory or the time of whoever encodes a text with them.
 
-The files are looked at first, because the library aborts the process on some. Then a process of its own encodes a few texts: a pattern
+The files are checked first, because the library aborts the process on some. Then a process of its own encodes a few texts: a pattern
 that backtracks ends in a panic that is no `Exception`, and text that grows at each step ends in nothing.
 """
 

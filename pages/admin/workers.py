@@ -29,11 +29,11 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
         held = {device: job for slot_host, device, job in slots if slot_host == host}
         grid.metric("GPUs", f"{len(held)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
         for gpu in gauges.get("gpus", []):
-            used, whole = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
+            used, capacity = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
             busy = "busy" if gpu["index"] in held else "free"
             st.progress(
-                min(1.0, used / max(1, whole)),
-                text=f"GPU {gpu['index']} · {plain(str(gpu['name']))} · {busy} · {size(used)} of {size(whole)}",
+                min(1.0, used / max(1, capacity)),
+                text=f"GPU {gpu['index']} · {plain(str(gpu['name']))} · {busy} · {size(used)} of {size(capacity)}",
             )
         titles = {job_id: title for worker in workers for job_id, title, _ in worker.jobs}
         for device in (d for d in devices if not gauges.get("gpus")):
@@ -95,9 +95,10 @@ def draw_how_to_add(ctx: Context) -> None:
 def draw_job_folders(ctx: Context) -> None:
     """Say how long the working folders of ended jobs take up the disk."""
     days = ctx.policy.keep_job_folders_days
-    kept = f"are deleted {days:g} days after its end" if days else "are kept for good"
+    retention = f"are deleted {days:g} days after its end" if days else "are kept for good"
     st.caption(
-        f"A job's working files (token caches, event files) {kept} (`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`). Runs with their curves and logs, "
+        f"A job's working files (token caches, event files) {retention} (`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`). "
+        "Runs with their curves and logs, "
         f"checkpoints and datasets stay. Free on the artifacts' disk: {size(ctx.artifacts.free_bytes())}."
     )
 

@@ -87,11 +87,11 @@ def draw_tab(ctx: Context, person: Person, checkpoint: CheckpointView, inspectio
 
 with page_frame("Inspect", "Token losses, attention, logit lens and weights of a checkpoint.", way_back=True) as (ctx, person):
     inspection_id = st.query_params.get("inspection") or st.query_params.get("reading")  # the name in older links
-    asked = get_inspection(ctx, inspection_id) if inspection_id else None
-    subject = st.query_params.get("checkpoint") or (asked.checkpoint_id if asked is not None else None)
+    inspection = get_inspection(ctx, inspection_id) if inspection_id else None
+    subject = st.query_params.get("checkpoint") or (inspection.checkpoint_id if inspection is not None else None)
     if subject is None:
         draw_choice(ctx)
     else:
         # an inspection shows its own checkpoint, whatever else the address says
-        own = asked.checkpoint_id if asked is not None and asked.checkpoint_id else subject
-        draw_checkpoint(ctx, person, get_checkpoint(ctx, own), asked)
+        own = inspection.checkpoint_id if inspection is not None and inspection.checkpoint_id else subject
+        draw_checkpoint(ctx, person, get_checkpoint(ctx, own), inspection)

@@ -9,7 +9,7 @@ from pages.components.frame import empty_state, page_frame
 from pages.components.training.sweep import draw_sweep
 
 with page_frame("Sweep", "Hyperparameter search over runs that differ in the chosen fields.") as (ctx, person):
-    if wanted := st.query_params.get("sweep"):
-        draw_sweep(ctx, person, wanted)
+    if sweep_id := st.query_params.get("sweep"):
+        draw_sweep(ctx, person, sweep_id)
     else:
         empty_state("No sweep selected.", page=routes.LAUNCH, label="Launch one", icon=":material/rocket_launch:")

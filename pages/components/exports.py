@@ -50,7 +50,8 @@ def draw_export(ctx: Context, person: Person, export: ExportView, *, title: str)
             st.caption("Its files were deleted here.")
         return
     st.caption(
-        f"{plural(len(export.files), 'file')}, {size(export.bytes)}: {plain(', '.join(export.files[:6]))}{', …' if len(export.files) > 6 else ''}"
+        f"{plural(len(export.files), 'file')}, {size(export.bytes)}: "
+        f"{plain(', '.join(export.files[:6]))}{', …' if len(export.files) > 6 else ''}"
     )
     with st.container(horizontal=True):
         _draw_download(ctx, person, export)

@@ -207,15 +207,15 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     draw_rematch_state(ctx, person, campaign)
     if campaign.is_writing:
         draw_writing(ctx, campaign.id, votable=campaign.completions > 0)
-    found = standings(ctx, campaign.id)
-    if found.table is not None:
-        draw_leaderboard(found)
+    board = standings(ctx, campaign.id)
+    if board.table is not None:
+        draw_leaderboard(board)
         st.subheader("Verdicts", anchor=False)
-        draw_verdicts(found)
-        draw_bias(found)
+        draw_verdicts(board)
+        draw_bias(board)
         with st.expander("Win matrix", icon=":material/grid_on:", key="matrix"):
-            draw_matrix(found)
-        draw_loop(ctx, person, campaign, found)
+            draw_matrix(board)
+        draw_loop(ctx, person, campaign, board)
     elif campaign.completions and not campaign.is_standing:
         empty_state("No votes yet. Vote yourself, or send a link: it opens the ballot alone, without an account.")
     st.subheader("Raters", anchor=False)

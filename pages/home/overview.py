@@ -57,9 +57,9 @@ def draw_strip(strip: Strip) -> None:
         *(job.id for job in strip.jobs),
         *(f"{one.name} {one.is_healthy}" for one in strip.endpoints),
     )
-    seen = st.session_state.get(SEEN)
+    previous = st.session_state.get(SEEN)
     st.session_state[SEEN] = active
-    if seen is not None and set(seen) != set(active):
+    if previous is not None and set(previous) != set(active):
         st.rerun()
     with st.container(border=True, key="overview_strip"):
         draw_work(strip)
@@ -113,8 +113,8 @@ def gauges(values: Gauges) -> list[Callable[[], None]]:
         used, total = values.gpu_memory_used_bytes, values.gpu_memory_total_bytes
         cells.append(lambda: draw_gauge("GPU memory", used / total if total else None, f"{used / max(1, total):.0%} of {size(total)}"))
     if values.memory_used_bytes is not None and values.memory_total_bytes:
-        memory, whole = values.memory_used_bytes, values.memory_total_bytes
-        cells.append(lambda: draw_gauge("Memory", memory / whole, f"{memory / whole:.0%} of {size(whole)}"))
+        memory, capacity = values.memory_used_bytes, values.memory_total_bytes
+        cells.append(lambda: draw_gauge("Memory", memory / capacity, f"{memory / capacity:.0%} of {size(capacity)}"))
     cells.append(lambda: draw_gauge("Disk", None, f"{size(values.disk_free_bytes)} free"))
     return cells
 

@@ -2,8 +2,10 @@
 
     python tests/benchmarks/bench_data_report.py [ROWS] [PART...]
 
-Parts (default: all, each in a process of its own): `ours`, `datasketch` (pip install datasketch; not a dependency), `exact` (every row of the
-first 5,000 with every other, the truth for the others), `report` (the whole job on those rows). Rows are made here: texts of 20 to 120 words
+Parts (default: all, each in a process of its own): `ours`, `datasketch` (pip install datasketch; not a dependency), `exact` (every row of
+the
+first 5,000 with every other, the truth for the others), `report` (the whole job on those rows). Rows are made here: texts of 20 to 120
+words
 of a Zipf-like vocabulary, every fifth an edited copy of an earlier one of its thousand, every hundredth a copy. Prints a JSON line a part;
 `cpu_seconds` tells the work from the waiting on a machine that does other things too.
 """

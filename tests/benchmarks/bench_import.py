@@ -1,6 +1,7 @@
 """How fast a file is imported, beside `datasets.load_dataset` on the same file with an empty cache; and a large one in bounded memory.
 
-    PYTHONPATH=. python tests/benchmarks/bench_import.py [MB] [REPEATS]          each kind and format, the two in turns, median of the ratios
+    PYTHONPATH=. python tests/benchmarks/bench_import.py [MB] [REPEATS]          each kind and format, the two in turns, median of the
+    ratios
     PYTHONPATH=. python tests/benchmarks/bench_import.py --large GB              one file of text rows: seconds, peak memory
 
 An import also checks every row, divides the rows, hashes the content and writes Parquet; `load_dataset` writes Arrow as it is. The

@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_pretraining.py [--shape 5m] [--rounds 24] [--slice 2.4] [--nanogpt FOLDER] [--litgpt FOLDER]
 
 Each contender is a process of its own that trains without end. All are started and warmed up one after the other, then stopped, and
-let run in short turns (SIGSTOP, SIGCONT), so that a machine whose speed drifts drifts for all: of a few steps each, and many. A rate is that of the
+let run in short turns (SIGSTOP, SIGCONT), so that a machine whose speed drifts drifts for all: of a few steps each, and many. A rate is
+that of the
 steps that began and ended in a turn; ratios are taken within a round. The rate of fp32 matrix products is measured in every round, too.
 
 FOLDER is a checkout of karpathy/nanoGPT or Lightning-AI/litgpt (the latter needs its packages `lightning` and `torchmetrics`); their own

@@ -2,8 +2,10 @@
 
     python tests/benchmarks/bench_scale.py [POINTS] [RUNS] [FOLDER]
 
-Makes an installation of its own (in FOLDER, where it is found again, or for once), fills it as a worker would, starts the pages' server and opens the pages: the run
-as the first page of a new server in a new browser, and in new browsers (whose caches are empty) after that; then both pages again and again. Prints one JSON document.
+Makes an installation of its own (in FOLDER, where it is found again, or for once), fills it as a worker would, starts the pages' server
+and opens the pages: the run
+as the first page of a new server in a new browser, and in new browsers (whose caches are empty) after that; then both pages again and
+again. Prints one JSON document.
 """
 
 from __future__ import annotations

@@ -112,7 +112,8 @@ def predict(fit: LawFit, unseen: list[ScalingPoint]) -> None:
         errors.append(abs(found.value / point.loss - 1))
         inside = "in" if holds(found, point.loss) else "OUT OF"
         print(
-            f"    {point.label}: {point.loss:.4f}, predicted {found.value:.4f} ({found.value / point.loss - 1:+.2%}), {inside} [{found.low:.4f}, {found.high:.4f}]"
+            f"    {point.label}: {point.loss:.4f}, predicted {found.value:.4f} ({found.value / point.loss - 1:+.2%}), "
+            f"{inside} [{found.low:.4f}, {found.high:.4f}]"
         )
     print(f"    mean error {np.mean(errors):.2%} over {len(errors)} runs")
 

@@ -134,7 +134,10 @@ def history_of_mlflow(place: Path, metric: str) -> list[tuple[int, float]]:
 
 def history_of_trackio(place: Path, metric: str) -> list[tuple[int, float]]:
     """Ask Trackio's own reader, which looks for its folder when it is first imported."""
-    code = "import json, sys; from trackio.sqlite_storage import SQLiteStorage as S; print(json.dumps(S.get_logs('roundhouse', 'tried'), default=str))"
+    code = (
+        "import json, sys; from trackio.sqlite_storage import SQLiteStorage as S; print(json.dumps(S.get_logs('roundhouse', "
+        "'tried'), default=str))"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **OFFLINE, "TRACKIO_DIR": str(place)}, check=True, capture_output=True
     )

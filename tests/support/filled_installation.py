@@ -48,7 +48,10 @@ class Filled:
     @property
     def addresses(self) -> dict[str, str]:
         """Every page by a short name, and what is shown one at a time."""
-        pages = "datasets architectures tokenizers planner launch runs checkpoints inspect evaluations battles endpoints playground workers people"
+        pages = (
+            "datasets architectures tokenizers planner launch runs checkpoints inspect evaluations battles endpoints "
+            "playground workers people"
+        )
         return {
             "overview": "/",
             **{page: f"/{page}" for page in pages.split()},

@@ -76,8 +76,10 @@ def plan_text(plan: ScalingPlan) -> str:
         f"{plan.flops:.3g} FLOPs by {plan.law.title}",
         f"  optimum        {say_count(plan.optimum.parameters)} parameters{_interval(plan.optimal_parameters, say_count)}, "
         f"{say_count(plan.optimum.tokens)} tokens ({plan.optimum.tokens_per_parameter:.3g} for each)",
-        f"  network        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, {shape.width} wide, {shape.num_heads} heads",
-        f"  training       {say_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, learning rate {batch.learning_rate:g}, "
+        f"  network        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, "
+        f"{shape.width} wide, {shape.num_heads} heads",
+        f"  training       {say_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, "
+        f"learning rate {batch.learning_rate:g}, "
         f"warm-up {batch.warmup_steps} steps",
         f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}"
         if plan.loss_is_believable
@@ -145,7 +147,8 @@ def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) ->
     if flops is not None:
         optimum = fit.law.optimum(flops)
         lines.append(
-            f"  at {flops:.3g} FLOPs: {say_count(optimum.parameters)} parameters{_interval(fit.law.parameters_estimate(flops), say_count)}, "
+            f"  at {flops:.3g} FLOPs: {say_count(optimum.parameters)} parameters"
+            f"{_interval(fit.law.parameters_estimate(flops), say_count)}, "
             f"{say_count(optimum.tokens)} tokens, loss {optimum.loss:.3f}"
         )
     return "\n".join([*lines, *(f"- {text}" for text in fit.warnings)])
@@ -178,7 +181,8 @@ def study_data(plan: StudyPlan) -> dict[str, Any]:
 def study_text(plan: StudyPlan) -> str:
     """Return a study's runs in lines."""
     lines = [
-        f"  {say_budget(run.budget):>8} FLOPs  {run.parameters:>14,} parameters  {say_count(run.tokens):>14} tokens  {run.config.max_steps:>8,} steps"
+        f"  {say_budget(run.budget):>8} FLOPs  {run.parameters:>14,} parameters  "
+        f"{say_count(run.tokens):>14} tokens  {run.config.max_steps:>8,} steps"
         + (f"  {say_duration(run.seconds)}" if run.seconds is not None else "")
         for run in plan.runs
     ]

@@ -1,4 +1,4 @@
-"""What an architecture costs, in one report: parameters, FLOPs, cache and memory. Knows arithmetic, no tensors."""
+"""Report the cost of an architecture: parameters, FLOPs, cache and memory. Knows arithmetic, no tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class HasRank(Protocol):
 
 
 class MemoryBytes(BaseModel):
-    """What one training process holds at its peak, in bytes; see `memory.MemoryEstimate`. The parts add up to `total`."""
+    """Peak memory of one training process in bytes; see `memory.MemoryEstimate`. The parts add up to `total`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,7 +37,7 @@ class MemoryBytes(BaseModel):
 
 
 class ArchitectureReport(BaseModel):
-    """What an architecture costs. Counts are exact; `memory_bytes` is an estimate (see `memory`).
+    """Cost of an architecture. Counts are exact; `memory_bytes` is an estimate (see `memory`).
 
     `active_parameters` are those that one token passes through. `kv_cache_bytes` is the whole cache after `context` tokens, which is
     less than `context` times `kv_cache_bytes_per_token` where layers slide. `kv_cache_expanded_bytes_per_token` is what latent

@@ -70,8 +70,8 @@ def optimizer_bytes(setting: TrainingSetting) -> int:
     if setting.optimizer == "adamw_8bit":
         embeddings = 0 if rank or setting.frozen_blocks else parts["embedding"] + parts.get("positions", 0)
         vectors = 0 if rank else parts["norms"] + parts.get("biases", 0)
-        whole = min(total, embeddings + vectors)
-        return round(2 * FLOAT * whole + EIGHT_BIT * (total - whole))
+        full_precision = min(total, embeddings + vectors)
+        return round(2 * FLOAT * full_precision + EIGHT_BIT * (total - full_precision))
     return 2 * FLOAT * total
 
 

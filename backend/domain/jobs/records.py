@@ -64,7 +64,10 @@ class JobResult(ReadRecord):
 
 
 class JobFailure(ReadRecord):
-    """Cause and remedy of a failed job, see backend.errors; falsy without a cause. `exit` is the status of a process that died, `tail` the end of its output."""
+    """Cause and remedy of a failed job, see backend.errors; falsy without a cause.
+
+    `exit` is the status of a process that died, `tail` the end of its output.
+    """
 
     cause: str = ""
     remedy: str = ""

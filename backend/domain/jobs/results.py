@@ -18,7 +18,8 @@ from backend.domain.jobs.states import JobKind, StopRequest
 class RunMeasurement(ReadRecord):
     """Peak memory and speed of one training process.
 
-    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone where the allocator knows it; `step_s` is the median
+    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone where the allocator knows it; `step_s` is the
+    median
     time of a step, with its 10th and 90th percentile.
     """
 
@@ -120,7 +121,8 @@ class ReplicaResult(JobResult):
 class ImportResult(JobResult):
     """The version that an import, or a change of another version, made.
 
-    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk, `text_bytes` that of
+    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk, `text_bytes`
+    that of
     the text. `version_id` names the version that has the content: an older one where it was `reused`.
     """
 

@@ -104,7 +104,8 @@ def _about_time(plan: ScalingPlan) -> Iterator[str]:
         apart = max(low / plan.flops_per_token, plan.flops_per_token / high)
         if apart > 4:
             yield (
-                f"The nearest measured network takes {say_times(apart)} {'more' if low > plan.flops_per_token else 'fewer'} FLOPs per token "
+                f"The nearest measured network takes {say_times(apart)} "
+                f"{'more' if low > plan.flops_per_token else 'fewer'} FLOPs per token "
                 "and speed changes with size: run a probe before you rely on the time."
             )
 

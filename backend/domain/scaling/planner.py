@@ -81,7 +81,7 @@ def make_plan(
 def _fit_budget(
     config: PlanConfig, law: ScalingLaw, speeds: Sequence[Speed], *, seconds: float | None, vocab_size: int
 ) -> tuple[float, Allocation, ArchitectureConfig, int]:
-    """Return (FLOPs, optimum, architecture, training FLOPs per token); a time budget and the rate at the architecture's size are iterated."""
+    """Return (FLOPs, optimum, architecture, training FLOPs per token). A time budget and the rate at the network's size are iterated."""
     flops = config.flops if config.flops is not None else _flops_in(seconds or 0.0, speeds, config, law)
     for _ in range(SETTLING):
         optimum = _allocate(config, law, flops)

@@ -38,7 +38,7 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class LossBasis:
-    """What a val_loss is measured by."""
+    """The objective, loss, data and tokenizer that a val_loss is measured with."""
 
     objective: Side
     loss: Side
@@ -47,7 +47,7 @@ class LossBasis:
 
     @property
     def key(self) -> tuple[str | None, ...]:
-        """What is the same for runs whose val_loss is comparable."""
+        """Return a key that is equal for runs whose val_loss is comparable."""
         return tuple(self.side(aspect).id for aspect in Aspect)
 
     def side(self, aspect: Aspect) -> Side:

@@ -19,7 +19,7 @@ from backend.errors import InvalidInput
 
 
 class Objective(StrEnum):
-    """What a run optimises."""
+    """The objective of a run."""
 
     PRETRAIN = "pretrain"
     SFT = "sft"
@@ -48,7 +48,7 @@ DATASET_KINDS: dict[Objective, tuple[str, ...]] = {
 
 
 class RunSubject(Section):
-    """What a run trains, on what, and by which method.
+    """The subject of a run: objective, method, dataset, network.
 
     Names refer to rows: `dataset` is `name` or `name@version`; `architecture` is a stored name or the config itself;
     `tokenizer` and `base` are names.

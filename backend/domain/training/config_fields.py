@@ -149,7 +149,7 @@ def value_at(config: RunConfig, path: str) -> Any:
 
 
 def default_at(path: str) -> Any:
-    """Return what a field is when nobody sets it."""
+    """Return the default of a field."""
     return field_at(path).default
 
 

@@ -24,7 +24,7 @@ LION_DIVISOR = 5.0
 
 @dataclass(frozen=True)
 class Basis:
-    """What suggestions follow. None is not known.
+    """Facts that the suggested defaults depend on. None: unknown.
 
     `parameters` are those without embeddings where the shape is known. `unique_tokens` are those of the train split. `chosen` are values
     that are fixed already, by path: steps follow a chosen micro-batch, the learning rate a chosen optimizer.

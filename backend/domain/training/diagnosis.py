@@ -29,7 +29,7 @@ the universe; heavy-tailed batches of a few rows reach 6 to 8."""
 DIVERGED_SHARE = 0.25
 """Diverged: the loss has lost a quarter of its gain."""
 FLAT_SHARE = 0.01
-"""A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and not seen to fall at all."""
+"""A plateau: with 95 % certainty less than 1 % better over the last two fifths of the steps, and no evidence of any fall."""
 OVER_FIT_SHARE, OVER_FIT_SIGMAS = 0.02, 5.0
 """val_loss has risen by 2 % and by five times its own noise above its lowest value, while train_loss fell on."""
 DEAD_NORM = 1e-6
@@ -117,12 +117,13 @@ def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
     Spikes are searched among all points, other findings among every n-th of a long curve, which keeps means and noise.
     """
     thin = {name: _thinned(one) for name, one in series.items()}
-    found = [*_not_finite(series, facts), *_gradients(thin, facts), *_spikes(series, facts), *_course(thin, facts), *_loader(thin, facts)]
-    kinds = {finding.kind for finding in found}
+    findings = [*_not_finite(series, facts), *_spikes(series, facts)]
+    findings += [*_gradients(thin, facts), *_course(thin, facts), *_loader(thin, facts)]
+    kinds = {finding.kind for finding in findings}
     if kinds & {Kind.DIVERGED, Kind.NOT_FINITE}:  # what follows from it is not said again
-        found = [finding for finding in found if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
+        findings = [finding for finding in findings if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
     order = list(SEVERITY)
-    return sorted(found, key=lambda finding: order.index(finding.kind))
+    return sorted(findings, key=lambda finding: order.index(finding.kind))
 
 
 def _not_finite(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
@@ -217,7 +218,7 @@ def _spikes(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     step, number = int(train.steps[worst]), len(groups)
     if number < 2 and above[worst] < level[worst]:
         return  # one batch of odd text is part of most corpora
-    seen = f"The loss jumped {number} times" if number > 1 else "The loss jumped"
+    evidence = f"The loss jumped {number} times" if number > 1 else "The loss jumped"
     cause = "Batches of odd text, or a learning rate at the edge of what is stable."
     if norms is not None and len(norms):
         at = int(np.clip(np.searchsorted(norms.steps, step), 0, len(norms) - 1))
@@ -226,7 +227,7 @@ def _spikes(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
             cause = f"The gradient norm was {factor:.0f} times its usual value there: batches of odd text, or a learning rate at the edge."
     yield Finding(
         Kind.SPIKES,
-        f"{seen}, the highest time by {above[worst]:.2f} to {values[worst]:.2f} at step {step:,}.",
+        f"{evidence}, the highest time by {above[worst]:.2f} to {values[worst]:.2f} at step {step:,}.",
         cause,
         step,
         *_calmer(facts.config),

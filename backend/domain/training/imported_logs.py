@@ -48,7 +48,7 @@ OURS = {
 
 
 @dataclass
-class ForeignLog:
+class ParsedLog:
     """Curves of one run of another program.
 
     `points`: by metric, by step, (value, Unix seconds or None). `not_finite`: by metric the first step whose value was no number.
@@ -104,7 +104,7 @@ class ForeignLog:
             self.notes.append(note)
 
 
-def read_logs(data: bytes, *, filename: str) -> list[ForeignLog]:
+def read_logs(data: bytes, *, filename: str) -> list[ParsedLog]:
     """Return the runs in a log file, whose format is detected by its content.
 
     Raises InvalidInput for a file that is too large, is no log, or holds no points.
@@ -144,7 +144,7 @@ def our_name(metric: str) -> str | None:
     return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 1]}…"
 
 
-def _read_json(data: bytes) -> ForeignLog:
+def _read_json(data: bytes) -> ParsedLog:
     """Read `trainer_state.json` of transformers, a list of objects, or an object a line."""
     text = data.decode("utf-8-sig", "replace")
     try:
@@ -155,7 +155,7 @@ def _read_json(data: bytes) -> ForeignLog:
     except (ValueError, RecursionError) as error:
         raise InvalidInput("The file begins like JSON and can't be read as such.", remedy="Choose a whole file.") from error
     is_state = isinstance(content, dict) and isinstance(content.get("log_history"), list)
-    log = ForeignLog("trainer_state.json" if is_state else "JSON")
+    log = ParsedLog("trainer_state.json" if is_state else "JSON")
     rows = content["log_history"] if is_state else content if isinstance(content, list) else [content]
     _take_rows(log, (row for row in rows if isinstance(row, dict) and "train_runtime" not in row))
     flops, steps = (_number(content.get(key)) for key in ("total_flos", "global_step")) if is_state else (None, None)
@@ -164,7 +164,7 @@ def _read_json(data: bytes) -> ForeignLog:
     return log
 
 
-def _take_rows(log: ForeignLog, rows: Iterable[dict[str, Any]]) -> None:
+def _take_rows(log: ParsedLog, rows: Iterable[dict[str, Any]]) -> None:
     """Read rows that hold a step and any number of metrics. The newest count of tokens gives those of a step."""
     for row in rows:
         lowered = {str(key).strip().lower(): value for key, value in row.items()}
@@ -197,7 +197,7 @@ def _number(value: object) -> float | None:
         return None
 
 
-def _read_csv(data: bytes, *, stem: str) -> list[ForeignLog]:
+def _read_csv(data: bytes, *, stem: str) -> list[ParsedLog]:
     """Read a table with a column `step`: one column a metric, or columns `metric` and `value` with one line a point."""
     text = data.decode("utf-8-sig", "replace")
     head = text.partition("\n")[0]
@@ -217,7 +217,7 @@ def _read_csv(data: bytes, *, stem: str) -> list[ForeignLog]:
             return _tidy({key.lower(): value for key, value in row.items()} for row in rows)
         if lowered == ["wall time", "step", "value"]:  # what TensorBoard's page downloads: one metric a file
             rows = ({stem if key.lower() == "value" else key: value for key, value in row.items()} for row in rows)
-        log = ForeignLog("CSV")
+        log = ParsedLog("CSV")
         _take_rows(log, rows)
     except csv.Error as error:
         raise InvalidInput(f"The table can't be read: {error}.") from error
@@ -228,20 +228,20 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
-def _tidy(rows: Iterator[dict[str, str]]) -> list[ForeignLog]:
+def _tidy(rows: Iterator[dict[str, str]]) -> list[ParsedLog]:
     """Read one line a point; a column `run` keeps several runs apart."""
-    logs: dict[str, ForeignLog] = {}
+    logs: dict[str, ParsedLog] = {}
     for row in rows:
         step = _first(row, ("step",))
         if step is None or step != int(step):
             continue
-        log = logs.setdefault(row.get("run") or "", ForeignLog("CSV", name=row.get("name") or row.get("run") or ""))
+        log = logs.setdefault(row.get("run") or "", ParsedLog("CSV", name=row.get("name") or row.get("run") or ""))
         log.add(row.get("metric") or "", int(step), row.get("value"), _first(row, TIME_NAMES))
     return list(logs.values())
 
 
-def _read_events(data: bytes) -> ForeignLog:
-    log = ForeignLog("TensorBoard")
+def _read_events(data: bytes) -> ParsedLog:
+    log = ParsedLog("TensorBoard")
     try:
         for scalar in read_scalars(data):
             if scalar.tag.lower() in TOKEN_NAMES and scalar.step > 0 and math.isfinite(scalar.value):

@@ -35,7 +35,7 @@ TINY_BATCH = 16.0
 
 
 class Code(StrEnum):
-    """What a warning is about."""
+    """Code of a warning."""
 
     LEARNING_RATE_HIGH = "learning_rate_high"
     LEARNING_RATE_LOW = "learning_rate_low"
@@ -109,14 +109,14 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
         rule = learning_rate_rule(body, config.tokens_per_step * config.max_steps).value / less
         low = rule / PRETRAIN_FACTOR / (10.0 if config.base else 1.0)  # continued pretraining often takes a tenth of the base's peak
         return low, rule * PRETRAIN_FACTOR, f"the Step Law (Li et al. 2025) says {rule:.2g} for this size and these tokens{by}"
-    whole = learning_rate_rule(body, 20.0 * body).value / less
+    full_rate = learning_rate_rule(body, 20.0 * body).value / less
     adapters = config.method != "full"
     if config.objective in PAIRWISE or config.objective is Objective.KTO:
-        top = whole / (10.0 if adapters or config.objective is Objective.REWARD else 30.0)
-        return top / 1000.0, top, f"preferences take far less than the {whole:.2g} that this size is pretrained with{by}"
-    top = 2.0 * whole if adapters else whole
+        top = full_rate / (10.0 if adapters or config.objective is Objective.REWARD else 30.0)
+        return top / 1000.0, top, f"preferences take far less than the {full_rate:.2g} that this size is pretrained with{by}"
+    top = 2.0 * full_rate if adapters else full_rate
     what = "adapters take up to twice" if adapters else "fine-tuning takes at most"
-    return top / (300.0 if adapters else 1000.0), top, f"{what} the {whole:.2g} that this size is pretrained with{by}"
+    return top / (300.0 if adapters else 1000.0), top, f"{what} the {full_rate:.2g} that this size is pretrained with{by}"
 
 
 def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:

@@ -1,7 +1,7 @@
 """Scalars of TensorBoard's event files, read from bytes with bounds on everything: a file comes from somebody else.
 
 An event file is a row of records: length (8 bytes), its checksum (4), the bytes of an `Event` message, their checksum (4); see
-tensorflow/core/lib/io/record_writer.h and tensorflow/core/util/event.proto. Only the fields that hold a scalar are looked at, so that
+tensorflow/core/lib/io/record_writer.h and tensorflow/core/util/event.proto. Only fields that hold a scalar are parsed, so that
 neither TensorBoard nor a protobuf runtime is needed, and a message can't make anything run.
 """
 
@@ -75,15 +75,15 @@ def _scalars_of(event: memoryview) -> Iterator[Scalar]:
 
 
 def _value_of(message: memoryview) -> tuple[str, float] | None:
-    tag, found = "", None
+    tag, scalar = "", None
     for number, kind, value in _fields(message):
         if number == 1 and kind == BYTES:
             tag = bytes(value[:400]).decode("utf-8", "replace")
         elif number == 2 and kind == FIXED32:
-            found = struct.unpack("<f", value)[0]
+            scalar = struct.unpack("<f", value)[0]
         elif number == 8 and kind == BYTES:
-            found = _tensor_of(value)
-    return None if found is None or not tag else (tag, float(found))
+            scalar = _tensor_of(value)
+    return None if scalar is None or not tag else (tag, float(scalar))
 
 
 def _tensor_of(message: memoryview) -> float | None:

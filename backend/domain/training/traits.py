@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 
 class Effect(StrEnum):
-    """What a field changes. `RESULT` is what is learned and how it is measured, `LENGTH` the number of steps."""
+    """Effect of a field. `RESULT`: the trained weights and their metrics; `LENGTH` the number of steps."""
 
     RESULT = "result"
     MEMORY = "memory"
@@ -21,7 +21,7 @@ class Effect(StrEnum):
 
 
 class Group(StrEnum):
-    """Where the launch form has a field. The values are the titles of its tabs; the first two stand above the tabs."""
+    """Position of a field on the launch form. The values are the titles of its tabs; the first two stand above the tabs."""
 
     MAIN = "Main"
     METHOD = "Objective and method"

@@ -134,7 +134,10 @@ def _failures(scheme: str) -> tuple[type[BaseException], ...]:
 
 @contextmanager
 def _in_words(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bool]]:
-    """Turn a store's refusal or silence into an error with its cure. What is yielded is filled where keys are missing and not yet `last`."""
+    """Turn a store's refusal or silence into an error with its cure.
+
+    What is yielded is filled where keys are missing and not yet `last`.
+    """
     missing_keys: list[bool] = []
     try:
         yield missing_keys

@@ -52,7 +52,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubRevision:
-    """A repository at one commit. `requested` is the branch, tag or commit that was named; `parameters` and `gguf_family` as the Hub counts."""
+    """A repository at one commit. `requested`: the named branch, tag or commit; `parameters`, `gguf_family`: as the Hub counts."""
 
     id: str
     commit: str

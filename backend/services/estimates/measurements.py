@@ -39,7 +39,7 @@ RECENT = 300
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured or predicted. `setting` is None for a base whose family the formula does not know."""
+    """The subject of a measurement or prediction. `setting` is None for a base whose family the formula does not know."""
 
     setting: TrainingSetting | None
     stored: dict[str, Any]

@@ -207,8 +207,8 @@ def build_prompt(system: str, messages: Sequence[MessageView]) -> tuple[ChatMess
     """
     line = [message for message in messages if message.branch == 0]
     failed = {message.position for message in line if message.has_failed}
-    kept = [m for m in line if m.position not in failed and not (m.role == Role.USER and m.position + 1 in failed)]
-    turns = tuple(ChatMessage(role=Role(m.role), content=m.content) for m in kept)
+    included = [m for m in line if m.position not in failed and not (m.role == Role.USER and m.position + 1 in failed)]
+    turns = tuple(ChatMessage(role=Role(m.role), content=m.content) for m in included)
     return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + turns
 
 

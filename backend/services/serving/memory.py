@@ -27,7 +27,7 @@ class FreeMemory:
 
 @dataclass(frozen=True)
 class DeploymentMemory:
-    """What a replica of a checkpoint needs and what is free. None where it is unknown: no size of the network, no serving worker."""
+    """Memory that a replica needs, and free memory. None if unknown: no size of the network, no serving worker."""
 
     replica: ReplicaMemory | None
     free: FreeMemory | None

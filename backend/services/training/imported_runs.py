@@ -11,7 +11,7 @@ from sqlalchemy import select
 from backend.db.base import new_id
 from backend.db.tables import Run
 from backend.domain.jobs.events import MetricsEvent, Values
-from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ForeignLog, clean_text, read_logs
+from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ParsedLog, clean_text, read_logs
 from backend.domain.training.summary import ImportedLog, RunSummary
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
@@ -34,7 +34,7 @@ def import_log(ctx: Context, data: bytes, *, filename: str, person: Person, name
     logs = read_logs(data, filename=filename)
     if len(logs) > MAX_RUNS:
         raise InvalidInput(f"The file holds {len(logs)} runs, and at most {MAX_RUNS} are read at once.", field="file")
-    return [get_run(ctx, _insert(ctx, log, filename=filename, wanted=name, person=person)) for log in logs]
+    return [get_run(ctx, _insert(ctx, log, filename=filename, requested_name=name, person=person)) for log in logs]
 
 
 def import_log_path(ctx: Context, path: Path, *, person: Person, name: str = "") -> list[RunView]:
@@ -45,7 +45,7 @@ def import_log_path(ctx: Context, path: Path, *, person: Person, name: str = "")
         if not files:
             raise NotFound(f"There is no event file in {path}.", remedy=f"They are called {EVENT_FILES}.")
         merged = _merge([log for file in files for log in read_logs(_read(file), filename=file.name)])
-        return [get_run(ctx, _insert(ctx, merged, filename=path.name, wanted=name, person=person))]
+        return [get_run(ctx, _insert(ctx, merged, filename=path.name, requested_name=name, person=person))]
     if not path.is_file():
         raise NotFound(f"There is no file {path}.")
     return import_log(ctx, _read(path), filename=path.name, person=person, name=name)
@@ -56,7 +56,7 @@ def _read(path: Path) -> bytes:
         return file.read(MAX_BYTES + 1)  # one byte more than is allowed is enough to refuse it
 
 
-def _merge(logs: Sequence[ForeignLog]) -> ForeignLog:
+def _merge(logs: Sequence[ParsedLog]) -> ParsedLog:
     """Return one log of several that a program wrote one after the other: later points replace earlier ones."""
     first, *others = logs
     for log in others:
@@ -68,8 +68,8 @@ def _merge(logs: Sequence[ForeignLog]) -> ForeignLog:
     return first
 
 
-def _insert(ctx: Context, log: ForeignLog, *, filename: str, wanted: str, person: Person) -> str:
-    run_id, shown = new_id(), clean_text(wanted or log.name or Path(filename).stem)[:100] or "imported"
+def _insert(ctx: Context, log: ParsedLog, *, filename: str, requested_name: str, person: Person) -> str:
+    run_id, shown = new_id(), clean_text(requested_name or log.name or Path(filename).stem)[:100] or "imported"
     has_time = log.has_time
     with ctx.db.write() as session:
         taken = set(session.scalars(select(Run.name).where(Run.name.startswith(shown, autoescape=True))))
@@ -98,10 +98,10 @@ def _insert(ctx: Context, log: ForeignLog, *, filename: str, wanted: str, person
     return run_id
 
 
-def _rows(log: ForeignLog, *, has_time: bool) -> Iterator[MetricsEvent]:
+def _rows(log: ParsedLog, *, has_time: bool) -> Iterator[MetricsEvent]:
     """Yield the points by step, as a training job reports them."""
     for step in sorted({step for series in log.points.values() for step in series}):
-        found = {metric: series[step] for metric, series in log.points.items() if step in series}
-        times = [time for _, time in found.values() if time is not None]
-        values: Values = {metric: value for metric, (value, _) in found.items()}
+        points = {metric: series[step] for metric, series in log.points.items() if step in series}
+        times = [time for _, time in points.values() if time is not None]
+        values: Values = {metric: value for metric, (value, _) in points.items()}
         yield MetricsEvent(step=step, time=min(times) if has_time else 0.0, values=values)

@@ -151,11 +151,11 @@ def _parameters(config: RunConfig, parts: RunParts) -> tuple[int, int]:
     if parts.architecture is not None:
         report = describe(parts.architecture)
         return report.parameters, report.trainable_parameters
-    whole = (parts.base.parameters if parts.base else None) or 0
+    base_parameters = (parts.base.parameters if parts.base else None) or 0
     if config.method != "full":
-        adapters = min(whole, whole // 20 + 1)  # adapters rarely exceed a twentieth; the job checks exactly
+        adapters = min(base_parameters, base_parameters // 20 + 1)  # adapters rarely exceed a twentieth; the job checks exactly
         return adapters, adapters
-    return whole, whole
+    return base_parameters, base_parameters
 
 
 def _architecture(ctx: Context, config: RunConfig) -> tuple[ArchitectureConfig | None, str | None]:

@@ -218,8 +218,8 @@ def _curves(ctx: Context, run_id: str) -> list[Trace]:
         for name in CURVES:
             if name in names:
                 points = read_points(session, run_id, names[name])
-                kept = points.at(downsample(points.steps, points.values, CURVE_POINTS))
-                traces.append(Trace(name, tuple(kept.steps.tolist()), tuple(kept.values.tolist())))
+                shown = points.at(downsample(points.steps, points.values, CURVE_POINTS))
+                traces.append(Trace(name, tuple(shown.steps.tolist()), tuple(shown.values.tolist())))
     return traces
 
 
@@ -269,15 +269,15 @@ def _lineage(ctx: Context, newest: CheckpointView | None) -> tuple[str, ...]:
 
 
 def _from_the_hub(base: CheckpointView) -> str:
-    """Name a base's Hub id and revision; a path of this machine is left out, since nobody else can fetch it."""
-    found = _hub_id(base.source) if base.facts.get("revision") else None
-    return f", {found} at {base.facts['revision']}" if found else ""
+    """Name a base's Hub id and revision; a local path is left out, since no one else can fetch it."""
+    hub_id = _hub_id(base.source) if base.facts.get("revision") else None
+    return f", {hub_id} at {base.facts['revision']}" if hub_id else ""
 
 
 def _hub_base(ctx: Context, made: list[CheckpointView]) -> str | None:
     """Return the Hub id of a run's base: the Hub refuses cards that name anything else."""
     ancestors = list_lineage(ctx, made[0].id)[:-1] if made else []
-    return next((found for one in reversed(ancestors) if one.facts.get("revision") and (found := _hub_id(one.source))), None)
+    return next((hub_id for one in reversed(ancestors) if one.facts.get("revision") and (hub_id := _hub_id(one.source))), None)
 
 
 def _hub_dataset(version: VersionView | None) -> str:

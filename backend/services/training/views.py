@@ -126,33 +126,33 @@ class RunFilter(TypedDict, total=False):
     imported: bool | None
 
 
-def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **wanted: Unpack[RunFilter]) -> list[RunView]:
+def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **filters: Unpack[RunFilter]) -> list[RunView]:
     """Return the runs that pass a filter, newest first."""
     with ctx.db.read() as session:
-        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(wanted)).order_by(Run.created_at.desc(), Run.id)
+        query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(filters)).order_by(Run.created_at.desc(), Run.id)
         ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide, so only those shown are read
-        found = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).all()
-        return views_of(session, sorted(found, key=lambda row: ids.index(row[0].id)))
+        rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).all()
+        return views_of(session, sorted(rows, key=lambda row: ids.index(row[0].id)))
 
 
-def count_runs(ctx: Context, **wanted: Unpack[RunFilter]) -> int:
+def count_runs(ctx: Context, **filters: Unpack[RunFilter]) -> int:
     """Return how many runs pass a filter."""
     with ctx.db.read() as session:
-        query = select(func.count()).select_from(Run).where(*_conditions(wanted))
-        return session.scalar(query.outerjoin(Job, Job.id == Run.job_id) if wanted.get("statuses") else query) or 0
+        query = select(func.count()).select_from(Run).where(*_conditions(filters))
+        return session.scalar(query.outerjoin(Job, Job.id == Run.job_id) if filters.get("statuses") else query) or 0
 
 
-def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if wanted.get("archived") else Run.archived_at.is_(None)]
-    if text := wanted.get("text", "").strip():
+def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [Run.archived_at.is_not(None) if filters.get("archived") else Run.archived_at.is_(None)]
+    if text := filters.get("text", "").strip():
         conditions.append(or_(*(column.icontains(text, autoescape=True) for column in (Run.name, Run.notes))))
-    if objectives := wanted.get("objectives"):
+    if objectives := filters.get("objectives"):
         conditions.append(Run.objective.in_(objectives))
-    if statuses := wanted.get("statuses"):
+    if statuses := filters.get("statuses"):
         conditions.append(Job.status.in_(statuses))
-    if (imported := wanted.get("imported")) is not None:
+    if (imported := filters.get("imported")) is not None:
         conditions.append((Run.origin == "imported") == imported)
-    for tag in wanted.get("tags", ()):  # as in the JSON, quotes included: a quote inside another string would be escaped
+    for tag in filters.get("tags", ()):  # as in the JSON, quotes included: a quote inside another string would be escaped
         conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
     return conditions
 
@@ -175,8 +175,8 @@ def get_runs(ctx: Context, run_ids: Sequence[str]) -> list[RunView]:
     """Return the runs with these ids, in their order; unknown ids are skipped."""
     with ctx.db.read() as session:
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(run_ids))).all()
-        found = {run.id: run for run in views_of(session, rows)}
-        return [found[run_id] for run_id in run_ids if run_id in found]
+        by_id = {run.id: run for run in views_of(session, rows)}
+        return [by_id[run_id] for run_id in run_ids if run_id in by_id]
 
 
 def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
@@ -227,8 +227,8 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
     best val_loss and steps done.
     """
     with ctx.db.read() as session:
-        found = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
-        runs = [found[run_id] for run_id in run_ids if run_id in found]
+        by_id = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
+        runs = [by_id[run_id] for run_id in run_ids if run_id in by_id]
     configs = [_flat(RunConfig.model_validate(run.config).model_dump(mode="json")) if run.config else None for run in runs]
     rows: list[tuple[str, list[str]]] = []
     for field in dict.fromkeys(name for config in configs if config for name in config):

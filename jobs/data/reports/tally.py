@@ -46,13 +46,13 @@ class Tally:
         counts = self._counts[split]
         counts["rows"] += 1
         counts["tokens"] += encoded.num_tokens
-        counts["kept_tokens"] += sum(encoded.kept)
+        counts["kept_tokens"] += sum(encoded.num_kept)
         counts["loss_tokens"] += encoded.loss_tokens
         counts["truncated_rows"] += any(strip.cut_at is not None for strip in encoded.strips)
         counts["lost_tokens"] += encoded.lost_tokens
         self._longest[split].append(encoded.longest)
         if split == "train":
-            self._kept.extend(encoded.kept)
+            self._kept.extend(encoded.num_kept)
         if encoded.refusal:
             self._note(self.refused, self.refused_rows, number, row)
             self.refusal = self.refusal or encoded.refusal

@@ -55,7 +55,7 @@ class EncodedRow:
         return max((len(strip.ids) for strip in self.strips), default=0)
 
     @property
-    def kept(self) -> list[int]:
+    def num_kept(self) -> list[int]:
         """Tokens of each strip after the cut; none of a row that is left out."""
         return [] if self.problem or self.refusal else [strip.cut_at or len(strip.ids) for strip in self.strips]
 
@@ -149,7 +149,7 @@ class ConversationView(_RenderedRows):
         return EncodedRow([strip_of(example) for example in examples if example.teaches or problem], problem=problem)
 
     def _problem(self, row: Row, example: Example) -> str:
-        uncut = encode_row(self._tokenizer, row, context=len(example.whole)) if len(example.whole) > self._context else []
+        uncut = encode_row(self._tokenizer, row, context=len(example.untruncated)) if len(example.untruncated) > self._context else []
         if any(longer.teaches for longer in uncut):
             return f"the answer begins behind the first {self._context:,} tokens"
         return "no answer is rendered as the template would generate it"
@@ -159,8 +159,8 @@ def strip_of(example: Example) -> Strip:
     """Return an encoded conversation as a strip: the first token is never trained on, as nothing stands before it."""
     has_loss = example.targets != IGNORE
     has_loss[:1] = False
-    rest = len(example.whole) - len(has_loss)
-    return Strip(example.whole, [*has_loss.tolist(), *[False] * rest], cut_at=len(has_loss) if rest > 0 else None)
+    rest = len(example.untruncated) - len(has_loss)
+    return Strip(example.untruncated, [*has_loss.tolist(), *[False] * rest], cut_at=len(has_loss) if rest > 0 else None)
 
 
 class PairView(_RenderedRows):
@@ -189,8 +189,8 @@ class RatedView(_RenderedRows):
 
 
 def _side(label: str, side: EncodedSide) -> Strip:
-    rest = len(side.whole) - len(side.ids)
-    return Strip(side.whole, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label)
+    rest = len(side.untruncated) - len(side.ids)
+    return Strip(side.untruncated, [*side.mask, *[False] * rest], cut_at=len(side.ids) if rest else None, label=label)
 
 
 class UntrainedView:

@@ -21,7 +21,8 @@ CHUNK_VALUES = 4_000_000
 class TokenStatistics:
     """Prediction statistics at each of `T` tokens.
 
-    `surprisal` [T] of each token in nats and its `rank` [T] in the vocabulary (1: most likely); the first token has none (NaN, 0). `entropy` [T] in nats, `top_ids` and `top_p` [T, K] are of the distribution after each token.
+    `surprisal` [T] of each token in nats and its `rank` [T] in the vocabulary (1: most likely); the first token has none (NaN, 0).
+    `entropy` [T] in nats, `top_ids` and `top_p` [T, K] are of the distribution after each token.
     """
 
     surprisal: Floats

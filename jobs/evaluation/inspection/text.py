@@ -224,7 +224,7 @@ class TextInspection:
 
 
 def pick_inspection_dtype(folder: Path, *, device: torch.device) -> torch.dtype:
-    """Return fp32 where the network fits in it, else bf16. Raises JobFailed if it fits in neither, before the machine runs out of memory."""
+    """Return fp32 if the network fits, else bf16. Raises JobFailed if neither fits, before the machine runs out of memory."""
     described = inspect_folder(base_folder_of(folder) if is_adapter(folder) else folder)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     values = described.parameters or 0

@@ -120,7 +120,10 @@ def _draw_inside(boxes: list[Box]) -> str:
 
 
 def _draw_residual(inside: str) -> str:
-    bracket = f"position:absolute;left:0;width:{BRACKET};top:-.35rem;bottom:.62rem;border:1.2px solid {MUTED};border-right:0;border-radius:.4rem 0 0 .4rem"
+    bracket = (
+        f"position:absolute;left:0;width:{BRACKET};top:-.35rem;bottom:.62rem;border:1.2px solid "
+        f"{MUTED};border-right:0;border-radius:.4rem 0 0 .4rem"
+    )
     plus = f'<div style="text-align:center;line-height:1.25rem;color:{MUTED}" title="The input is added to the output">⊕</div>'
     return f'<div style="position:relative;padding-left:{BRACKET}"><div style="{bracket}"></div>{inside}{plus}</div>'
 

@@ -21,7 +21,8 @@ HOVER_STYLE = (
     "<style>.rh-hover{position:absolute;transform:translate(-50%,-50%);z-index:1}"
     ".rh-hover:hover{z-index:2}"
     ".rh-hover:hover::after{content:attr(data-text);position:absolute;bottom:100%;left:50%;transform:translateX(-50%);"
-    f"white-space:pre;padding:.15rem .45rem;border-radius:.3rem;background:{TOOLTIP};color:{TOOLTIP_TEXT};font-size:.78rem;pointer-events:none}}"
+    f"white-space:pre;padding:.15rem .45rem;border-radius:.3rem;background:{TOOLTIP};color:{TOOLTIP_TEXT};"
+    f"font-size:.78rem;pointer-events:none}}"
     ".rh-hover.rh-left:hover::after{left:auto;right:0;transform:none}.rh-hover.rh-right:hover::after{left:0;transform:none}</style>"
 )
 
@@ -187,7 +188,8 @@ def _ticks(x: Axis, y: Axis) -> str:
         at = f"left:{x.place(value):.2%}"
         parts.append(f'<span style="{line}{at};top:0;bottom:0;border-left:1px solid currentColor"></span>')
         parts.append(
-            f'<span style="position:absolute;{at};top:100%;white-space:nowrap;transform:translate(-50%,.25rem);{SMALL}">{escape(x.write(value))}</span>'
+            f'<span style="position:absolute;{at};top:100%;white-space:nowrap;'
+            f'transform:translate(-50%,.25rem);{SMALL}">{escape(x.write(value))}</span>'
         )
     for value in y.ticks:
         at = f"bottom:{y.place(value):.2%}"

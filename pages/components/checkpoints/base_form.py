@@ -36,10 +36,10 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
         st.caption("Weights are read from safetensors or GGUF; code in a checkpoint is never run.")
         st.session_state.setdefault("base_once", uuid.uuid4().hex)
-        asked = st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source)
+        submitted = st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source)
         if way == OFFERED:
             _draw_refused(offers)
-    if not asked:
+    if not submitted:
         return None
     with errors_shown():
         once = st.session_state.pop("base_once")
@@ -101,20 +101,20 @@ def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]
             help="Branch, tag or commit. The resolved commit is stored with the base.",
         )
         hub, revision = (hub or "").strip(), (revision or "").strip()
-        asked = st.button("Look up", key="base_look", icon=":material/search:", disabled=not hub)
-    if asked:
+        pressed = st.button("Look up", key="base_look", icon=":material/search:", disabled=not hub)
+    if pressed:
         st.session_state.pop("base_looked", None)
         try:
             with st.spinner("Looking up"):
                 st.session_state["base_looked"] = (hub, revision, look_at_base(ctx, hub, revision=revision, person=person))
         except RoundhouseError as error:
             st.session_state["base_looked"] = (hub, revision, error)
-    seen = st.session_state.get("base_looked")
-    found = seen[2] if seen and seen[:2] == (hub, revision) else None
-    if isinstance(found, RoundhouseError):
-        show_error(found)
+    looked_up = st.session_state.get("base_looked")
+    outlook = looked_up[2] if looked_up and looked_up[:2] == (hub, revision) else None
+    if isinstance(outlook, RoundhouseError):
+        show_error(outlook)
         return "", "", None
-    return hub, revision, found
+    return hub, revision, outlook
 
 
 def _draw_outlook(look: Outlook) -> None:

@@ -112,9 +112,9 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
 
 def _draw_origin(checkpoint: CheckpointView) -> None:
     """Draw the source and licence of a base."""
-    commit, asked = checkpoint.facts.get("revision"), checkpoint.facts.get("requested_revision")
+    commit, revision = checkpoint.facts.get("revision"), checkpoint.facts.get("requested_revision")
     source = plain(checkpoint.source.partition("@")[0] if commit else checkpoint.source)
-    pinned = f", {plain(str(asked))}" + (f" at commit `{commit}`" if asked != commit else "") if commit else ""
+    pinned = f", {plain(str(revision))}" + (f" at commit `{commit}`" if revision != commit else "") if commit else ""
     licence = plain(str(checkpoint.facts.get("licence") or "not stated"))
     with st.container(gap=None):
         st.caption(f":material/license: Licence: {licence}")

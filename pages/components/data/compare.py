@@ -50,14 +50,14 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
         )
         st.code(f"roundhouse data diff {shlex.quote(before.label)} {shlex.quote(version.label)}", language="bash")
         return
-    asked = f"compare_asked_{before.id}_{version.id}"
-    if unread > AT_ONCE and not st.session_state.get(asked):
+    confirmed = f"compare_asked_{before.id}_{version.id}"
+    if unread > AT_ONCE and not st.session_state.get(confirmed):
         st.caption(
             f"{plural(unread, 'row')} are read first, in about {say_duration(unread / ROWS_PER_S)}; later comparisons are there at once."
         )
         if not st.button("Compare", icon=":material/difference:", key=f"compare_{version.id}"):
             return
-        st.session_state[asked] = True
+        st.session_state[confirmed] = True
     with errors_shown():
         bar = st.progress(0.0, text="Reading rows") if unread > AT_ONCE else None
         diff = compare_versions(ctx, before.id, version.id, progress=lambda share: _show(bar, share))

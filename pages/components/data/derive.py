@@ -147,8 +147,8 @@ def _filter(ctx: Context, version: VersionView, key: str) -> Change | None:
         return None
     change = parse_change({"change": "filter", "conditions": drafts, "keep": keep == "kept"})
     assert isinstance(change, Filter)
-    stay, seen = try_filter(ctx, version, change)
-    st.caption(f":material/filter_alt: Of the first {plural(seen, 'row')} to train on, {stay:,} would stay.")
+    stay, tried = try_filter(ctx, version, change)
+    st.caption(f":material/filter_alt: Of the first {plural(tried, 'row')} to train on, {stay:,} would stay.")
     return change
 
 

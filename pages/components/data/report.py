@@ -39,9 +39,9 @@ KINDS = {"checkpoint": "base", "tokenizer": "tokenizer"}
 
 def draw_data_report(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw the form and the latest report."""
-    asked = _draw_form(ctx, person, version)
-    if asked is not None:
-        st.session_state[f"report_{version.id}"] = asked.id
+    launched = _draw_form(ctx, person, version)
+    if launched is not None:
+        st.session_state[f"report_{version.id}"] = launched.id
     view = _shown(ctx, version)
     if view is None:
         st.caption(
@@ -59,13 +59,13 @@ def draw_data_report(ctx: Context, person: Person, version: VersionView) -> None
 
 def _shown(ctx: Context, version: VersionView) -> DataReportView | None:
     """Return the report launched here or named in the address, else the newest."""
-    for wanted in (st.session_state.get(f"report_{version.id}"), st.query_params.get("report")):
-        if wanted:
+    for report_id in (st.session_state.get(f"report_{version.id}"), st.query_params.get("report")):
+        if report_id:
             try:
-                view = get_data_report(ctx, wanted)
+                view = get_data_report(ctx, report_id)
             except RoundhouseError:
-                if wanted == st.query_params.get("report") and wanted != "1":  # 1 asks for the form alone
-                    warn_unknown("report", wanted, instead="it may have been deleted")
+                if report_id == st.query_params.get("report") and report_id != "1":  # 1 asks for the form alone
+                    warn_unknown("report", report_id, instead="it may have been deleted")
                 continue
             if view.version_id == version.id:
                 return view

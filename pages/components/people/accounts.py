@@ -29,7 +29,7 @@ def draw_accounts(ctx: Context, person: Person) -> None:
     """Draw every account; an admin gets its actions."""
     accounts = list_accounts(ctx)
     if not accounts:
-        empty_state("No accounts: on this machine nobody needs to sign in. Make one before you listen on another address.")
+        empty_state("No accounts: no sign-in is needed on this machine. Make one before you listen on another address.")
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             state = f" · disabled {ago(account.disabled_at)}" if account.disabled_at else ""

@@ -30,12 +30,15 @@ NEIGHBOURS = (0.1, 1.0, 10.0)
 def draw_plan(plan: ScalingPlan) -> None:
     """Draw the plan's numbers and notes."""
     grid = st.grid(2, min_column_width=170)
-    asked = plan.optimal_parameters
+    optimum_parameters = plan.optimal_parameters
     grid.metric(
         "Parameters",
         short(plan.parameters),
         border=True,
-        help=f"{plan.parameters:,}. Optimum by the law: {short(asked.value)}{interval(asked, short)} ({asked.method}).",
+        help=(
+            f"{plan.parameters:,}. Optimum by the law: {short(optimum_parameters.value)}{interval(optimum_parameters, short)} "
+            f"({optimum_parameters.method})."
+        ),
     )
     grid.metric(
         "Tokens",
@@ -177,7 +180,7 @@ def draw_frontier(
     budgets = [around / spread, around * spread, *(run.point.flops for run in runs)]
     low, high = min(budgets) / 2, max(budgets) * 2
     others = [other for other in list_laws() if other.key != law.key]
-    lines = [frontier_line(found, low, high, ceiling=ceiling) for found in (law, *others)]
+    lines = [frontier_line(each, low, high, ceiling=ceiling) for each in (law, *others)]
     dots = [run_dot(run.point.flops, run.point.loss, run.name, parameters=run.point.parameters, tokens=run.point.tokens) for run in runs]
     st.html(figure(frontier_chart(lines, dots, marked=mark), alt="Loss against training compute: scaling laws and your runs"))
 

@@ -49,11 +49,11 @@ def draw_dataset(ctx: Context, objective: Objective, missing: list[str]) -> str 
         if newest is not None and (newest.is_ready or newest.is_importing):
             rows = plural(newest.train_rows, "row") if newest.is_ready else "being imported"
             options[dataset.name] = f"{dataset.name} · {dataset.kind}, {rows}"
-    wanted = _wanted("dataset") or ""
-    if "@" in wanted and wanted.split("@")[0] in options:
-        options[wanted] = wanted
+    requested = _wanted("dataset") or ""
+    if "@" in requested and requested.split("@")[0] in options:
+        options[requested] = requested
     chosen = _choose("dataset", "Dataset", options, missing, "a dataset")
-    last = st.session_state.get("launch_last_dataset") or wanted
+    last = st.session_state.get("launch_last_dataset") or requested
     if chosen is None and last and last not in options:
         st.caption(f":material/info: {_why_not_offered(ctx, last, objective)}")
     if chosen is not None:
@@ -84,9 +84,9 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
     """Draw the choice of a base and of a method; return the method. A recipe may call a base by its run or its id."""
     ready = list_checkpoints(ctx, ready=True)
     options = {c.name: c.name + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in ready}
-    wanted = _wanted("base")
-    if wanted and wanted not in options:
-        checkpoint = next((c for c in ready if wanted in (c.run, c.run_id, c.id)), None)
+    requested = _wanted("base")
+    if requested and requested not in options:
+        checkpoint = next((c for c in ready if requested in (c.run, c.run_id, c.id)), None)
         if checkpoint is not None:
             st.session_state[_WANTED] = {**st.session_state[_WANTED], "base": checkpoint.name}
     values["base"] = _choose("base", "Base checkpoint", options, missing, "a base")
@@ -99,11 +99,11 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
 
 
 def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:
-    """Draw a choice among rows: the wanted one, else the only one; note in `missing` if none is chosen."""
-    key, wanted = PREFIX + part, _wanted(part)
+    """Draw a choice among rows: the requested one, else the only one; note in `missing` if none is chosen."""
+    key, requested = PREFIX + part, _wanted(part)
     if st.session_state.get(key) not in options:
-        only = next(iter(options)) if wanted is None and len(options) == 1 else None
-        st.session_state[key] = wanted if wanted in options else only
+        only = next(iter(options)) if requested is None and len(options) == 1 else None
+        st.session_state[key] = requested if requested in options else only
     chosen = st.selectbox(
         label,
         list(options),
@@ -115,8 +115,8 @@ def _choose(part: str, label: str, options: dict[str, str], missing: list[str], 
     )
     if chosen is None:
         missing.append(what)
-        if wanted and wanted not in options and part != "dataset":
-            st.caption(f":material/info: There is no {part} “{plain(wanted)}”.")
+        if requested and requested not in options and part != "dataset":
+            st.caption(f":material/info: There is no {part} “{plain(requested)}”.")
     return chosen
 
 

@@ -159,7 +159,7 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
 
 
 def _clamp_warmup(groups: dict[Group, list[str]]) -> None:
-    """Show a warm-up in steps beside the steps, and return to the ratio where it is longer than the run and nobody typed it."""
+    """Show a warm-up in steps beside the steps, and return to the ratio if it is longer than the run and was not typed."""
     steps, warmup = get_field("max_steps"), get_field("warmup_steps")
     if warmup is None:
         return

@@ -18,11 +18,13 @@ from backend.db.tables import Table
 
 FIRST_ROWS = (
     "INSERT INTO datasets (id, name, kind, notes, created_at) VALUES ('d', 'lines', 'text', '', '2026-01-01 00:00:00')",
-    "INSERT INTO dataset_versions (id, dataset_id, number, source, mapping, rows, train_rows, val_rows, rejected_rows, rejected, bytes, facts,"
+    "INSERT INTO dataset_versions (id, dataset_id, number, source, mapping, rows, train_rows, val_rows, rejected_rows, rejected,"
+    " bytes, facts,"
     " provenance, created_at) VALUES ('v', 'd', 1, '', '{}', 3, 2, 1, 0, '[]', 9, '{}', '{}', '2026-01-01 00:00:00')",
     "INSERT INTO runs (id, name, objective, config, dataset_version_id, tags, notes, last_step, summary, curve_resets, created_at)"
     " VALUES ('r', 'first', 'pretrain', '{}', 'v', '[]', '', 7, '{}', 0, '2026-01-01 00:00:00')",
-    "INSERT INTO checkpoints (id, name, origin, run_id, step, source, family, is_adapter, is_final, bytes, metrics, facts, notes, created_at)"
+    "INSERT INTO checkpoints (id, name, origin, run_id, step, source, family, is_adapter, is_final, bytes, metrics,"
+    " facts, notes, created_at)"
     " VALUES ('c', 'first@7', 'run', 'r', 7, '', 'llama', false, true, 9, '{}', '{}', '', '2026-01-01 00:00:00')",
 )
 
@@ -32,7 +34,8 @@ FIRST_CONVERSATIONS = (
     " VALUES ('a', 'kept', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', NULL),"
     " ('b', 'deleted', 'e', '', '{}', '2026-01-01 00:00:00', '2026-01-01 00:00:00', '2026-01-02 00:00:00')",
     "INSERT INTO messages (id, conversation_id, position, branch, role, content, usage, created_at)"
-    " VALUES ('m', 'a', 0, 0, 'user', 'kept', '{}', '2026-01-01 00:00:00'), ('n', 'b', 0, 0, 'user', 'deleted', '{}', '2026-01-01 00:00:00')",
+    " VALUES ('m', 'a', 0, 0, 'user', 'kept', '{}', '2026-01-01 00:00:00'),"
+    " ('n', 'b', 0, 0, 'user', 'deleted', '{}', '2026-01-01 00:00:00')",
 )
 
 

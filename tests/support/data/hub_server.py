@@ -4,7 +4,8 @@
     root/models/OWNER/NAME@v2/...         the branch or tag `v2`
     root/datasets/OWNER/NAME/...          the same for datasets
 
-Repositories are created and committed to as well, large files by the plain transfer of Git LFS. Point a process at it with `HF_ENDPOINT=server.url`. A commit's id is the SHA-1 of what the revision holds, so it changes when a file does.
+Repositories are created and committed to as well, large files by the plain transfer of Git LFS. Point a process at it with
+`HF_ENDPOINT=server.url`. A commit's id is the SHA-1 of what the revision holds, so it changes when a file does.
 """
 
 from __future__ import annotations

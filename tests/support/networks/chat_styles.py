@@ -125,7 +125,8 @@ QWEN3 = """{%- if tools %}
         {%- for call in message.tool_calls or [] %}
             {%- if (loop.first and content) or not loop.first %}{{- '\\n' }}{%- endif %}
             {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
-            {%- if call.function.arguments is string %}{{- call.function.arguments }}{%- else %}{{- call.function.arguments | tojson }}{%- endif %}
+            {%- if call.function.arguments is string %}{{- call.function.arguments }}{%- else %}{{- call.function.arguments | tojson }}{%-
+            endif %}
             {{- '}\\n</tool_call>' }}
         {%- endfor %}
         {{- '<|im_end|>\\n' }}
@@ -155,7 +156,8 @@ LLAMA2 = """{%- if messages[0]['role'] == 'system' %}
 PHI3 = """{% for message in messages %}{% if message['role'] in ['system', 'user', 'assistant'] %}
 {{- '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endif %}{% endfor %}
 {%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{% else %}{{- eos_token }}{% endif %}"""
-PHI4 = """{% for message in messages %}{{- '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endfor %}
+PHI4 = """{% for message in messages %}{{- '<|im_start|>' + message['role'] + '<|im_sep|>' + message['content'] + '<|im_end|>' }}{% endfor
+%}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant<|im_sep|>' }}{% endif %}"""
 SMOLLM = """{% for message in messages %}
 {%- if loop.first and messages[0]['role'] != 'system' %}{{- '<|im_start|>system\\nYou are of help.<|im_end|>\\n' }}{% endif %}

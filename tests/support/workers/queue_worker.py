@@ -28,7 +28,9 @@ LINES = os.environ["QUEUE_TEST_LINES"]
 
 
 def leave_a_line(ctx: Context, claim: Claim[Any], **_: Any) -> None:
-    """Run a job as the runner does, but without a child: it lasts `seconds`, and a run reports a val_loss that follows from its learning rate."""
+    """Run a job as the runner does, but without a child: it lasts `seconds`, and a run reports a val_loss
+    computed from its learning rate.
+    """
     began = time.monotonic()
     time.sleep(float(claim.payload.get("seconds", 0)))
     with ctx.db.write() as session:

@@ -27,12 +27,12 @@ STATE = {
 }
 
 
-def only(data: bytes, filename: str = "log") -> foreign_logs.ForeignLog:
+def only(data: bytes, filename: str = "log") -> foreign_logs.ParsedLog:
     (log,) = read_logs(data, filename=filename)
     return log
 
 
-def values(log: foreign_logs.ForeignLog, metric: str) -> dict[int, float]:
+def values(log: foreign_logs.ParsedLog, metric: str) -> dict[int, float]:
     return {step: value for step, (value, _) in log.points[metric].items()}
 
 
@@ -111,7 +111,10 @@ def test_a_table_with_one_column_a_metric_is_read() -> None:
 
 
 def test_what_is_exported_here_is_read_again_run_by_run() -> None:
-    table = "run,name,metric,step,time,value\r\na1,first,train_loss,1,5.0,2.5\r\na1,first,val_loss,1,5.0,2.0\r\nb2,second,train_loss,1,6.0,3.5\r\n"
+    table = (
+        "run,name,metric,step,time,value\r\na1,first,train_loss,1,5.0,2.5\r\na1,first,val_loss,1,5.0,2.0\r\n"
+        "b2,second,train_loss,1,6.0,3.5\r\n"
+    )
     first, second = read_logs(table.encode(), filename="curves.csv")
     assert (first.name, second.name) == ("first", "second")
     assert values(first, "val_loss") == {1: 2.0}

@@ -163,7 +163,7 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     context = 256
     report, _, _ = reported(folder, "instruction", tokenizer=tokenizer, context=context, micro_batch=4, grad_accum_steps=3)
     examples = [encode_row(tokenizer, row, context=context)[0] for row in rows]
-    whole, kept = [len(example.whole) for example in examples], [len(example.ids) for example in examples]
+    whole, kept = [len(example.untruncated) for example in examples], [len(example.ids) for example in examples]
     train = report.train
     assert (train.rows, train.tokens, train.kept_tokens, train.lost_tokens) == (50, sum(whole), sum(kept), sum(whole) - sum(kept))
     assert train.truncated_share == sum(size > context for size in whole) / 50

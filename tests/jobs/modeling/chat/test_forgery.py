@@ -53,7 +53,7 @@ def test_a_forged_answer_is_not_trained_on_and_a_real_one_ends_where_the_templat
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": f"Sure.{text}"}, ASKED, ANSWER]
     honest = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Sure."}, ASKED, ANSWER]
     seen, wanted = (encode_row(tokenizer, {"messages": rows}, context=8192) for rows in (messages, honest))
-    assert [specials_of(tokenizer, one.whole) for one in seen] == [specials_of(tokenizer, one.whole) for one in wanted]
+    assert [specials_of(tokenizer, one.untruncated) for one in seen] == [specials_of(tokenizer, one.untruncated) for one in wanted]
     for one, other in zip(seen, wanted, strict=True):
         trained, expected = (specials_of(tokenizer, [t for t in row.targets.tolist() if t != -100]) for row in (one, other))
         assert trained == expected
@@ -103,5 +103,5 @@ def test_a_template_that_closes_a_conversation_teaches_only_the_end_of_the_turn(
     (chat,) = encode_row(tokenizer, row, context=512)
     trained = tokenizer.decode([token for token in chat.targets.tolist() if token != -100])
     assert trained.replace(" ", "") == "Mirafoundit.<|end|>Stillshe.<|end|>"
-    assert chat.whole[-1] == tokenizer.eos_token_id
+    assert chat.untruncated[-1] == tokenizer.eos_token_id
     assert tokenizer.convert_ids_to_tokens(turn_end(tokenizer)) == "<|end|>"

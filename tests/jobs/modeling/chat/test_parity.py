@@ -55,7 +55,9 @@ def test_trained_tokens_are_those_that_generation_produces_after_its_prompt(styl
     tools = [LOOK] if name == "tools" else None
     row = {"messages": messages, **({"tools": json.dumps(tools)} if tools else {})}
     examples = encode_row(tokenizer, row, context=4096)
-    assert examples[0].whole == tokenizer.apply_chat_template(template_messages(messages), tools=tools, tokenize=True, return_dict=False)
+    assert examples[0].untruncated == tokenizer.apply_chat_template(
+        template_messages(messages), tools=tools, tokenize=True, return_dict=False
+    )
     trained = [spans_of(example.targets.tolist(), example.ids.tolist()) for example in examples]
     met = [span for spans in trained for span in spans]
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]

@@ -69,7 +69,9 @@ COSTLY = {
     "nested tuples as a key": NESTED.replace("[", "(").replace("]", ")") + "{{ {ns.l: 1} }}",
     "nested tuples looked up": NESTED.replace("[", "(").replace("]", ")") + "{{ {}[ns.l] }}",
     "nested values of a dictionary": NESTED.replace("[ns.l, ns.l]", "{'a': ns.l, 'b': ns.l}") + "{{ ns.l.values() }}",
-    "nested namespaces": "{% set ns = namespace(l=0) %}{% for i in range(40) %}{% set ns.l = namespace(a=ns.l, b=ns.l) %}{% endfor %}{{ ns.l }}",
+    "nested namespaces": (
+        "{% set ns = namespace(l=0) %}{% for i in range(40) %}{% set ns.l = namespace(a=ns.l, b=ns.l) %}{% endfor %}{{ ns.l }}"
+    ),
     "a namespace in itself": "{% set ns = namespace(a=[]) %}{% set ns.a = [ns, ns, ns] %}{{ ns.a|string }}",
     "nested turns of a loop compared": NESTED
     + NESTED.replace("ns", "other")
@@ -91,10 +93,15 @@ COSTLY = {
     "a huge number read": "{% set n = ('f' * 4000000)|int(0, 16) %}{{ n * n }}",
     "a block that is caught": "{% set s %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endset %}{{ s|length }}",
     "a macro's text": "{% macro m() %}{% for i in range(99999) %}" + "a" * 9999 + "{% endfor %}{% endmacro %}{{ m()|length }}",
-    "escapes": "{% set ns = namespace(s='<'|escape) %}{% for i in range(99) %}{% set ns.s = ns.s|forceescape ~ ns.s %}{% endfor %}{{ ns.s|length }}",
+    "escapes": (
+        "{% set ns = namespace(s='<'|escape) %}{% for i in range(99) %}{% set ns.s = ns.s|forceescape ~ ns.s %}{% endfor %}{{ "
+        "ns.s|length }}"
+    ),
     "texts kept": "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% set ns.l = [ns.l, i ~ 'a' * 30000] %}{% endfor %}",
     "many parts of a program": "{{ x }}" * 20000,
-    "slices of a long text": "{% set ns = namespace(l=[]) %}{% set s = 'a' * 8000000 %}{% for i in range(99) %}{% set ns.l = ns.l + [s[i:]] %}{% endfor %}",
+    "slices of a long text": (
+        "{% set ns = namespace(l=[]) %}{% set s = 'a' * 8000000 %}{% for i in range(99) %}{% set ns.l = ns.l + [s[i:]] %}{% endfor %}"
+    ),
 }
 NOT_THERE = {
     "bytes": "{{ 'a'.encode() * 100000000 }}",
@@ -183,13 +190,24 @@ def test_an_overlong_conversation_is_refused() -> None:
 
 
 TRICKS = {
-    "loop variables": "{% for m in messages %}{{ loop.index }}/{{ loop.length }} {{ loop.last }} {{ loop.previtem is defined }} {{ loop.nextitem is defined }};{% endfor %}",
+    "loop variables": (
+        "{% for m in messages %}{{ loop.index }}/{{ loop.length }} {{ loop.last }} {{ loop.previtem is defined }} {{ "
+        "loop.nextitem is defined }};{% endfor %}"
+    ),
     "a filtered loop": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% else %}none{% endfor %}",
-    "break and continue": "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role }}{% if loop.index0 == 2 %}{% break %}{% endif %}{% endfor %}",
+    "break and continue": (
+        "{% for m in messages %}{% if loop.index0 == 1 %}{% continue %}{% endif %}{{ m.role }}{% if loop.index0 == 2 %}{% "
+        "break %}{% endif %}{% endfor %}"
+    ),
     "slices and negatives": "{{ messages[1:][0].role }}{{ messages[-1]['content'][:2] }}{{ messages[::-1]|length }}",
     "a macro": "{% macro show(m, mark='*') %}{{ mark }}{{ m.role }}{% endmacro %}{% for m in messages %}{{ show(m) }}{% endfor %}",
     "generation marks": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-    "filters": "{{ messages|map(attribute='role')|join(', ') }} {{ messages|selectattr('role', 'equalto', 'user')|list|length }} {{ 'a-b'|replace('-', '+')|upper }} {{ '%s/%d' % ('x', 3) }} {{ '{} {}'.format('a', 1) }} {{ {'b': 1, 'a': ['é']}|tojson(indent=2) }} {{ {'b': 1}|dictsort }} {{ [3, 1]|sort|first }} {{ ' x '|trim }} {{ 'abc'|indent(2, true) }}",
+    "filters": (
+        "{{ messages|map(attribute='role')|join(', ') }} {{ messages|selectattr('role', 'equalto', 'user')|list|length }} {{ "(
+            "'a-b'|replace('-', '+')|upper }} {{ '%s/%d' % ('x', 3) }} {{ '{} {}'.format('a', 1) }} {{ {'b': 1, 'a': "
+            "['é']}|tojson(indent=2) }} {{ {'b': 1}|dictsort }} {{ [3, 1]|sort|first }} {{ ' x '|trim }} {{ 'abc'|indent(2, true) }}"
+        )
+    ),
     "white space": "  {% if true %}\n  a\n  {% endif %}\n\n  {{- 'b' -}}  \n c",
     "names and numbers": "{{ 1 + 2 * 3 }} {{ 7 // 2 }} {{ dict(a=1).a }} {{ 'é' ~ 1 ~ none }} {{ x is defined }} {{ bos_token }}",
 }

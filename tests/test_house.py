@@ -1,0 +1,186 @@
+"""The layout holds: the same nouns in each layer, no import circle, nothing too long, one address for each name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+
+import pytest
+
+from backend.settings import PROJECT
+from tests.support.source_tree import (
+    PACKAGES,
+    find_circles,
+    import_graph,
+    list_files,
+    list_modules,
+    module_name,
+    parse,
+)
+
+NOUNS = frozenset(
+    [
+        "architectures",
+        "data",
+        "tokenizers",
+        "checkpoints",
+        "training",
+        "estimates",
+        "metrics",
+        "scaling",
+        "evaluation",
+        "battles",
+        "serving",
+        "people",
+        "jobs",
+    ]
+)
+ROOMS = frozenset(["modeling", "batches", "data", "training", "evaluation", "serving", "tracking"])
+LONGEST_FUNCTION, LONGEST_FILE, LARGEST_FOLDER = 60, 400, 25
+PROSE = frozenset({".md", ".txt", ".png", ".yaml", ".csv", ".json"})
+
+
+def folders_below(folder: str) -> set[str]:
+    return {
+        path.removeprefix(f"{folder}/").split("/")[0]
+        for path in list_files()
+        if path.startswith(f"{folder}/") and path.count("/") > folder.count("/") + 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("layer", "others"),
+    [
+        ("backend/domain", {"starter"}),
+        ("backend/services", set()),
+        ("pages/components", {"charts", "browser"}),
+        ("tests/backend/domain", {"starter"}),
+        ("tests/backend/services", set()),
+        ("backend/infra", {"files", "hub"}),
+        ("backend/cli", set()),
+    ],
+)
+def test_the_folders_of_a_layer_are_the_nouns(layer: str, others: set[str]) -> None:
+    assert folders_below(layer) <= NOUNS | others
+
+
+def test_the_rooms_of_the_jobs_are_listed() -> None:
+    assert folders_below("jobs") == ROOMS
+    assert folders_below("tests/jobs") <= ROOMS
+
+
+@pytest.mark.parametrize("root", ["backend", "jobs", "pages"])
+def test_tests_mirror_the_tree(root: str) -> None:
+    """A folder of tests has its folder of code."""
+    tested = {path.rsplit("/", 1)[0].removeprefix("tests/") for path in list_files() if path.startswith(f"tests/{root}/")}
+    code = {folder for path in list_files() if path.startswith(f"{root}/") for folder in [path.rsplit("/", 1)[0]]}
+    parents = {"/".join(folder.split("/")[:n]) for folder in code for n in range(1, folder.count("/") + 2)}
+    assert tested <= parents
+
+
+def test_no_modules_import_each_other() -> None:
+    assert find_circles(import_graph(*PACKAGES)) == []
+
+
+def test_a_circle_would_be_noticed() -> None:
+    assert find_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_no_test_imports_a_test() -> None:
+    imports = {
+        f"{path} imports {target}"
+        for path in list_modules("tests")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for target in [node.module]
+        if target.startswith("tests.") and target.rsplit(".", 1)[-1].startswith(("test_", "conftest"))
+    }
+    assert imports == set()
+
+
+def test_no_file_is_too_long() -> None:
+    code = [path for path in list_files() if path.endswith((".py", ".js", ".css")) and "/migrations/versions/" not in path]
+    assert {path: lines for path in code if (lines := (PROJECT / path).read_text().count("\n")) > LONGEST_FILE} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        f"{path}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path in list_modules(*PACKAGES, "tests", "docs")
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_no_folder_is_too_full() -> None:
+    code = [path for path in list_files() if "." + path.rsplit(".", 1)[-1] not in PROSE and "/" in path]
+    counts = Counter(path.rsplit("/", 1)[0] for path in code)
+    assert {folder: count for folder, count in counts.items() if count > LARGEST_FOLDER} == {}
+
+
+def test_a_package_has_an_empty_init_so_that_a_name_has_one_address() -> None:
+    """`starter` and `recipes` are the two packages that hold code of their own."""
+    folders = {path.rsplit("/", 1)[0] for path in list_modules(*PACKAGES)} - {"backend/db/migrations"}
+    assert {folder for folder in folders if not (PROJECT / folder / "__init__.py").is_file()} == set()
+    filled = {folder for folder in folders if (PROJECT / folder / "__init__.py").read_text().strip()}
+    assert filled <= {"backend/domain/starter", "backend/recipes"}
+    again = [
+        f"{path}: {alias.name}"
+        for path in list_modules(*PACKAGES)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name == alias.asname
+    ]
+    assert again == []
+
+
+def test_formatting_is_never_switched_off() -> None:
+    marks = ("# fmt: " + "skip", "# fmt: " + "off")
+    assert [path for path in list_modules(*PACKAGES, "tests", "docs") if any(mark in (PROJECT / path).read_text() for mark in marks)] == []
+
+
+def test_the_tree_of_the_readme_is_there() -> None:
+    """Each file or folder that the README's tree names exists. A line is `name/ name/   what it is`, indented below its folder."""
+    tree = (PROJECT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+    parents: list[str] = []
+    missing = []
+    for line in filter(str.strip, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = re.split(r"\s{2,}", line.strip())[0].split()
+        parents = parents[:depth]
+        missing += [
+            path for name in names if not (PROJECT / (path := "/".join([*parents, name.rstrip("/")]))).exists() and name != "models.db"
+        ]
+        parents.append(names[-1].rstrip("/"))
+    assert missing == []
+
+
+def test_paths_in_the_documentation_exist() -> None:
+    """Every path to code that a page of the docs or a docstring writes in backticks is there."""
+    pattern = re.compile(r"`((?:backend|jobs|pages|tests|docs|deploy)/[\w./*-]+?)`")
+    pages = [path for path in list_files() if path.endswith(".md")] + list_modules(*PACKAGES, "tests")
+    missing = [
+        f"{page}: {target}"
+        for page in pages
+        for target in pattern.findall((PROJECT / page).read_text())
+        if not list(PROJECT.glob(target.rstrip("/")))
+    ]
+    assert missing == []
+
+
+def test_dotted_names_in_prose_exist() -> None:
+    """Every module of ours that a docstring or a page of the docs writes by its dotted name is there."""
+    known = {module_name(path) for path in list_modules(*PACKAGES, "tests")}
+    known |= {name.rsplit(".", n)[0] for name in known for n in range(1, name.count(".") + 1)}
+    pattern = re.compile(r"(?<![\w./@\"'-])((?:backend|jobs|pages)(?:\.[a-z_]+)+)\b(?!\()")
+    missing = []
+    for path in [path for path in list_files() if path.endswith((".py", ".md"))]:
+        if path.startswith(("backend/db/migrations/", "CHANGELOG")):
+            continue
+        for name in pattern.findall((PROJECT / path).read_text()):
+            if name not in known and name.rsplit(".", 1)[0] not in known:
+                missing.append(f"{path}: {name}")
+    assert missing == []
