@@ -78,7 +78,7 @@ def test_a_path_that_can_not_be_a_base_is_refused_beside_its_field(site: Context
     app.segmented_control(key="base_way").select("Folder or .gguf file").run()
     app.text_input(key="base_path").input(str(tmp_path / "models/spoiled")).run()
     assert not app.exception
-    assert "no causal language network of the family" in app.error[0].value
+    assert "no causal language model of the family" in app.error[0].value
     assert "![x](http" not in app.error[0].value, "names are escaped"
     assert app.button(key="base_add").disabled
     app.text_input(key="base_path").input(str(tmp_path / "models/good")).run()

@@ -129,7 +129,7 @@ BROKEN = {
     "bad-json": (_bad_json, "is not JSON"),
     "damaged-header": (_damaged_header, "can't be loaded|not a safetensors file"),
     "wrong-shapes": (_wrong_shapes, "can't be loaded"),
-    "unknown-family": (_unknown_family, "no causal language network of the family .perceptron"),
+    "unknown-family": (_unknown_family, "no causal language model of the family .perceptron"),
     "no-weights": (_nothing, "holds no weights"),
     "no-tokenizer": (_no_tokenizer, "tokenizer"),
 }

@@ -127,7 +127,7 @@ def test_what_would_be_read_stays_in_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "perceptron"}, "no causal language network of the family 'perceptron'"),
+        ({"model_type": "perceptron"}, "no causal language model of the family 'perceptron'"),
         ({"model_type": ["llama"]}, "names no model_type"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "its own code"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
