@@ -203,10 +203,9 @@ TRICKS = {
     "a macro": "{% macro show(m, mark='*') %}{{ mark }}{{ m.role }}{% endmacro %}{% for m in messages %}{{ show(m) }}{% endfor %}",
     "generation marks": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "filters": (
-        "{{ messages|map(attribute='role')|join(', ') }} {{ messages|selectattr('role', 'equalto', 'user')|list|length }} {{ "(
-            "'a-b'|replace('-', '+')|upper }} {{ '%s/%d' % ('x', 3) }} {{ '{} {}'.format('a', 1) }} {{ {'b': 1, 'a': "
-            "['é']}|tojson(indent=2) }} {{ {'b': 1}|dictsort }} {{ [3, 1]|sort|first }} {{ ' x '|trim }} {{ 'abc'|indent(2, true) }}"
-        )
+        "{{ messages|map(attribute='role')|join(', ') }} {{ messages|selectattr('role', 'equalto', 'user')|list|length }} {{ "
+        "'a-b'|replace('-', '+')|upper }} {{ '%s/%d' % ('x', 3) }} {{ '{} {}'.format('a', 1) }} {{ {'b': 1, 'a': "
+        "['é']}|tojson(indent=2) }} {{ {'b': 1}|dictsort }} {{ [3, 1]|sort|first }} {{ ' x '|trim }} {{ 'abc'|indent(2, true) }}"
     ),
     "white space": "  {% if true %}\n  a\n  {% endif %}\n\n  {{- 'b' -}}  \n c",
     "names and numbers": "{{ 1 + 2 * 3 }} {{ 7 // 2 }} {{ dict(a=1).a }} {{ 'é' ~ 1 ~ none }} {{ x is defined }} {{ bos_token }}",
