@@ -92,7 +92,7 @@ def test_a_hub_that_is_away_is_said_and_the_form_goes_on(visitor: Visitor) -> No
     visitor.settle()
     visitor.fills("Dataset id", "someone/tales")
     visitor.sees(re.compile("The Hub at .* can't be reached for someone/tales"))
-    visitor.sees("Name config and split by hand")
+    visitor.sees("enter config and split")
     visitor.sees("The worker detects the columns once it has fetched the files")
     visitor.settle()
     assert visitor.page.get_by_role("alert").count() == 1, "what is wrong is said once"
@@ -118,6 +118,7 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     assert (version.rows, version.rejected_rows) == (60, 2)
     assert version.mapping == {"instruction": "prompt", "letter": "completion"}
     visitor.page.get_by_role("tab", name="Rejected (2)").click()
+    visitor.settle()
     with visitor.page.expect_download() as download:
         visitor.page.get_by_role("button", name="Download as JSON Lines").click()
     rejected = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
