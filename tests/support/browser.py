@@ -19,7 +19,12 @@ FLAGS = [
     "--disable-sync",
 ]
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:")
-SETTLED = "document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'"
+SETTLED = """() => {
+  const app = document.querySelector('[data-testid=stApp]');
+  return app?.getAttribute('data-test-script-state') === 'notRunning' && document.querySelector('h1')
+    && ![...document.querySelectorAll('[data-testid=stSkeleton]')].some(skeleton => skeleton.checkVisibility());
+}"""
+"""Condition of a page whose script has ended and whose elements have all been drawn."""
 
 
 def chromium() -> str:

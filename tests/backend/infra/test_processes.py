@@ -50,12 +50,15 @@ import os, pathlib
 from backend.infra.processes import lower_priority
 lower_priority(7)
 group = pathlib.Path("/proc/self/autogroup")
-print(os.nice(0), group.read_text().split()[-1] if group.exists() else "none")
+print(os.nice(0), ((group.read_text() if group.exists() else "").split() or ["none"])[-1])
 """
 
 
 def lowered(*, session: bool) -> list[str]:
-    """Return niceness and niceness of the autogroup after `lower_priority(7)`."""
+    """Return niceness and niceness of the autogroup after `lower_priority(7)`.
+
+    A process outside every autogroup, such as one of a container's first session, reads an empty file.
+    """
     command = [sys.executable, "-c", PRIORITY]
     return subprocess.run(command, start_new_session=session, capture_output=True, text=True, check=True, cwd=PROJECT).stdout.split()
 
