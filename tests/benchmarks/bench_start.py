@@ -259,7 +259,7 @@ def measure_training(checkout: Checkout) -> Measured:
     """Time pages beside a training run."""
     with checkout.running() as running:
         checkout.launch(name := f"long-{time.time_ns()}", steps=1_000_000)
-        wait_until(lambda: checkout.run("run", "show", name)["last_step"] > 20, timeout_s=180, what="some steps", every_s=1)
+        wait_until(lambda: (checkout.run("run", "show", name)["step"] or 0) > 20, timeout_s=180, what="some steps", every_s=1)
         try:
             return {f"{page} beside a training run, s": seconds_to_settle(checkout, page) for page in PAGES}
         finally:
