@@ -52,10 +52,10 @@ def folders_below(folder: str) -> set[str]:
 @pytest.mark.parametrize(
     ("layer", "others"),
     [
-        ("backend/domain", {"starter"}),
+        ("backend/domain", {"starter", "statistics"}),
         ("backend/services", set()),
         ("pages/components", {"charts", "browser"}),
-        ("tests/backend/domain", {"starter"}),
+        ("tests/backend/domain", {"starter", "statistics"}),
         ("tests/backend/services", set()),
         ("backend/infra", {"files", "hub"}),
         ("backend/cli", set()),

@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.domain.evaluation.config import EvaluationKind
 from backend.domain.jobs.results import ScoreRow
-from backend.domain.statistics import (
+from backend.domain.statistics.estimates import (
     Estimate,
     bits_per_byte_estimate,
     normal_quantile,

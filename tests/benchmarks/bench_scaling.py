@@ -24,7 +24,7 @@ from backend.domain.scaling.fit import LawFit, fit_law
 from backend.domain.scaling.laws import PUBLISHED, ScalingLaw
 from backend.domain.scaling.points import ScalingPoint
 from backend.domain.scaling.shapes import count_without_embeddings
-from backend.domain.statistics import Estimate
+from backend.domain.statistics.estimates import Estimate
 from jobs.modeling.build import build_network
 
 TRIALS = 100

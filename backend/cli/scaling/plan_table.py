@@ -9,7 +9,7 @@ from backend.domain.scaling.isoflop import IsoflopFit
 from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import StudyPlan, say_budget
-from backend.domain.statistics import Estimate
+from backend.domain.statistics.estimates import Estimate
 from backend.domain.wording import say_count, say_duration
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.battles.votes import Label, VoteRecord
-from backend.domain.statistics import Estimate, normal_quantile, percent, ratio_estimate, wilson_interval
+from backend.domain.statistics.estimates import Estimate, normal_quantile, percent, ratio_estimate, wilson_interval
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]

@@ -26,7 +26,7 @@ from backend.domain.battles.bradley_terry import (
     weak_components,
 )
 from backend.domain.battles.votes import LABELS, Label, VoteColumns, VoteRecord, encode_votes
-from backend.domain.statistics import Estimate, percent, student_quantile
+from backend.domain.statistics.estimates import Estimate, percent, student_quantile
 from backend.errors import InvalidInput
 
 __all__ = [

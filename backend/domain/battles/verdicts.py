@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from backend.domain.battles.ratings import elo_share
 from backend.domain.battles.votes import LABEL_REMEDY, POINTS_OF_A, Label, VoteRecord
-from backend.domain.statistics import Estimate, clustered_mean_estimate, normal_quantile, percent, student_quantile, wilson_interval
+from backend.domain.statistics.estimates import (
+    Estimate,
+    clustered_mean_estimate,
+    normal_quantile,
+    percent,
+    student_quantile,
+    wilson_interval,
+)
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]

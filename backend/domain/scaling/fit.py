@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from backend.domain.scaling.laws import LEVEL, NUM_DRAWS, ScalingLaw, estimate_of, stretch_draws
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.statistics import Estimate, percent
+from backend.domain.statistics.estimates import Estimate, percent
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]

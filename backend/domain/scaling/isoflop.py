@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from backend.domain.scaling.laws import LEVEL
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.statistics import Estimate, percent
+from backend.domain.statistics.estimates import Estimate, percent
 
 FloatArray = NDArray[np.float64]
 

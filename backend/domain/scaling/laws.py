@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.statistics import Estimate, percent
+from backend.domain.statistics.estimates import Estimate, percent
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]

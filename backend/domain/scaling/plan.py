@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.throughput import Speed
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, Allocation, ScalingLaw
-from backend.domain.statistics import Estimate
+from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.validation import validation_message
 from backend.errors import InvalidInput

@@ -15,7 +15,7 @@ from backend.domain.scaling.laws import Allocation, ScalingLaw, effective_tokens
 from backend.domain.scaling.plan import Batch, PlanConfig, ScalingPlan
 from backend.domain.scaling.plan_notes import plan_notes
 from backend.domain.scaling.shapes import count_all, count_without_embeddings, propose_architecture
-from backend.domain.statistics import Estimate
+from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
 from backend.errors import InvalidInput
 

@@ -18,7 +18,7 @@ from backend.domain.jobs.progress import Progress, expected_wait_s
 from backend.domain.jobs.states import Status
 from backend.domain.scaling.laws import BELIEVABLE, DEFAULT_LAW, effective_tokens
 from backend.domain.scaling.shapes import count_all, count_without_embeddings
-from backend.domain.statistics import Estimate
+from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import Objective, RunConfig, parse_config
 from backend.domain.training.config_fields import values_affecting
 from backend.domain.training.launch_warnings import LaunchFacts, LaunchWarning, warnings_of

@@ -14,7 +14,9 @@ from sqlalchemy import select
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind, unlike_settings
 from backend.domain.jobs.states import Status
-from backend.domain.statistics import Estimate, PairedComparison, holm, paired_difference, ratio_estimate
+from backend.domain.statistics.estimates import Estimate, ratio_estimate
+from backend.domain.statistics.multiplicity import holm
+from backend.domain.statistics.paired import PairedComparison, paired_difference
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, ItemView, ScoreView, get_evaluation, list_evaluations

@@ -20,7 +20,7 @@ from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.statistics import minimum_detectable_effect
+from backend.domain.statistics.power import minimum_detectable_effect
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint

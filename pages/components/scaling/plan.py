@@ -13,7 +13,7 @@ from backend.domain.scaling.fit import FEWEST_POINTS
 from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import say_budget
-from backend.domain.statistics import Estimate
+from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import plural, say_duration, short
 from backend.services.scaling.planner import OWN, list_laws

@@ -17,7 +17,8 @@ from backend.cli import generate as generate_commands
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import Status
-from backend.domain.statistics import holm, mcnemar
+from backend.domain.statistics.multiplicity import holm
+from backend.domain.statistics.paired import mcnemar
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person

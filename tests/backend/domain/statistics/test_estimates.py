@@ -10,24 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from backend.domain.statistics import (
-    benjamini_hochberg,
+from backend.domain.statistics.bootstrap import bootstrap_interval
+from backend.domain.statistics.calibration import brier, expected_calibration_error
+from backend.domain.statistics.estimates import (
     bits_per_byte_estimate,
-    bootstrap_interval,
-    brier,
     clustered_mean_estimate,
-    expected_calibration_error,
-    holm,
-    mcnemar,
     mean_estimate,
-    minimum_detectable_effect,
-    paired_difference,
     pass_at_k,
     perplexity_estimate,
     proportion_estimate,
     ratio_estimate,
-    required_items,
 )
+from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
+from backend.domain.statistics.paired import mcnemar, paired_difference
+from backend.domain.statistics.power import minimum_detectable_effect, required_items
 from backend.errors import InvalidInput
 
 finite = st.floats(-100, 100, allow_nan=False)

@@ -1,0 +1,188 @@
+"""Averages, shares and ratios of item scores with honest intervals.
+
+Pure arithmetic on numpy and scipy. Knows no benchmark and no database: scores come in item order, clusters are any hashable labels
+(a passage, a template, a document). Every interval names its method, so that a page can print it beside the number.
+Sources: E. Miller, "Adding Error Bars to Evals" (arXiv 2411.00640); S. Bowyer et al. (arXiv 2503.01747); others at each function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy
+from numpy.typing import ArrayLike, NDArray
+
+from backend.errors import InvalidInput
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its standard error and interval.
+
+    `stderr`, `low` and `high` are None where the data can't give them (one item, one cluster). `n` counts items.
+    """
+
+    value: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+
+
+def normal_quantile(level: float) -> float:
+    """The two-sided critical value of a normal interval: 1.96 for 0.95."""
+    if not 0.0 < level < 1.0:
+        raise InvalidInput(
+            f"An interval's level must lie between 0 and 1, not {level}.", remedy="Use 0.95 for a 95 % interval.", field="level"
+        )
+    return float(scipy.stats.norm.ppf(0.5 + level / 2))
+
+
+def student_quantile(level: float, *, df: float) -> float:
+    """The two-sided critical value of Student's t with `df` degrees of freedom."""
+    normal_quantile(level)
+    return float(scipy.stats.t.ppf(0.5 + level / 2, df))
+
+
+def percent(level: float) -> str:
+    """Print a level: 0.95 -> "95 %"."""
+    return f"{100 * level:g} %"
+
+
+def cluster_codes(clusters: Sequence[Hashable]) -> tuple[IntArray, int]:
+    """Number the clusters in order of first appearance: codes (one per item) and how many there are."""
+    index: dict[Hashable, int] = {}
+    codes = np.fromiter((index.setdefault(label, len(index)) for label in clusters), dtype=np.int64, count=len(clusters))
+    return codes, len(index)
+
+
+def mean_estimate(scores: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Average scores; the standard error divides by n - 1 (Bessel), the interval is Student's t with n - 1 degrees of freedom."""
+    values = finite_scores(scores)
+    n = len(values)
+    value = float(values.mean())
+    if n < 2:
+        return Estimate(value, None, None, None, n, "mean of one item: no interval")
+    stderr = float(values.std(ddof=1) / math.sqrt(n))
+    margin = student_quantile(level, df=n - 1) * stderr
+    return Estimate(value, stderr, value - margin, value + margin, n, f"mean, t interval {percent(level)}")
+
+
+def wilson_interval(share: float, n: float, *, critical: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of `n` trials; `n` may be an effective number. Source: Wilson (1927), JASA 22."""
+    squared = critical**2
+    centre = (share + squared / (2 * n)) / (1 + squared / n)
+    margin = critical / (1 + squared / n) * math.sqrt(max(share * (1 - share) / n + squared / (4 * n * n), 0.0))
+    low = 0.0 if share <= 0.0 else max(0.0, centre - margin)
+    high = 1.0 if share >= 1.0 else min(1.0, centre + margin)
+    return low, high
+
+
+def proportion_estimate(successes: int, n: int, *, level: float = 0.95) -> Estimate:
+    """Share of successes with Wilson's interval, which keeps its coverage near 0 and 1 where share +- 1.96 SE does not.
+
+    With 0 (or n) of n the plug-in error is 0, which is false: then `stderr` is the interval's width over twice the critical value.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise InvalidInput(
+            f"{successes} successes of {n} items is impossible.", remedy="Give 0 <= successes <= n with n at least 1.", field="successes"
+        )
+    share = successes / n
+    critical = normal_quantile(level)
+    low, high = wilson_interval(share, n, critical=critical)
+    stderr = math.sqrt(share * (1 - share) / (n - 1)) if 0 < successes < n else (high - low) / (2 * critical)
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}")
+
+
+def clustered_mean_estimate(scores: ArrayLike, clusters: Sequence[Hashable], *, level: float = 0.95) -> Estimate:
+    """Average scores of items that come in clusters (a passage with several questions, k samples of a prompt).
+
+    SE = sqrt(C / (C - 1) * sum_c (sum_{i in c} (s_i - mean))^2) / n, interval t(C - 1): Miller (2024), appendix A, with the
+    finite-cluster factor.
+    """
+    values = finite_scores(scores)
+    return _clustered_ratio(values, np.ones(len(values)), clusters, level=level, name="mean, clustered")
+
+
+def ratio_estimate(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    scale: Literal["plain", "exp"] = "plain",
+) -> Estimate:
+    """Sum of numerators over sum of denominators, as for nats per token; one pair per document.
+
+    The error is the ratio estimator's: residuals e_i = a_i - R b_i, SE = sqrt(n / (n - 1) * sum e_i^2) / sum b (Cochran, Sampling
+    Techniques, 6.4). `scale="exp"` takes the exponential of value and interval (perplexity); `stderr` is then by the delta method.
+    `n` counts documents.
+    """
+    top, bottom = finite_scores(numerators), finite_scores(denominators)
+    if len(top) != len(bottom):
+        raise InvalidInput(f"{len(top)} numerators do not match {len(bottom)} denominators.", remedy="Give one of each per document.")
+    if bottom.min() < 0 or bottom.sum() <= 0:
+        raise InvalidInput("The denominators of a ratio must not be negative, and not all zero.", remedy="Leave empty documents out.")
+    labels = range(len(top)) if clusters is None else clusters
+    plain = _clustered_ratio(top, bottom, labels, level=level, name="ratio estimator" if clusters is None else "ratio estimator, clustered")
+    if scale == "plain":
+        return plain
+    value = math.exp(plain.value)
+    low, high = (None if bound is None else math.exp(bound) for bound in (plain.low, plain.high))
+    return Estimate(value, None if plain.stderr is None else value * plain.stderr, low, high, plain.n, f"exp of {plain.method}")
+
+
+def perplexity_estimate(nlls: ArrayLike, num_tokens: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Token perplexity from each document's summed negative log-likelihood (nats) and its number of scored tokens."""
+    return ratio_estimate(nlls, num_tokens, level=level, scale="exp")
+
+
+def bits_per_byte_estimate(nlls: ArrayLike, num_bytes: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Bits per UTF-8 byte from each document's summed negative log-likelihood (nats); comparable between tokenizers."""
+    return ratio_estimate(finite_scores(nlls) / math.log(2), num_bytes, level=level)
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Chance that one of k samples is right, unbiased from n samples: 1 - C(n-c, k) / C(n, k). Chen et al. (2021), arXiv 2107.03374."""
+    if not (0 <= num_correct <= num_samples and 1 <= k <= num_samples):
+        raise InvalidInput(f"pass@{k} needs 1 <= k <= samples and 0 <= correct <= samples; got {num_correct} of {num_samples}.", field="k")
+    if num_samples - num_correct < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / count for count in range(num_samples - num_correct + 1, num_samples + 1))
+
+
+def finite_scores(values: ArrayLike) -> FloatArray:
+    """Return scores as a one-dimensional array. Raises InvalidInput for none, NaN or infinity."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) == 0:
+        raise InvalidInput("There are no scores to average.", remedy="Evaluate at least one item.")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise InvalidInput(
+            f"Score {int(bad[0]) + 1} of {len(array)} is {array[bad[0]]}, not a number.",
+            remedy="Leave items that could not be scored out and count them.",
+        )
+    return array
+
+
+def _clustered_ratio(top: FloatArray, bottom: FloatArray, clusters: Sequence[Hashable], *, level: float, name: str) -> Estimate:
+    if len(clusters) != len(top):
+        raise InvalidInput(
+            f"{len(clusters)} cluster labels do not match {len(top)} scores.", remedy="Give one label per score.", field="clusters"
+        )
+    codes, count = cluster_codes(clusters)
+    value = float(top.sum() / bottom.sum())
+    if count < 2:
+        return Estimate(value, None, None, None, len(top), f"{name}: one cluster gives no interval")
+    sums = np.bincount(codes, top - value * bottom, count)
+    stderr = math.sqrt(count / (count - 1) * float(sums @ sums)) / float(bottom.sum())
+    margin = student_quantile(level, df=count - 1) * stderr
+    return Estimate(value, stderr, value - margin, value + margin, len(top), f"{name}, t({count - 1}) interval {percent(level)}")
