@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def say_bytes(num_bytes: float) -> str:
+def format_bytes(num_bytes: float) -> str:
     """Write a number of bytes: `1.3 MB`."""
     value = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
@@ -13,10 +13,10 @@ def say_bytes(num_bytes: float) -> str:
     return f"{value:.1f} TB"
 
 
-def say_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration: 8 s, 3 min 20 s, 2 h 5 min, 3 d 4 h.
 
-    >>> say_duration(200)
+    >>> format_duration(200)
     '3 min 20 s'
     """
     rounded = round(max(0.0, seconds))
@@ -29,7 +29,7 @@ def say_duration(seconds: float) -> str:
     return f"{rounded // 86_400} d {rounded % 86_400 // 3600} h"
 
 
-def say_count(number: float) -> str:
+def format_count(number: float) -> str:
     """Write a large number in three figures with a word: `1.12 million`, `72.2 billion`."""
     for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
         if abs(number) >= size:
@@ -37,7 +37,7 @@ def say_count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def say_times(factor: float) -> str:
+def format_factor(factor: float) -> str:
     """Write a factor: `3 times`, `40,000 times`."""
     return f"{factor:,.0f} times" if factor >= 9.5 else f"{factor:.1f} times"
 

@@ -1,4 +1,4 @@
-"""Workers: who is alive, what each is doing, how busy its machine is, and how to add another."""
+"""Workers: status, running jobs, load of their machines, and the commands that add one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
 
 @st.fragment(run_every=2)
 def draw_workers(ctx: Context) -> None:
-    """Draw every machine, fresh every two seconds."""
+    """Draw every machine, refreshed every two seconds."""
     workers = list_workers(ctx)
     if not workers:
         empty_state("No worker has reported yet. `make run` starts them; they need a few seconds.")
@@ -93,9 +93,9 @@ def draw_how_to_add(ctx: Context) -> None:
 
 
 def draw_job_folders(ctx: Context) -> None:
-    """Say how long the working folders of ended jobs take up the disk."""
+    """Draw the retention of ended jobs' working folders and the free disk space."""
     days = ctx.policy.keep_job_folders_days
-    retention = f"are deleted {days:g} days after its end" if days else "are kept for good"
+    retention = f"are deleted {days:g} days after its end" if days else "are never deleted"
     st.caption(
         f"A job's working files (token caches, event files) {retention} (`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`). "
         "Runs with their curves and logs, "
@@ -103,7 +103,7 @@ def draw_job_folders(ctx: Context) -> None:
     )
 
 
-with page_frame("Workers", "The processes that do the work, and the machines they run on.") as (context_, person_):
+with page_frame("Workers", "Worker processes and the machines they run on.") as (context_, person_):
     draw_workers(context_)
     draw_job_folders(context_)
     draw_how_to_add(context_)

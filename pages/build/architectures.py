@@ -85,7 +85,7 @@ def draw_save(ctx: Context, person: Person, config: ArchitectureConfig | None) -
 
 
 def draw_yaml(config: ArchitectureConfig | None) -> None:
-    """Draw the config as YAML and the form that reads YAML, once opened: a browser loads 1.6 MB to colour code."""
+    """Draw the config as YAML and the form that reads YAML. Drawn only when opened: syntax highlighting loads 1.6 MB."""
     panel = st.expander("As YAML", icon=":material/data_object:", key="architecture_yaml_panel", on_change="rerun")
     if not panel.open:
         return
@@ -101,15 +101,15 @@ def draw_yaml(config: ArchitectureConfig | None) -> None:
 
 
 def read_yaml() -> None:
-    """Load the pasted YAML into the form. As a callback, before the page is drawn: a rerun could be cut short between the fields."""
+    """Load the pasted YAML into the form. A callback, which runs before the page is drawn: a rerun could stop between two fields."""
     try:
         set_fields(parse_architecture(st.session_state["architecture_yaml"] or ""))
     except RoundhouseError as error:
         st.session_state["architecture_yaml_error"] = error
 
 
-def load_wanted(ctx: Context) -> None:
-    """Put what was asked for into the form, before its widgets are drawn: `?architecture=`, or the entries of `?tokenizer=`."""
+def load_requested(ctx: Context) -> None:
+    """Fill the form from the address before its widgets are drawn: `?architecture=`, or the vocabulary of `?tokenizer=`."""
     name = st.query_params.get("architecture")
     if name and st.session_state.get("architecture_loaded") != name:
         set_fields(get_architecture(ctx, name).config)
@@ -122,7 +122,7 @@ def load_wanted(ctx: Context) -> None:
 
 
 with page_frame("Architectures", "Design a decoder and see parameters, FLOPs and memory as you type.", way_back=True) as (ctx, person):
-    load_wanted(ctx)
+    load_requested(ctx)
     halves = st.grid(2, min_column_width=400, gap="large")
     form, cost = halves.cell(), halves.cell()
     with form, st.container(border=True):

@@ -75,7 +75,7 @@ def draw_list(ctx: Context) -> None:
         if active and not any(not c.is_ready and c.status in ACTIVE for c in checkpoints):
             st.rerun()
         if not checkpoints:
-            draw_nothing(text)
+            draw_empty(text)
             return
         with TABLE.frame():
             for checkpoint in checkpoints[:SHOWN]:
@@ -86,7 +86,7 @@ def draw_list(ctx: Context) -> None:
     rows()
 
 
-def draw_nothing(text: str) -> None:
+def draw_empty(text: str) -> None:
     """Draw why the list is empty and what to do."""
     if text:
         st.caption(f"Nothing here matches “{plain(text)}”.")

@@ -68,7 +68,7 @@ def draw_list(ctx: Context) -> None:
 
 
 def draw_import_end(ctx: Context, job_id: str) -> None:
-    """Say so if the import that led here added no new version."""
+    """Draw a note if the import that led here added no new version."""
     if not job_id:
         return
     version = version_of_job(ctx, job_id)

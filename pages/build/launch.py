@@ -76,7 +76,7 @@ def prepare_form(ctx: Context) -> None:
 
 
 def take_recipe() -> None:
-    """Put the recipe that was clicked into the form at the next run."""
+    """Load the clicked recipe into the form at the next rerun."""
     if (name := st.session_state.get("launch_recipe")) in RECIPES:
         st.session_state["launch_fill_recipe"] = name
 
@@ -112,7 +112,7 @@ def _exists(ctx: Context, dataset: str) -> bool:
 def draw_yaml(config: RunConfig | None) -> None:
     """Draw the config as YAML, once opened, and a field to paste other YAML."""
     panel = st.expander("As YAML", icon=":material/data_object:", key="launch_yaml_panel", on_change="rerun")
-    if panel.open:  # a browser loads 1.6 MB to colour code
+    if panel.open:  # syntax highlighting loads 1.6 MB
         with panel:
             if config is not None:
                 st.code(config.to_yaml(), language="yaml", wrap_lines=True)
@@ -156,7 +156,7 @@ def launch(ctx: Context, person: Person, config: RunConfig, expected: Forecast, 
         st.switch_page(routes.RUN, query_params={"run": run.id})
 
 
-def say_button(form: FormState, problem: RoundhouseError | None, *, accepted: bool) -> str:
+def launch_label(form: FormState, problem: RoundhouseError | None, *, accepted: bool) -> str:
     """Return the label of the launch button: what is missing, or Launch."""
     if form.missing:
         return "Choose " + " and ".join(form.missing)
@@ -175,7 +175,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
         if problem is not None:
             draw_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
-        label = say_button(form, problem, accepted=accepted)
+        label = launch_label(form, problem, accepted=accepted)
         ready = config is not None and expected is not None and accepted
         clicked = st.button(label, key="launch_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
         if clicked and config is not None and expected is not None:
@@ -201,7 +201,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         with left:
             if problem is not None:
                 draw_problem(problem)
-            st.button(say_button(form, problem, accepted=False), key="sweep_go", type="primary", disabled=True)
+            st.button(launch_label(form, problem, accepted=False), key="sweep_go", type="primary", disabled=True)
         return
     with left:
         values = draw_sweep_form(ctx, config)
@@ -220,7 +220,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
         if problem is not None:
             draw_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
-        label = f"Launch {sweep.num_runs} runs" if sweep and accepted else say_button(form, problem, accepted=accepted)
+        label = f"Launch {sweep.num_runs} runs" if sweep and accepted else launch_label(form, problem, accepted=accepted)
         ready = sweep is not None and accepted
         clicked = st.button(label, key="sweep_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
         if clicked and sweep is not None:

@@ -74,7 +74,7 @@ def show_problem(cause: str, remedy: object = "") -> None:
 
 
 def warn_unknown(what: str, name: str, *, instead: str) -> None:
-    """Warn that the address names something that is not there, and say what is shown instead."""
+    """Warn that the address names something unknown, and say what is shown instead."""
     st.warning(plain(f"There is no {what} “{name}”; {instead}."), icon=":material/link_off:")
 
 
@@ -88,12 +88,12 @@ def plain(text: str) -> str:
 
 
 def spoken(name: str) -> str:
-    """Return a name for the label of a widget, which is read out as it is written: without the characters that Markdown reads."""
+    """Return a name for a widget's label, which screen readers read verbatim: without Markdown's special characters."""
     return " ".join(re.sub(r"[^\w\s.,-]", " ", name).split())
 
 
 def without_images(markdown: str) -> str:
-    """Return Markdown with images escaped: showing somebody's notes must load nothing from elsewhere."""
+    """Escape images in Markdown, so that showing notes loads nothing from other servers."""
     return markdown.replace("![", "!\\[")
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.wording import plural, say_duration
+from backend.domain.wording import format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import get_job, stop_job
 from backend.services.jobs.queue_position import queue_ahead
@@ -27,7 +27,7 @@ BADGES: dict[str, tuple[str, str]] = {
 
 
 def status_badge(status: str, *, ready: str = "ready") -> None:
-    """Draw a status as a badge; `ready` is the word for finished."""
+    """Draw a status as a badge; `ready` is the label of finished."""
     icon, color = BADGES[status]
     word = ready if status == Status.FINISHED else STATUS[status].lower()
     st.badge(word, icon=f":material/{icon}:", color=color)  # type: ignore[arg-type]
@@ -65,5 +65,5 @@ def _transfer(progress: Progress | None) -> str:
     text = f": {size(progress.done)} of {size(progress.total)}"
     if progress.rate:
         text += f", {size(progress.rate)} a second"
-        text += f", about {say_duration(progress.left_s)} left" if progress.left_s else ""
+        text += f", about {format_duration(progress.left_s)} left" if progress.left_s else ""
     return text

@@ -1,4 +1,4 @@
-"""Labels of the product's closed sets, one spelling each. Browser components get them as data."""
+"""Labels of closed sets, one spelling each. Browser components get them as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables that turn into labelled cards where they have no room: rows of widgets, and rows of plain values.
+"""Tables that become labelled cards when narrow: rows of widgets, and rows of plain values.
 
 The browser measures the table itself (a CSS container query), so a narrow column of a wide window gets cards too.
 """
@@ -47,7 +47,7 @@ class WidgetTable:
             yield
 
     def row(self, key: str) -> list[DeltaGenerator]:
-        """Return the cells of a new row. `key` tells the row from the table's others."""
+        """Return the cells of a new row. `key` is unique in the table."""
         with st.container(key=f"tablerow-{self.name}-{key}"):
             return st.columns(list(self.columns.values()), vertical_alignment="center")
 
@@ -74,9 +74,9 @@ class WidgetTable:
 
 
 def draw_table(rows: Sequence[Mapping[str, object]], *, key: str, alt: str, formats: Mapping[str, str] | None = None) -> None:
-    """Draw rows of values as text, with a card a row where the table has no room.
+    """Draw rows of values as text; a narrow table becomes one card per row.
 
-    `formats` holds a format specification for a column's numbers: `{"Rating": ".0f"}`. What is missing is drawn as a dash.
+    `formats` holds a format specification for a column's numbers: `{"Rating": ".0f"}`. A missing value is drawn as a dash.
     """
     if not rows:
         return
@@ -90,7 +90,7 @@ def draw_table(rows: Sequence[Mapping[str, object]], *, key: str, alt: str, form
 
 
 def cell_text(value: object, spec: str | None = None) -> str:
-    """Write a value as people read it: a number by its format, a moment in the visitor's time zone, a dash where there is none."""
+    """Format a value: a number by its format, a time in the visitor's time zone, a missing value as a dash."""
     if value is None or value == "" or value != value:
         return MISSING
     if isinstance(value, datetime):

@@ -1,4 +1,4 @@
-"""Context of this process, and the person who visits."""
+"""Context of this process, and the visitor."""
 
 from __future__ import annotations
 

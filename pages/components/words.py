@@ -1,4 +1,4 @@
-"""Numbers and moments as people read them."""
+"""Format times in the visitor's time zone, and labels of figures."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
-from backend.domain.wording import say_bytes
+from backend.domain.wording import format_bytes
 
-size = say_bytes
+size = format_bytes
 
 
 def ago(moment: datetime, *, now: datetime | None = None) -> str:
-    """Return a moment's distance from now: `5 min ago`; past 60 days its day, in the visitor's time zone."""
+    """Format the time since a moment: `5 min ago`; after 60 days its date, in the visitor's time zone."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
     for limit, divisor, unit in ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (86_400 * 60, 86_400, "days")):
         if seconds < limit:
@@ -23,7 +23,7 @@ def ago(moment: datetime, *, now: datetime | None = None) -> str:
 
 
 def date_time(moment: datetime, *, now: datetime | None = None) -> str:
-    """Return a moment as date and time in the visitor's time zone, with its distance: `26 Nov 2026, 23:49 (3 h ago)`."""
+    """Format a moment in the visitor's time zone, with the time since then: `26 Nov 2026, 23:49 (3 h ago)`."""
     local, now = moment.astimezone(time_zone()), now or datetime.now(UTC)
     is_recent = timedelta(0) <= now - moment < timedelta(days=60)
     zone = " UTC" if local.tzinfo is UTC else ""
@@ -31,7 +31,7 @@ def date_time(moment: datetime, *, now: datetime | None = None) -> str:
 
 
 def day(moment: datetime) -> str:
-    """Return a moment's day in the visitor's time zone: `26 Nov 2026`."""
+    """Format a moment's date in the visitor's time zone: `26 Nov 2026`."""
     return f"{moment.astimezone(time_zone()):%-d %b %Y}"
 
 
@@ -44,5 +44,5 @@ def time_zone() -> tzinfo:
 
 
 def figure_text(text: str) -> str:
-    """Escape a label of a figure: Plotly reads a few HTML tags, links among them, and a name must stay a name."""
+    """Escape a label of a figure: Plotly renders a few HTML tags, links included."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -136,7 +136,7 @@ def draw_writing(ctx: Context, campaign_id: str, *, votable: bool) -> None:
 
 @st.fragment(run_every=3)
 def draw_run_wait(ctx: Context, campaign_id: str) -> None:
-    """Draw what a rematch waits for, until its new contestant is entered."""
+    """Draw the run that a rematch waits for."""
     campaign = get_campaign(ctx, campaign_id)
     if len(campaign.contestants) > 1:
         st.rerun()
@@ -147,7 +147,7 @@ def draw_run_wait(ctx: Context, campaign_id: str) -> None:
 
 
 def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """Draw the origin of a rematch and what it waits for."""
+    """Draw the origin of a rematch and the run it waits for."""
     if campaign.run_id is None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -225,9 +225,7 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()
 
 
-with page_frame(
-    "Battles", "Blind votes between checkpoints: ratings with intervals, and preference data for the next run.", way_back=True
-) as (
+with page_frame("Battles", "Blind votes between checkpoints: ratings with intervals, and preference data for training.", way_back=True) as (
     context_,
     person_,
 ):

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import streamlit as st
 
-from backend.domain.jobs.progress import say_progress
+from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.recipes import RECIPES, STARTER
@@ -29,7 +29,7 @@ from pages.components.words import ago, size
 REFRESH_S = 2.0
 MOST_WORKING = 3
 SEEN = "overview_seen"
-"""Key of the session state: what was active when the strip was last drawn."""
+"""Session-state key of the jobs and endpoints active at the last rerun."""
 
 STEPS: dict[StepKind, tuple[str, str | None, str]] = {  # icon, page, parameter of its address
     StepKind.ENDPOINT: ("error", routes.ENDPOINTS, ""),
@@ -48,9 +48,8 @@ RESULTS = {"Checkpoint": 3.0, "Score": 1.2, "95 % interval": 2.0, "Against the b
 
 
 def draw_strip(strip: Strip) -> None:
-    """Draw work in progress with live bars, load of the machines, free disk, and the health of endpoints.
-
-    The page runs again when a job or an endpoint starts or ends, since that changes the next steps.
+    """Draw work in progress, load of the machines, free disk, and health of endpoints, live. The page reruns when a job or an endpoint
+    starts or ends, because the next steps change.
     """
     active = (
         *(run.id for run in strip.runs),
@@ -95,11 +94,11 @@ def draw_run_bar(run: RunView) -> None:
 def draw_job_bar(job: JobView) -> None:
     """Draw a job's title, state and progress."""
     share = job.progress.share if job.progress else 0.0
-    st.progress(share, text=f"**{plain(job.title)}** · {plain(say_progress(job.progress) or 'starting')}")
+    st.progress(share, text=f"**{plain(job.title)}** · {plain(format_progress(job.progress) or 'starting')}")
 
 
 def gauges(values: Gauges) -> list[Callable[[], None]]:
-    """Return the gauges that are known, each as what draws it."""
+    """Return the known gauges as values to draw."""
     cells: list[Callable[[], None]] = []
     if values.cpu_share is not None:
         cells.append(lambda: draw_gauge("CPU", values.cpu_share, f"{values.cpu_share:.0%}"))
@@ -128,7 +127,7 @@ def draw_gauge(label: str, share: float | None, text: str) -> None:
 
 
 def draw_health(strip: Strip) -> None:
-    """Draw how many endpoints and workers are up."""
+    """Draw the number of ready endpoints and living workers."""
     healthy, all_endpoints = sum(line.is_healthy for line in strip.endpoints), len(strip.endpoints)
     if all_endpoints:
         color: Literal["green", "orange"] = "green" if healthy == all_endpoints else "orange"
@@ -145,7 +144,7 @@ def draw_steps(ctx: Context, person: Person, overview: Overview) -> None:
     """Draw the next steps, each with one button; the first is the primary one."""
     st.subheader("Next", anchor=False)
     if not overview.steps:
-        st.caption("Nothing awaits you.")
+        st.caption("Nothing to do.")
         return
     with st.container(border=True, gap="xsmall"):
         for number, step in enumerate(overview.steps):

@@ -28,7 +28,7 @@ BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
 
 
 def draw_deploy(ctx: Context, person: Person) -> None:
-    """Draw the form that deploys, or the way to a first checkpoint."""
+    """Draw the deployment form, or a link to the first training run."""
     checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True) if c.writes}
     requested = st.query_params.get("checkpoint")
     if requested and requested not in checkpoints:
@@ -79,7 +79,7 @@ def suggest_name(checkpoint: str, taken: list[str]) -> None:
 
 
 def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
-    """Draw the memory that the replicas need beside what the serving machine has free."""
+    """Draw the memory that the replicas need and the free memory of the serving machine."""
     need, free = memory.replica, memory.free
     if need is None:
         needs = "Memory needed: unknown, since the size of the network is."
@@ -195,7 +195,7 @@ def draw_history(ctx: Context, endpoint: EndpointView) -> None:
 
 @st.fragment(run_every=2)
 def draw_endpoints(ctx: Context, person: Person) -> None:
-    """Draw every endpoint, fresh every two seconds; the running ones first."""
+    """Draw every endpoint, running ones first, refreshed every two seconds."""
     endpoints = sorted(list_endpoints(ctx), key=lambda e: (e.stopped_at is not None, e.name))
     if not endpoints:
         empty_state("No endpoints yet. A deployed checkpoint answers at `/v1` like any OpenAI-compatible model, and in the playground.")

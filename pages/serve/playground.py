@@ -69,7 +69,7 @@ class TurnSettings:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """Return what a conversation stores of them."""
+        """Return the settings that a conversation stores."""
         return {**self.params.model_dump(mode="json", include={"temperature", "top_p", "max_tokens", "seed"}), TRIM: self.trim}
 
 
@@ -137,7 +137,7 @@ def ask(
     prompt: tuple[ChatMessage, ...],
     settings: TurnSettings,
 ) -> None:
-    """Stream one turn and store it: whole, as far as it was stopped, or with its error."""
+    """Stream one turn and store it: complete, up to where it was stopped, or with its error."""
     draw_again_if_stopped()
     names = shuffle_sides([conversation.endpoint, *([conversation.other_endpoint] if conversation.other_endpoint else [])])
     checkpoints = {endpoint.name: endpoint.checkpoint_id for endpoint in endpoints}
@@ -151,7 +151,7 @@ def ask(
                     place.text(answer.text or "…", width="stretch")
     except RoundhouseError as error:
         answers = [Answer(error=f"{error.message} {error.remedy}".strip(), error_code=UNAVAILABLE) for _ in names]
-    finally:  # the part of an answer that had come when it was stopped is stored too
+    finally:  # a stopped answer is stored up to that point
         for branch, (name, answer) in enumerate(zip(names, answers, strict=True)):
             add_message(
                 ctx,
@@ -167,7 +167,7 @@ def ask(
 
 
 def draw_places(number: int) -> list[DeltaGenerator]:
-    """Draw where one or two answers stream."""
+    """Draw placeholders for one or two streamed answers."""
     if number == 1:
         with st.chat_message("assistant", avatar=":material/train:"):
             return [st.empty()]
@@ -179,7 +179,7 @@ def draw_places(number: int) -> list[DeltaGenerator]:
 
 
 def draw_again_if_stopped() -> None:
-    """Draw the page again after its script was stopped, so that the stored part of the answer is shown.
+    """Rerun the page after its script was stopped, so that the stored part of the answer shows.
 
     A fragment's timer waits while the script runs and continues after a stop. After a whole answer the page is drawn without it.
     """
@@ -213,7 +213,7 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
 
 
 def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[EndpointView], *, running: list[EndpointView]) -> None:
-    """Say that an endpoint is stopped or unknown, with what to do instead."""
+    """Draw that an endpoint is stopped or unknown, with the alternatives."""
     is_known = any(endpoint.name == name for endpoint in endpoints)
     problem = f"The endpoint “{name}” is stopped." if is_known else f"There is no endpoint “{name}”."
     st.warning(plain(problem), icon=":material/dns:")
@@ -233,7 +233,7 @@ def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[En
 def draw_notices(
     ctx: Context, person: Person, conversation: ConversationView, settings: TurnSettings, everything: list[EndpointView]
 ) -> None:
-    """Say where the endpoint of a conversation is gone, so that its next turn goes to another."""
+    """Draw a note if a conversation's endpoint is gone and its next turn goes to another."""
     running = {endpoint.name for endpoint in everything if endpoint.stopped_at is None}
     if conversation.endpoint not in running:
         known = any(endpoint.name == conversation.endpoint for endpoint in everything)
@@ -249,7 +249,7 @@ def draw_notices(
 
 
 def take_prompt() -> str | None:
-    """Draw the input field, with the draft that a failed turn left; return what is to be sent."""
+    """Draw the input field, filled with a failed turn's draft; return the message to send."""
     if (draft := st.session_state.pop(DRAFT, None)) is not None:
         st.session_state["prompt"] = draft
     typed = st.chat_input("Write a message", key="prompt", submit_mode="stop")
@@ -324,12 +324,10 @@ def main(ctx: Context, person: Person) -> None:
 
 
 def draw_waiting(running: list[EndpointView], settings: TurnSettings) -> None:
-    """Say which of the chosen endpoints has no ready replica yet."""
+    """Draw a note for each chosen endpoint without a ready replica."""
     for endpoint in running:
         if endpoint.name in (settings.endpoint, settings.other) and not endpoint.num_ready:
-            st.info(
-                f"{plain(endpoint.name)} is {endpoint.state}. It answers as soon as a replica is ready.", icon=":material/hourglass_top:"
-            )
+            st.info(f"{plain(endpoint.name)} is {endpoint.state}. It responds once a replica is ready.", icon=":material/hourglass_top:")
 
 
 with page_frame("Playground", "Chat with deployed checkpoints.") as (context_, person_):

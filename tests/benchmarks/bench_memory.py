@@ -25,7 +25,7 @@ from backend.domain.estimates.calibration import MeasuredPeak, calibrate
 from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import TrainingSetting, setting_of
 from backend.domain.training.config import RunConfig
-from backend.domain.wording import say_bytes
+from backend.domain.wording import format_bytes
 from jobs.memory_reuse import keeping_memory
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
@@ -226,8 +226,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     found = errors_of(rows)
     sys.stdout.write("| setting | run's peak | formula | corrected by the other eleven | after its probe |\n|---|---|---|---|---|\n")
     for case in found:
-        cells = [f"{say_bytes(case['said'][name])} ({case['off'][name]:+.1%})" for name in ("formula", "calibrated", "probe")]
-        sys.stdout.write(f"| {case['title']} | {say_bytes(case['peak'])} | {' | '.join(cells)} |\n")
+        cells = [f"{format_bytes(case['said'][name])} ({case['off'][name]:+.1%})" for name in ("formula", "calibrated", "probe")]
+        sys.stdout.write(f"| {case['title']} | {format_bytes(case['peak'])} | {' | '.join(cells)} |\n")
     for name in ("formula", "calibrated", "probe"):
         off = [abs(case["off"][name]) for case in found]
         sys.stdout.write(f"{name}: median {statistics.median(off):.1%}, worst {max(off):.1%}\n")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app as command_line
-from backend.domain.scaling.study import say_budget
+from backend.domain.scaling.study import format_budget
 from backend.domain.wording import short
 from backend.services.context import LOCAL, Context
 from backend.services.scaling.studies import launch_study, list_studies
@@ -159,7 +159,7 @@ def test_a_study_that_is_gone_is_a_sentence(site: Context) -> None:
 
 
 def test_a_single_run_stands_on_an_axis_that_can_be_read() -> None:
-    axis = log_axis([2.3e11], title="Training FLOPs", write=say_budget)
+    axis = log_axis([2.3e11], title="Training FLOPs", write=format_budget)
     assert axis.low < 2.3e11 < axis.high
     assert len(axis.ticks) >= 2
     assert "first" in frontier_chart([], [Dot(2.3e11, 3.8, "first")])

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend.bootstrap import get_context
 from backend.domain.jobs.states import Status
-from backend.domain.wording import say_duration
+from backend.domain.wording import format_duration
 from backend.infra.devices import cpu_name
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import list_jobs
@@ -146,7 +146,7 @@ def test_a_probe_is_answered_in_words(ctx: Context) -> None:
     assert "Measured by a probe; formula estimate" in text_of(page)
     assert "5 steps, 2 s each" in text_of(page)
     steps = page.number_input(key="launch_max_steps").value
-    assert metric(page, "Estimated time") == say_duration(2.0 * steps)
+    assert metric(page, "Estimated time") == format_duration(2.0 * steps)
     page.number_input(key="launch_micro_batch").set_value(5).run()
     assert "Calibrated on 1 probe; formula estimate" in text_of(page)
 

@@ -74,11 +74,11 @@ def plan_text(plan: ScalingPlan) -> str:
     shape, batch = plan.architecture, plan.batch
     lines = [
         f"{plan.flops:.3g} FLOPs by {plan.law.title}",
-        f"  optimum        {say_count(plan.optimum.parameters)} parameters{_interval(plan.optimal_parameters, say_count)}, "
-        f"{say_count(plan.optimum.tokens)} tokens ({plan.optimum.tokens_per_parameter:.3g} for each)",
+        f"  optimum        {format_count(plan.optimum.parameters)} parameters{_interval(plan.optimal_parameters, format_count)}, "
+        f"{format_count(plan.optimum.tokens)} tokens ({plan.optimum.tokens_per_parameter:.3g} for each)",
         f"  network        {plan.parameters:,} parameters: {shape.family}, {shape.num_layers} layers, "
         f"{shape.width} wide, {shape.num_heads} heads",
-        f"  training       {say_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, "
+        f"  training       {format_count(plan.tokens)} tokens in {plan.steps:,} steps of {batch.tokens:,}, "
         f"learning rate {batch.learning_rate:g}, "
         f"warm-up {batch.warmup_steps} steps",
         f"  expected loss  {plan.loss.value:.3f}{_interval(plan.loss, lambda v: f'{v:.3f}')}"
@@ -87,7 +87,7 @@ def plan_text(plan: ScalingPlan) -> str:
     ]
     if plan.seconds is not None and plan.speed is not None:
         cost = f", {plan.cost_usd:,.2f} US dollars" if plan.cost_usd is not None else ""
-        lines.append(f"  time           {say_duration(plan.seconds)}{cost} ({plan.speed.device}: {plan.speed.source})")
+        lines.append(f"  time           {format_duration(plan.seconds)}{cost} ({plan.speed.device}: {plan.speed.source})")
     return "\n".join([*lines, *(f"- {text}" for text in plan.notes)])
 
 
@@ -141,15 +141,17 @@ def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) ->
     for profile in isoflop.profiles:
         best = profile.best_parameters
         best_size = (
-            f"best {say_count(best.value)} parameters{_interval(best, say_count)}" if best else "no lowest point among the sizes trained"
+            f"best {format_count(best.value)} parameters{_interval(best, format_count)}"
+            if best
+            else "no lowest point among the sizes trained"
         )
-        lines.append(f"    {say_budget(profile.flops)} FLOPs, {len(profile.points)} runs: {best_size}")
+        lines.append(f"    {format_budget(profile.flops)} FLOPs, {len(profile.points)} runs: {best_size}")
     if flops is not None:
         optimum = fit.law.optimum(flops)
         lines.append(
-            f"  at {flops:.3g} FLOPs: {say_count(optimum.parameters)} parameters"
-            f"{_interval(fit.law.parameters_estimate(flops), say_count)}, "
-            f"{say_count(optimum.tokens)} tokens, loss {optimum.loss:.3f}"
+            f"  at {flops:.3g} FLOPs: {format_count(optimum.parameters)} parameters"
+            f"{_interval(fit.law.parameters_estimate(flops), format_count)}, "
+            f"{format_count(optimum.tokens)} tokens, loss {optimum.loss:.3f}"
         )
     return "\n".join([*lines, *(f"- {text}" for text in fit.warnings)])
 
@@ -181,12 +183,12 @@ def study_data(plan: StudyPlan) -> dict[str, Any]:
 def study_text(plan: StudyPlan) -> str:
     """Return a study's runs in lines."""
     lines = [
-        f"  {say_budget(run.budget):>8} FLOPs  {run.parameters:>14,} parameters  "
-        f"{say_count(run.tokens):>14} tokens  {run.config.max_steps:>8,} steps"
-        + (f"  {say_duration(run.seconds)}" if run.seconds is not None else "")
+        f"  {format_budget(run.budget):>8} FLOPs  {run.parameters:>14,} parameters  "
+        f"{format_count(run.tokens):>14} tokens  {run.config.max_steps:>8,} steps"
+        + (f"  {format_duration(run.seconds)}" if run.seconds is not None else "")
         for run in plan.runs
     ]
-    total = f"{len(plan.runs)} runs" + (f", {say_duration(plan.seconds)} in all" if plan.seconds is not None else "")
+    total = f"{len(plan.runs)} runs" + (f", {format_duration(plan.seconds)} in all" if plan.seconds is not None else "")
     return "\n".join([f"{plan.config.name}: {total}", *lines, *(f"- {text}" for text in plan.notes)])
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import typer
 
 from backend.cli.output import note
-from backend.domain.estimates.prediction import say_fit, say_memory, say_time
+from backend.domain.estimates.prediction import describe_fit, format_memory, format_run_time
 from backend.domain.training.launch_warnings import LaunchWarning
-from backend.domain.wording import say_bytes, say_duration
+from backend.domain.wording import format_bytes, format_duration
 from backend.errors import InvalidInput
 from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.sweep_forecast import SweepForecast
@@ -23,9 +23,10 @@ def forecast_lines(expected: Forecast) -> list[str]:
     time = expected.prediction.time
     lines = [
         f"tokens       {expected.tokens:,} in {expected.steps:,} steps{epochs}",
-        f"time         {say_time(time)}" + (f", {time.source}" if time else ""),
-        f"peak memory  {say_memory(expected.prediction.memory)}. {say_fit(expected.prediction)}",
-        f"disk         {say_bytes(expected.disk_bytes)} for {expected.num_checkpoints} checkpoints, {say_bytes(expected.free_bytes)} free",
+        f"time         {format_run_time(time)}" + (f", {time.source}" if time else ""),
+        f"peak memory  {format_memory(expected.prediction.memory)}. {describe_fit(expected.prediction)}",
+        f"disk         {format_bytes(expected.disk_bytes)} for {expected.num_checkpoints} checkpoints, "
+        f"{format_bytes(expected.free_bytes)} free",
     ]
     if expected.cost_usd is not None:
         lines.append(f"cost         {expected.cost_usd:,.2f} US dollars at {expected.price_usd:g} per device-hour")
@@ -37,30 +38,30 @@ def forecast_lines(expected: Forecast) -> list[str]:
         lines.append(f"val_loss     unknown: {expected.loss_missing}")
     if unused := expected.parts.unused_rows:
         lines.append(f"vocabulary   {unused:,} embedding rows that no token of the tokenizer uses")
-    return [*lines, f"queue        {_say_queue(expected.queue)}"]
+    return [*lines, f"queue        {_describe_queue(expected.queue)}"]
 
 
 def sweep_lines(total: SweepForecast) -> list[str]:
     """Return the forecast of a sweep as lines."""
-    time = f"about {say_duration(total.seconds)}" if total.seconds is not None else "unknown before a probe of the run"
+    time = f"about {format_duration(total.seconds)}" if total.seconds is not None else "unknown before a probe of the run"
     lines = [
         f"runs         {total.num_runs}, {total.at_once} at a time",
         f"time         {time} in all",
-        f"disk         {say_bytes(total.disk_bytes)} for all runs",
+        f"disk         {format_bytes(total.disk_bytes)} for all runs",
     ]
     if total.memory_bytes is not None:
-        lines.insert(2, f"peak memory  {say_bytes(total.memory_bytes)} for the largest run")
+        lines.insert(2, f"peak memory  {format_bytes(total.memory_bytes)} for the largest run")
     if total.cost_usd is not None:
         lines.append(f"cost         {total.cost_usd:,.2f} US dollars")
     return [*lines, f"warning      some runs can't be launched: {total.problem}"] if total.problem else lines
 
 
-def _say_queue(position: QueuePosition) -> str:
+def _describe_queue(position: QueuePosition) -> str:
     if position.num_slots == 0:
         return "no worker serves it at the moment"
     if position.ahead == 0:
         return "starts at once"
-    wait = f", about {say_duration(position.wait_s)}" if position.wait_s is not None else ""
+    wait = f", about {format_duration(position.wait_s)}" if position.wait_s is not None else ""
     return f"{position.ahead} ahead{wait}"
 
 

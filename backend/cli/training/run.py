@@ -14,7 +14,7 @@ from backend.cli.training.forecast_table import ask_to_proceed, describe_forecas
 from backend.cli.training.report import cluster, report
 from backend.cli.training.sweep import sweep, sweep_show, sweep_stop
 from backend.cli.waiting import wait_for_job
-from backend.domain.estimates.prediction import Prediction, say_fit, say_memory, say_time
+from backend.domain.estimates.prediction import Prediction, describe_fit, format_memory, format_run_time
 from backend.domain.jobs.results import ProbeResult
 from backend.domain.training.config import RunConfig, parse_run_config
 from backend.domain.training.launch_warnings import LaunchWarning
@@ -86,9 +86,9 @@ def probe(
     device = find_device(ctx, result.device, result.device_kind)
     prediction = predict(ctx, config, device=device)
     lines = [
-        f"peak memory  {say_memory(prediction.memory)}. {say_fit(prediction)}",
+        f"peak memory  {format_memory(prediction.memory)}. {describe_fit(prediction)}",
         f"speed        {result.tokens_per_s:,.0f} tokens/s, {result.step_s or 0:.3g} s for {_micro_batches(result)}",
-        f"time         {say_time(prediction.time)} for {config.max_steps:,} steps, without evaluations and checkpoints",
+        f"time         {format_run_time(prediction.time)} for {config.max_steps:,} steps, without evaluations and checkpoints",
     ]
     emit({"job": job.id, **describe_prediction(prediction)}, as_json=as_json, text="\n".join(lines))
 

@@ -39,7 +39,7 @@ def sweep(
     total = forecast_sweep(ctx, config, base=one)
     if preview:
         known = [] if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
-        lines = [*sweep_lines(total), *(f"  {number + 1}: {_say_point(point)}" for number, point in enumerate(known))]
+        lines = [*sweep_lines(total), *(f"  {number + 1}: {_format_point(point)}" for number, point in enumerate(known))]
         data = {"runs": config.num_runs, "method": config.method, "points": known, "forecast": describe_sweep_forecast(total)}
         emit(data, as_json=as_json, text="\n".join(lines))
         return
@@ -116,11 +116,11 @@ def _emit(config: SweepConfig, detail: SweepDetail, *, as_json: bool) -> None:
         value = f"{config.metric} {each.value:.4f}" if each.value is not None else ""
         mark = "*" if best is not None and each.run.id == best.run.id else " "
         state = f"pruned at step {each.pruned_at}" if each.pruned_at is not None else each.run.status.value
-        lines.append(f"{mark} {each.run.name}  {_say_point(each.point)}  {value}  {state}")
+        lines.append(f"{mark} {each.run.name}  {_format_point(each.point)}  {value}  {state}")
     if view.problem:
         lines.append(view.problem)
     emit(data, as_json=as_json, text="\n".join(lines))
 
 
-def _say_point(point: dict[str, Any]) -> str:
+def _format_point(point: dict[str, Any]) -> str:
     return "  ".join(f"{path} {value:g}" if isinstance(value, float) else f"{path} {value}" for path, value in point.items())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backend.domain.estimates.memory import MemoryEstimate
-from backend.domain.wording import say_bytes, say_duration
+from backend.domain.wording import format_bytes, format_duration
 
 Source = Literal["run", "probe", "calibrated", "formula", "unknown"]
 TIGHT = 0.9
@@ -65,33 +65,33 @@ class Prediction:
         return "tight" if max(self.memory.at_most, needed / TIGHT) > self.device_bytes else "yes"
 
 
-def say_memory(memory: MemoryPrediction) -> str:
+def format_memory(memory: MemoryPrediction) -> str:
     """Write a figure with its source: `5.1 GB, measured by a probe; formula estimate 4.7 GB`.
 
     Example:
-        >>> say_memory(MemoryPrediction(5_100_000_000, "probe", None))
+        >>> format_memory(MemoryPrediction(5_100_000_000, "probe", None))
         '5.1 GB, measured by a probe'
     """
     if memory.num_bytes is None:
-        return f"unknown: {say_source(memory)}"
+        return f"unknown: {describe_source(memory)}"
     between = " " if memory.source == "calibrated" and memory.error is not None else ", "
-    return f"{say_bytes(memory.num_bytes)}{between}{say_source(memory)}"
+    return f"{format_bytes(memory.num_bytes)}{between}{describe_source(memory)}"
 
 
-def say_source(memory: MemoryPrediction) -> str:
+def describe_source(memory: MemoryPrediction) -> str:
     """Write the source of a figure, with its error: `± 8 %, calibrated on 5 probes; formula estimate 4.7 GB`."""
     if memory.num_bytes is None:
         return "there is no formula for this family, and a probe measures it"
     if memory.source == "formula":
         return "formula estimate, not measured here yet"
-    formula = f"; formula estimate {say_bytes(memory.formula.total)}" if memory.formula else ""
+    formula = f"; formula estimate {format_bytes(memory.formula.total)}" if memory.formula else ""
     if memory.source == "calibrated":
         spread = f"± {_percent(memory.error)}, " if memory.error is not None else ""
         return f"{spread}calibrated on {_counted(memory)}{formula}"
     return f"measured {'in a run' if memory.source == 'run' else 'by a probe'}{formula}"
 
 
-def say_error(memory: MemoryPrediction) -> str:
+def describe_error(memory: MemoryPrediction) -> str:
     """Write the meaning of a figure's error as a sentence; empty where nothing is known."""
     if memory.source == "formula":
         return "The formula's error on this device is known after a probe."
@@ -106,11 +106,11 @@ def say_error(memory: MemoryPrediction) -> str:
     return "No run with a probe of its own has finished here yet." if memory.source == "probe" else ""
 
 
-def say_fit(prediction: Prediction) -> str:
+def describe_fit(prediction: Prediction) -> str:
     """Write whether the run fits the device."""
     if prediction.device_bytes is None:
         return f"The memory of {prediction.device} is not known yet."
-    room = f"{prediction.device}, which has {say_bytes(prediction.device_bytes)} for a run"
+    room = f"{prediction.device}, which has {format_bytes(prediction.device_bytes)} for a run"
     return {
         "yes": f"Fits {room}.",
         "tight": f"May just fit {room}.",
@@ -119,19 +119,19 @@ def say_fit(prediction: Prediction) -> str:
     }[prediction.fits]
 
 
-def say_time(time: TimePrediction | None) -> str:
+def format_run_time(time: TimePrediction | None) -> str:
     """Write the time of the steps: `about 12 min (10 min to 15 min)`."""
     if time is None:
         return "unknown before a probe"
-    between = say_spread(time)
-    return f"about {say_duration(time.seconds)}{f' ({between})' if between else ''}"
+    between = format_time_range(time)
+    return f"about {format_duration(time.seconds)}{f' ({between})' if between else ''}"
 
 
-def say_spread(time: TimePrediction) -> str:
+def format_time_range(time: TimePrediction) -> str:
     """Write the range of the time of the steps, as measured step times varied; empty if they did not or were not timed."""
-    if time.low is None or time.high is None or say_duration(time.low) == say_duration(time.high):
+    if time.low is None or time.high is None or format_duration(time.low) == format_duration(time.high):
         return ""
-    return f"{say_duration(time.low)} to {say_duration(time.high)}"
+    return f"{format_duration(time.low)} to {format_duration(time.high)}"
 
 
 def _counted(memory: MemoryPrediction) -> str:

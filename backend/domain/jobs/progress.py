@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.wording import say_duration
+from backend.domain.wording import format_duration
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def read_progress(raw: Mapping[str, Any]) -> Progress | None:
     return Progress(done, total, str(raw.get("unit") or "step"), rate, left_s, str(raw.get("message") or ""))
 
 
-def say_progress(progress: Progress | None) -> str:
+def format_progress(progress: Progress | None) -> str:
     """Format progress in one line: `step 120 of 300 · 4.2 steps/s · 43 s left`."""
     if progress is None:
         return ""
@@ -45,7 +45,7 @@ def say_progress(progress: Progress | None) -> str:
         slow = progress.rate < 0.5
         parts.append(f"{1 / progress.rate:.1f} s per {progress.unit}" if slow else f"{progress.rate:,.1f} {progress.unit}s/s")
     if progress.left_s is not None and progress.done < progress.total:
-        parts.append(f"{say_duration(progress.left_s)} left")
+        parts.append(f"{format_duration(progress.left_s)} left")
     if progress.message:
         parts.append(progress.message)
     return " · ".join(parts)

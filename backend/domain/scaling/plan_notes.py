@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from backend.domain.estimates.throughput import measured_range
 from backend.domain.scaling.laws import BELIEVABLE, effective_tokens
 from backend.domain.scaling.shapes import count_all, propose_architecture
-from backend.domain.wording import say_count, say_duration, say_times
+from backend.domain.wording import format_count, format_duration, format_factor
 
 if TYPE_CHECKING:
     from backend.domain.scaling.plan import ScalingPlan
@@ -35,16 +35,16 @@ def _about_size(plan: ScalingPlan) -> Iterator[str]:
     optimum, vocabulary = plan.optimum.parameters, plan.architecture.vocab_size
     if plan.parameters > 1.5 * optimum and plan.parameters > 1.5 * _smallest(plan):
         yield (
-            f"The optimum is {say_count(optimum)} parameters at the speed measured for {say_count(plan.parameters)}: measured speeds vary "
-            "too much between sizes to settle on one. Run a probe on an idle machine, or plan in FLOPs."
+            f"The optimum is {format_count(optimum)} parameters at the speed measured for {format_count(plan.parameters)}: "
+            "measured speeds vary too much between sizes to settle on one. Run a probe on an idle machine, or plan in FLOPs."
         )
     elif plan.parameters > 1.5 * optimum:
         yield (
-            f"The optimum is {say_count(optimum)} parameters, but with a vocabulary of {vocabulary:,} the smallest network has "
-            f"{say_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary or a larger budget."
+            f"The optimum is {format_count(optimum)} parameters, but with a vocabulary of {vocabulary:,} the smallest network has "
+            f"{format_count(plan.parameters)} and sees fewer tokens than optimal. Use a smaller vocabulary or a larger budget."
         )
     elif plan.parameters < optimum / 1.5:
-        yield f"The optimum is {say_count(optimum)} parameters; the largest network here has {say_count(plan.parameters)}."
+        yield f"The optimum is {format_count(optimum)} parameters; the largest network here has {format_count(plan.parameters)}."
     if plan.steps < 200:
         word = "step" if plan.steps == 1 else "steps"
         yield f"The budget covers only {plan.steps} {word} of {plan.batch.tokens:,} tokens. Use a larger budget."
@@ -60,19 +60,19 @@ def _about_data(plan: ScalingPlan) -> Iterator[str]:
     if plan.unique_tokens is None or plan.epochs is None:
         return
     if plan.epochs <= 1.0:
-        yield f"{plan.epochs:.0%} of one epoch: the dataset has about {say_count(plan.unique_tokens)} tokens."
+        yield f"{plan.epochs:.0%} of one epoch: the dataset has about {format_count(plan.unique_tokens)} tokens."
         return
     worth = effective_tokens(plan.tokens, plan.unique_tokens) / plan.tokens
     text = (
-        f"{plan.epochs:.3g} epochs: the dataset has about {say_count(plan.unique_tokens)} tokens. By Muennighoff et al. 2023 these "
-        f"{say_count(plan.tokens)} tokens are worth {worth:.0%} of as many unique ones"
+        f"{plan.epochs:.3g} epochs: the dataset has about {format_count(plan.unique_tokens)} tokens. By Muennighoff et al. 2023 these "
+        f"{format_count(plan.tokens)} tokens are worth {worth:.0%} of as many unique ones"
     )
     if plan.epochs <= 4:
         yield f"{text}: up to four epochs are nearly as good as new data."
     elif plan.epochs <= 16:
         yield f"{text}: returns diminish after four epochs. More data would help."
     else:
-        more = say_count(plan.tokens / 4)
+        more = format_count(plan.tokens / 4)
         yield f"{text}: past sixteen epochs there is almost no gain. This budget needs about {more} unique tokens."
 
 
@@ -88,7 +88,7 @@ def _about_the_law(plan: ScalingPlan) -> Iterator[str]:
     if beyond > 1.5:
         side = "smaller" if law.flops_range is not None and plan.flops < law.flops_range[0] else "larger"
         cure = "run a larger study to check" if law.is_own else "run a scaling study to check"
-        yield f"This budget is {say_times(beyond)} {side} than the runs the law was fitted to: an extrapolation; {cure}."
+        yield f"This budget is {format_factor(beyond)} {side} than the runs the law was fitted to: an extrapolation; {cure}."
     if not law.is_own:
         yield f"{law.note} The allocation carries over, the loss itself does not."
 
@@ -98,13 +98,13 @@ def _about_time(plan: ScalingPlan) -> Iterator[str]:
         yield "Duration unknown: no run or probe was measured here yet."
         return
     if plan.seconds > MONTH_S:
-        yield f"It would take {say_duration(plan.seconds)} on this device."
+        yield f"It would take {format_duration(plan.seconds)} on this device."
     if plan.config.flops_per_s is None:
         low, high = measured_range([plan.speed])
         apart = max(low / plan.flops_per_token, plan.flops_per_token / high)
         if apart > 4:
             yield (
-                f"The nearest measured network takes {say_times(apart)} "
+                f"The nearest measured network takes {format_factor(apart)} "
                 f"{'more' if low > plan.flops_per_token else 'fewer'} FLOPs per token "
                 "and speed changes with size: run a probe before you rely on the time."
             )

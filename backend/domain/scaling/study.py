@@ -18,7 +18,7 @@ from backend.domain.scaling.shapes import count_all, count_without_embeddings, p
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
 from backend.domain.validation import validation_message
-from backend.domain.wording import say_count
+from backend.domain.wording import format_count
 from backend.errors import InvalidInput
 
 EVAL_TOKENS = 65_536
@@ -143,7 +143,7 @@ def _study_run(
     rate = learning_rate_rule(count_without_embeddings(shape), target_tokens).value
     tokens = steps * per_step
     run = RunConfig(
-        name=f"{config.name} {say_budget(budget)} {say_count(count_all(shape))}"[:120],
+        name=f"{config.name} {format_budget(budget)} {format_count(count_all(shape))}"[:120],
         objective=Objective.PRETRAIN,
         dataset=config.dataset,
         tokenizer=config.tokenizer,
@@ -176,7 +176,7 @@ def _study_run(
     )
 
 
-def say_budget(flops: float) -> str:
+def format_budget(flops: float) -> str:
     """Format a budget: `1e12`, `3.2e12`."""
     mantissa, exponent = f"{flops:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
@@ -196,7 +196,7 @@ def _power_of_two(sequences: float) -> int:
 
 def _notes(config: StudyConfig, shapes: Sequence[tuple[float, list[ArchitectureConfig]]], runs: Sequence[StudyRun]) -> list[str]:
     notes = []
-    poor = [say_budget(budget) for budget, of in shapes if len(of) < FEWEST_SIZES]
+    poor = [format_budget(budget) for budget, of in shapes if len(of) < FEWEST_SIZES]
     if poor:
         notes.append(
             f"At {' and '.join(poor)} FLOPs fewer than {FEWEST_SIZES} different networks fit this vocabulary, so there is no profile. "

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from backend.domain.training.config import PAIRWISE, Objective, RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
-from backend.domain.wording import say_duration
+from backend.domain.wording import format_duration
 
 PRETRAIN_FACTOR = 10.0
 """A learning rate this many times above or below the Step Law's is unusual: published runs of one size differ by factors of 3 to 5."""
@@ -170,7 +170,7 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
             cure=f"Evaluate every {max(1, steps // 20):,} steps.",
         )
     if config.checkpoint_every >= steps and _takes_long(config, facts):
-        lasts = f" of about {say_duration(facts.seconds)}" if facts.seconds is not None else ""
+        lasts = f" of about {format_duration(facts.seconds)}" if facts.seconds is not None else ""
         yield LaunchWarning(
             code=Code.NOTHING_SAVED,
             field="checkpoint_every",

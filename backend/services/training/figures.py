@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Measurement
-from backend.domain.wording import say_bytes
+from backend.domain.wording import format_bytes
 from backend.services.context import Context
 from backend.services.metrics.blocks import metric_names, read_points
 
@@ -34,7 +34,7 @@ class RunFigures:
     @property
     def memory(self) -> str:
         """The peak memory: `peak 2.1 GB`."""
-        return "" if self.peak_memory_bytes is None else f"peak {say_bytes(self.peak_memory_bytes)}"
+        return "" if self.peak_memory_bytes is None else f"peak {format_bytes(self.peak_memory_bytes)}"
 
     def by_metric(self) -> dict[str, str]:
         """Return the figures that there are, by the metric whose curve they sum up."""

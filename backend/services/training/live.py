@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from backend.db.tables import Job, Run
-from backend.domain.jobs.progress import read_progress, say_progress
+from backend.domain.jobs.progress import format_progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.summary import RunSummary
@@ -99,7 +99,7 @@ def describe_state(status: Status, *, job: Job | None, last_step: int, ahead: in
         return f"Stopped at step {last_step:,}" if last_step else "Stopped before the first step"
     if status is Status.FINISHED:
         return f"Finished at step {last_step:,}"
-    return say_progress(read_progress(job.progress)) or "Starting"
+    return format_progress(read_progress(job.progress)) or "Starting"
 
 
 def status_and_line(run: Run, job: Job | None, *, ahead: int) -> tuple[Status, str]:

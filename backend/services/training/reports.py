@@ -16,7 +16,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.report import Measured, RunReport, write_body, write_html, write_markdown
 from backend.domain.training.report_curves import Trace
-from backend.domain.wording import say_bytes, say_count, say_duration
+from backend.domain.wording import format_bytes, format_count, format_duration
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, list_lineage
 from backend.services.context import Context
@@ -123,14 +123,16 @@ def build_report(ctx: Context, name_or_id: str) -> RunReport:
 def _summary(detail: RunDetail, newest: CheckpointView | None, figures: RunFigures) -> tuple[tuple[str, str], ...]:
     run, config = detail.run, detail.config
     method = {"full": "full", "lora": "LoRA", "qlora": f"QLoRA ({config.lora.bits}-bit base)"}[config.method]
-    network = f"{newest.family}, {say_count(newest.parameters)} parameters" if newest and newest.parameters else (detail.architecture or "")
+    network = (
+        f"{newest.family}, {format_count(newest.parameters)} parameters" if newest and newest.parameters else (detail.architecture or "")
+    )
     pairs = [
         ("network", network),
         ("base", run.base or "none: random initialization"),
         ("method", method),
         ("tokenizer", detail.tokenizer or ""),
         ("steps", f"{run.last_step:,} of {run.max_steps:,}"),
-        ("tokens", f"{say_count(run.last_step * config.tokens_per_step)}, {config.tokens_per_step:,} per step"),
+        ("tokens", f"{format_count(run.last_step * config.tokens_per_step)}, {config.tokens_per_step:,} per step"),
         ("best val_loss", "" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"),
         ("last values", ", ".join(f"{name} {run.last[name]:{form}}" for name, form in LAST_VALUES.items() if name in run.last)),
         ("tokens per second", figures.speed),
@@ -182,7 +184,7 @@ def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
     count = detail.config.devices.count
     if run.started_at is not None:
         seconds = ((run.finished_at or ctx.now()) - run.started_at).total_seconds()
-        pairs.append(("wall time", say_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
+        pairs.append(("wall time", format_duration(seconds) + (f" on {count} devices" if count > 1 else "")))
         price = ctx.policy.device_hour_price_usd
         if price is not None:
             hours = seconds / 3600 * count
@@ -293,5 +295,5 @@ def _hub_id(source: str) -> str | None:
 def _known(checkpoint: CheckpointView) -> str:
     numbers: dict[str, Any] = checkpoint.metrics
     words = [f"{name} {numbers[name]:.4f}" for name in ("val_loss", "train_loss") if isinstance(numbers.get(name), float)]
-    words.append("deleted" if checkpoint.deleted_at else say_bytes(checkpoint.bytes))
+    words.append("deleted" if checkpoint.deleted_at else format_bytes(checkpoint.bytes))
     return ", ".join(words)

@@ -75,7 +75,7 @@ def _feed_forward(config: ArchitectureConfig) -> tuple[str, str, str]:
 
 
 def layer_kinds(config: ArchitectureConfig) -> list[str]:
-    """Return a description of each layer; equal ones are equal layers."""
+    """Describe each layer; equal layers have equal descriptions."""
     kinds = []
     for layer in range(config.num_layers):
         parts = []
@@ -106,7 +106,7 @@ def block_diagram(config: ArchitectureConfig) -> str:
 
 
 def _draw_inside(boxes: list[Box]) -> str:
-    """Draw the boxes of a block; those that a residual connection goes round stand in a bracket that ends in ⊕."""
+    """Draw the boxes of a block, those inside a residual connection in a bracket that ends in ⊕."""
     groups: list[str] = []
     start = 0
     for index, box in enumerate(boxes):

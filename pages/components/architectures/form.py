@@ -87,7 +87,7 @@ def set_values(values: dict[str, Any]) -> None:
 
 
 def take_family() -> None:
-    """Keep the sizes when the family changes, and fill the fields that only the new one has with its defaults."""
+    """Keep the sizes when the family changes, and fill fields that are new with the family's defaults."""
     family = FAMILIES[st.session_state["architecture_family"]]
     values: dict[str, Any] = {"family": family.name}
     for field in (*SIZES, "vocab_size"):
@@ -174,7 +174,7 @@ def _draw_grid(names: list[str], labels: dict[str, str], family: Family, texts: 
 
 
 def _draw_field(field: str, label: str, *, disabled: bool = False, help_text: str | None = None) -> tuple[str, DeltaGenerator]:
-    """Draw a number field that is read as it is typed, and a place for its problem."""
+    """Draw a number field that reports while typing, and a placeholder for its problem."""
     text = st.text_input(
         label,
         key=f"architecture_{field}",

@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.estimates.memory import USUAL_DEVICES, largest_micro_batch
-from backend.domain.estimates.prediction import say_error, say_source
+from backend.domain.estimates.prediction import describe_error, describe_source
 from backend.domain.estimates.setting import Precision, Sharding, TrainingSetting
 from backend.domain.wording import plural
 from backend.services.context import Context
@@ -37,7 +37,7 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
     if memory.formula is None or memory.num_bytes is None:
         return
     left, right = st.columns(2)
-    left.metric("Peak", size(memory.num_bytes), border=True, help=say_error(memory) or None)
+    left.metric("Peak", size(memory.num_bytes), border=True, help=describe_error(memory) or None)
     usable = device.usable_bytes
     if usable is not None:
         fits = largest_micro_batch(setting, usable, calibration=memory.num_bytes / memory.formula.total)
@@ -53,7 +53,7 @@ def draw_memory(ctx: Context, config: ArchitectureConfig, *, precision: Precisio
             )
     beyond = {"beyond": max(0, memory.num_bytes - memory.formula.total)}  # as measured here with similar settings
     st.html(figure(memory_bar({**memory.formula.parts, **beyond}), alt="Peak memory by part"))
-    source = say_source(memory)
+    source = describe_source(memory)
     st.caption(f"{source[:1].upper()}{source[1:]}. The peak is {MOMENTS[memory.formula.moment]}.")
 
 

@@ -131,7 +131,7 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
             with errors_shown():
                 st.session_state["fresh_link"] = create_rater_link(ctx, campaign.id, name=name, days=int(days), person=person).url
     if "fresh_link" in st.session_state:
-        st.success("Copy it now: it is shown once. It opens this ballot and nothing else.", icon=":material/link:")
+        st.success("Copy it now: it is shown only once. It opens only this ballot.", icon=":material/link:")
         st.code(st.session_state.pop("fresh_link"), language=None, wrap_lines=True)
     valid = [row for row in rows if row.is_link and row.rater.expires_at and row.rater.expires_at > ctx.now()]
     if valid:

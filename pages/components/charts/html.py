@@ -1,4 +1,4 @@
-"""Figures as HTML, which show with the page: plotly.js is 4.7 MB to load and holds up everything else for a second.
+"""Figures as HTML, drawn without plotly.js, whose 4.7 MB delay the page by a second.
 
 Pure: plain data in, HTML out. Every text is escaped here. Text takes its colour and font from the page.
 """
@@ -15,7 +15,7 @@ from pages.components.charts.style import TOOLTIP, TOOLTIP_TEXT
 
 HEIGHT_PX = 300
 HOVER_POINTS = 32
-"""Places on a curve that tell their values under the pointer."""
+"""Points of a curve that show their values under the pointer."""
 SMALL = "font-size:0.8rem;line-height:1.35"
 HOVER_STYLE = (
     "<style>.rh-hover{position:absolute;transform:translate(-50%,-50%);z-index:1}"
@@ -85,14 +85,14 @@ class Axis:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """Return where a value lies: 0 at the low end, 1 at the high end."""
+        """Return the position of a value on the axis: 0 at the low end, 1 at the high end."""
         scale = math.log10 if self.log else float
         low, high = scale(self.low), scale(self.high)
         return (scale(value) - low) / (high - low) if high > low else 0.5
 
 
 def figure(body: str, *, alt: str) -> str:
-    """Wrap a figure with the text for who can't see it."""
+    """Wrap a figure with its alternative text."""
     return f'<figure role="img" aria-label="{escape(alt)}" style="margin:0">{body}</figure>'
 
 
@@ -134,7 +134,7 @@ def plot(*, x: Axis, y: Axis, curves: Sequence[Curve] = (), bands: Sequence[Band
 
 
 def label(text: str, *, left: float, bottom: float, color: str) -> str:
-    """Return a text at a place inside a plot, given as shares of width and height."""
+    """Return a text at a position inside a plot, given as shares of width and height."""
     return f'<span style="position:absolute;left:{left:.2%};bottom:{bottom:.2%};color:{color};{SMALL}">{escape(text)}</span>'
 
 
@@ -161,7 +161,7 @@ def linear_ticks(low: float, high: float, *, about: int = 5) -> list[float]:
 
 
 def _lines(x: Axis, y: Axis, curves: Sequence[Curve], bands: Sequence[Band]) -> str:
-    """Return bands and curves as an image that is stretched over the area: strokes keep their width."""
+    """Return bands and curves as an image stretched over the area, with strokes of constant width."""
     shapes = [f'<polygon points="{_points(x, y, *_outline(band))}" fill="{band.color}"/>' for band in bands]
     shapes += [
         f'<polyline points="{_points(x, y, curve.x, curve.y)}" fill="none" stroke="{curve.color}" stroke-width="{curve.width}" '

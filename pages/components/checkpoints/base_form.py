@@ -32,13 +32,13 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
         else:
             source, revision, look = _choose_path(ctx, person) if way == PATH else _choose_hub(ctx, person)
         if look is not None:
-            _draw_outlook(look)
+            _draw_preview(look)
         name = st.text_input("Name", value=_suggest(source), key=f"base_name_{source}")
         st.caption("Weights are read from safetensors or GGUF; code in a checkpoint is never run.")
         st.session_state.setdefault("base_once", uuid.uuid4().hex)
         submitted = st.button("Add", type="primary", icon=":material/add:", key="base_add", disabled=not source)
         if way == OFFERED:
-            _draw_refused(offers)
+            _draw_unusable(offers)
     if not submitted:
         return None
     with errors_shown():
@@ -61,8 +61,8 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
     return (str(chosen.path), "", Outlook(chosen.name, chosen.facts)) if chosen and chosen.facts else ("", "", None)
 
 
-def _draw_refused(offers: list[BaseOffer]) -> None:
-    """List the checkpoints under MODEL_PATH that can't be a base, with the reason."""
+def _draw_unusable(offers: list[BaseOffer]) -> None:
+    """List the checkpoints under MODEL_PATH that can't be used as a base, with the reason."""
     rows = [{"Checkpoint": offer.name, "Why": offer.problem} for offer in offers if offer.facts is None]
     if rows:
         with st.expander(f"{plural(len(rows), 'other')} can't be used", icon=":material/block:"):
@@ -117,7 +117,7 @@ def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]
     return hub, revision, outlook
 
 
-def _draw_outlook(look: Outlook) -> None:
+def _draw_preview(look: Outlook) -> None:
     """Draw a preview of the base."""
     facts = look.facts
     grid = st.grid(4, min_column_width=150)

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from backend.domain.data.rows.display import render_preview
-from backend.domain.wording import plural, say_duration
+from backend.domain.wording import format_duration, plural
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import ROWS_PER_S, Example, FieldChange, VersionDiff, compare_versions, rows_to_read
@@ -17,7 +17,7 @@ from backend.services.data.views import VersionView
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
-AT_ONCE = 50_000  # rows hashed without being asked: two seconds
+AT_ONCE = 50_000  # rows hashed without confirmation: two seconds
 MOST_HERE = 500_000  # rows hashed in the page server: 20 s, during which every page is slower
 SHOWN = 6
 LONG = 1200  # characters
@@ -44,8 +44,8 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     unread = rows_to_read(ctx, (before, version))
     if unread > MOST_HERE:
         st.info(
-            f"{plural(unread, 'row')} must be read first, about {say_duration(unread / ROWS_PER_S)}: too many for the page server. "
-            "Run this once where the workers run; afterwards the comparison is here at once.",
+            f"{plural(unread, 'row')} must be read first, about {format_duration(unread / ROWS_PER_S)}: too many for the page server. "
+            "Run this once on a worker's machine; the comparison then opens at once.",
             icon=":material/terminal:",
         )
         st.code(f"roundhouse data diff {shlex.quote(before.label)} {shlex.quote(version.label)}", language="bash")
@@ -53,7 +53,7 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     confirmed = f"compare_asked_{before.id}_{version.id}"
     if unread > AT_ONCE and not st.session_state.get(confirmed):
         st.caption(
-            f"{plural(unread, 'row')} are read first, in about {say_duration(unread / ROWS_PER_S)}; later comparisons are there at once."
+            f"{plural(unread, 'row')} are read first, in about {format_duration(unread / ROWS_PER_S)}; later comparisons open at once."
         )
         if not st.button("Compare", icon=":material/difference:", key=f"compare_{version.id}"):
             return

@@ -122,7 +122,7 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
 
 
 def _draw_head(ctx: Context, version: VersionView) -> None:
-    """Draw the size of a version and links to what it is for."""
+    """Draw the size of a version and links to its uses."""
     grid = st.grid(4, min_column_width=140)
     if not version.is_one_text:
         grid.metric("Rows", f"{version.rows:,}", border=True, height="stretch")
@@ -262,7 +262,7 @@ CHANGES = {
 
 
 def draw_import_again(ctx: Context, person: Person, version: VersionView) -> None:
-    """Draw what can be done about an import that did not finish."""
+    """Draw the remedies for an import that did not finish."""
     field = version.error.field or ""
     with st.container(horizontal=True, vertical_alignment="center"):
         if person.may_build:

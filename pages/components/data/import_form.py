@@ -35,8 +35,8 @@ TABLES = (".parquet", ".arrow", ".feather", ".zip")
 
 
 @dataclass(frozen=True)
-class Settled:
-    """Kind, mapping and encoding as chosen; `blocked`: why they can't be imported, `val_split`: a saved split that is kept."""
+class ImportChoices:
+    """Chosen kind, mapping and encoding. `blocked`: why they can't be imported; `val_split`: a saved split that is kept."""
 
     kind: str
     mapping: dict[str, str]
@@ -60,7 +60,7 @@ def draw_import(ctx: Context, person: Person) -> VersionView | None:
 
 
 def _past(ctx: Context, person: Person) -> PastImport | None:
-    """Return the earlier import that the address names, to repeat it with changes."""
+    """Return the earlier import named in the address, to repeat it with changes."""
     version_id = st.query_params.get("again")
     if not version_id:
         return None
@@ -86,7 +86,7 @@ def _head(ctx: Context, person: Person, chosen: Chosen, encoding: str | None) ->
     return head
 
 
-def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastImport | None) -> Settled | None:
+def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastImport | None) -> ImportChoices | None:
     """Draw the detected kind and columns with the ways to change them; return the choices."""
     key = f"import_encoding_{chosen.key}"
     picked = st.session_state.get(key, (past.encoding if past else None) or UTF8)
@@ -96,7 +96,7 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         if head.message != chosen.said:
             show_error(head)
         if chosen.source.is_remote and (not isinstance(head, InvalidInput) or head.field == "kind") and head.field not in ("url", "hub"):
-            return _draw_blind(chosen)
+            return _draw_unread(chosen)
         if (head.field in ("encoding", "file") or encoding) and _is_text(chosen.source.label):
             _draw_encoding(key, picked)
         return None
@@ -113,7 +113,7 @@ def _draw_recognition(ctx: Context, person: Person, chosen: Chosen, past: PastIm
         st.caption(f"{plural(head.files, 'file')} as one dataset{left_out}. The preview shows {plain(head.name)}.")
     preview = _draw_kind_and_mapping(chosen, head, past)
     _draw_preview(preview)
-    return Settled(preview.kind, preview.mapping, encoding, preview.problem, head.val_split)
+    return ImportChoices(preview.kind, preview.mapping, encoding, preview.problem, head.val_split)
 
 
 def _is_text(name: str) -> bool:
@@ -128,11 +128,11 @@ def _draw_encoding(key: str, picked: str) -> None:
     st.selectbox("Encoding", options, index=options.index(picked), key=key, width=240, help="Character encoding of the file.")
 
 
-def _draw_blind(chosen: Chosen) -> Settled:
-    """Draw the choice of a kind for a source whose rows can't be read from here."""
+def _draw_unread(chosen: Chosen) -> ImportChoices:
+    """Draw the choice of a kind for a source that this server can't read."""
     kind = st.selectbox("Kind", list(KINDS), key=f"import_blind_{chosen.key}", format_func=_kind_words)
     st.caption("The worker detects the columns once it has fetched the files; rows that don't fit are listed with the reason.")
-    return Settled(kind, {}, None)
+    return ImportChoices(kind, {}, None)
 
 
 def _kind_words(kind: str) -> str:
@@ -250,7 +250,7 @@ def _draw_preview(preview: SourcePreview) -> None:
                 st.text(row.problem)
 
 
-def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: Settled, past: PastImport | None) -> VersionView | None:
+def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportChoices, past: PastImport | None) -> VersionView | None:
     with st.container(border=True):
         st.subheader("3 · Name and split", anchor=False)
         left, right = st.columns([2, 1])

@@ -86,7 +86,7 @@ def _place(ctx: Context, use: Use) -> tuple[str, dict[str, str], str]:
 def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw the users of a version, or its deletion if it has none."""
     users = list_users(ctx, version.dataset_id, version_id=version.id)
-    if _keeps(ctx, users, what="version", key=version.id):
+    if _draw_blocking_users(ctx, users, what="version", key=version.id):
         return
     reports = [use for use in users if use.what == "report"]
     with st.popover("Delete this version", icon=":material/delete:", key=f"delete_version_{version.id}"):
@@ -101,7 +101,7 @@ def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> N
 def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str) -> None:
     """Draw the deletion of a dataset, or the users that block it."""
     users = list_users(ctx, dataset_id)
-    if _keeps(ctx, users, what="dataset", key=dataset_id):
+    if _draw_blocking_users(ctx, users, what="dataset", key=dataset_id):
         return
     reports = [use for use in users if use.what == "report"]
     st.markdown("All versions and their files are deleted for good." + (f" {plural(len(reports), 'report')} go too." if reports else ""))
@@ -112,8 +112,8 @@ def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str
             st.switch_page(PAGE)
 
 
-def _keeps(ctx: Context, users: list[Use], *, what: str, key: str) -> bool:
-    """Draw the users that block a deletion; reports about it do not."""
+def _draw_blocking_users(ctx: Context, users: list[Use], *, what: str, key: str) -> bool:
+    """Draw the users that block a deletion; reports do not block it."""
     needed = [use for use in users if use.what != "report"]
     if not users:
         st.caption(f"Nothing uses this {what}.")

@@ -171,9 +171,9 @@ def _visible(text: str) -> str:
 def _draw_packing(report: DataReport) -> None:
     packing = report.packing
     if packing.trainer is None:
-        st.caption("No row of this dataset is trained on.")
+        st.caption("No row of this dataset is used for training.")
         return
-    st.caption(f"How much of what is computed is text. The trainer: {packing.method}.")
+    st.caption(f"Share of computed positions that are text. The trainer: {packing.method}.")
     rows: Sequence[tuple[str, float | None]] = (
         ("This trainer", packing.trainer),
         ("One row per sequence, padded", packing.padded),

@@ -34,7 +34,7 @@ def draw_report_link(config: RunConfig, view: DataReportView | None) -> None:
 
 
 def known_findings(view: DataReportView | None) -> str:
-    """Summarize the findings of a report; empty without one and without findings."""
+    """Summarize the findings of a report; empty without a report or findings."""
     if view is None or view.report is None:
         return ""
     grave = [finding for finding in list_findings(view.report) if finding.grade is not Grade.FINE]

@@ -57,7 +57,7 @@ def _draw_words(sample: Sample, report: DataReport) -> None:
         parts.append(f"{sample.loss_tokens:,} trained on")
     st.caption(" · ".join(parts))
     if sample.note:
-        st.markdown(f":material/warning: :orange[Nothing of it is trained on: {plain(sample.note)}.]")
+        st.markdown(f":material/warning: :orange[No token is trained on: {plain(sample.note)}.]")
     if report.trainer != "none":
         st.markdown(
             ":green-badge[trained on] :gray-badge[read, not trained on]" + (" :gray-badge[faint: cut off]" if _is_cut(sample) else "")
@@ -74,7 +74,7 @@ def _draw_piece(piece: Piece, *, key: str, with_ids: bool) -> None:
     length = len(piece.ids) if piece.cut_at is None else piece.cut_at
     _draw_strip(piece, 0, length, key=f"strip_{key}", with_ids=with_ids)
     if length < len(piece.ids):
-        st.caption(":material/content_cut: The context ends here. What follows is cut off:")
+        st.caption(":material/content_cut: The context ends here. Truncated:")
         _draw_strip(piece, length, len(piece.ids), key=f"strip_{key}_cut", with_ids=with_ids)
     if piece.left_out:
         st.caption(f"… {piece.left_out:,} tokens are not shown …")

@@ -27,7 +27,7 @@ ENDINGS = [ending.lstrip(".") for ending in (*SUFFIXES, *PACKINGS)]
 
 @dataclass(frozen=True)
 class Chosen:
-    """A source with a proposed name and a unique key. `said`: the error about it that the page already shows."""
+    """A source with a proposed name and a unique key. `shown_error`: an error that the page already shows."""
 
     source: ImportSource
     name: str
@@ -36,7 +36,7 @@ class Chosen:
 
 
 def choose_source(ctx: Context, person: Person, past: PastImport | None) -> Chosen | None:
-    """Draw the choice of a source; None until it is complete."""
+    """Draw the choice of a source; return None until it is complete."""
     if past is not None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/draft: {plain(past.source.label)}", width="content")
@@ -75,7 +75,7 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
 
 
 def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
-    """Draw one folder of DATA_PATH with a search below it. A folder is opened; a file or the folder itself is chosen."""
+    """Draw one folder of DATA_PATH with a search below it. Folders open; a file, or the open folder itself, is chosen."""
     folder = st.session_state.setdefault("import_folder", "")
     view = browse_data_folder(ctx, folder)
     if view is None:
@@ -127,11 +127,11 @@ def _saved_splits(ctx: Context, person: Person, path: Path) -> tuple[str, ...]:
     try:
         return list_saved_splits(ctx, path, person=person)
     except RoundhouseError:
-        return ()  # reading the first rows says what is wrong
+        return ()  # the error shows when the first rows are read
 
 
 def _choose_split(ctx: Context, person: Person, path: Path) -> str | None:
-    """Draw the choice of a split of a folder that `datasets` saved; None for any other, and where the saved splits are kept."""
+    """Draw the choice of a split of a folder saved by `datasets`; return None for other folders, and to keep the saved splits."""
     splits = _saved_splits(ctx, person, path)
     if len(splits) < 2:
         return None
@@ -164,7 +164,7 @@ def _choose_hub(person: Person) -> Chosen | None:
         show_error(dataset)
         if dataset.field is not None:
             return None
-        st.caption("The workers may still reach it: enter config and split, and they will try.")
+        st.caption("A worker may still reach it: enter config and split.")
         left, right = st.columns(2)
         config = left.text_input("Config", key="import_config_typed", placeholder="the only one") or None
         split = right.text_input("Split", key="import_split_typed", placeholder="train") or None

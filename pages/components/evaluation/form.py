@@ -136,7 +136,7 @@ def _draw_settings(ctx: Context, dataset: DatasetView, label: str) -> Evaluation
                 value=None,
                 placeholder="All items",
                 key="eval_limit",
-                help="A random sample of this size, drawn with the seed.",
+                help="A random sample of this size, by the seed.",
             )
             values["seed"] = st.number_input("Seed", min_value=0, value=1, key="eval_seed", help="Samples items and few-shot examples.")
             values["split"] = st.selectbox(

@@ -67,7 +67,7 @@ def draw_item(kind: EvaluationKind, item: ItemView) -> None:
 
 
 def draw_expected(answer: Any) -> None:
-    """Draw the expected answer, or all that count; nothing where the item keeps none."""
+    """Draw the expected answer, or all accepted ones; nothing if the item has none."""
     answers = answer if isinstance(answer, list) else [] if answer is None else [answer]
     if answers:
         st.caption("Expected")

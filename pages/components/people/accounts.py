@@ -1,4 +1,4 @@
-"""Accounts on the page: the list with its actions, each asked about first, and the form for a new one."""
+"""Accounts: the list with its actions, each with a confirmation, and the form for a new account."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_accounts(ctx: Context, person: Person) -> None:
     """Draw every account; an admin gets its actions."""
     accounts = list_accounts(ctx)
     if not accounts:
-        empty_state("No accounts: no sign-in is needed on this machine. Make one before you listen on another address.")
+        empty_state("No accounts: no sign-in is needed on this machine. Create one before you listen on another address.")
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             state = f" · disabled {ago(account.disabled_at)}" if account.disabled_at else ""
@@ -53,7 +53,7 @@ def draw_new_account(ctx: Context, person: Person) -> None:
 
 
 def draw_own_account(ctx: Context, person: Person) -> None:
-    """Draw what everybody may change about the own account."""
+    """Draw the settings of one's own account."""
     with st.form("own_password", clear_on_submit=True):
         st.markdown("**Your password**")
         old = st.text_input("Current password", type="password", key="own_old")
@@ -114,7 +114,7 @@ def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) 
 
 
 def _draw_confirmed(label: str, consequence: str, act: Callable[[], None], *, key: str, icon: str) -> None:
-    """Draw a button that says what follows and asks once more."""
+    """Draw a button that names the consequences and asks for confirmation."""
     with st.popover(label, icon=f":material/{icon}:", key=f"ask_{key}"):
         st.markdown(consequence)
         if st.button(label, type="primary", key=key):

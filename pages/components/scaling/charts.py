@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backend.domain.scaling.curves import Line
-from backend.domain.scaling.study import say_budget
+from backend.domain.scaling.study import format_budget
 from backend.domain.wording import short
 from pages.components.charts.html import (
     Axis,
@@ -58,7 +58,7 @@ def frontier_chart(lines: Sequence[Line], runs: Sequence[Dot], *, marked: Dot | 
     bands = [band] if first is not None and (band := _band(first)) else []
     dots = [_mark(dot, color=COLORS[1]) for dot in runs]
     floor = first.floor if first is not None else None
-    return _draw(curves, bands, dots, marked=marked, title="Training FLOPs", write=say_budget, floor=floor, dots_name="Your runs")
+    return _draw(curves, bands, dots, marked=marked, title="Training FLOPs", write=format_budget, floor=floor, dots_name="Your runs")
 
 
 def profiles_chart(lines: Sequence[Line], groups: Sequence[Sequence[Dot]], *, best: Sequence[Dot] = (), marked: Dot | None = None) -> str:

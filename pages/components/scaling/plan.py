@@ -15,7 +15,7 @@ from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import say_budget
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
-from backend.domain.wording import plural, say_duration, short
+from backend.domain.wording import format_duration, plural, short
 from backend.services.scaling.planner import OWN, list_laws
 from backend.services.scaling.pools import PoolRun, RunPool
 from pages.components import routes
@@ -68,7 +68,7 @@ def draw_plan(plan: ScalingPlan) -> None:
     _draw_loss(grid, plan)
     grid.metric(
         "Time",
-        say_duration(plan.seconds) if plan.seconds is not None else "–",
+        format_duration(plan.seconds) if plan.seconds is not None else "–",
         border=True,
         help=f"{plan.speed.device}: {plan.speed.source}." if plan.speed else "No run or probe was measured here yet.",
     )
@@ -115,7 +115,7 @@ def draw_use(plan: ScalingPlan) -> None:
         open_launch(run)
     if run is not None:
         panel = st.expander("Show as YAML", icon=":material/data_object:", key="plan_yaml", on_change="rerun")
-        if not panel.open:  # a browser loads 1.6 MB to colour code
+        if not panel.open:  # syntax highlighting loads 1.6 MB
             return
         with panel:
             st.code(run.to_yaml(), language="yaml", wrap_lines=True)
@@ -137,7 +137,7 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
     with left:
         st.subheader("Loss against size", anchor=False)
         lines = [
-            profile_line(plan.law, factor * plan.flops, name=f"{say_budget(factor * plan.flops)} FLOPs", ceiling=ceiling)
+            profile_line(plan.law, factor * plan.flops, name=f"{format_budget(factor * plan.flops)} FLOPs", ceiling=ceiling)
             for factor in NEIGHBOURS
         ]
         mark = Dot(plan.parameters, plan.loss.value, "This plan", f"This plan: {short(plan.parameters)} parameters")
@@ -159,10 +159,10 @@ def draw_plan_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
             ceiling=ceiling,
             mark=Dot(plan.flops, plan.loss.value, "This plan") if plan.loss_is_believable else None,
         )
-    _say_about_charts(plan, pool)
+    _draw_chart_captions(plan, pool)
 
 
-def _say_about_charts(plan: ScalingPlan, pool: RunPool | None) -> None:
+def _draw_chart_captions(plan: ScalingPlan, pool: RunPool | None) -> None:
     words = ["Lines: scaling law, cut off above chance level."]
     if pool is not None:
         words.append(f"Dots are your {plural(len(pool.runs), 'finished run')} on {plain(pool.label)}.")

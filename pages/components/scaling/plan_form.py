@@ -1,4 +1,4 @@
-"""Form of a plan: budget, data, tokenizer, scaling law. Kept in the address."""
+"""Form of a plan: budget, data, tokenizer, scaling law. Its values are kept in the address."""
 
 from __future__ import annotations
 

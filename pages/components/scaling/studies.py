@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
-from backend.domain.scaling.study import StudyConfig, StudyPlan, parse_study, say_budget
-from backend.domain.wording import plural, say_duration, short
+from backend.domain.scaling.study import StudyConfig, StudyPlan, format_budget, parse_study
+from backend.domain.wording import format_duration, plural, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.scaling.planner import OWN
@@ -66,7 +66,7 @@ def _draw_new(ctx: Context, person: Person) -> None:
     halves = st.grid(2, min_column_width=400, gap="large")
     left, right = halves.cell(), halves.cell()
     with left, st.container(border=True):
-        values = _draw_form(datasets, tokenizers, first_parts(ctx), ", ".join(say_budget(budget) for budget in suggest_budgets(ctx)))
+        values = _draw_form(datasets, tokenizers, first_parts(ctx), ", ".join(format_budget(budget) for budget in suggest_budgets(ctx)))
     with right:
         try:
             config = parse_study(values)
@@ -120,7 +120,7 @@ def _place(options: list[str], name: str | None) -> int:
 
 
 def _read_budgets(text: str) -> list[Any]:
-    """Return the numbers of a list; anything else stays text, for the schema to refuse by name."""
+    """Parse a list of numbers; other text is returned unchanged, and the schema rejects it by name."""
     budgets: list[Any] = []
     for part in text.replace(";", ",").split(","):
         cleaned = part.strip()
@@ -135,17 +135,19 @@ def _read_budgets(text: str) -> list[Any]:
 
 def _draw_preview(preview: StudyPlan) -> None:
     total = plural(len(preview.runs), "run")
-    time = f", about {say_duration(preview.seconds)} one after the other" if preview.seconds is not None else ", how long is not known yet"
+    time = (
+        f", about {format_duration(preview.seconds)} one after the other" if preview.seconds is not None else ", how long is not known yet"
+    )
     st.markdown(f"**{total}{time}**")
     rows = [
         {
-            "Budget": say_budget(run.budget),
+            "Budget": format_budget(run.budget),
             "Parameters": run.parameters,
             "Tokens": short(run.tokens),
             "Steps": run.config.max_steps,
             "Learning rate": run.config.learning_rate,
             "Epochs": None if run.epochs is None else round(run.epochs, 2),
-            **({} if run.seconds is None else {"Time": say_duration(run.seconds)}),
+            **({} if run.seconds is None else {"Time": format_duration(run.seconds)}),
         }
         for run in preview.runs
     ]

@@ -12,7 +12,7 @@ from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import Profile
 from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.scaling.study import say_budget
+from backend.domain.scaling.study import format_budget
 from backend.domain.wording import plural, short
 from backend.services.context import Context, Person
 from backend.services.scaling.planner import OWN
@@ -115,7 +115,7 @@ def _watch(ctx: Context, study_id: str, active: int) -> None:
 
 
 def _choose_runs(detail: StudyDetail) -> tuple[FitReport, tuple[PoolRun, ...]]:
-    """Return the runs to show: the study's, or all comparable ones where there are more."""
+    """Return the runs to show: those of the study, or all comparable ones if there are more."""
     pooled = detail.pool.runs if detail.pool else ()
     mine = tuple(run for run in pooled if run.group_id == detail.study.id)
     if detail.pooled is None:
@@ -163,7 +163,7 @@ def _draw_fit(detail: StudyDetail, report: FitReport, runs: tuple[PoolRun, ...])
 
 def _draw_profiles(report: FitReport) -> None:
     in_profiles = [set(profile.points) for profile in report.isoflop.profiles]
-    lines = [parabola_line(profile, name=f"{say_budget(profile.flops)} FLOPs") for profile in report.isoflop.profiles]
+    lines = [parabola_line(profile, name=f"{format_budget(profile.flops)} FLOPs") for profile in report.isoflop.profiles]
     groups = [[_size_dot(point) for point in profile.points] for profile in report.isoflop.profiles]
     rest = [point for point in report.points if not any(point in points for points in in_profiles)]
     if rest:
@@ -172,7 +172,7 @@ def _draw_profiles(report: FitReport) -> None:
     best = [_best_dot(profile) for profile in report.isoflop.profiles if profile.best_parameters is not None]
     st.html(figure(profiles_chart(lines, groups, best=best), alt="Loss against parameters for each budget"))
     words = [
-        f"{say_budget(profile.flops)} FLOPs: "
+        f"{format_budget(profile.flops)} FLOPs: "
         + (
             f"best {short(profile.best_parameters.value)} parameters{interval(profile.best_parameters, short)}"
             if profile.best_parameters is not None
@@ -225,4 +225,4 @@ def _size_dot(point: ScalingPoint) -> Dot:
 def _best_dot(profile: Profile) -> Dot:
     assert profile.best_parameters is not None
     size = profile.best_parameters.value
-    return Dot(size, profile.loss(size), "Optimal size", f"{say_budget(profile.flops)} FLOPs: {short(size)} parameters")
+    return Dot(size, profile.loss(size), "Optimal size", f"{format_budget(profile.flops)} FLOPs: {short(size)} parameters")

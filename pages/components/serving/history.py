@@ -1,4 +1,4 @@
-"""Turns of a conversation: questions, answers with their speed, votes on side-by-side answers, and cures for a failed turn."""
+"""Turns of a conversation: questions, answers with their speed, votes on side-by-side answers, and remedies for a failed turn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ RESEND, DRAFT = "playground_resend", "playground_draft"
 
 TRIM = "trim_history"
 """Field of a conversation's sampling: leave out the oldest turns where the prompt exceeds the context. In the session state: the
-conversation that shall do so from its next turn."""
+conversation that does so from its next turn.
+"""
 
 
 def draw_footer(usage: dict[str, object]) -> None:
@@ -64,7 +65,7 @@ VOTE_STORES = (
 
 
 def draw_history(ctx: Context, person: Person, conversation: ConversationView, messages: Sequence[MessageView]) -> None:
-    """Draw every turn; a side-by-side turn in two columns with its vote. Under a failed last turn draw its cures."""
+    """Draw every turn, side-by-side answers in two columns with their vote, and remedies under a failed last turn."""
     turns: dict[int, list[MessageView]] = defaultdict(list)
     for message in messages:
         turns[message.position].append(message)
@@ -89,7 +90,7 @@ def draw_history(ctx: Context, person: Person, conversation: ConversationView, m
 def draw_cures(
     ctx: Context, person: Person, conversation: ConversationView, messages: Sequence[MessageView], failed: Sequence[MessageView]
 ) -> None:
-    """Draw what helps after a failed turn. The person's message is kept: it is sent again, carried over, or put back into the field."""
+    """Draw the remedies after a failed turn. The message is kept: it can be sent again, moved to a new conversation, or edited."""
     is_too_long = any(message.usage.get("error_code") == CONTEXT_EXCEEDED for message in failed)
     has_history = sum(message.role == Role.USER for message in build_prompt("", messages)) > 0
     with st.container(horizontal=True):

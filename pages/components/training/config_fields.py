@@ -1,4 +1,4 @@
-"""Widgets for the fields of a run's config, built from the schema: type, label, help, unit, and the error beside the field."""
+"""Widgets for the fields of a run's config, built from the schema: type, label, help, unit, and the error below."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def get_field(path: str) -> Any:
 
 
 def mark_typed(path: str) -> None:
-    """Remember that the visitor set a field, so that changing defaults leave it alone."""
+    """Mark a field as set by the visitor, so that new defaults do not overwrite it."""
     typed_fields().add(path)
 
 
@@ -73,7 +73,7 @@ def typed_fields() -> set[str]:
 
 
 def forget_typed() -> None:
-    """Let every field follow the defaults again."""
+    """Reset the set of fields that the visitor typed."""
     st.session_state[_TYPED] = set()
 
 

@@ -8,12 +8,12 @@ from typing import Literal
 
 import streamlit as st
 
-from backend.domain.estimates.prediction import say_error, say_fit, say_source, say_spread
+from backend.domain.estimates.prediction import describe_error, describe_fit, describe_source, format_time_range
 from backend.domain.jobs.results import ProbeResult
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.domain.training.sweep import SweepConfig
-from backend.domain.wording import plural, say_bytes, say_duration, short
+from backend.domain.wording import format_bytes, format_duration, plural, short
 from backend.services.context import Context, Person
 from backend.services.estimates.forecasts import Forecast, QueuePosition
 from backend.services.estimates.probes import find_probe, launch_probe
@@ -37,15 +37,15 @@ def draw_estimate(ctx: Context, person: Person, config: RunConfig, expected: For
     """Draw the estimate of one run. A config whose parts don't fit together has no forecast: only its tokens are counted."""
     with _card():
         if expected is None:
-            st.caption(_say_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step))
+            st.caption(_describe_tokens(config.tokens_per_step * config.max_steps, config.max_steps, config.tokens_per_step))
             return
-        epochs = f", {say_epochs(expected)}" if expected.epochs else ""
-        st.caption(_say_tokens(expected.tokens, expected.steps, config.tokens_per_step) + epochs)
+        epochs = f", {format_epochs(expected)}" if expected.epochs else ""
+        st.caption(_describe_tokens(expected.tokens, expected.steps, config.tokens_per_step) + epochs)
         _draw_prediction(expected)
         _draw_disk(expected.disk_bytes, f"for {plural(expected.num_checkpoints, 'checkpoint')}", expected.free_bytes)
         _draw_cost(expected.cost_usd, expected.price_usd)
         _draw_loss(expected)
-        _line("schedule", "Queue", say_queue(expected.queue))
+        _line("schedule", "Queue", describe_queue(expected.queue))
         _draw_fit_and_probe(ctx, person, config, expected)
 
 
@@ -54,25 +54,25 @@ def draw_sweep_estimate(ctx: Context, person: Person, sweep: SweepConfig, total:
     with _card():
         st.caption(
             f"{plural(total.num_runs, 'run')}, {total.at_once} at a time. "
-            f"The first: {_say_tokens(one.tokens, one.steps, sweep.run.tokens_per_step)}."
+            f"The first: {_describe_tokens(one.tokens, one.steps, sweep.run.tokens_per_step)}."
         )
         halves = st.grid(2, min_column_width=150)
         with halves.cell():
-            st.metric("Estimated time", say_duration(total.seconds) if total.seconds is not None else UNKNOWN, help=TIME_HELP)
-            st.caption(say_run_times(total) if total.run_seconds else "A probe measures the time of a run.")
+            st.metric("Estimated time", format_duration(total.seconds) if total.seconds is not None else UNKNOWN, help=TIME_HELP)
+            st.caption(describe_run_times(total) if total.run_seconds else "A probe measures the time of a run.")
         with halves.cell():
-            st.metric("Peak memory", say_bytes(total.memory_bytes) if total.memory_bytes is not None else UNKNOWN)
+            st.metric("Peak memory", format_bytes(total.memory_bytes) if total.memory_bytes is not None else UNKNOWN)
             st.caption("Largest run of the sweep.")
         _draw_disk(total.disk_bytes, f"for {plural(total.num_runs, 'run')}", one.free_bytes)
         _draw_cost(total.cost_usd, one.price_usd)
-        _line("schedule", "Queue", say_queue(one.queue))
+        _line("schedule", "Queue", describe_queue(one.queue))
         if total.problem:
             st.markdown(f":orange[:material/warning:] Some runs can't be launched: {plain(total.problem)}")
         _draw_fit_and_probe(ctx, person, sweep.run, one)
 
 
-def say_epochs(expected: Forecast) -> str:
-    """Write how often the data is read: `4.14 epochs`, `6 % of one epoch`."""
+def format_epochs(expected: Forecast) -> str:
+    """Format the number of epochs: `4.14 epochs`, `6 % of one epoch`."""
     epochs = expected.epochs or 0.0
     bound = "at least " if expected.epochs_at_least else ""
     if epochs >= 1:
@@ -80,20 +80,20 @@ def say_epochs(expected: Forecast) -> str:
     return f"{bound}{100 * epochs:.2g} % of one epoch"
 
 
-def say_run_times(total: SweepForecast) -> str:
-    """Write how long the runs of a sweep take each."""
-    low, high = (say_duration(seconds) for seconds in total.run_seconds or (0.0, 0.0))
+def describe_run_times(total: SweepForecast) -> str:
+    """Format the time of one run of a sweep."""
+    low, high = (format_duration(seconds) for seconds in total.run_seconds or (0.0, 0.0))
     sampled = ", by a sample of the runs" if total.is_sampled else ""
     return f"{low} a run{sampled}." if low == high else f"{low} to {high} a run{sampled}."
 
 
-def say_queue(position: QueuePosition) -> str:
-    """Write how many jobs are ahead of a new run, and how long they take."""
+def describe_queue(position: QueuePosition) -> str:
+    """Format the number of jobs ahead of a new run, and their time."""
     if position.num_slots == 0:
         return "no worker serves it at the moment; a run waits for one"
     if position.wait_s == 0.0:
         return "starts at once"
-    wait = f", about {say_duration(position.wait_s)}" if position.wait_s is not None else ", wait unknown"
+    wait = f", about {format_duration(position.wait_s)}" if position.wait_s is not None else ", wait unknown"
     return f"{plural(position.ahead, 'job')} ahead{wait}"
 
 
@@ -104,7 +104,7 @@ def _card() -> Iterator[None]:
         yield
 
 
-def _say_tokens(tokens: int, steps: int, per_step: int) -> str:
+def _describe_tokens(tokens: int, steps: int, per_step: int) -> str:
     return f"{short(tokens)} tokens in {plural(steps, 'step')} of {short(per_step)}"
 
 
@@ -112,17 +112,21 @@ def _draw_prediction(expected: Forecast) -> None:
     memory, time = expected.prediction.memory, expected.prediction.time
     halves = st.grid(2, min_column_width=150)
     with halves.cell():
-        st.metric("Estimated time", say_duration(expected.seconds) if expected.seconds is not None else UNKNOWN, help=TIME_HELP)
+        st.metric("Estimated time", format_duration(expected.seconds) if expected.seconds is not None else UNKNOWN, help=TIME_HELP)
         st.caption(
-            f"{_sentence(say_spread(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}." if time else "A probe measures it."
+            f"{_sentence(format_time_range(time))} {short(time.tokens_per_s)} tokens/s, {plain(time.source)}."
+            if time
+            else "A probe measures it."
         )
     with halves.cell():
-        st.metric("Peak memory", say_bytes(memory.num_bytes) if memory.num_bytes is not None else UNKNOWN, help=say_error(memory) or None)
-        st.caption(_sentence(say_source(memory)))
+        st.metric(
+            "Peak memory", format_bytes(memory.num_bytes) if memory.num_bytes is not None else UNKNOWN, help=describe_error(memory) or None
+        )
+        st.caption(_sentence(describe_source(memory)))
 
 
 def _draw_disk(num_bytes: int, purpose: str, free_bytes: int) -> None:
-    _line("save", "Disk", f"{say_bytes(num_bytes)} {purpose}, {say_bytes(free_bytes)} free")
+    _line("save", "Disk", f"{format_bytes(num_bytes)} {purpose}, {format_bytes(free_bytes)} free")
 
 
 def _draw_cost(cost_usd: float | None, price_usd: float | None) -> None:
@@ -133,7 +137,7 @@ def _draw_cost(cost_usd: float | None, price_usd: float | None) -> None:
 
 
 def _draw_loss(expected: Forecast) -> None:
-    """Draw the final val_loss that a scaling law predicts, or why there is none."""
+    """Draw the final val_loss predicted by a scaling law, or why it is unknown."""
     if expected.loss is not None:
         estimate = expected.loss.estimate
         interval = f", {estimate.low:.2f} to {estimate.high:.2f}" if estimate.low is not None and estimate.high is not None else ""
@@ -153,7 +157,7 @@ def _line(icon: str, label: str, text: str, *, help: str | None = None) -> None:
 
 
 def _draw_fit_and_probe(ctx: Context, person: Person, config: RunConfig, expected: Forecast) -> None:
-    st.markdown(f"{FIT_ICONS[expected.prediction.fits]} {plain(say_fit(expected.prediction))}")
+    st.markdown(f"{FIT_ICONS[expected.prediction.fits]} {plain(describe_fit(expected.prediction))}")
     job = find_probe(ctx, config, parts=expected.parts)
     if job is not None and job.is_active:
         draw_job(ctx, person, job.id, doing="Starting the probe")

@@ -1,4 +1,4 @@
-"""Checks before a launch: errors by field, warnings to accept, and the differences from the run that the form was filled from."""
+"""Checks before a launch: errors by field, warnings to accept, and differences from the copied run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pages.components.training.config_fields import ON_FORM, fields_in, set_fiel
 
 
 def mark_fields(problem: RoundhouseError | None) -> None:
-    """Put an error under the fields that it is about; a field that it only mentions gets a red label."""
+    """Show an error under the fields at fault; fields that it only mentions get a red label."""
     errors: dict[str, str] = {}
     if problem is not None:
         named = fields_in(problem.message)
@@ -36,7 +36,7 @@ def mark_fields(problem: RoundhouseError | None) -> None:
 
 
 def draw_problem(problem: RoundhouseError) -> None:
-    """Draw why the form can't be launched, with the form's labels."""
+    """Draw the reason why the form can't be launched, with the form's labels."""
     text = plain(with_labels(problem.message)) + (f"  \n{plain(with_labels(problem.remedy))}" if problem.remedy else "")
     st.warning(text, icon=":material/error:")
 
@@ -54,7 +54,7 @@ def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
 
 
 def draw_changes(before: RunDetail, now: RunConfig) -> None:
-    """Draw what differs from the run that the form was filled from, and nothing else."""
+    """Draw the differences from the run that the form was copied from."""
     with st.container(border=True, key="launch_changes", gap="small"):
         st.subheader("A new run from", anchor=False)
         st.page_link(
@@ -66,4 +66,4 @@ def draw_changes(before: RunDetail, now: RunConfig) -> None:
             return
         rows = [(label_of(c.field), c.before, c.now) for c in changes]
         table = [{"Field": field, "Before": old, "Now": new} for field, old, new in rows]
-        draw_table(table, key="launch_differences", alt="Fields that differ from the run before")
+        draw_table(table, key="launch_differences", alt="Fields that differ from the copied run")

@@ -1,4 +1,4 @@
-"""Choices of a run's parts on the launch form: dataset, architecture with its tokenizer, or base."""
+"""Choices on the launch form: dataset, architecture with its tokenizer, or base."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from pages.components.training.config_fields import PREFIX, mark_typed, typed_fi
 METHODS = {"full": "Full fine-tuning", "lora": "LoRA", "qlora": "QLoRA (4-bit base)"}
 FROM_SCRATCH, CONTINUE = "Train from scratch", "Continue from a checkpoint"
 INLINE = "(inline, from the YAML)"
-_WANTED, _CARRIED_FOR = "launch_wanted", "launch_tokenizer_for"
+_REQUESTED, _CARRIED_FOR = "launch_requested", "launch_tokenizer_for"
 
 
-def want_parts(**names: str | None) -> None:
-    """Set the parts that the next draw chooses, by name; the others are left to the visitor."""
-    st.session_state[_WANTED] = {part: name for part, name in names.items() if name}
+def request_parts(**names: str | None) -> None:
+    """Request parts by name, which the next rerun selects; the visitor chooses the others."""
+    st.session_state[_REQUESTED] = {part: name for part, name in names.items() if name}
     st.session_state.pop(_CARRIED_FOR, None)
-    st.session_state.pop("launch_wanted_for", None)
+    st.session_state.pop("launch_requested_for", None)
     for part in ("dataset", "architecture", "tokenizer", "base"):
         st.session_state.pop(PREFIX + part, None)
 
 
-def forget_wanted_parts(objective: Objective) -> None:
-    """Forget the parts that a recipe or an address named when the visitor has chosen another objective."""
-    if st.session_state.setdefault("launch_wanted_for", objective) != objective:
-        st.session_state["launch_wanted_for"] = objective
-        st.session_state[_WANTED] = {}
+def forget_requested_parts(objective: Objective) -> None:
+    """Forget the parts that a recipe or address requested once the visitor chooses another objective."""
+    if st.session_state.setdefault("launch_requested_for", objective) != objective:
+        st.session_state["launch_requested_for"] = objective
+        st.session_state[_REQUESTED] = {}
 
 
 def draw_dataset(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
-    """Draw the choice of a dataset of a kind that the objective takes; one of another kind is named with its kind."""
+    """Draw the choice of a dataset of a kind that the objective takes, and explain why the last one is not offered."""
     options: dict[str, str] = {}
     for dataset in list_datasets(ctx, kinds=DATASET_KINDS[objective]):
         newest = dataset.newest
         if newest is not None and (newest.is_ready or newest.is_importing):
             rows = plural(newest.train_rows, "row") if newest.is_ready else "being imported"
             options[dataset.name] = f"{dataset.name} · {dataset.kind}, {rows}"
-    requested = _wanted("dataset") or ""
+    requested = _requested("dataset") or ""
     if "@" in requested and requested.split("@")[0] in options:
         options[requested] = requested
     chosen = _choose("dataset", "Dataset", options, missing, "a dataset")
@@ -84,11 +84,11 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
     """Draw the choice of a base and of a method; return the method. A recipe may call a base by its run or its id."""
     ready = list_checkpoints(ctx, ready=True)
     options = {c.name: c.name + (f" · {short(c.parameters)} parameters" if c.parameters else "") for c in ready}
-    requested = _wanted("base")
+    requested = _requested("base")
     if requested and requested not in options:
         checkpoint = next((c for c in ready if requested in (c.run, c.run_id, c.id)), None)
         if checkpoint is not None:
-            st.session_state[_WANTED] = {**st.session_state[_WANTED], "base": checkpoint.name}
+            st.session_state[_REQUESTED] = {**st.session_state[_REQUESTED], "base": checkpoint.name}
     values["base"] = _choose("base", "Base checkpoint", options, missing, "a base")
     if not options:
         st.caption("There is no checkpoint yet: pretrain one here, or add a base on the Checkpoints page.")
@@ -99,8 +99,8 @@ def draw_base(ctx: Context, values: dict[str, Any], missing: list[str]) -> str:
 
 
 def _choose(part: str, label: str, options: dict[str, str], missing: list[str], what: str) -> str | None:
-    """Draw a choice among rows: the requested one, else the only one; note in `missing` if none is chosen."""
-    key, requested = PREFIX + part, _wanted(part)
+    """Draw a choice among rows, by default the requested or the only one; add to `missing` if none is chosen."""
+    key, requested = PREFIX + part, _requested(part)
     if st.session_state.get(key) not in options:
         only = next(iter(options)) if requested is None and len(options) == 1 else None
         st.session_state[key] = requested if requested in options else only
@@ -135,7 +135,7 @@ def _carry_tokenizer(ctx: Context, architecture: ArchitectureView | None, tokeni
         return
     is_first = _CARRIED_FOR not in st.session_state
     st.session_state[_CARRIED_FOR] = architecture.name
-    if is_first and _wanted("tokenizer"):
+    if is_first and _requested("tokenizer"):
         return
     current = tokenizers.get(st.session_state.get(PREFIX + "tokenizer") or "")
     if "tokenizer" in typed_fields() and current is not None and (current.vocab_size or 0) <= architecture.config.vocab_size:
@@ -155,6 +155,6 @@ def _draw_unused_rows(vocabulary: int | None, tokenizer: TokenizerView | None) -
         )
 
 
-def _wanted(part: str) -> str | None:
-    name: str | None = st.session_state.get(_WANTED, {}).get(part)
+def _requested(part: str) -> str | None:
+    name: str | None = st.session_state.get(_REQUESTED, {}).get(part)
     return name

@@ -11,7 +11,7 @@ import streamlit as st
 from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import write_changes
 from backend.domain.training.diagnosis import Finding
-from backend.domain.wording import plural, say_duration
+from backend.domain.wording import format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.training.reports import report_body, report_text
 from backend.services.training.runs import archive_run, rename_run, resume_run, retry_run, set_notes, set_tags, stop_run
@@ -134,7 +134,7 @@ def draw_queue_place(detail: RunDetail) -> None:
         return
     ahead = ", ".join(f"“{plain(job.title)}” ({'running' if job.status is not Status.QUEUED else 'waiting'})" for job in detail.ahead[:4])
     more = f" and {len(detail.ahead) - 4} more" if len(detail.ahead) > 4 else ""
-    start = f" Expected to start in about {say_duration(detail.expected_wait_s)}." if detail.expected_wait_s is not None else ""
+    start = f" Expected to start in about {format_duration(detail.expected_wait_s)}." if detail.expected_wait_s is not None else ""
     st.info(f"{plural(len(detail.ahead), 'job')} ahead: {ahead}{more}.{start}", icon=":material/schedule:")
 
 

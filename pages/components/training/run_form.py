@@ -1,4 +1,4 @@
-"""Form of a run: the main fields first, the others in tabs, and only those that have an effect in the run."""
+"""Form of a run: the main fields first, the others in tabs. Fields without effect are hidden."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from pages.components.training.part_choices import (
     draw_base,
     draw_dataset,
     draw_network,
-    forget_wanted_parts,
-    want_parts,
+    forget_requested_parts,
+    request_parts,
 )
 
 ABOVE_TABS = (Group.MAIN, Group.METHOD)
@@ -60,9 +60,8 @@ class FormState:
 
 
 def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ()) -> None:
-    """Put a config into the form, and let the next launch from it be a new run.
-
-    `typed` are the fields that later defaults leave alone. After a recipe, defaults follow any other choice of parts; in a copy they
+    """Fill the form from a config; the next launch from it is a new run. `typed` are fields that new defaults don't overwrite. After a
+    recipe, defaults follow any other choice of parts; in a copy they
     follow objective and method alone.
     """
     _start(config.objective, origin)
@@ -77,11 +76,11 @@ def fill_form(config: RunConfig, *, origin: Origin, typed: Collection[str] = ())
     st.session_state[PREFIX + "start"] = CONTINUE if config.base else FROM_SCRATCH
     st.session_state[PREFIX + "prompts"] = "\n".join(config.sample_prompts)
     architecture = INLINE if inline is not None else config.architecture
-    want_parts(dataset=config.dataset, architecture=str(architecture or ""), tokenizer=config.tokenizer, base=config.base)
+    request_parts(dataset=config.dataset, architecture=str(architecture or ""), tokenizer=config.tokenizer, base=config.base)
 
 
 def start_form(objective: Objective, **parts: str | None) -> None:
-    """Start a form for some parts; its values are the defaults for them."""
+    """Start a form for given parts, with their default values."""
     _start(objective, "defaults")
     for path in ON_FORM:
         set_field(path, default_at(path))
@@ -90,7 +89,7 @@ def start_form(objective: Objective, **parts: str | None) -> None:
     st.session_state[PREFIX + "name"] = ""
     st.session_state[PREFIX + "method"] = "full"
     st.session_state[PREFIX + "start"] = CONTINUE if parts.get("base") else FROM_SCRATCH
-    want_parts(**parts)
+    request_parts(**parts)
 
 
 def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
@@ -104,7 +103,7 @@ def draw_run_form(ctx: Context, *, named: bool = True) -> FormState:
         or Objective.PRETRAIN
     )
     values["objective"] = objective.value
-    forget_wanted_parts(objective)
+    forget_requested_parts(objective)
     values["dataset"] = draw_dataset(ctx, objective, missing)
     method = _draw_start(ctx, objective, values, missing)
     _follow_choices(ctx, objective, method, values)
@@ -132,7 +131,7 @@ def _start(objective: Objective, origin: Origin) -> None:
 
 
 def _follow_choices(ctx: Context, objective: Objective, method: str, values: Mapping[str, Any]) -> None:
-    """Set the fields that the visitor left alone to the defaults for objective, method and parts, when one of these changes."""
+    """Reset untouched fields to their defaults when objective, method or parts change."""
     network = [str(values.get(part) or "") for part in ("base", "architecture", "tokenizer")]
     basis = [objective.value, method, str(values["dataset"] or ""), *network]
     before, origin = st.session_state.get(_BASIS), st.session_state.get(_ORIGIN)
@@ -153,13 +152,13 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
         usual = DEFAULT_PROMPTS if objective is Objective.PRETRAIN else CHAT_PROMPTS
         st.session_state[PREFIX + "prompts"] = "\n".join(suggested.get("sample_prompts", usual))
     st.session_state[_ORIGIN] = "defaults"
-    if st.session_state.get("launch_recipe"):  # its values are no longer those on the form
+    if st.session_state.get("launch_recipe"):  # the form no longer holds its values
         st.session_state["launch_recipe_left"] = True
         st.rerun()
 
 
 def _clamp_warmup(groups: dict[Group, list[str]]) -> None:
-    """Show a warm-up in steps beside the steps, and return to the ratio if it is longer than the run and was not typed."""
+    """Return an untyped warm-up in steps to the ratio if it is longer than the run."""
     steps, warmup = get_field("max_steps"), get_field("warmup_steps")
     if warmup is None:
         return
@@ -225,7 +224,7 @@ KINDS = ("exact", "contains", "regex", "length")
 
 
 def fill_rewards(rules: Sequence[RewardRule]) -> None:
-    """Put rules into the table. Only before it is drawn."""
+    """Fill the table with rules. Only before it is drawn."""
     st.session_state[ROWS] = [rule.model_dump() for rule in rules] or [RewardRule(kind="exact").model_dump()]
     st.session_state.pop(EDITOR, None)
 

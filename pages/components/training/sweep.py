@@ -33,7 +33,7 @@ MOST_COMPARED = 8
 
 
 def draw_sweeps(ctx: Context) -> None:
-    """Draw the list of sweeps, if there are any."""
+    """Draw the list of sweeps if there are any."""
     sweeps = list_sweeps(ctx)
     if not sweeps:
         return

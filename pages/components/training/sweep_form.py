@@ -20,8 +20,8 @@ from pages.components.training.sweep_charts import say
 METHODS = {"grid": "Grid", "random": "Random", "bayesian": "Bayesian"}
 METHOD_HELP = {
     "grid": "Every combination.",
-    "random": "Random draws cover more values of each field than a grid of as many runs.",
-    "bayesian": "Random draws first, then near the best runs so far (TPE, by Optuna).",
+    "random": "Random search covers more values of each field than a grid with as many runs.",
+    "bayesian": "Random at first, then near the best runs so far (TPE, by Optuna).",
 }
 PRUNERS = {"none": "None", "median": "Median", "hyperband": "Hyperband"}
 PRUNER_HELP = "Stops runs that do badly at a step, with a checkpoint. It needs runs that evaluate val_loss several times."
@@ -31,7 +31,7 @@ SHOWN = 12
 
 
 def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, Any]:
-    """Draw what varies and how it is searched; return the values of a `SweepConfig`."""
+    """Draw the varied fields and the search settings; return the values of a `SweepConfig`."""
     with st.container(border=True, key="sweep_form"):
         st.subheader("Search space", anchor=False)
         names = _names(ctx, config)
@@ -53,7 +53,7 @@ def draw_sweep_form(ctx: Context, config: RunConfig) -> dict[str, Any]:
 
 
 def draw_sweep_preview(config: SweepConfig) -> None:
-    """Draw the values of the first runs as far as they are known, and the sweep as YAML."""
+    """Draw the known values of the first runs, and the sweep as YAML."""
     with st.container(border=True, key="sweep_preview", gap="small"):
         st.subheader(plural(config.num_runs, "run"), anchor=False)
         if config.method == "bayesian":
@@ -70,13 +70,13 @@ def draw_sweep_preview(config: SweepConfig) -> None:
 
 
 def _fields(config: RunConfig) -> list[str]:
-    """Return the fields of the form that a sweep of this run is offered."""
+    """Return the fields of the form that a sweep can vary."""
     groups = form_groups(lambda path: value_at(config, path))
     return [path for paths in groups.values() for path in paths if traits_of(path).sweep == "offered"]
 
 
 def _names(ctx: Context, config: RunConfig) -> dict[str, list[str]]:
-    """Return rows that may be tried one after the other."""
+    """Return the names of rows that a sweep can vary."""
     if config.base is not None:
         return {"base": [checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True)]}
     return {"architecture": [architecture.name for architecture in list_architectures(ctx)]}

@@ -39,7 +39,7 @@ export function panelsOf(names) {
   return wanted.sort((a, b) => GROUPS.indexOf(a.group || "") - GROUPS.indexOf(b.group || ""))
 }
 
-// As `say_bytes` writes them on the pages around.
+// As `format_bytes` writes them on the pages around.
 function bytes(value) {
   const units = ["B", "kB", "MB", "GB", "TB"]
   let place = 0

@@ -1,4 +1,4 @@
-"""Text as token chips, tinted by a number or marked by a class, with visible whitespace."""
+"""Text as token chips, tinted by a number or marked by a CSS class, with visible whitespace."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def token_strip(
     """Draw tokens as chips and return the index of the clicked one (None: none yet).
 
     `values` tint them: 0 is no tint, 1 the full primary colour, -1 the full opposite colour; None leaves a chip bare. `titles` are shown
-    under the pointer. `selected` is outlined until another one is clicked. At most `MAX_CHIPS` are drawn, and it is said how many are
-    not. Every text is put in place as text, so it may hold anything.
+    under the pointer. `selected` is outlined until another one is clicked. At most `MAX_CHIPS` are drawn, with a note that counts the
+    others. Texts are inserted as text nodes, so they may hold anything.
     """
     shown = range(min(len(tokens), MAX_CHIPS))
     result = _strip(

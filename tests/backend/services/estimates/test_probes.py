@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend.db.tables import Checkpoint, Measurement, Run
-from backend.domain.estimates.prediction import say_error, say_fit, say_memory, say_time
+from backend.domain.estimates.prediction import describe_error, describe_fit, format_memory, format_run_time
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import RunConfig
 from backend.errors import InvalidInput, NotAllowed, NotFound
@@ -80,9 +80,9 @@ def test_without_a_measurement_the_formula_is_shown_as_such(ctx: Context) -> Non
     add_parts(ctx)
     prediction = predict(ctx, make_config(), device=DEVICE)
     assert prediction.memory.source == "formula"
-    assert say_memory(prediction.memory).endswith(", formula estimate, not measured here yet")
+    assert format_memory(prediction.memory).endswith(", formula estimate, not measured here yet")
     assert prediction.fits == "yes"
-    assert (prediction.time, say_time(prediction.time)) == (None, "unknown before a probe")
+    assert (prediction.time, format_run_time(prediction.time)) == (None, "unknown before a probe")
 
 
 def test_a_probe_of_the_same_setting_is_what_is_expected(ctx: Context) -> None:
@@ -91,9 +91,9 @@ def test_a_probe_of_the_same_setting_is_what_is_expected(ctx: Context) -> None:
     measure(ctx, config, {"measured_bytes": 51 * MB})
     prediction = predict(ctx, config.model_copy(update={"name": "other", "learning_rate": 0.1}), device=DEVICE)
     said = formula(ctx, config) / MB
-    assert say_memory(prediction.memory) == f"51.0 MB, measured by a probe; formula estimate {said:.1f} MB"
-    assert say_time(prediction.time) == "about 1 min 40 s (1 min 20 s to 2 min 0 s)"
-    assert "No run with a probe of its own" in say_error(prediction.memory)
+    assert format_memory(prediction.memory) == f"51.0 MB, measured by a probe; formula estimate {said:.1f} MB"
+    assert format_run_time(prediction.time) == "about 1 min 40 s (1 min 20 s to 2 min 0 s)"
+    assert "No run with a probe of its own" in describe_error(prediction.memory)
     assert predict(ctx, config, device=Device("Another", "cpu", None)).memory.source == "formula"
 
 
@@ -117,13 +117,13 @@ def test_settings_like_those_measured_are_corrected_with_an_error(ctx: Context) 
     assert memory.num_bytes == pytest.approx(formula(ctx, config) * 1.33, rel=0.05)
     assert memory.error is not None
     assert memory.error < 0.1
-    assert "calibrated on 4 probes; formula estimate" in say_memory(memory)
+    assert "calibrated on 4 probes; formula estimate" in format_memory(memory)
     far = predict(
         ctx, make_config(architecture=SHAPE.model_copy(update={"width": 8192, "num_layers": 80, "feed_forward": 20_000})), device=DEVICE
     )
     assert far.memory.source == "formula"
     assert far.fits == "no"
-    assert "Does not fit A chip" in say_fit(far)
+    assert "Does not fit A chip" in describe_fit(far)
 
 
 def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) -> None:
@@ -141,7 +141,7 @@ def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) ->
     other = predict(ctx, second, device=DEVICE).memory
     assert (other.num_bytes, other.source) == (60 * MB, "probe")
     assert other.error == pytest.approx(0.04)
-    assert say_error(other) == "Runs differed by 4 % from their probes here (1 run)."
+    assert describe_error(other) == "Runs differed by 4 % from their probes here (1 run)."
 
 
 def test_a_stopped_job_is_no_measurement(ctx: Context) -> None:
@@ -226,7 +226,7 @@ def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> Non
     unknown = predict(world, make_config(**values, base="ash"), device=DEVICE)
     assert (unknown.memory.source, unknown.fits) == ("unknown", "unknown")
     measure(world, make_config(**values, base="ash"), {"measured_bytes": 70 * MB})
-    assert say_memory(predict(world, make_config(**values, base="ash"), device=DEVICE).memory) == "70.0 MB, measured by a probe"
+    assert format_memory(predict(world, make_config(**values, base="ash"), device=DEVICE).memory) == "70.0 MB, measured by a probe"
 
 
 @pytest.mark.parametrize(
