@@ -8,9 +8,9 @@ from backend.domain.scaling.fit import LawFit
 from backend.domain.scaling.isoflop import IsoflopFit
 from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
-from backend.domain.scaling.study import StudyPlan, say_budget
+from backend.domain.scaling.study import StudyPlan, format_budget
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.wording import say_count, say_duration
+from backend.domain.wording import format_count, format_duration
 
 
 def estimate_data(estimate: Estimate) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from backend.domain.scaling.curves import frontier_line, profile_line
 from backend.domain.scaling.fit import FEWEST_POINTS
 from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
-from backend.domain.scaling.study import say_budget
+from backend.domain.scaling.study import format_budget
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import format_duration, plural, short
