@@ -39,6 +39,31 @@ def parse_yaml(text: str, *, what: str) -> Any:
         raise InvalidInput(f"{what} holds a value that can't be read: {error}.") from error
 
 
+def field_lines(text: str) -> dict[str, tuple[int, bool]]:
+    """Return for every field of a YAML mapping, as `fewshot.count`, its line counted from 1 and whether its value is a block below it.
+
+    Empty for a text that is no YAML.
+    """
+    try:
+        root = yaml.compose(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    lines: dict[str, tuple[int, bool]] = {}
+    waiting: list[tuple[str, yaml.Node | None]] = [("", root)]
+    while waiting:
+        prefix, node = waiting.pop()
+        parts: list[tuple[str, yaml.Node, yaml.Node]] = []
+        if isinstance(node, yaml.MappingNode):
+            parts = [(str(key.value), key, value) for key, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            parts = [(str(index), value, value) for index, value in enumerate(node.value)]
+        for name, key, value in parts:
+            path = f"{prefix}{name}"
+            lines[path] = (key.start_mark.line + 1, isinstance(value, yaml.ScalarNode) and value.style in ("|", ">"))
+            waiting.append((f"{path}.", value))
+    return lines
+
+
 def _words(error: yaml.YAMLError) -> str:
     """Return a one-line description of the error with its position."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:

@@ -12,7 +12,7 @@ from jobs.modeling.chat.render import encode_prompt
 def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
     """Return the prompt's token ids. Raises InvalidInput where the chat template refuses the messages.
 
-    Templates come with checkpoints and are untrusted; jobs.modeling.chat.template_guard renders them.
+    Templates come with checkpoints and are untrusted; backend.domain.template_guard renders them.
     """
     if request.token_ids is not None:
         return list(request.token_ids)

@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
 from backend.domain.data.rows.conversations import template_messages
+from backend.domain.template_costs import TemplateTooCostly
+from backend.domain.template_guard import render_template
 from backend.errors import InvalidInput
-from jobs.modeling.chat.template_costs import TemplateTooCostly
-from jobs.modeling.chat.template_guard import render_template
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]] | None

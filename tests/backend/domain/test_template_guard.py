@@ -10,12 +10,12 @@ from typing import Any
 import jinja2
 import pytest
 
+from backend.domain import template_costs, template_guard
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPLATE, TEXT_TEMPLATE
+from backend.domain.template_costs import TemplateTooCostly
+from backend.domain.template_guard import render_template
 from backend.errors import InvalidInput
-from jobs.modeling.chat import template_costs, template_guard
 from jobs.modeling.chat.render import LONGEST_CHARACTERS, ConversationRefused, encode_prompt, render_chat
-from jobs.modeling.chat.template_costs import TemplateTooCostly
-from jobs.modeling.chat.template_guard import render_template
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.installation import PROJECT
 from tests.support.networks.chat_styles import STYLES
@@ -127,7 +127,7 @@ FORBIDDEN = {
 
 MEASURE = """
 import resource, sys, time, jinja2
-from jobs.modeling.chat.template_guard import render_template
+from backend.domain.template_guard import render_template
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 render_template("{{ 1 }}")
 before, began = peak(), time.monotonic()

@@ -206,7 +206,7 @@ def _formatted(text: str, fields: int, values: Iterable[Any]) -> int:
 def _check_widths(*widths: str | None) -> None:
     for width in widths:
         if width == "*" or (width and int(width[:9]) > MAX_FIELD_WIDTH):
-            raise TemplateTooCostly(f"it formats text to a width beyond {MAX_FIELD_WIDTH}, which chat templates have no need of")
+            raise TemplateTooCostly(f"it formats text to a width beyond {MAX_FIELD_WIDTH}, which templates have no need of")
 
 
 def _digits(value: Any) -> int:

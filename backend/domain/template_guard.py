@@ -1,6 +1,7 @@
-"""Render chat templates, which are untrusted programs, to the same text as transformers but within limits.
+"""Render templates, which are untrusted programs, within limits: those of chats to the same text as transformers.
 
-The environment is that of transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, no change to an
+Templates of tasks are rendered in an environment made from this one (backend.domain.evaluation.tasks.templates). That of chats is that of
+transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, no change to an
 argument), so the text is the same. On top, a template has a budget: every turn of a loop, every call, and every
 byte costs before it is made, and a clock stands behind it. One that would run for hours or fill the memory is stopped.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any
@@ -22,8 +24,8 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from jobs.modeling.chat import template_costs as costs
-from jobs.modeling.chat.template_costs import MAX_NUMBER, Budget, TemplateTooCostly, budget, check_nesting, written
+from backend.domain import template_costs as costs
+from backend.domain.template_costs import MAX_NUMBER, Budget, TemplateTooCostly, budget, check_nesting, written
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
 MAX_TEMPLATE_NODES = 10_000
@@ -57,14 +59,15 @@ OBJECTS = 8
 """Bytes that an entry of a dictionary takes, as a multiple of one in a list."""
 
 
-class _GuardedEnvironment(ImmutableSandboxedEnvironment):
+class GuardedEnvironment(ImmutableSandboxedEnvironment):
+    """Jinja's immutable sandbox in which everything costs. `options` are Jinja's, those of transformers when left out."""
+
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         # unoptimized, and what is written depends on the context: constants must not be worked out while the template is compiled
         super().__init__(
-            trim_blocks=True,
-            lstrip_blocks=True,
+            **(options or {"trim_blocks": True, "lstrip_blocks": True}),
             optimized=False,
             finalize=_write_out,
             extensions=[_Generation, jinja2.ext.loopcontrols],
@@ -102,7 +105,7 @@ class _GuardedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Work out an operator, unless its result would be huge."""
         if operator == "**":
-            raise TemplateTooCostly("it raises to a power, which chat templates have no need of")
+            raise TemplateTooCostly("it raises to a power, which templates have no need of")
         _check_number(left)
         _check_number(right)
         if operator == "%" and isinstance(left, str):
@@ -135,7 +138,7 @@ class _GuardedEnvironment(ImmutableSandboxedEnvironment):
         owner, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         kind = next((kind for kind in costs.METHODS if isinstance(owner, kind)), None)
         if kind is None and owner is not None and type(owner).__module__ == "builtins":
-            raise SecurityError(f"it calls a method of {type(owner).__name__}, which chat templates have no need of")
+            raise SecurityError(f"it calls a method of {type(owner).__name__}, which templates have no need of")
         if kind is None:
             budget.get().step()
             if method == "changed":  # of a loop: compares with the turn before
@@ -145,7 +148,7 @@ class _GuardedEnvironment(ImmutableSandboxedEnvironment):
             args = tuple(_read(value) for value in args)
             cost = costs.METHODS[kind].get(method)
             if cost is None:
-                raise SecurityError(f"it calls {kind.__name__}.{method[:40]}, which chat templates have no need of")
+                raise SecurityError(f"it calls {kind.__name__}.{method[:40]}, which templates have no need of")
             budget.get().make(_with_markup(owner, *args) * cost(owner, *args, **kwargs))
         return super().call(__context, __obj, *args, **kwargs)
 
@@ -326,26 +329,22 @@ def _refuse_underscore(name: Any) -> None:
 
 @lru_cache(maxsize=32)
 def _compiled(source: str) -> jinja2.Template:
+    check_length(source)
+    return GuardedEnvironment().from_string(source)
+
+
+def check_length(source: str) -> None:
+    """Raise TemplateTooCostly for a template that is too long to be compiled."""
     if len(source) > MAX_TEMPLATE_CHARACTERS:
         raise TemplateTooCostly(f"it has {len(source):,} characters, and at most {MAX_TEMPLATE_CHARACTERS:,} are read")
-    return _GuardedEnvironment().from_string(source)
 
 
-def render_template(source: str, **values: Any) -> str:
-    """Render a template with plain values (JSON types) within its budget.
-
-    Raises jinja2.TemplateError for anything that a template can do wrong, with words that fit into a sentence.
-    """
+@contextmanager
+def limited(values: Any, *, source: str = "") -> Iterator[None]:
+    """Give what runs inside a budget for these values. Raises jinja2.TemplateError for anything that a template can do wrong."""
     token = budget.set(Budget(input_bytes=len(source) + _length(values)))
     try:
-        pieces, length = [], 0
-        for piece in _compiled(source).generate(**values):
-            budget.get().step()
-            length += len(piece)
-            if length > costs.MAX_PIECE_BYTES // 4:
-                raise TemplateTooCostly(f"it writes more than {costs.MAX_PIECE_BYTES // 4 // 2**20} million characters")
-            pieces.append(piece)
-        return "".join(pieces)
+        yield
     except jinja2.TemplateError:
         raise
     except RecursionError:
@@ -357,3 +356,24 @@ def render_template(source: str, **values: Any) -> str:
         raise jinja2.TemplateError(f"{type(error).__name__}: {words}") from error
     finally:
         budget.reset(token)
+
+
+def join_pieces(pieces: Iterable[str]) -> str:
+    """Return the text that a template writes. Raises TemplateTooCostly for one that never ends."""
+    written_pieces, length = [], 0
+    for piece in pieces:
+        budget.get().step()
+        length += len(piece)
+        if length > costs.MAX_PIECE_BYTES // 4:
+            raise TemplateTooCostly(f"it writes more than {costs.MAX_PIECE_BYTES // 4 // 2**20} million characters")
+        written_pieces.append(piece)
+    return "".join(written_pieces)
+
+
+def render_template(source: str, **values: Any) -> str:
+    """Render a template with plain values (JSON types) within its budget.
+
+    Raises jinja2.TemplateError for anything that a template can do wrong, with words that fit into a sentence.
+    """
+    with limited(values, source=source):
+        return join_pieces(_compiled(source).generate(**values))

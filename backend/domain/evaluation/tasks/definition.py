@@ -1,0 +1,233 @@
+"""TaskDefinition: how the rows of a benchmark become prompts, and how the answers are scored. The schema behind form, YAML and stored row.
+
+A *template* is Jinja with text around it: `Question: {{question}}`. An *expression* is one Jinja expression, in braces or bare, whose value
+keeps its type: `choices.text`. Both read the row's columns and what `let` derives from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+import regex
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES, suggest_metric
+from backend.domain.evaluation.tasks.templates import check_template, names_in
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MAX_CHOICES = 512
+DEFAULT_METRIC: dict[str, str] = {"multiple_choice": "acc", "generation": "exact_match", "perplexity": "bits_per_byte"}
+
+
+class Form(StrEnum):
+    """The request that one item makes."""
+
+    CHOICES = "choices"
+    """Log-likelihoods of several continuations."""
+    CONTINUATION = "continuation"
+    """Log-likelihood of one continuation, and whether greedy decoding gives it."""
+    ROLLING = "rolling"
+    """Log-likelihood of a whole text."""
+    GENERATE = "generate"
+    """An answer, up to a stop string."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubSource(_Part):
+    """Dataset of the Hub that a task was written for."""
+
+    id: str = Field(min_length=1, description="owner/name.")
+    config: str | None = Field(default=None, description="Config of the dataset.")
+    split: str = Field(default="test", description="Split that is scored.")
+
+
+class TaskData(_Part):
+    """Rows that a task scores."""
+
+    names: tuple[str, ...] = Field(default=(), description="Names by which a dataset of the installation is found.")
+    columns: tuple[str, ...] = Field(default=(), description="Columns that a dataset must have to be suggested for this task.")
+    hub: HubSource | None = Field(default=None, description="Where the dataset is published.")
+    split: Literal["auto", "all", "train", "val"] = Field(default="auto", description="Split of the installation's dataset.")
+    where: str = Field(default="", description="Expression; only rows for which it is true are scored.")
+
+
+class FewShot(_Part):
+    """Few-shot examples before each prompt."""
+
+    count: int = Field(default=0, ge=0, le=64, description="Examples before each prompt.")
+    choose: Literal["first", "seeded"] = Field(default="first", description="The first of the source, or drawn with the seed.")
+    dataset: str = Field(default="", description="Dataset the examples come from; empty: the one that is scored.")
+    split: Literal["", "train", "val"] = Field(default="", description="Split the examples come from; empty: the one that is scored.")
+    where: str = Field(default="", description="Expression; only rows for which it is true serve as examples.")
+    same_subgroup: bool = Field(default=False, description="Take examples of the item's own subgroup.")
+    examples: tuple[dict[str, JsonValue], ...] = Field(default=(), description="Fixed examples: rows as the templates read them.")
+    separator: str = Field(default="\n\n", description="Text between examples, and between the last one and the prompt.")
+
+
+class Extraction(_Part):
+    """A named filter that takes the answer out of a completion. Without a match the answer is `fallback`."""
+
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[\w.-]+$", description="Name of the filter, shown with its scores.")
+    pattern: str = Field(min_length=1, max_length=2000, description="Regular expression.")
+    take: int = Field(default=0, ge=-100, le=100, description="Which match: 0 is the first, -1 the last.")
+    group: int | None = Field(default=None, ge=0, le=50, description="Group of the match; empty: the first that holds something.")
+    fallback: str = Field(default="[invalid]", description="The answer where nothing matches.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _check_pattern(cls, pattern: str) -> str:
+        try:
+            regex.compile(pattern)
+        except regex.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return pattern
+
+
+class MetricUse(_Part):
+    """A metric of a task with its options."""
+
+    name: str = Field(min_length=1, max_length=40, description="Name of the metric.")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Options of the metric, such as ignore_case.")
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name not in METRIC_NAMES:
+            raise ValueError(f"is no metric{suggest_metric(name)}")
+        return name
+
+
+class TaskDefinition(_Part):
+    """A task: rows, prompt, choices or references, examples, extraction, metrics."""
+
+    name: str = Field(min_length=1, max_length=80, pattern=r"^[\w.-]+$", description="Name of the task: letters, digits, `_`, `-`, `.`.")
+    title: str = Field(default="", max_length=120, description="Name on pages; the task's name if left empty.")
+    description: str = Field(default="", max_length=2000, description="What is measured, and where the task comes from.")
+    kind: Literal["multiple_choice", "generation", "perplexity"] = Field(description="How an item is scored.")
+    data: TaskData = Field(default=TaskData(), description="Rows that are scored.")
+    let: dict[str, str] = Field(default_factory=dict, description="Columns derived from others: name to expression, in order.")
+    subgroup: str = Field(default="", description="Expression; the part of the benchmark an item belongs to, such as a subject.")
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="Named sets of subgroups with an average each.")
+    average: Literal["micro", "macro"] = Field(default="micro", description="Mean of items, or mean of the subgroups' means.")
+    cluster: str = Field(default="", description="Expression; items of one cluster, such as a passage, are not independent.")
+    instruction: str = Field(default="", description="Template; text before everything else.")
+    prompt: str = Field(default="", description="Template; what is asked.")
+    style: Literal["cloze", "letters"] = Field(default="cloze", description="Score the text of a choice, or its letter.")
+    choices: str | tuple[str, ...] | None = Field(default=None, description="Expression that gives a list, or a list of templates.")
+    contexts: str | None = Field(default=None, description="Expression; one prompt per choice, where choices change the prompt.")
+    option: str = Field(default="{{letter}}. {{choice}}\n", description="Template of one line of {{options}}, in the style letters.")
+    answer: str | int | None = Field(default=None, description="Expression; index, letter or text of the right choice, or a list of them.")
+    target: str = Field(default="", description="Template; the answer of a few-shot example, or the continuation that is scored.")
+    references: str = Field(default="", description="Expression; list of right answers. Empty: the target.")
+    joiner: str = Field(default=" ", description="Text between prompt and answer.")
+    answer_prefix: str = Field(default="", description="Template; text that every answer begins with.")
+    fewshot: FewShot = Field(default=FewShot(), description="Few-shot examples before each prompt.")
+    stop: tuple[str, ...] = Field(default=(), description="Generation: strings that end an answer.")
+    max_tokens: int = Field(default=256, ge=1, le=32768, description="Generation: longest answer, in tokens.")
+    temperature: float = Field(default=0.0, ge=0.0, le=10.0, description="Generation: 0 is greedy.")
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="Generation: nucleus of the sampling.")
+    samples: int = Field(default=1, ge=1, le=256, description="Generation: answers per item.")
+    extract: tuple[Extraction, ...] = Field(default=(), description="Filters that take the answer out of a completion.")
+    metrics: tuple[MetricUse, ...] = Field(default=(), description="Metrics; the first is the main one.")
+    chat: Literal["auto", "on", "off"] = Field(default="auto", description="Use of the checkpoint's chat template.")
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _read_metrics(cls, metrics: Any) -> Any:
+        """Accept bare names, and options beside the name."""
+        if not isinstance(metrics, list | tuple):
+            return metrics
+        return [{"name": use} if isinstance(use, str) else _with_options(use) if isinstance(use, dict) else use for use in metrics]
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        self._check_templates()
+        self._check_kind()
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"{self.samples} samples need a temperature above 0: greedy answers are all the same")
+        if self.fewshot.same_subgroup and not self.subgroup:
+            raise ValueError("fewshot.same_subgroup needs `subgroup`")
+        if self.fewshot.examples and self.fewshot.count > len(self.fewshot.examples):
+            raise ValueError(f"fewshot.count is {self.fewshot.count}, and {len(self.fewshot.examples)} examples are given")
+        for use in self.metrics:
+            if self.kind not in METRIC_NAMES[use.name].kinds:
+                raise ValueError(f"metrics: {use.name} does not score {self.kind.replace('_', ' ')}{suggest_metric('', kind=self.kind)}")
+        return self
+
+    def _check_templates(self) -> None:
+        for path, source, expression in self.sources():
+            check_template(source, path=path, expression=expression)
+
+    def _check_kind(self) -> None:
+        if self.kind == "multiple_choice":
+            if self.choices is None and self.contexts is None:
+                raise ValueError("a multiple-choice task needs `choices`")
+            if self.contexts is not None and not self.target:
+                raise ValueError("`contexts` needs `target`, the text that follows each of them")
+            if self.contexts is not None and self.style == "letters":
+                raise ValueError("`contexts` are scored as text: style must be cloze")
+            if self.answer is None:
+                raise ValueError("a multiple-choice task needs `answer`")
+            if self.style == "letters" and "options" not in names_in(self.prompt):
+                raise ValueError("with the style letters the prompt must show the choices: add {{options}} to `prompt`")
+        elif self.choices is not None or self.contexts is not None:
+            raise ValueError(f"`choices` are for multiple choice, and kind is {self.kind}")
+        if self.kind == "generation" and not self.prompt:
+            raise ValueError("a generation task needs `prompt`")
+        if self.kind == "perplexity" and not self.target:
+            raise ValueError("a perplexity task needs `target`, the text that is scored")
+        if self.kind != "generation" and (self.stop or self.extract or self.samples > 1):
+            raise ValueError("`stop`, `extract` and `samples` are for generation")
+
+    def sources(self) -> list[tuple[str, str, bool]]:
+        """Return (field, source, whether it is an expression) of every template that is not empty."""
+        texts = [(name, getattr(self, name), False) for name in ("instruction", "prompt", "option", "target", "answer_prefix")]
+        values = [
+            *((f"let.{name}", source) for name, source in self.let.items()),
+            ("data.where", self.data.where),
+            ("fewshot.where", self.fewshot.where),
+            *((name, getattr(self, name)) for name in ("subgroup", "cluster", "contexts", "references")),
+            ("answer", self.answer if isinstance(self.answer, str) else ""),
+            ("choices", self.choices if isinstance(self.choices, str) else ""),
+        ]
+        texts += [(f"choices.{at}", source, False) for at, source in enumerate(self.choices or ()) if not isinstance(self.choices, str)]
+        return [part for part in [*texts, *((path, source, True) for path, source in values)] if part[1]]
+
+    @property
+    def form(self) -> Form:
+        """The request that one item makes."""
+        if self.kind == "multiple_choice":
+            return Form.CHOICES
+        if self.kind == "generation":
+            return Form.GENERATE
+        return Form.CONTINUATION if self.prompt else Form.ROLLING
+
+    @property
+    def shown_title(self) -> str:
+        """The name on pages."""
+        return self.title or self.name
+
+    @property
+    def metric_uses(self) -> tuple[MetricUse, ...]:
+        """The metrics, the main one first; the kind's usual one where none is given."""
+        return self.metrics or (MetricUse(name=DEFAULT_METRIC[self.kind]),)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical form of what decides a score: not of names, titles and descriptions."""
+        decides = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "title", "description", "data"})
+        decides["rows"] = [self.data.split, self.data.where]
+        decides["metrics"] = [use.model_dump(mode="json", exclude_defaults=True) for use in self.metric_uses]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _with_options(use: dict[str, Any]) -> dict[str, Any]:
+    if "options" in use:
+        return use
+    return {"name": use.get("name"), "options": {key: value for key, value in use.items() if key != "name"}}
