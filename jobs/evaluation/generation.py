@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from backend.errors import InvalidInput
 from jobs.evaluation.answers import contains, exact_match, numeric_match
-from jobs.evaluation.completions import Sampling, complete
+from jobs.evaluation.completions import complete
+from jobs.evaluation.engines.base import Sampling
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.multiple_choice import glue, right_choice
 from jobs.evaluation.subject import Subject
