@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.eval_score import score as score_answers
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
@@ -17,6 +18,7 @@ from backend.services.evaluation.comparisons import compare as compare_evaluatio
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations
 
 app = typer.Typer(no_args_is_help=True)
+app.command("score")(score_answers)
 
 CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
 Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]

@@ -14,7 +14,6 @@ from jobs.modeling.chat.render import Message, encode_prompt, turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
 from jobs.modeling.devices import pick_device, pick_inference_dtype
 from jobs.modeling.loglikelihood import longest_input
-from jobs.modeling.tokenizers import encode_plain_prompt
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,6 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     taught_chat: bool
     configured_ends: tuple[int, ...] = ()
-    weights_hash: str | None = None
 
     @property
     def context(self) -> int:
@@ -45,16 +43,13 @@ class Subject:
         return self.taught_chat if setting == "auto" else setting == "on"
 
     def prompt_ids(self, messages: Sequence[Message], *, chat: bool) -> list[int]:
-        """Return the ids of a prompt: rendered by the template, or the plain text (see `encode_plain_prompt`)."""
+        """Return the ids of a prompt: rendered by the template, or the plain text after the begin token."""
         if chat:
             return encode_prompt(self.tokenizer, messages)
-        return encode_plain_prompt(self.tokenizer, "\n\n".join(message["content"] for message in messages))
-
-    @property
-    def begins_with_bos(self) -> bool:
-        """Return whether a text begins with the begin token: the tokenizer decides."""
+        text = "\n\n".join(message["content"] for message in messages)
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
         begin = self.tokenizer.bos_token_id
-        return begin is not None and encode_plain_prompt(self.tokenizer, "a")[:1] == [begin]
+        return [begin, *ids] if begin is not None and ids[:1] != [begin] else ids
 
 
 def load_subject(folder: Path) -> Subject:

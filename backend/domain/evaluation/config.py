@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
 
 PREFIX_POLICY: dict[str, str] = {
