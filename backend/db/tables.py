@@ -1,6 +1,7 @@
 """Every table, by room. The only ORM classes; docs/schema.md is generated from them."""
 
 from backend.db.base import Table
+from backend.db.tables_boards import ImportedEvaluation, PackedItems, RunSuite, Suite, SuiteResult
 from backend.db.tables_build import Analysis, Architecture, Checkpoint, Dataset, DatasetVersion, Tokenizer
 from backend.db.tables_evaluate import (
     Battle,
@@ -35,6 +36,7 @@ __all__ = [
     "Endpoint",
     "Evaluation",
     "EvaluationItem",
+    "ImportedEvaluation",
     "Job",
     "LogLine",
     "Measurement",
@@ -42,13 +44,17 @@ __all__ = [
     "MetricBlock",
     "MetricName",
     "MetricPoint",
+    "PackedItems",
     "Rater",
     "Replica",
     "Run",
     "RunGroup",
+    "RunSuite",
     "Sample",
     "Score",
     "Slot",
+    "Suite",
+    "SuiteResult",
     "Table",
     "Tokenizer",
     "Usage",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,31 +17,8 @@ from transformers import (
 )
 
 from backend.errors import InvalidInput
+from jobs.evaluation.engines.base import Answer, CheckStop, Sampling, never_stop
 from jobs.evaluation.subject import Subject
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling parameters. `temperature` 0 is greedy."""
-
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A completion: text without special tokens, its token count (an end token counts), and its finish reason.
-
-    `cut` counts prompt tokens dropped from the beginning to leave room for the answer.
-    """
-
-    text: str
-    tokens: int
-    prompt_tokens: int
-    finish_reason: Literal["stop", "length"]
-    cut: int = 0
 
 
 def complete(
@@ -50,15 +26,17 @@ def complete(
     prompts: Sequence[list[int]],
     *,
     sampling: Sampling,
+    stops: Sequence[Sequence[str]] | None = None,
     batch_size: int = 16,
-    check_stop: Callable[[], None] = lambda: None,
+    check_stop: CheckStop = never_stop,
 ) -> Iterator[list[tuple[int, Answer]]]:
     """Complete each prompt of token ids; yield (index, answer) batch by batch, similar lengths together.
 
-    A prompt that leaves no room for `max_tokens` in the context is truncated at its beginning. `check_stop` runs for each token
-    and may raise to end the work. Raises InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
+    A prompt that leaves no room for `max_tokens` in the context is truncated at its beginning. An answer ends before the first of its
+    prompt's `stops`. `check_stop` runs for each token and may raise to end the work. Raises InvalidInput for an empty prompt, or if
+    `max_tokens` alone fills the context.
     """
-    room = subject.context - sampling.max_tokens
+    room, ends = subject.context - sampling.max_tokens, end_tokens(subject)
     if room < 1:
         raise InvalidInput(
             f"{sampling.max_tokens} tokens of answer leave no room for the prompt in a context of {subject.context}.",
@@ -71,7 +49,11 @@ def complete(
     for at in range(0, len(order), batch_size):
         check_stop()
         chosen = order[at : at + batch_size]
-        answers = _complete_batch(subject, [prompts[index][-room:] for index in chosen], sampling=sampling, check_stop=check_stop)
+        outputs = _complete_batch(subject, [prompts[index][-room:] for index in chosen], sampling=sampling, check_stop=check_stop)
+        answers = [
+            read_answer(subject.tokenizer, prompts[index][-room:], new, ends, stops[index] if stops else ())
+            for index, new in zip(chosen, outputs, strict=True)
+        ]
         yield [
             (index, Answer(text, tokens, min(len(prompts[index]), room), reason, max(0, len(prompts[index]) - room)))
             for index, (text, tokens, reason) in zip(chosen, answers, strict=True)
@@ -79,9 +61,8 @@ def complete(
 
 
 @torch.inference_mode()
-def _complete_batch(
-    subject: Subject, prompts: list[list[int]], *, sampling: Sampling, check_stop: Callable[[], None]
-) -> list[tuple[str, int, Literal["stop", "length"]]]:
+def _complete_batch(subject: Subject, prompts: list[list[int]], *, sampling: Sampling, check_stop: Callable[[], None]) -> list[list[int]]:
+    """Return the new tokens of each prompt, with what follows an end token."""
     network, ends = subject.network, end_tokens(subject)
     longest = max(len(ids) for ids in prompts)
     pad = subject.tokenizer.pad_token_id if subject.tokenizer.pad_token_id is not None else 0
@@ -98,7 +79,8 @@ def _complete_batch(
         logits_processor=LogitsProcessorList([_Draw(prompts, sampling)] if sampling.temperature > 0 else []),
         stopping_criteria=StoppingCriteriaList([_CheckStop(check_stop)]),
     )
-    return [_read(subject.tokenizer, ids, row.tolist(), ends) for ids, row in zip(prompts, output[:, longest:], strict=True)]
+    new: list[list[int]] = output[:, longest:].tolist()
+    return new
 
 
 def end_tokens(subject: Subject) -> frozenset[int]:
@@ -108,16 +90,24 @@ def end_tokens(subject: Subject) -> frozenset[int]:
     return frozenset(int(i) for i in ids if i is not None)
 
 
-def _read(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int], ends: frozenset[int]
+def read_answer(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int], ends: frozenset[int], stops: Sequence[str] = ()
 ) -> tuple[str, int, Literal["stop", "length"]]:
-    """Truncate an answer at its end token. Decodes it after its prompt, since some tokenizers drop a space at the beginning of a text."""
+    """Return (text, tokens, finish reason) of an answer, truncated at its end token and before the first stop string."""
     stop = next((index for index, token in enumerate(new) if token in ends), None)
     answer = new if stop is None else new[:stop]
+    text = decode_after(tokenizer, prompt, answer)
+    if not any(mark in text for mark in stops):
+        return text, len(answer) + (stop is not None), "length" if stop is None else "stop"
+    needed = next(n for n in range(1, len(answer) + 1) if any(mark in decode_after(tokenizer, prompt, answer[:n]) for mark in stops))
+    return text[: min(text.index(mark) for mark in stops if mark in text)], needed, "stop"
+
+
+def decode_after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int]) -> str:
+    """Decode an answer after its prompt, since some tokenizers drop a space at the beginning of a text."""
     before = tokenizer.decode(prompt, skip_special_tokens=True)
     both = tokenizer.decode([*prompt, *answer], skip_special_tokens=True)
-    text = both[len(before) :] if both.startswith(before) else tokenizer.decode(answer, skip_special_tokens=True)
-    return text, len(answer) + (stop is not None), "length" if stop is None else "stop"
+    return both[len(before) :] if both.startswith(before) else str(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 class _Draw(LogitsProcessor):  # type: ignore[misc]

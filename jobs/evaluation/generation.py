@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from backend.domain.evaluation.metrics.answers import contains, exact_match
 from backend.domain.evaluation.metrics.numbers import numeric_match
 from backend.errors import InvalidInput
-from jobs.evaluation.completions import Sampling, complete
+from jobs.evaluation.completions import complete
+from jobs.evaluation.engines.base import Sampling
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.multiple_choice import glue, right_choice
 from jobs.evaluation.subject import Subject

@@ -12,7 +12,8 @@ import json
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload
 from backend.domain.jobs.results import GenerateResult
-from jobs.evaluation.completions import Sampling, complete
+from jobs.evaluation.completions import complete
+from jobs.evaluation.engines.base import Sampling
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.subject import load_subject
 from jobs.modeling.devices import set_threads

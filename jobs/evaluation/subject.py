@@ -14,6 +14,7 @@ from jobs.modeling.chat.render import Message, encode_prompt, turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
 from jobs.modeling.devices import pick_device, pick_inference_dtype
 from jobs.modeling.loglikelihood import longest_input
+from jobs.modeling.tokenizers import encode_plain_prompt
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     taught_chat: bool
     configured_ends: tuple[int, ...] = ()
+    weights_hash: str | None = None
 
     @property
     def context(self) -> int:
@@ -43,13 +45,16 @@ class Subject:
         return self.taught_chat if setting == "auto" else setting == "on"
 
     def prompt_ids(self, messages: Sequence[Message], *, chat: bool) -> list[int]:
-        """Return the ids of a prompt: rendered by the template, or the plain text after the begin token."""
+        """Return the ids of a prompt: rendered by the template, or the plain text (see `encode_plain_prompt`)."""
         if chat:
             return encode_prompt(self.tokenizer, messages)
-        text = "\n\n".join(message["content"] for message in messages)
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return encode_plain_prompt(self.tokenizer, "\n\n".join(message["content"] for message in messages))
+
+    @property
+    def begins_with_bos(self) -> bool:
+        """Return whether a text begins with the begin token: the tokenizer decides."""
         begin = self.tokenizer.bos_token_id
-        return [begin, *ids] if begin is not None and ids[:1] != [begin] else ids
+        return begin is not None and encode_plain_prompt(self.tokenizer, "a")[:1] == [begin]
 
 
 def load_subject(folder: Path) -> Subject:

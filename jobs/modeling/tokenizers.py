@@ -157,6 +157,18 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[l
     return ids
 
 
+def encode_plain_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Encode a text that a network continues: the one rule of evaluation, generation and endpoints, and of lm-evaluation-harness.
+
+    Special tokens are the tokenizer's own choice, and its begin token stands there once. An empty text is the begin token, or else the
+    end token, if there is one.
+    """
+    special = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    ids: list[int] = list(tokenizer.encode(text, add_special_tokens=special, verbose=False))
+    first = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), None)
+    return ids or ([] if first is None else [int(first)])
+
+
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the padding token; it is never attended to nor trained on."""
     return int(next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0))

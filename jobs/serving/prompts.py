@@ -7,6 +7,7 @@ from typing import Any
 from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import InvalidInput, RoundhouseError
 from jobs.modeling.chat.render import encode_prompt
+from jobs.modeling.tokenizers import encode_plain_prompt
 
 
 def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
@@ -17,9 +18,7 @@ def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
     if request.token_ids is not None:
         return list(request.token_ids)
     if request.prompt is not None:
-        ids = list(tokenizer(request.prompt, verbose=False)["input_ids"])
-        begin = tokenizer.bos_token_id
-        return ids or ([begin] if begin is not None else [])  # an empty prompt starts a text
+        return encode_plain_prompt(tokenizer, request.prompt)
     messages = [message.as_dict() for message in request.messages or ()]
     try:
         return encode_prompt(tokenizer, messages, tools=list(request.tools) if request.tools else None)

@@ -27,6 +27,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, require_wri
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
+from backend.services.evaluation.packed_items import store_packed
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, request_stop, wake
 
@@ -387,6 +388,7 @@ def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload],
     session.execute(delete(Score).where(Score.evaluation_id == row.id))
     session.add_all(Score(evaluation_id=row.id, **score.model_dump()) for score in result.scores if score.value is not None)
     row.config = {**row.config, "facts": result.facts.model_dump(exclude_unset=True)}
+    store_packed(session, row.id)
 
 
 def _without_nul(value: Any) -> Any:
