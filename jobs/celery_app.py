@@ -71,13 +71,13 @@ def _take_slot(request: Any, **_: Any) -> None:
 
 
 @signals.worker_ready.connect
-def _start_heart(sender: Any, **_: Any) -> None:
+def _start_heartbeat(sender: Any, **_: Any) -> None:
     get_context()  # built by one thread before others ask for it
     queues = sorted(sender.app.amqp.queues.consume_from)
-    threading.Thread(target=_heart, args=(queues,), daemon=True, name="heart").start()
+    threading.Thread(target=_heartbeat_loop, args=(queues,), daemon=True, name="heart").start()
 
 
-def _heart(queues: list[str]) -> None:
+def _heartbeat_loop(queues: list[str]) -> None:
     pause = threading.Event()
     tidied = -TIDY_S
     while True:
@@ -108,6 +108,6 @@ def _beat_and_recover(queues: list[str]) -> None:
     if report.requeued or report.failed or report.cancelled or report.woken:
         log.warning("recovered: %s", report)
     if "train" in queues and list_open_sweeps(ctx):
-        from backend.services.training.sweeps import lead_sweeps  # launches runs, and so imports most services
+        from backend.services.training.sweeps import advance_sweeps  # launches runs, and so imports most services
 
-        lead_sweeps(ctx)
+        advance_sweeps(ctx)

@@ -10,7 +10,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
 from backend.infra.files.paths import find_path
-from backend.services.checkpoints.bases import add_base, list_base_offers, look_at_base
+from backend.services.checkpoints.bases import add_base, list_base_offers, preview_base
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
 from backend.services.context import LOCAL
 
@@ -39,7 +39,7 @@ def add(
 @command
 def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) -> None:
     """Check a source without adding it: family, parameters, size, licence. Reads only small files of the Hub."""
-    look = look_at_base(get_context(), _absolute(source), revision=revision, person=LOCAL)
+    look = preview_base(get_context(), _absolute(source), revision=revision, person=LOCAL)
     facts = look.facts
     data = {
         "source": look.source,

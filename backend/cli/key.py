@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command("create")
 @command
 def create(name: str, as_json: JsonFlag = False) -> None:
-    """Make a key and print it: the only time it is seen."""
+    """Create a key and print it: the only time it is shown."""
     key = create_key(get_context(), name, person=LOCAL)
     emit({"name": name, "key": key}, as_json=as_json, text=key)
 

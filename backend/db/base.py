@@ -11,7 +11,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import JSON, TypeDecorator
 
-ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # without characters that look alike
+ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # no ambiguous characters
 
 
 def new_id() -> str:
@@ -25,14 +25,14 @@ def utc_now() -> datetime:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time in UTC. SQLite stores no zone, so reading adds it."""
+    """A UTC datetime. SQLite stores no time zone, so reading adds it."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is not None and value.tzinfo is None:
-            raise ValueError("a moment without a zone can't be stored")
+            raise ValueError("a datetime without a time zone can't be stored")
         return value.astimezone(UTC) if value is not None else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

@@ -1,7 +1,7 @@
 """Engines and transactions for SQLite and PostgreSQL.
 
-SQLite: WAL, foreign keys on, 30 s busy timeout, and BEGIN IMMEDIATE for writers, because a deferred transaction that
-reads and then writes fails at once under contention however long the timeout is.
+SQLite: WAL, foreign keys on, 30 s busy timeout, and BEGIN IMMEDIATE for writers, because a deferred transaction that reads and then writes
+fails at once under contention, whatever the timeout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 BUSY_TIMEOUT_MS = 30_000
 ERASE_TIMEOUT_MS = 500
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
-"""Driver by the scheme of a URL that names none."""
+"""Default driver by URL scheme."""
 
 
 class Database:
@@ -57,7 +57,7 @@ class Database:
             try:
                 cursor = connection.cursor()
                 cursor.execute(f"PRAGMA busy_timeout={ERASE_TIMEOUT_MS}")
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a reader in the way leaves the old pages until the next one
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a concurrent reader leaves the old pages until the next checkpoint
                 cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
             finally:
                 connection.close()

@@ -26,9 +26,8 @@ class Dataset(Table):
 
 
 class DatasetVersion(Table):
-    """Rows that never change: one folder of Parquet files named by their content hash.
-
-    Exists from the moment an import is asked for; `content_hash` and counts are filled when its job finishes.
+    """Immutable rows: one folder of Parquet files named by their content hash. Created when an import is queued; `content_hash` and counts
+    are filled in when its job finishes.
     """
 
     __tablename__ = "dataset_versions"

@@ -58,7 +58,7 @@ class EvaluationItem(Table):
 class Campaign(Table):
     """A set of prompts, contestants, raters and a stopping rule.
 
-    A rematch names the campaign whose votes it came from (`parent_id`) and the run that trains its new contestant (`run_id`).
+    A rematch refers to the campaign whose votes it trains on (`parent_id`) and the run that trains its new contestant (`run_id`).
     """
 
     __tablename__ = "campaigns"
@@ -150,9 +150,8 @@ class Battle(Table):
 
 
 class Vote(Table):
-    """An append-only verdict on a battle. A correction is a new row that names the one it supersedes; undo is label UNDONE.
-
-    `revision` counts a battle's rows from 1; the highest one holds. Its uniqueness is what makes a double submission one vote.
+    """An append-only verdict on a battle. A correction is a new row that refers to the one it supersedes; undo is label UNDONE. `revision`
+    counts a battle's rows from 1; the highest one is valid. It is unique, so a double submission is one vote.
     """
 
     __tablename__ = "votes"

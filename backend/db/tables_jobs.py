@@ -12,7 +12,7 @@ from backend.db.base import Table, new_id, utc_now
 
 
 class Job(Table):
-    """One queued piece of work. This row, not the broker's message, decides what runs."""
+    """One queued piece of work. This row, not the broker's message, determines what runs."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_status_queue", "status", "queue", "priority", "created_at"),)
@@ -96,7 +96,7 @@ class RunGroup(Table):
 class Measurement(Table):
     """Peak memory and speed of one training setting, measured by a probe or run, beside the estimate.
 
-    `setting` is what memory and speed depend on (shape, context, micro-batch, precision, method, ...); `bytes` are per process.
+    `setting` holds what affects memory and speed (shape, context, micro-batch, precision, method, ...); `bytes` are per process.
     """
 
     __tablename__ = "measurements"
@@ -117,7 +117,7 @@ class Measurement(Table):
 
 
 class MetricName(Table):
-    """Dictionary of metric names, so that a point is four numbers."""
+    """Dictionary of metric names, so that a point holds only numbers."""
 
     __tablename__ = "metric_names"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -190,7 +190,7 @@ class Worker(Table):
 
 
 class Slot(Table):
-    """A GPU of a machine that a job holds. The primary key keeps two jobs off one GPU."""
+    """A GPU of a machine that a job holds. The primary key prevents two jobs on one GPU."""
 
     __tablename__ = "slots"
     host: Mapped[str] = mapped_column(String(80), primary_key=True)

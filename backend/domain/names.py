@@ -11,7 +11,7 @@ from backend.errors import InvalidInput, NotFound
 def clean_name(text: str, *, what: str, limit: int = 120) -> str:
     """Strip a name and validate it. Raises InvalidInput if it is empty, too long, or holds `@` or control characters.
 
-    `@` is kept for versions: `stories@3`.
+    `@` is reserved for versions: `stories@3`.
     """
     name = " ".join(text.split())
     if not name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def format_bytes(num_bytes: float) -> str:
-    """Write a number of bytes: `1.3 MB`."""
+    """Format a number of bytes: `1.3 MB`."""
     value = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
@@ -30,7 +30,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_count(number: float) -> str:
-    """Write a large number in three figures with a word: `1.12 million`, `72.2 billion`."""
+    """Format a large number in three figures with a word: `1.12 million`, `72.2 billion`."""
     for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million")):
         if abs(number) >= size:
             return f"{number / size:.3g}{word}" if number / size < 999.5 else f"{number / size:,.0f}{word}"
@@ -38,12 +38,12 @@ def format_count(number: float) -> str:
 
 
 def format_factor(factor: float) -> str:
-    """Write a factor: `3 times`, `40,000 times`."""
+    """Format a factor: `3 times`, `40,000 times`."""
     return f"{factor:,.0f} times" if factor >= 9.5 else f"{factor:.1f} times"
 
 
 def short(number: float) -> str:
-    """Write a large number in three figures, up to ten thousand in full: `2,048`, `1.12 M`."""
+    """Format a large number in three figures, up to ten thousand in full: `2,048`, `1.12 M`."""
     value = float(number)
     if abs(value) < 9_999.5:
         return f"{value:,.0f}"
@@ -55,5 +55,5 @@ def short(number: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Write a count with its noun: `1 row`, `2 rows`."""
+    """Format a count with its noun: `1 row`, `2 rows`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,4 +1,4 @@
-"""Stored architectures: what a network of one's own is built from."""
+"""Stored architectures, from which new networks are built."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from backend.services.dependents import refuse_while_used, users_of_architecture
 
 @dataclass(frozen=True)
 class ArchitectureView:
-    """A stored architecture, its parameters, and how many runs were given it."""
+    """A stored architecture, its parameters, and its number of runs."""
 
     id: str
     name: str
@@ -37,8 +37,7 @@ class ArchitectureView:
 def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, person: Person) -> ArchitectureView:
     """Store an architecture under a name.
 
-    An architecture never changes, so that runs stay explained: the same name with the same config gives the stored one, another
-    config raises Conflict.
+    Architectures are immutable: the same name with the same config returns the stored one, another config raises Conflict.
     """
     require_builder(person)
     name = clean_name(name, what="An architecture")
@@ -68,7 +67,7 @@ def list_architectures(ctx: Context, *, archived: bool = False) -> list[Architec
 
 
 def get_architecture(ctx: Context, name_or_id: str) -> ArchitectureView:
-    """Return one by name or id. Raises NotFound with names that are near."""
+    """Return one by name or id. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         return _view(session, _find(session, name_or_id))
 
@@ -85,7 +84,7 @@ def rename_architecture(ctx: Context, architecture_id: str, name: str, *, person
 
 
 def archive_architecture(ctx: Context, architecture_id: str, *, person: Person, archived: bool = True) -> None:
-    """Take an architecture out of the lists, or put it back."""
+    """Archive an architecture, or restore it."""
     require_builder(person)
     with ctx.db.write() as session:
         _find(session, architecture_id).archived_at = ctx.now() if archived else None

@@ -78,7 +78,7 @@ def mentions(column: Any, texts: Sequence[str]) -> Any:
 
 
 def _groups_on(session: Session, ids: Sequence[str]) -> list[Use]:
-    """Run groups have their dataset's id in their config, and their runs have it too; a group of runs is told once, by itself."""
+    """Return run groups with the dataset in their config; their runs are not listed one by one."""
     by_runs = select(Run.group_id).where(Run.dataset_version_id.in_(ids), Run.group_id.is_not(None))
     query = select(RunGroup.id, RunGroup.name).where(or_(RunGroup.id.in_(by_runs), mentions(RunGroup.config, ids)))
     return [Use("run group", name, id_) for id_, name in session.execute(query.order_by(RunGroup.name))]
@@ -97,7 +97,7 @@ def _made_from(session: Session, ids: Sequence[str]) -> list[Use]:
 
 
 def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
-    """Reports about the versions, and those of others in which the versions were searched for as benchmarks."""
+    """Return reports about the versions, and reports that searched for the versions as benchmarks."""
     query = (
         select(Analysis.id, Dataset.name, DatasetVersion.number)
         .join(DatasetVersion, DatasetVersion.id == Analysis.dataset_version_id)
@@ -109,18 +109,18 @@ def _reports_on(session: Session, ids: Sequence[str]) -> list[Use]:
 
 
 def users_of_tokenizer(session: Session, tokenizer_id: str) -> list[Use]:
-    """Return the runs that were given a tokenizer. Reports on it are none: they go with it."""
+    """Return the runs with a tokenizer. Reports on it do not count: they are deleted with it."""
     rows = session.execute(select(Run.id, Run.name).where(Run.tokenizer_id == tokenizer_id).order_by(Run.created_at, Run.name))
     return [Use("run", name, id_) for id_, name in rows]
 
 
 def users_of_architecture(session: Session, architecture_id: str) -> list[str]:
-    """Return the runs that were given an architecture."""
+    """Return the runs with an architecture."""
     return [f"run “{name}”" for name in session.scalars(select(Run.name).where(Run.architecture_id == architecture_id))]
 
 
 def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
-    """Return what would break if a checkpoint's files went: unfinished runs on it, adapters, deployments, running jobs, open campaigns."""
+    """Return the users of a checkpoint's files: unfinished runs on it, adapters, deployments, running jobs, open campaigns."""
     checkpoint = session.get_one(Checkpoint, checkpoint_id)
     based = session.scalars(
         select(Run.name)
@@ -165,7 +165,7 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
 
 
 def _resuming_run(session: Session, checkpoint: Checkpoint) -> list[str]:
-    """Return the unfinished run that would resume from this checkpoint: it is the newest one the run still has."""
+    """Return the unfinished run that would resume from this checkpoint, if it is the run's newest."""
     if checkpoint.run_id is None:
         return []
     run = session.get_one(Run, checkpoint.run_id)

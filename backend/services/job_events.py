@@ -1,6 +1,6 @@
-"""From what a child reports to rows: which service records which event, and which ends which kind of job.
+"""Maps a child's events to services: which one records an event, and which one a job's end.
 
-Every recorder runs inside the transaction that renewed the lease, so a write from an older attempt never lands.
+Every recorder runs inside the transaction that renewed the lease, so an older attempt can't write.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MAX_LINE_CHARACTERS = 2000
 
 
 def prepare(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
-    """Return the claim with its payload read, and completed by the room's service just before its child starts.
+    """Return the claim with its payload read, and filled in by the room's service just before its child starts.
 
     Raises InvalidInput for a payload that its kind does not take, Fenced.
     """
@@ -110,7 +110,7 @@ RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
     (JobKind.TRAIN, CheckpointEvent): checkpoint_files.record_checkpoint,
     (JobKind.TRAIN, CheckpointRemovedEvent): checkpoint_files.record_checkpoint_removed,
 }
-"""The service that records an event of a kind of job. What is not named here is kept in the events file alone."""
+"""The service that records an event of a kind of job. Other events stay in the events file."""
 
 
 FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
@@ -132,4 +132,4 @@ PREPARE: dict[JobKind, Callable[[Session, Claim[Any]], Payload]] = {
     JobKind.TRAIN: run_parts.fill_payload,
     JobKind.PROBE: run_parts.fill_payload,
 }
-"""Fills in, when a job starts, what was still being made when it was asked for. Returns the payload."""
+"""Fills in a payload's unfinished parts when its job starts. Returns the payload."""

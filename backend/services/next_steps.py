@@ -1,4 +1,4 @@
-"""Next steps on the overview, ranked: what is broken, what waits for people, what a newcomer has not tried. Pure."""
+"""Next steps on the overview, ranked: failures, open votes, missing evaluations, untried features. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class AwaitedVotes:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """State of an installation as one visitor sees it. Lists are newest first; checkpoints are those that write text.
+    """State of an installation for one visitor. Lists are newest first; checkpoints are those that generate text.
 
     `idle_queues`: (queue, number of queued jobs) where no living worker serves the queue.
     """
@@ -77,7 +77,7 @@ class Situation:
 
 
 def next_steps(situation: Situation, *, limit: int = MAX_STEPS) -> tuple[NextStep, ...]:
-    """Return the steps to take, most urgent first: failures, votes, missing evaluations, then what was never tried."""
+    """Return the next steps, most urgent first: failures, votes, missing evaluations, then untried features."""
     return (*_failures(situation), *_votes(situation), *_evaluations(situation), *_first_times(situation))[:limit]
 
 
@@ -119,7 +119,7 @@ def _first_times(situation: Situation) -> list[NextStep]:
     """Return the next step of the loop from data to chat that is still open. A step in progress counts as done."""
     steps = []
     if not situation.has_data and not situation.is_importing:
-        steps.append(NextStep(StepKind.IMPORT, "There is no dataset to learn from yet.", "Import a dataset"))
+        steps.append(NextStep(StepKind.IMPORT, "There is no dataset to train on yet.", "Import a dataset"))
     if situation.has_data and not situation.checkpoints and not situation.is_training and not situation.failed_runs:
         steps.append(
             NextStep(StepKind.STARTER, "No network is trained yet. The starter takes about two minutes.", "Train the starter network")

@@ -45,7 +45,7 @@ class EndpointLine:
 
 @dataclass(frozen=True)
 class Gauges:
-    """Load of the machines with a living worker, summed. Shares from 0 to 1; None where nothing reports it."""
+    """Load of the machines with a living worker, summed. Shares from 0 to 1; None if unknown."""
 
     num_workers: int
     cpu_share: float | None
@@ -124,7 +124,7 @@ def get_overview(ctx: Context, *, person: Person, num_recent: int = 5) -> Overvi
 
 
 def get_strip(ctx: Context) -> Strip:
-    """Return work in progress, load and health. Asked for every few seconds: a handful of small queries."""
+    """Return work in progress, load and health. Called every few seconds: a few small queries."""
     with ctx.db.read() as session:
         endpoints = tuple(_endpoints(session))
         jobs = tuple(_other_jobs(session))
@@ -154,7 +154,7 @@ def read_gauges(ctx: Context, workers: list[WorkerView]) -> Gauges:
 
 
 def group_results(evaluations: list[EvaluationView]) -> tuple[BenchmarkResults, ...]:
-    """Group scores that may be compared, the benchmark of the newest first. `evaluations` are newest first."""
+    """Group comparable scores by benchmark, that of the newest first. `evaluations` are newest first."""
     groups: dict[str, dict[str, EvaluationView]] = {}
     for evaluation in evaluations:
         if evaluation.status is Status.FINISHED and evaluation.main_score is not None:
@@ -174,7 +174,7 @@ def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
 
 
 def _other_jobs(session: Session) -> list[JobView]:
-    """Return what is queued or running besides training and serving, the running first."""
+    """Return queued and running jobs other than training and serving, running ones first."""
     query = select(Job).where(Job.status.in_(ACTIVE), Job.kind.not_in([JobKind.TRAIN.value, JobKind.REPLICA.value]))
     return [view(job) for job in session.scalars(query.order_by(Job.status.desc(), Job.priority, Job.created_at).limit(20))]
 

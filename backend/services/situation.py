@@ -1,4 +1,4 @@
-"""Read the situation of an installation that the overview's next steps are ranked from."""
+"""Read the state of an installation, from which the overview's next steps are ranked."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from backend.services.next_steps import AwaitedVotes, Item, Situation
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 
 FAILURE_DAYS = 7
-"""A run that failed longer ago is no longer news."""
+"""Age after which a failed run is no longer reported."""
 
 MOST = 3
 MOST_CAMPAIGNS = 4
 
 
 def read_situation(ctx: Context, person: Person) -> Situation:
-    """Return the state of an installation as a person sees it."""
+    """Return the state of an installation for a person."""
     endpoints = list_endpoints(ctx, include_stopped=False)
     with ctx.db.read() as session:
         situation = Situation(
@@ -65,7 +65,7 @@ def _awaited_votes(ctx: Context, person: Person) -> tuple[AwaitedVotes, ...]:
 
 
 def _checkpoints() -> Select[str, str]:
-    """Select (id, name) of the checkpoints that write text and have files, newest first."""
+    """Select (id, name) of the checkpoints that generate text and have files, newest first."""
     return (
         select(Checkpoint.id, Checkpoint.name)
         .outerjoin(Run, Run.id == Checkpoint.run_id)
@@ -85,7 +85,7 @@ def _unevaluated() -> ColumnElement[bool]:
 
 
 def _unevaluated_run() -> ColumnElement[bool]:
-    """No checkpoint of the same run was evaluated: the last is not more urgent than the best."""
+    """Match checkpoints of runs without any evaluated checkpoint."""
     sibling = aliased(Checkpoint)
     evaluated = select(Evaluation.id).join(sibling, sibling.id == Evaluation.checkpoint_id).where(sibling.run_id == Checkpoint.run_id)
     return ~evaluated.exists()

@@ -1,6 +1,6 @@
 """Starter content: datasets, a tokenizer and an architecture for a fresh installation, before the first upload.
 
-Everything is generated here from a fixed seed; imports and the tokenizer are jobs, so the first start waits for none of them.
+Everything is generated here from a fixed seed; imports and the tokenizer are jobs, so the first start does not wait for them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def ensure_starter_content(ctx: Context) -> None:
 
 
 def _was_made(ctx: Context) -> bool:
-    """Return whether every starter job was queued at some time: idempotency keys outlive deleted datasets."""
+    """Return whether every starter job was ever queued: idempotency keys outlive deleted datasets."""
     keys = [_key(dataset.name) for dataset in STARTER_DATASETS] + [_key(STARTER_TOKENIZER)]
     with ctx.db.read() as session:
         return session.scalar(select(func.count()).select_from(Job).where(Job.idempotency_key.in_(keys))) == len(keys)

@@ -70,7 +70,7 @@ def _write_lines(source: Path, split: Split, file: Path, *, total: int, reporter
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             if number % PROGRESS_ROWS == 0:
                 reporter.progress(number, total, unit="row", message=f"Writing {file.name}")
-                _heed_stop(reporter)
+                _check_stop(reporter)
 
 
 def _copy(source: Path, file: Path, *, reporter: Reporter) -> None:
@@ -80,9 +80,9 @@ def _copy(source: Path, file: Path, *, reporter: Reporter) -> None:
             to.write(chunk)
             done += len(chunk)
             reporter.progress(done, size, unit="byte", message=f"Writing {file.name}")
-            _heed_stop(reporter)
+            _check_stop(reporter)
 
 
-def _heed_stop(reporter: Reporter) -> None:
+def _check_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
         raise JobFailed("The export was stopped on request.", remedy="Nothing was kept; export again when you want to.")

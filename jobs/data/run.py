@@ -23,7 +23,7 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
     if payload.derive is not None:
         return _derive(spec, payload.derive, reporter)
     remote = _find(payload, reporter)
-    with _at_hand(spec, reporter, remote) as source:
+    with _local_source(spec, reporter, remote) as source:
         result = import_dataset(
             source,
             kind=payload.kind,
@@ -53,7 +53,7 @@ def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
     return chosen
 
 
-def _at_hand(spec: JobSpec[ImportPayload], reporter: Reporter, remote: Remote | None) -> AbstractContextManager[Path]:
+def _local_source(spec: JobSpec[ImportPayload], reporter: Reporter, remote: Remote | None) -> AbstractContextManager[Path]:
     """Lend the file or folder to read: the one named, or what is fetched for the purpose."""
     if remote is None:
         source = spec.path(str(spec.payload.source))

@@ -68,4 +68,4 @@ def config_from_checkpoint(folder: Path) -> ArchitectureConfig | None:
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{folder.name} holds no readable config.json: {error}") from error
     shape = read_shape(data) if isinstance(data, dict) else None
-    return None if shape is None or shape.unsaid else shape.config
+    return None if shape is None or shape.unsupported else shape.config

@@ -60,7 +60,7 @@ def draw_saved_row(ctx: Context, person: Person, view: ArchitectureView) -> None
     columns[4].page_link(routes.LAUNCH, label="Launch", icon=":material/rocket_launch:", query_params={"architecture": view.name})
     with columns[5].popover("", icon=":material/more_horiz:", key=f"more_{view.id}", help="Archive or delete"):
         st.caption(f"Saved {ago(view.created_at)}")
-        word = "Take out of the archive" if view.archived_at else "Archive"
+        word = "Restore from the archive" if view.archived_at else "Archive"
         if st.button(word, key=f"archive_{view.id}", icon=":material/archive:"):
             with errors_shown():
                 archive_architecture(ctx, view.id, person=person, archived=view.archived_at is None)

@@ -310,7 +310,7 @@ def test_a_version_is_exported_from_its_page(site: Context) -> None:
     assert app.button(key=f"dataset_export_{version.id}").disabled
     app.text_input(key=f"dataset_export_{version.id}_push").set_value("no slash").run()
     app.button(key=f"dataset_export_{version.id}").click().run()
-    assert "'no slash' is no id of the Hub" in words(app)
+    assert "'no slash' is not a repository id of the Hub" in words(app)
     app.toggle(key=f"dataset_export_{version.id}_pushes").set_value(False).run()
     app.button(key=f"dataset_export_{version.id}").click().run()
     (asked,) = list_version_exports(site, version.id)
@@ -357,6 +357,6 @@ def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -
     assert app.button(key=f"export_{added.id}").disabled
     app.text_input(key=f"export_{added.id}_push").set_value("no slash").run()
     app.button(key=f"export_{added.id}").click().run()
-    assert "no slash is no id of the Hub" in words(app)
+    assert "no slash is not a repository id of the Hub" in words(app)
     app.button(key=f"export_delete_{asked.job.id}").click().run()
     assert "Its files were deleted here." in words(app)

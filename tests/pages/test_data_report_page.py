@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import get_dataset
 from backend.services.data.imports import import_dataset, version_of_job
-from backend.services.data.reports import ask_report, get_data_report, list_data_reports, read_samples
+from backend.services.data.reports import get_data_report, list_data_reports, read_samples, request_data_report
 from backend.services.data.uploads import save_upload
 from backend.services.data.views import VersionView
 from backend.services.training.parts import resolve_parts
@@ -72,7 +72,7 @@ def test_a_report_is_asked_for_waits_and_is_read_with_the_answers_coloured(site:
 
 def test_hostile_rows_are_text(site: Context) -> None:
     version = imported(site, [*ROWS, *HOSTILE], name=EVIL[:60])
-    view = ask_report(site, version.id, person=LOCAL, context=256)
+    view = request_data_report(site, version.id, person=LOCAL, context=256)
     do_job(site, str(view.job_id))
     app = open_report(version)
     for details in ("Duplicates", "Odd rows", "Characters", "Languages", "Packing", "Leakage", "Benchmarks"):
@@ -93,7 +93,7 @@ def test_hostile_rows_are_text(site: Context) -> None:
 def test_a_failed_report_says_why_and_is_asked_for_again(site: Context) -> None:
     version = imported(site, ROWS)
     add_tokenizer(site, "gone")
-    view = ask_report(site, version.id, person=LOCAL, source="gone")
+    view = request_data_report(site, version.id, person=LOCAL, source="gone")
     do_job(site, str(view.job_id))
     app = open_report(version)
     assert "The report failed" in app.error[0].value
@@ -103,7 +103,7 @@ def test_a_failed_report_says_why_and_is_asked_for_again(site: Context) -> None:
 
 def test_what_a_finding_names_is_dropped_by_a_click(site: Context) -> None:
     version = imported(site, [*ROWS, ROWS[3], ROWS[4]])
-    view = ask_report(site, version.id, person=LOCAL, context=256)
+    view = request_data_report(site, version.id, person=LOCAL, context=256)
     do_job(site, str(view.job_id))
     app = open_report(version)
     assert "2 rows repeat another one" in words(app)
@@ -115,7 +115,7 @@ def test_what_a_finding_names_is_dropped_by_a_click(site: Context) -> None:
 
 def test_a_report_is_deleted_by_a_click(site: Context) -> None:
     version = imported(site, ROWS)
-    view = ask_report(site, version.id, person=LOCAL, context=256)
+    view = request_data_report(site, version.id, person=LOCAL, context=256)
     do_job(site, str(view.job_id))
     app = open_report(version)
     app.button(f"report_delete_{view.id}").click().run()
@@ -136,7 +136,7 @@ def test_launch_says_what_a_report_has_found(site: Context) -> None:
         return known_findings(resolve_parts(site, config.model_copy(update=changes)).report)
 
     assert known() == ""
-    view = ask_report(site, "coins", person=LOCAL, source="pieces", context=config.context)
+    view = request_data_report(site, "coins", person=LOCAL, source="pieces", context=config.context)
     do_job(site, str(view.job_id))
     assert "The data report has" in known()
     assert "1 row repeats another one" in known()

@@ -146,7 +146,7 @@ def test_an_unknown_field_in_yaml_names_the_nearest(site: Context) -> None:
 
 
 def test_an_architecture_brings_its_tokenizer_and_unused_rows_are_said(site: Context) -> None:
-    """The tokenizer of the architecture before stayed, and 38 rows that no token uses went unsaid."""
+    """The tokenizer of the architecture before stayed, and 38 rows that no token uses went unsupported."""
     add_parts(site)
     add_starter(site)
     page = open_page("build/launch.py", dataset="tales", architecture="small")

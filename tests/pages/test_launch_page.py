@@ -8,7 +8,7 @@ from backend.db.tables import RunGroup
 from backend.domain.jobs.states import Status
 from backend.domain.training.config_fields import default_at, form_groups, list_paths, traits_of
 from backend.services.context import LOCAL, Context
-from backend.services.training.sweeps import get_sweep, launch_sweep, lead_sweeps, read_sweep, sweep_detail
+from backend.services.training.sweeps import advance_sweeps, get_sweep, launch_sweep, read_sweep, sweep_detail
 from backend.services.training.views import get_run, list_runs, run_detail
 from pages.components.training.config_fields import fields_in, with_labels
 from tests.support.launch_form import keys, open_form, shown
@@ -191,7 +191,7 @@ def test_a_sweeps_page_shows_its_best_run_stops_it_and_never_is_blank(site: Cont
         taken = claim(site, run)
         report(site, taken, {"type": "metrics", "step": 100, "time": 1000.0, "values": {"val_loss": loss}})
         end(site, taken, Status.FINISHED)
-    lead_sweeps(site)
+    advance_sweeps(site)
     page = open_page("build/sweep.py", sweep=sweep.id)
     assert "val\\_loss 1.5000" in words(page)
     assert len(page.get("plotly_chart")) == 2

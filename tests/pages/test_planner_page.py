@@ -100,9 +100,9 @@ def test_a_plan_is_used_by_the_launch_page(site: Context) -> None:
 
 def test_money_without_a_rate_and_a_law_without_runs_are_explained(site: Context) -> None:
     app = open_planner(budget="Money")
-    assert "no run and no probe" in app.error[0].value
+    assert "no run or probe" in app.error[0].value
     own = open_planner(law="Your own finished runs")
-    assert "one dataset and one tokenizer" in own.error[0].value
+    assert "a dataset and a tokenizer" in own.error[0].value
 
 
 def test_a_budget_below_every_law_shows_no_empty_chart(site: Context) -> None:

@@ -58,7 +58,7 @@ def test_runs_on_other_data_are_not_comparable_and_the_page_says_why(ctx: Contex
     assert "Not comparable by loss." in text
     assert "Different validation data: tales@1 (on-tales), poems@1 (on-poems)." in text
     assert "on-tales** against **on-poems**: not comparable. Bits per byte: 0.7000 against 0.4000" in text
-    assert "seed alone" not in text
+    assert "seed noise" not in text
 
 
 def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) -> None:
@@ -74,13 +74,13 @@ def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) 
 def test_without_bits_per_byte_other_tokenizers_have_no_number_in_common(ctx: Context) -> None:
     text = said(compare(finished(ctx, "fine", 2.0), finished(ctx, "coarse", 2.6, tokenizer="coarse")))
     assert "Bits per byte, which would be comparable, were not measured." in text
-    assert "seed alone" not in text
+    assert "seed noise" not in text
 
 
 def test_comparable_runs_are_compared_as_before(ctx: Context) -> None:
     text = said(compare(finished(ctx, "a", 2.0), finished(ctx, "b", 1.9, learning_rate=0.01)))
     assert "Not comparable" not in text
-    assert "b** against **a**: a difference in val_loss of 0.1000, which may be the seed alone" in text
+    assert "b** against **a**: a difference in val_loss of 0.1000, which may be the seed noise" in text
 
 
 def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(ctx: Context) -> None:

@@ -13,7 +13,7 @@ from backend.domain.data.reports.findings import DataFinding, list_findings
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.data.epoch_time import EpochTime, epoch_time
-from backend.services.data.reports import DataReportView, ask_report, get_data_report
+from backend.services.data.reports import DataReportView, get_data_report, request_data_report
 
 
 @command
@@ -34,7 +34,7 @@ def report(
     if base and tokenizer:
         raise InvalidInput("--base and --tokenizer can't both be given.", remedy="Name one of them.", field="base")
     ctx = get_context()
-    view = ask_report(
+    view = request_data_report(
         ctx,
         name,
         person=LOCAL,

@@ -101,7 +101,7 @@ def diff_data(diff: VersionDiff) -> dict[str, Any]:
 def diff_text(diff: VersionDiff) -> str:
     """Return the difference of two versions in lines."""
     if diff.is_empty:
-        return f"{diff.before.label} and {diff.after.label} hold the same {diff.unchanged:,} rows on the same sides."
+        return f"{diff.before.label} and {diff.after.label} hold the same {diff.unchanged:,} rows in the same splits."
     lines = [
         f"From {diff.before.label} to {diff.after.label}: {diff.added:,} rows added, {diff.removed:,} removed, "
         f"{diff.unchanged:,} unchanged, "

@@ -33,7 +33,7 @@ def plan(
     money: Annotated[float | None, typer.Option(help="Budget in US dollars.")] = None,
     price: Annotated[float | None, typer.Option(help="US dollars for a device-hour; ROUNDHOUSE_DEVICE_HOUR_PRICE when left out.")] = None,
     flops_per_s: Annotated[float | None, typer.Option("--flops-per-s", help="The device's rate, instead of a measured one.")] = None,
-    device: Annotated[str | None, typer.Option(help="The measured device to plan for; the newest when left out.")] = None,
+    device: Annotated[str | None, typer.Option(help="The measured device to plan for; by default the newest.")] = None,
     law: Annotated[str | None, typer.Option(help="A law of `roundhouse plan laws`, or own.")] = None,
     tokens_per_parameter: Annotated[float | None, typer.Option("--tokens-per-parameter", help="Fix D / N.")] = None,
     family: Annotated[str | None, typer.Option(help="Family of the network.")] = None,

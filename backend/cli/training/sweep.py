@@ -19,7 +19,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.sweep_forecast import forecast_sweep
 from backend.services.jobs.workers import has_worker
-from backend.services.training.sweeps import SweepDetail, launch_sweep, lead_sweep, read_sweep, stop_sweep, sweep_detail
+from backend.services.training.sweeps import SweepDetail, advance_sweep, launch_sweep, read_sweep, stop_sweep, sweep_detail
 
 
 @command
@@ -69,7 +69,7 @@ def sweep_stop(name: Annotated[str, typer.Argument(help="A sweep's name or id.")
 def _wait_for_sweep(ctx: Context, sweep_id: str) -> None:
     """Return when a sweep is done. Without a training worker its runs are executed here, one after the other."""
     while True:
-        lead_sweep(ctx, sweep_id)
+        advance_sweep(ctx, sweep_id)
         detail = sweep_detail(ctx, sweep_id)
         if not detail.sweep.is_active:
             return

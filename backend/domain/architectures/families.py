@@ -16,9 +16,9 @@ HEADS_EQUAL = "every query head has its own keys and values"
 class Family:
     """Traits of a family of decoders.
 
-    `network_class` is the transformers class, which `config.json` names and which vLLM's registry knows; `model_type` is its short
-    name there. `fields` are the optional fields of `ArchitectureConfig` that it has. `fixed` are fields that every family has and this
-    one can't choose, with the reason. `tied` says how its published networks share embedding and head, None where both are found.
+    `network_class` is the transformers class named in `config.json`, which vLLM's registry knows too; `model_type` is its short name.
+    `fields` are the optional fields of `ArchitectureConfig` that it has. `fixed` are fields that every family has and this
+    one can't choose, with the reason. `tied`: whether its published networks tie embedding and head; None if some do.
     `defaults` are its own where they differ from the fields'.
     """
 
@@ -62,7 +62,7 @@ _FAMILIES = (
     Family(
         name="llama",
         title="Llama",
-        summary="The plain modern decoder, read by every tool.",
+        summary="The standard modern decoder, supported by every tool.",
         network_class="LlamaForCausalLM",
         model_type="llama",
         attention=GROUPED,
@@ -87,13 +87,13 @@ _FAMILIES = (
         rotary=False,
         fixed={
             "num_kv_heads": HEADS_EQUAL,
-            "tie_embeddings": "GPT-2 reads and predicts with one matrix, and servers load no second one",
+            "tie_embeddings": "GPT-2 ties embedding and head, and servers load no second matrix",
         },
     ),
     Family(
         name="mistral",
         title="Mistral",
-        summary="Llama with attention to the last tokens only: a cache that stops growing.",
+        summary="Llama with sliding-window attention: a KV cache of bounded size.",
         network_class="MistralForCausalLM",
         model_type="mistral",
         attention=GROUPED,
@@ -106,7 +106,7 @@ _FAMILIES = (
     Family(
         name="qwen3",
         title="Qwen3",
-        summary="Llama with normed queries and keys, steadier at high learning rates.",
+        summary="Llama with normed queries and keys: more stable at high learning rates.",
         network_class="Qwen3ForCausalLM",
         model_type="qwen3",
         attention=GROUPED,
@@ -119,7 +119,7 @@ _FAMILIES = (
     Family(
         name="gemma3",
         title="Gemma 3",
-        summary="Most layers see a window, every n-th everything: long contexts in a small cache.",
+        summary="Sliding windows with a global layer every n-th: long contexts in a small cache.",
         network_class="Gemma3ForCausalLM",
         model_type="gemma3_text",
         attention=GROUPED,
@@ -128,13 +128,13 @@ _FAMILIES = (
         feed_forward="GeGLU",
         fields=("head_size", "rope_theta", "window", "global_every", "local_rope_theta"),
         tied=True,
-        fixed={"tie_embeddings": "Gemma 3 reads and predicts with one matrix, and servers load no second one"},
+        fixed={"tie_embeddings": "Gemma 3 ties embedding and head, and servers load no second matrix"},
         defaults={"rope_theta": 1_000_000.0, "local_rope_theta": 10_000.0},
     ),
     Family(
         name="bloom",
         title="BLOOM",
-        summary="ALiBi: no positions but a penalty on distance, which reads beyond the trained length.",
+        summary="ALiBi: attention biased by distance instead of positions, which extrapolates beyond the trained length.",
         network_class="BloomForCausalLM",
         model_type="bloom",
         attention=("MHA",),
@@ -147,13 +147,13 @@ _FAMILIES = (
         fixed={
             "num_kv_heads": HEADS_EQUAL,
             "feed_forward": "BLOOM's feed-forward is always 4 x width",
-            "tie_embeddings": "BLOOM reads and predicts with one matrix, and servers load no second one",
+            "tie_embeddings": "BLOOM ties embedding and head, and servers load no second matrix",
         },
     ),
     Family(
         name="smollm3",
         title="SmolLM3",
-        summary="Llama where every n-th layer has no positions, for longer contexts.",
+        summary="Llama with every n-th layer without positions, for longer contexts.",
         network_class="SmolLM3ForCausalLM",
         model_type="smollm3",
         attention=GROUPED,
@@ -166,7 +166,7 @@ _FAMILIES = (
     Family(
         name="mixtral",
         title="Mixtral",
-        summary="Llama with experts: each token is worked on by the few that a router picks.",
+        summary="Llama with a mixture of experts: a router picks a few for each token.",
         network_class="MixtralForCausalLM",
         model_type="mixtral",
         attention=GROUPED,
@@ -181,7 +181,7 @@ _FAMILIES = (
     Family(
         name="qwen3_moe",
         title="Qwen3-MoE",
-        summary="Qwen3 with many small experts, and whole feed-forwards in the first layers if wanted.",
+        summary="Qwen3 with many small experts, optionally dense in the first layers.",
         network_class="Qwen3MoeForCausalLM",
         model_type="qwen3_moe",
         attention=GROUPED,
@@ -195,7 +195,7 @@ _FAMILIES = (
     Family(
         name="deepseek_v3",
         title="DeepSeek-V3",
-        summary="Latent attention, whose cache is a few numbers a token, with shared and picked experts.",
+        summary="Multi-head latent attention with a small KV cache; shared and routed experts.",
         network_class="DeepseekV3ForCausalLM",
         model_type="deepseek_v3",
         attention=("MLA",),
@@ -219,7 +219,7 @@ _FAMILIES = (
         tied=False,
         fixed={
             "num_kv_heads": "all heads read one latent",
-            "tie_embeddings": "DeepSeek-V3 predicts with a matrix of its own, and servers expect to load it",
+            "tie_embeddings": "DeepSeek-V3 has an untied head, which servers expect to load",
         },
         defaults={
             "rope_theta": 10_000.0,
@@ -267,8 +267,8 @@ _LACKS: dict[str, str] = {
     "dense_layers": "has the same feed-forward in every layer",
     "query_rank": "doesn't compress queries",
     "kv_rank": "doesn't compress keys and values",
-    "rope_head_size": "turns whole heads, not a part of them",
-    "nope_head_size": "turns whole heads, not a part of them",
+    "rope_head_size": "applies rotary positions to whole heads",
+    "nope_head_size": "applies rotary positions to whole heads",
     "value_head_size": "has values as wide as keys",
 }
 _SPECIAL: dict[tuple[str, str], str] = {
@@ -280,11 +280,11 @@ _SPECIAL: dict[tuple[str, str], str] = {
 }
 
 
-def why_not(family: str, name: str) -> str | None:
-    """Return why a family does not have a field, naming families that do; None if it does.
+def explain_missing(family: str, name: str) -> str | None:
+    """Explain that a family lacks a field and name families that have it; None if it has the field.
 
     Example:
-        >>> why_not("llama", "window")
+        >>> explain_missing("llama", "window")
         'Llama lets every layer see the whole context; Mistral or Gemma 3 can'
     """
     entry = FAMILIES[family]

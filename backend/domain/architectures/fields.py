@@ -1,4 +1,4 @@
-"""The fields of an architecture and the sizes derived from them. No rules: `rules.py` reads this, `config.py` adds the validation."""
+"""The fields of an architecture and the sizes derived from them. `rules.py` checks them, `config.py` validates."""
 
 from __future__ import annotations
 

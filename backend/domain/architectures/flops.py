@@ -21,8 +21,8 @@ def count_flops(config: ArchitectureConfig, *, context: int, micro_batch: int = 
     """Count FLOPs per token of a sequence of `context` tokens: 2 per weight, and attention's two products.
 
     Every position is taken to see the whole context, sliding layers too: a matrix product over the mask computes what it hides
-    (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with the head's product added). Backward computes each product's two
-    gradients; with adapters, frozen weights need none, nor does what reads only the frozen embedding. Adapters of experts are folded
+    (Chowdhery et al. 2022, arXiv 2204.02311, appendix B, with the head's product added). The backward pass computes two gradients per
+    product; with adapters, frozen weights and matrices that read only the frozen embedding need none. Adapters of experts are folded
     into the weights once a forward pass, so their share for a token depends on how many tokens pass at once.
     """
     matrices = list_matrices(config)
@@ -39,7 +39,7 @@ def count_flops(config: ArchitectureConfig, *, context: int, micro_batch: int = 
         else:
             adapters += 2 * rank * (matrix.inputs + matrix.outputs) * matrix.used
             unneeded += 2 * (matrix.size + rank * matrix.inputs) * matrix.reads_embedding
-    fold = folded // (micro_batch * context)  # done twice in a forward pass: torch tries a parametrisation before it uses it
+    fold = folded // (micro_batch * context)  # twice per forward pass: torch tests a parametrisation before it uses it
     return FlopsPerToken(
         forward=weights + scores + adapters + 2 * fold,
         training=2 * weights + weight_gradients + 3 * (scores + adapters) + 4 * fold - unneeded,

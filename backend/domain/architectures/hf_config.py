@@ -19,14 +19,13 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_l
 
 @dataclass(frozen=True)
 class ReadConfig:
-    """The architecture of a checkpoint. `unsaid` are traits that ArchitectureConfig has no fields for.
-
-    They change what the network computes and not how large it is: scaled rotary frequencies, say. A network built from `config` equals
-    the checkpoint's only if `unsaid` is empty.
+    """The architecture of a checkpoint. `unsupported` lists traits without a field in ArchitectureConfig. They change the network's
+    outputs but not its size (scaled rotary frequencies, for example). A network built from `config` equals the checkpoint's only if
+    `unsupported` is empty.
     """
 
     config: ArchitectureConfig
-    unsaid: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
 
 
 class _Inexpressible(Exception):
@@ -44,12 +43,12 @@ def read_shape(data: Data) -> ReadConfig | None:
     family = next((family for family in FAMILIES.values() if family.model_type == data.get("model_type")), None)
     if family is None:
         return None
-    unsaid: list[str] = []
+    unsupported: list[str] = []
     try:
-        values = _READERS[family.name](data, unsaid)
+        values = _READERS[family.name](data, unsupported)
         if any(value is None for field, value in values.items() if field != "head_size"):
-            return None  # a default of ours would stand for what the file leaves open
-        return ReadConfig(ArchitectureConfig(family=family.name, **values), tuple(unsaid))
+            return None  # else a missing key would get our default
+        return ReadConfig(ArchitectureConfig(family=family.name, **values), tuple(unsupported))
     except (_Inexpressible, KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError, ValidationError):
         return None
 
@@ -64,48 +63,48 @@ def _tied_by_default(data: Data) -> bool:
     return data["model_type"] in ("gpt2", "bloom", "gemma3_text", "smollm3")
 
 
-def _gated(data: Data, unsaid: list[str], *, theta: float = 10_000.0, eps: float = 1e-6) -> dict[str, Any]:
+def _gated(data: Data, unsupported: list[str], *, theta: float = 10_000.0, eps: float = 1e-6) -> dict[str, Any]:
     """Return the fields of the families with RoPE, RMSNorm and gated feed-forwards."""
     if data.get("attention_bias") or data.get("mlp_bias"):
         raise _Inexpressible("biases")
-    _expect(data, unsaid, "hidden_act", "silu")
+    _expect(data, unsupported, "hidden_act", "silu")
     heads = data["num_attention_heads"]
     names = {"num_layers": "num_hidden_layers", "width": "hidden_size", "num_heads": "num_attention_heads"}
     return {
         **_common(data, names={**names, "context": "max_position_embeddings", "feed_forward": "intermediate_size"}),
         "num_kv_heads": data.get("num_key_value_heads") or heads,
         "norm_eps": data.get("rms_norm_eps", eps),
-        "rope_theta": _rope_theta(data, unsaid, default=theta),
+        "rope_theta": _rope_theta(data, unsupported, default=theta),
     }
 
 
-def _rope_theta(data: Data, unsaid: list[str], *, default: float, kind: str | None = None, old_name: str = "rope_theta") -> float:
+def _rope_theta(data: Data, unsupported: list[str], *, default: float, kind: str | None = None, old_name: str = "rope_theta") -> float:
     """Return the rotary base, from the present form or the older one; note scaled frequencies."""
     rope = data.get("rope_parameters") or data.get("rope_scaling") or {}
     if kind is not None and kind in rope:
         rope = rope[kind]
     scaling = rope.get("rope_type") or rope.get("type") or "default"
     if scaling != "default":
-        unsaid.append(f"rotary frequencies scaled by {scaling}")
+        unsupported.append(f"rotary frequencies scaled by {scaling}")
     return float(rope.get("rope_theta") or data.get(old_name) or default)
 
 
-def _expect(data: Data, unsaid: list[str], name: str, *usual: Any) -> None:
+def _expect(data: Data, unsupported: list[str], name: str, *usual: Any) -> None:
     """Record a trait that differs from a built network's. A missing key has the usual value."""
     if name in data and data[name] not in usual:
-        unsaid.append(f"{name} {data[name]}")
+        unsupported.append(f"{name} {data[name]}")
 
 
-def _llama(data: Data, unsaid: list[str]) -> dict[str, Any]:
-    return {**_gated(data, unsaid), "head_size": data.get("head_dim")}
+def _llama(data: Data, unsupported: list[str]) -> dict[str, Any]:
+    return {**_gated(data, unsupported), "head_size": data.get("head_dim")}
 
 
-def _gpt2(data: Data, unsaid: list[str]) -> dict[str, Any]:
+def _gpt2(data: Data, unsupported: list[str]) -> dict[str, Any]:
     if data.get("add_cross_attention"):
         raise _Inexpressible("cross-attention")
-    _expect(data, unsaid, "activation_function", "gelu_new")
-    _expect(data, unsaid, "scale_attn_by_inverse_layer_idx", False)
-    _expect(data, unsaid, "scale_attn_weights", True)
+    _expect(data, unsupported, "activation_function", "gelu_new")
+    _expect(data, unsupported, "scale_attn_by_inverse_layer_idx", False)
+    _expect(data, unsupported, "scale_attn_weights", True)
     names = {"num_layers": "n_layer", "width": "n_embd", "num_heads": "n_head", "context": "n_positions"}
     return {
         **_common(data, names=names),
@@ -114,26 +113,26 @@ def _gpt2(data: Data, unsaid: list[str]) -> dict[str, Any]:
     }
 
 
-def _mistral(data: Data, unsaid: list[str]) -> dict[str, Any]:
-    values = _gated(data, unsaid)
+def _mistral(data: Data, unsupported: list[str]) -> dict[str, Any]:
+    values = _gated(data, unsupported)
     window = data.get("sliding_window", 4096) or values["context"]
     return {**values, "head_size": data.get("head_dim"), "window": min(window, values["context"])}
 
 
-def _qwen3(data: Data, unsaid: list[str]) -> dict[str, Any]:
+def _qwen3(data: Data, unsupported: list[str]) -> dict[str, Any]:
     if data.get("use_sliding_window"):
-        unsaid.append("sliding window")
-    return {**_gated(data, unsaid), "head_size": data.get("head_dim", 128)}
+        unsupported.append("sliding window")
+    return {**_gated(data, unsupported), "head_size": data.get("head_dim", 128)}
 
 
-def _gemma3(data: Data, unsaid: list[str]) -> dict[str, Any]:
+def _gemma3(data: Data, unsupported: list[str]) -> dict[str, Any]:
     head = data.get("head_dim", 256)
-    _expect(data, unsaid, "hidden_activation", "gelu_pytorch_tanh")
-    _expect(data, unsaid, "query_pre_attn_scalar", head)
+    _expect(data, unsupported, "hidden_activation", "gelu_pytorch_tanh")
+    _expect(data, unsupported, "query_pre_attn_scalar", head)
     for name in ("final_logit_softcapping", "attn_logit_softcapping"):
-        _expect(data, unsaid, name, None)
-    _expect(data, unsaid, "use_bidirectional_attention", False, None)
-    values = _gated({key: value for key, value in data.items() if key != "hidden_act"}, unsaid)
+        _expect(data, unsupported, name, None)
+    _expect(data, unsupported, "use_bidirectional_attention", False, None)
+    values = _gated({key: value for key, value in data.items() if key != "hidden_act"}, unsupported)
     layers, every = values["num_layers"], data.get("sliding_window_pattern") or 6
     kinds = data.get("layer_types")
     if kinds is not None:
@@ -146,13 +145,13 @@ def _gemma3(data: Data, unsaid: list[str]) -> dict[str, Any]:
         "head_size": head,
         "window": min(data.get("sliding_window") or 4096, values["context"]),
         "global_every": every,
-        "rope_theta": _rope_theta(data, unsaid, default=1_000_000.0, kind="full_attention"),
+        "rope_theta": _rope_theta(data, unsupported, default=1_000_000.0, kind="full_attention"),
         "local_rope_theta": _rope_theta(data, [], default=10_000.0, kind="sliding_attention", old_name="rope_local_base_freq"),
     }
 
 
-def _bloom(data: Data, unsaid: list[str]) -> dict[str, Any]:
-    _expect(data, unsaid, "apply_residual_connection_post_layernorm", False)
+def _bloom(data: Data, unsupported: list[str]) -> dict[str, Any]:
+    _expect(data, unsupported, "apply_residual_connection_post_layernorm", False)
     width = data.get("hidden_size") or data["n_embed"]
     return {
         "num_layers": data.get("n_layer") or data["num_hidden_layers"],
@@ -164,35 +163,35 @@ def _bloom(data: Data, unsaid: list[str]) -> dict[str, Any]:
     }
 
 
-def _smollm3(data: Data, unsaid: list[str]) -> dict[str, Any]:
-    values = _gated(data, unsaid, theta=2_000_000.0)
+def _smollm3(data: Data, unsupported: list[str]) -> dict[str, Any]:
+    values = _gated(data, unsupported, theta=2_000_000.0)
     if data.get("use_sliding_window"):
-        unsaid.append("sliding window")
+        unsupported.append("sliding window")
     layers, every = values["num_layers"], data.get("no_rope_layer_interval") or 4
     turns = data.get("no_rope_layers")
     if turns is not None and list(turns[:layers]) != [int((layer + 1) % every != 0) for layer in range(layers)]:
-        unsaid.append("order of layers without positions")
+        unsupported.append("order of layers without positions")
     return {**values, "nope_every": every}
 
 
-def _mixtral(data: Data, unsaid: list[str]) -> dict[str, Any]:
-    _expect(data, unsaid, "sliding_window", None)
+def _mixtral(data: Data, unsupported: list[str]) -> dict[str, Any]:
+    _expect(data, unsupported, "sliding_window", None)
     return {
-        **_gated(data, unsaid, theta=1_000_000.0, eps=1e-5),
+        **_gated(data, unsupported, theta=1_000_000.0, eps=1e-5),
         "head_size": data.get("head_dim"),
         "num_experts": data.get("num_local_experts", 8),
         "experts_per_token": data.get("num_experts_per_tok", 2),
     }
 
 
-def _qwen3_moe(data: Data, unsaid: list[str]) -> dict[str, Any]:
-    values = _gated(data, unsaid)
+def _qwen3_moe(data: Data, unsupported: list[str]) -> dict[str, Any]:
+    values = _gated(data, unsupported)
     dense = list(data.get("mlp_only_layers") or [])
     if data.get("decoder_sparse_step", 1) != 1 or dense != list(range(len(dense))):
         raise _Inexpressible("order of layers with experts")
-    _expect(data, unsaid, "norm_topk_prob", True)
+    _expect(data, unsupported, "norm_topk_prob", True)
     if data.get("use_sliding_window"):
-        unsaid.append("sliding window")
+        unsupported.append("sliding window")
     return {
         **values,
         "head_size": data.get("head_dim"),
@@ -203,15 +202,15 @@ def _qwen3_moe(data: Data, unsaid: list[str]) -> dict[str, Any]:
     }
 
 
-def _deepseek_v3(data: Data, unsaid: list[str]) -> dict[str, Any]:
+def _deepseek_v3(data: Data, unsupported: list[str]) -> dict[str, Any]:
     if data.get("moe_layer_freq", 1) != 1:
         raise _Inexpressible("order of layers with experts")
     for name in ("n_group", "topk_group", "routed_scaling_factor"):
-        _expect({name: data.get(name, 1)}, unsaid, name, 1, None)
-    _expect(data, unsaid, "norm_topk_prob", True)
-    _expect(data, unsaid, "rope_interleave", True)
+        _expect({name: data.get(name, 1)}, unsupported, name, 1, None)
+    _expect(data, unsupported, "norm_topk_prob", True)
+    _expect(data, unsupported, "rope_interleave", True)
     return {
-        **_gated(data, unsaid),
+        **_gated(data, unsupported),
         "num_kv_heads": data["num_attention_heads"],
         "num_experts": data.get("n_routed_experts") or data["num_local_experts"],
         "experts_per_token": data["num_experts_per_tok"],

@@ -11,11 +11,10 @@ from backend.domain.architectures.families import FAMILIES
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix of the network, `inputs` x `outputs`, that is there `copies` times.
-
-    A token passes through `used` of the copies: fewer than there are where a router picks experts. LoRA adds to each copy an adapter
-    of `adapter_ranks` times the rank asked for. `folded` adapters are multiplied out and added to the weight in every forward pass,
-    which PEFT does where transformers holds all experts in one parameter. `reads_embedding` counts the copies whose input is the
+    """A matrix of the network, `inputs` x `outputs`, in `copies` copies. A token passes through `used` of them, fewer for routed experts.
+    LoRA adds an adapter of `adapter_ranks` times the configured rank to each copy. `folded` adapters are multiplied out and added to the
+    weight in every forward pass, as PEFT does where transformers stacks experts in one parameter. `reads_embedding` counts the copies
+    whose input is the
     embedding alone, which need no gradient while the embedding is frozen.
     """
 
@@ -96,7 +95,7 @@ def _gated(part: str, width: int, size: int, layers: int, *, adapter_ranks: int)
 def count_parameters(config: ArchitectureConfig) -> dict[str, int]:
     """Count parameters by component; the sum equals that of the built network (a tied head counts nothing).
 
-    Components that the family has not are left out.
+    Components that the family lacks are left out.
     """
     parts = {"embedding": config.vocab_size * config.width}
     if config.family == "gpt2":
@@ -135,8 +134,8 @@ def count_active_parameters(config: ArchitectureConfig) -> int:
 def count_lora_parameters(config: ArchitectureConfig, *, rank: int) -> int:
     """Count what adapters of one rank add: rank x (inputs + outputs) for each linear layer but the head.
 
-    In families with experts PEFT (0.21, on transformers 5) adapts attention, the router and every expert, and leaves dense first layers
-    and shared experts as they are: its names for an expert's matrices are theirs too, and are taken for the experts'.
+    In families with experts PEFT (0.21, on transformers 5) adapts attention, the router and every expert, and skips dense first layers and
+    shared experts, whose matrices have the same names as those of experts.
     """
     matrices = list_matrices(config)
     return sum(matrix.adapter_ranks * rank * (matrix.inputs + matrix.outputs) * matrix.copies for matrix in matrices)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS, Family, why_not
+from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS, Family, explain_missing
 from backend.domain.architectures.fields import ArchitectureFields
 
 
@@ -30,7 +30,7 @@ class ImpossibleShape(ValueError):
 
 
 def problems_by_field(error: ValidationError) -> dict[str, str]:
-    """Return the messages of an ArchitectureConfig's validation error by field, for a form to show at each."""
+    """Return the messages of an ArchitectureConfig's validation error by field."""
     messages: dict[str, str] = {}
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
@@ -47,7 +47,7 @@ def problems_by_field(error: ValidationError) -> dict[str, str]:
 
 
 def fill_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values given, with the family's own where nothing was given. Never raises: what is wrong is found later."""
+    """Fill in the family's defaults. Never raises; values are checked later."""
     data = {name: value for name, value in given.items() if value is not None}
     family = FAMILIES.get(str(data.get("family", "llama")))
     if family is None:
@@ -105,7 +105,7 @@ OTHER_NAMES: dict[str, str] = {
 
 
 def find_unknown(given: Mapping[str, Any], fields: Collection[str]) -> list[ShapeProblem]:
-    """Return a problem for each name that is no field, with the name that is meant where one is near."""
+    """Return a problem for each unknown field name, with the nearest known one."""
     problems = []
     for name in (str(key) for key in given if key not in fields):
         near = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, fields, n=1)), None)
@@ -132,7 +132,7 @@ def find_problems(config: ArchitectureFields) -> list[ShapeProblem]:
 
 def _family_problems(config: ArchitectureFields, family: Family) -> Iterator[ShapeProblem]:
     for name in OPTIONAL_FIELDS:
-        value, reason = getattr(config, name), why_not(config.family, name)
+        value, reason = getattr(config, name), explain_missing(config.family, name)
         if value is not None and reason is not None:
             yield ShapeProblem(name, f"{name} {value:g} can't be given: {reason}. Leave {name} out")
     if "num_kv_heads" in family.fixed and config.num_kv_heads != config.num_heads:
@@ -153,7 +153,7 @@ def _family_problems(config: ArchitectureFields, family: Family) -> Iterator[Sha
 
 
 WHOLE_SHARES = frozenset({"llama", "gemma3"})
-"""Families whose transformers class shares the width evenly among heads, also where their size is given."""
+"""Families whose transformers class always divides the width evenly among heads."""
 
 
 def _head_problems(config: ArchitectureFields, family: Family) -> Iterator[ShapeProblem]:
@@ -161,7 +161,7 @@ def _head_problems(config: ArchitectureFields, family: Family) -> Iterator[Shape
         if config.rope_head_size is not None and config.rope_head_size % 2:
             yield ShapeProblem(
                 "rope_head_size",
-                f"a rope_head_size of {config.rope_head_size} is odd, and rotary positions turn numbers in pairs: "
+                f"a rope_head_size of {config.rope_head_size} is odd, and rotary positions rotate pairs: "
                 f"{config.rope_head_size + 1} would work",
             )
         return
@@ -176,7 +176,7 @@ def _head_problems(config: ArchitectureFields, family: Family) -> Iterator[Shape
         cure = f"head_size {config.head_size + 1} would work" if config.head_size is not None else "choose width / heads even"
         yield ShapeProblem(
             "num_heads" if config.head_size is None else "head_size",
-            f"a head of {config.head_dim} numbers is odd, and rotary positions turn numbers in pairs: {cure}",
+            f"a head of {config.head_dim} numbers is odd, and rotary positions rotate pairs: {cure}",
         )
 
 

@@ -1,6 +1,6 @@
 """Agreement of raters: Krippendorff's alpha and percent agreement on shared battles, Cohen's kappa for two raters.
 
-A vote is read as "which contestant", never as "which side": sides are shuffled, and agreement on sides would measure nothing.
+A vote names a contestant, not a side: sides are shuffled, so agreement on sides would measure nothing.
 Sources: Krippendorff, Content Analysis (2018), chapter 12; Cohen (1960).
 """
 
@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Agreement of raters on items that at least two of them judged; None where the votes can't tell.
+    """Agreement of raters on items that at least two of them judged; None if undefined.
 
     `alpha` is 1 for perfect and 0 for chance agreement; undefined if only one label was ever used. `percent_agreement` is the share of
     equal labels among all pairs of votes on an item, `without_ties` the same among the votes that preferred a contestant.
@@ -148,7 +148,7 @@ def _label_counts(units: Iterable[Sequence[Hashable]]) -> FloatArray:
 
 
 def _alpha(disagreement: FloatArray, totals: FloatArray) -> FloatArray:
-    """Alpha of each draw, from summed disagreement (draws) and label totals (draws x labels); nan where only one label occurs."""
+    """Alpha of each resample, from summed disagreement (draws) and label totals (draws x labels); NaN where only one label occurs."""
     n = totals.sum(1)
     expected = n**2 - (totals**2).sum(1)
     alpha: FloatArray = np.where(expected > 0, 1 - (n - 1) * disagreement / np.where(expected > 0, expected, 1.0), np.nan)
@@ -156,7 +156,7 @@ def _alpha(disagreement: FloatArray, totals: FloatArray) -> FloatArray:
 
 
 def _within_unit(estimate: Estimate, *, level: float) -> Estimate:
-    """Keep a share's interval inside 0 to 1; where all units say the same and the error would be 0, Wilson's interval over units."""
+    """Clip a share's interval to 0 to 1; if all units agree and the error would be 0, use Wilson's interval over units."""
     if estimate.value in (0.0, 1.0):
         low, high = wilson_interval(estimate.value, estimate.n, critical=normal_quantile(level))
         return Estimate(estimate.value, None, low, high, estimate.n, f"percent agreement, Wilson over items {percent(level)}")

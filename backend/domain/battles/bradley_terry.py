@@ -1,6 +1,6 @@
-"""The numbers under a rating: Newton's fit of Bradley-Terry with half credit for ties, and its sandwich covariance.
+"""Bradley-Terry fit by Newton's method, with half credit for ties, and its sandwich covariance.
 
-theta is on the natural scale: P(a beats b) = 1 / (1 + exp(theta_b - theta_a - side)). Knows arrays only; texts are in ratings.
+theta is on the natural scale: P(a beats b) = 1 / (1 + exp(theta_b - theta_a - side)). Works on arrays; `ratings` adds names.
 Sources: Bradley and Terry (1952); Ford (1957) for when a maximum exists; Chiang et al. (2024, arXiv 2403.04132) for the sandwich;
 Cameron, Gelbach and Miller (2011) for two-way clusters.
 """
@@ -72,7 +72,9 @@ def weak_components(tally: Tally) -> IntArray:
 
 
 def maximise(tally: Tally, *, with_side: bool = False, precision: float = 0.0) -> Fit | None:
-    """Maximise the likelihood less `precision` * theta^2 / 2 by damped Newton steps; None if the side's advantage is unknown or endless."""
+    """Maximise the likelihood less `precision` * theta^2 / 2 by damped Newton steps; None if the side's advantage is unidentified or
+    infinite.
+    """
     size = len(tally.counts)
     params = np.zeros(size + with_side)
     value = _objective(params, tally, precision=precision)
@@ -99,8 +101,8 @@ def maximise(tally: Tally, *, with_side: bool = False, precision: float = 0.0) -
 def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy, dense_cells: int = DENSE_CELLS) -> FloatArray:
     """Covariance of theta (then side): H^-1 B H^-1, where B sums the outer products of each cluster's score, times G / (G - 1).
 
-    Two-way: B_prompt + B_rater - B_(prompt and rater); negative eigenvalues of the covariance are set to 0. A regularised fit is never
-    given less than its posterior variance: without a single loss, residuals vanish and the plain sandwich would call that certainty.
+    Two-way: B_prompt + B_rater - B_(prompt and rater); negative eigenvalues of the covariance are set to 0. A regularised fit gets at
+    least its posterior variance: without a single loss, residuals vanish and the sandwich would be 0.
     """
     residuals = columns.points - scipy.special.expit(fit.theta[columns.a] - fit.theta[columns.b] + fit.side)
 

@@ -20,7 +20,7 @@ class CampaignConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_prompts: int = Field(
-        default=30, ge=1, le=5000, description="Prompts drawn from the dataset. Many prompts tell more than many votes on few."
+        default=30, ge=1, le=5000, description="Prompts drawn from the dataset. More prompts are worth more than more votes per prompt."
     )
     max_tokens: int = Field(default=96, ge=1, le=4096, description="Longest completion, in tokens.")
     temperature: float = Field(default=0.8, ge=0.0, le=2.0, description="0 always takes the likeliest token.")
@@ -33,7 +33,7 @@ class CampaignConfig(BaseModel):
 
 
 def prompt_messages(row: dict[str, Any]) -> Messages | None:
-    """Return what a row asks, as messages that end with the user's turn; None if it asks nothing.
+    """Return a row's prompt as messages that end with the user's turn; None if it has none.
 
     Reads `messages` (up to the last user turn), `prompt` (text or messages), `question`, or `instruction` with `input`.
     """
@@ -56,7 +56,7 @@ def _until_last_user(turns: Iterable[Any]) -> Messages | None:
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
             continue
         if turn["role"] == "tool" or turn.get("tool_calls"):
-            break  # contestants are offered no tools, so the prompt ends before the first is used
+            break  # contestants get no tools, so the prompt ends before the first tool call
         messages.append({"role": str(turn["role"]), "content": str(turn["content"])})
     while messages and messages[-1]["role"] != "user":
         messages.pop()
@@ -73,12 +73,12 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.strip().encode("utf-8", "replace")).hexdigest()
 
 
-def refuse_telling_name(name: str, contestants: Iterable[str]) -> None:
-    """Raise InvalidInput if a campaign's name, which raters may see, holds the name of a contestant."""
+def refuse_revealing_name(name: str, contestants: Iterable[str]) -> None:
+    """Raise InvalidInput if a campaign's name, which raters may see, contains a contestant's name."""
     for contestant in contestants:
         if len(contestant) > 2 and contestant.lower() in name.lower():
             raise InvalidInput(
-                f"The campaign's name tells raters that “{contestant}” plays.",
+                f"The campaign's name tells raters that “{contestant}” is a contestant.",
                 remedy="Choose a name without contestants in it.",
                 field="name",
             )

@@ -1,7 +1,6 @@
-"""Choose a rater's next battle: the pair and prompt with the fewest votes, with a little chance mixed in. Pure, no I/O.
-
-Chance keeps every battle's probability above zero, so that votes can be reweighted later; the probability is returned to be logged,
-because it can't be rebuilt afterwards (Chiang et al. 2024, arXiv 2403.04132, section 5).
+"""Choose a rater's next battle: the pair and prompt with the fewest votes, with some random exploration. Pure, no I/O. Exploration keeps
+every battle's probability above zero, so that votes can be reweighted later; the probability is returned for logging, because it can't be
+reconstructed (Chiang et al. 2024, arXiv 2403.04132, section 5).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A battle that could be served. `votes` are those on this prompt with this pair, by anybody; `prompt_votes` those on the prompt."""
+    """A battle that could be served. `votes` counts votes on this prompt and pair, `prompt_votes` all votes on the prompt."""
 
     prompt: str
     pair: Pair

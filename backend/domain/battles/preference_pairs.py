@@ -1,4 +1,4 @@
-"""From votes to preference pairs: which answer to a prompt was preferred, by whom, how unanimously. Pure rules, no I/O."""
+"""Resolve votes to preference pairs: chosen and rejected answer, raters, and agreement. Pure rules, no I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CastVote:
-    """A vote that holds. `winner` and `loser` are contestants; both are None for a tie and for both bad."""
+    """A valid vote. `winner` and `loser` are contestants; both are None for a tie and for both bad."""
 
     vote: str
     rater: str
@@ -39,7 +39,7 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Preferences, and what gave none: votes without a winner, and prompts on which raters split evenly."""
+    """Preferences, votes without a winner, and prompts on which raters split evenly."""
 
     preferences: tuple[Preference, ...]
     undecided_votes: int
@@ -53,7 +53,7 @@ class Resolution:
 
 
 def resolve_preferences(votes: Iterable[CastVote]) -> Resolution:
-    """Keep the majority of the decisive votes on each prompt and pair; ties and both-bad votes teach nothing and are left out."""
+    """Keep the majority of the decisive votes on each prompt and pair; ties and both-bad votes are left out."""
     groups: dict[tuple[str, tuple[str, ...]], list[CastVote]] = defaultdict(list)
     undecided = 0
     for vote in votes:

@@ -1,4 +1,4 @@
-"""Ratings from votes: Bradley-Terry strengths on the Elo-like scale, with intervals that know that votes on one prompt resemble each other.
+"""Ratings from votes: Bradley-Terry strengths on the Elo-like scale, with intervals that account for correlated votes on the same prompt.
 
 Half credit for a tie and for "both bad" (which keeps its own count). Intervals are clustered by prompt unless asked otherwise: on a fixed
 set of prompts an interval that ignores this is about 1.6 times too narrow. Compare two contestants by `RatingTable.pair`, never by
@@ -46,12 +46,12 @@ ELO_PER_UNIT = 400 / math.log(10)
 
 FEW_CLUSTERS = 40
 PRIOR_SD = 2.5
-"""Spread of the prior, natural units, that keeps ratings finite where votes do not connect everybody (434 Elo)."""
+"""Standard deviation of the prior, natural units, which keeps ratings finite if votes do not connect all contestants (434 Elo)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """One contestant's row. Ranks are the best and worst place that the votes allow, all pairs judged at once."""
+    """One contestant's row. Ranks are the best and worst rank consistent with the votes, simultaneous over all pairs."""
 
     contestant: str
     rating: float
@@ -183,7 +183,7 @@ def fit_bradley_terry(
     """Rate every contestant that the votes name.
 
     `cluster_by`: whose votes move together: "prompt", "rater", "two_way" (both) or "none" (all independent: too narrow).
-    `anchor`: fix this contestant at `anchor_rating`; without it the mean is 1000. `seed` and `num_draws` steer the rank ranges alone.
+    `anchor`: fix this contestant at `anchor_rating`; without it the mean is 1000. `seed` and `num_draws` affect only the rank ranges.
     Raises InvalidInput for no votes, an unknown label, an unknown anchor. A million votes on 50 contestants take about a second.
     """
     columns = encode_votes(votes)

@@ -1,8 +1,8 @@
 """Verdict on a pair's votes: better, worse or undecided, and the votes still needed.
 
-Everybody looks at votes while they come in, so the decision rests on an e-value, which stays valid however often one looks; an ordinary
-test, repeated after every vote, declares a false winner in half of all campaigns. Evidence counts prompts, not votes: ten raters on one
-prompt say what one prompt shows.
+Votes are inspected while they arrive, so the decision uses an e-value, which stays valid under optional stopping; an ordinary test,
+repeated after every vote, declares a false winner in half of all campaigns. Evidence counts prompts, not votes: ten raters on one prompt
+are evidence about one prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Outcome = Literal["better", "worse", "undecided"]
 POWER = 0.8
 LARGEST_E_VALUE = 1e300
 PRIOR_PROMPTS = 4
-"""Pseudo-prompts with the widest spread of scores that a plan starts from, until real prompts outweigh them."""
+"""Pseudo-prompts of maximal variance that a plan starts from, until real prompts outweigh them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def pair_verdict(
     alpha: float = 0.05,
     seconds_per_vote: float | None = None,
 ) -> PairVerdict:
-    """Judge `first` against `second` from the votes on battles between the two; other votes are passed over.
+    """Judge `first` against `second` from the votes on battles between the two; other votes are ignored.
 
     `smallest_gap_elo`: the smallest gap worth acting on (never the observed one). For m pairs watched at once give alpha / m.
     The e-value gets one score per prompt: the sign of its mean. Raises InvalidInput for an unknown label, equal names, a gap or alpha that
@@ -244,7 +244,7 @@ def _sentence(verdict: PairVerdict, *, gap_elo: float) -> str:
     numbers = f"{first} earned {share.value:.0%} of {votes} [{low:.0%}, {high:.0%}] on {prompts}"
     if verdict.outcome == "undecided":
         return f"Undecided between {first} and {second}: {numbers}. {_plan(verdict, gap_elo=gap_elo)}"
-    strength = f"e-value {verdict.e_value:.3g}, above {verdict.threshold:.3g}: this stands however often you looked"
+    strength = f"e-value {verdict.e_value:.3g}, above {verdict.threshold:.3g}: valid at any stopping time"
     return f"{first} is {verdict.outcome} than {second}: {numbers} ({strength})."
 
 

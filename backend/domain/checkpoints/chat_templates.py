@@ -1,9 +1,8 @@
 """Chat templates stored with checkpoints: one for tokenizers trained here, two for bases without one. Text, no Jinja engine.
 
-Trainer, playground, endpoint, evaluation and battles all render with the template that lies in the checkpoint, so a prompt means the
-same tokens everywhere.
+Trainer, playground, endpoint, evaluation and battles all render with the checkpoint's template, so a prompt has the same tokens everywhere.
 
-Tools are written out as text, in the way of the Hermes and Qwen networks, which servers know how to read back:
+Tools are written as text in the format of Hermes and Qwen, which servers parse:
 
     in the system turn      <tools>, one JSON object a line, </tools>, and how to call one
     a call                  in the assistant's turn: <tool_call>, {"name": ..., "arguments": {...}}, </tool_call>
@@ -63,9 +62,7 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' and eos_token is defined and eos_token %}{{ eos_token }}{% endif %}"
     "{% endfor %}"
 )
-"""For a base that was never taught a chat form: contents run together as raw text, so it simply continues what it is given.
-
-Knows no tools: what was never taught a form can't call any.
+"""For a base without a chat format: contents are concatenated as raw text, which it continues. Without tools.
 """
 
 TEXT_TEMPLATE = (
@@ -81,4 +78,4 @@ TEXT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
-"""For a base that learns to chat although its tokenizer has no tokens for roles: the roles are written out."""
+"""For fine-tuning a base whose tokenizer has no role tokens: the roles are written out."""

@@ -1,11 +1,11 @@
-"""Export formats of checkpoints, and the families that GGUF files can hold. Tables."""
+"""Tables: export formats of checkpoints, and the families that GGUF supports."""
 
 from __future__ import annotations
 
 FORMATS: dict[str, str] = {
     "hf": "A folder as it is, that Hugging Face tools load; an adapter stays an adapter.",
     "merged": "The same, with an adapter folded into its base.",
-    "gguf": "One file for llama.cpp and what builds on it, an adapter folded in.",
+    "gguf": "One file for llama.cpp and tools built on it, adapter merged.",
 }
 NUMBERS: dict[str, str] = {
     "f16": "16 bits: what most tools expect",
@@ -15,7 +15,7 @@ NUMBERS: dict[str, str] = {
 """Precisions of the matrices in a GGUF file."""
 
 GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt2", "gemma3_text")
-"""transformers' types of networks that are written as GGUF, each held against what transformers reads back."""
+"""transformers' model types that can be written as GGUF; each export is tested against the network."""
 
 
 def gguf_refusal(family: str) -> str | None:
@@ -23,4 +23,4 @@ def gguf_refusal(family: str) -> str | None:
     if family in GGUF_FAMILIES:
         return None
     known = ", ".join(name.removesuffix("_text") for name in GGUF_FAMILIES)
-    return f"A network of the family {family} can't be written as GGUF here; what can be written and checked is {known}."
+    return f"A network of the family {family} can't be exported as GGUF; supported are {known}."

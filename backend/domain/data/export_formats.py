@@ -1,4 +1,4 @@
-"""Formats in which a dataset version is exported, and how their files are called."""
+"""Export formats of a dataset version, and their file names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ SPLIT_NAMES = {"train": "train", "val": "validation"}
 
 
 def export_path(split: str, *, format: str) -> str:
-    """Return where a split's file lies in an export as Parquet or JSON lines."""
+    """Return the path of a split's file in an export as Parquet or JSON lines."""
     name = SPLIT_NAMES[split]
     return f"{name}.jsonl" if format == "jsonl" else f"data/{name}-00000-of-00001.parquet"

@@ -1,9 +1,9 @@
-"""Names of the languages that are told apart in text."""
+"""Names of the languages that are detected in text."""
 
 from __future__ import annotations
 
 SHORT, UNSURE, OTHER = "short", "unsure", "other"
-"""Stand for a language where there is none to name: too little text, no clear answer, many small ones together."""
+"""Labels in place of a language: text too short, undecided, small languages together."""
 
 NAMES = {
     SHORT: "Too short to tell",

@@ -1,7 +1,7 @@
 """Activations that autograd saves for the backward pass, in bytes, for every family. Pure.
 
-Counted from the tensors that the operators of transformers' modules save, each storage once: with `low` bytes for what autocast
-computes in bf16 and 4 for what stays in fp32 (norms, residual stream, loss). Tests compare it with the real networks.
+Counts the tensors that the operators of transformers' modules save, each storage once: `low` bytes per value in bf16 autocast, 4 in fp32
+(norms, residual stream, loss). Tests compare it with the real networks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SavedBytes:
 class ComputeTypes:
     """Number types of the forward pass: `low` is 2 bytes for bf16 autocast and 4 for fp32. `rank` is that of LoRA, None for full training.
 
-    `gpu`: attention over keys and values of different widths is fused, which it is on GPUs alone. `dropout`: the network drops
+    `gpu`: attention over keys and values of different widths is fused, which only GPUs do. `dropout`: the network drops
     activations.
     """
 
@@ -59,7 +59,7 @@ class ComputeTypes:
         return self.rank is not None
 
     def adapted(self, layers: int) -> int:
-        """Return the bytes saved by the adapters of so many linear layers: the activations between their two matrices."""
+        """Return the bytes saved by the adapters of `count` linear layers: the activations between their two matrices."""
         return layers * self.low * (self.rank or 0)
 
     def norm(self, width: int) -> int:
@@ -140,7 +140,7 @@ def _query_key_norms(config: ArchitectureConfig, types: ComputeTypes) -> SavedBy
         return SavedBytes()
     gemma = config.family == "gemma3"
     normed = 0 if types.frozen else (FLOAT if gemma else types.low) * config.head_dim
-    after = types.norm(config.width) if gemma else 0  # Gemma norms what attention writes, too
+    after = types.norm(config.width) if gemma else 0  # Gemma also norms the output of attention
     return SavedBytes(
         heads * (FLOAT * (config.head_dim + 1) + normed) + after, fixed=FLOAT * 2 * (config.head_dim + config.width) if gemma else 0
     )
@@ -162,7 +162,7 @@ def _latent(config: ArchitectureConfig, types: ComputeTypes) -> SavedBytes:
 
 def _saved_by_feed_forward(config: ArchitectureConfig, layer: int, types: ComputeTypes) -> SavedBytes:
     family, width, low = FAMILIES[config.family], config.width, types.low
-    if not family.rotary:  # GELU: BLOOM's keeps its input alone, GPT-2's each step of its formula
+    if not family.rotary:  # GELU: BLOOM's saves only its input, GPT-2's each step of its formula
         steps = 2 if config.family == "bloom" else 5
         return SavedBytes(FLOAT * (width + 2) + types.read(width, by=1) + low * steps * config.feed_forward + types.adapted(1))
     if config.has_experts(layer):
@@ -174,7 +174,9 @@ def _saved_by_feed_forward(config: ArchitectureConfig, layer: int, types: Comput
 
 
 def _gated(inner: int, types: ComputeTypes, *, adapted: bool) -> int:
-    """Return bytes of a gated feed-forward: gate, its activation, the other half, and their product where the last matrix needs it."""
+    """Return bytes of a gated feed-forward: gate, its activation, the up projection, and their product where the down projection needs
+    it.
+    """
     if types.frozen and not adapted:
         return types.low * 3 * inner
     return types.low * 4 * inner + types.adapted(1)

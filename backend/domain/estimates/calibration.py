@@ -1,7 +1,7 @@
 """Calibration of the memory estimate on measurements of similar settings, with its leave-one-out error. Pure.
 
 The log ratio of measured to estimated bytes is averaged over the measurements, weighted by similarity and shrunk towards zero by a
-prior (kernel regression: Nadaraya 1964, doi 10.1137/1109020). So a probe of a tiny network changes the estimate of a large one little.
+prior (kernel regression: Nadaraya 1964, doi 10.1137/1109020). So a probe of a tiny network hardly changes the estimate of a large one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_FOR_ERROR, MAX_NEIGHBORS = 3, 32
 
 @dataclass(frozen=True)
 class MeasuredPeak:
-    """A measured peak. `length` and `trained` are those of the longest sequence, where the data decides (see `estimate_memory`)."""
+    """A measured peak. `length` and `trained` are those of the longest sequence, if they depend on the data (see `estimate_memory`)."""
 
     setting: TrainingSetting
     measured_bytes: int

@@ -19,12 +19,12 @@ BF16_DENSE_FLOPS: dict[str, float] = {
 """Dense bf16 operations a second with fp32 sums, by a part of the device's name, the longer first where one holds the other.
 
 NVIDIA's data sheets of the devices (H100, H200, B200, A100, L40S, L4, A10), Amazon's of the A10G, and NVIDIA's white papers of the Ada
-and Ampere GA102 architectures; what they give with sparsity is halved.
+and Ampere GA102 architectures; figures with sparsity are halved.
 """
 
 
 def peak_flops(device: str) -> float | None:
-    """Return the dense bf16 peak of a GPU by the name its driver gives it, in operations a second; None for one that is not listed.
+    """Return the dense bf16 peak of a GPU by its driver's name, in operations per second; None for an unlisted one.
 
     Example:
         >>> peak_flops("NVIDIA H100 80GB HBM3")

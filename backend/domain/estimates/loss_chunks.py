@@ -8,7 +8,7 @@ LOGITS_AT_ONCE_BYTES = 64 * 2**20
 """Bytes of one chunk of logits, in fp32. Smaller chunks cost time, as the head's gradient is read and written for each."""
 
 PLAIN_COPIES = 3
-"""Copies for objectives that need each token's log-probability, if the logits fit one chunk: they, and two gradients."""
+"""Copies for objectives that need each token's log-probability, if the logits fit one chunk: the logits and two gradients."""
 
 FLOAT = 4
 JOINED = (Objective.PRETRAIN, Objective.SFT)
@@ -28,8 +28,8 @@ def chunk_rows(tokens: int, vocab_size: int, *, at_once_bytes: int = LOGITS_AT_O
 def loss_bytes(objective: Objective, *, tokens: int, width: int, vocab_size: int, low: int, trains_head: bool) -> tuple[int, int]:
     """Return (bytes of the logits, bytes allocated with them) at the moment of the loss.
 
-    `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk is there in both types for a moment, and the
-    head's weights are cast.
+    `low` are the bytes of a number of a matrix product: 2 under autocast, where a chunk exists in both types for a moment and the head's
+    weights are cast.
     """
     if objective is Objective.REWARD:  # one number a row
         return 0, 0

@@ -35,7 +35,7 @@ USUAL_DEVICES: dict[str, int] = {f"{size} GB": size * GIB for size in (8, 12, 16
 """Memory sizes of common GPUs, in bytes, by label."""
 
 RESERVED_BYTES = {"gpu": 700_000_000, "cpu": 1_000_000_000}
-"""Memory that a run can't have: the CUDA context and the desktop on a GPU; the process itself and the operating system on a CPU."""
+"""Memory unavailable to a run: the CUDA context and the desktop on a GPU; the process itself and the operating system on a CPU."""
 
 FIRST_USE_BYTES = {"gpu": 0, "cpu": 30_000_000}
 """Memory of the libraries on a network's first run, whatever its size: threads, kernels and buffers (docs/benchmarks/memory.md)."""
@@ -46,8 +46,8 @@ LARGEST_MICRO_BATCH = 65_536
 class MemoryEstimate(BaseModel):
     """Memory of one training process at its peak, in bytes. The parts add up to `total`.
 
-    `logits` are those of one chunk. `temporary` are the operators' workspaces. `overhead` is that of the libraries. At the moment
-    `loss` gradients are not yet computed, so they count only if earlier micro-batches left them.
+    `logits` are those of one chunk. `temporary` are the operators' workspaces. `overhead` is that of the libraries. At the moment `loss`
+    gradients are not yet computed, so they count only with gradient accumulation.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -79,7 +79,7 @@ class MemoryEstimate(BaseModel):
 
 @dataclass(frozen=True)
 class _Costs:
-    """Terms of the three moments, in bytes. `inputs` are those of one block, all that activation recompute saves of it.
+    """Terms of the three moments, in bytes. `inputs` are those of one block, which is all that activation recompute saves.
 
     `double` is the second copy of the embedding's gradient while the gradients of both its uses are added.
     """
@@ -104,8 +104,8 @@ class _Costs:
 def estimate_memory(setting: TrainingSetting, *, length: int | None = None, trained: int | None = None) -> MemoryEstimate:
     """Estimate the peak memory of a training process by arithmetic alone.
 
-    `length` is that of the longest sequence there is, in tokens (default: the context, which is an upper bound where rows decide);
-    `trained` is how many of its positions have a target (default: all). Weights and gradients are fp32, and bf16 is autocast over
+    `length` is the longest sequence in tokens (default: the context, an upper bound for datasets of rows); `trained` is the number of its
+    positions with a target (default: all). Weights and gradients are fp32, and bf16 is autocast over
     them; the optimizer's state is in `optimizer_bytes`.
 
     Example:
@@ -137,7 +137,7 @@ def largest_micro_batch(setting: TrainingSetting, budget_bytes: float, *, calibr
 
 
 def usable_bytes(total_bytes: int, device: str) -> int:
-    """Return the memory of a device that a run can have."""
+    """Return the memory of a device that is available to a run."""
     return max(0, total_bytes - RESERVED_BYTES[device])
 
 
@@ -188,8 +188,8 @@ def _count(setting: TrainingSetting, length: int, trained: int) -> _Costs:
 
 
 def _base_bytes(setting: TrainingSetting, parts: Mapping[str, int]) -> int:
-    """Return the bytes of the base. Of few bits are the matrices of the blocks, each 64 numbers with half a byte of constants; what is
-    left is in 16 bits (Dettmers et al. 2023, arXiv 2305.14314, section 3). Not measured.
+    """Return the bytes of the base. Quantised are the matrices of the blocks, with half a byte of constants per 64 numbers; the rest is in
+    16 bits (Dettmers et al. 2023, arXiv 2305.14314, section 3). Not measured.
     """
     base = sum(parts.values())
     if setting.base_bits is None:
@@ -199,7 +199,7 @@ def _base_bytes(setting: TrainingSetting, parts: Mapping[str, int]) -> int:
 
 
 def _work_per_token(setting: TrainingSetting, types: ComputeTypes) -> int:
-    """Return the bytes that the backward pass of one part of a block needs while it runs, seen in the allocator's record of steps.
+    """Return the temporary bytes of the backward pass of one part of a block, as measured from the allocator's trace.
 
     The final norm: six times the residual stream in fp32. A gated feed-forward: both halves' gradients and the residual's. BLOOM's own
     GELU computes in five steps. Experts: rows once for each expert picked.
@@ -220,7 +220,7 @@ def _work_per_token(setting: TrainingSetting, types: ComputeTypes) -> int:
 
 
 def _gradient_in_work(setting: TrainingSetting) -> int:
-    """Return the bytes of the gradient that has just come when a feed-forward needs most: that of its last matrix."""
+    """Return the bytes of the gradient that exists at a feed-forward's peak: that of its last matrix."""
     config = setting.architecture
     if setting.lora_rank is not None:
         return 0
@@ -243,7 +243,7 @@ def _at_loss(costs: _Costs) -> MemoryEstimate:
 
 
 def _during_backward(costs: _Costs) -> MemoryEstimate:
-    """Return the largest moment of the backward pass through the blocks, from the top: activations are freed, gradients allocated."""
+    """Return the peak of the backward pass through the blocks, from the top: activations are freed, gradients allocated."""
     best, below = None, sum(costs.blocks)
     for done, block in enumerate(reversed(costs.blocks)):
         left = len(costs.blocks) - done

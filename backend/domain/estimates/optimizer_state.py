@@ -23,7 +23,7 @@ TOKENIZER_BYTES = 2_000_000
 def checkpoint_size(config: RunConfig, *, stored: int, trained: int) -> int:
     """Return an upper bound of a checkpoint's bytes: `stored` weights, the optimizer's state of `trained` ones, and the tokenizer.
 
-    With an EMA, which is what is stored, the training state also holds the trained weights.
+    With an EMA, the checkpoint stores the average, and the training state also holds the trained weights.
     """
     state = BYTES_PER_PARAMETER[config.optimizer] + (FLOAT if config.ema_decay else 0)
     return round(FLOAT * stored + state * trained) + TOKENIZER_BYTES
@@ -44,7 +44,7 @@ def count_frozen(config: ArchitectureConfig, blocks: int) -> int:
 
 
 def _first(config: ArchitectureConfig, blocks: int) -> ArchitectureConfig:
-    """Return the network of the first blocks alone."""
+    """Return the network's first blocks as an architecture."""
     return config.model_copy(update={"num_layers": min(blocks, config.num_layers)})
 
 

@@ -1,4 +1,4 @@
-"""Predicted memory and time of a run, each figure with its source and its error."""
+"""Predict memory and time of a run, each figure with its source and error."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ TIGHT = 0.9
 
 @dataclass(frozen=True)
 class MemoryPrediction:
-    """Peak memory of a training process. `num_bytes` is None where nothing is known: `source` is then `unknown`.
-
-    `run` and `probe`: measured with this very setting; `error` is by how much runs differed from their probes here. `corrected`: the
-    formula with what settings like it were measured to need; `error` is that of such predictions among the measurements themselves.
-    `probes` and `runs` count what a figure or its error rests on.
+    """Peak memory of a training process. `num_bytes` is None if `source` is `unknown`. `run` and `probe`: measured with this exact
+    setting; `error` is the difference between runs and their probes. `corrected`: the formula calibrated on similar settings; `error` is
+    leave-one-out. `probes` and `runs` count the measurements behind a figure or its error.
     """
 
     num_bytes: int | None
@@ -36,7 +34,7 @@ class MemoryPrediction:
 
 @dataclass(frozen=True)
 class TimePrediction:
-    """Seconds of a run's steps without evaluations; `low` and `high` at the pace of its faster and slower steps, where they were timed."""
+    """Seconds of a run's steps without evaluations; `low` and `high` by the 10th and 90th percentile of measured step times."""
 
     seconds: float
     low: float | None
@@ -47,7 +45,7 @@ class TimePrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted needs of a run on a device. `device_bytes` is the memory that a run can have, None where it is not known."""
+    """Predicted needs of a run on a device. `device_bytes` is the memory available to a run, None if unknown."""
 
     device: str
     device_bytes: int | None
@@ -56,7 +54,7 @@ class Prediction:
 
     @property
     def fits(self) -> Literal["yes", "tight", "no", "unknown"]:
-        """Return whether the run fits the device: `tight` if it fits without the error alone, or takes over 90 % of it."""
+        """Return whether the run fits the device: `tight` if it fits only without the error, or takes over 90 % of the device."""
         needed = self.memory.num_bytes
         if needed is None or self.device_bytes is None:
             return "unknown"
@@ -66,7 +64,7 @@ class Prediction:
 
 
 def format_memory(memory: MemoryPrediction) -> str:
-    """Write a figure with its source: `5.1 GB, measured by a probe; formula estimate 4.7 GB`.
+    """Format a memory figure with its source: `5.1 GB, measured by a probe; formula estimate 4.7 GB`.
 
     Example:
         >>> format_memory(MemoryPrediction(5_100_000_000, "probe", None))
@@ -79,9 +77,9 @@ def format_memory(memory: MemoryPrediction) -> str:
 
 
 def describe_source(memory: MemoryPrediction) -> str:
-    """Write the source of a figure, with its error: `± 8 %, calibrated on 5 probes; formula estimate 4.7 GB`."""
+    """Format the source of a figure, with its error: `± 8 %, calibrated on 5 probes; formula estimate 4.7 GB`."""
     if memory.num_bytes is None:
-        return "there is no formula for this family, and a probe measures it"
+        return "no formula for this family; a probe measures it"
     if memory.source == "formula":
         return "formula estimate, not measured here yet"
     formula = f"; formula estimate {format_bytes(memory.formula.total)}" if memory.formula else ""
@@ -92,7 +90,7 @@ def describe_source(memory: MemoryPrediction) -> str:
 
 
 def describe_error(memory: MemoryPrediction) -> str:
-    """Write the meaning of a figure's error as a sentence; empty where nothing is known."""
+    """Describe a figure's error in a sentence; empty if there is no figure."""
     if memory.source == "formula":
         return "The formula's error on this device is known after a probe."
     if memory.source == "calibrated" and memory.error is None:
@@ -107,7 +105,7 @@ def describe_error(memory: MemoryPrediction) -> str:
 
 
 def describe_fit(prediction: Prediction) -> str:
-    """Write whether the run fits the device."""
+    """Describe whether the run fits the device."""
     if prediction.device_bytes is None:
         return f"The memory of {prediction.device} is not known yet."
     room = f"{prediction.device}, which has {format_bytes(prediction.device_bytes)} for a run"
@@ -120,7 +118,7 @@ def describe_fit(prediction: Prediction) -> str:
 
 
 def format_run_time(time: TimePrediction | None) -> str:
-    """Write the time of the steps: `about 12 min (10 min to 15 min)`."""
+    """Format the time of the steps: `about 12 min (10 min to 15 min)`."""
     if time is None:
         return "unknown before a probe"
     between = format_time_range(time)
@@ -128,7 +126,7 @@ def format_run_time(time: TimePrediction | None) -> str:
 
 
 def format_time_range(time: TimePrediction) -> str:
-    """Write the range of the time of the steps, as measured step times varied; empty if they did not or were not timed."""
+    """Format the range of the time of the steps by measured step times; empty without one."""
     if time.low is None or time.high is None or format_duration(time.low) == format_duration(time.high):
         return ""
     return f"{format_duration(time.low)} to {format_duration(time.high)}"

@@ -25,11 +25,11 @@ class TrainingSetting(BaseModel):
     """One training process: the network, the weights that are trained, the batch, and the kind of device.
 
     `micro_batch` is the size of a forward pass (`sequences_at_once`), `context` the longest sequence in tokens. `data` is the id of the
-    dataset version where its rows decide the lengths of sequences (all but pretrain, whose windows are always full). `packed`: rows
-    share sequences, which are then full or nearly. `base_bits` are those of a base that qlora freezes, None for one in fp32.
+    dataset version if its rows determine the lengths of sequences (all but pretrain, whose windows are always full). `packed`: rows share
+    sequences, which are then nearly full. `base_bits` are those of a base that qlora freezes, None for one in fp32.
     `accumulates`: a step has several micro-batches, so gradients stay allocated while the next one runs. `average`: an EMA of the
     weights is kept. `devices` share the work by `sharding`; micro_batch is that of one device. `group_size` and `completion_tokens` are
-    those of grpo. A field added later takes the value that earlier measurements had as its default.
+    those of grpo. The default of a field added later is the value of earlier measurements.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,12 +63,12 @@ class TrainingSetting(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """A hash that two settings share exactly if they are equal; fields at their defaults leave no trace in it."""
+        """Hash of the setting; fields at their defaults do not enter it."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()).hexdigest()
 
     @property
     def tokens(self) -> int:
-        """Tokens in one micro-batch whose sequences are full."""
+        """Tokens in one micro-batch of full sequences."""
         return self.micro_batch * self.context
 
     @property

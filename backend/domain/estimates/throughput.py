@@ -1,4 +1,4 @@
-"""Training throughput of a device: measured FLOP/s, and the FLOP/s to expect of a network of another size."""
+"""Training throughput of a device: measured FLOP/s, and expected FLOP/s for other network sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Speed:
 
 
 def rate_at(speeds: Sequence[Speed], flops_per_token: float) -> float:
-    """Return the FLOP/s to expect of a network.
+    """Return the expected FLOP/s for a network.
 
     Linear interpolation of logarithms between measured networks, constant beyond the smallest and the largest; measurements of about
     one size are averaged first. `speeds` must not be empty.

@@ -1,4 +1,4 @@
-"""Events: what a room reports while it works, one JSON line each, written by the child process and read by its parent.
+"""Events that a room reports while it works, one JSON line each, written by the child process and read by its parent.
 
 A line is the event's fields with its `type` and the `time` of writing. The parent turns events into rows (backend.services.job_events).
 """
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 Values = dict[str, float | None]
-"""Numbers by name. None stands for one that is not finite, which no database's JSON holds."""
+"""Numbers by name. None replaces a number that is not finite, which JSON can't represent."""
 
 
 class Event(BaseModel):
@@ -130,7 +130,7 @@ class NotFiniteEvent(Event):
 
 
 class ItemEvent(Event):
-    """An evaluation has scored one item. `shown` is what its kind shows of it, open JSON."""
+    """An evaluation has scored one item. `shown` is open JSON for display."""
 
     type: Literal["item"] = "item"
     item_hash: str
@@ -213,13 +213,13 @@ _EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discrimina
 
 
 def write_event(event: Event, *, time: float) -> bytes:
-    """Return an event's line, without its line break. Half a character, as a file's name may hold, becomes a question mark."""
+    """Return an event's line, without its line break. A lone surrogate, as in some file names, becomes a question mark."""
     text = json.dumps({**event.model_dump(), "time": time}, separators=(",", ":"), ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace")
 
 
 def read_event(line: bytes | str) -> AnyEvent | None:
-    """Return the event of a line; None for a torn line, and for one that is no event of this version."""
+    """Return the event of a line; None for an incomplete line or an event unknown to this version."""
     try:
         record = json.loads(line, parse_constant=lambda _: None)  # NaN and the infinities become None
         return event_of(record) if isinstance(record, Mapping) else None

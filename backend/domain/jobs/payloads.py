@@ -1,7 +1,7 @@
-"""Payloads: what a job of each kind is asked to do, as one frozen class that the service writes and the room reads.
+"""Payloads: the input of each kind of job, as one frozen class that the service writes and the room reads.
 
-A payload is stored with its job as JSON and handed to the child process in `job.json`. Field names are part of the stored form:
-jobs that an earlier version queued or paused are read by the same classes. Folders are relative to the artifacts unless a field says
+A payload is stored with its job as JSON and handed to the child process in `job.json`. Field names are part of the stored form: jobs
+queued or paused by an earlier version are read by the same classes. Folders are relative to the artifacts unless a field says
 otherwise.
 """
 
@@ -27,16 +27,15 @@ from backend.errors import NotFound
 
 
 class ComputePayload(Payload):
-    """A payload of work that computes with a network."""
+    """Base of payloads whose job runs a network."""
 
     threads: int = Field(default=0, ge=0)
-    """CPU threads; 0 leaves the choice to the room."""
+    """CPU threads; 0: chosen by the room."""
 
 
 class TrainingPayload(ComputePayload):
-    """A training config with the rows behind its names resolved.
-
-    `dataset` and `tokenizer` are folders, None while another job still makes them; they are filled in when the job starts.
+    """A training config with its names resolved. `dataset` and `tokenizer` are folders, None while another job still makes them; they are
+    filled in when the job starts.
     """
 
     config: RunConfig
@@ -52,7 +51,7 @@ class TrainingPayload(ComputePayload):
 
     @property
     def dataset_folder(self) -> str:
-        """Return the dataset's folder. Raises NotFound if the dataset was never made, or has been deleted."""
+        """Return the dataset's folder. Raises NotFound if it was not made or has been deleted."""
         return require_folder(self.dataset, what="dataset")
 
     @property
@@ -71,7 +70,7 @@ class TrainPayload(TrainingPayload):
 class ProbePayload(TrainingPayload):
     """Measure the peak memory and the speed of a run before it is launched.
 
-    `fingerprint` names what is measured (`asked` in payloads of earlier versions), `shape` is None for a base of an unknown family.
+    `fingerprint` identifies the measurement (`asked` in payloads of earlier versions), `shape` is None for a base of an unknown family.
     """
 
     job_kind = JobKind.PROBE
@@ -135,7 +134,7 @@ class ReplicaPayload(Payload):
 
 
 class HubSource(Record):
-    """A dataset of the Hub. What is left out is the only config, the split `train`, the branch `main`."""
+    """A dataset of the Hub. Defaults: the only config, the split `train`, the branch `main`."""
 
     id: str
     config: str | None = None
@@ -154,7 +153,7 @@ class Derivation(Record):
 class ImportPayload(Payload):
     """Make a dataset version from one source.
 
-    `source` is a path below the artifacts, or an absolute one that every worker sees; `url` an address of S3 or Google Cloud Storage;
+    `source` is a path below the artifacts, or an absolute one that all workers can read; `url` an address of S3 or Google Cloud Storage;
     `derive` a change of another version. `split` names one split of a folder that `datasets` saved.
     """
 
@@ -191,7 +190,7 @@ class TrainTokenizerPayload(Payload):
 
     @property
     def dataset_folder(self) -> str:
-        """Return the dataset's folder. Raises NotFound if the dataset was never made, or has been deleted."""
+        """Return the dataset's folder. Raises NotFound if it was not made or has been deleted."""
         return require_folder(self.dataset, what="dataset")
 
 
@@ -234,7 +233,7 @@ class ExportPayload(Payload):
 
 
 class DatasetExportPayload(Payload):
-    """Write a dataset version for other tools to `out`, with `card` as its README.md; `name` is how the push is described."""
+    """Write a dataset version for other tools to `out`, with `card` as its README.md; `name` is used in the commit message."""
 
     job_kind = JobKind.EXPORT_DATASET
     dataset: str
@@ -257,7 +256,7 @@ class InspectPayload(ComputePayload):
 
 
 class NamedFolder(Record):
-    """A dataset or a tokenizer by the name that results call it."""
+    """A dataset or tokenizer with its name in the results."""
 
     name: str
     folder: str
@@ -307,12 +306,12 @@ PAYLOADS: dict[JobKind, type[Payload]] = {
 
 
 def read_payload(kind: JobKind, stored: Mapping[str, Any]) -> Payload:
-    """Read a job's stored payload by its kind. Raises InvalidInput naming the field, its value and the cure."""
+    """Read a job's stored payload by its kind. Raises InvalidInput naming field, value and cure."""
     return PAYLOADS[kind].read(stored)
 
 
 def require_folder(folder: str | None, *, what: str) -> str:
-    """Return the folder of something that another job makes. Raises NotFound if it is not there."""
+    """Return a folder that another job makes. Raises NotFound if it is missing."""
     if folder is None:
-        raise NotFound(f"The {what} of this job was not made, or has been deleted.", remedy="Start the work again with another one.")
+        raise NotFound(f"The {what} of this job was not made, or has been deleted.", remedy="Start it again with another one.")
     return folder

@@ -54,8 +54,7 @@ def format_progress(progress: Progress | None) -> str:
 def expected_wait_s(ahead: list[Progress | None], *, slots: int) -> float | None:
     """Return the seconds until a slot frees for a job behind `ahead`, or None where one of them has no known rate.
 
-    Jobs are dealt to the slots in order, each to the one that frees first. Waiting jobs have reported nothing, so behind one of
-    them the answer is None rather than a guess.
+    Jobs are assigned to slots in order, each to the first that frees. Waiting jobs have reported no rate, so the wait behind them is None.
     """
     if slots < 1:
         return None

@@ -1,4 +1,4 @@
-"""Bases of the classes that two processes exchange about a job. Light: an idle worker imports them."""
+"""Base classes of payloads and results. Light imports, since an idle worker loads them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Payload(Record):
             raise _unreadable(cls, error) from None
 
     def dump(self) -> dict[str, Any]:
-        """Return the form that is stored: JSON values alone."""
+        """Return the stored form: JSON values."""
         return self.model_dump(mode="json")
 
 
@@ -45,7 +45,7 @@ def _unreadable(payload: type[Payload], error: ValidationError) -> InvalidInput:
 
 
 class ReadRecord(BaseModel):
-    """A frozen record that is also read from what earlier versions stored: unknown fields are ignored."""
+    """A frozen record that ignores unknown fields, for rows stored by other versions."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -59,7 +59,7 @@ class JobResult(ReadRecord):
     reporter_cpu_s: float | None = None
 
     def dump(self) -> dict[str, Any]:
-        """Return the form that is stored: JSON values, of the fields that were set."""
+        """Return the stored form: JSON values of the fields that were set."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -80,14 +80,14 @@ class JobFailure(ReadRecord):
 
     @classmethod
     def read(cls, stored: Mapping[str, Any] | None) -> JobFailure:
-        """Read the stored form; a failure without a cause where nothing was stored."""
+        """Read the stored form; without one, return a failure without a cause."""
         return cls.model_validate({name: value for name, value in (stored or {}).items() if value is not None})
 
     @classmethod
     def of(cls, error: RoundhouseError) -> JobFailure:
-        """Return the failure that an error of ours is."""
+        """Return an error as a failure."""
         return cls(cause=error.message, remedy=error.remedy, field=error.field)
 
     def dump(self) -> dict[str, Any]:
-        """Return the form that is stored."""
+        """Return the stored form."""
         return self.model_dump(mode="json", exclude_unset=True)

@@ -1,7 +1,7 @@
-"""Results: what a finished job of each kind returns, as one frozen class that the room builds and the service reads.
+"""Results: the output of each kind of job, as one frozen class that the room builds and the service reads.
 
-A result is stored with its job as JSON, with the fields that its room set. Classes read what earlier versions stored: fields that they
-do not know are ignored, and what was added later has a default.
+A result is stored with its job as JSON, with the fields that its room set. Rows stored by other versions are read too: unknown fields are
+ignored, and fields added later have a default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backend.domain.jobs.states import JobKind, StopRequest
 class RunMeasurement(ReadRecord):
     """Peak memory and speed of one training process.
 
-    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone where the allocator knows it; `step_s` is the
+    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone, if the allocator reports it; `step_s` is the
     median
     time of a step, with its 10th and 90th percentile.
     """
@@ -90,7 +90,7 @@ class EvaluateResult(JobResult):
 
 
 class GenerateResult(JobResult):
-    """`file` holds the completions, one JSON line each; `owed` counts a campaign's prompts that are still to be answered."""
+    """`file` holds the completions, one JSON line each; `owed` counts a campaign's unanswered prompts."""
 
     job_kind = JobKind.GENERATE
     count: int = 0
@@ -110,7 +110,7 @@ class LoglikelihoodResult(JobResult):
 
 
 class ReplicaResult(JobResult):
-    """Work of a replica until it was stopped; `stopped` is the request, or `signal`."""
+    """Summary of a stopped replica; `stopped` is the stop request, or `signal`."""
 
     job_kind = JobKind.REPLICA
     stopped: str = ""
@@ -119,11 +119,11 @@ class ReplicaResult(JobResult):
 
 
 class ImportResult(JobResult):
-    """The version that an import, or a change of another version, made.
+    """The version made by an import or a derivation.
 
     `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk, `text_bytes`
     that of
-    the text. `version_id` names the version that has the content: an older one where it was `reused`.
+    the text. `version_id` names the version with the content: an older one if `reused`.
     """
 
     job_kind = JobKind.IMPORT_DATASET
@@ -156,7 +156,7 @@ class ImportResult(JobResult):
 
 
 class TrainTokenizerResult(JobResult):
-    """`bytes_per_token` is measured on the split `measured_on`; the sample is what was trained on."""
+    """`bytes_per_token` is measured on the split `measured_on`; `sample_*` describe the training text."""
 
     job_kind = JobKind.TRAIN_TOKENIZER
     folder: str
@@ -171,7 +171,7 @@ class TrainTokenizerResult(JobResult):
 
 
 class CheckpointDescription(ReadRecord):
-    """A checkpoint's folder as its files describe it. Of an adapter, `parameters` are its own and the rest is its base's."""
+    """Description of a checkpoint's folder. For an adapter, `parameters` are its own and the rest is its base's."""
 
     family: str = ""
     architecture: str | None = None
@@ -187,7 +187,7 @@ class CheckpointDescription(ReadRecord):
 
 
 class AddBaseResult(JobResult, CheckpointDescription):
-    """A base in `folder`; `revision` is the Hub's commit, `requested_revision` what was asked for."""
+    """A base in `folder`; `revision` is the Hub's commit, `requested_revision` the requested branch, tag or commit."""
 
     job_kind = JobKind.ADD_BASE
     folder: str
@@ -204,7 +204,7 @@ class Pushed(ReadRecord):
 
 
 class ExportResult(JobResult, CheckpointDescription):
-    """An export in `folder`, pushed to the Hub if that was asked."""
+    """An export in `folder`, pushed to the Hub on request."""
 
     job_kind = JobKind.EXPORT
     folder: str
@@ -212,7 +212,7 @@ class ExportResult(JobResult, CheckpointDescription):
 
 
 class DatasetExportResult(JobResult):
-    """A version's export in `folder`, with its rows per split, pushed to the Hub if that was asked."""
+    """A version's export in `folder`, with its rows per split, pushed to the Hub on request."""
 
     job_kind = JobKind.EXPORT_DATASET
     folder: str
@@ -244,7 +244,7 @@ class DataReportResult(JobResult):
 
 
 class MeasuredTokenizer(ReadRecord):
-    """A tokenizer as a report found it; `model` is its type, `unknown_token` what it writes for text that it can't."""
+    """Facts about a tokenizer in a report; `model` is its type, `unknown_token` the token for text outside the vocabulary."""
 
     name: str
     vocab_size: int

@@ -1,4 +1,4 @@
-"""Job statuses, kinds and queues, and the requests to stop. The compare-and-sets are in backend.services.jobs."""
+"""Job statuses, kinds and queues, and the requests to stop. Compare-and-set updates are in backend.services.jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scaling laws as lines to draw: the lowest loss for each budget, and the loss of each size at one budget. Pure arithmetic."""
+"""Lines of scaling laws for charts: the lowest loss by budget, and the loss by size at one budget. Pure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _frontier_band(law: ScalingLaw, flops: float, loss: float) -> tuple[float, f
 
 
 def profile_line(law: ScalingLaw, flops: float, *, name: str, spread: float = 16.0, ceiling: float | None = None) -> Line:
-    """Return the loss that a law expects of each size at one budget, `spread` times to either side of the best."""
+    """Return the loss expected by a law for each size at one budget, up to a factor `spread` from the optimum."""
     best = law.optimum(flops).parameters
     sizes = best * np.geomspace(1 / spread, spread, NUM_POINTS)
     losses = np.array([law.loss(float(n), flops / FLOPS_PER_PARAMETER_TOKEN / float(n)) for n in sizes])

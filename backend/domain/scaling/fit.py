@@ -26,7 +26,7 @@ NUM_CONSTANTS = 5
 FEWEST_POINTS = 8
 FEWEST_LEVELS = 3
 FINEST = 5e-4
-"""No interval is narrower than this share of its value: losses are written down with four or five figures."""
+"""Minimum width of an interval as a share of its value: losses are recorded with four or five digits."""
 
 START_EXPONENTS = (0.15, 0.3, 0.5, 0.8)
 MAX_EXPONENT = 700.0
@@ -57,10 +57,10 @@ def fit_law(
     """Fit the five constants, resampling runs `num_draws` times for their intervals.
 
     The resamples' spread about the fit is stretched by sqrt(n / (n - 5)) and by Student's t over normal, n - 5 degrees of freedom:
-    with 15 runs and 5 constants the plain percentiles are too narrow. What is said is stretched, not the five constants before it is
-    computed: the constants are correlated, and stretched independently they would give absurd losses. Coverage is measured in tests and
+    with 15 runs and 5 constants the plain percentiles are too narrow. Derived quantities are stretched, not the five constants: the
+    constants are correlated, and stretched independently they would give absurd losses. Coverage is measured in tests and
     in docs/benchmarks/scaling.md.
-    Raises InvalidInput for too few runs, or sizes and token counts that don't tell the constants apart.
+    Raises InvalidInput for too few runs, or sizes and token counts that don't identify the constants.
     """
     check_points(points)
     n, d, loss = (np.log([getattr(point, name) for point in points]) for name in ("parameters", "tokens", "loss"))
@@ -71,7 +71,7 @@ def fit_law(
     best = solutions[values.argmin()]
     weights = np.random.default_rng(seed).multinomial(len(loss), np.full(len(loss), 1 / len(loss)), size=num_draws).astype(np.float64)
     start = best.copy()
-    start[0] = max(start[0], np.log(0.5) + loss.min())  # from E = 0 no resample would find its way back: there is no slope
+    start[0] = max(start[0], np.log(0.5) + loss.min())  # a resample that starts at E = 0 would stay there: the gradient is zero
     resampled, _ = minimise_huber(np.tile(start, (num_draws, 1)), n, d, loss, weights, steps=100, tolerance=1e-8)
     freedom = len(loss) - NUM_CONSTANTS
     stretch = float(np.sqrt(len(loss) / freedom) * scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2))
@@ -94,7 +94,7 @@ def fit_law(
 
 
 def check_points(points: Sequence[ScalingPoint]) -> None:
-    """Raise InvalidInput unless the runs can tell the five constants apart."""
+    """Raise InvalidInput unless the runs identify the five constants."""
     if len(points) < FEWEST_POINTS:
         raise InvalidInput(
             f"{len(points)} {'run is' if len(points) == 1 else 'runs are'} too few to fit five constants.",
@@ -121,8 +121,8 @@ def minimise_huber(
 ) -> tuple[FloatArray, FloatArray]:
     """Minimise the objective from each row of `theta` [rows, 5] with its `weights` [rows or 1, points]; return places and values.
 
-    Levenberg-Marquardt on the weighted least squares that touch Huber's loss at the present residuals (Huber 1981, section 7.8); a row
-    rests when a step gains less than `tolerance` of its value.
+    Levenberg-Marquardt on the weighted least squares that touch Huber's loss at the present residuals (Huber 1981, section 7.8); a row has
+    converged when a step gains less than `tolerance` of its value.
     """
     theta, weights = theta.copy(), np.broadcast_to(weights, (len(theta), len(loss)))
     damping = np.full(len(theta), 1e-2)
@@ -185,7 +185,7 @@ def _starts(n: FloatArray, d: FloatArray, loss: FloatArray) -> FloatArray:
 def _constants(theta: FloatArray, centre: FloatArray) -> FloatArray:
     """Return (E, A, B, alpha, beta) of rows fitted to centred log N and log D."""
     e, a, b, alpha, beta = theta.T
-    logs = np.clip([e, a + alpha * centre[0], b + beta * centre[1]], -MAX_EXPONENT, MAX_EXPONENT)  # a steep draw's A passes every float
+    logs = np.clip([e, a + alpha * centre[0], b + beta * centre[1]], -MAX_EXPONENT, MAX_EXPONENT)  # a steep draw's A overflows
     return np.column_stack([*np.exp(logs), alpha, beta])
 
 
@@ -200,7 +200,7 @@ def _stretched_constants(law: ScalingLaw, *, highest_floor: float) -> dict[str, 
     stretched = {}
     for (name, value), draws in zip(law.constants.items(), law.draws.T, strict=True):
         stretched[name] = stretch_draws(value, draws, law.stretch) if name in "AB" else value + law.stretch * (draws - value)
-    stretched["E"] = np.clip(stretched["E"], 0.0, highest_floor)  # it lies below every loss that was reached
+    stretched["E"] = np.clip(stretched["E"], 0.0, highest_floor)  # E lies below every observed loss
     return stretched
 
 
@@ -239,9 +239,9 @@ def _warnings(law: ScalingLaw, draws: dict[str, FloatArray]) -> list[str]:
     warnings = []
     if law.alpha <= 0 or law.beta <= 0:
         word = "parameters" if law.alpha <= 0 else "tokens"
-        warnings.append(f"In these runs the loss does not fall with more {word}, so there is no optimum to speak of.")
+        warnings.append(f"In these runs the loss does not fall with more {word}, so there is no optimum.")
     if np.quantile(draws["E"], 0.975) > 20 * max(np.quantile(draws["E"], 0.025), 1e-300):
-        warnings.append("These runs hardly say where the loss would end (E): larger budgets would tell.")
+        warnings.append("These runs hardly constrain the irreducible loss E: larger budgets would.")
     if np.nanquantile(draws["alpha"], 0.025) <= 0 or np.nanquantile(draws["beta"], 0.025) <= 0:
-        warnings.append("An exponent's interval reaches zero: more runs, or runs further apart, would tell.")
+        warnings.append("An exponent's interval includes zero: more runs, or runs further apart, would narrow it.")
     return warnings

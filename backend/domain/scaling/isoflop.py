@@ -1,7 +1,7 @@
 """IsoFLOP profiles: at each budget a parabola through loss over log N, whose minimum is the optimal size.
 
-Hoffmann et al. 2022 (arXiv 2203.15556), approach 2. Needs no law, but runs of one budget at several sizes; over a wide range of sizes
-the parabola is biased, for the true profile is lopsided.
+Hoffmann et al. 2022 (arXiv 2203.15556), approach 2. Needs no law, but runs of one budget at several sizes; over a wide range of sizes the
+parabola is biased, because the true profile is asymmetric.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ SAME_BUDGET = 0.15
 
 @dataclass(frozen=True)
 class Profile:
-    """One budget's parabola: loss = lowest + curvature (ln N - ln best)^2. `best_*` are None where it has no lowest point inside."""
+    """One budget's parabola: loss = lowest + curvature (ln N - ln best)^2.
+
+    `best_*` are None if its minimum is not inside the range of sizes.
+    """
 
     flops: float
     points: tuple[ScalingPoint, ...]

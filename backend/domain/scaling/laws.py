@@ -2,8 +2,8 @@
 
     L(N, D) = E + A / N^alpha + B / D^beta        C = 6 N D
 
-Losses are nats per token. N counts all parameters, embeddings included, as Hoffmann et al. do. Knows no data and no machine: fitting
-is in `scaling_fit`, plans are in `scaling_plan`. Sources: Hoffmann et al. 2022 (arXiv 2203.15556), "Chinchilla"; Besiroglu et al. 2024
+Losses are nats per token. N counts all parameters, embeddings included, as Hoffmann et al. do. Fitting is in `fit`, plans are in
+`planner`. Sources: Hoffmann et al. 2022 (arXiv 2203.15556), "Chinchilla"; Besiroglu et al. 2024
 (arXiv 2404.10102), its replication.
 """
 
@@ -46,10 +46,10 @@ class Allocation:
 class ScalingLaw:
     """The five constants of a law with their source and uncertainty.
 
-    `draws` are (E, A, B, alpha, beta) as they might have come out of other runs, one row each; None where nothing usable was
-    published. What is computed from them is moved away from the law's own value by the factor `stretch`, because few runs vary less
-    than they should. `scatter` is how far a single run lies from the law: the standard deviation of its loss's logarithm.
-    `flops_range` and `points` say what it was fitted to. Only a law of one's own (`is_own`) speaks of one's own data.
+    `draws` are bootstrap draws of (E, A, B, alpha, beta), one row each; None if nothing usable was published. Quantities computed from
+    them are spread about the law's own value by the factor `stretch`, because resamples of few runs vary too little. `scatter` is how far
+    a single run lies from the law: the standard deviation of its loss's logarithm.
+    `flops_range` and `points` describe the runs it was fitted to. Only a law fitted to own runs (`is_own`) applies to own data.
     """
 
     key: str
@@ -97,7 +97,7 @@ class ScalingLaw:
         return Allocation(flops, parameters, tokens, self.loss(parameters, tokens))
 
     def with_ratio(self, flops: float, tokens_per_parameter: float) -> Allocation:
-        """Return the N and D of a budget with a fixed D / N, such as the 100 and more of networks that are made to be served."""
+        """Return the N and D of a budget with a fixed D / N, such as 100 and more for networks that are cheap to serve."""
         check_flops(flops)
         parameters = math.sqrt(flops / FLOPS_PER_PARAMETER_TOKEN / tokens_per_parameter)
         tokens = parameters * tokens_per_parameter
@@ -154,7 +154,7 @@ def stretch_draws(value: float | FloatArray, draws: FloatArray, factor: float) -
 
 
 def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = LEVEL) -> Estimate:
-    """Return a value with the central interval of its draws; draws that are not finite count on both ends."""
+    """Return a value with the central interval of its draws; draws that are not finite count at both ends."""
     finite = draws[np.isfinite(draws)]
     if len(finite) < 0.9 * len(draws):
         return Estimate(value, None, None, None, len(draws), f"{method}: too uncertain for an interval")
@@ -165,7 +165,7 @@ def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = 
 
 
 def check_flops(flops: float) -> None:
-    """Raise InvalidInput for a budget that is no positive number."""
+    """Raise InvalidInput for a budget that is not a positive number."""
     if not (math.isfinite(flops) and flops > 0):
         raise InvalidInput(f"A budget of {flops:g} FLOPs trains nothing.", remedy="Give a positive number such as 1e15.", field="flops")
 
@@ -175,7 +175,7 @@ def _besiroglu_draws() -> FloatArray:
     """Return draws of the corrected law's constants.
 
     From a bootstrap (4,000 resamples) of the 240 runs that Besiroglu et al. reconstructed from Hoffmann et al.'s figure 4, fitted as in
-    `scaling_fit`: mean and Cholesky factor of (log E, log A - alpha n, log B - beta d, alpha, beta) with n, d the means of log N, log D.
+    `fit`: mean and Cholesky factor of (log E, log A - alpha n, log B - beta d, alpha, beta) with n, d the means of log N, log D.
     Its standard errors agree with theirs: E 0.025 (0.03), alpha 0.015 (0.02), beta 0.020 (0.02).
     """
     n, d = 20.559282582879277, 23.553231356058667
@@ -246,7 +246,7 @@ DEFAULT_LAW = "besiroglu-2024"
 
 
 def get_law(key: str) -> ScalingLaw:
-    """Return a published law. Raises InvalidInput naming the ones there are."""
+    """Return a published law. Raises InvalidInput naming the known ones."""
     law = PUBLISHED.get(key)
     if law is None:
         raise InvalidInput(f"There is no scaling law {key!r}.", remedy=f"Choose one of {', '.join(PUBLISHED)}, or own.", field="law")
@@ -254,21 +254,23 @@ def get_law(key: str) -> ScalingLaw:
 
 
 def _span_of_published(value: float, parameters: float, tokens: float) -> Estimate:
-    """Hoffmann et al.'s own intervals are too narrow to be believed (Besiroglu et al., section 3), so the laws' disagreement is shown."""
+    """Return the spread of the published laws as an interval, because Hoffmann et al.'s own intervals are implausibly narrow (Besiroglu et
+    al., section 3).
+    """
     surest = PUBLISHED[DEFAULT_LAW].loss_estimate(parameters, tokens)
     losses = [value, *(law.loss(parameters, tokens) for law in PUBLISHED.values()), surest.low or value, surest.high or value]
     return Estimate(value, None, min(losses), max(losses), 0, "span of the published laws and the corrected one's interval")
 
 
 REPEATS_HALF_LIFE = 15.387756
-"""R*_D of Muennighoff et al. 2023: after so many repeats a token has given 1 - 1/e of all that repeating can give."""
+"""R*_D of Muennighoff et al. 2023: after this many repeats a token has given 1 - 1/e of the gain from repetition."""
 
 
 def effective_tokens(tokens: float, unique_tokens: float) -> float:
-    """Return how many different tokens D tokens are worth when only U of them are different: U + U R* (1 - exp(-(D/U - 1) / R*)).
+    """Return the effective number of unique tokens of D tokens of which only U are unique: U + U R* (1 - exp(-(D/U - 1) / R*)).
 
-    Muennighoff et al. 2023 (arXiv 2305.16264), equation 5: up to four passes are nearly as good as new data, and beyond some sixteen
-    more passes give next to nothing.
+    Muennighoff et al. 2023 (arXiv 2305.16264), equation 5: up to four epochs are nearly as good as new data, and beyond about sixteen
+    there is almost no gain.
 
     Example:
         >>> round(effective_tokens(4e9, 1e9) / 1e9, 2)
@@ -281,4 +283,4 @@ def effective_tokens(tokens: float, unique_tokens: float) -> float:
 
 
 BELIEVABLE = 0.9
-"""A loss above this share of guessing among the vocabulary is no estimate: the law is stretched too far down, or the data too far."""
+"""Share of chance level above which a loss is no estimate: the law is extrapolated too far down, or the data repeated too often."""

@@ -20,7 +20,7 @@ from backend.domain.training.published_rules import batch_tokens_rule, learning_
 from backend.errors import InvalidInput
 
 MAX_STEPS = 100_000_000
-SETTLING = 12  # rounds in which a budget of time, the rate of a network and its size are brought together
+SETTLING = 12  # iterations between a time budget, the rate of a network and its size
 
 
 def make_plan(
@@ -43,7 +43,7 @@ def make_plan(
     seconds = _budget_seconds(config, price)
     if seconds is not None and not speeds:
         raise InvalidInput(
-            "How fast this machine trains is not known yet: no run and no probe was measured here.",
+            "The training speed of this machine is unknown: no run or probe was measured here.",
             remedy="Finish a run or a probe first, give the rate yourself (flops_per_s), or plan in FLOPs.",
             field="flops_per_s",
         )
@@ -107,7 +107,7 @@ def _budget_seconds(config: PlanConfig, price: float | None) -> float | None:
         return None
     if price is None:
         raise InvalidInput(
-            "What a device-hour costs here is not known.",
+            "The price of a device-hour is unknown.",
             remedy="Give its price, or let the operator set ROUNDHOUSE_DEVICE_HOUR_PRICE.",
             field="price_usd",
         )
@@ -115,7 +115,7 @@ def _budget_seconds(config: PlanConfig, price: float | None) -> float | None:
 
 
 def _flops_in(seconds: float, speeds: Sequence[Speed], config: PlanConfig, law: ScalingLaw) -> float:
-    """Return the FLOPs of a time. A larger network trains at another rate and the rate decides the size, so the two are settled in turn."""
+    """Return the FLOPs of a time. Rate and size depend on each other, so they are iterated."""
     flops = seconds * max(speed.flops_per_s for speed in speeds)
     for _ in range(30):
         flops = seconds * rate_at(speeds, 6 * _allocate(config, law, flops).parameters)
@@ -128,12 +128,12 @@ def _allocate(config: PlanConfig, law: ScalingLaw, flops: float) -> Allocation:
 
 def _optimal_parameters(config: PlanConfig, law: ScalingLaw, optimum: Allocation) -> Estimate:
     if config.tokens_per_parameter is not None:
-        return Estimate(optimum.parameters, None, None, None, 0, "fixed by the tokens per parameter that were asked for")
+        return Estimate(optimum.parameters, None, None, None, 0, "fixed by the requested tokens per parameter")
     return law.parameters_estimate(optimum.flops)
 
 
 def _make_batch(architecture: ArchitectureConfig, tokens: float, *, context: int) -> tuple[Batch, int]:
-    """Return the batch and the number of steps that fit the tokens, never more of them than asked for, one step at least."""
+    """Return the batch and the number of steps for the tokens: at most the given number of tokens, at least one step."""
     size = count_without_embeddings(architecture)
     micro_batch, accumulate = split_batch(batch_tokens_rule(tokens), context=context)
     per_step = micro_batch * accumulate * context

@@ -21,7 +21,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """One finished run: `loss` in nats per token at the end of its schedule. `flops` is its budget, 6 N D unless counted better."""
+    """One finished run: `loss` in nats per token at the end of its schedule. `flops` is its budget, by default 6 N D."""
 
     parameters: float
     tokens: float

@@ -12,7 +12,7 @@ from backend.domain.architectures.parameters import count_parameters
 from backend.errors import InvalidInput
 
 DENSE_FAMILIES: tuple[str, ...] = tuple(name for name, family in FAMILIES.items() if not family.has_experts)
-"""Families the planner proposes: the laws are about networks that use all their parameters for every token."""
+"""Families the planner proposes: the laws cover networks that use all their parameters for every token."""
 
 MAX_LAYERS = 200
 
@@ -20,8 +20,8 @@ MAX_LAYERS = 200
 def propose_architecture(parameters: float, *, family: str = "llama", vocab_size: int, context: int) -> ArchitectureConfig:
     """Return the network of a family whose parameter count is nearest, in usual proportions; ties go to the more usual shape.
 
-    Depth follows width as 4 (width / 128)^0.6, which meets 12 layers at 768, 22 at 2,048 and 32 at 4,096, and may part from it by a
-    third; Kaplan et al. 2020 (arXiv 2001.08361), section 3.1, found that the loss hardly depends on the proportions.
+    Depth follows width as 4 (width / 128)^0.6, which gives 12 layers at 768, 22 at 2,048 and 32 at 4,096, and may deviate by a third;
+    Kaplan et al. 2020 (arXiv 2001.08361), section 3.1, found that the loss hardly depends on the proportions.
 
     Example:
         >>> propose_architecture(1.1e6, vocab_size=2048, context=256).width

@@ -1,4 +1,4 @@
-"""Scaling study: networks of several sizes on equal budgets (IsoFLOP), to find the optimal size on one's own data."""
+"""Scaling study: networks of several sizes on equal budgets (IsoFLOP), to find the optimal size on own data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from backend.domain.wording import format_count
 from backend.errors import InvalidInput
 
 EVAL_TOKENS = 65_536
-"""Tokens that each run's val_loss is measured on, the same windows for all: little noise, a second's work."""
+"""Tokens of each run's val_loss, the same windows for all runs: low noise, about a second."""
 
 FINAL_LEARNING_RATE = 1e-5
 MOST_RUNS = 60
@@ -39,14 +39,14 @@ class StudyConfig(BaseModel):
     budgets: tuple[float, ...] = Field(min_length=1, max_length=8, description="FLOPs of each profile.")
     sizes: int = Field(default=5, ge=3, le=12, description="Networks at each budget.")
     spread: float = Field(
-        default=4.0, ge=1.2, le=64, description="The largest network is so many times the middle one, the smallest a like part."
+        default=4.0, ge=1.2, le=64, description="Ratio of the largest network to the middle one, and of the middle one to the smallest."
     )
     law: str = Field(default=DEFAULT_LAW, max_length=60, description="The law whose optimum is the middle size.")
     family: str = Field(default="llama", max_length=40, description="Family of the networks.")
     context: int = Field(default=128, ge=8, le=1_048_576, description="Tokens per training sequence.")
     seed: int = Field(default=1, ge=0, le=2**32 - 1)
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    priority: int = Field(default=6, ge=0, le=9, description="0 runs first; a study waits behind single runs.")
+    priority: int = Field(default=6, ge=0, le=9, description="0 runs first; by default a study runs after single runs.")
 
     @field_validator("budgets")
     @classmethod
@@ -100,7 +100,7 @@ def parse_study(values: Any) -> StudyConfig:
 def plan_study(
     config: StudyConfig, *, law: ScalingLaw, vocab_size: int, speeds: Sequence[Speed] = (), unique_tokens: int | None = None
 ) -> StudyPlan:
-    """Lay out the runs of a study. Raises InvalidInput for one of too many runs, or budgets too small for any choice of size."""
+    """Lay out the runs of a study. Raises InvalidInput for too many runs, or budgets too small for several sizes."""
     if len(config.budgets) * config.sizes > MOST_RUNS:
         raise InvalidInput(
             f"{len(config.budgets)} budgets of {config.sizes} sizes are {len(config.budgets) * config.sizes} runs.",
@@ -119,7 +119,7 @@ def plan_study(
 
 
 def _shapes(config: StudyConfig, law: ScalingLaw, vocab_size: int, budget: float) -> list[ArchitectureConfig]:
-    """Return the networks of one budget, smallest first; where the smallest possible is met several times it is taken once."""
+    """Return the networks of one budget, smallest first; duplicates of the smallest possible network are dropped."""
     middle = law.optimum(budget).parameters
     targets = middle * np.geomspace(1 / config.spread, config.spread, config.sizes)
     architectures = [propose_architecture(float(n), family=config.family, vocab_size=vocab_size, context=config.context) for n in targets]

@@ -12,7 +12,7 @@ from backend.domain.architectures.kv_cache import kv_bytes_per_token
 PAGE_TOKENS = 64
 MAX_RUNNING = 16
 CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
-"""Budget of the KV cache by device. One full context is allocated whatever it takes."""
+"""Budget of the KV cache by device. At least one full context is allocated."""
 
 NUMBER_BYTES = {"cpu": 4, "cuda": 2}
 """Weights and cache are fp32 on a CPU and bf16 on a GPU."""
@@ -23,7 +23,10 @@ RUNTIME_BYTES = {"cpu": 440 << 20}
 
 @dataclass(frozen=True)
 class ReplicaMemory:
-    """Bytes of one replica. The sum leaves out what is None: the cache of a network of unknown shape, the runtime on a GPU."""
+    """Bytes of one replica.
+
+    Unknown parts are None and left out of the sum: the cache of a network of unknown shape, the runtime on a GPU.
+    """
 
     weight_bytes: int
     cache_bytes: int | None
@@ -53,6 +56,6 @@ def replica_memory(*, parameters: int, shape: ArchitectureConfig | None, device:
 
 
 def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str) -> int:
-    """Return the pages of a KV cache for `tokens` within the device's budget, and always enough for one full context."""
+    """Return the pages of a KV cache for `tokens` within the device's budget, at least one full context."""
     affordable = CACHE_BYTES.get(device, CACHE_BYTES["cpu"]) // page_bytes
     return max(-(-context // PAGE_TOKENS) + 1, min(-(-tokens // PAGE_TOKENS), affordable))

@@ -14,7 +14,7 @@ _SUGGESTED_LENGTH = 60
 
 
 def check_endpoint_name(name: str) -> None:
-    """Raise InvalidInput for a name that a client could not send or a URL not hold."""
+    """Raise InvalidInput for a name that is not valid in a request or a URL."""
     if not NAME.fullmatch(name):
         raise InvalidInput(
             f"{name!r} can't be an endpoint's name.",

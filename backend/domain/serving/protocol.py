@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 MAX_STOP_STRINGS = 4
 MAX_SEED = 2**63 - 1
 CONTEXT_EXCEEDED = "context_length_exceeded"
-"""Code of a refusal: the prompt leaves no room for a token in the network's context. OpenAI's spelling."""
+"""Error code (OpenAI's): the prompt leaves no room for a token in the network's context."""
 
 
 class Role(StrEnum):
@@ -150,7 +150,7 @@ _ALTERNATIVE = re.compile(r"(str|int|constrained-(str|int)|nullable|list\[.*\]|(
 def first_problem(errors: list[Any]) -> tuple[str, str]:
     """Return (field, message) of the first of pydantic's `errors()`, the field in dotted form such as `messages.0.content`.
 
-    Where a field takes several types, pydantic reports each; the error of the type that fits, and whose value does not, is the useful one.
+    For a union, pydantic reports an error per type; the error of the matching type is returned.
     """
     same_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
     error = next((error for error in same_field if not str(error["type"]).endswith("_type")), errors[0])

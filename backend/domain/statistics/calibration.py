@@ -1,4 +1,4 @@
-"""Whether confidences match outcomes."""
+"""Calibration of confidences: expected calibration error and Brier score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backend.domain.statistics.estimates import finite_scores
 
 
 def expected_calibration_error(confidences: ArrayLike, correct: ArrayLike, *, num_bins: int = 10) -> float:
-    """Mean |accuracy - confidence| over bins of equal mass; equal confidences are never split, so the order of items is immaterial."""
+    """Mean |accuracy - confidence| over bins of equal mass; equal confidences are never split, so the order of items does not matter."""
     sure, right = finite_scores(confidences), finite_scores(correct)
     edges = np.quantile(sure, np.linspace(0, 1, num_bins + 1)[1:-1])
     bins = np.searchsorted(edges, sure, side="left")

@@ -1,7 +1,7 @@
 """Averages, shares and ratios of item scores with honest intervals.
 
 Pure arithmetic on numpy and scipy. Knows no benchmark and no database: scores come in item order, clusters are any hashable labels
-(a passage, a template, a document). Every interval names its method, so that a page can print it beside the number.
+(a passage, a template, a document). Every interval names its method, for display beside the number.
 Sources: E. Miller, "Adding Error Bars to Evals" (arXiv 2411.00640); S. Bowyer et al. (arXiv 2503.01747); others at each function.
 """
 
@@ -26,7 +26,7 @@ IntArray = NDArray[np.int64]
 class Estimate:
     """A number with its standard error and interval.
 
-    `stderr`, `low` and `high` are None where the data can't give them (one item, one cluster). `n` counts items.
+    `stderr`, `low` and `high` are None if undefined (one item, one cluster). `n` counts items.
     """
 
     value: float
@@ -89,7 +89,7 @@ def wilson_interval(share: float, n: float, *, critical: float) -> tuple[float, 
 def proportion_estimate(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """Share of successes with Wilson's interval, which keeps its coverage near 0 and 1 where share +- 1.96 SE does not.
 
-    With 0 (or n) of n the plug-in error is 0, which is false: then `stderr` is the interval's width over twice the critical value.
+    With 0 (or n) of n the plug-in error is 0, which is wrong: then `stderr` is the interval's width over twice the critical value.
     """
     if n < 1 or not 0 <= successes <= n:
         raise InvalidInput(

@@ -40,7 +40,8 @@ def paired_difference(
 ) -> PairedComparison:
     """Compare two checkpoints on the same items in the same order: second minus first.
 
-    Scores of 0 and 1 without clusters: exact McNemar p and the Bonett-Price (2012) interval, which does not collapse when nothing differs.
+    Scores of 0 and 1 without clusters: exact McNemar p and the Bonett-Price (2012) interval, which does not collapse without discordant
+    pairs.
     Otherwise: t test and t interval on the differences, clustered if `clusters` is given.
     """
     before, after = finite_scores(first), finite_scores(second)
@@ -66,7 +67,7 @@ def paired_difference(
             len(gaps), difference, None, wins, losses, ties, f"{method}: too few {'items' if clusters is None else 'clusters'}"
         )
     if difference.stderr <= 1e-12 * max(1.0, abs(difference.value)):
-        # All differences are equal: t is 0/0 or infinite, so the signs alone speak.
+        # All differences are equal: t is 0/0 or infinite, so the sign test is used.
         return PairedComparison(len(gaps), difference, mcnemar(wins, losses), wins, losses, ties, "exact sign test (all differences equal)")
     p_value = float(2 * scipy.stats.t.sf(abs(difference.value / difference.stderr), df))
     return PairedComparison(len(gaps), difference, p_value, wins, losses, ties, method)

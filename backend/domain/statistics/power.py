@@ -32,7 +32,7 @@ def required_items(
     """
     if effect == 0 or not math.isfinite(effect):
         raise InvalidInput(
-            f"An effect of {effect} needs endless items.", remedy="Name the smallest difference worth acting on.", field="effect"
+            f"An effect of {effect} needs infinitely many items.", remedy="Name the smallest difference worth acting on.", field="effect"
         )
     variance = omega_squared + sum(within / count for within, count in zip(within_variances, samples_per_item, strict=True))
     return math.ceil(_power_quantiles(alpha, power) ** 2 * variance / effect**2)

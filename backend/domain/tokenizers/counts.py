@@ -1,8 +1,8 @@
 """Measures of a tokenizer on texts: fertility, bytes per token, unknown tokens. Pure.
 
 Fertility is tokens per word (Acs 2019; Rust et al. 2021, doi:10.18653/v1/2021.acl-long.243). A word is a run of characters without space
-that holds a letter or digit; in scripts that put no spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) each character counts as
-one. So fertility reads as tokens per word in English and as tokens per character in Chinese, and a mixed text adds up.
+that holds a letter or digit; in scripts without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese) each character counts as one.
+So fertility reads as tokens per word in English and as tokens per character in Chinese, and a mixed text adds up.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def count_words(text: str) -> int:
 class TokenCounts:
     """Counts over a set of texts.
 
-    `unknown`: tokens that lost the text; `raw_bytes`: tokens that are a byte of a character which the vocabulary does not hold;
-    `single_bytes`: tokens that stand for one byte of text, letters among them; `changed`: texts that decode to something else.
+    `unknown`: unknown tokens, whose text is lost; `raw_bytes`: bytes of characters outside the vocabulary; `single_bytes`: tokens of one
+    byte, letters included; `changed`: texts that do not round-trip.
     """
 
     rows: int = 0
@@ -56,7 +56,7 @@ class TokenCounts:
             setattr(self, name, getattr(self, name) + value)
 
     def measures(self) -> dict[str, Any]:
-        """Return the counts and what follows from them; a ratio without a denominator is None."""
+        """Return the counts and their ratios; a ratio without a denominator is None."""
         return {
             **asdict(self),
             "fertility": _ratio(self.tokens, self.words),

@@ -1,7 +1,7 @@
-"""Convert vocabulary pieces to the bytes of text they stand for, in the three common notations.
+"""Convert vocabulary pieces to bytes of text, in the three common notations.
 
 Byte-level pieces spell each byte as a letter (GPT-2), SentencePiece marks spaces with U+2581 and writes single bytes as `<0xAB>`, and
-plain pieces are text. Which of them it is can be read from a tokenizer's decoder.
+plain pieces are text. The notation is read from a tokenizer's decoder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PieceForm:
         )
 
     def bytes_of(self, piece: str) -> bytes:
-        """Return the bytes of text that a piece stands for.
+        """Return the bytes of text of a piece.
 
         >>> PieceForm(byte_level=True).bytes_of("Ġa")
         b' a'
@@ -54,7 +54,7 @@ class PieceForm:
         return (piece.replace(SPACE_MARK, " ") if self.spaces_marked else piece).encode("utf-8", "replace")
 
     def is_raw_byte(self, piece: str) -> bool:
-        """Return whether a piece is one byte that stands in for a character which the vocabulary does not hold.
+        """Return whether a piece is one byte of a character outside the vocabulary.
 
         Byte-level: a byte above 127, which is a part of a character. Otherwise: any byte token (`<0xAB>`).
         """

@@ -1,4 +1,4 @@
-"""Adapters that a base can have, checked before anything is loaded. Pure."""
+"""Check adapters against a base's family before anything is loaded. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WITH_EXPERTS = frozenset(family.model_type for family in FAMILIES.values() if fa
 
 
 def check_adapters(config: RunConfig, model_type: str) -> None:
-    """Raise InvalidInput for adapters that a base of this transformers type can't have.
+    """Raise InvalidInput for adapters that a base of this transformers model type does not support.
 
     Adapters of experts are merged into the weights before each use: they have no input of their own to drop, no separate direction
     and magnitude, and no singular vectors of a single matrix.

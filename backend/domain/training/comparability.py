@@ -24,7 +24,7 @@ TITLES: dict[Aspect, str] = {
     Aspect.TOKENIZER: "Different tokenizers",
 }
 WHY: dict[Aspect, str] = {
-    Aspect.LOSS: "They weigh the same answers differently.",
+    Aspect.LOSS: "They weight the same answers differently.",
     Aspect.TOKENIZER: "val_loss is per token, and a token of one holds more text than a token of the other.",
 }
 
@@ -77,9 +77,8 @@ class Obstacle:
 
 
 def find_obstacles(bases: Mapping[str, LossBasis]) -> tuple[Obstacle, ...]:
-    """Return what keeps the val_loss of runs, by their names, from being compared; empty where it is comparable.
-
-    What is not known equals nothing, another unknown included.
+    """Return the reasons why the val_loss of runs is not comparable; empty if it is. An unknown value differs from every other value,
+    unknown ones included.
     """
     obstacles = []
     for aspect in Aspect:

@@ -98,7 +98,7 @@ class RunSubject(Section):
 
 
 class RunConfig(Hyperparameters, RunSubject):
-    """Everything that decides the outcome of a run, and where it runs.
+    """Config of a run: everything that determines its outcome, and its devices.
 
     Batch arithmetic: tokens_per_step = micro_batch * grad_accum_steps * devices.count * context. With packing (sft) a sequence holds as
     many rows as fit its context, so a step trains on as many tokens but more rows than without.
@@ -111,7 +111,7 @@ class RunConfig(Hyperparameters, RunSubject):
         if isinstance(data, dict) and "dpo_beta" in data:
             data = dict(data)
             beta, preference = data.pop("dpo_beta"), data.get("preference") or {}
-            if isinstance(preference, dict):  # else it is said below what is wrong with it
+            if isinstance(preference, dict):  # otherwise validation below reports it
                 data["preference"] = {"beta": beta, **preference}
         return data
 
@@ -139,7 +139,7 @@ class RunConfig(Hyperparameters, RunSubject):
     def to_yaml(self) -> str:
         """Write the config as the YAML that `roundhouse run launch` reads, leaving defaults out."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        if isinstance(self.architecture, ArchitectureConfig):  # whole: what is left out depends on the family
+        if isinstance(self.architecture, ArchitectureConfig):  # complete: defaults depend on the family
             data["architecture"] = self.architecture.model_dump(mode="json", exclude_none=True)
         first = {"objective": self.objective.value}
         return yaml.safe_dump({**first, **data}, sort_keys=False, allow_unicode=True)
@@ -160,7 +160,7 @@ def parse_run_config(text: str) -> RunConfig:
     """
     data = parse_yaml(text, what="The recipe")
     if isinstance(data, dict):
-        data.pop("recipe", None)  # what a recipe's file says about itself
+        data.pop("recipe", None)  # the head of a recipe file
     if not isinstance(data, dict):
         raise InvalidInput("The recipe must be a mapping of fields to values, such as `objective: pretrain`.")
     try:

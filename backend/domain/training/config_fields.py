@@ -1,4 +1,4 @@
-"""Fields of a run's config by their path, such as `lora.rank`: values, traits, changes. The one place that knows which fields matter.
+"""Fields of a run's config by their path, such as `lora.rank`: values, traits, changes. The only code that knows which fields matter.
 
 Everything is read from the schema: `Traits` stand at each field (`traits.py`). Pure.
 """
@@ -27,7 +27,7 @@ MAX_CHARACTERS = 500  # of changes in an address
 
 @dataclass(frozen=True)
 class Change:
-    """A field that differs: its path, and its value before and now as text."""
+    """A changed field: its path, and its old and new value as text."""
 
     field: str
     before: str
@@ -66,12 +66,12 @@ def traits_of(path: str) -> Traits:
 
 
 def label_of(path: str) -> str:
-    """Return what pages call a field; an unknown path is returned unchanged."""
+    """Return a field's label on pages; an unknown path is returned unchanged."""
     return traits_of(path).label if path in list_paths() else path
 
 
 def unmet_condition(path: str, value_of: Callable[[str], Any]) -> Condition | None:
-    """Return the first condition that keeps a field from having an effect, None for a field in use.
+    """Return the first unmet condition of a field without effect, None for a field in use.
 
     A condition on a field that is itself unused does not hold: `devices.rendezvous` needs several `devices.nodes`, which need devices.
     """
@@ -94,9 +94,8 @@ def values_affecting(config: RunConfig, *effects: Effect) -> dict[str, Any]:
 
 
 def measured_values(config: RunConfig) -> dict[str, Any]:
-    """Return what a run's peak memory and step time depend on, but for the rows that it names: the caller adds their ids.
-
-    Two runs with equal values and rows need the same memory and time a micro-batch.
+    """Return the values that determine a run's peak memory and step time, except referenced rows, whose ids the caller adds. Two runs with
+    equal values and rows have the same memory and time per micro-batch.
     """
     values: dict[str, Any] = {}
     for path, value in values_affecting(config, *COST).items():
@@ -107,7 +106,7 @@ def measured_values(config: RunConfig) -> dict[str, Any]:
 
 
 def distinguishing_values(config: RunConfig) -> dict[str, Any]:
-    """Return what makes two runs different experiments, but for the rows that they name: neither seed nor hardware bookkeeping."""
+    """Return the values that distinguish experiments, except referenced rows: without seed and hardware settings."""
     values = values_affecting(config, Effect.RESULT)
     return {path: value for path, value in values.items() if not (traits_of(path).is_replicate or traits_of(path).names_row)}
 
@@ -123,7 +122,7 @@ def form_groups(value_of: Callable[[str], Any]) -> dict[Group, list[str]]:
 
 
 def idle_fields(config: RunConfig) -> Iterator[tuple[str, Condition]]:
-    """Yield the fields that are set and have no effect in this run, each with the condition that is not met."""
+    """Yield the fields that are set without effect in this run, each with its unmet condition."""
     for path in list_paths():
         unmet = unmet_condition(path, lambda other: value_at(config, other))
         if unmet is not None and value_at(config, path) != default_at(path):
@@ -131,7 +130,7 @@ def idle_fields(config: RunConfig) -> Iterator[tuple[str, Condition]]:
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
-    """Return every field of a config by path; those of sections and of an architecture that is part of the config with a dot."""
+    """Return every field of a config by path, with a dot for fields of sections and of an inline architecture."""
     flat: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json", exclude_none=False).items():
         if isinstance(value, dict):
@@ -154,7 +153,7 @@ def default_at(path: str) -> Any:
 
 
 def explicit_paths(config: RunConfig) -> frozenset[str]:
-    """Return the fields that were given, such as those in a YAML file, as opposed to those at their defaults for want of a value."""
+    """Return the fields given explicitly, for example in a YAML file."""
     paths = set(config.model_fields_set - SECTIONS.keys())
     for name in config.model_fields_set & SECTIONS.keys():
         paths |= {f"{name}.{inner}" for inner in getattr(config, name).model_fields_set}
@@ -162,7 +161,7 @@ def explicit_paths(config: RunConfig) -> frozenset[str]:
 
 
 def changed_fields(before: RunConfig, now: RunConfig) -> list[Change]:
-    """Return the fields in which two configs differ, in the schema's order, but for the name."""
+    """Return the fields in which two configs differ, in the schema's order, without the name."""
     old, new = flatten(before), flatten(now)
     paths = [*old, *(path for path in new if path not in old)]
     return [Change(path, _text(old.get(path)), _text(new.get(path))) for path in paths if path != "name" and old.get(path) != new.get(path)]
@@ -226,7 +225,7 @@ def field_at(path: str) -> FieldInfo:
 
 
 def kind_of(path: str) -> type | tuple[Any, ...]:
-    """Return int, float, bool or str for the field at a path, or the words and numbers that it may be."""
+    """Return int, float, bool or str for the field at a path, or its allowed values."""
     annotation: Any = field_at(path).annotation
     if get_origin(annotation) is not None and "Literal" in str(get_origin(annotation)):
         return tuple(get_args(annotation))

@@ -19,7 +19,7 @@ GRPO = when("objective", "grpo")
 
 
 class Section(BaseModel):
-    """A part of a config: unknown fields are errors, values are finite and never change."""
+    """A section of a config: frozen, no unknown fields, finite values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -90,7 +90,7 @@ class PreferenceConfig(Section):
         default=0.0,
         ge=0,
         lt=0.5,
-        description="DPO with the sigmoid loss: share of pairs assumed to be labelled the wrong way round.",
+        description="DPO with the sigmoid loss: assumed share of flipped labels.",
         json_schema_extra=Traits(
             label="Preference label smoothing",
             affects=RESULT,
@@ -148,7 +148,7 @@ class RewardRule(Section):
 
 
 def _check_pattern(pattern: str) -> None:
-    """Raise ValueError for an invalid pattern, or one that compiles slowly. Counts multiply as if they were nested."""
+    """Raise ValueError for an invalid pattern, or one that compiles slowly. Repeat counts are multiplied as if nested."""
     counts = [re.sub(r"\D", "", inside.partition(",")[0]) for inside in re.findall(r"\{([^}]*)", pattern)]
     if math.prod(int(count) or 1 for count in counts if count) * len(pattern) > MAX_UNROLLED:
         raise ValueError(f"pattern {pattern!r} repeats too often: its counts in braces multiply to too much; choose smaller ones, or +")
@@ -212,7 +212,7 @@ class DeviceConfig(Section):
     """Devices that share a run. micro_batch is that of one device.
 
     ddp: each holds the whole network (Li et al. 2020, arXiv 2006.15704). fsdp: each holds a part of weights, gradients and optimizer
-    state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's names for sharing all but the weights, and all (arXiv 1910.02054).
+    state (arXiv 2304.11277). zero2 and zero3 are DeepSpeed's names for sharding all but the weights, and all (arXiv 1910.02054).
     """
 
     count: int = Field(
@@ -261,4 +261,4 @@ class DeviceConfig(Section):
         return self.count // self.nodes
 
 
-Tracker = Annotated[Literal["tensorboard", "mlflow", "wandb", "trackio"], "An experiment tracker that a run also writes its metrics to."]
+Tracker = Annotated[Literal["tensorboard", "mlflow", "wandb", "trackio"], "An experiment tracker to which a run also writes its metrics."]

@@ -26,8 +26,8 @@ LION_DIVISOR = 5.0
 class Basis:
     """Facts that the suggested defaults depend on. None: unknown.
 
-    `parameters` are those without embeddings where the shape is known. `unique_tokens` are those of the train split. `chosen` are values
-    that are fixed already, by path: steps follow a chosen micro-batch, the learning rate a chosen optimizer.
+    `parameters` are those without embeddings where the shape is known. `unique_tokens` are those of the train split. `chosen` holds fixed
+    values, by path: steps follow a chosen micro-batch, the learning rate a chosen optimizer.
     """
 
     objective: Objective
@@ -41,7 +41,7 @@ class Basis:
 
 
 def suggest_values(basis: Basis) -> dict[str, Any]:
-    """Return suggested values by path, for the fields whose best value depends on the basis. Chosen values are among them unchanged."""
+    """Return suggested values by path, for the fields whose best value depends on the basis. Chosen values are included unchanged."""
     chosen = dict(basis.chosen)
     context = int(chosen.get("context") or min(basis.max_context or DEFAULT_CONTEXT, MAX_CONTEXT))
     pretrains = basis.objective is Objective.PRETRAIN
@@ -133,7 +133,7 @@ def _steps(basis: Basis, sequences: int, context: int) -> int:
 
 
 def _rounded(steps: float) -> int:
-    """Round up to two figures, as a person would write it."""
+    """Round up to two figures."""
     if steps <= 100:
         return math.ceil(steps)
     unit = int(10 ** (math.floor(math.log10(steps)) - 1))

@@ -1,7 +1,7 @@
 """Diagnose a run from its curves: symptom, likely cause, and suggested changes for the next run. Pure.
 
-Every rule asks for evidence well outside the noise of the curve itself, because a false alarm costs more than a late one: somebody stops a
-healthy run. Noise is measured on differences of neighbours, which a trend hardly touches.
+Every rule requires evidence well outside the noise of the curve itself, because a false alarm costs more than a late one: it stops a
+healthy run. Noise is estimated from differences of neighbours, which a trend hardly affects.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ Floats = npt.NDArray[np.float64]
 
 MOST_POINTS = 4000
 MIN_POINTS = 60
-"""Fewer points than this say nothing about a trend."""
+"""Minimum number of points for a trend."""
 SPIKE_SIGMAS, SPIKE_SHARE = 12.0, 0.15
-"""A spike is 12 robust standard deviations and 15 % of the loss above the median about it. Gaussian noise does not get there in the age of
-the universe; heavy-tailed batches of a few rows reach 6 to 8."""
+"""A spike: 12 robust standard deviations and 15 % of the loss above the rolling median; batches of a few rows reach 6 to 8."""
 DIVERGED_SHARE = 0.25
 """Diverged: the loss has lost a quarter of its gain."""
 FLAT_SHARE = 0.01
@@ -37,7 +36,7 @@ DEAD_NORM = 1e-6
 EXPLODING_FACTOR = 10.0
 """Gradient norms drift by factors of 2 to 3 in long runs; a factor of ten precedes divergence."""
 STARVING_SHARE = 0.2
-"""Waiting for data a fifth of every step outweighs other optimizations."""
+"""Waiting for data a fifth of every step matters more than other optimizations."""
 SLOW_SHARE = 0.08
 """From random weights the loss falls by more than 8 % within a hundred steps at any usual learning rate."""
 NOT_A_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)
@@ -83,7 +82,7 @@ class Series:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts beside the curves. `failure`: why the job failed. `not_finite`: by metric the first step that was not finite."""
+    """Facts about a run besides its curves. `failure`: why the job failed. `not_finite`: by metric the first step that was not finite."""
 
     config: RunConfig | None = None
     has_ended: bool = True
@@ -95,7 +94,7 @@ class RunFacts:
 class Finding:
     """A problem: `sentence` is the symptom, `cause` the likely cause, `action` the label of the suggested run.
 
-    `changes` are the config fields to change, none where the remedy is not in the config. `step` is where it shows.
+    `changes` are the config fields to change, none if the remedy is not in the config. `step` is where it shows.
     """
 
     kind: Kind
@@ -112,15 +111,15 @@ class Finding:
 
 
 def diagnose(series: Mapping[str, Series], facts: RunFacts) -> list[Finding]:
-    """Return the findings of a run, the gravest first; none for a healthy run or one too short to tell.
+    """Return the findings of a run, most severe first; none for a healthy run or one too short to tell.
 
-    Spikes are searched among all points, other findings among every n-th of a long curve, which keeps means and noise.
+    Spikes are searched in all points, other findings in every n-th point of a long curve.
     """
     thin = {name: _thinned(one) for name, one in series.items()}
     findings = [*_not_finite(series, facts), *_spikes(series, facts)]
     findings += [*_gradients(thin, facts), *_course(thin, facts), *_loader(thin, facts)]
     kinds = {finding.kind for finding in findings}
-    if kinds & {Kind.DIVERGED, Kind.NOT_FINITE}:  # what follows from it is not said again
+    if kinds & {Kind.DIVERGED, Kind.NOT_FINITE}:  # its consequences are not reported again
         findings = [finding for finding in findings if finding.kind not in (Kind.PLATEAU, Kind.TOO_SLOW, Kind.OVER_FIT)]
     order = list(SEVERITY)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
@@ -160,7 +159,7 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
     factor = float(np.median(last)) / max(float(np.median(middle)), 1e-12)
     if factor >= EXPLODING_FACTOR and float(np.quantile(last, 0.25)) > float(np.quantile(middle, 0.9)):
         start = int(norms.steps[np.flatnonzero(norms.values <= 3 * np.median(middle))[-1]])
-        cause = "Updates are so large that each makes the next worse; a learning rate that fitted the beginning can be too high later."
+        cause = "Each update makes the next gradient larger; a learning rate that suited the beginning can be too high later."
         yield Finding(
             Kind.EXPLODING, f"The gradient norm has grown {factor:.0f} times since step {start:,}.", cause, start, *_calmer(config)
         )
@@ -168,7 +167,7 @@ def _gradients(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Findin
 
 def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tuple[tuple[str, Value], ...]]:
     if config is not None and config.objective is Objective.GRPO:
-        cause = "All answers to a prompt get the same reward, so that none is better than another: the rewards are too hard, or met by all."
+        cause = "All answers to a prompt get the same reward: the rewards are too hard or too easy."
         return (
             cause,
             since,
@@ -180,7 +179,7 @@ def _why_dead(config: RunConfig | None, since: int) -> tuple[str, int, str, tupl
     if config is not None and config.objective is Objective.DPO:
         cause = "The chosen answers are so much likelier than the rejected ones that the loss is near 0: the run overfits the pairs."
         return cause, since, "Run again up to there", (("max_steps", max(since, 1)),)
-    cause = "Nothing that is trained reaches the loss: every label is masked, everything is frozen, or the loss is zero already."
+    cause = "The loss has no gradient: every label is masked, every parameter is frozen, or the loss is zero already."
     return cause, since, "", ()
 
 
@@ -297,7 +296,7 @@ def _too_slow(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
     if (start - end) / start < SLOW_SHARE and third - end > 3 * error:
         higher = _rounded(config.learning_rate * 5)
         sentence = f"The loss has fallen by only {(start - end) / start:.1%} in {int(train.steps[-1]):,} steps, and still falls steadily."
-        cause = f"The learning rate of {config.learning_rate:g} is too low to get anywhere in this time."
+        cause = f"The learning rate of {config.learning_rate:g} is too low for this number of steps."
         yield Finding(Kind.TOO_SLOW, sentence, cause, None, f"Run again with a learning rate of {higher:g}", (("learning_rate", higher),))
 
 
@@ -344,7 +343,7 @@ def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
         return
     share = float(np.median(waits.values[len(waits) // 2 :]))
     if share > STARVING_SHARE:
-        cause = "The data comes from a slow disk, or other processes keep the cores busy. The device stands still meanwhile."
+        cause = "The data comes from a slow disk, or other processes keep the cores busy. The device is idle meanwhile."
         yield Finding(Kind.STARVING, f"{share:.0%} of every step is spent waiting for data.", cause)
 
 
@@ -376,7 +375,7 @@ def _thinned(series: Series) -> Series:
 
 
 def _level(values: Floats, width: int) -> Floats:
-    """Return the median of blocks of `width` values, with straight lines between: of a million values in hundredths of a second."""
+    """Return medians of blocks of `width` values, interpolated linearly: a million values take hundredths of a second."""
     width = min(width, len(values))
     blocks = values[: len(values) // width * width].reshape(-1, width)
     return np.interp(np.arange(len(values)), np.arange(len(blocks)) * width + (width - 1) / 2, np.median(blocks, axis=1))

@@ -8,13 +8,13 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.errors import InvalidInput
 
 WORTH_FLOPS = {"cpu": 1e14, "gpu": 1e17}
-"""FLOPs of a run from which compiling pays: a quarter of an hour of a small CPU, and of one GPU at 100 TFLOP/s."""
+"""FLOPs of a run above which compiling pays off: 15 minutes of a small CPU, and of one GPU at 100 TFLOP/s."""
 
 
 def compiles(config: RunConfig, *, parameters: int, device: Literal["cpu", "gpu"]) -> bool:
-    """Return whether a run compiles a network of so many parameters.
+    """Return whether a run compiles a network with this number of parameters.
 
-    `auto` requires that all batches have one shape, as only pretraining's have, and that the run is long enough (6 FLOPs per
+    `auto` requires that all batches have one shape, as in pretraining only, and that the run is long enough (6 FLOPs per
     parameter and token; Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
     """
     if config.compile != "auto":
@@ -23,12 +23,13 @@ def compiles(config: RunConfig, *, parameters: int, device: Literal["cpu", "gpu"
 
 
 PASS_TOKENS = 1024
-"""Tokens in one forward pass on a CPU: a block's activations of so many stay in the cache, and an eager step of 4,096 takes 0.93 of the
-time (docs/benchmarks/pretraining.md). With half as many, accumulating the gradients of more passes costs what is gained."""
+"""Tokens in one forward pass on a CPU: a block's activations then fit the cache, and an eager step of 4,096 takes 0.93 of the time
+(docs/benchmarks/pretraining.md). With half as many, accumulating more gradients cancels the gain.
+"""
 
 
 def sequences_at_once(config: RunConfig, *, device: Literal["cpu", "gpu"], is_full: bool, has_experts: bool) -> int:
-    """Return the sequences per forward pass: micro_batch, or on a CPU as many of them as suit its cache.
+    """Return the sequences per forward pass: micro_batch, or on a CPU as many as fit its cache.
 
     The loss of a step does not depend on the split. Only full sequences (pretraining, packing) are split, as lengths vary otherwise;
     and none where the loss would change, as the router loss of experts is computed per pass.
@@ -42,7 +43,7 @@ def sequences_at_once(config: RunConfig, *, device: Literal["cpu", "gpu"], is_fu
 
 
 def keep_global_batch(config: RunConfig, sequences: int) -> RunConfig:
-    """Return the config with the micro_batch and grad_accum_steps that keep a step at `sequences` in all on its number of devices.
+    """Return the config with micro_batch and grad_accum_steps such that a step has `sequences` in all on its devices.
 
     The micro-batch becomes the largest that is no larger than the config's. Raises InvalidInput if the devices can't share the
     sequences evenly.

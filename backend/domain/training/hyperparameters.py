@@ -34,7 +34,7 @@ def count_warmup_steps(ratio: float, steps: int) -> int:
 
 
 class Hyperparameters(Section):
-    """The fields of a run that do not name what is trained."""
+    """The hyperparameters of a run."""
 
     max_steps: int = Field(
         default=300,
@@ -128,7 +128,7 @@ class Hyperparameters(Section):
     warmup_steps: int | None = Field(
         default=None,
         ge=0,
-        description="Steps over which the learning rate rises to its peak, in place of the ratio.",
+        description="Steps over which the learning rate rises to its peak; overrides the ratio.",
         json_schema_extra=Traits(label="Warm-up steps", affects=RESULT, group=Group.SCHEDULE),
     )
     min_learning_rate: float = Field(
@@ -180,7 +180,7 @@ class Hyperparameters(Section):
         default=0.0,
         ge=0,
         lt=1,
-        description="Decay of an exponential moving average of the weights, which is then what is saved; 0: none.",
+        description="Decay of an exponential moving average of the weights, which is saved instead of the weights; 0: none.",
         json_schema_extra=Traits(label="EMA decay", affects=RESULT_AND_COST, group=Group.LOSS, measured_as=bool),
     )
     freeze_blocks: int = Field(
@@ -191,7 +191,7 @@ class Hyperparameters(Section):
     )
     packing: bool = Field(
         default=True,
-        description="SFT: rows fill sequences of `context` tokens together, and none attends to another. Off: one row a sequence, padded.",
+        description="SFT: pack rows into sequences of `context` tokens without attention between rows. Off: one row per sequence, padded.",
         json_schema_extra=Traits(label="Packing", affects=RESULT_AND_COST, group=Group.LOSS, used=(when("objective", "sft"),)),
     )
 
@@ -258,7 +258,7 @@ class Hyperparameters(Section):
     )
     compile: Literal["off", "auto", "on"] = Field(
         default="auto",
-        description="auto: where a pretraining run is long enough for it to pay. If compilation fails, the run continues in eager mode.",
+        description="auto: for pretraining runs long enough that it pays off. If compilation fails, the run continues in eager mode.",
         json_schema_extra=Traits(label="torch.compile", affects=RESULT_AND_COST, group=Group.HARDWARE),
     )
     recompute: bool = Field(

@@ -1,6 +1,6 @@
 """Curves from other programs' logs: `trainer_state.json`, CSV, lines of JSON, TensorBoard's event files. From bytes to points, no I/O.
 
-A log comes from somebody else: its size, its number of points and its names are bounded, and what is no number is left out and counted.
+Logs are untrusted: size, number of points and names are bounded, and values that are not numbers are left out and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_POINTS = 1_000_000
 MAX_METRICS, MAX_NAME, MAX_NOTES = 200, 60, 20
 MAX_STEP = 2**31 - 1
 LARGEST, LATEST_S = 1e300, 1e12
-"""Beyond them a value or a time is taken as no number: differences and sums of such overflow."""
+"""Larger values and times are treated as not finite: their differences and sums overflow."""
 STEP_NAMES = ("step", "global_step", "_step", "steps", "iteration", "iter", "trainer/global_step")
 TIME_NAMES = ("time", "wall_time", "wall time", "_timestamp", "timestamp", "walltime")
 TOKEN_NAMES = ("num_input_tokens_seen", "num_tokens", "tokens", "train/num_input_tokens_seen", "train/num_tokens")
@@ -44,7 +44,7 @@ OURS = {
     "gradient_norm": "grad_norm",
     "mean_token_accuracy": "token_accuracy",
 }
-"""What other programs call what has a name here."""
+"""Names of our metrics in other programs."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ParsedLog:
     """Curves of one run of another program.
 
     `points`: by metric, by step, (value, Unix seconds or None). `not_finite`: by metric the first step whose value was no number.
-    `sources`: by metric what the log called it last.
+    `sources`: by metric its last name in the log.
     """
 
     format: str
@@ -72,11 +72,11 @@ class ParsedLog:
 
     @property
     def has_time(self) -> bool:
-        """Return whether every point carries when it was written."""
+        """Return whether every point has a time."""
         return all(time is not None for series in self.points.values() for _, time in series.values())
 
     def add(self, metric: str, step: int, value: object, time: float | None) -> None:
-        """Take one value, if it is a number. Raises InvalidInput above the bounds."""
+        """Add one value if it is a number. Raises InvalidInput above the bounds."""
         name = our_name(metric)
         number = _number(value)
         if name is None or number is None:
@@ -99,7 +99,7 @@ class ParsedLog:
         series[step] = (number, time if time is not None and abs(time) <= LATEST_S else None)
 
     def _tell(self, note: str) -> None:
-        """Note something once; of two names that take turns, what was said first is enough."""
+        """Add a note unless it is already there."""
         if note not in self.notes and len(self.notes) < MAX_NOTES:
             self.notes.append(note)
 
@@ -127,12 +127,12 @@ def read_logs(data: bytes, *, filename: str) -> list[ParsedLog]:
 
 
 def clean_text(text: str) -> str:
-    """Return a foreign name in one line, without what can't be stored or shown: surrogates, NULs, control characters."""
+    """Return a name from a log on one line, without surrogates, NULs and control characters."""
     return "".join(c for c in " ".join(text.split()) if c.isprintable()).strip()
 
 
 def our_name(metric: str) -> str | None:
-    """Return what a metric is called here; None for what is no curve (an epoch, a runtime)."""
+    """Return our name of a metric; None for values that are not curves (an epoch, a runtime)."""
     text = clean_text(metric)
     if not text or NO_METRIC.search(text):
         return None
@@ -153,7 +153,7 @@ def _read_json(data: bytes) -> ParsedLog:
         except json.JSONDecodeError:
             content = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (ValueError, RecursionError) as error:
-        raise InvalidInput("The file begins like JSON and can't be read as such.", remedy="Choose a whole file.") from error
+        raise InvalidInput("The file begins like JSON but is not valid JSON.", remedy="Choose a whole file.") from error
     is_state = isinstance(content, dict) and isinstance(content.get("log_history"), list)
     log = ParsedLog("trainer_state.json" if is_state else "JSON")
     rows = content["log_history"] if is_state else content if isinstance(content, list) else [content]
@@ -165,7 +165,7 @@ def _read_json(data: bytes) -> ParsedLog:
 
 
 def _take_rows(log: ParsedLog, rows: Iterable[dict[str, Any]]) -> None:
-    """Read rows that hold a step and any number of metrics. The newest count of tokens gives those of a step."""
+    """Read rows that hold a step and any number of metrics. The latest token count determines the tokens per step."""
     for row in rows:
         lowered = {str(key).strip().lower(): value for key, value in row.items()}
         step, time = _first(lowered, STEP_NAMES), _first(lowered, TIME_NAMES)
@@ -188,7 +188,7 @@ def _first(row: dict[str, Any], names: Iterable[str]) -> float | None:
 
 
 def _number(value: object) -> float | None:
-    """Return a number, or what is written as one; None for anything else."""
+    """Return a number, also parsed from text; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

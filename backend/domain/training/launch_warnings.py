@@ -66,9 +66,9 @@ class LaunchWarning(BaseModel):
 
 @dataclass(frozen=True)
 class LaunchFacts:
-    """Facts about a run before it starts; None is not known.
+    """Facts about a run before it starts; None: unknown.
 
-    `body` are the network's parameters without embeddings, or all where its family is not known. `unique_tokens` are those of the train
+    `body` counts the network's parameters without embeddings, or all if its family is unknown. `unique_tokens` are those of the train
     split. `padding` and `cut_rows` are shares of positions and rows, by a data report; `silent_rows` is the share of rows with nothing
     to train on. `packs`: the base keeps packed rows apart. `seconds` is the expected time of the steps. `fits` is that of a prediction.
     """
@@ -87,7 +87,7 @@ class LaunchFacts:
 
 
 def warnings_of(config: RunConfig, facts: LaunchFacts) -> tuple[LaunchWarning, ...]:
-    """Return the warnings about a run, the gravest first."""
+    """Return the warnings about a run, most severe first."""
     warnings = [*_about_memory(config, facts), *_about_learning_rate(config, facts), *_about_course(config, facts)]
     return (*warnings, *_about_data(config, facts), *_about_batch(config, facts), *_about_idle_fields(config))
 
@@ -141,7 +141,7 @@ def _about_learning_rate(config: RunConfig, facts: LaunchFacts) -> Iterator[Laun
         sentence=(
             f"A learning rate of {config.learning_rate:g} is {'above' if above else 'below'} the usual {low:.1g} to {high:.1g}: {source}."
         ),
-        cure="Too high a rate diverges or forgets the base." if above else "Too low a rate hardly changes the network.",
+        cure="A rate that is too high diverges or forgets the base." if above else "A rate that is too low hardly changes the network.",
     )
 
 
@@ -187,7 +187,7 @@ def _about_course(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarni
 
 
 def _takes_long(config: RunConfig, facts: LaunchFacts) -> bool:
-    """Return whether a run is long enough to warn that it shows nothing before its end; judged by its FLOPs where its time is not known."""
+    """Return whether a run is long enough to warn of missing evaluations and checkpoints; by its FLOPs if its time is unknown."""
     if facts.seconds is not None:
         return facts.seconds >= LONG_S
     return facts.body is None or 6.0 * facts.body * config.tokens_per_step * config.max_steps >= LONG_S * SLOW_FLOPS_PER_S

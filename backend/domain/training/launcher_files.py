@@ -10,7 +10,7 @@ from typing import Any
 
 from backend.domain.training.config import Objective, RunConfig
 
-NOT_RUN = "Written from the recipe and checked against the libraries' own schemas; not run: there was no GPU."
+NOT_RUN = "Generated from the recipe and validated against the libraries' own schemas; not tested on GPUs."
 
 
 def deepspeed_config(config: RunConfig) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def accelerate_config(config: RunConfig, *, deepspeed_file: str | None = None) -
 
 
 def describe_share(config: RunConfig) -> str:
-    """Say in one sentence how a run is shared, for logs and pages."""
+    """Describe in one sentence how a run is distributed, for logs and pages."""
     devices = config.devices
     if devices.count == 1:
         return "one device"

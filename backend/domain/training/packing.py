@@ -11,7 +11,7 @@ Lengths = npt.NDArray[np.int64]
 
 
 def pack_rows(lengths: Lengths, capacity: int) -> npt.NDArray[np.int64]:
-    """Return the sequence, counted from 0, that each row goes to by first-fit decreasing; -1 for empty rows, which go nowhere.
+    """Return the sequence, counted from 0, that each row goes to by first-fit decreasing; -1 for empty rows.
 
     At most 11/9 of the fewest possible sequences, plus 6/9 (Dósa 2007, The tight bound of first fit decreasing bin-packing). Rows of one
     length are placed together, in the order given, so that a million rows take as long as there are different lengths. Rows longer than

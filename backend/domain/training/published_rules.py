@@ -18,7 +18,7 @@ FEWEST_STEPS = 50
 
 @dataclass(frozen=True)
 class LearningRate:
-    """A learning rate and the rule it comes from, with what was done to it."""
+    """A learning rate with the rule it comes from and its adjustments."""
 
     value: float
     source: str
@@ -32,12 +32,12 @@ def batch_tokens_rule(tokens: float) -> float:
 def learning_rate_rule(parameters: float, tokens: float) -> LearningRate:
     """Return the peak learning rate for N parameters (without embeddings) and D tokens: 1.79 N^-0.713 D^0.307, at most 0.003.
 
-    The cap is ours. Far below the sizes of the paper the rule asks for several times the best rate; too high a rate costs tenths of a nat
-    there, one that is half the best hardly anything.
+    The cap is ours. Far below the paper's sizes the rule gives several times the best rate; too high a rate costs tenths of a nat there,
+    half the best rate almost nothing.
     """
     value = 1.79 * math.pow(parameters, -0.713) * math.pow(tokens, 0.307)
     if value > HIGHEST_LEARNING_RATE:
-        return LearningRate(HIGHEST_LEARNING_RATE, f"{SOURCE}; it says {value:.2g} here, capped at {HIGHEST_LEARNING_RATE:g}")
+        return LearningRate(HIGHEST_LEARNING_RATE, f"{SOURCE}; {value:.2g} here, capped at {HIGHEST_LEARNING_RATE:g}")
     return LearningRate(float(f"{value:.3g}"), SOURCE)
 
 

@@ -1,6 +1,6 @@
 """Write a run's report as Markdown with the front matter of a Hugging Face model card, and as one HTML file.
 
-Pure. Texts from datasets, checkpoints and people are escaped; opening the file loads nothing from elsewhere.
+Pure. Texts from datasets, checkpoints and users are escaped; opening the file loads nothing from other servers.
 """
 
 from __future__ import annotations
@@ -118,13 +118,13 @@ def write_html(report: RunReport) -> str:
 
 
 def write_body(report: RunReport, *, escape: Callable[[str], str], level: int) -> str:
-    """Return the report without front matter and title; `escape` makes a text stand as it is, `level` is that of the headings."""
+    """Return the report without front matter and title; `escape` escapes a text for verbatim display, `level` is that of the headings."""
     before, after = _halves(report, escape, level=level, title=False)
     return f"{before}\n\n{after}\n"
 
 
 def _halves(report: RunReport, escape: Escape, *, level: int = 2, title: bool = True) -> tuple[str, str]:
-    """Return what stands before the curves and what comes after them."""
+    """Return the parts before and after the curves."""
     mark = "#" * level
     parts = [f"# {escape(report.name)}"] if title else []
     parts.append(f"{escape(report.objective_words)}: {escape(report.status)}")

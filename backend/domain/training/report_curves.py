@@ -1,4 +1,4 @@
-"""Draw curves as self-contained SVG: no script, style sheet or font from elsewhere."""
+"""Draw curves as self-contained SVG: no external script, style sheet or font."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import scipy
 
 LEVEL = 0.95
 ENOUGH = 3
-"""Seeds for an interval whose width is not itself noise: with two, the standard deviation has one degree of freedom."""
+"""Seeds for a reliable interval: with two, the standard deviation has one degree of freedom."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class SeedComparison:
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
 
     def conclusion(self, metric: str = "val_loss") -> str:
-        """Return what may be concluded about a metric, and from how many seeds."""
+        """Return the conclusion about a metric with the number of seeds."""
         size = f"a difference in {metric} of {abs(self.difference):.4f}"
         if self.low is None or self.high is None:
-            return f"{size}, which may be the seed alone: with {self.seeds[0]} and {self.seeds[1]} seeds there is no estimate of noise."
+            return f"{size}, which may be seed noise: with {self.seeds[0]} and {self.seeds[1]} seeds there is no estimate of noise."
         interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, p = {self.p_value:.2g}, {self.seeds[0]} and {self.seeds[1]} seeds"
         few = " Three or more seeds each would narrow the interval." if min(self.seeds) < ENOUGH else ""
         verdict = "more than seed noise" if self.is_beyond_noise else "within seed noise"
@@ -76,7 +76,7 @@ def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) 
 
 
 def seeds_needed(first: SeedGroup, second: SeedGroup, *, most: int = 50) -> int | None:
-    """Return how many seeds each would show a difference as large as this one, by a noise as large as this; None for more than `most`."""
+    """Return the number of seeds each that would show a difference of this size at this noise; None above `most`."""
     sds = [group.sd for group in (first, second) if group.sd is not None]
     if not sds or first.mean == second.mean:
         return None

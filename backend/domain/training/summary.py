@@ -1,4 +1,4 @@
-"""Summary of a run: what lists and cards show without reading its points."""
+"""Summary of a run for lists and cards, which do not read its points."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class RunSummary(BaseModel):
         return cls.model_validate(stored or {})
 
     def dump(self) -> dict[str, Any]:
-        """Return the form that is stored: the fields that are not empty."""
+        """Return the stored form: the fields that are not empty."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def add(self, points: Iterable[tuple[int, Mapping[str, float | None]]]) -> Self:
         """Return the summary with points of ascending steps, each (step, value by metric).
 
-        A full sparkline drops every second point and doubles its stride, so that it never needs a query.
+        A full sparkline drops every second point and doubles its stride.
         """
         last, spark, stride = dict(self.last), list(self.spark), self.spark_stride
         best, best_step, not_finite = self.best_val_loss, self.best_val_step, dict(self.not_finite)

@@ -71,17 +71,17 @@ Choice = Annotated[Values | Span, BeforeValidator(_read_choice)]
 
 
 class SweepConfig(_Section):
-    """The search of a sweep. `run` is the run that all are variations of."""
+    """Config of a sweep. `run` is the base config that all runs vary."""
 
     name: str = Field(min_length=1, max_length=90, description="Name of the sweep.")
     run: RunConfig
     vary: dict[str, Choice] = Field(min_length=1, max_length=MOST_FIELDS, description="Field paths with a list of values or a range.")
     method: Literal["grid", "random", "bayesian"] = Field(
-        default="random", description="grid: every combination; random: drawn; bayesian: drawn where earlier runs were good (TPE)."
+        default="random", description="grid: every combination; random: drawn; bayesian: drawn near good earlier runs (TPE)."
     )
-    runs: int = Field(default=12, ge=1, le=MOST_RUNS, description="random and bayesian: how many.")
+    runs: int = Field(default=12, ge=1, le=MOST_RUNS, description="random and bayesian: number of runs.")
     parallel: int = Field(default=2, ge=1, le=64, description="Runs that are active at once. A bayesian sweep learns less from many.")
-    metric: str = Field(default="val_loss", description="What is compared: the best value of each run.")
+    metric: str = Field(default="val_loss", description="Metric to compare: the best value of each run.")
     goal: Literal["lowest", "highest"] = "lowest"
     pruner: Literal["none", "median", "hyperband"] = Field(
         default="none", description="Stops runs that do badly: median of the others at the same step, or hyperband's halving."
@@ -160,7 +160,9 @@ def parse_sweep(values: Any) -> SweepConfig:
 
 
 def list_points(config: SweepConfig) -> list[Point]:
-    """Return the values of every run; of a bayesian sweep, which draws as it goes, the corners of its ranges and every listed value."""
+    """Return the values of every run; of a bayesian sweep, whose values are not known in advance, the corners of its ranges and every
+    listed value.
+    """
     return _corners(config) if config.method == "bayesian" else [point_at(config, number) for number in range(config.num_runs)]
 
 
@@ -174,7 +176,7 @@ def build_run(config: SweepConfig, point: Point, number: int) -> RunConfig:
 
 
 def point_at(config: SweepConfig, number: int) -> Point:
-    """Return the values of a grid's or a random sweep's run, as a function of config and number: nothing needs to be stored."""
+    """Return the values of a grid's or a random sweep's run, as a function of config and number."""
     if config.method == "grid":
         return _combination(config, number)
     if config.is_listed:  # drawn without replacement
@@ -184,7 +186,7 @@ def point_at(config: SweepConfig, number: int) -> Point:
 
 
 def untried(config: SweepConfig, tried: Sequence[Point]) -> Point | None:
-    """Return a combination of listed values that was not tried; None if all were, or if they are infinite."""
+    """Return a combination of listed values that was not tried; None if all were, or if there are infinitely many."""
     if not config.is_listed:
         return None
     enough = min(config.num_combinations, len(tried) + 1)  # one more than were tried: combinations differ
@@ -236,7 +238,7 @@ def _draw(path: str, choice: Values | Span, draw: random.Random) -> Any:
 
 
 def as_field(path: str, span: Span, value: float) -> int | float:
-    """Round to what the field takes, whole numbers or four figures, without leaving the range."""
+    """Round to a whole number or four figures, as the field requires, within the range."""
     if kind_of(path) is int:
         return min(max(round(value), math.ceil(span.low)), math.floor(span.high))
     return min(max(float(f"{value:.4g}"), span.low), span.high)

@@ -1,8 +1,8 @@
-"""Scalars of TensorBoard's event files, read from bytes with bounds on everything: a file comes from somebody else.
+"""Scalars of TensorBoard's event files, read from bytes with bounds on everything, since files are untrusted.
 
 An event file is a row of records: length (8 bytes), its checksum (4), the bytes of an `Event` message, their checksum (4); see
-tensorflow/core/lib/io/record_writer.h and tensorflow/core/util/event.proto. Only fields that hold a scalar are parsed, so that
-neither TensorBoard nor a protobuf runtime is needed, and a message can't make anything run.
+tensorflow/core/lib/io/record_writer.h and tensorflow/core/util/event.proto. Only fields that hold a scalar are parsed, so that neither
+TensorBoard nor a protobuf runtime is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Scalar:
 
 
 def looks_like_events(data: bytes) -> bool:
-    """Return whether the first record's length has its checksum, which nothing else has by chance."""
+    """Return whether the checksum of the first record's length matches."""
     return len(data) >= 12 and _length_is_sound(data, 0)
 
 

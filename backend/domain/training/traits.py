@@ -1,6 +1,6 @@
 """Traits of a run's fields, stated at each field as `json_schema_extra`: label, effects, conditions, place on the form. Pure.
 
-`config_fields` reads them. Whatever needs to know which fields matter for something asks there and keeps no list of its own.
+`config_fields` reads them. Code that needs to know which fields matter reads it there and keeps no list of its own.
 """
 
 from __future__ import annotations
@@ -64,13 +64,11 @@ def above(field: str, bound: float) -> Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """Traits of one field.
-
-    `affects` decides what is compared between runs (result), what a measured peak or speed depends on (memory, step_time) and what an
-    expected duration depends on (step_time, length). `used`: conditions that must all hold for the field to have an effect. `group`:
+    """Traits of one field. `affects`: whether it is compared between runs (result), changes a measured peak or speed (memory, step_time)
+    or an expected duration (step_time, length). `used`: conditions that must all hold for the field to have an effect. `group`:
     its place on the launch form, None for a field with a widget of its own. `sweep`: offered on the page, allowed in YAML, or never.
-    `names_row`: the value names a row of the database, so two configs are compared by the row's id. `is_replicate`: runs that differ
-    in nothing else repeat one experiment. `measured_as`: reduces a value to what memory and step time depend on.
+    `names_row`: the value names a row of the database, so two configs are compared by the row's id. `is_replicate`: runs that differ in
+    nothing else are replicates. `measured_as`: reduces a value to the part that affects memory and step time.
     """
 
     label: str
@@ -84,7 +82,7 @@ class Traits:
     measured_as: Callable[[Any], Any] | None = None
 
     def __call__(self, schema: dict[str, Any]) -> None:
-        """Write the traits into a JSON schema, as pydantic asks `json_schema_extra` to."""
+        """Write the traits into a JSON schema; pydantic's `json_schema_extra` hook."""
         schema["title"] = self.label
         if self.unit:
             schema["unit"] = self.unit

@@ -43,7 +43,7 @@ class CloudFiles:
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
         """Return some bytes of a file. Raises Unavailable, also when the object has become another one since it was found."""
         path = f"{self.root}/{file.path}"
-        with _in_words(self.scheme, f"{self.scheme}://{path}"):
+        with _translate_errors(self.scheme, f"{self.scheme}://{path}"):
             data: bytes = self.filesystem.cat_file(path, start=start, end=end)
         if len(data) != end - start:
             raise Unavailable(f"{self.scheme}://{path} sent {len(data):,} of {end - start:,} bytes.", remedy="Import it again: it resumes.")
@@ -64,7 +64,7 @@ def find_cloud_files(url: str) -> CloudFiles:
     match = _URL.fullmatch(url.strip())
     if match is None:
         raise InvalidInput(
-            f"{url[:120]!r} is no address of S3 or Google Cloud Storage.",
+            f"{url[:120]!r} is not an address of S3 or Google Cloud Storage.",
             remedy="Write it as s3://bucket/path or gs://bucket/path.",
             field="url",
         )
@@ -72,7 +72,7 @@ def find_cloud_files(url: str) -> CloudFiles:
     shown, root = f"{scheme}://{bucket}/{key}".rstrip("/"), f"{bucket}/{key}".rstrip("/")
     for anonymous in (False, True):
         filesystem = _filesystem(scheme, anonymous=anonymous)
-        with _in_words(scheme, shown, last=anonymous) as missing_keys:
+        with _translate_errors(scheme, shown, last=anonymous) as missing_keys:
             folder, entries = _list(filesystem, root, is_bucket=not key)
         if not missing_keys:
             break
@@ -133,7 +133,7 @@ def _failures(scheme: str) -> tuple[type[BaseException], ...]:
 
 
 @contextmanager
-def _in_words(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bool]]:
+def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bool]]:
     """Turn a store's refusal or silence into an error with its cure.
 
     What is yielded is filled where keys are missing and not yet `last`.

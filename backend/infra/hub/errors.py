@@ -67,7 +67,7 @@ def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator
             field=request.field,
         ) from error
     except errors.HFValidationError as error:
-        raise InvalidInput(f"{hub} is no id of the Hub.", remedy="Write it as owner/name.", field=request.field) from error
+        raise InvalidInput(f"{hub} is not a repository id of the Hub.", remedy="Write it as owner/name.", field=request.field) from error
     except errors.OfflineModeIsEnabled as error:
         raise Unavailable(f"{hub} can't be fetched: HF_HUB_OFFLINE is set.", remedy=f"Unset it, or {request.elsewhere}.") from error
     except errors.HfHubHTTPError as error:

@@ -1,4 +1,4 @@
-"""Ballot: serve blind battles, take and undo votes. Nothing returned here tells who wrote which completion.
+"""Ballot: serve blind battles, take and undo votes. Nothing returned here reveals which contestant wrote a completion.
 
 Votes are append-only: a correction is a new row. A battle is served to one rater, once per prompt and pair; the server alone knows
 which side is whose.
@@ -24,7 +24,7 @@ from backend.domain.battles.votes import Label
 from backend.domain.jobs.states import ACTIVE
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.raters import RaterView
-from backend.services.battles.views import UNDONE, HeldVote, find_campaign, held_votes
+from backend.services.battles.views import UNDONE, ValidVote, find_campaign, valid_votes
 from backend.services.context import Context
 
 BATTLE_HOURS = 12
@@ -54,13 +54,13 @@ class BallotView:
 
 
 def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random | None = None) -> BallotView | None:
-    """Return the battle to judge now: the one left open (the last undone first), or a fresh one. None when there is none.
+    """Return the battle to judge: an open one (the last undone first), or a new one. None if there is none.
 
     Raises NotAllowed for a rater of another campaign or an expired link, Conflict for a closed campaign.
     """
     try:
         return _next_battle(ctx, campaign_id, rater, rng=rng or SystemRandom())
-    except IntegrityError:  # the same rater's other tab was served the same battle in the same moment: it is open now
+    except IntegrityError:  # the rater's other tab was served the same battle at the same moment: it is open now
         return _next_battle(ctx, campaign_id, rater, rng=rng or SystemRandom())
 
 
@@ -87,12 +87,12 @@ def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, dur
     """Store a vote and return its id. Sending it twice is one vote.
 
     Raises InvalidInput for an unknown label, NotFound for a battle that was not served to this rater, Conflict for one that is expired,
-    voted on already with another label, or of a closed campaign.
+    already voted on with another label, or of a closed campaign.
     """
     check_label(label)
     try:
         return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
-    except IntegrityError:  # the other half of a double submission won, and is found now
+    except IntegrityError:  # the other of two simultaneous submissions was stored
         return _cast_vote(ctx, battle_id, label=label, rater=rater, duration_ms=duration_ms)
 
 
@@ -114,19 +114,18 @@ def _cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, du
                 return last.id
             raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
         if battle.expires_at <= ctx.now():
-            raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and look at it again.")
+            raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and vote again.")
         return append_vote(session, ctx, battle, rater, label=label, last=last, duration_ms=duration_ms).id
 
 
 def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
-    """Take back the rater's newest vote that holds, by a row that supersedes it, and return its battle's id, which is served next.
-
-    Raises Conflict when there is none, or when ten battles taken back still wait for a new vote.
+    """Undo the rater's newest valid vote with a row that supersedes it; return its battle's id, which is served next. Raises Conflict
+    without one, or if ten undone battles still have no new vote.
     """
     try:
         with ctx.db.write() as session:
             _admit(session, ctx, campaign_id, rater)
-            cast = held_votes(session, campaign_id, rater_id=rater.id)
+            cast = valid_votes(session, campaign_id, rater_id=rater.id)
             if not cast:
                 raise Conflict("There is no vote to take back.")
             if len(_undone(session, campaign_id, rater)) >= MAX_UNDO:
@@ -134,7 +133,7 @@ def undo(ctx: Context, campaign_id: str, rater: RaterView) -> str:
             battle = session.get_one(Battle, cast[-1].battle_id)
             append_vote(session, ctx, battle, rater, label=UNDONE, last=last_vote(session, battle.id), duration_ms=None)
             return battle.id
-    except IntegrityError as error:  # two presses at once took back the same vote
+    except IntegrityError as error:  # two requests undid the same vote
         raise Conflict("That vote is taken back already.") from error
 
 
@@ -159,7 +158,7 @@ class _State:
 
 
 def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: RaterView) -> _State:
-    votes = held_votes(session, campaign.id)
+    votes = valid_votes(session, campaign.id)
     own = [vote for vote in votes if vote.rater_id == rater.id]
     undone = _undone(session, campaign.id, rater)
     never = select(Vote.id).where(Vote.battle_id == Battle.id).exists()
@@ -185,9 +184,9 @@ def _read_state(session: Session, ctx: Context, campaign: Campaign, rater: Rater
 
 
 def _candidates(
-    session: Session, ctx: Context, campaign: Campaign, votes: list[HeldVote], *, done: set[tuple[str, str]]
+    session: Session, ctx: Context, campaign: Campaign, votes: list[ValidVote], *, done: set[tuple[str, str]]
 ) -> list[Candidate]:
-    """Return every (prompt, pair) with two different completions that the rater has not seen. Battles open elsewhere count as votes."""
+    """Return every (prompt, pair) with two different completions that the rater has not seen. Open battles count as votes."""
     rows = session.execute(
         select(Completion.prompt_id, Completion.contestant_id, Completion.text_hash)
         .join(Contestant, Contestant.id == Completion.contestant_id)
@@ -210,7 +209,7 @@ def _candidates(
     ]
 
 
-def _pair_counts(votes: list[HeldVote]) -> dict[Pair, PairCount]:
+def _pair_counts(votes: list[ValidVote]) -> dict[Pair, PairCount]:
     tally: dict[Pair, Counter[str | None]] = defaultdict(Counter)
     for vote in votes:
         tally[pair_of(vote.a, vote.b)][vote.winner] += 1
@@ -311,7 +310,7 @@ def _undone(session: Session, campaign_id: str, rater: RaterView) -> list[Battle
 
 
 def last_vote(session: Session, battle_id: str) -> Vote | None:
-    """Return the vote that holds for a battle, None without one."""
+    """Return the valid vote on a battle, None without one."""
     return session.scalar(select(Vote).where(Vote.battle_id == battle_id).order_by(Vote.revision.desc()).limit(1))
 
 

@@ -1,4 +1,4 @@
-"""Create campaigns and generate each contestant's completions of the same prompts by a job, before anybody votes."""
+"""Create campaigns and generate each contestant's completions of the same prompts by a job, before any vote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Job
-from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, prompt_messages, refuse_telling_name, text_hash
+from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, prompt_messages, refuse_revealing_name, text_hash
 from backend.domain.data.kinds import PROMPT_KINDS
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload, Prompt, require_folder
@@ -40,9 +40,9 @@ def create_campaign(
     config: CampaignConfig,
     person: Person,
 ) -> CampaignView:
-    """Draw prompts from a dataset (`name`, `name@version` or a version's id) and ask every contestant to answer them.
+    """Draw prompts from a dataset (`name`, `name@version` or a version's id) and queue every contestant's completions.
 
-    Raises InvalidInput for fewer than two contestants, a name that tells who plays, or a dataset without prompts; Conflict for a
+    Raises InvalidInput for fewer than two contestants, a name that reveals one, or a dataset without prompts; Conflict for a
     name that is taken; NotAllowed.
     """
     require_builder(person)
@@ -55,7 +55,7 @@ def create_campaign(
     prompts = draw_prompts(read_prompts(ctx, version, enough=config.num_prompts), num=config.num_prompts, seed=config.seed)
     with ctx.db.write() as session:
         checkpoints = [usable_checkpoint(session, checkpoint_id) for checkpoint_id in dict.fromkeys(checkpoint_ids)]
-        refuse_telling_name(name, [checkpoint.name for checkpoint in checkpoints])
+        refuse_revealing_name(name, [checkpoint.name for checkpoint in checkpoints])
         campaign = insert_campaign(session, ctx, name=name, prompts=prompts, config=config, person=person, dataset_version_id=version.id)
         for checkpoint in checkpoints:
             start_generation(session, ctx, campaign, enter(session, ctx, campaign, checkpoint), person_id=person.id)
@@ -67,11 +67,11 @@ def create_campaign(
 def read_prompts(ctx: Context, version: VersionView, *, enough: int) -> list[Messages]:
     """Return the different prompts of a dataset's rows: of its validation split, and of the training split too if those are not enough.
 
-    Raises InvalidInput if its rows ask nothing.
+    Raises InvalidInput if its rows have no prompts.
     """
     if version.kind not in PROMPT_KINDS or version.folder is None:
         raise InvalidInput(
-            f"“{version.dataset}” is a dataset of kind {version.kind}, whose rows ask nothing.",
+            f"“{version.dataset}” is a dataset of kind {version.kind}, whose rows have no prompts.",
             remedy=f"Choose one of kind {', '.join(PROMPT_KINDS)}.",
             field="dataset",
         )
@@ -103,8 +103,8 @@ def add_contestant(ctx: Context, campaign_id: str, checkpoint_id: str, *, person
         _refuse_closed(campaign)
         checkpoint = usable_checkpoint(session, checkpoint_id)
         if session.scalar(select(Contestant.id).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id)):
-            raise Conflict(f"“{checkpoint.name}” plays in this campaign already.", field="contestant")
-        refuse_telling_name(campaign.name, [checkpoint.name])
+            raise Conflict(f"“{checkpoint.name}” is already in this campaign.", field="contestant")
+        refuse_revealing_name(campaign.name, [checkpoint.name])
         start_generation(session, ctx, campaign, enter(session, ctx, campaign, checkpoint), person_id=person.id)
         result = campaign_view(session, campaign)
     wake(ctx, QUEUE_OF[JobKind.GENERATE])
@@ -122,7 +122,7 @@ def retry_generation(ctx: Context, contestant_id: str, *, person: Person) -> Cam
         _refuse_closed(campaign)
         job = session.get(Job, contestant.job_id) if contestant.job_id else None
         if job is not None and job.status in ACTIVE:
-            raise Conflict("This contestant is still writing.")
+            raise Conflict("This contestant's completions are being generated.")
         if not _owed_prompts(session, contestant):
             raise Conflict("This contestant has answered every prompt.")
         start_generation(session, ctx, campaign, contestant, person_id=person.id)
@@ -185,7 +185,7 @@ def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
 
 
 def enter(session: Session, ctx: Context, campaign: Campaign, checkpoint: Checkpoint) -> Contestant:
-    """Insert a contestant, or return the one that this checkpoint already is."""
+    """Insert a contestant, or return the checkpoint's existing one."""
     held = session.scalar(select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id))
     if held is not None:
         return held
@@ -215,7 +215,7 @@ def start_generation(session: Session, ctx: Context, campaign: Campaign, contest
 
 
 def record_completion(session: Session, ctx: Context, claim: Claim[GeneratePayload], event: CompletionEvent) -> None:
-    """Store one completion of a contestant. A repeated one, as after a lost worker, changes nothing: votes may rest on the first."""
+    """Store one completion of a contestant. A repeated one, as after a lost worker, is ignored: the first may have votes."""
     contestant = session.scalar(select(Contestant).where(Contestant.job_id == claim.job_id))
     if contestant is None:
         return  # a generation that belongs to no campaign, such as the command line's

@@ -20,7 +20,7 @@ from backend.domain.training.config import Objective, RunConfig
 from backend.errors import Conflict, InvalidInput
 from backend.services.battles.campaigns import draw_prompts, enter, insert_campaign, read_prompts, start_generation
 from backend.services.battles.standings import leader_of
-from backend.services.battles.views import CampaignView, campaign_view, find_campaign, get_campaign, held_votes
+from backend.services.battles.views import CampaignView, campaign_view, find_campaign, get_campaign, valid_votes
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
@@ -109,7 +109,7 @@ def launch_dpo_from_votes(ctx: Context, campaign_id: str, *, person: Person, ide
     campaign = get_campaign(ctx, campaign_id)
     base = resolve_checkpoint(ctx, base_id or leader_of(ctx, campaign_id) or "")
     if base.id not in {contestant.checkpoint_id for contestant in campaign.contestants}:
-        raise InvalidInput(f"“{base.name}” does not play in this campaign.", remedy="Choose one of its contestants.", field="base")
+        raise InvalidInput(f"“{base.name}” is not in this campaign.", remedy="Choose one of its contestants.", field="base")
     made = make_preference_set(
         ctx, campaign_id, name=f"{campaign.name} votes"[:120], person=person, idempotency_key=f"votes-{idempotency_key}"
     )
@@ -159,7 +159,7 @@ def rematch_ready(ctx: Context, campaign_id: str) -> CheckpointView | None:
 
 
 def enter_new_checkpoint(ctx: Context, campaign_id: str, *, person: Person) -> CampaignView:
-    """Enter the run's new checkpoint against its parent and ask both for completions. Doing it twice changes nothing.
+    """Enter the run's new checkpoint against its parent and queue completions of both. Idempotent.
 
     Raises Conflict while the run has no final checkpoint.
     """
@@ -202,9 +202,9 @@ def _open_rematch(ctx: Context, campaign: CampaignView, made: PreferenceSet, *, 
                     held_out=held_out,
                 )
                 enter(session, ctx, known, session.get_one(Checkpoint, base_id))
-                _enter_awaited(session, ctx, known, person_id=person.id)  # a run that was quicker than this transaction
+                _enter_awaited(session, ctx, known, person_id=person.id)  # the run finished before this transaction
             return campaign_view(session, known)
-    except IntegrityError:  # the same click, twice in the same moment
+    except IntegrityError:  # a double click
         with ctx.db.read() as session:
             return campaign_view(session, session.scalars(select(Campaign).where(Campaign.run_id == run_id)).one())
 
@@ -268,7 +268,7 @@ def _has_two(session: Session, campaign: Campaign) -> bool:
 
 
 def _resolve(session: Session, campaign_id: str) -> Resolution:
-    votes = held_votes(session, campaign_id)
+    votes = valid_votes(session, campaign_id)
     return resolve_preferences(
         CastVote(vote=vote.id, rater=vote.rater_id, prompt=vote.prompt_id, contestants=(vote.a, vote.b), winner=vote.winner)
         for vote in votes
@@ -313,7 +313,7 @@ def _provenance(campaign_id: str, name: str, resolution: Resolution, names: dict
 
 
 def _context_of(ctx: Context, base: CheckpointView) -> int:
-    """Return the longest input of a checkpoint as far as its rows tell; a run's training context is always safe."""
+    """Return a checkpoint's longest input as far as its row tells; a run's training context is a lower bound."""
     known = base.facts.get("context")
     if known:
         return int(known)

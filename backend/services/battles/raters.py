@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Rater, User
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput, NotAllowed, NotFound
-from backend.services.battles.views import find_campaign, held_votes
+from backend.services.battles.views import find_campaign, valid_votes
 from backend.services.context import Context, Person, require_builder
 
 LOCAL_RATER = "local"
@@ -52,7 +52,7 @@ class RaterRow:
 
 
 def rater_for(ctx: Context, person: Person) -> RaterView:
-    """Return a person's rater, created at the first call."""
+    """Return a person's rater, created on first use."""
     rater_id = LOCAL_RATER if person.id is None else None
     with ctx.db.read() as session:
         existing = _rater_of(session, person)
@@ -77,7 +77,7 @@ def rater_for(ctx: Context, person: Person) -> RaterView:
 
 
 def find_rater(ctx: Context, person: Person) -> RaterView:
-    """Return the rater that a person is, without storing one: a person who never voted gets a rater without votes."""
+    """Return a person's rater without storing one: a person who never voted gets a rater without votes."""
     with ctx.db.read() as session:
         row = _rater_of(session, person)
         return _view(row) if row is not None else RaterView(id="", name=person.name, campaign_id=None, expires_at=None)
@@ -106,9 +106,8 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
 
 
 def rater_from_link(ctx: Context, secret: str) -> RaterView:
-    """Return the rater of a link. Raises NotAllowed, with the same message for a wrong, an expired and a revoked one.
-
-    A link ends with the account that made it, too.
+    """Return the rater of a link. Raises NotAllowed, with the same message for a wrong, an expired and a revoked one, and if the account
+    that made it is disabled.
     """
     query = select(Rater).outerjoin(User, User.id == Rater.created_by).where(User.disabled_at.is_(None))
     with ctx.db.read() as session:
@@ -129,10 +128,10 @@ def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
 
 
 def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
-    """Return everybody who voted in a campaign or holds a link to it, most votes first."""
+    """Return the raters who voted in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
         cast: dict[str, list[tuple[str, int | None]]] = {}
-        for vote in held_votes(session, campaign_id):
+        for vote in valid_votes(session, campaign_id):
             cast.setdefault(vote.rater_id, []).append((vote.label, vote.duration_ms))
         rows = session.scalars(select(Rater).where(Rater.id.in_(list(cast)) | (Rater.campaign_id == campaign_id))).all()
         result = [_row(row, cast.get(row.id, [])) for row in rows]

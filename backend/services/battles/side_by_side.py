@@ -1,4 +1,4 @@
-"""Votes on two answers that stood side by side in the playground."""
+"""Votes on side-by-side answers in the playground."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ def record_side_by_side_vote(
     label: str,
     person: Person,
 ) -> str:
-    """Store a vote on two answers that stood side by side in the playground, and return its id.
-
-    It goes into the standing campaign "Playground". The same person's vote on the same texts again is no second vote: an equal label
+    """Store a vote on two side-by-side answers and return its id. It goes into the standing campaign "Playground". A repeated vote of the
+    same person on the same texts is not counted twice: an equal label
     changes nothing, another one supersedes. Raises InvalidInput for an unknown label or one checkpoint on both sides.
     """
     check_label(label)
     if checkpoint_a == checkpoint_b:
-        raise InvalidInput("Both answers come from the same checkpoint, so a vote would say nothing.", remedy="Compare two endpoints.")
+        raise InvalidInput("Both answers come from the same checkpoint, so a vote has no meaning.", remedy="Compare two endpoints.")
     rater = rater_for(ctx, person)
     with ctx.db.write() as session:
         campaign = _playground(session, ctx, person)
@@ -77,7 +76,7 @@ def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
 def _same_battle(
     session: Session, campaign: Campaign, rater: RaterView, messages: Messages, answers: tuple[str, str], sides: list[Contestant]
 ) -> Battle | None:
-    """Return the rater's battle with exactly these texts of these contestants, if there is one."""
+    """Return the rater's battle with exactly these texts of these contestants, or None."""
     side_a, side_b = aliased(Completion), aliased(Completion)
     return session.scalar(
         select(Battle)

@@ -16,7 +16,7 @@ from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import RatingTable, fit_bradley_terry
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict
 from backend.domain.battles.votes import VoteRecord
-from backend.services.battles.views import HeldVote, find_campaign, held_votes
+from backend.services.battles.views import ValidVote, find_campaign, valid_votes
 from backend.services.context import Context
 
 ALPHA = 0.05
@@ -27,7 +27,7 @@ CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "seconds", "sampling_proba
 class Standings:
     """`table` is None without votes. `checkpoints` maps a contestant's name to its checkpoint's id; `unrated` have no votes yet.
 
-    `verdicts` list neighbours on the leaderboard first, then the others; each pair once, at a family-wise level of 5 %.
+    `verdicts` list neighbours on the leaderboard first, then the others; each pair once, at a family-wise error rate of 5 %.
     """
 
     table: RatingTable | None
@@ -41,7 +41,7 @@ class Standings:
 
 
 def standings(ctx: Context, campaign_id: str) -> Standings:
-    """Rate the contestants of a campaign by the votes that hold. Intervals are clustered by prompt."""
+    """Rate the contestants of a campaign by the valid votes. Intervals are clustered by prompt."""
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         gap = CampaignConfig.model_validate(campaign.config.get("config", {})).smallest_gap
@@ -49,7 +49,7 @@ def standings(ctx: Context, campaign_id: str) -> Standings:
         checkpoints = {
             names[row.id]: row.checkpoint_id for row in session.scalars(select(Contestant).where(Contestant.campaign_id == campaign_id))
         }
-        votes = held_votes(session, campaign_id)
+        votes = valid_votes(session, campaign_id)
     records = [_record(vote, names) for vote in votes]
     times = [vote.duration_ms / 1000 for vote in votes if vote.duration_ms is not None]
     pace = median(times) if times else None
@@ -77,12 +77,12 @@ def leader_of(ctx: Context, campaign_id: str) -> str | None:
 def export_votes_csv(ctx: Context, campaign_id: str) -> str:
     """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named.
 
-    A cell that a spreadsheet would take for a formula gets an apostrophe in front.
+    A cell that a spreadsheet would read as a formula is prefixed with an apostrophe.
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
         names = _names(session, campaign_id)
-        votes = held_votes(session, campaign_id)
+        votes = valid_votes(session, campaign_id)
         positions = dict(
             session.execute(select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id)).all()
         )
@@ -116,7 +116,7 @@ def _verdicts(records: list[VoteRecord], order: list[str], *, gap: float, pace: 
     )
 
 
-def _record(vote: HeldVote, names: dict[str, str]) -> VoteRecord:
+def _record(vote: ValidVote, names: dict[str, str]) -> VoteRecord:
     return VoteRecord(prompt=vote.prompt_id, rater=vote.rater_id, a=names[vote.a], b=names[vote.b], winner=vote.label)
 
 

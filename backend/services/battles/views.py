@@ -42,7 +42,7 @@ class ContestantView:
 
 @dataclass(frozen=True)
 class CampaignView:
-    """A campaign. `held_out`: whether a rematch uses only prompts that its preference set never saw; None for other campaigns."""
+    """A campaign. `held_out`: whether a rematch uses only prompts that are not in its preference set; None for other campaigns."""
 
     id: str
     name: str
@@ -84,8 +84,8 @@ class CampaignView:
 
 
 @dataclass(frozen=True)
-class HeldVote:
-    """A vote that holds: a battle's newest revision, undone ones left out. `a` and `b` are contestants by the side they were shown on."""
+class ValidVote:
+    """A valid vote: a battle's newest revision, if not undone. `a` and `b` are the contestants shown on these sides."""
 
     id: str
     battle_id: str
@@ -104,8 +104,8 @@ class HeldVote:
         return {"A": self.a, "B": self.b}.get(self.label)
 
 
-def held_votes(session: Session, campaign_id: str, *, rater_id: str | None = None) -> list[HeldVote]:
-    """Return a campaign's votes that hold, oldest first."""
+def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = None) -> list[ValidVote]:
+    """Return a campaign's valid votes, oldest first."""
     side_a, side_b = aliased(Completion), aliased(Completion)
     query = (
         select(
@@ -128,11 +128,11 @@ def held_votes(session: Session, campaign_id: str, *, rater_id: str | None = Non
     )
     if rater_id is not None:
         query = query.where(Battle.rater_id == rater_id)
-    return [HeldVote(*tuple(row)) for row in session.execute(query)]
+    return [ValidVote(*tuple(row)) for row in session.execute(query)]
 
 
 def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
-    """Return how many votes of a campaign hold, and by how many raters."""
+    """Return the number of a campaign's valid votes, and of their raters."""
     counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
     votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, _holds())).one()
     return votes, raters
@@ -144,7 +144,7 @@ def _holds() -> ColumnElement[bool]:
 
 
 def list_campaigns(ctx: Context) -> list[CampaignView]:
-    """Return every campaign, newest first. Abandoned ones stay in the list: hiding them would flatter the rest."""
+    """Return every campaign, newest first. Abandoned ones stay in the list, to avoid selection bias."""
     with ctx.db.read() as session:
         return [campaign_view(session, row) for row in session.scalars(select(Campaign).order_by(Campaign.created_at.desc(), Campaign.id))]
 
@@ -164,7 +164,7 @@ def find_campaign(session: Session, campaign_id: str) -> Campaign:
     """Return the row of a campaign. Raises NotFound."""
     campaign = session.get(Campaign, campaign_id)
     if campaign is None:
-        raise NotFound("There is no such campaign.", remedy="See the Battles page for what there is.", field="campaign")
+        raise NotFound("There is no such campaign.", remedy="The Battles page lists all campaigns.", field="campaign")
     return campaign
 
 
@@ -176,7 +176,7 @@ def list_rematches(ctx: Context, campaign_id: str) -> list[CampaignView]:
 
 
 def campaign_view(session: Session, row: Campaign) -> CampaignView:
-    """Copy a row, with what belongs to it, into a view that outlives the session."""
+    """Copy a row and its related rows into a view that outlives the session."""
     version = session.get(DatasetVersion, row.dataset_version_id) if row.dataset_version_id else None
     dataset = session.get(Dataset, version.dataset_id) if version else None
     parent = session.get(Campaign, row.parent_id) if row.parent_id else None

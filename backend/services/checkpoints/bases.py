@@ -1,4 +1,4 @@
-"""Add bases: list candidates under MODEL_PATH, preview a source, queue the job that brings it in."""
+"""Add bases: list candidates under MODEL_PATH, preview a source, queue the job that adds it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REVISION = re.compile(r"\w[\w./-]{0,199}")
 NOT_FACTS = {"folder", "family", "parameters", "bytes", "adapter", "files", "cpu_s", "reporter_cpu_s"}
 MAX_OFFERS = 200
 MAX_SEEN = 50_000
-"""Entries of MODEL_PATH that a scan looks at, at most."""
+"""Maximum number of entries of MODEL_PATH in a scan."""
 MAX_DEPTH = 6
 
 
@@ -47,7 +47,7 @@ class BaseOffer:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class BasePreview:
     """Preview of a base. From the Hub, `commit` is the resolved revision and `download_bytes` the size to fetch."""
 
     source: str
@@ -57,20 +57,20 @@ class Outlook:
     download_bytes: int = 0
 
 
-def look_at_base(ctx: Context, source: str, *, revision: str | None = None, person: Person) -> Outlook:
+def preview_base(ctx: Context, source: str, *, revision: str | None = None, person: Person) -> BasePreview:
     """Preview a folder, a `.gguf` file or a Hub id as a base; from the Hub only small files are read.
 
-    Raises what `add_base` raises, and InvalidInput, NotFound or Unavailable, with cause and cure, for what the Hub has no base of.
+    Raises what `add_base` raises, and InvalidInput, NotFound or Unavailable, with cause and cure, if the Hub has no such base.
     """
     require_builder(person)
     location = _source_of(ctx, source, revision, person=person)
     if location["hub"] is None:
         path = Path(str(location["source"]))
-        return Outlook(str(path), describe_base(path))
-    from backend.infra.hub.bases import look_up_base  # a fifth of a second that other pages need not pay
+        return BasePreview(str(path), describe_base(path))
+    from backend.infra.hub.bases import look_up_base  # importing takes a fifth of a second
 
     base = look_up_base(location["hub"], revision=location["revision"])
-    return Outlook(location["hub"], base.facts, base.revision.commit, base.revision.requested, base.bytes)
+    return BasePreview(location["hub"], base.facts, base.revision.commit, base.revision.requested, base.bytes)
 
 
 def add_base(
@@ -78,7 +78,8 @@ def add_base(
 ) -> CheckpointView:
     """Queue the job that fetches and checks a base from a folder, a `.gguf` file or a Hub id (`owner/name@revision`).
 
-    A name whose adding failed is free again. Raises InvalidInput for a source that can't be one, as far as its headers tell; Conflict for
+    The name of a base that could not be added is free again. Raises InvalidInput for a source that can't be a base, judged by its headers;
+    Conflict for
     a taken name; NotAllowed for a path outside MODEL_PATH when an account asks (only the command line and a loopback installation may
     read any path).
     """
@@ -91,7 +92,7 @@ def add_base(
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
             return get_checkpoint(ctx, again)
-        _make_way(session, ctx, name)
+        _require_free_name(session, ctx, name)
         checkpoint_id = new_id()
         job = add_job(
             session,
@@ -111,7 +112,7 @@ def add_base(
 def list_base_offers(ctx: Context) -> list[BaseOffer]:
     """Return the candidates under MODEL_PATH, usable ones first: folders with weights and a config, and GGUF files.
 
-    Folders that links form a ring with are visited once, and links that lead out are left alone. A header is read again only when its
+    Folders in a cycle of links are visited once, and links that lead out are not followed. A header is read again only when its
     files change.
     """
     root = ctx.model_path.resolve() if ctx.model_path is not None else None
@@ -142,7 +143,7 @@ def _find_candidates(root: Path) -> list[tuple[Path, int]]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
-            continue  # not ours to read
+            continue  # not readable
         num_entries += len(entries)
         files: dict[str, os.stat_result] = {}
         for entry in entries:
@@ -217,7 +218,7 @@ def _source_of(ctx: Context, source: str, revision: str | None, *, person: Perso
     return {"source": None, "hub": hub, "revision": revision}
 
 
-def _make_way(session: Session, ctx: Context, name: str) -> None:
+def _require_free_name(session: Session, ctx: Context, name: str) -> None:
     """Raise Conflict if a name is taken; retire a base of that name that could not be added."""
     row = session.scalar(select(Checkpoint).where(Checkpoint.name == name))
     if row is None:

@@ -1,4 +1,4 @@
-"""List, resolve, rename and delete checkpoints of runs and added bases; their lineage."""
+"""List, resolve, rename and delete checkpoints of runs and added bases, and read their lineage."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
     with ctx.db.read() as session:
         row = session.get(Checkpoint, checkpoint_id)
         if row is None:
-            raise not_found("checkpoint", checkpoint_id, [], remedy="See the Checkpoints page for what there is.")
+            raise not_found("checkpoint", checkpoint_id, [], remedy="The Checkpoints page lists all checkpoints.")
         return _view(session, row)
 
 
 def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
-    """Return the usable checkpoint of an id or a name; a run's name or id means its newest.
+    """Return the usable checkpoint of an id or a name; a run's name or id selects its newest.
 
     Raises NotFound with names that are near, or Conflict if its files are not there (yet, or any more).
     """
@@ -121,7 +121,7 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
 
 
 def require_writer(session: Session, checkpoint_id: str, *, field: str = "checkpoint") -> None:
-    """Raise InvalidInput for a reward model, where a checkpoint has to write text."""
+    """Raise InvalidInput for a reward model, which can't generate text."""
     query = select(Checkpoint.name, Run.objective).join(Run, Run.id == Checkpoint.run_id).where(Checkpoint.id == checkpoint_id)
     name, objective = session.execute(query).one_or_none() or ("", "")
     if objective == Objective.REWARD:
@@ -154,7 +154,7 @@ def list_children(ctx: Context, checkpoint_id: str) -> list[CheckpointView]:
 
 
 def list_users(ctx: Context, checkpoint_id: str) -> list[str]:
-    """Return what needs the checkpoint's files, one sentence each."""
+    """Return the users of the checkpoint's files, one sentence each."""
     with ctx.db.read() as session:
         return users_of_checkpoint(session, checkpoint_id)
 
@@ -188,7 +188,7 @@ def set_checkpoint_notes(ctx: Context, checkpoint_id: str, notes: str, *, person
 
 
 def archive_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person, archived: bool = True) -> None:
-    """Take a checkpoint out of the lists, or put it back. Its files stay."""
+    """Archive a checkpoint, or restore it. Its files stay."""
     require_builder(person)
     with ctx.db.write() as session:
         _existing(session, checkpoint_id).archived_at = ctx.now() if archived else None
@@ -215,7 +215,7 @@ def delete_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> No
 
 
 def retired_name(row: Checkpoint) -> str:
-    """Free the name for a successor; the id makes it unique."""
+    """Return the name of a deleted checkpoint, made unique by its id, so that its old name is free."""
     return f"{row.name[:130]} (deleted {row.id})"
 
 

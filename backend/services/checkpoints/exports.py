@@ -34,8 +34,8 @@ def export_checkpoint(
 ) -> JobView:
     """Queue an export; its job writes a folder under `exports/`, named in its result.
 
-    `push` is the repository (owner/name) of the Hub that it is uploaded to as well, by the worker's own HF_TOKEN; a new one is `private`.
-    Raises InvalidInput for a format, number or repository that can't be, NotFound, Conflict, NotAllowed.
+    `push` is a repository (owner/name) of the Hub to upload it to as well, with the worker's HF_TOKEN; a new one is `private`. Raises
+    InvalidInput for an invalid format, precision or repository, NotFound, Conflict, NotAllowed.
     """
     require_builder(person)
     resolved = resolve_checkpoint(ctx, checkpoint)
@@ -73,7 +73,7 @@ def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: st
     if numbers not in NUMBERS:
         raise InvalidInput(f"A GGUF file can't hold {numbers!r} here.", remedy=f"Choose one of {', '.join(NUMBERS)}.", field="numbers")
     if push and not HUB_ID.fullmatch(push):
-        raise InvalidInput(f"{push} is no id of the Hub.", remedy="Write it as owner/name.", field="push")
+        raise InvalidInput(f"{push} is not a repository id of the Hub.", remedy="Write it as owner/name.", field="push")
     if format == "gguf":
         with ctx.db.read() as session:
             require_writer(session, checkpoint.id)

@@ -60,7 +60,7 @@ def zip_folder(ctx: Context, root: Path, *, name: str, size: int) -> Path:
 
 
 def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
-    """Write the row of a checkpoint that a run has published. The same step again, after a resume, replaces what was there."""
+    """Write the row of a checkpoint that a run has published. The same step after a resume replaces the earlier row."""
     run = _run_of(session, claim)
     step = event.step
     row = session.scalar(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == step))
@@ -73,7 +73,7 @@ def record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload]
         row.deleted_at, row.name = None, _free_name(session, f"{run.name} · step {step}")
     row.parent_id, row.job_id, row.folder = run.base_id, claim.job_id, event.folder
     row.bytes, row.is_adapter = event.bytes, event.adapter
-    if event.final:  # a finished run that was resumed with more steps has a new end
+    if event.final:  # a finished run resumed with more steps has a new last step
         session.execute(update(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.is_final).values(is_final=False))
         row.is_final = True
     row.metrics = dict(event.metrics)

@@ -23,9 +23,9 @@ MAX_PROMPTS = 10_000
 
 
 def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, str]:
-    """Return (name, folder) of a checkpoint by name or id, or of a folder on this machine that holds one.
+    """Return (name, folder) of a checkpoint by name or id, or of a local folder that holds one.
 
-    Raises NotFound, NotAllowed for a folder that an account names, Conflict if a checkpoint's files are not there.
+    Raises NotFound, NotAllowed for a folder named by an account, Conflict if a checkpoint's files are not there.
     """
     try:
         resolved = resolve_checkpoint(ctx, checkpoint)
@@ -34,7 +34,7 @@ def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, st
         if path is None or not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
             raise
         if person.id is not None:
-            raise NotAllowed("An account asks checkpoints, not folders of the server.", remedy="Add the folder as a base first.") from None
+            raise NotAllowed("Accounts use checkpoints, not folders of the server.", remedy="Add the folder as a base first.") from None
         return path.name, str(path.resolve())
     if resolved.folder is None:
         raise Conflict(f"The files of “{resolved.name}” are not there.", field="checkpoint")
@@ -131,5 +131,5 @@ def _finished(ctx: Context, job_id: str) -> JobView:
 def _read_lines(ctx: Context, file: str | None) -> list[dict[str, Any]]:
     path = ctx.artifacts.path(file or "")
     if not path.is_file():
-        raise NotFound("The job's answers are gone.", remedy="Ask again.")
+        raise NotFound("The job's files were deleted.", remedy="Ask again.")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

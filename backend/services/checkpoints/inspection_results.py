@@ -1,4 +1,4 @@
-"""Read the results in an inspection's folder: plain arrays and texts, without unpickling."""
+"""Read the results in an inspection's folder: arrays and texts, without pickle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Alternative:
 class TokenLine:
     """One token of the text. `surprisal` (nats) and `rank` are None for the first, which is not predicted.
 
-    `expected` are the network's predictions at this position, likeliest first; `special` marks a special token.
+    `expected` are the network's predictions at this position, most likely first; `special` marks a special token.
     """
 
     position: int
@@ -149,7 +149,7 @@ class InspectionResults:
 
     @cached_property
     def spans(self) -> list[str]:
-        """The pieces of text over which two networks with different vocabularies are compared."""
+        """Spans of text over which two networks with different vocabularies are compared."""
         return [str(span) for span in self._words.get("spans", [])]
 
     def tensors(self) -> list[TensorLine]:
@@ -177,7 +177,7 @@ class InspectionResults:
 
     @property
     def outliers(self) -> list[tuple[str, str]]:
-        """(tensor, reason) of the outliers, gravest first."""
+        """(tensor, reason) of the outliers, most severe first."""
         return [(str(entry["name"]), str(entry["text"])) for entry in self._words["outliers"]]
 
     def changes(self) -> list[ChangeLine]:

@@ -18,7 +18,7 @@ CARD, MAX_FILE_BYTES = "roundhouse.json", 2**20
 def read_network(ctx: Context, folder: str) -> ArchitectureConfig | None:
     """Return the shape of a checkpoint's network, for an adapter that of its base; None for a family that is not known.
 
-    Bases are followed inside the artifacts' folder only: a card is foreign input.
+    Base paths are followed only inside the artifacts' folder: a card is untrusted input.
     """
     place = ctx.artifacts.root / folder
     for _ in range(MAX_BASES):

@@ -30,13 +30,13 @@ CHUNK = 2**20
 
 
 def card_facts(version: VersionView) -> CardFacts:
-    """Return what people said about a version."""
+    """Return the edited card facts of a version."""
     card = version.facts.get("card") or {}
     return CardFacts(str(card.get("licence", "")), tuple(card.get("languages", ())), str(card.get("notes", "")))
 
 
 def set_card(ctx: Context, version_id: str, *, licence: str, languages: str, notes: str, person: Person) -> None:
-    """Replace what is said about a version; versions derived from it later inherit it. Raises InvalidInput, NotAllowed."""
+    """Replace the card facts of a version; versions derived later inherit them. Raises InvalidInput, NotAllowed."""
     require_builder(person)
     facts = clean_facts(licence=licence, languages=languages, notes=notes)
     with ctx.db.write() as session:
@@ -49,7 +49,7 @@ def set_card(ctx: Context, version_id: str, *, licence: str, languages: str, not
 def read_card(ctx: Context, reference: str, *, hashed: bool = True, format: str = "parquet") -> str:
     """Return a version's card as Markdown, for an export in a format of backend.domain.data.export_formats.
 
-    `hashed` adds the SHA-256 of its files, which are read whole for that.
+    `hashed` adds the SHA-256 of its files, which reads them in full.
     """
     version = resolve_version(ctx, reference)
     return write_card(_source(ctx, version, hashed=hashed, format=format), card_facts(version))
@@ -78,7 +78,7 @@ def _source(ctx: Context, version: VersionView, *, hashed: bool, format: str) ->
 
 
 def _sentences(steps: list[Ancestor], version_id: str) -> list[str]:
-    """Say how a version came to be, step by step, from the first ancestor on."""
+    """Describe how a version was made, one sentence per step, from the first ancestor on."""
     known = {step.id: step for step in steps}
     chain: list[Ancestor] = []
     waiting = [version_id]
@@ -92,7 +92,7 @@ def _sentences(steps: list[Ancestor], version_id: str) -> list[str]:
 
 
 def _origin(version: VersionView) -> dict[str, Any]:
-    """Return the parts of the provenance that are short facts, such as a Hub dataset's revision or a campaign's agreement."""
+    """Return the short facts of the provenance, such as a Hub dataset's revision or a campaign's agreement."""
     hidden = ("from", "by", "change", "said", "version", "version_id", "with", "with_id", "rows", "contestants")
     flat = {
         key: value for key, value in version.provenance.items() if key not in hidden and isinstance(value, str | int | float) and str(value)
@@ -125,7 +125,7 @@ def write_version(ctx: Context, reference: str, *, to: Path) -> Path:
 
 
 def download_link(ctx: Context, version: VersionView, *, person: Person) -> str:
-    """Return the path of the pages' server from which a browser fetches a version as a zip file, good for twelve hours."""
+    """Return the download path of a version as a zip file on the pages' server, valid for twelve hours."""
     token = sign(ctx, {"version": version.id, "person": person.id or ""}, purpose=PURPOSE)
     return f"/download/dataset?token={token}"
 
@@ -143,7 +143,7 @@ def download_name(version: VersionView) -> str:
 
 
 def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
-    """Yield a version as a zip file, piece by piece: nothing is held or written. Parquet is packed already, so it is stored as it is."""
+    """Stream a version as a zip file, without a temporary file. Parquet is compressed already, so it is stored uncompressed."""
     sink = _Sink()
     folder = download_name(version).removesuffix(".zip")
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # it needs no seeking to write
@@ -159,21 +159,21 @@ def stream_zip(ctx: Context, version: VersionView) -> Iterator[bytes]:
 
 
 class _Sink:
-    """A file that can only be written, from which what was written is taken away."""
+    """A write-only file whose bytes are taken out as they are written."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> int:
-        """Keep some bytes until they are taken."""
+        """Buffer bytes until they are taken."""
         self._parts.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
-        """Nothing waits anywhere."""
+        """Do nothing: there is no other buffer."""
 
     def take(self) -> bytes:
-        """Return what was written since the last time."""
+        """Return the bytes written since the last call."""
         parts, self._parts = self._parts, []
         return b"".join(parts)
 

@@ -1,4 +1,4 @@
-"""DATA_PATH: the folder of data files that an operator offers for import. Walked folder by folder, never as a whole."""
+"""DATA_PATH: the operator's folder of data files for import. Read folder by folder, never recursively as a whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backend.services.context import Context, Person
 MAX_ENTRIES = 2000
 MAX_FOUND = 200
 SEARCH_S = 1.5
-"""How long a search may walk before it shows what it has found so far."""
+"""Time limit of a search, after which it returns the matches so far."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FolderView:
 
 
 def browse_data_folder(ctx: Context, folder: str = "") -> FolderView | None:
-    """Return what lies in a folder below DATA_PATH; None where no such folder is set up.
+    """Return the entries of a folder below DATA_PATH; None if DATA_PATH is not set.
 
     Raises NotAllowed for a path or link that leads out of DATA_PATH, NotFound if it is no folder.
     """
@@ -73,7 +73,7 @@ def browse_data_folder(ctx: Context, folder: str = "") -> FolderView | None:
 
 
 def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[list[DataEntry], bool]:
-    """Return files below a folder whose path holds a text, nearest first, and whether all folders were seen in the time there was."""
+    """Return files below a folder whose path contains a text, nearest first, and whether the search covered all folders in time."""
     if ctx.data_path is None or not text.strip():
         return [], True
     root = str(ctx.data_path.resolve())
@@ -81,7 +81,7 @@ def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[li
     waiting, end = deque([data_file(ctx, folder)]), time.monotonic() + SEARCH_S
     while waiting:
         for entry in _scan(waiting.popleft()):
-            if entry.is_dir(follow_symlinks=False):  # a link to a folder is not followed: it may lead round in circles
+            if entry.is_dir(follow_symlinks=False):  # links to folders are not followed: they may form a cycle
                 if not entry.name.startswith("."):
                     waiting.append(Path(entry.path))
             elif (
@@ -94,9 +94,12 @@ def search_data_folder(ctx: Context, text: str, *, folder: str = "") -> tuple[li
 
 
 def data_file(ctx: Context, path: str) -> Path:
-    """Return the real place of a path below DATA_PATH. Raises NotAllowed if it, or a link in it, leads out; NotFound without DATA_PATH."""
+    """Return the resolved path of a file below DATA_PATH.
+
+    Raises NotAllowed if it, or a link in it, leads out; NotFound without DATA_PATH.
+    """
     if ctx.data_path is None:
-        raise NotFound("No folder of data files is set up here.", remedy="Set DATA_PATH, or upload the file.", field="file")
+        raise NotFound("DATA_PATH is not set.", remedy="Set DATA_PATH, or upload the file.", field="file")
     root = ctx.data_path.resolve()
     full = Path(os.path.realpath(root / path))  # `resolve` raises for a link to itself
     if not full.is_relative_to(root):
@@ -105,7 +108,7 @@ def data_file(ctx: Context, path: str) -> Path:
 
 
 def local_source(ctx: Context, source: Path, *, person: Person) -> Path:
-    """Return the real place of a file or folder of this machine that a person wants to import. It is read where it lies.
+    """Return the resolved path of a local file or folder to import. It is read in place.
 
     Raises NotFound, and NotAllowed for a path outside DATA_PATH when an account asks.
     """
@@ -123,12 +126,12 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from entries
-    except OSError:  # removed or closed to us in the meantime: it has nothing to offer
+    except OSError:  # removed or unreadable by now
         return
 
 
 def _entry(root: str, entry: os.DirEntry[str]) -> DataEntry | None:
-    """Return what an entry offers; None if it is hidden, of another ending, broken, called by no text, or a link that leads out."""
+    """Return an entry of a folder; None if it is hidden, of another ending, broken, not named by text, or a link that leads out."""
     if entry.name.startswith(".") or not is_text(entry.path):
         return None
     try:

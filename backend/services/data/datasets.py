@@ -28,13 +28,13 @@ def list_datasets(ctx: Context, *, kinds: tuple[str, ...] = (), archived: bool =
 
 
 def get_dataset(ctx: Context, name_or_id: str) -> DatasetView:
-    """Return a dataset by name or id. Raises NotFound with names that are near."""
+    """Return a dataset by name or id. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         return dataset_views(session, [find_dataset(session, name_or_id)])[0]
 
 
 def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> VersionView:
-    """Return the version that `name`, `name@3` or a version's id means; without a number the newest whose rows are there.
+    """Return the version of `name`, `name@3` or a version's id; without a number the newest with rows.
 
     Raises NotFound, or Conflict if its import has failed or, unless `ready=False`, is not done yet.
     """
@@ -48,7 +48,7 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
             version = pick_version(view, number)
     if not version.is_ready and not version.is_importing:
         cause = version.error.cause or "it was stopped"
-        again = "Ask for the change again." if version.provenance.get("from") == "version" else "Import it again."
+        again = "Derive it again." if version.provenance.get("from") == "version" else "Import it again."
         raise Conflict(f"The import of {version.label} did not finish: {cause}", remedy=again, field="dataset")
     if ready and not version.is_ready:
         raise Conflict(f"{version.label} is still being imported.", remedy="Wait until its import has finished.", field="dataset")
@@ -74,7 +74,7 @@ def set_dataset_notes(ctx: Context, dataset_id: str, notes: str, *, person: Pers
 
 
 def archive_dataset(ctx: Context, dataset_id: str, *, person: Person, archived: bool = True) -> None:
-    """Take a dataset out of the lists, or put it back. Nothing is deleted."""
+    """Archive a dataset, or restore it. Nothing is deleted."""
     require_builder(person)
     with ctx.db.write() as session:
         find_dataset(session, dataset_id).archived_at = ctx.now() if archived else None
@@ -108,7 +108,7 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person, with_report
 
 
 def remove_reports(session: Session, ids: Sequence[str]) -> list[str]:
-    """Delete the finished reports about some versions; return the folders that are to go with them."""
+    """Delete the finished reports about some versions; return their folders, for deletion."""
     query = select(Analysis).outerjoin(Job, Job.id == Analysis.job_id).where(Analysis.dataset_version_id.in_(ids))
     rows = session.scalars(query.where(or_(Job.id.is_(None), Job.status.not_in(ACTIVE)))).all()
     for row in rows:

@@ -1,4 +1,4 @@
-"""Two versions side by side: which rows came, went, stayed or moved, how sizes changed, and examples."""
+"""Compare two versions: added, removed, unchanged and moved rows, changes of sizes, and examples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backend.services.data.views import VersionView
 
 SPLITS = ("train", "val")
 EXAMPLES = 20
-ROWS_PER_S = 25_000  # as the index reads them on one core, for a word about the time
+ROWS_PER_S = 25_000  # index speed on one core, to estimate the time
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class FieldChange:
-    """Sizes of a field before and after, over both splits' training rows or what there is."""
+    """Sizes of a field before and after, over the training rows, or the validation rows without any."""
 
     field: str
     split: str
@@ -46,7 +46,7 @@ class FieldChange:
 
 @dataclass(frozen=True)
 class Example:
-    """A row that was removed, added, or changed (it asks the same and answers differently)."""
+    """A row that was removed, added, or changed (same prompt, different answer)."""
 
     what: Literal["removed", "added", "changed"]
     before: dict[str, Any] | None
@@ -57,7 +57,7 @@ class Example:
 class VersionDiff:
     """Difference of two versions. Rows are compared by content, in any order; `moved` ones changed their split.
 
-    `changed` counts pairs of a removed and an added row that ask the same; they are among `removed` and `added` too.
+    `changed` counts pairs of a removed and an added row with the same prompt; they count as `removed` and `added` too.
     """
 
     before: VersionView
@@ -73,12 +73,12 @@ class VersionDiff:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether both versions hold the same rows on the same sides."""
+        """Return whether both versions hold the same rows in the same splits."""
         return not (self.removed or self.added or self.moved)
 
 
 def rows_to_read(ctx: Context, versions: tuple[VersionView, ...]) -> int:
-    """Return how many rows a comparison has to read first; those of versions compared before are known."""
+    """Return how many rows a comparison has to read first; rows of versions compared before are indexed."""
     total = 0
     for version in {version.id: version for version in versions}.values():
         for split, rows in (("train", version.train_rows), ("val", version.val_rows)):
@@ -92,7 +92,7 @@ def compare_versions(
 ) -> VersionDiff:
     """Compare two versions (`name@3` or ids) of the same kind.
 
-    Memory is some sixteen bytes a row. `progress` is told the share that is done. Raises InvalidInput for two kinds, Conflict for a version
+    Memory is about sixteen bytes a row. `progress` is called with the share done. Raises InvalidInput for two kinds, Conflict for a version
     that is not ready.
     """
     one, other = resolve_version(ctx, before), resolve_version(ctx, after)
@@ -147,7 +147,7 @@ def _folder(ctx: Context, version: VersionView) -> Path:
 
 
 def _finder(ctx: Context, one: VersionView, other: VersionView) -> Callable[[str, int], dict[str, Any] | None]:
-    """Return a function that reads a row by its place among all rows, train before val."""
+    """Return a function that reads a row by its index among all rows, train before val."""
 
     def find(side: str, place: int) -> dict[str, Any] | None:
         version = one if side == "before" else other

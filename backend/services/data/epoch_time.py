@@ -18,7 +18,7 @@ RUNS = 20
 
 @dataclass(frozen=True)
 class EpochTime:
-    """Seconds of one epoch, at `tokens_per_s` as the run `run` had it (of fine-tuning, tokens that are trained on)."""
+    """Seconds of one epoch at `tokens_per_s`, the rate of the run `run` (in fine-tuning, of trained tokens)."""
 
     seconds: float
     tokens_per_s: float
@@ -27,7 +27,7 @@ class EpochTime:
 
 
 def epoch_time(ctx: Context, view: DataReportView) -> EpochTime | None:
-    """Return how long an epoch takes; None while no finished run with this base or tokenizer has been measured."""
+    """Return the time of an epoch; None without a measured run with this base or tokenizer."""
     report = view.report
     if report is None or view.source is None or not report.epoch.steps:
         return None
@@ -40,7 +40,7 @@ def epoch_time(ctx: Context, view: DataReportView) -> EpochTime | None:
             points = points.where(MetricPoint.run_id == run.id, MetricName.name == "tok_per_sec")
             rates = session.scalars(points.order_by(MetricPoint.step.desc()).limit(POINTS)).all()
             if rates and (rate := median(rates)) > 0:
-                # the rate of fine-tuning counts the tokens that are trained on; of the others, all that are read
+                # the rate of fine-tuning counts trained tokens; that of other objectives, all tokens
                 tokens = report.train.loss_tokens if report.trainer == "sft" else report.epoch.tokens
                 return EpochTime(tokens / rate, rate, run.id, run.name)
     return None

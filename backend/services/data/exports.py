@@ -29,9 +29,8 @@ def export_version(
     private: bool = True,
     idempotency_key: str | None = None,
 ) -> JobView:
-    """Ask for an export of `name`, `name@3` or a version's id; its job writes a folder under `exports/`, named in its result.
-
-    `push` is a dataset repository (owner/name) of the Hub that the rows are uploaded to as well, as Parquet, with the worker's HF_TOKEN; a
+    """Queue an export of `name`, `name@3` or a version's id; its job writes a folder under `exports/`, named in its result. `push` is a
+    dataset repository (owner/name) of the Hub to upload the rows to as well, as Parquet, with the worker's HF_TOKEN; a
     new one is `private`. Raises InvalidInput for another format or no repository id, NotFound, Conflict, NotAllowed.
     """
     require_builder(person)
@@ -39,7 +38,7 @@ def export_version(
     if format not in DATASET_FORMATS:
         raise InvalidInput(f"There is no export format {format!r}.", remedy=f"Choose one of {', '.join(DATASET_FORMATS)}.", field="format")
     if push and not HUB_ID.fullmatch(push):
-        raise InvalidInput(f"{push[:120]!r} is no id of the Hub.", remedy="Write it as owner/name.", field="push")
+        raise InvalidInput(f"{push[:120]!r} is not a repository id of the Hub.", remedy="Write it as owner/name.", field="push")
     payload = DatasetExportPayload(
         dataset=require_folder(version.folder, what="dataset"),
         version_id=version.id,

@@ -1,4 +1,4 @@
-"""Imports: the job that makes a dataset version, its record when it ends, and the same import again with changes."""
+"""Imports: queue the job that makes a dataset version, record its result, and repeat an import with changes."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def import_dataset(
     idempotency_key: str | None = None,
     provenance: dict[str, Any] | None = None,
 ) -> VersionView:
-    """Ask for a new version of a dataset, made when it is not there, from one source.
+    """Queue the import of one source as a new version of a dataset, creating the dataset if needed.
 
-    `upload` is what `save_upload` returned, `source_path` a file or folder that this machine and the workers see, `hub` a dataset of the
+    `upload` is what `save_upload` returned, `source_path` a file or folder readable by this machine and the workers, `hub` a dataset of the
     Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved dataset. Without `keep_good` the first bad row
     ends the import. The same `idempotency_key` gives the same version. Raises InvalidInput, NotFound, NotAllowed, and Conflict if the name
     belongs to another kind.
@@ -75,7 +75,7 @@ def import_dataset(
     )
     with ctx.db.write() as session:
         if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
-            return version_of_job(ctx, job_id)  # the other half of a double click was faster
+            return version_of_job(ctx, job_id)  # the other request of a double click was faster
         dataset = _dataset_for_import(session, ctx, name=name, kind=kind, person=person)
         job = add_job(
             session,
@@ -122,7 +122,7 @@ def add_rows_dataset(
     val_fraction: float = DEFAULT_VAL_FRACTION,
     idempotency_key: str | None = None,
 ) -> VersionView:
-    """Ask for a dataset from rows made here, such as a preference set from votes. Same path as any other import."""
+    """Queue the import of rows made here, such as a preference set from votes, like any other import."""
     if not rows:
         raise InvalidInput("There are no rows to make a dataset of.")
     folder = ctx.artifacts.folder("uploads", new_id())
@@ -141,7 +141,7 @@ def add_rows_dataset(
 
 
 def version_of_job(ctx: Context, job_id: str) -> VersionView:
-    """Return the version that an import makes, or, when its content was there already, the one that has it (`reused`)."""
+    """Return the version that an import makes, or the existing version with the same content (`reused`)."""
     with ctx.db.read() as session:
         job = session.get(Job, job_id)
         version = session.scalar(select(DatasetVersion).where(DatasetVersion.job_id == job_id))
@@ -157,14 +157,12 @@ def version_of_job(ctx: Context, job_id: str) -> VersionView:
 
 
 def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], result: ImportResult) -> ImportResult:
-    """Fill the version with what the import found.
-
-    Content that another version of the dataset already has makes no new version: the row goes and the job's result names the
-    old one (`version_id`, `version`, `reused`).
+    """Fill in the version from the import's result. Content that another version of the dataset already has makes no new version: the row
+    is deleted and the job's result names the old one (`version_id`, `version`, `reused`).
     """
     version = session.scalars(select(DatasetVersion).where(DatasetVersion.job_id == claim.job_id)).one()
     if not ctx.artifacts.path(result.folder).is_dir():
-        raise Conflict("Its content, which another dataset had too, was deleted during the import.", remedy="Import it again.")
+        raise Conflict("Its content, shared with another dataset, was deleted during the import.", remedy="Import it again.")
     twin = session.scalar(
         select(DatasetVersion).where(
             DatasetVersion.dataset_id == version.dataset_id,
@@ -182,15 +180,15 @@ def record_import(session: Session, ctx: Context, claim: Claim[ImportPayload], r
         version.bytes, version.facts = result.bytes, {**version.facts, **result.model_dump(mode="json", include=FACTS, exclude_unset=True)}
         version.mapping = dict(result.mapping or version.mapping)
         values = {"version_id": version.id, "version": version.number, "reused": False}
-        _tell_dependents(session, claim.job_id, result.folder)
+        _fill_dependents(session, claim.job_id, result.folder)
     upload = source_of_payload(claim.payload).upload
     if upload is not None and Path(upload).parts[0] == "uploads":
         ctx.artifacts.remove(str(Path(upload).parent))  # the rows are in Parquet now
     return result.model_copy(update=values)
 
 
-def _tell_dependents(session: Session, job_id: str, folder: str) -> None:
-    """Give the folder to jobs that were queued before it existed; they wait for this job, so none has begun."""
+def _fill_dependents(session: Session, job_id: str, folder: str) -> None:
+    """Fill in the folder in payloads of jobs that wait for this one."""
     for job in session.scalars(select(Job).where(Job.depends_on_id == job_id)).all():
         if job.payload.get("dataset", "") is None:
             job.payload = {**job.payload, "dataset": folder}
@@ -206,7 +204,7 @@ def _check_import(*, kind: str, val_fraction: float, encoding: str | None) -> No
 
 
 def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str, person: Person) -> Dataset:
-    """Return the dataset of a name, made if needed. Failed imports that nothing refers to make way for the new one."""
+    """Return the dataset of a name, made if needed. Failed imports without references are deleted."""
     dataset = session.scalar(select(Dataset).where(Dataset.name == name))
     if dataset is None:
         dataset = Dataset(name=name, kind=kind, created_by=person.id, created_at=ctx.now())
@@ -223,7 +221,7 @@ def _dataset_for_import(session: Session, ctx: Context, *, name: str, kind: str,
     has_versions = session.scalar(select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset.id).limit(1)) is not None
     if dataset.kind != kind and has_versions:
         raise Conflict(
-            f"“{name}” is a dataset of kind {dataset.kind}, and this would be {kind}.",
+            f"“{name}” is a dataset of kind {dataset.kind}, and the import is of kind {kind}.",
             remedy="Give the new one another name.",
             field="name",
         )
@@ -252,9 +250,8 @@ class PastImport:
 
 
 def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImport:
-    """Return what the import of a version was asked for.
-
-    Raises NotFound if there is no such version, if it was not imported, or if its upload is no longer here.
+    """Return the request of a version's import. Raises NotFound if there is no such version, if it was not imported, or if its upload was
+    deleted.
     """
     require_builder(person)
     with ctx.db.read() as session:
@@ -267,7 +264,7 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
         name, kind = dataset.name, dataset.kind
     source = source_of_payload(payload)
     if source.upload is not None and not ctx.artifacts.path(source.upload).is_file():
-        raise NotFound("The file that was uploaded is no longer here.", remedy="Upload it again.")
+        raise NotFound("The uploaded file was deleted.", remedy="Upload it again.")
     return PastImport(
         name=name,
         kind=kind,
@@ -281,9 +278,8 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
 
 
 def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bool = False) -> VersionView:
-    """Ask for the same import again; `keep_good` skips bad rows this time.
-
-    It resumes from the files and rows of the last attempt. Raises what `import_dataset` raises.
+    """Queue the same import again; `keep_good` skips bad rows. It resumes from the files and rows of the last attempt. Raises what
+    `import_dataset` raises.
     """
     past = get_past_import(ctx, version_id, person=person)
     return import_dataset(

@@ -20,12 +20,12 @@ from backend.services.context import Context
 from backend.services.data.views import VersionView
 
 PREVIEW_CHARACTERS = 1200
-MOST_PREVIEWED = 100  # a message tree may hold very many conversations
+MOST_PREVIEWED = 100  # a message tree may hold thousands of conversations
 
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One row of the head: as the dataset would hold it, or why it would be rejected."""
+    """One row of the preview: as the dataset would store it, or why it would be rejected."""
 
     text: str
     problem: str = ""
@@ -33,7 +33,7 @@ class PreviewRow:
 
 @dataclass(frozen=True)
 class Hint:
-    """A field that has no column, and the column that was probably meant for it. `missing`: the column that was mapped but is not there."""
+    """A field without a column, and the column that was probably meant. `missing`: a mapped column that does not exist."""
 
     field: str
     column: str
@@ -44,8 +44,8 @@ class Hint:
 class SourcePreview:
     """The recognised kind and columns of a source, with its first rows as they would be stored.
 
-    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` says why the mapping can't be used, and
-    `hints` what would cure it. `foreign` says where bytes that are not UTF-8 begin. `is_fallback`: text, because no other kind fits.
+    `mapping` goes from source column to field; `examples` shows a value of each column; `problem` is why the mapping can't be used,
+    `hints` are remedies. `foreign` is the position of the first bytes that are not UTF-8. `is_fallback`: text, because no other kind fits.
     """
 
     name: str
@@ -65,7 +65,7 @@ class SourcePreview:
 
 
 def preview_upload(ctx: Context, upload: str, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
-    """Recognise the kind and columns of an upload, or try the `kind` and `mapping` that a person chose, on its first rows.
+    """Recognise the kind and columns of an upload, or test the given `kind` and `mapping`, on its first rows.
 
     Raises InvalidInput if the file can't be read at all.
     """
@@ -115,7 +115,7 @@ def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str
 
 
 def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]:
-    """Return column -> field for the needed fields whose names come near a column's, to begin with where not all have one."""
+    """Return column -> field for required fields with a similar column name, as a start if some fields have no column."""
     mapping: dict[str, str] = {}
     for field in REQUIRED[kind][0]:
         if near := nearest_column(field, [column for column in columns if column not in mapping]):
@@ -124,7 +124,7 @@ def _near_columns(columns: tuple[str, ...], kind: DatasetKind) -> dict[str, str]
 
 
 def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str]) -> tuple[Hint, ...]:
-    """Return columns to use for the fields that a kind needs and that have none, and for mapped columns that are not there."""
+    """Suggest columns for required fields without one, and for mapped columns that do not exist."""
     free = [column for column in columns if column not in mapping]
     hints = []
     for missing, field in [(column, field) for column, field in mapping.items() if column not in columns]:
@@ -174,7 +174,7 @@ def _example(rows: list[dict[str, Any]], column: str) -> str:
 
 
 _TURNING = {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-"""Marks that turn the writing direction are shown as their codes: on a page they would hide what follows them."""
+"""Bidirectional control characters are shown as codes: on a page they would hide the text after them."""
 
 
 def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
@@ -182,5 +182,5 @@ def _cut(text: str, limit: int = PREVIEW_CHARACTERS) -> str:
 
 
 def _whole(text: str) -> str:
-    """Write half a character (a lone surrogate) as its code: it can't be sent to a browser."""
+    """Write a lone surrogate as its code: it can't be sent to a browser."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Reports on datasets before training: asked for, made by a job, kept as an analysis. The same question gives the stored answer."""
+"""Reports on datasets before training: requested, computed by a job, stored as an analysis. The same request returns the stored report."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from backend.services.tokenizers.sources import TokenizerSource, list_sources, r
 
 KIND = JobKind.DATA_REPORT.value
 FORMAT = 3
-"""Goes up when the same question would get another answer, so that old answers are not taken for it."""
+"""Bumped when the same request would give another report, so that stored ones are not reused."""
 
 LARGEST_DEFAULT = 1024
 REASONS: dict[str, str] = {
     "duplicates": "Duplicates and near duplicates, all but the first",
     "exact_duplicates": "Exact duplicates, all but the first",
-    "leakage": "Rows to train on that are also held out",
+    "leakage": "Train rows that are also in the validation split",
     "contamination": "Rows with items of benchmarks",
     "zero_label": "Rows with nothing to train on",
     "empty": "Empty rows",
     "refused": "Rows that the chat template refuses",
     "forged": "Rows that spell special tokens",
 }
-"""Which rows a report can have dropped, and what the new version's lineage says of them."""
+"""Rows that a report can drop, with their description in the new version's lineage."""
 
 _SAMPLES: TypeAdapter[list[Sample]] = TypeAdapter(list[Sample])
 
 
 @dataclass(frozen=True)
 class DataReportView:
-    """A report, or one on its way (`report` is None). `source` is the tokenizer's reference, None for plain bytes."""
+    """A report; `report` is None until it is finished. `source` is the tokenizer's reference, None for plain bytes."""
 
     id: str
     version_id: str
@@ -70,7 +70,7 @@ class DataReportView:
     report: DataReport | None
     folder: str | None
     created_at: datetime
-    reused: bool = False  # the question had been asked before
+    reused: bool = False  # the report existed already
 
     @property
     def is_active(self) -> bool:
@@ -79,7 +79,7 @@ class DataReportView:
 
 
 def default_source(ctx: Context, kind: str) -> TokenizerSource | None:
-    """Return the tokenizer to look through when none is named: for texts the newest of our own, otherwise the newest base's."""
+    """Return the default tokenizer: for texts the newest one trained here, otherwise the newest base's."""
     needed = "tokenizer" if kind == "text" else "checkpoint"
     sources = list_sources(ctx)
     return next((source for source in sources if source.kind == needed), sources[0] if sources else None)
@@ -102,7 +102,7 @@ def _longest(ctx: Context, source: TokenizerSource | None) -> int | None:
     return int(context) if context else None
 
 
-def ask_report(
+def request_data_report(
     ctx: Context,
     dataset: str,
     *,
@@ -113,10 +113,10 @@ def ask_report(
     grad_accum_steps: int | None = None,
     again: bool = False,
 ) -> DataReportView:
-    """Ask how a dataset (`name`, `name@3` or a version's id) looks to the trainer.
+    """Queue a report on a dataset (`name`, `name@3` or a version's id) as the trainer reads it.
 
-    `source` names a base or a tokenizer ("checkpoint:ID", "tokenizer:ID", or a name); without one `default_source` is taken, and plain
-    bytes where there is none. A question that was answered before, or is being answered, is returned as `reused`, unless `again`.
+    `source` names a base or a tokenizer ("checkpoint:ID", "tokenizer:ID", or a name); by default `default_source`, or plain bytes without
+    one. A stored or running report on the same request is returned as `reused`, unless `again`.
     Raises InvalidInput for numbers out of range or a context that the base can't read, NotFound, Conflict, NotAllowed.
     """
     require_builder(person)
@@ -147,11 +147,11 @@ def _question(defaults: ReportQuestion, given: dict[str, int]) -> ReportQuestion
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        raise InvalidInput(f"{field} {first.get('input')} can't be: {str(first['msg']).lower()}.", field=field) from None
+        raise InvalidInput(f"{field} {first.get('input')} is invalid: {str(first['msg']).lower()}.", field=field) from None
 
 
 def _benchmarks(ctx: Context, version: VersionView) -> list[VersionView]:
-    """Return the newest version of every benchmark that is registered; a benchmark is not looked for in itself."""
+    """Return the newest version of every imported benchmark other than the dataset itself."""
     newest = [dataset.newest for dataset in list_datasets(ctx, kinds=("benchmark",), ready=True)]
     return [view for view in newest if view is not None and view.dataset_id != version.dataset_id]
 
@@ -233,12 +233,12 @@ def get_data_report(ctx: Context, report_id: str) -> DataReportView:
     with ctx.db.read() as session:
         row = session.get(Analysis, report_id)
         if row is None or row.kind != KIND:
-            raise NotFound("There is no such report.", remedy="It may have been deleted; ask again.")
+            raise NotFound("There is no such report.", remedy="It may have been deleted; run it again.")
         return _view(session, row)
 
 
 def list_data_reports(ctx: Context, version_id: str, *, limit: int = 30) -> list[DataReportView]:
-    """Return the reports on a version, newest first. Those that were stopped are left out."""
+    """Return the reports on a version, newest first. Stopped ones are left out."""
     with ctx.db.read() as session:
         query = (
             select(Analysis).join(Job, Job.id == Analysis.job_id).where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
@@ -248,7 +248,7 @@ def list_data_reports(ctx: Context, version_id: str, *, limit: int = 30) -> list
 
 
 def find_data_report(ctx: Context, version_id: str, *, source: str | None, context: int) -> DataReportView | None:
-    """Return the newest finished report on a version through a tokenizer at a context; None if there is none."""
+    """Return the newest finished report on a version with a tokenizer and a context, or None."""
     query = select(Analysis).join(Job, Job.id == Analysis.job_id).where(Analysis.kind == KIND, Analysis.dataset_version_id == version_id)
     query = query.where(
         Job.status == Status.FINISHED,
@@ -277,7 +277,7 @@ def rows_to_drop(ctx: Context, view: DataReportView, reason: str) -> DropRows | 
 
 
 def drop_found_rows(ctx: Context, report_id: str, reason: str, *, person: Person, idempotency_key: str | None = None) -> VersionView:
-    """Ask for a new version without the rows that a finding names. Raises Conflict if there are none, or none would be left to train on."""
+    """Queue a new version without the rows of a finding. Raises Conflict if there are none, or no train row would be left."""
     view = get_data_report(ctx, report_id)
     change = rows_to_drop(ctx, view, reason)
     if change is None:
@@ -290,7 +290,7 @@ def drop_found_rows(ctx: Context, report_id: str, reason: str, *, person: Person
 def _read(ctx: Context, view: DataReportView, name: str) -> str:
     path = ctx.artifacts.path(f"{view.folder}/{name}") if view.folder else None
     if path is None or not path.is_file():
-        raise NotFound("The report's files are not there.", remedy="Ask for the report again.")
+        raise NotFound("The report's files are not there.", remedy="Run the report again.")
     return path.read_text(encoding="utf-8")
 
 
@@ -308,7 +308,7 @@ def delete_data_report(ctx: Context, report_id: str, *, person: Person) -> None:
 
 
 def record_data_report(session: Session, ctx: Context, claim: Claim[DataReportPayload], result: DataReportResult) -> None:
-    """Write down what a finished report found. One that was deleted meanwhile leaves no files."""
+    """Store a finished report's result. The files of one that was deleted meanwhile are removed."""
     row = session.scalar(select(Analysis).where(Analysis.job_id == claim.job_id))
     if row is None:
         ctx.artifacts.remove(result.folder)

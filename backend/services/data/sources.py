@@ -42,7 +42,7 @@ class ImportSource:
 
     @property
     def is_remote(self) -> bool:
-        """Return whether it has to be fetched first."""
+        """Return whether it must be downloaded first."""
         return self.hub is not None or self.url is not None
 
 
@@ -55,7 +55,7 @@ def source_fields(ctx: Context, source: ImportSource, *, person: Person) -> dict
         raise InvalidInput("An import needs one source.", remedy="Choose a file, a folder, a Hub id or an address.")
     if source.url is not None and not is_cloud_url(source.url):
         raise InvalidInput(
-            f"{source.url[:120]!r} is no address of S3 or Google Cloud Storage.",
+            f"{source.url[:120]!r} is not an address of S3 or Google Cloud Storage.",
             remedy="Write it as s3://bucket/path or gs://bucket/path.",
             field="url",
         )
@@ -64,7 +64,7 @@ def source_fields(ctx: Context, source: ImportSource, *, person: Person) -> dict
 
 
 def source_of_payload(payload: ImportPayload) -> ImportSource:
-    """Return the source that a job was given."""
+    """Return the source of a job's payload."""
     path = Path(payload.source) if payload.source else None
     is_upload = path is not None and not path.is_absolute()
     return ImportSource(
@@ -110,9 +110,8 @@ def list_saved_splits(ctx: Context, path: Path, *, person: Person) -> tuple[str,
 
 
 def read_source_head(ctx: Context, source: ImportSource, *, person: Person, encoding: str | None = None) -> SourceHead:
-    """Return the first rows of a source. One that lies elsewhere is asked for some megabytes, so keep the answer.
-
-    Raises what finding and reading the source raises: NotFound, InvalidInput, NotAllowed, Unavailable.
+    """Return the first rows of a source. Of a remote source this downloads some megabytes, so cache the result. Raises as finding and
+    reading the source does: NotFound, InvalidInput, NotAllowed, Unavailable.
     """
     require_builder(person)
     if source.is_remote:

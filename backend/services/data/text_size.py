@@ -15,7 +15,7 @@ from backend.services.data.reports import list_data_reports
 from backend.services.data.views import VersionView
 
 MAX_TEXT_BYTES = 256 * 2**20
-"""A larger text is not read to be counted."""
+"""Size above which a text is not counted."""
 
 
 @dataclass(frozen=True)

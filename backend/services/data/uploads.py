@@ -1,4 +1,4 @@
-"""Files that are uploaded through the browser: streamed to disk, kept until a job has read them, forgotten after a day."""
+"""Files uploaded through the browser: streamed to disk, kept until a job has read them, deleted after a day."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backend.services.context import Context, Person, require_builder
 CHUNK_BYTES = 1 << 20
 KEEP_UNUSED = timedelta(days=1)
 READERS: dict[str, str] = {JobKind.IMPORT_DATASET.value: "source", JobKind.LOGLIKELIHOOD.value: "rows_file"}
-"""Jobs that read an upload, and where their payload names it."""
+"""Kinds of jobs that read an upload, with the payload's field of its path."""
 
 
 def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> str:
@@ -55,7 +55,7 @@ def save_upload(ctx: Context, file: BinaryIO, *, name: str, person: Person) -> s
 
 
 def _safe_name(name: str) -> str:
-    """Return a file name without folders and odd characters. Raises InvalidInput if its ending can't be read."""
+    """Return a file name without folders and special characters. Raises InvalidInput if its ending can't be read."""
     base = Path(name.replace("\\", "/")).name
     ending = "".join(suffix_of(base))
     stem = re.sub(r"[^\w.-]+", "-", base[: -len(ending)]).strip(".-")[:80]

@@ -1,4 +1,4 @@
-"""Versions made from other versions, where each came from, and what needs it. A version itself never changes."""
+"""Derive versions from others, read their lineage and users, delete them. A version itself never changes."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ from backend.services.jobs.jobs import add_job, wake
 def derive_version(
     ctx: Context, version_id: str, *, change: Change, person: Person, name: str | None = None, idempotency_key: str | None = None
 ) -> VersionView:
-    """Ask for a new version made from `version_id` (or `name@3`) by a change. A job makes it, as with an import.
-
-    It belongs to the same dataset, or to a new one called `name`. It names the version it came from (`parent_id`) and the change
-    (`provenance`); a change that changes nothing makes no version, and its job's result names the old one. The same `idempotency_key`
+    """Queue a new version derived from `version_id` (or `name@3`) by a change. It belongs to the same dataset, or to a new one called
+    `name`, and records its parent (`parent_id`) and the change (`provenance`). A change without effect makes no version; its job's result
+    names the old one. The same `idempotency_key`
     gives the same version. Raises InvalidInput for a change that does not fit the kind, Conflict for a version that is not ready or a
     name that is taken, NotAllowed.
     """
@@ -97,7 +96,7 @@ def _target(session: Session, ctx: Context, parent: VersionView, *, name: str | 
 
 
 def _provenance(parent: VersionView, change: Change, *, other: VersionView | None, person: Person) -> dict[str, Any]:
-    """Say how a version was made: the version before, the change, and a sentence. Listed rows stay in the job's payload."""
+    """Return the provenance of a derived version: its parent, the change, and a sentence. Listed rows stay in the job's payload."""
     data = change.model_dump(mode="json")
     if isinstance(change, DropRows):
         data |= {"train": len(set(change.train)), "val": len(set(change.val))}
@@ -116,7 +115,7 @@ def _provenance(parent: VersionView, change: Change, *, other: VersionView | Non
 
 
 def delete_version(ctx: Context, version_id: str, *, person: Person, with_reports: bool = False) -> None:
-    """Delete one version with its files, and with the reports about it if asked to. Its number is not given again while newer ones live.
+    """Delete one version with its files, and with the reports about it if asked to. Its number is not reused while newer versions exist.
 
     Raises Conflict, naming the users, while anything refers to it, or while it is being made.
     """
@@ -130,9 +129,7 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
         if job is not None and version.folder is None and job.status in ACTIVE:
             raise Conflict(f"{label} is being made.", remedy="Wait for it, or stop it first.")
         reports = remove_reports(session, [version.id]) if with_reports else []
-        refuse_while_used(
-            "version", label, users_of_versions(session, [version.id]), remedy="Keep it: a version costs only its disk space."
-        )
+        refuse_while_used("version", label, users_of_versions(session, [version.id]), remedy="Keep it: a version takes only disk space.")
         folder = version.folder
         session.execute(update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None))  # of those that failed
         session.delete(version)
@@ -143,14 +140,14 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
 
 
 def list_users(ctx: Context, dataset_id: str, *, version_id: str | None = None) -> list[Use]:
-    """Return what needs a dataset, or one version of it: the reasons why it can't be deleted."""
+    """Return the users of a dataset, or of one version: the reasons why it can't be deleted."""
     with ctx.db.read() as session:
         return users_of_versions(session, [version_id]) if version_id else users_of_dataset(session, dataset_id)
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One version in a lineage. `parents` are ids of versions; `said` is how it was made from them, or where it came from."""
+    """One version in a lineage. `parents` are ids of versions; `said` is how it was derived from them, or its source."""
 
     id: str
     dataset_id: str
@@ -163,7 +160,7 @@ class Ancestor:
 
 
 def lineage_of(ctx: Context, dataset_id: str) -> list[Ancestor]:
-    """Return the versions of a dataset, all that they were made from, and what was made directly from them elsewhere; parents first."""
+    """Return the versions of a dataset, their ancestors, and versions of other datasets derived directly from them; parents first."""
     with ctx.db.read() as session:
         rows = {row.id: row for row in session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id))}
         children = session.scalars(
@@ -199,7 +196,7 @@ def _parents(row: DatasetVersion) -> list[str]:
 
 
 def origin_of(provenance: dict[str, Any], source: str) -> str:
-    """Say in a few words how a version was made: by a change, from votes, or from which file or Hub dataset."""
+    """Describe how a version was made: by a change, from votes, or from a file or Hub dataset."""
     if provenance.get("from") == "version":
         return str(provenance.get("said", "derived"))
     if provenance.get("from") == "votes":

@@ -1,4 +1,4 @@
-"""Datasets and their versions as pages and other services see them, and how they are found."""
+"""Views of datasets and their versions, and look-ups of their rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class VersionView:
     provenance: dict[str, Any]
     created_at: datetime
     parent_id: str | None = None  # the version it was made from
-    reused: bool = False  # an import found the content already there
+    reused: bool = False  # the content existed already
 
     @property
     def label(self) -> str:
@@ -61,7 +61,7 @@ class VersionView:
 
     @property
     def is_one_text(self) -> bool:
-        """Return whether it is a single text, of which validation takes the last part."""
+        """Return whether it is a single text, whose last part is the validation split."""
         return self.kind == DatasetKind.TEXT and self.rows == 1
 
     @property
@@ -71,7 +71,7 @@ class VersionView:
 
     @property
     def is_importing(self) -> bool:
-        """Return whether its job is still to end."""
+        """Return whether its job has not ended."""
         return self.folder is None and self.status in ACTIVE
 
 
@@ -89,12 +89,12 @@ class DatasetView:
 
     @property
     def newest(self) -> VersionView | None:
-        """The newest version whose rows are there, or the newest at all."""
+        """The newest version with rows, else the newest."""
         return next((v for v in self.versions if v.is_ready), self.versions[0] if self.versions else None)
 
 
 def find_dataset(session: Session, name_or_id: str) -> Dataset:
-    """Return the row of a dataset by name or id. Raises NotFound with names that are near."""
+    """Return the row of a dataset by name or id. Raises NotFound with similar names."""
     dataset = session.get(Dataset, name_or_id) or session.scalar(select(Dataset).where(Dataset.name == name_or_id))
     if dataset is None:
         known = session.scalars(select(Dataset.name).where(Dataset.archived_at.is_(None)).order_by(Dataset.name))
@@ -103,7 +103,7 @@ def find_dataset(session: Session, name_or_id: str) -> Dataset:
 
 
 def pick_version(view: DatasetView, number: str) -> VersionView:
-    """Return a version by its number, or the newest whose rows are there. Raises NotFound."""
+    """Return a version by its number, or the newest with rows. Raises NotFound."""
     if not number:
         if view.newest is None:
             raise NotFound(f"“{view.name}” has no version.", remedy="Import one on the Datasets page.", field="dataset")
@@ -121,7 +121,7 @@ def job_of(session: Session, version: DatasetVersion) -> Job | None:
 
 
 def labels_of(session: Session, version_ids: Iterable[str]) -> dict[str, str]:
-    """Return what versions are called now (`name@3`), by id; those that are gone are left out."""
+    """Return the current labels of versions (`name@3`) by id, without deleted ones."""
     query = select(DatasetVersion.id, Dataset.name, DatasetVersion.number).join(Dataset, Dataset.id == DatasetVersion.dataset_id)
     rows = session.execute(query.where(DatasetVersion.id.in_(list(version_ids))))
     return {id_: f"{name}@{number}" for id_, name, number in rows}

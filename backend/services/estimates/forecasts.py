@@ -37,7 +37,7 @@ MAX_PREDICTED = 4
 
 @dataclass(frozen=True)
 class QueuePosition:
-    """Jobs before a new run. `wait_s` is None where it is not known; `num_slots` is 0 where no worker serves the queue."""
+    """Jobs before a new run. `wait_s` is None if unknown; `num_slots` is 0 if no worker serves the queue."""
 
     ahead: int
     num_slots: int
@@ -57,9 +57,9 @@ class ExpectedLoss:
 class Forecast:
     """Expected course and needs of a run.
 
-    `parts` are the config's, resolved once and handed on. `steps` are fewer than max_steps where max_epochs ends the run first.
-    `epochs_at_least`: epochs are a lower bound, as the number of packed rows in a sequence is not known. `cost_usd` is None without a
-    price or a time. `loss_missing` says why a pretraining run has no `loss`.
+    `parts` are the config's resolved parts. `steps` are fewer than max_steps where max_epochs ends the run first.
+    `epochs_at_least`: epochs are a lower bound, as the number of packed rows per sequence is unknown. `cost_usd` is None without a
+    price or a time. `loss_missing` is the reason why a pretraining run has no `loss`.
     """
 
     parts: RunParts
@@ -86,7 +86,7 @@ class Forecast:
 
 
 def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> Forecast:
-    """Predict a run without launching it. `parts` are the config's, if the caller has resolved them.
+    """Predict a run without launching it. `parts` are the config's parts, if the caller has resolved them.
 
     Raises NotFound, InvalidInput or Conflict for a config whose parts are not there or don't fit together.
     """
@@ -141,7 +141,7 @@ def _facts(
 
 
 def queue_position(ctx: Context, config: RunConfig, workers: Sequence[WorkerView]) -> QueuePosition:
-    """Return where in its queue a run would wait, and how long as far as the jobs before it are known."""
+    """Return a new run's position in its queue, and its wait if the rates of the jobs ahead are known."""
     slots = sum(max(1, len(worker.devices) or worker.concurrency) for worker in workers)
     ahead = ahead_of_new(ctx, config.queue, priority=config.priority)
     wait = 0.0 if slots and len(ahead) < slots else expected_wait_s(_durations(ctx, ahead), slots=slots)
@@ -188,7 +188,7 @@ def _packs(parts: RunParts) -> bool:
 
 
 def _share_without_targets(config: RunConfig, parts: RunParts) -> float | None:
-    """Return the share of train rows with nothing to train on: by a report, or a lower bound by a sample."""
+    """Return the share of train rows without a trained token: by a report, or a lower bound by a sample."""
     report, sample = _report(parts), parts.rows
     if report is not None:
         return report.train.zero_label_rows / max(1, report.train.rows)
@@ -213,15 +213,15 @@ def _epochs(config: RunConfig, parts: RunParts, *, unique: int | None) -> tuple[
 def _believable_loss(
     ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None
 ) -> tuple[ExpectedLoss | None, str]:
-    """Return (the loss that a law predicts, why there is none): laws are not believed near the loss of guessing."""
+    """Return (the loss predicted by a law, the reason why there is none): predictions near chance level are rejected."""
     loss = _expected_loss(ctx, config, parts, tokens=tokens, unique=unique)
     if loss is None or (parts.shape is not None and loss.estimate.value < BELIEVABLE * math.log(parts.shape.vocab_size)):
         return loss, ""
-    return None, "the published laws don't reach down to so small a run"
+    return None, "the published laws don't extrapolate to a run this small"
 
 
 def _expected_loss(ctx: Context, config: RunConfig, parts: RunParts, *, tokens: int, unique: int | None) -> ExpectedLoss | None:
-    """Return a law's loss for pretraining from scratch: by a law fitted to own runs where there are any, else the planner's default."""
+    """Return a law's loss for pretraining from scratch: by a law fitted to own runs if there are any, else the planner's default."""
     shape = parts.shape
     if config.objective is not Objective.PRETRAIN or parts.tokenizer is None or shape is None or shape.num_experts is not None:
         return None

@@ -39,14 +39,14 @@ RECENT = 300
 
 @dataclass(frozen=True)
 class Subject:
-    """The subject of a measurement or prediction. `setting` is None for a base whose family the formula does not know."""
+    """The subject of a measurement or prediction. `setting` is None for a base of a family without a formula."""
 
     setting: TrainingSetting | None
     stored: dict[str, Any]
 
     @property
     def fingerprint(self) -> str:
-        """A hash that two subjects share exactly if they are equal."""
+        """Hash of the subject."""
         if self.setting is not None:
             return self.setting.fingerprint
         return _hash(self.stored)
@@ -76,9 +76,10 @@ def subject_of(
 
 
 def predict(ctx: Context, config: RunConfig, *, parts: RunParts | None = None, device: Device | None = None) -> Prediction:
-    """Return what a run is expected to need on a device (default: the one it would go to).
+    """Return the predicted needs of a run on a device (default: the one it would go to).
 
-    `parts` are the config's, resolved by the caller. Raises NotFound, InvalidInput or Conflict for a config whose parts are not there or
+    `parts` are the config's parts, resolved by the caller. Raises NotFound, InvalidInput or Conflict for a config whose parts are not
+    there or
     don't fit together.
     """
     parts = parts or resolve_parts(ctx, config)
@@ -102,20 +103,20 @@ def predict(ctx: Context, config: RunConfig, *, parts: RunParts | None = None, d
 
 
 def predict_setting(ctx: Context, setting: TrainingSetting, device: Device) -> MemoryPrediction:
-    """Return the memory to expect of any setting on a device."""
+    """Return the predicted memory of a setting on a device."""
     rows = _recent_rows(ctx, device)
     return _predict_memory(Subject(setting, {}), rows, [row for row in rows if _identity(row) == setting.fingerprint])
 
 
 def record_probe(session: Session, ctx: Context, claim: Claim[ProbePayload], result: ProbeResult) -> None:
-    """Store a finished probe's measurement; a stopped one measured too little."""
+    """Store a finished probe's measurement; a stopped one has too few steps."""
     if result.stopped is None:
         lengths = {"accumulated": result.accumulated, "longest": result.longest, "trained": result.trained}
         _record(session, ctx, claim, result, origin="probe", shape=claim.payload.shape, facts=lengths)
 
 
 def record_run(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
-    """Store a training job's own measurement, unless it was stopped: the peak may come with saving."""
+    """Store a training job's own measurement, unless it was stopped: the peak may occur while saving."""
     run = session.scalar(select(Run).where(Run.job_id == claim.job_id))
     if result.measurement is None or run is None or result.stopped is not None:
         return
@@ -169,7 +170,7 @@ def _predict_memory(subject: Subject, rows: Sequence[Measurement], same: Sequenc
     if measured is not None:
         pairs = _run_errors(rows)
         error = mean(pairs) if pairs and measured.origin == "probe" else None
-        before = estimate_memory(subject.setting) if subject.setting else None  # the estimate before the data's lengths were known
+        before = estimate_memory(subject.setting) if subject.setting else None  # the estimate without the data's lengths
         source = "run" if measured.origin == "run" else "probe"
         return MemoryPrediction(measured.measured_bytes, source, before, error, probes=len(same), runs=len(pairs))  # type: ignore[arg-type]
     if subject.setting is None or formula is None:
@@ -211,7 +212,7 @@ def _lengths(setting: TrainingSetting, rows: Sequence[Measurement]) -> tuple[int
 
 
 def _peak_of(row: Measurement, rows: Sequence[Measurement]) -> MeasuredPeak | None:
-    """Read a row; None for a family that the formula does not know, and for data of unknown lengths."""
+    """Read a row; None for a family without a formula, and for data of unknown lengths."""
     setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
     if setting is None:
         return None
@@ -255,7 +256,7 @@ def _recent_rows(ctx: Context, device: Device) -> list[Measurement]:
 
 
 def _identity(row: Measurement) -> str:
-    """Return the fingerprint of a row's setting as the schema of today reads it; rows of earlier versions lack later fields."""
+    """Return the fingerprint of a row's setting under the current schema; rows of earlier versions lack later fields."""
     setting = _stored_setting(json.dumps(row.setting, sort_keys=True))
     return setting.fingerprint if setting is not None else _hash(row.setting or {})
 

@@ -1,4 +1,4 @@
-"""Probes: a few real steps of a run before it is launched. The same run is probed once at a time."""
+"""Probes: a few real steps of a run before its launch. The same run has one active probe at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.training.parts import RunParts, resolve_parts, training_payload
 
 PRIORITY = 2
-"""A probe is short and a person waits for it, so it goes before queued runs."""
+"""Priority of probes, ahead of queued runs: a probe is short and a person waits for it."""
 
 
 def launch_probe(ctx: Context, config: RunConfig, *, person: Person, parts: RunParts | None = None) -> JobView:
@@ -75,7 +75,7 @@ def _has_fingerprint(fingerprint: str) -> ColumnElement[bool]:
 
 
 def _fingerprint(config: RunConfig, parts: RunParts) -> str:
-    """Hash everything that a probe's result depends on: the fields that affect memory or step time, and the rows that they name."""
+    """Hash everything that affects a probe's result: the fields that affect memory or step time, and the rows that they name."""
     subject = {
         **measured_values(config),
         "data": parts.version.id,

@@ -1,4 +1,4 @@
-"""Forecast of a sweep: how many runs, how many at once, how long, how much memory, disk and money in all."""
+"""Forecast of a sweep: number of runs, parallel runs, time, memory, disk and cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backend.services.estimates.forecasts import Forecast, forecast
 from backend.services.training.parts import RunParts
 
 MAX_FORECASTS = 12
-"""Different runs that are forecast one by one; of more, an even sample speaks for all."""
+"""Maximum number of different runs to forecast; of more, an even sample is used."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SweepForecast:
 
     `seconds` is the time from the first start to the last end with `at_once` runs at a time, `run_seconds` the shortest and the longest
     run; both are None unless the time of every run is known. `memory_bytes` is the largest peak of a run. `disk_bytes` are those of the
-    checkpoints of all runs. `is_sampled`: not every run was forecast. `problem` is why some run can't be launched.
+    checkpoints of all runs. `is_sampled`: not every run was forecast. `problem` is the reason why some run can't be launched.
     """
 
     num_runs: int
@@ -96,20 +96,20 @@ def _kind(run: RunConfig) -> str:
 
 
 def _shared_parts(config: SweepConfig, base: Forecast) -> RunParts | None:
-    """Return the base run's parts, if no varied field changes them or the checks that they passed."""
+    """Return the base run's parts, unless a varied field changes them or their checks."""
     changing = {Effect.MEMORY, Effect.STEP_TIME}
     return None if any(traits_of(path).affects & changing for path in config.vary) else base.parts
 
 
 def _spread(items: Sequence[str], most: int) -> list[str]:
-    """Return at most so many items, evenly spread."""
+    """Return at most `count` items, evenly spread."""
     if len(items) <= most:
         return list(items)
     return [items[index * (len(items) - 1) // (most - 1)] for index in range(most)]
 
 
 def _fill(times: Sequence[float], count: int) -> list[float]:
-    """Repeat known times in turn until there are as many as runs."""
+    """Repeat the known times cyclically to the number of runs."""
     return [times[index % len(times)] for index in range(count)]
 
 

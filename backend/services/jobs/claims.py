@@ -24,7 +24,7 @@ from backend.services.context import Context
 MAX_CANDIDATES = 200
 """Queued jobs that a worker with GPUs examines for one that fits its free GPUs."""
 StoredPayload = dict[str, Any]
-"""A payload as the row holds it, before its kind's class has read it."""
+"""A payload as stored in the row, before its kind's class has read it."""
 P_co = TypeVar("P_co", covariant=True)
 Q = TypeVar("Q")
 
@@ -67,7 +67,7 @@ def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tupl
     """Claim the first eligible job of a queue, with the GPUs that it needs; None if there is none that fits.
 
     On a machine without GPUs, jobs that request `gpu` stay queued, and so do jobs of more GPUs than the machine has. A job that
-    waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would take them for ever.
+    waits for more GPUs than are free reserves those that become free, or smaller jobs behind it would starve it.
     """
     now = ctx.now()
     try:
@@ -90,7 +90,7 @@ def claim_next(ctx: Context, queue: str, *, owner: str, host: str, devices: tupl
                 if count <= len(devices):
                     free = []  # reserved for this one
             return None
-    except IntegrityError:  # another worker of this host took the slot in the same moment (PostgreSQL)
+    except IntegrityError:  # another worker of this host took the slot at the same moment (PostgreSQL)
         return None
 
 
@@ -98,7 +98,7 @@ def num_devices(job: Job) -> int:
     """Return how many GPUs of one machine a job takes if it takes any: those of its run's config, otherwise one."""
     if job.kind not in (JobKind.TRAIN, JobKind.PROBE):
         return 1
-    from backend.domain.jobs.payloads import TrainingPayload, read_payload  # 10 MB that a worker without GPUs need not hold
+    from backend.domain.jobs.payloads import TrainingPayload, read_payload  # imports take 10 MB, which a worker without GPUs saves
 
     try:
         payload = read_payload(JobKind(job.kind), job.payload)
@@ -130,7 +130,7 @@ def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, de
             attempt=Job.attempt + 1,
             owner=owner,
             lease_until=lease,
-            device=device[:20] if device else None,  # shown; the slots decide
+            device=device[:20] if device else None,  # for display; the slots are authoritative
             error={},
             started_at=func.coalesce(Job.started_at, now),
             stop_request=None,
@@ -222,9 +222,8 @@ def end_job(
 
 
 def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFailure, lasted_s: float) -> None:
-    """Queue a replica again with backoff, which starts from the beginning after a process that lasted a minute.
-
-    A stop request that came after the process had ended cancels the job, or the replica would start again and never be stopped.
+    """Queue a replica again with backoff, which is reset after a process that lasted a minute. A stop request that arrived after the
+    process had ended cancels the job, or the replica would be restarted.
     """
     job = _let_go(session, ctx, claim)
     job.error = error.dump()
@@ -234,7 +233,7 @@ def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFail
 
 
 def give_back(ctx: Context, claim: Claim[Any]) -> None:
-    """Queue a job again whose worker shuts down, without counting the attempt; cancel it if a stop was requested."""
+    """Requeue a job whose worker shuts down, without counting the attempt; cancel it if a stop was requested."""
     with ctx.db.write() as session, contextlib.suppress(Fenced):
         _let_go(session, ctx, claim)
 

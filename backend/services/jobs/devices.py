@@ -1,4 +1,4 @@
-"""Devices that train: those of the living workers, and this machine's while there is none."""
+"""Training devices: those of the living workers, or this machine's without a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backend.services.jobs.workers import WorkerView, list_workers
 
 @dataclass(frozen=True)
 class Device:
-    """A device that trains. `name` is the one that measurements carry; `memory_bytes` is None where it is not known."""
+    """A training device. `name` is the one in measurements; `memory_bytes` is None if unknown."""
 
     name: str
     kind: DeviceKind
@@ -25,7 +25,7 @@ class Device:
 
     @property
     def usable_bytes(self) -> int | None:
-        """Memory that a run can have."""
+        """Memory available to a run."""
         return None if self.memory_bytes is None else usable_bytes(self.memory_bytes, self.kind)
 
 
@@ -35,7 +35,7 @@ def training_workers(ctx: Context) -> tuple[WorkerView, ...]:
 
 
 def list_devices(workers: Sequence[WorkerView]) -> list[Device]:
-    """Return the devices that train, each name once: GPUs before CPUs, then by memory."""
+    """Return the training devices, each name once: GPUs before CPUs, then by memory."""
     devices: dict[str, Device] = {}
     for gauges in [worker.gauges for worker in workers if worker.gauges] or [read_gauges()]:
         for device in _devices(gauges):
@@ -44,7 +44,7 @@ def list_devices(workers: Sequence[WorkerView]) -> list[Device]:
 
 
 def choose_device(config: RunConfig, workers: Sequence[WorkerView]) -> Device:
-    """Return the device that a run would go to: a GPU where there is one and the config allows it."""
+    """Return the device that a run would use: a GPU if there is one and the config allows it."""
     devices = list_devices(workers)
     gpu = next((device for device in devices if device.kind == "gpu"), None)
     if config.device == "gpu":
@@ -54,7 +54,7 @@ def choose_device(config: RunConfig, workers: Sequence[WorkerView]) -> Device:
 
 
 def find_device(ctx: Context, name: str, kind: DeviceKind) -> Device:
-    """Return the device of a name; its memory is not known if no living worker has it."""
+    """Return the device of a name; its memory is unknown if no living worker has it."""
     return next((device for device in list_devices(training_workers(ctx)) if device.name == name), Device(name, kind, None))
 
 

@@ -1,4 +1,4 @@
-"""Exports of checkpoints and of datasets: their files here, and their commit on a Hub."""
+"""Exports of checkpoints and datasets: their files, and their commit on a Hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPORTS: dict[str, type[ExportPayload] | type[DatasetExportPayload]] = {
 
 @dataclass(frozen=True)
 class ExportView:
-    """An export asked for. `folder` is where it lies, None while it is not there or no more; `pushed` the commit on the Hub."""
+    """An export. `folder` holds its files, None until it is written or once it is deleted; `pushed` is the commit on the Hub."""
 
     job: JobView
     format: str
@@ -48,7 +48,7 @@ def get_export(ctx: Context, job_id: str) -> ExportView:
 
 
 def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExportPayload) -> ExportView:
-    """Return an export as it lies on disk."""
+    """Return an export with its files on disk."""
     result = _result(job)
     place = ctx.artifacts.path(payload.out)
     there = job.status is Status.FINISHED and place.is_dir()
@@ -66,7 +66,7 @@ def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExpo
 
 
 def delete_export(ctx: Context, job_id: str, *, person: Person) -> None:
-    """Delete what an export wrote here; what was pushed stays on the Hub. Raises Conflict while its job is not over."""
+    """Delete the local files of an export; a pushed copy stays on the Hub. Raises Conflict until its job has ended."""
     require_builder(person)
     export = get_export(ctx, job_id)
     if export.job.is_active:
@@ -76,11 +76,11 @@ def delete_export(ctx: Context, job_id: str, *, person: Person) -> None:
 
 
 def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
-    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it is not there (any more)."""
+    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it is not there."""
     require_builder(person)
     export = get_export(ctx, job_id)
     if export.folder is None:
-        raise Conflict("This export is not there.", remedy="Ask for it again.")
+        raise Conflict("This export is not there.", remedy="Export it again.")
     root = ctx.artifacts.path(export.folder)
     if (single := next(root.glob("*.gguf"), None)) is not None:
         return single
@@ -88,14 +88,14 @@ def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
 
 
 def check_destination(folder: Path) -> Path:
-    """Return the folder an export may be copied to. Raises Conflict if it holds something already."""
+    """Return the destination folder of an export. Raises Conflict if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Conflict(f"{folder} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
     return folder
 
 
 def copy_export(ctx: Context, job: JobView, destination: Path) -> Path:
-    """Move a finished export to a folder outside the artifacts. Raises Conflict if the folder holds something already."""
+    """Move a finished export to a folder outside the artifacts. Raises Conflict if the folder is not empty."""
     check_destination(destination)
     result = _result(job)
     folder = require_folder(result.folder if result else None, what="export")
@@ -109,5 +109,5 @@ def _result(job: JobView) -> ExportResult | DatasetExportResult | None:
 
 
 def file_name(name: str) -> str:
-    """Return a name as a file or folder can have it."""
+    """Return a name as a valid file name."""
     return re.sub("-{2,}", "-", "".join(c if c.isalnum() or c in "-_." else "-" for c in name))[:80].strip("-.") or "checkpoint"

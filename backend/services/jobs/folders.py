@@ -23,9 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def remove_job_folders(ctx: Context, *, limit: int = 20) -> int:
-    """Delete up to `limit` folders of jobs that ended longer ago than the policy keeps them. Returns how many went.
-
-    Folders of jobs that are unknown here, and files beside them, are left alone.
+    """Delete up to `limit` folders of jobs that ended longer ago than the policy keeps them. Returns the number deleted. Folders of
+    unknown jobs, and files beside them, are kept.
     """
     days = ctx.policy.keep_job_folders_days
     if days <= 0:
@@ -45,6 +44,6 @@ def remove_job_folders(ctx: Context, *, limit: int = 20) -> int:
             try:
                 ctx.artifacts.remove(f"{FOLDERS}/{job_id}")
                 gone += 1
-            except OSError as error:  # another machine deletes it in the same moment, or it is not ours to delete
+            except OSError as error:  # another machine deletes it at the same moment, or permission is missing
                 log.warning("the folder of job %s can't be deleted: %s", job_id, error)
     return gone

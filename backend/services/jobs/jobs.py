@@ -52,7 +52,7 @@ class JobView:
 
 
 def view(job: Job) -> JobView:
-    """Copy a row into a view, which stays valid after the session is closed."""
+    """Copy a row into a view that outlives the session."""
     return JobView(
         id=job.id,
         kind=job.kind,
@@ -108,7 +108,7 @@ def add_job(
 
 
 def wake(ctx: Context, queue: str) -> None:
-    """Send a wake-up to one worker of a queue. A broker that is down is no error: `recover_jobs` sends again."""
+    """Send a wake-up to one worker of a queue. If the broker is down, `recover_jobs` sends it later."""
     ctx.queue.publish(queue)
 
 
@@ -138,7 +138,7 @@ def request_stop(ctx: Context, job_id: str, how: StopRequest = "cancel") -> JobV
 
 
 def ask_to_stop(job: Job, how: StopRequest, *, now: datetime) -> None:
-    """Cancel a job that waits, or request that a running one stops. The job must not have ended."""
+    """Cancel a queued job, or request a running one to stop. The job must not have ended."""
     if job.status in (Status.QUEUED, Status.PAUSED):
         job.status, job.finished_at, job.stop_request = Status.CANCELLED, now, how
     else:

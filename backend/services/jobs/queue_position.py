@@ -46,7 +46,7 @@ def queue_ahead(ctx: Context, job_id: str) -> list[JobView]:
 
 
 def ahead_of_new(ctx: Context, queue: str, *, priority: int) -> list[JobView]:
-    """Return the jobs that a new one of this priority would find running or waiting before it, in order."""
+    """Return the jobs running or waiting ahead of a new job of this priority, in order."""
     before = or_(
         Job.status.in_([Status.RUNNING, Status.CANCELLING]),
         and_(Job.status == Status.QUEUED, Job.priority <= priority),
@@ -57,7 +57,7 @@ def ahead_of_new(ctx: Context, queue: str, *, priority: int) -> list[JobView]:
 
 
 def queue_positions(session: Session, queued: Sequence[Job]) -> dict[str, int]:
-    """Return how many jobs run or wait before each queued job, from one reading of its queue."""
+    """Return how many jobs run or wait before each queued job, with one query per queue."""
     if not queued:
         return {}
     rows = session.execute(

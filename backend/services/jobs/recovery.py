@@ -29,7 +29,7 @@ def recover_jobs(ctx: Context) -> Recovery:
     """Queue jobs whose lease lapsed again, cancel jobs whose dependency failed, and send missing wake-ups."""
     report = Recovery()
     now = ctx.now()
-    with ctx.db.read() as session:  # mostly there is nothing to do: don't take the writer's lock for that
+    with ctx.db.read() as session:  # usually nothing to do: avoid the write lock
         lapsed = session.scalar(
             select(func.count()).select_from(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now)
         )
@@ -64,7 +64,7 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
             job.status, job.finished_at = Status.FAILED, now
             job.error = JobFailure(
                 cause=f"The worker was lost {job.lost} times while this job ran.",
-                remedy="Look at the worker's machine (out of memory is the usual reason), then resume.",
+                remedy="Check the worker's machine (out of memory is the usual reason), then resume.",
             ).dump()
             report.failed.append(job.id)
 
@@ -75,13 +75,13 @@ def _cancel_orphans(session: Session, ctx: Context, report: Recovery) -> None:
     for job in session.scalars(select(Job).where(Job.status == Status.QUEUED, Job.depends_on_id.in_(before))):
         job.status, job.finished_at = Status.CANCELLED, ctx.now()
         job.error = JobFailure(
-            cause="The job this one waited for did not finish.", remedy="Retry that job, then start this one again."
+            cause="The job that this one depends on did not finish.", remedy="Retry that job, then start this one again."
         ).dump()
         report.cancelled.append(job.id)
 
 
 def _send_missing(ctx: Context, report: Recovery) -> None:
-    """Send wake-ups until each queue has one per eligible job, as after a broker that came back empty."""
+    """Send wake-ups until each queue has one per eligible job, as after a broker restart that lost its messages."""
     with ctx.db.read() as session:
         counts: dict[str, int] = dict(session.execute(select(Job.queue, func.count()).where(eligible(ctx.now())).group_by(Job.queue)).all())
     for queue in QUEUES:

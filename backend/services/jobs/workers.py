@@ -44,7 +44,7 @@ def beat(
     devices: list[str],
     gauges: dict[str, Any],
 ) -> None:
-    """Record a worker's heartbeat; delete workers without one for ten minutes."""
+    """Record a worker's heartbeat; delete workers silent for ten minutes."""
     with ctx.db.write() as session:
         worker = session.get(Worker, name)
         if worker is None or worker.pid != pid:

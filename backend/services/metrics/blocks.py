@@ -1,7 +1,7 @@
-"""Pack long curves: every 4,096 steps a metric's points are copied into one packed row, and read from there.
+"""Pack long curves: every 4,096 steps a metric's points are copied into one packed row, from which they are read.
 
 A million points are read from single rows in seconds, and from packed rows in hundredths of one (docs/benchmarks/scale.md). The rows of
-`metric_points` stay the truth; blocks only spare reading them.
+`metric_points` stay authoritative; blocks only speed up reads.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Points:
         return len(self.steps)
 
     def at(self, indices: npt.NDArray[np.int64]) -> Points:
-        """Return the points at these places."""
+        """Return the points at these indices."""
         return Points(self.steps[indices], self.values[indices], self.times[indices])
 
 
 def metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
-    """Return (id, name) of the metrics that a run has, each found by the index, in the order in which names were made."""
+    """Return (id, name) of the metrics that a run has, each by an index look-up, in the order in which names were created."""
     held = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
     query = select(MetricName.id, MetricName.name).where(held).order_by(MetricName.id)
     return [(row[0], row[1]) for row in session.execute(query)]
 
 
 def pack_points(session: Session, run: Run) -> None:
-    """Pack the blocks that a run has completed since the last call. Cheap to call after every batch."""
+    """Pack the blocks that a run has completed since the last call. Cheap enough to call after every batch."""
     full = run.last_step // BLOCK_STEPS
     first = run.packed_to // BLOCK_STEPS
     if full <= first:
@@ -61,7 +61,7 @@ def pack_points(session: Session, run: Run) -> None:
 
 
 def unpack_from(session: Session, run: Run, step: int) -> None:
-    """Delete the blocks from a step on, whose points change; they are packed again when the run gets there."""
+    """Delete the blocks from a step on, whose points change; they are packed again as the run proceeds."""
     first = step // BLOCK_STEPS
     if first * BLOCK_STEPS < run.packed_to:
         session.execute(delete(MetricBlock).where(MetricBlock.run_id == run.id, MetricBlock.number >= first))
@@ -71,7 +71,7 @@ def unpack_from(session: Session, run: Run, step: int) -> None:
 def read_points(session: Session, run_id: str, name_id: int, *, after: int = -1) -> Points:
     """Return a metric's points after a step, packed ones first."""
     parts = []
-    if after < 0:  # what comes after a step held is little, and not worth a block
+    if after < 0:  # few points follow the last step held: not worth a block
         query = select(MetricBlock.points).where(MetricBlock.run_id == run_id, MetricBlock.name_id == name_id).order_by(MetricBlock.number)
         parts = [_unpack(block) for block in session.scalars(query)]
         after = int(parts[-1].steps[-1]) if parts else after

@@ -1,7 +1,7 @@
 """Curves for browsers: one shared cache per process, so that many viewers cost one query.
 
-Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer says which step it has of
-each metric and gets what came after; a newcomer gets the whole curve, downsampled to at most 1,500 points with its extremes kept.
+Each run's points are kept as plain arrays that grow by range reads after the last step held. A viewer sends its last step of each metric
+and gets the points after it; a new viewer gets the whole curve, downsampled to at most 1,500 points that keep its extremes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Trace:
         self.times.frombytes(points.times.tobytes())
 
     def after(self, step: int, started: float) -> str | None:
-        """Return the JSON of what came after a step; None if nothing did."""
+        """Return the JSON of the points after a step; None without any."""
         first = bisect_right(self.steps, step)
         if first == len(self.steps):
             return None
@@ -94,8 +94,8 @@ class CurveCache:
     def points_json(self, ctx: Context, run_id: str, *, after: Mapping[str, int], resets: int | None) -> str:
         """Return {"resets", "started", "metrics": {name: {"whole", "clip", "steps", "values", "times"}}} as JSON.
 
-        `after` holds the last step that the viewer has of each metric, and `resets` the count it saw with them: if points were
-        dropped since (a run resumed from an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
+        `after` holds the viewer's last step of each metric, and `resets` its reset count: if points were dropped since (a run resumed from
+        an earlier checkpoint), everything is sent again. `times` are seconds since the first point.
         """
         entry = self._entry(ctx, run_id)
         with entry.lock:
@@ -124,7 +124,7 @@ class CurveCache:
 
 
 def _refresh(ctx: Context, run_id: str, entry: _RunCurves) -> None:
-    """Read new points in one transaction, so that a resume is seen whole or not at all."""
+    """Read new points in one transaction, so that a resume is read atomically."""
     with ctx.db.read() as session:
         resets = session.scalar(select(Run.curve_resets).where(Run.id == run_id))
         if resets is None:
@@ -147,9 +147,8 @@ def _to_json(
     is_whole: bool,
     clip: Iterable[float] = (),
 ) -> str:
-    """Write points with six significant digits, which is more than a screen shows. `clip`: the middle 98 % of all values lie in between.
-
-    JSON has no infinity: what is not finite becomes null, a gap.
+    """Write points with six significant digits, which is more than a screen shows. `clip`: the range of the middle 98 % of all values.
+    JSON has no infinity: values that are not finite become null, a gap.
     """
     shown = ",".join(_number(value, ".6g") for value in values)
     moments = ",".join(_number(moment - started, ".1f") for moment in times)
@@ -176,7 +175,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
     """Yield a CSV with one line per point: run id, run name, metric, step, time (Unix seconds), value in full precision.
 
-    Names that a spreadsheet would take for a formula get an apostrophe in front.
+    Names that a spreadsheet would read as a formula are prefixed with an apostrophe.
     """
     yield ",".join(COLUMNS) + "\r\n"
     for run_id in run_ids:

@@ -56,7 +56,7 @@ def add_points(session: Session, database: Database, run_id: str, events: Sequen
 
 
 def drop_points_after(session: Session, run: Run, step: int) -> None:
-    """Delete the points after a step, which a resumed run writes again."""
+    """Delete the points after a step, which a resumed run rewrites."""
     unpack_from(session, run, step + 1)
     session.execute(delete(MetricPoint).where(MetricPoint.run_id == run.id, MetricPoint.step > step))
 

@@ -1,4 +1,4 @@
-"""Accounts from their making to their end. Only an admin changes them, and one admin who can sign in always stays."""
+"""Create, change and disable accounts. Only an admin changes them, and one active admin always remains."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def add_user(ctx: Context, name: str, password: str, *, role: str = "engineer", 
     if not name or len(name) > 80:
         raise InvalidInput("An account needs a name of 1 to 80 characters.", field="name")
     _check_role(role)
-    password_hash = hash_password(password)  # slow on purpose, so not while the database is locked for it
+    password_hash = hash_password(password)  # slow on purpose, so outside the write transaction
     try:
         with ctx.db.write() as session:
             user = User(name=name, role=role, password_hash=password_hash)
@@ -68,7 +68,7 @@ def add_user(ctx: Context, name: str, password: str, *, role: str = "engineer", 
 
 
 def disable_account(ctx: Context, user_id: str, *, person: Person) -> None:
-    """Stop an account: its cookies, its keys and the ballot links that it made are refused from now on.
+    """Disable an account: its cookies, its keys and the ballot links that it made are refused.
 
     Raises NotAllowed, NotFound, and Conflict for the last admin.
     """
@@ -81,14 +81,14 @@ def disable_account(ctx: Context, user_id: str, *, person: Person) -> None:
 
 
 def enable_account(ctx: Context, user_id: str, *, person: Person) -> None:
-    """Let a disabled account sign in again; its keys and ballot links work again, too. Raises NotAllowed and NotFound."""
+    """Enable a disabled account; its keys and ballot links work again, too. Raises NotAllowed and NotFound."""
     require_admin(person)
     with ctx.db.write() as session:
         _find(session, user_id).disabled_at = None
 
 
 def change_role(ctx: Context, user_id: str, role: str, *, person: Person) -> None:
-    """Give an account another role, at once. Raises NotAllowed, NotFound, InvalidInput, and Conflict for the last admin."""
+    """Change an account's role, effective at once. Raises NotAllowed, NotFound, InvalidInput, and Conflict for the last admin."""
     require_admin(person)
     _check_role(role)
     with ctx.db.write() as session:
@@ -135,7 +135,7 @@ def _find(session: Session, user_id: str) -> User:
 
 
 def _keep_an_admin(session: Session, user: User) -> None:
-    """Raise Conflict if no one could manage accounts without this one. Holds the admins' rows, so that two can't leave at once."""
+    """Raise Conflict for the last active admin. Locks the admins' rows, so that two can't be disabled at once."""
     admins = session.scalars(
         select(User.id).where(User.role == "admin", User.disabled_at.is_(None)).order_by(User.id).with_for_update()
     ).all()

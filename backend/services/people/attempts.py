@@ -1,4 +1,4 @@
-"""Limits on wrong passwords, counted by address and by name, that let an account's owner in while somebody else guesses."""
+"""Rate limits on wrong passwords by address and by name, which do not lock out an account's owner."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ WINDOW_S = 300.0
 PAIR_LIMIT = 8
 """Wrong passwords for one name from one address, and from one device that has signed in to the account before."""
 ADDRESS_LIMIT = 40
-"""Wrong passwords from one address for whatever names."""
+"""Wrong passwords from one address for any names."""
 NAME_LIMIT = 200
-"""Wrong passwords for one name from all unknown devices together: hundreds of addresses guess no faster than this."""
+"""Wrong passwords for one name from all unknown devices together: a limit on guessing from many addresses."""
 MAX_REMEMBERED = 1000
 
 Key = tuple[str, ...]
@@ -24,16 +24,15 @@ Key = tuple[str, ...]
 
 @dataclass
 class Attempts:
-    """Moments of attempts that have not succeeded, in this process's memory. `clock` returns seconds."""
+    """Times of unsuccessful attempts, in this process's memory. `clock` returns seconds."""
 
     clock: Callable[[], float] = time.monotonic
     moments: dict[Key, list[float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def begin(self, *, name: str, address: str, device: str | None = None) -> tuple[Key, ...]:
-        """Count an attempt before its password is checked, so that many at once are no way round the limit.
-
-        A device that has signed in to the account before is counted alone: a stranger's failures don't lock its owner out.
+        """Count an attempt before its password is checked, so that parallel attempts can't exceed the limit. A device that has signed in
+        to the account before is counted separately, so that others' failures don't lock its owner out.
         Returns the counters for `succeed`. Raises NotAllowed when one of them is full.
         """
         limits = _limits(name.strip().lower()[:80], _network(address), device)
@@ -49,7 +48,7 @@ class Attempts:
         return tuple(limits)
 
     def succeed(self, keys: tuple[Key, ...]) -> None:
-        """Take a successful attempt back, and forget the failures of the same name from the same place."""
+        """Remove a successful attempt, and the failures of the same name from the same place."""
         with self._lock:
             for key in keys:
                 left = [] if key[0] in {"pair", "device"} else self.moments.get(key, [])[:-1]
@@ -66,7 +65,7 @@ def _limits(name: str, address: str, device: str | None) -> dict[Key, int]:
 
 
 def _network(address: str) -> str:
-    """Return what one visitor holds: an IPv4 address, or the /64 network of an IPv6 one."""
+    """Return a visitor's network: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ip_address(address)
     except ValueError:

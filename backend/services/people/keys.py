@@ -28,7 +28,7 @@ class KeyView:
 
 
 def create_key(ctx: Context, name: str, *, person: Person) -> str:
-    """Make a key and return it: the only time it is seen. Raises NotAllowed for a rater."""
+    """Create a key and return it: the only time it is shown. Raises NotAllowed for a rater."""
     require_builder(person)
     if not name.strip():
         raise InvalidInput("A key needs a name, so that you know later what uses it.", field="name")
@@ -49,7 +49,7 @@ def list_keys(ctx: Context, *, person: Person) -> list[KeyView]:
 
 
 def revoke_key(ctx: Context, key_id: str, *, person: Person) -> None:
-    """End a key: one's own, or as an admin anybody's. Raises NotFound also for a key of somebody else."""
+    """Revoke a key: one's own, or any as an admin. Raises NotFound for another person's key, too."""
     with ctx.db.write() as session:
         key = session.get(ApiKey, key_id)
         if key is None or (not person.is_admin and key.user_id != person.id):
@@ -58,9 +58,8 @@ def revoke_key(ctx: Context, key_id: str, *, person: Person) -> None:
 
 
 def check_key(ctx: Context, key: str) -> str | None:
-    """Return the id of a valid key, or None. Keys of a disabled account, and of one that may make none, are not valid.
-
-    `last_used_at` is kept to the minute, so that a busy key does not write per request.
+    """Return the id of a valid key, or None. Keys of a disabled account, or of a role that may not have keys, are invalid. `last_used_at`
+    is updated once a minute, so that a busy key does not write per request.
     """
     owner_may = ApiKey.user_id.is_(None) | (User.disabled_at.is_(None) & User.role.in_(BUILDERS))
     query = select(ApiKey).outerjoin(User, User.id == ApiKey.user_id)

@@ -13,7 +13,7 @@ from backend.errors import InvalidInput
 
 MIN_LENGTH, MAX_LENGTH = 10, 1000
 _hasher = PasswordHasher()
-_slots = threading.BoundedSemaphore(4)  # a check takes 64 MiB, and anybody may ask for one
+_slots = threading.BoundedSemaphore(4)  # a check takes 64 MiB, and needs no sign-in
 
 
 def hash_password(password: str) -> str:
@@ -25,8 +25,8 @@ def hash_password(password: str) -> str:
 
 
 def matches(password_hash: str | None, password: str) -> bool:
-    """Return whether a password belongs to a hash. None, for a name without an account, takes as long and is never right."""
-    unknown = _hash_of_nobody()  # made for every name alike
+    """Return whether a password belongs to a hash. None, for a name without an account, takes as long and never matches."""
+    unknown = _dummy_hash()  # the same hash for every name
     with _slots:
         try:
             _hasher.verify(password_hash or unknown, password[: MAX_LENGTH + 1])
@@ -36,5 +36,5 @@ def matches(password_hash: str | None, password: str) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _hash_of_nobody() -> str:
+def _dummy_hash() -> str:
     return _hasher.hash(secrets.token_hex(8))

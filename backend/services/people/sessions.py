@@ -1,4 +1,4 @@
-"""Signing in, the cookies that remember it, and ending them."""
+"""Sign in, check session cookies, and end sessions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _attempts = Attempts()
 
 @dataclass(frozen=True)
 class SignedIn:
-    """Values of the two cookies: the session, and the proof that this browser has signed in to the account before."""
+    """Values of the two cookies: the session, and the device cookie, which proves an earlier sign-in from this browser."""
 
     session: str
     device: str
@@ -48,7 +48,7 @@ def sign_in(ctx: Context, name: str, password: str, *, address: str, device: str
 
 
 def person_from_cookie(ctx: Context, value: str | None) -> Person | None:
-    """Return whom a session cookie belongs to, or None if it is missing, forged, expired or ended."""
+    """Return the person of a session cookie, or None if it is missing, forged, expired or ended."""
     data = _read(ctx, value, salt="session", max_age_s=COOKIE_AGE_S)
     if not data:
         return None
@@ -60,7 +60,7 @@ def person_from_cookie(ctx: Context, value: str | None) -> Person | None:
 
 
 def end_sessions(ctx: Context, user_id: str, *, person: Person) -> None:
-    """End every cookie of an account: one's own, or as an admin anybody's. Raises NotAllowed and NotFound."""
+    """End every session of an account: one's own, or any as an admin. Raises NotAllowed and NotFound."""
     if person.id != user_id:
         require_admin(person)
     with ctx.db.write() as session:

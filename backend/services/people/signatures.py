@@ -1,4 +1,4 @@
-"""Signed statements for URLs and components, such as who may read which run."""
+"""Signed statements in URLs, such as read access to a run."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class PlanInputs:
 def plan_run(ctx: Context, config: PlanConfig) -> ScalingPlan:
     """Plan a run from measured speeds, the price of a device-hour, the dataset and finished runs.
 
-    Raises NotFound for an unknown dataset or tokenizer, InvalidInput for what can't be planned, each naming field and cure.
+    Raises NotFound for an unknown dataset or tokenizer, InvalidInput for an invalid plan, each naming field and cure.
     """
     inputs = read_plan_inputs(ctx, dataset=config.dataset, tokenizer=config.tokenizer, vocab_size=config.vocab_size)
     return make_plan(
@@ -91,7 +91,7 @@ def read_plan_inputs(ctx: Context, *, dataset: str | None, tokenizer: str | None
 
 
 def count_tokens(version: VersionView, tokenizer: TokenizerView) -> int | None:
-    """Estimate the tokens of the train split: its bytes over the tokenizer's bytes per token."""
+    """Estimate the tokens of the train split: its bytes divided by the tokenizer's bytes per token."""
     per_token, text_bytes = tokenizer.facts.get("bytes_per_token"), version.facts.get("text_bytes")
     if not per_token or not text_bytes:
         return None
@@ -106,7 +106,7 @@ def choose_law(ctx: Context, key: str, *, inputs: PlanInputs, context: int) -> S
         return get_law(key)
     if inputs.version is None or inputs.tokenizer is None:
         raise InvalidInput(
-            "A law of your own speaks of one dataset and one tokenizer.", remedy="Choose both, or a published law.", field="law"
+            "A law of your own runs needs a dataset and a tokenizer.", remedy="Choose both, or a published law.", field="law"
         )
     pool = find_pool(ctx, version_id=inputs.version.id, tokenizer_id=inputs.tokenizer.id, context=context)
     points = worth([run.point for run in pool.runs], inputs.unique_tokens) if pool else ()
@@ -152,7 +152,7 @@ def list_speeds(ctx: Context) -> list[Speed]:
 
 
 def choose_speeds(ctx: Context, device: str | None) -> list[Speed]:
-    """Return the speeds of a device, by default the last measured. Raises InvalidInput for one never measured."""
+    """Return the speeds of a device, by default the last measured one. Raises InvalidInput without a measurement."""
     by_device: dict[str, list[Speed]] = defaultdict(list)
     for speed in list_speeds(ctx):
         by_device[speed.device].append(speed)

@@ -26,7 +26,7 @@ MOST_RUNS = 500
 
 @dataclass(frozen=True)
 class PoolRun:
-    """A finished run as a point: `point.tokens` are those it was trained on, repeats counted in full."""
+    """A finished run as a point: `point.tokens` counts repeated tokens in full."""
 
     run_id: str
     name: str
@@ -63,8 +63,8 @@ def worth(points: Sequence[ScalingPoint], unique_tokens: int | None) -> tuple[Sc
 def list_pools(ctx: Context) -> list[RunPool]:
     """Return the pools, the one with most runs first.
 
-    A run counts if it was pre-trained from nothing, finished all its steps under a schedule that comes down, measured val_loss at its
-    end and uses all parameters for every token. Archived runs are left alone.
+    A run counts if it was pretrained from scratch, finished all its steps with a decaying schedule, measured val_loss at its end and uses
+    all parameters for every token. Archived runs are left out.
     """
     query = (
         select(Run, Job)
@@ -115,7 +115,7 @@ def read_run(run: Run, job: Job) -> PoolRun | str:
     summary = RunSummary.read(run.summary)
     loss, final = summary.last.get("val_loss"), summary.result.get("final_step", run.last_step)
     if config.get("schedule") == "constant":
-        return "its learning rate never came down"
+        return "its learning rate did not decay"
     if final != steps:
         return f"it did {final:,} of {steps:,} steps"
     if not isinstance(loss, int | float):
@@ -125,7 +125,7 @@ def read_run(run: Run, job: Job) -> PoolRun | str:
     except ValidationError:
         return "its architecture can't be read"
     if shape.num_experts is not None:
-        return "it has experts, which the law does not know"
+        return "it has experts, which the law does not cover"
     context = int(config["context"])
     tokens = steps * int(config["micro_batch"]) * int(config["grad_accum_steps"]) * context
     flops = tokens * count_flops(shape, context=context).training

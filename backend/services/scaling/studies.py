@@ -104,7 +104,7 @@ def preview_study(ctx: Context, config: StudyConfig) -> StudyPlan:
 
 
 def suggest_budgets(ctx: Context) -> tuple[float, ...]:
-    """Return three budgets, a factor of ten apart in all, of which five sizes each take about an hour at the rate measured here."""
+    """Return three budgets over a factor of ten, with which a study of five sizes takes about an hour at the rate measured here."""
     speeds = choose_speeds(ctx, None)
     if not speeds:
         return FIRST_BUDGETS
@@ -114,7 +114,7 @@ def suggest_budgets(ctx: Context) -> tuple[float, ...]:
 
 
 def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyView:
-    """Queue a study's runs, all in one group. The same study launched again launches what is missing and nothing twice.
+    """Queue a study's runs in one group. Launching the same study again launches only missing runs.
 
     Raises Conflict if another study has the name.
     """
@@ -155,7 +155,7 @@ def list_studies(ctx: Context, *, archived: bool = False) -> list[StudyView]:
 
 
 def get_study(ctx: Context, name_or_id: str) -> StudyView:
-    """Return a study by name or id. Raises NotFound with names that are near."""
+    """Return a study by name or id. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         group = _find(session, name_or_id)
         members = _members(session, [group.id])
@@ -169,7 +169,7 @@ def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
     runs = tuple(get_runs(ctx, _run_ids(ctx, study.id)))
     try:
         inputs = read_plan_inputs(ctx, dataset=study.config.dataset, tokenizer=study.config.tokenizer)
-    except (InvalidInput, Conflict, NotFound):  # what the runs were given may be gone by now
+    except (InvalidInput, Conflict, NotFound):  # referenced rows may have been deleted
         inputs = None
     unique = inputs.unique_tokens if inputs else None
     pools = list_pools(ctx)
@@ -181,7 +181,7 @@ def study_detail(ctx: Context, name_or_id: str) -> StudyDetail:
 
 
 def fit_report(points: Sequence[ScalingPoint], unique_tokens: int | None) -> FitReport:
-    """Fit both approaches: parabolas to the tokens as trained, the law to effective tokens."""
+    """Fit both approaches: parabolas to trained tokens, the law to effective tokens."""
     try:
         return FitReport(tuple(points), fit_isoflop(points), fit_own_law(worth(points, unique_tokens)), "")
     except InvalidInput as error:
@@ -216,11 +216,11 @@ def _run_ids(ctx: Context, name_or_id: str) -> list[str]:
 
 
 def archive_study(ctx: Context, name_or_id: str, *, person: Person, archived: bool = True) -> None:
-    """Take a study out of the list, or put it back; its runs stay. Raises Conflict while some are active."""
+    """Archive a study, or restore it; its runs stay. Raises Conflict while some are active."""
     require_builder(person)
     study = get_study(ctx, name_or_id)
     if archived and study.is_active:
-        raise Conflict(f"“{study.name}” has {study.num_active} runs that wait or run.", remedy="Stop them first.")
+        raise Conflict(f"“{study.name}” has {study.num_active} active runs.", remedy="Stop them first.")
     with ctx.db.write() as session:
         _find(session, study.id).archived_at = ctx.now() if archived else None
 

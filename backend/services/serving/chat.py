@@ -103,7 +103,7 @@ def shuffle_sides(names: list[str]) -> list[str]:
 def stream_within_context(ctx: Context, questions: list[Question]) -> Generator[list[Answer], None, None]:
     """Stream as `stream_answers` does, leaving out the oldest turns for as long as a prompt exceeds a network's context.
 
-    Both sides of a comparison lose the same turns. A last message that exceeds the context by itself ends in that error.
+    Both sides of a comparison lose the same turns. If the last message alone exceeds the context, the error is returned.
     """
     for left_out in count():
         shorter, is_refused = without_oldest_turn(questions[0].messages), False
@@ -121,7 +121,7 @@ def stream_within_context(ctx: Context, questions: list[Question]) -> Generator[
 
 
 def without_oldest_turn(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...] | None:
-    """Return the messages without the oldest question and its answer; the system prompt stays. None where one question is left."""
+    """Return the messages without the oldest question and its answer; the system prompt stays. None if one question is left."""
     system = messages[:1] if messages and messages[0].role is Role.SYSTEM else ()
     turns = messages[len(system) :]
     next_question = next((number for number, message in enumerate(turns) if number and message.role is Role.USER), None)
@@ -129,7 +129,7 @@ def without_oldest_turn(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage,
 
 
 def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[Answer], None, None]:
-    """Ask every question at once and yield the answers so far, at most every 50 ms, until all are done.
+    """Send all questions at once and yield the answers so far, at most every 50 ms, until all are done.
 
     Closing the iterator cancels the requests that still run. Raises NotFound for an unknown endpoint and Unavailable for one without a
     ready replica, before any request is sent.
@@ -165,7 +165,7 @@ def stream_answers(ctx: Context, questions: list[Question]) -> Generator[list[An
 
 
 class _Asking:
-    """Run the requests in an event loop on a thread of their own; `stop` cancels them from outside, even before the first token."""
+    """Run the requests in an event loop on their own thread; `stop` cancels them, even before the first token."""
 
     def __init__(self, requests: list[tuple[str, str, Question]], events: queue.SimpleQueue[tuple[int, GenerationEvent]]) -> None:
         self._requests, self._events = requests, events

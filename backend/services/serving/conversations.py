@@ -1,4 +1,4 @@
-"""Stored conversations. Every access checks the owner; another person's id is answered like an unknown one."""
+"""Stored conversations. Every access checks the owner; another person's conversation is reported as unknown."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def delete_conversation(ctx: Context, conversation_id: str, *, person: Person) -
 
 
 def drop_last_turn(ctx: Context, conversation_id: str, *, person: Person) -> str:
-    """Delete the last message of the person and its answers; return the message. Raises NotFound where there is none."""
+    """Delete the last message of the person and its answers; return the message. Raises NotFound without one."""
     with ctx.db.write() as session:
         _own(session, conversation_id, person)
         question = session.scalars(

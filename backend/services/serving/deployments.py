@@ -46,7 +46,7 @@ def deploy(
 def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     """Deploy the last checkpoint of a stopped endpoint again, with the same number of replicas and the same settings.
 
-    Raises NotFound for an unknown endpoint or a checkpoint whose files are gone, Conflict where the endpoint is not stopped.
+    Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped.
     """
     require_builder(person)
     with ctx.db.write() as session:
@@ -63,7 +63,7 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
 
 
 def stop_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
-    """Stop every deployment of an endpoint. The name and its history stay. Raises Conflict where it is stopped already."""
+    """Stop every deployment of an endpoint. The name and its history stay. Raises Conflict if it is already stopped."""
     require_builder(person)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)

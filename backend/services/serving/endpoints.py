@@ -61,7 +61,7 @@ class EndpointView:
 
 
 def find_endpoint(session: Session, name: str) -> Endpoint:
-    """Return the row of an endpoint. Raises NotFound with the names there are."""
+    """Return the row of an endpoint. Raises NotFound with the known names."""
     endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
     if endpoint is None:
         known = ", ".join(session.scalars(select(Endpoint.name).order_by(Endpoint.name).limit(8))) or "none yet"

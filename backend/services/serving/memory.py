@@ -1,4 +1,4 @@
-"""Memory that a deployment needs against the memory that serving machines have free."""
+"""Memory needed by a deployment, and free memory of serving machines."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class FreeMemory:
 
 @dataclass(frozen=True)
 class DeploymentMemory:
-    """Memory that a replica needs, and free memory. None if unknown: no size of the network, no serving worker."""
+    """Memory that a replica needs, and free memory. None if unknown: network of unknown size, no serving worker."""
 
     replica: ReplicaMemory | None
     free: FreeMemory | None
 
     def fits(self, num_replicas: int) -> bool | None:
-        """Return whether that many replicas fit into what is free; on GPUs each has one of its own. None where it is unknown."""
+        """Return whether the replicas fit into the free memory; on GPUs each takes one GPU. None if unknown."""
         if self.replica is None or self.free is None:
             return None
         sharing = num_replicas if self.free.device == "cpu" else 1
@@ -41,7 +41,7 @@ class DeploymentMemory:
 
 
 def deployment_memory(ctx: Context, checkpoint_id: str) -> DeploymentMemory:
-    """Return the memory to compare before a checkpoint is deployed."""
+    """Return needed and free memory, for comparison before a deployment."""
     free = most_free(list_workers(ctx))
     with ctx.db.read() as session:
         checkpoint = session.get_one(Checkpoint, checkpoint_id)

@@ -1,4 +1,4 @@
-"""Replicas: the addresses of those that answer, and the events of their processes."""
+"""Replicas: addresses of ready ones, and events of their processes."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ def retire(session: Session, ctx: Context, deployment: Deployment) -> list[str]:
 
 
 def ready_targets(ctx: Context) -> dict[str, list[Target]]:
-    """Return the replicas that answer, by endpoint; endpoints that are not stopped and have none map to an empty list.
-
-    A replica counts only while its job's lease holds, so one on a machine that died is left out.
+    """Return the ready replicas by endpoint; deployed endpoints without one map to an empty list. A replica counts only while its job's
+    lease is valid, so one on a dead machine is left out.
     """
     with ctx.db.read() as session:
         names = session.scalars(
@@ -64,7 +63,7 @@ def ready_targets(ctx: Context) -> dict[str, list[Target]]:
 
 
 def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: ReadyEvent) -> None:
-    """Store the address of a replica that answers, and retire older deployments of its endpoint."""
+    """Store the address of a ready replica, and retire older deployments of its endpoint."""
     if (replica := _replica_of(session, claim)) is None:
         return
     deployment = session.get_one(Deployment, replica.deployment_id)

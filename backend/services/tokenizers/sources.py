@@ -1,4 +1,4 @@
-"""Find tokenizers, trained here or in checkpoints, by one kind of reference."""
+"""Resolve references to tokenizers, trained here or in checkpoints."""
 
 from __future__ import annotations
 

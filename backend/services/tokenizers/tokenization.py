@@ -75,7 +75,7 @@ def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool
     """Tokenize a text. With `specials`, text that spells a special token (`<|end|>`) is that token, as in a chat template; without, it is
     text, as in training data.
 
-    Half a surrogate pair, which is no character, is read as U+FFFD. Raises NotFound or InvalidInput if the tokenizer can't be loaded or
+    A lone surrogate is read as U+FFFD. Raises NotFound or InvalidInput if the tokenizer can't be loaded or
     can't read the text.
     """
     cut = len(text) > LONGEST_TEXT
@@ -85,7 +85,7 @@ def tokenize(ctx: Context, source: TokenizerSource, text: str, *, specials: bool
         encoding = loaded.tokenizer.encode(text, add_special_tokens=False)
         back = loaded.tokenizer.decode(encoding.ids, skip_special_tokens=False)
     except BaseException as error:
-        raise _in_words(error, f"The tokenizer of “{source.name}” can't read the text") from error
+        raise _translate_errors(error, f"The tokenizer of “{source.name}” can't read the text") from error
     tokens = [
         loaded.token(index, piece, text[start:end])
         for index, piece, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
@@ -102,7 +102,7 @@ def count_tokens(ctx: Context, source: TokenizerSource, texts: Sequence[str]) ->
     try:
         return [len(encoding.ids) for encoding in loaded.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
     except BaseException as error:
-        raise _in_words(error, f"The tokenizer of “{source.name}” can't read the text") from error
+        raise _translate_errors(error, f"The tokenizer of “{source.name}” can't read the text") from error
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _load(folder: Path, *, specials: bool) -> _Loaded:
     status = file.stat()
     if status.st_size > LARGEST_FILE_BYTES:
         raise InvalidInput(f"{file.name} has {status.st_size:,} bytes: too much for a tokenizer.")
-    with _loading:  # one reading at a time: a large vocabulary takes hundreds of megabytes while it is read
+    with _loading:  # one at a time: reading a large vocabulary takes hundreds of megabytes
         return _load_file(str(file), status.st_mtime_ns, specials)
 
 
@@ -142,7 +142,7 @@ def _load_file(file: str, _changed: int, specials: bool) -> _Loaded:
         state: dict[str, Any] = json.loads(data)
         tokenizer = Tokenizer.from_str(data)
     except BaseException as error:
-        raise _in_words(error, "The tokenizer can't be loaded") from error
+        raise _translate_errors(error, "The tokenizer can't be loaded") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = not specials
@@ -150,8 +150,8 @@ def _load_file(file: str, _changed: int, specials: bool) -> _Loaded:
     return _Loaded(tokenizer, PieceForm.of_decoder(json.dumps(state.get("decoder") or "")), special, unknown_token(state))
 
 
-def _in_words(error: BaseException, what: str) -> BaseException:
-    """Return our error for the library's; its panics are no Exceptions. Anything else is passed on."""
+def _translate_errors(error: BaseException, what: str) -> BaseException:
+    """Translate the library's errors; its panics are no Exceptions. Other errors pass."""
     if isinstance(error, Exception) or type(error).__name__ == "PanicException":
         return InvalidInput(f"{what}: {str(error)[:300]}", remedy="Add the checkpoint again, or train another tokenizer.")
     return error

@@ -25,9 +25,9 @@ from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
 
 KINDS: dict[str, str] = {
-    "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, any text can be written.",
-    "unigram": "Unigram: the most likely pieces; what is rare is written as bytes. Words fall apart more evenly, any text can be written.",
-    "byte": "Plain bytes: 256 tokens, nothing to learn. Long sequences, the smallest vocabulary.",
+    "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, encodes any text.",
+    "unigram": "Unigram: the most likely pieces; rare characters are encoded as bytes. Encodes any text.",
+    "byte": "Plain bytes: 256 tokens, no training. Long sequences, the smallest vocabulary.",
 }
 NOT_FACTS = {"folder", "vocab_size", "cpu_s", "reporter_cpu_s"}
 SMALLEST_VOCABULARY = {"bpe": 262, "unigram": 320}
@@ -80,7 +80,7 @@ def train_tokenizer(
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
             return _view(session, again)
-        _make_way(session, name)
+        _require_free_name(session, name)
         tokenizer_id = new_id()
         row = session.get_one(DatasetVersion, version.id)
         job = add_job(
@@ -185,8 +185,8 @@ def _check_vocabulary(kind: str, vocab_size: int) -> None:
         )
 
 
-def _make_way(session: Session, name: str) -> None:
-    """Raise Conflict if a name is taken; forget a tokenizer of that name whose training failed."""
+def _require_free_name(session: Session, name: str) -> None:
+    """Raise Conflict if a name is taken; delete a tokenizer of that name whose training failed."""
     row = session.scalar(select(Tokenizer).where(Tokenizer.name == name))
     if row is None:
         return

@@ -1,4 +1,4 @@
-"""Checks of a run's config against its resolved parts, before anything is queued: each raises an error with its field and its cure."""
+"""Check a run's config against its resolved parts before anything is queued: each error has its field and cure."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def check_devices(config: RunConfig, *, most: int | None) -> None:
 
 
 def check_gpu_only(config: RunConfig, device: Device) -> None:
-    """Raise InvalidInput for settings that the job would refuse on a CPU, after it has waited in the queue."""
+    """Raise InvalidInput for settings that the job would refuse on a CPU, before it waits in the queue."""
     if device.kind == "gpu":
         return
     if config.precision == "fp16":
@@ -140,7 +140,7 @@ def check_gpu_only(config: RunConfig, device: Device) -> None:
 
 
 def check_report(version: VersionView, view: DataReportView | None, *, context: int) -> None:
-    """Raise InvalidInput if a data report found no row with anything to train on; a trainer leaves out single rows of that sort."""
+    """Raise InvalidInput if a data report found no row with a trained token; the trainer leaves out single such rows."""
     if view is None or view.report is None or not view.report.is_silent:
         return
     report = view.report
@@ -148,7 +148,7 @@ def check_report(version: VersionView, view: DataReportView | None, *, context: 
     if report.refused_rows:
         reasons.append(f" The chat template of “{view.source_name}” refuses {report.refused_rows:,}: {report.refusal}")
     raise InvalidInput(
-        f"None of the {report.train.rows:,} train rows of {version.label} has anything to train on within a context of {context:,} tokens."
+        f"None of the {report.train.rows:,} train rows of {version.label} has a trained token within a context of {context:,} tokens."
         + "".join(reasons),
         remedy=f"Choose {'another base' if report.refused_rows else 'a longer context'}, or another dataset. The dataset's report lists "
         "the rows.",
@@ -157,13 +157,13 @@ def check_report(version: VersionView, view: DataReportView | None, *, context: 
 
 
 def check_rows(version: VersionView, sample: RowSample | None, *, context: int) -> None:
-    """Raise InvalidInput if no sampled row has anything to train on within a context."""
+    """Raise InvalidInput if no sampled row has a trained token within a context."""
     if sample is None or sample.num_without_targets(context) < len(sample.prompt_tokens):
         return
     num_rows = f"{len(sample.prompt_tokens):,} train rows of {version.label}"
     rows = f"the {num_rows}" if len(sample.prompt_tokens) == sample.num_rows else f"the {num_rows} sampled from {sample.num_rows:,}"
     raise InvalidInput(
-        f"None of {rows} has anything to train on within its first {context:,} tokens: the shortest prompt alone has "
+        f"None of {rows} has a trained token within its first {context:,} tokens: the shortest prompt alone has "
         f"{min(sample.prompt_tokens):,}.",
         remedy=f"Choose {sample.sufficient_context:,} tokens or more, with a base whose context is that long, or a dataset with shorter "
         "prompts.",

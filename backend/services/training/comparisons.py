@@ -1,4 +1,4 @@
-"""Compare runs: which share a config but for the seed, which differ by more than their seeds, and which are not comparable at all."""
+"""Compare runs: group them by config without the seed, test differences against seed noise, and list obstacles to a comparison."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ConfigGroup:
 
     @property
     def free_seed(self) -> int:
-        """A seed that none of them had."""
+        """A seed that no run of the group has."""
         return max(run.seed for run in self.runs) + 1
 
 
@@ -70,8 +70,8 @@ class ConfigGroup:
 class GroupComparison:
     """Two groups, the better first. Without `obstacles` they are compared by val_loss.
 
-    With a different tokenizer as the one obstacle they are compared by bits per byte, if both have them; else `result` is None. `needed`:
-    seeds each that a difference as large as this one would need to be seen.
+    If the only obstacle is a different tokenizer they are compared by bits per byte, if both have them; else `result` is None. `needed`:
+    seeds each to detect a difference of this size.
     """
 
     better: ConfigGroup
@@ -93,7 +93,7 @@ class RunsComparison:
 def compare_runs(ctx: Context, run_ids: Sequence[str]) -> RunsComparison:
     """Compare picked runs by the seeds of their configs.
 
-    Runs of the same dataset version and config count, whether they were picked or not: every finished seed is evidence. A run that has
+    All finished runs of the same dataset version and config count, picked or not. A run that has
     not finished, was imported or measured no val_loss belongs to no group, but may be an obstacle.
     """
     with ctx.db.read() as session:
@@ -158,7 +158,7 @@ def _group(runs: Sequence[Run], picked: Sequence[str], basis: LossBasis) -> Conf
 
 def _basis(ctx: Context, session: Session, run: Run) -> LossBasis:
     if not run.config:
-        unknown = Side(None, "not known of an imported log")
+        unknown = Side(None, "unknown in an imported log")
         return LossBasis(Side(run.objective, OBJECTIVE_LABELS.get(run.objective, run.objective)), Side("", ""), unknown, unknown)
     config = RunConfig.model_validate(run.config)
     version = session.get(DatasetVersion, run.dataset_version_id) if run.dataset_version_id else None
@@ -172,7 +172,7 @@ def _basis(ctx: Context, session: Session, run: Run) -> LossBasis:
 def _tokenizer(ctx: Context, session: Session, run: Run) -> Side:
     """Return the tokenizer a run was trained with: its own, or that of the first ancestor of its base.
 
-    Two with the same tokenizer.json are the same, whatever they are called.
+    Two with the same tokenizer.json are the same, regardless of name.
     """
     checkpoint = session.get(Checkpoint, run.base_id) if run.base_id else None
     for _ in range(MAX_LINEAGE):
@@ -203,7 +203,7 @@ def _last(run: Run, metric: str) -> float | None:
 
 
 def _key(run: Run) -> str:
-    """Hash what makes a run a different experiment; runs that repeat one share the key."""
+    """Hash the values that distinguish experiments; replicates share the key."""
     config = RunConfig.model_validate(run.config)
     inline = config.architecture.model_dump(mode="json") if isinstance(config.architecture, ArchitectureConfig) else None
     rows = [run.dataset_version_id, run.base_id, run.tokenizer_id, run.architecture_id, inline]

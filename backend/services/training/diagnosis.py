@@ -16,7 +16,7 @@ LOOKED_AT = frozenset({"train_loss", "val_loss", "grad_norm", "data_wait"})
 
 
 def diagnose_run(ctx: Context, name_or_id: str) -> list[Finding]:
-    """Return the findings of a run, the gravest first. Raises NotFound."""
+    """Return the findings of a run, most severe first. Raises NotFound."""
     with ctx.db.read() as session:
         run: Run = find_run(session, name_or_id)
         job = session.get(Job, run.job_id) if run.job_id else None

@@ -1,4 +1,4 @@
-"""Figures of a whole run, from one place for its page, its chart and its report."""
+"""Figures of a whole run, for its page, its chart and its report."""
 
 from __future__ import annotations
 

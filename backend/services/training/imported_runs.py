@@ -1,4 +1,4 @@
-"""Runs of other programs: their logs become curves to compare with, read-only, without config, job and checkpoints."""
+"""Import other programs' logs as runs: read-only curves for comparison, without config, job and checkpoints."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ EVENT_FILES = "events.out.tfevents.*"
 
 
 def import_log(ctx: Context, data: bytes, *, filename: str, person: Person, name: str = "") -> list[RunView]:
-    """Make runs of a log file, one for each run in it; they are called `name`, or what the log or the file calls them.
+    """Import a log file, one run for each in it, named `name`, or after the log or the file.
 
-    Raises InvalidInput for what is no log or holds too much, NotAllowed for a rater.
+    Raises InvalidInput for a file that is no log or too large, NotAllowed for a rater.
     """
     require_builder(person)
     logs = read_logs(data, filename=filename)
@@ -38,7 +38,7 @@ def import_log(ctx: Context, data: bytes, *, filename: str, person: Person, name
 
 
 def import_log_path(ctx: Context, path: Path, *, person: Person, name: str = "") -> list[RunView]:
-    """Do the same with a file of this machine, or with the event files of a folder, which are one run. Raises NotFound."""
+    """Import a local log file, or the event files of a folder as one run. Raises NotFound."""
     require_builder(person)
     if path.is_dir():
         files = sorted(path.glob(EVENT_FILES))
@@ -53,11 +53,11 @@ def import_log_path(ctx: Context, path: Path, *, person: Person, name: str = "")
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)  # one byte more than is allowed is enough to refuse it
+        return file.read(MAX_BYTES + 1)  # one byte over the limit suffices to refuse it
 
 
 def _merge(logs: Sequence[ParsedLog]) -> ParsedLog:
-    """Return one log of several that a program wrote one after the other: later points replace earlier ones."""
+    """Merge consecutive logs of one program: later points replace earlier ones."""
     first, *others = logs
     for log in others:
         for metric, series in log.points.items():
@@ -99,7 +99,7 @@ def _insert(ctx: Context, log: ParsedLog, *, filename: str, requested_name: str,
 
 
 def _rows(log: ParsedLog, *, has_time: bool) -> Iterator[MetricsEvent]:
-    """Yield the points by step, as a training job reports them."""
+    """Yield the points by step, in the form of a training job's events."""
     for step in sorted({step for series in log.points.values() for step in series}):
         points = {metric: series[step] for metric, series in log.points.items() if step in series}
         times = [time for _, time in points.values() if time is not None]

@@ -1,4 +1,4 @@
-"""Sweeps with something left to do. Imports no service, so that a worker may ask every few seconds."""
+"""List unfinished sweeps. Imports no service, so that a worker can call it every few seconds."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ T = TypeVar("T", bound=TrainingPayload)
 class RunParts:
     """A config's names, resolved.
 
-    `wait_for` is the job that still makes one of them. `shape` is the network that is made or started from, None for a base of an
-    unknown family. `report` is a data report for the same tokenizer and context, `rows` a sample of the train rows. `device` is where
-    the run would go, `workers` are those alive that train.
+    `wait_for` is the job that still makes one of them. `shape` is the architecture of the new network or the base, None for a base of an
+    unknown family. `report` is a data report for the same tokenizer and context, `rows` a sample of the train rows. `device` is where the
+    run would go, `workers` are the living training workers.
     """
 
     version: VersionView
@@ -54,16 +54,14 @@ class RunParts:
 
     @property
     def unused_rows(self) -> int:
-        """Rows of the embedding that no token of the tokenizer uses; 0 where nothing is known."""
+        """Rows of the embedding that no token of the tokenizer uses; 0 if unknown."""
         size = self.tokenizer.vocab_size if self.tokenizer else None
         return max(0, self.architecture.vocab_size - size) if self.architecture and size else 0
 
 
 def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
-    """Find what a config names and check that it fits together.
-
-    Raises NotFound for an unknown name, InvalidInput for parts that don't fit, Conflict for parts that are not there yet and that
-    one job can't wait for.
+    """Resolve a config's names and check that the parts fit together. Raises NotFound for an unknown name, InvalidInput for parts that
+    don't fit, Conflict for unfinished parts of more than one job.
     """
     checks.check_trackers(config)
     version = resolve_version(ctx, config.dataset, ready=False)
@@ -134,7 +132,7 @@ def fill_payload(session: Session, claim: Claim[TrainingPayload]) -> TrainingPay
 
 
 def checkpoint_bytes(config: RunConfig, parts: RunParts) -> tuple[int, int]:
-    """Return (bytes of one checkpoint with its training state, how many are on the disk at once)."""
+    """Return (bytes of one checkpoint with its training state, number kept on disk at once)."""
     stored, trained = _parameters(config, parts)
     planned = -(-config.max_steps // config.checkpoint_every)
     return checkpoint_size(config, stored=stored, trained=trained), min(planned, config.keep_last + 1) + 1
@@ -177,14 +175,14 @@ def _base(ctx: Context, config: RunConfig) -> CheckpointView | None:
 
 
 def _job_to_wait_for(version: VersionView, tokenizer: TokenizerView | None) -> str | None:
-    """Return the one job that makes the unfinished parts. A tokenizer waits for its own dataset, so its job covers both."""
+    """Return the job that makes the unfinished parts. A tokenizer's job waits for its own dataset, so it covers both."""
     wait_for_data = None if version.is_ready else version.job_id
     if tokenizer is None or tokenizer.is_ready:
         return wait_for_data
     if wait_for_data is not None and tokenizer.dataset_version_id != version.id:
         raise Conflict(
             f"{version.label} is still being imported, and the tokenizer “{tokenizer.name}” is being trained on another dataset.",
-            remedy="Launch the run when one of the two is done.",
+            remedy="Launch the run when one of the two has finished.",
             field="dataset",
         )
     return tokenizer.job_id

@@ -61,7 +61,7 @@ LAST_VALUES = {
     "val_reward/mean": ".3f",
     "kl": ".4f",
 }
-"""Metrics whose last value a report states, written as the chart's legend writes them. Speed and memory are `RunFigures`."""
+"""Metrics whose last value a report states, formatted as in the chart's legend. Speed and memory are `RunFigures`."""
 
 
 def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool = False) -> str:
@@ -79,13 +79,13 @@ def report_text(ctx: Context, name_or_id: str, *, form: str = "md", public: bool
 def report_body(ctx: Context, name_or_id: str, *, escape: Callable[[str], str]) -> str:
     """Return a run's report as Markdown for a page that has the run's name as its title. Raises NotFound.
 
-    `escape` makes a text stand as it is in the page's Markdown.
+    `escape` escapes a text for verbatim display in Markdown.
     """
     return write_body(build_report(ctx, name_or_id), escape=escape, level=4)
 
 
 def build_report(ctx: Context, name_or_id: str) -> RunReport:
-    """Gather what a report says. Raises NotFound, and InvalidInput for a run that was imported as curves."""
+    """Gather the content of a report. Raises NotFound, and InvalidInput for a run that was imported as curves."""
     detail = run_detail(ctx, name_or_id)
     run, config = detail.run, detail.config
     made = list_checkpoints(ctx, run_id=run.id)
@@ -271,13 +271,13 @@ def _lineage(ctx: Context, newest: CheckpointView | None) -> tuple[str, ...]:
 
 
 def _from_the_hub(base: CheckpointView) -> str:
-    """Name a base's Hub id and revision; a local path is left out, since no one else can fetch it."""
+    """Return a base's Hub id and revision as text; a local path is left out, as others can't fetch it."""
     hub_id = _hub_id(base.source) if base.facts.get("revision") else None
     return f", {hub_id} at {base.facts['revision']}" if hub_id else ""
 
 
 def _hub_base(ctx: Context, made: list[CheckpointView]) -> str | None:
-    """Return the Hub id of a run's base: the Hub refuses cards that name anything else."""
+    """Return the Hub id of a run's base: the Hub rejects cards with other values."""
     ancestors = list_lineage(ctx, made[0].id)[:-1] if made else []
     return next((hub_id for one in reversed(ancestors) if one.facts.get("revision") and (hub_id := _hub_id(one.source))), None)
 

@@ -1,4 +1,4 @@
-"""Sample of a dataset's train rows before a launch: which have nothing to train on, judged by the lengths of their prompts."""
+"""Sample a dataset's train rows before a launch, to find rows without a trained token by the lengths of their prompts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from backend.services.tokenizers.sources import resolve_source
 from backend.services.tokenizers.tokenization import count_tokens
 
 NUM_CHUNKS, ROWS_PER_CHUNK = 16, 32
-TIME_LIMIT_S = 1.5  # a page waits for it; the rows read by then are the sample
+TIME_LIMIT_S = 1.5  # a page waits for it; the sample is the rows read by then
 ROOM_FOR_AN_ANSWER = 64
 
 
 @dataclass(frozen=True)
 class RowSample:
-    """Sampled train rows out of `num_rows`. `prompt_tokens`: a lower bound of each prompt, without what a chat template adds."""
+    """Sampled train rows out of `num_rows`. `prompt_tokens`: a lower bound of each prompt, without the chat template."""
 
     prompt_tokens: tuple[int, ...]
     num_rows: int
 
     def num_without_targets(self, context: int) -> int:
-        """Return how many sampled rows have nothing to train on within a context: their prompt alone fills it."""
+        """Return how many sampled rows have no trained token within a context: their prompt fills it."""
         return sum(tokens >= context for tokens in self.prompt_tokens)
 
     @property
     def sufficient_context(self) -> int:
-        """Tokens that leave 95 % of the sampled rows room for an answer."""
+        """Context in which 95 % of the sampled rows have room for an answer."""
         return sorted(self.prompt_tokens)[int(0.95 * (len(self.prompt_tokens) - 1))] + ROOM_FOR_AN_ANSWER
 
 
@@ -70,7 +70,7 @@ def _prompt_tokens(ctx: Context, folder: Path, num_rows: int, source: str) -> tu
                 texts.append(str(message.get("content") or "").strip())
             rows.append(texts)
     counts = iter(count_tokens(ctx, resolve_source(ctx, source), [text for texts in rows for text in texts]))
-    # a token may reach over a text's end into the next, so each text counts one less
+    # a token may span two texts, so each text counts one less
     return tuple(sum(max(0, next(counts) - 1) for _ in texts) for texts in rows)
 
 

@@ -1,4 +1,4 @@
-"""Runs: launch, stop, resume, rename, tag, archive. Their parts are resolved in `parts`, lists are in `views`."""
+"""Launch, stop, resume, rename, tag and archive runs. Parts are resolved in `parts`, lists are in `views`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,9 @@ def launch_run(
     parent: str | None = None,
     warnings: Sequence[LaunchWarning] = (),
 ) -> RunView:
-    """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one.
-
-    It waits for a dataset or tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the config's,
-    if the caller has resolved them. `group_id` is the row of `run_groups` that the run belongs to, `parent` the run whose config this
-    one was made from, `warnings` those that were accepted.
+    """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one run. It waits for a dataset or
+    tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the config's parts, if the caller has
+    resolved them. `group_id` is the run's row of `run_groups`, `parent` the run whose config was copied, `warnings` the accepted warnings.
     Raises InvalidInput, NotFound or Conflict naming field, value and cure; NotAllowed for a rater; Unavailable for a full disk.
     """
     require_builder(person)
@@ -265,7 +263,7 @@ def _with_steps(run: Run, job: Job, *, step: int, max_steps: int | None) -> RunC
             remedy=f"Choose more than {step:,}.",
             field="max_steps",
         )
-    # a resumed schedule keeps its warm-up in steps, whatever share of the new length that is
+    # a resumed schedule keeps its warm-up in steps
     return parse_config({**run.config, "max_steps": steps, "warmup_steps": config.num_warmup_steps})
 
 
@@ -283,7 +281,7 @@ def _generated_name(config: RunConfig, parts: RunParts) -> str:
 
 
 def _free_name(session: Session, name: str) -> str:
-    """Return the name, with the next number behind it if it is taken."""
+    """Return the name, with the next free number appended if it is taken."""
     taken = set(session.scalars(select(Run.name).where(Run.name.startswith(name, autoescape=True))))
     if name not in taken:
         return name

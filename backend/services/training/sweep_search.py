@@ -43,10 +43,8 @@ class Trial:
 
 
 def propose(config: SweepConfig, trials: Sequence[Trial]) -> Point:
-    """Return the values of a bayesian sweep's next run (TPE; Bergstra et al. 2011), a function of seed and trials.
-
-    Active runs count as bad, so that parallel runs don't cluster (the constant liar). Where all fields have lists, a point that was
-    tried is redrawn.
+    """Return the values of a bayesian sweep's next run (TPE; Bergstra et al. 2011), a function of seed and trials. Active runs count as
+    bad (constant liar), so that parallel runs don't cluster. If all fields have lists, a point that was tried is redrawn.
     """
     import optuna
 
@@ -92,9 +90,8 @@ def _below_median(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
 
 
 def _halved(config: SweepConfig, trials: Sequence[Trial]) -> set[int]:
-    """Replay all reports and ends in the order of time, as hyperband records the rung of a trial when it is asked to prune.
-
-    That takes seconds for hundreds of runs, so the result is cached until there is a new event.
+    """Replay all reports and ends in order of time, because hyperband records a trial's rung when it is asked to prune. Takes seconds for
+    hundreds of runs, so the result is cached until there is a new event.
     """
     events = config, tuple((trial.number, tuple(trial.reports), trial.outcome) for trial in trials)
     cached = _answers.get(config.name)

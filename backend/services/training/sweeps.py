@@ -1,8 +1,7 @@
-"""Sweeps: launched as a group of runs, advanced by any worker from what its runs have measured, stopped, listed.
-
-Stored are the sweep's config, its runs, and a few marks in `run_groups.result`: `stopped`, `done`, `problem`, `refused` (point by
-number, where the run was refused) and `pruned` (run id to step). Everything else follows from the runs, so advancing it twice, or
-after a restart, is idempotent: a run's key is made of the sweep and its number.
+"""Sweeps: launch a group of runs, advance it by the results so far, stop and list. Stored are the sweep's config, its runs, and marks in
+`run_groups.result`: `stopped`, `done`, `problem`, `refused` (point by
+number, where the run was refused) and `pruned` (run id to step). Everything else follows from the runs, so advancing is idempotent: a
+run's key consists of the sweep and its number.
 """
 
 from __future__ import annotations
@@ -85,13 +84,14 @@ class SweepDetail:
 
 
 def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepView:
-    """Launch a sweep: its first runs are queued now, the others by the workers as these end. The same sweep twice is one.
+    """Launch a sweep: its first runs are queued now, the others by the workers as these end. Launching the same sweep twice launches it
+    once.
 
     Raises Conflict if another sweep or study has the name, and what `launch_run` raises for runs that are refused.
     """
     require_builder(person)
     name = clean_name(config.name, what="A sweep", limit=90)
-    version = resolve_version(ctx, config.run.dataset, ready=False)  # one version for all runs, whatever is imported meanwhile
+    version = resolve_version(ctx, config.run.dataset, ready=False)  # one version for all runs, even if another is imported meanwhile
     run = config.run if "dataset" in config.vary else config.run.model_copy(update={"dataset": version.label})
     config = config.model_copy(update={"name": name, "run": run})
     for path_config in _first_runs(config):
@@ -106,17 +106,17 @@ def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepV
         elif group.kind != KIND or group.config != stored:
             raise Conflict(f"There is already another sweep or study “{name}”.", remedy="Choose another name.", field="name")
         group_id = group.id
-    lead_sweep(ctx, group_id)
+    advance_sweep(ctx, group_id)
     return get_sweep(ctx, group_id)
 
 
-def lead_sweeps(ctx: Context) -> None:
-    """Advance every unfinished sweep. Each training worker does this every few seconds."""
+def advance_sweeps(ctx: Context) -> None:
+    """Advance every unfinished sweep. Each training worker calls this every few seconds."""
     for group_id in list_open_sweeps(ctx):
-        lead_sweep(ctx, group_id)
+        advance_sweep(ctx, group_id)
 
 
-def lead_sweep(ctx: Context, group_id: str) -> None:
+def advance_sweep(ctx: Context, group_id: str) -> None:
     """Prune bad runs, launch runs up to the parallel limit, and mark the sweep as done when nothing is left."""
     with ctx.db.read() as session:
         group = session.get_one(RunGroup, group_id)
@@ -145,7 +145,7 @@ def lead_sweep(ctx: Context, group_id: str) -> None:
             marks["refused"] = {**marks.get("refused", {}), str(number): {"point": point, "cause": str(error)}}
             _mark(ctx, group_id, refused=marks["refused"])
             trials.append(Trial(number, point, ctx.now().timestamp(), outcome="failed"))
-        except RoundhouseError as error:  # a full disk, a deleted base: tried again at the next turn
+        except RoundhouseError as error:  # a full disk, a deleted base: retried at the next call
             _mark(ctx, group_id, problem=str(error))
             return
     _mark(ctx, group_id, problem="", done=going == 0 and not active and len(trials) >= config.num_runs)
@@ -160,7 +160,7 @@ def list_sweeps(ctx: Context, *, archived: bool = False) -> list[SweepView]:
 
 
 def get_sweep(ctx: Context, name_or_id: str) -> SweepView:
-    """Return a sweep by name or id. Raises NotFound with names that are near."""
+    """Return a sweep by name or id. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         return _view(session, _find(session, name_or_id))
 
@@ -205,7 +205,7 @@ def continue_sweep(ctx: Context, name_or_id: str, *, person: Person) -> SweepVie
     require_builder(person)
     group_id = get_sweep(ctx, name_or_id).id
     _mark(ctx, group_id, stopped=False, done=False, problem="")
-    lead_sweep(ctx, group_id)
+    advance_sweep(ctx, group_id)
     return get_sweep(ctx, group_id)
 
 
@@ -230,7 +230,7 @@ def parse_stored(group: RunGroup) -> SweepConfig:
 
 
 def _first_runs(config: SweepConfig) -> list[RunConfig]:
-    """Return one run per named row, so that an unknown name is found before the launch."""
+    """Return one config per referenced row, so that an unknown name fails before the launch."""
     names = {path: choice for path, choice in config.vary.items() if path in ("dataset", "base", "architecture", "tokenizer")}
     if config.method == "bayesian":
         first = {
@@ -317,7 +317,7 @@ def _stop(ctx: Context, runs: Sequence[Run], *, how: StopRequest) -> int:
 
 
 def _why_halted(trials: Sequence[Trial]) -> str:
-    """Return why no more runs are launched: the first ones all failed."""
+    """Return the reason why no more runs are launched: the first ones all failed."""
     first = [trial.outcome for trial in trials[:FAILURES_TO_HALT]]
     if len(first) == FAILURES_TO_HALT and all(outcome == "failed" for outcome in first):
         return f"The first {FAILURES_TO_HALT} runs failed, so no more are launched. Fix the cause, then launch a new sweep."
@@ -325,7 +325,7 @@ def _why_halted(trials: Sequence[Trial]) -> str:
 
 
 def _mark(ctx: Context, group_id: str, **marks: Any) -> None:
-    """Write marks that differ from the stored ones."""
+    """Store changed marks."""
     with ctx.db.read() as session:
         now = session.get_one(RunGroup, group_id).result or {}
     if any(now.get(name) != value for name, value in marks.items() if value or name in now):
@@ -335,7 +335,7 @@ def _mark(ctx: Context, group_id: str, **marks: Any) -> None:
 
 
 def _person(session: Session, user_id: str | None) -> Person:
-    """Return the person who launched a sweep, with today's role."""
+    """Return the person who launched a sweep, with the current role."""
     user = session.get(User, user_id) if user_id else None
     return Person(id=user.id, name=user.name, role=user.role) if user is not None else LOCAL
 

@@ -80,7 +80,7 @@ class CheckpointLine:
 
 @dataclass(frozen=True)
 class RunDetail:
-    """A run in full. `resume_step` is the newest checkpoint's step, None without one; `ahead` is who runs or waits before it."""
+    """A run in full. `resume_step` is the newest checkpoint's step, None without one; `ahead` are the jobs running or waiting before it."""
 
     run: RunView
     config: RunConfig
@@ -113,10 +113,7 @@ class SampleView:
 
 
 class RunFilter(TypedDict, total=False):
-    """Filter of runs. `text` is searched for in name and notes; a run must have every tag.
-
-    `imported` chooses runs of other programs' logs, or all but those.
-    """
+    """Filter of runs. `text` matches name and notes; a run must have every tag. `imported` selects imported runs, or all others."""
 
     text: str
     objectives: Sequence[str]
@@ -130,7 +127,7 @@ def list_runs(ctx: Context, *, limit: int = 50, offset: int = 0, **filters: Unpa
     """Return the runs that pass a filter, newest first."""
     with ctx.db.read() as session:
         query = select(Run.id).outerjoin(Job, Job.id == Run.job_id).where(*_conditions(filters)).order_by(Run.created_at.desc(), Run.id)
-        ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide, so only those shown are read
+        ids = list(session.scalars(query.limit(limit).offset(offset)))  # rows are wide, so only the shown ones are read
         rows = session.execute(select(Run, Job).outerjoin(Job, Job.id == Run.job_id).where(Run.id.in_(ids))).all()
         return views_of(session, sorted(rows, key=lambda row: ids.index(row[0].id)))
 
@@ -152,7 +149,7 @@ def _conditions(filters: RunFilter) -> list[ColumnElement[bool]]:
         conditions.append(Job.status.in_(statuses))
     if (imported := filters.get("imported")) is not None:
         conditions.append((Run.origin == "imported") == imported)
-    for tag in filters.get("tags", ()):  # as in the JSON, quotes included: a quote inside another string would be escaped
+    for tag in filters.get("tags", ()):  # as in the JSON, with quotes, since a quote inside a string is escaped
         conditions.append(cast(Run.tags, Text).contains(json.dumps(tag), autoescape=True))
     return conditions
 
@@ -164,7 +161,7 @@ def list_tags(ctx: Context) -> list[str]:
 
 
 def get_run(ctx: Context, name_or_id: str) -> RunView:
-    """Return a run by id, or the newest of a name. Raises NotFound with names that are near."""
+    """Return a run by id, or the newest of a name. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         run = find_run(session, name_or_id)
         job = session.get(Job, run.job_id) if run.job_id else None
@@ -223,8 +220,8 @@ def run_detail(ctx: Context, name_or_id: str) -> RunDetail:
 def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Return the runs' names, and (field, its value in each run) for every field of the config that is not the same in all.
 
-    Fields of a section have its name in front (`lora.rank`). An imported run has no config, which is a dash. The last rows are results:
-    best val_loss and steps done.
+    Fields of a section are prefixed with its name (`lora.rank`). An imported run has no config: a dash. The last rows are results: best
+    val_loss and steps done.
     """
     with ctx.db.read() as session:
         by_id = {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
@@ -244,7 +241,7 @@ def config_differences(ctx: Context, run_ids: Sequence[str]) -> tuple[list[str],
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config's fields, those of a section one by one; an inline architecture likewise."""
+    """Return a config's fields, flattening sections and an inline architecture."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         flat.update({f"{name}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {name: value})

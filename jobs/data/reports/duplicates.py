@@ -45,7 +45,7 @@ Read = Callable[[set[int]], Iterable[tuple[int, str]]]
 
 
 @dataclass
-class Alike:
+class SimilarRows:
     """Equal and similar rows. Rows are numbered from 0, training rows first.
 
     `same[i]` is the first row with the content of row i; `like[i]` the first row of its cluster of near duplicates. `leaks` are
@@ -85,14 +85,14 @@ class DuplicateFinder:
         """Close the file of signatures; `finish` closes it, too."""
         self._out.close()
 
-    def finish(self, *, num_train: int, read: Read, tick: Callable[[float], None]) -> Alike:
+    def finish(self, *, num_train: int, read: Read, tick: Callable[[float], None]) -> SimilarRows:
         """Compare all rows. `read` streams the texts of some of them; `tick` is told how far it is, 0 to 1."""
         started = time.perf_counter()
         self.close()
         content = np.frombuffer(self._content, dtype=np.uint64)
         words = np.frombuffer(self._words, dtype=np.uint64)
         firsts = _first_of_each(words)
-        alike = Alike(same=_first_of_each(content), like=firsts.copy())
+        alike = SimilarRows(same=_first_of_each(content), like=firsts.copy())
         rows = np.flatnonzero((firsts == np.arange(len(words))) & (words != 0))
         left, right, alike.limited = self._candidates(rows, num_train=num_train, tick=tick)
         self._compare(alike, left, right, num_train=num_train, read=read, tick=tick)
@@ -127,7 +127,7 @@ class DuplicateFinder:
 
     def _compare(
         self,
-        alike: Alike,
+        alike: SimilarRows,
         left: Rows,
         right: Rows,
         *,
@@ -200,7 +200,7 @@ def _first_of_each(values: npt.NDArray[np.uint64]) -> Rows:
     return firsts
 
 
-def _add_equal_leaks(alike: Alike, firsts: Rows, words: npt.NDArray[np.uint64], *, num_train: int) -> None:
+def _add_equal_leaks(alike: SimilarRows, firsts: Rows, words: npt.NDArray[np.uint64], *, num_train: int) -> None:
     """Add the held-out rows whose words are those of a row that is trained on, and the copies of held-out rows that leak."""
     known = {held: (trained, similarity) for held, trained, similarity in alike.leaks}
     for row in range(num_train, len(words)):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from backend.domain.data.reports.near_duplicates import THRESHOLD, jaccard, normalise, shingle, unique_sets
 from backend.domain.data.reports.report import DuplicateCluster, Duplicates, Leak, Leakage
 from backend.domain.data.rows.display import row_text
-from jobs.data.reports.duplicates import Alike
+from jobs.data.reports.duplicates import SimilarRows
 from jobs.data.reports.rows import Rows
 
 CLUSTERS, PER_CLUSTER, LEAKS = 12, 4, 50
@@ -19,7 +19,7 @@ MAX_LISTED = 1_000_000
 Numbers = npt.NDArray[np.int64]
 
 
-def describe_duplicates(alike: Alike, rows: Rows) -> Duplicates:
+def describe_duplicates(alike: SimilarRows, rows: Rows) -> Duplicates:
     """Count duplicates within each split, and show the largest clusters."""
     exact, near = _extra(alike.same, rows), _extra(alike.like, rows)
     return Duplicates(
@@ -34,7 +34,7 @@ def describe_duplicates(alike: Alike, rows: Rows) -> Duplicates:
     )
 
 
-def describe_leakage(alike: Alike, rows: Rows, *, same_prompt: Sequence[int]) -> Leakage:
+def describe_leakage(alike: SimilarRows, rows: Rows, *, same_prompt: Sequence[int]) -> Leakage:
     """Count held-out rows that are trained on too, and name the first."""
     exact = [held for held, _, _ in alike.leaks if alike.same[held] < rows.num_train]
     leaked = {held for held, _, _ in alike.leaks}
@@ -53,7 +53,7 @@ def describe_leakage(alike: Alike, rows: Rows, *, same_prompt: Sequence[int]) ->
     )
 
 
-def rows_to_drop(alike: Alike, rows: Rows, noted: Mapping[str, Sequence[int]]) -> dict[str, dict[str, list[int]]]:
+def rows_to_drop(alike: SimilarRows, rows: Rows, noted: Mapping[str, Sequence[int]]) -> dict[str, dict[str, list[int]]]:
     """Return the rows that each finding would drop, by split and counted from 0 there.
 
     Of rows that are alike the first of each split stays. Of a leak the row that is trained on goes, so that the measure stays the same.
@@ -71,7 +71,7 @@ def rows_to_drop(alike: Alike, rows: Rows, noted: Mapping[str, Sequence[int]]) -
     return droppable
 
 
-def _leaking(alike: Alike, rows: Rows) -> Numbers:
+def _leaking(alike: SimilarRows, rows: Rows) -> Numbers:
     """Return the rows to train on that lie in a cluster with a held-out row that leaks: after them another partner would be found."""
     clusters = np.unique(alike.like[[held for held, _, _ in alike.leaks]])
     return np.flatnonzero(np.isin(alike.like[: rows.num_train], clusters))

@@ -24,7 +24,7 @@ from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.jobs.payloads import DataReportPayload
 from backend.domain.jobs.results import DataReportResult
 from backend.errors import InvalidInput, JobFailed
-from jobs.data.reports.duplicates import Alike, DuplicateFinder
+from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
 from jobs.data.reports.languages import LanguageCounter
 from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFinder, read_items
@@ -138,7 +138,7 @@ class ReportBuilder:
         shared = np.isin(np.array(hashes, dtype=np.int64), np.array(self._asked, dtype=np.int64))
         return [number for number, is_shared in zip(numbers, shared, strict=True) if is_shared]
 
-    def compare(self) -> Alike:
+    def compare(self) -> SimilarRows:
         """Find the rows that are the same or nearly so."""
 
         def read(numbers: set[int]) -> Iterator[tuple[int, str]]:
@@ -162,7 +162,7 @@ class ReportBuilder:
             if self._reporter.should_stop():
                 raise JobFailed("The report was stopped on request.", remedy="Ask for it again when you want to.")
 
-    def report(self, alike: Alike, *, droppable: dict[str, int], name: str, seconds: float) -> DataReport:
+    def report(self, alike: SimilarRows, *, droppable: dict[str, int], name: str, seconds: float) -> DataReport:
         """Return the answer."""
         tally = self._tally
         epoch, packing = tally.epoch(self._view.trainer, self._question)
@@ -204,7 +204,7 @@ class ReportBuilder:
             yield window
         yield from self._chooser.samples(self.rows, self._view, self._tokenizer)
 
-    def rows_to_drop(self, alike: Alike) -> dict[str, dict[str, list[int]]]:
+    def rows_to_drop(self, alike: SimilarRows) -> dict[str, dict[str, list[int]]]:
         """Return the rows that each finding would drop."""
         return rows_to_drop(
             alike,

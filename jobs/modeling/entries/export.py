@@ -62,7 +62,7 @@ def _write(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, targe
 
         def watch(done: int, total: int) -> None:
             reporter.progress(done, total, unit="byte", message="Copying")
-            _heed_stop(reporter)
+            _check_stop(reporter)
 
         copy_checkpoint(source, target, meta=meta, watch=watch)
         if is_adapter(target):
@@ -80,7 +80,7 @@ def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, 
 
     def watch(done: int, total: int) -> None:
         reporter.progress(done, total, unit="tensor", message=f"Writing {name}-{numbers}.gguf")
-        _heed_stop(reporter)
+        _check_stop(reporter)
 
     file = target / f"{name}-{numbers}.gguf"
     write_gguf(file, network=network, tokenizer=load_tokenizer(source), name=name, numbers=numbers, watch=watch)
@@ -101,6 +101,6 @@ def _name_base(source: Path, target: Path) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _heed_stop(reporter: Reporter) -> None:
+def _check_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
         raise JobFailed("The export was stopped on request.", remedy="Nothing was kept; export again when you want to.")

@@ -67,7 +67,7 @@ def write_gguf(
         writer.add_file_type(FILE_TYPES[numbers])
         _write_shape(writer, config)
         _write_tokenizer(writer, tokenizer, rows=int(config.vocab_size))
-        tensors = list(_turned(network, architecture))
+        tensors = list(_converted_tensors(network, architecture))
         for done, (label, tensor) in enumerate(tensors, 1):
             data, kind = _stored(tensor, numbers)
             writer.add_tensor(label, data, raw_dtype=kind)
@@ -163,7 +163,7 @@ def _write_shape(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
 
 
-def _turned(network: PreTrainedModel, architecture: gguf.MODEL_ARCH) -> Tensors:
+def _converted_tensors(network: PreTrainedModel, architecture: gguf.MODEL_ARCH) -> Tensors:
     """Yield every tensor by its name in GGUF, in llama.cpp's layout."""
     config = network.config
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)

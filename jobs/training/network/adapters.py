@@ -31,7 +31,7 @@ def lora_config(config: RunConfig) -> peft.LoraConfig:
     )
 
 
-def put_adapters(network: PreTrainedModel, config: RunConfig, *, resume_from: Path | None) -> peft.PeftModel:
+def add_adapters(network: PreTrainedModel, config: RunConfig, *, resume_from: Path | None) -> peft.PeftModel:
     """Add adapters to a base: fresh ones drawn from the seed, or those of a checkpoint.
 
     Raises InvalidInput for a variant that the base does not support.

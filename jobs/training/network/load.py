@@ -17,7 +17,7 @@ from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.scorers import load_scorer
 from jobs.modeling.tokenizers import padding_id
 from jobs.training.context import TrainingContext
-from jobs.training.network.adapters import load_quantised, put_adapters
+from jobs.training.network.adapters import add_adapters, load_quantised
 from jobs.training.network.attention import choose_attention
 from jobs.training.network.freezing import freeze_blocks
 
@@ -45,7 +45,7 @@ def _load_model(ctx: TrainingContext, *, resume_from: Path | None) -> Any:
             dropout=config.dropout,
         )
     if config.method != "full":
-        return put_adapters(load_base(ctx), config, resume_from=resume_from)
+        return add_adapters(load_base(ctx), config, resume_from=resume_from)
     return load_base(ctx) if resume_from is None else _load_full(ctx, resume_from)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, problems_despite
-from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, why_not
+from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, find_other_problems
+from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, Family, explain_missing
 from backend.domain.architectures.rules import fill_defaults
 from backend.services.context import Context
 from backend.services.tokenizers.tokenizers import list_tokenizers
@@ -220,7 +220,7 @@ def _draw_traits(family: Family) -> None:
             "Class": f"`{family.network_class}`",
         }
         st.markdown("  \n".join(f"**{name}** {text}" for name, text in made.items()))
-        lacks = {title: why_not(family.name, field) for field, title in ABILITIES.items()}
+        lacks = {title: explain_missing(family.name, field) for field, title in ABILITIES.items()}
         st.markdown("  \n".join(f":gray[:material/block: **{title}**: {reason}.]" for title, reason in lacks.items() if reason))
 
 
@@ -241,5 +241,5 @@ def check_fields(texts: dict[str, str], *, tie_embeddings: bool) -> tuple[dict[s
                 values[field] = float(cleaned) if field in FLOATS else int(cleaned)
             except ValueError:
                 problems[field] = f"“{text}” is not a {'number' if field in FLOATS else 'whole number'}." if cleaned else "Give a number."
-    problems = problems_despite(values, unreadable=tuple(problems)) | problems
+    problems = find_other_problems(values, unreadable=tuple(problems)) | problems
     return problems, None if problems else ArchitectureConfig.model_validate(values)

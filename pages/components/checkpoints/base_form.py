@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.domain.wording import plural, short
 from backend.errors import RoundhouseError
-from backend.services.checkpoints.bases import MAX_OFFERS, BaseOffer, Outlook, add_base, list_base_offers, look_at_base
+from backend.services.checkpoints.bases import MAX_OFFERS, BaseOffer, BasePreview, add_base, list_base_offers, preview_base
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
 from pages.components.frame import errors_shown, plain, show_error
@@ -47,7 +47,7 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
     return None
 
 
-def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
+def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, BasePreview | None]:
     usable = [offer for offer in offers if offer.facts is not None]
     if usable:
         chosen = st.selectbox(
@@ -58,7 +58,7 @@ def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, Outlook | None]:
     else:
         chosen = None
         st.info("Nothing under MODEL_PATH can be used as a base.", icon=":material/folder_off:")
-    return (str(chosen.path), "", Outlook(chosen.name, chosen.facts)) if chosen and chosen.facts else ("", "", None)
+    return (str(chosen.path), "", BasePreview(chosen.name, chosen.facts)) if chosen and chosen.facts else ("", "", None)
 
 
 def _draw_unusable(offers: list[BaseOffer]) -> None:
@@ -69,7 +69,7 @@ def _draw_unusable(offers: list[BaseOffer]) -> None:
             draw_table(rows, key="base_refused", alt="Checkpoints that can't be a base")
 
 
-def _choose_path(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
+def _choose_path(ctx: Context, person: Person) -> tuple[str, str, BasePreview | None]:
     path = st.text_input(
         "Path on the server",
         key="base_path",
@@ -82,13 +82,13 @@ def _choose_path(ctx: Context, person: Person) -> tuple[str, str, Outlook | None
     try:
         if not path.startswith(("/", "~")):
             path = f"./{path}"  # a Hub id has a field of its own
-        return path, "", look_at_base(ctx, path, person=person)
+        return path, "", preview_base(ctx, path, person=person)
     except RoundhouseError as error:
         show_error(error)
         return "", "", None
 
 
-def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]:
+def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, BasePreview | None]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         hub = st.text_input(
             "Hub id", key="base_hub", placeholder="owner/name", width=400, help="Private and gated repositories need HF_TOKEN."
@@ -106,7 +106,7 @@ def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]
         st.session_state.pop("base_looked", None)
         try:
             with st.spinner("Looking up"):
-                st.session_state["base_looked"] = (hub, revision, look_at_base(ctx, hub, revision=revision, person=person))
+                st.session_state["base_looked"] = (hub, revision, preview_base(ctx, hub, revision=revision, person=person))
         except RoundhouseError as error:
             st.session_state["base_looked"] = (hub, revision, error)
     looked_up = st.session_state.get("base_looked")
@@ -117,7 +117,7 @@ def _choose_hub(ctx: Context, person: Person) -> tuple[str, str, Outlook | None]
     return hub, revision, outlook
 
 
-def _draw_preview(look: Outlook) -> None:
+def _draw_preview(look: BasePreview) -> None:
     """Draw a preview of the base."""
     facts = look.facts
     grid = st.grid(4, min_column_width=150)

@@ -208,7 +208,7 @@ def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> 
                 rename_checkpoint(ctx, checkpoint.id, name or "", person=person)
                 set_checkpoint_notes(ctx, checkpoint.id, notes or "", person=person)
                 st.rerun()
-        word = "Take out of the archive" if checkpoint.archived_at else "Archive"
+        word = "Restore from the archive" if checkpoint.archived_at else "Archive"
         if st.button(word, key=f"archive_{checkpoint.id}", icon=":material/archive:"):
             with errors_shown():
                 archive_checkpoint(ctx, checkpoint.id, person=person, archived=checkpoint.archived_at is None)

@@ -242,7 +242,7 @@ def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:
                 rename_dataset(ctx, dataset.id, name or "", person=person)
                 set_dataset_notes(ctx, dataset.id, notes or "", person=person)
                 st.rerun()
-        word = "Take out of the archive" if dataset.archived_at else "Archive"
+        word = "Restore from the archive" if dataset.archived_at else "Archive"
         if st.button(word, key=f"archive_{dataset.id}", icon=":material/archive:"):
             with errors_shown():
                 archive_dataset(ctx, dataset.id, person=person, archived=dataset.archived_at is None)

@@ -14,13 +14,13 @@ from backend.services.context import Context, Person
 from backend.services.data.epoch_time import epoch_time
 from backend.services.data.reports import (
     DataReportView,
-    ask_report,
     default_question,
     default_source,
     delete_data_report,
     drop_found_rows,
     get_data_report,
     list_data_reports,
+    request_data_report,
 )
 from backend.services.data.views import VersionView
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
@@ -117,7 +117,7 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
         )
         if st.button("Run report", type="primary", icon=":material/frame_inspect:", key=f"report_ask_{version.id}"):
             with errors_shown():
-                return ask_report(
+                return request_data_report(
                     ctx,
                     version.id,
                     person=person,

@@ -57,7 +57,7 @@ def test_a_plan_in_three_currencies(site: Context) -> None:
 
 def test_misuse_is_answered_in_words_and_with_2(site: Context, tmp_path: Path) -> None:
     assert "one budget" in roundhouse("plan", status=2)["error"]
-    assert "no run and no probe" in roundhouse("plan", "--device-hours", "1", status=2)["error"]
+    assert "no run or probe" in roundhouse("plan", "--device-hours", "1", status=2)["error"]
     assert "nowhere" in roundhouse("plan", "--flops", "1e15", "--dataset", "nowhere", status=2)["error"]
     assert "no file" in roundhouse("plan", "fit", str(tmp_path / "none.csv"), status=2)["error"]
     (tmp_path / "bad.csv").write_text("parameters,tokens,loss\n1e6,x,3\n")

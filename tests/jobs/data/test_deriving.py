@@ -225,5 +225,5 @@ def test_a_change_is_said_in_words_and_survives_json(asked: Change, said: str) -
 
 
 def test_benchmarks_and_prompts_are_never_split() -> None:
-    with pytest.raises(InvalidInput, match="asked whole"):
+    with pytest.raises(InvalidInput, match="no validation split"):
         check_change(Resplit(val_fraction=0.1), kind=DatasetKind.BENCHMARK)

@@ -238,7 +238,7 @@ def test_an_object_that_changed_between_two_tries_is_fetched_anew(bucket: Any, t
         ("s3://tales/none.jsonl", {}, NotFound, "There is nothing at s3://tales/none.jsonl"),
         ("s3://no-such-bucket/a.jsonl", {}, NotFound, "There is nothing at s3://no-such-bucket/a.jsonl"),
         ("s3://tales/picture.png", {}, InvalidInput, "has no ending that rows can be read from"),
-        ("https://example.org/a.jsonl", {}, InvalidInput, "no address of S3 or Google Cloud Storage"),
+        ("https://example.org/a.jsonl", {}, InvalidInput, "not an address of S3 or Google Cloud Storage"),
         (
             "s3://tales/a.jsonl",
             {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"},

@@ -51,7 +51,7 @@ class _Buffer:
         self.text, self.position, self.ended = "", 0, False
 
     def more(self) -> None:
-        """Read on until the unparsed text has doubled, or to the end."""
+        """Read until the unparsed text has doubled, or to the end."""
         parts = [self.text[self.position :]]
         missing = max(1, len(parts[0]))
         while missing > 0 and not self.ended:

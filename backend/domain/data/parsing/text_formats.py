@@ -1,4 +1,4 @@
-"""Parse rows out of bytes: .txt .jsonl .json .csv .tsv, as many as a stream or the head of an upload holds. Opens no file.
+"""Parse rows from bytes: .txt .jsonl .json .csv .tsv, of a stream or the head of an upload. Opens no file.
 
 Every parser yields `(number, row)`, where a row that can't be read is a RowProblem in the row's place; the number is the line (json:
 the element) it began at. Memory is bounded by the longest row allowed, never by the file.
@@ -29,7 +29,7 @@ END_OF_TEXT = b"<|endoftext|>"
 MAX_ROW_BYTES = 8 * 2**20
 MAX_DOCUMENT_BYTES = 16 * 2**20  # a longer document is cut into several at a line break
 RAW_CHARACTERS = 2000
-_TOO_LONG = "\udcff"  # stands for a line that was passed over; no decoded text looks like it alone
+_TOO_LONG = "\udcff"  # marks a skipped line; no decoded text equals it
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HEADER_NAMES = frozenset(
     [
@@ -69,7 +69,7 @@ def suffix_of(name: str) -> tuple[str, str]:
 
 
 def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Drop a UTF-8 byte order mark; refuse UTF-16, in which every line would be a problem of its own."""
+    """Drop a UTF-8 byte order mark; refuse UTF-16, in which every line would fail."""
     first = True
     for chunk in chunks:
         if first and chunk:
@@ -156,7 +156,7 @@ def _iter_prompt_lines(chunks: Iterable[bytes], *, first: int) -> Iterator[Numbe
 
 
 def _is_header(fields: list[str]) -> bool:
-    """Tell a header from a first row of data (the CSV files of MMLU have none)."""
+    """Return whether a first row is a header (the CSV files of MMLU have none)."""
     names = [field.strip() for field in fields]
     if any(name.lower() in _HEADER_NAMES for name in names):
         return True
@@ -238,7 +238,7 @@ def _csv_reader(lines: Iterable[str], *, delimiter: str, quoted: bool) -> Any:
 def iter_csv_rows(
     lines: Iterable[bytes | RowProblem], *, shape: CsvShape, first: int = 1, is_enough: Callable[[], bool] | None = None
 ) -> Iterator[NumberedRow]:
-    """Parse the lines of a CSV file, of which the next is numbered `first`, as rows; stop between two rows when that is enough."""
+    """Parse the lines of a CSV file as rows, the next line being number `first`; stop between two rows when `is_enough`."""
     csv.field_size_limit(MAX_ROW_BYTES)
     too_long: list[RowProblem] = []
     begun: list[bytes] = []  # the first line of the row that is being read
@@ -309,11 +309,11 @@ def iter_csv(chunks: Iterable[bytes], *, suffix: str) -> Iterator[NumberedRow]:
 
 
 def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False, first: int = 1) -> Iterator[NumberedRow]:
-    """Parse rows out of a stream of bytes, of which the next line is numbered `first`.
+    """Parse rows from a stream of bytes whose next line is number `first`.
 
     `lines_are_prompts` reads a .txt file as one prompt a line. Raises InvalidInput for UTF-16 and for suffixes that are not text.
     """
-    checked = _checked(chunks) if first == 1 else chunks  # marks stand at the beginning of a file alone
+    checked = _checked(chunks) if first == 1 else chunks  # byte order marks occur only at the beginning of a file
     if suffix in TEXTS:
         return _iter_prompt_lines(checked, first=first) if lines_are_prompts else _iter_txt(checked, first=first)
     if suffix in (".jsonl", ".ndjson"):

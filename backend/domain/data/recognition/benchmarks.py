@@ -1,4 +1,4 @@
-"""Recognise questions with choices or with the answers that count."""
+"""Recognise questions with choices or with accepted answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backend.domain.data.recognition.column_names import (
 from backend.domain.data.recognition.sample import Recognition, Sample
 from backend.domain.data.rows.values import listed_part
 
-SHORT_ANSWER = 80  # characters; longer answers are completions to learn from, not gold answers to compare with
+SHORT_ANSWER = 80  # characters; longer answers are completions for training, not gold answers
 SHORT_TARGET = 200  # the same where the columns are called `input` and `target`, as in BIG-bench
 _DISTRACTOR_COLUMN = re.compile(r"(distractor|incorrect_answer|wrong_answer)_?\d", re.IGNORECASE)  # SciQ, GPQA
 CONTEXT_NAMES = ("context", "passage", "support", "article")
@@ -30,14 +30,14 @@ def _choice_columns(sample: Sample) -> list[str]:
 
 
 def _answer_field(sample: Sample, *, answer: str, num_choices: int) -> str:
-    """Tell answers counted from 1 from answers counted from 0, by what occurs."""
+    """Return whether answers are counted from 1 or from 0, by the values that occur."""
     values = {str(value).strip() for value in sample.values(answer)}
     counted = all(value.isdecimal() for value in values) and bool(values)
     return "answer_from_1" if counted and "0" not in values and str(num_choices) in values else "answer"
 
 
 def detect_multiple_choice(sample: Sample) -> Recognition | None:
-    """Recognise a question with its choices in one column or in several, and which of them is right."""
+    """Recognise a question with its choices in one or several columns, and the correct choice."""
     correct, incorrect = sample.find(CORRECT_NAMES), sample.find(INCORRECT_NAMES)
     wrong = [incorrect] if incorrect else [column for column in sample.columns if _DISTRACTOR_COLUMN.fullmatch(column)]
     if correct and wrong:
@@ -84,7 +84,7 @@ def detect_code(sample: Sample) -> Recognition | None:
 
 
 def detect_generation(sample: Sample) -> Recognition | None:
-    """Recognise a question with the answers that count: listed, marked as in GSM8K, or short."""
+    """Recognise a question with accepted answers: listed, marked as in GSM8K, or short."""
     question = sample.find(("question", "query", "problem", "input"))
     answer = sample.find(ANSWERS_NAMES, but=(question or "",))
     if not question or not answer or not sample.is_text(question):

@@ -1,4 +1,4 @@
-"""Usual column names of each field, and the column that a missing one was probably meant to be."""
+"""Usual column names of each field, and the likely column of a missing field."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ FIELD_NAMES: dict[str, tuple[str, ...]] = {
     "incorrect": INCORRECT_NAMES,
     **MESSAGE_NAMES,
 }
-"""For each field of backend.domain.data.rows.mapping the usual names of its column, the likeliest first."""
+"""For each field of backend.domain.data.rows.mapping the usual names of its column, the most likely first."""
 
 NEAR = 0.72  # difflib's ratio: `respons` is near `response` (0.93), `note` is not near `output` (0.40)
 

@@ -63,7 +63,7 @@ LOOKED_FOR = (
     "a message tree (replies; message_id, parent_id)",
     "text (text, content, document, story)",
 )
-"""The kinds of columns that are looked for before a file falls back on text, with names that they usually have."""
+"""The columns, with their usual names, that are searched for before a file is read as text."""
 
 
 def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = None) -> Recognition:
@@ -72,7 +72,7 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
     Raises InvalidInput if there are no rows or no column fits, naming the nearest column.
     """
     if not rows:
-        raise InvalidInput("There is no row to recognise.", remedy="Check that the file is not empty and that its first lines are sound.")
+        raise InvalidInput("There is no row to recognise.", remedy="Check that the file is not empty and that its first lines are valid.")
     sample = Sample(rows)
     candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
     if kind is not None:
@@ -89,7 +89,7 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
 
 
 def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
-    """Return mappings that are never guessed, but possible for a kind that was chosen."""
+    """Return mappings that are never guessed, but possible for a chosen kind."""
     pair = detect_instruction(sample)
     if kind is DatasetKind.CHAT and pair:
         return [Recognition(kind, pair.mapping, 0.7, f"{pair.reason}; each row becomes a conversation of two turns")]

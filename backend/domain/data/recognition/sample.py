@@ -14,7 +14,7 @@ from backend.domain.data.recognition.column_names import plain_name
 class Recognition:
     """A recognised kind. `mapping` goes from source column to field; `confidence` from 0 to 1; `reason` is a sentence.
 
-    `is_fallback`: the rows are read as text only because no other kind fits and no column is named as texts usually are.
+    `is_fallback`: the rows are read as text only because no other kind fits and no column has a usual name of texts.
     """
 
     kind: DatasetKind
@@ -41,7 +41,7 @@ class Sample:
         return [row[column] for row in self.rows if row.get(column) is not None]
 
     def all(self, column: str, test: Callable[[Any], bool]) -> bool:
-        """Return whether most values pass a test (a few broken rows must not hide what the rest is)."""
+        """Return whether most values pass a test, so that a few broken rows do not matter."""
         values = self.values(column)
         return bool(values) and sum(map(test, values)) >= 0.6 * len(values)
 
@@ -52,9 +52,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class SourceHead:
-    """The first rows of a source.
-
-    `name`: the file they are of, one of `files`. `left_out`: how many files of the source are not read. `foreign`: where bytes that are
+    """The first rows of a source. `name`: their file, one of `files`. `left_out`: number of files that are not read. `foreign`: where
+    bytes that are
     not UTF-8 begin, or "". `val_split`: the saved split that is kept for validation, or "".
     """
 

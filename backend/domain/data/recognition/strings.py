@@ -1,4 +1,4 @@
-"""Recognise rows that are bare strings, as in a JSON list of strings: prompts where they read as requests, else texts."""
+"""Recognise rows that are bare strings, as in a JSON list of strings: prompts if they look like requests, else texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REQUEST = re.compile(
 
 
 def detect_strings(sample: Sample) -> Recognition | None:
-    """Recognise a list of strings. A person who knows better chooses the other kind."""
+    """Recognise a list of strings, as prompts or text; the user may choose the other kind."""
     if sample.columns != [STRING_COLUMN]:
         return None
     texts = [value for value in sample.values(STRING_COLUMN) if isinstance(value, str) and value.strip()]

@@ -33,7 +33,7 @@ from backend.domain.data.rows.labels import label_of, side_of
 
 _VERDICT_COLUMN = re.compile(r"(annotator|annotation|rater|judge|vote)_?\d+")
 VOTE_NAMES = (("left", "right", "winner"), ("model_a", "model_b", "winner"), ("a", "b", "winner"))
-SHORT_NAMES = 40  # characters: a table with shorter texts alone holds names and facts, not training text
+SHORT_NAMES = 40  # characters: a table of shorter texts holds names and facts, not training text
 
 
 def is_turns(value: Any) -> bool:
@@ -110,7 +110,7 @@ def detect_kto(sample: Sample) -> Recognition | None:
     if answer is None or label in answer.mapping:
         return None
     mapping = {column: field for column, field in answer.mapping.items() if field not in ("history", "instances")}
-    return Recognition(DatasetKind.KTO, {**mapping, label: "label"}, 0.9, f"{answer.reason}, and `{label}` says whether that is good")
+    return Recognition(DatasetKind.KTO, {**mapping, label: "label"}, 0.9, f"{answer.reason}, and `{label}` rates it good or bad")
 
 
 def detect_answered_turns(sample: Sample) -> Recognition | None:
@@ -120,7 +120,7 @@ def detect_answered_turns(sample: Sample) -> Recognition | None:
         return None
     mapping = {prompt: "prompt", completion: "completion"}
     mapping |= _extras(sample, mapping)
-    return Recognition(DatasetKind.CHAT, mapping, 0.9, f"`{prompt}` asks and `{completion}` answers, both in turns")
+    return Recognition(DatasetKind.CHAT, mapping, 0.9, f"`{prompt}` holds the prompts and `{completion}` the answers, both as turns")
 
 
 def detect_chat(sample: Sample) -> Recognition | None:
@@ -148,7 +148,7 @@ def detect_instruction(sample: Sample) -> Recognition | None:
     completion = sample.find(COMPLETION_NAMES, but=(prompt or "",))
     instances = sample.find(INSTANCES_NAMES)
     if prompt and not completion and instances and sample.all(instances, _is_instances):
-        reason = f"`{prompt}` asks and the first of `{instances}` answers"
+        reason = f"`{prompt}` holds the prompts and the first of `{instances}` the answers"
         return Recognition(DatasetKind.INSTRUCTION, {prompt: "prompt", instances: "instances"}, 0.9, reason)
     if not prompt or not completion or not (sample.is_text(prompt) and sample.is_text(completion)):
         return None
@@ -157,7 +157,7 @@ def detect_instruction(sample: Sample) -> Recognition | None:
     mapping = {prompt: "prompt", **_input(sample, prompt), completion: "completion", **rounds}
     mapping |= _extras(sample, mapping, tools=bool(rounds))
     confidence = 0.95 if prompt in ("instruction", "prompt") else 0.7
-    reason = f"`{prompt}` asks and `{completion}` answers"
+    reason = f"`{prompt}` holds the prompts and `{completion}` the answers"
     if rounds:
         return Recognition(DatasetKind.CHAT, mapping, confidence, f"{reason}, after the rounds in `{history}`")
     return Recognition(DatasetKind.INSTRUCTION, mapping, confidence, reason)
@@ -168,7 +168,7 @@ def _is_instances(value: Any) -> bool:
 
 
 def detect_prompts(sample: Sample) -> Recognition | None:
-    """Recognise prompts that nothing answers, and say which column might be the answer under a name that is nearly known."""
+    """Recognise prompts without answers, and name a column that might hold the answers."""
     turns = sample.find(TURNS_NAMES)
     if turns and sample.all(turns, lambda value: isinstance(value, list) and bool(value) and isinstance(value[0], str)):
         return Recognition(DatasetKind.PROMPTS, {turns: "prompt"}, 0.8, f"`{turns}` lists turns of the user; the first is the prompt")
@@ -176,16 +176,16 @@ def detect_prompts(sample: Sample) -> Recognition | None:
     if prompt and not (sample.is_text(prompt) and sample.all(prompt, lambda value: not str(value).strip().isdecimal())):
         prompt = None  # the number of a prompt, as votes have it
     sides = [column for pair in SIDE_NAMES for column in sample.columns if plain_name(column) in pair]
-    if not prompt and sides:  # answers without a verdict: what is left is what was asked
+    if not prompt and sides:  # answers without a verdict: only the prompt is used
         prompt = sample.find(("text",))
     if not prompt or not sample.is_text(prompt):
         return None
     mapping = {prompt: "prompt", **_input(sample, prompt)}
     near = nearest_column("completion", [column for column in sample.columns if column not in mapping and sample.is_text(column)])
-    hint = f"; if `{near}` answers, choose kind instruction and map it to `completion`" if near else ""
+    hint = f"; if `{near}` holds answers, choose kind instruction and map it to `completion`" if near else ""
     if sides:
-        hint = f"; nothing says which of {' and '.join(f'`{column}`' for column in sides[:2])} is better"
-    return Recognition(DatasetKind.PROMPTS, mapping, 0.7, f"`{prompt}` asks and nothing answers{hint}")
+        hint = f"; no verdict on which of {' and '.join(f'`{column}`' for column in sides[:2])} is better"
+    return Recognition(DatasetKind.PROMPTS, mapping, 0.7, f"`{prompt}` holds prompts without answers{hint}")
 
 
 def detect_text(sample: Sample) -> Recognition | None:
@@ -207,6 +207,6 @@ def detect_text(sample: Sample) -> Recognition | None:
         reason += (
             f"; {', '.join(f'`{name}`' for name in votes)} look like votes: `roundhouse rating fit` rates contestants by them"
             if votes
-            else "; its values are short, as in a table of facts: probably nothing to train on"
+            else "; its values are short, as in a table of facts: probably not training text"
         )
     return Recognition(DatasetKind.TEXT, {longest: "text"}, 0.3, reason, is_fallback=True)

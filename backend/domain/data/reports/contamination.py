@@ -1,10 +1,10 @@
-"""Find benchmark items in rows: shared runs of 13 words (as GPT-3, arXiv 2005.14165, appendix C), or a short question whole.
+"""Find benchmark items in rows by 13-gram overlap of words (as GPT-3, arXiv 2005.14165, appendix C), or by a whole short question.
 
 Words are compared without case and punctuation: "don't" is "dont", as there; "well-known" is two words. In scripts written without
-spaces every character is a word. An item's text is its question followed by its right answer (the answer alone where nothing is asked),
-and any 13 words in a row of it count. Runs that more than 10 items of a benchmark share say nothing about one of them and are left out.
+spaces every character is a word. An item's text is its question followed by its right answer (the answer alone without a question), and
+any 13 consecutive words of it count. 13-grams that more than 10 items of a benchmark share are left out.
 A question of 3 to 12 words counts as a whole: anywhere from 6 words on; with fewer, where it is a turn of its own or its right answer
-follows within 12 words. A question of one or two words is not looked for.
+follows within 12 words. Questions of one or two words are ignored.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Item:
 class Overlap:
     """An item found in a row (by its place in the batch). `kind`: `run` (13 words or more in a row) or `question` (a short one whole).
 
-    `text` is what both say, without case and punctuation; `share` how much of the item's question it covers, 0 to 1.
+    `text` is the common text, without case and punctuation; `share` the part of the item's question that it covers, 0 to 1.
     """
 
     row: int
@@ -79,7 +79,7 @@ class _Passage:
 
 
 class BenchmarkIndex:
-    """The items of all benchmarks, ready to be looked for in rows. Memory: about 25 bytes a word."""
+    """Searchable index of the items of all benchmarks. Memory: about 25 bytes a word."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = list(items)
@@ -111,7 +111,7 @@ class BenchmarkIndex:
         return tuple(known.setdefault(word, len(known) + 1) for word in words_of(text))
 
     def _runs(self) -> tuple[npt.NDArray[np.uint64], Ids]:
-        """Return the keys of all runs of 13 words, sorted, and the item of each; what too many items share is left out."""
+        """Return the sorted keys of all 13-grams with the item of each, without those shared by too many items."""
         keys, owners = [], []
         for place, passage in enumerate(self._passages):
             mine = np.unique(_run_keys(self._code[passage.ids], RUN))
@@ -142,7 +142,7 @@ class BenchmarkIndex:
         if not self._items or not rows:
             return []
         lines = [_Line(self._words, parts) for parts in rows]
-        gap = np.zeros(RUN, dtype=np.int64)  # no word: nothing reaches from one row into the next
+        gap = np.zeros(RUN, dtype=np.int64)  # a separator, so that no run spans two rows
         flat = np.concatenate([part for line in lines for part in (line.ids, gap)])
         starts = np.cumsum([0, *(len(line.ids) + RUN for line in lines)])
         code = self._code[flat]
@@ -182,7 +182,7 @@ class BenchmarkIndex:
                         yield self._overlap(row, owner, "question", line.ids[at : at + size]), owner
 
     def _extend(self, ids: Ids, at: int, owner: int) -> tuple[int, int]:
-        """Return the longest run around row position `at` that the item has too; empty if its 13 words are not the item's."""
+        """Return the longest run around row position `at` that also occurs in the item; empty if its 13 words do not."""
         passage = self._passages[owner].ids
         windows = np.lib.stride_tricks.sliding_window_view(passage, RUN)
         matches = np.flatnonzero((windows == ids[at : at + RUN]).all(axis=1))
@@ -198,7 +198,7 @@ class BenchmarkIndex:
         return begin, end
 
     def _counts(self, line: _Line, at: int, size: int, owner: int) -> bool:
-        """Return whether a short question at a place is more than a turn of phrase."""
+        """Return whether a short question at a position is an item and not a common phrase."""
         if size >= ALONE or (at, at + size) in line.parts:
             return True
         behind = line.ids[at + size : at + size + NEAR].tolist()
@@ -217,7 +217,7 @@ class BenchmarkIndex:
 
 
 class _Line:
-    """A row as word ids (0: a word that no item has), with where its parts begin and end."""
+    """A row as word ids (0: a word of no item), with the bounds of its parts."""
 
     def __init__(self, words: dict[str, int], parts: Sequence[str]) -> None:
         ids: list[int] = []

@@ -8,8 +8,8 @@ from enum import StrEnum
 
 from backend.domain.data.reports.report import DataReport
 
-FAR = 16  # a context so many times longer is no cure for rows that are cut
-NOTABLE = 0.001  # shares below this are told, and not graded as something to look at
+FAR = 16  # a context this many times longer is no remedy for truncated rows
+NOTABLE = 0.001  # smaller shares are reported without a warning
 
 
 class Grade(StrEnum):
@@ -33,7 +33,7 @@ class DataFinding:
 
 
 def list_findings(report: DataReport) -> list[DataFinding]:
-    """Return all findings, the gravest first."""
+    """Return all findings, most severe first."""
     findings = [
         *_rendering(report),
         *_silence(report),
@@ -109,7 +109,7 @@ def _silence(report: DataReport) -> Iterator[DataFinding]:
 
 
 def _first_reason(report: DataReport) -> str:
-    """Return why the first row with nothing to train on has nothing, to go behind such a count; empty if there is no such row."""
+    """Return the reason for the first row without a trained token, as a suffix; empty if there is none."""
     return f": {report.zero_label[0].reason}" if report.zero_label else ""
 
 

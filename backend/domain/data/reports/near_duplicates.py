@@ -1,10 +1,10 @@
-"""Near-duplicate texts: shingles, MinHash signatures, LSH buckets, exact Jaccard of the candidates. Pure; the caller holds the arrays.
+"""Near-duplicate texts: shingles, MinHash signatures, LSH buckets, exact Jaccard of the candidates. Pure functions on arrays.
 
 Two texts are near duplicates when the sets of their 5-character sequences, case, punctuation and spacing aside, have a Jaccard
-similarity of at least 0.8. Characters rather than words, so that a word changed in a row of twenty is still found and languages written
-without spaces need no other rule. Signatures are 128 MinHash values (Broder 1997; rensa's variant of Fast Similarity Sketching,
-arXiv 1704.04370); buckets are 21 bands of 6 of them (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4). What shares a
-bucket is a candidate, and its similarity is computed exactly from the two sets.
+similarity of at least 0.8. Characters rather than words, so that one changed word in a row of twenty is still found, and languages without
+spaces need no special case. Signatures are 128 MinHash values (Broder 1997; rensa's variant of Fast Similarity Sketching,
+arXiv 1704.04370); buckets are 21 bands of 6 of them (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4). Pairs that share a
+bucket are candidates, whose similarity is computed exactly from the two sets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_CHARACTERS = 1_000_000
 """Of a longer text only its beginning is compared."""
 
 SEED = 20
-MARGIN = 0.12  # below the threshold by which an estimate from signatures still counts: over three of its standard errors
+MARGIN = 0.12  # margin below the threshold for an estimate from signatures: over three standard errors
 REACH = 7  # neighbours in a bucket that are compared, besides its first row
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _BREAK = re.compile(r"[\W_]+")
@@ -37,12 +37,12 @@ Rows = npt.NDArray[np.int64]
 
 
 def detection_probability(jaccard: float) -> float:
-    """Return how likely a pair of this similarity shares a bucket: 1 - (1 - s^r)^b."""
+    """Return the probability that a pair of this similarity shares a bucket: 1 - (1 - s^r)^b."""
     return float(1.0 - (1.0 - jaccard**BAND_ROWS) ** NUM_BANDS)
 
 
 def normalise(text: str) -> str:
-    """Return a text without case, punctuation and spacing: one space between what is left."""
+    """Return a text in lower case without punctuation, words separated by one space."""
     return _BREAK.sub(" ", unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()).strip()
 
 
@@ -124,7 +124,7 @@ def bucket_pairs(keys: Hashes, rows: Rows, *, first_held_out: int, reach: int = 
 
 
 def estimate(signatures: Signatures, left: Rows, right: Rows) -> npt.NDArray[np.float64]:
-    """Return the similarity of pairs as their signatures tell it: the share of equal values."""
+    """Estimate the similarity of pairs from their signatures: the share of equal values."""
     return np.asarray((signatures[left] == signatures[right]).mean(axis=1), dtype=np.float64)
 
 
@@ -139,13 +139,13 @@ def jaccard(one: Hashes, other: Hashes) -> float:
 
 
 class Clusters:
-    """Rows joined by pairs (union-find). The smallest row of a cluster stands for it."""
+    """Rows joined by pairs (union-find). The smallest row of a cluster represents it."""
 
     def __init__(self) -> None:
         self._parent: dict[int, int] = {}
 
     def find(self, row: int) -> int:
-        """Return the row that stands for a row's cluster."""
+        """Return the representative of a row's cluster."""
         root = row
         while (above := self._parent.get(root, root)) != root:
             root = above
@@ -155,7 +155,7 @@ class Clusters:
         return root
 
     def join(self, one: int, other: int) -> None:
-        """Put two rows into one cluster."""
+        """Merge the clusters of two rows."""
         low, high = sorted((self.find(one), self.find(other)))
         if low != high:
             self._parent[high] = low

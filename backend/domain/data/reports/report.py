@@ -1,6 +1,6 @@
-"""Question and answer of a data report: one schema for the job, the page and the command line.
+"""Request and result of a data report: one schema for the job, the page and the command line.
 
-Rows are numbered from 1 within their split, as people count. Shares lie between 0 and 1.
+Rows are numbered from 1 within their split. Shares lie between 0 and 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class _Frozen(BaseModel):
 
 
 class ReportQuestion(_Frozen):
-    """With which tokens, at which context, in which batches. The same question of the same rows has the same answer."""
+    """Request of a data report: tokenizer, context and batch. The same request on the same rows has the same result."""
 
     context: int = Field(default=1024, ge=8, le=MAX_CONTEXT, description="Tokens per training sequence.")
     micro_batch: int = Field(default=16, ge=1, le=65_536, description="Sequences in one forward pass.")
@@ -63,18 +63,18 @@ class SplitReport(_Frozen):
 
     @property
     def truncated_share(self) -> float:
-        """Rows that are cut, of all."""
+        """Share of rows that are truncated."""
         return self.truncated_rows / self.rows if self.rows else 0.0
 
 
 class ZeroLabelRow(RowRef):
-    """A row with nothing to train on, and why."""
+    """A row without a trained token, with the reason."""
 
     reason: str
 
 
 class DuplicateCluster(_Frozen):
-    """Rows that are alike. The first is the one to keep; `similarity` of each to it is 1.0 where they are the same."""
+    """Similar rows. The first is kept; `similarity` of each to it is 1.0 for equal rows."""
 
     size: int
     rows: list[RowRef]
@@ -95,7 +95,7 @@ class Duplicates(_Frozen):
 
 
 class Leak(_Frozen):
-    """A row that is held out, and one like it that is trained on."""
+    """A held-out row, and a similar row in the train split."""
 
     val: RowRef
     train: RowRef
@@ -103,7 +103,7 @@ class Leak(_Frozen):
 
 
 class Leakage(_Frozen):
-    """Held-out rows that are also trained on, word for word (`exact`) or nearly (`near`), and those of which only the prompt is."""
+    """Held-out rows that are also in the train split, exactly (`exact`) or nearly (`near`), and those of which only the prompt is."""
 
     exact: int = 0
     near: int = 0
@@ -112,7 +112,7 @@ class Leakage(_Frozen):
 
 
 class Contamination(_Frozen):
-    """An item of a benchmark in a row. `item` counts from 1; `kind` says what was found: a run of 13 words or more, or a whole question."""
+    """An item of a benchmark in a row. `item` counts from 1; `kind`: a run of 13 words or more, or a whole question."""
 
     benchmark: str
     item: int
@@ -144,9 +144,8 @@ class FaultReport(_Frozen):
 
 
 class Packing(_Frozen):
-    """Real tokens per position that is computed. `trainer` is what our trainer does, in the order of its first epoch.
-
-    `padded` is one row a sequence, padded to the longest of its micro-batch; `packed` is first-fit decreasing into the context.
+    """Real tokens per position that is computed. `trainer` is our trainer's share in the order of its first epoch. `padded` is one row per
+    sequence, padded to the longest of its micro-batch; `packed` is first-fit decreasing into the context.
     """
 
     trainer: float | None = None
@@ -157,7 +156,7 @@ class Packing(_Frozen):
 
 
 class Epoch(_Frozen):
-    """One pass over the rows to train on. `tokens` the network reads, `sequences` it is given, `steps` at the question's batch."""
+    """One pass over the rows to train on. `tokens` and `sequences` that the network reads, `steps` at the requested batch."""
 
     tokens: int = 0
     sequences: int = 0
@@ -165,7 +164,7 @@ class Epoch(_Frozen):
 
 
 class Piece(_Frozen):
-    """A stretch of tokens as the trainer sees it, one entry a token."""
+    """Consecutive tokens as the trainer sees them, one entry per token."""
 
     label: str = ""
     tokens: list[str]
@@ -197,9 +196,8 @@ class BenchmarkChecked(_Frozen):
 
 
 class DataReport(_Frozen):
-    """The answer. Lists hold the first few; the counts beside them are whole. `droppable` counts the rows that a finding would drop.
-
-    `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer breaks so that they stay text.
+    """Result of a data report. Lists hold the first few entries; counts cover all. `droppable` counts the rows that a finding would drop.
+    `forged` rows spell special tokens (`<|end|>`) in their text, which the renderer splits so that they stay text.
     """
 
     kind: str
@@ -236,5 +234,5 @@ class DataReport(_Frozen):
 
     @property
     def is_silent(self) -> bool:
-        """Return whether the trainer would find nothing to train on in any row."""
+        """Return whether no row has a token to train on."""
         return self.trainer != "none" and self.train.rows > 0 and self.epoch.sequences == 0 and self.train.kept_tokens == 0

@@ -13,11 +13,11 @@ FAULTS: dict[str, str] = {
     "control_character": "Control characters, such as NUL or an escape",
     "lone_surrogate": "Half a character (a lone surrogate)",
     "html": "Remains of HTML: tags or entities",
-    "direction_mark": "Marks that turn the writing direction, which can hide text",
+    "direction_mark": "Bidirectional control characters, which can hide text",
     "unseen_character": "Zero-width or private-use characters and byte-order marks",
     "unusual_space": "Spaces and line breaks other than the usual ones",
 }
-"""Every fault with what it means, the worst first."""
+"""Every fault with its meaning, the worst first."""
 
 EXCERPT = 40
 _TAGS = (

@@ -1,4 +1,4 @@
-"""Questions with choices, or with the answers that count, from their common spellings."""
+"""Build benchmark rows, with choices or accepted answers, from their common spellings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.values import label_text, text_of
 
-_FINAL_ANSWER = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)  # how GSM8K marks the result below its reasoning
+_FINAL_ANSWER = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)  # GSM8K's mark of the result after its reasoning
 
 
 def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _distinct(values: list[str]) -> list[str]:
 
 
 def _choose_place(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, Any]:
-    """Put the right choice among the wrong ones, at a place that depends on the text alone."""
+    """Insert the right choice among the wrong ones, at a position that depends only on the text."""
     wrong = [choice for choice in _distinct([label_text(value, name="incorrect") for value in incorrect]) if choice != correct]
     if not wrong:
         raise RowProblem("`incorrect` holds nothing that differs from `correct`")

@@ -25,7 +25,7 @@ MEDIA_TYPES = {
     "document": "a file",
 }
 TEXT_KEYS = ("text", "value", "content", "thinking", "reasoning", "thought", "summary", "refusal")
-"""Keys under which a part keeps its text; the part's own type comes before them."""
+"""Keys of a part's text; the part's own type takes precedence."""
 
 
 class Content(NamedTuple):
@@ -115,7 +115,7 @@ def _joined(texts: Iterable[str | None]) -> str | None:
 
 
 def _call(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a call in the spelling that backend.domain.data.rows.tool_calls reads: Anthropic keeps the arguments under `input`."""
+    """Return a call in the form that backend.domain.data.rows.tool_calls reads: Anthropic names the arguments `input`."""
     inner = part.get("function") if isinstance(part.get("function"), dict) else part
     assert isinstance(inner, dict)
     arguments = inner.get("arguments", inner.get("parameters", inner.get("input")))

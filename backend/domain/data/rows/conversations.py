@@ -1,7 +1,7 @@
-"""Conversations in their common spellings, turned into OpenAI messages.
+"""Convert conversations in their common spellings to OpenAI messages.
 
 A message has a `role` and a `content`; an assistant's may have `tool_calls` and a tool's `tool_call_id` and `name`
-(backend.domain.data.rows.tool_calls says how they are spelled).
+(their form is in backend.domain.data.rows.tool_calls).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
 
 
 def with_reasoning(reasoning: str, answer: str) -> str:
-    """Return an answer with its reasoning set apart in front, as reasoning models write it: `<think>`, the reasoning, `</think>`.
+    """Return an answer preceded by its reasoning, as reasoning models write it: `<think>`, the reasoning, `</think>`.
 
     Templates that handle reasoning separate it at these tags; others keep it, so it is trained on under any template.
     """
@@ -193,7 +193,7 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
     """Return {"prompt", "chosen", "rejected"} as messages.
 
     `prompt` may be text, turns, a transcript or None; the sides may be text, one turn, turns, or whole conversations whose common
-    beginning is the prompt. Raises RowProblem if nothing is asked, the sides are equal, or one does not begin with an answer.
+    beginning is the prompt. Raises RowProblem if the prompt is missing, the sides are equal, or one does not begin with an answer.
     """
     sides = (_side(chosen, name="chosen"), _side(rejected, name="rejected"))
     shared = 0
@@ -206,7 +206,7 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
     if system.strip() and (not before or before[0]["role"] != "system"):
         before = [{"role": "system", "content": system}, *before]
     if not any(message["role"] == "user" and message["content"].strip() for message in before):
-        raise RowProblem("nothing says what was asked: `prompt` is missing or empty, and `chosen` and `rejected` do not begin alike")
+        raise RowProblem("there is no prompt: `prompt` is missing or empty, and `chosen` and `rejected` do not begin alike")
     answers = [side[shared:] for side in sides]
     for name, answer in zip(("chosen", "rejected"), answers, strict=True):
         if answer[0]["role"] != "assistant" or not (answer[0]["content"].strip() or answer[0].get("tool_calls")):
@@ -217,7 +217,7 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
 
 
 def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> dict[str, Any]:
-    """Return {"prompt", "completion"} as messages: one answer and all that came before it.
+    """Return {"prompt", "completion"} as messages: one answer and the messages before it.
 
     `completion` may be text or turns; without a prompt it is a whole conversation, whose last answer counts. Raises RowProblem.
     """

@@ -1,4 +1,4 @@
-"""Canonical rows as text: all of it for measuring, or laid out for a person."""
+"""Render canonical rows as text: complete for measuring, or laid out for reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read labels: good or bad of one answer, first or second of two. Pure."""
+"""Read labels of one answer (good or bad) and of two (first or second). Pure."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def label_of(value: Any) -> bool | None:
 
 
 def read_label(value: Any, *, name: str = "label") -> bool:
-    """Return a label as a truth value. Raises RowProblem, naming the value, for anything between good and bad."""
+    """Return a label as a bool. Raises RowProblem, naming the value, for anything else than good or bad."""
     label = label_of(value)
     if label is None:
         shown = "nothing" if value is None else repr(value)[:40]
-        raise RowProblem(f"`{name}` holds {shown}, which says neither good nor bad (expected true or false, 1 or 0, up or down, ...)")
+        raise RowProblem(f"`{name}` holds {shown}, which is neither good nor bad (expected true or false, 1 or 0, up or down, ...)")
     return label
 
 
 def side_of(value: Any, *, columns: tuple[str, str]) -> Side | None:
-    """Return which of two answers a verdict prefers; None for a tie and for a word that means neither.
+    """Return the preferred one of two answers; None for a tie or an unknown verdict.
 
     `columns` are the names of the two answers' columns: `response1` against `response2` makes `1` mean the first.
     """

@@ -36,7 +36,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def check_mapping(kind: DatasetKind, mapping: Mapping[str, str]) -> None:
-    """Raise RowProblem unless the mapping (source column -> field) gives the kind what it needs."""
+    """Raise RowProblem unless the mapping (source column -> field) covers the fields that the kind needs."""
     unknown = sorted({field for field in mapping.values() if field not in FIELDS[kind]})
     if unknown:
         raise RowProblem(f"kind {kind} has no field `{unknown[0]}`; its fields are {', '.join(FIELDS[kind])}")
@@ -212,7 +212,7 @@ def _history(value: Any) -> list[dict[str, str]]:
 
 
 def _asked(values: dict[str, Any]) -> Any:
-    """Return the prompt of a row whose prompt may be text or turns; OpenAI keeps the tools in there too."""
+    """Return the prompt of a row, given as text or turns; OpenAI's form holds the tools as well."""
     prompt = values.get("prompt")
     if isinstance(prompt, dict) and prompt.get("tools"):
         values.setdefault("tools", prompt["tools"])
@@ -244,7 +244,7 @@ _BUILDERS = {
 
 
 def canonical_json(row: Mapping[str, Any]) -> str:
-    """Write a canonical row as the one JSON text that hashes and splits are computed from."""
+    """Write a canonical row as the JSON text that hashes and splits are computed from."""
     return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 

@@ -1,4 +1,4 @@
-"""The one exception about a single row of a dataset."""
+"""The exception about a single row of a dataset."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RowProblem(InvalidInput):
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row left out: the file of the source ("" where there is one), the line or row in it (from 1), why, and how it begins."""
+    """A rejected row: its file ("" if there is only one), its line or row (from 1), the reason, and its beginning."""
 
     file: str
     row: int

@@ -1,4 +1,4 @@
-"""Tools in conversations: the list that a network is offered, and the calls that it makes, in one spelling.
+"""Tools in conversations: the available tools and the calls, in one form.
 
 Stored form (OpenAI's, with arguments as JSON text so that a table's column can hold any of them)
     tools        '[{"type": "function", "function": {"name": ..., "description": ..., "parameters": {...}}}, ...]'
@@ -17,7 +17,7 @@ MAX_TOOLS = 512
 
 
 def _parsed(value: Any, *, name: str, what: str) -> Any:
-    """Return what a value holds, read from JSON if it is text."""
+    """Return a value, parsed as JSON if it is text."""
     if not isinstance(value, str):
         return value
     try:
@@ -99,6 +99,6 @@ def arguments_of(call: ToolCall) -> Any:
 
 
 def call_text(call: ToolCall) -> str:
-    """Show a call as a person reads it: `search({"city": "Graz"})`."""
+    """Format a call: `search({"city": "Graz"})`."""
     function = call["function"]
     return f"{function['name']}({function['arguments']})"

@@ -21,7 +21,7 @@ TREE = "tree"
 MESSAGE_FIELDS = ("message_id", "parent_id", "role", "content", "rank")
 """The fields of a message table; `rank` may be missing."""
 MAX_TURNS = 200_000
-"""Turns that the rows made from one tree may hold together; a tree of 2,500 messages, ten deep, has fewer."""
+"""Limit of the turns in all rows of one tree; a tree of 2,500 messages, ten deep, has fewer."""
 Tree = dict[str, Any]
 
 
@@ -88,7 +88,7 @@ def _name(message: Tree) -> str:
 
 
 def _turns(path: Sequence[Tree]) -> list[dict[str, Any]]:
-    """Return messages without what is about the tree: ids, ranks, labels, replies."""
+    """Return messages without the tree's fields: ids, ranks, labels, replies."""
     keys = (*ROLE_KEYS, *CONTENT_KEYS)
     return [{key: message[key] for key in keys if message.get(key) is not None} for message in path]
 
@@ -146,7 +146,7 @@ def _is_id(value: Any) -> bool:
 def sample_trees(rows: Sequence[Mapping[str, Any]], *, mapping: Mapping[str, str]) -> list[Tree | RowProblem]:
     """Return the trees among the first rows of a message table, and the rows that can't be read.
 
-    Messages whose parent is further on are left out: only the whole table shows where they belong (jobs.data.message_trees).
+    Messages whose parent is further on are left out: only the whole table has their place (jobs.data.message_trees).
     """
     trees: list[Tree | RowProblem] = []
     messages: dict[str, Tree] = {}

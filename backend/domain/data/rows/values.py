@@ -9,7 +9,7 @@ from backend.domain.data.rows.problem import RowProblem, kind_of_value
 
 
 def listed_part(value: Any) -> list[Any] | None:
-    """Return the list in a cell that keeps one under a name, as ARC, SQuAD and TriviaQA do; None for other cells."""
+    """Return the list inside a cell of named lists, as in ARC, SQuAD and TriviaQA; None for other cells."""
     if not isinstance(value, dict):
         return None
     return next((value[key] for key in ("text", "choices", "options", "aliases", "spans") if isinstance(value.get(key), list)), None)
@@ -45,7 +45,7 @@ def as_list(value: Any, *, column: str) -> list[Any]:
 
 
 def text_of(value: Any, *, name: str, may_be_empty: bool = False) -> str:
-    """Return a text value. Numbers, lists and nothing at all are problems of the row."""
+    """Return a text value. Raises RowProblem for numbers, lists and null."""
     if value is None and may_be_empty:
         return ""
     if not isinstance(value, str):

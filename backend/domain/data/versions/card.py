@@ -1,4 +1,4 @@
-"""A dataset's card: a README.md as the Hugging Face Hub reads it, YAML facts first, then words. Text from facts; reads no file."""
+"""A dataset card: a README.md with YAML front matter, as the Hugging Face Hub reads it. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LICENCES = (
     "other",
     "unknown",
 )
-"""The Hub's names of common licences; it knows more. A name of one's own is written as `other` with that name."""
+"""The Hub's names of common licences. A licence of another name is written as `other` with that name."""
 
 SIZES = (("n<1K", 1_000), ("1K<n<10K", 10_000), ("10K<n<100K", 100_000), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7), ("10M<n<100M", 10**8))
 TASKS = {"benchmark": "question-answering"}
@@ -61,7 +61,7 @@ class CardFile:
 
 @dataclass(frozen=True)
 class CardSource:
-    """Facts of a version that the card lists. `lineage` are sentences, the first ancestor first."""
+    """Facts of a version for its card. `lineage` holds one sentence per step, the first ancestor first."""
 
     name: str
     version: int
@@ -134,12 +134,12 @@ def front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
 
 
 def plain_markdown(text: str) -> str:
-    """Escape a name or a sentence, so that it stands in Markdown as it is."""
+    """Escape a text, so that Markdown shows it verbatim."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
 
 
 def write_card(source: CardSource, facts: CardFacts) -> str:
-    """Return the card: front matter, notes, rows, splits, columns, where it came from, hashes."""
+    """Return the card: front matter, notes, rows, splits, columns, provenance, hashes."""
     facts_yaml = yaml.safe_dump(front_matter(source, facts), sort_keys=False, allow_unicode=True, width=120)
     rows = sum(file.rows for file in source.files)
     splits = [f"| {SPLIT_NAMES[file.split]} | {file.rows:,} | {file.bytes:,} | `{file.path}` |" for file in source.files]

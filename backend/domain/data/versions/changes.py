@@ -1,6 +1,6 @@
-"""Changes that make one dataset version from another, as data. Pure; reads no file.
+"""Changes that derive one dataset version from another, as data. Pure; reads no file.
 
-A change never touches the version it starts from. The same change of the same version gives the same rows, so it is recorded in the
+A change never modifies the version it starts from. The same change of the same version gives the same rows, so it is recorded in the
 new version's provenance and can be repeated.
 """
 
@@ -23,7 +23,7 @@ class _Frozen(BaseModel):
 
 
 class DropRows(_Frozen):
-    """Leave out listed rows, counted from 0 in the order of each split. `reason` is what the lineage says about them."""
+    """Leave out listed rows, counted from 0 in the order of each split. `reason` is shown in the lineage."""
 
     change: Literal["drop_rows"] = "drop_rows"
     train: Rows = ()
@@ -38,9 +38,9 @@ class DropRows(_Frozen):
 
 
 class DropDuplicates(_Frozen):
-    """Keep the first of equal rows. A row that is both trained on and held out stays held out, so that nothing leaks.
+    """Keep the first of equal rows. A row in both splits stays in validation, so that nothing leaks.
 
-    `loose` also takes rows for equal that differ only in case and in spaces.
+    `loose` ignores case and spaces.
     """
 
     change: Literal["drop_duplicates"] = "drop_duplicates"
@@ -91,7 +91,7 @@ class Sample(_Frozen):
 class Merge(_Frozen):
     """Add the rows of another version of the same kind: `other` is `name`, `name@3` or a version's id.
 
-    Rows that either version holds out are trained on in neither.
+    Validation rows of either version stay out of the train split.
     """
 
     change: Literal["merge"] = "merge"
@@ -107,9 +107,9 @@ class Resplit(_Frozen):
 
 
 def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:
-    """Read row numbers as people write them, counted from 1 (`3, 10-20`), into places counted from 0.
+    """Parse row numbers counted from 1 (`3, 10-20`) into indices counted from 0.
 
-    Raises InvalidInput naming the part that is no number, or lies beyond the last of `rows`.
+    Raises InvalidInput naming the part that is no number, or exceeds `rows`.
     """
     places: dict[int, None] = {}
     for part in filter(None, re.split(r"[,;\s]+", re.sub(r"\s*[-–]\s*", "-", text.strip()))):

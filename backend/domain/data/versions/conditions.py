@@ -1,4 +1,4 @@
-"""The parts of a canonical row that a person can ask about, and whether a row meets a condition. Pure."""
+"""Fields of a canonical row that conditions can test, and the test. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELDS_OF_KIND: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.BENCHMARK: ("question", "choices", "answer"),
     DatasetKind.PROMPTS: ("prompt",),
 }
-"""What conditions and statistics may name. `turns` is a number; `label` reads `good` or `bad`; the others are texts."""
+"""Fields of conditions and statistics. `turns` is a number; `label` is `good` or `bad`; the others are texts."""
 
 TEST_WORDS = {
     "contains": "contains",
@@ -70,7 +70,7 @@ def field_size(row: Mapping[str, Any], field: str) -> int:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """Return what makes two rows the same question with different answers: prompt or question; of a text its beginning."""
+    """Return the part that two rows with different answers share: prompt or question; of a text its beginning."""
     if "messages" in row:
         turns = row["messages"]
         last = max((place for place, message in enumerate(turns) if message["role"] == "assistant"), default=len(turns))
@@ -96,18 +96,18 @@ def meets(row: Mapping[str, Any], condition: Condition) -> bool:
 
 
 def check_change(change: Change, *, kind: DatasetKind) -> None:
-    """Raise InvalidInput for a condition on a field that rows of the kind have not, or a kind whose rows are never split."""
+    """Raise InvalidInput for a condition on a field that the kind lacks, or a split of a kind that is never split."""
     if isinstance(change, Filter):
         for condition in change.conditions:
             if condition.field and condition.field not in FIELDS_OF_KIND[kind]:
                 have = ", ".join(FIELDS_OF_KIND[kind])
                 raise InvalidInput(f"Rows of kind {kind} have no field {condition.field!r}.", remedy=f"They have {have}.", field="field")
     if change.change == "resplit" and kind in (DatasetKind.BENCHMARK, DatasetKind.PROMPTS):
-        raise InvalidInput(f"A dataset of kind {kind} is asked whole: it has nothing held out.", field="change")
+        raise InvalidInput(f"A dataset of kind {kind} has no validation split.", field="change")
 
 
 def describe_condition(condition: Condition) -> str:
-    """Say a condition: `completion is at least 20 characters`."""
+    """Describe a condition: `completion is at least 20 characters`."""
     field = condition.field or "text"
     number = condition.test in ("at_least", "at_most")
     value = f"{int(condition.value):,} {'' if field == TURNS else 'characters'}".strip() if number else f"“{str(condition.value)[:80]}”"
@@ -115,7 +115,7 @@ def describe_condition(condition: Condition) -> str:
 
 
 def describe_change(change: Change) -> str:
-    """Say a change as the lineage shows it: what was done to the version before."""
+    """Describe a change for the lineage."""
     if isinstance(change, DropRows):
         count = len(set(change.train)) + len(set(change.val))
         return f"{count:,} listed {'row' if count == 1 else 'rows'} left out" + (f": {change.reason}" if change.reason else "")

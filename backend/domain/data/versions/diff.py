@@ -1,4 +1,4 @@
-"""Compare two collections of rows by what stands for their contents. Pure arithmetic on arrays; multisets, so copies count."""
+"""Compare two collections of rows by the hashes of their contents. Pure arithmetic on arrays; multisets, so copies count."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def surplus(rows: Numbers, others: Numbers) -> Marks:
 
 @dataclass(frozen=True)
 class PairedRows:
-    """Places of rows that were removed and added; `changed` pairs those that ask the same and answer differently."""
+    """Indices of removed and added rows; `changed` pairs those with the same prompt and different answers."""
 
     removed: list[int]
     added: list[int]
@@ -46,7 +46,7 @@ class PairedRows:
 def pair_by_key(removed: Marks, removed_keys: Numbers, added: Marks, added_keys: Numbers, *, limit: int) -> PairedRows:
     """Pair removed rows with added ones of the same key, each once, and return at most `limit` places of each sort."""
     gone, new = np.flatnonzero(removed), np.flatnonzero(added)
-    # a row whose key is left over on its own side too has no partner: pairing is what surplus leaves out
+    # a row without a partner is what `surplus` marks; all others are paired
     alone_gone, alone_new = surplus(removed_keys[gone], added_keys[new]), surplus(added_keys[new], removed_keys[gone])
     paired_gone, paired_new = gone[~alone_gone], new[~alone_new]
     paired_gone = paired_gone[np.argsort(removed_keys[paired_gone], kind="stable")]

@@ -32,7 +32,7 @@ _BORDER = r"[-._ 0-9]"
 def configs_of(paths: Iterable[str], card: Mapping[str, Any]) -> dict[str, Splits]:
     """Return config -> split -> files. A repository that states no config has one, `default`.
 
-    `card` is the front matter of the README; what it says wrongly is passed over.
+    `card` is the front matter of the README; invalid entries are ignored.
     """
     files = [path for path in sorted(paths) if _is_data(path)]
     stated = card.get("configs")
@@ -83,7 +83,7 @@ def _match(files: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def _splits_found(files: Sequence[str]) -> Splits:
-    """Return the splits that names tell: shards, then folders, then files called train, test, dev and the like; else all is `train`."""
+    """Return the splits by name: shards, then folders, then files called train, test, dev and similar; else all files are `train`."""
     shards: dict[str, list[str]] = {}
     for file in files:
         if match := _SHARD.fullmatch(file):
@@ -98,7 +98,7 @@ def _by_keyword(files: Sequence[str], *, in_folder: bool) -> dict[str, list[str]
         word = re.compile(rf"(?:.*{_BORDER})?(?:{'|'.join(words)})(?:{_BORDER}.*)?")
         for file in files:
             *folders, name = PurePosixPath(file).parts
-            # a file's name needs something after the word, as in train.csv; `datasets` asks for the same
+            # as in `datasets`, the word must be followed by something, as in train.csv
             if any(map(word.fullmatch, folders)) if in_folder else (word.fullmatch(name) and PurePosixPath(name).suffix):
                 splits.setdefault(split, []).append(file)
     return splits

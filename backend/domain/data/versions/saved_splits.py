@@ -1,4 +1,4 @@
-"""Choose which splits of a saved dataset become the train and the validation split of a version."""
+"""Choose the train and validation split of a version from the splits of a saved dataset."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from backend.errors import InvalidInput, NotFound
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval", "test")
-"""Names of splits that are held out, the first present one is taken."""
+"""Names of validation splits; the first one present is used."""
 
 
 @dataclass(frozen=True)
 class SavedChoice:
-    """The splits to import. With `val` the saved division is kept; without it the rows of `train` are divided by their content."""
+    """The splits to import. With `val` the saved split is kept; without it the rows of `train` are split by their content."""
 
     train: str
     val: str | None = None
@@ -21,9 +21,8 @@ class SavedChoice:
 
 
 def choose_splits(names: Sequence[str], split: str | None, *, name: str) -> SavedChoice:
-    """Return the named split alone, or else `train` with its held-out split, or the only one there is.
-
-    Raises NotFound for a split that is not there, InvalidInput where a choice is needed; both list the splits.
+    """Return the named split, else `train` with its validation split, else the only split. Raises NotFound for an unknown split,
+    InvalidInput where a choice is needed; both list the splits.
     """
     listed = ", ".join(names)
     if split is not None:

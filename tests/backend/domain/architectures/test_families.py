@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from backend.domain.architectures.config import ArchitectureConfig
-from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, why_not
+from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, explain_missing
 from backend.domain.architectures.rules import problems_by_field
 from backend.domain.estimates.architecture_report import ArchitectureReport, describe
 from backend.domain.training.config import RunConfig
@@ -219,7 +219,7 @@ def test_what_is_accepted_can_be_built_and_what_is_not_is_said_beside_a_field(
         assert set(words) <= set(ArchitectureConfig.model_fields)
         return
     assert ArchitectureConfig.model_validate(config.model_dump()) == config
-    assert not any(getattr(config, name) is not None and why_not(family, name) for name in OPTIONAL_FIELDS)
+    assert not any(getattr(config, name) is not None and explain_missing(family, name) for name in OPTIONAL_FIELDS)
     with torch.device("meta"):
         network = getattr(transformers, FAMILIES[family].network_class)(make_config(config))
     report: ArchitectureReport = describe(config)

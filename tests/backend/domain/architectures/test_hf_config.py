@@ -111,7 +111,7 @@ def test_published_counts_come_out_of_config_json(name: str) -> None:
     assert report.parameters == parameters
     assert report.active_parameters == (active or parameters)
     scaled = {"Llama-3.1-8B": 1, "DeepSeek-V3": 4}  # traits without a word in our schema: they change no count
-    assert len(shape.unsaid) == scaled.get(name, 0)
+    assert len(shape.unsupported) == scaled.get(name, 0)
 
 
 def test_published_caches_come_out_of_config_json() -> None:

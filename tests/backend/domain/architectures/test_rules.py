@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, problems_despite
-from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, why_not
+from backend.domain.architectures.config import FIELD_HELP, ArchitectureConfig, find_other_problems
+from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTIONAL_FIELDS, explain_missing
 from backend.domain.architectures.rules import problems_by_field
 from backend.domain.training.config import RunConfig, parse_run_config
 from backend.domain.validation import validation_message
@@ -27,8 +27,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"family": "gpt2", "rope_theta": 1e4}, "rope_theta", "GPT-2 has learned positions. Leave rope_theta out"),
     ({"family": "gpt2", "num_kv_heads": 2}, "num_kv_heads", "in GPT-2 every query head has its own.*or set it to 4"),
-    ({"family": "gpt2", "tie_embeddings": False}, "tie_embeddings", "servers load no second one: switch tie_embeddings on"),
-    ({"family": "deepseek_v3", "tie_embeddings": True}, "tie_embeddings", "a matrix of its own.*switch tie_embeddings off"),
+    ({"family": "gpt2", "tie_embeddings": False}, "tie_embeddings", "servers load no second matrix: switch tie_embeddings on"),
+    ({"family": "deepseek_v3", "tie_embeddings": True}, "tie_embeddings", "an untied head.*switch tie_embeddings off"),
     ({"family": "bloom", "feed_forward": 300}, "feed_forward", "a feed-forward of 300: .*always 4 x width.*set it to 512"),
     ({"family": "bloom", "num_heads": 5}, "num_heads", "128 / 5 is not whole; 4 heads would work"),
     ({"family": "mistral", "window": 512}, "window", "a window of 512 tokens is longer than the context of 256: choose at most 256"),
@@ -67,20 +67,22 @@ def test_several_problems_are_told_at_once_each_beside_its_field() -> None:
 
 
 def test_what_is_unreadable_or_out_of_bounds_hides_nothing_and_is_not_guessed_at() -> None:
-    unread = problems_despite({"num_heads": 6, "num_kv_heads": 4}, unreadable=["width"])
+    unread = find_other_problems({"num_heads": 6, "num_kv_heads": 4}, unreadable=["width"])
     assert list(unread) == ["num_kv_heads"], "6 heads can't share 4; whether they share the width is open"
-    outside = problems_despite({"num_layers": 0, "width": 130})
+    outside = find_other_problems({"num_layers": 0, "width": 130})
     assert set(outside) == {"num_layers", "num_heads"}
     assert "130 / 4 is not whole" in outside["num_heads"]
-    assert problems_despite({"family": "deepseek_v3", "dense_layers": 3}, unreadable=["num_layers"]) == {}
-    assert problems_despite({}, unreadable=["num_kv_heads"]) == {}
+    assert find_other_problems({"family": "deepseek_v3", "dense_layers": 3}, unreadable=["num_layers"]) == {}
+    assert find_other_problems({}, unreadable=["num_kv_heads"]) == {}
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_family_says_what_it_is_made_of_and_why_it_lacks_the_rest(family: str) -> None:
     entry = FAMILIES[family]
     config = ArchitectureConfig(family=family)
-    assert all((getattr(config, name) is None) == (why_not(family, name) is not None) for name in OPTIONAL_FIELDS if name != "head_size")
+    assert all(
+        (getattr(config, name) is None) == (explain_missing(family, name) is not None) for name in OPTIONAL_FIELDS if name != "head_size"
+    )
     assert all(len(text) > 3 for text in (entry.title, entry.summary, entry.positions, entry.norm, entry.feed_forward))
     assert ("tie_embeddings" in entry.fixed) == (entry.tied is not None)
     assert ArchitectureConfig.model_validate(config.model_dump(mode="json")) == config

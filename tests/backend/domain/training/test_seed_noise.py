@@ -63,7 +63,7 @@ def test_seeds_alone_are_called_a_difference_in_one_case_of_twenty() -> None:
 def test_one_seed_says_nothing() -> None:
     result = compare_seeds(SeedGroup((2.0,)), SeedGroup((1.0, 1.1, 1.2)))
     assert (result.is_beyond_noise, result.low) == (None, None)
-    assert "may be the seed alone" in result.conclusion()
+    assert "may be seed noise" in result.conclusion()
 
 
 def test_a_conclusion_names_difference_interval_and_seeds() -> None:

@@ -16,7 +16,7 @@ from backend.services.battles.ballots import BallotView, ballot_progress, cast_v
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, list_raters, rater_for, rater_from_link, revoke_rater_link
 from backend.services.battles.side_by_side import record_side_by_side_vote
-from backend.services.battles.views import get_campaign, held_votes, list_campaigns, list_open_campaigns
+from backend.services.battles.views import get_campaign, list_campaigns, list_open_campaigns, valid_votes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user, disable_account, enable_account
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
@@ -78,7 +78,7 @@ def test_each_prompt_and_pair_is_met_once_by_each_rater(both: Context) -> None:
     raters = [rater_for(both, LOCAL), link_rater(both, campaign.id)]
     assert [vote_all(both, campaign.id, rater, prefer("Oak")) for rater in raters] == [12, 12]
     with both.db.read() as session:
-        met = Counter((vote.rater_id, vote.prompt_id, frozenset((vote.a, vote.b))) for vote in held_votes(session, campaign.id))
+        met = Counter((vote.rater_id, vote.prompt_id, frozenset((vote.a, vote.b))) for vote in valid_votes(session, campaign.id))
     assert len(met) == 24
     assert set(met.values()) == {1}
 
@@ -88,7 +88,7 @@ def test_sides_are_shuffled_and_the_votes_are_counted_by_contestant(ctx: Context
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
     names = {contestant.id: contestant.name for contestant in campaign.contestants}
     with ctx.db.read() as session:
-        votes = held_votes(session, campaign.id)
+        votes = valid_votes(session, campaign.id)
     assert {names[vote.winner or ""] for vote in votes} == {"Oak"}
     assert 8 < sum(names[vote.a] == "Oak" for vote in votes) < 32
 
@@ -173,7 +173,7 @@ def test_undo_appends_a_row_and_serves_the_battle_again(both: Context) -> None:
         rows = session.scalars(select(Vote).order_by(Vote.revision)).all()
         assert [(row.label, row.revision) for row in rows] == [("A", 1), ("UNDONE", 2), ("B", 3)]
         assert rows[0].id == vote == rows[1].supersedes_id
-        assert [held.label for held in held_votes(session, campaign.id)] == ["B"]
+        assert [held.label for held in valid_votes(session, campaign.id)] == ["B"]
 
 
 def test_undo_goes_ten_back_and_no_further(ctx: Context) -> None:
@@ -342,7 +342,7 @@ def test_a_playground_vote_is_kept_once_and_a_changed_mind_supersedes(both: Cont
     assert (playground.name, playground.is_standing, playground.num_votes) == ("Playground", True, 2)
     assert list_open_campaigns(both) == []
     with both.db.read() as session:
-        assert [vote.label for vote in held_votes(session, playground.id)] == ["BOTH_BAD", "B"]
+        assert [vote.label for vote in valid_votes(session, playground.id)] == ["BOTH_BAD", "B"]
         assert len(session.scalars(select(Vote)).all()) == 3
     with pytest.raises(InvalidInput, match="same checkpoint"):
         record_side_by_side_vote(both, label="A", person=LOCAL, **{**said, "checkpoint_b": oak})  # type: ignore[arg-type]

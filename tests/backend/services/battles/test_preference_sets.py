@@ -192,7 +192,7 @@ def test_a_base_that_does_not_play_or_a_rater_launches_nothing(ctx: Context) -> 
         session.add(stranger)
         session.flush()
         stranger_id = stranger.id
-    with pytest.raises(InvalidInput, match="does not play"):
+    with pytest.raises(InvalidInput, match="is not in this campaign"):
         launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", base_id=stranger_id)
     with pytest.raises(NotAllowed):
         launch_dpo_from_votes(ctx, campaign_id, person=replace(LOCAL, role="rater"), idempotency_key="k")

@@ -12,7 +12,7 @@ import pytest
 
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.infra.checkpoints.candidates import describe_base
-from backend.services.checkpoints.bases import add_base, list_base_offers, look_at_base
+from backend.services.checkpoints.bases import add_base, list_base_offers, preview_base
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user
 
@@ -183,11 +183,11 @@ def test_a_scan_of_thousands_of_files_reads_only_headers_and_only_once(ctx: Cont
 
 def test_a_look_and_an_add_refuse_the_same(ctx: Context, tmp_path: Path) -> None:
     folder = write_base(tmp_path / "b")
-    look = look_at_base(ctx, str(folder), person=LOCAL)
+    look = preview_base(ctx, str(folder), person=LOCAL)
     assert (look.facts.parameters, look.commit) == (48, None)
     engineer = add_user(ctx, "engineer", "a long password", person=LOCAL)
     for ask in (
-        lambda source, person, revision="": look_at_base(ctx, source, revision=revision, person=person),
+        lambda source, person, revision="": preview_base(ctx, source, revision=revision, person=person),
         lambda source, person, revision="": add_base(ctx, name="b", source=source, revision=revision, person=person),
     ):
         with pytest.raises(NotAllowed):

@@ -230,7 +230,7 @@ def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
     do_job(ctx, str(again.job_id))
     done = resolve_version(ctx, "a")
     assert (done.rows, done.rejected_rows, done.number) == (20, 1, 1)
-    with pytest.raises(NotFound, match="no longer here"):
+    with pytest.raises(NotFound, match="was deleted"):
         get_past_import(ctx, done.id, person=LOCAL)
 
 

@@ -43,7 +43,7 @@ def test_what_can_not_be_exported_is_refused_at_once(ctx: Context) -> None:
     imported(ctx, "sayings", ROWS)
     with pytest.raises(InvalidInput, match="no export format 'xlsx'"):
         export_version(ctx, "sayings", format="xlsx", person=LOCAL)
-    with pytest.raises(InvalidInput, match="'no slash' is no id of the Hub"):
+    with pytest.raises(InvalidInput, match="'no slash' is not a repository id of the Hub"):
         export_version(ctx, "sayings", format="jsonl", push="no slash", person=LOCAL)
     with pytest.raises(NotFound):
         export_version(ctx, "nothing", format="jsonl", person=LOCAL)

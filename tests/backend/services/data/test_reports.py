@@ -25,13 +25,13 @@ from backend.services.data.epoch_time import epoch_time
 from backend.services.data.imports import import_dataset, version_of_job
 from backend.services.data.reports import (
     DataReportView,
-    ask_report,
     delete_data_report,
     drop_found_rows,
     find_data_report,
     get_data_report,
     list_data_reports,
     read_samples,
+    request_data_report,
 )
 from backend.services.data.uploads import save_upload
 from backend.services.data.versions import derive_version
@@ -109,7 +109,7 @@ def add_base(ctx: Context, name: str = "base") -> str:
 
 
 def made(ctx: Context, dataset: str, **asked: Any) -> DataReportView:
-    view = ask_report(ctx, dataset, person=LOCAL, **asked)
+    view = request_data_report(ctx, dataset, person=LOCAL, **asked)
     do_job(ctx, str(view.job_id))
     return get_data_report(ctx, view.id)
 
@@ -119,14 +119,14 @@ def test_the_same_question_is_answered_once_and_what_it_depends_on_makes_it_anot
     first = made(ctx, "sayings", context=128)
     assert first.report is not None
     assert (first.status, first.report.train.rows, first.report.tokenizer) == (Status.FINISHED, 18, "bytes")
-    again = ask_report(ctx, version.id, person=LOCAL, context=128)
+    again = request_data_report(ctx, version.id, person=LOCAL, context=128)
     assert (again.id, again.reused) == (first.id, True)
     assert {sample.group for sample in read_samples(ctx, again)} >= {"first", "random", "longest"}
-    longer = ask_report(ctx, "sayings", person=LOCAL, context=256)
+    longer = request_data_report(ctx, "sayings", person=LOCAL, context=256)
     assert not longer.reused
-    assert ask_report(ctx, "sayings", person=LOCAL, context=256).id == longer.id, "one on its way is not asked for twice"
+    assert request_data_report(ctx, "sayings", person=LOCAL, context=256).id == longer.id, "one on its way is not asked for twice"
     imported(ctx, "fair", [{"question": LONG, "answers": ["late"]}], kind="benchmark", val_fraction=0)
-    assert not ask_report(ctx, "sayings", person=LOCAL, context=128).reused, "a new benchmark is to be looked for"
+    assert not request_data_report(ctx, "sayings", person=LOCAL, context=128).reused, "a new benchmark is to be looked for"
     assert len(list_data_reports(ctx, version.id)) == 3
 
 
@@ -169,7 +169,7 @@ def test_a_launch_on_rows_with_nothing_to_train_on_is_refused_with_count_and_cur
     assert view.report.is_silent
     assert find_data_report(ctx, view.version_id, source=f"checkpoint:{base}", context=64) is not None
     with pytest.raises(
-        InvalidInput, match="None of the 18 train rows of silent@1 has anything to train on within a context of 64 tokens"
+        InvalidInput, match="None of the 18 train rows of silent@1 has a trained token within a context of 64 tokens"
     ) as error:
         resolve_parts(ctx, config)
     assert "the answer begins behind the first 64 tokens" in error.value.message
@@ -195,21 +195,21 @@ def test_misuse_is_refused_in_words(ctx: Context) -> None:
     imported(ctx, "sayings", ROWS)
     for asked, words in (({"context": 512}, "reads at most 256"), ({"context": 3}, "context 3"), ({"micro_batch": 0}, "micro_batch 0")):
         with pytest.raises(InvalidInput, match=words):
-            ask_report(ctx, "sayings", person=LOCAL, source="base", **asked)
+            request_data_report(ctx, "sayings", person=LOCAL, source="base", **asked)
     with pytest.raises(NotFound, match="no tokenizer or checkpoint"):
-        ask_report(ctx, "sayings", person=LOCAL, source="nobody")
+        request_data_report(ctx, "sayings", person=LOCAL, source="nobody")
     with pytest.raises(NotAllowed):
-        ask_report(ctx, "sayings", person=RATER)
+        request_data_report(ctx, "sayings", person=RATER)
     with pytest.raises(NotFound, match="no such report"):
         get_data_report(ctx, "nothing")
 
 
 def test_a_stopped_or_failed_report_can_be_asked_for_again_and_a_deleted_one_leaves_no_file(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
-    stopped = ask_report(ctx, "sayings", person=LOCAL)
+    stopped = request_data_report(ctx, "sayings", person=LOCAL)
     stop_job(ctx, str(stopped.job_id), person=LOCAL)
     assert list_data_reports(ctx, version.id) == []
-    second = ask_report(ctx, "sayings", person=LOCAL)
+    second = request_data_report(ctx, "sayings", person=LOCAL)
     assert not second.reused
     train = ctx.artifacts.path(str(version.folder)) / "train.parquet"
     train.write_bytes(b"torn")
@@ -218,7 +218,7 @@ def test_a_stopped_or_failed_report_can_be_asked_for_again_and_a_deleted_one_lea
     assert (failed.status, failed.report) == (Status.FAILED, None)
     assert "train.parquet" in failed.error.cause
     assert failed.error.remedy == "Import the dataset again."
-    third = ask_report(ctx, "sayings", person=LOCAL)
+    third = request_data_report(ctx, "sayings", person=LOCAL)
     assert not third.reused
     delete_data_report(ctx, third.id, person=LOCAL)
     with pytest.raises(NotFound):

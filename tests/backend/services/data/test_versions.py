@@ -73,7 +73,7 @@ def test_what_can_not_be_done_is_said_before_a_job_is_queued(ctx: Context) -> No
     with pytest.raises(InvalidInput, match="have no field 'user'"):
         derive_version(ctx, first.id, change=Filter(conditions=(Condition(field="user", test="contains", value="x"),)), person=LOCAL)
     questions = imported(ctx, "q", [{"question": f"{n}?", "answers": ["1"]} for n in range(5)], kind="benchmark")
-    with pytest.raises(InvalidInput, match="asked whole"):
+    with pytest.raises(InvalidInput, match="no validation split"):
         derive_version(ctx, questions.id, change=Resplit(val_fraction=0.1), person=LOCAL)
     with pytest.raises(NotFound):
         derive_version(ctx, "nothing", change=DropDuplicates(), person=LOCAL)

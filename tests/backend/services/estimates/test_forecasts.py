@@ -119,7 +119,7 @@ def test_a_law_that_does_not_reach_so_far_down_is_left_out(ctx: Context) -> None
     add_parts(ctx)
     found = forecast(ctx, make_config())
     assert found.loss is None
-    assert "don't reach down" in found.loss_missing
+    assert "don't extrapolate" in found.loss_missing
     large = make_config(
         architecture={
             **SHAPE.model_dump(exclude_none=True),

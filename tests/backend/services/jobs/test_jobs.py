@@ -130,7 +130,7 @@ def test_a_job_is_cancelled_when_the_job_it_waits_for_fails(ctx: Context) -> Non
     recover_jobs(ctx)
     job = get_job(ctx, second)
     assert job.status is Status.CANCELLED
-    assert "waited for" in job.error.cause
+    assert "depends on" in job.error.cause
 
 
 def test_a_lapsed_lease_puts_the_job_back_and_fences_the_old_attempt(ctx: Context, clock: Clock) -> None:

@@ -19,11 +19,11 @@ from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import list_jobs
 from backend.services.training.sweep_search import Trial, choose_pruned, propose
 from backend.services.training.sweeps import (
+    advance_sweeps,
     archive_sweep,
     continue_sweep,
     get_sweep,
     launch_sweep,
-    lead_sweeps,
     list_sweeps,
     read_sweep,
     stop_sweep,
@@ -145,11 +145,11 @@ def test_only_so_many_runs_wait_at_once_and_each_end_makes_room_for_the_next(ctx
     view = launch_sweep(ctx, sweep(runs=5, parallel=2), person=LOCAL)
     assert (view.num_launched, view.num_active, view.num_planned) == (2, 2, 5)
     for _ in range(3):
-        lead_sweeps(ctx)
+        advance_sweeps(ctx)
     assert len(queued(ctx)) == 2
     while waiting := queued(ctx):
         train(ctx, waiting[0], loss_of(sweep_detail(ctx, "tries").runs[-1].point))
-        lead_sweeps(ctx)
+        advance_sweeps(ctx)
     view = get_sweep(ctx, "tries")
     assert (view.num_done, view.done, view.is_active) == (5, True, False)
     assert [each.number for each in sweep_detail(ctx, "tries").runs] == [0, 1, 2, 3, 4]
@@ -172,7 +172,7 @@ def test_a_bayesian_sweep_comes_closer_to_the_best_than_its_first_draws(ctx: Con
     while waiting := queued(ctx):
         (each,) = [run for run in sweep_detail(ctx, "tries").runs if run.run.id == waiting[0].id]
         train(ctx, waiting[0], loss_of(each.point))
-        lead_sweeps(ctx)
+        advance_sweeps(ctx)
     detail = sweep_detail(ctx, "tries")
     losses = [loss_of(each.point) for each in detail.runs]
     assert detail.best is not None
@@ -215,18 +215,18 @@ def test_a_pruned_run_is_stopped_with_a_checkpoint_and_the_next_takes_its_place(
         for step in (10, 20, 100):
             measure(ctx, taken, step, 2.0 - step / 100)
         end(ctx, taken, Status.FINISHED)
-        lead_sweeps(ctx)
+        advance_sweeps(ctx)
     (run,) = queued(ctx)
     taken = claim(ctx, run)
     measure(ctx, taken, 10, 9.0)
     measure(ctx, taken, 20, 9.0)
-    lead_sweeps(ctx)
+    advance_sweeps(ctx)
     with ctx.db.read() as session:
         assert session.scalar(select(Job.stop_request).where(Job.id == run.job_id)) == "stop_and_save"
     assert sweep_detail(ctx, "tries").runs[4].pruned_at == 20
-    lead_sweeps(ctx)
+    advance_sweeps(ctx)
     end(ctx, taken, Status.CANCELLED)
-    lead_sweeps(ctx)
+    advance_sweeps(ctx)
     assert len(queued(ctx)) == 1
     view = get_sweep(ctx, "tries")
     assert (view.num_done, view.best) == (5, 1.0)
@@ -249,7 +249,7 @@ def test_three_failures_at_the_start_end_the_sweep_in_words(ctx: Context) -> Non
     launch_sweep(ctx, sweep(runs=9, parallel=3), person=LOCAL)
     for run in queued(ctx):
         end(ctx, claim(ctx, run), Status.FAILED, cause="The loss became nan.")
-    lead_sweeps(ctx)
+    advance_sweeps(ctx)
     view = get_sweep(ctx, "tries")
     assert (view.num_launched, view.done) == (3, True)
     assert "first 3 runs failed" in view.problem
@@ -261,7 +261,7 @@ def test_a_sweep_is_stopped_whole_goes_on_later_and_leaves_the_list_when_archive
     with pytest.raises(Conflict, match="still active"):
         archive_sweep(ctx, "tries", person=LOCAL)
     assert stop_sweep(ctx, "tries", person=LOCAL) == 2
-    lead_sweeps(ctx)
+    advance_sweeps(ctx)
     assert get_sweep(ctx, "tries").num_launched == 2
     assert not get_sweep(ctx, "tries").is_active
     assert continue_sweep(ctx, "tries", person=LOCAL).num_active == 2
@@ -276,7 +276,7 @@ def test_a_run_that_was_asked_to_save_is_not_cancelled_when_the_sweep_is_led_aga
     launch_sweep(ctx, sweep(runs=4, parallel=1), person=LOCAL)
     claim(ctx, queued(ctx)[0])
     stop_sweep(ctx, "tries", person=LOCAL)
-    lead_sweeps(ctx)
+    advance_sweeps(ctx)
     with ctx.db.read() as session:
         assert list(session.scalars(select(Job.stop_request).where(Job.idempotency_key.startswith("sweep:")))) == ["stop_and_save"]
 

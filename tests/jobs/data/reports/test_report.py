@@ -21,7 +21,7 @@ from jobs.batches.preference import ReferencedPair, collate_pairs
 from jobs.batches.preference_rows import load_pairs
 from jobs.batches.sft import PackedBatches, encode_row, padded_length
 from jobs.data.reports import duplicates as report_duplicates
-from jobs.data.reports.duplicates import Alike, DuplicateFinder
+from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.run import run
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
@@ -256,7 +256,7 @@ def sequences(text: str) -> set[str]:
     return {plain[at : at + 5] for at in range(max(1, len(plain) - 4))}
 
 
-def alike(tmp_path: Path, texts: list[str], *, num_train: int) -> Alike:
+def alike(tmp_path: Path, texts: list[str], *, num_train: int) -> SimilarRows:
     finder = DuplicateFinder(tmp_path / "near")
     for at in range(0, len(texts), 100):
         finder.add(texts[at : at + 100], texts[at : at + 100])

@@ -18,7 +18,7 @@ from backend.errors import InvalidInput
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, save_checkpoint
 from jobs.training import run as training
-from jobs.training.network.adapters import put_adapters
+from jobs.training.network.adapters import add_adapters
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
@@ -41,7 +41,7 @@ def test_saved_adapters_give_the_trained_logits_on_the_base_and_merged(rooms: Ro
     shape = ArchitectureConfig(family=family, num_layers=2, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size)
     base = rooms.root / f"base-{family}"
     save_checkpoint(base, model=build_network(shape, seed=3), tokenizer=rooms.tokenizer, meta={})
-    model = put_adapters(load_network(base), config_of(variant), resume_from=None)
+    model = add_adapters(load_network(base), config_of(variant), resume_from=None)
     before = load_network(base)(input_ids=IDS).logits
     torch.testing.assert_close(model(input_ids=IDS).logits, before, atol=1e-5, rtol=0)  # fresh adapters change nothing
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-2)
@@ -60,7 +60,7 @@ def test_saved_adapters_give_the_trained_logits_on_the_base_and_merged(rooms: Ro
 
 
 def test_pissa_starts_where_peft_starts_it(rooms: Rooms) -> None:
-    ours = put_adapters(load_network(rooms.root / "base"), config_of("pissa"), resume_from=None)
+    ours = add_adapters(load_network(rooms.root / "base"), config_of("pissa"), resume_from=None)
     theirs = peft.get_peft_model(
         load_network(rooms.root / "base"), peft.LoraConfig(r=4, lora_alpha=6, init_lora_weights="pissa", target_modules="all-linear")
     )
@@ -92,7 +92,7 @@ def test_unsupported_adapters_are_refused(family: str, lora: dict[str, Any], wor
     shape = ArchitectureConfig(family=family, num_layers=1, width=32, num_heads=4, context=64, vocab_size=TINY.vocab_size)
     config = RunConfig(objective="sft", dataset="d", base="b", method="lora", lora=LoraConfig(**lora))
     with pytest.raises(InvalidInput, match=words) as error:
-        put_adapters(build_network(shape, seed=1), config, resume_from=None)
+        add_adapters(build_network(shape, seed=1), config, resume_from=None)
     assert str(error.value.field).startswith("lora.")
     assert error.value.remedy
 

@@ -62,7 +62,7 @@ def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
         ({"m": ["x"]}, "chat", {"m": "messages"}, "turn 1 of `messages` is text"),
         ({"m": []}, "chat", {"m": "messages"}, "holds no turns"),
         ({"c": "same", "r": "same", "p": "q"}, "preference", {"p": "prompt", "c": "chosen", "r": "rejected"}, "are the same"),
-        ({"c": "one", "r": "two"}, "preference", {"c": "chosen", "r": "rejected"}, "nothing says what was asked"),
+        ({"c": "one", "r": "two"}, "preference", {"c": "chosen", "r": "rejected"}, "there is no prompt"),
         ({"c": "yes", "p": "q", "l": 0.5}, "kto", {"p": "prompt", "c": "completion", "l": "label"}, "neither good nor bad"),
         ({"c": "yes", "p": "q", "l": None}, "kto", {"p": "prompt", "c": "completion", "l": "label"}, "`label` holds nothing"),
         ({"a": "x", "b": "y", "p": "q", "w": "tie"}, "preference", WINNER, "`winner` holds 'tie': no answer is preferred"),
@@ -84,7 +84,7 @@ def test_a_row_that_can_not_be_used_says_why(row: dict[str, Any], kind: str, map
 
 def test_a_column_with_a_nearly_known_name_is_proposed() -> None:
     rows = [{"instruction": "a", "respons": "b", "id": "3"}]
-    assert "if `respons` answers, choose kind instruction" in recognise(rows).reason
+    assert "if `respons` holds answers, choose kind instruction" in recognise(rows).reason
     assert recognise(rows, kind=DatasetKind.INSTRUCTION).mapping == {"instruction": "prompt", "respons": "completion"}
     with pytest.raises(InvalidInput, match=r"`instruction` serves as `prompt`, and nothing as `completion`; use `zzz`\?"):
         recognise([{"instruction": "a", "zzz": "b"}], kind=DatasetKind.INSTRUCTION)
@@ -106,7 +106,7 @@ def test_tables_of_votes_and_of_facts_are_not_taken_for_training_rows() -> None:
 def test_answers_without_a_verdict_are_prompts() -> None:
     recognition = recognise([{"prompt": "8", "text": "Argue in a haiku.", "result_x": "Leaves fall", "result_y": "Snow melts"}])
     assert (recognition.kind, recognition.mapping) == ("prompts", {"text": "prompt"})
-    assert "nothing says which of `result_x` and `result_y` is better" in recognition.reason
+    assert "no verdict on which of `result_x` and `result_y` is better" in recognition.reason
 
 
 def test_the_columns_of_a_table_leave_no_empty_fields_in_a_row() -> None:
