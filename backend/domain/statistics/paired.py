@@ -1,9 +1,12 @@
-"""Comparisons of two checkpoints on the same items."""
+"""Comparisons of two checkpoints on the same items: difference, interval and p value of one procedure.
+
+Either number may be used to decide: p is below 1 - level exactly where the interval excludes 0 (a property test holds every count to it).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,19 +15,25 @@ from numpy.typing import ArrayLike
 
 from backend.domain.statistics.estimates import (
     Estimate,
+    FloatArray,
     cluster_codes,
     clustered_mean_estimate,
     finite_scores,
     mean_estimate,
     normal_quantile,
     percent,
+    ratio_estimate,
+    student_quantile,
 )
 from backend.errors import InvalidInput
 
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """Second minus first on the same items, with the p value of "no difference". Wins and losses are the second's."""
+    """Second minus first on the same items, with the p value of "no difference". Wins and losses are the second's.
+
+    `p_value` is None where the data can't tell chance from difference. `clusters` counts them; None where each item stands alone.
+    """
 
     n: int
     difference: Estimate
@@ -33,6 +42,12 @@ class PairedComparison:
     losses: int
     ties: int
     method: str
+    clusters: int | None = None
+
+    @property
+    def discordance(self) -> float:
+        """Share of items on which the two differ."""
+        return (self.wins + self.losses) / self.n
 
 
 def paired_difference(
@@ -40,37 +55,38 @@ def paired_difference(
 ) -> PairedComparison:
     """Compare two checkpoints on the same items in the same order: second minus first.
 
-    Scores of 0 and 1 without clusters: exact McNemar p and the Bonett-Price (2012) interval, which does not collapse without discordant
-    pairs.
-    Otherwise: t test and t interval on the differences, clustered if `clusters` is given.
+    Scores of 0 and 1 without clusters: exact McNemar and its interval (`difference_interval`). Otherwise Student's t on the differences,
+    over clusters where `clusters` is given. Differences without variance are decided by `equal_differences`.
     """
     before, after = finite_scores(first), finite_scores(second)
     if len(before) != len(after):
         raise InvalidInput(f"{len(before)} scores can't be paired with {len(after)}.", remedy="Join both evaluations on their items first.")
     gaps = after - before
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
-    ties = len(gaps) - wins - losses
+    counts = (wins, losses, len(gaps) - wins - losses)
     if clusters is None and np.isin(before, (0.0, 1.0)).all() and np.isin(after, (0.0, 1.0)).all():
-        return PairedComparison(
-            len(gaps), _bonett_price(wins, losses, len(gaps), level=level), mcnemar(wins, losses), wins, losses, ties, "exact McNemar"
-        )
+        difference = difference_interval(wins, losses, len(gaps), level=level)
+        return PairedComparison(len(gaps), difference, mcnemar(wins, losses), *counts, "exact McNemar")
     if clusters is None:
-        difference, df, method = mean_estimate(gaps, level=level), len(gaps) - 1, "paired t test"
+        difference, units, method = mean_estimate(gaps, level=level), len(gaps), "paired t test"
     else:
-        difference, df, method = (
-            clustered_mean_estimate(gaps, clusters, level=level),
-            cluster_codes(clusters)[1] - 1,
-            "paired t test, clustered",
-        )
-    if difference.stderr is None:
-        return PairedComparison(
-            len(gaps), difference, None, wins, losses, ties, f"{method}: too few {'items' if clusters is None else 'clusters'}"
-        )
-    if difference.stderr <= 1e-12 * max(1.0, abs(difference.value)):
-        # All differences are equal: t is 0/0 or infinite, so the sign test is used.
-        return PairedComparison(len(gaps), difference, mcnemar(wins, losses), wins, losses, ties, "exact sign test (all differences equal)")
-    p_value = float(2 * scipy.stats.t.sf(abs(difference.value / difference.stderr), df))
-    return PairedComparison(len(gaps), difference, p_value, wins, losses, ties, method)
+        difference, units = clustered_mean_estimate(gaps, clusters, level=level), cluster_codes(clusters)[1]
+        method = "paired t test, clustered"
+    bounded = bool(min(before.min(), after.min()) >= 0 and max(before.max(), after.max()) <= 1)
+    difference, p_value, method = _decide(difference, gaps, units=units, bounded=bounded, level=level, method=method)
+    return PairedComparison(len(gaps), difference, p_value, *counts, method, None if clusters is None else units)
+
+
+def paired_ratio(gaps: ArrayLike, sizes: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95) -> PairedComparison:
+    """Compare two corpus ratios of equal denominators, such as bits per byte: summed `gaps` (second minus first) over summed `sizes`."""
+    differences = finite_scores(gaps)
+    difference = ratio_estimate(differences, sizes, clusters=clusters, level=level)
+    units = len(differences) if clusters is None else cluster_codes(clusters)[1]
+    method = "paired ratio estimator, t test" + ("" if clusters is None else ", clustered")
+    difference, p_value, method = _decide(difference, differences, units=units, bounded=False, level=level, method=method)
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    ties = len(differences) - wins - losses
+    return PairedComparison(len(differences), difference, p_value, wins, losses, ties, method, None if clusters is None else units)
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -80,10 +96,74 @@ def mcnemar(wins: int, losses: int) -> float:
     return float(min(1.0, 2 * scipy.stats.binom.cdf(min(wins, losses), wins + losses, 0.5))) if wins + losses else 1.0
 
 
-def _bonett_price(wins: int, losses: int, n: int, *, level: float) -> Estimate:
-    up, down = (wins + 1) / (n + 2), (losses + 1) / (n + 2)
-    stderr = math.sqrt(max(up + down - (up - down) ** 2, 0.0) / (n + 2))
-    margin = normal_quantile(level) * stderr
-    return Estimate(
-        (wins - losses) / n, stderr, max(-1.0, up - down - margin), min(1.0, up - down + margin), n, f"Bonett-Price {percent(level)}"
-    )
+def difference_interval(wins: int, losses: int, n: int, *, level: float = 0.95) -> Estimate:
+    """Return the difference of two paired proportions with the interval that exact McNemar inverts to.
+
+    The wider of two: the differences that the score test does not reject (Tango 1998, Statistics in Medicine 17, 891-908), and
+    Clopper-Pearson's interval of the wins among the discordant pairs, in units of their share. The second excludes 0 exactly where
+    McNemar's p is below 1 - level; the first holds its level for differences far from 0, and without any discordant pair.
+    """
+    if n < 1 or wins + losses > n:
+        raise InvalidInput(f"{wins} wins and {losses} losses of {n} items are impossible.", field="n")
+    discordant, value = wins + losses, (wins - losses) / n
+    low, high = _tango(wins, losses, n, critical=normal_quantile(level))
+    tail = (1 - level) / 2
+    share_low = float(scipy.stats.beta.ppf(tail, wins, losses + 1)) if wins else 0.0
+    share_high = float(scipy.stats.beta.ppf(1 - tail, wins + 1, losses)) if losses else 1.0
+    low, high = min(low, (2 * share_low - 1) * discordant / n), max(high, (2 * share_high - 1) * discordant / n)
+    stderr = math.sqrt(max(discordant / n - value**2, 0.0) / n)
+    if stderr == 0:  # no item, or every item, changed the same way: the plug-in error is 0, which is false
+        stderr = (high - low) / (2 * normal_quantile(level))
+    return Estimate(value, stderr, low, high, n, f"score and exact binomial, {percent(level)}")
+
+
+def equal_differences(difference: float, n: int, *, level: float = 0.95) -> tuple[float, float, float]:
+    """Return (low, high, p) of a mean difference of scores within [0, 1] where each of `n` items or clusters differs by the same.
+
+    No variance is no certainty: with chance (1 - level)/2 on each side, a share of up to u = 1 - ((1 - level)/2)^(1/n) of the items
+    differs otherwise (Clopper-Pearson's bound of 0 in n, about 3.7/n), by as much as -1 or +1. The p value is the level at which that
+    interval reaches 0; differences of 0 have p = 1, of 1 the sign test's.
+    """
+    unseen = 1 - ((1 - level) / 2) ** (1 / n)
+    p_value = min(1.0, 2 * (1 + abs(difference)) ** -n)
+    return difference - unseen * (1 + difference), difference + unseen * (1 - difference), p_value
+
+
+def _decide(
+    difference: Estimate, gaps: FloatArray, *, units: int, bounded: bool, level: float, method: str
+) -> tuple[Estimate, float | None, str]:
+    """Return the difference with its interval, its p value and the method: Student's t, unless there is no variance to judge by."""
+    if difference.stderr is None:
+        return difference, None, f"{method}: too few {'clusters' if 'clustered' in method else 'items'}"
+    if difference.stderr > 1e-12 * max(1.0, float(np.abs(gaps).max())):
+        return difference, float(2 * scipy.stats.t.sf(abs(difference.value / difference.stderr), units - 1)), method
+    if not bounded:
+        method = f"{method}: equal differences give no variance to judge by"
+        return Estimate(difference.value, None, None, None, difference.n, method), None, method
+    low, high, p_value = equal_differences(difference.value, units, level=level)
+    method = f"exact bound for equal differences, {percent(level)}"
+    stderr = (high - low) / (2 * student_quantile(level, df=max(units - 1, 1)))
+    return Estimate(difference.value, stderr, low, high, difference.n, method), p_value, method
+
+
+def _tango(wins: int, losses: int, n: int, *, critical: float) -> tuple[float, float]:
+    """Invert the score test of "the difference is delta", its nuisance share estimated under that hypothesis."""
+
+    def statistic(delta: float) -> float:
+        linear = -wins - losses + (2 * n - wins + losses) * delta
+        share = (math.sqrt(max(linear**2 + 8 * n * losses * delta * (1 - delta), 0.0)) - linear) / (4 * n)
+        variance = n * (2 * share + delta * (1 - delta))
+        return (wins - losses - n * delta) / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, wins - losses - n * delta)
+
+    value = (wins - losses) / n
+    low = _root(lambda delta: statistic(delta) - critical, -1.0, value)
+    high = _root(lambda delta: statistic(delta) + critical, value, 1.0)
+    return low, high
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Halve until the sign change of a falling function is enclosed to 1e-12; an end where there is none."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if function(middle) > 0 else (low, middle)
+    return (low + high) / 2

@@ -32,7 +32,10 @@ class SeedGroup:
 
 @dataclass(frozen=True)
 class SeedComparison:
-    """Difference of means, second minus first, with its 95 % interval and two-sided p-value; those are None with fewer than two seeds."""
+    """Difference of means, second minus first, with its 95 % interval and two-sided p-value.
+
+    Interval and p-value are None with fewer than two seeds, or where each config's seeds all gave the same loss: that is no certainty.
+    """
 
     difference: float
     low: float | None
@@ -48,6 +51,9 @@ class SeedComparison:
     def conclusion(self, metric: str = "val_loss") -> str:
         """Return the conclusion about a metric with the number of seeds."""
         size = f"a difference in {metric} of {abs(self.difference):.4f}"
+        if (self.low is None or self.high is None) and min(self.seeds) > 1:
+            equal = "the seeds of each config gave equal losses, which is no estimate of noise"
+            return f"{size}, undecided: {equal}. Check that the seed has an effect."
         if self.low is None or self.high is None:
             return f"{size}, which may be seed noise: with {self.seeds[0]} and {self.seeds[1]} seeds there is no estimate of noise."
         interval = f"95 % interval {self.low:+.4f} to {self.high:+.4f}, p = {self.p_value:.2g}, {self.seeds[0]} and {self.seeds[1]} seeds"
@@ -59,7 +65,7 @@ class SeedComparison:
 def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) -> SeedComparison:
     """Compare two groups by Welch's t-test, which lets their noise differ (Welch 1947, Biometrika 34, 28-35).
 
-    Groups of one have no interval, nor have groups without any noise whose means are equal.
+    Groups of one have no interval, nor have two groups without any variance.
     """
     seeds, difference = (len(first.losses), len(second.losses)), second.mean - first.mean
     if min(seeds) < 2:
@@ -67,7 +73,7 @@ def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) 
     parts = [(group.sd or 0.0) ** 2 / len(group.losses) for group in (first, second)]
     error = math.sqrt(sum(parts))
     if error == 0:
-        return SeedComparison(difference, difference, difference, 0.0 if difference else 1.0, seeds)
+        return SeedComparison(difference, None, None, None, seeds)
     df = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, seeds, strict=True))
     reach = float(scipy.stats.t.ppf(0.5 + level / 2, df)) * error
     return SeedComparison(
@@ -78,15 +84,11 @@ def compare_seeds(first: SeedGroup, second: SeedGroup, *, level: float = LEVEL) 
 def seeds_needed(first: SeedGroup, second: SeedGroup, *, most: int = 50) -> int | None:
     """Return the number of seeds each that would show a difference of this size at this noise; None above `most`."""
     sds = [group.sd for group in (first, second) if group.sd is not None]
-    if not sds or first.mean == second.mean:
+    noise, difference = max(sds, default=0.0), abs(first.mean - second.mean)
+    if not noise or not difference:
         return None
-    noise, difference = max(sds), abs(first.mean - second.mean)
     for n in range(2, most + 1):
-        power = (
-            float(scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n))))
-            if noise
-            else 1.0
-        )
+        power = float(scipy.stats.nct.sf(scipy.stats.t.ppf(0.975, 2 * n - 2), 2 * n - 2, difference / (noise * math.sqrt(2 / n))))
         if power >= 0.8:
             return n
     return None

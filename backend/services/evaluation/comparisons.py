@@ -8,15 +8,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import scipy
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind, unlike_settings
 from backend.domain.jobs.states import Status
-from backend.domain.statistics.estimates import Estimate, ratio_estimate
+from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.multiplicity import holm
-from backend.domain.statistics.paired import PairedComparison, paired_difference
+from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_ratio
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, ItemView, ScoreView, get_evaluation, list_evaluations
@@ -164,14 +163,7 @@ def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, flo
             )
         scale = math.log(2) if size == "bytes" else 1.0  # nats in a bit
         gaps = [(b["sum_nll"] - a["sum_nll"]) / scale for a, b in zip(before, after, strict=True)]
-        difference = ratio_estimate(gaps, [a[size] for a in before])
-        wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
-        p_value = None
-        if difference.stderr:
-            p_value = float(2 * scipy.stats.t.sf(abs(difference.value / difference.stderr), len(gaps) - 1))
-        elif difference.stderr == 0:
-            p_value = 1.0 if difference.value == 0 else 0.0
-        return PairedComparison(len(gaps), difference, p_value, wins, losses, len(gaps) - wins - losses, "paired ratio estimator, t test")
+        return paired_ratio(gaps, [a[size] for a in before])
     if any(metric not in values for values in (*before, *after)):
         raise InvalidInput(f"These evaluations have no metric {metric!r}.", field="metric")
     return paired_difference([a[metric] for a in before], [b[metric] for b in after])

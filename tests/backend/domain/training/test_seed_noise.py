@@ -72,7 +72,14 @@ def test_a_conclusion_names_difference_interval_and_seeds() -> None:
     clear = compare_seeds(SeedGroup((2.00, 2.01)), SeedGroup((3.00, 3.01)))
     assert "more than seed noise" in clear.conclusion()
     assert "Three or more seeds" in clear.conclusion()
-    assert compare_seeds(SeedGroup((2.0, 2.0)), SeedGroup((2.0, 2.0))).is_beyond_noise is False
+
+
+@pytest.mark.parametrize("second", [(2.0, 2.0), (2.5, 2.5)], ids=["equal means", "other means"])
+def test_equal_losses_of_each_config_are_undecided_and_no_certainty(second: tuple[float, ...]) -> None:
+    result = compare_seeds(SeedGroup((2.0, 2.0)), SeedGroup(second))
+    assert (result.p_value, result.low, result.is_beyond_noise) == (None, None, None)
+    assert "undecided" in result.conclusion()
+    assert seeds_needed(SeedGroup((2.0, 2.0)), SeedGroup(second)) is None
 
 
 def test_the_seeds_that_are_needed_grow_with_the_noise() -> None:

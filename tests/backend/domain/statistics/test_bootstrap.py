@@ -1,0 +1,91 @@
+"""Bootstrap of corpus metrics against closed forms, another implementation and by simulated coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from backend.domain.statistics.bootstrap import bootstrap_corpus, bootstrap_difference
+from backend.domain.statistics.estimates import FloatArray, ratio_estimate
+from backend.errors import InvalidInput
+
+
+def ratio(sums: FloatArray) -> FloatArray:
+    return sums[:, 0] / sums[:, 1]
+
+
+def f1(sums: FloatArray) -> FloatArray:
+    return 2 * sums[:, 0] / (2 * sums[:, 0] + sums[:, 1])
+
+
+def test_ratio_error_agrees_with_a_bootstrap_of_documents() -> None:
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(20, 400, size=300).astype(float)
+    nlls = tokens * rng.normal(3.0, 0.5, size=300)
+    by_formula, by_draws = ratio_estimate(nlls, tokens), bootstrap_corpus(np.column_stack([nlls, tokens]), ratio)
+    assert by_formula.value == pytest.approx(by_draws.value)
+    assert by_formula.stderr == pytest.approx(by_draws.stderr, rel=0.1)
+
+
+def test_the_interval_is_the_bca_interval_of_scipy() -> None:
+    skewed = np.random.default_rng(4).exponential(size=(40, 2)) ** 2
+    ours = bootstrap_corpus(skewed, ratio, num_resamples=20_000)
+    theirs = stats.bootstrap(
+        (skewed[:, 0], skewed[:, 1]),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        n_resamples=20_000,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, rel=0.04)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, rel=0.04)
+    assert ours.stderr == pytest.approx(theirs.standard_error, rel=0.04)
+
+
+def test_f1_of_a_thousand_items_has_the_error_of_the_delta_method() -> None:
+    rng = np.random.default_rng(0)
+    truth, guess = rng.random(1000) < 0.4, rng.random(1000) < 0.4
+    guess = np.where(rng.random(1000) < 0.5, truth, guess)
+    parts = np.column_stack([truth & guess, truth ^ guess]).astype(float)
+    estimate = bootstrap_corpus(parts, f1)
+    precision_like = parts[:, 0].sum() * 2 / (2 * parts[:, 0].sum() + parts[:, 1].sum())
+    residuals = 2 * parts[:, 0] - precision_like * (2 * parts[:, 0] + parts[:, 1])
+    expected = np.sqrt((residuals**2).sum()) / (2 * parts[:, 0].sum() + parts[:, 1].sum())
+    assert estimate.value == pytest.approx(precision_like)
+    assert estimate.stderr == pytest.approx(expected, rel=0.08)
+
+
+def test_bootstrap_of_clusters_draws_whole_clusters() -> None:
+    scores = np.repeat([0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0], 25)
+    parts = np.column_stack([scores, np.ones(200)])
+    alone, together = bootstrap_corpus(parts, ratio), bootstrap_corpus(parts, ratio, clusters=np.repeat(np.arange(8), 25).tolist())
+    assert together.stderr is not None
+    assert alone.stderr is not None
+    assert together.stderr > 3 * alone.stderr
+
+
+def test_a_difference_resamples_both_together() -> None:
+    rng = np.random.default_rng(5)
+    hardness = rng.normal(3.0, 1.0, size=200)
+    first, second = (np.column_stack([hardness + shift + rng.normal(0, 0.1, 200), np.ones(200)]) for shift in (0.0, 0.05))
+    difference = bootstrap_difference(first, second, ratio)
+    assert difference.value == pytest.approx(0.05, abs=0.03)
+    assert difference.low is not None
+    assert difference.low > 0  # the two separate intervals overlap almost wholly
+    assert bootstrap_corpus(first, ratio).stderr > 5 * (difference.stderr or 0.0)  # type: ignore[operator]
+
+
+def test_a_metric_that_most_draws_leave_undefined_has_no_interval() -> None:
+    parts = np.zeros((30, 2))
+    parts[0] = (1.0, 0.0)
+    estimate = bootstrap_corpus(parts, f1)
+    assert (estimate.value, estimate.low) == (1.0, None)
+    assert "undefined" in estimate.method
+
+
+@pytest.mark.parametrize("parts", [np.empty((0, 2)), [[1.0, np.nan]]], ids=["none", "nan"])
+def test_parts_that_are_no_numbers_are_refused(parts: FloatArray) -> None:
+    with pytest.raises(InvalidInput):
+        bootstrap_corpus(parts, ratio)
