@@ -1,4 +1,4 @@
-"""`roundhouse base`: checkpoints made elsewhere."""
+"""`roundhouse base`: checkpoints from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Revision = Annotated[str, typer.Option(help="Of a Hub id: a branch, a tag or a c
 def add(
     source: Source, name: Annotated[str, typer.Option(help="Name of the base.")], revision: Revision = "", as_json: JsonFlag = False
 ) -> None:
-    """Add a base, and wait until it is fetched and checked."""
+    """Add a base, and wait until it is downloaded and checked."""
     ctx = get_context()
     base = add_base(ctx, name=name, source=_absolute(source), revision=revision, person=LOCAL)
     assert base.job_id is not None
@@ -52,7 +52,7 @@ def check(source: Source, revision: Revision = "", as_json: JsonFlag = False) ->
         "memory_bytes_32bit": facts.memory_bytes[1],
         **({"revision": look.commit, "requested_revision": look.revision, "download_bytes": look.download_bytes} if look.commit else {}),
     }
-    where = f", commit {look.commit}, {look.download_bytes / 1e6:,.1f} MB to fetch" if look.commit else ""
+    where = f", commit {look.commit}, {look.download_bytes / 1e6:,.1f} MB to download" if look.commit else ""
     emit(
         data,
         as_json=as_json,

@@ -1,6 +1,6 @@
 """`roundhouse doctor`: check everything that can keep an installation from starting, and name the cure.
 
-`roundhouse up` makes the same checks before it starts, so what a check needs is imported where it is used.
+`roundhouse up` makes the same checks before it starts, so checks import what they need lazily.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ app = typer.Typer()
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. `cure` is empty when all is well."""
+    """The result of one check. `cure` is empty if it passed."""
 
     name: str
     state: Literal["ok", "warning", "problem"]
@@ -41,7 +41,7 @@ class Finding:
 
 
 def check_python() -> Finding:
-    """Name the Python that runs this."""
+    """Return version and path of this Python."""
     return Finding("python", "ok", f"Python {'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}")
 
 
@@ -65,7 +65,7 @@ def check_disk(settings: Settings) -> Finding:
 
 
 def check_port(name: str, port: int, variable: str, *, host: str = "127.0.0.1") -> Finding:
-    """Check that a port is free, and name the process that holds it otherwise."""
+    """Check that a port is free; otherwise name the process that holds it."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -90,7 +90,7 @@ def _holder(port: int) -> str:
 
 
 def check_broker(settings: Settings, *, running: bool = False) -> Finding:
-    """Check the broker that REDIS_URL names, or the built-in one: that it answers where it runs, that it can be started elsewhere."""
+    """Check the broker at REDIS_URL, or the built-in one: that it answers if it runs, or can be started."""
     if settings.redis_url is None and not running:
         try:
             return Finding("broker", "ok", f"built in: {Path(broker_binary()).name} on {settings.broker_socket}")
@@ -114,7 +114,7 @@ def check_database(settings: Settings) -> Finding:
             _open_file(settings.sqlite_path)
         else:
             _open_server(settings.database_url)
-    except Exception as error:  # of sqlite3, the file system, or whatever driver the URL names
+    except Exception as error:  # of sqlite3, the file system, or the URL's driver
         detail = f"The database can't be opened: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         return Finding("database", "problem", detail, "Check DATABASE_URL, and that its server runs.")
     return Finding("database", "ok", settings.database_url.split("@")[-1])
@@ -135,7 +135,7 @@ def _open_server(url: str) -> None:
 
 
 def check_exposure(settings: Settings) -> Finding:
-    """Check that there is an account where accounts are needed."""
+    """Check that there is an account if sign-in is required."""
     if not settings.needs_sign_in:
         return Finding("sign-in", "ok", "loopback only, no sign-in needed")
     from backend.bootstrap import build_context
@@ -146,7 +146,7 @@ def check_exposure(settings: Settings) -> Finding:
             "sign-in",
             "problem",
             f"{_why_sign_in(settings)}, and there is no account.",
-            "Make one first: roundhouse user add NAME --role admin",
+            "Create one first: roundhouse user add NAME --role admin",
         )
     return Finding("sign-in", "ok", "accounts exist")
 
@@ -170,7 +170,7 @@ def check_packages() -> Finding:
 
 
 def check_devices(settings: Settings) -> Finding:
-    """Name the devices that jobs will run on."""
+    """List the devices that jobs will run on."""
     gpus = read_gpus()
     held = visible_devices(settings.devices)
     if not held:

@@ -22,7 +22,7 @@ WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 
 
 def describe(endpoint: EndpointView) -> dict[str, Any]:
-    """Return an endpoint as the command line prints it."""
+    """Return an endpoint as the command line's JSON."""
     return {
         "endpoint": endpoint.name,
         "state": endpoint.state,
@@ -89,7 +89,7 @@ def _require_worker(ctx: Context) -> None:
 
 
 def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool) -> None:
-    """Wait for the first ready replica where asked to, and print the endpoint. Raises Unavailable where none becomes ready."""
+    """Wait for the first ready replica if requested, and print the endpoint. Raises Unavailable where none becomes ready."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while wait and view.num_ready == 0:
         problems = [r.problem for r in view.replicas if r.problem]

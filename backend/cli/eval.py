@@ -31,14 +31,14 @@ def run(
     benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
     kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
     split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Score only so many items, drawn with the seed.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Score only this many items, drawn with the seed.")] = None,
     shots: Annotated[int, typer.Option(help="Few-shot examples before each question.")] = 0,
     chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
-    windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="How long texts are cut.")] = "each_window",
-    max_tokens: Annotated[int, typer.Option(help="Generation: longest answer.")] = 64,
+    windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="Windows of long texts.")] = "each_window",
+    max_tokens: Annotated[int, typer.Option(help="Generation: max new tokens.")] = 64,
     numeric: Annotated[bool, typer.Option("--numeric", help="Generation: also compare the last number.")] = False,
     seed: Annotated[int, typer.Option(help="Draws items and examples.")] = 1,
-    again: Annotated[bool, typer.Option("--again", help="Measure again even if the same was measured before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -49,7 +49,7 @@ def run(
     )
     evaluation = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=config, person=LOCAL, again=again)
     if evaluation.reused:
-        note("The same was measured before, or is being measured; --again measures again.")
+        note("An evaluation with the same settings exists or is running; --again runs another.")
     if wait and evaluation.job_id:
         wait_for_job(ctx, evaluation.job_id)
         evaluation = get_evaluation(ctx, evaluation.id)
@@ -63,7 +63,7 @@ def loglikelihood(
     file: Annotated[Path, typer.Option(help='JSONL of {"context": text, "continuation": text}.')],
     as_json: JsonFlag = False,
 ) -> None:
-    """Compute the log-likelihood of each continuation, in nats, and whether greedy decoding gives it."""
+    """Compute the log-likelihood of each continuation, in nats, and whether greedy decoding generates it."""
     ctx = get_context()
     job = wait_for_job(ctx, launch_loglikelihoods(ctx, checkpoint=checkpoint, file=file, person=LOCAL).id)
     items = read_loglikelihoods(ctx, job.id)
@@ -74,7 +74,7 @@ def loglikelihood(
 @app.command("list")
 @command
 def list_(
-    checkpoint: Annotated[str | None, typer.Option(help="Only those of one checkpoint.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Only evaluations of one checkpoint.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List evaluations, newest first."""

@@ -1,4 +1,4 @@
-"""Errors as the command line shows them. Imported when a command has failed, because it needs pydantic and SQLAlchemy."""
+"""Format errors for the command line. Imported only after a failure, because it needs pydantic and SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 
 
 def explain(error: Exception) -> tuple[str, int] | None:
-    """Return message and exit status for an error with a cause to name, None for a mistake of the program."""
+    """Return message and exit status for an expected error, None for a bug."""
     match error:
         case ValidationError():
             return validation_message(error), MISUSED

@@ -20,13 +20,13 @@ app = typer.Typer()
 @command
 def generate(
     checkpoint: Annotated[str, typer.Option(help="Name or id, or a folder that holds one.")],
-    prompt: Annotated[str, typer.Option(help="The text to answer or to continue.")],
+    prompt: Annotated[str, typer.Option(help="The prompt.")],
     system: Annotated[str, typer.Option(help="A system message before it.")] = "",
     max_tokens: Annotated[int, typer.Option(help="Longest completion, in tokens.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 decodes greedily.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Nucleus sampling: share of probability to sample from.")] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed and prompt give the same text.")] = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the raw text, without the chat template.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Complete a prompt with a checkpoint. A checkpoint with a chat template answers it as a user's message."""

@@ -35,7 +35,7 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command("revoke")
 @command
 def revoke(key_id: str, as_json: JsonFlag = False) -> None:
-    """End a key by the id that `key list` shows."""
+    """Revoke a key by the id that `key list` shows."""
     revoke_key(get_context(), key_id, person=LOCAL)
     emit({"id": key_id, "revoked": True}, as_json=as_json, text=f"Revoked {key_id}.")
 

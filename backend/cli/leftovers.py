@@ -1,4 +1,4 @@
-"""End processes of an installation whose `roundhouse up` or supervisor was killed. A mark in their environment identifies them."""
+"""End processes of an installation whose `roundhouse up` or supervisor was killed. An environment variable identifies them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUPERVISOR_STOPS_S = 40.0
 
 @contextmanager
 def only_one(settings: Settings) -> Iterator[None]:
-    """Hold the home folder's lock. Raises Conflict if another `roundhouse up` holds it: the kernel frees it however that one ends."""
+    """Hold the home folder's lock. Raises Conflict if another `roundhouse up` holds it. The kernel releases it when that process ends."""
     path = settings.home / "run" / "up.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
@@ -33,14 +33,14 @@ def only_one(settings: Settings) -> Iterator[None]:
 
 
 def mark_of(config: Path) -> dict[str, str]:
-    """Return the environment variable that every process of a supervisor is given."""
+    """Return the environment variable that every process of a supervisor has."""
     return {SUPERVISED_BY: str(config.resolve())}
 
 
 def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[psutil.Process]:
     """Return the living processes that were started under a supervisor's configuration, the supervisor first.
 
-    A broker of the Redis family writes its title over its environment, so it is known by the folder it works in.
+    A broker of the Redis family overwrites its environment with its title, so it is identified by its working directory.
     """
     mark, leftovers = str(config.resolve()), []
     for process in psutil.process_iter(["pid", "name"]):
@@ -54,7 +54,7 @@ def find_leftovers(config: Path, *, broker_folder: Path | None = None) -> list[p
 
 
 def end_leftovers(config: Path, *, broker_folder: Path | None = None, grace_s: float = SUPERVISOR_STOPS_S) -> int:
-    """End the processes left of an installation: the supervisor, with time to stop the others, then the rest. Returns how many."""
+    """End an installation's leftover processes: the supervisor, with time to stop the others, then the rest. Returns their number."""
     left = find_leftovers(config, broker_folder=broker_folder)
     if not left:
         return 0

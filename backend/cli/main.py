@@ -1,4 +1,4 @@
-"""`roundhouse NOUN VERB`: what the pages do, from a shell. Every command is built on the same services."""
+"""`roundhouse NOUN VERB`: the functions of the pages in a shell, built on the same services."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "architecture": ("backend.cli.architecture", "Count parameters, FLOPs and memory of an architecture."),
     "data": ("backend.cli.data.commands", "Import, report on, derive, export and delete datasets."),
     "tokenizer": ("backend.cli.tokenizer", "Train and compare tokenizers; encode text."),
-    "base": ("backend.cli.base", "Add and check bases: checkpoints made elsewhere."),
+    "base": ("backend.cli.base", "Add and check bases: checkpoints from outside."),
     "run": ("backend.cli.training.run", "Launch, forecast, follow and stop training runs and sweeps."),
     "plan": ("backend.cli.scaling.plan", "Plan a run for a budget; fit scaling laws."),
     "eval": ("backend.cli.eval", "Evaluate checkpoints on benchmarks and compare the scores."),
@@ -35,11 +35,11 @@ NOUNS: dict[str, tuple[str, str]] = {
     "user": ("backend.cli.user", "Add and list accounts."),
     "key": ("backend.cli.key", "Create and list keys for /v1."),
 }
-UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # of whichever click typer carries
+UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # of the click that typer bundles
 
 
 class LazyGroup(TyperGroup):
-    """Lists commands from the tables above, and imports a command's module only when that command is run."""
+    """Lists commands from the tables above, and imports a command's module only when it runs."""
 
     def __init__(self, **options: Any) -> None:
         summaries = {name: summary for name, (_, summary) in (VERBS | NOUNS).items()}
@@ -66,11 +66,11 @@ app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=False, pre
 
 @app.callback()
 def roundhouse() -> None:
-    """Take no option of its own: every option belongs to a command."""
+    """Take no options: every option belongs to a command."""
 
 
 def main() -> None:
-    """Run the `roundhouse` script. With --json a command line that can't be read is answered in JSON, too."""
+    """Run the `roundhouse` script. With --json, usage errors are JSON, too."""
     set_private_umask()
     if "--json" not in sys.argv[1:]:
         app()
@@ -80,7 +80,7 @@ def main() -> None:
         sys.stdout.write(json.dumps({"error": error.format_message()}, ensure_ascii=False) + "\n")
         sys.stderr.write(f"roundhouse: {error.format_message()}\n")
         sys.exit(MISUSED)
-    except typer.Abort:  # a prompt that was left
+    except typer.Abort:  # a prompt was aborted
         sys.stdout.write(json.dumps({"error": "Aborted."}) + "\n")
         sys.exit(FAILED)
     sys.exit(status if isinstance(status, int) else DONE)

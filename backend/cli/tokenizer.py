@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command("train")
 @command
 def train(
-    dataset: Annotated[str, typer.Argument(help="The dataset to learn from: NAME or NAME@VERSION.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset to train on: NAME or NAME@VERSION.")],
     name: Annotated[str, typer.Option(help="Name of the tokenizer.")],
     kind: Annotated[str, typer.Option(help="bpe (byte-level), unigram or byte.")] = "bpe",
     vocab_size: Annotated[int, typer.Option(help="Entries of the vocabulary; plain bytes always have 262.")] = 2048,
@@ -52,7 +52,7 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command("compare")
 @command
 def compare(
-    tokenizers: Annotated[list[str], typer.Argument(help="Names of tokenizers, or of checkpoints for theirs.")],
+    tokenizers: Annotated[list[str], typer.Argument(help="Names of tokenizers, or of checkpoints.")],
     dataset: Annotated[list[str], typer.Option(help="A dataset to measure on; may be repeated.")],
     as_json: JsonFlag = False,
 ) -> None:
@@ -68,7 +68,7 @@ def compare(
 @app.command("encode")
 @command
 def encode(
-    tokenizer: Annotated[str, typer.Argument(help="Name of a tokenizer, or of a checkpoint for its own.")],
+    tokenizer: Annotated[str, typer.Argument(help="Name of a tokenizer, or of a checkpoint.")],
     text: Annotated[str | None, typer.Argument(help="The text; read from --file or standard input when left out.")] = None,
     file: Annotated[Path | None, typer.Option(help="A UTF-8 text file to read the text from.")] = None,
     specials: Annotated[bool, typer.Option("--specials", help="Text that spells a special token is that token.")] = False,
@@ -127,7 +127,7 @@ def _made(tokenizer: TokenizerView) -> str:
     rate, requested = tokenizer.facts.get("bytes_per_token"), tokenizer.facts.get("asked_vocab_size")
     text = f"Trained {tokenizer.name}: {tokenizer.vocab_size:,} entries" + (f", {rate:.2f} bytes per token." if rate else ".")
     if requested and tokenizer.vocab_size and tokenizer.vocab_size < requested:
-        text += f" The text yields no more; {requested:,} were asked for."
+        text += f" The text yields no more; {requested:,} were requested."
     return text
 
 

@@ -76,7 +76,7 @@ def end_leftovers_of_home(settings: Settings) -> int:
 
 
 def _own_url(settings: Settings, port: int | None = None) -> str:
-    """Return where the pages, or another server of this installation, answer on this machine."""
+    """Return the local URL of the pages, or of another server of this installation."""
     host = "127.0.0.1" if settings.host in WILDCARDS else reachable_host(settings.host)
     return f"http://{host}:{port or settings.port}"
 
@@ -98,7 +98,7 @@ def _wait_until_ready(settings: Settings, preparation: subprocess.Popen[str], go
     while go_on():
         if preparation.poll():
             cause = preparation.stdout.read() if preparation.stdout else ""
-            fail(cause or "The preparation crashed; the traceback above says where.", as_json=as_json, status=preparation.returncode)
+            fail(cause or "The preparation crashed; see the traceback above.", as_json=as_json, status=preparation.returncode)
         waiting = {name: url for name, url in waiting.items() if not answers(url)}
         if not waiting and preparation.poll() == 0:
             _announce(settings, as_json=as_json)

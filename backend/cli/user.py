@@ -1,4 +1,4 @@
-"""`roundhouse user`: accounts, needed as soon as anything listens beyond loopback."""
+"""`roundhouse user`: accounts, required if a server listens beyond loopback."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def add(
     role: Annotated[str, typer.Option(help="admin, lead, engineer or rater.")] = "engineer",
     as_json: JsonFlag = False,
 ) -> None:
-    """Make an account. The password is asked for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input when it is a pipe."""
+    """Create an account. The password is prompted for, or read from ROUNDHOUSE_NEW_PASSWORD, or from standard input when it is a pipe."""
     person = add_user(get_context(), name, _read_password(), role=role, person=LOCAL)
-    emit({"user": person.name, "role": person.role}, as_json=as_json, text=f"Made the account {person.name} ({person.role}).")
+    emit({"user": person.name, "role": person.role}, as_json=as_json, text=f"Created the account {person.name} ({person.role}).")
 
 
 @app.command("list")
@@ -54,7 +54,7 @@ def list_(as_json: JsonFlag = False) -> None:
 @app.command("disable")
 @command
 def disable(name: str, as_json: JsonFlag = False) -> None:
-    """Stop an account at once: its sessions, its keys and the ballot links that it made."""
+    """Disable an account at once, with its sessions, its keys and the ballot links that it made."""
     ctx = get_context()
     disable_account(ctx, get_account(ctx, name).id, person=LOCAL)
     emit({"user": name, "disabled": True}, as_json=as_json, text=f"Disabled {name}.")
@@ -63,7 +63,7 @@ def disable(name: str, as_json: JsonFlag = False) -> None:
 @app.command("enable")
 @command
 def enable(name: str, as_json: JsonFlag = False) -> None:
-    """Let a disabled account sign in again."""
+    """Enable a disabled account."""
     ctx = get_context()
     enable_account(ctx, get_account(ctx, name).id, person=LOCAL)
     emit({"user": name, "disabled": False}, as_json=as_json, text=f"Enabled {name}.")
@@ -81,7 +81,7 @@ def role_(name: str, role: Annotated[str, typer.Argument(help="admin, lead, engi
 @app.command("password")
 @command
 def password(name: str, as_json: JsonFlag = False) -> None:
-    """Set a new password, given as `user add` takes it, and end the account's sessions."""
+    """Set a new password, read as by `user add`, and end the account's sessions."""
     ctx = get_context()
     account = get_account(ctx, name)
     reset_password(ctx, account.id, _read_password(), person=LOCAL)

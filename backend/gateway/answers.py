@@ -1,4 +1,4 @@
-"""OpenAI's answers, whole and streamed, from the events of one generation."""
+"""OpenAI's responses, complete and streamed, from the events of one generation."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Events = AsyncGenerator[TokenEvent | FinishEvent, None]
 def sse(document: dict[str, Any]) -> bytes:
     """Return one server-sent event.
 
-    The line separators that JSON may leave bare are escaped: many clients split a stream at them as at any line end.
+    Line separators that JSON leaves unescaped are escaped, because many clients split a stream at them.
     """
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_LINE_SEPARATORS)
     return f"data: {text}\n\n".encode()
 
 
 async def stream_answer(events: Events, *, kind: Kind, trace: Trace, include_usage: bool) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of a streamed answer, `[DONE]` last. What `events` raises passes through, so a broken stream has no `[DONE]`."""
+    """Yield the chunks of a streamed answer, `[DONE]` last. Exceptions of `events` pass through, so a broken stream has no `[DONE]`."""
     base = _head(trace, "chat.completion.chunk" if kind == "chat" else "text_completion")
     if include_usage:
         base["usage"] = None
@@ -48,7 +48,7 @@ async def stream_answer(events: Events, *, kind: Kind, trace: Trace, include_usa
 
 
 async def collect_answer(events: Events, *, kind: Kind, trace: Trace) -> dict[str, Any]:
-    """Return a whole answer."""
+    """Return a complete response."""
     parts: list[str] = []
     finish: FinishEvent | None = None
     async with aclosing(events):

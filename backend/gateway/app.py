@@ -1,4 +1,4 @@
-"""The gateway: the OpenAI-compatible door to every endpoint. Holds no weights and keeps no state that a restart would lose."""
+"""The gateway: the OpenAI-compatible API of every endpoint. Holds no weights, and no state that a restart would lose."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from backend.infra.replicas import ReplicaClient
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
 HEALTH_S = 5.0
-NO_KEY = frozenset({"", "local", "none", "not-needed", "EMPTY"})  # what clients that insist on a key are given where none is needed
+NO_KEY = frozenset({"", "local", "none", "not-needed", "EMPTY"})  # placeholder key for clients that require one
 
 
 def create_gateway(
@@ -38,7 +38,7 @@ def create_gateway(
     max_body_bytes: int = MAX_BODY_BYTES,
     hosts: HostRules | None = None,
 ) -> FastAPI:
-    """Return the gateway's app over a directory. It answers to loopback names alone unless `hosts` names more."""
+    """Return the gateway's app over a directory. It answers only to loopback names unless `hosts` adds others."""
     routes = Gateway(directory, client=client or ReplicaClient())
     app = FastAPI(
         title="Roundhouse gateway",
@@ -74,7 +74,7 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Write usage while the app runs, and what is left of it at the end."""
+        """Write usage while the app runs, and the rest at shutdown."""
         del app
         self._usage.start()
         yield
@@ -107,17 +107,17 @@ class Gateway:
         return self._answer(parse_body(await _read_json(request), CompletionBody), kind="text", principal=principal)
 
     async def health(self, request: Request) -> Response:
-        """Answer 200 if the directory answers. Says nothing else, because it asks for no key."""
+        """Answer 200 if the directory answers. Returns nothing else, because it requires no key."""
         del request
         try:
             await asyncio.wait_for(asyncio.to_thread(self._directory.list_models), HEALTH_S)
-        except Exception:  # the gateway's edge: whatever is wrong, the answer is "not healthy"
+        except Exception:  # the gateway's edge: any error means "not healthy"
             logger.exception("The directory does not answer.")
             return JSONResponse({"status": "unavailable"}, status_code=503)
         return JSONResponse({"status": "ok"})
 
     async def show_metrics(self, request: Request) -> Response:
-        """Answer GET /metrics, for whoever may use /v1."""
+        """Answer GET /metrics, for holders of a key."""
         await self._authenticate(request)
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -141,12 +141,12 @@ class Gateway:
         if not self._directory.keys_required and key in NO_KEY:
             return None
         if principal is None and (key or self._directory.keys_required):
-            raise invalid_key()  # a wrong key is refused even where none is needed: the client would not notice otherwise
+            raise invalid_key()  # a wrong key is refused even if none is required, so that the client notices
         return principal
 
 
 async def _read_json(request: Request) -> bytes:
-    # A page elsewhere can make a browser post text/plain here, but not this type without asking first.
+    # A cross-origin page can make a browser post text/plain, but not this type without a preflight request.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send the body with Content-Type: application/json.", code="unsupported_media_type")
     return await request.body()
@@ -173,7 +173,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:
-    del request, error  # the server logs the traceback; a client learns nothing of our inside
+    del request, error  # the server logs the traceback, which a client must not see
     return await _answer_crash_body()
 
 

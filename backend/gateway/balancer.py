@@ -1,6 +1,6 @@
 """Choose the replica with the fewest open requests; break ties at random.
 
-Counts are this process's own: a polled count is stale when it matters. A replica that fails five times in a row gets no requests
+Counts are per process: a polled count would be stale. A replica that fails five times in a row gets no requests
 for ten seconds. Refusals of the client's request (4xx) do not count as failures.
 """
 
@@ -27,7 +27,7 @@ class _Record:
 
 
 class Balancer:
-    """Outstanding requests and health of every replica this process has spoken to."""
+    """Outstanding requests and health of every replica that this process has used."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class Balancer:
         self._records: dict[tuple[str, str], _Record] = {}
 
     def acquire(self, replicas: Sequence[ReplicaAddress]) -> ReplicaAddress | None:
-        """Choose a replica and count a request on it; None when all rest or there is none. Each must be released once."""
+        """Choose a replica and count a request on it; None if none is available. Each must be released once."""
         now = self._clock()
         ready = [replica for replica in replicas if self._record(replica).rests_until <= now]
         if not ready:
@@ -48,33 +48,33 @@ class Balancer:
         return chosen
 
     def release(self, replica: ReplicaAddress) -> None:
-        """Take a request off a replica's count."""
+        """Decrement a replica's count."""
         record = self._record(replica)
         record.outstanding = max(0, record.outstanding - 1)
         self._forget_old()
 
     def succeeded(self, replica: ReplicaAddress) -> None:
-        """Note that a replica answered."""
+        """Record a success of a replica."""
         self._record(replica).failures = 0
 
     def failed(self, replica: ReplicaAddress) -> None:
-        """Note that a replica could not be reached, broke or fell silent. After a rest, one more failure sends it to rest again."""
+        """Record a failure of a replica (unreachable, broken off or timed out). After a pause, one more failure pauses it again."""
         record = self._record(replica)
         record.failures += 1
         if record.failures >= MAX_FAILURES:
             record.rests_until = self._clock() + REST_S
 
     def outstanding(self, replica: ReplicaAddress) -> int:
-        """Return how many requests a replica is answering for this process."""
+        """Return the number of this process's open requests on a replica."""
         return self._record(replica).outstanding
 
     def num_resting(self) -> int:
-        """Return how many replicas are being left alone."""
+        """Return the number of paused replicas."""
         now = self._clock()
         return sum(record.rests_until > now for record in self._records.values())
 
     def _record(self, replica: ReplicaAddress) -> _Record:
-        # By address too: a replica that was started again is a new process, and its past says nothing about it.
+        # By address too: a restarted replica is a new process, with no history.
         return self._records.setdefault((replica.id, replica.url), _Record(last_used=self._clock()))
 
     def _forget_old(self) -> None:

@@ -1,4 +1,4 @@
-"""OpenAI's request bodies: what we serve, what we ignore because it changes nothing, and what we refuse by name.
+"""OpenAI's request bodies: supported fields, ignored fields, and refused fields.
 
 A field that would silently change the answer (`logprobs`, `tools`, `n` above 1, ...) is refused; one that would not (`user`,
 `metadata`, `store`, ...) and unknown ones are ignored, as OpenAI-compatible servers do.

@@ -53,7 +53,7 @@ class WholeAnswer(_WhileConnected):
 
 
 class StreamedAnswer(_WhileConnected):
-    """Server-sent events. The status waits for the first chunk, so an early error is a plain error; a later one is the last event."""
+    """Server-sent events. The status line waits for the first chunk, so an early error is a plain error; a later one is the last event."""
 
     def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class LimitBody:
-    """Refuses bodies over a size, by their declared length and by what really arrives."""
+    """Refuses bodies over a size, by their declared length and by the bytes received."""
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app, self._max = app, max_bytes

@@ -1,6 +1,6 @@
 """The protocol that services implement for the gateway: endpoints, replicas, keys and usage.
 
-The methods may block (they ask a database); the gateway calls each of them in a thread.
+The methods may block (they query a database); the gateway calls each of them in a thread.
 """
 
 from __future__ import annotations

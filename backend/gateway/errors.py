@@ -11,7 +11,7 @@ from backend.infra.replicas import ReplicaRefused
 
 
 class ApiError(Exception):
-    """An answer other than 200, with OpenAI's four fields and, for 429 and 503, the seconds after which to try again."""
+    """An error response with OpenAI's four fields and, for 429 and 503, the seconds after which to retry."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, param: str | None = None, retry_after_s: int | None = None
@@ -41,12 +41,12 @@ def _type_of(status: int) -> str:
 
 
 def invalid_key() -> ApiError:
-    """Return the answer to a missing, unknown or revoked key; it never repeats the key."""
+    """Return the error for a missing, unknown or revoked key, without the key."""
     return ApiError(401, "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`.", code="invalid_api_key")
 
 
 def unknown_model(error: NotFound, *, name: str) -> ApiError:
-    """Return the answer to a `model` that is no endpoint."""
+    """Return the error for a `model` that is not an endpoint."""
     del error
     return ApiError(
         404, f"The model {name!r} does not exist here. GET /v1/models lists those that do.", code="model_not_found", param="model"
@@ -54,17 +54,17 @@ def unknown_model(error: NotFound, *, name: str) -> ApiError:
 
 
 def no_replica(endpoint: str) -> ApiError:
-    """Return the answer when no replica is healthy."""
+    """Return the error for an endpoint without a healthy replica."""
     return ApiError(503, f"No replica of {endpoint!r} is ready. Deploy it, or try again in a moment.", code="no_replica", retry_after_s=5)
 
 
 def replica_lost() -> ApiError:
-    """Return the answer when every replica that was tried broke."""
+    """Return the error when every replica that was tried failed."""
     return ApiError(502, "The replica broke off before the answer was complete.", code="replica_lost")
 
 
 def from_refusal(error: ReplicaRefused) -> ApiError:
-    """Return a replica's refusal as the client sees it."""
+    """Translate a replica's refusal for the client."""
     if error.status == 429:
         return ApiError(429, "Every replica's queue is full. Try again in a moment.", code="queue_full", retry_after_s=1)
     return ApiError(error.status, error.message, code=error.code, param=error.field)

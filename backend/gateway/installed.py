@@ -20,7 +20,7 @@ FRESH_S = 0.4
 class InstalledDirectory:
     """Implement `Directory` over a context.
 
-    Placement is read at most every 0.4 s; a key is looked up at every request, so that a revoked one stops at once.
+    Replica addresses are read at most every 0.4 s; a key is looked up at every request, so that revoking takes effect at once.
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -35,7 +35,7 @@ class InstalledDirectory:
         return self._ctx.sign_in
 
     def authenticate(self, key: str) -> Principal | None:
-        """Return who holds a key, or None."""
+        """Return the holder of a key, or None."""
         key_id = check_key(self._ctx, key)
         return Principal(key_id=key_id, name="key") if key_id else None
 
@@ -44,14 +44,14 @@ class InstalledDirectory:
         return [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
 
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
-        """Return the replicas of an endpoint that answer now. Raises NotFound."""
+        """Return the ready replicas of an endpoint. Raises NotFound."""
         targets = self._fresh().get(endpoint)
         if targets is None:
             raise NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
         return [ReplicaAddress(id=t.replica_id, url=t.url, token=t.internal_token) for t in targets]
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
-        """Store usage; a row that comes twice is stored once."""
+        """Store usage; a repeated row is stored once."""
         add_usage(self._ctx, rows)
 
     def _fresh(self) -> dict[str, list[Target]]:

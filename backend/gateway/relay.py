@@ -1,4 +1,4 @@
-"""One request's way through the gateway: choose a replica, try another before the first token, relay, account once."""
+"""Relay one request: choose a replica, retry on another before the first token, stream, record usage once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
 from backend.services.serving.usage import UsageRow, UsageStatus
 
 MAX_RETRIES = 2
-REREAD_S = 0.5  # longer than a directory remembers where replicas are
+REREAD_S = 0.5  # longer than the directory caches addresses of replicas
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
 
 
@@ -97,7 +97,7 @@ class Relay:
             self._account(trace)
 
     async def _replicas(self, trace: Trace) -> list[ReplicaAddress]:
-        """Return where an endpoint is served now. Raises ApiError for an unknown one."""
+        """Return the ready replicas of an endpoint. Raises ApiError for an unknown one."""
         try:
             return list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
         except NotFound as error:
@@ -110,7 +110,7 @@ class Relay:
         tried: list[ReplicaAddress] = []
         for attempt in range(MAX_RETRIES + 1):
             replica = self.balancer.acquire([replica for replica in replicas if replica not in tried])
-            if replica is None and replicas and last.status != 429:  # they left a moment ago: who took over may not be in this list yet
+            if replica is None and replicas and last.status != 429:  # they just stopped: their successors may not be in the cached list yet
                 await asyncio.sleep(REREAD_S)
                 replicas = await self._replicas(trace)
                 replica = self.balancer.acquire([replica for replica in replicas if replica not in tried])
@@ -168,7 +168,7 @@ class Relay:
 
 
 def _checked(event: GenerationEvent) -> TokenEvent | FinishEvent:
-    """Return an event that a client may see; a replica that gave up or was stopped is a lost one."""
+    """Return an event for the client; a replica that failed or was stopped counts as lost."""
     if isinstance(event, ErrorEvent):
         raise ReplicaLost(event.message, reason="failed")
     if isinstance(event, FinishEvent) and event.finish_reason is FinishReason.CANCELLED:

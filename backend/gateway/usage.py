@@ -16,7 +16,7 @@ BATCH = 500
 
 
 class UsageWriter:
-    """Collects rows and hands them to the directory twice a second; keeps them while the database does not take them."""
+    """Collects rows and writes them through the directory twice a second; keeps them while the database is unavailable."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -34,7 +34,7 @@ class UsageWriter:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,6 +1,5 @@
-"""Files: datasets, tokenizers, checkpoints and job folders under one root. Rows store paths relative to it.
-
-Local folders only so far; the root may be any shared mount. Object stores come in by fsspec behind the same methods.
+"""Artifacts: datasets, tokenizers, checkpoints and job folders under one root. Rows store paths relative to it. The root is a local folder
+or a shared mount.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from backend.errors import InvalidInput, Unavailable
 
 
 class Artifacts:
-    """The artifacts' root and the one rule about it: no stored path may climb out."""
+    """The artifacts' root. No stored path may leave it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -26,11 +25,11 @@ class Artifacts:
         return full
 
     def relative(self, path: Path) -> str:
-        """Return a path as it is stored."""
+        """Return a path relative to the root, as rows store it."""
         return path.resolve().relative_to(self.root).as_posix()
 
     def folder(self, *parts: str) -> Path:
-        """Return a folder below the root, made if it is missing."""
+        """Return a folder below the root, creating it if needed."""
         full = self.path("/".join(parts))
         full.mkdir(parents=True, exist_ok=True)
         return full

@@ -16,7 +16,7 @@ import psutil
 def visible_devices(setting: str) -> tuple[str, ...]:
     """Return the GPUs that jobs may hold, as CUDA_VISIBLE_DEVICES spells them.
 
-    `auto` asks NVML (within CUDA_VISIBLE_DEVICES, if set), `none` hides them, and a list such as `0,1` is taken at its word.
+    `auto` asks NVML (within CUDA_VISIBLE_DEVICES, if set), `none` hides them, and a list such as `0,1` is used unchecked.
     """
     if setting == "none":
         return ()
@@ -30,7 +30,7 @@ def visible_devices(setting: str) -> tuple[str, ...]:
 
 def read_gpus() -> list[dict[str, Any]]:
     """Return index, name, utilisation (percent) and memory (bytes) of each NVIDIA GPU; empty without a GPU or its driver."""
-    import pynvml  # here, because processes without a question about GPUs need not load it
+    import pynvml  # imported here, as few processes need it
 
     try:
         pynvml.nvmlInit()
@@ -59,7 +59,7 @@ def _read_gpu(index: int) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def cpu_name() -> str:
-    """Return what this machine's processor is called, and how many cores of it may be used: `Intel(R) Xeon(R) Processor, 2 cores`."""
+    """Return the name of this machine's processor with the usable cores: `Intel(R) Xeon(R) Processor, 2 cores`."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

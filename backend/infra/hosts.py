@@ -1,8 +1,8 @@
-"""Hosts and origins that an HTTP server of this installation answers to, as ASGI middleware around every route.
+"""Check Host and Origin of requests to the HTTP servers, as ASGI middleware around every route.
 
-A web page can point a name of its own at 127.0.0.1 (DNS rebinding) and then reads this server as its own origin: `Host` and
-`Origin` agree and both carry the foreign name. The name is what gives it away, so requests under an unknown one are refused.
-An address in `Host` can't be rebound: the browser connected to that address.
+A web page can point its own name at 127.0.0.1 (DNS rebinding) and then read this server as its own origin: `Host` and `Origin` agree on
+the foreign name. So requests under unknown names are refused. An IP address in `Host` can't be rebound: the browser connected to that
+address.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Refusal = Callable[[int, str], "ASGIApp"]
 
 @dataclass(frozen=True)
 class HostRules:
-    """Names that a server answers to, and origins that may open a websocket or send a form although `Host` differs.
+    """Names that a server answers to, and origins that may open a websocket or send a form with another `Host`.
 
-    `names` may hold `*.example.org` for every name below a domain and `*` for every name. `any_address` lets every IP address in.
-    Loopback names and addresses are always let in.
+    `names` may hold `*.example.org` for every name below a domain and `*` for every name. `any_address` allows every IP address. Loopback
+    names and addresses are always allowed.
     """
 
     names: frozenset[str] = frozenset()
@@ -51,7 +51,7 @@ class HostRules:
         return any(pattern.startswith("*.") and name.endswith(pattern[1:]) for pattern in self.names)
 
     def allows_origin(self, origin: str, host: str) -> bool:
-        """Return whether a page of this origin belongs to the server that was asked as `host`, ports included."""
+        """Return whether a page of this origin may use the server at `host`, ports included."""
         if origin.lower() in self.origins:
             return True
         scheme, _, rest = origin.partition("://")
@@ -63,7 +63,7 @@ class HostRules:
 
 
 def make_host_rules(*, listens_on: str, names: Iterable[str], urls: Iterable[str | None]) -> HostRules:
-    """Return the rules of a server: the address that it listens on, its public URLs and the names that an operator lists.
+    """Return the rules of a server from its listen address, its public URLs and the operator's names.
 
     A server that listens on every address answers to every IP address and to this machine's own name.
     """
@@ -104,7 +104,7 @@ def reachable_host(listens_on: str) -> str:
     family, target = (socket.AF_INET, "192.0.2.1") if listens_on != "::" else (socket.AF_INET6, "2001:db8::1")
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((target, 9))  # chooses the address that leads out; a datagram socket sends nothing for that
+            probe.connect((target, 9))  # selects the outgoing address; connecting a datagram socket sends nothing
             address = str(probe.getsockname()[0])
     except OSError:
         return socket.gethostname()
@@ -135,8 +135,8 @@ class HostGuard:
             await self._answer(403, "This request was sent by a page of another site.", scope, receive, send)
             return
         if scope["type"] == "websocket" and origins:
-            # Streamlit compares with `Host`, which a proxy may have changed, and asks a server on the internet for this machine's
-            # public address otherwise. The origin has been checked here, so it may as well be this server's own.
+            # Streamlit compares with `Host`, which a proxy may have changed, and otherwise asks an internet server for this machine's
+            # public address. The origin has been checked here, so it is replaced by this server's own.
             headers = [(name, value) for name, value in scope["headers"] if name != b"origin"]
             scope = {**scope, "headers": [*headers, (b"origin", f"http://{hosts[0]}".encode("latin-1"))]}
         await self._app(scope, receive, send)
@@ -160,7 +160,7 @@ def _wrong_host(hosts: list[str]) -> str:
 
 
 def _plain_refusal(status: int, reason: str) -> ASGIApp:
-    from starlette.responses import PlainTextResponse  # servers have it; workers and commands read the rules without it
+    from starlette.responses import PlainTextResponse  # only servers need it
 
     return PlainTextResponse(reason, status_code=status)
 

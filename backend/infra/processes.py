@@ -10,15 +10,13 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 SUPERVISED_BY = "ROUNDHOUSE_SUPERVISED_BY"
-"""Environment variable that names the supervisor of a process by its configuration file."""
+"""Environment variable that identifies a process's supervisor by its configuration file."""
 
 
 def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) -> None:
-    """Ask the kernel to send this process `signum` when its parent dies, so that nothing stays on a device or a port.
-
-    `parent` is the process id of the parent as the parent gave it. If the parent has died in the meantime, this process ends at once.
-    On Linux the signal follows the end of the thread that started this process, so that thread has to live as long as its process.
-    Does nothing where there is no such call (macOS).
+    """Ask the kernel to send this process `signum` when its parent dies, so that it frees its device and port. `parent` is the parent's
+    process id, given by the parent. If the parent has died meanwhile, this process exits at once. On Linux the signal is sent when the
+    thread that started this process ends, so that thread must outlive it. Does nothing on systems without such a call (macOS).
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
@@ -27,7 +25,7 @@ def die_with_parent(signum: int = signal.SIGKILL, *, parent: int | None = None) 
 
 
 def lower_priority(nice: int) -> None:
-    """Let other processes go first: raise the niceness of this process, and of its autogroup if it leads a session.
+    """Lower this process's priority: raise its niceness, and that of its autogroup if it leads a session.
 
     Linux with autogroups (sched(7)) compares the niceness of processes within a session alone. Sessions share the processors equally
     unless the autogroup has a niceness of its own, so a job in a session of its own would take half of them whatever its niceness.

@@ -1,6 +1,5 @@
-"""The broker, seen from the sending side. A message is a wake-up with a queue's name in it; the jobs table decides what runs.
-
-Knows Celery's wire format only through a producer without tasks, so that pages never import the workers' code.
+"""Send wake-ups through the broker. A message is a wake-up with a queue's name; the jobs table determines what runs. Uses a Celery
+producer without tasks, so that pages never import the workers' code.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ log = logging.getLogger(__name__)
 
 TASK = "roundhouse.work"
 SOCKET_TIMEOUT_S = 3.0
-SILENT_S = 5.0  # how long a broker that timed out is not asked again: a frozen one costs a page its timeout once, not at every draw
+SILENT_S = 5.0  # pause after a timeout, so that a frozen broker delays a page once, not at every rerun
 TRANSPORT: dict[str, Any] = {
     "socket_timeout": SOCKET_TIMEOUT_S,
     "socket_connect_timeout": 2.0,
@@ -30,7 +29,7 @@ TRANSPORT: dict[str, Any] = {
 
 def make_celery(url: str) -> Celery:
     """Return a Celery application with the settings every process of an installation shares."""
-    from celery import Celery  # half a second that only senders and workers spend
+    from celery import Celery  # importing takes half a second
 
     app = Celery("roundhouse", broker=_for_kombu(url), set_as_current=False)
     app.conf.update(
@@ -53,7 +52,7 @@ def make_celery(url: str) -> Celery:
 
 
 def _for_kombu(url: str) -> str:
-    """Return a broker's URL as kombu spells it: a socket file is `unix://` to redis-py and `redis+socket://` to kombu."""
+    """Return a broker's URL in kombu's form: a socket file is `unix://` to redis-py and `redis+socket://` to kombu."""
     parts = urlsplit(url)
     if parts.scheme != "unix":
         return url
@@ -62,7 +61,7 @@ def _for_kombu(url: str) -> str:
 
 
 class JobQueue:
-    """Sends wake-ups. Never raises for a broker that is down: the sweep sends again."""
+    """Sends wake-ups. Never raises if the broker is down: the recovery sweep sends again."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -79,7 +78,7 @@ class JobQueue:
         return Redis.from_url(self.url, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=2.0)
 
     def publish(self, queue: str) -> bool:
-        """Send one wake-up to a queue. Returns False when the broker does not answer, or did not a moment ago."""
+        """Send one wake-up to a queue. Returns False if the broker does not answer, or timed out recently."""
         if self._is_silent():
             return False
         started = time.monotonic()
@@ -92,7 +91,7 @@ class JobQueue:
         return True
 
     def waiting(self, queue: str) -> int | None:
-        """Return how many wake-ups lie in a queue, or None when the broker does not answer."""
+        """Return the number of wake-ups in a queue, or None if the broker does not answer."""
         if self._is_silent():
             return None
         from redis import RedisError
@@ -105,7 +104,7 @@ class JobQueue:
             return None
 
     def is_alive(self) -> bool:
-        """Return whether the broker answers, or did not a moment ago."""
+        """Return whether the broker answers; False also if it timed out recently."""
         if self._is_silent():
             return False
         from redis import RedisError
@@ -121,7 +120,7 @@ class JobQueue:
         return time.monotonic() < self._silent_until
 
     def _note_silence(self, started: float) -> None:
-        """A refused connection costs nothing and is tried again at once; one that had to time out is left alone for a while."""
+        """Pause after a timeout. A refused connection is cheap and retried at once."""
         now = time.monotonic()
         if now - started > 1.0:
             self._silent_until = now + SILENT_S

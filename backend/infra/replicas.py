@@ -1,6 +1,6 @@
 """HTTP to replicas: one request as a stream of events, asynchronous for the gateway and blocking for services.
 
-Leaving either stream early closes its connection, which makes the replica stop generating within a step.
+Closing either stream early closes its connection, and the replica stops generating within a step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ReplicaTimeouts:
 
 
 class ReplicaLost(Unavailable):
-    """A replica that can't be reached, broke off or fell silent. `reason` is a short label for metrics."""
+    """A replica that can't be reached, broke off or timed out. `reason` is a short label for metrics."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message, remedy="Try again; a lost replica is started again by itself.")
@@ -49,7 +49,7 @@ class ReplicaRefused(RoundhouseError):
 
 
 class ReplicaClient:
-    """Speaks to any number of replicas over one connection pool. Belongs to one event loop."""
+    """HTTP client of any number of replicas with one connection pool. Belongs to one event loop."""
 
     def __init__(self, *, timeouts: ReplicaTimeouts | None = None) -> None:
         self._timeouts = timeouts or ReplicaTimeouts()
@@ -80,7 +80,7 @@ class ReplicaClient:
         except (aiohttp.ClientError, OSError) as error:
             raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
         except (ValidationError, ValueError) as error:
-            raise ReplicaLost("The replica answered with something that is no event.", reason="protocol") from error
+            raise ReplicaLost("The replica sent an invalid event.", reason="protocol") from error
 
     async def close(self) -> None:
         """Close the connection pool."""
@@ -106,7 +106,7 @@ def stream_blocking(
     url: str, *, token: str, request: GenerateRequest, timeouts: ReplicaTimeouts | None = None
 ) -> Iterator[GenerationEvent]:
     """Yield the events of one generation, for code without an event loop. Raises as `ReplicaClient.stream` does."""
-    import httpx  # the gateway asks replicas without blocking, and does without it
+    import httpx  # the gateway does not need it
 
     limits = timeouts or ReplicaTimeouts()
     timeout = httpx.Timeout(limits.first_token_s, connect=limits.connect_s)
@@ -128,12 +128,12 @@ def stream_blocking(
     except httpx.HTTPError as error:
         raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
     except ValidationError as error:
-        raise ReplicaLost("The replica answered with something that is no event.", reason="protocol") from error
+        raise ReplicaLost("The replica sent an invalid event.", reason="protocol") from error
     raise ReplicaLost("The replica broke off in the middle of its answer.", reason="broken")
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
-    """Yield lines ended by a line feed alone; httpx would also break at U+2028 and others inside a JSON string."""
+    """Yield lines ended by a line feed; httpx would also split at U+2028 and others inside a JSON string."""
     rest = b""
     for piece in response.iter_bytes():
         *lines, rest = (rest + piece).split(b"\n")

@@ -1,7 +1,7 @@
-"""Recipes: named, complete configs as YAML files, each saying on what hardware it was run, how long it took, and what came out.
+"""Recipes: named, complete configs as YAML files, each with its hardware, duration and results.
 
-They are the files that `roundhouse run launch FILE` and the launch page read, with a head `recipe:` that says what is known. The
-starter ones work on the starter content as it is; the others say what to import first.
+`roundhouse run launch FILE` and the launch page read them; the head `recipe:` holds the measurements. Starter recipes run on the starter
+content; the others name the data to import.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ORDER = (
 
 
 class RecipeHead(BaseModel):
-    """Header of a recipe. `state` is `run` if its numbers were measured, `planned` if it has not been run."""
+    """Header of a recipe. `state` is `run` if its numbers were measured, `planned` otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,7 +76,7 @@ RECIPES: dict[str, Recipe] = {name: _read(name) for name in ORDER}
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return a recipe by name. Raises NotFound naming the ones there are."""
+    """Return a recipe by name. Raises NotFound naming the known ones."""
     recipe = RECIPES.get(name)
     if recipe is None:
         raise NotFound(f"There is no recipe {name!r}.", remedy=f"There are {', '.join(RECIPES)}.")

@@ -1,4 +1,4 @@
-"""Routes of the pages' server that send files too large for a page to hold."""
+"""Routes of the pages' server for large downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.services.context import Context
 
 
 def download_routes(get_context: Callable[[], Context]) -> list[Route]:
-    """Return the routes, which ask for the context at the first request."""
+    """Return the routes; the context is created at the first request."""
 
     def dataset(request: Request) -> Response:
         from backend.services.data.cards import download_name, stream_zip, version_of_link  # pyarrow: not before a download

@@ -1,4 +1,4 @@
-"""Routes that the browser polls, beside Streamlit's own: small signed deltas that cost no script run."""
+"""Routes polled by the browser, beside Streamlit's own: small updates behind signed tokens, without a script run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_RUNS = 60
 
 
 def live_routes(get_context: Callable[[], Context]) -> list[Route]:
-    """Return the routes, which ask for the context at the first request."""
+    """Return the routes; the context is created at the first request."""
     curves = CurveCache()
 
     def health(_request: Request) -> Response:
@@ -53,7 +53,7 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
 
 
 def plotly_asset(request: Request) -> Response:
-    """Serve plotly.js, compressed once in memory and kept by browsers for good: its address carries its hash."""
+    """Serve plotly.js, compressed once in memory and cached by browsers without limit: its address contains its hash."""
     bundle = plotly_bundle()
     headers = {"cache-control": FOREVER, "etag": f'"{bundle.digest}"', "vary": "accept-encoding"}
     if request.headers.get("if-none-match") == f'"{bundle.digest}"':
@@ -89,7 +89,7 @@ def _points(ctx: Context, curves: CurveCache, request: Request) -> str:
 
 
 def _table(ctx: Context, request: Request) -> Response:
-    """Answer /live/points.csv?token=...: every stored point of the runs in the token, sent while it is read."""
+    """Answer /live/points.csv?token=...: every stored point of the runs in the token, streamed."""
     try:
         run_ids = runs_of_token(ctx, request.query_params.get("token", ""))[:MAX_RUNS]
     except NotAllowed as error:
@@ -130,7 +130,7 @@ def _read_known_steps(text: str) -> dict[str, tuple[int | None, dict[str, int]]]
             str(run): (int(item["resets"]), {str(name): int(step) for name, step in item["metrics"].items()}) for run, item in data.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise InvalidInput("`after` is not what this route was asked with.", field="after") from error
+        raise InvalidInput("`after` is malformed.", field="after") from error
 
 
 def _state(state: RunState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""404 for page addresses that do not exist, in place of the page application that Streamlit serves for any address."""
+"""Answer 404 for unknown page addresses, for which Streamlit serves the page application."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ h1 {{ font-size:1.35rem; margin:0 0 .6rem }} p {{ margin:.4rem 0 }} a {{ color:v
 
 
 class UnknownPages:
-    """Answer 404 where the application would answer a page for an address that no page has."""
+    """Answer 404 where Streamlit would serve the page application for an unknown address."""
 
     def __init__(self, app: ASGIApp, *, addresses: Collection[str]) -> None:
         self.app, self.addresses = app, frozenset(addresses)
@@ -51,7 +51,7 @@ class UnknownPages:
 
 
 def not_found_page(path: str, addresses: Collection[str]) -> HTMLResponse:
-    """Return the page with the way back, and the address that was probably meant."""
+    """Return the page with a link back, and the address that was probably meant."""
     near = difflib.get_close_matches(path.lower().rstrip("/"), sorted(addresses), n=1, cutoff=0.6)
     link = "".join(f'<p>Did you mean <a href="{html.escape(address)}">{html.escape(address)}</a>?</p>' for address in near)
     return HTMLResponse(PAGE.format(path=html.escape(path), near=link), status_code=404)

@@ -1,4 +1,4 @@
-"""Address and scheme of a visitor, also through proxies that the operator trusts."""
+"""Address and scheme of a visitor, also behind trusted proxies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TrustedProxies:
         forwarded = [part.strip() for header in request.headers.getlist("x-forwarded-for") for part in header.split(",") if part.strip()]
         for address in reversed(forwarded):
             if not _is_address(address):
-                break  # whatever stands before it may be invented, too
+                break  # earlier entries may be forged
             if not self._lists(address):
                 return address
         return forwarded[0] if forwarded and all(self._lists(part) for part in forwarded) else peer
@@ -59,7 +59,7 @@ def _is_in(text: str, networks: tuple[Network, ...]) -> bool:
     if not _is_address(text):
         return False
     address = ip_address(text)
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:  # how a server that listens on :: sees an IPv4 peer
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:  # an IPv4 peer of a server that listens on ::
         address = address.ipv4_mapped
     return any(address in network for network in networks)
 

@@ -1,4 +1,4 @@
-"""Warm-up of the pages' server, so that its first visitor does not wait for imports, and plotly.js named early."""
+"""Warm up the pages' server before its first visitor, and load plotly.js early."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONDITIONS = (b"accept-encoding", b"if-none-match", b"if-modified-since")
 
 
 def send_small_answers_at_once() -> None:
-    """Switch Nagle's algorithm off for every connection that this process will accept.
+    """Disable Nagle's algorithm for every connection that this process accepts.
 
     Streamlit makes its socket without naming a protocol, and asyncio then leaves the algorithm on: a second small answer on a
-    connection waits 40 ms for the browser's acknowledgement. A page is made of sixty files. What a listening socket has set, its
-    connections inherit.
+    connection waits 40 ms for the browser's acknowledgement. A page is made of sixty files. Connections inherit the options of the
+    listening socket.
     """
     for held in gc.get_objects():
         if issubclass(type(held), socket.socket) and held.family in {socket.AF_INET, socket.AF_INET6} and _listens(held):
@@ -30,9 +30,8 @@ def send_small_answers_at_once() -> None:
 
 
 def warm_up(components: str) -> threading.Thread:
-    """Import every module of the package that pages are made of and pack plotly.js, in a thread beside the first answers.
-
-    Then freeze the objects out of the garbage collector, which the caller has disabled, and enable it.
+    """Import every module of the pages and compress plotly.js, in a background thread. Then freeze these objects for the garbage
+    collector, which the caller has disabled, and enable it.
     """
     thread = threading.Thread(target=_warm_up, args=(components,), name="warm-up", daemon=True)
     thread.start()
@@ -55,7 +54,7 @@ def _listens(held: socket.socket) -> bool:
 
 
 class EarlyCharts:
-    """Names plotly.js in the head of pages that begin with curves: the browser runs it while it waits for the page's script."""
+    """Adds plotly.js to the head of pages that begin with curves: the browser loads it while the page's script runs."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,7 @@
-"""Signing in, and what guards every HTTP answer of the pages' server. Plain HTML: it must work before anything else does."""
+"""Sign-in routes, and the middleware that protects every HTTP response of the pages' server.
+
+Plain HTML, without dependencies on the pages.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ CSP = (
     "frame-src 'self' blob: data:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 OPEN_PATHS = ("/auth/", "/healthz", "/ballot", "/_stcore/", "/static/", "/assets/", "/component/", "/favicon")
-UPLOADS = "/_stcore/upload_file/"  # takes files from every visit, and a visit needs no sign-in: the gate asks for one before it
+UPLOADS = "/_stcore/upload_file/"  # Streamlit accepts uploads from any session, without sign-in, so the gate requires one
 
 MAX_FORM_BYTES = 4096
 CLOSED_BY_POLICY = 1008
@@ -66,7 +69,7 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > MAX_FORM_BYTES:  # anybody may send this, so it must not fill the memory
+            if len(body) > MAX_FORM_BYTES:  # open to everyone, so its size is limited
                 return _page("/", error="This form is too large.", status=413)
         form = {key: values[0] for key, values in parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True).items()}
         target = _safe_next(form.get("next", "/"))
@@ -102,10 +105,9 @@ def sign_in_routes(get_context: Callable[[], Context], *, proxies: TrustedProxie
 
 
 class SignInGate:
-    """Sends a browser without a valid cookie to the sign-in page, and ends an open page when its account may not see it any more.
-
-    The page script asks again who the visitor is, but only when it runs from its top. Parts of a page that refresh themselves and
-    buttons inside them keep the person they were drawn for, so every message of a visitor who was signed in is checked here.
+    """Redirects a browser without a valid cookie to the sign-in page, and closes open pages of an account that lost access. The page
+    script checks the visitor only when it runs from the top; fragments and buttons inside them keep the person of the last full run. So
+    every message of a signed-in visitor is checked here.
     """
 
     def __init__(self, app: ASGIApp, *, get_context: Callable[[], Context]) -> None:
@@ -116,7 +118,7 @@ class SignInGate:
             await self._watch(scope, receive, send)
         elif scope["type"] == "http" and not _is_open(scope["path"]) and self.get_context().sign_in and await self._who(scope) is None:
             await _ask_to_sign_in(scope)(scope, receive, send)
-        else:  # a deep link makes the browser probe PATH/_stcore/..., where only a 404 tells it to ask at the root instead
+        else:  # for a deep link the browser first probes PATH/_stcore/..., and needs a 404 to fall back to the root
             await self.app(scope, receive, send)
 
     async def _who(self, scope: Scope) -> Person | None:
@@ -124,9 +126,8 @@ class SignInGate:
         return await run_in_threadpool(person_from_cookie, self.get_context(), cookie)
 
     async def _watch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Close the connection at the first message after the account was disabled, signed out or given another role.
-
-        The browser then connects again by itself, and the script begins from its top.
+        """Close the connection at the first message after the account was disabled, signed out or given another role. The browser then
+        reconnects, and the script runs from the top.
         """
         person, is_closed = await self._who(scope), False
 
@@ -147,7 +148,7 @@ class SignInGate:
 
 
 class SecurityHeaders:
-    """Adds headers to every answer: nothing is loaded from outside, whatever a network or a dataset writes."""
+    """Adds security headers to every response: pages load nothing from other servers, whatever a network or a dataset writes."""
 
     HEADERS = (
         (b"content-security-policy", CSP.encode()),

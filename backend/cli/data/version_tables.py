@@ -108,7 +108,7 @@ def diff_text(diff: VersionDiff) -> str:
         f"{diff.moved:,} moved between training and validation."
     ]
     if diff.changed:
-        lines.append(f"{diff.changed:,} of the removed ask the same as one that was added: their answers changed.")
+        lines.append(f"{diff.changed:,} of the removed rows have the prompt of an added one: their answers changed.")
     for example in diff.examples:
         for mark, row in (("-", example.before), ("+", example.after)):
             if row is not None:

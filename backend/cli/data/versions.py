@@ -78,9 +78,9 @@ def diff(
 def derive(
     name: Name,
     drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal rows.")] = False,
-    loose: Annotated[bool, typer.Option("--loose", help="Also of those that differ only in case and spaces.")] = False,
+    loose: Annotated[bool, typer.Option("--loose", help="Also of rows that differ only in case and spaces.")] = False,
     keep: Annotated[list[str] | None, typer.Option(help="'FIELD TEST VALUE', may be repeated; rows that match all are kept.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="The same; rows that meet all go.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="Likewise; rows that match all are dropped.")] = None,
     match_case: Annotated[bool, typer.Option("--match-case", help="In conditions.")] = False,
     sample: Annotated[int | None, typer.Option(help="Draw this many rows.")] = None,
     merge: Annotated[str | None, typer.Option(help="Add the rows of NAME@VERSION.")] = None,
@@ -129,7 +129,7 @@ def _condition(text: str, version: VersionView, match_case: bool) -> Condition:
     test, _, value = rest.strip().partition(" ")
     if test not in TEST_WORDS or not value.strip():
         raise InvalidInput(
-            f"{text[:80]!r} is no condition.", remedy=f"Write FIELD TEST VALUE, with a test of {', '.join(TEST_WORDS)}.", field="keep"
+            f"{text[:80]!r} is not a condition.", remedy=f"Write FIELD TEST VALUE, with a test of {', '.join(TEST_WORDS)}.", field="keep"
         )
     is_whole_row = field == "text" and version.kind != "text"
     return Condition.model_validate(
@@ -140,7 +140,7 @@ def _condition(text: str, version: VersionView, match_case: bool) -> Condition:
 @command
 def card(
     name: Name,
-    licence: Annotated[str | None, typer.Option(help="Set the licence: a name of the Hub's, or your own words.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Set the licence: an id of the Hub, or free text.")] = None,
     languages: Annotated[str | None, typer.Option(help="Set the languages: codes of ISO 639, such as en,de.")] = None,
     notes: Annotated[Path | None, typer.Option(help="Set the notes from a Markdown file.")] = None,
     to: Annotated[Path | None, typer.Option(help="Write the version as files: README.md and Parquet, as the Hub reads them.")] = None,

@@ -1,4 +1,4 @@
-"""`roundhouse plan`: from a budget to a run, and scaling laws fitted to runs."""
+"""`roundhouse plan`: plan runs for a budget, and fit scaling laws to runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plan(
     tokenizer: Annotated[str | None, typer.Option(help="Its tokenizer.")] = None,
     vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Vocabulary, where no tokenizer is named.")] = None,
     sequence: Annotated[int | None, typer.Option("--context", help="Tokens per training sequence.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Read these values from a YAML file; options win over it.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read these values from a YAML file; options override it.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Write the run as a recipe for `roundhouse run launch`.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -110,7 +110,7 @@ def study(
     launch: Annotated[bool, typer.Option("--launch", help="Queue its runs; without this they are only shown.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Preview a scaling study, or launch it: the same budgets spent on networks of several sizes."""
+    """Preview or launch a scaling study: networks of several sizes on equal budgets."""
     ctx = get_context()
     config = read_study(read_text(file))
     preview = preview_study(ctx, config)

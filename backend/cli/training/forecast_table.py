@@ -1,4 +1,4 @@
-"""Forecasts of runs and sweeps as lines and as JSON, and the question that warnings ask before a launch."""
+"""Forecasts of runs and sweeps as lines and as JSON, and the confirmation of warnings before a launch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backend.services.estimates.sweep_forecast import SweepForecast
 
 
 def forecast_lines(expected: Forecast) -> list[str]:
-    """Return a forecast as lines, one for each figure that is known."""
+    """Return a forecast as lines, one per known figure."""
     epochs = f", {'at least ' if expected.epochs_at_least else ''}{expected.epochs:.3g} epochs" if expected.epochs else ""
     time = expected.prediction.time
     lines = [
@@ -116,7 +116,7 @@ def describe_sweep_forecast(total: SweepForecast) -> dict[str, Any]:
 
 
 def ask_to_proceed(warnings: Sequence[LaunchWarning], *, yes: bool, as_json: bool) -> None:
-    """Print warnings, and ask at a terminal whether to launch; `yes` answers in advance.
+    """Print warnings, and ask at a terminal whether to launch, unless `yes`.
 
     Without a terminal, as in a script, they are printed and the launch continues. Raises InvalidInput if the answer is no.
     """

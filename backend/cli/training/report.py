@@ -44,7 +44,7 @@ def cluster(
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the files.")] = Path("cluster"),
     as_json: JsonFlag = False,
 ) -> None:
-    """Write Accelerate's and DeepSpeed's configs for a recipe's devices, for scripts that these start."""
+    """Write Accelerate's and DeepSpeed's configs for a recipe's devices, for other training scripts."""
     config = get_recipe(recipe).config if recipe in RECIPES else parse_run_config(read_text(Path(recipe)))
     out.mkdir(parents=True, exist_ok=True)
     files = {"accelerate.yaml": yaml.safe_dump(accelerate_config(config, deepspeed_file="deepspeed.json"), sort_keys=False)}

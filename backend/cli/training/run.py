@@ -45,7 +45,7 @@ def launch(
     wait: WaitFlag = False,
     key: Annotated[str | None, typer.Option(help="Launching again with the same key gives the same run.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run, in place of the recipe's.")] = None,
-    parent: Annotated[str | None, typer.Option(help="The run that this one was made from, by name or id.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The parent run, by name or id.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -187,7 +187,7 @@ def read_recipe(recipe: str) -> RunConfig:
 
 
 def describe_run(run: RunView) -> dict[str, Any]:
-    """Return what a run is as a JSON object."""
+    """Return a run as a JSON object."""
     return {
         "run": run.id,
         "name": run.name,

@@ -25,14 +25,12 @@ from backend.services.training.sweeps import SweepDetail, advance_sweep, launch_
 @command
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep as YAML: name, run, vary, method, runs, parallel, pruner.")],
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Show its estimate and its runs, as far as they are known, and launch nothing.")
-    ] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Show its estimate and its known runs, and launch nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when the sweep is done.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Launch a sweep: a group of runs that differ in chosen fields. The same file twice is one sweep."""
+    """Launch a sweep: a group of runs that differ in chosen fields. Launching the same file again changes nothing."""
     ctx = get_context()
     config = read_sweep(read_text(file))
     one = forecast(ctx, build_run(config, {}, 0))

@@ -66,7 +66,7 @@ class EvaluationConfig(BaseModel):
     split: Literal["auto", "all", "train", "val"] = Field(
         default="auto", description="auto: every row of a benchmark; of anything else the validation split where there is one."
     )
-    limit: int | None = Field(default=None, ge=1, description="Score only so many items, drawn with the seed. Empty: all of them.")
+    limit: int | None = Field(default=None, ge=1, description="Score only this many items, drawn with the seed. Empty: all of them.")
     seed: int = Field(default=1, ge=0, description="Draws the items when there is a limit, and the examples shown before a question.")
     shots: int = Field(default=0, ge=0, le=64, description="Few-shot examples before each question; they are not scored.")
     chat: Literal["auto", "on", "off"] = Field(

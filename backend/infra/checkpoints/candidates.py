@@ -1,4 +1,4 @@
-"""Describe a folder or file as a base, or say why it can't be one. Reads small files and headers alone."""
+"""Describe a folder or file as a base, or explain why it can't be one. Reads only small files and headers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def describe_gguf(file: Path) -> BaseFacts:
 
 
 def is_part_of_gguf(name: str) -> bool:
-    """Return whether a file's name says that it is one part of several: `x-00001-of-00003.gguf`."""
+    """Return whether a file's name marks it as one part of several: `x-00001-of-00003.gguf`."""
     return re.search(r"-\d+-of-\d+\.gguf$", name) is not None
 
 
@@ -93,7 +93,7 @@ def describe_folder(folder: Path) -> BaseFacts:
     layers = (text if isinstance(text, dict) else config).get("num_hidden_layers")
     if isinstance(layers, int) and layers > max(1, len(tensors)):
         raise InvalidInput(
-            f"The config of {folder.name} speaks of {layers:,} layers, and the weights of {len(tensors):,} tensors.",
+            f"The config of {folder.name} has {layers:,} layers, but its weights have {len(tensors):,} tensors.",
             remedy="Check that config.json belongs to these weights.",
             field="source",
         )
@@ -102,10 +102,8 @@ def describe_folder(folder: Path) -> BaseFacts:
 
 
 def check_links(folder: Path, paths: Iterable[Path]) -> None:
-    """Raise InvalidInput if one of a folder's files is a link that leads out of it.
-
-    Whoever made the folder would otherwise choose what is read on this machine. The Hub's cache, whose snapshots are links to the
-    `blobs` beside them, may be given as it is.
+    """Raise InvalidInput if one of a folder's files is a link that leads out of it, which would let the folder's author choose what is
+    read on this machine. Links of the Hub's cache, from snapshots to `blobs`, are allowed.
     """
     inside = folder.resolve()
     allowed = (inside, inside.parent.parent / "blobs")
@@ -119,7 +117,7 @@ def check_links(folder: Path, paths: Iterable[Path]) -> None:
 
 
 def adapter_refusal(name: str, base: object) -> InvalidInput:
-    """Say that a checkpoint is an adapter; `base` as its config names it."""
+    """Return the refusal of an adapter; `base` as named in its config."""
     where = f": its base, {str(base)[:100]}, is not in it." if isinstance(base, str) and base else ": its base is not in it."
     return InvalidInput(
         f"{name} is an adapter{where}", remedy="Merge it into its base where it was made, and add the merged checkpoint.", field="source"
@@ -127,16 +125,15 @@ def adapter_refusal(name: str, base: object) -> InvalidInput:
 
 
 def pickle_refusal(name: str, files: list[str], remedy: str) -> InvalidInput:
-    """Say that weights are pickled."""
+    """Return the refusal of pickled weights."""
     shown = ", ".join(files[:SHOWN]) + (" ..." if len(files) > SHOWN else "")
     return InvalidInput(f"{name} holds its weights as {shown}, a format that can run code when it is read.", remedy=remedy, field="source")
 
 
 @cache
 def known_families() -> frozenset[str]:
-    """Return the families of causal language networks that the installed transformers has; empty if that can't be told.
-
-    Read from its source, since importing it takes seconds and torch.
+    """Return the families of causal language networks that the installed transformers has; empty if unknown. Read from its source, since
+    importing it takes seconds and torch.
     """
     package = find_spec("transformers")
     if package is None or package.origin is None:
@@ -186,7 +183,7 @@ def check_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of weights that transformers would read: `model.safetensors`, or those that the index names.
+    """Return the weight files that transformers would read: `model.safetensors`, or those that the index names.
 
     Raises InvalidInput for pickled weights, an index that is damaged, leads out of the folder or names files that are not there.
     """
@@ -198,7 +195,7 @@ def weight_files(folder: Path) -> list[Path]:
     missing = [name for name in listed if not (folder / name).is_file()]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
-        raise InvalidInput(f"{len(missing)} of the {len(listed)} files of weights are missing: {shown}.", remedy="Fetch them, too.")
+        raise InvalidInput(f"{len(missing)} of the {len(listed)} weight files are missing: {shown}.", remedy="Download them, too.")
     return [folder / name for name in listed]
 
 
@@ -206,7 +203,7 @@ def names_in_index(folder: Path) -> list[str]:
     """Return the files of weights that the index names. Raises InvalidInput if it is damaged or leads out of the folder."""
     names = read_json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise InvalidInput(f"{INDEX} of {folder.name} lists no weights.", remedy="Fetch the file again.")
+        raise InvalidInput(f"{INDEX} of {folder.name} lists no weights.", remedy="Download the file again.")
     listed = sorted({str(name) for name in names.values()})
     for name in listed:
         if not is_plain_name(name) or not name.endswith(".safetensors"):
@@ -215,7 +212,7 @@ def names_in_index(folder: Path) -> list[str]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a name stays in its folder: no separators, no way up, nothing hidden."""
+    """Return whether a name is a plain visible file name: no separators, no `..`, no leading dot."""
     return bool(name) and not name.startswith(".") and not set(name) & set("/\\\0")
 
 
@@ -228,7 +225,7 @@ def _no_weights(folder: Path) -> InvalidInput:
         )
     if others:
         return InvalidInput(
-            f"{folder.name} holds {', '.join(others[:SHOWN])}, but neither {WEIGHTS} nor {INDEX}.", remedy="Fetch the missing file."
+            f"{folder.name} holds {', '.join(others[:SHOWN])}, but neither {WEIGHTS} nor {INDEX}.", remedy="Download the missing file."
         )
     return InvalidInput(f"{folder.name} holds no weights (*.safetensors).", remedy="Give the folder of a Hugging Face checkpoint.")
 
@@ -236,7 +233,7 @@ def _no_weights(folder: Path) -> InvalidInput:
 def read_json(file: Path) -> dict[str, Any]:
     """Return the object in a small JSON file. Raises InvalidInput if it is not one."""
     if file.stat().st_size > LARGEST_JSON_BYTES:
-        raise InvalidInput(f"{file.name} has {file.stat().st_size:,} bytes: too much for a description.")
+        raise InvalidInput(f"{file.name} has {file.stat().st_size:,} bytes: too large for a description.")
     try:
         data = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -275,7 +272,7 @@ def licence_of_card(text: str) -> str | None:
 
 
 def licence_words(card: dict[str, Any]) -> str | None:
-    """Return what a card's `license`, `license_name` and `license_link` say, in one line.
+    """Return a card's `license`, `license_name` and `license_link` as one line.
 
     >>> licence_words({"license": "other", "license_name": "gemma", "license_link": "https://ai.google.dev/gemma/terms"})
     'gemma (https://ai.google.dev/gemma/terms)'

@@ -1,6 +1,5 @@
-"""Read the headers of safetensors and GGUF files. No tensor is loaded, and no number is trusted.
-
-Both formats begin with counts and lengths that whoever wrote the file chose; each is checked against the file's size before it is used.
+"""Read the headers of safetensors and GGUF files. Loads no tensor. Counts and lengths in a header are untrusted, and are checked against
+the file's size before use.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ LARGEST_STRING_BYTES, MOST_ENTRIES, MOST_STRINGS = 16 * 2**20, 100_000, 4_000_00
 LARGEST_SIZE = 2**48
 """Of one dimension of a tensor."""
 BUFFERS = (".attn.bias", ".masked_bias", ".inv_freq", ".e_score_correction_bias")
-"""Endings of tensors that lie beside the weights and are no parameters."""
+"""Suffixes of stored tensors that are not parameters."""
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-FETCH_AGAIN = "Fetch the file again."
+FETCH_AGAIN = "Download the file again."
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Tensor:
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     """Return name -> tensor from the header of a safetensors file.
 
-    Raises InvalidInput if the header is damaged, too large, or speaks of more bytes than the file has.
+    Raises InvalidInput if the header is damaged, too large, or claims more bytes than the file has.
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -68,13 +67,13 @@ def parse_header(text: bytes, *, name: str, data_bytes: int) -> dict[str, Tensor
         raise InvalidInput(f"{name} has a damaged safetensors header: {str(error)[:200]}", remedy=FETCH_AGAIN) from error
     if end > data_bytes:
         raise InvalidInput(
-            f"{name} is cut short: its header speaks of {end:,} bytes of weights, and it has {data_bytes:,}.", remedy=FETCH_AGAIN
+            f"{name} is cut short: its header claims {end:,} bytes of weights, and it has {data_bytes:,}.", remedy=FETCH_AGAIN
         )
     return tensors
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object's entries. Two readers of a name that occurs twice may take different ones."""
+    """Return a JSON object's entries. Repeated names are refused, since readers differ in which one they take."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
         raise ValueError("a name occurs twice")
@@ -82,7 +81,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def count_parameters(tensors: dict[str, Tensor]) -> int:
-    """Return how many numbers the tensors hold, those that are no parameters left out."""
+    """Return the number of parameters in the tensors."""
     return sum(tensor.numbers for name, tensor in tensors.items() if not name.endswith(BUFFERS))
 
 
@@ -122,7 +121,7 @@ class GgufHeader:
 def read_gguf(file: Path) -> GgufHeader:
     """Read the header of a GGUF file (version 2 or 3, little-endian).
 
-    Raises InvalidInput if the file is not GGUF, is cut short, or claims what can't be.
+    Raises InvalidInput if the file is not GGUF, is cut short, or has impossible counts.
     """
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
@@ -135,7 +134,7 @@ def read_gguf(file: Path) -> GgufHeader:
 
 
 class _GgufReader:
-    """Walks once over a header. Bounds keep a hostile one from taking memory or minutes."""
+    """Reads a header once, with bounds against hostile files."""
 
     def __init__(self, data: mmap.mmap, name: str) -> None:
         self._data, self._name, self._at, self._strings = data, name, 4, 0
@@ -157,13 +156,13 @@ class _GgufReader:
         tensors, end = self._tensors(num_tensors, alignment=values.get("general.alignment", 32))
         if end > len(self._data):
             raise InvalidInput(
-                f"{self._name} is cut short: its header speaks of {end:,} bytes, and it has {len(self._data):,}.", remedy=FETCH_AGAIN
+                f"{self._name} is cut short: its header claims {end:,} bytes, and it has {len(self._data):,}.", remedy=FETCH_AGAIN
             )
         return GgufHeader(values, tensors, lists.get("tokenizer.ggml.tokens"), lists)
 
     def _tensors(self, count: int, *, alignment: Any) -> tuple[dict[str, Tensor], int]:
         """Return the tensors and where the last one ends."""
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # 0.15 s that pages without a GGUF file need not pay
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # importing takes 0.15 s
 
         sizes = {int(kind): (kind.name, *GGML_QUANT_SIZES[kind]) for kind in GGMLQuantizationType if kind in GGML_QUANT_SIZES}
         tensors, ends = {}, [0]

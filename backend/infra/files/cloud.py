@@ -1,7 +1,6 @@
-"""Files in S3 or Google Cloud Storage, by fsspec. Keys and endpoints come from the environment alone, as the vendors' own tools take them.
-
-Only `s3://` and `gs://` are known. Plain `https://` is left out on purpose: whoever may import could make a worker fetch from addresses
-that only the worker can reach.
+"""Files in S3 or Google Cloud Storage, by fsspec. Keys and endpoints come from the environment alone, as in the vendors' own tools. Only
+`s3://` and `gs://` are supported. Plain `https://` is left out on purpose: an import could make a worker fetch from internal addresses
+(SSRF).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class CloudFiles:
     filesystem: Any
 
     def read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        """Return some bytes of a file. Raises Unavailable, also when the object has become another one since it was found."""
+        """Return some bytes of a file. Raises Unavailable, also if the object has changed since the look-up."""
         path = f"{self.root}/{file.path}"
         with _translate_errors(self.scheme, f"{self.scheme}://{path}"):
             data: bytes = self.filesystem.cat_file(path, start=start, end=end)
@@ -51,12 +50,12 @@ class CloudFiles:
 
 
 def is_cloud_url(text: str) -> bool:
-    """Return whether a text is the address of an object or a folder in a store that is known."""
+    """Return whether a text is an address in a supported object store."""
     return _URL.fullmatch(text) is not None
 
 
 def find_cloud_files(url: str) -> CloudFiles:
-    """Find the object, or all readable objects under the folder, that an address names.
+    """Find the object at an address, or all readable objects below it.
 
     Raises InvalidInput for an address of another form, NotFound if nothing is there, Unavailable, within seconds, when the library, the
     keys, the permission or the store is missing.
@@ -87,7 +86,7 @@ def find_cloud_files(url: str) -> CloudFiles:
 
 def _list(filesystem: Any, root: str, *, is_bucket: bool) -> tuple[str, dict[str, dict[str, Any]]]:
     """Return the folder and path -> facts of the files in it."""
-    # the libraries try again for up to a minute where nothing answers; too long for a form to wait
+    # the libraries retry an unreachable store for up to a minute: too long for a form
     ask = filesystem._ls if is_bucket else filesystem._info
     answer = sync(filesystem.loop, ask, root, timeout=LOOK_S)
     info = {"type": "directory"} if is_bucket else answer
@@ -125,7 +124,7 @@ def _filesystem(scheme: str, *, anonymous: bool) -> Any:
 
 
 def _failures(scheme: str) -> tuple[type[BaseException], ...]:
-    """Return what the library of a store raises."""
+    """Return the exceptions that a store's library raises."""
     if scheme == "s3":
         return (OSError, import_module("botocore.exceptions").BotoCoreError)
     http, auth = import_module("gcsfs.retry").HttpError, import_module("google.auth.exceptions").GoogleAuthError
@@ -134,10 +133,7 @@ def _failures(scheme: str) -> tuple[type[BaseException], ...]:
 
 @contextmanager
 def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator[list[bool]]:
-    """Turn a store's refusal or silence into an error with its cure.
-
-    What is yielded is filled where keys are missing and not yet `last`.
-    """
+    """Translate a store's errors. The yielded list is filled if keys are missing and this is not the `last` attempt."""
     missing_keys: list[bool] = []
     try:
         yield missing_keys
@@ -146,7 +142,7 @@ def _translate_errors(scheme: str, shown: str, *, last: bool = True) -> Iterator
     except PermissionError as error:
         raise Unavailable(
             f"The store refuses to show {shown}: {_first_line(error)}.",
-            remedy=f"{KEYS[scheme]} of somebody who may read it {WHERE}",
+            remedy=f"{KEYS[scheme]} of an account that may read it {WHERE}",
             field="url",
         ) from error
     except TimeoutError as error:

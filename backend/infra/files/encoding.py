@@ -1,4 +1,4 @@
-"""Text in other encodings, read as UTF-8: UTF-16 by its mark, others by name. Names what bytes that are no UTF-8 may be."""
+"""Read text in other encodings as UTF-8: UTF-16 by its byte order mark, others by name. Guess the encoding of bytes that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe\x00\x00": "utf-32", b"\xff\xfe": 
 
 
 def _keep_bytes(error: UnicodeError) -> tuple[str, int]:
-    """Keep bytes that the encoding does not know as they are, so that the row that holds them is named later."""
+    """Keep undecodable bytes, so that their row is reported later."""
     assert isinstance(error, UnicodeDecodeError)
     return "".join(chr(0xDC00 + byte) if byte > 127 else chr(byte) for byte in error.object[error.start : error.end]), error.end
 
@@ -21,7 +21,7 @@ codecs.register_error("roundhouse.keep", _keep_bytes)
 
 
 def check_encoding(name: str) -> str:
-    """Return the name as Python knows it. Raises InvalidInput for one that is not among ENCODINGS (or another name of those)."""
+    """Return an encoding's Python name. Raises InvalidInput for one that is not in ENCODINGS under any alias."""
     known = {codecs.lookup(encoding).name: encoding for encoding in ENCODINGS}
     try:
         return known[codecs.lookup(name).name]
@@ -32,7 +32,7 @@ def check_encoding(name: str) -> str:
 
 
 def guess_encoding(data: bytes) -> str | None:
-    """Guess how some bytes that are not UTF-8 are encoded, Windows-1252 before the rest; None if nothing fits."""
+    """Guess the encoding of bytes that are not UTF-8, Windows-1252 first; None if nothing fits."""
     from charset_normalizer import from_bytes
 
     fitting = [match.encoding for match in from_bytes(data[: 64 * 2**10])]
@@ -43,7 +43,7 @@ def guess_encoding(data: bytes) -> str | None:
 
 
 def guess_wide_encoding(data: bytes) -> str | None:
-    """Guess UTF-16 without its mark: of most characters one byte is zero, always the same of the two. None where that is not so."""
+    """Guess UTF-16 without a byte order mark, if the same one of two bytes is zero in most characters; else None."""
     zeros = [data[place : 4 * 2**10 : 2].count(0) for place in (0, 1)]
     half = len(data[: 4 * 2**10]) // 2
     if half and max(zeros) > 0.6 * half and min(zeros) < 0.1 * half:
@@ -56,10 +56,10 @@ def _python_name(encoding: str) -> str:
 
 
 class Utf8Stream:
-    """A stream of UTF-8 out of a stream of bytes, without the mark at its beginning."""
+    """A stream of UTF-8 from a stream of bytes, without the byte order mark."""
 
     def __init__(self, read: Callable[[int], bytes], *, encoding: str | None = None, skip: Callable[[int], None] | None = None) -> None:
-        """`read(size)` gives the next bytes, nothing at the end; `skip(size)` passes over some, where that is quicker."""
+        """`read(size)` gives the next bytes, nothing at the end; `skip(size)` skips bytes, if that is faster."""
         self._read, self._skip = read, skip
         head = b""
         while len(head) < 4 and (more := read(4 - len(head))):
@@ -99,7 +99,7 @@ class Utf8Stream:
         return fitting
 
     def skip(self, size: int) -> None:
-        """Pass over the next `size` bytes of UTF-8 (no more than there are)."""
+        """Skip the next `size` bytes of UTF-8, at most to the end."""
         if self._decoder is None and self._skip is not None:
             from_head = min(size, len(self._head))
             self._head = self._head[from_head:]

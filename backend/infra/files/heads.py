@@ -21,7 +21,7 @@ from backend.infra.files.saved import choose_saved
 
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
-"""Largest table inside a zip that is unpacked for a preview."""
+"""Largest table inside a zip that is extracted for a preview."""
 TABLES = (".parquet", ".arrow", ".feather")
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, split: str | None = None) -> SourceHead:
     """Return the first rows of a file, of the first file of a folder or a zip, or of a split of a saved dataset.
 
-    Raises NotFound if there is nothing, InvalidInput if it is empty, dangerous, holds no row, or is not what its ending says.
+    Raises NotFound if it is missing, InvalidInput if it is empty, dangerous, holds no row, or does not match its ending.
     """
     if saved := choose_saved(path, split):
         return _head_of_saved(*saved, limit=limit)
@@ -53,7 +53,7 @@ def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = No
     files = remote.listing.files
     suffix, packing = suffix_of(files[0].path)
     if suffix == ".zip" or packing:
-        raise InvalidInput(f"{files[0].path} is packed, and is not downloaded for a preview.", field="kind")
+        raise InvalidInput(f"{files[0].path} is compressed, and is not downloaded for a preview.", field="kind")
     file = cast(BinaryIO, io.BufferedReader(RangedFile(remote, files[0]), buffer_size=BLOCK_BYTES))
     if suffix in TABLES:
         rows, foreign = _rows_of_table(files[0].path, suffix, file, limit=limit), ""
@@ -63,7 +63,7 @@ def head_of_remote(remote: Remote, *, limit: int = 50, encoding: str | None = No
 
 
 def _rows_of_member(member: Member, *, limit: int, encoding: str | None) -> tuple[list[Row], str]:
-    """Return the first rows of a file, and where bytes that are not UTF-8 begin."""
+    """Return the first rows of a file, and the position of the first bytes that are not UTF-8."""
     if member.suffix in TABLES and not member.entry:
         with member.path.open("rb") as file:
             return _rows_of_table(member.name, member.suffix, file, limit=limit), ""
@@ -99,8 +99,8 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
         guess = wide or guess_encoding(head)
         if not guess and b"\x00" in head:
             raise InvalidInput(
-                f"{name} holds no text ({foreign}, and zeros): perhaps it is an image, a program or packed under another name.",
-                remedy="Choose a file of text or rows, or unpack it first.",
+                f"{name} holds no text ({foreign}, and zeros): perhaps it is an image, a program or a compressed file.",
+                remedy="Choose a file of text or rows, or extract it first.",
                 field="file",
             ) from error
         remedy = f"Choose how it is encoded; perhaps {guess}." if guess else "Choose how it is encoded."
@@ -114,7 +114,7 @@ def _as_utf8(head: bytes, encoding: str | None) -> bytes:
 
 
 def _foreign(text: bytes) -> str:
-    """Return where bytes begin that are not UTF-8, or "", so that a form can offer encodings."""
+    """Return the position of the first bytes that are not UTF-8, or "", so that a form can offer encodings."""
     try:
         text.decode()
     except UnicodeDecodeError as error:

@@ -1,6 +1,5 @@
-"""Sources of rows on disk: a file, a folder of files, a zip. Lists what can be read, refuses what is dangerous, opens streams of bytes.
-
-Nothing is unpacked: members of a zip are streamed. What is left out (hidden files, links that lead out, unknown endings) is said.
+"""Sources of rows on disk: a file, a folder of files, a zip. Lists readable files, refuses dangerous ones, opens byte streams. Nothing is
+extracted: members of a zip are streamed. Files left out (hidden files, links that lead out, unknown endings) are listed with the reason.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from backend.infra.files.paths import is_text
 
 MAX_MEMBERS = 100_000
 MAX_UNPACKED_BYTES = 200 * 2**30
-MAX_RATIO, RATIO_FROM_BYTES = 200, 64 * 2**20  # what unpacks to more than 64 MB must not be 200 times its packed size: no text is
+MAX_RATIO, RATIO_FROM_BYTES = 200, 64 * 2**20  # above 64 MB, a compression ratio of 200 is no text
 RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _SAVED_BESIDE_ARROW = ("dataset_info.json", "state.json", "dataset_dict.json")
 _ENCRYPTED = 0x1
@@ -33,7 +32,7 @@ _ENCRYPTED = 0x1
 
 @dataclass(frozen=True)
 class Ignored:
-    """A file of a source that is not read, and why."""
+    """A file of a source that is not read, with the reason."""
 
     file: str
     reason: str
@@ -41,9 +40,8 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Member:
-    """One file to read: its name within the source, how it is read (`suffix`), how it is packed ("" or ".gz", ...), its bytes as stored.
-
-    `entry` is the name within the zip `path`, where there is one.
+    """One file to read: its name within the source, its `suffix`, its compression ("" or ".gz", ...), its bytes as stored. `entry` is the
+    name within the zip `path`, if any.
     """
 
     name: str
@@ -56,7 +54,7 @@ class Member:
 
     @contextmanager
     def open(self) -> Iterator[Opened]:
-        """Open the file, unpacked. Raises InvalidInput when the bytes turn out to be damaged, encrypted or a bomb."""
+        """Open the file, decompressed. Raises InvalidInput if it is damaged, encrypted or a compression bomb."""
         with _outer(self) as outer:
             yield Opened(self, outer)
 
@@ -76,7 +74,7 @@ class Listing:
 
 
 class Opened:
-    """A stream of unpacked bytes; `position` of the member's `bytes` says how far the reading is."""
+    """A stream of decompressed bytes; `position` is the number of the member's stored bytes read."""
 
     def __init__(self, member: Member, outer: IO[bytes]) -> None:
         self._member, self._outer = member, outer
@@ -112,7 +110,7 @@ class Opened:
         return len(data)
 
     def skip(self, size: int) -> None:
-        """Pass over the next `size` bytes; quick where the file is not packed."""
+        """Skip the next `size` bytes; fast if the file is not compressed."""
         if not self._member.packing and self._outer.seekable() and not self._member.entry:
             self._outer.seek(size, os.SEEK_CUR)
             return
@@ -153,15 +151,14 @@ def _unpacked(outer: IO[bytes], *, packing: str) -> BinaryIO:
 def _bomb(name: str, unpacked: int, packed: int) -> InvalidInput:
     return InvalidInput(
         f"{name!r} unpacks to {unpacked:,} bytes from {packed:,}: more than {MAX_RATIO} times, as only a compression bomb does.",
-        remedy="Unpack it yourself and import the file.",
+        remedy="Extract it yourself and import the file.",
         field="source",
     )
 
 
 def list_source(path: Path) -> Listing:
-    """List what can be read at a path: one file, the files of a folder and the folders in it, or those of a zip.
-
-    Raises NotFound if nothing is there, InvalidInput for an ending that can't be read, an empty file, a folder or zip without readable
+    """List the readable files at a path: one file, the files of a folder and its subfolders, or those of a zip. Raises NotFound if it is
+    missing, InvalidInput for an ending that can't be read, an empty file, a folder or zip without readable
     files, and a zip that is damaged, encrypted, a bomb, or whose names lead out of it.
     """
     if path.is_dir():
@@ -185,7 +182,7 @@ def _file_member(path: Path, *, name: str) -> Member:
     if status.st_size == 0:
         raise InvalidInput(f"The file {name!r} is empty.", field="source")
     if not os.access(path, os.R_OK):
-        raise InvalidInput(f"The file {name!r} may not be read by Roundhouse.", remedy="Give it read permission.", field="source")
+        raise InvalidInput(f"Roundhouse has no permission to read the file {name!r}.", remedy="Give it read permission.", field="source")
     return Member(name, suffix, packing, status.st_size, path, mtime_ns=status.st_mtime_ns)
 
 
@@ -264,7 +261,7 @@ def _zip_member(path: Path, entry: zipfile.ZipInfo, *, mtime_ns: int) -> Member:
 
 
 def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> None:
-    """Refuse a zip that is dangerous, by what its index says. Raises InvalidInput naming the member at fault."""
+    """Refuse a dangerous zip by its index. Raises InvalidInput naming the member at fault."""
     name = path.name
     for entry in entries:
         parts = PurePosixPath(entry.filename.replace("\\", "/"))
@@ -295,7 +292,7 @@ def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> No
 
 
 def _leave_out_words(members: list[Member], ignored: list[Ignored]) -> tuple[list[Member], list[Ignored]]:
-    """Leave out the texts beside records (a readme, a licence), and what `datasets` writes beside .arrow."""
+    """Leave out text files beside files of records (a readme, a licence), and the metadata that `datasets` writes beside .arrow."""
     if any(member.suffix == ".arrow" for member in members):
         about = [member for member in members if PurePosixPath(member.name).name in _SAVED_BESIDE_ARROW]
         members = [member for member in members if member not in about]

@@ -1,4 +1,4 @@
-"""The one reader of Parquet: versions and sources, in bounded memory, from front to back, one page, or some rows by number."""
+"""Read Parquet, of versions and sources, in bounded memory: sequentially, one page, or some rows by number."""
 
 from __future__ import annotations
 
@@ -40,16 +40,15 @@ def first_rows(file: BinaryIO, *, limit: int) -> list[Row]:
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
             f"The file is not readable as Parquet: {error}",
-            remedy="It may have been cut off on its way: copy or export it again.",
+            remedy="It may have been truncated in transfer: copy or export it again.",
             field="source",
         ) from None
     return rows[:limit]
 
 
 def source_batches(file: Path, *, columns: Sequence[str], batch_bytes: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
-    """Return batches of about `batch_bytes` of a source, and its rows; only `columns`, where all of them are there.
-
-    Column chunks are not pre-buffered, so a large row group is never held whole. Raises what pyarrow raises.
+    """Return batches of about `batch_bytes` of a source, and its number of rows; only `columns`, if all of them exist. Column chunks are
+    not pre-buffered, so a large row group is never in memory at once. Raises pyarrow's errors.
     """
     source = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
     num_rows, names = source.metadata.num_rows, set(source.schema_arrow.names)

@@ -1,4 +1,4 @@
-"""Check typed paths and file names for what the operating system, the database and the browser accept."""
+"""Check typed paths and file names against the limits of the operating system, the database and the browser."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def find_path(text: str | Path) -> Path | None:
-    """Return the path of what lies on this machine under a text, `~` spelled out; None if nothing does, or if no file can be called so."""
+    """Return the existing path of a text, with `~` expanded; None if it does not exist or is no valid path."""
     try:
         path = Path(text).expanduser()
         return path if path.exists() else None
@@ -15,7 +15,7 @@ def find_path(text: str | Path) -> Path | None:
 
 
 def is_text(name: str) -> bool:
-    """Return whether a name from a disk is text: bytes that are no UTF-8 come as half characters, which nothing can show or store."""
+    """Return whether a file name is valid UTF-8: other bytes become lone surrogates, which can't be stored or shown."""
     try:
         name.encode()
     except UnicodeEncodeError:

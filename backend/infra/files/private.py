@@ -1,4 +1,4 @@
-"""Permissions of what an installation writes: files of mode 0600 in folders of mode 0700."""
+"""Permissions of an installation's files: mode 0600 in folders of mode 0700."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DATABASE_SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 
 def set_private_umask() -> None:
-    """Make every file and folder that this process and its children create private to their user."""
+    """Set the umask of this process and its children so that their files are private."""
     os.umask(UMASK)
 
 
 def make_private(path: Path) -> None:
-    """Take group's and others' permissions from a file or folder. Does nothing for one that is missing, a link or another user's."""
+    """Remove the permissions of group and others from a file or folder. Does nothing for one that is missing, a link or another user's."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         status = path.lstat()
         if not stat.S_ISLNK(status.st_mode) and status.st_mode & UMASK:
@@ -28,8 +28,8 @@ def make_private(path: Path) -> None:
 def tighten_home(home: Path) -> None:
     """Make a home folder of an earlier version private: the files right below it and the folders that an installation writes.
 
-    The home folder's own mode changes last and marks the work as done, so that a later start walks through nothing.
-    A sticky home folder belongs to everybody and keeps its mode.
+    The home folder's own mode changes last and marks completion, so that later starts skip the walk. A sticky home folder is shared and
+    keeps its mode.
     """
     status = home.stat()
     if not status.st_mode & UMASK:
@@ -46,7 +46,7 @@ def tighten_home(home: Path) -> None:
 
 
 def tighten_database(path: Path) -> None:
-    """Make a SQLite file and what SQLite writes beside it private."""
+    """Make a SQLite file and its side files private."""
     for suffix in DATABASE_SUFFIXES:
         make_private(path.with_name(path.name + suffix))
 

@@ -12,7 +12,7 @@ from backend.domain.data.parsing.text_formats import suffix_of
 from backend.errors import InvalidInput
 
 ANSWER_S = 6.0
-"""Seconds within which a source must answer."""
+"""Timeout of a source, in seconds."""
 MAX_FILES = 10_000
 BLOCK_BYTES = 2**18
 
@@ -55,7 +55,7 @@ class Remote(Protocol):
 
 
 def readable(paths: Sequence[str]) -> list[str]:
-    """Keep the paths that rows can be read from: known endings, nothing hidden, nothing that climbs out."""
+    """Keep readable paths: known endings, not hidden, not outside the folder."""
     return [path for path in paths if _is_readable(path)]
 
 
@@ -71,7 +71,7 @@ def _is_readable(path: str) -> bool:
 
 
 class RangedFile(io.RawIOBase):
-    """A remote file as an object that can seek, for readers that look at its end first (Parquet). Wrap it in io.BufferedReader."""
+    """A remote file as a seekable object, for readers that start at its end (Parquet). Wrap it in io.BufferedReader."""
 
     def __init__(self, remote: Remote, file: RemoteFile) -> None:
         self._remote, self._file, self._at = remote, file, 0

@@ -1,6 +1,6 @@
 """Index of a version's rows, eight bytes each: enough to compare two versions without loading either.
 
-Kept beside the rows, one file a split, and made when it is first asked for. The rows never change, so it never grows old.
+Stored beside the rows, one file per split, and built on first use. The rows never change, so it never becomes stale.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STEPS_PER_DOUBLING = 8  # sizes are counted in steps of 9%, so quantiles of any 
 
 @dataclass(frozen=True)
 class SizeStats:
-    """Sizes of one field over the rows of a split: characters, or turns. Quantiles are right within 5%."""
+    """Sizes of one field over the rows of a split: characters, or turns. Quantiles are accurate within 5 %."""
 
     rows: int
     filled: int
@@ -49,7 +49,7 @@ class SizeStats:
 
 @dataclass(frozen=True)
 class SplitIndex:
-    """`hashes` stand for the rows' contents and `keys` for what they ask, in the order of the rows."""
+    """`hashes` of the rows' contents and `keys` of their prompts, in the order of the rows."""
 
     hashes: Numbers
     keys: Numbers
@@ -84,7 +84,7 @@ class _Sizes:
         return 0
 
     def stats(self) -> SizeStats:
-        """Return what was counted."""
+        """Return the statistics."""
         return SizeStats(self.rows, self.filled, self.total, max(0, self.smallest), self.largest, self._quantile(0.5), self._quantile(0.95))
 
 
@@ -93,14 +93,13 @@ def _number(text: str) -> int:
 
 
 def index_file(folder: Path, split: str) -> Path:
-    """Return where a split's index is kept."""
+    """Return the path of a split's index."""
     return folder / f"index-{split}-{FORMAT}.npz"
 
 
 def read_index(folder: Path, *, split: str, kind: DatasetKind, progress: Progress | None = None) -> SplitIndex:
-    """Return the index of a split, made by one reading of its rows if it is not there yet.
-
-    `progress` is told how many rows were read since it was last told.
+    """Return the index of a split, built by reading its rows once if it does not exist. `progress` is called with the number of rows read
+    since the last call.
     """
     cached = index_file(folder, split)
     if cached.is_file():
@@ -135,7 +134,7 @@ def _note(row: Row, hashes: array[int], keys: array[int], sizes: dict[str, _Size
 
 
 def _save(index: SplitIndex, file: Path) -> None:
-    """Write beside and rename: a reader sees all of it or nothing. A folder that can't be written costs only the next reading."""
+    """Write to a temporary file and rename it, so that readers see a complete file. A read-only folder is no error."""
     names = sorted(index.sizes)
     numbers = [[getattr(index.sizes[name], part) for part in SizeStats.__annotations__] for name in names]
     partial = file.with_name(f".{uuid.uuid4().hex[:8]}.partial")
@@ -155,6 +154,6 @@ def _load(file: Path) -> SplitIndex:
 
 
 def read_row(folder: Path, *, split: str, place: int) -> Row | None:
-    """Return one row by its place in a split."""
+    """Return one row by its index in a split."""
     rows = read_rows(folder, split=split, offset=place, limit=1)
     return rows[0] if rows else None

@@ -1,4 +1,4 @@
-"""List the splits of folders that `save_to_disk` of Hugging Face `datasets` wrote, without that library."""
+"""List the splits of folders written by `save_to_disk` of Hugging Face `datasets`, without that library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DICT_FILE, STATE_FILE, INFO_FILE = "dataset_dict.json", "state.json", "dataset_i
 def saved_splits(path: Path) -> dict[str, Path] | None:
     """Return split -> folder of a saved dataset, in the order of its record; None for any other path.
 
-    Raises InvalidInput where a record is there and can't be read, or a split's folder or file is missing or outside the folder.
+    Raises InvalidInput if the record can't be read, or a split's folder or file is missing or outside the folder.
     """
     if (path / DICT_FILE).is_file():
         names = _read(path / DICT_FILE).get("splits")
@@ -34,7 +34,7 @@ def choose_saved(path: Path, split: str | None) -> tuple[SavedChoice, dict[str, 
 
 
 def _checked(folder: Path, *, root: Path) -> Path:
-    """Return a split's folder, whose record may name files inside it alone: `datasets` would follow any path."""
+    """Return a split's folder. Its record may name only files inside it: `datasets` would follow any path."""
     if folder != root and folder.resolve().parent != root.resolve():
         raise _broken(root / DICT_FILE, f"its split {folder.name!r} is not a folder in it")
     files = _read(folder / STATE_FILE).get("_data_files")

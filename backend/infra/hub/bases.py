@@ -1,6 +1,5 @@
-"""The Hub as bases need it: what a revision holds, what of it would be fetched, and why it can't be a base.
-
-Works against whatever `HF_ENDPOINT` names, with the key in `HF_TOKEN` where one is set. Nothing here fetches weights.
+"""Look up bases on the Hub: the files of a revision, those to download, and why it can't be a base. Uses the Hub at `HF_ENDPOINT`, with
+the key in `HF_TOKEN` if set. Downloads no weights.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a revision; `sha256` only of large files, whose hash the Hub knows."""
+    """A file of a revision; `sha256` only of large files, for which the Hub has it."""
 
     name: str
     bytes: int
@@ -52,7 +51,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubRevision:
-    """A repository at one commit. `requested`: the named branch, tag or commit; `parameters`, `gguf_family`: as the Hub counts."""
+    """A repository at one commit. `requested`: the named branch, tag or commit; `parameters`, `gguf_family`: as reported by the Hub."""
 
     id: str
     commit: str
@@ -65,7 +64,7 @@ class HubRevision:
 
 @dataclass(frozen=True)
 class HubBase:
-    """A revision and what a base of it is: its facts and the files to fetch, small ones first."""
+    """A revision as a base: its facts and the files to download, small ones first."""
 
     revision: HubRevision
     facts: BaseFacts
@@ -79,10 +78,10 @@ class HubBase:
 
 
 def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
-    """Ask the Hub what a base of this id and revision (default: main) would be.
+    """Look up a base by id and revision (default: main).
 
     Raises NotFound for an id or revision that is not there, InvalidInput, with cause and cure, for one that can't be a base, and
-    Unavailable within seconds where the Hub does not answer, is gated or fails.
+    Unavailable within seconds if the Hub does not answer, refuses access or fails.
     """
     hub_revision = look_up(hub, revision=revision)
     weights = _weights_of(hub_revision)
@@ -106,7 +105,7 @@ def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
 
 
 def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
-    """Ask the Hub what a revision (default: main) holds. Raises NotFound, or Unavailable within seconds if it does not answer."""
+    """Look up the contents of a revision (default: main). Raises NotFound, or Unavailable within seconds if it does not answer."""
     requested = revision or "main"
     with hub_errors(hub, BASE, revision=requested):
         info = HfApi(endpoint=endpoint()).model_info(hub, revision=requested, files_metadata=True, timeout=ANSWER_S)
@@ -127,9 +126,8 @@ def look_up(hub: str, *, revision: str | None = None) -> HubRevision:
 def open_file(
     revision: HubRevision, file: HubFile, *, start: int = 0, end: int | None = None, silence_s: float = ANSWER_S
 ) -> Iterator[httpx2.Response]:
-    """Ask for a file of a commit from byte `start` on, `end` excluded; the answer's status is 206 if the server heeds that, else 200.
-
-    Raises what the library raises for a refusal or a connection that fails or is silent for `silence_s`.
+    """Request a file of a commit from byte `start` to before `end`; the status is 206 if the server supports ranges, else 200. Raises the
+    library's errors for a refusal, or a connection that fails or times out after `silence_s`.
     """
     range_header = {"Range": f"bytes={start}-{'' if end is None else max(start, end - 1)}"} if start or end is not None else {}
     url = hf_hub_url(revision.id, file.name, revision=revision.commit, endpoint=endpoint())
@@ -166,7 +164,7 @@ def _is_data(file: HubFile) -> bool:
 
 
 def _weights_of(revision: HubRevision) -> HubFile:
-    """Return the one file of weights, or the index of several. Raises InvalidInput if the repository holds no base."""
+    """Return the single weight file, or the index of several. Raises InvalidInput if the repository holds no base."""
     names = revision.files
     if "adapter_config.json" in names:
         raise adapter_refusal(revision.id, None)
@@ -179,7 +177,7 @@ def _weights_of(revision: HubRevision) -> HubFile:
     if gguf:
         raise InvalidInput(
             f"{revision.id} holds {len(gguf)} GGUF files: {', '.join(gguf[:SHOWN])}{' ...' if len(gguf) > SHOWN else ''}.",
-            remedy="Fetch the one you want, and add that file.",
+            remedy="Download the one you want, and add that file.",
             field="source",
         )
     pickled = sorted(name for name in names if name.endswith(PICKLE_ENDINGS) and "/" not in name and not name.startswith("training_args"))
@@ -193,9 +191,9 @@ def _weights_of(revision: HubRevision) -> HubFile:
 
 
 def _shards(folder: Path, revision: HubRevision) -> list[HubFile]:
-    """Return the files that the index names. Raises InvalidInput if it leads out of the repository or names what is not there."""
+    """Return the files that the index names. Raises InvalidInput if it leads out of the repository or names missing files."""
     names = names_in_index(folder)
     missing = [name for name in names if name not in revision.files]
     if missing:
-        raise InvalidInput(f"{revision.id} lacks {len(missing)} of its {len(names)} files of weights: {', '.join(missing[:SHOWN])}.")
+        raise InvalidInput(f"{revision.id} lacks {len(missing)} of its {len(names)} weight files: {', '.join(missing[:SHOWN])}.")
     return [revision.files[name] for name in names]

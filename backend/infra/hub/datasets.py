@@ -1,6 +1,6 @@
 """A dataset of the Hugging Face Hub: its revision pinned to a commit, its configs and splits, its files by byte range.
 
-Works against whatever `HF_ENDPOINT` names; a key comes from `HF_TOKEN` or the Hub's own key file. Code of the repository is never fetched.
+Uses the Hub at `HF_ENDPOINT`, with the key in `HF_TOKEN` or the Hub's own key file. Code of the repository is never downloaded.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _REVISION = re.compile(r"[\w][\w./-]{0,199}")
-SCRIPT_REMEDY = "Its rows may be there as Parquet: give the revision refs/convert/parquet."
+SCRIPT_REMEDY = "Its rows may be available as Parquet: give the revision refs/convert/parquet."
 
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A dataset at one commit. `configs`: config -> split -> paths of the files that can be read."""
+    """A dataset at one commit. `configs`: config -> split -> paths of readable files."""
 
     id: str
     requested: str
@@ -36,9 +36,8 @@ class HubDataset:
     files: dict[str, RemoteFile]
 
     def choose(self, *, config: str | None, split: str | None) -> HubSplit:
-        """Return one split, with the only config and with `train` (or the only split) where none is named.
-
-        Raises NotFound for one that is not there, InvalidInput where a choice is needed; both name what there is.
+        """Return one split, by default of the only config, `train` or the only split. Raises NotFound for an unknown one, InvalidInput if
+        a choice is needed; both list the options.
         """
         names = list(self.configs)
         if config is None and len(names) > 1 and "default" not in names:
@@ -80,7 +79,7 @@ class HubSplit:
             get_session().stream("GET", url, headers=headers, timeout=20.0, follow_redirects=True) as answer,
         ):
             hf_raise_for_status(answer)
-            before = start if answer.status_code == 200 else 0  # a server that knows no ranges sends all of it
+            before = start if answer.status_code == 200 else 0  # a server without range support sends all of it
             for chunk in answer.iter_bytes():
                 data += chunk[before:]
                 before = max(0, before - len(chunk))
@@ -92,10 +91,8 @@ class HubSplit:
 
 
 def find_hub_dataset(dataset_id: str, *, revision: str | None = None) -> HubDataset:
-    """Ask the Hub what a dataset holds at a revision (default: main).
-
-    Raises InvalidInput for what is no id, or for a dataset without a file that can be read; NotFound if the Hub has no such dataset or
-    revision; Unavailable, within seconds, when it does not answer.
+    """Look up a dataset at a revision (default: main). Raises InvalidInput for an invalid id, or a dataset without a readable file;
+    NotFound if the Hub has no such dataset or revision; Unavailable, within seconds, if it does not answer.
     """
     requested = revision or "main"
     if not _ID.fullmatch(dataset_id) or ".." in dataset_id:

@@ -1,4 +1,4 @@
-"""Turn the Hub's refusals and failures into errors with their cure, for bases and datasets alike."""
+"""Translate the Hub's errors, each with its cure, for bases and datasets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HubRequest:
-    """Request to the Hub: the noun in its errors, the form's field of the id, and how to do without the Hub."""
+    """A request to the Hub: the noun in its errors, the form's field of the id, and the alternative to the Hub."""
 
     noun: str
     field: str
@@ -26,8 +26,8 @@ class HubRequest:
 
     @property
     def remedy(self) -> str:
-        """Cure of a Hub that can't be reached."""
-        return f"Check the network and HF_ENDPOINT, or fetch the files elsewhere and {self.elsewhere}."
+        """Remedy if the Hub can't be reached."""
+        return f"Check the network and HF_ENDPOINT, or download the files elsewhere and {self.elsewhere}."
 
 
 BASE = HubRequest("checkpoint", "source", "add the folder")
@@ -41,8 +41,8 @@ def endpoint() -> str:
 
 @contextmanager
 def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator[None]:
-    """Turn what the Hub's client raises for the repository `hub` into NotFound, InvalidInput, Unavailable or JobFailed (a full disk)."""
-    import httpx2  # slow to import, and most pages ask nothing of the Hub
+    """Translate errors of the Hub's client about the repository `hub` to NotFound, InvalidInput, Unavailable or JobFailed (a full disk)."""
+    import httpx2  # slow to import, and few pages use the Hub
     from huggingface_hub import errors
 
     place = endpoint()
@@ -54,12 +54,12 @@ def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator
         ) from error
     except errors.GatedRepoError as error:
         raise Unavailable(
-            f"{hub} is gated: its owner lets in who has agreed to its terms.",
+            f"{hub} is gated: access requires agreeing to its terms.",
             remedy="Agree on its page, and set HF_TOKEN, for pages and workers, to a key of that account.",
             field=request.field,
         ) from error
     except errors.DisabledRepoError as error:
-        raise NotFound(f"The Hub has closed {hub}.", remedy=f"Choose another {request.noun}.", field=request.field) from error
+        raise NotFound(f"The Hub has disabled {hub}.", remedy=f"Choose another {request.noun}.", field=request.field) from error
     except errors.RepositoryNotFoundError as error:
         raise NotFound(
             f"The Hub has no {request.noun} {hub}, or it is private.",
@@ -83,7 +83,7 @@ def hub_errors(hub: str, request: HubRequest, *, revision: str = "") -> Iterator
     except RuntimeError as error:  # an upload that broke off
         raise Unavailable(f"The transfer from or to the Hub at {place} broke off: {_first_line(error)}", remedy=request.remedy) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unavailable(f"The Hub at {place} gave an answer that can't be read: {_first_line(error)}", remedy=request.remedy) from error
+        raise Unavailable(f"The Hub at {place} sent an invalid response: {_first_line(error)}", remedy=request.remedy) from error
 
 
 def _refused(hub: str, place: str, error: HfHubHTTPError, remedy: str) -> Unavailable:
@@ -91,9 +91,7 @@ def _refused(hub: str, place: str, error: HfHubHTTPError, remedy: str) -> Unavai
     if status in (401, 403):
         return Unavailable(f"The Hub refuses {hub} with status {status}: the key is wrong or may not read it.", remedy="Check HF_TOKEN.")
     if status == 429:
-        return Unavailable(
-            "The Hub has had too many requests from here.", remedy="Wait some minutes; with HF_TOKEN set the limit is higher."
-        )
+        return Unavailable("The Hub's rate limit is reached.", remedy="Wait some minutes, or set HF_TOKEN for a higher limit.")
     return Unavailable(f"The Hub at {place} answers {status or 'with an error'} for {hub}.", remedy=f"Try again later. {remedy}")
 
 

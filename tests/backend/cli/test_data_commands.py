@@ -87,7 +87,7 @@ def test_in_words_it_says_what_the_pages_say_and_asks_before_it_deletes(site: Co
     [
         ((), "made by one change (given: none)"),
         (("--sample", "2", "--drop-duplicates"), "given: drop_duplicates, sample"),
-        (("--keep", "completion longer 3"), "is no condition"),
+        (("--keep", "completion longer 3"), "is not a condition"),
         (("--keep", "completion at_least many"), "'many' is not a number"),
         (("--keep", "turns at_least 2"), "have no field 'turns'"),
         (("--drop-rows", "2-99"), "There is no row 99: rows are counted from 1 to"),

@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
     ),
     "a file that only claims to be gzip": (_file("x.jsonl.gz", _lines(*_texts(3))), {}, ["damaged or cut off: Not a gzipped file"]),
     "a bzip2 file cut off": (_file("x.jsonl.bz2", lambda: bz2.compress(_lines(*_texts(5000)))[:-30]), {}, ["damaged or cut off"]),
-    "a gzip bomb": (_file("x.txt.gz", lambda: gzip.compress(b"a" * 2**27, 9)), {}, ["compression bomb", "Unpack it yourself"]),
+    "a gzip bomb": (_file("x.txt.gz", lambda: gzip.compress(b"a" * 2**27, 9)), {}, ["compression bomb", "Extract it yourself"]),
     "a Parquet file cut off": (_file("x.parquet", lambda: _parquet(TABLE)[:-100]), {}, ["can't be read as Parquet", "Write it again"]),
     "an Arrow file cut off": (_file("x.arrow", lambda: _feather(TABLE)[:-2000]), {}, ["can't be read as Arrow"]),
     "a zip that is none": (_file("x.zip", b"PK nothing"), {}, ["The zip 'x.zip' is damaged"]),

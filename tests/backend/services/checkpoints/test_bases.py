@@ -68,7 +68,7 @@ HEADERS = {
     "a huge size": (pack({"x": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 4]}}, 4), "a tensor of shape"),
     "a size that is no number": (pack(b'{"x": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}', 4), "a tensor of shape"),
     "an end that is none": (pack(b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}', 4), "damaged"),
-    "data that is cut": (pack(tensors(), 100), "cut short: its header speaks of 192 bytes"),
+    "data that is cut": (pack(tensors(), 100), "cut short: its header claims 192 bytes"),
 }
 
 
@@ -93,7 +93,7 @@ GGUF_FILES = {
     "no tensors": (gguf(num_values=1, values=ARCHITECTURE, more=bytes(64)), "holds no network"),
     "tensors that are cut": (
         gguf(num_values=1, values=ARCHITECTURE, num_tensors=1, more=text("t") + struct.pack("<IQIQ", 1, 1000, 0, 0)),
-        "cut short: its header speaks of",
+        "cut short: its header claims",
     ),
 }
 
@@ -120,7 +120,7 @@ def test_what_would_be_read_stays_in_the_folder(tmp_path: Path) -> None:
             describe_base(folder)
     index.write_text(json.dumps({"weight_map": {f"t{n}": f"model-{n}.safetensors" for n in range(3)}}))
     (folder / "model-0.safetensors").write_bytes(pack(tensors(1), 64))
-    with pytest.raises(InvalidInput, match=r"2 of the 3 files of weights are missing: model-1\.safetensors, model-2\.safetensors"):
+    with pytest.raises(InvalidInput, match=r"2 of the 3 weight files are missing: model-1\.safetensors, model-2\.safetensors"):
         describe_base(folder)
 
 
