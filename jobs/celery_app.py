@@ -1,4 +1,4 @@
-"""The Celery application of a worker: one task that runs jobs in threads, and a heart that beats and recovers lost jobs. Imports no torch.
+"""The Celery application of a worker: one task that runs jobs in threads, and a thread for heartbeats and job recovery. Imports no torch.
 
 celery -A jobs.celery_app worker -Q train,eval,serve,cpu -c 12
 """
@@ -38,13 +38,13 @@ HOST = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
 
 
 def worker_name(queue: str) -> str:
-    """Return the name under which this machine's worker of a queue is shown, such as `lab-1/train`."""
+    """Return the display name of this machine's worker of a queue, such as `lab-1/train`."""
     return f"{HOST}/{queue}"
 
 
 @app.task(name=TASK)
 def work(queue: str) -> None:
-    """Run the best jobs of a queue, one after the other, until none can be taken."""
+    """Run jobs of a queue by priority, one after the other, until none is eligible."""
     try:
         while not JobThreads.stopping.is_set() and _run_next(queue):
             get_context().queue.publish(queue)  # a job may have become eligible for another worker while this one ran
@@ -58,7 +58,7 @@ def _run_next(queue: str) -> bool:
     claim = claim_next(ctx, queue, owner=owner, host=HOST, devices=devices)
     if claim is None:
         return False
-    from jobs.runner import execute  # records every kind of result, and so imports most services: not before there is a job
+    from jobs.runner import execute  # imports most services, so not before there is a job
 
     execute(ctx, claim, nice=settings.train_nice, stopping=JobThreads.stopping)
     return True
@@ -66,13 +66,13 @@ def _run_next(queue: str) -> bool:
 
 @signals.task_received.connect
 def _take_slot(request: Any, **_: Any) -> None:
-    """Count a message when it is read: the thread that frees the slot starts later, and the next read must know of it."""
+    """Count a message when it is read: its thread starts later, and the next read must know the slot is taken."""
     slots.take(request.delivery_info["routing_key"])
 
 
 @signals.worker_ready.connect
 def _start_heartbeat(sender: Any, **_: Any) -> None:
-    get_context()  # built by one thread before others ask for it
+    get_context()  # created before other threads use it
     queues = sorted(sender.app.amqp.queues.consume_from)
     threading.Thread(target=_heartbeat_loop, args=(queues,), daemon=True, name="heart").start()
 
@@ -83,9 +83,9 @@ def _heartbeat_loop(queues: list[str]) -> None:
     while True:
         try:
             _beat_and_recover(queues)
-            if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few a beat
+            if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few per heartbeat
                 tidied = time.monotonic()
-        except Exception as error:  # the heart must outlive a locked database and a missing broker
+        except Exception as error:  # the heartbeat must survive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)
         pause.wait(settings.sweep_s)
 
@@ -108,6 +108,6 @@ def _beat_and_recover(queues: list[str]) -> None:
     if report.requeued or report.failed or report.cancelled or report.woken:
         log.warning("recovered: %s", report)
     if "train" in queues and list_open_sweeps(ctx):
-        from backend.services.training.sweeps import advance_sweeps  # launches runs, and so imports most services
+        from backend.services.training.sweeps import advance_sweeps  # imports most services
 
         advance_sweeps(ctx)

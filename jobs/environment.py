@@ -1,7 +1,7 @@
-"""Environment variables of job processes: an allow-list, because what a job loads (checkpoints, data sets) is not trusted.
+"""Environment variables of job processes: an allow-list, because checkpoints and datasets are not trusted.
 
-The database's URL, passwords and keys stay with the worker. Kinds of jobs that reach the Hub or an object store get those keys and the
-proxies; training, evaluation and replicas get none.
+The database's URL, passwords and keys stay with the worker. Jobs that use the Hub or an object store get those keys and the proxies;
+training, evaluation and replicas get none.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ STORE_PREFIXES = ("AWS_", "S3_", "GOOGLE_", "GCS_", "CLOUDSDK_", "FSSPEC_")
 
 
 def child_environment(kind: JobKind, *, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return what of a worker's environment a job of this kind is given."""
+    """Return the part of a worker's environment that a job of this kind gets."""
     given = os.environ if environment is None else environment
     return {name: value for name, value in given.items() if _is_allowed(name, kind)}
 

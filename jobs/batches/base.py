@@ -1,4 +1,4 @@
-"""Batches of training data. Their order is a pure function of (seed, step), so a run resumes with no data cursor to restore."""
+"""Batches of training data. Their order is a pure function of (seed, step), so resuming needs no data cursor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 IGNORE = -100
-"""Target of a token that is not trained on."""
+"""Target of a token without loss."""
 MAX_LABELS = 16
 
 
@@ -61,15 +61,15 @@ class Batches(Protocol):
         """Return the micro-batches of update `step` (the first is 1)."""
 
     def validation(self) -> list[Any]:
-        """Return the fixed batches that val_loss is measured on; empty without a val split."""
+        """Return the fixed validation batches; empty without a val split."""
 
 
 @dataclass(frozen=True)
 class BatchSizes:
     """Sizes that the batches of every objective share.
 
-    A step takes `items_per_step` items on all devices together, `micro_batch` of them per forward pass. The first `val_items` of the val
-    split are validated on. `seed` fixes the order.
+    A step takes `items_per_step` items on all devices together, `micro_batch` of them per forward pass. Validation uses the first
+    `val_items` of the val split. `seed` fixes the order.
     """
 
     micro_batch: int
@@ -102,10 +102,10 @@ class EpochOrder:
 
 
 class StepBatches:
-    """Draw the items of a step and split them into micro-batches: the part that batches of every objective share.
+    """Draw the items of a step and split them into micro-batches; shared by the batches of every objective.
 
-    The items of a step do not depend on `micro_batch`, so lowering it (`reduce_micro_batch`) leaves the loss the same function of the
-    data. `items` names the items in error messages.
+    The items of a step do not depend on `micro_batch`, so lowering it (`reduce_micro_batch`) does not change the loss. `items` names the
+    items in error messages.
     """
 
     items = "rows of the train split (the first is 1)"
@@ -119,19 +119,19 @@ class StepBatches:
         raise NotImplementedError
 
     def validation(self) -> list[Any]:
-        """Return the fixed batches that val_loss is measured on; empty without a val split."""
+        """Return the fixed validation batches; empty without a val split."""
         raise NotImplementedError
 
     def steps_for(self, epochs: float) -> int:
-        """Return the number of steps in so many epochs, rounded up."""
+        """Return the number of steps in a number of epochs, rounded up."""
         return max(1, math.ceil(epochs * self._order.size / self.items_per_step - 1e-9))
 
     def epochs_of(self, steps: int) -> float:
-        """Return the number of epochs in so many steps."""
+        """Return the number of epochs in a number of steps."""
         return steps * self.items_per_step / self._order.size
 
     def reduce_micro_batch(self, micro_batch: int) -> None:
-        """Split later steps into micro-batches of at most so many items: larger ones did not fit into memory."""
+        """Limit the micro-batches of later steps to this many items: larger ones did not fit into memory."""
         self.micro_batch = micro_batch
 
     def prefetch(self, step: int) -> None:
@@ -146,7 +146,7 @@ class StepBatches:
         return [items[at : at + self.micro_batch] for at in range(0, len(items), self.micro_batch)]
 
     def labels_at(self, step: int) -> list[list[int]]:
-        """Return the numbers that name each item of a step, in the order of its micro-batches: rows, or positions in a text."""
+        """Return the number of each item of a step, in the order of its micro-batches: its row, or its position in a text."""
         return [[int(item) + 1] for item in self.draw(step)[1]]
 
     def describe(self, step: int, index: int) -> str:

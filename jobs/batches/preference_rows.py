@@ -1,4 +1,4 @@
-"""Encode preference pairs and rated answers: rows of a dataset to token ids, with the reason for each row that is left out.
+"""Encode preference pairs and rated answers from rows to token ids, with the reason for each row left out.
 
 Conversations are rendered by `jobs.modeling.chat.render` alone, so training, reports and previews see the same tokens.
 """
@@ -77,7 +77,7 @@ class Rated:
 
 
 def load_pairs(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[AnsweredPair]:
-    """Encode a split's pairs; ones that teach nothing or are refused are left out, counted and logged.
+    """Encode a split's pairs; unusable or refused ones are left out, counted and logged.
 
     Raises InvalidInput if no pair of the train split is left.
     """
@@ -96,7 +96,7 @@ def load_rated(
 ) -> list[Rated]:
     """Encode a split's single answers, good or bad; a preference pair gives one of each. Rows are left out as by `load_pairs`.
 
-    Raises InvalidInput if no answer of the train split is left, or all its answers share one prompt: none could be mismatched.
+    Raises InvalidInput if no answer of the train split is left, or all its answers share one prompt, so that none could be mismatched.
     """
 
     def encode(row: Row) -> tuple[RatedIds, ...] | Problem:
@@ -120,9 +120,8 @@ def load_rated(
 
 
 def _other_prompts_answers(prompts: Sequence[list[int]], *, seed: int) -> list[int] | None:
-    """Draw for each item the index of an item with another prompt; None if all prompts are the same.
-
-    Items stand in a ring in random order; each takes the first item behind its run of equal prompts.
+    """Draw for each item the index of an item with another prompt; None if all prompts are equal. Items are arranged in a ring in random
+    order; each takes the first item after its run of equal prompts.
     """
     count = len(prompts)
     if not count:
@@ -145,7 +144,7 @@ def pair_of(row: Row) -> Pair:
 
 
 def usable_ids(pair: Pair, *, tokenizer: PreTrainedTokenizerBase, context: int) -> PairIds | Problem:
-    """Encode a pair, or return why it teaches nothing. Raises ConversationRefused."""
+    """Encode a pair, or return why it is unusable. Raises ConversationRefused."""
     if pair["chosen"] == pair["rejected"]:
         return "same sides"
     ids = encode_pair(pair, tokenizer=tokenizer)
@@ -213,7 +212,7 @@ def _encode_split(
     reporter.emit(RowsEncodedEvent(split=split, rows=len(rows), zero_label_rows=same + too_long, truncated=0, refused=len(refused)))
     if split == "train" and not items:
         why = f" {len(refused):,} are refused; the first: {refused[0]}" if refused else ""
-        raise InvalidInput(f"None of the {len(rows):,} train {item}s can be learned from.{why}", field="dataset")
+        raise InvalidInput(f"None of the {len(rows):,} train {item}s can be used.{why}", field="dataset")
     return items
 
 

@@ -1,4 +1,4 @@
-"""Pretraining batches: texts tokenised once into a flat file, read in windows whose borders shift every epoch."""
+"""Pretraining batches: texts tokenised once into a flat file, read in windows whose boundaries shift every epoch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, folder: Path, reporter: Reporter) -> TokenArray | None:
     """Tokenise a split into a file under `folder`, unless an earlier attempt did; return it memory-mapped.
 
-    Documents are concatenated as `<bos> text <eos>`, with those of the two that the tokenizer has. None if the split is missing or empty.
+    Documents are concatenated as `<bos> text <eos>`, with the special tokens that the tokenizer has. None if the split is missing or empty.
     """
     source = split_file(dataset, split)
     if source is None:
@@ -48,7 +48,7 @@ def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerB
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[list[int]]:
-    """Encode text rows, each as `<bos> text <eos>`, with those of the two that the tokenizer has."""
+    """Encode text rows, each as `<bos> text <eos>`, with the special tokens that the tokenizer has."""
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return [[*before, *ids, *after] for ids in encode_texts(tokenizer, [str(row.get("text", "")) for row in rows])]
@@ -69,7 +69,7 @@ def _write_tokens(
 
 
 def windows_of(num_tokens: int, context: int) -> int:
-    """Return the number of windows per epoch; one is given up so that the borders can shift."""
+    """Return the number of windows per epoch, one less than fit, so that the boundaries can shift."""
     return (num_tokens - 1) // context - 1
 
 

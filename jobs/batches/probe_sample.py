@@ -15,7 +15,7 @@ from jobs.modeling.dataset_files import iter_tables
 
 SCANNED_ROWS, SCANNED_BYTES = 20_000, 64_000_000
 LONGEST, STEPS = 8, 4
-CHARACTERS_PER_TOKEN = 12  # an upper bound, so that the sample has enough tokens
+CHARACTERS_PER_TOKEN = 12  # an upper bound of bytes per token, so that the sample has enough tokens
 
 
 def write_sample(dataset: Path, folder: Path, config: RunConfig) -> Path:

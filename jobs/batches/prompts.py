@@ -1,4 +1,4 @@
-"""Encode prompts for objectives that train on sampled completions, with the answers that reward rules compare them with."""
+"""Encode prompts for objectives that train on sampled completions, with the reference answers of reward rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobs.reporter import Reporter
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt's token ids and the answers that count as right; none for a bare prompt."""
+    """A prompt's token ids and accepted answers; none for a prompt without answers."""
 
     ids: list[int]
     answers: tuple[str, ...]
@@ -62,7 +62,7 @@ def load_questions(
 
 
 def question_of(row: Row) -> tuple[str, tuple[str, ...]]:
-    """Return the prompt of an instruction, prompts or benchmark row, and the answers that count as right."""
+    """Return the prompt of an instruction, prompts or benchmark row, and its accepted answers."""
     if "question" in row:
         if row.get("answers"):
             return row["question"], tuple(map(str, row["answers"]))

@@ -114,7 +114,7 @@ def padded_length(longest: int) -> int:
 
 
 class PackedBatches(StepBatches):
-    """Conversations packed into sequences of at most `context` positions: no position is padding.
+    """Conversations packed into sequences of at most `context` positions, without padding.
 
     A micro-batch is `micro_batch` sequences in one row of tokens. The packing and the order follow from (seed, epoch); every row comes
     once per epoch. val_loss is measured on the same rows as without packing.

@@ -1,4 +1,4 @@
-"""Blocks of whole rows that a source is cut into, and the places between them."""
+"""Blocks of complete rows of a source, and the marks between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Bytes = bytes | bytearray
 
 @dataclass(frozen=True)
 class Mark:
-    """A place between two rows of a source: the member, the bytes (or rows, of a table) of it before this place, the next row's number."""
+    """A position between two rows of a source: the member, its bytes (or rows, of a table) before it, the next row's number."""
 
     member: int = 0
     offset: int = 0
@@ -25,22 +25,21 @@ class Mark:
 
 @dataclass(frozen=True)
 class CsvMarks:
-    """Places in a piece of CSV where cells may end or be quoted (int32), and the byte at each (jobs.data.csv_cells)."""
+    """Positions of quotes, delimiters and line ends in a piece of CSV (int32), and the byte at each (jobs.data.csv_cells)."""
 
     places: npt.NDArray[np.int32]
     kinds: npt.NDArray[np.uint8]
 
     def before(self, end: int) -> CsvMarks:
-        """Return those before a place."""
+        """Return the marks before a position."""
         count = int(np.searchsorted(self.places, end))
         return CsvMarks(self.places[:count], self.kinds[:count])
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as rows that are parsed already.
-
-    `after` is the place where reading continues, `position` the bytes of the source read so far, `side` the split that a source assigns.
+    """Consecutive rows of one file, the first numbered `first`: as bytes to parse, as a table, or as parsed rows. `after` is where reading
+    continues, `position` the bytes of the source read so far, `side` the split assigned by the source.
     """
 
     file: str

@@ -29,7 +29,7 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class State:
-    """Progress of an import: finished `parts`, their tally, the next block's mark, and how many of its good rows are in them already."""
+    """Progress of an import: finished `parts`, their tally, the next block's mark, and the number of its good rows already written."""
 
     parts: int
     tally: Tally
@@ -38,7 +38,7 @@ class State:
 
     @classmethod
     def load(cls, folder: Path) -> State:
-        """Read the state of an earlier try; a new one where there is none."""
+        """Read the state of an earlier attempt, or return a new one."""
         try:
             stored: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
             return cls(stored["parts"], Tally(**stored["tally"]), Mark(**stored["mark"]), stored["rows_done"])
@@ -46,7 +46,7 @@ class State:
             return cls(0, Tally(), Mark(), 0)
 
     def save(self, folder: Path) -> None:
-        """Replace the state at once."""
+        """Replace the stored state atomically."""
         beside = folder / f"{STATE}.new"
         with beside.open("w", encoding="utf-8") as file:
             json.dump(asdict(self), file)
@@ -56,16 +56,15 @@ class State:
 
 
 def key_of(listing: Listing, settings: dict[str, Any]) -> str:
-    """Return what names an unfinished import: equal for the same unchanged files under the same settings."""
+    """Return the key of an import: equal for the same unchanged files with the same settings."""
     files = [[member.name, str(member.path.resolve()), member.bytes, member.mtime_ns] for member in listing.members]
     return hashlib.sha256(json.dumps([files, settings], sort_keys=True).encode()).hexdigest()[:24]
 
 
 @contextmanager
 def workplace(out_root: Path, key: str) -> Iterator[Path]:
-    """Lend the folder of an unfinished import. Afterwards it is removed unless `state.json` is in it and the import failed.
-
-    One import at a time holds a folder; a second of the same gets one of its own. Raises Unavailable when the disk is full.
+    """Lend the folder of an unfinished import. Afterwards it is removed, unless it holds `state.json` and the import failed. A folder is
+    locked; a second import of the same source gets a new one. Raises Unavailable when the disk is full.
     """
     out_root.mkdir(parents=True, exist_ok=True)
     sweep(out_root)
@@ -88,7 +87,7 @@ def workplace(out_root: Path, key: str) -> Iterator[Path]:
 
 
 def part_folder(folder: Path, number: int) -> Path:
-    """Make the empty folder of a part; what an earlier try left there is removed."""
+    """Make the empty folder of a part, removing leftovers of an earlier attempt."""
     part = folder / f"part-{number:05d}"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -96,7 +95,7 @@ def part_folder(folder: Path, number: int) -> Path:
 
 
 def join_parts(folder: Path, count: int, *, kind: DatasetKind) -> Path:
-    """Make one set of files out of the finished parts, a row group at a time, and return its folder."""
+    """Concatenate the finished parts, a row group at a time; return the folder of the result."""
     if count == 1:
         return folder / "part-00000"
     joined = part_folder(folder, 99_999)

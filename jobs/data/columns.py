@@ -1,7 +1,6 @@
-"""Convert whole columns of foreign rows into canonical ones where every row is regular; backend.domain.data.rows.mapping is the rule.
-
-A plan covers the usual spellings. It returns None for any block with an irregular row (empty, of a mixed type, with a NUL, with tool
-calls); that block is then read row by row, which names each bad row. So a plan must be at least as strict as the rule.
+"""Convert whole columns of source rows to canonical ones, equal to backend.domain.data.rows.mapping row by row. A plan covers the usual
+spellings. It returns None for any block with an irregular row (empty, of a mixed type, with a NUL, with tool calls); that block is then
+read row by row, which reports each bad row. So a plan must be at least as strict as the mapping.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Turns:
     @property
     def type(self) -> pyarrow.DataType:
         """The Arrow type of the column."""
-        # a column that can hold nothing costs the parser a third less than an empty one of text, and refuses just what must not be there
+        # a null column parses a third faster than an empty text column, and rejects any value
         absent = [(key, pyarrow.null()) for key in self.absent]
         return pyarrow.list_(pyarrow.struct([(self.role, _TEXT), (self.content, _TEXT), *absent]))
 
@@ -67,9 +66,8 @@ class ColumnPlan:
         return pyarrow.bool_() if field == "label" else _TEXT
 
     def apply(self, table: pyarrow.Table, *, is_checked: bool = False) -> pyarrow.Table | None:
-        """Return the canonical rows of a block, or None if any row is irregular.
-
-        `is_checked` says that all texts are known to be UTF-8 without NUL characters.
+        """Return the canonical rows of a block, or None if any row is irregular. `is_checked`: all texts are known to be UTF-8 without NUL
+        characters.
         """
         if not table.num_rows:
             return SCHEMAS[self.kind].empty_table()
@@ -111,14 +109,14 @@ def _turns_of(values: Sequence[Any]) -> Turns | None:
 
 
 class _Block:
-    """The source columns of some rows, checked as they are asked for. Raises _NotPlain."""
+    """The source columns of some rows, checked on access. Raises _NotPlain."""
 
     def __init__(self, table: pyarrow.Table, plan: ColumnPlan, *, is_checked: bool) -> None:
         self._table, self._plan, self._is_checked = table, plan, is_checked
         self.num_rows = table.num_rows
 
     def has(self, field: str) -> bool:
-        """Return whether the field has a column with anything in it."""
+        """Return whether the field has a column with a value."""
         column = self._column(field)
         return column is not None and column.null_count < len(column)
 
@@ -133,7 +131,7 @@ class _Block:
         return one_array(self._table.column(name))
 
     def text(self, field: str) -> pyarrow.Array:
-        """A text in every row, none blank."""
+        """A non-blank text in every row."""
         column = self._column(field)
         if column is None or self.is_turns(field):
             raise _NotPlain
@@ -143,7 +141,7 @@ class _Block:
         return texts if self._is_checked else _checked(texts)
 
     def prompt(self) -> pyarrow.Array:
-        """The prompt, with Alpaca's input behind it."""
+        """The prompt, followed by Alpaca's input."""
         prompt = self.text("prompt")
         if not self.has("input"):
             return prompt
@@ -160,13 +158,13 @@ class _Block:
         return compute.binary_join_element_wise(prompt, between, extra, "")
 
     def require_filled(self, field: str) -> None:
-        """Refuse rows without a value where the field is mapped."""
+        """Raise _NotPlain if the field is mapped and a row has no value."""
         column = self._column(field)
         if field in self._plan.columns and (column is None or column.null_count):
             raise _NotPlain
 
     def require_no_system(self) -> None:
-        """Refuse rows that bring a system prompt, a list of tools or a history."""
+        """Raise _NotPlain if a row has a system prompt, tools or a history."""
         for field in ("system", "tools", "history"):
             column = self._column(field)
             if column is not None and column.null_count < len(column) and not blank(_as_text(compute.fill_null(column, ""))).all():
@@ -180,7 +178,7 @@ class _Block:
         return column
 
     def messages(self, field: str) -> _Messages:
-        """Turns in every row, with known roles and nothing but text."""
+        """Turns in every row, with known roles and only text."""
         column = self._column(field)
         if column is None or not self.is_turns(field):
             raise _NotPlain
@@ -188,7 +186,7 @@ class _Block:
 
 
 class _Messages:
-    """Turns of consecutive rows, laid flat: row i has those from `offsets[i]` to `offsets[i + 1]`."""
+    """Flattened turns of consecutive rows: row i has those from `offsets[i]` to `offsets[i + 1]`."""
 
     def __init__(self, column: pyarrow.Array, turns: Turns) -> None:
         if not (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)) or column.null_count:
@@ -223,7 +221,7 @@ class _Messages:
         return np.bincount(self.row_of[turns], minlength=self.num_rows)
 
     def require_conversations(self) -> None:
-        """A user speaks before the last answer, no turn of the user is blank, and not every answer is."""
+        """Raise _NotPlain unless a user's turn precedes the last answer, no user turn is blank, and some answer is not."""
         last = np.full(self.num_rows, -1)
         places = np.flatnonzero(self.is_assistant)
         last[self.row_of[places]] = places  # of equal rows the last one stays
@@ -256,7 +254,7 @@ def _single(content: pyarrow.Array, role: str) -> pyarrow.Array:
 
 
 def _plain_roles(given: pyarrow.Array) -> tuple[pyarrow.Array, Bools, Bools]:
-    """Return the roles as we call them, which are the user's, and which the assistant's."""
+    """Return the canonical roles, and masks of the user's and the assistant's turns."""
     if given.null_count:
         raise _NotPlain
     coded = given.dictionary_encode()
@@ -284,7 +282,7 @@ def _as_text(column: pyarrow.Array | None) -> pyarrow.Array:
 
 
 def _checked(texts: pyarrow.Array) -> pyarrow.Array:
-    """Refuse bytes that are not UTF-8 and NUL characters."""
+    """Raise _NotPlain for bytes that are not UTF-8, and NUL characters."""
     texts.validate(full=True)
     data = np.frombuffer(string_parts(texts)[1], dtype=np.uint8)
     if len(data) and not data.min():
@@ -293,7 +291,7 @@ def _checked(texts: pyarrow.Array) -> pyarrow.Array:
 
 
 def blank(texts: pyarrow.Array) -> Bools:
-    """Say of each text (no nulls) whether Python's `strip` leaves nothing of it."""
+    """Return for each text (no nulls) whether it is blank, as Python's `strip` defines it."""
     offsets, data = string_parts(texts)
     lengths = np.diff(offsets)
     result: Bools = lengths == 0
@@ -305,7 +303,7 @@ def blank(texts: pyarrow.Array) -> Bools:
 
 
 def _require_no_transcripts(texts: pyarrow.Array) -> None:
-    """Refuse hh-rlhf's dialogues in one text."""
+    """Raise _NotPlain for hh-rlhf's transcripts."""
     offsets, data = string_parts(texts)
     characters = np.frombuffer(data, dtype=np.uint8)
     first = characters[offsets[:-1]]  # no text is empty here

@@ -1,4 +1,4 @@
-"""Find the cells of CSV with whole arrays: quotation marks, delimiters, line ends, the last complete row, columns."""
+"""Find cells of CSV with array operations: quotation marks, delimiters, line ends, the last complete row, columns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from backend.domain.data.parsing.text_formats import CsvShape
 from jobs.data.blocks import Bytes, CsvMarks
 
 Places = npt.NDArray[np.int32]
-_PIECE_BYTES = 2**18  # what NumPy makes of it stays in the cache
+_PIECE_BYTES = 2**18  # NumPy's temporaries fit the cache
 _QUOTE, _LF, _CR = 0x22, 0x0A, 0x0D
 
 
 def csv_marks(data: Bytes, shape: CsvShape) -> CsvMarks:
-    """Return where quotation marks (if they count), delimiters, line feeds and carriage returns stand, in their order."""
+    """Return the positions of quotation marks (if `quoted`), delimiters, line feeds and carriage returns, in order."""
     characters = np.frombuffer(data, dtype=np.uint8)
     marks = [_LF, _CR, ord(shape.delimiter), *([_QUOTE] if shape.quoted else [])]
     pieces = [np.zeros(0, dtype=np.int64)]
@@ -33,9 +33,8 @@ def csv_marks(data: Bytes, shape: CsvShape) -> CsvMarks:
 
 
 def csv_cut(data: Bytes, marks: CsvMarks, shape: CsvShape, *, is_whole: bool) -> int:
-    """Return where the last whole row ends, or 0 if there is none or a quotation mark stands where none may.
-
-    Quotation marks count only around a field, so a line ends a row where an even number of them came before it.
+    """Return the end of the last complete row, or 0 without one or at a misplaced quotation mark. Quotes enclose fields, so a line end is
+    a row end if an even number of them precede it.
     """
     end = len(data) if is_whole else data.rfind(b"\n") + 1
     characters = np.frombuffer(data, dtype=np.uint8)
@@ -59,9 +58,8 @@ def csv_cut(data: Bytes, marks: CsvMarks, shape: CsvShape, *, is_whole: bool) ->
 
 
 def csv_columns(data: Bytes, marks: CsvMarks, shape: CsvShape, names: Sequence[str]) -> pyarrow.Table | None:
-    """Return the columns of these names of rows that `csv_cut` cut, which are UTF-8, so their parts are.
-
-    None where a row has too many fields or too few, or a line may end otherwise than by LF or CR LF.
+    """Return the named columns of rows cut by `csv_cut`, which are UTF-8. None if a row has too many or too few fields, or a line may end
+    other than by LF or CR LF.
     """
     characters = np.frombuffer(data, dtype=np.uint8)
     places, kinds = marks.places, marks.kinds
@@ -99,7 +97,7 @@ def csv_columns(data: Bytes, marks: CsvMarks, shape: CsvShape, names: Sequence[s
 
 
 def _cells(data: Bytes, starts: Places, ends: Places) -> pyarrow.Array:
-    """Copy out the texts from each start to its end: of all that the bounds part, every other one."""
+    """Copy the texts from each start to its end: every other segment of the bounds."""
     bounds = np.stack([starts, ends], axis=1).astype(np.int32, copy=False)
     parts = pyarrow.StringArray.from_buffers(bounds.size - 1, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data))
     return parts.take(pyarrow.array(np.arange(0, bounds.size, 2, dtype=np.int32)))

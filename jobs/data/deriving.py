@@ -1,6 +1,5 @@
-"""Make a dataset version from another by a change. Reads row by row; what it remembers of each row is eight bytes.
-
-The rows keep their order: first those to train on, then those held out, as in the version they come from.
+"""Derive a dataset version from another by a change. Reads row by row and holds eight bytes per row. Rows keep their order: train, then
+validation.
 """
 
 from __future__ import annotations
@@ -57,8 +56,8 @@ class _Source:
 def derive(folder: Path, *, change: Change, other: Path | None = None, out_root: Path, reporter: Reporter) -> dict[str, Any]:
     """Write the changed version under `out_root`; return what the import of a file returns (jobs.data.importer.ImportResult).
 
-    `dropped_rows` counts those that were left out. A change that changes nothing gives the version itself. Raises InvalidInput if no row
-    is left or the change can't be made, JobFailed when stopped on request.
+    `dropped_rows` counts the rows left out. A change without effect returns the version itself. Raises InvalidInput if no row is left or
+    the change is invalid, JobFailed when stopped on request.
     """
     source = _Source(folder, read_meta(folder))
     added = _Source(other, read_meta(other)) if other is not None else None
@@ -80,7 +79,7 @@ def derive(folder: Path, *, change: Change, other: Path | None = None, out_root:
             return _unchanged(source, change)
         if writer.count("train") == 0:
             raise InvalidInput(
-                f"After the change ({describe_change(change)}) no row is left to train on.", remedy="Ask for less.", field="change"
+                f"After the change ({describe_change(change)}) no train row is left.", remedy="Drop fewer rows.", field="change"
             )
         result = _result(
             writer, source, change=change, target=out_root / writer.content_hash[:16], dropped=total - num_written, folder=partial
@@ -93,12 +92,12 @@ def derive(folder: Path, *, change: Change, other: Path | None = None, out_root:
 
 
 def _unchanged(source: _Source, change: Change) -> dict[str, Any]:
-    """Return the version itself, as the result of a change that leaves every row where it is."""
+    """Return the version itself as the result of a change without effect."""
     return {
         **source.meta,
         "folder": str(source.folder),
         "dropped_rows": 0,
-        "reason": f"nothing changed by: {describe_change(change)}",
+        "reason": f"no effect: {describe_change(change)}",
         "bytes": sum(file.stat().st_size for file in source.folder.iterdir()),
     }
 
@@ -125,24 +124,24 @@ def _result(writer: DatasetWriter, source: _Source, *, change: Change, target: P
 
 
 def is_cut(meta: dict[str, Any]) -> bool:
-    """Return whether a version's few texts were cut in two for validation, instead of being divided."""
+    """Return whether a version's few texts were cut in two for validation, instead of being split by text."""
     return bool(meta.get("is_cut", meta["train_rows"] + meta["val_rows"] > meta["rows"]))
 
 
 class _Meter:
-    """Says twice a second how far the work is, and stops it on request."""
+    """Reports progress twice a second, and stops the work on request."""
 
     def __init__(self, reporter: Reporter, *, total: int) -> None:
         self._reporter, self._total, self._done, self._last = reporter, total, 0, time.monotonic()
 
     def passed(self, rows: Iterator[Placed]) -> Iterator[Placed]:
-        """Pass rows on, counting them."""
+        """Yield rows, counting them."""
         for placed in rows:
             yield placed
             self._count(1)
 
     def passed_tables(self, tables: Iterator[pyarrow.Table]) -> Iterator[pyarrow.Table]:
-        """Pass tables on, counting their rows."""
+        """Yield tables, counting their rows."""
         for table in tables:
             yield table
             self._count(table.num_rows)
@@ -153,11 +152,11 @@ class _Meter:
             self._last = time.monotonic()
             self._reporter.progress(self._done, self._total, unit="row", message=f"{self._done:,} of {self._total:,} rows read")
             if self._reporter.should_stop():
-                raise JobFailed("The change was stopped on request.", remedy="Nothing was kept; ask for it again when you want to.")
+                raise JobFailed("The change was stopped on request.", remedy="No rows were kept; derive it again to retry.")
 
 
 def _placed(source: _Source, added: _Source | None, *, change: Change, kind: DatasetKind, meter: _Meter) -> Iterator[tuple[Placed, Split]]:
-    """Yield the rows that stay, each with the split it goes to and the one it came from."""
+    """Yield the kept rows, each with its new and its old split."""
     if isinstance(change, Resplit):
         yield from _split_anew(source, change, kind=kind, meter=meter)
         return
@@ -172,7 +171,7 @@ def _placed(source: _Source, added: _Source | None, *, change: Change, kind: Dat
 
 
 def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int, Split, Row], bool]:
-    """Return the rule that says of a row, by its place in all rows, whether it stays."""
+    """Return the predicate that decides by a row's index whether it is kept."""
     train = source.count("train")
     total = train + source.count("val")
     if isinstance(change, Filter):
@@ -197,7 +196,7 @@ def _chooser(source: _Source, change: Change, *, meter: _Meter) -> Callable[[int
 
 
 def row_hash(row: Row, *, loose: bool = False) -> int:
-    """Return 64 bits that stand for a row's content; `loose` ignores case and spaces."""
+    """Return a 64-bit hash of a row's content; `loose` ignores case and spaces."""
     if loose:
         marks = [row[name] for name in ("label", "answer") if name in row]
         text = " ".join(row_text(row).casefold().split()) + f" {marks}"
@@ -207,7 +206,7 @@ def row_hash(row: Row, *, loose: bool = False) -> int:
 
 
 def _first_of_equals(source: _Source, *, loose: bool, meter: _Meter) -> npt.NDArray[np.bool_]:
-    """Mark one of each set of equal rows, in the order of all rows; one that is held out goes before those that are trained on."""
+    """Mark one of each set of equal rows, in the order of all rows; a validation row takes precedence over train rows."""
     hashes = array("Q", (row_hash(row, loose=loose) for _, row in meter.passed(source.rows())))
     values = np.frombuffer(hashes, dtype=np.uint64) if hashes else np.zeros(0, dtype=np.uint64)
     train = source.count("train")

@@ -1,4 +1,4 @@
-"""The entry of a dataset export: a version as a folder for other tools, pushed to a Hub on request."""
+"""Entry of a dataset export: a version as a folder for other tools, pushed to a Hub on request."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ CHUNK_BYTES = 2**24
 
 
 def run(spec: JobSpec[DatasetExportPayload], reporter: Reporter) -> DatasetExportResult:
-    """Write a version to the payload's `out` in `format`, then push its rows as Parquet where `push` is given.
+    """Write a version to the payload's `out` in `format`, then push its rows as Parquet if `push` is given.
 
     Raises NotFound if the version's files are gone, Unavailable if the Hub refuses,
-    JobFailed on a stop request; a failure leaves nothing behind.
+    JobFailed on a stop request; a failure leaves no files.
     """
     payload, source, target = spec.payload, spec.path(spec.payload.dataset), spec.path(spec.payload.out)
     if not source.is_dir():
         raise NotFound("The dataset's files are gone.", remedy="Import it again.")
     rows: dict[Split, int] = {split: count for split in _SPLITS if (count := num_rows(source, split=split))}
-    shutil.rmtree(target, ignore_errors=True)  # what an earlier attempt left
+    shutil.rmtree(target, ignore_errors=True)  # leftovers of an earlier attempt
     target.mkdir(parents=True)
     try:
         _write(payload, source, target, rows, reporter)
@@ -85,4 +85,4 @@ def _copy(source: Path, file: Path, *, reporter: Reporter) -> None:
 
 def _check_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
-        raise JobFailed("The export was stopped on request.", remedy="Nothing was kept; export again when you want to.")
+        raise JobFailed("The export was stopped on request.", remedy="No files were kept; export again to retry.")

@@ -30,7 +30,7 @@ MARKS = "marks.json"
 
 @contextmanager
 def fetched(remote: Remote, *, root: Path, address: str, keep_free_bytes: int, reporter: Reporter) -> Iterator[Path]:
-    """Download a source below `root` and lend the file or folder; it is removed if the block succeeds.
+    """Download a source below `root` and lend the file or folder, which is removed if the block succeeds.
 
     Raises Unavailable when the source or the disk fails, JobFailed when stopped on request.
     """
@@ -50,7 +50,7 @@ def fetched(remote: Remote, *, root: Path, address: str, keep_free_bytes: int, r
 
 
 def _forget_old(root: Path) -> None:
-    """Remove downloads that were not used within a day; those of running imports are locked and stay."""
+    """Remove downloads unused for a day; those of running imports are locked and kept."""
     for old in [path for path in root.iterdir() if path.is_dir() and path.stat().st_mtime < time.time() - STALE_S]:
         with (root / f"{old.name}.lock").open("w") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,13 +84,13 @@ class _Download:
         self._remote, self._reporter, self._keep = remote, reporter, keep_free_bytes
         self._place, self._files = place, place / "files"
         self._total = remote.listing.bytes
-        self._done = 0  # bytes on disk, those of earlier tries included
+        self._done = 0  # bytes on disk, including earlier attempts
         self._chunk = FIRST_CHUNK
         self._window: list[tuple[float, int]] = []
         self._reported = 0.0
 
     def run(self) -> None:
-        """Fetch what is missing."""
+        """Download the missing bytes."""
         self._files.mkdir(parents=True, exist_ok=True)
         self._drop_changed()
         targets = [(file, self._target(file)) for file in self._remote.listing.files]
@@ -109,7 +109,7 @@ class _Download:
     def _target(self, file: RemoteFile) -> Path:
         target = (self._files / file.path).resolve()
         if not target.is_relative_to(self._files.resolve()):
-            raise InvalidInput(f"The path {file.path!r} of the source climbs out of its folder.", field="source")
+            raise InvalidInput(f"The path {file.path!r} of the source leads out of its folder.", field="source")
         return target
 
     def _drop_changed(self) -> None:
@@ -152,13 +152,13 @@ class _Download:
                 data = self._read(file, at, end)
                 out.write(data)
                 at, self._done = end, self._done + len(data)
-                # a chunk should take about a second: often enough to say how far it is and to stop, seldom enough to be fast
+                # a chunk should take about a second: frequent enough for progress and stopping, large enough to be fast
                 rate = len(data) / max(1e-3, time.monotonic() - started)
                 self._chunk = int(min(LARGEST_CHUNK, max(SMALLEST_CHUNK, rate)))
         part.rename(target)
 
     def _read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        """Read one range, retrying over short failures."""
+        """Read one range, retrying after temporary failures."""
         for attempt in range(1, TRIES + 1):
             try:
                 return self._remote.read(file, start, end)

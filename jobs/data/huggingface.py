@@ -1,4 +1,4 @@
-"""Dataset versions as `datasets.DatasetDict`, and their upload by `push_to_hub`. The library is imported when a job needs it."""
+"""Dataset versions as `datasets.DatasetDict`, and their upload by `push_to_hub`. The library is imported on use."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 TARGET = HubRequest("repository", "push", "upload the export by hand")
-OWN_KEYS = ("configs", "dataset_info")  # of a card's front matter: `push_to_hub` writes those of the files that it made
+OWN_KEYS = ("configs", "dataset_info")  # front matter keys that `push_to_hub` writes itself
 
 
 @contextmanager
 def load_version(folder: Path, splits: Mapping[Split, int]) -> Iterator[DatasetDict]:
-    """Lend a version's splits as a DatasetDict, memory-mapped from a temporary copy beside the version."""
+    """Lend a version's splits as a DatasetDict, memory-mapped from a temporary copy next to the version."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -45,9 +45,8 @@ def load_version(folder: Path, splits: Mapping[Split, int]) -> Iterator[DatasetD
 
 
 def push_version(folder: Path, splits: Mapping[Split, int], target: HubTarget, *, card: str, message: str, reporter: Reporter) -> Pushed:
-    """Push a version's splits and its card to a dataset repository. A new repository is created.
-
-    Raises Unavailable without a key, and if the Hub refuses it or does not answer.
+    """Push a version's splits and its card to a dataset repository. A missing repository is created. Raises Unavailable without a key, and
+    if the Hub refuses or does not answer.
     """
     key = os.environ.get("HF_TOKEN", "")
     if not key:
@@ -58,7 +57,7 @@ def push_version(folder: Path, splits: Mapping[Split, int], target: HubTarget, *
     import datasets
     from huggingface_hub import HfApi, constants
 
-    datasets.config.HF_ENDPOINT = endpoint()  # read from the environment when the library was imported
+    datasets.config.HF_ENDPOINT = endpoint()  # the library reads the environment on import
     if endpoint() != PUBLIC:  # mirrors and self-hosted servers support the plain transfer of Git LFS only
         constants.HF_HUB_DISABLE_XET = True
     reporter.progress(0, 1, unit="", message=f"Pushing to {target.repo}")

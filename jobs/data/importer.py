@@ -1,7 +1,7 @@
 """Import a dataset: recognise, convert, reject with reasons, split, hash, publish, in bounded memory.
 
-This thread cuts blocks; another parses and divides them (Arrow's parsers and NumPy release the interpreter), helped by this one when it
-is behind; others hash and write them in order (jobs.data.writing).
+This thread cuts blocks; another parses and splits them (Arrow's parsers and NumPy release the GIL), helped by this one when it falls
+behind; others hash and write them in order (jobs.data.writing).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FORMAT_VERSION = 3
 class ImportResult:
     """Outcome of an import.
 
-    `rejected` holds the first 200 rows that could not be used, as {"file" (of several), "row", "reason", "raw"}; all are in the folder's
+    `rejected` holds the first 200 unusable rows, as {"file" (of several), "row", "reason", "raw"}; all are in the folder's
     `rejected.jsonl`. `ignored` holds the files left out, as {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the
     text. When texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`. `resumed`: an
     earlier attempt was continued.
@@ -93,10 +93,10 @@ def import_dataset(
     """Import a file, a folder, a zip or a saved dataset into `<out_root>/<first 16 of the content hash>/`.
 
     `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same content, kind and
-    split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; without it the
-    first one ends the import. `encoding` names the encoding of text that is not UTF-8 (UTF-16 is known by its byte order mark).
+    split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; otherwise the first
+    one ends the import. `encoding` names the encoding of text that is not UTF-8 (UTF-16 is known by its byte order mark).
     `split` names one split of a saved dataset; without it its train and validation splits are kept. About every `part_s` seconds the
-    finished rows are kept as a part: an import of the same unchanged source resumes from there within a day. Raises InvalidInput if the
+    finished rows are stored as a part, from which an import of the same unchanged source resumes within a day. Raises InvalidInput if the
     source, the kind or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed on a stop request.
     """
     if not 0 <= val_fraction < 1:
@@ -136,14 +136,14 @@ def import_dataset(
 
 
 def _divide(rows: Rows, plan: _Plan, *, val_fraction: float, seed: int, has_sides: bool) -> tuple[Splitter, str]:
-    """Return the splitter of an import, and the header that makes its settings part of the content hash."""
+    """Return the splitter of an import, and a header with its settings for the content hash."""
     how = f" split {rows.split_rows}" if isinstance(rows, SavedDataset) and has_sides else " by first message" if plan.has_trees else ""
     splitter = Splitter(kind=plan.kind, val_fraction=val_fraction, seed=seed, by_first_message=plan.has_trees, has_sides=has_sides)
     return splitter, f"{FORMAT_VERSION} {plan.kind} {val_fraction:.6f} {seed}{how}"
 
 
 def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding: str | None) -> Rows:
-    """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of what has none."""
+    """Open a source: a saved dataset with its splits, or files of rows. Raises InvalidInput for a split of a source without splits."""
     if saved := choose_saved(source, split):
         return SavedDataset(source, *saved)
     if split is not None:
@@ -153,7 +153,7 @@ def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding
 
 @dataclass(frozen=True)
 class _Plan:
-    """The reading of a source: kind, mapping, reason, columns and parser."""
+    """The plan of an import: kind, mapping, reason, columns and parser."""
 
     kind: DatasetKind
     mapping: dict[str, str]
@@ -240,7 +240,7 @@ class _Work:
         return writer
 
     def run(self) -> DatasetWriter:
-        """Read everything; return the writer of the last part, closed. Raises InvalidInput, JobFailed."""
+        """Read all rows; return the closed writer of the last part. Raises InvalidInput, JobFailed."""
         self._began = self._reported = time.monotonic()
         start, skip = self.state.mark, self.state.rows_done
         if self.resumed:
@@ -267,7 +267,7 @@ class _Work:
         return self._writer
 
     def _take(self, rows: DividedRows, *, done: int, before: Mark) -> None:
-        """Write a block's rows; close the part at the end of a leaf, if that is due."""
+        """Write a block's rows; close the part at the end of a leaf, if it is due."""
         end = len(rows.keys)
         if not end:
             return
@@ -309,7 +309,7 @@ class _Work:
 
 
 def _divided(blocks: Iterator[Block], rows: Rows, parser: Parser, splitter: Splitter) -> Iterator[tuple[Parsed, DividedRows]]:
-    """Parse and divide blocks by a thread, a few ahead; yield them in their order. Where it is behind, this thread does its work too."""
+    """Parse and split blocks in a thread, a few ahead; yield them in order. If it falls behind, this thread helps."""
 
     def divide(block: Block) -> tuple[Parsed, DividedRows]:
         parsed = parser.parse(block)
@@ -343,7 +343,7 @@ def _checked_kind(kind: str | None) -> DatasetKind | None:
 
 
 def _head(rows: Rows) -> tuple[list[dict[str, Any]], list[BadRow]]:
-    """Return the first rows, until there are enough good ones to recognise, or too many bad ones."""
+    """Return the first rows, until there are enough good ones to recognise the kind, or too many bad ones."""
     good: list[dict[str, Any]] = []
     bad: list[BadRow] = []
     size = 0
@@ -356,7 +356,7 @@ def _head(rows: Rows) -> tuple[list[dict[str, Any]], list[BadRow]]:
                 size += len(str(good[-1]))
             if len(good) >= SAMPLE_ROWS or len(good) + len(bad) >= HEAD_ROWS or size > HEAD_BYTES:
                 return good, bad
-        if good and block.suffix == ".txt":  # texts are all alike, and as long as a block
+        if good and block.suffix == ".txt":  # texts are uniform, and as long as a block
             break
     return good, bad
 
@@ -387,7 +387,7 @@ def _nothing_usable(name: str, rejected: list[dict[str, Any]]) -> InvalidInput:
     reasons = "; ".join(f"{item.get('file', '')} row {item['row']}: {item['reason']}".strip() for item in rejected[:3])
     what = f"No row of {name!r} can be used. {reasons}."
     if all(" not UTF-8 (" in item["reason"] or "line contains a NUL" in item["reason"] for item in rejected[:3]):
-        return InvalidInput(what, remedy="Choose how it is encoded: cp1252, utf-16-le or another.", field="encoding")
+        return InvalidInput(what, remedy="Choose its encoding: cp1252, utf-16-le or another.", field="encoding")
     return InvalidInput(what, remedy="Check the kind and which column is mapped to which field.", field="mapping")
 
 

@@ -1,6 +1,5 @@
-"""Build message trees from a table with one message a row, in any order and of any size.
-
-The messages are indexed in a temporary SQLite file; each tree is then one row of a block, as if the source had been nested.
+"""Build message trees from a table with one message per row, in any order and of any size. The messages are indexed in a temporary SQLite
+file; each tree becomes one row of a block, as in a nested source.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ WITH RECURSIVE tree(place, depth) AS (
 
 
 class MessageTrees:
-    """The trees of a source, in blocks, with the interface of any source. Bad rows come in their own place."""
+    """The trees of a source in blocks, with the interface of other sources. Bad rows keep their position."""
 
     sides: tuple[Split, ...] | None = None
 
@@ -54,10 +53,10 @@ class MessageTrees:
         return self._rows.ignored
 
     def reuse(self, data: Bytes) -> None:
-        """Nothing: the blocks hold no buffers."""
+        """Do nothing: the blocks hold no buffers."""
 
     def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
-        """Yield an empty block for each block of the table that is indexed, then the trees from the `start.offset`-th on."""
+        """Yield an empty block for each indexed block of the table, then the trees from the `start.offset`-th on."""
         with (
             tempfile.TemporaryDirectory(prefix=".messages-", dir=self._folder) as place,
             closing(sqlite3.connect(Path(place) / "messages.db")) as db,
@@ -79,12 +78,12 @@ class MessageTrees:
                 self._add(db, (block.file, number, id_, parent, json.dumps(message, default=str), None))
             except sqlite3.IntegrityError:
                 first = db.execute("SELECT row FROM message WHERE id = ?", (id_,)).fetchone()[0]
-                self._add(db, (block.file, number, None, None, shown(row), f"the message id {id_!r} is that of row {first:,}, too"))
+                self._add(db, (block.file, number, None, None, shown(row), f"the message id {id_!r} is also that of row {first:,}"))
             except RowProblem as problem:
                 self._add(db, (block.file, number, None, None, problem.raw or shown(row), problem.reason))
 
     def _add(self, db: sqlite3.Connection, values: tuple[Any, ...]) -> None:
-        # a lone surrogate can't be stored; the text beside keeps it escaped, and the row's check names it
+        # a lone surrogate can't be stored; the JSON text keeps it escaped, and the row's check reports it
         clean = [value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values]
         db.execute("INSERT INTO message (file, row, id, parent, body, problem) VALUES (?, ?, ?, ?, ?, ?)", clean)
 
@@ -108,7 +107,7 @@ class MessageTrees:
         return Block(file, ".tree", batch[0][0], Mark(0, done, done + 1), position, rows=tuple(batch))
 
     def _units(self, db: sqlite3.Connection) -> Iterator[tuple[str, int, dict[str, Any] | RowProblem, int]]:
-        """Yield (file, row, tree or problem, messages in it): the trees and bad rows in their order, then what no tree reaches."""
+        """Yield (file, row, tree or problem, messages in it): trees and bad rows in order, then messages that no tree contains."""
         query = "SELECT place, file, row, body, problem FROM message WHERE parent IS NULL ORDER BY place"
         for place, file, number, body, problem in db.execute(query):
             if problem is not None:

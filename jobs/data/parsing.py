@@ -1,4 +1,4 @@
-"""Parse a block into canonical rows: by whole columns if every row is regular, else row by row, naming the bad ones."""
+"""Parse a block into canonical rows: by whole columns if every row is regular, else row by row, reporting bad ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.schemas import SCHEMAS
 
 SLICE_ROWS = 1000
-FIRST_BYTES = 2**16  # of a block that is read row by row: who looks at its first rows need not part all
+FIRST_BYTES = 2**16  # a block read row by row is parsed in pieces, as a preview needs only its first rows
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Parser:
-    """Parses blocks of one source. `plan` is None where its columns have no usual spelling."""
+    """Parses blocks of one source. `plan` is None if its columns have no usual spelling."""
 
     kind: DatasetKind
     mapping: Mapping[str, str]
     plan: ColumnPlan | None
 
     def parse(self, block: Block) -> Parsed:
-        """Return a block's rows. Raises nothing about single rows."""
+        """Return a block's rows. Bad rows do not raise."""
         table = self._by_columns(block)
         bad: tuple[BadRow, ...] = ()
         if table is None:
@@ -79,7 +79,7 @@ class Parser:
 
 
 def shown(row: Mapping[str, Any] | RowProblem) -> str:
-    """Return how a row begins, as JSON; nothing of one that can't be written."""
+    """Return the beginning of a row as JSON; empty if it can't be written."""
     try:
         return "" if isinstance(row, RowProblem) else json.dumps(row, ensure_ascii=False, default=str)[:RAW_CHARACTERS]
     except RecursionError:  # a message tree thousands of replies deep
@@ -100,7 +100,7 @@ def _with_encoding(bad: list[BadRow], block: Block) -> tuple[BadRow, ...]:
 
 
 def rows_of(block: Block) -> Iterator[NumberedRow]:
-    """Yield the rows of a block one by one, each a RowProblem in its place where it can't be read."""
+    """Yield the rows of a block one by one, with a RowProblem in place of an unreadable one."""
     if block.rows is not None:
         yield from block.rows
     elif block.table is not None:
@@ -140,7 +140,7 @@ def _table_row(row: pyarrow.Table) -> dict[str, Any] | RowProblem:
 
 
 def _table_of(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
-    """Parse a block by Arrow's own parsers; None where they may be laxer than ours."""
+    """Parse a block with Arrow's parsers; None where they may be more lenient than ours."""
     if block.table is not None:
         return block.table
     if block.suffix == ".txt":
@@ -159,7 +159,7 @@ def _table_of(block: Block, plan: ColumnPlan) -> pyarrow.Table | None:
 
 
 def _is_utf8(data: Bytes) -> bool:
-    """Return whether bytes are UTF-8; many times as fast as decoding them."""
+    """Return whether bytes are UTF-8; many times faster than decoding them."""
     offsets = np.array([0, len(data)], dtype=np.int32)
     text = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(offsets), pyarrow.py_buffer(data))
     try:
@@ -170,7 +170,7 @@ def _is_utf8(data: Bytes) -> bool:
 
 
 def _json_table(data: Bytes, plan: ColumnPlan) -> pyarrow.Table | None:
-    """Parse JSON lines, when each line is one object: it opens and closes the line, and there are as many as lines."""
+    """Parse JSON lines if each line is exactly one object."""
     characters = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(characters == 0x0A)
     if not data.endswith(b"\n"):
@@ -192,7 +192,7 @@ def _json_table(data: Bytes, plan: ColumnPlan) -> pyarrow.Table | None:
 
 
 def _documents(data: Bytes, *, first: int = 1) -> list[tuple[int, bytes]] | None:
-    """Part texts at their marks, as backend.domain.data.parsing.text_formats does line by line; None where a line may be at fault."""
+    """Split texts at their marks, as backend.domain.data.parsing.text_formats does line by line; None if a line may be invalid."""
     if b"\x00" in data or not _is_utf8(data):
         return None
     if b"\r" in data:

@@ -1,6 +1,5 @@
-"""The bytes that stand for a row's content, for many rows at once: hashes, splits and the content hash of a version are made from them.
-
-A key is the row written with bytes that occur in no UTF-8 text as marks, so different rows have different keys, whatever their texts:
+"""Keys of rows: bytes from which hashes, splits and the content hash of a version are computed, for many rows at once. A key is the row
+serialised with marks that do not occur in UTF-8, so different rows have different keys:
 `F5..F9` before the fields that are there, `FA..FC` around a list with `FB` before each part, `FD..FE` around a struct. A row of one text
 is its own key.
 """
@@ -60,12 +59,12 @@ def string_parts(array: pyarrow.Array) -> tuple[npt.NDArray[np.int64], memoryvie
 
 
 def is_blank(text: bytes) -> bool:
-    """Return whether a text in UTF-8 is nothing but white space; quick for any that begins with something else."""
+    """Return whether a UTF-8 text is only white space; fast if it begins with something else."""
     return not text[:64].decode("utf-8", "ignore").strip() and not text.decode().strip()
 
 
 def one_array(column: Any) -> pyarrow.Array:
-    """Return a column as one array, without a copy where it is one already."""
+    """Return a column as one array, without a copy if it is one already."""
     if not isinstance(column, pyarrow.ChunkedArray):
         return column
     if column.num_chunks == 1:
@@ -81,7 +80,7 @@ def _joined(parts: list[Any], *, rows: int) -> pyarrow.Array:
 
 
 def _merged(parts: list[Any]) -> list[Any]:
-    """Make one mark of marks that follow each other: joining costs by the part."""
+    """Merge consecutive marks into one, because joining costs per part."""
     merged: list[Any] = []
     for part in parts:
         if merged and not isinstance(part, pyarrow.Array) and not isinstance(merged[-1], pyarrow.Array):
@@ -91,7 +90,7 @@ def _merged(parts: list[Any]) -> list[Any]:
 
 
 def _fields(columns: list[pyarrow.Array]) -> list[Any]:
-    """Return what to join for the fields of rows, each behind its mark; a field that is not there leaves nothing."""
+    """Return the parts to join for the fields of rows, each after its mark; missing fields are empty."""
     parts: list[Any] = []
     for tag, column in zip(_TAGS, columns, strict=False):
         if not column.null_count:
@@ -103,7 +102,7 @@ def _fields(columns: list[pyarrow.Array]) -> list[Any]:
 
 
 def _parts(column: pyarrow.Array) -> list[Any]:
-    """Return what to join for the values of a column; where one is null the result is of no use."""
+    """Return the parts to join for the values of a column; undefined for nulls."""
     kind = column.type
     if pyarrow.types.is_struct(kind):
         return [_OPEN, *_fields([compute.struct_field(column, [place]) for place in range(kind.num_fields)]), _CLOSE]
@@ -120,7 +119,7 @@ def _parts(column: pyarrow.Array) -> list[Any]:
 
 
 def _regrouped(elements: pyarrow.Array, lengths: npt.NDArray[np.int64]) -> pyarrow.Array:
-    """Make one value of each so many elements. They stand one behind another, so nothing is copied."""
+    """Regroup consecutive elements into one value each, without a copy."""
     offsets, data = string_parts(elements)
     bounds = offsets[np.concatenate([[0], np.cumsum(lengths)])].astype(np.int32)
     return pyarrow.Array.from_buffers(_BYTES, len(lengths), [None, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data)])

@@ -1,4 +1,4 @@
-"""The entry of an import: from a file, a folder, the Hub, an object store or another version to a folder of Parquet files."""
+"""Entry of an import: convert a file, a folder, a Hub dataset, an object store or another version to Parquet files."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ def _find(payload: ImportPayload, reporter: Reporter) -> Remote | None:
 
 
 def _local_source(spec: JobSpec[ImportPayload], reporter: Reporter, remote: Remote | None) -> AbstractContextManager[Path]:
-    """Lend the file or folder to read: the one named, or what is fetched for the purpose."""
+    """Lend the file or folder to read: a local one, or a download."""
     if remote is None:
         source = spec.path(str(spec.payload.source))
         if not source.exists():
             raise NotFound(
-                f"This worker sees no file {source}.", remedy="Put it where all workers see it (DATA_PATH), or upload it.", field="source"
+                f"This worker can't read {source}.",
+                remedy="Put it where all workers can read it, or upload it.",
+                field="source",
             )
         return nullcontext(source)
     facts = remote.listing.facts

@@ -43,10 +43,10 @@ class SavedDataset:
         return "+".join(str(len(dataset)) for _, dataset, _ in self._datasets)
 
     def reuse(self, data: Bytes) -> None:
-        """Nothing: tables are memory-mapped."""
+        """Do nothing: tables are memory-mapped."""
 
     def blocks(self, start: Mark = Mark(), *, columns: tuple[str, ...] = (), table_bytes: int = TABLE_BYTES) -> Iterator[Block]:
-        """Yield tables of about `table_bytes` of each split, from a place on; only `columns` where all of them are there."""
+        """Yield tables of about `table_bytes` of each split, from a mark on; only `columns`, if all of them exist."""
         before = 0
         for place, (name, dataset, size) in enumerate(self._datasets):
             if place >= start.member:
@@ -71,7 +71,7 @@ def _tables(dataset: Any, skip: int, columns: tuple[str, ...], *, rows: int) -> 
 
 def _load(folder: Path) -> Any:
     import pyarrow
-    from datasets import disable_progress_bars, load_from_disk  # slow to import, and needed for saved folders alone
+    from datasets import disable_progress_bars, load_from_disk  # slow to import, and needed only for saved folders
 
     disable_progress_bars()
     try:

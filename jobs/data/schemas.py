@@ -1,4 +1,4 @@
-"""The columns in which rows of each kind are stored."""
+"""Stored columns of each kind of rows."""
 
 from __future__ import annotations
 

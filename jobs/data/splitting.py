@@ -1,6 +1,5 @@
-"""Divide rows into train and validation by a seeded hash of their content, never by their place.
-
-So identical rows are never in both splits, and a row keeps its split when others are added (in large datasets).
+"""Split rows into train and validation by a seeded hash of their content, never by position. So equal rows are never in both splits, and
+in large datasets a row keeps its split when others are added.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from jobs.data.writing import DatasetWriter
 from jobs.modeling.dataset_files import Split
 
 NO_SPLIT = frozenset({DatasetKind.BENCHMARK, DatasetKind.PROMPTS})
-HELD_ROWS, HELD_BYTES = 1000, 64 * 2**20  # below this a dataset is small, and its split exact
-MIN_DOCUMENTS = 10  # with fewer texts than this, the texts themselves are cut
+HELD_ROWS, HELD_BYTES = 1000, 64 * 2**20  # below this size a dataset is small, and its split exact
+MIN_DOCUMENTS = 10  # with fewer texts, each text is cut in two
 
 
 def val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
@@ -41,7 +40,7 @@ def _hashes(keys: RowKeys, *, seed: int) -> npt.NDArray[np.uint64]:
 def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
     """Return the mask of validation rows of a small dataset, with an exact share of its distinct rows.
 
-    At least one distinct row is, and never all, where there are two.
+    With two or more distinct rows, at least one is, and never all.
     """
     contents = list(keys)
     distinct = sorted(set(zip(_hashes(keys, seed=seed).tolist(), contents, strict=True)))
@@ -53,7 +52,7 @@ def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDAr
 
 
 def val_rows(tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
-    """Return the mask of validation rows of a finished version, by the rule of an import."""
+    """Return the mask of validation rows of a finished version, by the same rule as an import."""
     masks: list[npt.NDArray[np.bool_]] = []
     held: list[pyarrow.Table] = []
     rows = size = 0
@@ -68,7 +67,7 @@ def val_rows(tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, v
 
 
 def is_small(kind: DatasetKind, *, rows: int, size: int) -> bool:
-    """Return whether a dataset of so many rows and bytes is small enough for an exact split."""
+    """Return whether a dataset of this size is small enough for an exact split."""
     return rows <= HELD_ROWS and (size <= HELD_BYTES or _is_few_texts(kind, rows))
 
 
@@ -79,7 +78,7 @@ def _is_few_texts(kind: DatasetKind, rows: int) -> bool:
 def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
     """Cut a text (UTF-8) in two: the last `val_fraction` of its bytes is for validation.
 
-    Cuts at the last line break before that place, else at a space, else there. A text too short to cut is all for training.
+    Cuts at the last line break before that position, else at a space, else there. A text too short to cut goes to train.
     """
     place = round(len(text) * (1 - val_fraction))
     if val_fraction <= 0 or place <= 0:
@@ -89,7 +88,7 @@ def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
         if cut > 0:
             place = cut + 1
             break
-    while 0 < place < len(text) and text[place] & 0xC0 == 0x80:  # not within a character
+    while 0 < place < len(text) and text[place] & 0xC0 == 0x80:  # not inside a character
         place -= 1
     head, tail = text[:place], text[place:]
     return (text, b"") if not tail or is_blank(head) or is_blank(tail) else (head, tail)
@@ -97,7 +96,7 @@ def cut_text(text: bytes, *, val_fraction: float) -> tuple[bytes, bytes]:
 
 @dataclass(frozen=True)
 class DividedRows:
-    """Consecutive rows with their keys, and the same rows by the side that their content puts them on."""
+    """Consecutive rows with their keys, and the same rows by split."""
 
     table: pyarrow.Table
     keys: RowKeys
@@ -106,12 +105,12 @@ class DividedRows:
 
 
 class Splitter:
-    """Writes rows to their split. Small datasets are held until the end, so that their split is exact."""
+    """Writes rows to their split. Small datasets are buffered to the end, for an exact split."""
 
     def __init__(
         self, *, kind: DatasetKind, val_fraction: float, seed: int, by_first_message: bool = False, has_sides: bool = False
     ) -> None:
-        """`by_first_message` keeps rows that begin with the same message on one side: conversations of one tree repeat each other. With
+        """`by_first_message` keeps rows with the same first message in one split, since conversations of one tree overlap. With
         `has_sides` the source assigns the splits.
         """
         self._by_first_message = by_first_message
@@ -121,7 +120,7 @@ class Splitter:
         self.is_small = kind not in NO_SPLIT and not has_sides
 
     def divide(self, table: pyarrow.Table, keys: RowKeys, *, side: Split | None = None) -> DividedRows:
-        """Divide rows by their content, or put them all on the side that the source assigns. Any thread may call it."""
+        """Split rows by content, or by the side that the source assigns. Thread-safe."""
         if side is not None:
             return DividedRows(table, keys, {side: table}, side)
         share = 0.0 if self._kind in NO_SPLIT else self._val_fraction
@@ -129,11 +128,11 @@ class Splitter:
         return DividedRows(table, keys, _sides(table, mask))
 
     def _split_keys(self, table: pyarrow.Table, keys: RowKeys) -> RowKeys:
-        """Return the keys by which rows are divided: their own, or those of their first messages."""
+        """Return the keys by which rows are split: their own, or those of their first messages."""
         return RowKeys(_first_messages(table)) if self._by_first_message else keys
 
     def take(self, rows: DividedRows, writer: DatasetWriter) -> None:
-        """Take in the next rows and let the content hash depend on them."""
+        """Add the next rows to the splits and the content hash."""
         writer.note_rows(rows.table, rows.keys)
         if not self.is_small:
             _add(rows.sides, writer)
@@ -148,7 +147,7 @@ class Splitter:
             self._held.clear()
 
     def finish(self, writer: DatasetWriter) -> None:
-        """Write the rows that were held."""
+        """Write the buffered rows."""
         if not self._held:
             return
         if _is_few_texts(self._kind, self._rows):
@@ -164,7 +163,7 @@ class Splitter:
         for text in (text for _, keys in self._held for text in keys):  # a row of one text is its own key
             alike = texts_by_size.setdefault(len(text), [])
             if text in alike:
-                continue  # a second copy would put the validation part of the first into training
+                continue  # a second copy would leak the validation part of the first into train
             alike.append(text)
             head, tail = cut_text(text, val_fraction=self._val_fraction)
             parts["train"].append(head)

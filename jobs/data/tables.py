@@ -1,4 +1,4 @@
-"""Tables (Parquet, Arrow) cut into blocks; the place in a table is its row."""
+"""Cut tables (Parquet, Arrow) into blocks; a mark in a table is its row."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TABLE_BYTES = 2 * 2**20
 
 @contextmanager
 def on_disk(member: Member) -> Iterator[Path]:
-    """Lend a file that can be read at any place: a member of a zip is unpacked beside for that."""
+    """Lend a seekable file: a member of a zip is extracted for that."""
     if not member.entry:
         yield member.path
         return
-    place = member.path.parent if os.access(member.path.parent, os.W_OK) else None  # a folder of data may be read-only
+    place = member.path.parent if os.access(member.path.parent, os.W_OK) else None  # the data folder may be read-only
     with tempfile.NamedTemporaryFile(dir=place, prefix=".unpacked-") as file, member.open() as opened:
         while data := opened.read(2**20):
             file.write(data)
@@ -34,7 +34,7 @@ def on_disk(member: Member) -> Iterator[Path]:
 
 
 def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...], size: int) -> Iterator[Block]:
-    """Batches of about `size` bytes of a Parquet or Arrow file; the place in it is its row."""
+    """Yield batches of about `size` bytes of a Parquet or Arrow file."""
     done = 0
     try:
         batches, total = (
@@ -51,7 +51,7 @@ def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...
         what = "Parquet" if member.suffix == ".parquet" else "Arrow"
         raise InvalidInput(
             f"The file {member.name!r} can't be read as {what} (after row {done:,}): {str(error)[:300]}",
-            remedy="Write it again; it may have been cut off on its way.",
+            remedy="Write it again; it may have been truncated in transfer.",
             field="source",
         ) from None
 
@@ -61,7 +61,10 @@ def _chosen(names: list[str], columns: tuple[str, ...]) -> list[str] | None:
 
 
 def _arrow_batches(path: Path, columns: tuple[str, ...], size: int) -> tuple[Iterator[pyarrow.RecordBatch], int]:
-    """Batches of an IPC file (Feather 2) or stream (what `datasets` saves). How many rows a stream has is not known before its end."""
+    """Yield batches of an IPC file (Feather 2) or stream (as `datasets` saves).
+
+    The number of rows of a stream is unknown before its end.
+    """
     file = pyarrow.OSFile(str(path))
     try:
         ipc_file = ipc.open_file(file)

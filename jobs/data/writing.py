@@ -1,4 +1,4 @@
-"""Write canonical rows to `train.parquet` and `val.parquet` in a temporary folder, and publish the folder at once."""
+"""Write canonical rows to `train.parquet` and `val.parquet` in a temporary folder, and publish the folder atomically."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from jobs.data.schemas import SCHEMAS
 from jobs.modeling.dataset_files import Split
 
 GROUP_ROWS, GROUP_BYTES = 4096, 16 * 2**20  # a row group of Parquet
-LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed as one; an import can be interrupted between two leaves
-COUNTED_AT_FIRST, THEN_ONE_IN = 2**20, 16  # bytes that are counted in full; then those of one leaf in so many
+LEAF_ROWS, LEAF_BYTES = 8192, 64 * 2**20  # rows hashed together; an import can be interrupted between two leaves
+COUNTED_AT_FIRST, THEN_ONE_IN = 2**20, 16  # bytes counted in full; beyond, every n-th leaf is counted
 NOTES_AHEAD = 4  # blocks that wait to be hashed
-COUNTED_BYTES = 2**18  # of a column at a time, then
+COUNTED_BYTES = 2**18  # of one column at a time, beyond
 MAX_REJECTED_BYTES = 256 * 2**20
 SHOWN_REJECTED, SHOWN_RAW, LISTED_RAW = 200, 120, 2000
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -43,9 +43,8 @@ _UNCOUNTED = frozenset({"role", "tools", "id", "type", "tool_call_id", "name"})
 
 
 class SplitFile:
-    """One Parquet file that is written a row group at a time, by a thread of its own: packing leaves the interpreter free.
-
-    A second thread sends to the disk what is written, meanwhile; so little is left to wait for at the end.
+    """One Parquet file, written a row group at a time by its own thread, since compression releases the GIL. A second thread syncs written
+    data to disk, which shortens the final sync.
     """
 
     def __init__(self, path: Path, *, kind: DatasetKind) -> None:
@@ -63,7 +62,7 @@ class SplitFile:
         self._rows = self._bytes = 0
 
     def add(self, table: pyarrow.Table) -> None:
-        """Take rows in; they are written when there are enough for a row group."""
+        """Add rows; they are written once there are enough for a row group."""
         self._tables.append(table)
         self._rows += table.num_rows
         self._bytes += table.nbytes
@@ -88,7 +87,7 @@ class SplitFile:
             synced.result()
 
     def _wait(self) -> None:
-        """Wait for the row group that is being written: one at a time is enough. Raises what its writing raised."""
+        """Wait for the row group being written, one at a time. Raises its error."""
         written, self._written = self._written, None
         if written is not None:
             written.result()
@@ -120,7 +119,7 @@ class Tally:
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
     def byte_entropy_bits(self) -> float:
-        """Return the Shannon entropy of single bytes of the text, in bits per byte: what a network must beat to have learned anything."""
+        """Return the Shannon entropy of single bytes of the text, in bits per byte: the baseline for bits per byte."""
         counts = np.array(self.histogram, dtype=np.float64)
         if not counts.any():
             return 0.0
@@ -129,7 +128,7 @@ class Tally:
 
 
 class Leaf:
-    """The hash of up to LEAF_ROWS consecutive rows: BLAKE3 of their lengths and their bytes, however they came in."""
+    """The hash of up to LEAF_ROWS consecutive rows: BLAKE3 of their lengths and bytes, independent of batching."""
 
     def __init__(self) -> None:
         self._lengths, self._data = blake3(), blake3()
@@ -141,7 +140,7 @@ class Leaf:
         return min(len(lengths), LEAF_ROWS - self.rows, by_bytes)
 
     def add(self, keys: RowKeys, start: int, stop: int) -> None:
-        """Take rows in."""
+        """Add rows."""
         self._lengths.update(np.diff(keys.offsets[start : stop + 1]).astype("<i8").tobytes())
         first, last = int(keys.offsets[start]), int(keys.offsets[stop])
         self._data.update(keys.data[first:last])
@@ -150,7 +149,7 @@ class Leaf:
 
     @property
     def is_full(self) -> bool:
-        """Return whether the next row begins another."""
+        """Return whether the leaf is full."""
         return self.rows >= LEAF_ROWS or self.bytes >= LEAF_BYTES
 
     def hexdigest(self) -> str:
@@ -159,7 +158,7 @@ class Leaf:
 
 
 class DatasetWriter:
-    """Rows on their way into a folder: counts, hash of the content, byte histogram, rejected rows with their reasons."""
+    """Writes rows to a folder, with counts, content hash, byte histogram, and rejected rows with their reasons."""
 
     def __init__(self, folder: Path, *, kind: DatasetKind, tally: Tally | None = None) -> None:
         self._schema = SCHEMAS[kind]
@@ -173,17 +172,16 @@ class DatasetWriter:
         self.tally = tally or Tally()
 
     def note(self, text: str) -> None:
-        """Let the content hash depend on a text."""
+        """Add a text to the content hash."""
         self._hash.update(text.encode() + b"\n")
 
     def note_rows(self, table: pyarrow.Table, keys: RowKeys) -> None:
-        """Count good rows and their text, and let the content hash depend on them, in their order. A thread does it: hashing leaves the
-        interpreter free."""
+        """Count good rows and their text, and add them to the content hash, in order. Runs in a thread, since hashing releases the GIL."""
         self._noted.append(self._noting.submit(self._note_rows, table, keys))
         self._wait_for_notes(NOTES_AHEAD)
 
     def _wait_for_notes(self, most: int = 0) -> None:
-        """Wait until no more than `most` notes are open."""
+        """Wait until at most `most` batches are pending."""
         while len(self._noted) > most:
             self._noted.popleft().result()
 
@@ -206,12 +204,12 @@ class DatasetWriter:
 
     @property
     def is_between_leaves(self) -> bool:
-        """Return whether the last leaf is full and none is open: where an import can be interrupted."""
+        """Return whether no leaf is open, so that an import can be interrupted."""
         self._wait_for_notes()
         return not self._leaf.rows
 
     def add_table(self, table: pyarrow.Table, *, split: Split) -> None:
-        """Write canonical rows (columns as in SCHEMAS) that are counted already to a split."""
+        """Write already counted canonical rows (columns as in SCHEMAS) to a split."""
         if not table.num_rows:
             return
         self._files[split].add(table)
@@ -232,7 +230,7 @@ class DatasetWriter:
                     self.tally.histogram = (np.array(self.tally.histogram) + counts).tolist()
 
     def note_row(self, row_json: str) -> None:
-        """Count a good row and let the content hash depend on it."""
+        """Count a good row and add it to the content hash."""
         self.tally.rows += 1
         self.note(row_json)
 
@@ -250,7 +248,7 @@ class DatasetWriter:
         self.add_table(table, split=split)
 
     def reject(self, bad: BadRow) -> None:
-        """List a row that can't be used."""
+        """Record a rejected row."""
         self.tally.rejected_count += 1
         if len(self.tally.rejected) < SHOWN_REJECTED:
             self.tally.rejected.append(bad.as_dict(raw=SHOWN_RAW))
@@ -261,14 +259,14 @@ class DatasetWriter:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of everything noted so far."""
+        """SHA-256 (hex) of all rows so far."""
         digest = self._hash.copy()
         digest.update("".join([*self.tally.leaves, self._leaf.hexdigest() if self._leaf.rows else ""]).encode())
         return digest.hexdigest()
 
     @property
     def num_rows(self) -> int:
-        """Good rows of the source, before any text is cut in two."""
+        """Good rows of the source, before cutting texts."""
         return self.tally.rows
 
     @property
@@ -297,7 +295,7 @@ class DatasetWriter:
 
 
 def _texts(name: str, column: pyarrow.Array) -> Iterator[pyarrow.Array]:
-    """Yield what people wrote: the texts of a column and of its parts, without roles, identifiers and lists of tools."""
+    """Yield the texts of a column and its children, without roles, identifiers and lists of tools."""
     if name in _UNCOUNTED or column.null_count == len(column):
         return
     if pyarrow.types.is_string(column.type):
@@ -310,10 +308,10 @@ def _texts(name: str, column: pyarrow.Array) -> Iterator[pyarrow.Array]:
 
 
 def _byte_counts(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Count each byte. Pairs are counted, which is ten times as fast as single bytes."""
+    """Count each byte, by pairs, which is ten times as fast."""
     even = len(data) // 2 * 2
     pairs = np.zeros(65536, dtype=np.int64)
-    for start in range(0, even, 2**20):  # numpy widens to eight bytes: a piece at a time stays in the cache
+    for start in range(0, even, 2**20):  # numpy widens to eight bytes: pieces fit the cache
         pairs += np.bincount(np.frombuffer(data[start : min(even, start + 2**20)], dtype=np.uint16), minlength=65536)
     table = pairs.reshape(256, 256)
     counts: npt.NDArray[np.int64] = table.sum(axis=0) + table.sum(axis=1)
@@ -323,7 +321,7 @@ def _byte_counts(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def sweep(out_root: Path) -> None:
-    """Remove what stopped or killed imports left behind, a day after they last wrote."""
+    """Remove leftovers of stopped or killed imports, a day after their last write."""
     for old in out_root.glob(".importing-*"):
         if time.time() - old.stat().st_mtime > STALE_S:
             shutil.rmtree(old, ignore_errors=True)
@@ -344,9 +342,8 @@ def holding_disk(out_root: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_folder(out_root: Path) -> Iterator[Path]:
-    """Make a folder beside the published ones that is gone afterwards unless it has been published.
-
-    Also removes what killed imports left behind a day ago. Raises Unavailable when the disk is full.
+    """Make a temporary folder next to the published ones, removed afterwards unless published. Also removes old leftovers of killed
+    imports. Raises Unavailable when the disk is full.
     """
     out_root.mkdir(parents=True, exist_ok=True)
     sweep(out_root)
@@ -371,12 +368,12 @@ def sync(path: Path) -> None:
 def sync_all(folder: Path) -> None:
     """Wait until the files of a folder are on the disk."""
     files = list(folder.iterdir())
-    with ThreadPoolExecutor(max_workers=len(files)) as pool:  # at once, so the disk is told once
+    with ThreadPoolExecutor(max_workers=len(files)) as pool:  # one sync for all
         list(pool.map(sync, files))
 
 
 def publish(folder: Path, *, target: Path) -> bool:
-    """Sync a finished folder and rename it to its final name; return False if the same content is there already."""
+    """Sync a finished folder and rename it to its final name; return False if the same content exists already."""
     sync_all(folder)
     if (target / "meta.json").is_file():
         return False

@@ -1,7 +1,5 @@
-"""Find equal and nearly equal rows in memory that does not grow with their text: signatures and sets are in files.
-
-Per row some 40 bytes are held (its hashes and its bucket in one band); signatures take 512 bytes a row on disk, and the sets of the rows
-that share a bucket with another at most a gigabyte.
+"""Find equal and nearly equal rows, with signatures and sets in files. About 40 bytes per row are in memory (its hashes and its bucket in
+one band); signatures take 512 bytes per row on disk, and the sets of candidate rows at most a gigabyte.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ MAX_SET_BYTES = 1 << 30
 CHUNK = 20_000
 
 Read = Callable[[set[int]], Iterable[tuple[int, str]]]
-"""Streams (row, text) of the rows asked for."""
+"""Streams (row, text) of the requested rows."""
 
 
 @dataclass
@@ -49,7 +47,7 @@ class SimilarRows:
     """Equal and similar rows. Rows are numbered from 0, training rows first.
 
     `same[i]` is the first row with the content of row i; `like[i]` the first row of its cluster of near duplicates. `leaks` are
-    (held-out row, row that is trained on, similarity), one a held-out row.
+    (validation row, train row, similarity), one per validation row.
     """
 
     same: Rows
@@ -62,7 +60,7 @@ class SimilarRows:
 
 
 class DuplicateFinder:
-    """Takes rows in order, then says which are alike. `folder` holds its files; remove it afterwards."""
+    """Takes rows in order, then finds similar ones. `folder` holds its files; remove it afterwards."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +71,7 @@ class DuplicateFinder:
         self.seconds = 0.0
 
     def add(self, contents: Sequence[str], texts: Sequence[str]) -> None:
-        """Take some rows: the content that makes them the same, and the text by which they are alike."""
+        """Add rows: their content, for equality, and their text, for similarity."""
         started = time.perf_counter()
         self._content.extend(_hash(content) for content in contents)
         plain = [normalise(text) for text in texts]
@@ -86,7 +84,7 @@ class DuplicateFinder:
         self._out.close()
 
     def finish(self, *, num_train: int, read: Read, tick: Callable[[float], None]) -> SimilarRows:
-        """Compare all rows. `read` streams the texts of some of them; `tick` is told how far it is, 0 to 1."""
+        """Compare all rows. `read` streams the texts of requested rows; `tick` is called with the progress, 0 to 1."""
         started = time.perf_counter()
         self.close()
         content = np.frombuffer(self._content, dtype=np.uint64)
@@ -101,7 +99,7 @@ class DuplicateFinder:
         return alike
 
     def _candidates(self, rows: Rows, *, num_train: int, tick: Callable[[float], None]) -> tuple[Rows, Rows, bool]:
-        """Return pairs that share a bucket and whose signatures are about as alike as asked, the most alike first."""
+        """Return pairs that share a bucket and whose signatures are similar enough, most similar first."""
         if len(rows) < 2:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), False
         signatures = np.memmap(self._signatures, dtype=np.uint32, mode="r").reshape(-1, NUM_HASHES)
@@ -135,7 +133,7 @@ class DuplicateFinder:
         read: Read,
         tick: Callable[[float], None],
     ) -> None:
-        """Join the pairs that are alike. A pair whose rows are joined already is compared only if it shows a leak."""
+        """Join similar pairs. A pair whose rows are joined already is compared only if it may be a leak."""
         sets, places, full = self._write_sets({*left.tolist(), *right.tolist()}, read)
         alike.limited = alike.limited or full
         clusters = Clusters()
@@ -155,11 +153,11 @@ class DuplicateFinder:
                 tick(0.75 + 0.25 * count / len(left))
         for first, rows in clusters.members().items():
             alike.like[rows] = first
-        alike.like = alike.like[alike.like]  # a copy follows the row that stood for it
+        alike.like = alike.like[alike.like]  # a copy joins its representative
         alike.leaks = [(other, one, similarity) for other, (one, similarity) in leaks.items()]
 
     def _write_sets(self, rows: set[int], read: Read) -> tuple[Hashes, dict[int, tuple[int, int]], bool]:
-        """Write the sets of some rows to a file; return it, where each row's begins and ends, and whether some found no room."""
+        """Write the sets of some rows to a file; return it, the bounds of each row, and whether some exceeded the limit."""
         places: dict[int, tuple[int, int]] = {}
         at, full = 0, False
         with self._sets.open("wb") as out:
@@ -184,7 +182,7 @@ def _keys(signatures: npt.NDArray[np.uint32], rows: Rows, band: int) -> Hashes:
 
 
 def _let_go(signatures: npt.NDArray[np.uint32]) -> None:
-    """Give the memory of a file's pages back; they are read again when they are asked for."""
+    """Release the memory of a file's pages, which are read again on access."""
     signatures._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
@@ -193,7 +191,7 @@ def _hash(text: str) -> int:
 
 
 def _first_of_each(values: npt.NDArray[np.uint64]) -> Rows:
-    """Return for each place the first place that holds the same value; 0 equals nothing."""
+    """Return for each index the first index with the same value; 0 equals nothing."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     firsts = first[inverse].astype(np.int64)
     firsts[values == 0] = np.flatnonzero(values == 0)
@@ -201,7 +199,7 @@ def _first_of_each(values: npt.NDArray[np.uint64]) -> Rows:
 
 
 def _add_equal_leaks(alike: SimilarRows, firsts: Rows, words: npt.NDArray[np.uint64], *, num_train: int) -> None:
-    """Add the held-out rows whose words are those of a row that is trained on, and the copies of held-out rows that leak."""
+    """Add validation rows with the same words as a train row, and copies of leaking validation rows."""
     known = {held: (trained, similarity) for held, trained, similarity in alike.leaks}
     for row in range(num_train, len(words)):
         first = int(firsts[row])

@@ -1,4 +1,4 @@
-"""Rows that are alike, put as a report tells them: clusters with examples, leaks, and the rows that each finding would drop."""
+"""Describe similar rows for a report: clusters with examples, leaks, and the rows that each finding would drop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def describe_duplicates(alike: SimilarRows, rows: Rows) -> Duplicates:
 
 
 def describe_leakage(alike: SimilarRows, rows: Rows, *, same_prompt: Sequence[int]) -> Leakage:
-    """Count held-out rows that are trained on too, and name the first."""
+    """Count validation rows that are in the train split too, and list the first."""
     exact = [held for held, _, _ in alike.leaks if alike.same[held] < rows.num_train]
     leaked = {held for held, _, _ in alike.leaks}
     shown = sorted(alike.leaks, key=lambda leak: (-leak[2], leak[0]))[:LEAKS]
@@ -54,9 +54,8 @@ def describe_leakage(alike: SimilarRows, rows: Rows, *, same_prompt: Sequence[in
 
 
 def rows_to_drop(alike: SimilarRows, rows: Rows, noted: Mapping[str, Sequence[int]]) -> dict[str, dict[str, list[int]]]:
-    """Return the rows that each finding would drop, by split and counted from 0 there.
-
-    Of rows that are alike the first of each split stays. Of a leak the row that is trained on goes, so that the measure stays the same.
+    """Return the rows that each finding would drop, by split and counted from 0. Of similar rows the first in each split is kept. Of a
+    leak the train row is dropped, so that validation does not change.
     """
     lists: dict[str, Sequence[int]] = {
         "exact_duplicates": _extra(alike.same, rows).tolist(),
@@ -72,7 +71,7 @@ def rows_to_drop(alike: SimilarRows, rows: Rows, noted: Mapping[str, Sequence[in
 
 
 def _leaking(alike: SimilarRows, rows: Rows) -> Numbers:
-    """Return the rows to train on that lie in a cluster with a held-out row that leaks: after them another partner would be found."""
+    """Return all train rows in a cluster with a leaking validation row, as each of them would leak."""
     clusters = np.unique(alike.like[[held for held, _, _ in alike.leaks]])
     return np.flatnonzero(np.isin(alike.like[: rows.num_train], clusters))
 
@@ -87,7 +86,7 @@ def _extra(first: Numbers, rows: Rows) -> Numbers:
 
 
 def _clusters(first: Numbers, among: Numbers, rows: Rows) -> list[DuplicateCluster]:
-    """Return the largest clusters of some rows, each with a few of them."""
+    """Return the largest clusters, each with a few of its rows."""
     roots, counts = np.unique(first[among], return_counts=True)
     largest = np.argsort(-counts, kind="stable")[:CLUSTERS]
     largest = largest[counts[largest] > 1]

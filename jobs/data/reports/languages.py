@@ -1,4 +1,4 @@
-"""In which languages rows are written, guessed on rows spread over the dataset."""
+"""Guess the languages of a dataset on a sample of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOKED_AT = 20_000
 
 
 class LanguageCounter:
-    """Guesses the language of at most 20,000 rows, every so many one."""
+    """Guesses the language of at most 20,000 evenly spaced rows."""
 
     def __init__(self, num_rows: int) -> None:
         self._every = max(1, -(-num_rows // LOOKED_AT))
@@ -20,7 +20,7 @@ class LanguageCounter:
         self._guesser = LanguageGuesser()
 
     def add(self, number: int, text: str) -> None:
-        """Consider a row."""
+        """Process a row."""
         if number % self._every == 0:
             self._found[self._guesser.guess(text)] += 1
 

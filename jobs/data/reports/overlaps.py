@@ -1,4 +1,4 @@
-"""Items of benchmarks in the rows of a dataset, and faults of their characters: what is looked for in every row's text."""
+"""Search every row's text for benchmark items, character faults and spelled special tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_items(benchmarks: Iterable[tuple[str, Path]]) -> list[Item]:
 
 
 class OverlapFinder:
-    """Looks for all items in rows as they pass."""
+    """Searches rows for all items."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._index = BenchmarkIndex(items)
@@ -43,7 +43,7 @@ class OverlapFinder:
         self.rows: list[int] = []
 
     def add(self, batch: Batch, rows: Rows) -> None:
-        """Consider some rows."""
+        """Process some rows."""
         for overlap in self._index.search([parts_of(row) for row in batch.rows]):
             number = batch.first + overlap.row
             if not self.rows or self.rows[-1] != number:
@@ -65,7 +65,7 @@ class OverlapFinder:
                 )
 
     def looked(self) -> list[BenchmarkChecked]:
-        """Return what was looked for, and of how many items something was found."""
+        """Return the benchmarks with the number of items found."""
         return [BenchmarkChecked(name=name, items=size, found=len(self._found[name])) for name, size in self._sizes.items()]
 
 
@@ -78,7 +78,7 @@ class FaultCounter:
         self._examples: dict[str, list[RowRef]] = {}
 
     def add(self, number: int, row: Row, rows: Rows) -> None:
-        """Consider a row; each kind counts once a row, however many parts have it."""
+        """Process a row; each kind counts once per row."""
         known: set[str] = set()
         for part in parts_of(row):
             for fault in find_faults(part):
@@ -89,11 +89,11 @@ class FaultCounter:
                     examples = self._examples.setdefault(fault.name, [])
                     if len(examples) < SHOWN_FAULTS:
                         split, place = rows.place(number)
-                        excerpt = fault.excerpt.encode("utf-8", "backslashreplace").decode()  # half a character can't be stored
+                        excerpt = fault.excerpt.encode("utf-8", "backslashreplace").decode()  # a lone surrogate can't be stored
                         examples.append(RowRef(split=split, row=place + 1, text=excerpt))
 
     def faults(self) -> list[FaultReport]:
-        """Return what was found, the worst kind first."""
+        """Return the faults, worst kind first."""
         return [
             FaultReport(name=name, meaning=meaning, rows=self._rows[name], count=self._counts[name], examples=self._examples[name])
             for name, meaning in FAULTS.items()
@@ -102,7 +102,7 @@ class FaultCounter:
 
 
 class ForgeryCounter:
-    """Counts rows whose text spells special tokens of the tokenizer; the renderer splits those, so they are read as plain text."""
+    """Counts rows whose text spells special tokens of the tokenizer, which the renderer splits into plain text."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renders: bool) -> None:
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()]
@@ -111,7 +111,7 @@ class ForgeryCounter:
         self.shown: list[RowRef] = []
 
     def add(self, number: int, row: Row, rows: Rows) -> None:
-        """Consider a row."""
+        """Process a row."""
         for part in parts_of(row) if self._pattern else ():
             match = self._pattern.search(part) if self._pattern else None
             if match:

@@ -1,4 +1,4 @@
-"""The rows of a version as a report reads them: in batches, once from front to back, and a few by number."""
+"""Rows of a version: all of them in batches, or a few by number."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXCERPT = 280
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows in order. `first` is the number of the first, counted from 0 through train, then val."""
+    """Consecutive rows. `first` is the number of the first, counted from 0 through train, then val."""
 
     split: Split
     first: int
@@ -34,7 +34,7 @@ class Batch:
 
 
 class Rows:
-    """A version's folder. Rows have one number through both splits, so that arrays can hold facts about them."""
+    """Rows of a version's folder, numbered consecutively through both splits."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Rows:
         self.num_train = self.counts["train"]
 
     def batches(self) -> Iterator[Batch]:
-        """Yield all rows, a few hundred at a time, fewer where they are long."""
+        """Yield all rows, a few hundred at a time, fewer if they are long."""
         first = 0
         for split in SPLITS:
             if not self.counts[split]:
@@ -58,7 +58,7 @@ class Rows:
         return ("train", number) if number < self.num_train else ("val", number - self.num_train)
 
     def ref(self, number: int, text: str = "") -> RowRef:
-        """Return a row as a report names it."""
+        """Return a row's reference for a report."""
         split, row = self.place(number)
         return RowRef(split=split, row=row + 1, text=excerpt(text))
 
@@ -106,13 +106,13 @@ def parts_of(row: Mapping[str, Any]) -> list[str]:
                 visit(part)
 
     for name, value in row.items():
-        if name != "tools":  # a description of functions, the same in every row
+        if name != "tools":  # descriptions of functions, equal in every row
             visit(value)
     return parts
 
 
 def prompt_of(row: Mapping[str, Any]) -> str:
-    """Return what is asked in a row: all that stands before the first answer; empty for rows that ask nothing."""
+    """Return the prompt of a row: everything before the first answer; empty for rows without one."""
     if isinstance(row.get("messages"), list):
         before = []
         for message in row["messages"]:

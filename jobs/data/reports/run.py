@@ -1,4 +1,4 @@
-"""The job that looks at a dataset before a run does: rows as the trainer will see them, and what may be wrong with them."""
+"""The job of a data report: rows as the trainer will see them, and their problems."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
 REPORT_EVERY_S = 0.5
-COMPARING = 0.2  # the share of the bar that comparing near duplicates takes
+COMPARING = 0.2  # share of the progress bar for the comparison of near duplicates
 
 
 def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResult:
@@ -48,7 +48,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
     (the rows that could be dropped, by reason, counted from 0 in each split).
     """
     payload = spec.payload
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # batches are small; a row's words are not worth a thread
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # batches are too small for threads
     started = time.monotonic()
     tokenizer = load_tokenizer(spec.path(payload.tokenizer)) if payload.tokenizer else byte_tokenizer()
     work = spec.folder / "near"
@@ -80,7 +80,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
 
 
 class ReportBuilder:
-    """A report in progress: every finder gets every row once."""
+    """A report in progress: passes every row once to every finder."""
 
     def __init__(
         self,
@@ -102,13 +102,13 @@ class ReportBuilder:
         self._languages, self._faults = LanguageCounter(rows.total), FaultCounter()
         self._overlaps = OverlapFinder(read_items(benchmarks))
         self._forgeries = ForgeryCounter(tokenizer, renders=kind != DatasetKind.TEXT)
-        self._asked = array("q")  # hashes of the prompts of the rows to train on
+        self._asked = array("q")  # hashes of the prompts of train rows
         self._asked_held_out: list[tuple[int, int]] = []
         self._head: list[int] = []  # the first tokens of a text, for the first window
         self._last_report = 0.0
 
     def read(self) -> None:
-        """Pass over all rows once. Raises JobFailed when asked to stop."""
+        """Read all rows once. Raises JobFailed on a stop request."""
         for batch in self.rows.batches():
             self._consider(batch)
             self._tell((1 - COMPARING) * (batch.first + len(batch.rows)) / self.rows.total, f"{batch.first + len(batch.rows):,} rows read")
@@ -133,13 +133,13 @@ class ReportBuilder:
                 self._head += encoded.strips[0].ids[: 2 * self._question.context + 1]
 
     def _same_prompts(self) -> list[int]:
-        """Return the held-out rows whose prompt is that of a row to train on."""
+        """Return the validation rows whose prompt is in the train split."""
         numbers, hashes = zip(*self._asked_held_out, strict=True) if self._asked_held_out else ((), ())
         shared = np.isin(np.array(hashes, dtype=np.int64), np.array(self._asked, dtype=np.int64))
         return [number for number, is_shared in zip(numbers, shared, strict=True) if is_shared]
 
     def compare(self) -> SimilarRows:
-        """Find the rows that are the same or nearly so."""
+        """Find equal and nearly equal rows."""
 
         def read(numbers: set[int]) -> Iterator[tuple[int, str]]:
             for batch in self.rows.batches():
@@ -160,10 +160,10 @@ class ReportBuilder:
             self._last_report = now
             self._reporter.progress(round(share * self.rows.total), self.rows.total, unit="row", message=message)
             if self._reporter.should_stop():
-                raise JobFailed("The report was stopped on request.", remedy="Ask for it again when you want to.")
+                raise JobFailed("The report was stopped on request.", remedy="Run it again to retry.")
 
     def report(self, alike: SimilarRows, *, droppable: dict[str, int], name: str, seconds: float) -> DataReport:
-        """Return the answer."""
+        """Return the report."""
         tally = self._tally
         epoch, packing = tally.epoch(self._view.trainer, self._question)
         languages, looked_at = self._languages.languages()

@@ -1,4 +1,4 @@
-"""A few rows shown token by token, with what is trained on: the first, some at random, the longest, cut ones, silent ones."""
+"""A few rows token by token, with their trained tokens: the first, random ones, the longest, truncated ones, ones without loss."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from jobs.modeling.token_labels import label_tokens
 
 FIRST, RANDOM, LONGEST, TRUNCATED, SILENT = 3, 6, 3, 3, 5
 SHOWN_TOKENS = 2400
-BEFORE = 200  # tokens shown before the first that is trained on, where a long prompt is shortened
+BEFORE = 200  # tokens of a shortened prompt shown before the first trained one
 SEED = 1
 
 
 class SampleChooser:
-    """Keeps a handful of rows while all pass."""
+    """Samples a few rows of a stream."""
 
     def __init__(self) -> None:
         self._draw = random.Random(SEED)
@@ -35,7 +35,7 @@ class SampleChooser:
         self._passed = 0
 
     def offer(self, number: int, row: Row, encoded: EncodedRow) -> None:
-        """Consider a row."""
+        """Process a row."""
         self._passed += 1
         if len(self._first) < FIRST:
             self._first.append((number, row))
@@ -54,7 +54,7 @@ class SampleChooser:
             self._silent.append((number, row))
 
     def samples(self, rows: Rows, view: View, tokenizer: PreTrainedTokenizerBase) -> list[Sample]:
-        """Show the rows that were kept."""
+        """Return the sampled rows."""
         groups = (
             ("first", self._first),
             ("random", sorted(self._random, key=lambda entry: entry[0])),
@@ -85,7 +85,7 @@ class SampleChooser:
 
 
 def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedTokenizerBase) -> Sample | None:
-    """Show the first window of text that pre-training would draw from these tokens, cut by the trainer itself."""
+    """Return the first pretraining window of these tokens, cut by the trainer's code."""
     if len(head) < 2 * context + 1:
         return None
     tokens = np.asarray(head[: 2 * context + 1], dtype=np.uint32)
@@ -97,7 +97,7 @@ def first_window(head: Sequence[int], *, context: int, tokenizer: PreTrainedToke
 
 
 def pieces_of(strip: Strip, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """Return a strip as tokens to draw. Of a long one the beginning, and the place where training begins if that lies further on."""
+    """Return a strip as tokens to draw: of a long one its beginning and, if later, the beginning of its trained tokens."""
     total = len(strip.ids)
     if total <= SHOWN_TOKENS:
         return [_piece(strip, 0, total, tokenizer, left_out=0)]

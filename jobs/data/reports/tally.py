@@ -1,4 +1,4 @@
-"""Counts over rows as they pass: tokens, cuts, silent and empty rows; and what an epoch of them is."""
+"""Count tokens, truncated rows, rows without loss and empty rows, and describe an epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobs.data.reports.views import EncodedRow
 
 SHOWN = 50
 BARS = 40
-FAR = 6  # times the length that 90% keep within: what is longer shares one bar
+FAR = 6  # multiple of the 90th percentile; longer rows share one bar
 SEED = 1
 
 Array = npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ class Tally:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self._longest: dict[str, array[int]] = {"train": array("i"), "val": array("i")}
-        self._kept = array("i")  # of the train split, one entry a sequence that is trained on
+        self._kept = array("i")  # of the train split, one entry per trained sequence
         self._counts = {split: dict.fromkeys(SplitReport.model_fields, 0) for split in ("train", "val")}
         self.silent: list[int] = []
         self.empty: list[int] = []
@@ -81,7 +81,7 @@ class Tally:
         return reports
 
     def epoch(self, trainer: Trainer, question: ReportQuestion) -> tuple[Epoch, Packing]:
-        """Return one pass over the train split as the trainer makes it, and how full its batches are."""
+        """Describe one epoch of the train split as the trainer batches it, and its padding."""
         sizes = np.array(self._kept, dtype=np.int64)
         batch = question.micro_batch * question.grad_accum_steps
         if trainer == "pretrain":
@@ -143,7 +143,7 @@ def _windows(sizes: Array, question: ReportQuestion, batch: int) -> tuple[Epoch,
 
 
 def summarise(lengths: Array) -> Lengths:
-    """Return the distribution of lengths, with at most 41 bars of equal width; the last holds what is far longer than most as well."""
+    """Return the distribution of lengths, with at most 41 bars of equal width; the last includes outliers."""
     if not len(lengths):
         return Lengths()
     p50, p90, p99 = (int(value) for value in np.percentile(lengths, [50, 90, 99], method="inverted_cdf"))
@@ -166,7 +166,7 @@ def summarise(lengths: Array) -> Lengths:
 
 
 def is_empty(row: Mapping[str, Any]) -> bool:
-    """Return whether a row says nothing: no text at all, or no answer where there should be one."""
+    """Return whether a row has no text, or lacks its answer."""
     if not any(part.strip() for part in parts_of(row)):
         return True
     if isinstance(row.get("messages"), list):

@@ -1,4 +1,4 @@
-"""Rows through the trainer's eyes: for each kind the trainer's own code renders, tokenises, masks and cuts them."""
+"""Encode rows as the trainer does: its own code renders, tokenises, masks and truncates them, for each kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Strip:
-    """Token ids as the network is given them, and which are trained on. Those behind `cut_at` are cut off."""
+    """Token ids of the network's input, with a mask of the trained ones. Those from `cut_at` on are truncated."""
 
     ids: list[int]
     trained: list[bool]
@@ -35,9 +35,8 @@ class Strip:
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row as the trainer encodes it: one strip of tokens, or two for a pair. `problem` says why nothing of it is trained on.
-
-    `refusal` says why it can't be rendered at all.
+    """A row as the trainer encodes it: one strip of tokens, or two for a pair. `problem` is the reason why no token is trained on.
+    `refusal` is the reason why it can't be rendered.
     """
 
     strips: list[Strip] = field(default_factory=list)
@@ -46,27 +45,27 @@ class EncodedRow:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens before the cut."""
+        """Tokens before truncation."""
         return sum(len(strip.ids) for strip in self.strips)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longer strip, before the cut: what the context has to hold."""
+        """Tokens of the longer strip, before truncation."""
         return max((len(strip.ids) for strip in self.strips), default=0)
 
     @property
     def num_kept(self) -> list[int]:
-        """Tokens of each strip after the cut; none of a row that is left out."""
+        """Tokens of each strip after truncation; none of a row that is left out."""
         return [] if self.problem or self.refusal else [strip.cut_at or len(strip.ids) for strip in self.strips]
 
     @property
     def lost_tokens(self) -> int:
-        """Tokens that are cut off."""
+        """Truncated tokens."""
         return sum(len(strip.ids) - strip.cut_at for strip in self.strips if strip.cut_at is not None)
 
     @property
     def loss_tokens(self) -> int:
-        """Positions that are trained on."""
+        """Trained positions."""
         return 0 if self.problem or self.refusal else sum(sum(strip.trained) for strip in self.strips)
 
 
@@ -76,11 +75,11 @@ class View(Protocol):
     trainer: Trainer
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
-        """Return what the trainer makes of rows."""
+        """Return rows as the trainer encodes them."""
 
 
 def make_view(kind: str, *, tokenizer: PreTrainedTokenizerBase, context: int) -> View:
-    """Return the view of a kind. The tokenizer gets the template that the trainer would give it."""
+    """Return the view of a kind. The tokenizer gets the trainer's template."""
     if not tokenizer.is_fast:
         raise InvalidInput("The tokenizer has no fast form (tokenizer.json), which training needs.", field="tokenizer")
     teach_template(tokenizer, chats=kind != DatasetKind.TEXT)
@@ -112,13 +111,13 @@ class TextView:
 
 
 class _RenderedRows:
-    """Rows that a chat template renders, one at a time: `_see` says what the trainer makes of one, or raises InvalidInput."""
+    """Rows rendered by a chat template, one at a time: `_encode` encodes one, or raises InvalidInput."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, context: int) -> None:
         self._tokenizer, self._context = tokenizer, context
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
-        """Return each row as its strips; one that the template refuses or the trainer leaves out says why."""
+        """Return each row as strips, with the reason if the template refuses it or the trainer leaves it out."""
         return [self._encode_or_refuse(row) for row in rows]
 
     def _encode_or_refuse(self, row: Row) -> EncodedRow:
@@ -139,7 +138,7 @@ class _RenderedRows:
 
 
 class ConversationView(_RenderedRows):
-    """Fine-tuning: one conversation a sequence, cut to the context, the answers trained on."""
+    """Fine-tuning: one conversation per sequence, truncated to the context; answers are trained on."""
 
     trainer: Trainer = "sft"
 
@@ -156,7 +155,7 @@ class ConversationView(_RenderedRows):
 
 
 def strip_of(example: Example) -> Strip:
-    """Return an encoded conversation as a strip: the first token is never trained on, as nothing stands before it."""
+    """Return an encoded conversation as a strip: the first token is never trained on, as it has no context."""
     has_loss = example.targets != IGNORE
     has_loss[:1] = False
     rest = len(example.untruncated) - len(has_loss)
@@ -164,7 +163,7 @@ def strip_of(example: Example) -> Strip:
 
 
 class PairView(_RenderedRows):
-    """DPO: a pair is two sequences, the prompt with either answer, the answers trained on."""
+    """DPO: a pair is two sequences, the prompt with either answer; answers are trained on."""
 
     trainer: Trainer = "dpo"
 
@@ -179,7 +178,7 @@ class PairView(_RenderedRows):
 
 
 class RatedView(_RenderedRows):
-    """KTO: an answer that is good or bad behind its prompt, the answer trained on."""
+    """KTO: a prompt with a good or bad answer, which is trained on."""
 
     trainer: Trainer = "kto"
 
@@ -194,7 +193,7 @@ def _side(label: str, side: EncodedSide) -> Strip:
 
 
 class UntrainedView:
-    """Prompts as a network is asked them; anything else as running text."""
+    """Prompts as in generation; other rows as running text."""
 
     trainer: Trainer = "none"
 
@@ -202,7 +201,7 @@ class UntrainedView:
         self._tokenizer, self._asks = tokenizer, asks
 
     def encode(self, rows: Sequence[Row]) -> list[EncodedRow]:
-        """Return each row as one strip without anything trained on."""
+        """Return each row as one strip without trained tokens."""
         if not self._asks:
             return [EncodedRow([Strip(ids, [False] * len(ids))]) for ids in encode_texts(self._tokenizer, [row_text(row) for row in rows])]
         encoded = []

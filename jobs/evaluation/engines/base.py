@@ -78,7 +78,7 @@ Answers = tuple[Answer, ...]
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What an engine computed with: part of what decides a score.
+    """Facts about an engine's computation, which affect a score.
 
     `name` may differ from the engine asked for, with the reason in `fallback`. `bos` says whether a text begins with the begin token.
     """
@@ -119,4 +119,4 @@ class Engine(Protocol):
 
 
 def never_stop() -> None:
-    """Let the work go on."""
+    """Do nothing: a stop check that never stops."""

@@ -77,6 +77,6 @@ def _write(
     def watch(done: int, total: int) -> None:
         reporter.progress(done, total, unit="byte", message=f"Copying {name}")
         if reporter.should_stop() is not None:
-            raise JobFailed("Adding the base was stopped on request.", remedy="Nothing was kept; add it again when you want to.")
+            raise JobFailed("Adding the base was stopped on request.", remedy="No files were kept; add it again to retry.")
 
     copy_checkpoint(path, out, meta=meta, files=base_files(path), move=source.is_ours, keep_free_bytes=keep, watch=watch)

@@ -103,4 +103,4 @@ def _name_base(source: Path, target: Path) -> None:
 
 def _check_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
-        raise JobFailed("The export was stopped on request.", remedy="Nothing was kept; export again when you want to.")
+        raise JobFailed("The export was stopped on request.", remedy="No files were kept; export again to retry.")

@@ -108,7 +108,7 @@ def run_watched(work: Callable[[], PreTrainedTokenizerFast], reporter: Reporter)
     while thread.is_alive():
         thread.join(POLL_S)
         if reporter.should_stop() is not None:
-            raise JobFailed("The training was stopped on request.", remedy="Nothing was kept; train again when you want to.")
+            raise JobFailed("The training was stopped on request.", remedy="No files were kept; train again to retry.")
     if failed:
         raise failed[0]
     return done[0]

@@ -80,7 +80,7 @@ def _batches(texts: TextSample) -> Iterator[list[str]]:
 
 def _check_stop(reporter: Reporter) -> None:
     if reporter.should_stop() is not None:
-        raise JobFailed("The report was stopped on request.", remedy="Start it again when you want it.")
+        raise JobFailed("The report was stopped on request.", remedy="Run it again to retry.")
 
 
 @dataclass

@@ -183,7 +183,7 @@ class _Meter:
         rate = (self._came - first) / (now - began) if now > began else None
         self._reporter.progress(done, self._total, unit="byte", rate=rate, message=f"Fetching {self._name}")
         if self._reporter.should_stop() is not None:
-            raise JobFailed("The download was stopped on request.", remedy="Nothing was kept; add the base again when you want to.")
+            raise JobFailed("The download was stopped on request.", remedy="No files were kept; add the base again to retry.")
 
 
 def _require_free(folder: Path, needed: int, keep: int) -> None:

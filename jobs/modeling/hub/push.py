@@ -39,7 +39,7 @@ def push_folder(folder: Path, *, repo: str, private: bool, message: str, reporte
         for path in files:
             reporter.progress(done, total, unit="byte", message=f"Pushing {path.name} to {repo}")
             if reporter.should_stop() is not None:
-                raise JobFailed("The push was stopped on request.", remedy="Nothing was committed; push again when you want to.")
+                raise JobFailed("The push was stopped on request.", remedy="Nothing was committed; push again to retry.")
             addition = CommitOperationAdd(path_in_repo=path.relative_to(folder).as_posix(), path_or_fileobj=str(path))
             api.preupload_lfs_files(repo, additions=[addition])
             additions.append(addition)

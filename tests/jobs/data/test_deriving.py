@@ -85,7 +85,7 @@ def test_a_filter_keeps_what_meets_every_condition_or_leaves_it_out(tmp_path: Pa
     assert Counter(map(canonical_json, kept)) == Counter(map(canonical_json, wanted))
     rest = rows_of(change(folder, Filter(conditions=(short, three), keep=False))["folder"])
     assert len(rest) + len(kept) == len(rows)
-    with pytest.raises(InvalidInput, match="no row is left to train on"):
+    with pytest.raises(InvalidInput, match="no train row is left"):
         change(folder, Filter(conditions=(Condition(test="contains", value="nowhere"),)))
 
 
