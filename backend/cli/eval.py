@@ -94,7 +94,11 @@ def compare(first: str, second: str, metric: str | None = None, as_json: JsonFla
     gap = comparison.difference
     data: dict[str, Any] = {
         "metric": comparison.metric,
+        "first": {"evaluation": comparison.first.id, "checkpoint": comparison.first.checkpoint},
+        "second": {"evaluation": comparison.second.id, "checkpoint": comparison.second.checkpoint},
         "n": comparison.n,
+        "left_out": comparison.left_out,
+        "clusters": comparison.clusters,
         "difference": gap.value,
         "stderr": gap.stderr,
         "interval": _interval(gap.low, gap.high),
@@ -103,7 +107,9 @@ def compare(first: str, second: str, metric: str | None = None, as_json: JsonFla
         "wins": comparison.wins,
         "losses": comparison.losses,
         "ties": comparison.ties,
-        "method": comparison.method,
+        "procedure": comparison.method,
+        "method": gap.method,
+        "differs": list(comparison.differs),
     }
     shown = "" if gap.low is None else f" [{gap.low:+.4g}, {gap.high:+.4g}]"
     p_text = "" if comparison.p_value is None else f", p = {comparison.p_value:.3g}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.jobs.events import ItemEvent
 from backend.errors import JobFailed
 from jobs.evaluation.items import Scored
@@ -19,6 +20,7 @@ class Ledger:
     def __init__(self, file: Path, reporter: Reporter, *, fingerprint: str) -> None:
         self._file, self._reporter, self._fingerprint = file, reporter, fingerprint
         self.values: dict[str, dict[str, float]] = {}
+        self.clusters: dict[str, float] = {}
         self.total = 0
         self._read()
         self._at_start = len(self.values)
@@ -46,9 +48,10 @@ class Ledger:
             for item in scored:
                 if item.hash in self.values:
                     continue
-                self._reporter.emit(ItemEvent(item_hash=item.hash, position=item.position, values=dict(item.values), shown=item.shown))
-                file.write(json.dumps({"fingerprint": self._fingerprint, "hash": item.hash, "values": item.values}) + "\n")
-                self.values[item.hash] = item.values
+                values = {**item.values, **({CLUSTER: self.clusters[item.hash]} if item.hash in self.clusters else {})}
+                self._reporter.emit(ItemEvent(item_hash=item.hash, position=item.position, values=dict(values), shown=item.shown))
+                file.write(json.dumps({"fingerprint": self._fingerprint, "hash": item.hash, "values": values}) + "\n")
+                self.values[item.hash] = values
         elapsed = time.monotonic() - self._started
         self._report((len(self.values) - self._at_start) / elapsed if elapsed > 0 else 0.0)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backend.domain.data.rows.conversations import conversation_of
+from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
@@ -38,6 +39,7 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     by_window = kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(items)
     ledger = Ledger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
     ledger.expect(len(items))
+    ledger.clusters = dict(zip([item.hash for item in items], cluster_values([item.row for item in items]) or [], strict=False))
     left = items if by_window else [item for item in items if item.hash not in ledger.values]
     for batch in score_items(subject, left, kind=kind, config=config, chat=chat, examples=examples, ledger=ledger):
         ledger.add(batch)

@@ -85,7 +85,7 @@ def draw_ranking(ctx: Context, column: Column) -> None:
     if len(ranks) > 1:
         st.caption(
             f"{'Lower' if column.lower_is_better else 'Higher'} is better. Filled dots are not significantly different from "
-            "the best on the same items (Holm-corrected). Bars are 95 % confidence intervals."
+            "the best: all are judged together on the same items. Bars are 95 % confidence intervals."
         )
     with RANKS.frame():
         for number, rank in enumerate(ranks, 1):

@@ -112,6 +112,36 @@ def clustered_mean_estimate(scores: ArrayLike, clusters: Sequence[Hashable], *, 
     return _clustered_ratio(values, np.ones(len(values)), clusters, level=level, name="mean, clustered")
 
 
+def share_estimate(values: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95) -> Estimate:
+    """Average values between 0 and 1 with Wilson's interval, of as many items as the clusters are worth.
+
+    Values of 0 and 1 without clusters are `proportion_estimate`'s; shared credit for ties makes some of them fractions. With clusters the
+    error is `clustered_mean_estimate`'s, and Wilson's interval gets the effective number of items v(1 - v)/SE^2 and t with C - 1 degrees
+    of freedom (Korn and Graubard 1998, Survey Methodology 24). An error of 0, of values all equal, is false: then the clusters, or items,
+    count as trials.
+    """
+    array = finite_scores(values)
+    if array.min() < 0 or array.max() > 1:
+        raise InvalidInput(f"A share lies between 0 and 1; got {array[(array < 0) | (array > 1)][0]:g}.", field="values")
+    if clusters is None and np.isin(array, (0.0, 1.0)).all():
+        return proportion_estimate(int(array.sum()), len(array), level=level)
+    share, n = float(array.mean()), len(array)
+    if clusters is None:
+        units, critical, ending = n, normal_quantile(level), "ties share credit"
+        stderr = float(array.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+        trials: float = n
+    else:
+        units = cluster_codes(clusters)[1]
+        if units < 2:
+            return Estimate(share, None, None, None, n, "share, clustered: one cluster gives no interval")
+        critical, ending = student_quantile(level, df=units - 1), f"{units} clusters"
+        stderr = clustered_mean_estimate(array, clusters, level=level).stderr or 0.0
+        trials = min(float(n), share * (1 - share) / stderr**2) if stderr > 1e-12 else units
+    low, high = wilson_interval(share, trials, critical=critical)
+    stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}, {ending}")
+
+
 def ratio_estimate(
     numerators: ArrayLike,
     denominators: ArrayLike,
@@ -140,14 +170,18 @@ def ratio_estimate(
     return Estimate(value, None if plain.stderr is None else value * plain.stderr, low, high, plain.n, f"exp of {plain.method}")
 
 
-def perplexity_estimate(nlls: ArrayLike, num_tokens: ArrayLike, *, level: float = 0.95) -> Estimate:
+def perplexity_estimate(
+    nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95
+) -> Estimate:
     """Token perplexity from each document's summed negative log-likelihood (nats) and its number of scored tokens."""
-    return ratio_estimate(nlls, num_tokens, level=level, scale="exp")
+    return ratio_estimate(nlls, num_tokens, clusters=clusters, level=level, scale="exp")
 
 
-def bits_per_byte_estimate(nlls: ArrayLike, num_bytes: ArrayLike, *, level: float = 0.95) -> Estimate:
+def bits_per_byte_estimate(
+    nlls: ArrayLike, num_bytes: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95
+) -> Estimate:
     """Bits per UTF-8 byte from each document's summed negative log-likelihood (nats); comparable between tokenizers."""
-    return ratio_estimate(finite_scores(nlls) / math.log(2), num_bytes, level=level)
+    return ratio_estimate(finite_scores(nlls) / math.log(2), num_bytes, clusters=clusters, level=level)
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

@@ -18,9 +18,10 @@ from backend.errors import InvalidInput
 
 Float32Array = NDArray[np.float32]
 
-SIGNS = 40_000_000
-"""Random signs per ranking: 4,000 draws of 10,000 items take under a second."""
-FEWEST_DRAWS, MOST_DRAWS = 1999, 9999
+DRAWS = 4999
+MANY_UNITS = 2000
+"""From so many items or clusters on, sums under random signs are drawn from the normal distribution that they tend to: within Monte-Carlo
+error of the same bars, and 50 checkpoints on 10,000 items take 0.2 s instead of 1.5 s (docs/benchmarks/coverage.md)."""
 BLOCK = 8_000_000
 ROUNDING = 1e-5
 """Draws this close to the observed statistic count as reaching it: equal sums differ by rounding (single precision)."""
@@ -48,7 +49,7 @@ def rank_jointly(
     clusters: Sequence[Hashable] | None = None,
     lower_is_better: bool = False,
     level: float = 0.95,
-    num_draws: int | None = None,
+    num_draws: int = DRAWS,
     seed: int = 0,
 ) -> JointRanking:
     """Rank checkpoints by `scores` of shape (items, checkpoints), of which the sum decides.
@@ -64,20 +65,19 @@ def rank_jointly(
     if table.ndim != 2 or table.shape[0] < 2 or table.shape[1] < 2 or not np.isfinite(table).all():
         raise InvalidInput("A ranking needs at least two checkpoints with numbers on two shared items.", remedy="Evaluate more items.")
     units = _deviations(-table if lower_is_better else table, clusters)
-    draws = num_draws or int(np.clip(SIGNS // len(units), FEWEST_DRAWS, MOST_DRAWS))
     moments = units.T @ units
     spread = np.sqrt(np.maximum(np.diag(moments)[:, None] + np.diag(moments)[None, :] - 2 * moments, 0.0))
     spread[spread <= 1e-9 * max(float(spread.max()), 1e-300)] = np.inf  # the same on every item: no lead at all
     sums = units.sum(axis=0)
     leads = (sums[None, :] - sums[:, None]) / spread  # [i, j]: lead of j on i
-    flipped = _flip(units, draws, seed)
+    flipped = _flip(units, moments, num_draws, seed)
     worst = _largest_leads(flipped, spread)
     return JointRanking(
         _step_down(leads.max(axis=1), worst),
         *_rank_intervals(leads, worst.max(axis=1), level=level),
         n=len(table),
         clusters=None if clusters is None else len(units),
-        num_draws=draws,
+        num_draws=num_draws,
     )
 
 
@@ -92,9 +92,14 @@ def _deviations(table: FloatArray, clusters: Sequence[Hashable] | None) -> Float
     return np.column_stack([np.bincount(codes, column, count) for column in centred.T]).astype(np.float64)
 
 
-def _flip(units: FloatArray, draws: int, seed: int) -> Float32Array:
-    """Return sums under random signs, shape (draws, checkpoints)."""
+def _flip(units: FloatArray, moments: FloatArray, draws: int, seed: int) -> Float32Array:
+    """Return sums under random signs, shape (draws, checkpoints). `moments` is their covariance."""
     rng, single = np.random.default_rng(seed), units.astype(np.float32)
+    if len(units) >= MANY_UNITS:
+        variances, axes = np.linalg.eigh(moments)
+        normal = rng.standard_normal((draws, len(moments)), dtype=np.float32)
+        factor: Float32Array = (axes * np.sqrt(np.maximum(variances, 0.0))).T.astype(np.float32)
+        return np.asarray(normal @ factor, dtype=np.float32)
     block = max(1, BLOCK // len(units))
     parts = []
     for at in range(0, draws, block):

@@ -5,25 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
+from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind, unlike_settings
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.statistics.multiplicity import holm
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_ratio
+from backend.domain.statistics.ranking import rank_jointly
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, ItemView, ScoreView, get_evaluation, list_evaluations
+from backend.services.evaluation.packed_items import ItemValues, read_item_values
 
 ALPHA = 0.05
 MAX_FLIPS = 200
-MAX_RANKED = 16
+ENOUGH_SHARED = 0.9
+"""Share of the best's items that a checkpoint must have answered to be judged with the others."""
+MAX_RANKED = 100
+CORPUS_SIZE = {"bits_per_byte": "bytes", "nll_per_token": "tokens"}
+"""Metrics that divide summed nats by summed sizes."""
 FACTS_THAT_MUST_AGREE = ("used_chat_template", "unit", "number_format")
+RESULTS_AMONG_FACTS = frozenset({"items", "chance", "tokens"})
+"""Facts that are counts of the outcome, not conditions."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Comparison:
     losses: int
     ties: int
     method: str
+    clusters: int | None  # None: every item counts for itself
+    differs: tuple[str, ...]  # facts that differ without making them incomparable, such as the device
     better: str | None
     flips: tuple[Flip, ...]
 
@@ -87,12 +99,17 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class Rank:
-    """A rank in a column. `p_adjusted` (Holm) is against the best; None for the best itself or where it can't be computed."""
+    """A rank in a column. `p_adjusted`: adjusted p value of "shares first place"; None for the best score or where it can't be computed.
+
+    `rank_low` and `rank_high` enclose the rank, those of all checkpoints together with 95 % confidence; None where there is no test.
+    """
 
     evaluation: EvaluationView
     score: ScoreView
     p_adjusted: float | None
     shares_first_place: bool
+    rank_low: int | None = None
+    rank_high: int | None = None
 
 
 def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None = None) -> Comparison:
@@ -125,6 +142,8 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
         losses=paired.wins if lower else paired.losses,
         ties=paired.ties,
         method=paired.method,
+        clusters=paired.clusters,
+        differs=unlike_facts(first, second),
         better=_better(paired, lower=lower),
         flips=_flips(ctx, first.id, second.id, metric, before, after, common),
     )
@@ -142,6 +161,16 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
         raise Conflict(f"These evaluations can't be compared, because they differ in {', and in '.join(reasons)}.", remedy=remedy)
 
 
+def unlike_facts(first: EvaluationView, second: EvaluationView) -> tuple[str, ...]:
+    """Return the recorded facts in which two comparable evaluations differ, one phrase each: `device (cpu and cuda)`."""
+    facts = [evaluation.facts.model_dump() for evaluation in (first, second)]
+    return tuple(
+        f"{name.replace('_', ' ')} ({facts[0][name]} and {facts[1][name]})"
+        for name in facts[0]
+        if name not in RESULTS_AMONG_FACTS and facts[0][name] != facts[1][name]
+    )
+
+
 def _decisive(evaluation: EvaluationView) -> dict[str, Any]:
     settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}  # what it came to is in the facts
     return {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
@@ -154,19 +183,23 @@ def _values(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
 
 
 def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, float]]) -> PairedComparison:
-    """Pair two lists of item values. Of bits per byte the difference is that of the corpus: summed over summed bytes."""
-    if metric in ("bits_per_byte", "nll_per_token"):
-        size = "bytes" if metric == "bits_per_byte" else "tokens"
+    """Pair two lists of item values, by cluster where the items have one.
+
+    Of bits per byte the difference is that of the corpus: summed over summed bytes.
+    """
+    clusters = next(([item[CLUSTER] for item in side] for side in (before, after) if all(CLUSTER in item for item in side)), None)
+    if metric in CORPUS_SIZE:
+        size = CORPUS_SIZE[metric]
         if any(a[size] != b[size] for a, b in zip(before, after, strict=True)):
             raise InvalidInput(
                 f"The two tokenizers count {size} differently, so {metric} can't be paired.", remedy="Compare bits per byte."
             )
         scale = math.log(2) if size == "bytes" else 1.0  # nats in a bit
         gaps = [(b["sum_nll"] - a["sum_nll"]) / scale for a, b in zip(before, after, strict=True)]
-        return paired_ratio(gaps, [a[size] for a in before])
+        return paired_ratio(gaps, [a[size] for a in before], clusters=clusters)
     if any(metric not in values for values in (*before, *after)):
         raise InvalidInput(f"These evaluations have no metric {metric!r}.", field="metric")
-    return paired_difference([a[metric] for a in before], [b[metric] for b in after])
+    return paired_difference([a[metric] for a in before], [b[metric] for b in after], clusters=clusters)
 
 
 def _better(paired: PairedComparison, *, lower: bool) -> str | None:
@@ -236,9 +269,10 @@ def _column(evaluation: EvaluationView, key: str) -> Column:
 
 
 def rank_column(ctx: Context, key: str) -> list[Rank]:
-    """Order a column's newest scores, best first, each tested against the best in pairs with Holm's correction.
+    """Order a column's newest scores, best first, with those that share the first place and the interval of each rank.
 
-    Those whose difference from the best is not significant share the first place. At most the best 16 are tested.
+    All checkpoints are judged together on the items that they share (`rank_jointly`), two by their paired comparison. At most the best
+    100 are tested.
     """
     newest: dict[str, EvaluationView] = {}
     for evaluation in list_evaluations(ctx, limit=5000):
@@ -249,19 +283,58 @@ def rank_column(ctx: Context, key: str) -> list[Rank]:
         return []
     metric = placed[0][1].metric
     placed.sort(key=lambda pair: pair[1].value if metric in LOWER_IS_BETTER else -pair[1].value)
-    best = _values(ctx, placed[0][0].id)
-    p_values = [_p_against(best, _values(ctx, evaluation.id), metric) for evaluation, _ in placed[1:MAX_RANKED]]
-    tested = [p for p in p_values if p is not None]
-    adjusted = iter(holm(tested))
-    final = [None, *(next(adjusted) if p is not None else None for p in p_values), *([None] * len(placed[MAX_RANKED:]))]
-    return [
-        Rank(evaluation, score, p, shares_first_place=index == 0 or (p is not None and p >= ALPHA))
-        for index, ((evaluation, score), p) in enumerate(zip(placed, final, strict=True))
-    ]
+    places = rank_together(ctx, [evaluation.id for evaluation, _ in placed[:MAX_RANKED]], metric)
+    ranks = []
+    for index, (evaluation, score) in enumerate(placed):
+        p_value, low, high = places.get(evaluation.id, (None, None, None))
+        shares = index == 0 or (p_value is not None and p_value >= ALPHA)
+        ranks.append(Rank(evaluation, score, p_value if index else None, shares, low if shares or low is None else max(low, 2), high))
+    return ranks
 
 
-def _p_against(best: dict[str, dict[str, float]], other: dict[str, dict[str, float]], metric: str) -> float | None:
-    common = [key for key in best if key in other]
-    if len(common) < 2:
-        return None
-    return _pair(metric, [best[key] for key in common], [other[key] for key in common]).p_value
+Place = tuple[float, int, int]
+"""Adjusted p value of sharing first place, lowest and highest rank."""
+
+
+def rank_together(ctx: Context, evaluation_ids: Sequence[str], metric: str) -> dict[str, Place]:
+    """Judge finished evaluations of one column together, best first; those that share too few items with the best are left out.
+
+    Finished evaluations never change, so the last few hundred answers are remembered.
+    """
+    remembered = (tuple(evaluation_ids), metric)
+    if remembered not in _PLACES:
+        if len(_PLACES) >= MAX_REMEMBERED:
+            _PLACES.pop(next(iter(_PLACES)))
+        _PLACES[remembered] = _judge(read_item_values(ctx, evaluation_ids), list(evaluation_ids), metric)
+    return _PLACES[remembered]
+
+
+MAX_REMEMBERED = 500
+_PLACES: dict[tuple[tuple[str, ...], str], dict[str, Place]] = {}
+
+
+def _judge(values: dict[str, ItemValues], evaluation_ids: list[str], metric: str) -> dict[str, Place]:
+    keys, judged = values[evaluation_ids[0]].keys, list[str]()
+    for one in evaluation_ids:
+        shared = np.intersect1d(keys, values[one].keys, assume_unique=True)
+        if len(shared) >= max(2.0, ENOUGH_SHARED * len(keys)):  # one that answered other items must not cost the others theirs
+            keys, judged = shared, [*judged, one]
+    if len(judged) < 2:
+        return {}
+    tables = [values[one].table[np.searchsorted(values[one].keys, keys)] for one in judged]
+    column = "sum_nll" if metric in CORPUS_SIZE else metric
+    if any(column not in values[one].metrics for one in judged):
+        return {}
+    scores = np.column_stack([table[:, values[one].metrics.index(column)] for one, table in zip(judged, tables, strict=True)])
+    first = values[judged[0]]
+    clusters = tables[0][:, first.metrics.index(CLUSTER)] if CLUSTER in first.metrics else None
+    known = np.isfinite(scores).all(axis=1)
+    if known.sum() < 2:
+        return {}
+    scores, labels = scores[known], None if clusters is None else clusters[known].tolist()
+    joint = rank_jointly(scores, clusters=labels, lower_is_better=metric in LOWER_IS_BETTER)
+    p_first = joint.p_first
+    if len(judged) == 2 and metric not in CORPUS_SIZE:  # two: as their comparison says
+        p_value = paired_difference(scores[:, 0], scores[:, 1], clusters=labels).p_value
+        p_first = (1.0, 1.0 if p_value is None else p_value)
+    return dict(zip(judged, zip(p_first, joint.rank_low, joint.rank_high, strict=True), strict=True))

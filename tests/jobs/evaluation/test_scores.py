@@ -68,6 +68,27 @@ def test_one_long_document_is_scored_by_windows_that_together_hold_every_byte(ro
     assert scores["bits_per_byte"]["stderr"] > 0
 
 
+def test_questions_about_one_passage_widen_the_interval(room: EvaluationRoom) -> None:
+    """A network that writes "hat" gets all five questions of a passage right or all wrong."""
+    passages = [
+        f"Passage {n} of the book is long enough to be read as one, and its five questions all have the same answer." for n in range(6)
+    ]
+    rows = [
+        {"question": f"{passage}\nQuestion {m}: h", "choices": ["at", "ut"], "answer": int(n % 3 == 0)}
+        for n, passage in enumerate(passages)
+        for m in range(5)
+    ]
+    room.write("passages", rows)
+    room.write("questions_alone", [{**row, "question": row["question"].rpartition("\n")[2]} for row in rows])
+    reporter = Remembering()
+    together = room.evaluate("writes_hat", "passages", "multiple_choice", job="passages", reporter=reporter)["acc"]
+    alone = room.evaluate("writes_hat", "questions_alone", "multiple_choice", job="alone")["acc"]
+    assert together["value"] == alone["value"] == pytest.approx(2 / 3)
+    assert together["method"] == "Wilson 95 %, 6 clusters"
+    assert together["stderr"] > 2 * alone["stderr"]
+    assert len({event["values"]["cluster"] for event in reporter.of("item")}) == 6
+
+
 def test_bytes_that_the_tokenizer_cannot_write_are_counted_as_lost(room: EvaluationRoom) -> None:
     vocabulary = {token: index for index, token in enumerate(["<|bos|>", "<|end|>", *"abcdefghijklmnopqrstuvwxyz "])}
     letters = PreTrainedTokenizerFast(

@@ -18,6 +18,7 @@ from backend.domain.statistics.estimates import (
     perplexity_estimate,
     proportion_estimate,
     ratio_estimate,
+    share_estimate,
 )
 from backend.errors import InvalidInput
 
@@ -131,3 +132,31 @@ def test_pass_at_k_is_the_binomial_ratio(n: int, c: int, k: int) -> None:
 def test_more_picks_than_samples_are_refused() -> None:
     with pytest.raises(InvalidInput, match="pass@5"):
         pass_at_k(3, 1, 5)
+
+
+def test_share_of_items_in_clusters_is_as_wide_as_the_clusters_make_it() -> None:
+    answers, passages = [1.0] * 10 + [0.0] * 10 + [1.0] * 20, [item // 10 for item in range(40)]
+    alone, together = share_estimate(answers), share_estimate(answers, clusters=passages)
+    assert alone.stderr is not None
+    assert together.stderr is not None
+    assert together.stderr > 2 * alone.stderr
+    assert (together.low or 0.0) < (alone.low or 0.0)
+    assert together.high is not None
+    assert together.high <= 1.0
+    assert together.method == "Wilson 95 %, 4 clusters"
+
+
+def test_share_of_clusters_that_are_all_right_counts_clusters_not_items() -> None:
+    together = share_estimate([1.0] * 40, clusters=[item // 10 for item in range(40)])
+    assert together.high == 1.0
+    assert together.low is not None
+    assert together.low < 0.5
+
+
+def test_share_with_shared_credit_keeps_its_interval_within_bounds() -> None:
+    estimate = share_estimate([1.0] * 9 + [0.5])
+    assert estimate.value == pytest.approx(0.95)
+    assert estimate.high is not None
+    assert 0.95 < estimate.high <= 1.0
+    with pytest.raises(InvalidInput, match=r"got 1\.5"):
+        share_estimate([0.0, 1.5])

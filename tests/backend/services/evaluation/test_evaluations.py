@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -17,7 +18,6 @@ from backend.cli import generate as generate_commands
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.events import event_of
 from backend.domain.jobs.states import Status
-from backend.domain.statistics.multiplicity import holm
 from backend.domain.statistics.paired import mcnemar
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import job_events as outcomes
@@ -169,14 +169,52 @@ def test_leaderboard_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoi
     assert board.columns[1].key not in cells["Oak"]
 
 
-def test_ranking_shares_first_place_unless_the_difference_survives_holm(world: Context) -> None:
+def test_ranking_shares_first_place_among_those_not_behind_in_the_joint_test(world: Context) -> None:
     add_checkpoint(world, "Ash")
     evaluated(world, "Oak", "facts", [1] * 20)
     evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2)
     evaluated(world, "Ash", "facts", [1] * 4 + [0] * 16)
     ranks = rank_column(world, leaderboard(world).columns[0].key)
     assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [("Oak", True), ("Elm", True), ("Ash", False)]
-    assert [rank.p_adjusted for rank in ranks[1:]] == pytest.approx(holm([mcnemar(0, 2), mcnemar(0, 16)]))
+    assert ranks[0].p_adjusted is None
+    assert [(rank.p_adjusted or 0.0) < 0.05 for rank in ranks[1:]] == [False, True]
+    assert [(rank.rank_low, rank.rank_high) for rank in ranks] == [(1, 2), (1, 2), (3, 3)]
+
+
+def test_two_checkpoints_rank_as_their_comparison_says(world: Context) -> None:
+    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    ranks = rank_column(world, leaderboard(world).columns[0].key)
+    assert ranks[1].p_adjusted == pytest.approx(compare(world, oak.id, elm.id).p_value)
+    assert (ranks[1].shares_first_place, ranks[1].rank_low) == (False, 2)
+
+
+def test_sixteen_equal_checkpoints_share_first_place(world: Context) -> None:
+    """Each against the observed best, with Holm's correction, called one of these sixteen worse."""
+    rng = np.random.default_rng(57)
+    hardness = rng.normal(size=40)
+    for number in range(16):
+        add_checkpoint(world, f"Tree {number}")
+        evaluated(world, f"Tree {number}", "facts", (hardness + rng.normal(size=40) < 0.3).astype(int).tolist())
+    ranks = rank_column(world, leaderboard(world).columns[0].key)
+    assert [rank.shares_first_place for rank in ranks] == [True] * 16
+
+
+def test_items_of_one_passage_count_together_in_a_comparison_and_a_ranking(world: Context) -> None:
+    """Four passages of eight questions: one passage went the other way, which eight separate items made significant."""
+    right = {"Oak": [0] * 8 + [1] * 24, "Elm": [1] * 32}
+    both = []
+    for name, answers in right.items():
+        launched = launch_evaluation(world, checkpoint=name, benchmark="facts", person=LOCAL)
+        items = [item(n, {"acc": float(value), "cluster": float(n // 8)}) for n, value in enumerate(answers)]
+        score = {"metric": "acc", "value": sum(answers) / 32, "stderr": 0.1, "low": 0.0, "high": 1.0, "n": 32, "method": ""}
+        finish(world, claim_of(world, launched), items, scores=[score], facts={"unit": "items", "device": name})
+        both.append(launched.id)
+    result = compare(world, *both)
+    assert (result.clusters, result.better, result.method) == (4, None, "paired t test, clustered")
+    assert (result.p_value or 0.0) > 0.05 > mcnemar(8, 0)
+    assert result.differs == ("device (Oak and Elm)",)
+    assert [rank.shares_first_place for rank in rank_column(world, leaderboard(world).columns[0].key)] == [True, True]
 
 
 def test_evaluations_are_listed_newest_first_and_by_checkpoint(world: Context) -> None:
@@ -213,6 +251,16 @@ def command(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
 
     yield run
     get_context.cache_clear()
+
+
+def test_compare_command_states_its_procedure(world: Context, command: Callable[..., dict[str, Any]]) -> None:
+    oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+    elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2, facts={"context": 512})
+    data = command(eval_commands.app, "compare", oak.id, elm.id)
+    assert (data["n"], data["left_out"], data["wins"], data["losses"]) == (32, 0, 10, 2)
+    assert data["p_value"] == pytest.approx(0.03857, abs=1e-5)
+    assert data["interval"][0] > 0
+    assert (data["procedure"], data["clusters"], data["differs"]) == ("exact McNemar", None, ["context (None and 512)"])
 
 
 @pytest.mark.slow
