@@ -12,6 +12,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
+
 SCORING_VERSION = 2
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
 
@@ -44,6 +46,7 @@ METRIC_LABEL: dict[str, str] = {
     "exact_match": "exact match",
     "contains": "answer contained",
     "numeric": "number right",
+    **{name: metric.label for name, metric in SAFETY_METRICS.items()},
 }
 
 MAIN_METRIC: dict[EvaluationKind, str] = {

@@ -124,3 +124,10 @@ def _rows_from(file: pyarrow.parquet.ParquetFile, offset: int) -> Iterator[Row]:
             start = min(skip, batch.num_rows)
             skip -= start
             yield from batch.slice(start).to_pylist()
+
+
+def write_rows(file: Path, rows: Sequence[Row]) -> int:
+    """Write rows to a new file; columns are those of all rows. Returns its size in bytes."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{name: row.get(name) for name in columns} for row in rows]), file)
+    return file.stat().st_size

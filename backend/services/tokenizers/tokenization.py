@@ -105,6 +105,18 @@ def count_tokens(ctx: Context, source: TokenizerSource, texts: Sequence[str]) ->
         raise _translate_errors(error, f"The tokenizer of “{source.name}” can't read the text") from error
 
 
+def token_spans(ctx: Context, source: TokenizerSource, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """Return where each token of each text begins and ends, in characters, with special tokens as text.
+
+    Raises what `count_tokens` raises.
+    """
+    loaded = _load(ctx.artifacts.path(source.folder), specials=False)
+    try:
+        return [encoding.offsets for encoding in loaded.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    except BaseException as error:
+        raise _translate_errors(error, f"The tokenizer of “{source.name}” can't read the text") from error
+
+
 @dataclass(frozen=True)
 class _Loaded:
     tokenizer: Tokenizer

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from backend.domain.evaluation.config import METRIC_LABEL
+from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 
-SHARES = frozenset({"acc", "acc_norm", "exact_match", "contains", "numeric"})
+SHARES = frozenset(
+    {"acc", "acc_norm", "exact_match", "contains", "numeric"}
+    | {name for name, metric in SAFETY_METRICS.items() if metric.is_share and not name.startswith("bias_")}
+)
 
 
 def metric_label(metric: str) -> str:

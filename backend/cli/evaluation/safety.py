@@ -1,0 +1,289 @@
+"""`roundhouse eval safety`: add probes, run them, show drift and card, measure the refusal scorer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.waiting import wait_for_job
+from backend.domain.evaluation.safety.card import format_value
+from backend.domain.evaluation.safety.drift import Drift, Verdict
+from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
+from backend.services.context import LOCAL
+from backend.services.evaluation.evaluations import get_evaluation
+from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
+from backend.services.evaluation.safety.cards import SafetyCard, safety_card
+from backend.services.evaluation.safety.drifts import MARGIN, SafetyDrift, safety_drift
+from backend.services.evaluation.safety.probes import (
+    ProbeView,
+    add_canary_probe,
+    add_extraction_probe,
+    add_injection_probe,
+    add_probe,
+    list_probes,
+    read_file,
+)
+from backend.services.evaluation.safety.runs import read_reports, run_safety
+
+app = typer.Typer(no_args_is_help=True, help="Safety probes, drift and card of checkpoints.")
+CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
+ProbeOption = Annotated[list[str] | None, typer.Option("--probe", help="Only these probes; may be repeated.")]
+
+
+@app.command("add")
+@command
+def add(
+    file: Annotated[Path, typer.Argument(help="XSTest, AdvBench, HarmBench, StrongREJECT, BBQ, Winogender, CrowS-Pairs, ...")],
+    name: Annotated[str, typer.Option(help="Name of the probe.")],
+    probe: Annotated[Probe | None, typer.Option(help="Kind of probe; its columns decide if left out.")] = None,
+    safe: Annotated[bool, typer.Option("--safe", help="Prompts without a label are safe ones.")] = False,
+    occupations: Annotated[Path | None, typer.Option(help="Winogender: occupations-stats.tsv.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="Jailbreaks: a file of templates with {prompt} in them.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a safety probe from a file. With --probe jailbreak the prompts are put into templates."""
+    view = add_probe(
+        get_context(),
+        name=name,
+        rows=read_file(file),
+        source=file.name,
+        person=LOCAL,
+        probe=probe,
+        unsafe=not safe,
+        occupations=read_file(occupations) if occupations else None,
+        templates=read_file(templates) if templates else None,
+    )
+    _emit_probe(view, as_json=as_json)
+
+
+@app.command("add-injection")
+@command
+def add_injection(name: str = "prompt injection", seed: int = 1, as_json: JsonFlag = False) -> None:
+    """Add prompt-injection cases made here: instructions hidden in documents."""
+    _emit_probe(add_injection_probe(get_context(), name=name, seed=seed, person=LOCAL), as_json=as_json)
+
+
+@app.command("add-extraction")
+@command
+def add_extraction(
+    checkpoint: CheckpointOption,
+    name: Annotated[str, typer.Option(help="Name of the probe.")],
+    dataset: Annotated[str | None, typer.Option(help="Dataset; the one of the checkpoint's run if left out.")] = None,
+    prefix_tokens: Annotated[int, typer.Option(min=1)] = 32,
+    suffix_tokens: Annotated[int, typer.Option(min=1)] = 32,
+    limit: Annotated[int, typer.Option(min=1)] = 100,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a memorisation probe: beginnings of training rows, and whether the network continues them exactly."""
+    view = add_extraction_probe(
+        get_context(),
+        name=name,
+        checkpoint=checkpoint,
+        dataset=dataset,
+        prefix_tokens=prefix_tokens,
+        suffix_tokens=suffix_tokens,
+        limit=limit,
+        person=LOCAL,
+    )
+    _emit_probe(view, as_json=as_json)
+
+
+@app.command("add-canaries")
+@command
+def add_canaries(
+    canary: Annotated[list[str], typer.Argument(help="Planted texts, the secret between two #: 'My code is #48213#'.")],
+    name: Annotated[str, typer.Option(help="Name of the probe.")],
+    candidates: int = 200,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a memorisation probe of canaries planted in the training data."""
+    _emit_probe(add_canary_probe(get_context(), name=name, canaries=canary, candidates=candidates, person=LOCAL), as_json=as_json)
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List the safety probes of this installation."""
+    probes = list_probes(get_context())
+    lines = [f"{p.version.dataset:<28} {PROBE_LABEL[p.probe]:<44} {p.items:>6} items  {p.source}" for p in probes]
+    emit({"probes": [_probe_data(p) for p in probes]}, as_json=as_json, text="\n".join(lines) or "No safety probes yet.")
+
+
+@app.command("run")
+@command
+def run(
+    checkpoint: CheckpointOption,
+    probe: ProbeOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items of each probe, drawn with the seed.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 96,
+    seed: int = 1,
+    again: Annotated[bool, typer.Option("--again", help="Measure again even if the same was measured before.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the safety probes on a checkpoint."""
+    ctx = get_context()
+    launched = run_safety(
+        ctx, checkpoint=checkpoint, person=LOCAL, probes=probe or (), limit=limit, max_tokens=max_tokens, seed=seed, again=again
+    )
+    if wait:
+        for evaluation in launched:
+            if evaluation.job_id and evaluation.is_active:
+                wait_for_job(ctx, evaluation.job_id)
+        launched = [get_evaluation(ctx, evaluation.id) for evaluation in launched]
+    reports = read_reports(ctx, [evaluation.id for evaluation in launched])
+    data = [
+        {
+            "evaluation": e.id,
+            "probe": e.benchmark,
+            "status": e.status.value,
+            "scores": [
+                {"metric": s.metric, "value": s.value, "interval": _interval(s.low, s.high), "n": s.n, "method": s.method} for s in e.scores
+            ],
+            "report": reports.get(e.id, {}),
+        }
+        for e in launched
+    ]
+    lines = [
+        f"{e.benchmark}: {e.status.value}" + "".join(_score_line(s.metric, s.value, s.low, s.high, s.n) for s in e.scores) for e in launched
+    ]
+    line = agreement_line(ctx)
+    emit({"checkpoint": checkpoint, "evaluations": data, "scorer": line}, as_json=as_json, text="\n".join([*lines, line]))
+
+
+@app.command("drift")
+@command
+def drift(
+    checkpoint: CheckpointOption,
+    base: Annotated[str | None, typer.Option(help="Compare with this one; the base of the fine-tune if left out.")] = None,
+    probe: ProbeOption = None,
+    margin: Annotated[float, typer.Option(help="Largest change towards unsafe that passes.")] = MARGIN,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit with status 1 unless the verdict is PASS.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show what a fine-tune changed in safety: paired differences on the same items, and the verdict."""
+    ctx = get_context()
+    result = safety_drift(ctx, checkpoint=checkpoint, base=base, probes=probe or (), margin=margin)
+    emit({**drift_data(result), "scorer": agreement_line(ctx)}, as_json=as_json, text=drift_text(result))
+    if gate and result.verdict is not Verdict.PASS:
+        note(f"The safety gate says {result.verdict.value}.")
+        raise typer.Exit(1)
+
+
+@app.command("card")
+@command
+def card(checkpoint: CheckpointOption, base: str | None = None, as_json: JsonFlag = False) -> None:
+    """Print the safety card of a checkpoint."""
+    result = safety_card(get_context(), checkpoint, base=base)
+    emit(card_data(result), as_json=as_json, text=result.markdown)
+
+
+@app.command("agreement")
+@command
+def agreement(
+    file: Annotated[Path | None, typer.Option(help="Answers with human labels (refusal or compliance); measured and stored.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure the refusal scorer on human labels; without --file show what was measured here."""
+    ctx = get_context()
+    if file is not None:
+        add_agreement(ctx, rows=read_file(file), file=file.name, person=LOCAL)
+    measured = list_agreements(ctx)
+    emit(
+        {"agreements": [one.dump() for one in measured], "scorer": agreement_line(ctx)},
+        as_json=as_json,
+        text="\n".join(one.sentence for one in measured) or agreement_line(ctx),
+    )
+
+
+def _emit_probe(view: ProbeView, *, as_json: bool) -> None:
+    emit(_probe_data(view), as_json=as_json, text=f"{view.version.label}: {PROBE_LABEL[view.probe]}, {view.items} items")
+
+
+def _probe_data(view: ProbeView) -> dict[str, Any]:
+    return {
+        "probe": view.version.dataset,
+        "version": view.version.label,
+        "kind": view.probe.value,
+        "items": view.items,
+        "source": view.source,
+    }
+
+
+def drift_data(result: SafetyDrift) -> dict[str, Any]:
+    """Return a drift as JSON."""
+    return {
+        "base": result.base.name,
+        "checkpoint": result.checkpoint.name,
+        "verdict": result.verdict.value,
+        "margin": result.margin,
+        "sentences": result.sentences,
+        "changes": [_change_data(change) for change in result.changes],
+        "unmeasured": list(result.unmeasured),
+    }
+
+
+def _change_data(change: Drift) -> dict[str, Any]:
+    gap = change.difference
+    return {
+        "probe": change.probe,
+        "metric": change.metric,
+        "before": change.before,
+        "after": change.after,
+        "difference": gap.value if gap else None,
+        "interval": _interval(gap.low, gap.high) if gap else None,
+        "method": gap.method if gap else "",
+        "n": change.n,
+        "items": change.total,
+        "missing": {"before": change.missing_before, "after": change.missing_after},
+        "verdict": change.verdict.value,
+        "reason": change.reason,
+        "sentence": change.sentence(),
+    }
+
+
+def drift_text(result: SafetyDrift) -> str:
+    """Return a drift as lines for a terminal."""
+    lines = [f"{result.verdict.value}: {result.base.name} -> {result.checkpoint.name}, margin {100 * result.margin:g} points"]
+    lines += [f"  {change.verdict.value:<12} {change.probe}: {change.sentence()} ({change.reason})" for change in result.changes]
+    lines += [f"  not measured on both: {name}" for name in result.unmeasured]
+    return "\n".join(lines)
+
+
+def card_data(result: SafetyCard) -> dict[str, Any]:
+    """Return a safety card as JSON."""
+    return {
+        "checkpoint": result.checkpoint.name,
+        "scores": [
+            {
+                "probe": s.probe.value,
+                "benchmark": s.benchmark,
+                "metric": s.metric,
+                "value": s.value,
+                "interval": _interval(s.low, s.high),
+                "n": s.n,
+                "missing": s.missing,
+                "method": s.method,
+            }
+            for s in result.scores
+        ],
+        "scorer": result.agreement,
+        "drift": drift_data(result.drift) if result.drift else None,
+        "markdown": result.markdown,
+    }
+
+
+def _score_line(metric: str, value: float, low: float | None, high: float | None, n: int) -> str:
+    return f"\n  {METRICS[metric].label if metric in METRICS else metric:<36} {_value(metric, value, low, high)}  n = {n}"
+
+
+def _value(metric: str, value: float, low: float | None, high: float | None) -> str:
+    return format_value(metric, value, low, high) if metric in METRICS else f"{value:.4g}"
+
+
+def _interval(low: float | None, high: float | None) -> list[float] | None:
+    return None if low is None or high is None else [low, high]

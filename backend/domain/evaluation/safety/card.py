@@ -1,0 +1,93 @@
+"""The safety card: what was measured, by which scorer, with intervals, and what was not. Markdown for a checkpoint's README.md. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.evaluation.safety.probes import METRICS, NEUTRAL, PROBE_LABEL, Probe
+
+HEADING = "## Safety"
+BIAS = frozenset({Probe.BBQ, Probe.PRONOUNS, Probe.STEREOTYPES})
+
+
+@dataclass(frozen=True)
+class CardScore:
+    """One score on a card. `missing` items could not be judged: they count neither as safe nor as unsafe."""
+
+    probe: Probe
+    benchmark: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    missing: int
+    method: str
+
+
+def format_value(metric: str, value: float, low: float | None = None, high: float | None = None) -> str:
+    """Format a value with its interval: `62.5 % [41.0, 80.1]`; a bias score or gap without percent."""
+    scale, digits, unit = (100, 1, " %") if METRICS[metric].is_share and not metric.startswith("bias_") else (1, 2, "")
+    text = f"{scale * value:.{digits}f}{unit}"
+    return text if low is None or high is None else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def direction(metric: str) -> str:
+    """Return which side of a metric is safer."""
+    safer = METRICS[metric].higher_is_safer
+    if safer is None:
+        neutral = NEUTRAL.get(metric, 0.0)
+        return f"neutral at {100 * neutral:g} %" if metric == "stereotype" else f"neutral at {neutral:g}"
+    return "higher is safer" if safer else "lower is safer"
+
+
+def render_card(
+    scores: Sequence[CardScore],
+    *,
+    agreement: str,
+    drift: Sequence[str] = (),
+    base: str = "",
+    verdict: str = "",
+    unmeasured: Sequence[str] = (),
+) -> str:
+    """Return the card as Markdown. Names come from users: pipes and line breaks in them are dropped."""
+    if not scores:
+        return f"{HEADING}\n\nNot measured.\n"
+    lines = [HEADING, "", "| probe | benchmark | metric | value [95 % interval] | items | missing |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {PROBE_LABEL[s.probe]} | {_plain(s.benchmark)} | {METRICS[s.metric].label} ({direction(s.metric)}) "
+        f"| {format_value(s.metric, s.value, s.low, s.high)} | {s.n} | {s.missing} |"
+        for s in scores
+    ]
+    lines += ["", f"Scorer of refusals: {_plain(agreement)}. Missing items could not be judged and count neither as safe nor as unsafe."]
+    if any(score.probe in BIAS for score in scores):
+        lines += ["Bias by likelihood: sentences or answers are compared by a causal network's log-likelihood, not by a masked model's."]
+    if any(score.value == 0 and score.metric != "stereotype_gap" for score in scores):
+        lines += ["A share of 0 of n items may truly be as high as 3/n (rule of three)."]
+    if base:
+        lines += ["", f"Change from `{_plain(base)}` on the same items: **{verdict}**."]
+        lines += [f"- {_plain(sentence)}" for sentence in drift] or ["- No change towards unsafe is shown by an interval."]
+    if unmeasured:
+        lines += [f"Not measured on both: {', '.join(map(_plain, unmeasured))}."]
+    return "\n".join(lines) + "\n"
+
+
+def join_card(readme: str, card: str) -> str:
+    """Return a README with the card in it, in place of an earlier one."""
+    start = readme.find(HEADING + "\n")
+    if start < 0:
+        return f"{readme.rstrip()}\n\n{card}" if readme.strip() else card
+    following = readme.find("\n## ", start + len(HEADING))
+    rest = readme[following + 1 :] if following >= 0 else ""
+    return readme[:start] + card + (f"\n{rest}" if rest else "")
+
+
+def missing_of(report: Mapping[str, Any], metric: str) -> int:
+    """Return how many items of a report lack a metric; of a disambiguated bias score unknown answers are none."""
+    return 0 if metric == "bias_disambiguated" else int((report.get("missing") or {}).get(metric, 0))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())

@@ -1,0 +1,71 @@
+"""The safety card of a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backend.domain.evaluation.safety.card import CardScore, missing_of, render_card
+from backend.domain.evaluation.safety.probes import Probe
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
+from backend.services.context import Context
+from backend.services.evaluation.safety.agreements import agreement_line
+from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
+from backend.services.evaluation.safety.runs import list_results
+
+
+@dataclass(frozen=True)
+class SafetyCard:
+    """Scores of a checkpoint on the safety probes, with what they are worth, and the drift from its base where both were measured."""
+
+    checkpoint: CheckpointView
+    scores: tuple[CardScore, ...]
+    agreement: str
+    drift: SafetyDrift | None
+    problem: str = ""  # why there is no drift, where there could be one
+    pending: int = 0
+
+    @property
+    def markdown(self) -> str:
+        """The card as Markdown."""
+        drift = self.drift
+        return render_card(
+            self.scores,
+            agreement=self.agreement,
+            drift=drift.sentences if drift else (),
+            base=drift.base.name if drift else "",
+            verdict=drift.verdict.value if drift else "",
+            unmeasured=drift.unmeasured if drift else (),
+        )
+
+
+def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> SafetyCard:
+    """Return the safety card of a checkpoint. Raises NotFound."""
+    subject = resolve_checkpoint(ctx, checkpoint)
+    results = list_results(ctx, subject.id)
+    scores = tuple(
+        CardScore(
+            probe=result.probe.probe,
+            benchmark=result.evaluation.benchmark,
+            metric=score.metric,
+            value=score.value,
+            low=score.low,
+            high=score.high,
+            n=score.n,
+            missing=missing_of(result.report, score.metric),
+            method=score.method,
+        )
+        for result in sorted(results, key=lambda r: list(Probe).index(r.probe.probe))
+        if result.is_finished
+        for score in result.evaluation.scores
+    )
+    drift, problem = None, ""
+    if scores and (base or subject.parent_id):
+        try:
+            drift = safety_drift(ctx, checkpoint=subject.id, base=base)
+        except (Conflict, InvalidInput, NotFound) as error:
+            problem = str(error)
+        if drift is not None and not drift.changes:
+            drift = None
+    pending = sum(result.evaluation.is_active for result in results)
+    return SafetyCard(subject, scores, agreement_line(ctx), drift, problem, pending)

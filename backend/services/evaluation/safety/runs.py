@@ -1,0 +1,119 @@
+"""Run the installation's safety probes on a checkpoint, and read what they gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.db.tables import Evaluation, EvaluationItem
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.safety.probes import GENERATED, Probe
+from backend.domain.jobs.states import Status
+from backend.errors import NotFound
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import Context, Person
+from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation, list_evaluations
+from backend.services.evaluation.safety.probes import ProbeView, list_probes, read_metas
+
+MAX_TOKENS = 96
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class SafetyResult:
+    """A probe on a checkpoint, with the report that `complete_scores` stored."""
+
+    probe: ProbeView
+    evaluation: EvaluationView
+    report: dict[str, Any]
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether its scores are there."""
+        return self.evaluation.status is Status.FINISHED and bool(self.report)
+
+
+def run_safety(
+    ctx: Context,
+    *,
+    checkpoint: str,
+    person: Person,
+    probes: Sequence[str] = (),
+    limit: int | None = None,
+    max_tokens: int = MAX_TOKENS,
+    seed: int = 1,
+    again: bool = False,
+) -> list[EvaluationView]:
+    """Queue an evaluation of a checkpoint on every probe, or on those named; the same measurement is made once.
+
+    Raises NotFound for an unknown probe, or where the installation has none, and what `launch_evaluation` raises.
+    """
+    subject = resolve_checkpoint(ctx, checkpoint)
+    return [
+        launch_evaluation(
+            ctx,
+            checkpoint=subject.id,
+            benchmark=view.version.label,
+            config=config_of(view.probe, view, limit=limit, max_tokens=max_tokens, seed=seed),
+            person=person,
+            again=again,
+        )
+        for view in pick_probes(ctx, probes)
+    ]
+
+
+def config_of(probe: Probe, view: ProbeView, *, limit: int | None, max_tokens: int, seed: int) -> EvaluationConfig:
+    """Return how a probe is evaluated. Training rows are continued as plain text, as they were learned."""
+    items = None if limit is None or limit >= view.items else limit
+    if probe is Probe.EXTRACTION:
+        return EvaluationConfig(limit=items, seed=seed, chat="off", max_tokens=view.version.provenance.get("tokens") or max_tokens)
+    if probe in GENERATED:
+        return EvaluationConfig(limit=items, seed=seed, max_tokens=max_tokens, batch_size=BATCH)
+    return EvaluationConfig(kind="multiple_choice", limit=items, seed=seed)
+
+
+def pick_probes(ctx: Context, names: Sequence[str] = ()) -> list[ProbeView]:
+    """Return the probes of some names, or all. Raises NotFound."""
+    probes = list_probes(ctx)
+    if not probes:
+        raise NotFound("There is no safety probe yet.", remedy="Add one with `roundhouse eval safety add FILE --name NAME`.")
+    if not names:
+        return probes
+    by = {view.version.dataset: view for view in probes}
+    unknown = [name for name in names if name not in by]
+    if unknown:
+        raise NotFound(f"There is no safety probe “{unknown[0]}”.", remedy=f"There is {', '.join(by)}.", field="probe")
+    return [by[name] for name in names]
+
+
+def list_results(ctx: Context, checkpoint_id: str) -> list[SafetyResult]:
+    """Return the newest evaluation of a checkpoint on each probe, by probe."""
+    probes = {view.version.id: view for view in list_probes(ctx)}
+    newest: dict[str, EvaluationView] = {}
+    for evaluation in list_evaluations(ctx, checkpoint_id=checkpoint_id):
+        if evaluation.version_id in probes and evaluation.version_id not in newest:
+            newest[evaluation.version_id] = evaluation
+    reports = read_reports(ctx, [evaluation.id for evaluation in newest.values()])
+    return [SafetyResult(probes[key], evaluation, reports.get(evaluation.id, {})) for key, evaluation in newest.items()]
+
+
+def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what was stored beside the scores of safety evaluations, by evaluation."""
+    with ctx.db.read() as session:
+        rows = session.execute(select(Evaluation.id, Evaluation.config).where(Evaluation.id.in_(evaluation_ids)))
+        return {key: dict(config["safety"]) for key, config in rows if config.get("safety")}
+
+
+def read_values(ctx: Context, evaluation_id: str) -> dict[int, dict[str, float]]:
+    """Return every item's values by position; empty values are an item that could not be judged."""
+    query = select(EvaluationItem.position, EvaluationItem.values).where(EvaluationItem.evaluation_id == evaluation_id)
+    with ctx.db.read() as session:
+        return {position: dict(values) for position, values in session.execute(query)}
+
+
+def metas_of(ctx: Context, view: ProbeView) -> list[dict[str, Any]]:
+    """Return what a probe's rows carry for the rules."""
+    return read_metas(ctx, view.version.folder or "")
