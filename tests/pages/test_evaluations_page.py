@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
+from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
 from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import ScoreDot, difference_figure, score_figure
@@ -45,17 +46,32 @@ def test_empty_page_leads_to_the_first_evaluation(site: Context) -> None:
     assert "No checkpoints yet" in plain_words(open_page(PAGE, new="1"))
 
 
-def test_scores_are_shown_with_intervals_and_who_shares_the_first_place(world: Context) -> None:
+def test_matrix_shows_scores_with_intervals_and_who_is_tied_for_first(world: Context) -> None:
     evaluated(world, "Oak", "facts", [1] * 20)
-    evaluated(world, "Elm", "facts", [1] * 4 + [0] * 16)
+    evaluated(world, "Elm", "facts", [1] * 19 + [0])
     launch_evaluation(world, checkpoint="Elm", benchmark="stories", person=LOCAL)
     app = open_page(PAGE)
     shown = plain_words(app)
     assert "90.0 to 110.0 %" in shown  # Oak's interval, as reported
+    assert "tied · 85.0 to 105.0 %" in shown
+    assert "Waiting" in shown
+    assert not app.error
+    oak = next(checkpoint.id for checkpoint in list_checkpoints(world) if checkpoint.name == "Oak")
+    run = [button for button in app.button if button.label == "Run"]
+    assert len(run) == 1  # Oak has not read the stories
+    assert str(run[0].key).endswith(oak)
+    run[0].click().run()
+    assert (list_evaluations(world)[0].checkpoint, list_evaluations(world)[0].benchmark) == ("Oak", "stories@1")
+
+
+def test_leaderboard_orders_a_benchmark_and_marks_what_was_lost(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1] * 20, facts={"lost_bytes": 3})
+    evaluated(world, "Elm", "facts", [1] * 4 + [0] * 16)
+    shown = plain_words(open_page(PAGE, benchmark=read_board(world).columns[0].key))
     assert "best score" in shown
     assert "p < 0.001" in shown
-    assert "queued" in shown
-    assert not app.error
+    assert "3 bytes lost by the tokenizer" in shown
+    assert "no scores any more" in plain_words(open_page(PAGE, benchmark="nothing"))
 
 
 def test_form_launches_one_evaluation_for_each_checkpoint(world: Context) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.clusters import CLUSTER
-from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind, unlike_settings
+from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, unlike_settings
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_ratio
@@ -63,38 +63,6 @@ class Comparison:
     differs: tuple[str, ...]  # facts that differ without making them incomparable, such as the device
     better: str | None
     flips: tuple[Flip, ...]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A benchmark with its settings: evaluations in one column are comparable."""
-
-    key: str
-    benchmark: str
-    kind: EvaluationKind
-    metric: str
-    detail: str  # what sets it apart from another column of the same benchmark
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Return whether small numbers are good."""
-        return self.metric in LOWER_IS_BETTER
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A checkpoint's newest score in a column."""
-
-    evaluation_id: str
-    score: ScoreView
-
-
-@dataclass(frozen=True)
-class Leaderboard:
-    """Checkpoints by benchmarks. `rows`: (checkpoint id, name, column key -> cell), newest checkpoint first."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, str, dict[str, Cell]], ...]
 
 
 @dataclass(frozen=True)
@@ -240,48 +208,24 @@ def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[Evaluation
     return list(newest.values())
 
 
-def leaderboard(ctx: Context) -> Leaderboard:
-    """Return every checkpoint's newest finished score on every benchmark. Evaluations that may not be compared get columns of their own."""
-    evaluations = [e for e in list_evaluations(ctx, limit=5000) if e.status is Status.FINISHED and e.main_score is not None]
-    columns: dict[str, Column] = {}
-    rows: dict[str, tuple[str, str, dict[str, Cell]]] = {}
-    for evaluation in evaluations:
-        key = column_key(evaluation)
-        columns.setdefault(key, _column(evaluation, key))
-        score = evaluation.main_score
-        assert score is not None
-        _, _, cells = rows.setdefault(evaluation.checkpoint_id, (evaluation.checkpoint_id, evaluation.checkpoint, {}))
-        cells.setdefault(key, Cell(evaluation.id, score))
-    return Leaderboard(tuple(sorted(columns.values(), key=lambda column: (column.benchmark, column.detail))), tuple(rows.values()))
-
-
 def column_key(evaluation: EvaluationView) -> str:
     """Return the key of the column of evaluations comparable with this one."""
     decisive = json.dumps([evaluation.version_id, _decisive(evaluation)], sort_keys=True)
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
 
 
-def _column(evaluation: EvaluationView, key: str) -> Column:
-    settings = evaluation.settings
-    parts = [f"{settings['shots']} shown" if settings.get("shots") else "", f"{settings['limit']} items" if settings.get("limit") else ""]
-    parts += ["chat" if evaluation.facts.used_chat_template else "", settings["split"] if settings.get("split") in ("train", "val") else ""]
-    return Column(key, evaluation.benchmark, evaluation.kind, MAIN_METRIC[evaluation.kind], ", ".join(part for part in parts if part))
-
-
-def rank_column(ctx: Context, key: str) -> list[Rank]:
-    """Order a column's newest scores, best first, with those that share the first place and the interval of each rank.
+def rank_evaluations(ctx: Context, evaluations: Sequence[EvaluationView], *, metric: str | None = None) -> list[Rank]:
+    """Order comparable evaluations by a metric, best first, with those that share the first place and the interval of each rank.
 
     All checkpoints are judged together on the items that they share (`rank_jointly`), two by their paired comparison. At most the best
     100 are tested.
     """
-    newest: dict[str, EvaluationView] = {}
-    for evaluation in list_evaluations(ctx, limit=5000):
-        if evaluation.status is Status.FINISHED and evaluation.main_score is not None and column_key(evaluation) == key:
-            newest.setdefault(evaluation.checkpoint_id, evaluation)
-    placed = [(evaluation, score) for evaluation in newest.values() if (score := evaluation.main_score) is not None]
+    if not evaluations:
+        return []
+    metric = metric or MAIN_METRIC[evaluations[0].kind]
+    placed = [(evaluation, score) for evaluation in evaluations if (score := evaluation.score(metric)) is not None]
     if not placed:
         return []
-    metric = placed[0][1].metric
     placed.sort(key=lambda pair: pair[1].value if metric in LOWER_IS_BETTER else -pair[1].value)
     places = rank_together(ctx, [evaluation.id for evaluation, _ in placed[:MAX_RANKED]], metric)
     ranks = []

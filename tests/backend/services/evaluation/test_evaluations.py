@@ -22,7 +22,7 @@ from backend.domain.statistics.paired import mcnemar
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
-from backend.services.evaluation.comparisons import compare, leaderboard, rank_column
+from backend.services.evaluation.comparisons import compare, rank_evaluations
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations, list_items, stop_evaluation
 from backend.services.jobs.jobs import list_jobs
 from tests.support.battle_world import add_checkpoint
@@ -158,23 +158,12 @@ def test_unlike_evaluations_are_not_compared_and_the_reasons_are_named(world: Co
         compare(world, plain.id, waiting.id)
 
 
-def test_leaderboard_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoint(world: Context) -> None:
-    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
-    newest = evaluated(world, "Elm", "facts", [1, 1, 1, 0])
-    evaluated(world, "Elm", "facts", [1, 0, 0, 0], shots=2)
-    board = leaderboard(world)
-    assert [(column.benchmark, column.detail) for column in board.columns] == [("facts@1", ""), ("facts@1", "2 shown")]
-    cells = {name: cells for _, name, cells in board.rows}
-    assert cells["Elm"][board.columns[0].key].evaluation_id == newest.id
-    assert board.columns[1].key not in cells["Oak"]
-
-
 def test_ranking_shares_first_place_among_those_not_behind_in_the_joint_test(world: Context) -> None:
     add_checkpoint(world, "Ash")
     evaluated(world, "Oak", "facts", [1] * 20)
     evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2)
     evaluated(world, "Ash", "facts", [1] * 4 + [0] * 16)
-    ranks = rank_column(world, leaderboard(world).columns[0].key)
+    ranks = rank_evaluations(world, list_evaluations(world))
     assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [("Oak", True), ("Elm", True), ("Ash", False)]
     assert ranks[0].p_adjusted is None
     assert [(rank.p_adjusted or 0.0) < 0.05 for rank in ranks[1:]] == [False, True]
@@ -184,7 +173,7 @@ def test_ranking_shares_first_place_among_those_not_behind_in_the_joint_test(wor
 def test_two_checkpoints_rank_as_their_comparison_says(world: Context) -> None:
     oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
     elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
-    ranks = rank_column(world, leaderboard(world).columns[0].key)
+    ranks = rank_evaluations(world, list_evaluations(world))
     assert ranks[1].p_adjusted == pytest.approx(compare(world, oak.id, elm.id).p_value)
     assert (ranks[1].shares_first_place, ranks[1].rank_low) == (False, 2)
 
@@ -196,7 +185,7 @@ def test_sixteen_equal_checkpoints_share_first_place(world: Context) -> None:
     for number in range(16):
         add_checkpoint(world, f"Tree {number}")
         evaluated(world, f"Tree {number}", "facts", (hardness + rng.normal(size=40) < 0.3).astype(int).tolist())
-    ranks = rank_column(world, leaderboard(world).columns[0].key)
+    ranks = rank_evaluations(world, list_evaluations(world))
     assert [rank.shares_first_place for rank in ranks] == [True] * 16
 
 
@@ -214,7 +203,7 @@ def test_items_of_one_passage_count_together_in_a_comparison_and_a_ranking(world
     assert (result.clusters, result.better, result.method) == (4, None, "paired t test, clustered")
     assert (result.p_value or 0.0) > 0.05 > mcnemar(8, 0)
     assert result.differs == ("device (Oak and Elm)",)
-    assert [rank.shares_first_place for rank in rank_column(world, leaderboard(world).columns[0].key)] == [True, True]
+    assert [rank.shares_first_place for rank in rank_evaluations(world, list_evaluations(world))] == [True, True]
 
 
 def test_evaluations_are_listed_newest_first_and_by_checkpoint(world: Context) -> None:

@@ -1,0 +1,51 @@
+"""Rules of the board: which metric a column shows, what must be said beside a score, which names are the same benchmark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind
+from backend.domain.jobs.results import EvaluationFacts
+from backend.domain.wording import plural
+
+
+def choose_metric(kind: EvaluationKind, values: Mapping[str, Sequence[float]]) -> str:
+    """Return the metric that a column shows until another is chosen: the main one, unless all its scores are 0 and another's are not.
+
+    Exact match of answers in sentences is 0 for everyone while many contain the right answer: a board of zeros would order nothing.
+
+    Example:
+        >>> choose_metric(EvaluationKind.GENERATION, {"exact_match": [0.0, 0.0], "contains": [0.34, 0.2]})
+        'contains'
+    """
+    main = MAIN_METRIC[kind]
+    if main not in values:
+        return next(iter(values), main)
+    if main in LOWER_IS_BETTER or any(values[main]):
+        return main
+    return next((metric for metric, scores in values.items() if metric not in LOWER_IS_BETTER and any(scores)), main)
+
+
+def caveats(facts: EvaluationFacts) -> tuple[str, ...]:
+    """Return why a score must not be read as it stands: text that the tokenizer lost, questions that were cut."""
+    truncated = getattr(facts, "truncated", 0) or 0
+    found = [
+        f"{plural(facts.lost_bytes, 'byte')} lost by the tokenizer" if facts.lost_bytes else "",
+        f"{plural(int(truncated), 'item')} truncated to the context" if truncated else "",
+    ]
+    return tuple(text for text in found if text)
+
+
+def same_benchmark(first: str, second: str) -> bool:
+    """Return whether two names mean one benchmark: without version, case and punctuation.
+
+    Example:
+        >>> same_benchmark("arc_easy", "ARC easy@2")
+        True
+    """
+    return _bare(first) == _bare(second)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.partition("@")[0]).casefold()

@@ -1,0 +1,206 @@
+"""The board of evaluations: a matrix of checkpoints by benchmarks, the metric it shows, and who is first in each column."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.db.tables import ImportedEvaluation
+from backend.domain.evaluation.boards import caveats, choose_metric, same_benchmark
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.jobs.states import Status
+from backend.services.context import Context
+from backend.services.evaluation.comparisons import Rank, column_key, rank_evaluations
+from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
+
+LIMIT = 5000
+"""Evaluations on the board, newest first."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A benchmark with its settings: evaluations in one column may be compared. `config` launches another one.
+
+    `detail` sets it apart from another column of the same benchmark; `metrics` are those that its scores have.
+    """
+
+    key: str
+    benchmark: str
+    version_id: str
+    kind: EvaluationKind
+    detail: str
+    metrics: tuple[str, ...]
+    metric: str
+    config: EvaluationConfig
+
+    @property
+    def label(self) -> str:
+        """Return the benchmark with its detail: `facts@1 (5 shots)`."""
+        return f"{self.benchmark} ({self.detail})" if self.detail else self.benchmark
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A checkpoint in a column: its newest finished evaluation, and one that is active or ended without scores if that is newer."""
+
+    finished: EvaluationView | None = None
+    pending: EvaluationView | None = None
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """Return why the score must not be read as it stands."""
+        return caveats(self.finished.facts) if self.finished else ()
+
+
+@dataclass(frozen=True)
+class ImportedRow:
+    """Scores that another program measured, by the key of the column that they are shown beside."""
+
+    id: str
+    model: str
+    source: str
+    cells: dict[str, tuple[ScoreView, ...]]
+
+
+@dataclass(frozen=True)
+class BoardRow:
+    """A checkpoint with its cells by column key."""
+
+    checkpoint_id: str
+    checkpoint: str
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Columns by benchmark, rows by their newest evaluation. `imported` rows take no part in ranks."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[BoardRow, ...]
+    imported: tuple[ImportedRow, ...] = ()
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether an evaluation on the board is queued or running."""
+        return any(cell.pending is not None and cell.pending.is_active for row in self.rows for cell in row.cells.values())
+
+    def column(self, key: str) -> Column | None:
+        """Return the column of a key, if there is one."""
+        return next((column for column in self.columns if column.key == key), None)
+
+    def scored(self, key: str) -> list[EvaluationView]:
+        """Return the finished evaluations of a column."""
+        return [cell.finished for row in self.rows if (cell := row.cells.get(key)) and cell.finished]
+
+
+def read_board(ctx: Context) -> Board:
+    """Return the board of the newest evaluations: scores only, no items."""
+    evaluations = list_evaluations(ctx, limit=LIMIT)
+    columns: dict[str, list[EvaluationView]] = {}
+    column_of_settings: dict[str, str] = {}
+    finished = {e.id: column_key(e) for e in evaluations if e.status is Status.FINISHED and e.scores}
+    for evaluation in evaluations:
+        if (key := finished.get(evaluation.id)) is not None:
+            columns.setdefault(key, []).append(evaluation)
+            column_of_settings.setdefault(_settings_key(evaluation), key)
+    rows: dict[str, BoardRow] = {}
+    for evaluation in evaluations:
+        settings = _settings_key(evaluation)
+        key = finished.get(evaluation.id) or column_of_settings.setdefault(settings, settings)
+        columns.setdefault(key, [evaluation])
+        row = rows.setdefault(evaluation.checkpoint_id, BoardRow(evaluation.checkpoint_id, evaluation.checkpoint, {}))
+        row.cells[key] = _add_to_cell(row.cells.get(key, Cell()), evaluation, has_scores=evaluation.id in finished)
+    ordered = sorted((_column(key, members) for key, members in columns.items()), key=lambda column: (column.benchmark, column.detail))
+    return Board(_told_apart(ordered), tuple(rows.values()), _imported(ctx, ordered))
+
+
+def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None) -> dict[str, dict[str, Rank]]:
+    """Return the rank of each evaluation in each of some columns, by column and evaluation. Reads packed values, no items."""
+    chosen = metrics or {}
+    ranks: dict[str, dict[str, Rank]] = {}
+    for column in board.columns:
+        if column.key in keys:
+            found = rank_evaluations(ctx, board.scored(column.key), metric=chosen.get(column.key, column.metric))
+            ranks[column.key] = {rank.evaluation.id: rank for rank in found}
+    return ranks
+
+
+def _settings_key(evaluation: EvaluationView) -> str:
+    text = json.dumps([evaluation.version_id, evaluation.settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _add_to_cell(cell: Cell, evaluation: EvaluationView, *, has_scores: bool) -> Cell:
+    """Add an evaluation, newest first: what is older than the newest scores says nothing more."""
+    if cell.finished is not None:
+        return cell
+    if has_scores:
+        return replace(cell, finished=evaluation)
+    return cell if cell.pending is not None else replace(cell, pending=evaluation)
+
+
+def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
+    newest = evaluations[0]
+    metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.scores))
+    values = {metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics}
+    return Column(
+        key=key,
+        benchmark=newest.benchmark,
+        version_id=newest.version_id,
+        kind=newest.kind,
+        detail=_detail(newest),
+        metrics=metrics,
+        metric=choose_metric(newest.kind, values),
+        config=newest.config,
+    )
+
+
+def _detail(evaluation: EvaluationView) -> str:
+    settings = evaluation.settings
+    shots, limit, split = settings.get("shots"), settings.get("limit"), settings.get("split")
+    parts = [
+        f"{shots}-shot" if shots else "",
+        f"{limit} items" if limit else "",
+        "chat template" if evaluation.facts.used_chat_template else "",
+        f"{split} split" if split in ("train", "val") else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _told_apart(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Number the columns whose labels are the same: they differ in a setting that the label does not name."""
+    labels = [column.label for column in columns]
+    told = []
+    for place, column in enumerate(columns):
+        if labels.count(column.label) > 1:
+            number = f"settings {1 + labels[:place].count(column.label)}"
+            column = replace(column, detail=f"{column.detail}, {number}" if column.detail else number)
+        told.append(column)
+    return tuple(told)
+
+
+def _imported(ctx: Context, columns: Sequence[Column]) -> tuple[ImportedRow, ...]:
+    with ctx.db.read() as session:
+        stored = list(session.scalars(select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.id)))
+    rows: dict[tuple[str, str], ImportedRow] = {}
+    for one in stored:
+        row = rows.setdefault((one.model, one.content_hash), ImportedRow(one.id, one.model, one.source, {}))
+        for column in columns:
+            if same_benchmark(one.benchmark, column.benchmark):
+                row.cells.setdefault(column.key, read_scores(one.scores))
+    return tuple(rows.values())
+
+
+def read_scores(stored: Sequence[Mapping[str, Any]]) -> tuple[ScoreView, ...]:
+    """Return imported scores as views; an interval is given where the file gave a standard error."""
+    scores = []
+    for one in stored:
+        value, stderr = float(one["value"]), one.get("stderr")
+        low, high = (None, None) if stderr is None else (value - 1.96 * stderr, value + 1.96 * stderr)
+        scores.append(ScoreView(one["metric"], value, stderr, low, high, one.get("n") or 0, "as imported, 1.96 standard errors"))
+    return tuple(scores)

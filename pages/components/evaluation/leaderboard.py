@@ -1,0 +1,122 @@
+"""Leaderboard of one benchmark: dots with intervals, who is tied for first, and any two rows against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from backend.domain.evaluation.boards import caveats
+from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.services.context import Context
+from backend.services.evaluation.board import Board, Column
+from backend.services.evaluation.comparisons import Rank, rank_evaluations
+from pages.components import routes
+from pages.components.charts.style import STATIC
+from pages.components.evaluation.charts import ScoreDot, score_figure
+from pages.components.evaluation.matrix import draw_metric_choice, metric_of
+from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
+from pages.components.frame import empty_state, plain
+from pages.components.links import row_link
+from pages.components.tables import WidgetTable, draw_table
+
+PAGE = routes.EVALUATIONS
+RANKS = WidgetTable(
+    "ranking", {"Rank": 0.7, "Checkpoint": 3.0, "Score": 1.4, "95 % interval": 2.0, "Items": 1.0, "Significance": 1.6}, heading=2
+)
+
+
+def draw_leaderboard(ctx: Context, board: Board, key: str) -> None:
+    """Draw the leaderboard of a column of the board."""
+    column = board.column(key)
+    if column is None:
+        empty_state("This leaderboard has no scores any more.", page=PAGE, label="All evaluations")
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.subheader(plain(column.label), anchor=False, width="stretch")
+        draw_metric_choice(column)
+    metric = metric_of(column)
+    ranks = rank_evaluations(ctx, board.scored(key), metric=metric)
+    if not ranks:
+        empty_state("No finished evaluation has this metric yet.", page=PAGE, label="All evaluations")
+        return
+    _draw_figure(ranks, column, metric=metric)
+    _draw_ranks(ranks, metric=metric)
+    _draw_pair(ranks)
+    _draw_imported(board, column, metric=metric)
+
+
+def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
+    dots = [
+        ScoreDot(rank.evaluation.checkpoint, rank.score.value, rank.score.low, rank.score.high, rank.shares_first_place) for rank in ranks
+    ]
+    chance = ranks[0].evaluation.facts.chance if metric in ("acc", "acc_norm") else None
+    st.plotly_chart(
+        score_figure(dots, metric=metric, chance=chance),
+        key=f"ranking_{column.key}_{metric}",
+        config=STATIC,
+        alt=f"{metric_label(metric)} of {len(dots)} checkpoints with intervals",
+    )
+    words = f"{'Lower' if metric in LOWER_IS_BETTER else 'Higher'} is better. Bars are 95 % confidence intervals."
+    if len(ranks) > 1:
+        words += " Filled dots are tied for first: not significantly different from the best on the same items."
+    st.caption(words)
+
+
+def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
+    with RANKS.frame():
+        for number, rank in enumerate(ranks, 1):
+            columns = RANKS.row(rank.evaluation.id)
+            columns[0].text("1" if rank.shares_first_place else str(number))
+            with columns[1]:
+                row_link(
+                    rank.evaluation.checkpoint,
+                    page=PAGE,
+                    query={"evaluation": rank.evaluation.id},
+                    icon="deployed_code",
+                    key=f"rank_{rank.evaluation.id}",
+                )
+            with columns[2]:
+                st.text(score_text(metric, rank.score.value))
+                for caveat in caveats(rank.evaluation.facts):
+                    st.caption(f":material/warning: {plain(caveat)}")
+            columns[3].text(interval_text(metric, rank.score.low, rank.score.high) or "no interval")
+            columns[4].text(f"{rank.score.n:,}")
+            with columns[5]:
+                if number == 1:
+                    st.caption("best score")
+                elif st.button(
+                    p_text(rank.p_adjusted),
+                    type="tertiary",
+                    icon=":material/compare_arrows:",
+                    key=f"versus_{rank.evaluation.id}",
+                    wrap=True,
+                ):
+                    st.switch_page(PAGE, query_params={"first": ranks[0].evaluation.id, "second": rank.evaluation.id})
+
+
+def _draw_pair(ranks: Sequence[Rank]) -> None:
+    """Draw the choice of two rows to compare."""
+    if len(ranks) < 2:
+        st.caption("Evaluate another checkpoint with the same settings to compare item by item.")
+        return
+    names = {rank.evaluation.id: rank.evaluation.checkpoint for rank in ranks}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        first = st.selectbox("Compare", list(names), format_func=names.__getitem__, key="pair_first", width=300)
+        others = [key for key in names if key != first]
+        second = st.selectbox("with", others, format_func=names.__getitem__, key=f"pair_second_{first}", width=300)
+        if st.button("Compare items", icon=":material/compare_arrows:", key="pair_compare"):
+            st.switch_page(PAGE, query_params={"first": first, "second": second})
+
+
+def _draw_imported(board: Board, column: Column, *, metric: str) -> None:
+    rows = []
+    for row in board.imported:
+        score = next((one for one in row.cells.get(column.key, ()) if one.metric == metric), None)
+        if score is not None:
+            interval = interval_text(metric, score.low, score.high)
+            rows.append({"Model": row.model, "Score": score_text(metric, score.value), "95 % interval": interval, "Source": row.source})
+    if rows:
+        st.markdown("**Imported scores**")
+        st.caption("Measured by other programs, with settings that may differ. They are not ranked and not tested against ours.")
+        draw_table(rows, key=f"imported_{column.key}", alt="Imported scores")

@@ -1,0 +1,193 @@
+"""Matrix of checkpoints by benchmarks: the best of a column and those tied with it, runs that are missing, runs under way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from backend.domain.jobs.states import Status
+from backend.services.context import Context, Person
+from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board
+from backend.services.evaluation.comparisons import Rank
+from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
+from pages.components import routes
+from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+from pages.components.tables import WidgetTable
+
+PAGE = routes.EVALUATIONS
+ROWS, COLUMNS = 15, 6
+"""Checkpoints on one page of the matrix, and benchmarks shown until others are chosen."""
+LEGEND = (
+    ":material/trophy: best score. **tied** not significantly different from the best on the same items. "
+    ":material/warning: score with a caveat. Small print: 95 % confidence intervals."
+)
+
+
+def metric_of(column: Column) -> str:
+    """Return the metric that the visitor chose for a column, or its own."""
+    chosen = st.session_state.get(f"metric_{column.key}")
+    return chosen if chosen in column.metrics else column.metric
+
+
+def draw_metric_choice(column: Column) -> None:
+    """Draw the choice of the metric that a column shows."""
+    if len(column.metrics) > 1:
+        st.selectbox(
+            "Metric",
+            list(column.metrics),
+            index=column.metrics.index(column.metric),
+            format_func=metric_label,
+            key=f"metric_{column.key}",
+            width=240,
+        )
+
+
+def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
+    """Draw filters and the matrix, refreshed every two seconds while an evaluation is active."""
+    columns = _draw_filters(board)
+    text = str(st.session_state.get("matrix_filter") or "").casefold()
+
+    @st.fragment(run_every=2 if board.is_active else None)
+    def table() -> None:
+        now = read_board(ctx) if board.is_active else board
+        if board.is_active and not now.is_active:
+            st.rerun()
+        rows = [row for row in now.rows if text in row.checkpoint.casefold()]
+        shown, number = _draw_pages(rows)
+        metrics = {column.key: metric_of(column) for column in columns}
+        ranks = rank_board(ctx, now, [column.key for column in columns], metrics=metrics)
+        _draw_table(ctx, person, columns, shown, metrics=metrics, ranks=ranks, page=number)
+
+    table()
+    st.caption(LEGEND)
+
+
+def _draw_filters(board: Board) -> list[Column]:
+    """Draw the filters; return the columns that are shown."""
+    labels = {column.key: column.label for column in board.columns}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input("Checkpoints", key="matrix_filter", placeholder="All; type to filter", width=240)
+        chosen = st.multiselect(
+            "Benchmarks",
+            list(labels),
+            default=list(labels)[:COLUMNS],
+            format_func=labels.__getitem__,
+            key="matrix_columns",
+            placeholder="All",
+            width="stretch",
+        )
+        with st.popover("Metrics", icon=":material/tune:"):
+            for column in board.columns:
+                if column.key in (chosen or labels) and len(column.metrics) > 1:
+                    st.selectbox(
+                        plain(column.label),
+                        list(column.metrics),
+                        index=column.metrics.index(metric_of(column)),
+                        format_func=metric_label,
+                        key=f"metric_{column.key}",
+                    )
+    return [column for column in board.columns if column.key in chosen or not chosen][: 2 * COLUMNS]
+
+
+def _draw_pages(rows: Sequence[BoardRow]) -> tuple[Sequence[BoardRow], int]:
+    pages = max(1, -(-len(rows) // ROWS))
+    number = 1
+    if pages > 1:
+        number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key="matrix_page", width=130))
+    return rows[(number - 1) * ROWS : number * ROWS], number
+
+
+def _draw_table(
+    ctx: Context,
+    person: Person,
+    columns: Sequence[Column],
+    rows: Sequence[BoardRow],
+    *,
+    metrics: Mapping[str, str],
+    ranks: Mapping[str, Mapping[str, Rank]],
+    page: int,
+) -> None:
+    if not rows:
+        st.caption("No checkpoint has this name.")
+        return
+    titles = {f"{column.label} · {metric_label(metrics[column.key])}": 1.6 for column in columns}
+    table = WidgetTable("matrix", {"Checkpoint": 2.2, **titles})
+    with table.frame():
+        heads = table.row("heads")
+        heads[0].caption("Leaderboards")
+        for place, column in zip(heads[1:], columns, strict=True):
+            with place:
+                row_link("Open", page=PAGE, query={"benchmark": column.key}, icon="leaderboard", key=f"board_{column.key}")
+        for row in rows:
+            places = table.row(row.checkpoint_id)
+            with places[0]:
+                row_link(
+                    row.checkpoint,
+                    page=routes.CHECKPOINTS,
+                    query={"checkpoint": row.checkpoint_id},
+                    icon="deployed_code",
+                    key=f"matrix_{page}_{row.checkpoint_id}",
+                )
+            for place, column in zip(places[1:], columns, strict=True):
+                cell = row.cells.get(column.key, Cell())
+                _draw_cell(ctx, person, place, row, column, cell, metric=metrics[column.key], ranks=ranks.get(column.key, {}))
+
+
+def _draw_cell(
+    ctx: Context,
+    person: Person,
+    place: DeltaGenerator,
+    row: BoardRow,
+    column: Column,
+    cell: Cell,
+    *,
+    metric: str,
+    ranks: Mapping[str, Rank],
+) -> None:
+    key = f"{column.key}_{row.checkpoint_id}"
+    with place.container(gap=None):
+        if cell.finished is not None:
+            _draw_score(cell, metric=metric, rank=ranks.get(cell.finished.id), first=next(iter(ranks), None), key=key)
+        if cell.pending is not None:
+            draw_pending(cell.pending, key=key)
+        elif cell.finished is None and st.button(
+            "Run", type="tertiary", icon=":material/play_arrow:", key=f"run_{key}", help=plain(f"{column.label} on {row.checkpoint}")
+        ):
+            with errors_shown():
+                launch_evaluation(ctx, checkpoint=row.checkpoint_id, benchmark=column.version_id, config=column.config, person=person)
+                st.rerun()
+
+
+def _draw_score(cell: Cell, *, metric: str, rank: Rank | None, first: str | None, key: str) -> None:
+    evaluation = cell.finished
+    score = evaluation.score(metric) if evaluation else None
+    if evaluation is None or score is None:
+        st.caption(f"no {metric_label(metric).lower()}")
+        return
+    is_first = evaluation.id == first
+    mark = (":material/trophy: " if is_first else "") + (":material/warning: " if cell.caveats else "")
+    value = plain(score_text(metric, score.value))
+    label = mark + (f"**{value}**" if is_first else value)
+    details = "; ".join([f"{score.n:,} items", *cell.caveats])
+    if st.button(label, type="tertiary", key=f"cell_{key}", help=plain(details)):
+        st.switch_page(PAGE, query_params={"evaluation": evaluation.id})
+    tied = "tied · " if rank is not None and rank.shares_first_place and not is_first else ""
+    st.caption(tied + plain(interval_text(metric, score.low, score.high) or "no interval"))
+
+
+def draw_pending(evaluation: EvaluationView, *, key: str) -> None:
+    """Draw an evaluation that waits, runs or ended without scores, as a link to it."""
+    progress = evaluation.progress
+    if evaluation.is_active and progress and progress.total:
+        label, icon = f"{progress.done:,.0f} of {progress.total:,.0f}", "progress_activity"
+    elif evaluation.is_active:
+        label, icon = "Waiting" if evaluation.status is Status.QUEUED else "Starting", "schedule"
+    else:
+        label, icon = ("Failed", "error") if evaluation.status is Status.FAILED else ("Stopped", "block")
+    row_link(label, page=PAGE, query={"evaluation": evaluation.id}, icon=icon, key=f"pending_{key}")
+    if evaluation.status is Status.RUNNING and progress and progress.total:
+        st.progress(progress.share)

@@ -1,0 +1,74 @@
+"""The board: comparable evaluations in one column, the newest of each checkpoint, pending ones where their scores will be."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.statistics.multiplicity import holm
+from backend.domain.statistics.paired import mcnemar
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.board import rank_board, read_board
+from backend.services.evaluation.evaluations import launch_evaluation
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of, evaluated, finish, item
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """Three checkpoints and a benchmark."""
+    for name in ("Oak", "Elm", "Ash"):
+        add_checkpoint(ctx, name)
+    add_benchmark(ctx, "facts", CHOICES)
+    return ctx
+
+
+def test_board_keeps_unlike_evaluations_apart_and_the_newest_of_a_checkpoint(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
+    newest = evaluated(world, "Elm", "facts", [1, 1, 1, 0])
+    evaluated(world, "Elm", "facts", [1, 0, 0, 0], shots=2)
+    board = read_board(world)
+    assert [column.label for column in board.columns] == ["facts@1", "facts@1 (2-shot)"]
+    cells = {row.checkpoint: row.cells for row in board.rows}
+    finished = cells["Elm"][board.columns[0].key].finished
+    assert finished is not None
+    assert finished.id == newest.id
+    assert board.columns[1].key not in cells["Oak"]
+
+
+def test_an_evaluation_under_way_stands_in_the_column_of_its_settings(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
+    waiting = launch_evaluation(world, checkpoint="Elm", benchmark="facts", person=LOCAL)
+    other = launch_evaluation(world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL)
+    board = read_board(world)
+    assert board.is_active
+    assert len(board.columns) == 2
+    cells = next(row.cells for row in board.rows if row.checkpoint == "Elm")
+    pending = [cells[column.key].pending for column in board.columns]
+    assert [one.id for one in pending if one] == [waiting.id, other.id]
+    again = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, again=True)
+    (cell,) = [row.cells[board.columns[0].key] for row in read_board(world).rows if row.checkpoint == "Oak"]
+    assert cell.finished is not None  # the earlier scores stay while the new ones are measured
+    assert cell.pending is not None
+    assert cell.pending.id == again.id
+
+
+def test_ranking_shares_first_place_unless_the_difference_survives_holm(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1] * 20)
+    evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2)
+    evaluated(world, "Ash", "facts", [1] * 4 + [0] * 16)
+    board = read_board(world)
+    ranks = list(rank_board(world, board, [board.columns[0].key])[board.columns[0].key].values())
+    assert [(rank.evaluation.checkpoint, rank.shares_first_place) for rank in ranks] == [("Oak", True), ("Elm", True), ("Ash", False)]
+    assert [rank.p_adjusted for rank in ranks[1:]] == pytest.approx(holm([mcnemar(0, 2), mcnemar(0, 16)]))
+
+
+def test_a_board_of_zeros_shows_the_metric_that_tells_checkpoints_apart(world: Context) -> None:
+    add_benchmark(world, "questions", [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(4)])
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", person=LOCAL)
+    score = {"stderr": None, "low": None, "high": None, "n": 4, "method": "Wilson 95 %"}
+    scores = [{"metric": "exact_match", "value": 0.0, **score}, {"metric": "contains", "value": 0.5, **score}]
+    items = [item(n, {"exact_match": 0.0, "contains": float(n % 2)}) for n in range(4)]
+    finish(world, claim_of(world, launched), items, scores=scores, facts={"unit": "items"})
+    (column,) = read_board(world).columns
+    assert (column.metric, column.metrics) == ("contains", ("exact_match", "contains"))
