@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind
-from backend.domain.jobs.results import EvaluationFacts
 from backend.domain.wording import plural
 
 
@@ -27,14 +26,13 @@ def choose_metric(kind: EvaluationKind, values: Mapping[str, Sequence[float]]) -
     return next((metric for metric, scores in values.items() if metric not in LOWER_IS_BETTER and any(scores)), main)
 
 
-def caveats(facts: EvaluationFacts) -> tuple[str, ...]:
-    """Return why a score must not be read as it stands: text that the tokenizer lost, questions that were cut."""
-    truncated = getattr(facts, "truncated", 0) or 0
-    found = [
-        f"{plural(facts.lost_bytes, 'byte')} lost by the tokenizer" if facts.lost_bytes else "",
-        f"{plural(int(truncated), 'item')} truncated to the context" if truncated else "",
+def caveats(*, lost_bytes: int, truncated: int) -> tuple[str, ...]:
+    """Return why a score must not be read as it stands: text that the tokenizer lost, items that were cut to the context."""
+    texts = [
+        f"{plural(lost_bytes, 'byte')} lost by the tokenizer" if lost_bytes else "",
+        f"{plural(truncated, 'item')} truncated to the context" if truncated else "",
     ]
-    return tuple(text for text in found if text)
+    return tuple(text for text in texts if text)
 
 
 def same_benchmark(first: str, second: str) -> bool:

@@ -54,7 +54,7 @@ class Cell:
     @property
     def caveats(self) -> tuple[str, ...]:
         """Return why the score must not be read as it stands."""
-        return caveats(self.finished.facts) if self.finished else ()
+        return caveats_of(self.finished) if self.finished else ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,11 @@ def read_board(ctx: Context) -> Board:
         row.cells[key] = _add_to_cell(row.cells.get(key, Cell()), evaluation, has_scores=evaluation.id in finished)
     ordered = sorted((_column(key, members) for key, members in columns.items()), key=lambda column: (column.benchmark, column.detail))
     return Board(_told_apart(ordered), tuple(rows.values()), _imported(ctx, ordered))
+
+
+def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
+    """Return why the scores of an evaluation must not be read as they stand."""
+    return caveats(lost_bytes=evaluation.facts.lost_bytes, truncated=int(getattr(evaluation.facts, "truncated", 0) or 0))
 
 
 def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None) -> dict[str, dict[str, Rank]]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from backend.domain.evaluation.boards import caveats
 from backend.domain.evaluation.config import LOWER_IS_BETTER
 from backend.services.context import Context
-from backend.services.evaluation.board import Board, Column
+from backend.services.evaluation.board import Board, Column, caveats_of
 from backend.services.evaluation.comparisons import Rank, rank_evaluations
 from pages.components import routes
 from pages.components.charts.style import STATIC
@@ -78,7 +77,7 @@ def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
                 )
             with columns[2]:
                 st.text(score_text(metric, rank.score.value))
-                for caveat in caveats(rank.evaluation.facts):
+                for caveat in caveats_of(rank.evaluation):
                     st.caption(f":material/warning: {plain(caveat)}")
             columns[3].text(interval_text(metric, rank.score.low, rank.score.high) or "no interval")
             columns[4].text(f"{rank.score.n:,}")

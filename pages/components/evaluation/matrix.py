@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from backend.domain.evaluation.config import LOWER_IS_BETTER
 from backend.domain.jobs.states import Status
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board
@@ -114,7 +115,7 @@ def _draw_table(
     if not rows:
         st.caption("No checkpoint has this name.")
         return
-    titles = {f"{column.label} · {metric_label(metrics[column.key])}": 1.6 for column in columns}
+    titles = {_title(column, metrics[column.key]): 1.6 for column in columns}
     table = WidgetTable("matrix", {"Checkpoint": 2.2, **titles})
     with table.frame():
         heads = table.row("heads")
@@ -135,6 +136,10 @@ def _draw_table(
             for place, column in zip(places[1:], columns, strict=True):
                 cell = row.cells.get(column.key, Cell())
                 _draw_cell(ctx, person, place, row, column, cell, metric=metrics[column.key], ranks=ranks.get(column.key, {}))
+
+
+def _title(column: Column, metric: str) -> str:
+    return f"{column.label} · {metric_label(metric)}{' (lower is better)' if metric in LOWER_IS_BETTER else ''}"
 
 
 def _draw_cell(
