@@ -116,7 +116,7 @@ def read_board(ctx: Context) -> Board:
         row = rows.setdefault(evaluation.checkpoint_id, BoardRow(evaluation.checkpoint_id, evaluation.checkpoint, {}))
         row.cells[key] = _add_to_cell(row.cells.get(key, Cell()), evaluation, has_scores=evaluation.id in finished)
     ordered = sorted((_column(key, members) for key, members in columns.items()), key=lambda column: (column.benchmark, column.detail))
-    return Board(_told_apart(ordered), tuple(rows.values()), _imported(ctx, ordered))
+    return Board(_distinct(ordered), tuple(rows.values()), _imported(ctx, ordered))
 
 
 def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
@@ -130,8 +130,8 @@ def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapp
     ranks: dict[str, dict[str, Rank]] = {}
     for column in board.columns:
         if column.key in keys:
-            found = rank_evaluations(ctx, board.scored(column.key), metric=chosen.get(column.key, column.metric))
-            ranks[column.key] = {rank.evaluation.id: rank for rank in found}
+            ordered = rank_evaluations(ctx, board.scored(column.key), metric=chosen.get(column.key, column.metric))
+            ranks[column.key] = {rank.evaluation.id: rank for rank in ordered}
     return ranks
 
 
@@ -177,16 +177,16 @@ def _detail(evaluation: EvaluationView) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _told_apart(columns: Sequence[Column]) -> tuple[Column, ...]:
+def _distinct(columns: Sequence[Column]) -> tuple[Column, ...]:
     """Number the columns whose labels are the same: they differ in a setting that the label does not name."""
     labels = [column.label for column in columns]
-    told = []
+    distinct = []
     for place, column in enumerate(columns):
         if labels.count(column.label) > 1:
             number = f"settings {1 + labels[:place].count(column.label)}"
             column = replace(column, detail=f"{column.detail}, {number}" if column.detail else number)
-        told.append(column)
-    return tuple(told)
+        distinct.append(column)
+    return tuple(distinct)
 
 
 def _imported(ctx: Context, columns: Sequence[Column]) -> tuple[ImportedRow, ...]:

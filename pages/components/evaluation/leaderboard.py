@@ -58,7 +58,7 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
     )
     words = f"{'Lower' if metric in LOWER_IS_BETTER else 'Higher'} is better. Bars are 95 % confidence intervals."
     if len(ranks) > 1:
-        words += " Filled dots are tied for first: not significantly different from the best on the same items."
+        words += " Filled dots are tied for first: not significantly different from the best, all judged together on the same items."
     st.caption(words)
 
 
