@@ -49,6 +49,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             device_hour_price_usd=settings.device_hour_price,
             keep_job_folders_days=settings.keep_job_folders_days,
             job_memory_mb=settings.job_memory_mb,
+            run_code=settings.run_code,
         ),
         gateway_url=settings.gateway_url,
         pages_url=settings.pages_url,

@@ -95,6 +95,11 @@ class Settings(BaseSettings):
         description="Memory that the processes of one job may hold, in MB; when unset, a tenth of the machine's "
         "(1 GB at least) is left to it.",
     )
+    run_code: bool = Field(
+        default=False,
+        description="Let benchmarks such as HumanEval run programs that a model wrote, in confined processes (docs/security.md); needs "
+        "Linux with Landlock and seccomp.",
+    )
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
     keep_job_folders_days: float = Field(
         default=30.0,

@@ -26,6 +26,7 @@ class Policy:
     device_hour_price_usd: float | None = None
     keep_job_folders_days: float = 30.0
     job_memory_mb: int | None = None
+    run_code: bool = False
 
 
 @dataclass(frozen=True)

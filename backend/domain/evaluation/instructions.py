@@ -24,7 +24,7 @@ SEARCH_TIMEOUT_S = 1.0
 
 @dataclass(frozen=True)
 class InstructionCheck:
-    """Whether each instruction of a prompt was followed. Loose is strict on the answer or a version of it without markup or framing."""
+    """Instructions of a prompt that were followed. Loose is strict on the answer or on a version without markup or framing."""
 
     strict: tuple[bool, ...]
     loose: tuple[bool, ...]

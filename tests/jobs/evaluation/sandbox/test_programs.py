@@ -1,0 +1,130 @@
+"""Nothing leaves the process in which a model's program runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from backend.errors import Unavailable
+from jobs.evaluation.sandbox import programs
+from jobs.evaluation.sandbox.programs import Limits, check_sandbox, run_program
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sandbox() -> None:
+    try:
+        check_sandbox()
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+def test_the_standard_library_its_folder_and_threads_work() -> None:
+    result = run_program(
+        "import collections, decimal, hashlib, heapq, itertools, math, random, re, string, tempfile, threading, typing\n"
+        "thread = threading.Thread(target=print, args=('from a thread',)); thread.start(); thread.join()\n"
+        "open('note.txt', 'w').write('x'); assert open('note.txt').read() == 'x'\n"
+        "assert math.sqrt(4) == 2\n"
+    )
+    assert (result.outcome, result.error, result.output) == ("passed", "", "from a thread\n")
+    assert any(layer.startswith("Landlock") for layer in result.layers)
+    assert "seccomp" in result.layers
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import socket; socket.create_connection(('127.0.0.1', 80))",
+        "import socket; socket.socketpair()",
+        "import os; os.fork()",
+        "import subprocess; subprocess.run(['ls'])",
+        "import os; os.execv('/bin/ls', ['ls'])",
+        "import os; os.kill(os.getppid(), 0)",
+        "import fcntl, os; fcntl.fcntl(1, fcntl.F_SETOWN, os.getppid())",
+        "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))",
+        "open('/etc/passwd')",
+        "open('/proc/self/environ')",
+        "import os; os.symlink('/etc/passwd', 'link'); open('link')",
+        "import ctypes; call = ctypes.CDLL(None).syscall\n"
+        "for number, argument in ((101, 16), (425, 1), (272, 0x10000000), (0x40000000 + 57, 0), (57, 0), (56, 17)):\n"
+        "    assert call(number, argument, 1, 0, 0, 0) == -1, number\n"
+        "raise OSError('every one was refused')",
+    ],
+    ids=["connect", "socketpair", "fork", "subprocess", "exec", "signal", "owner", "prlimit", "read", "proc", "link", "syscalls"],
+)
+def test_what_leaves_the_process_is_refused(program: str) -> None:
+    """The last one calls ptrace, io_uring_setup, unshare, fork by the x32 table, fork and clone directly (numbers of x86_64)."""
+    result = run_program(program)
+    assert result.outcome == "failed"
+    assert result.error.startswith(("PermissionError", "OSError: every one"))
+
+
+def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Path) -> None:
+    database = tmp_path / "models.db"
+    database.write_text("rows")
+    database.chmod(0o666)
+    for action in ("open({0!r}).read()", "open({0!r}, 'a')", "import os; os.truncate({0!r}, 0)", "import os; os.chmod({0!r}, 0)"):
+        assert run_program(action.format(str(database))).error.startswith("PermissionError")
+    assert run_program(f"open({str(tmp_path / 'new')!r}, 'w')").error.startswith("PermissionError")
+    assert run_program(f"import os; os.rename('/etc/hosts', {str(tmp_path / 'new')!r})").outcome == "failed"
+    assert (database.read_text(), sorted(tmp_path.iterdir())) == ("rows", [database])
+
+
+@pytest.mark.parametrize(
+    ("program", "limits", "outcome"),
+    [
+        ("x = []\nwhile True: x.append(bytearray(10**7))", Limits(memory_bytes=2**28), "memory"),
+        ("while True: pass", Limits(cpu_s=1), "time"),
+        ("import time; time.sleep(60)", Limits(wall_s=0.5), "time"),
+        ("while True: print('x' * 10000)", Limits(output_bytes=2**16), "output"),
+        ("n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(10**6)); n += 1", Limits(folder_bytes=2**22), "output"),
+    ],
+    ids=["memory", "loop", "sleep", "output", "disk"],
+)
+def test_a_limit_ends_the_program(program: str, limits: Limits, outcome: str) -> None:
+    started = time.monotonic()
+    assert run_program(program, limits=limits).outcome == outcome
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import os; os._exit(0)",
+        "raise SystemExit(0)",
+        'import os\nfor fd in range(3, 9):\n  try: os.write(fd, b\'{"outcome": "passed", "error": "", "nonce": "x"}\\n\')\n'
+        "  except OSError: pass\nos._exit(0)",
+    ],
+    ids=["exit", "system exit", "forged report"],
+)
+def test_a_program_that_ends_before_its_tests_has_not_passed(program: str) -> None:
+    assert run_program(program + "\nassert False").outcome == "exited"
+
+
+def test_secrets_of_the_environment_are_not_handed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert run_program("import os; assert 'HF_TOKEN' not in os.environ, 'leaked'").passed
+
+
+def test_without_a_required_layer_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Landlock's call is answered with an error, as by a kernel that lacks it."""
+    marker = tmp_path / "ran"
+    crippled = tmp_path / "confined.py"
+    source = programs.CONFINED.read_text()
+    assert "CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446" in source
+    crippled.write_text(source.replace("RESTRICT_SELF = 444, 445, 446", "RESTRICT_SELF = 9999, 445, 446"))
+    monkeypatch.setattr(programs, "CONFINED", crippled)
+    with pytest.raises(Unavailable, match="not run: Landlock"):
+        run_program(f"open({str(marker)!r}, 'w')")
+    check_sandbox.cache_clear()
+    with pytest.raises(Unavailable, match="not run: Landlock"):
+        check_sandbox()
+    assert not marker.exists()
+
+
+def test_no_folder_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run_program("import os; os.makedirs('a/b'); open('a/b/c', 'w').write('x')").passed
+    assert os.listdir(tmp_path) == []
