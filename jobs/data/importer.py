@@ -148,7 +148,11 @@ def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding
         return SavedDataset(source, *saved)
     if split is not None:
         raise InvalidInput(f"{source.name!r} has no splits to choose from.", remedy="Leave the split out.", field="split")
-    return RowSource(source, lines_are_prompts=kind is DatasetKind.PROMPTS, encoding=check_encoding(encoding) if encoding else None)
+    return RowSource(
+        source,
+        lines_are_prompts=kind in (DatasetKind.PROMPTS, DatasetKind.RECORDS),
+        encoding=check_encoding(encoding) if encoding else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -248,7 +252,7 @@ class _Work:
             self._reporter.log(f"Resuming after {self.state.tally.rows:,} rows of an earlier attempt.")
         before = start
         self._from: int | None = None
-        blocks = self._rows.blocks(start, columns=tuple(self._parser.mapping))
+        blocks = self._rows.blocks(start, columns=() if self._parser.keeps_records else tuple(self._parser.mapping))
         try:
             for parsed, divided in _divided(blocks, self._rows, self._parser, self._splitter):
                 done = min(skip, len(parsed.keys))

@@ -15,6 +15,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.text_formats import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
 from backend.domain.data.rows.mapping import map_rows
 from backend.domain.data.rows.problem import BadRow, RowProblem
+from backend.domain.data.rows.records import KEEPS_RECORDS, RECORD, record_text
 from backend.infra.files.encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes
 from jobs.data.columns import ColumnPlan
@@ -44,6 +45,11 @@ class Parser:
     mapping: Mapping[str, str]
     plan: ColumnPlan | None
 
+    @property
+    def keeps_records(self) -> bool:
+        """Return whether every column of the source is read, mapped or not."""
+        return self.kind in KEEPS_RECORDS
+
     def parse(self, block: Block) -> Parsed:
         """Return a block's rows. Bad rows do not raise."""
         table = self._by_columns(block)
@@ -69,6 +75,8 @@ class Parser:
             for part in (row,) if isinstance(row, RowProblem) else map_rows(row, kind=self.kind, mapping=self.mapping):
                 if isinstance(part, RowProblem):
                     bad.append(BadRow(block.file, number, part.reason, part.raw or shown(row)))
+                elif self.keeps_records and not isinstance(row, RowProblem):
+                    good.append({**part, RECORD: record_text(row, file=block.file)})
                 else:
                     good.append(part)
             if len(good) >= SLICE_ROWS:

@@ -18,7 +18,14 @@ SCHEMAS: dict[DatasetKind, pyarrow.Schema] = {
     DatasetKind.PREFERENCE: pyarrow.schema([("prompt", _MESSAGES), ("chosen", _MESSAGES), ("rejected", _MESSAGES), ("tools", _TEXT)]),
     DatasetKind.KTO: pyarrow.schema([("prompt", _MESSAGES), ("completion", _MESSAGES), ("label", pyarrow.bool_()), ("tools", _TEXT)]),
     DatasetKind.BENCHMARK: pyarrow.schema(
-        [("question", _TEXT), ("choices", pyarrow.list_(_TEXT)), ("answer", pyarrow.int64()), ("answers", pyarrow.list_(_TEXT))]
+        [
+            ("question", _TEXT),
+            ("choices", pyarrow.list_(_TEXT)),
+            ("answer", pyarrow.int64()),
+            ("answers", pyarrow.list_(_TEXT)),
+            ("record", _TEXT),
+        ]
     ),
     DatasetKind.PROMPTS: pyarrow.schema([("prompt", _TEXT)]),
+    DatasetKind.RECORDS: pyarrow.schema([("record", _TEXT)]),
 }

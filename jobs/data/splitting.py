@@ -14,12 +14,11 @@ import pyarrow
 import xxhash
 from pyarrow import compute
 
-from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from jobs.data.row_keys import RowKeys, is_blank, one_array
 from jobs.data.writing import DatasetWriter
 from jobs.modeling.dataset_files import Split
 
-NO_SPLIT = frozenset({DatasetKind.BENCHMARK, DatasetKind.PROMPTS})
 HELD_ROWS, HELD_BYTES = 1000, 64 * 2**20  # below this size a dataset is small, and its split exact
 MIN_DOCUMENTS = 10  # with fewer texts, each text is cut in two
 
@@ -117,13 +116,13 @@ class Splitter:
         self._kind, self._val_fraction, self._seed = kind, val_fraction, seed
         self._held: list[tuple[pyarrow.Table, RowKeys]] = []
         self._rows = self._bytes = 0
-        self.is_small = kind not in NO_SPLIT and not has_sides
+        self.is_small = kind not in UNSPLIT_KINDS and not has_sides
 
     def divide(self, table: pyarrow.Table, keys: RowKeys, *, side: Split | None = None) -> DividedRows:
         """Split rows by content, or by the side that the source assigns. Thread-safe."""
         if side is not None:
             return DividedRows(table, keys, {side: table}, side)
-        share = 0.0 if self._kind in NO_SPLIT else self._val_fraction
+        share = 0.0 if self._kind in UNSPLIT_KINDS else self._val_fraction
         mask = val_mask(self._split_keys(table, keys), seed=self._seed, val_fraction=share)
         return DividedRows(table, keys, _sides(table, mask))
 

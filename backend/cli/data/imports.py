@@ -30,7 +30,7 @@ def import_(
     source: Annotated[str, typer.Argument(help="A file, a folder, owner/name on the Hub, s3://bucket/path or gs://bucket/path.")],
     name: Annotated[str, typer.Option(help="The dataset's name; one that exists gets a new version.")],
     kind: Annotated[
-        str | None, typer.Option(help="text, instruction, chat, preference, kto, benchmark or prompts; recognised when left out.")
+        str | None, typer.Option(help="text, instruction, chat, preference, kto, benchmark, prompts or records; recognised when left out.")
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="COLUMN=FIELD, may be repeated; detected when left out.")] = None,
     config: Annotated[str | None, typer.Option(help="Config of a Hub dataset.")] = None,

@@ -15,6 +15,7 @@ class DatasetKind(StrEnum):
     KTO = "kto"
     BENCHMARK = "benchmark"
     PROMPTS = "prompts"
+    RECORDS = "records"
 
 
 _MESSAGE = ("message_id", "parent_id", "role", "content", "rank")
@@ -27,6 +28,7 @@ FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
     DatasetKind.BENCHMARK: ("context", "question", "choices", "answer", "answer_from_1", "answers", "correct", "incorrect"),
     DatasetKind.PROMPTS: ("prompt", "input"),
+    DatasetKind.RECORDS: (),
 }
 """Fields that a source column may be mapped to, per kind. Several columns may serve `choices`, `answers`, `incorrect` and `winner`.
 
@@ -46,6 +48,7 @@ REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
         ("correct", "incorrect"),
     ),
     DatasetKind.PROMPTS: (("prompt",),),
+    DatasetKind.RECORDS: ((),),
 }
 """For each kind the sets of fields, any one of which is enough."""
 
@@ -60,11 +63,15 @@ KINDS: dict[str, str] = {
     DatasetKind.KTO: "Prompts with one answer each, labelled good or bad.",
     DatasetKind.BENCHMARK: "Questions with choices or with reference answers.",
     DatasetKind.PROMPTS: "Prompts without answers, for battles.",
+    DatasetKind.RECORDS: "Rows as they are, for an evaluation by a task.",
 }
 """One sentence about each kind, as forms and cards show it."""
 
 TEXT_KINDS = (DatasetKind.TEXT, DatasetKind.INSTRUCTION, DatasetKind.CHAT, DatasetKind.PREFERENCE)
 """Kinds whose rows have a perplexity."""
+
+UNSPLIT_KINDS = (DatasetKind.BENCHMARK, DatasetKind.PROMPTS, DatasetKind.RECORDS)
+"""Kinds of which nothing is kept for validation."""
 
 PROMPT_KINDS = (
     DatasetKind.PROMPTS,

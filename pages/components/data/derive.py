@@ -6,7 +6,7 @@ import uuid
 
 import streamlit as st
 
-from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.versions.changes import (
     Change,
     Condition,
@@ -45,7 +45,7 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
     key = version.id
     with st.container(border=True):
         st.markdown(f"A new version made from **{plain(version.label)}**, which stays as it is.")
-        names = [name for name in CHANGES if name != "resplit" or version.kind not in ("benchmark", "prompts")]
+        names = [name for name in CHANGES if name != "resplit" or version.kind not in UNSPLIT_KINDS]
         name = st.selectbox("Change", names, key=f"change_{key}", format_func=CHANGES.__getitem__, width=420)
         change = _settings(ctx, version, name)
         with st.container(horizontal=True, vertical_alignment="bottom"):

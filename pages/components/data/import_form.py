@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from backend.domain.data.kinds import KINDS
+from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
@@ -255,7 +255,7 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportCh
         st.subheader("3 · Name and split", anchor=False)
         left, right = st.columns([2, 1])
         name = left.text_input("Name", value=chosen.name, key=f"import_name_{chosen.key}", help="An existing name gets a new version.")
-        share = 0 if settled.kind in ("benchmark", "prompts") else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
+        share = 0 if settled.kind in UNSPLIT_KINDS else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
         percent = right.slider(
             "Validation share",
             0,

@@ -15,6 +15,7 @@ from backend.domain.data.recognition.benchmarks import (
     detect_multiple_choice,
 )
 from backend.domain.data.recognition.column_names import ANSWERS_NAMES, COMPLETION_NAMES, MESSAGES_NAMES, PROMPT_NAMES, nearest_column
+from backend.domain.data.recognition.records import detect_records
 from backend.domain.data.recognition.sample import Recognition, Sample
 from backend.domain.data.recognition.strings import detect_strings
 from backend.domain.data.recognition.training_rows import (
@@ -35,6 +36,7 @@ from backend.errors import InvalidInput
 MOST_SAMPLED = 500  # a few trees hold very many conversations
 _DETECTORS = (
     detect_strings,
+    detect_records,
     detect_tree,
     detect_ranked_tree,
     detect_preference,
@@ -90,6 +92,8 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
 
 def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:
     """Return mappings that are never guessed, but possible for a chosen kind."""
+    if kind is DatasetKind.RECORDS:
+        return [Recognition(kind, {}, 1.0, "every column is kept")]
     pair = detect_instruction(sample)
     if kind is DatasetKind.CHAT and pair:
         return [Recognition(kind, pair.mapping, 0.7, f"{pair.reason}; each row becomes a conversation of two turns")]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from backend.domain.data.rows.records import RECORD, texts_of
 from backend.domain.data.rows.tool_calls import call_text, tools_of
 
 
@@ -16,8 +18,10 @@ def message_text(message: Mapping[str, Any]) -> str:
 def row_text(row: Mapping[str, Any]) -> str:
     """Return all text of a canonical row, in reading order, without labels and without the list of tools."""
     parts: list[str] = []
+    if list(row) == [RECORD]:
+        return "\n".join(texts_of(json.loads(row[RECORD])))
     for name, value in row.items():
-        if isinstance(value, str) and name != "tools":
+        if isinstance(value, str) and name not in ("tools", RECORD):
             parts.append(value)
         elif isinstance(value, list):
             parts += [message_text(part) if isinstance(part, Mapping) else part for part in value]
@@ -44,6 +48,8 @@ def render_preview(row: Mapping[str, Any]) -> str:
         return "\n".join([row["question"], *(f"= {answer}" for answer in row["answers"])])
     if "completion" in row:
         return f"prompt: {row['prompt']}\ncompletion: {row['completion']}"
+    if RECORD in row:
+        return "\n".join(f"{name}: {value}" for name, value in json.loads(row[RECORD]).items())
     return str(row.get("text", row.get("prompt", "")))
 
 

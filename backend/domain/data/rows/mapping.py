@@ -8,6 +8,7 @@ Canonical rows
     kto           {"prompt": messages, "completion": messages, "label": bool, "tools"?: str}
     benchmark     {"question": str, "choices": [str], "answer": int}  or  {"question": str, "answers": [str]}
     prompts       {"prompt": str}
+    records       {"record": JSON text of the row}; an imported benchmark has `record` too (backend.domain.data.rows.records)
 
 `messages` are [{"role": "system|user|assistant|tool", "content": str}, ...]; those of assistants may carry `tool_calls`. `tools` is the
 list of tools as JSON text (backend.domain.data.rows.tool_calls).
@@ -27,6 +28,7 @@ from backend.domain.data.rows.benchmarks import build_benchmark
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
 from backend.domain.data.rows.labels import read_label, read_winner
 from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.rows.records import RECORD, record_text
 from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.data.rows.trees import TREE, is_message_table, sample_trees, tree_rows
 from backend.domain.data.rows.values import as_list, labels_of, text_of
@@ -77,6 +79,8 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
     `mapping` goes from source column to field (see FIELDS). Raises RowProblem, whose reason names the column at fault and the value found
     there.
     """
+    if kind is DatasetKind.RECORDS:
+        return {RECORD: record_text(row)}
     values = _collect(row, mapping)
     if kind is DatasetKind.PREFERENCE and "winner" in values:
         _settle(values, mapping)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.rows.display import message_text, row_text
 from backend.domain.data.versions.changes import Change, Condition, DropDuplicates, DropRows, Filter, Merge, Sample
 from backend.errors import InvalidInput
@@ -20,6 +20,7 @@ FIELDS_OF_KIND: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.KTO: ("prompt", "completion", "label", "tools", TURNS),
     DatasetKind.BENCHMARK: ("question", "choices", "answer"),
     DatasetKind.PROMPTS: ("prompt",),
+    DatasetKind.RECORDS: ("record",),
 }
 """Fields of conditions and statistics. `turns` is a number; `label` is `good` or `bad`; the others are texts."""
 
@@ -102,7 +103,7 @@ def check_change(change: Change, *, kind: DatasetKind) -> None:
             if condition.field and condition.field not in FIELDS_OF_KIND[kind]:
                 have = ", ".join(FIELDS_OF_KIND[kind])
                 raise InvalidInput(f"Rows of kind {kind} have no field {condition.field!r}.", remedy=f"They have {have}.", field="field")
-    if change.change == "resplit" and kind in (DatasetKind.BENCHMARK, DatasetKind.PROMPTS):
+    if change.change == "resplit" and kind in UNSPLIT_KINDS:
         raise InvalidInput(f"A dataset of kind {kind} has no validation split.", field="change")
 
 

@@ -126,6 +126,7 @@ class TaskDefinition(_Part):
     target: str = Field(default="", description="Template; the answer of a few-shot example, or the continuation that is scored.")
     references: str = Field(default="", description="Expression; list of right answers. Empty: the target.")
     joiner: str = Field(default=" ", description="Text between prompt and answer.")
+    counted: str = Field(default="", description="Template; perplexity: text whose bytes and words count. Empty: the one scored.")
     answer_prefix: str = Field(default="", description="Template; text that every answer begins with.")
     fewshot: FewShot = Field(default=FewShot(), description="Few-shot examples before each prompt.")
     stop: tuple[str, ...] = Field(default=(), description="Generation: strings that end an answer.")
@@ -187,7 +188,7 @@ class TaskDefinition(_Part):
 
     def sources(self) -> list[tuple[str, str, bool]]:
         """Return (field, source, whether it is an expression) of every template that is not empty."""
-        texts = [(name, getattr(self, name), False) for name in ("instruction", "prompt", "option", "target", "answer_prefix")]
+        texts = [(name, getattr(self, name), False) for name in ("instruction", "prompt", "option", "target", "counted", "answer_prefix")]
         values = [
             *((f"let.{name}", source) for name, source in self.let.items()),
             ("data.where", self.data.where),

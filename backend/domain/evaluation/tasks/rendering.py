@@ -32,6 +32,7 @@ class Rendered:
 
     `continuations` are scored after the context, joiner included; None where an answer is generated. `choices` are their texts without
     joiner. `gold` are the indices of the right ones. `turns` are the same prompt as messages; the answer begins with `answer_prefix`.
+    `counted` is the text whose bytes and words a perplexity is counted in.
     """
 
     form: Form
@@ -46,6 +47,7 @@ class Rendered:
     answer_prefix: str
     subgroup: str | None
     cluster: str | None
+    counted: str = ""
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the (context, continuation) pairs that are scored, one per choice."""
@@ -98,6 +100,7 @@ def render(task: TaskDefinition, row: Row, examples: Sequence[Row] = ()) -> Rend
         turns=tuple(turns),
         answer_prefix=prefix,
         subgroup=subgroup_of(task, item.columns, derived=True),
+        counted=_counted(task, item),
         cluster=str(evaluate(task.cluster, item.columns, path="cluster")) if task.cluster else None,
     )
 
@@ -259,6 +262,12 @@ def _references(task: TaskDefinition, item: _Solved) -> tuple[str, ...]:
             f"`references` holds {_shown(odd)}, which is no text.", path="references", remedy="Give a text or a list of texts."
         )
     return tuple(map(str, parts))
+
+
+def _counted(task: TaskDefinition, item: _Solved) -> str:
+    if task.kind != "perplexity":
+        return ""
+    return render_text(task.counted, item.columns, path="counted") if task.counted else _target(task, item)
 
 
 def _gap(before: str, after: str, joiner: str) -> str:

@@ -62,9 +62,11 @@ class _TaskEnvironment(GuardedEnvironment):
         if "{{" not in text and "{%" not in text:
             text = f"{{{{ {text} }}}}"
         tree = self._parse(text, None, None)
-        match tree.body:
-            case [nodes.Output(nodes=[value])] if not isinstance(value, nodes.TemplateData):
-                tree.body = [nodes.Assign(nodes.Name(RESULT, "store", lineno=1), value, lineno=1)]
+        written = [part for node in tree.body if isinstance(node, nodes.Output) for part in node.nodes]
+        values = [part for part in written if not (isinstance(part, nodes.TemplateData) and not part.data.strip())]
+        if len(values) == 1 and not isinstance(values[0], nodes.TemplateData):
+            value = nodes.Assign(nodes.Name(RESULT, "store", lineno=1), values[0], lineno=1)
+            tree.body = [value if isinstance(n, nodes.Output) and values[0] in n.nodes else n for n in tree.body]
         tree.set_environment(self)
         return tree
 

@@ -1,0 +1,25 @@
+"""Recognise benchmarks whose columns fit no other kind: their rows are kept as they are, for a task to read."""
+
+from __future__ import annotations
+
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.recognition.sample import Recognition, Sample
+
+SIGNATURES: dict[str, tuple[str, ...]] = {
+    "IFEval": ("prompt", "instruction_id_list", "kwargs"),
+    "XSTest": ("prompt", "type", "label", "focus"),
+    "Winogender": ("sentid", "sentence"),
+    "CrowS-Pairs": ("sent_more", "sent_less"),
+    "StrongREJECT": ("forbidden_prompt", "category"),
+    "HarmBench": ("behavior", "semanticcategory"),
+    "AdvBench": ("goal", "target"),
+}
+"""Benchmarks by the columns that only they have, plainly spelled."""
+
+
+def detect_records(sample: Sample) -> Recognition | None:
+    """Recognise a benchmark by its columns."""
+    for name, columns in SIGNATURES.items():
+        if all(sample.find((column,)) for column in columns) and (name != "AdvBench" or len(sample.columns) <= 3):
+            return Recognition(DatasetKind.RECORDS, {}, 0.95, f"the columns are those of {name}; every column is kept")
+    return None

@@ -1,0 +1,57 @@
+"""Rows as their file has them: kept as JSON text beside what was made of them, so that a task reads any column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.recognition.column_names import plain_name
+
+RECORD = "record"
+KEEPS_RECORDS = (DatasetKind.BENCHMARK, DatasetKind.RECORDS)
+"""Kinds whose rows hold the file's own row as JSON text in `record`."""
+_LONGEST_BYTES_SHOWN = 32
+
+
+def record_text(row: Mapping[str, Any], *, file: str = "") -> str:
+    """Return a file's row as JSON text, with the file's name as the column `file` where there are several and no such column."""
+    values = {**({"file": file} if file else {}), **row}
+    try:
+        text = json.dumps(values, ensure_ascii=False, default=_plain)
+        text.encode()
+    except UnicodeEncodeError:  # half a character, which only an escape can hold
+        text = json.dumps(values, default=_plain)
+    return text
+
+
+def columns_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a task's templates read of a stored row.
+
+    The columns of the file come first; then those of the canonical row that the file does not have; then every column under its plain
+    name (`Best Answer` as `best_answer`). `canonical` and `raw` hold the two rows whole.
+    """
+    canonical = {name: value for name, value in row.items() if name != RECORD}
+    raw: dict[str, Any] = json.loads(row[RECORD]) if row.get(RECORD) else canonical
+    columns = {**canonical, **raw}
+    for name in list(columns):
+        columns.setdefault(plain_name(name), columns[name])
+    columns.setdefault("canonical", canonical)
+    columns.setdefault("raw", raw)
+    return columns
+
+
+def texts_of(value: Any) -> list[str]:
+    """Return the texts inside a record, in reading order."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for part in value.values() for text in texts_of(part)]
+    return [text for part in value for text in texts_of(part)] if isinstance(value, list) else []
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>" if len(value) > _LONGEST_BYTES_SHOWN else value.decode("utf-8", "replace")
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,119 @@
+"""Choose the rows of a dataset that a task scores, and the examples that stand before each of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.rendering import Rendered, is_chosen, render, subgroup_of
+from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.errors import InvalidInput
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows to score, by their index in the dataset, in its order; and the examples of each subgroup (None: of every row)."""
+
+    scored: tuple[int, ...]
+    examples: Mapping[str | None, tuple[Row, ...]]
+
+    def examples_for(self, subgroup: str | None) -> tuple[Row, ...]:
+        """Return the examples that stand before an item of a subgroup."""
+        return self.examples.get(subgroup, self.examples.get(None, ()))
+
+
+def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None, seed: int, pool: Sequence[Row] | None = None) -> Selection:
+    """Choose the rows to score and the examples, drawn with the seed; no example is scored.
+
+    `rows` hold the columns that templates read; `pool` those of another split or dataset that examples come from. Raises InvalidInput if
+    no row remains or too few examples are there, TemplateFault for a condition that fails.
+    """
+    chosen = [at for at, row in enumerate(rows) if _holds(task, row, at, where=task.data.where, path="data.where")]
+    if not chosen:
+        raise InvalidInput(_no_rows(task, rows), remedy="Choose another dataset, or change `data.where`.", field="task")
+    examples, used = _examples(task, rows, chosen, seed=seed, pool=pool)
+    left = [at for at in chosen if at not in used]
+    if not left:
+        raise InvalidInput(
+            f"All {len(chosen)} rows serve as examples, and none is left to score.",
+            remedy="Give fewer examples, or take them from another split: fewshot.split, fewshot.where.",
+            field="fewshot.count",
+        )
+    if limit is not None and limit < len(left):
+        left = sorted(random.Random(f"items {seed}").sample(left, limit))
+    return Selection(tuple(left), examples)
+
+
+def render_row(task: TaskDefinition, row: Row, selection: Selection) -> Rendered:
+    """Render a row behind its examples. Raises TemplateFault."""
+    return render(task, row, selection.examples_for(subgroup_of(task, row)))
+
+
+def _no_rows(task: TaskDefinition, rows: Sequence[Row]) -> str:
+    if not rows:
+        return "The dataset has no rows in this split."
+    return f"None of the {len(rows):,} rows meets the condition of “{task.shown_title}”: {task.data.where}."
+
+
+def _holds(task: TaskDefinition, row: Row, at: int, *, where: str, path: str) -> bool:
+    try:
+        return is_chosen(task, row, where=where, path=path)
+    except TemplateFault as fault:
+        raise name_row(fault, at) from fault
+
+
+def name_row(fault: TemplateFault, at: int) -> TemplateFault:
+    """Return the fault with the number of the row, counted from 1, before its message."""
+    return TemplateFault(f"Row {at + 1}: {fault.message}", path=fault.path, line=fault.line, remedy=fault.remedy)
+
+
+def _examples(
+    task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], *, seed: int, pool: Sequence[Row] | None
+) -> tuple[dict[str | None, tuple[Row, ...]], set[int]]:
+    """Return the examples by subgroup, and the indices of scored rows that serve as such."""
+    count = task.fewshot.count
+    if not count:
+        return {}, set()
+    source: Sequence[Row] = task.fewshot.examples or (rows if pool is None else pool)
+    own = not task.fewshot.examples and pool is None
+    where = "" if task.fewshot.examples else task.fewshot.where
+    places = [at for at, row in enumerate(source) if _holds(task, row, at, where=where, path="fewshot.where")]
+    if own and not where:
+        scored = set(chosen)
+        places = [at for at in places if at in scored]
+    by_subgroup: dict[str | None, list[int]] = {}
+    for at in places:
+        by_subgroup.setdefault(subgroup_of(task, source[at]) if task.fewshot.same_subgroup else None, []).append(at)
+    picked = {name: _pick(task, part, seed=seed) for name, part in by_subgroup.items()}
+    if task.fewshot.same_subgroup:
+        _check_enough(task, rows, chosen, picked)
+    elif len(picked.get(None, ())) < count:
+        raise InvalidInput(
+            f"{count} examples are needed, and the source of examples has {len(picked.get(None, ()))} rows.",
+            remedy="Give fewer examples, or another source: fewshot.split, fewshot.where, fewshot.examples.",
+            field="fewshot.count",
+        )
+    used = {at for part in picked.values() for at in part} if own else set()
+    return {name: tuple(source[at] for at in part) for name, part in picked.items()}, used
+
+
+def _pick(task: TaskDefinition, places: Sequence[int], *, seed: int) -> tuple[int, ...]:
+    count = task.fewshot.count
+    if task.fewshot.choose == "first" or len(places) <= count:
+        return tuple(places[:count])
+    return tuple(random.Random(f"examples {seed}").sample(places, count))
+
+
+def _check_enough(task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], picked: Mapping[str | None, tuple[int, ...]]) -> None:
+    for subgroup in dict.fromkeys(subgroup_of(task, rows[at]) for at in chosen):
+        if (have := len(picked.get(subgroup, ()))) < task.fewshot.count:
+            raise InvalidInput(
+                f"{task.fewshot.count} examples of “{subgroup}” are needed, and the source of examples has {have}.",
+                remedy="Give fewer examples, or set fewshot.same_subgroup to false.",
+                field="fewshot.count",
+            )
