@@ -84,7 +84,7 @@ def csv_columns(data: Bytes, marks: CsvMarks, shape: CsvShape, names: Sequence[s
     spelled = []
     if np.count_nonzero(is_quote) > 2 * np.count_nonzero(is_quoted):
         spelled.append(('""', '"'))
-    if len(returns) > np.count_nonzero(after_return):  # lines within a cell end by LF alone
+    if len(returns) > np.count_nonzero(after_return) and not shape.keeps_returns:  # lines within a cell end by LF alone
         spelled.append(("\r\n", "\n"))
     columns = []
     for name in names:

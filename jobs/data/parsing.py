@@ -115,7 +115,7 @@ def rows_of(block: Block) -> Iterator[NumberedRow]:
         yield from _table_rows(block.table, first=block.first)
     elif block.suffix == ".csv":
         assert block.shape is not None
-        lines = (line for _, line in iter_lines(_pieces(block.data)))
+        lines = (line for _, line in iter_lines(_pieces(block.data), keep_returns=block.shape.keeps_returns))
         yield from iter_csv_rows(lines, shape=block.shape, first=block.first)
     elif block.suffix == ".lines":
         yield from iter_rows_of(".txt", _pieces(block.data), lines_are_prompts=True, first=block.first)

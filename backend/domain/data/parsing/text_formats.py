@@ -80,20 +80,26 @@ def _checked(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def iter_lines(chunks: Iterable[bytes], *, longest: int = MAX_ROW_BYTES, first: int = 1) -> Iterator[tuple[int, bytes | RowProblem]]:
-    """Split chunks into numbered lines without their line ends; a line over `longest` bytes is a problem and is skipped."""
+def iter_lines(
+    chunks: Iterable[bytes], *, longest: int = MAX_ROW_BYTES, first: int = 1, keep_returns: bool = False
+) -> Iterator[tuple[int, bytes | RowProblem]]:
+    """Split chunks into numbered lines without their line ends; a line over `longest` bytes is a problem and is skipped.
+
+    With `keep_returns` a line ends by LF alone, and a carriage return before it stays.
+    """
+    end = b"" if keep_returns else b"\r"
     number, rest, skipping = first, b"", False
     too_long = RowProblem(f"the line is longer than {longest / 2**20:g} MB")
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            yield number, too_long if skipping or len(line) > longest else line.removesuffix(b"\r")
+            yield number, too_long if skipping or len(line) > longest else line.removesuffix(end)
             skipping = False
             number += 1
         if len(rest) > longest:
             skipping, rest = True, b""
     if rest or skipping:
-        yield number, too_long if skipping else rest.removesuffix(b"\r")
+        yield number, too_long if skipping else rest.removesuffix(end)
 
 
 def _decode(line: bytes) -> str:
@@ -169,7 +175,8 @@ def _is_header(fields: list[str]) -> bool:
 class CsvShape:
     """Delimiter, quoting and header of a CSV file.
 
-    `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file.
+    `quoted` fields may hold delimiters and line ends; the header takes `header_lines` lines of the file. `keeps_returns`: rows end by LF
+    alone, so a carriage return inside a field is part of it.
     """
 
     delimiter: str
@@ -177,6 +184,7 @@ class CsvShape:
     header: tuple[str, ...]
     has_header: bool
     header_lines: int
+    keeps_returns: bool = False
 
 
 def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
@@ -199,7 +207,7 @@ def csv_shape(head: bytes, *, suffix: str) -> tuple[CsvShape, int]:
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice is not None:
         raise InvalidInput(f"Two columns are named {twice!r}.", remedy="Name each column of the CSV file differently.", field="source")
-    return CsvShape(delimiter, quoted, header, has_header, lines), taken
+    return CsvShape(delimiter, quoted, header, has_header, lines, not head[:taken].endswith(b"\r\n")), taken
 
 
 def _delimiter(head: bytes) -> str:
@@ -241,6 +249,7 @@ def iter_csv_rows(
     """Parse the lines of a CSV file as rows, the next line being number `first`; stop between two rows when `is_enough`."""
     csv.field_size_limit(MAX_ROW_BYTES)
     too_long: list[RowProblem] = []
+    end = b"" if shape.keeps_returns else b"\r"
     begun: list[bytes] = []  # the first line of the row that is being read
 
     def texts() -> Iterator[str]:
@@ -252,7 +261,7 @@ def iter_csv_rows(
                 yield _TOO_LONG + "\n"
             else:
                 # bytes that are not UTF-8 become lone surrogates, so that quotes around them still match
-                yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape") + "\n"
+                yield line.removesuffix(b"\n").removesuffix(end).decode("utf-8", "surrogateescape") + "\n"
 
     reader = _csv_reader(texts(), delimiter=shape.delimiter, quoted=shape.quoted)
     while True:
@@ -305,7 +314,7 @@ def iter_csv(chunks: Iterable[bytes], *, suffix: str) -> Iterator[NumberedRow]:
     shape, taken = csv_shape(head, suffix=suffix)
     skipped, lines = (taken, shape.header_lines) if shape.has_header else (0, 0)
     rest = itertools.chain([head[skipped:]], stream)
-    yield from iter_csv_rows((line for _, line in iter_lines(rest)), shape=shape, first=lines + 1)
+    yield from iter_csv_rows((line for _, line in iter_lines(rest, keep_returns=shape.keeps_returns)), shape=shape, first=lines + 1)
 
 
 def iter_rows_of(suffix: str, chunks: Iterable[bytes], *, lines_are_prompts: bool = False, first: int = 1) -> Iterator[NumberedRow]:

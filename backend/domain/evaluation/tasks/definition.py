@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES, suggest_metric
+from backend.domain.evaluation.tasks.metric_names import check_metric
 from backend.domain.evaluation.tasks.templates import check_template, names_in
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -95,13 +95,6 @@ class MetricUse(_Part):
     name: str = Field(min_length=1, max_length=40, description="Name of the metric.")
     options: dict[str, JsonValue] = Field(default_factory=dict, description="Options of the metric, such as ignore_case.")
 
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if name not in METRIC_NAMES:
-            raise ValueError(f"is no metric{suggest_metric(name)}")
-        return name
-
 
 class TaskDefinition(_Part):
     """A task: rows, prompt, choices or references, examples, extraction, metrics."""
@@ -135,6 +128,7 @@ class TaskDefinition(_Part):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0, description="Generation: nucleus of the sampling.")
     samples: int = Field(default=1, ge=1, le=256, description="Generation: answers per item.")
     extract: tuple[Extraction, ...] = Field(default=(), description="Filters that take the answer out of a completion.")
+    runs_code: bool = Field(default=False, description="Generation: prompt and answer are a program; a reference is the test run after it.")
     metrics: tuple[MetricUse, ...] = Field(default=(), description="Metrics; the first is the main one.")
     chat: Literal["auto", "on", "off"] = Field(default="auto", description="Use of the checkpoint's chat template.")
 
@@ -156,9 +150,8 @@ class TaskDefinition(_Part):
             raise ValueError("fewshot.same_subgroup needs `subgroup`")
         if self.fewshot.examples and self.fewshot.count > len(self.fewshot.examples):
             raise ValueError(f"fewshot.count is {self.fewshot.count}, and {len(self.fewshot.examples)} examples are given")
-        for use in self.metrics:
-            if self.kind not in METRIC_NAMES[use.name].kinds:
-                raise ValueError(f"metrics: {use.name} does not score {self.kind.replace('_', ' ')}{suggest_metric('', kind=self.kind)}")
+        for use in self.metric_uses:
+            check_metric(use.name, kind=self.kind, options=use.options)
         return self
 
     def _check_templates(self) -> None:

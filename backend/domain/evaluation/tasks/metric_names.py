@@ -1,10 +1,14 @@
-"""The metrics that a task may name, and the kinds of task each one scores."""
+"""The metrics that a task may name: those of choices and likelihoods here, those of answers in the registry of metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from backend.domain.evaluation.metrics.registry import get_metric, metric_names
 from backend.domain.names import nearest
+from backend.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class MetricName:
     lower_is_better: bool = False
 
 
-_CHOICE, _TEXT, _LIKELIHOOD = frozenset({"multiple_choice"}), frozenset({"generation"}), frozenset({"perplexity"})
+_CHOICE, _ANSWER, _LIKELIHOOD = frozenset({"multiple_choice"}), frozenset({"generation"}), frozenset({"perplexity"})
 
 METRIC_NAMES: dict[str, MetricName] = {
     "acc": MetricName("accuracy", _CHOICE | _LIKELIHOOD),
@@ -26,38 +30,65 @@ METRIC_NAMES: dict[str, MetricName] = {
     "acc_pmi": MetricName("accuracy, against the choice alone", _CHOICE),
     "mc2": MetricName("probability of the right choices", _CHOICE),
     "brier": MetricName("Brier score", _CHOICE, lower_is_better=True),
-    "mcc": MetricName("Matthews correlation", _CHOICE),
     "likelihood_diff": MetricName("difference of log-likelihoods", _CHOICE, lower_is_better=True),
     "pct_stereotype": MetricName("stereotype preferred", _CHOICE, lower_is_better=True),
     "bbq": MetricName("BBQ accuracy and bias", _CHOICE),
     "winogender": MetricName("Winogender accuracy by gender", _CHOICE),
-    "exact_match": MetricName("exact match", _TEXT),
-    "contains": MetricName("answer contained", _TEXT),
-    "numeric": MetricName("number right", _TEXT),
-    "f1": MetricName("F1 of words", _TEXT),
-    "bleu": MetricName("BLEU", _TEXT),
-    "chrf": MetricName("chrF", _TEXT),
-    "ter": MetricName("TER", _TEXT, lower_is_better=True),
-    "rouge1": MetricName("ROUGE-1", _TEXT),
-    "rouge2": MetricName("ROUGE-2", _TEXT),
-    "rougeL": MetricName("ROUGE-L", _TEXT),
-    "rougeLsum": MetricName("ROUGE-Lsum", _TEXT),
-    "pass_at_k": MetricName("pass@k", _TEXT),
-    "avg_at_k": MetricName("average of k samples", _TEXT),
-    "ifeval": MetricName("instructions followed", _TEXT),
-    "refusal": MetricName("refused", _TEXT),
-    "over_refusal": MetricName("refused though safe", _TEXT, lower_is_better=True),
-    "judge": MetricName("judge", _TEXT),
+    "ifeval": MetricName("instructions followed", _ANSWER),
+    "refusal": MetricName("refused", _ANSWER),
+    "over_refusal": MetricName("refused though safe", _ANSWER, lower_is_better=True),
+    "judge": MetricName("judge", _ANSWER),
     "bits_per_byte": MetricName("bits per byte", _LIKELIHOOD, lower_is_better=True),
     "perplexity": MetricName("perplexity", _LIKELIHOOD, lower_is_better=True),
     "byte_perplexity": MetricName("perplexity per byte", _LIKELIHOOD, lower_is_better=True),
     "word_perplexity": MetricName("perplexity per word", _LIKELIHOOD, lower_is_better=True),
     "nll_per_token": MetricName("loss, nats per token", _LIKELIHOOD, lower_is_better=True),
 }
+"""Metrics that a task computes itself. Every metric of answers in `backend.domain.evaluation.metrics.registry` serves generation too."""
 
 
-def suggest_metric(name: str, *, kind: str | None = None) -> str:
-    """Return what may have been meant, as the end of a sentence: the nearest metric, or those of a kind."""
-    known = [other for other, metric in METRIC_NAMES.items() if kind is None or kind in metric.kinds]
-    near = nearest(name, known) if name else None
-    return f"; did you mean {near}?" if near else f"; there are {', '.join(known)}"
+def check_metric(name: str, *, kind: str, options: Mapping[str, Any]) -> None:
+    """Raise InvalidInput, naming the nearest metric, unless a metric scores tasks of a kind and has the options."""
+    known = METRIC_NAMES.get(name)
+    if known is not None and kind in known.kinds:
+        if options:
+            raise InvalidInput(f"{name} has no options (given: {', '.join(options)}).", field="metrics")
+        return
+    if kind == "generation":
+        try:
+            get_metric(name, **options)
+        except InvalidInput as error:
+            near = nearest(name, metrics_of(kind))
+            remedy = f"Did you mean {near}?" if near else error.remedy
+            raise InvalidInput(error.message, remedy=remedy if "no metric" in error.message else error.remedy, field="metrics") from error
+        return
+    others = metrics_of(kind)
+    near = nearest(name, others) if known is None else None
+    what = f"There is no metric {name!r}." if known is None else f"{name} does not score {kind.replace('_', ' ')}."
+    raise InvalidInput(what, remedy=f"Did you mean {near}?" if near else f"There are: {', '.join(others)}.", field="metrics")
+
+
+def metrics_of(kind: str) -> list[str]:
+    """Return the names of the metrics for a kind of task."""
+    own = [name for name, metric in METRIC_NAMES.items() if kind in metric.kinds]
+    return [*own, *metric_names()] if kind == "generation" else own
+
+
+def metric_label(name: str) -> str:
+    """Return the words for a metric on pages."""
+    if name in METRIC_NAMES:
+        return METRIC_NAMES[name].label
+    try:
+        return get_metric(name).label
+    except InvalidInput:
+        return name
+
+
+def is_lower_better(name: str) -> bool:
+    """Return whether less is better."""
+    if name in METRIC_NAMES:
+        return METRIC_NAMES[name].lower_is_better
+    try:
+        return not get_metric(name).higher_is_better
+    except InvalidInput:
+        return False

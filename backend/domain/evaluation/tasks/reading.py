@@ -42,6 +42,8 @@ def read_definition(text: str) -> TaskDefinition | TaskGroup:
         raise InvalidInput(f"{line_words(text, path)}{words}.", remedy="Correct the field.", field=path or "task") from error
     except TemplateFault as fault:
         raise with_line(fault, text) from fault
+    except InvalidInput as error:
+        raise InvalidInput(f"{line_words(text, error.field)}{error.message}", remedy=error.remedy, field=error.field) from error
 
 
 def with_line(fault: TemplateFault, text: str) -> TemplateFault:

@@ -98,7 +98,7 @@ target: "{{answer}}"
 references: "[answer.split('####')[-1].strip()]"
 stop: ["Q:"]
 extract: [{name: strict, pattern: '#### (-?[0-9.,]+)'}, {name: flexible, pattern: '-?[0-9]+', take: -1}]
-metrics: [{name: exact_match, ignore_case: true}]
+metrics: [{name: exact_match_verbatim, ignore_case: true}]
 """)
     row = {"question": "1 + 1?", "answer": "It is two.\n#### 2"}
     rendered = render(task, row, [row])
@@ -136,8 +136,8 @@ def test_an_error_names_field_value_and_remedy(values: dict[str, object], row: d
     ("old", "new", "words"),
     [
         ("{{question}}", "{{question", "Line 4: `prompt`.* is no template"),
-        ("[acc, acc_norm]", "[accuracy]", "Line 7: metrics.0.name: is no metric"),
-        ("[acc, acc_norm]", "[bleu]", "bleu does not score multiple choice; there are acc,"),
+        ("[acc, acc_norm]", "[accuracy]", "Line 7: There is no metric 'accuracy'"),
+        ("[acc, acc_norm]", "[bleu]", "Line 7: There is no metric 'bleu'.*There are: acc,"),
         ("kind: multiple_choice", "kind: multi", "Line 3: kind: .*'multiple_choice'"),
         ("prompt:", "promt:", "Line 4: promt is not a field; did you mean prompt"),
         ("answer:", "# answer:", "needs `answer`"),
