@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.mapping import check_mapping
 from backend.domain.data.rows.problem import BadRow, RowProblem
@@ -148,11 +148,7 @@ def _open(source: Path, *, kind: DatasetKind | None, split: str | None, encoding
         return SavedDataset(source, *saved)
     if split is not None:
         raise InvalidInput(f"{source.name!r} has no splits to choose from.", remedy="Leave the split out.", field="split")
-    return RowSource(
-        source,
-        lines_are_prompts=kind in (DatasetKind.PROMPTS, DatasetKind.RECORDS),
-        encoding=check_encoding(encoding) if encoding else None,
-    )
+    return RowSource(source, lines_are_prompts=kind in LINE_KINDS, encoding=check_encoding(encoding) if encoding else None)
 
 
 @dataclass(frozen=True)

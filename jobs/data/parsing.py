@@ -15,7 +15,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.parsing.text_formats import END_OF_TEXT, RAW_CHARACTERS, NumberedRow, iter_csv_rows, iter_lines, iter_rows_of
 from backend.domain.data.rows.mapping import map_rows
 from backend.domain.data.rows.problem import BadRow, RowProblem
-from backend.domain.data.rows.records import KEEPS_RECORDS, RECORD, record_text
+from backend.domain.data.rows.records import KEEPS_RECORDS, with_record
 from backend.infra.files.encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes
 from jobs.data.columns import ColumnPlan
@@ -76,7 +76,7 @@ class Parser:
                 if isinstance(part, RowProblem):
                     bad.append(BadRow(block.file, number, part.reason, part.raw or shown(row)))
                 elif self.keeps_records and not isinstance(row, RowProblem):
-                    good.append({**part, RECORD: record_text(row, file=block.file)})
+                    good.append(with_record(part, row, file=block.file))
                 else:
                     good.append(part)
             if len(good) >= SLICE_ROWS:

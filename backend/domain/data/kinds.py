@@ -73,6 +73,9 @@ TEXT_KINDS = (DatasetKind.TEXT, DatasetKind.INSTRUCTION, DatasetKind.CHAT, Datas
 UNSPLIT_KINDS = (DatasetKind.BENCHMARK, DatasetKind.PROMPTS, DatasetKind.RECORDS)
 """Kinds of which nothing is kept for validation."""
 
+LINE_KINDS = (DatasetKind.PROMPTS, DatasetKind.RECORDS)
+"""Kinds for which each line of a text file is a row."""
+
 PROMPT_KINDS = (
     DatasetKind.PROMPTS,
     DatasetKind.CHAT,

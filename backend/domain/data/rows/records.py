@@ -26,6 +26,11 @@ def record_text(row: Mapping[str, Any], *, file: str = "") -> str:
     return text
 
 
+def with_record(row: Mapping[str, Any], source: Mapping[str, Any], *, file: str = "") -> dict[str, Any]:
+    """Return a canonical row with the file's own row beside it, unless that says nothing more."""
+    return dict(row) if not file and row == source else {**row, RECORD: record_text(source, file=file)}
+
+
 def columns_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a task's templates read of a stored row.
 
