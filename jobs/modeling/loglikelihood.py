@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -25,11 +27,15 @@ Pair = tuple[str, str] | tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class ContinuationScore:
-    """Score of a continuation: its log-probability in nats, its tokens, and whether greedy decoding generates it."""
+    """Score of a continuation: its log-probability in nats, its tokens, and whether greedy decoding generates it.
+
+    `cut` counts tokens dropped from the context's beginning because the network's context is too short.
+    """
 
     sum_logprob: float
     tokens: int
     greedy: bool
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,14 @@ class TextNll:
     windows: tuple[TextNll, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A sequence to run, and how many of its last tokens to score."""
+@dataclass(frozen=True, eq=False)
+class ScoredSequence:
+    """Token ids to run, and how many of the last ones to score. `owner` is the index of the pair or text that it belongs to."""
 
     owner: int
-    ids: list[int]
+    ids: npt.NDArray[np.int32]
     scored: int
+    cut: int = 0
 
 
 def longest_input(model: PreTrainedModel) -> int:
@@ -69,24 +76,61 @@ def prefix_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def encode_pair(tokenizer: PreTrainedTokenizerBase, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Tokenise a context and its continuation together, spaces at the context's end moved to the continuation.
 
-    An empty context is the prefix token alone. Raises InvalidInput if there is nothing to score.
+    An empty context is the prefix token alone. A continuation without a token of its own has none.
     """
-    if context == "":
-        tail = list(tokenizer.encode(continuation, add_special_tokens=False, verbose=False))
-        prefix = prefix_token(tokenizer)
-        head = tail[:1] if prefix is None or tail[:1] == [prefix] else [prefix]
-        tail = tail[1:] if head == tail[:1] else tail
-        return head, tail
-    spaces = len(context) - len(context.rstrip())
-    if spaces:
-        context, continuation = context[:-spaces], context[-spaces:] + continuation
-    special = not (tokenizer.bos_token and context.startswith(tokenizer.bos_token))
-    ids = list(tokenizer.encode(context + continuation, add_special_tokens=special, verbose=False))
-    head = list(tokenizer.encode(context, add_special_tokens=special, verbose=False))
-    if not head:  # a context of spaces alone, and no BOS
-        prefix = prefix_token(tokenizer)
-        return ([prefix], ids) if prefix is not None else (ids[:1], ids[1:])
-    return head, ids[len(head) :]
+    return encode_pairs(tokenizer, [(context, continuation)])[0]
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """Tokenise pairs as `encode_pair` does, each text once."""
+    moved = [_move_spaces(context, continuation) if context else (context, continuation) for context, continuation in pairs]
+    plain = {continuation for context, continuation in moved if not context}
+    bos = tokenizer.bos_token
+    begun = {text for context, rest in moved if context and bos and context.startswith(bos) for text in (context, context + rest)}
+    usual = {text for context, rest in moved if context for text in (context, context + rest)} - begun
+    bare, special = _encode_all(tokenizer, plain | begun, special=False), _encode_all(tokenizer, usual, special=True)
+    encoded = []
+    for context, rest in moved:
+        if not context:
+            encoded.append(_after_prefix(tokenizer, bare[rest]))
+            continue
+        table = bare if context in begun else special
+        head, ids = table[context], table[context + rest]
+        encoded.append((head, ids[len(head) :]) if head else _after_prefix(tokenizer, ids))  # spaces alone, and no BOS
+    return encoded
+
+
+def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
+    bare = context.rstrip()
+    return (bare, context[len(bare) :] + continuation) if bare != context else (context, continuation)
+
+
+def _encode_all(tokenizer: PreTrainedTokenizerBase, texts: set[str], *, special: bool) -> dict[str, list[int]]:
+    listed = list(texts)
+    if not listed:
+        return {}
+    ids = tokenizer(listed, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+    return dict(zip(listed, ids, strict=True))
+
+
+def _after_prefix(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[list[int], list[int]]:
+    prefix = prefix_token(tokenizer)
+    return (ids[:1], ids[1:]) if prefix is None or ids[:1] == [prefix] else ([prefix], ids)
+
+
+def plan_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], *, longest: int) -> list[ScoredSequence]:
+    """Return the sequence of each pair, cut at its beginning to `longest` inputs. Raises InvalidInput for an empty continuation."""
+    texts = [pair for pair in pairs if isinstance(pair[0], str)]
+    encoded = iter(encode_pairs(tokenizer, texts) if texts else ())  # type: ignore[arg-type]
+    rows = []
+    for index, pair in enumerate(pairs):
+        head, tail = next(encoded) if isinstance(pair[0], str) else pair
+        if not tail:
+            raise InvalidInput(f"Pair {index + 1} has nothing to score: its continuation is empty.", field="continuation")
+        ids = np.array([*head, *tail], dtype=np.int32)
+        last = ids[-(longest + 1) :]
+        rows.append(ScoredSequence(index, last, min(len(tail), len(last) - 1), cut=len(ids) - len(last)))
+    return rows
 
 
 def score_continuations(
@@ -102,19 +146,10 @@ def score_continuations(
     A pair is two texts, or the token ids of both (of a conversation, whose tokens only its template knows).
     `batch_tokens` bounds a forward pass. If `progress` stops early the list is still complete: pairs that were not reached have 0 tokens.
     """
-    rows = []
-    for index, (context, continuation) in enumerate(pairs):
-        if isinstance(context, str) and isinstance(continuation, str):
-            head, tail = encode_pair(tokenizer, context, continuation)
-        else:
-            head, tail = [int(i) for i in context], [int(i) for i in continuation]
-        if not tail:
-            raise InvalidInput(f"Pair {index + 1} has nothing to score: its continuation is empty.", field="continuation")
-        ids = (head + tail)[-(longest_input(model) + 1) :]
-        rows.append(_Row(index, ids, min(len(tail), len(ids) - 1)))
+    rows = plan_pairs(tokenizer, pairs, longest=longest_input(model))
     scores = [ContinuationScore(0.0, 0, False)] * len(pairs)
     for row, logprob, greedy in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress):
-        scores[row.owner] = ContinuationScore(logprob, row.scored, greedy)
+        scores[row.owner] = ContinuationScore(logprob, row.scored, greedy, row.cut)
     return scores
 
 
@@ -136,43 +171,64 @@ def rolling_nll(
     lm-evaluation-harness does; also used, without a prefix and leaving the first token unscored, where the tokenizer has neither.
     `max_tokens` truncates each text; `bytes` are then those of the decoded tokens.
     """
+    rows, sizes = plan_windows(tokenizer, texts, longest=longest_input(model), window=window, policy=policy, max_tokens=max_tokens)
+    scored = {id(row): logprob for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress)}
+    lengths = token_bytes(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
+    windows: list[list[TextNll]] = [[] for _ in sizes]
+    for row in rows:
+        if id(row) in scored:
+            windows[row.owner].append(window_nll(row, scored[id(row)], lengths))
+    return [sum_windows(parts, size) for parts, size in zip(windows, sizes, strict=True)]
+
+
+def plan_windows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    longest: int,
+    window: int | None = None,
+    policy: Literal["each_window", "first_window"] = "each_window",
+    max_tokens: int | None = None,
+) -> tuple[list[ScoredSequence], list[int]]:
+    """Return the windows of texts in order, and the bytes of each text; see `rolling_nll`."""
     prefix = prefix_token(tokenizer)
-    longest = longest_input(model)
-    rows, totals = [], []
+    rows, sizes = [], []
     for index, text in enumerate(texts):
         ids = encode_texts(tokenizer, [text])[0]
         cut = ids[:max_tokens]
-        size = len(text.encode()) if len(cut) == len(ids) else len(tokenizer.decode(cut).encode())
+        sizes.append(len(text.encode()) if len(cut) == len(ids) else len(tokenizer.decode(cut).encode()))
         if prefix is not None and policy == "each_window":
             length = min(window or longest - 1, longest)
-            rows += [_Row(index, [prefix, *cut[at : at + length]], len(cut[at : at + length])) for at in range(0, len(cut), length)]
+            parts = [cut[at : at + length] for at in range(0, len(cut), length)]
+            rows += [ScoredSequence(index, np.array([prefix, *part], dtype=np.int32), len(part)) for part in parts]
         else:
             rows += _overlapping_rows(index, cut if prefix is None else [prefix, *cut], length=min(window or longest, longest))
-        totals.append(size)
-    scored = {id(row): logprob for row, logprob, _ in _score_rows(model, rows, batch_tokens=batch_tokens, progress=progress)}
-    lengths = token_bytes(tokenizer, vocab_size=model.get_input_embeddings().num_embeddings)
-    windows: list[list[TextNll]] = [[] for _ in totals]
-    for row in rows:
-        if id(row) in scored:
-            windows[row.owner].append(TextNll(-scored[id(row)], row.scored, int(lengths[row.ids[-row.scored :]].sum())))
-    return [
-        TextNll(sum(part.sum_nll for part in parts), sum(part.tokens for part in parts), size, tuple(parts))
-        for parts, size in zip(windows, totals, strict=True)
-    ]
+    return rows, sizes
 
 
-def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[_Row]:
+def window_nll(row: ScoredSequence, logprob: float, lengths: npt.NDArray[np.int32]) -> TextNll:
+    """Return a window's negative log-likelihood; `lengths` are the bytes of each token (see `token_bytes`)."""
+    return TextNll(-logprob, row.scored, int(lengths[row.ids[-row.scored :]].sum()))
+
+
+def sum_windows(windows: Sequence[TextNll], size: int) -> TextNll:
+    """Return the negative log-likelihood of a text of `size` bytes from that of its windows."""
+    return TextNll(sum(part.sum_nll for part in windows), sum(part.tokens for part in windows), size, tuple(windows))
+
+
+def _overlapping_rows(owner: int, sequence: list[int], *, length: int) -> list[ScoredSequence]:
     """Windows of `length` scored tokens, conditioned on what precedes them; the last one overlaps tokens scored before."""
     rows = []
     for at in range(0, len(sequence) - 1, length):
         end = min(at + length + 1, len(sequence))
-        rows.append(_Row(owner, sequence[max(0, end - length - 1) : end], end - at - 1))
+        ids = np.array(sequence[max(0, end - length - 1) : end], dtype=np.int32)
+        rows.append(ScoredSequence(owner, ids, end - at - 1))
     return rows
 
 
 def _score_rows(
-    model: PreTrainedModel, rows: list[_Row], *, batch_tokens: int, progress: Progress | None
-) -> Iterable[tuple[_Row, float, bool]]:
+    model: PreTrainedModel, rows: list[ScoredSequence], *, batch_tokens: int, progress: Progress | None
+) -> Iterable[tuple[ScoredSequence, float, bool]]:
     """Run rows longest first, so that memory runs out at once if it does; yield each with its sum and greediness."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].ids))
     at = 0
@@ -186,15 +242,15 @@ def _score_rows(
 
 
 @torch.inference_mode()
-def _score_batch(model: PreTrainedModel, batch: list[_Row]) -> tuple[list[float], list[bool]]:
+def _score_batch(model: PreTrainedModel, batch: list[ScoredSequence]) -> tuple[list[float], list[bool]]:
     """Score one right-padded batch. Under causal attention padding on the right needs no mask."""
     longest = max(len(row.ids) for row in batch) - 1
     inputs = torch.zeros(len(batch), longest, dtype=torch.long)
     targets = torch.full((len(batch), longest), -100, dtype=torch.long)
     for index, row in enumerate(batch):
         last = len(row.ids) - 1
-        inputs[index, :last] = torch.tensor(row.ids[:-1])
-        targets[index, last - row.scored : last] = torch.tensor(row.ids[last + 1 - row.scored :])
+        inputs[index, :last] = torch.from_numpy(row.ids[:-1])
+        targets[index, last - row.scored : last] = torch.from_numpy(row.ids[last + 1 - row.scored :])
     columns = (targets != -100).any(dim=0).nonzero().flatten()
     targets = targets[:, columns].to(model.device)
     # the head runs on the scored columns only: full logits would take most of the time and nearly all of the memory

@@ -1,0 +1,231 @@
+"""The fast engine: every distinct prefix is computed once, and the head runs on scored positions alone.
+
+Numbers are those of the plain engine to 1e-4 nats. A network whose attention or state does not allow it is computed by the plain
+engine, and the facts say why.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from backend.errors import JobFailed
+from jobs.evaluation.engines.base import (
+    Answers,
+    Batch,
+    CheckStop,
+    EngineFacts,
+    GenerateRequest,
+    ScoreRequest,
+    Scores,
+    WindowPolicy,
+    never_stop,
+)
+from jobs.evaluation.engines.plain import PlainEngine, subject_facts
+from jobs.evaluation.engines.shared_prefix import RowScores, SharedPrefix
+from jobs.evaluation.engines.suitability import longest_shared, reason_against, row_tokens
+from jobs.evaluation.engines.trie import Row, TokenTrie
+from jobs.evaluation.subject import Subject
+from jobs.modeling.loglikelihood import (
+    ContinuationScore,
+    Pair,
+    ScoredSequence,
+    TextNll,
+    plan_pairs,
+    plan_windows,
+    sum_windows,
+    window_nll,
+)
+from jobs.modeling.memory_errors import is_out_of_memory
+from jobs.modeling.tokenizers import token_bytes
+
+PAIRS_AT_ONCE = 2000
+LEAST_ROW_TOKENS = 32
+
+
+class FastEngine:
+    """Scores a subject on one device, or on several that each hold a copy. `batch_tokens` bounds a forward pass; 0: by free memory."""
+
+    name = "fast"
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        batch_size: int = 16,
+        batch_tokens: int = 0,
+        devices: Sequence[torch.device] = (),
+        check_stop: CheckStop = never_stop,
+    ) -> None:
+        self._subject, self._check_stop = subject, check_stop
+        self._batch_tokens = batch_tokens or row_tokens(subject.network)
+        self._plain = PlainEngine(subject, batch_size=batch_size, check_stop=check_stop)
+        self._fallback = reason_against(subject.network)
+        self._longest = longest_shared(subject.network)
+        self._networks: list[PreTrainedModel] = [subject.network, *(copy.deepcopy(subject.network).to(other) for other in devices[1:])]
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Batch[Scores]]:
+        """Yield log-likelihoods; see Engine.score."""
+        if self._fallback:
+            yield from self._plain.score(requests)
+            return
+        owners = [index for index, request in enumerate(requests) for _ in request.pairs]
+        sequences = self._plan([pair for request in requests for pair in request.pairs])
+        long = {owners[sequence.owner] for sequence in sequences if len(sequence.ids) > self._longest}
+        waiting = {index: len(request.pairs) for index, request in enumerate(requests) if index not in long}
+        results: dict[int, ContinuationScore] = {}
+        starts = np.cumsum([0, *(len(request.pairs) for request in requests)])
+        for row in self._score_sequences([sequence for sequence in sequences if owners[sequence.owner] in waiting]):
+            finished = []
+            for sequence, logprob, greedy in row:
+                results[sequence.owner] = ContinuationScore(logprob, sequence.scored, greedy, sequence.cut)
+                index = owners[sequence.owner]
+                waiting[index] -= 1
+                if not waiting[index]:
+                    finished.append((index, tuple(results.pop(place) for place in range(starts[index], starts[index + 1]))))
+            if finished:
+                yield finished
+        yield from _renumbered(self._plain.score([requests[index] for index in sorted(long)]), sorted(long))
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
+        """Yield answers; see Engine.generate."""
+        yield from self._plain.generate(requests)
+
+    def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
+        """Yield negative log-likelihoods; see Engine.roll."""
+        network, tokenizer = self._subject.network, self._subject.tokenizer
+        if self._fallback or self._longest <= self._subject.context:
+            yield from self._plain.roll(texts, policy=policy)
+            return
+        sequences, sizes = plan_windows(tokenizer, texts, longest=self._subject.context, policy=policy)
+        lengths = token_bytes(tokenizer, vocab_size=network.get_input_embeddings().num_embeddings)
+        own: dict[int, list[ScoredSequence]] = {index: [] for index in range(len(sizes))}
+        for sequence in sequences:
+            own[sequence.owner].append(sequence)
+        scores: dict[int, float] = {}
+        waiting = {index: len(parts) for index, parts in own.items()}
+        empty = [(index, sum_windows([], sizes[index])) for index, parts in own.items() if not parts]
+        if empty:
+            yield empty
+        for row in self._score_sequences(sequences):
+            finished = []
+            for sequence, logprob, _ in row:
+                scores[id(sequence)] = logprob
+                index = sequence.owner
+                waiting[index] -= 1
+                if not waiting[index]:
+                    windows = [window_nll(part, scores.pop(id(part)), lengths) for part in own[index]]
+                    finished.append((index, sum_windows(windows, sizes[index])))
+            if finished:
+                yield finished
+
+    def facts(self) -> EngineFacts:
+        """Return what the engine computes with."""
+        if self._fallback:
+            return replace(self._plain.facts(), fallback=self._fallback)
+        return replace(subject_facts(self._subject, name=self.name, batch_tokens=self._batch_tokens), devices=len(self._networks))
+
+    def _plan(self, pairs: Sequence[Pair]) -> list[ScoredSequence]:
+        sequences: list[ScoredSequence] = []
+        for at in range(0, len(pairs), PAIRS_AT_ONCE):
+            self._check_stop()
+            part = plan_pairs(self._subject.tokenizer, pairs[at : at + PAIRS_AT_ONCE], longest=self._subject.context)
+            sequences += [replace(sequence, owner=at + sequence.owner) for sequence in part]
+        return sequences
+
+    def _score_sequences(self, sequences: Sequence[ScoredSequence]) -> Iterator[list[tuple[ScoredSequence, float, bool]]]:
+        """Yield the scores of a row's sequences, row by row."""
+        trie = TokenTrie(sequences)
+        rows = trie.rows(self._batch_tokens)
+        workers = [_Worker(trie, network, piece_tokens=self._batch_tokens) for network in self._networks]
+        if len(workers) == 1:
+            for row in rows:
+                self._check_stop()
+                yield workers[0].score(row)
+            return
+        yield from _spread(workers, rows, self._check_stop)
+
+
+class _Worker:
+    """Scores rows of a trie on one device, in halves where memory runs out."""
+
+    def __init__(self, trie: TokenTrie, network: PreTrainedModel, *, piece_tokens: int) -> None:
+        self._trie, self._prefix = trie, SharedPrefix(network, piece_tokens=piece_tokens)
+
+    def score(self, row: Row) -> list[tuple[ScoredSequence, float, bool]]:
+        """Return the scores of a row's sequences. Raises JobFailed if one sequence alone does not fit into memory."""
+        scores = self._try(row)
+        if scores is None:
+            self._prefix.forget()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if row.last - row.first > 1:
+                middle = (row.first + row.last) // 2
+                return self.score(replace(row, last=middle)) + self.score(replace(row, first=middle))
+            if self._prefix.piece_tokens <= LEAST_ROW_TOKENS:
+                raise JobFailed(
+                    "One item alone does not fit into memory.", remedy="Choose a worker with more memory, or a shorter context."
+                )
+            self._prefix.piece_tokens //= 2
+            return self.score(row)
+        sequences = self._trie.sequences[row.first : row.last]
+        return list(zip(sequences, scores.logprobs.tolist(), scores.greedy.tolist(), strict=True))
+
+    def _try(self, row: Row) -> RowScores | None:
+        try:
+            self._prefix.reach(self._trie.prefix(row))
+            return self._prefix.score(self._trie.pack(row), sequences=row.last - row.first)
+        except (RuntimeError, MemoryError) as error:  # a CUDA error is a RuntimeError, and so is that of the CPU's allocator
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+
+def _spread(workers: Sequence[_Worker], rows: Iterable[Row], check_stop: CheckStop) -> Iterator[list[tuple[ScoredSequence, float, bool]]]:
+    """Yield the scores of rows as the workers, a thread each, finish them."""
+    source, lock, ended = iter(rows), threading.Lock(), threading.Event()
+    results: queue.Queue[Any] = queue.Queue(maxsize=4 * len(workers))
+
+    def work(worker: _Worker) -> None:
+        try:
+            while not ended.is_set():
+                with lock:
+                    row = next(source, None)
+                if row is None:
+                    break
+                results.put(worker.score(row))
+            results.put(None)
+        except BaseException as error:  # raised again where the results are read
+            results.put(error)
+
+    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        left = len(threads)
+        while left:
+            check_stop()
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            if result is None:
+                left -= 1
+            else:
+                yield result
+    finally:
+        ended.set()
+
+
+def _renumbered(batches: Iterable[Batch[Scores]], indices: Sequence[int]) -> Iterator[Batch[Scores]]:
+    for batch in batches:
+        yield [(indices[place], result) for place, result in batch]
