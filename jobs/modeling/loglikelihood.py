@@ -121,7 +121,7 @@ def _after_prefix(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[l
 def plan_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], *, longest: int) -> list[ScoredSequence]:
     """Return the sequence of each pair, cut at its beginning to `longest` inputs. Raises InvalidInput for an empty continuation."""
     texts = [pair for pair in pairs if isinstance(pair[0], str)]
-    encoded = iter(encode_pairs(tokenizer, texts) if texts else ())  # type: ignore[arg-type]
+    encoded = iter(encode_pairs(tokenizer, texts) if texts else ())
     rows = []
     for index, pair in enumerate(pairs):
         head, tail = next(encoded) if isinstance(pair[0], str) else pair

@@ -57,7 +57,7 @@ def _difference(network: PreTrainedModel) -> float:
     plain = score_continuations(
         network,
         None,
-        [(one.ids[: -one.scored].tolist(), one.ids[-one.scored :].tolist()) for one in trie.sequences],  # type: ignore[arg-type]
+        [(one.ids[: -one.scored].tolist(), one.ids[-one.scored :].tolist()) for one in trie.sequences],
     )
     worst = 0.0
     for base in (0, len(prefix)):
@@ -76,7 +76,7 @@ def longest_shared(network: PreTrainedModel) -> int:
     if getattr(config, "use_sliding_window", True) is False:
         windows.pop()
     windows.append(getattr(config, "window_size", None))
-    return min((int(window) for window in windows if isinstance(window, int) and window > 0), default=NO_LIMIT)
+    return min((window for window in windows if isinstance(window, int) and window > 0), default=NO_LIMIT)
 
 
 def row_tokens(network: PreTrainedModel) -> int:
@@ -86,4 +86,5 @@ def row_tokens(network: PreTrainedModel) -> int:
     on_gpu = network.device.type == "cuda"
     free = torch.cuda.mem_get_info(network.device)[0] if on_gpu else available_bytes()
     least, most = GPU_ROW_TOKENS if on_gpu else CPU_ROW_TOKENS
-    return max(least, min(most, int(MEMORY_SHARE * free) // per_token))
+    fitting: int = int(MEMORY_SHARE * free) // per_token
+    return max(least, min(most, fitting))
